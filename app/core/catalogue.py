@@ -1,0 +1,195 @@
+"""Owns the models that the server knows by name: where each comes from, and how to talk with it.
+
+Pure data. models/hub.py finds the files, engine/ loads them.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from app.core.errors import ModelNotFound
+
+BUILTIN_NAME = "builtin"
+BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "weights"
+
+# A base model has only ever seen documents. Shown the transcript of a dialogue it goes on writing one,
+# and the stop strings end it where the next speaker would begin.
+DIALOGUE_TEMPLATE = (
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
+    "The following is a friendly conversation between a user and a helpful assistant.{% endif %}\n\n"
+    "{% for message in messages if message['role'] != 'system' %}"
+    "{{ 'User' if message['role'] == 'user' else 'Assistant' }}: {{ message['content'] }}"
+    "{% if not loop.last or message['role'] == 'user' %}\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+DIALOGUE_STOP = ("\nUser:", "\nAssistant:", "\n\n\n")
+
+# DialoGPT was trained on turns that are separated by the end-of-text token and nothing else.
+END_OF_TEXT_TEMPLATE = (
+    "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}"
+    "{% if not loop.last or message['role'] == 'user' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that weights can come from: a Hub repository (`owner/name`) or a local folder.
+
+    `chat_template` is used where the tokenizer brings none; `stop` ends a reply in that dialogue format.
+    """
+
+    location: str
+    chat_template: str | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.location).is_absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What a request that says nothing gets."""
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 50
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """A model that can be asked for by name. `sources` are tried in order."""
+
+    name: str
+    display_name: str
+    description: str
+    sources: tuple[Source, ...]
+    context_length: int  # tokens
+    size_bytes: int  # of the weights of the first source, to download
+    memory_bytes: int  # about what serving it needs
+    sampling: SamplingDefaults = SamplingDefaults()
+
+
+def _gpt2(repository: str) -> Source:
+    return Source(repository, DIALOGUE_TEMPLATE, DIALOGUE_STOP)
+
+
+_BASE_SAMPLING = SamplingDefaults(temperature=0.8, top_p=0.92, repetition_penalty=1.15)
+_QWEN_SAMPLING = SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20)
+
+_PROFILES = (
+    ModelProfile(
+        BUILTIN_NAME,
+        "Built-in",
+        "A tiny chat model that ships with this program: small talk, capitals, sums, memory",
+        (Source(str(BUILTIN_PATH)),),
+        context_length=2048,
+        size_bytes=16_000_000,
+        memory_bytes=500_000_000,
+        sampling=SamplingDefaults(temperature=0.3, top_p=0.9, top_k=0),
+    ),
+    ModelProfile(
+        "llama3-1b",
+        "Llama 3.2 1B Instruct",
+        "Meta Llama 3.2 1B Instruct: chat, efficient",
+        (
+            Source("meta-llama/Llama-3.2-1B-Instruct"),
+            Source("microsoft/DialoGPT-medium", END_OF_TEXT_TEMPLATE),
+        ),
+        context_length=8192,
+        size_bytes=2_470_000_000,
+        memory_bytes=4_000_000_000,
+        sampling=SamplingDefaults(temperature=0.6, top_p=0.9),
+    ),
+    ModelProfile(
+        "llama3-3b",
+        "Llama 3.2 3B Instruct",
+        "Meta Llama 3.2 3B Instruct: high-quality chat",
+        (Source("meta-llama/Llama-3.2-3B-Instruct"), _gpt2("openai-community/gpt2-large")),
+        context_length=8192,
+        size_bytes=6_430_000_000,
+        memory_bytes=8_000_000_000,
+        sampling=SamplingDefaults(temperature=0.6, top_p=0.9),
+    ),
+    ModelProfile(
+        "qwen3-0.6b",
+        "Qwen3 0.6B",
+        "Alibaba Qwen3 0.6B: a small, open chat model",
+        (Source("Qwen/Qwen3-0.6B"),),
+        context_length=8192,
+        size_bytes=1_500_000_000,
+        memory_bytes=2_500_000_000,
+        sampling=_QWEN_SAMPLING,
+    ),
+    ModelProfile(
+        "qwen3-1.7b",
+        "Qwen3 1.7B",
+        "Alibaba Qwen3 1.7B: open chat model, better answers",
+        (Source("Qwen/Qwen3-1.7B"),),
+        context_length=8192,
+        size_bytes=4_060_000_000,
+        memory_bytes=5_500_000_000,
+        sampling=_QWEN_SAMPLING,
+    ),
+    ModelProfile(
+        "smollm2-1.7b",
+        "SmolLM2 1.7B Instruct",
+        "Hugging Face SmolLM2 1.7B Instruct: open chat model",
+        (Source("HuggingFaceTB/SmolLM2-1.7B-Instruct"),),
+        context_length=8192,
+        size_bytes=3_420_000_000,
+        memory_bytes=5_000_000_000,
+        sampling=SamplingDefaults(temperature=0.2, top_p=0.9),
+    ),
+    ModelProfile(
+        "gpt2",
+        "GPT-2",
+        "OpenAI GPT-2: quick, continues text",
+        (_gpt2("openai-community/gpt2"),),
+        context_length=1024,
+        size_bytes=548_000_000,
+        memory_bytes=1_200_000_000,
+        sampling=_BASE_SAMPLING,
+    ),
+    ModelProfile(
+        "gpt2-medium",
+        "GPT-2 Medium",
+        "OpenAI GPT-2 Medium: better text, moderate size",
+        (_gpt2("openai-community/gpt2-medium"),),
+        context_length=1024,
+        size_bytes=1_520_000_000,
+        memory_bytes=2_300_000_000,
+        sampling=_BASE_SAMPLING,
+    ),
+    ModelProfile(
+        "distilgpt2",
+        "DistilGPT2",
+        "DistilGPT2: the smallest of the family, fastest",
+        (_gpt2("distilbert/distilgpt2"),),
+        context_length=1024,
+        size_bytes=353_000_000,
+        memory_bytes=900_000_000,
+        sampling=_BASE_SAMPLING,
+    ),
+)
+
+CATALOGUE: Mapping[str, ModelProfile] = MappingProxyType({profile.name: profile for profile in _PROFILES})
+
+
+def find_profile(catalogue: Mapping[str, ModelProfile], name: str) -> ModelProfile:
+    """The profile of that name.
+
+    Raises:
+        ModelNotFound: with the nearest names as the hint.
+    """
+    if name in catalogue:
+        return catalogue[name]
+    nearest = difflib.get_close_matches(name, catalogue, n=3, cutoff=0.4) or list(catalogue)[:3]
+    raise ModelNotFound(
+        "There is no model of that name.",
+        hint=f"Did you mean {', '.join(nearest)}? GET /api/v1/chat/models lists all of them.",
+    )

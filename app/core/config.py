@@ -1,0 +1,94 @@
+"""Owns what a person can configure: the settings, read once from the environment and `.env`, and frozen.
+
+The models that the server knows are in core/catalogue.py.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+DEFAULT_MODEL = "llama3-1b"
+
+
+def _split_commas(value: object) -> object:
+    """`a, b` from the environment becomes ("a", "b")."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _auto_is_none(value: object) -> object:
+    """`auto` and an empty value mean: decide from what the machine has."""
+    return None if isinstance(value, str) and value.strip().lower() in ("", "auto") else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with the prefix `LLM_` in the environment. `.env.example` explains each to its user."""
+
+    model_config = SettingsConfigDict(env_prefix="LLM_", env_file=".env", frozen=True, extra="forbid")
+
+    model_name: str = Field(DEFAULT_MODEL, min_length=1, max_length=200)
+    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
+    model_cache_dir: Path = Path("./models")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    max_conversation_length: int = Field(50, ge=1, le=10_000)
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: Annotated[int | None, BeforeValidator(_auto_is_none)] = Field(None, ge=1, le=1024)
+    system_prompt: str = Field("", max_length=32_000)
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65_535)
+    max_conversations: int = Field(1000, ge=1, le=1_000_000)
+    max_conversation_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
+    conversation_ttl: float = Field(86_400, gt=0)
+    max_loaded_models: int = Field(2, ge=1, le=64)
+    max_active_requests: int = Field(16, ge=1, le=1024)
+    max_queued_requests: int = Field(64, ge=0, le=100_000)
+    request_timeout: float = Field(300, gt=0, le=86_400)
+    kv_cache_gb: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(None, gt=0, le=10_000)
+    max_body_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
+    allowed_hosts: Names = ()
+    cors_origins: Names = ()
+    api_key: SecretStr | None = None
+    hf_token: SecretStr | None = None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("api_key", "hf_token", mode="after")
+    @classmethod
+    def _empty_is_none(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value() else None
+
+    @property
+    def model_was_chosen(self) -> bool:
+        """Whether a person named the model, rather than leaving the default."""
+        return "model_name" in self.model_fields_set
+
+    @property
+    def kv_cache_bytes(self) -> int | None:
+        return None if self.kv_cache_gb is None else int(self.kv_cache_gb * 1e9)
+
+
+class SettingsError(ValueError):
+    """What is wrong in the environment or `.env`, one line each, without the values."""
+
+
+def load_settings() -> Settings:
+    """Settings from the environment and `.env`.
+
+    Raises:
+        SettingsError: naming each variable that is wrong and why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"LLM_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from None

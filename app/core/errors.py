@@ -1,0 +1,148 @@
+"""Owns the tree of domain errors: what can go wrong, in words a user can act on.
+
+    DomainError
+    ├── InvalidRequest            the request cannot be honoured as it stands
+    │   ├── ContextOverflow       a single message does not fit the model's window
+    │   ├── ConversationFull      the stored history reached its size limit
+    │   └── NothingToDo           undo, regenerate or continue with nothing to act on
+    ├── NotAuthenticated          no key, or a wrong one
+    ├── ForbiddenHost             a Host header that this server does not answer to
+    ├── BodyTooLarge
+    ├── UnsupportedMediaType
+    ├── NotFound
+    │   ├── ConversationNotFound
+    │   └── ModelNotFound
+    ├── ConversationBusy          one turn at a time each
+    ├── QueueFull                 come back after `retry_after` seconds
+    ├── DeadlineExceeded          LLM_REQUEST_TIMEOUT passed
+    ├── ModelUnavailable          the model cannot serve now; the subclass says why
+    │   ├── ModelLoadFailed
+    │   ├── ModelGated  ModelOffline  ModelMissing  ModelRefused  HubUnreachable
+    │   ├── WorkerDied
+    │   └── ShuttingDown
+    └── InternalError             our bug; the log has the traceback
+
+Knows no HTTP: api/errors.py holds the one table from these classes to status codes.
+"""
+
+from typing import ClassVar
+
+
+class DomainError(Exception):
+    """Base of everything this program raises for its caller or the world. `code` is stable, `message` is for people."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retry_after = retry_after
+
+
+class InvalidRequest(DomainError):
+    code = "invalid_request"
+
+
+class ContextOverflow(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class ConversationFull(InvalidRequest):
+    code = "conversation_full"
+
+
+class NothingToDo(InvalidRequest):
+    code = "nothing_to_do"
+
+
+class NotAuthenticated(DomainError):
+    code = "not_authenticated"
+
+
+class ForbiddenHost(DomainError):
+    code = "forbidden_host"
+
+
+class BodyTooLarge(DomainError):
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(DomainError):
+    code = "unsupported_media_type"
+
+
+class NotFound(DomainError):
+    code = "not_found"
+
+
+class ConversationNotFound(NotFound):
+    code = "conversation_not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class ConversationBusy(DomainError):
+    code = "conversation_busy"
+
+
+class QueueFull(DomainError):
+    code = "queue_full"
+
+
+class DeadlineExceeded(DomainError):
+    code = "deadline_exceeded"
+
+
+class ModelUnavailable(DomainError):
+    code = "model_unavailable"
+
+
+class ModelLoadFailed(ModelUnavailable):
+    code = "model_load_failed"
+
+
+class ModelGated(ModelUnavailable):
+    code = "model_gated"
+
+
+class ModelOffline(ModelUnavailable):
+    code = "model_offline"
+
+
+class ModelMissing(ModelUnavailable):
+    code = "model_missing"
+
+
+class ModelRefused(ModelUnavailable):
+    code = "model_refused"
+
+
+class HubUnreachable(ModelUnavailable):
+    code = "hub_unreachable"
+
+
+class WorkerDied(ModelUnavailable):
+    code = "worker_died"
+
+
+class ShuttingDown(ModelUnavailable):
+    code = "shutting_down"
+
+
+class InternalError(DomainError):
+    code = "internal_error"
+
+
+def _subclasses(cls: type[DomainError]) -> dict[str, type[DomainError]]:
+    found = {cls.code: cls}
+    for child in cls.__subclasses__():
+        found |= _subclasses(child)
+    return found
+
+
+def error_for_code(code: str, message: str, *, hint: str | None = None) -> DomainError:
+    """The error a worker named by its code; an unknown code is an InternalError."""
+    return _subclasses(DomainError).get(code, InternalError)(message, hint=hint)

@@ -1,0 +1,185 @@
+"""Owns the records that cross the boundary between the API process and a worker, and their encoding.
+
+Both ends import this module and nothing else of each other. No torch, no pickle: msgpack through msgspec.
+"""
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "cancelled"]
+Role = Literal["system", "user", "assistant"]
+Stage = Literal["import", "load", "check", "warm up", "ready"]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Base of every message: immutable and tagged with its class name."""
+
+
+# What a worker is started with.
+
+
+class WorkerSpec(Record):
+    """Everything one worker needs to serve one model. `model_path` is a local folder; nothing is fetched."""
+
+    model_path: str
+    model_name: str
+    device: str = "cpu"  # cpu, cuda, mps, auto
+    dtype: str = "auto"  # auto, float32, bfloat16, float16
+    threads: int | None = None  # None: one per core
+    context_length: int | None = None  # tokens; None: the model's own window
+    max_active_requests: int = 32  # sequences that decode together
+    step_tokens: int = 512  # most tokens in one forward pass
+    kv_cache_bytes: int | None = None  # None: a share of the memory that is free
+    chat_template: str | None = None  # Jinja; used where the tokenizer brings none
+    stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
+
+
+# API process -> worker
+
+
+class ChatMessage(Record):
+    role: Role
+    content: str
+
+
+class SamplingParams(Record):
+    """How to draw the next token. Every field is honoured; `temperature` 0 is greedy and ignores the rest of the shape."""
+
+    max_tokens: int | None = None  # None: what is left of the window
+    temperature: float = 0.7  # 0 to 2
+    top_p: float = 1.0  # (0, 1]
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0  # [0, 1]
+    repetition_penalty: float = 1.0  # transformers' and llama.cpp's meaning, over prompt and reply
+    presence_penalty: float = 0.0  # OpenAI's meaning, over the reply
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class Submit(Record):
+    """One request: chat `messages` (rendered with the template) or a raw `prompt`, exactly one of them.
+
+    With `continue_final` the last message is the assistant's, unfinished, and is extended.
+    `scope` separates principals: KV is reused only within one scope.
+    """
+
+    request_id: str
+    sampling: SamplingParams
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    continue_final: bool = False
+    scope: str = ""
+
+
+class Cancel(Record):
+    request_id: str
+
+
+class Shutdown(Record):
+    pass
+
+
+Inbound = Submit | Cancel | Shutdown
+
+
+# worker -> API process
+
+
+class Progress(Record):
+    """A measured fraction (0 to 1) of one stage of loading."""
+
+    stage: Stage
+    fraction: float
+
+
+class ModelInfo(Record):
+    architecture: str
+    device: str
+    dtype: str
+    parameters: int
+    context_length: int  # tokens
+    memory_bytes: int  # resident set of the worker, or allocated device memory
+    kv_cache_bytes: int  # the budget
+    load_seconds: float
+
+
+class Ready(Record):
+    info: ModelInfo
+
+
+class LoadFailed(Record):
+    """The model cannot be served. `code` is that of a class in core.errors."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class Accepted(Record):
+    """The request is valid and queued: whatever can be refused has been."""
+
+    request_id: str
+    prompt_tokens: int
+    omitted_messages: int  # oldest messages left out of the prompt to fit the window
+
+
+class Delta(Record):
+    """Text that is final and safe to show; the deltas of a request concatenate to its whole text."""
+
+    request_id: str
+    text: str
+    tokens: int  # completion tokens so far
+
+
+class Deltas(Record):
+    """One engine step's worth of deltas."""
+
+    items: tuple[Delta, ...]
+
+
+class Usage(Record):
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int  # of the prompt, taken from the KV cache
+
+
+class Timings(Record):
+    """Seconds, measured in the worker from the moment the request arrived there."""
+
+    queue_s: float
+    first_token_s: float
+    total_s: float
+
+
+class Finished(Record):
+    request_id: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+class Failed(Record):
+    request_id: str
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class Stats(Record):
+    """Sent at least every second, also when idle: the worker's heartbeat."""
+
+    running: int
+    waiting: int
+    kv_used_bytes: int
+    kv_cache_bytes: int
+    memory_bytes: int
+    steps: int
+
+
+Outbound = Progress | Ready | LoadFailed | Accepted | Deltas | Finished | Failed | Stats
+
+encode = msgspec.msgpack.Encoder().encode
+decode_inbound = msgspec.msgpack.Decoder(Inbound).decode
+decode_outbound = msgspec.msgpack.Decoder(Outbound).decode
