@@ -1,0 +1,128 @@
+"""Countries and their capitals: asked forwards, backwards, as a follow-up and as a guess to confirm."""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from app.builtin.corpus.intents import data_table, data_text, expand, fill
+from app.builtin.corpus.invention import made_up_place
+from app.builtin.corpus.topic import Exchange
+
+ALIAS_SHARE = 0.25
+WELL_KNOWN_SHARE = 0.2
+WELL_KNOWN = frozenset(
+    "France Germany Italy Spain Japan China India Russia Brazil Canada Australia Greece Egypt Poland "
+    "Austria Portugal Sweden Norway Ireland Turkey Mexico Argentina".split()
+) | {"the United States", "the United Kingdom", "the Netherlands"}
+
+
+@dataclass(frozen=True, slots=True)
+class Country:
+    """`name` stands inside a sentence and so carries its article; `aliases` are understood only."""
+
+    name: str
+    capital: str
+    continent: str
+    aliases: tuple[str, ...]
+
+    def spoken(self, rng: random.Random) -> str:
+        """One of the names a person may use."""
+        return rng.choice(self.aliases) if self.aliases and rng.random() < ALIAS_SHARE else self.name
+
+
+@cache
+def countries() -> tuple[Country, ...]:
+    rows = (line.split("|") for line in data_text("countries.txt").splitlines())
+    return tuple(Country(name, capital, continent, tuple(rest)) for name, capital, continent, *rest in rows)
+
+
+@cache
+def well_known() -> tuple[Country, ...]:
+    return tuple(country for country in countries() if country.name in WELL_KNOWN)
+
+
+@cache
+def phrases() -> dict[str, Any]:  # TOML; every value is a string or a list of strings
+    return data_table("capitals.toml")
+
+
+def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
+    """A question for a capital and its relatives, often with follow-ups."""
+    kind = rng.random()
+    if kind < 0.12:
+        return [_reverse(rng, held_out)]
+    if kind < 0.22:
+        return [_verify(rng, held_out)]
+    if kind < 0.28:
+        return [_continent(rng, held_out)]
+    if kind < 0.35:
+        return [_no_country(rng, held_out)]
+    stretch = [_capital(rng, held_out, "ask")]
+    while len(stretch) < 4 and rng.random() < 0.4:
+        stretch.append(_capital(rng, held_out, "follow"))
+    return stretch
+
+
+def capital_question(rng: random.Random, held_out: bool = False) -> Exchange:
+    """One plain question for a capital, as the evaluation counts them."""
+    return _capital(rng, held_out, "ask")
+
+
+def _pick(rng: random.Random) -> Country:
+    return rng.choice(well_known() if rng.random() < WELL_KNOWN_SHARE else countries())
+
+
+def _template(rng: random.Random, key: str, held_out: bool) -> str:
+    return expand(rng.choice(phrases()[f"held_out_{key}" if held_out and key != "ask" else key]), rng)
+
+
+def _words(country: Country, rng: random.Random) -> dict[str, str]:
+    return {
+        "country": country.spoken(rng),
+        "name": country.name,
+        "capital": country.capital,
+        "continent": country.continent,
+    }
+
+
+def _exchange(template: str, reply_key: str, words: dict[str, str], check: str) -> Exchange:
+    reply = fill(phrases()[reply_key], words).replace("D.C..", "D.C.")
+    return Exchange(fill(template, words), reply, check)
+
+
+def _capital(rng: random.Random, held_out: bool, key: str) -> Exchange:
+    country = _pick(rng)
+    template = rng.choice(phrases()["held_out"]) if held_out and key == "ask" else _template(rng, key, held_out)
+    return _exchange(template, "reply", _words(country, rng), country.capital)
+
+
+def _reverse(rng: random.Random, held_out: bool) -> Exchange:
+    country = _pick(rng)
+    return _exchange(
+        _template(rng, "reverse", held_out), "reverse_reply", _words(country, rng), country.name
+    )
+
+
+def _verify(rng: random.Random, held_out: bool) -> Exchange:
+    country = _pick(rng)
+    is_right = rng.random() < 0.5
+    guess = country.capital if is_right else _pick(rng).capital
+    words = _words(country, rng) | {"guess": guess}
+    reply_key = "verify_yes" if guess == country.capital else "verify_no"
+    check = "yes" if guess == country.capital else f"no, the capital of {country.name} is {country.capital}"
+    return _exchange(_template(rng, "verify", held_out), reply_key, words, check)
+
+
+def _continent(rng: random.Random, held_out: bool) -> Exchange:
+    country = _pick(rng)
+    words = _words(country, rng) | {"guess": country.continent}
+    return _exchange(_template(rng, "continent", held_out), "continent_reply", words, country.continent)
+
+
+def _no_country(rng: random.Random, held_out: bool) -> Exchange:
+    """A place that is no country, real or made up."""
+    regions = phrases()["held_out_regions" if held_out else "regions"]
+    place = rng.choice(regions) if rng.random() < 0.3 else made_up_place(rng)
+    template = rng.choice(phrases()["held_out"]) if held_out else _template(rng, "ask", held_out)
+    return _exchange(template, "unknown_reply", {"country": place, "place": place}, "don't know")

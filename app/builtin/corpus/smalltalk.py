@@ -1,0 +1,11 @@
+"""Greetings, thanks, feelings, jokes and the other talk that is about nothing in particular."""
+
+import random
+
+from app.builtin.corpus.intents import intent_set
+from app.builtin.corpus.topic import Exchange
+
+
+def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
+    """One stretch of small talk."""
+    return intent_set("smalltalk.toml").stretch(rng, held_out)
