@@ -43,6 +43,11 @@ class Source:
     location: str
     chat_template: str | None = None
     stop: tuple[str, ...] = ()
+    label: str | None = None  # shown instead of a folder that means nothing to the reader
+
+    @property
+    def model_id(self) -> str:
+        return self.location if self.label is None else self.label
 
     @property
     def is_local(self) -> bool:
@@ -53,6 +58,7 @@ class Source:
 class SamplingDefaults:
     """What a request that says nothing gets."""
 
+    max_tokens: int = 1024
     temperature: float = 0.7
     top_p: float = 0.9
     top_k: int = 50
@@ -78,7 +84,7 @@ def _gpt2(repository: str) -> Source:
     return Source(repository, DIALOGUE_TEMPLATE, DIALOGUE_STOP)
 
 
-_BASE_SAMPLING = SamplingDefaults(temperature=0.8, top_p=0.92, repetition_penalty=1.15)
+_BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)
 _QWEN_SAMPLING = SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20)
 
 _PROFILES = (
@@ -86,7 +92,7 @@ _PROFILES = (
         BUILTIN_NAME,
         "Built-in",
         "A tiny chat model that ships with this program: small talk, capitals, sums, memory",
-        (Source(str(BUILTIN_PATH)),),
+        (Source(str(BUILTIN_PATH), label="builtin"),),
         context_length=2048,
         size_bytes=16_000_000,
         memory_bytes=500_000_000,

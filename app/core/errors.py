@@ -8,6 +8,7 @@
     ├── NotAuthenticated          no key, or a wrong one
     ├── ForbiddenHost             a Host header that this server does not answer to
     ├── BodyTooLarge
+    ├── BodyTooSlow               the rest of the request did not arrive in time
     ├── UnsupportedMediaType
     ├── NotFound
     │   ├── ConversationNotFound
@@ -29,7 +30,7 @@ from typing import ClassVar
 
 
 class DomainError(Exception):
-    """Base of everything this program raises for its caller or the world. `code` is stable, `message` is for people."""
+    """Base of what is raised for the caller or the world. `code` is stable, `message` is for people."""
 
     code: ClassVar[str] = "internal_error"
 
@@ -66,6 +67,10 @@ class ForbiddenHost(DomainError):
 
 class BodyTooLarge(DomainError):
     code = "body_too_large"
+
+
+class BodyTooSlow(DomainError):
+    code = "body_too_slow"
 
 
 class UnsupportedMediaType(DomainError):

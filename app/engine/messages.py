@@ -19,7 +19,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 # What a worker is started with.
 
 
-class WorkerSpec(Record):
+class WorkerSpec(Record, frozen=True):
     """Everything one worker needs to serve one model. `model_path` is a local folder; nothing is fetched."""
 
     model_path: str
@@ -38,12 +38,12 @@ class WorkerSpec(Record):
 # API process -> worker
 
 
-class ChatMessage(Record):
+class ChatMessage(Record, frozen=True):
     role: Role
     content: str
 
 
-class SamplingParams(Record):
+class SamplingParams(Record, frozen=True):
     """How to draw the next token. Every field is honoured; `temperature` 0 is greedy and ignores the rest of the shape."""
 
     max_tokens: int | None = None  # None: what is left of the window
@@ -58,7 +58,7 @@ class SamplingParams(Record):
     stop: tuple[str, ...] = ()
 
 
-class Submit(Record):
+class Submit(Record, frozen=True):
     """One request: chat `messages` (rendered with the template) or a raw `prompt`, exactly one of them.
 
     With `continue_final` the last message is the assistant's, unfinished, and is extended.
@@ -73,11 +73,11 @@ class Submit(Record):
     scope: str = ""
 
 
-class Cancel(Record):
+class Cancel(Record, frozen=True):
     request_id: str
 
 
-class Shutdown(Record):
+class Shutdown(Record, frozen=True):
     pass
 
 
@@ -87,14 +87,14 @@ Inbound = Submit | Cancel | Shutdown
 # worker -> API process
 
 
-class Progress(Record):
+class Progress(Record, frozen=True):
     """A measured fraction (0 to 1) of one stage of loading."""
 
     stage: Stage
     fraction: float
 
 
-class ModelInfo(Record):
+class ModelInfo(Record, frozen=True):
     architecture: str
     device: str
     dtype: str
@@ -105,11 +105,11 @@ class ModelInfo(Record):
     load_seconds: float
 
 
-class Ready(Record):
+class Ready(Record, frozen=True):
     info: ModelInfo
 
 
-class LoadFailed(Record):
+class LoadFailed(Record, frozen=True):
     """The model cannot be served. `code` is that of a class in core.errors."""
 
     code: str
@@ -117,7 +117,7 @@ class LoadFailed(Record):
     hint: str | None = None
 
 
-class Accepted(Record):
+class Accepted(Record, frozen=True):
     """The request is valid and queued: whatever can be refused has been."""
 
     request_id: str
@@ -125,7 +125,7 @@ class Accepted(Record):
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
 
 
-class Delta(Record):
+class Delta(Record, frozen=True):
     """Text that is final and safe to show; the deltas of a request concatenate to its whole text."""
 
     request_id: str
@@ -133,19 +133,19 @@ class Delta(Record):
     tokens: int  # completion tokens so far
 
 
-class Deltas(Record):
+class Deltas(Record, frozen=True):
     """One engine step's worth of deltas."""
 
     items: tuple[Delta, ...]
 
 
-class Usage(Record):
+class Usage(Record, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int  # of the prompt, taken from the KV cache
 
 
-class Timings(Record):
+class Timings(Record, frozen=True):
     """Seconds, measured in the worker from the moment the request arrived there."""
 
     queue_s: float
@@ -153,21 +153,21 @@ class Timings(Record):
     total_s: float
 
 
-class Finished(Record):
+class Finished(Record, frozen=True):
     request_id: str
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
 
 
-class Failed(Record):
+class Failed(Record, frozen=True):
     request_id: str
     code: str
     message: str
     hint: str | None = None
 
 
-class Stats(Record):
+class Stats(Record, frozen=True):
     """Sent at least every second, also when idle: the worker's heartbeat."""
 
     running: int

@@ -49,9 +49,11 @@ class SamplingFields(WireModel):
         ge=1,
         le=1_000_000,
         validation_alias=AliasChoices("max_tokens", "max_length"),
-        description="Most tokens in the reply (`max_length` is the same); clamped to what is left of the window.",
+        description="Most tokens in the reply, clamped to what is left of the window. Alias: `max_length`.",
     )
-    temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy: always the likeliest token.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="0 is greedy: always the likeliest token."
+    )
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=1_000_000, description="0 turns it off.")
     min_p: float | None = Field(None, ge=0, le=1)
@@ -59,7 +61,9 @@ class SamplingFields(WireModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="The same seed draws the same reply.")
-    stop: list[StopString] | StopString | None = Field(None, description="Text that ends the reply; not part of it.")
+    stop: list[StopString] | StopString | None = Field(
+        None, description="Text that ends the reply; not part of it."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -77,10 +81,16 @@ class SamplingFields(WireModel):
 
 class ChatRequest(SamplingFields):
     message: Message = Field(description="What the user says.", examples=["What is the capital of France?"])
-    conversation_id: Name | None = Field(None, description="Goes on with this conversation; none starts a new one.")
+    conversation_id: Name | None = Field(
+        None, description="Goes on with this conversation; none starts a new one."
+    )
     model_name: Name | None = Field(None, description="Answers with this model; none means the current one.")
-    system_prompt: Text | None = Field(None, description="Replaces the conversation's system prompt from here on.")
-    stream: bool = Field(False, description="Server-sent events: `start`, `delta`..., then `done` or `error`.")
+    system_prompt: Text | None = Field(
+        None, description="Replaces the conversation's system prompt from here on."
+    )
+    stream: bool = Field(
+        False, description="Server-sent events: `start`, `delta`..., then `done` or `error`."
+    )
 
 
 class TranscriptMessage(WireModel):
@@ -155,7 +165,7 @@ class Usage(WireModel):
 
 
 class Timings(WireModel):
-    """Seconds from the arrival of the request at the model, and the speed of what followed the first token."""
+    """Seconds from the request's arrival at the model, and the speed of what followed the first token."""
 
     queue_s: float
     first_token_s: float
@@ -217,7 +227,9 @@ class ConversationResponse(WireModel):
     conversation_id: str
     title: str | None
     system_prompt: str
-    model_name: str | None = Field(description="The model this conversation asks for; none means the current one.")
+    model_name: str | None = Field(
+        description="The model this conversation asks for; none means the current one."
+    )
     created_at: datetime
     updated_at: datetime
     message_count: int
@@ -252,7 +264,10 @@ class UndoResponse(WireModel):
 
 
 class LoadProgress(WireModel):
-    """How far a load has come, as measured. `stage` is resolve, download, import, load, check, warm up or ready."""
+    """How far a load has come, as measured.
+
+    `stage` is resolve, download, import, load, check, warm up or ready.
+    """
 
     model_name: str
     stage: str

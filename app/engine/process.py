@@ -1,0 +1,110 @@
+"""Owns one worker process and the socket to it: spawn, send, receive until it dies, end.
+
+Knows nothing of requests. No torch here. The worker ends when this end closes, is cancelled or dies: it
+reads a life-line on its stdin.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from app.engine.messages import Inbound, Outbound, Shutdown, WorkerSpec, decode_outbound, encode
+
+SHUTDOWN_GRACE_S = 3.0
+SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN")
+
+
+class WorkerProcess:
+    """A child that runs app.engine.worker. Made by `spawn`; `close` must be awaited."""
+
+    def __init__(self, process: asyncio.subprocess.Process, socket: zmq.asyncio.Socket, folder: Path) -> None:
+        self._process = process
+        self._socket = socket
+        self._folder = folder
+
+    @classmethod
+    async def spawn(cls, spec: WorkerSpec) -> "WorkerProcess":
+        folder = Path(tempfile.mkdtemp(prefix="llm-"))  # 0700: only this user may connect
+        address = f"ipc://{folder}/worker"
+        socket = _bind(address)
+        command = (sys.executable, "-m", "app.engine.worker", address)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, env=_environment()
+        )
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(spec) + b"\n")
+        return cls(process, socket, folder)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Inbound) -> None:
+        # Without a high-water mark a send never blocks, so the future that pyzmq gives is done already.
+        self._socket.send(encode(message))
+
+    async def messages(self) -> AsyncGenerator[Outbound, None]:
+        """Everything the worker says, until it has ended and nothing is left to read."""
+        ended = asyncio.create_task(self._process.wait())
+        try:
+            while True:
+                received = asyncio.ensure_future(self._socket.recv())
+                await asyncio.wait((received, ended), return_when=asyncio.FIRST_COMPLETED)
+                if not received.done() and not await self._has_more():
+                    received.cancel()
+                    return
+                yield decode_outbound(await received)
+        finally:
+            ended.cancel()
+
+    async def _has_more(self) -> bool:
+        return bool(await self._socket.poll(timeout=50))
+
+    async def close(self) -> None:
+        """Ends the process: asked first, killed after a grace. Idempotent."""
+        if self.is_alive and not self._socket.closed:
+            self.send(Shutdown())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), SHUTDOWN_GRACE_S)
+        if self.is_alive:
+            self._process.kill()
+        await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def describe_end(self) -> str:
+        """`signal 9` or `exit status 1`."""
+        code = self._process.returncode
+        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+
+
+def _bind(address: str) -> zmq.asyncio.Socket:
+    socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.bind(address)
+    return socket
+
+
+def _environment() -> dict[str, str]:
+    """The worker's environment: no secrets, no fetching, and `app` is found where this process found it."""
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
+    return {name: value for name, value in os.environ.items() if name not in SECRETS} | fixed

@@ -1,0 +1,113 @@
+"""Owns what the server says of its models: the list, one model's facts, and its health. Changes nothing."""
+
+import time
+import uuid
+
+from app import __version__
+from app.models.conversation import now
+from app.models.loading import LoadedModel
+from app.models.model_manager import Entry, ModelManager
+from app.models.schemas import (
+    HealthResponse,
+    ModelEntry,
+    ModelHealth,
+    ModelInfoResponse,
+    ModelListResponse,
+)
+
+
+class ModelOverview:
+    """Reads the manager. `boot_id` tells one run of the server from the next."""
+
+    def __init__(self, models: ModelManager) -> None:
+        self._models = models
+        self._boot_id = uuid.uuid4().hex
+        self._started = time.monotonic()
+
+    def list_models(self) -> ModelListResponse:
+        return ModelListResponse(
+            models=[self._entry(entry) for entry in self._models.entries()],
+            current_model=self._models.current_name,
+        )
+
+    def _entry(self, entry: Entry) -> ModelEntry:
+        profile = entry.profile
+        model_id, is_on_disk = self._models.served_from(entry)
+        return ModelEntry(
+            name=profile.name,
+            display_name=profile.display_name,
+            status=entry.state,
+            is_current=entry is self._models.current,
+            model_id=model_id,
+            sources=[source.model_id for source in profile.sources],
+            is_on_disk=is_on_disk,
+            description=profile.description,
+            context_length=profile.context_length,
+            size_bytes=profile.size_bytes,
+            memory_bytes=profile.memory_bytes,
+            progress=entry.load.progress if entry.load is not None else None,
+            error=entry.error.message if entry.error is not None else None,
+        )
+
+    def info(self, name: str | None = None) -> ModelInfoResponse:
+        """Facts of one model, the current one if none is named.
+
+        Raises:
+            ModelNotFound: with the nearest names.
+        """
+        entry = self._models.entry(name)
+        facts = {} if entry.loaded is None else _facts(entry.loaded)
+        return ModelInfoResponse(
+            model_name=entry.profile.name,
+            display_name=entry.profile.display_name,
+            loaded=entry.state == "loaded",
+            status=entry.state,
+            **({"model_id": None, "context_length": entry.profile.context_length} | facts),
+        )
+
+    def is_ready(self) -> bool:
+        """Whether a request would be answered now: the current model's worker lives and gives signs of it."""
+        return self._models.is_serving(self._models.current)
+
+    def health(self) -> HealthResponse:
+        current = self._models.current
+        loads = [entry.load.progress for entry in self._models.entries() if entry.load is not None]
+        running, waiting = self._models.open_requests()
+        return HealthResponse(
+            status="ok" if self.is_ready() else "loading" if current.load is not None else "unavailable",
+            timestamp=now(),
+            uptime=time.monotonic() - self._started,
+            version=__version__,
+            boot_id=self._boot_id,
+            current_model=current.profile.name,
+            model=_health(current),
+            loading=loads,
+            note=self._models.note,
+            active_requests=running,
+            queued_requests=waiting,
+        )
+
+
+def _health(entry: Entry) -> ModelHealth:
+    return ModelHealth(
+        name=entry.profile.name,
+        status=entry.state,
+        model_id=entry.loaded.model_id if entry.loaded is not None else None,
+        progress=entry.load.progress if entry.load is not None else None,
+        error=entry.error.message if entry.error is not None else None,
+    )
+
+
+def _facts(loaded: LoadedModel) -> dict[str, str | int | float]:
+    info = loaded.client.info
+    return {
+        "model_id": loaded.model_id,
+        "architecture": info.architecture,
+        "device": info.device,
+        "dtype": info.dtype,
+        "parameters": info.parameters,
+        "memory_bytes": loaded.client.memory_bytes,
+        "kv_cache_bytes": info.kv_cache_bytes,
+        "context_length": info.context_length,
+        "load_time": loaded.load_time_s,
+    }

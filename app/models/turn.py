@@ -1,0 +1,132 @@
+"""Owns a turn: history, model and reply, committed together. The one path that every chat reply takes."""
+
+from asyncio import CancelledError
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.core.config import Settings
+from app.core.errors import ConversationFull
+from app.engine.messages import ChatMessage, SamplingParams
+from app.models.conversation import Conversation, Message, last_turns, new_id
+from app.models.model_manager import ModelManager
+from app.models.reply import Reply, parameters_of, sampling_for
+from app.models.schemas import ChatResponse, DeltaEvent, SamplingFields, StartEvent
+from app.models.store import ConversationStore
+
+TurnEvent = StartEvent | DeltaEvent | ChatResponse
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is asked of a conversation: the messages that lead to the reply, and what the reply replaces.
+
+    `before` are the messages that stay as they are, `asked` the new user message, `begun` a reply to extend.
+    """
+
+    conversation: Conversation
+    before: Sequence[Message]
+    request: SamplingFields
+    model_name: str | None
+    system_prompt: str
+    asked: Message | None = None
+    begun: Message | None = None
+
+    @property
+    def history(self) -> list[Message]:
+        return [*self.before, *filter(None, (self.asked, self.begun))]
+
+
+class TurnRunner:
+    """Runs turns against whichever model they ask for."""
+
+    def __init__(self, settings: Settings, store: ConversationStore, models: ModelManager) -> None:
+        self._settings = settings
+        self._store = store
+        self._models = models
+
+    async def answer(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+        """Lease, generate, commit. A failed turn changes nothing; one left early keeps what was said.
+
+        Raises:
+            ConversationBusy, ConversationFull, ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow,
+            DeadlineExceeded: the conversation is as it was.
+        """
+        with self._store.turn(turn.conversation):
+            self._check_size(turn)
+            async with self._models.lease(turn.model_name) as served:
+                sampling = sampling_for(turn.request, served.profile)
+                reply, message_id = Reply(served), new_id("msg")
+                try:
+                    async with aclosing(self._generate(turn, reply, sampling, message_id)) as events:
+                        async for event in events:
+                            yield event
+                except (GeneratorExit, CancelledError):
+                    if reply.parts:  # what was said stays, marked as interrupted
+                        self._commit(turn, reply, message_id)
+                    raise
+                self._commit(turn, reply, message_id)
+                yield self._response(turn, reply, message_id, sampling)
+
+    def _generate(
+        self, turn: Turn, reply: Reply, sampling: SamplingParams, message_id: str
+    ) -> AsyncGenerator[StartEvent | DeltaEvent, None]:
+        prompt, reply.omitted_messages = self._prompt(turn)
+        generation = reply.served.client.generate(
+            sampling,
+            messages=prompt,
+            continue_final=turn.begun is not None,
+            timeout_s=self._settings.request_timeout,
+        )
+        return reply.grow(generation, conversation_id=turn.conversation.id, message_id=message_id)
+
+    def _prompt(self, turn: Turn) -> tuple[tuple[ChatMessage, ...], int]:
+        """The system prompt and the last turns; and how many messages the turn limit left out."""
+        kept = last_turns(turn.history, self._settings.max_conversation_length)
+        messages = [ChatMessage(message.role, message.content) for message in kept]
+        if turn.system_prompt:
+            messages.insert(0, ChatMessage("system", turn.system_prompt))
+        return tuple(messages), len(turn.history) - len(kept)
+
+    def _check_size(self, turn: Turn) -> None:
+        added = len(turn.asked.content.encode()) if turn.asked is not None else 0
+        if turn.conversation.size_bytes + added > self._settings.max_conversation_bytes:
+            raise ConversationFull(
+                f"The conversation would outgrow {self._settings.max_conversation_bytes:,} bytes.",
+                hint="Start a new one, or drop turns with undo.",
+            )
+
+    def _commit(self, turn: Turn, reply: Reply, message_id: str) -> None:
+        """User message and reply go in together, with what the request changed of the conversation."""
+        conversation = turn.conversation
+        served = reply.served
+        begun = "" if turn.begun is None else turn.begun.content
+        answer = Message(
+            "assistant",
+            begun + reply.text,
+            id=message_id,
+            model_name=served.profile.name,
+            model_id=served.model_id,
+            finish_reason=reply.finish_reason,
+        )
+        conversation.system_prompt = turn.system_prompt
+        new = [answer] if turn.asked is None else [turn.asked, answer]
+        conversation.commit(new, replacing=len(conversation.messages) - len(turn.before))
+        self._store.put(conversation)
+
+    def _response(self, turn: Turn, reply: Reply, message_id: str, sampling: SamplingParams) -> ChatResponse:
+        assert reply.finished is not None
+        return ChatResponse(
+            response=turn.conversation.messages[-1].content,
+            conversation_id=turn.conversation.id,
+            message_id=message_id,
+            model_name=reply.served.profile.name,
+            model_id=reply.served.model_id,
+            generation_time=reply.finished.timings.total_s,
+            finish_reason=reply.finish_reason,
+            message_count=len(turn.conversation.messages),
+            usage=reply.usage(),
+            timings=reply.timings(),
+            omitted_messages=reply.omitted_messages,
+            parameters=parameters_of(sampling),
+        )
