@@ -6,10 +6,12 @@ The models that the server knows are in core/catalogue.py.
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_MODEL = "llama3-1b"
+ENV_FILE = ".env"
 
 
 def _split_commas(value: object) -> object:
@@ -30,7 +32,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 class Settings(BaseSettings):
     """Every setting, with the prefix `LLM_` in the environment. `.env.example` explains each to its user."""
 
-    model_config = SettingsConfigDict(env_prefix="LLM_", env_file=".env", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="LLM_", env_file=ENV_FILE, frozen=True, extra="ignore")
 
     model_name: str = Field(DEFAULT_MODEL, min_length=1, max_length=200)
     device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
@@ -88,6 +90,12 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: naming each variable that is wrong and why.
     """
+    known = {f"LLM_{name.upper()}" for name in Settings.model_fields}
+    misspelt = [n for n in dotenv_values(ENV_FILE) if n.upper().startswith("LLM_") and n.upper() not in known]
+    if misspelt:
+        raise SettingsError(
+            "\n".join(f"{name}: there is no such setting (in {ENV_FILE})" for name in misspelt)
+        )
     try:
         return Settings()
     except ValidationError as error:
