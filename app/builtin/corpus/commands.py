@@ -1,0 +1,11 @@
+"""What this program can do and how its commands, server and settings are used."""
+
+import random
+
+from app.builtin.corpus.intents import intent_set
+from app.builtin.corpus.topic import Exchange
+
+
+def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
+    """One stretch about the program."""
+    return intent_set("commands.toml").stretch(rng, held_out)
