@@ -11,10 +11,8 @@ from app.builtin.corpus.topic import Exchange
 
 ALIAS_SHARE = 0.25
 WELL_KNOWN_SHARE = 0.2
-WELL_KNOWN = frozenset(
-    "France Germany Italy Spain Japan China India Russia Brazil Canada Australia Greece Egypt Poland "
-    "Austria Portugal Sweden Norway Ireland Turkey Mexico Argentina".split()
-) | {"the United States", "the United Kingdom", "the Netherlands"}
+FOLLOW_SHARE = 0.4
+NO_COUNTRY_FOLLOW_SHARE = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ def countries() -> tuple[Country, ...]:
 
 @cache
 def well_known() -> tuple[Country, ...]:
-    return tuple(country for country in countries() if country.name in WELL_KNOWN)
+    return tuple(country for country in countries() if country.name in phrases()["well_known"])
 
 
 @cache
@@ -57,10 +55,11 @@ def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
     if kind < 0.28:
         return [_continent(rng, held_out)]
     if kind < 0.35:
-        return [_no_country(rng, held_out)]
+        return [_no_country(rng, held_out, "ask")]
     stretch = [_capital(rng, held_out, "ask")]
-    while len(stretch) < 4 and rng.random() < 0.4:
-        stretch.append(_capital(rng, held_out, "follow"))
+    while len(stretch) < 4 and rng.random() < FOLLOW_SHARE:
+        follow = _no_country if rng.random() < NO_COUNTRY_FOLLOW_SHARE else _capital
+        stretch.append(follow(rng, held_out, "follow"))
     return stretch
 
 
@@ -74,7 +73,7 @@ def _pick(rng: random.Random) -> Country:
 
 
 def _template(rng: random.Random, key: str, held_out: bool) -> str:
-    return expand(rng.choice(phrases()[f"held_out_{key}" if held_out and key != "ask" else key]), rng)
+    return expand(rng.choice(phrases()[f"held_out_{key}" if held_out else key]), rng)
 
 
 def _words(country: Country, rng: random.Random) -> dict[str, str]:
@@ -93,15 +92,15 @@ def _exchange(template: str, reply_key: str, words: dict[str, str], check: str) 
 
 def _capital(rng: random.Random, held_out: bool, key: str) -> Exchange:
     country = _pick(rng)
-    template = rng.choice(phrases()["held_out"]) if held_out and key == "ask" else _template(rng, key, held_out)
-    return _exchange(template, "reply", _words(country, rng), country.capital)
+    return _exchange(_template(rng, key, held_out), "reply", _words(country, rng), country.capital)
 
 
 def _reverse(rng: random.Random, held_out: bool) -> Exchange:
     country = _pick(rng)
-    return _exchange(
-        _template(rng, "reverse", held_out), "reverse_reply", _words(country, rng), country.name
-    )
+    if country.capital == country.name:
+        return _reverse(rng, held_out)
+    template = _template(rng, "reverse", held_out)
+    return _exchange(template, "reverse_reply", _words(country, rng), country.name)
 
 
 def _verify(rng: random.Random, held_out: bool) -> Exchange:
@@ -120,9 +119,9 @@ def _continent(rng: random.Random, held_out: bool) -> Exchange:
     return _exchange(_template(rng, "continent", held_out), "continent_reply", words, country.continent)
 
 
-def _no_country(rng: random.Random, held_out: bool) -> Exchange:
+def _no_country(rng: random.Random, held_out: bool, key: str) -> Exchange:
     """A place that is no country, real or made up."""
     regions = phrases()["held_out_regions" if held_out else "regions"]
     place = rng.choice(regions) if rng.random() < 0.3 else made_up_place(rng)
-    template = rng.choice(phrases()["held_out"]) if held_out else _template(rng, "ask", held_out)
-    return _exchange(template, "unknown_reply", {"country": place, "place": place}, "don't know")
+    words = {"country": place, "place": place}
+    return _exchange(_template(rng, key, held_out), "unknown_reply", words, "don't know")

@@ -35,7 +35,8 @@ class Snippet:
         """What the slots of a request may hold: "calculates the factorial", "factorial", ..."""
         do = expand(self.do, rng)
         name = rng.choice([self.name, self.name.replace("_", " ")])
-        return {"do": do, "does": _third_person(do), "to": f"to {do}", "noun": rng.choice(self.nouns), "name": name}
+        noun = rng.choice(self.nouns)
+        return {"do": do, "does": _third_person(do), "to": f"to {do}", "noun": noun, "name": name}
 
 
 @cache
@@ -88,13 +89,13 @@ def _unknown(rng: random.Random, held_out: bool) -> Exchange:
         "app": rng.choice(phrases()[f"{prefix}apps"]),
         "thing": rng.choice(phrases()["things"]),
     }
-    return Exchange(fill(_template(rng, "unknown", held_out), words), phrases()["unknown_reply"], "don't know")
+    return Exchange(
+        fill(_template(rng, "unknown", held_out), words), phrases()["unknown_reply"], "don't know"
+    )
 
 
 def _template(rng: random.Random, key: str, held_out: bool) -> str:
-    if held_out:
-        key = "held_out" if key == "ask" else f"held_out_{key}"
-    return expand(rng.choice(phrases()[key]), rng)
+    return expand(rng.choice(phrases()[f"held_out_{key}" if held_out else key]), rng)
 
 
 def _third_person(do: str) -> str:

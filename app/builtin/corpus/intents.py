@@ -17,6 +17,7 @@ from app.builtin.corpus.topic import Exchange
 
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{(\w+)\}")
+A_BEFORE_SLOT = re.compile(r"\b([Aa]) \{(\w+)\}")
 FIRST_REPLY_SHARE = 0.7  # greedy decoding wants one dominant wording
 FOLLOW_SHARE = 0.5
 LONGEST_STRETCH = 5
@@ -27,6 +28,7 @@ def data_text(name: str) -> str:
     return resources.files("app.builtin.corpus").joinpath("data", name).read_text(encoding="utf-8")
 
 
+@cache
 def data_table(name: str) -> dict[str, Any]:  # TOML tables are untyped until an Intent takes them
     return tomllib.loads(data_text(name))
 
@@ -40,8 +42,13 @@ def expand(template: str, rng: random.Random) -> str:
 
 def fill(template: str, words: dict[str, str]) -> str:
     """Put `words` into the template's slots; a sentence starts with a capital letter."""
-    text = SLOT.sub(lambda slot: words.get(slot[1], slot[0]), template)
+    text = A_BEFORE_SLOT.sub(lambda slot: _with_article(slot[1], words[slot[2]]), template)
+    text = SLOT.sub(lambda slot: words[slot[1]], text)
     return text[:1].upper() + text[1:]
+
+
+def _with_article(article: str, word: str) -> str:
+    return f"{article}n {word}" if word[:1].lower() in "aeio" else f"{article} {word}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ import random
 
 from app.builtin.corpus.intents import intent_set
 from app.builtin.corpus.topic import Exchange
+from app.builtin.corpus.wrapping import sometimes_wrapped
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
     """One stretch of small talk."""
-    return intent_set("smalltalk.toml").stretch(rng, held_out)
+    stretch = intent_set("smalltalk.toml").stretch(rng, held_out)
+    return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from app.builtin.corpus.capitals import countries
-from app.builtin.corpus.intents import SLOT, data_table, expand
+from app.builtin.corpus.intents import SLOT, data_table, expand, fill
 from app.builtin.corpus.invention import made_up_word, stranger
 from app.builtin.corpus.topic import Exchange
 
@@ -57,9 +57,9 @@ def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
 def _exchange(rng: random.Random, held_out: bool) -> Exchange:
     group = rng.choices(groups(), cum_weights=cumulative_weights())[0]
     template = expand(rng.choice(group.held_out if held_out else group.ask), rng)
-    question = SLOT.sub(lambda slot: _word(slot[1].rstrip("2"), rng, held_out), template)
+    words = {slot: _word(slot.rstrip("2"), rng, held_out) for slot in SLOT.findall(template)}
     reply = group.replies[0] if rng.random() < DOMINANT_SHARE else rng.choice(group.replies)
-    return Exchange(question[:1].upper() + question[1:], reply, CHECK)
+    return Exchange(fill(template, words), reply, CHECK)
 
 
 def _word(kind: str, rng: random.Random, held_out: bool) -> str:
