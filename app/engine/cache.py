@@ -1,0 +1,190 @@
+"""Owns keys and values: one slot per sequence, kept after its end until the byte budget needs the room.
+
+A new sequence takes over, or copies, the longest prefix that a slot of its own scope shares with it.
+Knows token ids and tensors; nothing of requests' text, order or sampling.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.engine.scheduler import Sequence
+
+_GRAIN = 64  # tokens; slots grow by multiples of it
+_EXPENDABLE_TAIL = 16  # tokens; a finished slot that differs only here is taken over, not copied
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """Keys and values of one sequence, per layer `[1, kv_heads, capacity, dim]`, made when first written."""
+
+    capacity: int
+    scope: str = ""
+    ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))  # what is, or will first be, written
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def write(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store `[1, kv_heads, rows, dim]` from position `start` on; returns the layer's whole tensors."""
+        if layer not in self.keys:
+            self.keys[layer] = key.new_empty((*key.shape[:2], self.capacity, key.shape[3]))
+            self.values[layer] = value.new_empty((*value.shape[:2], self.capacity, value.shape[3]))
+        keys, values = self.keys[layer], self.values[layer]
+        rows = key.shape[2]
+        keys.narrow(2, start, rows).copy_(key)
+        values.narrow(2, start, rows).copy_(value)
+        return keys, values
+
+    def copy(self, length: int, capacity: int) -> "Slot":
+        """A slot of its own with the first `length` positions of this one."""
+        twin = Slot(capacity, self.scope, self.ids[:length])
+        twin.keys = {layer: _resized(tensor, length, capacity) for layer, tensor in self.keys.items()}
+        twin.values = {layer: _resized(tensor, length, capacity) for layer, tensor in self.values.items()}
+        return twin
+
+    def resize(self, length: int, capacity: int) -> None:
+        """Keep the first `length` positions in another capacity; layer by layer, so little is held twice."""
+        self.capacity = capacity
+        for tensors in (self.keys, self.values):
+            for layer in tensors:
+                tensors[layer] = _resized(tensors[layer], length, capacity)
+
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensors in (self.keys, self.values) for tensor in tensors.values())
+
+
+def _resized(tensor: Tensor, length: int, capacity: int) -> Tensor:
+    wider = tensor.new_empty((*tensor.shape[:2], capacity, tensor.shape[3]))
+    wider.narrow(2, 0, length).copy_(tensor.narrow(2, 0, length))
+    return wider
+
+
+class KVCache:
+    """The memory of the scheduler. `budget_bytes` holds at least one sequence of `max_tokens` ids."""
+
+    def __init__(self, *, budget_bytes: int, bytes_per_token: int, max_tokens: int) -> None:
+        assert budget_bytes >= bytes_per_token * max_tokens
+        self._budget = budget_bytes // bytes_per_token  # in tokens from here on
+        self._bytes_per_token = bytes_per_token
+        self._max_tokens = max_tokens
+        self._active: list[Sequence] = []
+        self._finished: list[Slot] = []  # least recently used first
+
+    @property
+    def used_bytes(self) -> int:
+        return (self._active_tokens() + self._finished_tokens()) * self._bytes_per_token
+
+    def attach(self, sequence: Sequence) -> bool:
+        """See scheduler.Memory. The last id is always left to compute: its logits are wanted."""
+        capacity = self._capacity_for(len(sequence.ids))
+        if self._active_tokens() + capacity > self._budget:
+            return False
+        ids = np.array(sequence.ids, np.int64)
+        donor, shared = self._longest_prefix(ids, sequence.scope)
+        sequence.slot = self._slot_from(donor, shared, capacity, sequence.scope)
+        sequence.slot.ids = ids
+        sequence.computed = shared
+        if sequence.cached is None:
+            sequence.cached = shared
+        self._active.append(sequence)
+        return True
+
+    def extend(self, sequence: Sequence) -> bool:
+        slot, needed = sequence.slot, len(sequence.ids)
+        if needed <= slot.capacity:
+            return True
+        capacity = self._capacity_for(needed + needed // 4)
+        if self._active_tokens() - slot.capacity + capacity > self._budget:
+            return False
+        self._evict_for(capacity - slot.capacity)
+        slot.resize(sequence.computed, capacity)
+        return True
+
+    def release(self, sequence: Sequence) -> None:
+        slot = self._detach(sequence)
+        if sequence.computed > 0:
+            slot.ids = np.array(sequence.ids[: sequence.computed], np.int64)
+            self._finished.append(slot)
+
+    def discard(self, sequence: Sequence) -> None:
+        self._detach(sequence)
+        sequence.computed = 0
+
+    def forget_finished(self) -> None:
+        """Give back all memory that no running sequence needs."""
+        self._finished.clear()
+
+    def check_integrity(self) -> None:
+        """Assert what must hold between steps; for tests and for idle moments."""
+        assert self._active_tokens() + self._finished_tokens() <= self._budget
+        assert all(len(slot.ids) <= slot.capacity for slot in self._finished)
+        slots = [sequence.slot for sequence in self._active] + self._finished
+        assert len({id(slot) for slot in slots}) == len(slots)
+        for slot in slots:
+            assert slot.nbytes() in (0, slot.capacity * self._bytes_per_token)
+
+    def _detach(self, sequence: Sequence) -> Slot:
+        slot: Slot = sequence.slot
+        self._active.remove(sequence)
+        sequence.slot = None
+        return slot
+
+    def _capacity_for(self, tokens: int) -> int:
+        return min(-(-tokens // _GRAIN) * _GRAIN, self._max_tokens)
+
+    def _active_tokens(self) -> int:
+        return sum(sequence.slot.capacity for sequence in self._active)
+
+    def _finished_tokens(self) -> int:
+        return sum(slot.capacity for slot in self._finished)
+
+    def _longest_prefix(self, ids: Ids, scope: str) -> tuple[Slot | None, int]:
+        """The slot of this scope that shares most leading ids, and how many; the newest among equals."""
+        known = [(slot, len(slot.ids)) for slot in self._finished if slot.scope == scope]
+        known += [(other.slot, other.computed) for other in self._active if other.scope == scope]
+        best: tuple[Slot | None, int] = (None, 0)
+        for slot, length in known:
+            shared = _common_prefix(slot.ids[:length], ids[:-1])
+            if shared > 0 and shared >= best[1]:
+                best = (slot, shared)
+        return best
+
+    def _slot_from(self, donor: Slot | None, shared: int, capacity: int, scope: str) -> Slot:
+        if donor is None:
+            self._evict_for(capacity)
+            return Slot(capacity, scope)
+        if donor in self._finished:
+            self._finished.remove(donor)
+            if not self._is_worth_keeping(donor, shared, capacity):
+                return self._taken_over(donor, shared, capacity)
+            self._finished.append(donor)  # now the most recently used, so the last to be evicted
+        self._evict_for(capacity)
+        return donor.copy(shared, capacity)
+
+    def _is_worth_keeping(self, donor: Slot, shared: int, capacity: int) -> bool:
+        """Whether the donor holds more than the newcomer takes, and both fit."""
+        fits = self._active_tokens() + donor.capacity + capacity <= self._budget
+        return fits and len(donor.ids) - shared > _EXPENDABLE_TAIL
+
+    def _taken_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
+        if donor.capacity < capacity or self._active_tokens() + donor.capacity > self._budget:
+            self._evict_for(capacity)
+            donor.resize(shared, capacity)
+        else:
+            self._evict_for(donor.capacity)
+        return donor
+
+    def _evict_for(self, tokens: int) -> None:
+        """Drop finished slots, least recently used first, until `tokens` more fit."""
+        while self._finished and self._active_tokens() + self._finished_tokens() + tokens > self._budget:
+            del self._finished[0]
+
+
+def _common_prefix(first: Ids, second: Ids) -> int:
+    length = min(len(first), len(second))
+    different = np.flatnonzero(first[:length] != second[:length])
+    return int(different[0]) if len(different) else length

@@ -1,0 +1,90 @@
+"""Owns the proof, at load, that a model computes rightly on the packed path; what does not is refused.
+
+Architectures whose attention does not go through transformers' interface would answer, wrongly, without it.
+"""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from app.core.errors import ModelRefused
+from app.engine.cache import Slot
+from app.engine.runner import Runner, use_packed_attention
+from app.engine.scheduler import Chunk, Sequence
+
+_LENGTHS = (11, 7)  # ids of two sequences that share every pass
+_PASSES = ((5, 4), (5, 2), (1, 1))  # ids of each per pass: the first pass, a chunk, a decode
+_TOLERANCE = 1e-3  # of the logits' spread, in float32: what rounding alone may do
+_TOLERANCE_HALF = 0.1  # the same in 16 bits
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
+def check_packed_path(model: PreTrainedModel) -> int:
+    """Switches the model to packed attention; returns the bytes of keys and values that one token takes.
+
+    Raises ModelRefused unless every layer attends through the packed function, and the logits of two
+    sequences in mixed passes are those of the model's own path.
+    """
+    _refuse_layer_types(model)
+    prompts = [_some_ids(model, length) for length in _LENGTHS]
+    expected = [_own_logits(model, prompt) for prompt in prompts]
+    use_packed_attention(model)
+    sequences = [Sequence(str(i), prompt, slot=Slot(len(prompt))) for i, prompt in enumerate(prompts)]
+    logits = _packed_logits(model, sequences)
+    for sequence, own, packed in zip(sequences, expected, logits, strict=True):
+        _refuse_missing_layers(model, sequence.slot)
+        _refuse_difference(own, packed, model.dtype)
+    slot: Slot = sequences[0].slot
+    return slot.nbytes() // slot.capacity
+
+
+def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return [(7 + 31 * i * i) % vocabulary for i in range(length)]
+
+
+@torch.inference_mode()
+def _own_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """Logits after the last id by the model's own attention, nothing cached."""
+    logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
+    return logits[0, -1].float()
+
+
+def _packed_logits(model: PreTrainedModel, sequences: list[Sequence]) -> list[Tensor]:
+    """Logits after each sequence's last id, computed in the mixed passes of `_PASSES`."""
+    runner = Runner(model)
+    for counts in _PASSES:
+        try:
+            logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])
+        except TypeError as error:
+            raise ModelRefused(f"this architecture does not take packed sequences: {error}") from error
+        for sequence, count in zip(sequences, counts, strict=True):
+            sequence.computed += count
+    return list(logits.float())
+
+
+def _refuse_layer_types(model: PreTrainedModel) -> None:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if unknown := kinds - _LAYER_TYPES:
+        raise ModelRefused(
+            f"this architecture has layers that the engine does not compute: {sorted(unknown)}"
+        )
+
+
+def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
+    layers = model.config.get_text_config().num_hidden_layers
+    if sorted(slot.keys) != list(range(layers)):
+        raise ModelRefused(
+            f"{type(model).__name__} has layers that do not use transformers' attention interface",
+            hint="Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others do.",
+        )
+
+
+def _refuse_difference(own: Tensor, packed: Tensor, dtype: torch.dtype) -> None:
+    spread = (own - own.mean()).norm()
+    difference = float((own - packed).norm() / spread)
+    tolerance = _TOLERANCE if dtype == torch.float32 else _TOLERANCE_HALF
+    if not difference <= tolerance:  # also where it is not a number
+        raise ModelRefused(
+            f"packed attention gives other logits than the model's own ({difference:.2g} of spread)"
+        )

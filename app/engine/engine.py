@@ -1,0 +1,260 @@
+"""Owns the requests of one model, from submission to their one end: the engine without its process.
+
+Ties prompt, scheduler, runner, sampling and text together. Knows no transport; tests drive it directly.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from app.core.errors import DomainError, InternalError, InvalidRequest
+from app.engine import sampling
+from app.engine.cache import KVCache
+from app.engine.loading import LoadedModel
+from app.engine.messages import (
+    Accepted,
+    Delta,
+    Deltas,
+    Failed,
+    Finished,
+    FinishReason,
+    Outbound,
+    Submit,
+    Timings,
+    Usage,
+)
+from app.engine.prompt import PromptBuilder
+from app.engine.runner import Runner
+from app.engine.sampling import Chooser
+from app.engine.scheduler import Chunk, Scheduler, Sequence
+from app.engine.text import ReplyText
+from app.engine.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    context_length: int  # tokens
+    kv_cache_bytes: int
+    bytes_per_token: int  # of keys and values
+    max_active_requests: int = 32
+    step_tokens: int = 512
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """An accepted request on its way."""
+
+    sequence: Sequence
+    prompt_tokens: int
+    max_tokens: int
+    chooser: Chooser
+    text: ReplyText
+    arrived: float  # seconds of the monotonic clock, as all of these
+    started: float | None = None
+    first_token: float | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.sequence.request_id
+
+    @property
+    def tokens(self) -> int:
+        """Reply tokens so far."""
+        return len(self.sequence.ids) - self.prompt_tokens
+
+
+class Engine:
+    """`submit` and `cancel` between steps; every `step` returns what has happened since the last.
+
+    Every submitted request ends in exactly one Finished or Failed.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        limits: EngineLimits,
+        *,
+        chat_template: str | None = None,
+        chat_stop: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self._runner = Runner(loaded.model)
+        self._vocabulary = Vocabulary(loaded)
+        self._prompts = PromptBuilder(
+            loaded.tokenizer, context_length=limits.context_length, chat_template=chat_template
+        )
+        self.cache = KVCache(
+            budget_bytes=limits.kv_cache_bytes,
+            bytes_per_token=limits.bytes_per_token,
+            max_tokens=limits.context_length,
+        )
+        self._scheduler = Scheduler(
+            self.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
+        )
+        self._chat_stop = chat_stop
+        self._clock = clock
+        self._requests: dict[str, Request] = {}
+        self._outbox: list[Outbound] = []
+        self.steps = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would have nothing to compute and nothing to tell."""
+        return not self._requests and not self._outbox
+
+    @property
+    def running(self) -> int:
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    def submit(self, submit: Submit) -> None:
+        """Accept the request or fail it; the answer is in the next step's result."""
+        arrived = self._clock()
+        try:
+            request, omitted = self._admit(submit, arrived)
+        except DomainError as error:
+            self._outbox.append(Failed(submit.request_id, error.code, error.message, error.hint))
+        except Exception:  # one request's text must not end the others
+            _log.exception("request %s cannot be prepared", submit.request_id)
+            self._outbox.append(_internal(submit.request_id))
+        else:
+            self._requests[request.request_id] = request
+            self._scheduler.add(request.sequence)
+            self._outbox.append(Accepted(request.request_id, request.prompt_tokens, omitted))
+
+    def cancel(self, request_id: str) -> None:
+        """No further delta; a request that is over already is left alone."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._finish(request, "cancelled")
+
+    def cancel_all(self) -> None:
+        for request_id in list(self._requests):
+            self.cancel(request_id)
+
+    def step(self) -> list[Outbound]:
+        """One forward pass over what is scheduled, if anything is."""
+        chunks = self._scheduler.plan()
+        if chunks:
+            self.steps += 1
+            self._advance(chunks)
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def _admit(self, submit: Submit, arrived: float) -> tuple[Request, int]:
+        if submit.request_id in self._requests:
+            raise InvalidRequest("a request of this id is running")
+        sampling.check(submit.sampling)
+        prompt = self._prompts.build(submit)
+        self._vocabulary.check(prompt.ids)
+        stops = submit.sampling.stop + (self._chat_stop if submit.messages is not None else ())
+        request = Request(
+            sequence=Sequence(submit.request_id, list(prompt.ids), submit.scope),
+            prompt_tokens=len(prompt.ids),
+            max_tokens=prompt.max_tokens,
+            chooser=Chooser(submit.sampling, prompt.ids),
+            text=self._vocabulary.reply_text(stops),
+            arrived=arrived,
+        )
+        return request, prompt.omitted_messages
+
+    def _advance(self, chunks: list[Chunk]) -> None:
+        self._note_start(chunks)
+        last = [self._requests[chunk.sequence.request_id] for chunk in chunks if chunk.is_last]
+        tokens = self._compute(chunks, last)
+        if tokens is None:
+            self._abandon(chunks)
+            return
+        for chunk in chunks:
+            chunk.sequence.computed += chunk.count
+        deltas: list[Delta] = []
+        ended: list[tuple[Request, FinishReason]] = []
+        for request, token in zip(last, tokens, strict=True):
+            self._take_token(request, token, deltas, ended)
+        if deltas:
+            self._outbox.append(Deltas(tuple(deltas)))
+        for request, reason in ended:
+            self._finish(request, reason)
+
+    def _compute(self, chunks: list[Chunk], last: list[Request]) -> list[int] | None:
+        """The next token of each of `last`; None when the pass failed."""
+        try:
+            logits = self._runner.forward(chunks)
+            return sampling.choose(logits, [request.chooser for request in last]) if last else []
+        except Exception:  # the root of this step's requests: they fail, the engine goes on
+            _log.exception("a step of %d sequences failed", len(chunks))
+            return None
+
+    def _abandon(self, chunks: list[Chunk]) -> None:
+        """Fail the requests of a step whose pass failed; nothing that it may have spoilt is kept."""
+        for chunk in chunks:
+            self._fail(self._requests[chunk.sequence.request_id])
+        self.cache.forget_finished()
+        self._runner.recover()
+
+    def _take_token(
+        self,
+        request: Request,
+        token: int,
+        deltas: list[Delta],
+        ended: list[tuple[Request, FinishReason]],
+    ) -> None:
+        request.sequence.ids.append(token)
+        if request.first_token is None:
+            request.first_token = self._clock()
+        try:
+            text, reason = self._next_text(request, token)
+        except Exception:  # one request's text must not end the others
+            _log.exception("the text of request %s failed", request.request_id)
+            self._fail(request)
+            return
+        if text:
+            deltas.append(Delta(request.request_id, text, request.tokens))
+        if reason is not None:
+            ended.append((request, reason))
+
+    def _next_text(self, request: Request, token: int) -> tuple[str, FinishReason | None]:
+        """The text that has become final with this token, and why it is the last, if it is."""
+        if token in self._vocabulary.stop_ids:
+            return request.text.flush(), "stop"
+        text = request.text.push(token)
+        is_full = request.tokens == request.max_tokens
+        if is_full:
+            text += request.text.flush()
+        if request.text.is_stopped:
+            return text, "stop"
+        return text, "length" if is_full else None
+
+    def _note_start(self, chunks: Iterable[Chunk]) -> None:
+        for chunk in chunks:
+            request = self._requests[chunk.sequence.request_id]
+            if request.started is None:
+                request.started = self._clock()
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        del self._requests[request.request_id]
+        self._scheduler.finish(request.sequence)
+        usage = Usage(request.prompt_tokens, request.tokens, request.sequence.cached or 0)
+        self._outbox.append(Finished(request.request_id, reason, usage, self._timings(request)))
+
+    def _fail(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        self._scheduler.drop(request.sequence)
+        self._outbox.append(_internal(request.request_id))
+
+    def _timings(self, request: Request) -> Timings:
+        now = self._clock()
+        started = now if request.started is None else request.started
+        first_token = now if request.first_token is None else request.first_token
+        return Timings(started - request.arrived, first_token - request.arrived, now - request.arrived)
+
+
+def _internal(request_id: str) -> Failed:
+    return Failed(request_id, InternalError.code, "the engine failed on this request", "The log says why.")

@@ -1,0 +1,214 @@
+"""Owns the way from a local folder to a model and its tokenizer in memory; what is refused; device and dtype.
+
+Nothing is fetched, and no code from the folder runs.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from app.core.errors import ModelLoadFailed, ModelMissing, ModelRefused
+from app.engine.messages import WorkerSpec
+
+_log = logging.getLogger(__name__)
+
+ReportFraction = Callable[[float], None]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int  # tokens
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Every id that ends a reply: of the generation config, the model's config and the tokenizer."""
+        model = self.model
+        sources = (model.generation_config, model.config, model.config.get_text_config(), self.tokenizer)
+        found: set[int] = set()
+        for source in sources:
+            ids = getattr(source, "eos_token_id", None)
+            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        return frozenset(found)
+
+
+def load(spec: WorkerSpec, report: ReportFraction) -> LoadedModel:
+    """Raises ModelMissing, ModelRefused or ModelLoadFailed. `report` gets the share of weights loaded."""
+    folder = Path(spec.model_path)
+    refuse_unsafe(folder)
+    device = pick_device(spec.device)
+    config = _config(folder)
+    dtype = pick_dtype(spec.dtype, device, config)
+    with _weights_progress(report):
+        model = _model(folder, config, dtype)
+    tokenizer = _tokenizer(folder)
+    model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+    return LoadedModel(model, tokenizer, _context_length(config, spec.context_length))
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Raises for a folder that is no model, wants code of its own to run, or has weights in no safe form."""
+    if not (folder / "config.json").is_file():
+        raise ModelMissing(f"{folder} is not a model folder: it has no config.json")
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        if (folder / name).exists() and _mentions(_json(folder / name), "auto_map"):
+            raise ModelRefused(
+                f"{name} asks to run code from the model's folder (auto_map); that is never done"
+            )
+    for weights in _weight_files(folder):
+        if not weights.is_file():
+            raise ModelLoadFailed(f"the weights {weights.name} are missing", hint="Fetch the model again.")
+
+
+def _weight_files(folder: Path) -> Sequence[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        return [single]
+    if not index.is_file():
+        raise ModelRefused(f"{folder} has no weights as safetensors; other formats can run code when loaded")
+    names = set(dict(_json(index).get("weight_map") or {}).values())
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name or name == "..":
+            raise ModelRefused(f"{index.name} names a file outside of the model's folder")
+    return [folder / name for name in sorted(names)]
+
+
+def _json(path: Path) -> dict[str, Any]:  # whatever the model's author wrote
+    try:
+        parsed = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelLoadFailed(
+            f"{path.name} cannot be read: {error}", hint="Fetch the model again."
+        ) from error
+    if not isinstance(parsed, dict):
+        raise ModelLoadFailed(f"{path.name} holds no object", hint="Fetch the model again.")
+    return parsed
+
+
+def _mentions(value: object, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_mentions(inner, key) for inner in value.values())
+    return isinstance(value, list) and any(_mentions(inner, key) for inner in value)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU. Raises ModelLoadFailed for a device that is not there."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in available.items() if is_there))
+    if not available.get(name, False):
+        raise ModelLoadFailed(f"the device {name} is not available here", hint="Use cpu or auto.")
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
+    """`auto` is bfloat16 where that is fast and the checkpoint is not float32, else float32."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    stored = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    is_fast = device.type == "mps" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.bfloat16 if is_fast and stored in (torch.bfloat16, torch.float16) else torch.float32
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (KeyError, ValueError, OSError) as error:
+        raise ModelRefused(f"config.json describes no model that transformers knows: {error}") from error
+    if config.is_encoder_decoder:
+        raise ModelRefused(f"{config.model_type} is no causal language model")
+    return config
+
+
+def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which its annotation does not tell
+            folder,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except ValueError as error:
+        raise ModelRefused(f"{config.model_type} is no causal language model: {error}") from error
+    model, found = loaded
+    if found["missing_keys"]:
+        raise ModelLoadFailed(
+            f"{len(found['missing_keys'])} weights are missing", hint="Fetch the model again."
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadFailed(
+            f"the tokenizer cannot be loaded: {error}", hint="Fetch the model again."
+        ) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
+    text = config.get_text_config()
+    window = int(getattr(text, "max_position_embeddings", None) or 2048)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        # Beyond it these turn every position by the longest sequence of the pass, which packing would mix up.
+        window = int(rope.get("original_max_position_embeddings") or window)
+    return window if wanted is None else min(window, wanted)
+
+
+@contextmanager
+def _weights_progress(report: ReportFraction) -> Iterator[None]:
+    """Lets transformers' loop over the weights report how far it is, instead of drawing a bar."""
+
+    def watch(
+        factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # stands in for tqdm
+        items = args[0] if args else ()
+        return (
+            _reporting(items, report) if kwargs.get("desc") == "Loading weights" else factory(*args, **kwargs)
+        )
+
+    previous = transformers_logging.set_tqdm_hook(watch)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
+
+
+def _reporting(items: Sequence[Any], report: ReportFraction) -> Iterator[Any]:
+    for done, item in enumerate(items, start=1):
+        yield item
+        report(done / len(items))

@@ -1,0 +1,50 @@
+"""Owns what this process may and does use of the machine's memory, in bytes."""
+
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # ships no types
+import torch
+
+_CACHE_SHARE_CPU = 0.4  # of what is free: other programs and activations need the rest
+_CACHE_SHARE_CUDA = 0.8
+
+
+def free_bytes(device: torch.device) -> int:
+    """What is really free: on the host, within the control group's limit too."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min([int(psutil.virtual_memory().available), *_cgroup_free()])
+
+
+def cache_budget(device: torch.device) -> int:
+    """A share of the free memory for keys and values."""
+    share = _CACHE_SHARE_CUDA if device.type == "cuda" else _CACHE_SHARE_CPU
+    return int(free_bytes(device) * share)
+
+
+def used_bytes(device: torch.device) -> int:
+    """Allocated device memory, or the resident set of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def _cgroup_free(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Limit less use of the control group, version 2 or 1; nothing where there is no limit."""
+    pairs = (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    )
+    free = []
+    for limit_name, used_name in pairs:
+        limit, used = _number(root / limit_name), _number(root / used_name)
+        if limit is not None and used is not None:
+            free.append(max(limit - used, 0))
+    return free
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None

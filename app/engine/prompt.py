@@ -1,0 +1,228 @@
+"""Owns the way from a request's messages or raw text to token ids that fit the context window.
+
+Text of a chat never becomes a control token; history that does not fit is left out by whole turns, oldest
+first, and counted. Knows no torch, no scheduling.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from app.core.errors import ContextOverflow, InvalidRequest
+from app.engine.messages import ChatMessage, Submit
+
+# Noncharacters, which no text may hold, around each control token that a message holds.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    ids: list[int]
+    max_tokens: int  # what the reply may have, within the window
+    omitted_messages: int = 0
+
+
+class PromptBuilder:
+    """Builds prompts for one tokenizer and one window of `context_length` tokens."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, context_length: int, chat_template: str | None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._template = tokenizer.chat_template or chat_template
+        self._control = _control_tokens(tokenizer, str(self._template or ""))
+        self._folds_system = self._template is not None and not self._shows_system()
+
+    def build(self, request: Submit) -> Prompt:
+        """Raises InvalidRequest for what makes no prompt, ContextOverflow for what cannot fit."""
+        if (request.messages is None) == (request.prompt is None):
+            raise InvalidRequest("a request has either messages or a prompt")
+        if request.prompt is not None:
+            return self._build_raw(request.prompt, request)
+        return self._build_chat(request)
+
+    def _build_raw(self, text: str, request: Submit) -> Prompt:
+        if request.continue_final:
+            raise InvalidRequest("only a chat has a final message to continue")
+        ids = self._tokenizer(text)["input_ids"] or self._starting_ids()
+        return self._fitted(Prompt(ids, self._context_length), request)
+
+    def _build_chat(self, request: Submit) -> Prompt:
+        history = _History.of(request)
+        limit = self._context_length - self._reply_reserve(request)
+        prompt = self._render(history, 0, request)
+        if len(prompt.ids) > limit and history.turns:
+            prompt = self._without_oldest(history, limit, request)
+        return self._fitted(prompt, request)
+
+    def _without_oldest(self, history: "_History", limit: int, request: Submit) -> Prompt:
+        """Fewest turns left out so that the rest is within `limit`; all where even that does not help."""
+        low, high = 1, len(history.turns)
+        best = self._render(history, high, request)
+        while low < high:
+            middle = (low + high) // 2
+            prompt = self._render(history, middle, request)
+            if len(prompt.ids) <= limit:
+                best, high = prompt, middle
+            else:
+                low = middle + 1
+        return best
+
+    def _fitted(self, prompt: Prompt, request: Submit) -> Prompt:
+        left = self._context_length - len(prompt.ids)
+        if left < 1:
+            raise ContextOverflow(
+                f"This model's maximum context length is {self._context_length} tokens, "
+                f"but the message alone takes {len(prompt.ids)}.",
+                hint="Shorten the message.",
+            )
+        wanted = request.sampling.max_tokens
+        return replace(prompt, max_tokens=left if wanted is None else min(wanted, left))
+
+    def _reply_reserve(self, request: Submit) -> int:
+        """Tokens that history leaves to the reply."""
+        quarter = max(self._context_length // 4, 1)
+        wanted = request.sampling.max_tokens
+        return quarter if wanted is None else min(wanted, quarter)
+
+    def _render(self, history: "_History", omitted_turns: int, request: Submit) -> Prompt:
+        messages = history.without(omitted_turns)
+        if self._folds_system:
+            messages = _folded(messages)
+        text = self._apply_template(messages, continue_final=request.continue_final)
+        return Prompt(self._encode(text), 0, history.messages_in(omitted_turns))
+
+    def _apply_template(self, messages: Sequence[ChatMessage], *, continue_final: bool) -> str:
+        if self._template is None:
+            raise InvalidRequest("this model has no chat template", hint="Use raw generation instead.")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": message.role, "content": self._marked(message.content)} for message in messages],
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=not continue_final,
+                continue_final_message=continue_final,
+            )
+        except (jinja2.TemplateError, ValueError) as error:
+            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+        return str(text)
+
+    def _shows_system(self) -> bool:
+        """Whether the template takes a system message and shows it."""
+        probe = (ChatMessage("system", "system-probe"), ChatMessage("user", "user-probe"))
+        try:
+            return "system-probe" in self._apply_template(probe, continue_final=False)
+        except InvalidRequest:
+            return False
+
+    def _marked(self, content: str) -> str:
+        plain = content.replace(_OPEN, "").replace(_CLOSE, "")
+        return self._control.sub(f"{_OPEN}\\g<0>{_CLOSE}", plain)
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a rendered chat; what is marked, and only that, is kept from becoming a control token."""
+        pieces = [piece for piece in self._pieces(text) if piece]
+        if not pieces:
+            return self._starting_ids()
+        ids = self._encode_piece(pieces[0])
+        for piece in pieces[1:]:
+            ids += self._encode_inner(piece)
+        return ids
+
+    def _pieces(self, text: str) -> list[str]:
+        """Cut at the marks, and each marked control token so that no part is a control token."""
+        pieces: list[str] = []
+        for part in re.split(f"({_OPEN}[^{_OPEN}{_CLOSE}]*{_CLOSE})", text):
+            if part.startswith(_OPEN) and part.endswith(_CLOSE):
+                pieces += self._broken(part[1:-1])
+            else:  # a template that cuts strings may leave a lone mark; it still parts the text
+                pieces += re.split(f"[{_OPEN}{_CLOSE}]", part)
+        return pieces
+
+    def _broken(self, text: str) -> list[str]:
+        """Pieces of `text`, none of which holds a control token; one of a single character is left out."""
+        found = self._control.search(text)
+        if found is None:
+            return [text]
+        head, tail = found.group()[:1], found.group()[1:]
+        if not tail:
+            return [text[: found.start()], *self._broken(text[found.end() :])]
+        return [text[: found.start()] + head, *self._broken(tail + text[found.end() :])]
+
+    def _encode_piece(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _encode_inner(self, text: str) -> list[int]:
+        """Encoded behind a line break, then removed: some tokenizers put a space before a beginning."""
+        line_break = self._encode_piece("\n")
+        ids = self._encode_piece("\n" + text)
+        if ids[: len(line_break)] == line_break:
+            return ids[len(line_break) :]
+        return self._encode_piece(text)
+
+    def _starting_ids(self) -> list[int]:
+        """What stands for an empty prompt."""
+        for token_id in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id):
+            if token_id is not None:
+                return [token_id]
+        raise InvalidRequest("the prompt is empty")
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """A chat cut into what must stay, `head` and `last`, and turns that may leave, oldest first."""
+
+    head: tuple[ChatMessage, ...]
+    turns: tuple[tuple[ChatMessage, ...], ...]
+    last: tuple[ChatMessage, ...]
+
+    @classmethod
+    def of(cls, request: Submit) -> "_History":
+        messages = request.messages or ()
+        if not messages:
+            raise InvalidRequest("a chat needs at least one message")
+        if request.continue_final and messages[-1].role != "assistant":
+            raise InvalidRequest("only an assistant's final message can be continued")
+        begin = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+        turns = _turns(messages[begin:])
+        return cls(messages[:begin], turns[:-1], turns[-1] if turns else ())
+
+    def without(self, omitted_turns: int) -> tuple[ChatMessage, ...]:
+        kept = self.turns[omitted_turns:]
+        return (*self.head, *(message for turn in kept for message in turn), *self.last)
+
+    def messages_in(self, omitted_turns: int) -> int:
+        return sum(len(turn) for turn in self.turns[:omitted_turns])
+
+
+def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ...]:
+    """A turn begins at each user message."""
+    turns: list[list[ChatMessage]] = []
+    for message in messages:
+        if message.role == "user" or not turns:
+            turns.append([])
+        turns[-1].append(message)
+    return tuple(tuple(turn) for turn in turns)
+
+
+def _folded(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """System messages become the beginning of the user message that follows them."""
+    folded: list[ChatMessage] = []
+    for message in messages:
+        if folded and folded[-1].role == "system":
+            message = ChatMessage(message.role, f"{folded.pop().content}\n\n{message.content}")
+        folded.append(message)
+    return tuple(folded)
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str]:
+    """Matches special tokens, and other added tokens that the template writes, the longest first."""
+    added = tokenizer.added_tokens_decoder.values()
+    texts = {token.content for token in added if token.special or token.content in template}
+    ordered = sorted((text for text in texts if text and not text.isspace()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")

@@ -1,0 +1,116 @@
+"""Owns who runs: the waiting queue, the running sequences, a step's token budget, preemption, cancellation.
+
+Knows token ids and numbers only: no torch, no text, no model. Memory is asked for through `Memory`.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """The token ids of one request, prompt and reply, and how many of them are in the KV cache."""
+
+    request_id: str
+    ids: list[int]
+    scope: str = ""
+    computed: int = 0  # leading ids whose keys and values are in `slot`
+    cached: int | None = None  # ids found in the cache at first admission; None: never admitted
+    slot: Any = None  # the memory's own handle; None while waiting
+
+    @property
+    def pending(self) -> int:
+        """Ids that the next forward passes must compute; 1 while decoding."""
+        return len(self.ids) - self.computed
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `count` pending ids of a sequence, part of this step's forward pass."""
+
+    sequence: Sequence
+    count: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing stays pending after it, so that its last row gives the next token."""
+        return self.count == self.sequence.pending
+
+
+class Memory(Protocol):
+    """Where keys and values live."""
+
+    def attach(self, sequence: Sequence) -> bool:
+        """Give the sequence a slot with room for its ids and its longest known prefix; False: no room now."""
+
+    def extend(self, sequence: Sequence) -> bool:
+        """Make room for all ids of a sequence that has a slot; False: no room now."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Take the slot back and keep what is computed for later requests."""
+
+    def discard(self, sequence: Sequence) -> None:
+        """Take the slot back and forget it."""
+
+
+class Scheduler:
+    """First come, first served. Running sequences are in order of admission, so the last is the youngest."""
+
+    def __init__(self, memory: Memory, *, max_running: int, step_tokens: int) -> None:
+        self._memory = memory
+        self._max_running = max_running
+        self._step_tokens = step_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def plan(self) -> list[Chunk]:
+        """This step's work: every decode, then prefill within the rest of the budget, at least one token."""
+        self._make_room()
+        chunks = [Chunk(sequence, 1) for sequence in self.running if sequence.pending == 1]
+        budget = max(self._step_tokens - len(chunks), 1)
+        prefills = self._prefills()
+        while budget > 0 and (sequence := next(prefills, None)) is not None:
+            chunks.append(Chunk(sequence, min(sequence.pending, budget)))
+            budget -= chunks[-1].count
+        return chunks
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence, waiting or running, is over; its keys and values stay with the memory."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._memory.release(sequence)
+        else:
+            self.waiting.remove(sequence)
+
+    def drop(self, sequence: Sequence) -> None:
+        """The running sequence is over and its keys and values are not to be trusted."""
+        self.running.remove(sequence)
+        self._memory.discard(sequence)
+
+    def _prefills(self) -> Iterator[Sequence]:
+        """Running sequences with more than one pending id, then waiting ones, admitted when asked for."""
+        yield from [sequence for sequence in self.running if sequence.pending > 1]
+        while self.waiting and len(self.running) < self._max_running:
+            if not self._memory.attach(self.waiting[0]):
+                assert self.running, "the memory holds at least one sequence of any admitted length"
+                return
+            self.running.append(self.waiting.popleft())
+            yield self.running[-1]
+
+    def _make_room(self) -> None:
+        """Preempt from the youngest until every running sequence has room for its ids."""
+        for sequence in list(self.running):
+            while sequence in self.running and not self._memory.extend(sequence):
+                assert len(self.running) > 1, "the memory holds at least one sequence of any admitted length"
+                self._preempt(self.running[-1])
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to the head of the queue; what was computed is dropped and computed again later."""
+        self.running.remove(sequence)
+        self._memory.discard(sequence)
+        self.waiting.appendleft(sequence)

@@ -1,0 +1,110 @@
+"""Owns a model that is ready to serve: loaded, checked, warmed up, an engine of the right size around it.
+
+What the worker process serves, and what a program without a server can use directly.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from app.core.errors import ModelLoadFailed
+from app.engine import memory
+from app.engine.check import check_packed_path
+from app.engine.engine import Engine, EngineLimits
+from app.engine.loading import LoadedModel, load
+from app.engine.messages import ModelInfo, Outbound, Progress, SamplingParams, Stats, Submit, WorkerSpec
+
+Report = Callable[[Outbound], None]
+
+_SMALLEST_WINDOW = 16  # tokens; with less cache than this no request makes sense
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    engine: Engine
+    info: ModelInfo
+    device: torch.device
+
+    @classmethod
+    def start(cls, spec: WorkerSpec, report: Report, started: float | None = None) -> "Service":
+        """Load, check and warm up, reporting progress. Raises DomainError where the model cannot be served.
+
+        `started` is when the loading began, on the monotonic clock, if before this call.
+        """
+        began = time.monotonic() if started is None else started
+        _prepare(spec)
+        loaded = load(spec, lambda fraction: report(Progress("load", fraction)))
+        report(Progress("check", 0.0))
+        bytes_per_token = check_packed_path(loaded.model)
+        report(Progress("check", 1.0))
+        engine = _engine(spec, loaded, bytes_per_token)
+        report(Progress("warm up", 0.0))
+        _warm_up(engine)
+        report(Progress("warm up", 1.0))
+        info = _info(loaded, engine.limits, time.monotonic() - began)
+        return cls(engine, info, loaded.model.device)
+
+    def stats(self) -> Stats:
+        return Stats(
+            running=self.engine.running,
+            waiting=self.engine.waiting,
+            kv_used_bytes=self.engine.cache.used_bytes,
+            kv_cache_bytes=self.engine.limits.kv_cache_bytes,
+            memory_bytes=memory.used_bytes(self.device),
+            steps=self.engine.steps,
+        )
+
+
+def _prepare(spec: WorkerSpec) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one prompt at a time; no threads beside torch's
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+
+
+def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engine:
+    device = loaded.model.device
+    budget = spec.kv_cache_bytes if spec.kv_cache_bytes is not None else memory.cache_budget(device)
+    context_length = min(loaded.context_length, budget // bytes_per_token)
+    if context_length < min(_SMALLEST_WINDOW, loaded.context_length):
+        raise ModelLoadFailed(
+            f"a KV cache of {budget} bytes holds {context_length} tokens",
+            hint="Give the cache more memory, or choose a smaller model.",
+        )
+    limits = EngineLimits(
+        context_length=context_length,
+        kv_cache_bytes=budget,
+        bytes_per_token=bytes_per_token,
+        max_active_requests=spec.max_active_requests,
+        step_tokens=spec.step_tokens,
+    )
+    return Engine(loaded, limits, chat_template=spec.chat_template, chat_stop=spec.stop)
+
+
+def _warm_up(engine: Engine) -> None:
+    """One short reply, so that the first request does not pay for what torch sets up on first use."""
+    engine.submit(
+        Submit("warm up", SamplingParams(max_tokens=4, temperature=0), prompt="Hello", scope="warm up")
+    )
+    while not engine.is_idle:
+        engine.step()
+    engine.cache.forget_finished()
+
+
+def _info(loaded: LoadedModel, limits: EngineLimits, load_seconds: float) -> ModelInfo:
+    model = loaded.model
+    return ModelInfo(
+        architecture=type(model).__name__,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        parameters=model.num_parameters(),
+        context_length=limits.context_length,
+        memory_bytes=memory.used_bytes(model.device),
+        kv_cache_bytes=limits.kv_cache_bytes,
+        load_seconds=load_seconds,
+    )

@@ -1,0 +1,143 @@
+"""Owns the worker process: `python -m app.engine.worker ADDRESS`, with a WorkerSpec as JSON on stdin.
+
+Inbox, step, outbox, until it is told to stop or its stdin ends: the server keeps that open as a life-line.
+Heavy imports happen inside `main`, so that they are progress that is shown.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING
+
+import msgspec
+import zmq
+
+from app.core.errors import DomainError, ModelLoadFailed
+from app.engine.messages import (
+    Cancel,
+    Inbound,
+    LoadFailed,
+    Outbound,
+    Progress,
+    Ready,
+    Shutdown,
+    Submit,
+    WorkerSpec,
+    decode_inbound,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from app.engine.service import Service
+
+_log = logging.getLogger(__name__)
+
+_STATS_EVERY_S = 0.5
+_LINGER_MS = 2000  # how long the last words may take to leave
+
+
+class Link:
+    """The worker's end of the socket pair."""
+
+    def __init__(self, address: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.set_hwm(0)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
+        self._socket.connect(address)
+
+    def send(self, message: Outbound) -> None:
+        self._socket.send(encode(message))
+
+    def receive(self, timeout_s: float) -> Iterator[Inbound]:
+        """Everything that has arrived; waits at most `timeout_s` for the first of it."""
+        if self._socket.poll(int(timeout_s * 1000)) == 0:
+            return
+        while True:
+            try:
+                yield decode_inbound(self._socket.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+def main() -> int:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole terminal; the server ends its workers
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSpec)
+    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), name="life-line", daemon=True).start()
+    link = Link(sys.argv[1])
+    try:
+        return _work(spec, link)
+    finally:
+        link.close()
+
+
+def _end_with(life_line: IO[bytes]) -> None:
+    """Leave at once when the server is gone, whatever the main thread is in."""
+    while life_line.read(4096):
+        pass
+    os._exit(0)
+
+
+def _work(spec: WorkerSpec, link: Link) -> int:
+    try:
+        service = _start(spec, link)
+    except DomainError as error:
+        _log.error("loading %s failed: %s", spec.model_name, error.message)
+        link.send(LoadFailed(error.code, error.message, error.hint))
+        return 1
+    except Exception as error:  # the process's root
+        _log.exception("loading %s failed", spec.model_name)
+        link.send(LoadFailed(ModelLoadFailed.code, f"{type(error).__name__}: {error}"))
+        return 1
+    link.send(Ready(service.info))
+    serve(service, link)
+    return 0
+
+
+def _start(spec: WorkerSpec, link: Link) -> "Service":
+    started = time.monotonic()
+    link.send(Progress("import", 0.0))
+    from app.engine.service import Service
+
+    link.send(Progress("import", 1.0))
+    return Service.start(spec, link.send, started)
+
+
+def serve(service: "Service", link: Link) -> None:
+    """Until Shutdown: the inbox, one step, the outbox, and a heartbeat."""
+    last_stats = 0.0
+    while True:
+        for message in link.receive(_STATS_EVERY_S if service.engine.is_idle else 0):
+            match message:
+                case Submit():
+                    service.engine.submit(message)
+                case Cancel():
+                    service.engine.cancel(message.request_id)
+                case Shutdown():
+                    service.engine.cancel_all()
+                    _send_all(link, service.engine.step())
+                    return
+        _send_all(link, service.engine.step())
+        if time.monotonic() - last_stats >= _STATS_EVERY_S:
+            link.send(service.stats())
+            last_stats = time.monotonic()
+
+
+def _send_all(link: Link, messages: list[Outbound]) -> None:
+    for message in messages:
+        link.send(message)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
