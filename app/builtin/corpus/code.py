@@ -1,4 +1,4 @@
-"""Short Python functions, asked for in many words; for any other program the reply is that it is not known."""
+"""Short Python functions, asked for in many words; any other program is not known."""
 
 import random
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 from app.builtin.corpus.intents import data_table, expand, fill
 from app.builtin.corpus.topic import Exchange
+from app.builtin.corpus.wrapping import sometimes_wrapped
 
 AGAIN_SHARE = 0.2
 
@@ -53,6 +54,11 @@ def functions() -> dict[str, Snippet]:
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
     """A request for a function, at once or in two steps, or for something that is not known."""
+    stretch = _stretch(rng, held_out)
+    return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
+
+
+def _stretch(rng: random.Random, held_out: bool) -> list[Exchange]:
     kind = rng.random()
     if kind < 0.2:
         return [_unknown(rng, held_out)]
@@ -89,9 +95,8 @@ def _unknown(rng: random.Random, held_out: bool) -> Exchange:
         "app": rng.choice(phrases()[f"{prefix}apps"]),
         "thing": rng.choice(phrases()["things"]),
     }
-    return Exchange(
-        fill(_template(rng, "unknown", held_out), words), phrases()["unknown_reply"], "don't know"
-    )
+    question = fill(_template(rng, "unknown", held_out), words)
+    return Exchange(question, phrases()["unknown_reply"], "don't know")
 
 
 def _template(rng: random.Random, key: str, held_out: bool) -> str:
