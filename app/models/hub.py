@@ -53,9 +53,17 @@ class Weights:
 class Hub:
     """Finds the files of a profile and fetches them into `cache_dir`, in the layout of the Hub's cache."""
 
-    def __init__(self, cache_dir: Path, *, token: str | None = None, probe_timeout_s: float = 3.0) -> None:
+    def __init__(
+        self,
+        cache_dir: Path,
+        *,
+        token: str | None = None,
+        endpoint: str = constants.ENDPOINT,
+        probe_timeout_s: float = 3.0,
+    ) -> None:
         self._cache_dir = cache_dir.expanduser()
         self._token = token
+        self._endpoint = endpoint
         self._probe_timeout_s = probe_timeout_s
 
     def find(self, profile: ModelProfile) -> Weights | None:
@@ -115,7 +123,7 @@ class Hub:
 
     async def _probe(self, source: Source) -> None:
         """Finds out within the probe's time that there is no network, also where packets vanish."""
-        url = urlsplit(constants.ENDPOINT)
+        url = urlsplit(self._endpoint)
         port = url.port or (443 if url.scheme == "https" else 80)
         offline = ModelOffline(
             f"{source.location} is not on this machine and the Hugging Face Hub cannot be reached.",
@@ -136,6 +144,7 @@ class Hub:
                 source.location,
                 cache_dir=self._cache_dir,
                 token=self._token,
+                endpoint=self._endpoint,
                 allow_patterns=list(FILES),
                 tqdm_class=_progress_bar(report),
             )
@@ -144,10 +153,10 @@ class Hub:
         return Path(folder)
 
 
-def _progress_bar(report: Report) -> type[tqdm[Any]]:  # Any: what a bar iterates over; here nothing
+def _progress_bar(report: Report) -> "type[tqdm[Any]]":  # Any: what a bar iterates over; here nothing
     """A class for `snapshot_download` to report its bytes with: tqdm's arithmetic without its drawing."""
 
-    class Bar(tqdm[Any]):
+    class Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
         def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: tqdm's own signature
             self.counts_bytes = kwargs.get("unit") == "B"
             super().__init__(*args, **(kwargs | {"file": io.StringIO()}))
@@ -175,6 +184,8 @@ def _explain(source: Source, error: Exception) -> ModelUnavailable:
             hint="Check the name, or set LLM_HF_TOKEN.",
         )
     if isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error.__cause__, HfHubHTTPError):
+            return _explain(source, error.__cause__)
         return ModelOffline(f"{name} is not on this machine and could not be fetched from the Hub.")
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
