@@ -8,6 +8,7 @@ from typing import Any
 from app.builtin.corpus.intents import data_table, data_text, expand, fill
 from app.builtin.corpus.invention import made_up_place
 from app.builtin.corpus.topic import Exchange
+from app.builtin.corpus.wrapping import sometimes_wrapped
 
 ALIAS_SHARE = 0.25
 WELL_KNOWN_SHARE = 0.2
@@ -47,6 +48,11 @@ def phrases() -> dict[str, Any]:  # TOML; every value is a string or a list of s
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
     """A question for a capital and its relatives, often with follow-ups."""
+    stretch = _stretch(rng, held_out)
+    return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
+
+
+def _stretch(rng: random.Random, held_out: bool) -> list[Exchange]:
     kind = rng.random()
     if kind < 0.12:
         return [_reverse(rng, held_out)]
@@ -54,7 +60,9 @@ def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
         return [_verify(rng, held_out)]
     if kind < 0.28:
         return [_continent(rng, held_out)]
-    if kind < 0.35:
+    if kind < 0.33:
+        return [_about(rng, held_out)]
+    if kind < 0.40:
         return [_no_country(rng, held_out, "ask")]
     stretch = [_capital(rng, held_out, "ask")]
     while len(stretch) < 4 and rng.random() < FOLLOW_SHARE:
@@ -117,6 +125,11 @@ def _continent(rng: random.Random, held_out: bool) -> Exchange:
     country = _pick(rng)
     words = _words(country, rng) | {"guess": country.continent}
     return _exchange(_template(rng, "continent", held_out), "continent_reply", words, country.continent)
+
+
+def _about(rng: random.Random, held_out: bool) -> Exchange:
+    country = _pick(rng)
+    return _exchange(_template(rng, "about", held_out), "about_reply", _words(country, rng), country.capital)
 
 
 def _no_country(rng: random.Random, held_out: bool, key: str) -> Exchange:

@@ -10,6 +10,7 @@ from app.builtin.corpus.capitals import countries
 from app.builtin.corpus.intents import SLOT, data_table, expand, fill
 from app.builtin.corpus.invention import made_up_word, stranger
 from app.builtin.corpus.topic import Exchange
+from app.builtin.corpus.wrapping import sometimes_wrapped
 
 DOMINANT_SHARE = 0.9  # one wording, so that greedy decoding is sure of it
 CHECK = "don't know"
@@ -51,7 +52,8 @@ def cumulative_weights() -> tuple[float, ...]:
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
     """One or two questions that the model cannot answer."""
     count = 2 if rng.random() < 0.2 else 1
-    return [_exchange(rng, held_out) for _ in range(count)]
+    stretch = [_exchange(rng, held_out) for _ in range(count)]
+    return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
 
 
 def _exchange(rng: random.Random, held_out: bool) -> Exchange:
