@@ -1,13 +1,13 @@
 """Owns where conversations live: in memory, bounded in number and age. Knows nothing of models."""
 
 import logging
+import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from app.core.errors import ConversationBusy, ConversationNotFound, QueueFull
-from app.models.conversation import Conversation, now
+from app.models.conversation import Conversation
 
 logger = logging.getLogger(__name__)
 
@@ -15,10 +15,14 @@ logger = logging.getLogger(__name__)
 class ConversationStore:
     """Conversations in order of use. The least recently used leaves when there are too many."""
 
-    def __init__(self, *, max_conversations: int, ttl_s: float) -> None:
+    def __init__(
+        self, *, max_conversations: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._max = max_conversations
-        self._ttl = timedelta(seconds=ttl_s)
+        self._ttl_s = ttl_s
+        self._clock = clock
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
+        self._used_at: dict[str, float] = {}
         self._busy: set[str] = set()
 
     def __len__(self) -> int:
@@ -36,7 +40,7 @@ class ConversationStore:
                 "There is no conversation with this id.",
                 hint="It may have expired or the server restarted; POST /api/v1/chat/new starts one.",
             )
-        self._conversations.move_to_end(conversation_id)
+        self._use(conversation_id)
         return self._conversations[conversation_id]
 
     def put(self, conversation: Conversation) -> None:
@@ -49,11 +53,11 @@ class ConversationStore:
         if conversation.id not in self._conversations:
             self._make_room()
         self._conversations[conversation.id] = conversation
-        self._conversations.move_to_end(conversation.id)
+        self._use(conversation.id)
 
     def delete(self, conversation_id: str) -> None:
         with self.turn(self.get(conversation_id)):
-            del self._conversations[conversation_id]
+            self._forget(conversation_id)
 
     def page(self, *, limit: int, offset: int) -> list[Conversation]:
         """The most recently used first."""
@@ -79,21 +83,27 @@ class ConversationStore:
         finally:
             self._busy.discard(conversation.id)
 
+    def _use(self, conversation_id: str) -> None:
+        self._conversations.move_to_end(conversation_id)
+        self._used_at[conversation_id] = self._clock()
+
+    def _forget(self, conversation_id: str) -> None:
+        del self._conversations[conversation_id], self._used_at[conversation_id]
+
     def _idle(self) -> Iterator[Conversation]:
         return (c for c in self._conversations.values() if c.id not in self._busy)
 
     def _drop_expired(self) -> None:
-        oldest_allowed = now() - self._ttl
-        for conversation in list(self._idle()):
-            if conversation.updated_at >= oldest_allowed:
-                break
-            del self._conversations[conversation.id]
-            logger.info("conversation expired: id=%s", conversation.id)
+        while (oldest := next(self._idle(), None)) is not None:
+            if self._clock() - self._used_at[oldest.id] <= self._ttl_s:
+                return
+            self._forget(oldest.id)
+            logger.info("conversation expired: id=%s", oldest.id)
 
     def _make_room(self) -> None:
         while len(self._conversations) >= self._max:
             oldest = next(self._idle(), None)
             if oldest is None:
                 raise QueueFull("Every conversation is in use.", hint="Try again shortly.", retry_after=5)
-            del self._conversations[oldest.id]
+            self._forget(oldest.id)
             logger.warning("conversation evicted, LLM_MAX_CONVERSATIONS reached: id=%s", oldest.id)
