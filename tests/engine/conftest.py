@@ -1,0 +1,38 @@
+"""Real tiny models for the engine's tests, built once per session."""
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.engine.tiny import TinyModel, configs, make_tokenizer
+
+ARCHITECTURES = ("gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], TinyModel]:
+    """The tiny model of an architecture by its name."""
+
+    @cache
+    def build(name: str) -> TinyModel:
+        return TinyModel.build(configs(len(tokenizer))[name], tokenizer)
+
+    return build
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def tiny(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
+    """Each architecture in turn."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def llama(tiny_model: Callable[[str], TinyModel]) -> TinyModel:
+    return tiny_model("llama")

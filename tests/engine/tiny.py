@@ -1,0 +1,197 @@
+"""Tiny real models with random weights, and a real byte-level tokenizer, for the engine's tests."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from app.engine.check import check_packed_path
+from app.engine.engine import Engine, EngineLimits
+from app.engine.loading import LoadedModel
+from app.engine.messages import (
+    Accepted,
+    Deltas,
+    Failed,
+    Finished,
+    Outbound,
+    SamplingParams,
+    Submit,
+)
+
+WINDOW = 160  # tokens of context
+SLIDING = 8  # tokens; less than the prompts
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": WINDOW,
+    "initializer_range": 0.3,  # enough that greedy replies vary
+}
+_MIXED_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level, so that random ids make broken and whole multi-byte characters."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the cat sat on the mat, 日本語 and é 👍 too"] * 3, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|end|>", chat_template=TEMPLATE
+    )
+
+
+def configs(vocabulary: int) -> dict[str, PreTrainedConfig]:
+    shape = {**_SHAPE, "vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    return {
+        "gpt2": GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=WINDOW,
+            n_embd=32,
+            n_layer=3,
+            n_head=4,
+            initializer_range=0.3,
+            bos_token_id=0,
+            eos_token_id=1,
+        ),
+        "llama": LlamaConfig(**shape),
+        "qwen3": Qwen3Config(**shape),
+        "mistral": MistralConfig(**shape, sliding_window=SLIDING),
+        "gemma2": Gemma2Config(
+            **shape, sliding_window=SLIDING, layer_types=_MIXED_LAYERS, query_pre_attn_scalar=8
+        ),
+        "gemma3": Gemma3TextConfig(
+            **shape, sliding_window=SLIDING, layer_types=_MIXED_LAYERS, query_pre_attn_scalar=8
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """The same weights twice: `reference` generates the usual way, `packed` serves the engine."""
+
+    reference: PreTrainedModel
+    packed: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    bytes_per_token: int
+
+    @classmethod
+    def build(cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> "TinyModel":
+        torch.manual_seed(0)
+        reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        packed = copy.deepcopy(reference)
+        return cls(reference, packed, tokenizer, check_packed_path(packed))
+
+    def engine(
+        self,
+        *,
+        cache_tokens: int = 4096,
+        step_tokens: int = 64,
+        max_active_requests: int = 8,
+        **options: object,
+    ) -> Engine:
+        limits = EngineLimits(
+            context_length=WINDOW,
+            kv_cache_bytes=cache_tokens * self.bytes_per_token,
+            bytes_per_token=self.bytes_per_token,
+            max_active_requests=max_active_requests,
+            step_tokens=step_tokens,
+        )
+        return Engine(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, **options)
+
+    def generate(self, prompt: str, max_tokens: int) -> str:
+        """The reply that transformers gives, greedy."""
+        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
+        output = self.reference.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+        return self.decode(output[0, ids.shape[1] :].tolist())
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def greedy(request_id: str, prompt: str, max_tokens: int = 24, scope: str = "") -> Submit:
+    return Submit(
+        request_id, SamplingParams(max_tokens=max_tokens, temperature=0), prompt=prompt, scope=scope
+    )
+
+
+@dataclass
+class Collected:
+    """What became of each request."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    accepted: dict[str, Accepted] = field(default_factory=dict)
+    ends: dict[str, Finished | Failed] = field(default_factory=dict)
+
+    def take(self, messages: Iterable[Outbound]) -> None:
+        for message in messages:
+            match message:
+                case Accepted():
+                    self.accepted[message.request_id] = message
+                    self.texts[message.request_id] = ""
+                case Deltas():
+                    for delta in message.items:
+                        assert delta.request_id not in self.ends, "text after the end"
+                        self.texts[delta.request_id] += delta.text
+                case Finished() | Failed():
+                    assert message.request_id not in self.ends, "a second end"
+                    self.ends[message.request_id] = message
+
+    def cached(self, request_id: str) -> int:
+        end = self.ends[request_id]
+        assert isinstance(end, Finished)
+        return end.usage.cached_tokens
+
+
+def run(engine: Engine, *submits: Submit) -> Collected:
+    """Submit all, step until nothing is left."""
+    collected = Collected()
+    for submit in submits:
+        engine.submit(submit)
+    finish(engine, collected)
+    return collected
+
+
+def finish(engine: Engine, collected: Collected) -> None:
+    for _ in range(5000):
+        if engine.is_idle:
+            engine.cache.check_integrity()
+            return
+        collected.take(engine.step())
+    raise AssertionError("the engine does not come to rest")
