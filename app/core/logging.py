@@ -1,0 +1,57 @@
+"""Owns how log lines look, and where they go: standard error, one line each, with the request they belong to.
+
+Lines tell of events with ids and numbers, never of prompts, replies, keys or tokens.
+"""
+
+import logging
+import re
+import sys
+from contextvars import ContextVar
+from types import TracebackType
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+# Whatever could begin a new line, move the cursor of a terminal, or fail to be encoded.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+def escape_control(text: str) -> str:
+    r"""The text on one line: a line feed becomes the six characters \u000a, and so on."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class LineFormatter(logging.Formatter):
+    """`time level logger [request] message`. No message can forge a second line; tracebacks are indented."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.request_id = request_id.get()
+        return escape_control(super().formatMessage(record))
+
+    def formatException(self, ei: ExceptionInfo) -> str:
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"    | {escape_control(line)}" for line in lines)
+
+
+def configure(level: str) -> None:
+    """One format for everything: this program and its server from `level` up, libraries from WARNING."""
+    root = logging.getLogger()
+    if not any(isinstance(handler.formatter, LineFormatter) for handler in root.handlers):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LineFormatter())
+        root.addHandler(handler)
+    for name in ("app", "uvicorn"):
+        logging.getLogger(name).setLevel(level)
+    _adopt_server_loggers()
+
+
+def _adopt_server_loggers() -> None:
+    for name in _SERVER_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = name != "uvicorn.access"  # api/middleware.py writes the access line
