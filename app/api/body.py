@@ -1,0 +1,169 @@
+"""Owns how a request's body is read: within a size and a time, as one strict JSON object.
+
+Pure ASGI, before any route. The frameworks' own parsing takes NaN, lone surrogates and doubled keys, and
+waits for ever; what passes here it parses without surprises.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import error_response
+from app.core.errors import BodyTooLarge, BodyTooSlow, DomainError, InvalidRequest, UnsupportedMediaType
+
+_LINGER_S = 2.0
+_MAX_KEY = 80  # characters of a key that are told
+
+
+class BodyGuard:
+    """Reads the whole body before the route runs, so that a bad one has changed nothing."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, deadline_s: float = 30.0) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.deadline_s = deadline_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        try:
+            body = await self._read(Headers(scope=scope), receive)
+            if body:
+                check_media_type(Headers(scope=scope))
+                check_json_object(body)
+        except ClientDisconnect:
+            return
+        except (BodyTooLarge, BodyTooSlow) as error:
+            await _refuse_unread(error, receive, send)
+        except DomainError as error:
+            await error_response(error)(scope, receive, send)
+        else:
+            await self.app(scope, _replay(body, receive), send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self.max_bytes:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await self._collect(receive)
+        except TimeoutError:
+            raise BodyTooSlow(f"The body did not arrive within {self.deadline_s:g} seconds.") from None
+
+    async def _collect(self, receive: Receive) -> bytes:
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.max_bytes:
+                raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"The body is larger than {self.max_bytes} bytes.",
+            hint="LLM_MAX_BODY_BYTES sets the limit where the server runs.",
+        )
+
+
+def check_media_type(headers: Headers) -> None:
+    """Only plain JSON: a browser asks first before it sends that to another site (CSRF).
+
+    Raises:
+        UnsupportedMediaType: naming the header that is wrong.
+    """
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType("The header Content-Type of a body must be application/json.")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("The header Content-Encoding must be left out: send the body as it is.")
+
+
+def check_json_object(body: bytes) -> None:
+    """Refuses whatever is not one JSON object in UTF-8 that every parser reads alike.
+
+    Raises:
+        InvalidRequest: naming the cause, never the content.
+    """
+    try:
+        text = body.decode("utf-8")
+        value = json.loads(
+            text, parse_float=_finite, parse_constant=_no_constant, object_pairs_hook=_without_doubles
+        )
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body is not valid UTF-8.") from None
+    except UnicodeEncodeError:
+        raise InvalidRequest("The body holds a lone surrogate, which is no character.") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InvalidRequest(f"The body is not valid JSON: {error.msg} at {where}.") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The body holds a number with too many digits.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object, such as {}.")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise InvalidRequest("The body holds a number that is too large.")
+    return number
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"The body holds {name}, which is not JSON.")
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    double = next(name for name in names if names.count(name) > 1)
+    raise InvalidRequest(f"The field {json.dumps(double[:_MAX_KEY])} is given more than once.")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """`receive` that begins with the whole body again; what follows it, the disconnect, is the server's."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed
+
+
+async def _refuse_unread(error: DomainError, receive: Receive, send: Send) -> None:
+    """Answers at once and closes, but reads on for a moment: a client that is still sending would see a reset
+    connection in place of the answer."""
+    response = error_response(error)
+    response.headers["Connection"] = "close"
+    await send(
+        {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+    )
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            await _drain(receive)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drain(receive: Receive) -> None:
+    message: Mapping[str, Any] = {"more_body": True}  # Any: an ASGI message
+    while message.get("more_body", False):
+        message = await receive()
