@@ -1,0 +1,41 @@
+"""Owns what handlers may ask for: the services that the lifespan built, and parameters that they share."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.models.chat_manager import ChatModelManager
+from app.models.completion import TextGenerator
+from app.models.model_manager import ModelManager
+from app.models.overview import ModelOverview
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything below HTTP, built once for each application."""
+
+    models: ModelManager
+    chats: ChatModelManager
+    generator: TextGenerator
+    overview: ModelOverview
+
+
+class PageQuery(BaseModel):
+    """A part of a list. Any other query parameter is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(50, ge=1, le=200, description="Most entries in the answer.")
+    offset: int = Field(0, ge=0, le=2**31 - 1, description="Entries to leave out from the beginning.")
+
+
+async def _services(request: Request) -> Services:  # async: FastAPI would run a plain function in a thread
+    services: Services = request.app.state.services
+    return services
+
+
+Uses = Annotated[Services, Depends(_services)]
+Page = Annotated[PageQuery, Query()]
+ConversationId = Annotated[str, Path(description="As `POST /chat` and `POST /chat/new` give it.")]

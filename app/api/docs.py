@@ -1,0 +1,139 @@
+"""Owns what /docs shows beyond the code: the page, errors and streams in words, the field for the key.
+
+The page's script comes from an installed package, so that it works with no network.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response, Security
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.params import Depends
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.staticfiles import StaticFiles
+
+from app.api.middleware import ASSETS
+from app.models.schemas import ErrorResponse
+
+Documented = dict[int | str, dict[str, Any]]  # Any: OpenAPI's response objects, as FastAPI types them
+
+DESCRIPTION = """
+Holds Hugging Face language models, keeps conversations, and answers over HTTP.
+
+**First steps:** open `POST /api/v1/chat` and press *Execute*. The reply names a `conversation_id`: send it
+along with the next message to go on.
+
+**Streams:** with `"stream": true` the answer is `text/event-stream`: `start`, `delta`..., then `done`, which
+holds everything that the JSON reply has, or one `error`. This page shows a stream once it has ended.
+
+**Errors** have one shape everywhere: `{"error": {"code", "message", "hint"?, "retry_after"?}}`.
+"""
+
+TAGS = [
+    {"name": "Chat", "description": "Conversations that the server keeps."},
+    {"name": "Models", "description": "What can answer, and which one does."},
+    {"name": "Generation", "description": "Text that goes on from a prompt, with no conversation."},
+    {"name": "Health", "description": "For people and probes; these routes need no key."},
+]
+
+_CHAT_STREAM = """event: start
+data: {"conversation_id": "conv_...", "message_id": "msg_...", "model_name": "builtin", "model_id": "...", \
+"prompt_tokens": 21, "omitted_messages": 0}
+
+event: delta
+data: {"text": "The capital of France"}
+
+event: delta
+data: {"text": " is Paris."}
+
+event: done
+data: {"response": "The capital of France is Paris.", ...}
+"""
+
+_LOAD_STREAM = """event: progress
+data: {"model_name": "gpt2", "stage": "download", "fraction": 0.42}
+
+event: done
+data: {"message": "Successfully switched to gpt2", "model_name": "gpt2", "model_id": "...", "load_time": 3.1}
+"""
+
+_ERRORS: Mapping[int, tuple[str, str, str]] = {
+    400: ("The request cannot be honoured as it stands.", "invalid_request", "The body is not valid UTF-8."),
+    401: ("The API key is missing or wrong.", "not_authenticated", "This server asks for its API key."),
+    404: (
+        "No such conversation or model.",
+        "conversation_not_found",
+        "There is no conversation with this id.",
+    ),
+    409: ("The conversation is in the middle of a turn.", "conversation_busy", "One turn at a time."),
+    413: ("The body is too large.", "body_too_large", "The body is larger than 1000000 bytes."),
+    415: ("The body is not JSON.", "unsupported_media_type", "Content-Type must be application/json."),
+    422: ("A field is wrong.", "validation_error", "temperature: Input should be less than or equal to 2"),
+    429: (
+        "The queue is full; the header Retry-After says when to come back.",
+        "queue_full",
+        "The queue is full.",
+    ),
+    503: (
+        "The model cannot serve; the message says why.",
+        "model_load_failed",
+        "The model could not be loaded.",
+    ),
+    504: ("LLM_REQUEST_TIMEOUT passed.", "deadline_exceeded", "The reply was not finished in time."),
+}
+
+
+def fails_with(*statuses: int) -> Documented:
+    """The error responses of a route, each with an example."""
+    return {status: _error(*_ERRORS[status]) for status in statuses}
+
+
+def _error(description: str, code: str, message: str) -> dict[str, Any]:
+    example = {"error": {"code": code, "message": message}}
+    content = {"application/json": {"example": example}}
+    return {"model": ErrorResponse, "description": description, "content": content}
+
+
+def _stream(example: str) -> Documented:
+    content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+    return {200: {"description": 'The reply, or with `"stream": true` its events.', "content": content}}
+
+
+STREAMS_TEXT = _stream(_CHAT_STREAM)
+STREAMS_PROGRESS = _stream(_LOAD_STREAM)
+TAKES_BODY = fails_with(400, 413, 415, 422)
+REPLIES = TAKES_BODY | fails_with(404, 429, 503, 504)
+
+
+def key_fields(has_key: bool) -> list[Depends]:
+    """The *Authorize* button of the page. The check itself is in api/middleware.py, for every route."""
+    if not has_key:
+        return []
+    return [
+        Security(HTTPBearer(auto_error=False)),
+        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+    ]
+
+
+def add_docs_page(app: FastAPI) -> None:
+    """Swagger UI at /docs, with every file from this server."""
+    app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs-assets")
+    app.add_route("/docs", _page, include_in_schema=False)
+
+
+async def _page(request: Request) -> Response:
+    root = request.scope.get("root_path", "").rstrip("/")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}{request.app.openapi_url}",
+        title=request.app.title,
+        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{ASSETS}/favicon-32x32.png",
+        swagger_ui_parameters={
+            "tryItOutEnabled": True,
+            "persistAuthorization": True,
+            "displayRequestDuration": True,
+            "defaultModelsExpandDepth": 0,
+            "validatorUrl": None,  # it would send the schema to a site of its own
+        },
+    )
