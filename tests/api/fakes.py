@@ -1,0 +1,236 @@
+"""Services with scripted answers, and a real server in a thread to ask them through."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import uvicorn
+
+from app.api.dependencies import Services
+from app.core.config import Settings
+from app.core.errors import ConversationBusy, ConversationNotFound, ModelNotFound, ShuttingDown, WorkerDied
+from app.main import create_app
+from app.models import schemas
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+USAGE = schemas.Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=0)
+TIMINGS = schemas.Timings(queue_s=0, first_token_s=0.1, total_s=0.2, tokens_per_second=20)
+PARAMETERS = schemas.Parameters(
+    max_tokens=None,
+    temperature=0,
+    top_p=1,
+    top_k=0,
+    min_p=0,
+    repetition_penalty=1,
+    presence_penalty=0,
+    frequency_penalty=0,
+    seed=None,
+    stop=[],
+)
+START = schemas.StartEvent(
+    conversation_id="conv_1",
+    message_id="msg_1",
+    model_name="fake",
+    model_id="tests/fake",
+    prompt_tokens=3,
+    omitted_messages=0,
+)
+REPLY = schemas.ChatResponse(
+    response="Hello\nthere",
+    conversation_id="conv_1",
+    message_id="msg_1",
+    model_name="fake",
+    model_id="tests/fake",
+    generation_time=0.2,
+    finish_reason="stop",
+    message_count=2,
+    usage=USAGE,
+    timings=TIMINGS,
+    omitted_messages=0,
+    parameters=PARAMETERS,
+)
+SWITCHED = schemas.SwitchModelResponse(
+    message="Switched", model_name="fake", model_id="tests/fake", load_time=1
+)
+
+
+class Scripted:
+    """Answers by what the message says. Its events are set in the server's thread and awaited in a test's."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.waiting = threading.Event()  # a generator has come to where it waits for ever
+        self.cancelled = threading.Event()  # and was cancelled there
+        self.closing = asyncio.Event()
+        self.status = "ok"
+
+    async def run(self, script: str) -> AsyncGenerator[Any, None]:
+        if script == "busy":
+            raise ConversationBusy("One turn at a time.", retry_after=3)
+        if script == "bug":
+            raise ZeroDivisionError("secret")
+        if script == "hang at once":
+            await self._hang()
+        yield START
+        yield schemas.DeltaEvent(text="Hello")
+        if script == "die":
+            raise WorkerDied("The worker died.", hint="Ask again.")
+        if script == "bug later":
+            raise ZeroDivisionError("secret")
+        if script == "hang":
+            await self._hang()
+        if script == "until closed":
+            await self._until_closed()
+        yield schemas.DeltaEvent(text="\nthere")
+        yield REPLY
+
+    async def _hang(self) -> None:
+        self.waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+    async def _until_closed(self) -> None:
+        self.waiting.set()
+        await self.closing.wait()
+        raise ShuttingDown("The server is shutting down.")
+
+    # The chat manager
+
+    def chat(self, request: schemas.ChatRequest) -> AsyncGenerator[Any, None]:
+        self.calls.append(request)
+        if request.conversation_id == "conv_none":
+            raise ConversationNotFound("There is no conversation with this id.")
+        return self.run(request.message)
+
+    def regenerate(
+        self, conversation_id: str, request: schemas.RegenerateRequest
+    ) -> AsyncGenerator[Any, None]:
+        self.calls.append((conversation_id, request))
+        return self.run("")
+
+    def continue_reply(
+        self, conversation_id: str, request: schemas.ContinueRequest
+    ) -> AsyncGenerator[Any, None]:
+        self.calls.append((conversation_id, request))
+        return self.run("")
+
+    async def new(self, request: schemas.NewChatRequest) -> schemas.NewChatResponse:
+        self.calls.append(request)
+        return schemas.NewChatResponse(
+            conversation_id="conv_1",
+            title=request.title,
+            system_prompt="",
+            model_name="fake",
+            message_count=0,
+            created_at=NOW,
+        )
+
+    async def get(self, conversation_id: str) -> schemas.ConversationResponse:
+        self.calls.append(conversation_id)
+        return schemas.ConversationResponse(
+            conversation_id=conversation_id,
+            title=None,
+            system_prompt="",
+            model_name=None,
+            created_at=NOW,
+            updated_at=NOW,
+            message_count=0,
+            messages=[],
+        )
+
+    async def list(self, limit: int, offset: int) -> schemas.ConversationListResponse:
+        self.calls.append((limit, offset))
+        return schemas.ConversationListResponse(conversations=[], total=0, limit=limit, offset=offset)
+
+    async def delete(self, conversation_id: str) -> schemas.DeletedResponse:
+        self.calls.append(conversation_id)
+        return schemas.DeletedResponse(conversation_id=conversation_id)
+
+    async def undo(self, conversation_id: str, turns: int) -> schemas.UndoResponse:
+        self.calls.append((conversation_id, turns))
+        return schemas.UndoResponse(
+            conversation_id=conversation_id, removed_messages=2 * turns, message_count=0
+        )
+
+    # The text generator
+
+    def generate(self, request: schemas.GenerateRequest) -> AsyncGenerator[Any, None]:
+        self.calls.append(request)
+        return self.run(request.prompt)
+
+    # The model manager and the overview of its models
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.closing.set()
+
+    async def switch(self, name: str) -> AsyncGenerator[Any, None]:
+        self.calls.append(name)
+        if name == "none":
+            raise ModelNotFound("There is no model of that name.", hint="Did you mean builtin?")
+        yield schemas.LoadProgress(model_name=name, stage="load", fraction=0.5)
+        yield SWITCHED
+
+    def load(self, name: str | None) -> AsyncGenerator[Any, None]:
+        return self.switch(name or "fake")
+
+    def list_models(self) -> schemas.ModelListResponse:
+        return schemas.ModelListResponse(models=[], current_model="fake")
+
+    def info(self, name: str | None = None) -> schemas.ModelInfoResponse:
+        self.calls.append(name)
+        return schemas.ModelInfoResponse(
+            model_name=name or "fake",
+            model_id=None,
+            display_name="Fake",
+            loaded=False,
+            status="available",
+            context_length=1024,
+        )
+
+    def is_ready(self) -> bool:
+        return self.status == "ok"
+
+    def health(self) -> schemas.HealthResponse:
+        return schemas.HealthResponse(
+            status=self.status,
+            timestamp=NOW,
+            uptime=1.0,
+            version="0",
+            boot_id="boot",
+            current_model="fake",
+            model=schemas.ModelHealth(name="fake", status="failed", error="It broke."),
+            loading=[],
+            active_requests=0,
+            queued_requests=0,
+        )
+
+
+def fake_app(scripted: Scripted, **settings: Any):
+    def build(_: Settings) -> Services:
+        return Services(models=scripted, chats=scripted, generator=scripted, overview=scripted)
+
+    return create_app(Settings(_env_file=None, **settings), build)
+
+
+@contextmanager
+def serving(app) -> Iterator[str]:
+    """The URL of a real server. A client that comes too early waits in the listening socket."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="auto"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()

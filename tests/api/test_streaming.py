@@ -1,0 +1,95 @@
+"""Through a real server: what a client sees of a stream, and what a service sees of a client that leaves."""
+
+import json
+
+import httpx
+import pytest
+
+from app.api.streaming import respond
+from tests.api.fakes import REPLY, Scripted, serving
+
+WAIT_S = 5
+
+
+def frames(text: str) -> list[tuple[str, dict]]:
+    events = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    pairs = [block.split("\n", 1) for block in events]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in pairs]
+
+
+def ask(client: httpx.Client, message: str, **body: object) -> httpx.Response:
+    return client.post("/api/v1/chat", json={"message": message, **body})
+
+
+def test_stream_gives_start_deltas_and_done(client: httpx.Client) -> None:
+    reply = ask(client, "hello", stream=True)
+    events = frames(reply.text)
+    assert [name for name, _ in events] == ["start", "delta", "delta", "done"]
+    assert "".join(data["text"] for name, data in events if name == "delta") == REPLY.response
+    assert events[-1][1] == REPLY.model_dump(mode="json")
+
+
+def test_stream_has_the_headers_that_proxies_need(client: httpx.Client) -> None:
+    headers = ask(client, "hello", stream=True).headers
+    assert headers["content-type"].startswith("text/event-stream")
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-accel-buffering"] == "no"
+
+
+def test_collected_reply_is_the_last_event(client: httpx.Client) -> None:
+    reply = ask(client, "hello")
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.json() == REPLY.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_error_before_the_first_event_is_a_status(client: httpx.Client, stream: bool) -> None:
+    reply = ask(client, "busy", stream=stream)
+    assert reply.status_code == 409
+    assert reply.headers["retry-after"] == "3"
+    assert reply.json()["error"]["code"] == "conversation_busy"
+
+
+def test_error_after_the_first_event_is_one_error_event(client: httpx.Client) -> None:
+    reply = ask(client, "die", stream=True)
+    events = frames(reply.text)
+    assert reply.status_code == 200
+    assert [name for name, _ in events] == ["start", "delta", "error"]
+    assert events[-1][1] == {
+        "error": {"code": "worker_died", "message": "The worker died.", "hint": "Ask again."}
+    }
+
+
+def test_late_error_of_a_collected_reply_is_a_status(client: httpx.Client) -> None:
+    assert ask(client, "die").status_code == 503
+
+
+def test_bug_in_a_stream_is_told_without_its_inside(client: httpx.Client) -> None:
+    reply = ask(client, "bug later", stream=True)
+    name, data = frames(reply.text)[-1]
+    assert (name, data["error"]["code"]) == ("error", "internal_error")
+    assert "secret" not in reply.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("message", ["hang", "hang at once"])
+def test_client_that_leaves_cancels_the_work(
+    url: str, scripted: Scripted, message: str, stream: bool
+) -> None:
+    body = {"message": message, "stream": stream}
+    with httpx.Client(base_url=url, timeout=0.2, trust_env=False) as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/api/v1/chat", json=body)
+    assert scripted.waiting.wait(WAIT_S)
+    assert scripted.cancelled.wait(WAIT_S)
+
+
+def test_keep_alive_comes_while_nothing_else_does(scripted: Scripted) -> None:
+    async def app(scope, receive, send) -> None:
+        if scope["type"] == "http":
+            await respond(scripted.run("hang"), stream=True, keep_alive_s=0.01)(scope, receive, send)
+
+    with serving(app) as url, httpx.stream("POST", url, trust_env=False) as reply:
+        lines = reply.iter_lines()
+        assert [next(lines) for _ in range(6)][::3] == ["event: start", "event: delta"]
+        assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
+    assert scripted.cancelled.wait(WAIT_S)
