@@ -1,0 +1,138 @@
+"""Tries one model without a server: loads it, answers a few questions, prints load time, speed and memory."""
+
+import argparse
+import asyncio
+import sys
+from contextlib import aclosing, suppress
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.api.dependencies import Services
+from app.core.catalogue import BUILTIN_NAME, CATALOGUE, find_profile
+from app.core.config import Settings, SettingsError, load_settings
+from app.core.errors import DomainError
+from app.main import build_services
+from app.models.hub import Hub
+from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
+
+QUESTIONS = (
+    "Hello, how are you today?",
+    "What is the capital of France?",
+    "Write a Python function that calculates the factorial of a number.",
+)
+console = Console()
+
+
+def choose(settings: Settings, name: str | None) -> str:
+    """The named model; or the default, if it is on disk; or the built-in one, and says so."""
+    if name is not None:
+        return find_profile(CATALOGUE, name).name
+    default = find_profile(CATALOGUE, settings.model_name)
+    if settings.model_was_chosen or Hub(settings.model_cache_dir).find(default) is not None:
+        return default.name
+    console.print(
+        f"[dim]{default.name} is not on this machine; the built-in model answers. --model fetches.[/]"
+    )
+    return BUILTIN_NAME
+
+
+async def load(services: Services, name: str) -> SwitchModelResponse:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task(f"{name}: resolve", total=1.0)
+        async with aclosing(services.models.load(name)) as events:
+            async for event in events:
+                match event:
+                    case LoadProgress(stage=stage, fraction=fraction):
+                        bars.update(bar, description=f"{name}: {stage}", completed=fraction)
+                    case SwitchModelResponse():
+                        return event
+    raise AssertionError("a load ends with its response or raises")
+
+
+async def ask(services: Services, request: ChatRequest) -> ChatResponse:
+    """Streams the answer to the screen."""
+    console.print("[bold green]Assistant:[/] ", end="")
+    async with aclosing(services.chats.chat(request)) as events:
+        async for event in events:
+            match event:
+                case DeltaEvent(text=text):
+                    console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+                case ChatResponse():
+                    console.print()
+                    return event
+    raise AssertionError("a turn ends with its response or raises")
+
+
+def speed(reply: ChatResponse) -> str:
+    rate = reply.timings.tokens_per_second
+    shown = "–" if rate is None else f"{rate:.0f} tokens/s"
+    return f"{reply.usage.completion_tokens} tokens, first after {reply.timings.first_token_s:.2f} s, {shown}"
+
+
+async def converse(services: Services, name: str) -> None:
+    console.print("Type a message; an empty line or Ctrl-D leaves.")
+    conversation_id = None
+    with suppress(EOFError):
+        while message := (await asyncio.to_thread(console.input, "[bold cyan]You:[/] ")).strip():
+            reply = await ask(
+                services, ChatRequest(message=message, conversation_id=conversation_id, model_name=name)
+            )
+            conversation_id = reply.conversation_id
+            console.print(f"[dim]{speed(reply)}[/]")
+
+
+async def check(services: Services, name: str) -> None:
+    for question in QUESTIONS:
+        console.print(f"[bold cyan]You:[/] {question}")
+        reply = await ask(
+            services, ChatRequest(message=question, model_name=name, temperature=0, max_tokens=200)
+        )
+        console.print(f"[dim]{speed(reply)}[/]")
+
+
+def report(services: Services, loaded: SwitchModelResponse) -> None:
+    info = services.overview.info(loaded.model_name)
+    table = Table(title=f"{info.display_name}", show_header=False)
+    table.add_row("served from", loaded.model_id)
+    table.add_row("load time", f"{loaded.load_time:.1f} s")
+    table.add_row("parameters", f"{info.parameters:,}")
+    table.add_row("device, type", f"{info.device}, {info.dtype}")
+    table.add_row("context", f"{info.context_length:,} tokens")
+    table.add_row("memory", f"{(info.memory_bytes or 0) / 1e6:,.0f} MB")
+    console.print(table)
+
+
+async def run(settings: Settings, arguments: argparse.Namespace) -> None:
+    name = choose(settings, arguments.model)
+    services = build_services(settings.model_copy(update={"model_name": name}))
+    try:
+        loaded = await load(services, name)
+        await (converse if arguments.interactive else check)(services, name)
+        report(services, loaded)
+    finally:
+        await services.models.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="a name from the catalogue; without it the default")
+    parser.add_argument("--interactive", action="store_true", help="a conversation instead of the questions")
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(run(load_settings(), arguments))
+    except SettingsError as error:
+        console.print(f"[red]{error}[/]")
+        return 2
+    except DomainError as error:
+        console.print(f"[red]{error.message}[/]\n{error.hint or ''}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
