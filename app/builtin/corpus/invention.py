@@ -13,7 +13,10 @@ def parts() -> dict[str, list[str]]:
 
 def made_up_word(rng: random.Random, syllables: int | None = None) -> str:
     count = rng.randint(1, 3) if syllables is None else syllables
-    return "".join(rng.choice(parts()[part]) for part in ("onsets", "vowels", "codas") * count)
+    while True:
+        word = "".join(rng.choice(parts()[part]) for part in ("onsets", "vowels", "codas") * count)
+        if not any(unwanted in word for unwanted in parts()["unwanted"]):
+            return word
 
 
 def made_up_place(rng: random.Random) -> str:
