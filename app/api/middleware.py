@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response, told
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
-from app.core.logging import request_id
+from app.core.logging import escape_control, request_id
 
 logger = logging.getLogger("app.access")
 
@@ -181,4 +181,5 @@ def _log(scope: Scope, status: int | None, seconds: float) -> None:
     """One line. The route's template stands for the path, as ids of conversations open them."""
     path = getattr(scope.get("route"), "path", None) or scope["path"]
     level = logging.DEBUG if scope["path"] in HEALTH_PATHS else logging.INFO
-    logger.log(level, "%s %s %d %.0f ms", scope["method"], path, status or _CLIENT_LEFT, seconds * 1000)
+    answered = _CLIENT_LEFT if status is None else status
+    logger.log(level, "%s %s %d %.0f ms", scope["method"], escape_control(path), answered, seconds * 1000)

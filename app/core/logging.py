@@ -54,4 +54,5 @@ def _adopt_server_loggers() -> None:
     for name in _SERVER_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = name != "uvicorn.access"  # api/middleware.py writes the access line
+        logger.propagate = True
+        logger.disabled = name == "uvicorn.access"  # api/middleware.py writes that line

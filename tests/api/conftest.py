@@ -1,4 +1,4 @@
-"""A server with scripted services, and a client of it."""
+"""One server with scripted services for all tests of this folder, and a client of it."""
 
 from collections.abc import Iterator
 
@@ -7,19 +7,28 @@ import pytest
 
 from tests.api.fakes import Scripted, fake_app, serving
 
-
-@pytest.fixture
-def scripted() -> Scripted:
-    return Scripted()
+MAX_BODY_BYTES = 10_000
 
 
-@pytest.fixture
-def url(scripted: Scripted) -> Iterator[str]:
-    with serving(fake_app(scripted, max_body_bytes=10_000)) as address:
-        yield address
+@pytest.fixture(scope="package")
+def served() -> Iterator[tuple[Scripted, str]]:
+    scripted = Scripted()
+    with serving(fake_app(scripted, max_body_bytes=MAX_BODY_BYTES)) as url:
+        yield scripted, url
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[httpx.Client]:
+def scripted(served: tuple[Scripted, str]) -> Scripted:
+    served[0].reset()
+    return served[0]
+
+
+@pytest.fixture
+def url(served: tuple[Scripted, str]) -> str:
+    return served[1]
+
+
+@pytest.fixture
+def client(scripted: Scripted, url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=10, trust_env=False) as found:
         yield found

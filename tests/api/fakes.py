@@ -62,6 +62,9 @@ class Scripted:
     """Answers by what the message says. Its events are set in the server's thread and awaited in a test's."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.calls: list[Any] = []
         self.waiting = threading.Event()  # a generator has come to where it waits for ever
         self.cancelled = threading.Event()  # and was cancelled there

@@ -1,0 +1,162 @@
+"""Bad bodies, through a real server: each a 4xx that names the cause, and nothing has changed."""
+
+import json
+import socket
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.responses import PlainTextResponse
+
+from app.api.body import BodyGuard
+from tests.api.conftest import MAX_BODY_BYTES
+from tests.api.fakes import Scripted, serving
+
+JSON = {"Content-Type": "application/json"}
+CHAT = "/api/v1/chat"
+
+
+def exchange(url: str, request: bytes) -> bytes:
+    """What a server answers to bytes that no client library would send."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while b'"}}' not in answer and (part := connection.recv(65_536)):
+            answer += part
+    return answer
+
+
+def head(*lines: str) -> bytes:
+    head = [f"POST {CHAT} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *lines]
+    return "\r\n".join([*head, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"message": "hi", "temperature": NaN}', "NaN"),
+        (b'{"message": "hi", "temperature": -Infinity}', "-Infinity"),
+        (b'{"message": "hi", "temperature": 1e999}', "too large"),
+        (b'{"message": "hi", "top_k": ' + b"1" * 5000 + b"}", "too many digits"),
+        (b'{"message": "\\ud800"}', "surrogate"),
+        (b'{"message": "hi", "\\uDC00": 1}', "surrogate"),
+        (b'{"message": "hi", "stop": ["\\ud83d\\ud83d"]}', "surrogate"),
+        (b'{"message": "\xff"}', "UTF-8"),
+        (b'{"message": "\xed\xa0\x80"}', "UTF-8"),
+        (b'{"message": "hi", "message": "ho"}', '"message" is given more than once'),
+        (b'{"message": "hi", "stop": ' + b"[" * 4000, "nested too deeply"),
+        (b'{"a":' * 1500 + b"1" + b"}" * 1500, "nested too deeply"),
+        (b'{"message": "hi"', "not valid JSON"),
+        (b'{"message": "a\nb"}', "not valid JSON"),
+        (b'\xef\xbb\xbf{"message": "hi"}', "not valid JSON"),
+        ('{"message": "hi"}'.encode("utf-16"), "UTF-8"),
+        (b"[]", "must be a JSON object"),
+        (b'"hi"', "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b" ", "not valid JSON"),
+    ],
+    ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
+)
+def test_body_that_is_no_strict_json_object(
+    client: httpx.Client, scripted: Scripted, body: bytes, told: str
+) -> None:
+    reply = client.post(CHAT, content=body, headers=JSON)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
+    assert told in reply.json()["error"]["message"]
+    assert scripted.calls == []
+
+
+def test_surrogate_pair_is_one_character(client: httpx.Client, scripted: Scripted) -> None:
+    assert client.post(CHAT, content=b'{"message": "\\ud83d\\ude00"}', headers=JSON).status_code == 200
+    assert scripted.calls[0].message == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize(
+    "name", ["text/plain", "application/x-www-form-urlencoded", "application/problem+json", ""]
+)
+def test_other_media_types_are_refused(client: httpx.Client, scripted: Scripted, name: str) -> None:
+    reply = client.post(CHAT, content=b'{"message": "hi"}', headers={"Content-Type": name})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
+    assert scripted.calls == []
+
+
+def test_media_type_may_have_parameters(client: httpx.Client) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert client.post(CHAT, content=b'{"message": "hi"}', headers=headers).status_code == 200
+
+
+def test_encoded_body_is_refused(client: httpx.Client) -> None:
+    reply = client.post(CHAT, content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
+    assert reply.status_code == 415
+
+
+def test_largest_body_passes_and_one_byte_more_does_not(client: httpx.Client, scripted: Scripted) -> None:
+    body = b'{"message": "' + b"x" * (MAX_BODY_BYTES - 15) + b'"}'
+    assert client.post(CHAT, content=body, headers=JSON).status_code == 200
+    reply = client.post(CHAT, content=body + b" ", headers=JSON)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
+    assert len(scripted.calls) == 1
+
+
+def test_large_chunked_body_is_refused_and_the_answer_arrives(
+    client: httpx.Client, scripted: Scripted
+) -> None:
+    reply = client.post(CHAT, content=(b" " * 100_000 for _ in range(50)), headers=JSON)
+    assert reply.status_code == 413
+    assert scripted.calls == []
+
+
+def test_declared_size_is_believed_before_a_byte_arrives(url: str) -> None:
+    answer = exchange(url, head("Content-Length: 99999999999"))
+    assert answer.startswith(b"HTTP/1.1 413") and b"connection: close" in answer.lower()
+
+
+def test_body_longer_than_declared_is_no_second_request(url: str, scripted: Scripted) -> None:
+    answer = exchange(url, head("Content-Length: 2") + b'{}{"message": "hi"}')
+    assert answer.startswith(b"HTTP/1.1 422")
+    assert scripted.calls == []
+
+
+async def echo_length(scope, receive, send) -> None:
+    if scope["type"] == "http":
+        await PlainTextResponse(str(len((await receive())["body"])))(scope, receive, send)
+
+
+def test_body_that_never_ends_is_given_up() -> None:
+    with serving(BodyGuard(echo_length, max_bytes=100, deadline_s=0.05)) as url:
+        answer = exchange(url, head("Content-Length: 50") + b"{")
+    assert answer.startswith(b"HTTP/1.1 408") and b"body_too_slow" in answer
+
+
+def test_body_in_pieces_arrives_whole() -> None:
+    with serving(BodyGuard(echo_length, max_bytes=100)) as url:
+        reply = httpx.post(url, content=iter([b'{"a"', b": ", b"1}"]), headers=JSON, trust_env=False)
+    assert reply.text == "8"
+
+
+def test_client_that_leaves_while_sending_is_no_error(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(head("Content-Length: 50") + b"{")
+    assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(
+    ["message", "temperature", "top_k", "seed", "stop", "max_tokens", "stream", "model_name"]
+)
+
+
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(body=st.dictionaries(fields | st.text(max_size=5), json_values, max_size=5) | st.binary(max_size=50))
+def test_no_body_is_a_server_error(client: httpx.Client, body: object) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert client.post(CHAT, content=content, headers=JSON).status_code < 500

@@ -1,0 +1,97 @@
+"""Each route hands what was sent to one method of a service, and gives back what that returns."""
+
+import httpx
+import pytest
+
+from app.models import schemas
+from tests.api.fakes import Scripted
+
+CONVERSATION = "/api/v1/chat/conversation/conv_1"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "call"),
+    [
+        ("/api/v1/chat", {"message": "hi", "max_length": 5}, schemas.ChatRequest(message="hi", max_tokens=5)),
+        ("/api/v1/chat/new", {"title": "Names"}, schemas.NewChatRequest(title="Names")),
+        (f"{CONVERSATION}/regenerate", {"seed": 0}, ("conv_1", schemas.RegenerateRequest(seed=0))),
+        (f"{CONVERSATION}/continue", {"max_tokens": 9}, ("conv_1", schemas.ContinueRequest(max_tokens=9))),
+        (f"{CONVERSATION}/undo", {"turns": 2}, ("conv_1", 2)),
+        ("/api/v1/chat/switch-model", {"model_name": "gpt2"}, "gpt2"),
+        ("/api/v1/load-model", {"model_name": "gpt2"}, "gpt2"),
+        ("/api/v1/generate", {"prompt": "hi"}, schemas.GenerateRequest(prompt="hi")),
+    ],
+)
+def test_post_hands_on_its_body(
+    client: httpx.Client, scripted: Scripted, path: str, body: dict, call: object
+) -> None:
+    assert client.post(path, json=body).status_code == 200
+    assert scripted.calls == [call]
+
+
+@pytest.mark.parametrize(
+    ("path", "call"),
+    [
+        ("/api/v1/chat/new", schemas.NewChatRequest()),
+        (f"{CONVERSATION}/regenerate", ("conv_1", schemas.RegenerateRequest())),
+        (f"{CONVERSATION}/continue", ("conv_1", schemas.ContinueRequest())),
+        (f"{CONVERSATION}/undo", ("conv_1", 1)),
+        ("/api/v1/load-model", "fake"),
+    ],
+)
+def test_body_may_be_left_out(client: httpx.Client, scripted: Scripted, path: str, call: object) -> None:
+    assert client.post(path).status_code == 200
+    assert client.post(path, headers={"Content-Type": "application/json"}).status_code == 200
+    assert scripted.calls == [call, call]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/generate", "/api/v1/chat/switch-model"])
+def test_body_may_not_be_left_out_where_something_must_be_said(client: httpx.Client, path: str) -> None:
+    reply = client.post(path)
+    assert (reply.status_code, reply.json()["error"]["message"]) == (422, "Field required")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "call"),
+    [
+        ("GET", CONVERSATION, "conv_1"),
+        ("DELETE", CONVERSATION, "conv_1"),
+        ("GET", "/api/v1/chat/conversations", (50, 0)),
+        ("GET", "/api/v1/chat/conversations?limit=200&offset=7", (200, 7)),
+        ("GET", "/api/v1/model-info", None),
+        ("GET", "/api/v1/model-info?model_name=gpt2", "gpt2"),
+    ],
+)
+def test_routes_without_a_body(
+    client: httpx.Client, scripted: Scripted, method: str, path: str, call: object
+) -> None:
+    assert client.request(method, path).status_code == 200
+    assert scripted.calls == [call]
+
+
+def test_models_are_listed(client: httpx.Client) -> None:
+    assert client.get("/api/v1/chat/models").json() == {"models": [], "current_model": "fake"}
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "offset=-1", "page=2"])
+def test_bad_paging_names_the_field(client: httpx.Client, scripted: Scripted, query: str) -> None:
+    reply = client.get(f"/api/v1/chat/conversations?{query}")
+    assert reply.status_code == 422
+    assert reply.json()["error"]["message"].startswith(query.partition("=")[0] + ": ")
+    assert scripted.calls == []
+
+
+def test_unknown_conversation_is_a_404(client: httpx.Client) -> None:
+    reply = client.post("/api/v1/chat", json={"message": "hi", "conversation_id": "conv_none"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "conversation_not_found")
+
+
+def test_unknown_model_names_the_nearest(client: httpx.Client) -> None:
+    reply = client.post("/api/v1/chat/switch-model", json={"model_name": "none"})
+    assert (reply.status_code, reply.json()["error"]["hint"]) == (404, "Did you mean builtin?")
+
+
+def test_switch_streams_its_progress(client: httpx.Client) -> None:
+    reply = client.post("/api/v1/chat/switch-model", json={"model_name": "gpt2", "stream": True})
+    names = [line for line in reply.text.splitlines() if line.startswith("event")]
+    assert names == ["event: progress", "event: done"]

@@ -1,0 +1,111 @@
+"""The table, and the one shape of everything that goes wrong."""
+
+import logging
+
+import httpx
+import pytest
+
+from app.api.errors import STATUS, error_response, status_of
+from app.core import errors
+from app.core.errors import DomainError
+
+RETRIED_BY_CLIENTS = {408, 409, 429, 503, 504}
+
+
+def subclasses(cls: type[DomainError]) -> list[type[DomainError]]:
+    return [cls, *(below for child in cls.__subclasses__() for below in subclasses(child))]
+
+
+@pytest.mark.parametrize("cls", subclasses(DomainError))
+def test_every_domain_error_has_a_status(cls: type[DomainError]) -> None:
+    status = status_of(cls("why"))
+    assert 400 <= status < 600
+    assert (status == 500) == (cls in (DomainError, errors.InternalError))
+
+
+def test_only_internal_errors_fall_through_to_the_root() -> None:
+    assert all(set(cls.__mro__) & (set(STATUS) - {DomainError}) for cls in subclasses(DomainError)[1:])
+
+
+def test_status_is_the_nearest_ancestors() -> None:
+    assert status_of(errors.ContextOverflow("long")) == 400
+    assert status_of(errors.ModelGated("closed")) == 503
+
+
+def test_body_leaves_out_what_is_not_known() -> None:
+    assert (
+        error_response(errors.ModelGated("closed")).body
+        == b'{"error":{"code":"model_gated","message":"closed"}}'
+    )
+
+
+def test_queue_full_always_says_when_to_come_back() -> None:
+    assert error_response(errors.QueueFull("full")).headers["retry-after"] == "1"
+    assert error_response(errors.QueueFull("full", retry_after=9)).headers["retry-after"] == "9"
+
+
+def test_missing_key_names_the_scheme() -> None:
+    assert error_response(errors.NotAuthenticated("who?")).headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({}, "message: Field required"),
+        ({"message": "hi", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
+        ({"message": "hi", "tempratur": 1}, "tempratur: there is no such field"),
+        ({"message": " "}, "message: is empty"),
+        (
+            {"message": "hi", "max_tokens": 1, "max_length": 1},
+            "max_tokens and max_length are the same field: send one of them",
+        ),
+        ({"message": "hi", "top_k": 10**400}, "top_k: "),
+        ({"message": "hi", "top_p": 10**400}, "top_p: "),
+    ],
+)
+def test_validation_names_the_field_and_the_cause(client: httpx.Client, body: dict, told: str) -> None:
+    reply = client.post("/api/v1/chat", json=body)
+    assert reply.status_code == 422
+    assert reply.json()["error"]["code"] == "validation_error"
+    assert reply.json()["error"]["message"].startswith(told)
+
+
+def test_validation_never_echoes_the_input(client: httpx.Client) -> None:
+    reply = client.post(
+        "/api/v1/chat", json={"message": {"password": "hunter2"}, "seed": "hunter2", "stop": ["", 1]}
+    )
+    assert reply.status_code == 422
+    assert "hunter2" not in reply.text
+
+
+def test_validation_tells_a_few_problems_of_many(client: httpx.Client) -> None:
+    reply = client.post("/api/v1/chat", json={"message": "hi"} | {f"x{i}": 1 for i in range(100)})
+    assert reply.json()["error"]["message"].endswith("; and 95 more")
+
+
+def test_validation_shortens_a_long_field_name(client: httpx.Client) -> None:
+    reply = client.post("/api/v1/chat", json={"message": "hi", "\n" + "x" * 5000: 1})
+    assert len(reply.json()["error"]["message"]) < 150
+    assert "\n" not in reply.json()["error"]["message"]
+
+
+def test_unknown_route(client: httpx.Client) -> None:
+    reply = client.get("/api/v1/nothing")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_wrong_method_says_which_one_is_right(client: httpx.Client) -> None:
+    reply = client.get("/api/v1/chat")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert reply.headers["allow"] == "POST"
+
+
+def test_bug_is_told_without_its_inside_and_logged_once(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = client.post("/api/v1/chat", json={"message": "bug"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "internal_error")
+    assert "secret" not in reply.text and "Zero" not in reply.text
+    assert reply.headers["x-request-id"] in reply.json()["error"]["hint"]
+    failures = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.exc_info is not None for record in failures] == [True]

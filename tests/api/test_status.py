@@ -1,0 +1,41 @@
+"""What the server says of itself."""
+
+import httpx
+import pytest
+
+from tests.api.fakes import Scripted
+
+
+@pytest.mark.parametrize("prefix", ["", "/api/v1"])
+@pytest.mark.parametrize("status", ["ok", "loading", "unavailable"])
+def test_health_tells_every_state(client: httpx.Client, scripted: Scripted, prefix: str, status: str) -> None:
+    scripted.status = status
+    reply = client.get(f"{prefix}/health")
+    assert (reply.status_code, reply.json()["status"]) == (200, status)
+    assert client.get(f"{prefix}/health/live").json() == {"status": "ok"}
+
+
+def test_ready_is_the_state_when_it_can_serve(client: httpx.Client) -> None:
+    assert client.get("/api/v1/health/ready").json()["status"] == "ok"
+
+
+def test_ready_asks_for_patience_while_a_model_loads(client: httpx.Client, scripted: Scripted) -> None:
+    scripted.status = "loading"
+    reply = client.get("/api/v1/health/ready")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (503, "fake is loading.")
+    assert reply.headers["retry-after"] == "2"
+
+
+def test_ready_says_why_nothing_can_serve(client: httpx.Client, scripted: Scripted) -> None:
+    scripted.status = "unavailable"
+    reply = client.get("/api/v1/health/ready")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (503, "It broke.")
+    assert "retry-after" not in reply.headers
+
+
+def test_index_lists_every_route_and_what_to_try(client: httpx.Client) -> None:
+    index = client.get("/").json()
+    listed = {(route["method"], route["path"]) for route in index["routes"]}
+    assert {("POST", "/api/v1/chat"), ("DELETE", "/api/v1/chat/conversation/{conversation_id}")} <= listed
+    assert all(route["description"] for route in index["routes"])
+    assert all(str(client.base_url).rstrip("/") in request for request in index["first_requests"])
