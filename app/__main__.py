@@ -1,6 +1,10 @@
 """`python -m app`: the server, at the host and port of the settings."""
 
+import argparse
+import os
+import signal
 import sys
+import threading
 
 import uvicorn
 
@@ -12,6 +16,8 @@ _GRACE_S = 10  # for open answers to end after SIGTERM
 
 
 def main() -> None:
+    if _arguments().exit_on_stdin_close:
+        threading.Thread(target=_exit_on_stdin_close, daemon=True).start()
     try:
         settings = load_settings()
         app = create_app(settings)
@@ -25,6 +31,19 @@ def main() -> None:
         log_config=None,
         timeout_graceful_shutdown=_GRACE_S,
     )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m app", description="The server. Settings: LLM_*, .env.")
+    parser.add_argument("--exit-on-stdin-close", action="store_true", help="end when standard input does")
+    return parser.parse_args()
+
+
+def _exit_on_stdin_close() -> None:
+    """Whoever started the server holds the other end of a pipe: the server ends when they do."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

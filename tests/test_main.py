@@ -1,0 +1,139 @@
+"""The application as a process: how it starts, what it loads, how it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.core.config import Settings, SettingsError
+from app.main import create_app
+
+ROOT = Path(__file__).resolve().parents[1]
+START_S = 30
+FAKE_SERVER = """
+import sys, uvicorn
+from tests.api.fakes import Scripted, fake_app
+uvicorn.run(fake_app(Scripted()), port=int(sys.argv[1]))
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def process(*command: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    running = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def until_it_answers(url: str) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            httpx.get(f"{url}/health/live", trust_env=False).raise_for_status()
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> dict[str, str]:
+    """The environment of a server that has no model and no network: it still answers."""
+    return {"LLM_MODEL_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "LLM_PORT": str(free_port())}
+
+
+def test_app_is_made_when_asked_for_and_not_on_import() -> None:
+    import app.main
+
+    assert "app" not in vars(app.main)
+    assert app.main.app.title == "LLM server"
+    with pytest.raises(AttributeError):
+        _ = app.main.other
+
+
+def test_unknown_model_name_is_a_settings_error() -> None:
+    with pytest.raises(SettingsError, match="LLM_MODEL_NAME: .* Did you mean llama3-1b"):
+        create_app(Settings(model_name="llama3-1c", _env_file=None))
+
+
+@pytest.mark.parametrize("command", [["-m", "app"], ["-m", "uvicorn", "app.main:app"]])
+@pytest.mark.parametrize("wrong", [{"LLM_PORT": "many"}, {"LLM_MODEL_NAME": "gpt22"}])
+def test_wrong_settings_are_told_in_one_line(command: list[str], wrong: dict[str, str]) -> None:
+    with process(*command, **wrong) as started:
+        output, _ = started.communicate(timeout=START_S)
+    assert started.returncode == 1
+    assert output.startswith(f"Wrong settings. {next(iter(wrong))}: ")
+    assert len(output.splitlines()) == 1
+
+
+def test_process_answers_soon_and_has_no_torch(offline: dict[str, str]) -> None:
+    script = "import sys, app.__main__ as m; m.main(); print(*sorted(sys.modules), sep='\\n')"
+    began = time.monotonic()
+    with process("-c", script, **offline) as server:
+        until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
+        answered_s = time.monotonic() - began
+        server.terminate()
+        output, _ = server.communicate(timeout=START_S)
+    modules = set(output.splitlines())
+    assert answered_s < 5  # 1.5 s on two idle cores
+    assert not modules & {"torch", "transformers"}
+
+
+def test_uvicorn_finds_the_app(offline: dict[str, str]) -> None:
+    with process("-m", "uvicorn", "app.main:app", "--port", offline["LLM_PORT"], **offline) as server:
+        url = f"http://127.0.0.1:{offline['LLM_PORT']}"
+        until_it_answers(url)
+        assert httpx.get(f"{url}/api/v1/health", trust_env=False).json()["status"] in (
+            "loading",
+            "unavailable",
+        )
+        server.terminate()
+        output, _ = server.communicate(timeout=START_S)
+    assert "Traceback" not in output
+
+
+def test_signal_ends_an_open_stream_with_one_error_event() -> None:
+    port = free_port()
+    with process("-c", FAKE_SERVER, str(port)) as server, httpx.Client(trust_env=False) as client:
+        url = f"http://127.0.0.1:{port}"
+        until_it_answers(url)
+        request = {"json": {"message": "until closed", "stream": True}}
+        with client.stream("POST", f"{url}/api/v1/chat", **request) as reply:
+            lines = reply.iter_lines()
+            assert next(lines) == "event: start"
+            server.send_signal(signal.SIGTERM)
+            rest = list(lines)
+        assert [line for line in rest if line.startswith("event")] == ["event: delta", "event: error"]
+        assert '"code":"shutting_down"' in rest[-2]
+        assert server.wait(START_S) in (0, -signal.SIGTERM)
+
+
+def test_server_ends_when_its_owner_does(offline: dict[str, str]) -> None:
+    with process("-m", "app", "--exit-on-stdin-close", **offline) as server:
+        until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
+        assert server.stdin is not None
+        server.stdin.close()
+        server.wait(START_S)
