@@ -36,7 +36,7 @@ from app.engine.messages import (
     Submit,
     WorkerSpec,
 )
-from app.engine.process import WorkerProcess
+from app.engine.process import SHUTDOWN_GRACE_S, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class EngineClient:
         self._requests: dict[str, Queue] = {}
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self._is_closing = False
+        self._was_ready = False
         self._last_heard = time.monotonic()
         self._reader = asyncio.create_task(self._read(), name=f"worker {spec.model_name}")
         self.stats: Stats | None = None
@@ -72,6 +73,7 @@ class EngineClient:
         client = cls(spec, await WorkerProcess.spawn(spec), report, max_requests)
         try:
             client.info = await client._ready
+            client._was_ready = True
         except BaseException:
             await client.close()
             raise
@@ -83,7 +85,7 @@ class EngineClient:
         """Ends the process; open requests end with ShuttingDown. Idempotent."""
         self._is_closing = True
         self._fail_all(ShuttingDown("The model was unloaded.", hint="Send the message again."))
-        await self._process.close()
+        await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
 

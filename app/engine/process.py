@@ -73,12 +73,12 @@ class WorkerProcess:
     async def _has_more(self) -> bool:
         return bool(await self._socket.poll(timeout=50))
 
-    async def close(self) -> None:
+    async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
         """Ends the process: asked first, killed after a grace. Idempotent."""
-        if self.is_alive and not self._socket.closed:
+        if self.is_alive and not self._socket.closed and grace_s > 0:
             self.send(Shutdown())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), SHUTDOWN_GRACE_S)
+                await asyncio.wait_for(self._process.wait(), grace_s)
         if self.is_alive:
             self._process.kill()
         await self._process.wait()

@@ -36,10 +36,15 @@ class Entry:
     last_used: float = 0.0
 
     @property
+    def progress(self) -> LoadProgress | None:
+        """How far a load is that is going on."""
+        return None if self.load is None or self.load.is_done else self.load.progress
+
+    @property
     def state(self) -> ModelState:
         if self.loaded is not None and self.loaded.client.is_alive:
             return "loaded"
-        if self.load is not None:
+        if self.progress is not None:
             return "loading"
         return "available" if self.error is None and self.loaded is None else "failed"
 
@@ -247,8 +252,6 @@ class ModelManager:
         except ModelUnavailable as error:
             entry.error = error
             raise
-        finally:
-            entry.load = None
         seconds = time.monotonic() - began
         entry.loaded = LoadedModel(entry.profile, weights.source.model_id, client, seconds)
         entry.error, entry.last_used = None, time.monotonic()

@@ -45,7 +45,7 @@ class ModelOverview:
             context_length=profile.context_length,
             size_bytes=profile.size_bytes,
             memory_bytes=profile.memory_bytes,
-            progress=entry.load.progress if entry.load is not None else None,
+            progress=entry.progress,
             error=entry.error.message if entry.error is not None else None,
         )
 
@@ -71,10 +71,10 @@ class ModelOverview:
 
     def health(self) -> HealthResponse:
         current = self._models.current
-        loads = [entry.load.progress for entry in self._models.entries() if entry.load is not None]
+        loads = [entry.progress for entry in self._models.entries() if entry.progress is not None]
         running, waiting = self._models.open_requests()
         return HealthResponse(
-            status="ok" if self.is_ready() else "loading" if current.load is not None else "unavailable",
+            status="ok" if self.is_ready() else "loading" if current.progress is not None else "unavailable",
             timestamp=now(),
             uptime=time.monotonic() - self._started,
             version=__version__,
@@ -93,7 +93,7 @@ def _health(entry: Entry) -> ModelHealth:
         name=entry.profile.name,
         status=entry.state,
         model_id=entry.loaded.model_id if entry.loaded is not None else None,
-        progress=entry.load.progress if entry.load is not None else None,
+        progress=entry.progress,
         error=entry.error.message if entry.error is not None else None,
     )
 

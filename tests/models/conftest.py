@@ -1,0 +1,113 @@
+"""Real services on tiny models: worker processes and all, without HTTP."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from app.core.catalogue import ModelProfile, SamplingDefaults, Source
+from app.core.config import Settings
+from app.models.chat_manager import ChatModelManager
+from app.models.completion import TextGenerator
+from app.models.hub import Hub
+from app.models.model_manager import ModelManager
+from app.models.overview import ModelOverview
+from app.models.schemas import ChatRequest, ChatResponse
+from app.models.store import ConversationStore
+from tests.engine.tiny import WINDOW, configs, make_tokenizer
+
+T = TypeVar("T")
+TINY = ("tiny-a", "tiny-b", "tiny-c")
+
+
+@dataclass(frozen=True)
+class World:
+    """All services, and the loop they live in."""
+
+    runner: asyncio.Runner
+    models: ModelManager
+    chats: ChatModelManager
+    generator: TextGenerator
+    overview: ModelOverview
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(asyncio_timeout(work))
+
+    def collect(self, events: AsyncGenerator[T, None]) -> list[T]:
+        return self.run(collect(events))
+
+    def last(self, events: AsyncGenerator[Any, None]) -> Any:
+        return self.collect(events)[-1]
+
+    def chat(self, message: str, conversation_id: str | None = None, **fields: Any) -> ChatResponse:
+        """A greedy turn of a few tokens."""
+        given = {"temperature": 0, "max_tokens": 8} | fields
+        request = ChatRequest(message=message, conversation_id=conversation_id, **given)
+        response = self.last(self.chats.chat(request))
+        assert isinstance(response, ChatResponse)
+        return response
+
+
+async def asyncio_timeout(work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout(90):
+        return await work
+
+
+async def collect(events: AsyncGenerator[T, None]) -> list[T]:
+    return [event async for event in events]
+
+
+def profile(name: str, folder: Path) -> ModelProfile:
+    sampling = SamplingDefaults(max_tokens=16, temperature=0.7)
+    return ModelProfile(name, name.title(), "tiny", (Source(str(folder)),), WINDOW, 1, 1, sampling)
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each tiny model, as a person would have downloaded it."""
+    tokenizer = make_tokenizer()
+    folders = {}
+    for name, architecture in zip(TINY, ("llama", "gpt2", "qwen3"), strict=True):
+        torch.manual_seed(len(folders))
+        folders[name] = tmp_path_factory.mktemp(name)
+        model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture])
+        model.save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return Settings(
+        model_name="tiny-a",
+        dtype="float32",
+        threads=1,
+        max_active_requests=4,
+        max_queued_requests=2,
+        max_conversation_length=3,
+        max_conversation_bytes=2_000,
+        request_timeout=60,
+        _env_file=None,
+    )
+
+
+@pytest.fixture(scope="session")
+def world(
+    settings: Settings, tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """The services of one server, with tiny-a loaded, shared by all tests of the service layer."""
+    catalogue = {name: profile(name, folder) for name, folder in tiny_folders.items()}
+    catalogue["broken"] = profile("broken", tmp_path_factory.mktemp("broken"))
+    with asyncio.Runner() as runner:
+        models = ModelManager(settings, catalogue, Hub(tmp_path_factory.mktemp("cache")))
+        store = ConversationStore(max_conversations=100, ttl_s=600)
+        chats = ChatModelManager(settings, store, models)
+        made = World(runner, models, chats, TextGenerator(settings, models), ModelOverview(models))
+        made.collect(models.switch("tiny-a"))
+        yield made
+        made.run(models.close())

@@ -1,0 +1,182 @@
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from app.core.errors import (
+    ContextOverflow,
+    ConversationBusy,
+    ConversationFull,
+    ConversationNotFound,
+    InvalidRequest,
+    NothingToDo,
+    QueueFull,
+)
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    ContinueRequest,
+    DeltaEvent,
+    NewChatRequest,
+    RegenerateRequest,
+    StartEvent,
+    TranscriptMessage,
+)
+from tests.models.conftest import World
+
+
+def contents(world: World, conversation_id: str) -> list[str]:
+    return [message.content for message in world.run(world.chats.get(conversation_id)).messages]
+
+
+def test_a_turn_streams_what_it_returns(world: World) -> None:
+    start, *deltas, done = world.collect(world.chats.chat(ChatRequest(message="hello", temperature=0)))
+    assert isinstance(start, StartEvent)
+    assert isinstance(done, ChatResponse)
+    assert start.conversation_id == done.conversation_id
+    assert start.message_id == done.message_id
+    assert "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent)) == done.response
+    assert done.message_count == 2
+    assert done.usage.prompt_tokens == start.prompt_tokens
+    assert done.parameters.temperature == 0
+
+
+def test_a_second_turn_reuses_the_first(world: World) -> None:
+    first = world.chat("hello " * 8)
+    second = world.chat("and now?", first.conversation_id)
+    assert second.usage.cached_tokens > first.usage.prompt_tokens / 2
+    assert second.message_count == 4
+
+
+def test_the_turn_limit_is_told_and_the_history_stays_whole(world: World) -> None:
+    conversation_id = None
+    for number in range(4):
+        reply = world.chat(f"q{number}", conversation_id, max_tokens=2)
+        conversation_id = reply.conversation_id
+    assert reply.omitted_messages == 2
+    assert reply.message_count == 8
+
+
+def test_a_failed_turn_leaves_the_conversation_as_it_was(world: World) -> None:
+    kept = world.chat("hello")
+    with pytest.raises(ContextOverflow, match="maximum context length"):
+        world.chat("word " * 300, kept.conversation_id)
+    assert contents(world, kept.conversation_id) == ["hello", kept.response]
+
+
+def test_a_turn_left_early_keeps_what_was_said(world: World) -> None:
+    async def leave() -> tuple[str, str]:
+        request = ChatRequest(message="hello", max_tokens=100, temperature=0)
+        async with aclosing(world.chats.chat(request)) as events:
+            async for event in events:
+                if isinstance(event, StartEvent):
+                    conversation_id = event.conversation_id
+                if isinstance(event, DeltaEvent):
+                    return str(conversation_id), event.text
+        raise AssertionError
+
+    conversation_id, said = world.run(leave())
+    history = world.run(world.chats.get(conversation_id))
+    assert [message.content for message in history.messages] == ["hello", said]
+    assert history.messages[-1].finish_reason == "interrupted"
+    longer = world.last(
+        world.chats.continue_reply(conversation_id, ContinueRequest(max_tokens=4, temperature=0))
+    )
+    assert longer.response.startswith(said)
+    assert len(longer.response) > len(said)
+    assert longer.message_count == 2
+
+
+def test_one_turn_at_a_time(world: World) -> None:
+    kept = world.chat("hello")
+
+    async def twice() -> None:
+        request = ChatRequest(message="go", conversation_id=kept.conversation_id, max_tokens=50)
+        async with aclosing(world.chats.chat(request)) as events:
+            await anext(events)
+            with pytest.raises(ConversationBusy):
+                await anext(world.chats.chat(request))
+            with pytest.raises(ConversationBusy):
+                await world.chats.undo(kept.conversation_id, 1)
+
+    world.run(twice())
+    assert world.chat("again", kept.conversation_id).message_count >= 4
+
+
+def test_regenerate_replaces_the_reply(world: World) -> None:
+    first = world.chat("hello")
+    again = world.last(
+        world.chats.regenerate(first.conversation_id, RegenerateRequest(temperature=2, seed=5, max_tokens=8))
+    )
+    assert again.message_count == 2
+    assert again.response != first.response
+    assert contents(world, first.conversation_id) == ["hello", again.response]
+
+
+def test_undo_drops_turns_until_nothing_is_left(world: World) -> None:
+    first = world.chat("hello")
+    world.chat("more", first.conversation_id)
+    assert world.run(world.chats.undo(first.conversation_id, 1)).removed_messages == 2
+    assert contents(world, first.conversation_id) == ["hello", first.response]
+    world.run(world.chats.undo(first.conversation_id, 1))
+    with pytest.raises(NothingToDo):
+        world.run(world.chats.undo(first.conversation_id, 1))
+    with pytest.raises(NothingToDo):
+        world.last(world.chats.regenerate(first.conversation_id, RegenerateRequest()))
+
+
+def test_a_transcript_is_restored_and_goes_on(world: World) -> None:
+    messages = [
+        TranscriptMessage(role="user", content="hello"),
+        TranscriptMessage(role="assistant", content="hi", finish_reason="length"),
+    ]
+    request = NewChatRequest(messages=messages, system_prompt="be brief", title="old", model_name="tiny-a")
+    made = world.run(world.chats.new(request))
+    assert made.message == "New conversation started"
+    assert world.chat("more", made.conversation_id).message_count == 4
+    kept = world.run(world.chats.get(made.conversation_id))
+    assert (kept.title, kept.system_prompt, kept.messages[1].finish_reason) == ("old", "be brief", "length")
+
+
+@pytest.mark.parametrize("roles", [["assistant"], ["user"], ["user", "user"], ["user", "assistant", "user"]])
+def test_a_transcript_out_of_order_is_refused(roles: list[Any], world: World) -> None:
+    messages = [TranscriptMessage(role=role, content="x") for role in roles]
+    with pytest.raises(InvalidRequest, match="messages"):
+        world.run(world.chats.new(NewChatRequest(messages=messages)))
+
+
+def test_a_conversation_has_a_stated_size(world: World) -> None:
+    kept = world.chat("hello")
+    with pytest.raises(ConversationFull, match="2,000 bytes"):
+        world.chat("x" * 2_000, kept.conversation_id)
+    assert contents(world, kept.conversation_id)[0] == "hello"
+
+
+def test_list_and_delete(world: World) -> None:
+    reply = world.chat("find me  \n in the list")
+    page = world.run(world.chats.list(limit=1, offset=0))
+    assert page.conversations[0].conversation_id == reply.conversation_id
+    assert page.conversations[0].preview == "find me in the list"
+    world.run(world.chats.delete(reply.conversation_id))
+    with pytest.raises(ConversationNotFound):
+        world.run(world.chats.get(reply.conversation_id))
+
+
+def test_too_many_requests_are_refused_and_the_others_answered(world: World) -> None:
+    async def flood() -> list[Any]:
+        async def one() -> ChatResponse:
+            request = ChatRequest(message="hello", temperature=0, max_tokens=40)
+            async for event in world.chats.chat(request):
+                last = event
+            assert isinstance(last, ChatResponse)
+            return last
+
+        return await asyncio.gather(*(one() for _ in range(8)), return_exceptions=True)
+
+    outcomes = world.run(flood())
+    refused = [outcome for outcome in outcomes if isinstance(outcome, QueueFull)]
+    answered = [outcome for outcome in outcomes if isinstance(outcome, ChatResponse)]
+    assert (len(refused), len(answered)) == (2, 6)
+    assert all(error.retry_after for error in refused)
+    assert len({reply.response for reply in answered}) == 1

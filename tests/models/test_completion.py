@@ -1,0 +1,22 @@
+from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent
+from tests.models.conftest import World
+
+
+def test_generate_goes_on_from_the_prompt(world: World) -> None:
+    request = GenerateRequest(prompt="the cat", max_tokens=6, do_sample=False, temperature=1.5)
+    start, *deltas, done = world.collect(world.generator.generate(request))
+    assert isinstance(start, StartEvent)
+    assert isinstance(done, GenerateResponse)
+    assert "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent)) == done.generated_text[0]
+    assert done.parameters.temperature == 0
+    assert done.prompt == "the cat"
+
+
+def test_generate_gives_several_sequences_that_a_seed_repeats(world: World) -> None:
+    request = GenerateRequest(prompt="the cat", max_tokens=8, num_return_sequences=3, seed=7, temperature=1)
+    first = world.last(world.generator.generate(request))
+    second = world.last(world.generator.generate(request))
+    assert len(set(first.generated_text)) == 3
+    assert first.generated_text == second.generated_text
+    assert len(first.finish_reasons) == 3
+    assert first.usage.completion_tokens > first.timings.total_s

@@ -1,0 +1,113 @@
+import asyncio
+import os
+import signal
+from contextlib import aclosing
+
+import pytest
+
+from app.core.errors import ModelMissing, ModelNotFound, WorkerDied
+from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
+from tests.models.conftest import World
+
+
+def worker_pid(world: World) -> int:
+    loaded = world.models.current.loaded
+    assert loaded is not None
+    return loaded.client.pid
+
+
+def test_switch_reports_progress_and_then_answers_with_the_new_model(world: World) -> None:
+    before = world.chat("hello", model_name="tiny-a")
+    *progress, done = world.collect(world.models.switch("tiny-b"))
+    assert all(isinstance(event, LoadProgress) for event in progress)
+    assert {"import", "load"} <= {event.stage for event in progress if isinstance(event, LoadProgress)}
+    assert isinstance(done, SwitchModelResponse)
+    assert done.load_time > 0
+    assert world.chat("hello").model_name == "tiny-b"
+    (again,) = world.collect(world.models.switch("tiny-a"))
+    assert isinstance(again, SwitchModelResponse)
+    assert again.load_time == 0
+    assert world.chat("hello").response == before.response
+
+
+def test_a_failed_switch_changes_nothing(world: World) -> None:
+    with pytest.raises(ModelMissing):
+        world.collect(world.models.switch("broken"))
+    assert world.models.current_name == "tiny-a"
+    assert world.chat("hello").model_name == "tiny-a"
+    (entry,) = (entry for entry in world.overview.list_models().models if entry.name == "broken")
+    assert entry.status == "failed"
+    assert entry.error
+
+
+def test_an_unknown_model_is_told_with_the_nearest(world: World) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        world.collect(world.models.switch("tiny-z"))
+    assert "tiny-a" in (caught.value.hint or "")
+
+
+def test_loads_of_the_same_model_are_one(world: World) -> None:
+    async def twice() -> list[SwitchModelResponse]:
+        async def load() -> SwitchModelResponse:
+            async for event in world.models.load("tiny-c"):
+                last = event
+            assert isinstance(last, SwitchModelResponse)
+            return last
+
+        return await asyncio.gather(load(), load())
+
+    first, second = world.run(twice())
+    assert first.load_time == second.load_time > 0
+
+
+def test_no_more_models_stay_loaded_than_allowed(world: World, settings: object) -> None:
+    world.collect(world.models.load("tiny-b"))
+    world.collect(world.models.load("tiny-c"))
+    loaded = [model.name for model in world.overview.list_models().models if model.status == "loaded"]
+    assert set(loaded) == {"tiny-a", "tiny-c"}
+
+
+def test_a_cancelled_switch_changes_nothing(world: World) -> None:
+    async def leave_early() -> None:
+        async with aclosing(world.models.switch("tiny-b")) as events:
+            await anext(events)
+        while world.models.entry("tiny-b").state == "loading":
+            await asyncio.sleep(0.01)
+
+    world.run(leave_early())
+    assert world.models.current_name == "tiny-a"
+    assert world.chat("hello").model_name == "tiny-a"
+    states = {model.name: model.status for model in world.overview.list_models().models}
+    assert states["tiny-b"] == "available"
+
+
+def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(world: World) -> None:
+    kept = world.chat("hello")
+
+    async def kill_in_mid_sentence() -> None:
+        request = ChatRequest(message="go on", conversation_id=kept.conversation_id, max_tokens=100)
+        async with aclosing(world.chats.chat(request)) as events:
+            async for event in events:
+                if isinstance(event, DeltaEvent):
+                    os.kill(worker_pid(world), signal.SIGKILL)
+
+    with pytest.raises(WorkerDied):
+        world.run(kill_in_mid_sentence())
+    assert not world.overview.is_ready()
+    history = world.run(world.chats.get(kept.conversation_id))
+    assert [message.content for message in history.messages] == ["hello", kept.response]
+    again = world.chat("hello")
+    assert isinstance(again, ChatResponse)
+    assert again.response == kept.response
+    assert world.overview.is_ready()
+
+
+def test_overview_tells_what_serves(world: World) -> None:
+    world.chat("hello")
+    info = world.overview.info()
+    assert info.loaded
+    assert info.parameters and info.memory_bytes and info.dtype == "float32"
+    health = world.overview.health()
+    assert health.status == "ok"
+    assert health.current_model == "tiny-a"
+    assert not world.overview.info("broken").loaded

@@ -1,0 +1,86 @@
+"""The house rules that a machine can check: who may import whom, and what must never be loaded."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {"core": 1, "engine": 2, "models": 3, "api": 4, "main": 5, "__main__": 6}
+TORCH_FREE = ("app.main", "app.__main__", "app.engine.client", "app.engine.scheduler", "app.engine.text")
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "app").rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            yield node.module or ""
+
+
+def layer(module: str) -> str:
+    return module.split(".")[1] if module.startswith("app.") else ""
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    own = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for module in imported(path):
+        other = layer(module)
+        if own == "cli" and module.startswith("app"):
+            assert other == "cli" or module == "app.models.schemas", module
+        elif own == "builtin" and module.startswith("app"):
+            assert other in ("builtin", "core"), module
+        elif other in LAYERS:
+            assert LAYERS[other] <= LAYERS[own], module
+        else:
+            assert other not in ("cli", "builtin"), module
+
+
+def test_engine_alone_knows_torch() -> None:
+    for path in modules():
+        heavy = {name.split(".")[0] for name in imported(path)} & {"torch", "transformers", "tokenizers"}
+        assert not heavy or path.relative_to(ROOT).parts[1] in ("engine", "builtin"), path
+
+
+@pytest.mark.parametrize("module", [*TORCH_FREE, "chat_cli", "client_test", "standalone_test"])
+def test_server_and_client_never_load_torch(module: str) -> None:
+    script = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+    assert not {"torch", "transformers"} & set(loaded)
+
+
+def test_readme_names_only_what_exists() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
+    for script in re.findall(r"python (\w+\.py)", readme):
+        assert (ROOT / script).is_file(), script
+    for module in re.findall(r"python -m (app[\w.]*)", readme):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_readme_names_only_settings_that_exist() -> None:
+    from app.core.config import Settings
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"\bLLM_([A-Z_]+)\b", readme):
+        assert name.lower() in Settings.model_fields, name
+
+
+def test_readme_lists_the_whole_catalogue() -> None:
+    from app.core.catalogue import CATALOGUE
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(CATALOGUE) <= set(re.findall(r"`([\w.-]+)`", readme))
