@@ -1,0 +1,209 @@
+"""Owns the wire to the server: requests out, replies and event streams back as typed objects.
+
+ClientError
+├── Unreachable    nobody answers there
+├── Foreign        somebody answers who does not speak this API
+├── Refused        the server said no, and why
+└── StreamBroken   the connection ended in the middle of an answer
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Self, TypeVar
+
+import httpx
+from httpx_sse import EventSource, SSEError, aconnect_sse
+from pydantic import BaseModel, ValidationError
+
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    ContinueRequest,
+    ConversationResponse,
+    DeltaEvent,
+    ErrorResponse,
+    HealthResponse,
+    LoadProgress,
+    ModelListResponse,
+    NewChatRequest,
+    NewChatResponse,
+    RegenerateRequest,
+    StartEvent,
+    SwitchModelRequest,
+    SwitchModelResponse,
+    UndoRequest,
+    UndoResponse,
+)
+
+CONNECT_TIMEOUT_S = 3.0
+REPLY_TIMEOUT_S = 30.0
+SILENCE_TIMEOUT_S = 120.0  # in a stream, which the server keeps alive with comments
+
+Reply = TypeVar("Reply", bound=BaseModel)
+Event = StartEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
+Events = AsyncGenerator[Event, None]
+
+_CHAT_EVENTS: Mapping[str, type[Event]] = {"start": StartEvent, "delta": DeltaEvent, "done": ChatResponse}
+_SWITCH_EVENTS: Mapping[str, type[Event]] = {"progress": LoadProgress, "done": SwitchModelResponse}
+
+
+class ClientError(Exception):
+    """One line of what happened, and one of what to do."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Unreachable(ClientError):
+    pass
+
+
+class Foreign(ClientError):
+    pass
+
+
+class StreamBroken(ClientError):
+    pass
+
+
+class Refused(ClientError):
+    """`code` is the server's stable name for the reason; `status` is None within a stream."""
+
+    def __init__(self, error: ErrorResponse, status: int | None) -> None:
+        detail = error.error
+        again = f"Try again in {detail.retry_after} s." if detail.retry_after is not None else None
+        super().__init__(detail.message, detail.hint or again)
+        self.code = detail.code
+        self.status = status
+
+
+def _parsed(kind: type[Reply], content: bytes | str) -> Reply:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise Foreign(
+            f"The answer is not one that this client understands ({error.error_count()} differences).",
+            "Client and server must be of one version.",
+        ) from None
+
+
+def _refusal(response: httpx.Response) -> ClientError:
+    try:
+        return Refused(ErrorResponse.model_validate_json(response.content), response.status_code)
+    except ValidationError:
+        return Foreign(
+            f"What answers at {response.url.copy_with(path='/')} is no server of this program "
+            f"(HTTP {response.status_code}).",
+            "Name another address with --url.",
+        )
+
+
+class ChatClient:
+    """Talks to one server. Every method raises ClientError and nothing else."""
+
+    def __init__(
+        self, url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.url = url.rstrip("/")
+        base = httpx.URL(self.url)
+        self._http = httpx.AsyncClient(
+            base_url=f"{self.url}/api/v1",
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(REPLY_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            transport=transport,
+            trust_env=base.host not in ("127.0.0.1", "localhost", "::1"),  # no proxy on the way to oneself
+            verify=base.scheme == "https",
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def health(self) -> HealthResponse:
+        return await self._call("GET", "/health", HealthResponse)
+
+    async def models(self) -> ModelListResponse:
+        return await self._call("GET", "/chat/models", ModelListResponse)
+
+    async def new_chat(self, request: NewChatRequest) -> NewChatResponse:
+        return await self._call("POST", "/chat/new", NewChatResponse, request)
+
+    async def conversation(self, conversation_id: str) -> ConversationResponse:
+        return await self._call("GET", f"/chat/conversation/{conversation_id}", ConversationResponse)
+
+    async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
+        path = f"/chat/conversation/{conversation_id}/undo"
+        return await self._call("POST", path, UndoResponse, UndoRequest(turns=turns))
+
+    def chat(self, request: ChatRequest) -> Events:
+        return self._stream("/chat", request, _CHAT_EVENTS)
+
+    def regenerate(self, conversation_id: str, request: RegenerateRequest) -> Events:
+        return self._stream(f"/chat/conversation/{conversation_id}/regenerate", request, _CHAT_EVENTS)
+
+    def continue_reply(self, conversation_id: str, request: ContinueRequest) -> Events:
+        return self._stream(f"/chat/conversation/{conversation_id}/continue", request, _CHAT_EVENTS)
+
+    def switch(self, model_name: str) -> Events:
+        request = SwitchModelRequest(model_name=model_name, stream=True)
+        return self._stream("/chat/switch-model", request, _SWITCH_EVENTS)
+
+    async def _call(self, method: str, path: str, kind: type[Reply], body: BaseModel | None = None) -> Reply:
+        try:
+            response = await self._http.request(method, path, json=_json(body))
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        if not response.is_success:
+            raise _refusal(response)
+        return _parsed(kind, response.content)
+
+    async def _stream(self, path: str, body: BaseModel, kinds: Mapping[str, type[Event]]) -> Events:
+        timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            async with aconnect_sse(self._http, "POST", path, json=_json(body), timeout=timeout) as source:
+                async for event in _events(source, kinds):
+                    yield event
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            raise self._unreachable(error) from None
+        except SSEError:
+            raise Foreign(
+                "The server sent no event stream.", "Client and server must be of one version."
+            ) from None
+        except httpx.HTTPError as error:
+            raise StreamBroken(
+                f"The connection to the server broke ({_cause(error)}).",
+                "What came is kept: /continue goes on from it, /retry asks again.",
+            ) from None
+
+    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
+        return Unreachable(f"No server answers at {self.url} ({_cause(error)}).", "Is it running?")
+
+
+async def _events(source: EventSource, kinds: Mapping[str, type[Event]]) -> Events:
+    """The events of a stream up to its last, `done`. An `error` event is raised."""
+    if not source.response.is_success:
+        await source.response.aread()
+        raise _refusal(source.response)
+    async for frame in source.aiter_sse():
+        if frame.event == "error":
+            raise Refused(_parsed(ErrorResponse, frame.data), None)
+        if frame.event in kinds:
+            yield _parsed(kinds[frame.event], frame.data)
+        if frame.event == "done":
+            return
+    raise httpx.RemoteProtocolError("it ended early")
+
+
+def _json(body: BaseModel | None) -> object:
+    return None if body is None else body.model_dump(mode="json", exclude_unset=True)
+
+
+def _cause(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "it does not answer in time"
+    return (
+        "connection refused" if isinstance(error, httpx.ConnectError) else str(error) or type(error).__name__
+    )

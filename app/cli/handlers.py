@@ -1,0 +1,131 @@
+"""Owns what each command does. A handler takes the session and what was typed after the command's name."""
+
+from rich.table import Table
+
+from app.cli.client import ClientError
+from app.cli.model_table import model_table, served_from
+from app.cli.session import Session, count
+from app.cli.settings import KEYS, SettingError, field_of, range_of
+from app.cli.transcripts import Transcript, checked_name
+from app.cli.transcripts import load as load_transcript
+from app.cli.transcripts import save as save_transcript
+
+
+class Leave(Exception):
+    """The user wants to go."""
+
+
+class Missing(ClientError):
+    """A command lacks what it needs, or got what it cannot use."""
+
+
+async def list_models(session: Session, argument: str) -> None:
+    await session.refresh_models()
+    session.terminal.say("Available Models:", "bold", "📋")
+    terminal = session.terminal
+    entries = list(session.models.values())
+    terminal.show(model_table(entries, terminal.look.symbols, terminal.console.width))
+
+
+async def switch(session: Session, argument: str) -> None:
+    if not argument:
+        raise Missing("/switch needs the name of a model.", "/models lists them.")
+    session.terminal.say(f"Switching to model: {argument}", symbol="🔄")
+    reply = await session.switch(argument)
+    session.terminal.say(reply.message, symbol="✅")
+    session.terminal.note(f"Served from {served_from(reply.model_id)}, loaded in {reply.load_time:.1f} s.")
+    await session.refresh_models()
+
+
+async def new(session: Session, argument: str) -> None:
+    system_prompt = session.transcript.system_prompt
+    session.begin(Transcript(system_prompt=system_prompt, title=argument or None))
+    session.terminal.say("New conversation.", symbol="🆕")
+
+
+async def save(session: Session, argument: str) -> None:
+    name = checked_name(argument or session.saved_as or session.transcript.title or "")
+    transcript = await session.settled_transcript()
+    path = save_transcript(transcript, name, replaces=name == session.saved_as)
+    session.saved_as = name
+    session.terminal.say(f"Conversation saved to {path.name}", symbol="💾")
+
+
+async def load(session: Session, argument: str) -> None:
+    name = checked_name(argument)
+    transcript = load_transcript(name)
+    await session.load(transcript)
+    session.saved_as = name
+    session.terminal.say(f"{name}.json loaded: {count(transcript.turns, 'turn')} to go on from.", symbol="📂")
+    if transcript.system_prompt:
+        session.terminal.note(f"System prompt: {transcript.system_prompt}")
+
+
+async def history(session: Session, argument: str) -> None:
+    transcript = await session.settled_transcript()
+    if not transcript.messages:
+        session.terminal.note("Nothing has been said yet.")
+    for message in transcript.messages:
+        if message.role == "user":
+            session.terminal.say("You:", "bold cyan")
+        else:
+            cut = " (interrupted)" if message.finish_reason == "interrupted" else ""
+            session.terminal.heading(f"Assistant{cut}:")
+        async with session.terminal.answer() as view:
+            view.feed(message.content)
+
+
+async def system(session: Session, argument: str) -> None:
+    if argument:
+        session.set_system_prompt("" if argument == "clear" else argument)
+    current = session.transcript.system_prompt
+    session.terminal.say(f"System prompt: {current}" if current else "No system prompt.")
+    if argument:
+        session.terminal.note("It holds from the next message on.")
+
+
+async def set_(session: Session, argument: str) -> None:
+    key, _, value = argument.partition(" ")
+    try:
+        if value.strip() == "default":
+            session.settings.reset(key)
+        elif value:
+            session.settings.set(key, value.strip())
+        elif key:
+            field_of(key)
+    except SettingError as error:
+        raise Missing(str(error), "/set lists the settings and what each takes.") from None
+    _show_settings(session, [key] if key else list(KEYS))
+
+
+def _show_settings(session: Session, keys: list[str]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for key in keys:
+        value = session.settings.values.get(key)
+        shown = "model's default" if value is None else repr(value)
+        table.add_row(key, shown, range_of(key), field_of(key).description or "")
+    session.terminal.show(table)
+
+
+async def retry(session: Session, argument: str) -> None:
+    await session.retry()
+
+
+async def continue_(session: Session, argument: str) -> None:
+    await session.continue_()
+
+
+async def undo(session: Session, argument: str) -> None:
+    if argument and not (argument.isdecimal() and int(argument) > 0):
+        raise Missing(f"/undo takes a number of turns, not {argument!r}.", "/undo drops the last one.")
+    dropped = await session.undo(int(argument or 1))
+    left = count(session.transcript.turns, "turn")
+    session.terminal.say(f"Dropped {count(dropped, 'turn')}; {left} left.", symbol="↩️")
+
+
+async def clear(session: Session, argument: str) -> None:
+    session.terminal.clear()
+
+
+async def leave(session: Session, argument: str) -> None:
+    raise Leave

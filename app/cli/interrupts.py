@@ -1,0 +1,85 @@
+"""Owns Ctrl-C while something runs: it cancels that, and never the program."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Interrupted(Exception):
+    """The user stopped what was running."""
+
+
+class Interrupts:
+    """Runs one thing at a time that Ctrl-C can stop."""
+
+    def __init__(self) -> None:
+        self._running: asyncio.Task[Any] | None = None  # Any: of whatever result
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def fire(self) -> None:
+        """Stops what is running. Called on the event loop."""
+        if self._running is not None:
+            self._running.cancel()
+
+    def fire_from_outside(self) -> None:
+        """The same, called in another thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.fire)
+
+    async def run(self, work: Coroutine[object, object, Result]) -> Result:
+        """
+        Raises:
+            Interrupted: Ctrl-C stopped it.
+        """
+        self._running = task = asyncio.ensure_future(work)
+        self._loop = asyncio.get_running_loop()
+        try:
+            with self._on_ctrl_c(), quiet_keyboard():
+                return await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise Interrupted from None
+        finally:
+            self._running = None
+
+    @contextlib.contextmanager
+    def _on_ctrl_c(self) -> Iterator[None]:
+        """In a thread of its own the client gets no signals; there the main thread calls `fire`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        before = signal.getsignal(signal.SIGINT)
+        loop.add_signal_handler(signal.SIGINT, self.fire)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def quiet_keyboard() -> Iterator[None]:
+    """What is typed meanwhile does not show, and waits for the next prompt; Ctrl-C still interrupts."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios  # only where there are terminals of this kind
+
+    before = termios.tcgetattr(sys.stdin)
+    quiet = termios.tcgetattr(sys.stdin)
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)

@@ -1,0 +1,50 @@
+"""Owns how long work of the server shows itself: what it is at, as it measured it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from app.cli.client import ChatClient, ClientError
+from app.cli.terminal import Terminal
+from app.models.schemas import HealthResponse, LoadProgress
+
+PATIENCE_S = 0.7  # before a wait is explained
+POLL_S = 0.2
+
+
+def label_of(progress: LoadProgress) -> str:
+    return f"{progress.model_name}: {progress.stage}"
+
+
+def fraction_of(progress: LoadProgress) -> float | None:
+    return progress.fraction or None
+
+
+def waiting_for(health: HealthResponse) -> tuple[str, float | None]:
+    """What a request that has no answer yet waits for, and how far that is."""
+    own = health.model.progress if health.model is not None else None
+    progress = own or next(iter(health.loading), None)
+    if health.status == "loading" and progress is not None:
+        return label_of(progress), fraction_of(progress)
+    if health.queued_requests:
+        return f"waiting in a queue of {health.queued_requests}", None
+    return "reading", None
+
+
+@contextlib.asynccontextmanager
+async def explained(client: ChatClient, terminal: Terminal) -> AsyncIterator[None]:
+    """A wait inside this context shows what the server is at, once it takes long."""
+    watching = asyncio.create_task(_watch(client, terminal))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _watch(client: ChatClient, terminal: Terminal) -> None:
+    await asyncio.sleep(PATIENCE_S)
+    with terminal.bar() as bar, contextlib.suppress(ClientError):
+        while True:
+            bar.show(*waiting_for(await client.health()))
+            await asyncio.sleep(POLL_S)

@@ -1,0 +1,152 @@
+"""Owns the line that the user types into: keys, completion, history and the line below it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import AnyFormattedText
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.styles import Style
+
+from app.cli.commands import COMMANDS, UnknownCommand, find
+from app.cli.places import private_file
+from app.cli.session import Session, count
+
+_STYLE = Style.from_dict({"you": "bold ansicyan", "bottom-toolbar": "noreverse ansibrightblack"})
+
+
+class Prompt(Protocol):
+    async def ask(self, draft: str) -> str:
+        """What the user typed, beginning from `draft`.
+
+        Raises:
+            EOFError: the user leaves, or the terminal is gone.
+        """
+
+
+class CommandCompleter(Completer):
+    """Commands at the beginning of the line, and then what the command offers for its first argument."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        text = document.text_before_cursor
+        if not text.startswith("/") or "\n" in text:
+            return
+        name, blank, argument = text[1:].partition(" ")
+        if not blank:
+            choices = [(command.name, command.help) for command in COMMANDS]
+            yield from _matching(choices, name)
+        elif " " not in argument:
+            yield from _matching(self._choices(name), argument)
+
+    def _choices(self, name: str) -> Iterable[tuple[str, str]]:
+        try:
+            return find(name).choices(self._session)
+        except UnknownCommand:
+            return ()
+
+
+def _matching(choices: Iterable[tuple[str, str]], typed: str) -> Iterable[Completion]:
+    for text, meaning in choices:
+        if text.lower().startswith(typed.lower()):
+            yield Completion(text, -len(typed), display_meta=meaning)
+
+
+def key_bindings() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
+            buffer.complete_state = None  # takes the choice; the next Enter sends
+        elif buffer.text.strip():
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    @keys.add("c-j")
+    def begin_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def clear_line(event: KeyPressEvent) -> None:
+        event.current_buffer.reset()
+
+    return keys
+
+
+class _LenientHistory(FileHistory):
+    """A history that cannot be written ends no session."""
+
+    def store_string(self, string: str) -> None:
+        try:
+            super().store_string(string)
+        except OSError:
+            return
+
+
+def open_history(path: Path) -> History:
+    try:
+        return _LenientHistory(str(private_file(path)))
+    except OSError:
+        return InMemoryHistory()
+
+
+class TerminalPrompt:
+    """A line editor. Enter sends, and a paste of many lines does not."""
+
+    def __init__(
+        self, session: Session, history: History, keyboard: Input | None = None, screen: Output | None = None
+    ) -> None:
+        self._session = session
+        plain = session.terminal.look.plain
+        self._editor: PromptSession[str] = PromptSession(
+            history=history,
+            completer=CommandCompleter(session),
+            complete_while_typing=Condition(self._is_command),
+            key_bindings=key_bindings(),
+            multiline=True,
+            prompt_continuation="... ",
+            bottom_toolbar=None if plain else self._status,
+            style=None if not session.terminal.look.color else _STYLE,
+            input=keyboard,
+            output=screen or create_output(always_prefer_tty=True),
+        )
+
+    async def ask(self, draft: str) -> str:
+        return await self._editor.prompt_async([("class:you", "You: ")], default=draft)
+
+    def _is_command(self) -> bool:
+        return self._editor.default_buffer.text.startswith("/")
+
+    def _status(self) -> AnyFormattedText:
+        session = self._session
+        return " · ".join(filter(None, (session.current_model, _turns(session), _context(session))))
+
+
+def _turns(session: Session) -> str:
+    return count(session.transcript.turns, "turn")
+
+
+def _context(session: Session) -> str:
+    entry = session.models.get(session.current_model or "")
+    if entry is None or not session.context_used:
+        return ""
+    return f"{session.context_used:,}/{entry.context_length:,} tokens"
+
+
+class LinePrompt:
+    """For a place that has lines but no terminal, as a notebook has."""
+
+    async def ask(self, draft: str) -> str:
+        line = input("You: ")
+        return line or draft

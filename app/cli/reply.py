@@ -1,0 +1,95 @@
+"""Owns one answer as it grows: from the event stream onto the screen, and what is said of it afterwards."""
+
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.cli.client import ChatClient, Events, Foreign
+from app.cli.loading import explained
+from app.cli.terminal import Terminal
+from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, TranscriptMessage
+
+
+@dataclass(slots=True)
+class Reply:
+    """`begun` is the text that the answer extends."""
+
+    begun: str = ""
+    added: str = ""
+    start: StartEvent | None = None
+    done: ChatResponse | None = None
+
+    @property
+    def has_grown(self) -> bool:
+        return bool(self.added)
+
+    @property
+    def model_name(self) -> str | None:
+        return self.start.model_name if self.start is not None else None
+
+    @property
+    def message(self) -> TranscriptMessage:
+        content = self.begun + self.added if self.done is None else self.done.response
+        reason = "interrupted" if self.done is None else self.done.finish_reason
+        return TranscriptMessage(
+            role="assistant", content=content, model_name=self.model_name, finish_reason=reason
+        )
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of the model's window, as far as the server told."""
+        if self.done is not None:
+            return self.done.usage.prompt_tokens + self.done.usage.completion_tokens
+        return self.start.prompt_tokens if self.start is not None else 0
+
+
+async def opened(events: Events, client: ChatClient, terminal: Terminal) -> tuple[StartEvent, Events]:
+    """The stream once the server has admitted the request, which may have to wait for its model."""
+    async with explained(client, terminal):
+        first = await anext(events)
+    if not isinstance(first, StartEvent):
+        raise Foreign("The stream does not begin with a start.", "Client and server must be of one version.")
+    return first, events
+
+
+async def show(start: StartEvent, events: Events, terminal: Terminal, reply: Reply) -> None:
+    """Feeds the answer to the screen and to `reply`, which holds what came also when this is cut short."""
+    reply.start = start
+    terminal.heading("Assistant:")
+    async with aclosing(events), terminal.answer() as view:
+        view.wait("…")
+        if reply.begun:
+            view.feed(reply.begun)
+        async for event in events:
+            if isinstance(event, DeltaEvent):
+                reply.added += event.text
+                view.feed(event.text)
+            elif isinstance(event, ChatResponse):
+                reply.done = event
+
+
+def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None) -> None:
+    """One line of numbers, and what else there is to know about the answer."""
+    if reply.done is None:
+        return
+    terminal.note(_numbers(reply.done))
+    if answered_before not in (None, reply.model_name):
+        terminal.note(f"Answered by {reply.model_name}; before it was {answered_before}.")
+    if reply.done.finish_reason == "length":
+        terminal.note("The answer reached its limit of tokens: /continue goes on.")
+    if reply.done.omitted_messages:
+        terminal.say(
+            f"{reply.done.omitted_messages:,} of the oldest messages no longer fit and were left out: "
+            "/undo or /new makes room.",
+            "yellow",
+        )
+
+
+def _numbers(done: ChatResponse) -> str:
+    speed = done.timings.tokens_per_second
+    parts = [
+        f"{done.usage.completion_tokens:,} tokens",
+        *([f"{speed:,.0f} tokens/s"] if speed is not None else []),
+        f"first after {done.timings.first_token_s:.2f} s",
+        *([f"{done.usage.cached_tokens:,} cached"] if done.usage.cached_tokens else []),
+    ]
+    return " · ".join(parts)

@@ -1,0 +1,134 @@
+"""Owns what this terminal can do and every line the client writes that is no part of an answer."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Protocol, TextIO
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+from rich.theme import Theme
+
+if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
+    from rich.progress import Progress, TaskID
+
+from app.cli.render import AnswerView, Painter, PlainAnswer, without_controls
+
+_THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.table.border": "dim"})
+
+
+class Problem(Protocol):
+    """An error that says in one line what happened, and in one what to do."""
+
+    message: str
+    hint: str | None
+
+
+class Bar(Protocol):
+    def show(self, label: str, fraction: float | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How much of a terminal may be used."""
+
+    plain: bool
+    color: bool
+    symbols: bool  # emoji and lines
+
+
+def look_of(file: TextIO, plain: bool, no_color: bool) -> Look:
+    """Plain where it is asked for (--plain, NO_COLOR, TERM=dumb) or nobody watches."""
+    unicode = (file.encoding or "").lower().replace("-", "").startswith("utf")
+    dumb = os.environ.get("TERM", "dumb") == "dumb"
+    plain = plain or bool(os.environ.get("NO_COLOR")) or dumb or not unicode or not file.isatty()
+    return Look(plain, color=not (plain or no_color), symbols=unicode)
+
+
+class Terminal:
+    """Answers go to `out`; in plain mode all else goes to `err`, so that a pipe gets the answer alone."""
+
+    def __init__(self, look: Look, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
+        self.look = look
+        self.out = out or sys.stdout
+        self.console = Console(
+            file=(err or sys.stderr) if look.plain else self.out,
+            force_terminal=False if look.plain else None,
+            no_color=not look.color,
+            theme=_THEME,
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
+
+    def say(self, text: str, style: str = "", symbol: str = "") -> None:
+        """One line, never broken: what is copied from it is whole."""
+        shown = f"{symbol} {text}" if symbol and self.look.symbols else text
+        self.console.print(Text(without_controls(shown), style), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        self.say(text, "dim")
+
+    def heading(self, text: str) -> None:
+        """Whose words follow; for whoever reads along."""
+        if self.out.isatty():
+            self.say(text, "bold green")
+
+    def fail(self, message: str, hint: str | None = None) -> None:
+        self.say(message, "red", "❌")
+        if hint:
+            self.say(hint, "dim", "  ")
+
+    def problem(self, error: Problem) -> None:
+        self.fail(error.message, error.hint)
+
+    def show(self, renderable: RenderableType) -> None:
+        self.console.print(renderable)
+
+    def clear(self) -> None:
+        if not self.look.plain:
+            self.console.clear()
+
+    def answer(self) -> AnswerView:
+        return PlainAnswer(self.out) if self.look.plain else Painter(self.console)
+
+    @contextlib.contextmanager
+    def bar(self) -> Iterator[Bar]:
+        """A progress bar that leaves nothing behind; in plain mode a line for each new label."""
+        if self.look.plain:
+            yield _LabelLines(self)
+            return
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("⏳ {task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task("", total=None)
+            yield _RichBar(progress, task)
+
+
+class _LabelLines:
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._label = ""
+
+    def show(self, label: str, fraction: float | None) -> None:
+        if label != self._label:
+            self._terminal.note(f"{label}...")
+        self._label = label
+
+
+class _RichBar:
+    def __init__(self, progress: "Progress", task: "TaskID") -> None:
+        self._progress = progress
+        self._task = task
+
+    def show(self, label: str, fraction: float | None) -> None:
+        total = None if fraction is None else 1.0
+        self._progress.update(self._task, description=label, total=total, completed=fraction or 0.0)
