@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused
 from app.engine.cache import Slot
-from app.engine.runner import Runner, use_packed_attention
+from app.engine.runner import Runner, prepare
 from app.engine.scheduler import Chunk, Sequence
 
 _LENGTHS = (11, 7)  # ids of two sequences that share every pass
@@ -20,7 +20,7 @@ _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 def check_packed_path(model: PreTrainedModel) -> int:
-    """Switches the model to packed attention; returns the bytes of keys and values that one token takes.
+    """Puts the model on the packed path; returns the bytes of keys and values that one token takes.
 
     Raises ModelRefused unless every layer attends through the packed function, and the logits of two
     sequences in mixed passes are those of the model's own path.
@@ -28,7 +28,7 @@ def check_packed_path(model: PreTrainedModel) -> int:
     _refuse_layer_types(model)
     prompts = [_some_ids(model, length) for length in _LENGTHS]
     expected = [_own_logits(model, prompt) for prompt in prompts]
-    use_packed_attention(model)
+    prepare(model)
     sequences = [Sequence(str(i), prompt, slot=Slot(len(prompt))) for i, prompt in enumerate(prompts)]
     logits = _packed_logits(model, sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):

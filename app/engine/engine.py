@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
+
 from app.core.errors import DomainError, InternalError, InvalidRequest
 from app.engine import sampling
 from app.engine.cache import KVCache
@@ -105,6 +107,10 @@ class Engine:
     def is_idle(self) -> bool:
         """Whether a step would have nothing to compute and nothing to tell."""
         return not self._requests and not self._outbox
+
+    @property
+    def device(self) -> torch.device:
+        return self._runner.device
 
     @property
     def running(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from app.engine import attention
+from app.engine import attention, linear
 from app.engine.attention import Span, Step
 from app.engine.scheduler import Chunk
 
@@ -55,6 +55,8 @@ class Runner:
         return logits
 
 
-def use_packed_attention(model: PreTrainedModel) -> None:
+def prepare(model: PreTrainedModel) -> None:
+    """Put the model on the engine's path: packed attention, and the device's own linear layers."""
     attention.register()
     model.set_attn_implementation(attention.NAME)
+    linear.pack(model)

@@ -20,6 +20,7 @@ from app.engine.messages import ModelInfo, Outbound, Progress, SamplingParams, S
 
 Report = Callable[[Outbound], None]
 
+_LONG_STEP_S = 0.03  # a model of longer steps gains from every core
 _SMALLEST_WINDOW = 16  # tokens; with less cache than this no request makes sense
 
 
@@ -43,7 +44,7 @@ class Service:
         report(Progress("check", 1.0))
         engine = _engine(spec, loaded, bytes_per_token)
         report(Progress("warm up", 0.0))
-        _warm_up(engine)
+        _warm_up(engine, spec.threads)
         report(Progress("warm up", 1.0))
         info = _info(loaded, engine.limits, time.monotonic() - began)
         return cls(engine, info, loaded.model.device)
@@ -86,14 +87,38 @@ def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
     return Engine(loaded, limits, chat_template=spec.chat_template, chat_stop=spec.stop)
 
 
-def _warm_up(engine: Engine) -> None:
-    """One short reply, so that the first request does not pay for what torch sets up on first use."""
-    engine.submit(
-        Submit("warm up", SamplingParams(max_tokens=4, temperature=0), prompt="Hello", scope="warm up")
-    )
-    while not engine.is_idle:
-        engine.step()
+def _warm_up(engine: Engine, threads: int | None) -> None:
+    """Short replies, so that the first request does not pay for what torch sets up on first use.
+
+    Where the number of threads was left open they also decide between one and all cores: on the CPU the
+    passes of a small model are too short to be shared.
+    """
+    _fastest_step_s(engine)
+    if threads is None and engine.device.type == "cpu":
+        _pick_threads(engine)
     engine.cache.forget_finished()
+
+
+def _pick_threads(engine: Engine) -> None:
+    every = torch.get_num_threads()
+    with_every = _fastest_step_s(engine)
+    if with_every > _LONG_STEP_S:
+        return
+    torch.set_num_threads(1)
+    if _fastest_step_s(engine) > with_every:
+        torch.set_num_threads(every)
+
+
+def _fastest_step_s(engine: Engine) -> float:
+    """Of the steps of one short reply: the one least disturbed by whatever else the machine does."""
+    sampling = SamplingParams(max_tokens=8, temperature=0)
+    engine.submit(Submit("warm up", sampling, prompt="Hello", scope="warm up"))
+    fastest = float("inf")
+    while not engine.is_idle:
+        began = time.monotonic()
+        engine.step()
+        fastest = min(fastest, time.monotonic() - began)
+    return fastest
 
 
 def _info(loaded: LoadedModel, limits: EngineLimits, load_seconds: float) -> ModelInfo:

@@ -24,7 +24,7 @@ class Detokenizer:
         byte_ids: frozenset[int] = frozenset(),
         silent_ids: frozenset[int] = frozenset(),
     ) -> None:
-        """`byte_ids` are byte-fallback tokens (`<0x0A>`), decoded in whole runs; `silent_ids` have no text."""
+        """`byte_ids` are byte-fallback tokens (`<0x0A>`), decoded in whole runs; `silent_ids` have none."""
         self._decode = decode
         self._byte_ids = byte_ids
         self._silent_ids = silent_ids
