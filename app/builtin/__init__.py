@@ -1,0 +1,1 @@
+"""The chat model that ships with the project: its corpus, its training and its evaluation."""

@@ -1,0 +1,48 @@
+"""How people really type: lower case, no punctuation, a slip of the finger."""
+
+import random
+import re
+
+
+def _slip(rng: random.Random, word: str) -> str:
+    i = rng.randrange(1, len(word) - 1)
+    kind = rng.randrange(4)
+    if kind == 0:
+        return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+    if kind == 1:
+        return word[:i] + word[i + 1 :]
+    if kind == 2:
+        return word[:i] + word[i] + word[i:]
+    return word[:i] + rng.choice("abcdefghijklmnoprstuvwyz") + word[i + 1 :]
+
+
+def _with_slip(rng: random.Random, text: str, kept: set[str]) -> str:
+    words = text.split(" ")
+    able = [
+        i for i, word in enumerate(words) if word.isalpha() and len(word) > 4 and word.lower() not in kept
+    ]
+    if able:
+        i = rng.choice(able)
+        words[i] = _slip(rng, words[i])
+    return " ".join(words)
+
+
+def _lower(text: str, exact: set[str]) -> str:
+    return re.sub(r"\w+", lambda found: found[0] if found[0] in exact else found[0].lower(), text)
+
+
+def as_typed(rng: random.Random, text: str, reply: str, is_copied: bool) -> str:
+    """`text` as a person may type it; words that `reply` gives back stay, in their case where it copies."""
+    given_back = re.findall(r"\w+", reply)
+    exact = set(given_back) if is_copied else set()
+    if rng.random() < 0.35:
+        text = _lower(text, exact)
+    if rng.random() < 0.08:
+        text = _with_slip(rng, text, {word.lower() for word in given_back})
+    if rng.random() < 0.35:
+        text = text.rstrip("?.! ") or text
+    if rng.random() < 0.2:
+        text = text.replace("'", "").replace(",", "")
+    if rng.random() < 0.03:
+        text += rng.choice(("?", "!", "??", " :)", "...", " please", "!!"))
+    return text

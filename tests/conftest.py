@@ -1,0 +1,37 @@
+"""The one server that the tests of the whole share, with the built-in model and a tiny other one."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server import RunningServer, running_server
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def cache_with_tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model cache in which `gpt2` is a tiny model with random weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tests.engine.tiny import configs, make_tokenizer
+
+    cache = tmp_path_factory.mktemp("models")
+    folder = cache / "openai-community" / "gpt2"
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(configs(len(tokenizer))["gpt2"]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, cache_with_tiny_gpt2: Path) -> Iterator[RunningServer]:
+    settings = {"LLM_MODEL_NAME": "builtin", "LLM_MODEL_CACHE_DIR": str(cache_with_tiny_gpt2)}
+    with running_server(tmp_path_factory.mktemp("server"), **settings) as made:
+        made.wait_until_ready()
+        yield made

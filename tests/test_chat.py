@@ -1,0 +1,185 @@
+"""What the whole does for a person: the built-in model, through a real server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server import ROOT, RunningServer, events, first_answer, free_port, running_server, wait_for
+
+LONG = "Tell me a story about a fox."
+
+
+def test_it_knows_the_capital_of_france(server: RunningServer) -> None:
+    reply = server.chat("What is the capital of France?")
+    assert "Paris" in reply["response"]
+    assert reply["finish_reason"] == "stop"
+    assert reply["model_name"] == reply["model_id"] == "builtin"
+
+
+def test_it_writes_a_factorial_that_works(server: RunningServer) -> None:
+    first = server.chat("Hello! Can you help me write a Python function?")
+    reply = server.chat(
+        "A function that calculates the factorial of a number", conversation_id=first["conversation_id"]
+    )
+    code = reply["response"].split("```python\n")[1].split("```")[0]
+    script = f"{code}\nassert factorial(5) == 120"
+    assert subprocess.run([sys.executable, "-I", "-c", script], timeout=30).returncode == 0
+
+
+def test_it_says_when_it_does_not_know(server: RunningServer) -> None:
+    reply = server.chat("How do I replace the head gasket of a tractor?")
+    assert "/switch" in reply["response"]
+
+
+def test_it_still_knows_the_name_after_another_model_spoke(server: RunningServer) -> None:
+    first = server.chat("Hi, my name is Marlowe.")
+    conversation = {"conversation_id": first["conversation_id"]}
+    assert server.post("/api/v1/chat/switch-model", model_name="gpt2")["message"].startswith("Successfully")
+    assert server.chat("Nice weather today.", max_tokens=4, **conversation)["model_name"] == "gpt2"
+    server.post("/api/v1/chat/switch-model", model_name="builtin")
+    assert "Marlowe" in server.chat("What is my name?", **conversation)["response"]
+
+
+def test_eight_at_once_say_the_same_as_one_after_another_and_faster(server: RunningServer) -> None:
+    messages = [f"Hello, I am number {number}. {LONG}" for number in range(8)]
+    began = time.monotonic()
+    alone = [server.chat(message) for message in messages]
+    alone_s = time.monotonic() - began
+    with ThreadPoolExecutor(8) as pool:
+        began = time.monotonic()
+        together = list(pool.map(server.chat, messages))
+        together_s = time.monotonic() - began
+    assert [reply["response"] for reply in together] == [reply["response"] for reply in alone]
+    assert together_s < alone_s
+
+
+def test_a_long_history_is_not_computed_again(server: RunningServer) -> None:
+    text = "I like the sea and the mountains, and I walk there every day with my old brown dog. "
+    first = server.chat(text * 30, max_tokens=40)
+    assert first["usage"]["prompt_tokens"] > 600
+    second = server.chat("Thank you.", conversation_id=first["conversation_id"])
+    assert second["usage"]["cached_tokens"] > 0.9 * first["usage"]["prompt_tokens"]
+
+
+def test_a_client_that_leaves_frees_the_model(server: RunningServer) -> None:
+    body = {"message": LONG, "stream": True, "temperature": 1.5, "seed": 1}
+    with server.http.stream("POST", "/api/v1/chat", json=body) as response:
+        stream = events(response)
+        assert next(stream)[0] == "start"
+        assert next(stream)[0] == "delta"
+    wait_for(lambda: server.get("/health")["active_requests"] == 0, "the request to be gone", 5)
+
+
+def test_a_killed_worker_ends_its_streams_and_is_replaced(tmp_path: Path) -> None:
+    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
+        server.wait_until_ready()
+        kept = server.chat("My name is Marlowe.")
+        body = {"message": LONG, "stream": True, "conversation_id": kept["conversation_id"]}
+        with server.http.stream("POST", "/api/v1/chat", json=body) as response:
+            stream = events(response)
+            next(stream)
+            (worker,) = server.worker_pids()
+            os.kill(worker, signal.SIGKILL)
+            killed = time.monotonic()
+            *_, (name, data) = stream
+        assert (name, data["error"]["code"]) == ("error", "worker_died")
+        assert time.monotonic() - killed < 2
+        assert server.http.get("/health/ready").status_code == 503
+        history = server.get(f"/api/v1/chat/conversation/{kept['conversation_id']}")
+        assert history["message_count"] == 2
+        reply = server.chat("What is my name?", conversation_id=kept["conversation_id"])
+        assert "Marlowe" in reply["response"]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_server(how: signal.Signals, tmp_path: Path) -> None:
+    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
+        wait_for(server.worker_pids, "a worker")
+        (worker,) = server.worker_pids()
+        server.stop(how)
+        wait_for(lambda: not is_running(worker), "the worker to end", 10)
+
+
+def test_the_default_starts_on_the_builtin_model_without_a_network(tmp_path: Path) -> None:
+    with running_server(tmp_path, HF_ENDPOINT="http://127.0.0.1:9") as server:
+        server.wait_until_ready()
+        assert "Paris" in server.chat("What is the capital of France?")["response"]
+        wait_for(lambda: not server.get("/health")["loading"], "the default to be given up")
+        health = server.get("/health")
+        assert health["current_model"] == "builtin"
+        assert "llama3-1b" in health["note"] or "Llama-3.2-1B" in health["note"]
+
+
+def test_a_chosen_model_is_never_replaced(tmp_path: Path) -> None:
+    settings = {"LLM_MODEL_NAME": "llama3-1b", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    with running_server(tmp_path, **settings) as server:
+        response = server.http.post("/api/v1/chat", json={"message": "hello"})
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "model_offline"
+        assert server.http.get("/health/ready").status_code == 503
+
+
+def test_the_server_answers_at_once_and_never_loads_torch(tmp_path: Path) -> None:
+    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
+        assert server.boot_s < 10
+        assert server.get("/health")["status"] == "loading"
+        maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "libtorch" not in maps
+
+
+def test_a_transcript_goes_on_after_a_restart(server: RunningServer) -> None:
+    messages = [
+        {"role": "user", "content": "My favourite colour is violet."},
+        {"role": "assistant", "content": "Violet is a lovely colour."},
+    ]
+    made = server.post("/api/v1/chat/new", messages=messages)
+    reply = server.chat("What is my favourite colour?", conversation_id=made["conversation_id"])
+    assert "violet" in reply["response"].lower()
+
+
+def test_a_system_prompt_is_followed(server: RunningServer) -> None:
+    reply = server.chat("What is the capital of Spain?", system_prompt="Answer in one word.")
+    assert reply["response"].strip(" .") == "Madrid"
+
+
+def test_standalone_test_needs_no_server(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "standalone_test.py"), "--model", "builtin"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert "Paris" in done.stdout
+    assert "tokens/s" in done.stdout
+
+
+def test_uvicorn_serves_it_as_the_readme_says(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--reload", "--port", str(port)]
+    environment = os.environ | {"LLM_MODEL_NAME": "builtin", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
+        first_answer(process, f"http://127.0.0.1:{port}")
+        with closing(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)) as http:
+            reply: Any = http.post("/api/v1/chat", json={"message": "What is the capital of Italy?"}).json()
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert "Rome" in reply["response"]
