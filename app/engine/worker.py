@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
@@ -74,7 +74,7 @@ def main() -> int:
     )  # Ctrl-C reaches the whole terminal; the server ends its workers
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSpec)
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), name="life-line", daemon=True).start()
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), name="life-line", daemon=True).start()
     link = Link(sys.argv[1])
     try:
         return _work(spec, link)
@@ -82,9 +82,12 @@ def main() -> int:
         link.close()
 
 
-def _end_with(life_line: IO[bytes]) -> None:
-    """Leave at once when the server is gone, whatever the main thread is in."""
-    while life_line.read(4096):
+def _end_with(life_line: int) -> None:
+    """Leave at once when the server is gone, whatever the main thread is in.
+
+    Reads the bare descriptor: a buffered reader's lock, held by this thread, aborts the interpreter's exit.
+    """
+    while os.read(life_line, 4096):
         pass
     os._exit(0)
 
