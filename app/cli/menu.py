@@ -1,0 +1,99 @@
+"""Owns the menu that calls routes by hand: it offers what the server's own schema describes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from httpx_sse import EventSource
+from rich.console import Console
+from rich.prompt import Prompt
+from rich.table import Table
+
+Schema = Mapping[str, Any]  # Any: an OpenAPI document
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A route as the schema tells it, with the first example of its body."""
+
+    method: str
+    path: str
+    description: str
+    example: str | None
+
+    @property
+    def parameters(self) -> list[str]:
+        return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
+
+
+def operations_of(schema: Schema) -> list[Operation]:
+    return [
+        Operation(method.upper(), path, told.get("description", ""), _example(told))
+        for path, methods in schema["paths"].items()
+        for method, told in methods.items()
+    ]
+
+
+def _example(told: Schema) -> str | None:
+    content = told.get("requestBody", {}).get("content", {}).get("application/json", {})
+    examples = [json.dumps(example["value"]) for example in content.get("examples", {}).values()]
+    return examples[0] if examples else None
+
+
+class Menu:
+    """Asks which route, what for, and shows the answer, until the person leaves."""
+
+    def __init__(self, http: httpx.Client, console: Console) -> None:
+        self.http = http
+        self.console = console
+        self.answers: dict[str, str] = {}  # what was last given for a parameter, offered again
+
+    def run(self) -> None:
+        operations = operations_of(self.http.get("/openapi.json").raise_for_status().json())
+        choices = [str(number) for number in range(len(operations) + 1)]
+        while True:
+            self._show(operations)
+            chosen = Prompt.ask(
+                "Route", choices=choices, show_choices=False, default="0", console=self.console
+            )
+            if chosen == "0":
+                return
+            self._call(operations[int(chosen) - 1])
+
+    def _show(self, operations: list[Operation]) -> None:
+        table = Table(box=None, header_style="bold")
+        for column in ("", "Route", ""):
+            table.add_column(column)
+        for number, operation in enumerate(operations, 1):
+            table.add_row(str(number), f"{operation.method} {operation.path}", operation.description)
+        table.add_row("0", "leave", "")
+        self.console.print(table)
+
+    def _call(self, operation: Operation) -> None:
+        path = operation.path
+        for name in operation.parameters:
+            path = path.replace(f"{{{name}}}", self._ask(name, self.answers.get(name, "")))
+        body = None if operation.example is None else self._ask("Body", operation.example)
+        headers = {"Content-Type": "application/json"} if body else {}
+        try:
+            with self.http.stream(operation.method, path, content=body, headers=headers) as response:
+                self._print(response)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            self.console.print(f"The request failed: {error}", style="red", markup=False)
+
+    def _ask(self, name: str, default: str) -> str:
+        self.answers[name] = Prompt.ask(name, default=default, console=self.console)
+        return self.answers[name]
+
+    def _print(self, response: httpx.Response) -> None:
+        style = "green" if response.is_success else "red"
+        self.console.print(f"{response.status_code} {response.reason_phrase}", style=style)
+        if "text/event-stream" in response.headers.get("content-type", ""):
+            for event in EventSource(response).iter_sse():
+                self.console.print(f"{event.event}: {event.data}", markup=False)
+            return
+        reply = json.loads(response.read())
+        self.answers |= {name: reply[name] for name in reply if name == "conversation_id"}
+        self.console.print_json(data=reply)

@@ -1,0 +1,87 @@
+"""Checks a running server over HTTP, route by route. Exit status: 0 all hold, 1 some do not, 3 no server."""
+
+import argparse
+import os
+import sys
+import time
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.checks import CHECKS
+from app.cli.client import ClientError
+from app.cli.menu import Menu
+from app.cli.server import default_address, url_of
+from app.cli.target import Outcome, Target, run_checks
+
+UNREACHABLE = 3
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # no proxy on the way there
+TIMEOUT = httpx.Timeout(120, connect=3)
+LOADING_S = 600  # most time that a model gets to load before the checks begin
+POLL_S = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console()
+    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+    is_remote = httpx.URL(options.url).host not in LOOPBACK
+    with httpx.Client(base_url=options.url, headers=headers, timeout=TIMEOUT, trust_env=is_remote) as http:
+        try:
+            wait_until_loaded(http, console)
+        except httpx.TransportError as error:
+            console.print(f"No server answers at {options.url} ({error}). Start one with: python -m app")
+            return UNREACHABLE
+        if options.interactive:
+            Menu(http, console).run()
+            return 0
+        return check(Target(http, has_key=bool(options.api_key)), console)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Checks a running server, route by route.")
+    parser.add_argument("--url", default=url_of(*default_address(os.environ)), help="default: %(default)s")
+    parser.add_argument("--api-key", default=os.environ.get("LLM_API_KEY"), help="default: $LLM_API_KEY")
+    parser.add_argument("--interactive", action="store_true", help="call routes by hand from a menu")
+    return parser.parse_args(arguments)
+
+
+def wait_until_loaded(http: httpx.Client, console: Console) -> None:
+    """Waits while the server loads its model; what is wrong otherwise, the checks tell."""
+    deadline = time.monotonic() + LOADING_S
+    with console.status("Waiting for the model to be loaded"):
+        while is_loading(http) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+
+def is_loading(http: httpx.Client) -> bool:
+    response = http.get("/api/v1/health")
+    return response.is_success and '"status":"loading"' in response.text
+
+
+def check(target: Target, console: Console) -> int:
+    table = Table("Route", "What was checked", "Result", title=f"Checks of {target.http.base_url}")
+    table.add_column("ms", justify="right")
+    outcomes: list[Outcome] = []
+    with console.status("Checking"):
+        for outcome in run_checks(CHECKS, target):
+            outcomes.append(outcome)
+            result = Text("ok", "green") if outcome.problem is None else Text(outcome.problem, "red")
+            table.add_row(outcome.check.route, outcome.check.what, result, f"{outcome.seconds * 1000:.0f}")
+    console.print(table)
+    failed = sum(outcome.problem is not None for outcome in outcomes)
+    console.print(
+        f"{len(outcomes) - failed} of {len(outcomes)} checks hold.", style="red" if failed else "green"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ClientError as error:
+        sys.exit(f"{error.message} {error.hint or ''}")
+    except (KeyboardInterrupt, EOFError):
+        sys.exit(130)
