@@ -6,7 +6,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
 
@@ -21,7 +21,7 @@ from app.api.body import BodyGuard
 from app.api.dependencies import Services
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
-from app.core.catalogue import CATALOGUE, find_profile
+from app.core.catalogue import CATALOGUE, ModelProfile, find_profile
 from app.core.config import Settings, SettingsError, load_settings
 from app.core.errors import ModelNotFound
 from app.core.logging import configure
@@ -36,10 +36,10 @@ NAME = "LLM server"
 Build = Callable[[Settings], Services]
 
 
-def build_services(settings: Settings) -> Services:
+def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = CATALOGUE) -> Services:
     """Everything below HTTP. Nothing runs yet."""
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
-    models = ModelManager(settings, CATALOGUE, Hub(settings.model_cache_dir, token=token))
+    models = ModelManager(settings, catalogue, Hub(settings.model_cache_dir, token=token))
     store = ConversationStore(max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl)
     return Services(
         models=models,

@@ -1,0 +1,116 @@
+"""The whole way, from HTTP to worker processes with tiny models, and client_test.py against it."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from starlette.responses import JSONResponse
+from transformers import AutoModelForCausalLM
+
+import client_test
+from app.api.dependencies import Services
+from app.cli.checks import CHECKS
+from app.cli.target import Target, run_checks
+from app.core.catalogue import ModelProfile, SamplingDefaults, Source
+from app.core.config import Settings
+from app.main import build_services, create_app
+from tests.api.fakes import serving
+from tests.engine.tiny import WINDOW, configs, make_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+LOAD_S = 90
+GREEDY = {"temperature": 0, "max_tokens": 8}
+
+
+def tiny(name: str, architecture: str, folder: Path) -> ModelProfile:
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelProfile(
+        name, name, "tiny", (Source(str(folder)),), WINDOW, 1, 1, SamplingDefaults(max_tokens=16)
+    )
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server whose catalogue holds two tiny models under names of the real one."""
+    folder = tmp_path_factory.mktemp("models")
+    catalogue = {
+        "builtin": tiny("builtin", "llama", folder / "a"),
+        "gpt2": tiny("gpt2", "gpt2", folder / "b"),
+    }
+    settings = Settings(model_name="builtin", dtype="float32", threads=1, _env_file=None)
+
+    def build(settings: Settings) -> Services:
+        return build_services(settings, catalogue)
+
+    with serving(create_app(settings, build)) as address:
+        until_ready(address)
+        yield address
+
+
+def until_ready(url: str) -> None:
+    deadline = time.monotonic() + LOAD_S
+    while httpx.get(f"{url}/health/ready", timeout=10, trust_env=False).status_code != 200:
+        assert time.monotonic() < deadline, httpx.get(f"{url}/health", trust_env=False).text
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"{url}/api/v1", timeout=60, trust_env=False) as found:
+        yield found
+
+
+def test_client_test_finds_nothing_wrong(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert client_test.main(["--url", url]) == 0
+    assert f"{len(CHECKS)} of {len(CHECKS)} checks hold" in capsys.readouterr().out
+
+
+def test_client_test_covers_every_route(url: str) -> None:
+    schema = httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in schema.items() for method in methods}
+    assert routes <= {check.route for check in CHECKS}
+
+
+def test_client_test_says_what_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert client_test.main(["--url", "http://127.0.0.1:1"]) == 3
+    assert "python -m app" in capsys.readouterr().out
+
+
+def test_checks_tell_what_does_not_hold() -> None:
+    with serving(JSONResponse({})) as foreign, httpx.Client(base_url=foreign, trust_env=False) as http:
+        outcomes = list(run_checks(CHECKS, Target(http)))
+    kept = [outcome.check.what for outcome in outcomes if outcome.problem is None]
+    assert kept == ["says so"]  # of /health/live, where any answer will do
+
+
+def test_menu_calls_a_route(url: str) -> None:
+    command = [sys.executable, "client_test.py", "--url", url, "--interactive"]
+    shown = subprocess.run(
+        command, cwd=ROOT, input="1\n\n0\n", capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert "POST /api/v1/chat" in shown and "200 OK" in shown and '"response"' in shown
+
+
+def test_conversation_goes_on_over_a_switch(client: httpx.Client) -> None:
+    first = client.post("/chat", json={"message": "hello", **GREEDY}).json()
+    switched = client.post("/chat/switch-model", json={"model_name": "gpt2"}).json()
+    assert switched["model_name"] == "gpt2"
+    body = {"message": "again", "conversation_id": first["conversation_id"], **GREEDY}
+    second = client.post("/chat", json=body).json()
+    assert (second["model_name"], second["message_count"]) == ("gpt2", 4)
+    assert client.post("/chat/switch-model", json={"model_name": "builtin"}).status_code == 200
+
+
+def test_stream_and_reply_are_the_same(client: httpx.Client) -> None:
+    reply = client.post("/chat", json={"message": "hello", **GREEDY}).json()["response"]
+    stream = client.post("/chat", json={"message": "hello", "stream": True, **GREEDY}).text
+    assert f'"response":{httpx.Response(200, json=reply).text}' in re.sub(r"\s*:\s*", ":", stream)
