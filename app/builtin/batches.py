@@ -30,7 +30,8 @@ class BatchMaker:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self._tokenizer = tokenizer
         self._seed = seed
-        self._end, self._pad = tokenizer.convert_tokens_to_ids([END, PAD])
+        vocabulary = tokenizer.get_vocab()
+        self._end, self._pad = vocabulary[END], vocabulary[PAD]
 
     def encode(self, talk: Conversation) -> tuple[list[int], list[bool]]:
         """The conversation as the chat template writes it, and which tokens belong to replies."""

@@ -44,7 +44,7 @@ def train_tokenizer(seed: int, conversations: int = 12_000) -> PreTrainedTokeniz
         show_progress=False,
     )
     bpe.train_from_iterator(_texts(seed, conversations), trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=bpe,
         eos_token=END,
         pad_token=PAD,
