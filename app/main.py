@@ -119,11 +119,11 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure(settings.log_level)
         app.state.services = services = build(settings)
-        await services.models.start()
         app.openapi()  # kept; takes 0.1 s that no request should wait for
         stopping = asyncio.Event()
         closing = asyncio.create_task(_close(services, stopping))
         try:
+            await services.models.start()
             with _on_stop_signal(stopping.set):
                 yield
         finally:

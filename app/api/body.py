@@ -19,6 +19,7 @@ from app.api.errors import error_response
 from app.core.errors import BodyTooLarge, BodyTooSlow, DomainError, InvalidRequest, UnsupportedMediaType
 
 _LINGER_S = 2.0
+_LARGE_BYTES = 50_000  # from here on, parsing would hold up the event loop for milliseconds
 _MAX_KEY = 80  # characters of a key that are told
 
 
@@ -37,7 +38,7 @@ class BodyGuard:
             body = await self._read(Headers(scope=scope), receive)
             if body:
                 check_media_type(Headers(scope=scope))
-                check_json_object(body)
+                await _check_json_object(body)
         except ClientDisconnect:
             return
         except (BodyTooLarge, BodyTooSlow) as error:
@@ -116,6 +117,13 @@ def check_json_object(body: bytes) -> None:
         raise InvalidRequest("The body holds a number with too many digits.") from None
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object, such as {}.")
+
+
+async def _check_json_object(body: bytes) -> None:
+    if len(body) < _LARGE_BYTES:
+        check_json_object(body)
+    else:
+        await asyncio.to_thread(check_json_object, body)
 
 
 def _finite(digits: str) -> float:
