@@ -32,8 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             wait_until_loaded(http, console)
         except httpx.TransportError as error:
-            console.print(f"No server answers at {options.url} ({error}). Start one with: python -m app")
+            told = f"No server answers at {options.url} ({error}). Start one with: python -m app"
+            console.print(told, markup=False, soft_wrap=True)
             return UNREACHABLE
+        if http.get("/api/v1/chat/models").status_code == 401:
+            console.print("The server asks for its key: --api-key KEY, or LLM_API_KEY in the environment.")
+            return 1
         if options.interactive:
             Menu(http, console).run()
             return 0
@@ -83,5 +87,7 @@ if __name__ == "__main__":
         sys.exit(main())
     except ClientError as error:
         sys.exit(f"{error.message} {error.hint or ''}")
-    except (KeyboardInterrupt, EOFError):
+    except EOFError:
+        sys.exit(0)  # Ctrl-D leaves the menu
+    except KeyboardInterrupt:
         sys.exit(130)

@@ -52,22 +52,23 @@ class Menu:
 
     def run(self) -> None:
         operations = operations_of(self.http.get("/openapi.json").raise_for_status().json())
-        choices = [str(number) for number in range(len(operations) + 1)]
-        while True:
-            self._show(operations)
-            chosen = Prompt.ask(
-                "Route", choices=choices, show_choices=False, default="0", console=self.console
-            )
-            if chosen == "0":
-                return
-            self._call(operations[int(chosen) - 1])
+        choices = ["?", *(str(number) for number in range(len(operations) + 1))]
+        chosen = "?"
+        while chosen != "0":
+            if chosen == "?":
+                self._show(operations)
+            else:
+                self._call(operations[int(chosen) - 1])
+            chosen = Prompt.ask("Route", choices=choices, show_choices=False, console=self.console)
 
     def _show(self, operations: list[Operation]) -> None:
         table = Table(box=None, header_style="bold")
         for column in ("", "Route", ""):
             table.add_column(column)
         for number, operation in enumerate(operations, 1):
-            table.add_row(str(number), f"{operation.method} {operation.path}", operation.description)
+            first_sentence = operation.description.partition(". ")[0]
+            table.add_row(str(number), f"{operation.method} {operation.path}", first_sentence)
+        table.add_row("?", "show this again", "")
         table.add_row("0", "leave", "")
         self.console.print(table)
 

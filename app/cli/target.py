@@ -55,7 +55,7 @@ class Target:
     def stream(self, path: str, kind: type[Reply], **body: object) -> tuple[list[str], str, Reply]:
         """The names of the events, the text of the deltas, and the reply that the last event holds."""
         with connect_sse(self.http, "POST", path, json=body | {"stream": True}) as source:
-            expect(source.response.is_success, f"status {source.response.status_code}")
+            _expect_success(source.response)
             events = [(event.event, event.data) for event in source.iter_sse()]
         names = [name for name, _ in events]
         expect(names[-1:] == ["done"], f"the stream ended with {names[-1:]}")
@@ -99,7 +99,12 @@ def _problem(check: Check, target: Target) -> str | None:
     return None
 
 
-def _parsed(kind: type[Reply], response: httpx.Response) -> Reply:
+def _expect_success(response: httpx.Response) -> None:
     if not response.is_success:
-        raise CheckFailed(f"status {response.status_code}: {response.text[:120]}")
+        error = ErrorResponse.model_validate_json(response.read()).error
+        raise CheckFailed(f"status {response.status_code}: {error.message}")
+
+
+def _parsed(kind: type[Reply], response: httpx.Response) -> Reply:
+    _expect_success(response)
     return kind.model_validate_json(response.content)
