@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from app.cli import commands, handlers
 from app.cli.client import ClientError, Refused, Unreachable
 from app.cli.connection import Connection, Wanted, connected
-from app.cli.interrupts import Interrupted, Interrupts
+from app.cli.interrupts import Interrupted, Interrupts, quiet_keyboard
 from app.cli.model_table import current_model_line
 from app.cli.places import private_file, state_folder
 from app.cli.prompt import LinePrompt, Prompt, TerminalPrompt, open_history
@@ -80,15 +80,16 @@ async def _chat(options: Options, interrupts: Interrupts, is_notebook: bool) -> 
     api_key = options.api_key or environ.get("LLM_API_KEY") or None
     wanted = Wanted(environ, options.url, api_key, options.model)
     try:
-        async with connected(wanted, terminal, interrupts) as connection:
-            session = Session(connection.client, terminal, options.system)
-            if not (sys.stdin.isatty() or is_notebook):
-                return await _answer_input(session, options, interrupts)
-            await _welcome(session, connection, options, interrupts)
-            prompt = LinePrompt() if is_notebook else _terminal_prompt(session)
-            await Chat(session, connection, prompt, interrupts).run()
-            terminal.say("Goodbye!", symbol="👋")
-            return OK
+        with quiet_keyboard():
+            async with connected(wanted, terminal, interrupts) as connection:
+                session = Session(connection.client, terminal, options.system)
+                if not (sys.stdin.isatty() or is_notebook):
+                    return await _answer_input(session, options, interrupts)
+                await _welcome(session, connection, options, interrupts)
+                prompt = LinePrompt() if is_notebook else _terminal_prompt(session)
+                await Chat(session, connection, prompt, interrupts).run()
+                terminal.say("Goodbye!", symbol="👋")
+                return OK
     except Interrupted:
         return INTERRUPTED
     except ClientError as error:
@@ -178,6 +179,9 @@ class Chat:
             await self._interrupts.run(self._act(line))
         except Interrupted:
             terminal.note("Stopped." if not self._session.was_cut else "Stopped: /continue goes on.")
+        except commands.UnknownCommand as error:
+            self._session.draft = line
+            terminal.problem(error)
         except Unreachable as error:
             await self._revive(error)
         except (ClientError, TranscriptError) as error:

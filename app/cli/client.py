@@ -36,6 +36,7 @@ from app.models.schemas import (
 
 CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 30.0
+HEALTH_TIMEOUT_S = 3.0  # a server that is well answers within milliseconds, whatever it is at
 SILENCE_TIMEOUT_S = 120.0  # in a stream, which the server keeps alive with comments
 
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -110,7 +111,6 @@ class ChatClient:
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/api/v1",
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(REPLY_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             transport=transport,
             trust_env=base.host not in ("127.0.0.1", "localhost", "::1"),  # no proxy on the way to oneself
             verify=base.scheme == "https",
@@ -123,7 +123,7 @@ class ChatClient:
         await self._http.aclose()
 
     async def health(self) -> HealthResponse:
-        return await self._call("GET", "/health", HealthResponse)
+        return await self._call("GET", "/health", HealthResponse, timeout_s=HEALTH_TIMEOUT_S)
 
     async def models(self) -> ModelListResponse:
         return await self._call("GET", "/chat/models", ModelListResponse)
@@ -151,9 +151,17 @@ class ChatClient:
         request = SwitchModelRequest(model_name=model_name, stream=True)
         return self._stream("/chat/switch-model", request, _SWITCH_EVENTS)
 
-    async def _call(self, method: str, path: str, kind: type[Reply], body: BaseModel | None = None) -> Reply:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        kind: type[Reply],
+        body: BaseModel | None = None,
+        timeout_s: float = REPLY_TIMEOUT_S,
+    ) -> Reply:
+        timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
-            response = await self._http.request(method, path, json=_json(body))
+            response = await self._http.request(method, path, json=_json(body), timeout=timeout)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         if not response.is_success:

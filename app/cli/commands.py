@@ -14,7 +14,7 @@ from app.cli.settings import KEYS, range_of
 from app.cli.transcripts import saved_names
 
 Choice = tuple[str, str]  # what is inserted, and what it means
-_LINE = re.compile(r"/([A-Za-z?]\w*)?(?:\s+(.*))?", re.DOTALL)
+_LINE = re.compile(r"/(?:([A-Za-z]\w*)(?:\s+(.*))?)?", re.DOTALL)
 
 
 class UnknownCommand(ClientError):

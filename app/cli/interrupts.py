@@ -40,7 +40,7 @@ class Interrupts:
         self._running = task = asyncio.ensure_future(work)
         self._loop = asyncio.get_running_loop()
         try:
-            with self._on_ctrl_c(), quiet_keyboard():
+            with self._on_ctrl_c():
                 return await task
         except asyncio.CancelledError:
             current = asyncio.current_task()
@@ -68,7 +68,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def quiet_keyboard() -> Iterator[None]:
-    """What is typed meanwhile does not show, and waits for the next prompt; Ctrl-C still interrupts."""
+    """Between prompts: what is typed does not show, and waits for the next one. Ctrl-C still interrupts."""
     if not sys.stdin.isatty():
         yield
         return
@@ -78,6 +78,7 @@ def quiet_keyboard() -> Iterator[None]:
     quiet = termios.tcgetattr(sys.stdin)
     quiet[0] &= ~termios.ICRNL
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
     termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
     try:
         yield

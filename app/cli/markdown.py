@@ -19,7 +19,7 @@ Row = list[Segment]
 """One line without its end. A row of code may be longer than the terminal is wide: it is never broken, so
 that it can be copied whole."""
 
-NARROWEST = 8  # columns that a deeply nested block keeps
+NARROWEST = 8  # columns that a deeply nested block has at least
 CONTEXT_LINES = 50  # final lines of a fence that are read again to colour the next ones
 _LISTS = ("bullet_list_open", "ordered_list_open")
 _INDENT = re.compile(r" {0,3}(?! )")
@@ -38,6 +38,11 @@ def highlight(code: str, language: str) -> Text:
     return text
 
 
+def _prefix(mark: str, options: ConsoleOptions) -> str:
+    """What begins the rows of a nested block; nothing where it would leave no room for them."""
+    return mark if options.max_width - len(mark) >= NARROWEST else ""
+
+
 class _Code(CodeBlock):
     """Code inside another block."""
 
@@ -51,9 +56,10 @@ class _Heading(Heading):
 
 class _Quote(BlockQuote):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        inner = options.update(width=max(NARROWEST, options.max_width - 2))
+        prefix = _prefix("▌ ", options)
+        inner = options.update(width=options.max_width - len(prefix))
         for line in console.render_lines(self.elements, inner, style=self.style, pad=False):
-            yield from (Segment("▌ ", self.style), *line, Segment("\n"))
+            yield from (Segment(prefix, self.style), *line, Segment("\n"))
 
 
 class _Item(ListItem):
@@ -69,12 +75,12 @@ class _Item(ListItem):
         return item
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        indent = len(self.marker)
-        inner = options.update(width=max(NARROWEST, options.max_width - indent))
-        prefix = Segment(self.marker, console.get_style("markdown.item.bullet", default="none"))
+        marker = _prefix(self.marker, options)
+        inner = options.update(width=options.max_width - len(marker))
+        prefix = Segment(marker, console.get_style("markdown.item.bullet", default="none"))
         for line in console.render_lines(self.elements, inner, style=self.style, pad=False) or [[]]:
             yield from (prefix, *line, Segment("\n"))
-            prefix = Segment(" " * indent)
+            prefix = Segment(" " * len(marker))
 
 
 class _List(ListElement):
@@ -221,7 +227,7 @@ class MarkdownStream:
         self._tail = self._tail.split("\n", count)[count]
 
     def _take_code(self, fence: Unit, width: int) -> list[Row]:
-        """The whole lines of the fence that ends the tail; not the blank ones, which may turn out to end it."""
+        """The whole lines of the fence that ends the tail; not blank ones, which may turn out to end it."""
         rows = self._rows([fence], width)
         code = fence.tokens[0].content.rstrip()
         final = code.count("\n") + 1 if code else 0

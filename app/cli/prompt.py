@@ -61,7 +61,7 @@ def _matching(choices: Iterable[tuple[str, str]], typed: str) -> Iterable[Comple
             yield Completion(text, -len(typed), display_meta=meaning)
 
 
-def key_bindings() -> KeyBindings:
+def key_bindings(completer: Completer) -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -71,6 +71,17 @@ def key_bindings() -> KeyBindings:
             buffer.complete_state = None  # takes the choice; the next Enter sends
         elif buffer.text.strip():
             buffer.validate_and_handle()
+
+    @keys.add("tab")
+    def complete(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        found = list(completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
+        if len(found) == 1:
+            buffer.apply_completion(found[0])
+        elif buffer.complete_state is not None:
+            buffer.complete_next()
+        else:
+            buffer.start_completion(insert_common_part=True)
 
     @keys.add("escape", "enter")
     @keys.add("c-j")
@@ -109,11 +120,12 @@ class TerminalPrompt:
     ) -> None:
         self._session = session
         plain = session.terminal.look.plain
+        completer = CommandCompleter(session)
         self._editor: PromptSession[str] = PromptSession(
             history=history,
-            completer=CommandCompleter(session),
+            completer=completer,
             complete_while_typing=Condition(self._is_command),
-            key_bindings=key_bindings(),
+            key_bindings=key_bindings(completer),
             multiline=True,
             prompt_continuation="... ",
             bottom_toolbar=None if plain else self._status,

@@ -83,6 +83,7 @@ class OwnServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
+        self.stop()
         self._log_begins = self.log.stat().st_size
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -87,6 +87,7 @@ class Session:
         before = self.transcript.turns
         await self._restored(lambda: self.client.undo(self._id(), min(turns, before)))
         self.transcript.messages = self.transcript.messages[: -2 * min(turns, before)]
+        self.context_used = 0  # unknown until the next reply
         return before - self.transcript.turns
 
     # The conversation as a whole
