@@ -1,0 +1,84 @@
+"""A program in a terminal of its own, as a person would see and type it."""
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import termios
+import time
+from types import TracebackType
+from typing import Self
+
+import pyte
+
+PATIENCE_S = 20.0
+
+
+class PseudoTerminal:
+    """Runs a command; `wait_for` reads until the screen or its scrollback shows a text."""
+
+    def __init__(
+        self, command: list[str], environ: dict[str, str], columns: int = 80, rows: int = 24
+    ) -> None:
+        self._screen = pyte.HistoryScreen(columns, rows, history=10_000)
+        self._stream = pyte.ByteStream(self._screen)
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environ,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """As closing the window does."""
+        if self._ours >= 0:
+            os.close(self._ours)
+            self._ours = -1
+
+    def type(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    @property
+    def text(self) -> str:
+        width = self._screen.columns
+        scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
+        return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while self.text.count(text) < times:
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
+            self._read(0.1)
+
+    def wait_for_end(self) -> int:
+        deadline = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._read(0.05)
+        self._read(0)
+        return self.process.wait(1)
+
+    def _read(self, timeout_s: float) -> None:
+        readable, _, _ = select.select([self._ours], [], [], timeout_s)
+        if readable:
+            try:
+                self._stream.feed(os.read(self._ours, 65_536))
+            except OSError:  # the program closed its end
+                time.sleep(0)

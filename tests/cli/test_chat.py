@@ -1,0 +1,230 @@
+import asyncio
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from app.cli.chat import Chat, Options, main
+from app.cli.client import ChatClient
+from app.cli.connection import Connection
+from app.cli.interrupts import Interrupts
+from app.cli.server import PROJECT
+from app.cli.session import Session
+from chat_cli import parse_arguments
+from tests.cli.conftest import Seen
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.standin import StandIn
+
+T = TypeVar("T")
+
+CLIENT = [sys.executable, str(PROJECT / "chat_cli.py")]
+
+
+def _environ(**changes: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LLM_", "NO_COLOR"))}
+    return clean | {"TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "LANG": "C.UTF-8"} | changes
+
+
+def _piped(text: str, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLIENT, *arguments], input=text, env=_environ(**changes), capture_output=True, text=True, timeout=30
+    )
+
+
+# Without a terminal
+
+
+def test_standard_input_is_one_message_and_its_answer_the_output(url: str, standin: StandIn) -> None:
+    done = _piped("say **one**\n", "--url", url, "-s", "Be brief.")
+    assert (done.returncode, done.stdout) == (0, "**one**\n")
+    assert "tokens" in done.stderr
+    assert standin.requests[0][1]["system_prompt"] == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "code", "told"),
+    [
+        ("", (), 2, "Standard input is empty"),
+        ("refuse", (), 1, "The queue is full."),
+        ("hello", ("-m", "gtp2"), 5, "Did you mean gpt2?"),
+    ],
+)
+def test_exit_code_says_what_happened(
+    url: str, text: str, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    done = _piped(text, "--url", url, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_server_that_is_not_there_is_told_with_the_command(url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    done = _piped("hello", "--url", f"http://127.0.0.1:{port}")
+    assert done.returncode == 3
+    assert f"No server answers at http://127.0.0.1:{port}" in done.stderr
+    assert "uvicorn app.main:app" in done.stderr
+
+
+def test_key_is_taken_from_option_environment_and_file(url: str, standin: StandIn) -> None:
+    standin.api_key = "secret"
+    assert _piped("hello", "--url", url).returncode == 4
+    assert _piped("hello", "--url", url, "--api-key", "secret").returncode == 0
+    assert _piped("hello", "--url", url, LLM_API_KEY="secret").returncode == 0
+    Path(".env").write_text("LLM_API_KEY=secret\n")
+    assert _piped("hello", "--url", url).returncode == 0
+
+
+def test_found_server_is_used(url: str) -> None:
+    assert _piped("hello", LLM_PORT=url.rpartition(":")[2]).stdout == "You said: hello\n"
+
+
+def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
+    code = (
+        "import sys, app.cli.chat; print(*sorted(m for m in sys.modules if m.startswith(('app.', 'torch'))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    others = [name for name in done.stdout.split() if not name.startswith("app.cli")]
+    assert others == ["app.models", "app.models.schemas"]
+
+
+# In a running event loop
+
+
+def test_main_works_inside_a_running_loop(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n/quit\n"))
+    monkeypatch.setattr(sys, "stdout", shown)
+
+    async def notebook() -> int:
+        return main(Options(url=url))
+
+    assert asyncio.run(notebook()) == 0
+    assert "You said: hello" in shown.getvalue()
+
+
+# The loop of questions and answers
+
+
+class ScriptedPrompt:
+    """Types lines, and keeps the drafts it was offered."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines: Iterator[str] = iter(lines)
+        self.drafts: list[str] = []
+
+    async def ask(self, draft: str) -> str:
+        self.drafts.append(draft)
+        try:
+            return next(self._lines)
+        except StopIteration:
+            raise EOFError from None
+
+
+def _chatted(
+    url: str, seen: Seen, lines: list[str], before: Callable[[Session], None] | None = None
+) -> list[str]:
+    async def run() -> list[str]:
+        async with ChatClient(url) as client:
+            session = Session(client, seen.terminal())
+            if before is not None:
+                before(session)
+            prompt = ScriptedPrompt(lines)
+            connection = Connection(client, StandIn().health())
+            await Chat(session, connection, prompt, Interrupts()).run()
+            return prompt.drafts
+
+    return asyncio.run(run())
+
+
+def test_no_error_ends_the_loop(url: str, seen: Seen) -> None:
+    lines = ["refuse", "/undo", "/swich gpt2", "/load nothing", "fail", "drop", "/set heat 1", "  ", "hello"]
+    drafts = _chatted(url, seen, lines)
+    assert seen.answers.endswith("You said: hello\n")
+    assert drafts == ["", "refuse", "", "/swich gpt2", "", "fail", "", "", "", ""]
+
+
+def test_message_that_the_wire_does_not_take_is_told(url: str, seen: Seen) -> None:
+    _chatted(url, seen, ["x" * 400_001])
+    assert "The message cannot be sent" in seen.told
+
+
+def test_fault_of_the_client_is_logged_and_told_in_a_line(url: str, seen: Seen) -> None:
+    def break_it(session: Session) -> None:
+        session.settings = None  # type: ignore[assignment]  # whatever fails inside
+
+    _chatted(url, seen, ["hello", "/help"], break_it)
+    assert "This is a fault of the client" in seen.told and "/models" in seen.told
+    log = Path(os.environ["XDG_STATE_HOME"]) / "llm-serving" / "client.log"
+    assert "Traceback" in log.read_text() and "Traceback" not in seen.told
+
+
+def test_leaving_ends_the_loop(url: str, seen: Seen) -> None:
+    assert _chatted(url, seen, ["/quit", "never"]) == [""]
+
+
+def test_options_are_as_documented() -> None:
+    given = ["--url", "u", "--api-key", "k", "-m", "m", "-s", "be", "--plain", "--no-color"]
+    assert parse_arguments(given) == Options("u", "k", "m", "be", True, True)
+    assert parse_arguments([]) == Options()
+
+
+# In a terminal
+
+
+def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
+    standin.note = "llama3-1b is not on this machine."
+    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+        terminal.wait_for("Type a message")
+        assert "Welcome to LLM Chat Interface!\nCurrent model: builtin" in terminal.text
+        assert "llama3-1b is not on this machine." in terminal.text
+        terminal.type("say # Title\n- *one*\n- two\r")
+        terminal.wait_for("12 tokens · 240 tokens/s")
+        assert "Assistant:\nTitle\n\n • one\n • two\n12 tokens" in terminal.text
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.type("typed meanwhile")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("You: typed meanwhile")
+        terminal.type("\x03")  # clears the line
+        terminal.type("/save talk\r")
+        terminal.wait_for("💾 Conversation saved to talk.json")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+        assert "👋 Goodbye!" in terminal.text
+    assert Path("conversations/talk.json").exists()
+
+
+def test_own_server_starts_and_ends_with_the_terminal() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # by something that does not answer
+        environ = _environ(LLM_PORT=str(taken.getsockname()[1]), COLUMNS="200")
+        with PseudoTerminal(CLIENT, environ, columns=200) as terminal:
+            terminal.wait_for("No server runs yet: starting one at")
+            assert "server.log" in terminal.text
+            server = _wait(lambda: _children(terminal.process.pid))[0]
+            os.kill(terminal.process.pid, signal.SIGHUP)
+            assert terminal.wait_for_end() != 0
+            _wait(lambda: not Path(f"/proc/{server}").exists())
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _wait(condition: Callable[[], T]) -> T:
+    deadline = time.monotonic() + 20
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    return found

@@ -1,0 +1,93 @@
+import asyncio
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from app.cli.client import ChatClient
+from app.cli.prompt import CommandCompleter, TerminalPrompt, open_history
+from app.cli.session import Session
+from app.cli.transcripts import Transcript, save
+from tests.cli.conftest import Seen
+from tests.cli.standin import StandIn
+
+ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t"
+
+
+@pytest.fixture
+def keyboard() -> Iterator[PipeInput]:
+    with create_pipe_input() as pipe:
+        yield pipe
+
+
+def _typed(keyboard: PipeInput, seen: Seen, keys: str, draft: str = "") -> str:
+    async def ask() -> str:
+        async with ChatClient("http://nowhere") as client:
+            session = Session(client, seen.terminal())
+            session.models = {entry.name: entry for entry in StandIn().models().models}
+            prompt = TerminalPrompt(session, InMemoryHistory(), keyboard, DummyOutput())
+            keyboard.send_text(keys)
+            return await prompt.ask(draft)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (f"hello{ENTER}", "hello"),
+        (f"one{ALT_ENTER}two{CTRL_J}three{ENTER}", "one\ntwo\nthree"),
+        (f"\x1b[200~a\nb\nc\x1b[201~{ENTER}", "a\nb\nc"),
+        (f"gone{CTRL_C}here{ENTER}", "here"),
+        (f"{ENTER}{ENTER}text{ENTER}", "text"),
+        (f"/swi{TAB} gp{TAB}{ENTER}", "/switch gpt2"),
+    ],
+)
+def test_keys_make_the_line(keyboard: PipeInput, seen: Seen, keys: str, line: str) -> None:
+    assert _typed(keyboard, seen, keys) == line
+
+
+def test_a_draft_is_offered_again(keyboard: PipeInput, seen: Seen) -> None:
+    assert _typed(keyboard, seen, f" still{ENTER}", draft="here") == "here still"
+
+
+def test_ctrl_d_leaves(keyboard: PipeInput, seen: Seen) -> None:
+    with pytest.raises(EOFError):
+        _typed(keyboard, seen, CTRL_D)
+
+
+def test_history_is_private_and_survives(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    open_history(path).append_string("hello")
+    assert list(open_history(path).load_history_strings()) == ["hello"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert isinstance(open_history(tmp_path / "missing" / "history"), InMemoryHistory)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("/sw", ["switch"]),
+        ("/switch ", ["builtin", "gpt2"]),
+        ("/load t", ["talk"]),
+        ("/set to", ["top_p", "top_k"]),
+        ("/help und", ["undo"]),
+        ("/s x", []),
+        ("hello /sw", []),
+        ("/switch gpt2 ", []),
+    ],
+)
+def test_completion_knows_commands_models_files_and_settings(
+    seen: Seen, typed: str, offered: list[str]
+) -> None:
+    save(Transcript(), "talk")
+    session = Session(ChatClient("http://nowhere"), seen.terminal())
+    session.models = {entry.name: entry for entry in StandIn().models().models}
+    found = CommandCompleter(session).get_completions(Document(typed), CompleteEvent())
+    assert [completion.text for completion in found] == offered

@@ -1,0 +1,126 @@
+import asyncio
+import io
+
+import pyte
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from app.cli.render import FRAME_S, Painter, PlainAnswer
+from tests.cli.conftest import ReadableScreen
+from tests.cli.markdown_text import cuts
+
+Frame = tuple[list[str], list[str]]  # scrollback and screen
+
+
+def _painter(width: int = 40, height: int = 10) -> tuple[Painter, io.StringIO]:
+    file = io.StringIO()
+    console = Console(file=file, width=width, height=height, force_terminal=True, color_system="truecolor")
+    return Painter(console), file
+
+
+def _terminal(width: int = 40, height: int = 10) -> tuple[pyte.HistoryScreen, pyte.Stream]:
+    screen = pyte.HistoryScreen(width, height, history=100_000)
+    return screen, pyte.Stream(screen)
+
+
+def _frame(written: str, width: int = 40, height: int = 10) -> Frame:
+    screen, stream = _terminal(width, height)
+    stream.feed("before\r\n" + written.replace("\n", "\r\n"))
+    scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in screen.history.top]
+    return scrolled, [line.rstrip() for line in screen.display]
+
+
+def _painted(chunks: list[str], width: int = 40, height: int = 10) -> str:
+    painter, file = _painter(width, height)
+    painter.wait("...")
+    for chunk in chunks:
+        painter.paint()
+        painter.feed(chunk)
+        painter.paint()
+    painter.finish()
+    return file.getvalue()
+
+
+@settings(max_examples=150, deadline=None)
+@given(cuts(), st.integers(20, 100), st.integers(4, 30))
+def test_painter_leaves_what_printing_at_once_leaves(chunks: list[str], width: int, height: int) -> None:
+    at_once = _frame(_painted(["".join(chunks)], width, height), width, height)
+    assert _frame(_painted(chunks, width, height), width, height) == at_once
+
+
+def test_painter_leaves_exactly_the_rows_of_a_long_answer() -> None:
+    answer = "".join(f"- item {n}\n" for n in range(300)) + "\n| a | b |\n|--|--|\n| 1 | 2 |\n\n```\n"
+    answer += "".join(f"line {n}\n" for n in range(300)) + "```\n"
+    scrolled, screen = _frame(_painted([answer[at : at + 32] for at in range(0, len(answer), 32)]))
+    assert [row for row in scrolled if row.startswith(" • ")] == [f" • item {n}" for n in range(300)]
+    lines = [row for row in (*scrolled, *screen) if row.startswith("line")]
+    assert lines == [f"line {n}" for n in range(300)]
+    before, items, table, code, cursor = 1, 300, 5, 300, 1  # the table stands between blank rows
+    assert len(scrolled) + len(screen) == before + items + table + code + cursor
+
+
+def test_painter_shows_the_end_of_what_is_taller_than_the_screen() -> None:
+    painter, file = _painter(height=6)
+    painter.feed("\n".join(f"line {n}" for n in range(20)))
+    painter.paint()
+    _, screen = _frame(file.getvalue(), height=6)
+    assert screen == [f"line {n}" for n in range(15, 20)] + [""]
+
+
+def test_painter_rewrites_only_what_changed() -> None:
+    painter, file = _painter()
+    painter.feed("first line\nsecond")
+    painter.paint()
+    written = len(file.getvalue())
+    painter.paint()
+    assert len(file.getvalue()) == written
+    painter.feed(" line")
+    painter.paint()
+    assert "first line" not in file.getvalue()[written:]
+
+
+def test_painter_repaints_for_the_width_of_now() -> None:
+    painter, file = _painter(width=40)
+    painter.feed("words that fill more than one row of a terminal that became narrow meanwhile")
+    painter.paint()
+    painter._console.width = 20
+    painter.paint()
+    painter.finish()
+    assert "narrow" in file.getvalue()
+
+
+@pytest.mark.parametrize("escape", ["\x1b[2J", "\x1b]0;owned\x07", "\x9b31m", "&#27;[2J", "\x08\x08"])
+def test_painter_lets_no_escape_of_the_model_through(escape: str) -> None:
+    plain, escaped = _painted(["a  b"]), _painted([f"a {escape} b"])
+    assert escaped.count("\x1b") == plain.count("\x1b")
+    assert "\x9b" not in escaped and "\x07" not in escaped and "\x08" not in escaped
+
+
+def test_painter_paints_few_frames_of_many_chunks() -> None:
+    async def stream() -> str:
+        painter, file = _painter()
+        async with painter:
+            began = asyncio.get_running_loop().time()
+            for n in range(200):
+                painter.feed(f"word{n} ")
+                await asyncio.sleep(0.001)
+            self_time = asyncio.get_running_loop().time() - began
+        assert file.getvalue().count("\x1b[?2026h") <= 3 + self_time / FRAME_S
+        return file.getvalue()
+
+    written = asyncio.run(stream())
+    assert "word199" in "".join(_frame(written)[1])
+    assert written.endswith("\x1b[?25h")
+
+
+def test_plain_answer_is_the_text_and_a_line_end() -> None:
+    async def write(file: io.StringIO) -> str:
+        async with PlainAnswer(file) as view:
+            view.wait("reading")
+            view.feed("**a**\x1b[2J")
+        return file.getvalue()
+
+    assert asyncio.run(write(io.StringIO())) == "**a**\x1b[2J\n"
+    assert asyncio.run(write(ReadableScreen())) == "**a**[2J\n"
