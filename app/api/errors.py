@@ -111,12 +111,18 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
 
 def _problem(problem: Mapping[str, Any]) -> str:  # Any: pydantic's error details
     """`field: cause`, without the input that pydantic keeps beside them."""
-    where = ".".join(str(part) for part in problem["loc"][1:])
-    field = escape_control(where[:_MAX_FIELD])
-    if problem["type"] == "extra_forbidden":
+    is_unknown = problem["type"] == "extra_forbidden"
+    parts = [str(part) for part in problem["loc"][1:] if is_unknown or _is_place(part)]
+    field = escape_control(".".join(parts)[:_MAX_FIELD])
+    if is_unknown:
         return f"{field}: there is no such field"
     cause = str(problem["msg"]).removeprefix("Value error, ")
     return f"{field}: {cause}" if field else cause
+
+
+def _is_place(part: str | int) -> bool:
+    """A field or an index, and not pydantic's name for one branch of a union."""
+    return isinstance(part, int) or part.isidentifier()
 
 
 def _body(code: str, message: str, hint: str | None) -> ErrorResponse:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 from httpx_sse import EventSource
@@ -45,9 +45,11 @@ def _example(told: Schema) -> str | None:
 class Menu:
     """Asks which route, what for, and shows the answer, until the person leaves."""
 
-    def __init__(self, http: httpx.Client, console: Console) -> None:
+    def __init__(self, http: httpx.Client, console: Console, person: TextIO | None = None) -> None:
+        """`person` is who answers: standard input if None."""
         self.http = http
         self.console = console
+        self.person = person
         self.answers: dict[str, str] = {}  # what was last given for a parameter, offered again
 
     def run(self) -> None:
@@ -59,7 +61,9 @@ class Menu:
                 self._show(operations)
             else:
                 self._call(operations[int(chosen) - 1])
-            chosen = Prompt.ask("Route", choices=choices, show_choices=False, console=self.console)
+            chosen = Prompt.ask(
+                "Route", choices=choices, show_choices=False, console=self.console, stream=self.person
+            )
 
     def _show(self, operations: list[Operation]) -> None:
         table = Table(box=None, header_style="bold")
@@ -85,7 +89,8 @@ class Menu:
             self.console.print(f"The request failed: {error}", style="red", markup=False)
 
     def _ask(self, name: str, default: str) -> str:
-        self.answers[name] = Prompt.ask(name, default=default, console=self.console)
+        given = Prompt.ask(name, default=default, console=self.console, stream=self.person)
+        self.answers[name] = given or default
         return self.answers[name]
 
     def _print(self, response: httpx.Response) -> None:

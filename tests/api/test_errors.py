@@ -55,6 +55,7 @@ def test_missing_key_names_the_scheme() -> None:
         ({"message": "hi", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
         ({"message": "hi", "tempratur": 1}, "tempratur: there is no such field"),
         ({"message": " "}, "message: is empty"),
+        ({"message": "hi", "stop": [""]}, "stop.0: String should have at least 1 character; stop: "),
         (
             {"message": "hi", "max_tokens": 1, "max_length": 1},
             "max_tokens and max_length are the same field: send one of them",

@@ -99,9 +99,7 @@ def locked(locked_url: str) -> Iterator[httpx.Client]:
 def test_every_route_but_the_open_ones_asks_for_the_key(locked: httpx.Client) -> None:
     app = fake_app(Scripted(), api_key=KEY)
     plain = {route.path for route in app.routes if isinstance(route, Route)}
-    paths = (
-        plain | set(app.openapi()["paths"]) | {"/api/v1/nothing", "/docs-assets", "/health/", "/redoc"}
-    )
+    paths = plain | set(app.openapi()["paths"]) | {"/api/v1/nothing", "/docs-assets", "/health/", "/redoc"}
     for path in paths:
         for method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"):
             is_refused = locked.request(method, path).status_code == 401
