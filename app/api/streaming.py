@@ -25,6 +25,8 @@ _EVENT_NAMES: Mapping[type[BaseModel], str] = {
     LoadProgress: "progress",
     ErrorResponse: "error",
 }
+# No line ends in SSE, but for many a client's line reader (Python's splitlines among them).
+_LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 Events = AsyncGenerator[Any, None]  # Any: a union of wire models, another for each route
@@ -106,7 +108,8 @@ class EventStream(Response):
 
 def _frame(event: BaseModel) -> bytes:
     name = _EVENT_NAMES.get(type(event), "done")
-    return format_sse_event(event=name, data_str=event.model_dump_json(exclude_none=name == "error"))
+    data = event.model_dump_json(exclude_none=name == "error").translate(_LINE_ENDS)
+    return format_sse_event(event=name, data_str=data)
 
 
 async def _last(events: Events) -> BaseModel:

@@ -31,6 +31,7 @@ PARAMETERS = schemas.Parameters(
     seed=None,
     stop=[],
 )
+LINE_ENDS = "a\x85b\u2028c\u2029d\r\n\ne"
 START = schemas.StartEvent(
     conversation_id="conv_1",
     message_id="msg_1",
@@ -80,6 +81,8 @@ class Scripted:
             await self._hang()
         yield START
         yield schemas.DeltaEvent(text="Hello")
+        if script == "line ends":
+            yield schemas.DeltaEvent(text=LINE_ENDS)
         if script == "die":
             raise WorkerDied("The worker died.", hint="Ask again.")
         if script == "bug later":

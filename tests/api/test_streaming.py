@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from app.api.streaming import respond
-from tests.api.fakes import REPLY, Scripted, serving
+from tests.api.fakes import LINE_ENDS, REPLY, Scripted, serving
 
 WAIT_S = 5
 
@@ -40,6 +40,12 @@ def test_collected_reply_is_the_last_event(client: httpx.Client) -> None:
     reply = ask(client, "hello")
     assert reply.headers["content-type"] == "application/json"
     assert reply.json() == REPLY.model_dump(mode="json")
+
+
+def test_text_cannot_break_a_frame(client: httpx.Client) -> None:
+    reply = ask(client, "line ends", stream=True)
+    data = [line for line in reply.text.splitlines() if line.startswith("data: ")]
+    assert json.loads(data[2].removeprefix("data: ")) == {"text": LINE_ENDS}
 
 
 @pytest.mark.parametrize("stream", [False, True])
