@@ -46,46 +46,55 @@ class ChatModelManager:
         Raises:
             ConversationNotFound: and what TurnRunner.answer raises.
         """
-        conversation = self._conversation_for(request)
-        system_prompt = request.system_prompt
-        turn = Turn(
-            conversation,
-            tuple(conversation.messages),
-            request,
-            request.model_name or conversation.model_name,
-            conversation.system_prompt if system_prompt is None else system_prompt,
-            asked=Message("user", request.message),
-        )
-        return self._turns.answer(turn)
+
+        def plan() -> Turn:
+            conversation = self._conversation_for(request)
+            system_prompt = request.system_prompt
+            return Turn(
+                conversation,
+                tuple(conversation.messages),
+                request,
+                request.model_name or conversation.model_name,
+                conversation.system_prompt if system_prompt is None else system_prompt,
+                asked=Message("user", request.message),
+            )
+
+        return self._turns.answer(plan)
 
     def regenerate(self, conversation_id: str, request: RegenerateRequest) -> AsyncGenerator[TurnEvent, None]:
         """Answers the last user message again; the old reply goes once the new one is there."""
-        conversation = self._store.get(conversation_id)
-        conversation.last_reply()
-        turn = Turn(
-            conversation,
-            tuple(conversation.messages[:-1]),
-            request,
-            request.model_name or conversation.model_name,
-            conversation.system_prompt,
-        )
-        return self._turns.answer(turn)
+
+        def plan() -> Turn:
+            conversation = self._store.get(conversation_id)
+            conversation.last_reply()
+            return Turn(
+                conversation,
+                tuple(conversation.messages[:-1]),
+                request,
+                request.model_name or conversation.model_name,
+                conversation.system_prompt,
+            )
+
+        return self._turns.answer(plan)
 
     def continue_reply(
         self, conversation_id: str, request: ContinueRequest
     ) -> AsyncGenerator[TurnEvent, None]:
         """Extends the last reply; deltas are what is added, the response holds the whole."""
-        conversation = self._store.get(conversation_id)
-        begun = conversation.last_reply()
-        turn = Turn(
-            conversation,
-            tuple(conversation.messages[:-1]),
-            request,
-            begun.model_name,
-            conversation.system_prompt,
-            begun=begun,
-        )
-        return self._turns.answer(turn)
+
+        def plan() -> Turn:
+            conversation = self._store.get(conversation_id)
+            begun = conversation.last_reply()
+            return Turn(
+                conversation,
+                tuple(conversation.messages[:-1]),
+                request,
+                begun.model_name,
+                conversation.system_prompt,
+                begun=begun,
+            )
+
+        return self._turns.answer(plan)
 
     def _conversation_for(self, request: ChatRequest) -> Conversation:
         if request.conversation_id is not None:

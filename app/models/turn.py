@@ -1,7 +1,7 @@
 """Owns a turn: history, model and reply, committed together. The one path that every chat reply takes."""
 
 from asyncio import CancelledError
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -45,13 +45,16 @@ class TurnRunner:
         self._store = store
         self._models = models
 
-    async def answer(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+    async def answer(self, plan: Callable[[], Turn]) -> AsyncGenerator[TurnEvent, None]:
         """Lease, generate, commit. A failed turn changes nothing; one left early keeps what was said.
+
+        `plan` reads the conversation, and nothing can come between that and taking it for the turn.
 
         Raises:
             ConversationBusy, ConversationFull, ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow,
             DeadlineExceeded: the conversation is as it was.
         """
+        turn = plan()
         with self._store.turn(turn.conversation):
             self._check_size(turn)
             async with self._models.lease(turn.model_name) as served:

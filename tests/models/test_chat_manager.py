@@ -104,6 +104,14 @@ def test_one_turn_at_a_time(world: World) -> None:
     assert world.chat("again", kept.conversation_id).message_count >= 4
 
 
+def test_a_turn_asked_for_before_another_ended_sees_that_other(world: World) -> None:
+    kept = world.chat("hello")
+    request = ChatRequest(message="later", conversation_id=kept.conversation_id, max_tokens=4)
+    asked_early = world.chats.chat(request)
+    world.chat("sooner", kept.conversation_id)
+    assert world.last(asked_early).message_count == 6
+
+
 def test_regenerate_replaces_the_reply(world: World) -> None:
     first = world.chat("hello")
     again = world.last(
