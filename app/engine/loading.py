@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -159,6 +160,10 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
         )
     except ValueError as error:
         raise ModelRefused(f"{config.model_type} is no causal language model: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadFailed(
+            f"the weights cannot be read: {error}", hint="Fetch the model again."
+        ) from error
     model, found = loaded
     if found["missing_keys"]:
         raise ModelLoadFailed(

@@ -69,10 +69,11 @@ class Link:
 
 
 def main() -> int:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole terminal; the server ends its workers
+    # Ctrl-C reaches the whole terminal; it is the server that ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # Threads that spin while they wait for each other starve on a busy machine. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSpec)
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), name="life-line", daemon=True).start()
     link = Link(sys.argv[1])

@@ -4,11 +4,18 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from tests.engine.tiny import TinyModel, configs, make_tokenizer
 
 ARCHITECTURES = ("gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Passes of tiny models are too short for cores to share, and waiting threads starve on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

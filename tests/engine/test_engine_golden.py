@@ -1,4 +1,4 @@
-"""Greedy output equals model.generate(do_sample=False), token for token, whatever happens around a request."""
+"""Greedy output equals model.generate(do_sample=False), token for token, whatever happens around it."""
 
 import random
 

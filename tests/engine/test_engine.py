@@ -1,0 +1,165 @@
+"""What a request is told, and how it ends."""
+
+import pytest
+
+from app.engine.messages import (
+    Accepted,
+    ChatMessage,
+    Deltas,
+    Failed,
+    Finished,
+    SamplingParams,
+    Submit,
+)
+from tests.engine.tiny import WINDOW, Collected, TinyModel, finish, greedy, run
+
+
+def end_of(collected: Collected, request_id: str = "a") -> Finished:
+    end = collected.ends[request_id]
+    assert isinstance(end, Finished)
+    return end
+
+
+def test_engine_reports_acceptance_usage_and_timings(llama: TinyModel) -> None:
+    collected = run(llama.engine(), greedy("a", "the cat sat", 5))
+    prompt_tokens = len(llama.tokenizer("the cat sat").input_ids)
+    assert collected.accepted["a"] == Accepted("a", prompt_tokens, 0)
+    end = end_of(collected)
+    assert (end.finish_reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (
+        "length",
+        prompt_tokens,
+        5,
+    )
+    assert 0 <= end.timings.queue_s <= end.timings.first_token_s <= end.timings.total_s
+
+
+def test_engine_stop_id_ends_the_reply(llama: TinyModel) -> None:
+    """With every token ending the reply, it ends at once and has no text."""
+    engine = llama.engine()
+    first = llama.reference.generate(**llama.tokenizer("the cat", return_tensors="pt"), max_new_tokens=1)[
+        0, -1
+    ]
+    llama.packed.generation_config.eos_token_id = [1, int(first)]
+    try:
+        collected = run(llama.engine(), greedy("a", "the cat"))
+    finally:
+        llama.packed.generation_config.eos_token_id = 1
+    assert (end_of(collected).finish_reason, collected.texts["a"]) == ("stop", "")
+    assert end_of(collected).usage.completion_tokens == 1
+    assert engine.is_idle
+
+
+def test_engine_stop_string_is_cut(llama: TinyModel) -> None:
+    whole = run(llama.engine(), greedy("a", "the cat", 24)).texts["a"]
+    stop = whole[6:9]
+    sampling = SamplingParams(max_tokens=24, temperature=0, stop=(stop,))
+    collected = run(llama.engine(), Submit("a", sampling, prompt="the cat"))
+    assert collected.texts["a"] == whole[: whole.index(stop)]
+    assert end_of(collected).finish_reason == "stop"
+
+
+def test_engine_dialogue_stop_strings_belong_to_chats(llama: TinyModel) -> None:
+    chat = Submit(
+        "chat", SamplingParams(max_tokens=24, temperature=0), messages=(ChatMessage("user", "the cat"),)
+    )
+    whole = run(llama.engine(), chat).texts["chat"]
+    engine = llama.engine(chat_stop=(whole[4:6],))
+    collected = run(engine, chat, greedy("raw", "the cat"))
+    assert collected.texts["chat"] == whole[: whole.index(whole[4:6])]
+    assert end_of(collected, "raw").finish_reason == "length"
+
+
+def test_engine_ends_at_the_window(llama: TinyModel) -> None:
+    collected = run(llama.engine(), Submit("a", SamplingParams(temperature=0), prompt="x" * 150))
+    usage = end_of(collected).usage
+    assert usage.prompt_tokens + usage.completion_tokens == WINDOW
+    assert end_of(collected).finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("submit", "code"),
+    [
+        (Submit("a", SamplingParams(temperature=float("nan")), prompt="x"), "invalid_request"),
+        (Submit("a", SamplingParams(max_tokens=0), prompt="x"), "invalid_request"),
+        (Submit("a", SamplingParams()), "invalid_request"),
+        (Submit("a", SamplingParams(), prompt="x" * 500), "context_length_exceeded"),
+        (Submit("a", SamplingParams(), prompt="\ud800"), "internal_error"),  # what no transport would carry
+    ],
+)
+def test_engine_bad_requests_fail_before_acceptance(llama: TinyModel, submit: Submit, code: str) -> None:
+    engine = llama.engine()
+    collected = run(engine, greedy("good", "the cat", 4), submit)
+    failure = collected.ends["a"]
+    assert isinstance(failure, Failed)
+    assert failure.code == code
+    assert "a" not in collected.accepted
+    assert end_of(collected, "good").finish_reason == "length"
+
+
+def test_engine_second_request_of_an_id_fails_and_the_first_goes_on(llama: TinyModel) -> None:
+    engine = llama.engine()
+    engine.submit(greedy("a", "the cat", 4))
+    engine.submit(greedy("a", "the cat", 4))
+    kinds = [type(message) for message in engine.step() if not isinstance(message, Deltas)]
+    assert kinds == [Accepted, Failed]
+    while not engine.is_idle:
+        messages = engine.step()
+    assert isinstance(messages[-1], Finished)
+
+
+def test_engine_cancel_takes_effect_within_a_step(llama: TinyModel) -> None:
+    engine, collected = llama.engine(max_active_requests=1), Collected()
+    engine.submit(greedy("running", "the cat", 100))
+    engine.submit(greedy("waiting", "the cat", 100))
+    collected.take(engine.step())
+    collected.take(engine.step())
+    engine.cancel("running")
+    engine.cancel("waiting")
+    engine.cancel("unknown")
+    last = engine.step()
+    assert [type(message) for message in last] == [Finished, Finished]
+    collected.take(last)
+    assert end_of(collected, "running").finish_reason == "cancelled"
+    assert end_of(collected, "waiting").usage.completion_tokens == 0
+    finish(engine, collected)
+
+
+def test_engine_failed_pass_fails_its_requests_and_goes_on(llama: TinyModel) -> None:
+    engine, collected = llama.engine(), Collected()
+    hook = llama.packed.register_forward_pre_hook(_break_down)
+    engine.submit(greedy("a", "the cat", 4))
+    try:
+        collected.take(engine.step())
+    finally:
+        hook.remove()
+    assert isinstance(collected.ends["a"], Failed)
+    assert collected.ends["a"].code == "internal_error"
+    assert run(engine, greedy("b", "the cat", 4)).texts["b"] == llama.generate("the cat", 4)
+
+
+def test_engine_seed_gives_the_same_text_whatever_shares_the_batch(llama: TinyModel) -> None:
+    def seeded(request_id: str) -> Submit:
+        sampling = SamplingParams(max_tokens=20, temperature=1.0, top_p=0.9, seed=11)
+        return Submit(request_id, sampling, prompt="the cat")
+
+    alone = run(llama.engine(), seeded("a")).texts["a"]
+    others = [
+        Submit(str(number), SamplingParams(max_tokens=9, temperature=1.2, top_k=number), prompt="sat on")
+        for number in range(5)
+    ]
+    together = run(llama.engine(step_tokens=7), others[0], seeded("a"), *others[1:], seeded("b")).texts
+    assert together["a"] == together["b"] == alone
+    assert (
+        alone != run(llama.engine(), Submit("a", SamplingParams(max_tokens=20), prompt="the cat")).texts["a"]
+    )
+
+
+def test_engine_scopes_share_nothing(llama: TinyModel) -> None:
+    engine = llama.engine()
+    run(engine, greedy("a", "the cat sat on the mat", scope="x"))
+    assert run(engine, greedy("b", "the cat sat on the mat", scope="y")).cached("b") == 0
+    assert run(engine, greedy("c", "the cat sat on the mat", scope="x")).cached("c") > 0
+
+
+def _break_down(*_: object) -> None:
+    raise RuntimeError("a device that fails")

@@ -1,0 +1,147 @@
+"""Folders that are refused, and what is read from those that are not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused
+from app.engine.check import check_packed_path
+from app.engine.loading import load, pick_device, pick_dtype, refuse_unsafe
+from app.engine.messages import Progress, WorkerSpec
+from app.engine.service import Service
+from tests.engine.tiny import configs, greedy, run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A tiny Llama as it lies on disk."""
+    torch.manual_seed(0)
+    LlamaForCausalLM(configs(len(tokenizer))["llama"]).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def spec(folder: Path, **options: object) -> WorkerSpec:
+    return WorkerSpec(str(folder), "tiny", **options)
+
+
+def test_load_reports_a_growing_share_of_the_weights(folder: Path) -> None:
+    fractions: list[float] = []
+    loaded = load(spec(folder), fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert loaded.context_length == 160
+    assert loaded.stop_ids == {1}
+
+
+def test_service_starts_and_serves(folder: Path) -> None:
+    reports: list[Progress] = []
+    service = Service.start(spec(folder, context_length=100, threads=torch.get_num_threads()), reports.append)
+    stages = list(dict.fromkeys(report.stage for report in reports))
+    assert stages == ["load", "check", "warm up"]
+    assert (service.info.architecture, service.info.context_length) == ("LlamaForCausalLM", 100)
+    assert len(run(service.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
+    assert service.stats().running == 0
+    assert service.stats().kv_used_bytes > 0
+
+
+def test_service_window_shrinks_to_the_cache(folder: Path) -> None:
+    bytes_per_token = 3 * 2 * 2 * 8 * 4
+    service = Service.start(spec(folder, kv_cache_bytes=50 * bytes_per_token), lambda _: None)
+    assert service.info.context_length == 50
+    with pytest.raises(ModelLoadFailed, match="holds 5 tokens"):
+        Service.start(spec(folder, kv_cache_bytes=5 * bytes_per_token), lambda _: None)
+
+
+def test_load_refuses_code_of_the_repository(folder: Path) -> None:
+    edit(folder / "config.json", nested={"auto_map": {"AutoModel": "evil.py"}})
+    with pytest.raises(ModelRefused, match="auto_map"):
+        load(spec(folder), lambda _: None)
+
+
+def test_load_refuses_unsafe_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelRefused, match="safetensors"):
+        load(spec(folder), lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a\\b.safetensors", "..", 7])
+def test_load_refuses_weights_outside_of_the_folder(folder: Path, name: object) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(ModelRefused, match="outside"):
+        load(spec(folder), lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), ModelMissing),
+        (lambda folder: (folder / "config.json").write_text("{"), ModelLoadFailed),
+        (lambda folder: (folder / "config.json").write_text("[]"), ModelLoadFailed),
+        (lambda folder: edit(folder / "config.json", model_type="unheard-of"), ModelRefused),
+        (lambda folder: edit(folder / "config.json", model_type="t5"), ModelRefused),
+        (lambda folder: edit(folder / "config.json", num_hidden_layers=5), ModelLoadFailed),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), ModelLoadFailed),
+        (lambda folder: (folder / "tokenizer.json").unlink(), ModelLoadFailed),
+    ],
+)
+def test_load_says_what_is_wrong_with_a_folder(
+    folder: Path, damage: object, error: type[DomainError]
+) -> None:
+    assert callable(damage)
+    damage(folder)
+    with pytest.raises(error):
+        load(spec(folder), lambda _: None)
+
+
+def test_refuse_unsafe_takes_a_sound_folder(folder: Path) -> None:
+    refuse_unsafe(folder)
+
+
+def test_check_refuses_an_architecture_beside_the_interface() -> None:
+    shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    with pytest.raises(ModelRefused):
+        check_packed_path(FalconForCausalLM(FalconConfig(**shape)).eval())
+
+
+def test_check_refuses_layers_of_another_kind() -> None:
+    config = LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    model = LlamaForCausalLM(config).eval()
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ModelRefused, match="linear_attention"):
+        check_packed_path(model)
+
+
+def test_pick_device_refuses_what_is_not_there() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cuda", "mps", "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelLoadFailed, match="cuda is not available"):
+            pick_device("cuda")
+    with pytest.raises(ModelLoadFailed, match="abacus is not available"):
+        pick_device("abacus")
+
+
+def test_pick_dtype_auto_keeps_float32_checkpoints() -> None:
+    cpu, config = torch.device("cpu"), LlamaConfig()
+    config.dtype = torch.float32
+    assert pick_dtype("auto", cpu, config) == torch.float32
+    config.dtype = torch.bfloat16
+    is_fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert pick_dtype("auto", cpu, config) == (torch.bfloat16 if is_fast else torch.float32)
+    assert pick_dtype("float16", cpu, config) == torch.float16

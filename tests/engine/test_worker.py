@@ -1,0 +1,183 @@
+"""The real process, over its real socket."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+import zmq
+from transformers import FalconConfig, FalconForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from app.engine.messages import (
+    Cancel,
+    ChatMessage,
+    Deltas,
+    Failed,
+    Finished,
+    Inbound,
+    LoadFailed,
+    Outbound,
+    Progress,
+    Ready,
+    SamplingParams,
+    Shutdown,
+    Stats,
+    Submit,
+    WorkerSpec,
+    decode_outbound,
+    encode,
+)
+from tests.engine.tiny import configs
+
+START_TIMEOUT_S = 90  # importing torch on a busy machine
+ANSWER_TIMEOUT_S = 20
+
+
+class Worker:
+    """The parent's end of one worker process."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        address = f"ipc://{folder}/socket"
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.bind(address)
+        command = [sys.executable, "-m", "app.engine.worker", address]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        assert self.process.stdin is not None
+        self.life_line = self.process.stdin
+        self.life_line.write(msgspec.json.encode(WorkerSpec(str(model), "tiny", threads=1)) + b"\n")
+        self.life_line.flush()
+
+    def send(self, message: Inbound) -> None:
+        self._socket.send(encode(message))
+
+    def receive(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Outbound:
+        assert self._socket.poll(int(timeout_s * 1000)), "the worker is silent"
+        return decode_outbound(self._socket.recv())
+
+    def until(self, *kinds: type) -> list[Outbound]:
+        """Everything up to the first message of one of the kinds."""
+        messages = [self.receive(START_TIMEOUT_S)]
+        while not isinstance(messages[-1], kinds):
+            messages.append(self.receive(START_TIMEOUT_S))
+        return messages
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.life_line.close()
+        self._socket.close()
+        self._context.term()
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(configs(len(tokenizer))["llama"])
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[Path], Worker]]:
+    workers: list[Worker] = []
+
+    def begin(model: Path) -> Worker:
+        workers.append(Worker(tmp_path, model))
+        return workers[-1]
+
+    yield begin
+    for worker in workers:
+        worker.close()
+
+
+def chat(request_id: str, max_tokens: int | None) -> Submit:
+    sampling = SamplingParams(max_tokens=max_tokens, seed=1)
+    return Submit(request_id, sampling, messages=(ChatMessage("user", "the cat"),))
+
+
+def text_of(messages: list[Outbound], request_id: str) -> str:
+    items = [delta for message in messages if isinstance(message, Deltas) for delta in message.items]
+    return "".join(delta.text for delta in items if delta.request_id == request_id)
+
+
+def test_worker_serves_cancels_and_shuts_down(start: Callable[[Path], Worker], model_folder: Path) -> None:
+    worker = start(model_folder)
+    loading = worker.until(Ready, LoadFailed)
+    assert isinstance(loading[-1], Ready)
+    stages = list(dict.fromkeys(message.stage for message in loading if isinstance(message, Progress)))
+    assert stages == ["import", "load", "check", "warm up"]
+
+    worker.process.send_signal(signal.SIGINT)  # Ctrl-C is the server's to act on
+    worker.send(chat("short", 8))
+    reply = worker.until(Finished, Failed)
+    assert isinstance(reply[-1], Finished)
+    assert text_of(reply, "short")
+
+    worker.send(Submit("long", SamplingParams(), prompt="the cat"))
+    worker.until(Deltas)
+    worker.send(Cancel("long"))
+    ended = worker.until(Finished, Failed)[-1]
+    assert isinstance(ended, Finished)
+    assert ended.finish_reason in ("cancelled", "length")
+
+    worker.until(Stats)
+    worker.until(Stats)  # the heartbeat, idle
+    worker.send(Shutdown())
+    assert worker.process.wait(ANSWER_TIMEOUT_S) == 0
+
+
+def test_worker_ends_with_its_life_line(start: Callable[[Path], Worker], model_folder: Path) -> None:
+    worker = start(model_folder)
+    worker.until(Ready)
+    worker.send(Submit("long", SamplingParams(), prompt="the cat"))
+    worker.until(Deltas)
+    began = time.monotonic()
+    worker.life_line.close()
+    worker.process.wait(ANSWER_TIMEOUT_S)
+    assert time.monotonic() - began < 2
+
+
+def test_worker_killed_is_seen_by_its_parent(start: Callable[[Path], Worker], model_folder: Path) -> None:
+    worker = start(model_folder)
+    worker.until(Progress)
+    worker.process.kill()
+    assert worker.process.wait(ANSWER_TIMEOUT_S) == -signal.SIGKILL
+
+
+def test_worker_says_why_it_cannot_load(
+    start: Callable[[Path], Worker], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    worker = start(broken)
+    failure = worker.until(Ready, LoadFailed)[-1]
+    assert isinstance(failure, LoadFailed)
+    assert failure.code == "model_missing"
+    assert worker.process.wait(ANSWER_TIMEOUT_S) == 1
+
+
+def test_worker_refuses_an_architecture_beside_the_interface(
+    start: Callable[[Path], Worker], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    FalconForCausalLM(FalconConfig(**shape)).save_pretrained(tmp_path / "falcon")
+    tokenizer.save_pretrained(tmp_path / "falcon")
+    worker = start(tmp_path / "falcon")
+    failure = worker.until(Ready, LoadFailed)[-1]
+    assert isinstance(failure, LoadFailed)
+    assert failure.code == "model_refused"
+    assert worker.process.wait(ANSWER_TIMEOUT_S) == 1
