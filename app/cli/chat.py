@@ -203,12 +203,12 @@ class Chat:
     async def _revive(self, error: Unreachable) -> None:
         terminal = self._session.terminal
         try:
-            if await self._interrupts.run(self._connection.revive(terminal)):
-                terminal.note(
-                    "It runs again: Enter sends your message." if self._session.draft else "It runs."
-                )
-            else:
-                terminal.problem(error)
+            if not await self._interrupts.run(self._connection.revive(terminal)):
+                return terminal.problem(error)
+            await self._session.refresh_models()
+            terminal.say(current_model_line(self._connection.health))
+            if self._session.draft:
+                terminal.note("Enter sends your message.")
         except Interrupted:
             terminal.note("Stopped.")
         except ClientError as again:

@@ -37,7 +37,7 @@ from app.models.schemas import (
 CONNECT_TIMEOUT_S = 3.0
 REPLY_TIMEOUT_S = 30.0
 HEALTH_TIMEOUT_S = 3.0  # a server that is well answers within milliseconds, whatever it is at
-SILENCE_TIMEOUT_S = 120.0  # in a stream, which the server keeps alive with comments
+SILENCE_TIMEOUT_S = 600.0  # until a model is loaded; a stream that has begun is kept alive
 
 Reply = TypeVar("Reply", bound=BaseModel)
 Event = StartEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
@@ -170,17 +170,19 @@ class ChatClient:
 
     async def _stream(self, path: str, body: BaseModel, kinds: Mapping[str, type[Event]]) -> Events:
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        has_begun = False
         try:
             async with aconnect_sse(self._http, "POST", path, json=_json(body), timeout=timeout) as source:
+                has_begun = True
                 async for event in _events(source, kinds):
                     yield event
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
-            raise self._unreachable(error) from None
         except SSEError:
             raise Foreign(
                 "The server sent no event stream.", "Client and server must be of one version."
             ) from None
         except httpx.HTTPError as error:
+            if not has_begun:
+                raise self._unreachable(error) from None
             raise StreamBroken(
                 f"The connection to the server broke ({_cause(error)}).",
                 "What came is kept: /continue goes on from it, /retry asks again.",
@@ -212,6 +214,6 @@ def _json(body: BaseModel | None) -> object:
 def _cause(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "it does not answer in time"
-    return (
-        "connection refused" if isinstance(error, httpx.ConnectError) else str(error) or type(error).__name__
-    )
+    if isinstance(error, httpx.ConnectError):
+        return "connection refused"
+    return str(error) or "connection closed"

@@ -52,7 +52,8 @@ async def connected(wanted: Wanted, terminal: Terminal, interrupts: Interrupts) 
             return
     with _own_server(wanted) as own:
         async with ChatClient(own.url, wanted.api_key) as client:
-            terminal.note(f"No server runs yet: starting one at {own.url}, log in {own.log}")
+            terminal.note(f"No server runs yet: starting one at {own.url}, and its log is")
+            terminal.say(str(own.log), "dim", whole=True)
             health = await interrupts.run(_started(own, client, terminal))
             yield Connection(client, health, own)
 

@@ -120,7 +120,7 @@ async def undo(session: Session, argument: str) -> None:
         raise Missing(f"/undo takes a number of turns, not {argument!r}.", "/undo drops the last one.")
     dropped = await session.undo(int(argument or 1))
     left = count(session.transcript.turns, "turn")
-    session.terminal.say(f"Dropped {count(dropped, 'turn')}; {left} left.", symbol="↩️")
+    session.terminal.say(f"Dropped {count(dropped, 'turn')}; {left} left.", symbol="↩")
 
 
 async def clear(session: Session, argument: str) -> None:

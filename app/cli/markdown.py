@@ -7,116 +7,19 @@ nothing. Of the last block, the items of a list but the last and the whole lines
 import re
 from dataclasses import dataclass
 
-from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import BlockQuote, CodeBlock, Heading, ListElement, ListItem, Markdown
+from rich.console import Console
 from rich.segment import Segment
-from rich.syntax import Syntax
-from rich.text import Text
+
+from app.cli.blocks import Blocks, highlight, parse
 
 Row = list[Segment]
 """One line without its end. A row of code may be longer than the terminal is wide: it is never broken, so
 that it can be copied whole."""
 
-NARROWEST = 8  # columns that a deeply nested block has at least
 CONTEXT_LINES = 50  # final lines of a fence that are read again to colour the next ones
 _LISTS = ("bullet_list_open", "ordered_list_open")
 _INDENT = re.compile(r" {0,3}(?! )")
-
-
-def _parser() -> MarkdownIt:
-    """CommonMark with tables, and without what would swallow the model's text: HTML and link definitions."""
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 100})
-    return parser.enable(["strikethrough", "table"]).disable("reference")
-
-
-def highlight(code: str, language: str) -> Text:
-    syntax = Syntax("", language or "text", theme="ansi_dark", background_color="default")
-    text = syntax.highlight(code.expandtabs(4).rstrip())
-    text.rstrip()
-    return text
-
-
-def _prefix(mark: str, options: ConsoleOptions) -> str:
-    """What begins the rows of a nested block; nothing where it would leave no room for them."""
-    return mark if options.max_width - len(mark) >= NARROWEST else ""
-
-
-class _Code(CodeBlock):
-    """Code inside another block."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield highlight(str(self.text), self.lexer_name)
-
-
-class _Heading(Heading):
-    LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
-
-
-class _Quote(BlockQuote):
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        prefix = _prefix("▌ ", options)
-        inner = options.update(width=options.max_width - len(prefix))
-        for line in console.render_lines(self.elements, inner, style=self.style, pad=False):
-            yield from (Segment(prefix, self.style), *line, Segment("\n"))
-
-
-class _Item(ListItem):
-    """An item with its marker. A number is the one the model wrote."""
-
-    marker = " • "
-
-    @classmethod
-    def create(cls, markdown: Markdown, token: Token) -> "_Item":
-        item = cls()
-        if token.info:
-            item.marker = f" {token.info}{token.markup} "
-        return item
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        marker = _prefix(self.marker, options)
-        inner = options.update(width=options.max_width - len(marker))
-        prefix = Segment(marker, console.get_style("markdown.item.bullet", default="none"))
-        for line in console.render_lines(self.elements, inner, style=self.style, pad=False) or [[]]:
-            yield from (prefix, *line, Segment("\n"))
-            prefix = Segment(" " * len(marker))
-
-
-class _List(ListElement):
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from self.items
-
-
-class _Tokens(Markdown):
-    """Rich's Markdown over tokens that are parsed already."""
-
-    elements = Markdown.elements | {
-        "fence": _Code,
-        "code_block": _Code,
-        "heading_open": _Heading,
-        "blockquote_open": _Quote,
-        "bullet_list_open": _List,
-        "ordered_list_open": _List,
-        "list_item_open": _Item,
-    }
-
-    def __init__(self, tokens: list[Token]) -> None:
-        super().__init__("", hyperlinks=False)
-        self.parsed = tokens
-
-
-def _shown_inlines(children: list[Token]) -> list[Token]:
-    """Inline tokens as a terminal shows them: lines stay lines, images and bare addresses are their text."""
-    shown = []
-    for token in children:
-        if token.type == "softbreak":
-            shown.append(Token("hardbreak", "br", 0))
-        elif token.type == "image":
-            shown.append(Token("text", "", 0, content=f"![{token.content}]({token.attrs['src']})"))
-        elif token.markup != "autolink":
-            shown.append(token)
-    return shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +41,6 @@ def _blocks(tokens: list[Token]) -> list[list[Token]]:
         if token.level == 0 and token.nesting >= 0:
             blocks.append([])
         blocks[-1].append(token)
-        token.children = token.children and _shown_inlines(token.children)
     return blocks
 
 
@@ -168,7 +70,7 @@ def _stand_alone(items: list[list[Token]], lines: list[str]) -> bool:
 def _units(source: str) -> list[Unit]:
     lines = source.split("\n")
     units = []
-    for block in _blocks(_parser().parse(source)):
+    for block in _blocks(parse(source)):
         items = _items(block) if block[0].type in _LISTS else [block]
         if not _stand_alone(items, lines):
             items = [block]
@@ -256,7 +158,7 @@ class MarkdownStream:
 
     def _block(self, unit: Unit, width: int) -> list[Row]:
         options = self._console.options.update(width=width, height=None)
-        rows = [_trimmed(row) for row in self._console.render_lines(_Tokens(unit.tokens), options, pad=False)]
+        rows = [_trimmed(row) for row in self._console.render_lines(Blocks(unit.tokens), options, pad=False)]
         while rows and not rows[-1]:
             rows.pop()
         while rows and not rows[0]:

@@ -129,7 +129,7 @@ class Session:
                     if isinstance(event, LoadProgress):
                         bar.show(label_of(event), fraction_of(event))
                     if isinstance(event, SwitchModelResponse):
-                        self.current_model = event.model_name
+                        self.current_model = self._answered_by = event.model_name
                         return event
         raise StreamBroken("The server ended the switch without a word.", "/models shows what is loaded.")
 

@@ -14,7 +14,7 @@ from rich.theme import Theme
 if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
     from rich.progress import Progress, TaskID
 
-from app.cli.render import AnswerView, Painter, PlainAnswer, without_controls
+from app.cli.render import AnswerView, PlainAnswer, without_controls
 
 _THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.table.border": "dim"})
 
@@ -63,10 +63,10 @@ class Terminal:
             emoji=False,
         )
 
-    def say(self, text: str, style: str = "", symbol: str = "") -> None:
-        """One line, never broken: what is copied from it is whole."""
+    def say(self, text: str, style: str = "", symbol: str = "", whole: bool = False) -> None:
+        """Breaks between words; where nobody watches, or the line must be copied `whole`, not at all."""
         shown = f"{symbol} {text}" if symbol and self.look.symbols else text
-        self.console.print(Text(without_controls(shown), style), soft_wrap=True)
+        self.console.print(Text(without_controls(shown), style), soft_wrap=whole or self.look.plain)
 
     def note(self, text: str) -> None:
         self.say(text, "dim")
@@ -92,7 +92,11 @@ class Terminal:
             self.console.clear()
 
     def answer(self) -> AnswerView:
-        return PlainAnswer(self.out) if self.look.plain else Painter(self.console)
+        if self.look.plain:
+            return PlainAnswer(self.out)
+        from app.cli.painter import Painter  # Markdown takes long to import; the first prompt does not wait
+
+        return Painter(self.console)
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Bar]:

@@ -169,9 +169,9 @@ def _write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+            os.unlink(temporary)
     _sync_folder(path.parent)
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from app.cli.render import FRAME_S, Painter, PlainAnswer
+from app.cli.painter import FRAME_S, Painter
+from app.cli.render import PlainAnswer
 from tests.cli.conftest import ReadableScreen
 from tests.cli.markdown_text import cuts
 

@@ -1,0 +1,108 @@
+"""Owns how the blocks of Markdown look in a terminal: nothing padded, nothing swallowed, code in colours."""
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import BlockQuote, CodeBlock, Heading, ListElement, ListItem, Markdown
+from rich.segment import Segment
+from rich.syntax import Syntax
+from rich.text import Text
+
+NARROWEST = 8  # columns that a deeply nested block has at least
+
+
+def parse(source: str) -> list[Token]:
+    """CommonMark with tables, and without what would swallow the model's text: HTML and link definitions."""
+    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 100})
+    tokens = parser.enable(["strikethrough", "table"]).disable("reference").parse(source)
+    for token in tokens:
+        token.children = token.children and _shown_inlines(token.children)
+    return tokens
+
+
+def highlight(code: str, language: str) -> Text:
+    syntax = Syntax("", language or "text", theme="ansi_dark", background_color="default")
+    text = syntax.highlight(code.expandtabs(4).rstrip())
+    text.rstrip()
+    return text
+
+
+def _prefix(mark: str, options: ConsoleOptions) -> str:
+    """What begins the rows of a nested block; nothing where it would leave no room for them."""
+    return mark if options.max_width - len(mark) >= NARROWEST else ""
+
+
+class _Code(CodeBlock):
+    """Code inside another block."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield highlight(str(self.text), self.lexer_name)
+
+
+class _Heading(Heading):
+    LEVEL_ALIGN = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
+
+
+class _Quote(BlockQuote):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        prefix = _prefix("▌ ", options)
+        inner = options.update(width=options.max_width - len(prefix))
+        for line in console.render_lines(self.elements, inner, style=self.style, pad=False):
+            yield from (Segment(prefix, self.style), *line, Segment("\n"))
+
+
+class _Item(ListItem):
+    """An item with its marker. A number is the one the model wrote."""
+
+    marker = " • "
+
+    @classmethod
+    def create(cls, markdown: Markdown, token: Token) -> "_Item":
+        item = cls()
+        if token.info:
+            item.marker = f" {token.info}{token.markup} "
+        return item
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        marker = _prefix(self.marker, options)
+        inner = options.update(width=options.max_width - len(marker))
+        prefix = Segment(marker, console.get_style("markdown.item.bullet", default="none"))
+        for line in console.render_lines(self.elements, inner, style=self.style, pad=False) or [[]]:
+            yield from (prefix, *line, Segment("\n"))
+            prefix = Segment(" " * len(marker))
+
+
+class _List(ListElement):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self.items
+
+
+class Blocks(Markdown):
+    """Rich's Markdown over tokens that are parsed already."""
+
+    elements = Markdown.elements | {
+        "fence": _Code,
+        "code_block": _Code,
+        "heading_open": _Heading,
+        "blockquote_open": _Quote,
+        "bullet_list_open": _List,
+        "ordered_list_open": _List,
+        "list_item_open": _Item,
+    }
+
+    def __init__(self, tokens: list[Token]) -> None:
+        super().__init__("", hyperlinks=False)
+        self.parsed = tokens
+
+
+def _shown_inlines(children: list[Token]) -> list[Token]:
+    """Inline tokens as a terminal shows them: lines stay lines, images and bare addresses are their text."""
+    shown = []
+    for token in children:
+        if token.type == "softbreak":
+            shown.append(Token("hardbreak", "br", 0))
+        elif token.type == "image":
+            shown.append(Token("text", "", 0, content=f"![{token.content}]({token.attrs['src']})"))
+        elif token.markup != "autolink":
+            shown.append(token)
+    return shown
