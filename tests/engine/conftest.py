@@ -14,7 +14,7 @@ ARCHITECTURES = ("gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3")
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Passes of tiny models are too short for cores to share, and waiting threads starve on a busy machine."""
+    """Passes of tiny models are too short to share, and threads that wait starve on a busy machine."""
     torch.set_num_threads(1)
 
 

@@ -107,7 +107,9 @@ class TinyModel:
     @classmethod
     def build(cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> "TinyModel":
         torch.manual_seed(0)
-        reference = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        reference = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
         packed = copy.deepcopy(reference)
         return cls(reference, packed, tokenizer, check_packed_path(packed))
 
