@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from app.core.errors import ModelLoadFailed
@@ -39,6 +40,7 @@ class Service:
         began = time.monotonic() if started is None else started
         _prepare(spec)
         loaded = load(spec, lambda fraction: report(Progress("load", fraction)))
+        parameters = loaded.model.num_parameters()  # counted before layers are packed into other forms
         report(Progress("check", 0.0))
         bytes_per_token = check_packed_path(loaded.model)
         report(Progress("check", 1.0))
@@ -46,7 +48,7 @@ class Service:
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
         report(Progress("warm up", 1.0))
-        info = _info(loaded, engine.limits, time.monotonic() - began)
+        info = _info(loaded.model, parameters, engine.limits, time.monotonic() - began)
         return cls(engine, info, loaded.model.device)
 
     def stats(self) -> Stats:
@@ -121,13 +123,12 @@ def _fastest_step_s(engine: Engine) -> float:
     return fastest
 
 
-def _info(loaded: LoadedModel, limits: EngineLimits, load_seconds: float) -> ModelInfo:
-    model = loaded.model
+def _info(model: PreTrainedModel, parameters: int, limits: EngineLimits, load_seconds: float) -> ModelInfo:
     return ModelInfo(
         architecture=type(model).__name__,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        parameters=model.num_parameters(),
+        parameters=parameters,
         context_length=limits.context_length,
         memory_bytes=memory.used_bytes(model.device),
         kv_cache_bytes=limits.kv_cache_bytes,

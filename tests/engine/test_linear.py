@@ -31,6 +31,15 @@ def test_packed_linear_equals_linear(rows: int, bias: bool) -> None:
 
 @needs_bfloat16
 @torch.inference_mode()
+def test_packed_linear_row_does_not_depend_on_its_neighbours() -> None:
+    """Bit for bit, so that a greedy reply of a 16-bit model is the same whatever shares its passes."""
+    own, given = layer(256, 512, False), torch.randn(1, 8, 256, dtype=torch.bfloat16)
+    packed = PackedLinear(own.weight, own.bias)
+    assert torch.equal(packed(given), torch.cat([packed(row.view(1, 1, -1)) for row in given[0]], dim=1))
+
+
+@needs_bfloat16
+@torch.inference_mode()
 def test_joint_linear_equals_its_layers_in_any_order() -> None:
     layers = [layer(48, outputs, True) for outputs in (32, 16, 64)]
     joint = JointLinear(layers)

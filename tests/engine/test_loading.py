@@ -58,6 +58,13 @@ def test_service_starts_and_serves(folder: Path) -> None:
     assert service.stats().kv_used_bytes > 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_service_counts_every_parameter(folder: Path, dtype: str) -> None:
+    service = Service.start(spec(folder, dtype=dtype), lambda _: None)
+    assert service.info.parameters == LlamaForCausalLM.from_pretrained(folder).num_parameters()
+    assert service.info.dtype == dtype
+
+
 def test_service_window_shrinks_to_the_cache(folder: Path) -> None:
     bytes_per_token = 3 * 2 * 2 * 8 * 4
     service = Service.start(spec(folder, kv_cache_bytes=50 * bytes_per_token), lambda _: None)
