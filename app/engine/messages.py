@@ -44,7 +44,7 @@ class ChatMessage(Record, frozen=True):
 
 
 class SamplingParams(Record, frozen=True):
-    """How to draw the next token. `temperature` 0 is greedy: the fields that shape a draw then change nothing."""
+    """How to draw the next token. With `temperature` 0 the likeliest is taken, whatever shapes a draw."""
 
     max_tokens: int | None = None  # None: what is left of the window
     temperature: float = 0.7  # 0 to 2
