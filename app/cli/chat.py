@@ -19,6 +19,7 @@ from app.cli.interrupts import Interrupted, Interrupts, quiet_keyboard
 from app.cli.model_table import current_model_line
 from app.cli.places import private_file, state_folder
 from app.cli.prompt import LinePrompt, Prompt, TerminalPrompt, open_history
+from app.cli.server import ServerDied
 from app.cli.session import Session
 from app.cli.terminal import Terminal, look_of
 from app.cli.transcripts import TranscriptError
@@ -146,6 +147,8 @@ async def _answer_input(session: Session, options: Options, interrupts: Interrup
 
 
 def _exit_code(error: ClientError) -> int:
+    if isinstance(error, ServerDied) and "LLM_MODEL_NAME" in error.message:
+        return UNKNOWN_MODEL
     if not isinstance(error, Refused):
         return UNREACHABLE
     if error.code == "model_not_found":

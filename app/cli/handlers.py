@@ -25,6 +25,9 @@ async def list_models(session: Session, argument: str) -> None:
     terminal = session.terminal
     entries = list(session.models.values())
     terminal.show(model_table(entries, terminal.look.symbols, terminal.console.width))
+    for entry in entries:
+        if entry.error is not None:
+            terminal.note(f"{entry.name} failed: {entry.error}")
 
 
 async def switch(session: Session, argument: str) -> None:
@@ -73,6 +76,7 @@ async def history(session: Session, argument: str) -> None:
             session.terminal.heading(f"Assistant{cut}:")
         async with session.terminal.answer() as view:
             view.feed(message.content)
+        session.terminal.say("")
 
 
 async def system(session: Session, argument: str) -> None:

@@ -31,26 +31,29 @@ def size_of(size_bytes: int) -> str:
 
 
 def model_table(models: list[ModelEntry], symbols: bool, width: int) -> Table:
-    """Where the terminal is narrow, what a model is served from stands below its description."""
+    """Where the terminal is narrow, the numbers and the origin stand below the description."""
     table = Table()
     for heading in ("Model", "Status"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("Size", "Context"):
-        table.add_column(heading, no_wrap=True, justify="right")
-    last = ("Served from", "Description") if width >= WIDE else ("Description, served from",)
-    for heading in last:
-        table.add_column(heading, overflow="fold")
+    if width >= WIDE:
+        for heading in ("Size", "Context"):
+            table.add_column(heading, no_wrap=True, justify="right")
+        table.add_column("Served from", overflow="fold")
+    table.add_column("Description", overflow="fold")
     for model in models:
-        told = _told(model) if width >= WIDE else ("\n".join(reversed(_told(model))),)
-        facts = (size_of(model.size_bytes), f"{model.context_length:,}")
-        style = "bold" if model.is_current else ""
-        table.add_row(model.name, _status(model, symbols), *facts, *told, style=style)
+        told = _cells(model) if width >= WIDE else [_paragraph(model)]
+        table.add_row(model.name, _status(model, symbols), *told, style="bold" if model.is_current else "")
     return table
 
 
-def _told(model: ModelEntry) -> tuple[str, str]:
-    failure = "" if model.error is None else f" (failed: {model.error})"
-    return served_from(model.model_id), f"{model.description}{failure}"
+def _cells(model: ModelEntry) -> list[str]:
+    context = f"{model.context_length:,}"
+    return [size_of(model.size_bytes), context, served_from(model.model_id), model.description]
+
+
+def _paragraph(model: ModelEntry) -> str:
+    size, context, origin, description = _cells(model)
+    return f"{description}\n{size}, context {context}, {origin}"
 
 
 def _status(model: ModelEntry, symbols: bool) -> str:

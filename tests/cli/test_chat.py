@@ -16,7 +16,7 @@ from app.cli.chat import Chat, Options, main
 from app.cli.client import ChatClient
 from app.cli.connection import Connection
 from app.cli.interrupts import Interrupts
-from app.cli.server import PROJECT
+from app.cli.server import PROJECT, port_for_own
 from app.cli.session import Session
 from chat_cli import parse_arguments
 from tests.cli.conftest import Seen
@@ -72,6 +72,12 @@ def test_server_that_is_not_there_is_told_with_the_command(url: str) -> None:
     assert done.returncode == 3
     assert f"No server answers at http://127.0.0.1:{port}" in done.stderr
     assert "uvicorn app.main:app" in done.stderr
+
+
+def test_own_server_that_does_not_know_the_model_says_so() -> None:
+    done = _piped("hello", "-m", "no-such-model", LLM_PORT=str(port_for_own("127.0.0.1", 0)))
+    assert done.returncode == 5
+    assert "LLM_MODEL_NAME" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_key_is_taken_from_option_environment_and_file(url: str, standin: StandIn) -> None:
