@@ -15,12 +15,14 @@ BUILTIN_NAME = "builtin"
 BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "weights"
 
 # A base model has only ever seen documents. Shown the transcript of a dialogue it goes on writing one,
-# and the stop strings end it where the next speaker would begin.
+# and the stop strings end it where the next speaker would begin. Its replies begin with the space that
+# follows a colon, which is not doubled when they become history.
 DIALOGUE_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
     "The following is a friendly conversation between a user and a helpful assistant.{% endif %}\n\n"
     "{% for message in messages if message['role'] != 'system' %}"
-    "{{ 'User' if message['role'] == 'user' else 'Assistant' }}: {{ message['content'] }}"
+    "{{ 'User:' if message['role'] == 'user' else 'Assistant:' }}"
+    "{{ '' if message['content'].startswith(' ') else ' ' }}{{ message['content'] }}"
     "{% if not loop.last or message['role'] == 'user' %}\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )

@@ -1,6 +1,7 @@
+import jinja2
 import pytest
 
-from app.core.catalogue import CATALOGUE, find_profile
+from app.core.catalogue import CATALOGUE, DIALOGUE_TEMPLATE, find_profile
 from app.core.errors import ModelNotFound
 
 
@@ -26,6 +27,19 @@ def test_base_models_stop_at_the_next_speaker() -> None:
         (source,) = CATALOGUE[name].sources
         assert source.chat_template is not None
         assert "\nUser:" in source.stop
+
+
+def test_dialogue_template_shows_a_reply_as_the_model_wrote_it() -> None:
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": " Hi there."},
+        {"role": "user", "content": "Bye"},
+    ]
+    template = jinja2.Environment().from_string(DIALOGUE_TEMPLATE)
+    text = template.render(messages=messages, add_generation_prompt=True)
+    assert text.endswith("\n\nUser: Hello\nAssistant: Hi there.\nUser: Bye\nAssistant:")
+    system = template.render(messages=[{"role": "system", "content": "Be kind."}, *messages])
+    assert system.startswith("Be kind.\n\nUser: Hello")
 
 
 def test_find_profile_names_the_nearest() -> None:
