@@ -106,6 +106,7 @@ class PromptBuilder:
                 tokenize=False,
                 add_generation_prompt=not continue_final,
                 continue_final_message=continue_final,
+                enable_thinking=False,  # templates that know it: answers only, no reasoning among them
             )
         except (jinja2.TemplateError, ValueError) as error:
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error

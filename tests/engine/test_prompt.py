@@ -84,6 +84,13 @@ def test_build_ignored_system_message_is_folded() -> None:
     assert tokenizer.decode(prompt.ids) == "<|user|>be kind\n\nhello<|end|>"
 
 
+def test_build_asks_templates_that_know_it_for_no_reasoning() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking is false %} plain{% endif %}"
+    prompt = builder(tokenizer).build(chat(("user", "a")))
+    assert tokenizer.decode(prompt.ids) == "a plain"
+
+
 def test_build_uses_the_given_template_where_the_tokenizer_has_none() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
