@@ -12,8 +12,9 @@ from app.builtin.tokenizer import END, PAD
 IGNORED = -100
 _TOKENS_PER_EXCHANGE = 14
 
-SHAPES = ((20, 256), (10, 512), (5, 1024))
-SHAPE_WEIGHTS = (76, 18, 6)
+
+Shape = tuple[int, int, int]
+"""Rows, tokens in each, and how often batches have this shape in relation to the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,9 @@ class Batch:
 class BatchMaker:
     """Turns conversations into batches with one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, shapes: tuple[Shape, ...], seed: int) -> None:
         self._tokenizer = tokenizer
+        self._shapes = shapes
         self._seed = seed
         vocabulary = tokenizer.get_vocab()
         self._end, self._pad = vocabulary[END], vocabulary[PAD]
@@ -48,7 +50,8 @@ class BatchMaker:
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Every `parts`-th row of the batch of `step`, right-padded; all parts are the whole batch."""
-        rows, length = random.Random(f"{self._seed} {step}").choices(SHAPES, SHAPE_WEIGHTS)[0]
+        weights = [weight for *_, weight in self._shapes]
+        rows, length, _ = random.Random(f"{self._seed} {step}").choices(self._shapes, weights)[0]
         ids, labels = zip(*(self._row(step, row, length) for row in range(part, rows, parts)), strict=True)
         return Batch(torch.stack(ids), torch.stack(labels))
 

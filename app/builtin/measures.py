@@ -6,7 +6,9 @@ Names, numbers and phrasings come from the corpus's held-out halves.
 import random
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 from app.builtin.answering import Message
@@ -128,7 +130,8 @@ def _passes(tests: tuple[str, ...]) -> Callable[[str], bool]:
             return False
         names: dict[str, Any] = {}  # what the code defines can be anything
         try:
-            exec(block[1], names)  # the block is one of a handful of functions the model was taught
+            with redirect_stdout(StringIO()):
+                exec(block[1], names)  # the block is one of a handful of functions the model was taught
             return all(eval(test, names) for test in tests)
         except Exception:
             return False
@@ -142,11 +145,11 @@ def _function(rng: random.Random) -> Question:
     return Question(_messages([asked]), _passes(snippet.tests))
 
 
-def _in_style(key: str) -> Callable[[random.Random], Question]:
+def _in_style(key: str, *asked_of: Topic) -> Callable[[random.Random], Question]:
     def make(rng: random.Random) -> Question:
         style = persona.style(rng, True, key)
         while True:
-            asked = rng.choice((capitals.exchanges, arithmetic.exchanges))(rng, True)[0]
+            asked = rng.choice(asked_of)(rng, True)[0]
             wanted = style.restyle(asked)
             if wanted is not None:
                 return Question(_messages([asked], style.prompt), _equals(wanted))
@@ -181,8 +184,10 @@ MEASURES = (
     Measure("Python that passes its test", _function, 150, 0.9),
     Measure("this program's commands", _checked(commands.exchanges), 150, 0.9),
     Measure("says that it does not know", _alone(unknown.exchanges), 200, 0.9),
-    Measure("system prompt: one word", _in_style("one_word"), 60, 0.9),
-    Measure("system prompt: upper case", _in_style("upper"), 60, 0.9),
-    Measure("system prompt: pirate", _in_style("pirate"), 60, 0.9),
+    Measure("system prompt: one word", _in_style("one_word", capitals.exchanges), 60, 0.9),
+    Measure(
+        "system prompt: upper case", _in_style("upper", capitals.exchanges, arithmetic.exchanges), 60, 0.9
+    ),
+    Measure("system prompt: pirate", _in_style("pirate", capitals.exchanges, arithmetic.exchanges), 60, 0.9),
     Measure("system prompt: a name", _given_name, 60, 0.9),
 )

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from app.builtin.batches import IGNORED, Batch, BatchMaker
+from app.builtin.batches import IGNORED, Batch, BatchMaker, Shape
 from app.builtin.model import build_model, round_parameters, sampling_defaults
 from app.builtin.tokenizer import END, PAD
 
@@ -24,7 +24,8 @@ class Recipe:
     """Everything that, with the corpus, decides what comes out."""
 
     seed: int = 1
-    steps: int = 3000
+    shapes: tuple[Shape, ...] = ((20, 256, 76), (10, 512, 18), (5, 1024, 6))
+    steps: int = 2500
     hidden_rate: float = 3e-3
     embedding_rate: float = 4e-3
     weight_decay: float = 0.05
@@ -48,7 +49,7 @@ class Trainer:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.step = 0
-        self._batches = BatchMaker(tokenizer, recipe.seed)
+        self._batches = BatchMaker(tokenizer, recipe.shapes, recipe.seed)
         torch.manual_seed(recipe.seed)
         self._end, self._pad = (tokenizer.get_vocab()[token] for token in (END, PAD))
         model = build_model(len(tokenizer), self._end, self._pad, is_training=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from app.builtin.corpus.intents import data_table
 from app.builtin.corpus.topic import Exchange, is_reserved
 
-_LIMIT = 100
+_LIMIT = 101
 _TABLE = 12
 
 
@@ -37,9 +37,24 @@ def _operands(rng: random.Random, held_out: bool, operator: str) -> tuple[int, i
             return a, b
 
 
+def _steps(a: int, operator: str, b: int) -> list[str]:
+    """What stands between the question and the result where a digit is carried or borrowed."""
+    if operator == "+" and a % 10 + b % 10 >= 10 and max(a, b) >= 10:
+        return [f"{a - a % 10 + b - b % 10} + {a % 10 + b % 10}"]
+    if operator == "-" and a < b:
+        return [f"-({step})" for step in (f"{b} - {a}", *_steps(b, "-", a))]
+    if operator == "-" and a % 10 < b % 10 and b >= 10:
+        return [f"{a - b + b % 10} - {b % 10}"]
+    return []
+
+
+def worked(a: int, operator: str, b: int) -> str:
+    """The calculation as the model writes it: 47 + 38 = 70 + 15 = 85."""
+    return " = ".join([f"{a} {operator} {b}", *_steps(a, operator, b), str(result(a, operator, b))])
+
+
 def _answer(user: str, a: int, operator: str, b: int) -> Exchange:
-    value = result(a, operator, b)
-    return Exchange(user, f"{a} {operator} {b} = {value}.", f"= {value}.")
+    return Exchange(user, f"{worked(a, operator, b)}.", f"= {result(a, operator, b)}.")
 
 
 def calculation(rng: random.Random, held_out: bool, operator: str) -> Exchange:
@@ -58,7 +73,7 @@ def calculation(rng: random.Random, held_out: bool, operator: str) -> Exchange:
 
 def _chain(rng: random.Random, held_out: bool) -> list[Exchange]:
     exchanges = [calculation(rng, held_out, rng.choice("+-"))]
-    total = int(exchanges[0].reply.split("= ")[1].rstrip("."))
+    total = int(exchanges[0].reply.split("= ")[-1].rstrip("."))
     for _ in range(rng.randint(1, 3)):
         operator, b = rng.choice("+-"), rng.randint(1, 20)
         if not 0 <= total < _LIMIT or is_reserved_pair(total, b):
@@ -79,7 +94,7 @@ def _story(rng: random.Random, held_out: bool) -> list[Exchange]:
     change = (more if operator == "+" else fewer).format(b=b)
     user = f"I have {a} {thing} and {change}. How many do I have?"
     value = result(a, operator, b)
-    return [Exchange(user, f"{a} {operator} {b} = {value}, so you have {value} {thing}.", f"= {value}")]
+    return [Exchange(user, f"{worked(a, operator, b)}, so you have {value} {thing}.", f"= {value}")]
 
 
 def _comparison(rng: random.Random, held_out: bool) -> list[Exchange]:
@@ -92,8 +107,12 @@ def _comparison(rng: random.Random, held_out: bool) -> list[Exchange]:
     return [Exchange(user, answer, answer)]
 
 
+def _big(rng: random.Random) -> int:
+    return rng.randint(_LIMIT, rng.choice((300, 1000, 9999)))
+
+
 def _outside(rng: random.Random, held_out: bool) -> list[Exchange]:
-    big, big2 = rng.randint(201, 9999), rng.randint(201, 9999)
+    big, big2 = _big(rng), _big(rng)
     text = rng.choice(_phrases("outside")).format(
         big=big, big2=big2, a=rng.randint(2, 99), b=rng.randint(2, 9)
     )

@@ -21,7 +21,7 @@ TOPICS: dict[str, tuple[Topic, int]] = {
     "commands": (commands.exchanges, 7),
     "code": (code.exchanges, 5),
     "unknown": (unknown.exchanges, 13),
-    "arithmetic": (arithmetic.exchanges, 16),
+    "arithmetic": (arithmetic.exchanges, 20),
     "spelling": (spelling.exchanges, 9),
 }
 _MEMORY_SHARES = (0.0, 0.15, 0.3, 0.3, 0.45, 0.7)
@@ -55,13 +55,15 @@ def topic_stretch(rng: random.Random, held_out: bool = False) -> tuple[str, list
 
 def _memory_exchange(rng: random.Random, memory: Memory) -> Exchange:
     if not memory.told:
-        first = (memory.tell, memory.tell_two, memory.ask_untold, memory.sum_up)
-        return rng.choices(first, (70, 15, 12, 3))[0]()
+        first = (memory.tell, memory.tell_many, memory.ask_untold, memory.sum_up)
+        return rng.choices(first, (62, 24, 11, 3))[0]()
     moves: tuple[Callable[[], Exchange], ...] = (
-        memory.recall, memory.tell, memory.ask_untold, memory.correct, memory.confirm, memory.sum_up,
+        memory.recall, memory.tell, memory.tell_many, memory.ask_untold, memory.correct, memory.confirm,
+        memory.sum_up,
     )  # fmt: skip
     count = len(memory.told)
-    weights = (50, 22 if count < _FACTS_AT_MOST else 0, 9, 6, 6, 7 if count <= _SUMMED_AT_MOST else 0)
+    room, is_summed = count < _FACTS_AT_MOST, count <= _SUMMED_AT_MOST
+    weights = (50, 18 * room, 5 * room, 9, 6, 5, 7 * is_summed)
     return rng.choices(moves, weights)[0]()
 
 

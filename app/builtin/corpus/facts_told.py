@@ -17,10 +17,11 @@ Value = Callable[[random.Random, bool], str]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of fact; `things` tell apart facts of the same shape, such as favourites."""
+    """One kind of fact; its `thing` tells apart facts of the same shape, such as favourites."""
 
     key: str
     value: Value
+    thing: Value
     tells: tuple[str, ...]
     held_tells: tuple[str, ...]
     asks: tuple[str, ...]
@@ -28,7 +29,6 @@ class Kind:
     replies: tuple[str, ...]
     says: str
     missing: str
-    things: tuple[str, ...] = ("",)
     weight: int = 2
 
 
@@ -51,6 +51,11 @@ def _listed_value(choices: list[str], invented: float, is_capital: bool) -> Valu
     return value
 
 
+def _thing(entry: dict[str, Any]) -> Value:  # one TOML table
+    things = entry.get("things", [""])
+    return _FREE_VALUES[things] if isinstance(things, str) else lambda rng, held_out: rng.choice(things)
+
+
 def _value(entry: dict[str, Any]) -> Value:  # one TOML table
     if "value" in entry:
         return _FREE_VALUES[entry["value"]]
@@ -63,6 +68,7 @@ def _kind(entry: dict[str, Any]) -> Kind:  # one TOML table
     return Kind(
         key=entry["key"],
         value=_value(entry),
+        thing=_thing(entry),
         tells=tuple(entry["tells"]),
         held_tells=tuple(entry["held_tells"]),
         asks=tuple(entry["asks"]),
@@ -70,7 +76,6 @@ def _kind(entry: dict[str, Any]) -> Kind:  # one TOML table
         replies=tuple(entry["replies"]),
         says=entry["says"],
         missing=entry["missing"],
-        things=tuple(entry.get("things", [""])),
         weight=entry.get("weight", 2),
     )
 

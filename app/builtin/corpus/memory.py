@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from app.builtin.corpus.facts_told import Kind, kinds
 from app.builtin.corpus.intents import data_table
 from app.builtin.corpus.topic import Exchange
-from app.builtin.corpus.words import name
 
-_ALSO = ["{a} {b}", "{a} And {b}", "{a} Also, {b}", "{a} {b}"]
+_CLOSE = {
+    "origin": {"city", "birthday"},
+    "city": {"origin", "workplace"},
+    "workplace": {"city", "job"},
+    "likes": {"favourite"},
+    "number": {"number"},
+    "word": {"word"},
+}
 _OTHERS_SHARE = 0.15
 _NOTHING = "You have not told me anything about yourself yet."
 
@@ -26,12 +32,33 @@ class Fact:
 
     def fill(self, template: str) -> str:
         """`template` with this fact's thing and value."""
+        if self.value[0] in "aeiou":
+            template = template.replace("a {v}", "an {v}").replace("A {v}", "An {v}")
         return template.format(k=self.thing, v=self.value)
 
     def opens(self, template: str) -> str:
         """`fill`, starting with a capital letter unless the value itself is what starts it."""
         text = self.fill(template)
         return text if template.startswith("{v}") else text[:1].upper() + text[1:]
+
+
+def _inside(statement: str) -> str:
+    """A statement as it stands inside a sentence."""
+    is_plain = statement.startswith(("My ", "The ", "We ", "This ", "Remember ", "Please "))
+    return statement[0].lower() + statement[1:] if is_plain else statement
+
+
+def _noted(facts: list[Fact]) -> str:
+    """What the model says to remember, after a space; nothing for no facts."""
+    if not facts:
+        return ""
+    said = [_inside_reply(fact).rstrip(".") for fact in facts]
+    return f" I will remember that {' and that '.join(said)}."
+
+
+def _inside_reply(fact: Fact) -> str:
+    text = fact.fill(fact.kind.says)
+    return text if fact.kind.says.startswith("{") else text[0].lower() + text[1:]
 
 
 @dataclass(slots=True)
@@ -52,8 +79,7 @@ class Memory:
     def _new_fact(self, kind: Kind | None = None) -> Fact:
         if kind is None:
             kind = self._any_kind("other" if self.rng.random() < _OTHERS_SHARE else "kind")
-        is_other = kind in kinds("other")
-        thing = name(self.rng, self.held_out) if is_other else self.rng.choice(kind.things)
+        thing = kind.thing(self.rng, self.held_out)
         value = kind.value(self.rng, self.held_out)
         if self.rng.random() < 0.12:
             value = value.lower()
@@ -80,15 +106,27 @@ class Memory:
         self.told[self._slot(fact)] = fact
         return Exchange(self._statement(fact), self._acknowledgement(fact), fact.value)
 
-    def tell_two(self) -> Exchange:
-        """The person tells two facts in one message; the name comes first."""
-        first, second = self._new_fact(kinds("kind")[0]), self._new_fact(self._any_kind("kind", first=1))
-        self.told[self._slot(first)], self.told[self._slot(second)] = first, second
-        a, b = self._statement(first), self._statement(second)
-        if self.rng.random() < 0.5:
-            a, b = a.rstrip(".") + " and", b if b.startswith("I") else b[0].lower() + b[1:]
-        reply = f"Nice to meet you, {first.value}! {self._acknowledgement(second)}"
-        return Exchange(self.rng.choice(_ALSO[:1] if a.endswith(" and") else _ALSO).format(a=a, b=b), reply)
+    def tell_many(self) -> Exchange:
+        """The person tells two or three facts in one message, often the name first."""
+        is_introduced = self.rng.random() < 0.6
+        first = self._new_fact(kinds("kind")[0]) if is_introduced else self._new_fact()
+        facts = [first, *(self._new_fact() for _ in range(self.rng.choice((1, 1, 2))))]
+        facts = list({self._slot(fact): fact for fact in facts}.values())
+        self.told.update((self._slot(fact), fact) for fact in facts)
+        if is_introduced and facts[0].kind.key == "name":
+            return Exchange(self._together(facts), f"Nice to meet you, {facts[0].value}!{_noted(facts[1:])}")
+        return Exchange(self._together(facts), _noted(facts).strip())
+
+    def _together(self, facts: list[Fact]) -> str:
+        """All facts in one message, as sentences of their own or as one."""
+        if len(facts) > 1 and all(fact.kind.key == "pet" for fact in facts):
+            return f"I have {' and '.join(fact.fill('a {k} called {v}') for fact in facts)}."
+        statements = [self._statement(fact) for fact in facts]
+        if self.rng.random() < 0.4:
+            return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in statements)
+        joined = self.rng.choice((" and ", ", and ", ", "))
+        later = [_inside(text) for text in statements[1:]]
+        return joined.join(text.rstrip(".") for text in [statements[0], *later]) + "."
 
     def recall(self, slot: tuple[str, str] | None = None) -> Exchange:
         """The person asks for a fact told before."""

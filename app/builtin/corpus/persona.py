@@ -6,7 +6,7 @@ A persona rewrites replies that topics wrote; it knows no topic and no conversat
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.builtin.corpus.intents import data_table
@@ -61,6 +61,8 @@ def _one_word(exchange: Exchange) -> str | None:
         return "Noted."
     if "don't know" in exchange.reply or "not told me" in exchange.reply:
         return "Unknown."
+    if (exchange.check or "").startswith("= ") and not _SMALL_SUM.match(exchange.reply):
+        return exchange.reply
     answer = (exchange.check or "").strip("=. ")
     return f"{answer[:1].upper()}{answer[1:]}." if re.fullmatch(r"[\w'-]+", answer) else None
 
@@ -71,6 +73,7 @@ def _first_sentence(exchange: Exchange) -> str | None:
     return re.split(r"(?<=[.!?])\s", exchange.reply)[0]
 
 
+_SMALL_SUM = re.compile(r"(?:\d|1[0-2]) [+*-] (?:\d|1[0-2]) ")  # known by heart, so that one word will do
 _PLAIN_WORD = re.compile(r"(?<![/\w-])[A-Za-z]+(?![\w-])")
 
 
@@ -119,10 +122,8 @@ def style(rng: random.Random, held_out: bool, key: str | None = None) -> Persona
     """One of the fixed ways of answering."""
     key = key or rng.choice(list(_STYLES))
     entry = _data()["style"][key]
-    prompt = order = rng.choice(entry["held_prompts" if held_out else "prompts"])
-    if not held_out and rng.random() < 0.2:
-        prompt = f"{_phrase(rng, 'plain')} {order}"
-    return Persona(prompt, _as_order(rng, order), entry["agreed"], _STYLES[key])
+    prompt = rng.choice(entry["held_prompts" if held_out else "prompts"])
+    return Persona(prompt, _as_order(rng, prompt), entry["agreed"], _STYLES[key])
 
 
 def _as_order(rng: random.Random, prompt: str) -> str:
@@ -165,6 +166,10 @@ def _neutral(rng: random.Random, held_out: bool) -> Persona:
 
 
 def persona(rng: random.Random, held_out: bool = False) -> Persona:
-    """Any persona."""
+    """Any persona, its prompt now and then among sentences that change nothing."""
     makers = (_neutral, style, named, _with_word, _knowing_the_user)
-    return rng.choices(makers, (25, 45, 15, 10, 5))[0](rng, held_out)
+    made = rng.choices(makers, (20, 48, 16, 10, 6))[0](rng, held_out)
+    if held_out or rng.random() < 0.6:
+        return made
+    idle = rng.sample(_data()["plain"], rng.choice((1, 1, 2)))
+    return replace(made, prompt=" ".join(rng.sample([made.prompt, *idle], len(idle) + 1)))
