@@ -94,7 +94,7 @@ class KVCache:
         return True
 
     def extend(self, sequence: Sequence) -> bool:
-        slot, needed = sequence.slot, len(sequence.ids)
+        slot, needed = sequence.slot, len(sequence.ids) + len(sequence.guess)
         if needed <= slot.capacity:
             return True
         capacity = self._capacity_for(needed + needed // 4)

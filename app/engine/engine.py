@@ -30,6 +30,7 @@ from app.engine.prompt import PromptBuilder
 from app.engine.runner import Runner
 from app.engine.sampling import Chooser
 from app.engine.scheduler import Chunk, Scheduler, Sequence
+from app.engine.speculation import Guesser
 from app.engine.text import ReplyText
 from app.engine.vocabulary import Vocabulary
 
@@ -43,6 +44,7 @@ class EngineLimits:
     bytes_per_token: int  # of keys and values
     max_active_requests: int = 32
     step_tokens: int = 512
+    free_rows: int = 8  # computed at about the price of one, so worth a guess; 0 turns guessing off
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +56,7 @@ class Request:
     max_tokens: int
     chooser: Chooser
     text: ReplyText
+    guesser: Guesser
     arrived: float  # seconds of the monotonic clock, as all of these
     started: float | None = None
     first_token: float | None = None
@@ -147,6 +150,7 @@ class Engine:
 
     def step(self) -> list[Outbound]:
         """One forward pass over what is scheduled, if anything is."""
+        self._guess()
         chunks = self._scheduler.plan()
         if chunks:
             self.steps += 1
@@ -167,6 +171,7 @@ class Engine:
             max_tokens=prompt.max_tokens,
             chooser=Chooser(submit.sampling, prompt.ids),
             text=self._vocabulary.reply_text(stops),
+            guesser=Guesser(),
             arrived=arrived,
         )
         return request, prompt.omitted_messages
@@ -174,26 +179,40 @@ class Engine:
     def _advance(self, chunks: list[Chunk]) -> None:
         self._note_start(chunks)
         last = [self._requests[chunk.sequence.request_id] for chunk in chunks if chunk.is_last]
-        tokens = self._compute(chunks, last)
-        if tokens is None:
+        replies = self._compute(chunks, last)
+        if replies is None:
             self._abandon(chunks)
             return
         for chunk in chunks:
             chunk.sequence.computed += chunk.count
         deltas: list[Delta] = []
         ended: list[tuple[Request, FinishReason]] = []
-        for request, token in zip(last, tokens, strict=True):
-            self._take_token(request, token, deltas, ended)
+        for request, tokens in zip(last, replies, strict=True):
+            self._take_tokens(request, tokens, deltas, ended)
         if deltas:
             self._outbox.append(Deltas(tuple(deltas)))
         for request, reason in ended:
             self._finish(request, reason)
 
-    def _compute(self, chunks: list[Chunk], last: list[Request]) -> list[int] | None:
-        """The next token of each of `last`; None when the pass failed."""
+    def _guess(self) -> None:
+        """Guesses for decoding sequences, in rows that cost a step little; none beside a prefill."""
+        decoding = [sequence for sequence in self._scheduler.running if sequence.pending == 1]
+        is_prefilling = self._scheduler.waiting or len(decoding) < self.running
+        limit = (
+            0 if is_prefilling or not decoding else (self.limits.free_rows - len(decoding)) // len(decoding)
+        )
+        for sequence in decoding:
+            request = self._requests[sequence.request_id]
+            wanted = min(limit, request.max_tokens - request.tokens - 1)
+            sequence.guess = request.guesser.guess(sequence.ids, wanted) if wanted > 0 else ()
+
+    def _compute(self, chunks: list[Chunk], last: list[Request]) -> list[list[int]] | None:
+        """The next tokens of each of `last`, at least one; None when the pass failed."""
         try:
             logits = self._runner.forward(chunks)
-            return sampling.choose(logits, [request.chooser for request in last]) if last else []
+            choosers = [request.chooser for request in last]
+            guesses = [chunk.guess for chunk in chunks if chunk.is_last]
+            return sampling.choose_following(logits, choosers, guesses) if last else []
         except Exception:  # the root of this step's requests: they fail, the engine goes on
             _log.exception("a step of %d sequences failed", len(chunks))
             return None
@@ -205,18 +224,17 @@ class Engine:
         self.cache.forget_finished()
         self._runner.recover()
 
-    def _take_token(
+    def _take_tokens(
         self,
         request: Request,
-        token: int,
+        tokens: list[int],
         deltas: list[Delta],
         ended: list[tuple[Request, FinishReason]],
     ) -> None:
-        request.sequence.ids.append(token)
         if request.first_token is None:
             request.first_token = self._clock()
         try:
-            text, reason = self._next_text(request, token)
+            text, reason = self._next_text(request, tokens)
         except Exception:  # one request's text must not end the others
             _log.exception("the text of request %s failed", request.request_id)
             self._fail(request)
@@ -226,8 +244,21 @@ class Engine:
         if reason is not None:
             ended.append((request, reason))
 
-    def _next_text(self, request: Request, token: int) -> tuple[str, FinishReason | None]:
-        """The text that has become final with this token, and why it is the last, if it is."""
+    def _next_text(self, request: Request, tokens: list[int]) -> tuple[str, FinishReason | None]:
+        """The text that has become final with these tokens, and why the last is the last, if it is."""
+        sequence, right = request.sequence, len(tokens) - 1
+        request.guesser.learn(len(sequence.guess), right, len(sequence.ids))
+        text, reason = "", None
+        for token in tokens:
+            sequence.ids.append(token)
+            piece, reason = self._text_of(request, token)
+            text += piece
+            if reason is not None:
+                break
+        sequence.computed = min(sequence.computed + right, len(sequence.ids))
+        return text, reason
+
+    def _text_of(self, request: Request, token: int) -> tuple[str, FinishReason | None]:
         if token in self._vocabulary.stop_ids:
             return request.text.flush(), "stop"
         text = request.text.push(token)

@@ -23,19 +23,23 @@ class Runner:
 
     @torch.inference_mode()
     def forward(self, chunks: Many[Chunk]) -> Tensor:
-        """Logits `[rows, vocabulary]`, one row per chunk that is its sequence's last, in order.
+        """Logits `[rows, vocabulary]`: of each chunk that is its sequence's last, in order, the row of its
+        last id and of every guessed one.
 
         Writes keys and values into the slots; that they are computed is for the caller to note.
         """
         ids: list[int] = []
         positions: list[int] = []
         spans: list[Span] = []
+        wanted: list[int] = []
         for chunk in chunks:
             sequence, start = chunk.sequence, chunk.sequence.computed
-            spans.append(Span(sequence.slot, len(ids), len(ids) + chunk.count, start))
+            spans.append(Span(sequence.slot, len(ids), len(ids) + chunk.rows, start))
             ids += sequence.ids[start : start + chunk.count]
-            positions += range(start, start + chunk.count)
-        wanted = [span.end - 1 for span, chunk in zip(spans, chunks, strict=True) if chunk.is_last]
+            ids += chunk.guess
+            positions += range(start, start + chunk.rows)
+            if chunk.is_last:
+                wanted += range(len(ids) - 1 - len(chunk.guess), len(ids))
         return self._logits(ids, positions, wanted, Step(spans))
 
     def recover(self) -> None:

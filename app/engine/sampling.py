@@ -5,6 +5,7 @@ A row's draw depends on its logits and its own noise alone, never on what shares
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, count
 from random import Random
 
 import torch
@@ -115,6 +116,31 @@ def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
     for token, chooser in zip(tokens, choosers, strict=True):
         chooser.count(token)
     return tokens
+
+
+def choose_following(
+    logits: Tensor, choosers: Sequence[Chooser], guesses: Sequence[tuple[int, ...]]
+) -> list[list[int]]:
+    """Of each request the guessed tokens that are what it chooses, and the token it chooses after them.
+
+    `logits` has, request after request, a row for the next token and one behind each guessed token. Every
+    token is drawn as without the guess, so guessing changes neither the distribution nor what a seed gives.
+    """
+    first_rows = list(accumulate((1 + len(guess) for guess in guesses[:-1]), initial=0))
+    chosen: list[list[int]] = [[] for _ in choosers]
+    undecided = list(range(len(choosers)))
+    for depth in count():
+        rows = [first_rows[index] + depth for index in undecided]
+        own = logits if len(rows) == len(logits) else logits[rows]
+        tokens = choose(own, [choosers[index] for index in undecided])
+        for index, token in zip(undecided, tokens, strict=True):
+            chosen[index].append(token)
+        undecided = [
+            index for index in undecided if guesses[index][depth : depth + 1] == (chosen[index][-1],)
+        ]
+        if not undecided:
+            return chosen
+    raise AssertionError("unreachable")
 
 
 def _choose_rows(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:

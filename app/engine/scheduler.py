@@ -19,6 +19,7 @@ class Sequence:
     computed: int = 0  # leading ids whose keys and values are in `slot`
     cached: int | None = None  # ids found in the cache at first admission; None: never admitted
     slot: Any = None  # the memory's own handle; None while waiting
+    guess: tuple[int, ...] = ()  # ids that may follow, to be checked in the next step
 
     @property
     def pending(self) -> int:
@@ -32,6 +33,11 @@ class Chunk:
 
     sequence: Sequence
     count: int
+    guess: tuple[int, ...] = ()  # computed behind the last pending id
+
+    @property
+    def rows(self) -> int:
+        return self.count + len(self.guess)
 
     @property
     def is_last(self) -> bool:
@@ -46,7 +52,7 @@ class Memory(Protocol):
         """Give the sequence a slot with room for its ids and its longest known prefix; False: no room now."""
 
     def extend(self, sequence: Sequence) -> bool:
-        """Make room for all ids of a sequence that has a slot; False: no room now."""
+        """Make room for all ids and the guess of a sequence that has a slot; False: no room now."""
 
     def release(self, sequence: Sequence) -> None:
         """Take the slot back and keep what is computed for later requests."""
@@ -71,8 +77,9 @@ class Scheduler:
     def plan(self) -> list[Chunk]:
         """This step's work: every decode, then prefill within the rest of the budget, at least one token."""
         self._make_room()
-        chunks = [Chunk(sequence, 1) for sequence in self.running if sequence.pending == 1]
-        budget = max(self._step_tokens - len(chunks), 1)
+        decoding = [sequence for sequence in self.running if sequence.pending == 1]
+        chunks = [Chunk(sequence, 1, sequence.guess) for sequence in decoding]
+        budget = max(self._step_tokens - sum(chunk.rows for chunk in chunks), 1)
         prefills = self._prefills()
         while budget > 0 and (sequence := next(prefills, None)) is not None:
             chunks.append(Chunk(sequence, min(sequence.pending, budget)))
@@ -103,8 +110,10 @@ class Scheduler:
             yield self.running[-1]
 
     def _make_room(self) -> None:
-        """Preempt from the youngest until every running sequence has room for its ids."""
+        """Preempt from the youngest until every running sequence has room for its ids; guesses go first."""
         for sequence in list(self.running):
+            if sequence.guess and not self._memory.extend(sequence):
+                sequence.guess = ()
             while sequence in self.running and not self._memory.extend(sequence):
                 assert len(self.running) > 1, "the memory holds at least one sequence of any admitted length"
                 self._preempt(self.running[-1])
