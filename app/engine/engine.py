@@ -26,6 +26,7 @@ from app.engine.messages import (
     Timings,
     Usage,
 )
+from app.engine.pace import Pace
 from app.engine.prompt import PromptBuilder
 from app.engine.runner import Runner
 from app.engine.sampling import Chooser
@@ -100,6 +101,7 @@ class Engine:
         self._scheduler = Scheduler(
             self.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
         )
+        self._pace = Pace()
         self._chat_stop = chat_stop
         self._clock = clock
         self._requests: dict[str, Request] = {}
@@ -151,10 +153,13 @@ class Engine:
     def step(self) -> list[Outbound]:
         """One forward pass over what is scheduled, if anything is."""
         self._guess()
-        chunks = self._scheduler.plan()
+        chunks = self._scheduler.plan(self._pace.prefill_rows(self.limits.step_tokens))
         if chunks:
+            began = self._clock()
             self.steps += 1
+            prefill_rows = sum(chunk.count for chunk in chunks if chunk.count > 1)
             self._advance(chunks)
+            self._pace.learn(self._clock() - began, prefill_rows)
         outbox, self._outbox = self._outbox, []
         return outbox
 

@@ -74,12 +74,17 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def plan(self) -> list[Chunk]:
-        """This step's work: every decode, then prefill within the rest of the budget, at least one token."""
+    def plan(self, prefill_rows: int | None = None) -> list[Chunk]:
+        """This step's work: every decode, then prefill within the rest of the budget, at least one token.
+
+        Beside decodes there are no more than `prefill_rows` of prefill, if that is given.
+        """
         self._make_room()
         decoding = [sequence for sequence in self.running if sequence.pending == 1]
         chunks = [Chunk(sequence, 1, sequence.guess) for sequence in decoding]
         budget = max(self._step_tokens - sum(chunk.rows for chunk in chunks), 1)
+        if chunks and prefill_rows is not None:
+            budget = min(budget, prefill_rows)
         prefills = self._prefills()
         while budget > 0 and (sequence := next(prefills, None)) is not None:
             chunks.append(Chunk(sequence, min(sequence.pending, budget)))

@@ -63,6 +63,16 @@ def test_plan_puts_decodes_first_and_fills_up_with_prefill() -> None:
     assert plans == [[("a", 1), ("b", 9)], [("a", 1), ("b", 5), ("c", 3)], [("a", 1), ("b", 1), ("c", 1)]]
 
 
+def test_plan_holds_prefill_back_only_beside_decodes() -> None:
+    scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=64)
+    scheduler.add(make("a", 40))
+    chunks = scheduler.plan(prefill_rows=4)
+    assert shape(chunks) == [("a", 40)]
+    advance(chunks)
+    scheduler.add(make("b", 40))
+    assert shape(scheduler.plan(prefill_rows=4)) == [("a", 1), ("b", 4)]
+
+
 def test_plan_runs_at_most_max_running_in_order_of_arrival() -> None:
     scheduler = Scheduler(CountingMemory(1000), max_running=2, step_tokens=100)
     for name in "abc":
