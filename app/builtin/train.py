@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
+from transformers import PreTrainedTokenizerFast
 
 from app.builtin.answering import WEIGHTS, Answerer
 from app.builtin.tokenizer import train_tokenizer
@@ -67,12 +68,20 @@ def train(trainer: Trainer, plan: Plan) -> None:
             _show_samples(trainer)
 
 
+def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
+    """A new tokenizer, or the one that what is resumed was begun with."""
+    if plan.is_resumed:
+        kept: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(plan.out)
+        return kept
+    return train_tokenizer(plan.recipe.seed)
+
+
 def _run(rank: int, plan: Plan, store: str) -> None:
     """One training process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=plan.processes)
-    trainer = Trainer(plan.recipe, train_tokenizer(plan.recipe.seed))
+    trainer = Trainer(plan.recipe, _tokenizer(plan))
     if plan.is_resumed:
         trainer.load(plan.checkpoint)
     train(trainer, plan)

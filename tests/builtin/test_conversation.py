@@ -25,8 +25,8 @@ def test_conversation_alternates_user_and_assistant_after_an_optional_system_pro
 def test_training_never_uses_reserved_names_and_words() -> None:
     rng = random.Random(5)
     for make in (name, word, made_up_word):
-        assert not any(is_reserved(make(rng, False)) for _ in range(500))
-        assert all(is_reserved(make(rng, True)) for _ in range(100))
+        assert not any(is_reserved(part) for _ in range(500) for part in make(rng, False).split())
+        assert all(is_reserved(part) for _ in range(100) for part in make(rng, True).split())
 
 
 def test_memory_gives_back_what_was_told() -> None:

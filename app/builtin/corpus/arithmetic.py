@@ -97,6 +97,21 @@ def _story(rng: random.Random, held_out: bool) -> list[Exchange]:
     return [Exchange(user, f"{worked(a, operator, b)}, so you have {value} {thing}.", f"= {value}")]
 
 
+def _sum_of_three(rng: random.Random, held_out: bool) -> list[Exchange]:
+    a, b, c = (rng.randint(1, 30) for _ in range(3))
+    if is_reserved_pair(a, b) or is_reserved_pair(a + b, c):
+        return _comparison(rng, held_out)
+    user = rng.choice(_phrases("ask")).format(f"{a} + {b} + {c}")
+    return [Exchange(user, f"{worked(a, '+', b)}, and {worked(a + b, '+', c)}.", f"= {a + b + c}.")]
+
+
+def _is_it_bigger(rng: random.Random, held_out: bool) -> list[Exchange]:
+    a, b = rng.sample(range(_LIMIT), 2)
+    adjective = rng.choice(("bigger", "larger", "greater", "more"))
+    verdict = f"Yes, {a} is bigger than {b}." if a > b else f"No, {b} is bigger than {a}."
+    return [Exchange(f"Is {a} {adjective} than {b}?", verdict, verdict)]
+
+
 def _comparison(rng: random.Random, held_out: bool) -> list[Exchange]:
     low, high = sorted(rng.sample(range(_LIMIT), 2))
     pair = rng.sample((low, high), 2)
@@ -120,7 +135,7 @@ def _outside(rng: random.Random, held_out: bool) -> list[Exchange]:
 
 
 _Maker = Callable[[random.Random, bool], list[Exchange]]
-_RARE: list[_Maker] = [_chain, _chain, _story, _comparison, _outside]
+_RARE: list[_Maker] = [_chain, _chain, _story, _comparison, _is_it_bigger, _sum_of_three, _outside, _outside]
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:

@@ -56,14 +56,14 @@ def topic_stretch(rng: random.Random, held_out: bool = False) -> tuple[str, list
 def _memory_exchange(rng: random.Random, memory: Memory) -> Exchange:
     if not memory.told:
         first = (memory.tell, memory.tell_many, memory.ask_untold, memory.sum_up)
-        return rng.choices(first, (62, 24, 11, 3))[0]()
+        return rng.choices(first, (60, 22, 15, 3))[0]()
     moves: tuple[Callable[[], Exchange], ...] = (
         memory.recall, memory.tell, memory.tell_many, memory.ask_untold, memory.correct, memory.confirm,
-        memory.sum_up,
+        memory.sum_up, memory.spell_name,
     )  # fmt: skip
     count = len(memory.told)
     room, is_summed = count < _FACTS_AT_MOST, count <= _SUMMED_AT_MOST
-    weights = (50, 18 * room, 5 * room, 9, 6, 5, 7 * is_summed)
+    weights = (48, 17 * room, 5 * room, 12, 6, 5, 6 * is_summed, 1)
     return rng.choices(moves, weights)[0]()
 
 

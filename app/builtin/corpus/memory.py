@@ -61,6 +61,17 @@ def _inside_reply(fact: Fact) -> str:
     return text if fact.kind.says.startswith("{") else text[0].lower() + text[1:]
 
 
+def _as_question(said: str) -> str:
+    """`You are a nurse.` as the person asks it: `Am I a nurse?`"""
+    if said.startswith("Your "):
+        said = said.replace("Your", "Is my", 1).replace(" is ", " ", 1)
+    elif said.startswith("You are "):
+        said = said.replace("You are", "Am I", 1)
+    else:
+        said = said.replace("You", "Do I", 1)
+    return said.rstrip(".") + "?"
+
+
 @dataclass(slots=True)
 class Memory:
     """The facts of one conversation, by what they are about."""
@@ -81,8 +92,9 @@ class Memory:
             kind = self._any_kind("other" if self.rng.random() < _OTHERS_SHARE else "kind")
         thing = kind.thing(self.rng, self.held_out)
         value = kind.value(self.rng, self.held_out)
-        if self.rng.random() < 0.12:
-            value = value.lower()
+        dice = self.rng.random()
+        if dice < 0.15:
+            value = value.upper() if dice < 0.03 else value.lower()
         return Fact(kind, thing, value)
 
     @staticmethod
@@ -175,15 +187,22 @@ class Memory:
         """The person asks whether a fact is so; half of the time it is not."""
         fact = self.rng.choice([self.told[slot] for slot in self.told])
         said = fact.opens(fact.kind.says)
-        if not said.startswith("Your "):
+        if not said.startswith("You"):
             return self.recall(self._slot(fact))
         is_true = self.rng.random() < 0.5
         guess = fact if is_true else Fact(fact.kind, fact.thing, fact.kind.value(self.rng, self.held_out))
-        asked = (
-            guess.fill(fact.kind.says).replace("Your", "Is my", 1).replace(" is ", " ", 1).rstrip(".") + "?"
-        )
+        asked = _as_question(guess.fill(fact.kind.says))
         is_true = guess.value.lower() == fact.value.lower()
         return Exchange(asked, f"{'Yes' if is_true else 'No'}, {said[0].lower()}{said[1:]}", fact.value)
+
+    def spell_name(self) -> Exchange:
+        """The person wants the own name spelled, or, where it is not known, hears that."""
+        user = self.rng.choice(data_table("memory.toml")["spell_name"])
+        known = self.told.get((kinds("kind")[0].key, ""))
+        if known is None:
+            return Exchange(user, "You have not told me your name yet.", "not told me")
+        letters = "-".join(known.value.replace(" ", ""))
+        return Exchange(user, f"{known.value} is spelled {letters}.", letters)
 
     def sum_up(self) -> Exchange:
         """The person asks for everything; the answer lists the facts in the order they were told."""

@@ -31,11 +31,24 @@ def _lower(text: str, exact: set[str]) -> str:
     return re.sub(r"\w+", lambda found: found[0] if found[0] in exact else found[0].lower(), text)
 
 
+def _upper(text: str, exact: set[str]) -> str:
+    return re.sub(r"\w+", lambda found: found[0] if found[0] in exact else found[0].upper(), text)
+
+
+def _is_shouted(rng: random.Random, exact: set[str], is_copied: bool) -> bool:
+    """Who shouts a name shouts the rest as well; otherwise shouting is rare and copies nothing."""
+    if is_copied:
+        return any(word.isupper() and len(word) > 2 for word in exact) and rng.random() < 0.7
+    return rng.random() < 0.025
+
+
 def as_typed(rng: random.Random, text: str, reply: str, is_copied: bool) -> str:
     """`text` as a person may type it; words that `reply` gives back stay, in their case where it copies."""
     given_back = re.findall(r"\w+", reply)
     exact = set(given_back) if is_copied else set()
-    if rng.random() < 0.35:
+    if _is_shouted(rng, exact, is_copied):
+        text = _upper(text, exact)
+    elif rng.random() < 0.35:
         text = _lower(text, exact)
     if rng.random() < 0.08:
         text = _with_slip(rng, text, {word.lower() for word in given_back})

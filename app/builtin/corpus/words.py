@@ -41,7 +41,12 @@ def made_up_word(rng: random.Random, held_out: bool) -> str:
 
 
 def name(rng: random.Random, held_out: bool) -> str:
-    """A first name, a real one or a made-up one."""
+    """A first name, a real one or a made-up one, sometimes with a family name."""
+    first = _first_name(rng, held_out)
+    return f"{first} {made_up_word(rng, held_out).capitalize()}" if rng.random() < 0.08 else first
+
+
+def _first_name(rng: random.Random, held_out: bool) -> str:
     if rng.random() < 0.45:
         return rng.choice(listed("names", held_out))
     return made_up_word(rng, held_out).capitalize()
