@@ -36,27 +36,6 @@ END_OF_TEXT_TEMPLATE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One place that weights can come from: a Hub repository (`owner/name`) or a local folder.
-
-    `chat_template` is used where the tokenizer brings none; `stop` ends a reply in that dialogue format.
-    """
-
-    location: str
-    chat_template: str | None = None
-    stop: tuple[str, ...] = ()
-    label: str | None = None  # shown instead of a folder that means nothing to the reader
-
-    @property
-    def model_id(self) -> str:
-        return self.location if self.label is None else self.label
-
-    @property
-    def is_local(self) -> bool:
-        return Path(self.location).is_absolute()
-
-
-@dataclass(frozen=True, slots=True)
 class SamplingDefaults:
     """What a request that says nothing gets."""
 
@@ -66,6 +45,29 @@ class SamplingDefaults:
     top_k: int = 50
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that weights can come from: a Hub repository (`owner/name`) or a local folder.
+
+    `chat_template` is used where the tokenizer brings none; `stop` ends a reply in that dialogue format;
+    `sampling` takes the place of the profile's where these weights want another.
+    """
+
+    location: str
+    chat_template: str | None = None
+    stop: tuple[str, ...] = ()
+    sampling: SamplingDefaults | None = None
+    label: str | None = None  # shown instead of a folder that means nothing to the reader
+
+    @property
+    def model_id(self) -> str:
+        return self.location if self.label is None else self.label
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.location).is_absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,14 @@ class ModelProfile:
     sampling: SamplingDefaults = SamplingDefaults()
 
 
-def _gpt2(repository: str) -> Source:
-    return Source(repository, DIALOGUE_TEMPLATE, DIALOGUE_STOP)
-
-
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)
+_DIALOGPT_SAMPLING = SamplingDefaults(max_tokens=200)
 _QWEN_SAMPLING = SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20)
+
+
+def _gpt2(repository: str) -> Source:
+    return Source(repository, DIALOGUE_TEMPLATE, DIALOGUE_STOP, _BASE_SAMPLING)
+
 
 _PROFILES = (
     ModelProfile(
@@ -106,7 +110,7 @@ _PROFILES = (
         "Meta Llama 3.2 1B Instruct: chat, efficient",
         (
             Source("meta-llama/Llama-3.2-1B-Instruct"),
-            Source("microsoft/DialoGPT-medium", END_OF_TEXT_TEMPLATE),
+            Source("microsoft/DialoGPT-medium", END_OF_TEXT_TEMPLATE, sampling=_DIALOGPT_SAMPLING),
         ),
         context_length=8192,
         size_bytes=2_470_000_000,
@@ -161,7 +165,6 @@ _PROFILES = (
         context_length=1024,
         size_bytes=548_000_000,
         memory_bytes=1_200_000_000,
-        sampling=_BASE_SAMPLING,
     ),
     ModelProfile(
         "gpt2-medium",
@@ -171,7 +174,6 @@ _PROFILES = (
         context_length=1024,
         size_bytes=1_520_000_000,
         memory_bytes=2_300_000_000,
-        sampling=_BASE_SAMPLING,
     ),
     ModelProfile(
         "distilgpt2",
@@ -181,7 +183,6 @@ _PROFILES = (
         context_length=1024,
         size_bytes=353_000_000,
         memory_bytes=900_000_000,
-        sampling=_BASE_SAMPLING,
     ),
 )
 
@@ -196,8 +197,8 @@ def find_profile(catalogue: Mapping[str, ModelProfile], name: str) -> ModelProfi
     """
     if name in catalogue:
         return catalogue[name]
-    nearest = difflib.get_close_matches(name, catalogue, n=3, cutoff=0.4) or list(catalogue)[:3]
+    nearest = difflib.get_close_matches(name, catalogue, n=3, cutoff=0.4)
+    question = f"Did you mean {', '.join(nearest)}? " if nearest else ""
     raise ModelNotFound(
-        "There is no model of that name.",
-        hint=f"Did you mean {', '.join(nearest)}? GET /api/v1/chat/models lists all of them.",
+        "There is no model of that name.", hint=f"{question}The models are: {', '.join(catalogue)}."
     )

@@ -44,6 +44,8 @@ Event = Accepted | Delta | Finished
 Report = Callable[[Progress], None]
 Queue = asyncio.Queue[Event | DomainError]
 
+LOAD_SILENCE_S = 300.0  # between two signs of life of a worker that is loading
+
 
 class EngineClient:
     """A worker that serves one model. Made by `start`, which waits until it can; `close` must be awaited."""
@@ -68,23 +70,37 @@ class EngineClient:
         """A worker that is ready. `max_requests` bounds what is open at once, running and waiting.
 
         Raises:
-            ModelUnavailable: the worker said why it cannot serve, or ended without a word.
+            ModelUnavailable: the worker said why it cannot serve, ended without a word, or fell silent.
         """
-        client = cls(spec, await WorkerProcess.spawn(spec), report, max_requests)
         try:
-            client.info = await client._ready
+            process = await WorkerProcess.spawn(spec)
+        except OSError as error:
+            raise ModelLoadFailed(f"No worker could be started: {error.strerror}.") from error
+        client = cls(spec, process, report, max_requests)
+        try:
+            client.info = await client._wait_until_ready()
             client._was_ready = True
         except BaseException:
             await client.close()
             raise
         return client
 
+    async def _wait_until_ready(self) -> ModelInfo:
+        while not self._ready.done():
+            await asyncio.wait((self._ready,), timeout=1.0)
+            if not self._ready.done() and self.silence_s > LOAD_SILENCE_S:
+                raise ModelLoadFailed(
+                    f"The worker of {self._name} gave no sign for {LOAD_SILENCE_S:.0f} s while loading.",
+                    hint="Is the folder of the model on a disk that answers?",
+                )
+        return self._ready.result()
+
     info: ModelInfo
 
     async def close(self) -> None:
         """Ends the process; open requests end with ShuttingDown. Idempotent."""
         self._is_closing = True
-        self._fail_all(ShuttingDown("The model was unloaded.", hint="Send the message again."))
+        self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
         await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
@@ -152,10 +168,15 @@ class EngineClient:
         return queue
 
     async def _read(self) -> None:
-        async for message in self._process.messages():
-            self._last_heard = time.monotonic()
-            self._dispatch(message)
-        self._died()
+        try:
+            async for message in self._process.messages():
+                self._last_heard = time.monotonic()
+                self._dispatch(message)
+        except Exception:  # the task's root: without a reader the worker is of no use
+            logger.exception("what the worker said could not be read: model=%s", self._name)
+            self._process.kill()
+        finally:
+            self._died()
 
     def _dispatch(self, message: Outbound) -> None:
         match message:

@@ -26,23 +26,25 @@ SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN")
 class WorkerProcess:
     """A child that runs app.engine.worker. Made by `spawn`; `close` must be awaited."""
 
-    def __init__(self, process: asyncio.subprocess.Process, socket: zmq.asyncio.Socket, folder: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, link: "_Link") -> None:
         self._process = process
-        self._socket = socket
-        self._folder = folder
+        self._link = link
 
     @classmethod
     async def spawn(cls, spec: WorkerSpec) -> "WorkerProcess":
-        folder = Path(tempfile.mkdtemp(prefix="llm-"))  # 0700: only this user may connect
-        address = f"ipc://{folder}/worker"
-        socket = _bind(address)
-        command = (sys.executable, "-m", "app.engine.worker", address)
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, env=_environment()
-        )
+        """Raises OSError where the machine has no room for another process, socket or folder."""
+        link = _Link()
+        try:
+            command = (sys.executable, "-m", "app.engine.worker", link.address)
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.PIPE, env=_environment()
+            )
+        except BaseException:
+            link.close()
+            raise
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(spec) + b"\n")
-        return cls(process, socket, folder)
+        return cls(process, link)
 
     @property
     def is_alive(self) -> bool:
@@ -54,14 +56,14 @@ class WorkerProcess:
 
     def send(self, message: Inbound) -> None:
         # Without a high-water mark a send never blocks, so the future that pyzmq gives is done already.
-        self._socket.send(encode(message))
+        self._link.socket.send(encode(message))
 
     async def messages(self) -> AsyncGenerator[Outbound, None]:
         """Everything the worker says, until it has ended and nothing is left to read."""
         ended = asyncio.create_task(self._process.wait())
         try:
             while True:
-                received = asyncio.ensure_future(self._socket.recv())
+                received = asyncio.ensure_future(self._link.socket.recv())
                 await asyncio.wait((received, ended), return_when=asyncio.FIRST_COMPLETED)
                 if not received.done() and not await self._has_more():
                     received.cancel()
@@ -71,21 +73,25 @@ class WorkerProcess:
             ended.cancel()
 
     async def _has_more(self) -> bool:
-        return bool(await self._socket.poll(timeout=50))
+        return bool(await self._link.socket.poll(timeout=50))
 
-    async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
-        """Ends the process: asked first, killed after a grace. Idempotent."""
-        if self.is_alive and not self._socket.closed and grace_s > 0:
-            self.send(Shutdown())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), grace_s)
+    def kill(self) -> None:
         if self.is_alive:
             self._process.kill()
+
+    async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
+        """Ends the process: asked first, killed after a grace, at once if this is cancelled. Idempotent."""
+        try:
+            if self.is_alive and not self._link.socket.closed and grace_s > 0:
+                self.send(Shutdown())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), grace_s)
+        finally:
+            self.kill()
+            self._link.close()
         await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
-        self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def describe_end(self) -> str:
         """`signal 9` or `exit status 1`."""
@@ -93,13 +99,21 @@ class WorkerProcess:
         return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
 
 
-def _bind(address: str) -> zmq.asyncio.Socket:
-    socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.bind(address)
-    return socket
+class _Link:
+    """This end of the socket pair, in a folder that only this user may enter."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="llm-"))
+        self.address = f"ipc://{self._folder}/worker"
+        self.socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDHWM, 0)
+        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self.socket.bind(self.address)
+
+    def close(self) -> None:
+        self.socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _environment() -> dict[str, str]:

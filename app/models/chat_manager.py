@@ -47,8 +47,7 @@ class ChatModelManager:
             ConversationNotFound: and what TurnRunner.answer raises.
         """
 
-        def plan() -> Turn:
-            conversation = self._conversation_for(request)
+        def plan(conversation: Conversation) -> Turn:
             system_prompt = request.system_prompt
             return Turn(
                 conversation,
@@ -59,13 +58,12 @@ class ChatModelManager:
                 asked=Message("user", request.message),
             )
 
-        return self._turns.answer(plan)
+        return self._turns.answer(lambda: self._conversation_for(request), plan)
 
     def regenerate(self, conversation_id: str, request: RegenerateRequest) -> AsyncGenerator[TurnEvent, None]:
         """Answers the last user message again; the old reply goes once the new one is there."""
 
-        def plan() -> Turn:
-            conversation = self._store.get(conversation_id)
+        def plan(conversation: Conversation) -> Turn:
             conversation.last_reply()
             return Turn(
                 conversation,
@@ -75,26 +73,25 @@ class ChatModelManager:
                 conversation.system_prompt,
             )
 
-        return self._turns.answer(plan)
+        return self._turns.answer(lambda: self._store.get(conversation_id), plan)
 
     def continue_reply(
         self, conversation_id: str, request: ContinueRequest
     ) -> AsyncGenerator[TurnEvent, None]:
         """Extends the last reply; deltas are what is added, the response holds the whole."""
 
-        def plan() -> Turn:
-            conversation = self._store.get(conversation_id)
+        def plan(conversation: Conversation) -> Turn:
             begun = conversation.last_reply()
             return Turn(
                 conversation,
                 tuple(conversation.messages[:-1]),
                 request,
-                begun.model_name,
+                conversation.model_name,
                 conversation.system_prompt,
                 begun=begun,
             )
 
-        return self._turns.answer(plan)
+        return self._turns.answer(lambda: self._store.get(conversation_id), plan)
 
     def _conversation_for(self, request: ChatRequest) -> Conversation:
         if request.conversation_id is not None:

@@ -31,7 +31,7 @@ class TextGenerator:
         """
         began = time.monotonic()
         async with self._models.lease(request.model_name) as served:
-            sampling = sampling_for(request, served.profile)
+            sampling = sampling_for(request, served)
             if request.do_sample is False:
                 sampling = msgspec.structs.replace(sampling, temperature=0.0)
             replies = [Reply(served) for _ in range(request.num_return_sequences)]

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from app.core.errors import NothingToDo
 from app.models.schemas import FinishReason, Role
 
-INCOMPLETE: tuple[FinishReason, ...] = ("length", "cancelled", "interrupted")
-
 
 def now() -> datetime:
     return datetime.now(UTC)

@@ -8,11 +8,15 @@ import io
 import json
 import logging
 import os
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
@@ -40,6 +44,7 @@ logger = logging.getLogger(__name__)
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 Report = Callable[[float], None]  # a measured fraction of the bytes
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,10 @@ class Hub:
                 if is_complete(folder):
                     return Weights(source, folder)
         return None
+
+    def has_first_source(self, profile: ModelProfile) -> bool:
+        """Whether the profile would be served from where it is meant to come from, and at once."""
+        return any(map(is_complete, self._places(profile.sources[0])))
 
     async def fetch(self, profile: ModelProfile, report: Report) -> Weights:
         """The weights of the first source that can be had, fetched if they must be.
@@ -113,7 +122,7 @@ class Hub:
                 hint="It needs config.json, a tokenizer and *.safetensors.",
             )
         await self._probe(source)
-        path = await asyncio.to_thread(self._download, source, report)
+        path = await self._download(source, report)
         if not is_complete(path):
             raise ModelRefused(
                 f"{source.location} has no weights in the safetensors format.",
@@ -123,22 +132,29 @@ class Hub:
 
     async def _probe(self, source: Source) -> None:
         """Finds out within the probe's time that there is no network, also where packets vanish."""
-        url = urlsplit(self._endpoint)
-        port = url.port or (443 if url.scheme == "https" else 80)
         offline = ModelOffline(
             f"{source.location} is not on this machine and the Hugging Face Hub cannot be reached.",
-            hint="Connect to the network and switch again, or use the built-in model: /switch builtin",
+            hint="Connect to the network and try again, or use the built-in model.",
         )
         if constants.HF_HUB_OFFLINE:
             raise offline
+        address = _address(self._endpoint)
         try:
-            connection = asyncio.open_connection(url.hostname, port)
-            _, writer = await asyncio.wait_for(connection, self._probe_timeout_s)
+            # Given up on from outside: to look a name up can take longer than a socket's own timeout.
+            connecting = in_thread(lambda: socket.create_connection(address, self._probe_timeout_s).close())
+            await asyncio.wait_for(connecting, self._probe_timeout_s)
         except OSError:  # TimeoutError is one
             raise offline from None
-        writer.close()
 
-    def _download(self, source: Source, report: Report) -> Path:
+    async def _download(self, source: Source, report: Report) -> Path:
+        """Raises ModelUnavailable. Once this is cancelled the download ends with its next bytes."""
+        is_cancelled = threading.Event()
+        try:
+            return await in_thread(lambda: self._snapshot(source, _progress_bar(report, is_cancelled)))
+        finally:
+            is_cancelled.set()
+
+    def _snapshot(self, source: Source, progress_bar: "type[tqdm[Any]]") -> Path:  # Any: see _progress_bar
         try:
             folder = snapshot_download(
                 source.location,
@@ -146,14 +162,49 @@ class Hub:
                 token=self._token,
                 endpoint=self._endpoint,
                 allow_patterns=list(FILES),
-                tqdm_class=_progress_bar(report),
+                tqdm_class=progress_bar,
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        except (
+            Exception
+        ) as error:  # the thread's root; a broken connection has a class of the Hub's own client
+            logger.warning("download failed: source=%s error=%s", source.location, type(error).__name__)
             raise _explain(source, error) from None
         return Path(folder)
 
 
-def _progress_bar(report: Report) -> "type[tqdm[Any]]":  # Any: what a bar iterates over; here nothing
+async def in_thread(work: Callable[[], T]) -> T:
+    """Runs `work` in a daemon thread: unlike asyncio's own, one that hangs does not keep the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(settle_with: Callable[[Any], None], outcome: Any) -> None:  # Any: a result or an exception
+        if not future.done():
+            settle_with(outcome)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Callable[[Any], None], Any] = (future.set_result, work())
+        except Exception as error:  # the thread's root: it is raised where the thread is waited for
+            outcome = (future.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="hub", daemon=True).start()
+    return await future
+
+
+def _address(endpoint: str) -> tuple[str, int]:
+    """Host and port that a connection to the Hub is made to: its own, or those of a proxy."""
+    url = urlsplit(endpoint)
+    proxy = getproxies().get(url.scheme)
+    if proxy and url.hostname and not proxy_bypass(url.hostname):
+        url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+
+
+def _progress_bar(
+    report: Report, is_cancelled: threading.Event
+) -> "type[tqdm[Any]]":  # Any: what a bar iterates over; here nothing
     """A class for `snapshot_download` to report its bytes with: tqdm's arithmetic without its drawing."""
 
     class Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
@@ -162,6 +213,8 @@ def _progress_bar(report: Report) -> "type[tqdm[Any]]":  # Any: what a bar itera
             super().__init__(*args, **(kwargs | {"file": io.StringIO()}))
 
         def update(self, n: float | None = 1) -> bool | None:
+            if is_cancelled.is_set():
+                raise InterruptedError("nobody waits for the download any more")
             is_drawn: bool | None = super().update(n)
             if self.counts_bytes and self.total:
                 report(min(1.0, self.n / self.total))
@@ -198,32 +251,41 @@ def _explain(source: Source, error: Exception) -> ModelUnavailable:
         return HubUnreachable(f"The Hub answered {status} for {name}.", hint="Try again later.")
     if isinstance(error, HFValidationError):
         return ModelMissing(f"{name} is no valid name of a repository.")
-    return HubUnreachable(
-        f"{name} could not be stored: {os.strerror(error.errno)}."
-        if isinstance(error, OSError) and error.errno
-        else f"Fetching {name} broke off.",
-        hint="Check the disk space and the permissions of LLM_MODEL_CACHE_DIR, then try again.",
-    )
+    if isinstance(error, OSError) and error.errno:
+        return HubUnreachable(
+            f"{name} could not be stored: {os.strerror(error.errno)}.",
+            hint="Check the disk space and the permissions of LLM_MODEL_CACHE_DIR, then try again.",
+        )
+    return HubUnreachable(f"Fetching {name} broke off.", hint="Try again: it goes on where it stopped.")
 
 
 def _snapshots(folder: Path) -> Iterator[Path]:
     """The snapshot that `main` points to, then any other, in the layout of the Hub's cache."""
     main = folder / "refs" / "main"
-    if main.is_file():
-        yield folder / "snapshots" / main.read_text(encoding="utf-8").strip()
-    if (folder / "snapshots").is_dir():
-        yield from sorted((folder / "snapshots").iterdir())
+    with suppress(OSError):  # a cache that this user may not read holds nothing for them
+        if main.is_file():
+            yield folder / "snapshots" / main.read_text(encoding="utf-8").strip()
+        if (folder / "snapshots").is_dir():
+            yield from sorted((folder / "snapshots").iterdir())
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the folder holds a configuration, a tokenizer and every shard of the weights."""
-    if not (folder / "config.json").is_file() or not any((folder / f).is_file() for f in TOKENIZER_FILES):
-        return False
-    if (folder / "model.safetensors").is_file():
-        return True
-    index = folder / "model.safetensors.index.json"
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+        if not has_tokenizer or not (folder / "config.json").is_file():
+            return False
+        return (folder / "model.safetensors").is_file() or _has_every_shard(folder)
+    except OSError:
+        return False
+
+
+def _has_every_shard(folder: Path) -> bool:
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        shards = set(index["weight_map"].values())
+        return bool(shards) and all(
+            Path(shard).name == shard and (folder / shard).is_file() for shard in shards
+        )
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
-    return bool(shards) and all(Path(s).name == s and (folder / s).is_file() for s in shards)

@@ -1,26 +1,40 @@
-"""Owns one load in progress: shared by everyone who waits for it, cancelled when nobody does any more."""
+"""Owns what one model of the catalogue is at: on its way to a worker, or served by one.
+
+A load is shared by everyone who waits for it, and cancelled when nobody does any more.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from app.core.catalogue import ModelProfile
-from app.core.errors import ShuttingDown
+from app.core.catalogue import ModelProfile, SamplingDefaults, Source
+from app.core.config import Settings
+from app.core.errors import DomainError, ShuttingDown
 from app.engine.client import EngineClient
-from app.models.schemas import LoadProgress
+from app.engine.messages import Progress, WorkerSpec
+from app.models.hub import Weights
+from app.models.schemas import LoadProgress, ModelState
 
 Report = Callable[[str, float], None]  # stage, measured fraction
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model that answers. `model_id` is what it is really served from."""
+    """A model that answers. `source` is what it is really served from."""
 
     profile: ModelProfile
-    model_id: str
+    source: Source
     client: EngineClient
     load_time_s: float
+
+    @property
+    def model_id(self) -> str:
+        return self.source.model_id
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        return self.profile.sampling if self.source.sampling is None else self.source.sampling
 
 
 class Load:
@@ -31,6 +45,7 @@ class Load:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._waiters = 0
+        self.is_abandoned = False
         self._task = asyncio.ensure_future(work(self._report))
         self._task.add_done_callback(lambda task: self._tell())
 
@@ -55,7 +70,8 @@ class Load:
             self._task.result()
         finally:
             self._waiters -= 1
-            if self._waiters == 0:
+            if self._waiters == 0 and not self._task.done():
+                self.is_abandoned = True
                 self._task.cancel()
 
     async def result(self) -> LoadedModel:
@@ -70,6 +86,7 @@ class Load:
         return self._task.result()
 
     async def cancel(self) -> None:
+        """Returns once the load has ended, with all that it began."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -84,3 +101,56 @@ class Load:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known of one model of the catalogue: at most one worker, at most one load."""
+
+    profile: ModelProfile
+    loaded: LoadedModel | None = None
+    load: Load | None = None
+    error: DomainError | None = None
+    leases: int = 0
+    last_used: float = 0.0
+
+    @property
+    def progress(self) -> LoadProgress | None:
+        """How far a load is that is going on."""
+        return None if self.load is None or self.load.is_done else self.load.progress
+
+    @property
+    def state(self) -> ModelState:
+        if self.loaded is not None and self.loaded.client.is_alive:
+            return "loaded"
+        if self.progress is not None:
+            return "loading"
+        return "available" if self.error is None and self.loaded is None else "failed"
+
+
+async def start_worker(
+    settings: Settings, profile: ModelProfile, weights: Weights, report: Report
+) -> EngineClient:
+    """A worker that serves these weights; its stages are reported.
+
+    Raises:
+        ModelUnavailable: it cannot.
+    """
+    spec = WorkerSpec(
+        model_path=str(weights.path),
+        model_name=profile.name,
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        context_length=profile.context_length,
+        max_active_requests=settings.max_active_requests,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        chat_template=weights.source.chat_template,
+        stop=weights.source.stop,
+    )
+
+    def progress(event: Progress) -> None:
+        report(event.stage, event.fraction)
+
+    limit = settings.max_active_requests + settings.max_queued_requests
+    return await EngineClient.start(spec, report=progress, max_requests=limit)

@@ -6,47 +6,26 @@ One worker process for each loaded model; a load shares its progress with everyo
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 
 from app.core.catalogue import BUILTIN_NAME, ModelProfile, find_profile
 from app.core.config import Settings
-from app.core.errors import DeadlineExceeded, DomainError, ModelUnavailable, ShuttingDown
-from app.engine.client import EngineClient
-from app.engine.messages import Progress, WorkerSpec
-from app.models.hub import Hub, Weights
-from app.models.loading import Load, LoadedModel, Report
-from app.models.schemas import LoadProgress, ModelState, SwitchModelResponse
+from app.core.errors import (
+    DeadlineExceeded,
+    DomainError,
+    ModelLoadFailed,
+    ModelUnavailable,
+    ShuttingDown,
+)
+from app.models.hub import Hub
+from app.models.loading import Entry, Load, LoadedModel, Report, start_worker
+from app.models.schemas import LoadProgress, SwitchModelResponse
 
 logger = logging.getLogger(__name__)
 
 LoadEvent = LoadProgress | SwitchModelResponse
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """What is known of one model of the catalogue: at most one worker, at most one load."""
-
-    profile: ModelProfile
-    loaded: LoadedModel | None = None
-    load: Load | None = None
-    error: DomainError | None = None
-    leases: int = 0
-    last_used: float = 0.0
-
-    @property
-    def progress(self) -> LoadProgress | None:
-        """How far a load is that is going on."""
-        return None if self.load is None or self.load.is_done else self.load.progress
-
-    @property
-    def state(self) -> ModelState:
-        if self.loaded is not None and self.loaded.client.is_alive:
-            return "loaded"
-        if self.progress is not None:
-            return "loading"
-        return "available" if self.error is None and self.loaded is None else "failed"
 
 
 class ModelManager:
@@ -61,6 +40,8 @@ class ModelManager:
         self._current = self._entry(settings.model_name)
         self._start_lock = asyncio.Lock()  # one model is loaded into memory at a time
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unloads: set[asyncio.Task[None]] = set()
+        self._awaited_default: Entry | None = None  # takes over from the built-in model once it can
         self._is_closing = False
         self.note: str | None = None
 
@@ -72,30 +53,28 @@ class ModelManager:
         A model that was chosen is waited for. The default is not, when it is not on disk: the built-in model
         answers while the default is fetched, and goes on if it cannot be had.
         """
-        if self._settings.model_was_chosen or self._hub.find(self._current.profile) is not None:
-            self._spawn(self._load_quietly(self._current))
+        default = self._current
+        if self._settings.model_was_chosen or self._hub.has_first_source(default.profile):
+            self._spawn(self._load_quietly(default))
         else:
-            default, self._current = self._current, self._entries[BUILTIN_NAME]
+            self._current, self._awaited_default = self._entries[BUILTIN_NAME], default
             self.note = f"{default.profile.name} is not on this machine yet; the built-in model answers."
             self._spawn(self._replace_builtin(default))
 
     async def _replace_builtin(self, default: Entry) -> None:
-        """The ordinary gapless switch, begun by the server itself."""
-        builtin = self._current
-        await self._load_quietly(builtin)
-        if await self._load_quietly(default) and self._current is builtin:
-            self._make_current(default)
-        elif default.error is not None:
-            self.note = f"The built-in model answers: {default.error.message}"
+        """The ordinary gapless switch, begun by the server itself; any other switch overrules it."""
+        await self._load_quietly(self._current)
+        with self._held(default):
+            await self._load_quietly(default)
+            if self._awaited_default is default and default.state == "loaded":
+                self._make_current(default)
+            elif self._awaited_default is default and default.error is not None:
+                self.note = f"The built-in model answers: {default.error.message}"
 
-    async def _load_quietly(self, entry: Entry) -> bool:
+    async def _load_quietly(self, entry: Entry) -> None:
         """Loads; a failure stays in `entry.error` for whoever asks."""
-        try:
+        with suppress(DomainError):
             await self._load(entry).result()
-        except DomainError as error:
-            logger.error("model not loaded: model=%s code=%s", entry.profile.name, error.code)
-            return False
-        return True
 
     async def close(self) -> None:
         """Ends every load and every worker; open requests end with ShuttingDown."""
@@ -105,12 +84,10 @@ class ModelManager:
         loads = [entry.load.cancel() for entry in self._entries.values() if entry.load is not None]
         await asyncio.gather(*loads, *self._tasks, return_exceptions=True)
         await asyncio.gather(*map(self._unload, self._entries.values()))
+        await asyncio.gather(*self._unloads)
 
-    def _spawn(self, work: Coroutine[None, None, None | bool]) -> None:
-        async def run() -> None:
-            await work
-
-        task = asyncio.create_task(run())
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -170,25 +147,31 @@ class ModelManager:
             ModelNotFound, ModelUnavailable, DeadlineExceeded.
         """
         entry = self.entry(name)
+        with self._held(entry):
+            yield await self._ready(entry)
+
+    @contextmanager
+    def _held(self, entry: Entry) -> Iterator[None]:
         entry.leases += 1
         try:
-            yield await self._ready(entry)
+            yield
         finally:
             entry.leases -= 1
             entry.last_used = time.monotonic()
-            if self._surplus():
+            if self._surplus() and not self._is_closing:
                 self._spawn(self._trim())
 
     async def _ready(self, entry: Entry) -> LoadedModel:
         if entry.loaded is not None and self.is_serving(entry):
             return entry.loaded
+        load = self._load(entry)
+        self._spawn(self._load_quietly(entry))  # goes on for the next one, should this request give up
         try:
             async with asyncio.timeout(self._settings.request_timeout):
-                return await self._load(entry).result()
+                return await load.result()
         except TimeoutError:
             raise DeadlineExceeded(
-                f"{entry.profile.name} was not loaded in time.",
-                hint="GET /api/v1/health shows how far it is.",
+                f"{entry.profile.name} was not loaded in time.", hint="It goes on loading; try again later."
             ) from None
 
     async def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
@@ -198,36 +181,43 @@ class ModelManager:
             ModelNotFound, ModelUnavailable.
         """
         entry = self._entry(name)
-        async with aclosing(self.load(name)) as events:
+        async with aclosing(self._loading(entry)) as events:
             async for event in events:
-                if isinstance(event, SwitchModelResponse):
+                if isinstance(event, LoadedModel):
                     self._make_current(entry)
-                yield event
+                    yield _done(event, f"Successfully switched to {entry.profile.name}")
+                else:
+                    yield event
 
     async def load(self, name: str | None) -> AsyncGenerator[LoadEvent, None]:
-        """Loads a model, the current one if none is named, and says how far it is.
+        """Loads a model, the current one if none is named, and says how far it is. Switches nothing.
 
         Raises:
             ModelNotFound, ModelUnavailable.
         """
         entry = self.entry(name)
-        load_time_s = 0.0
-        if entry.loaded is None or not self.is_serving(entry):
-            async with aclosing(self._load(entry).events()) as progress:
+        async with aclosing(self._loading(entry)) as events:
+            async for event in events:
+                if isinstance(event, LoadedModel):
+                    yield _done(event, f"{entry.profile.name} is loaded")
+                else:
+                    yield event
+
+    async def _loading(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
+        """Progress, and at the end the model, which is kept from eviction until this is closed."""
+        with self._held(entry):
+            if entry.loaded is not None and self.is_serving(entry):
+                yield replace(entry.loaded, load_time_s=0.0)
+                return
+            load = self._load(entry)
+            async with aclosing(load.events()) as progress:
                 async for event in progress:
                     yield event
-            assert entry.loaded is not None
-            load_time_s = entry.loaded.load_time_s
-        yield SwitchModelResponse(
-            message=f"Successfully switched to {entry.profile.name}",
-            model_name=entry.profile.name,
-            model_id=entry.loaded.model_id,
-            load_time=load_time_s,
-        )
+            yield await load.result()
 
     def _make_current(self, entry: Entry) -> None:
         logger.info("current model: %s (was %s)", entry.profile.name, self._current.profile.name)
-        self._current, self.note = entry, None
+        self._current, self.note, self._awaited_default = entry, None, None
         if self._surplus():
             self._spawn(self._trim())
 
@@ -237,54 +227,47 @@ class ModelManager:
         """The load in progress, or a new one."""
         if self._is_closing:
             raise ShuttingDown("The server is shutting down.")
-        if entry.load is None or entry.load.is_done:
-            entry.load = Load(entry.profile, lambda report: self._run_load(entry, report))
+        old = entry.load
+        if old is not None and not old.is_done and not old.is_abandoned:
+            return old
+        entry.load = Load(entry.profile, lambda report: self._run_load(entry, report, old))
         return entry.load
 
-    async def _run_load(self, entry: Entry, report: Report) -> LoadedModel:
+    async def _run_load(self, entry: Entry, report: Report, old: Load | None) -> LoadedModel:
+        """The work of a Load, begun once the `old` one has really ended."""
         began = time.monotonic()
         try:
+            if old is not None:
+                await old.cancel()
             await self._unload(entry)
             weights = await self._hub.fetch(entry.profile, lambda fraction: report("download", fraction))
             async with self._start_lock:
                 await self._trim(keep_room_for=entry)
-                client = await self._start_worker(entry.profile, weights, report)
+                client = await start_worker(self._settings, entry.profile, weights, report)
         except ModelUnavailable as error:
+            logger.error("model not loaded: model=%s code=%s", entry.profile.name, error.code)
             entry.error = error
             raise
+        except Exception as error:  # the task's root: whoever waits is told, and the log has the traceback
+            logger.exception("model not loaded: model=%s", entry.profile.name)
+            entry.error = ModelLoadFailed(f"{entry.profile.name} could not be loaded.", hint="See the log.")
+            raise entry.error from error
         seconds = time.monotonic() - began
-        entry.loaded = LoadedModel(entry.profile, weights.source.model_id, client, seconds)
+        entry.loaded = LoadedModel(entry.profile, weights.source, client, seconds)
         entry.error, entry.last_used = None, time.monotonic()
         logger.info(
             "model loaded: model=%s from=%s s=%.1f", entry.profile.name, weights.source.model_id, seconds
         )
         return entry.loaded
 
-    async def _start_worker(self, profile: ModelProfile, weights: Weights, report: Report) -> EngineClient:
-        settings = self._settings
-        spec = WorkerSpec(
-            model_path=str(weights.path),
-            model_name=profile.name,
-            device=settings.device,
-            dtype=settings.dtype,
-            threads=settings.threads,
-            context_length=profile.context_length,
-            max_active_requests=settings.max_active_requests,
-            kv_cache_bytes=settings.kv_cache_bytes,
-            chat_template=weights.source.chat_template,
-            stop=weights.source.stop,
-        )
-
-        def progress(event: Progress) -> None:
-            report(event.stage, event.fraction)
-
-        limit = settings.max_active_requests + settings.max_queued_requests
-        return await EngineClient.start(spec, report=progress, max_requests=limit)
-
     async def _unload(self, entry: Entry) -> None:
+        """Ends the entry's worker; goes on to its end also if this is cancelled."""
         loaded, entry.loaded = entry.loaded, None
         if loaded is not None:
-            await loaded.client.close()
+            unload = asyncio.create_task(loaded.client.close())
+            self._unloads.add(unload)
+            unload.add_done_callback(self._unloads.discard)
+            await asyncio.shield(unload)
             logger.info("model unloaded: model=%s", entry.profile.name)
 
     def _surplus(self, extra: int = 0) -> list[Entry]:
@@ -295,5 +278,15 @@ class ModelManager:
         return sorted(idle, key=lambda entry: entry.last_used)[: max(0, excess)]
 
     async def _trim(self, keep_room_for: Entry | None = None) -> None:
-        for entry in self._surplus(extra=0 if keep_room_for is None else 1):
-            await self._unload(entry)
+        extra = 0 if keep_room_for is None else 1
+        while surplus := self._surplus(extra):  # anew each time: an unload takes a while
+            await self._unload(surplus[0])
+
+
+def _done(loaded: LoadedModel, message: str) -> SwitchModelResponse:
+    return SwitchModelResponse(
+        message=message,
+        model_name=loaded.profile.name,
+        model_id=loaded.model_id,
+        load_time=loaded.load_time_s,
+    )

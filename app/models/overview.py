@@ -5,8 +5,8 @@ import uuid
 
 from app import __version__
 from app.models.conversation import now
-from app.models.loading import LoadedModel
-from app.models.model_manager import Entry, ModelManager
+from app.models.loading import Entry, LoadedModel
+from app.models.model_manager import ModelManager
 from app.models.schemas import (
     HealthResponse,
     ModelEntry,
@@ -42,7 +42,9 @@ class ModelOverview:
             sources=[source.model_id for source in profile.sources],
             is_on_disk=is_on_disk,
             description=profile.description,
-            context_length=profile.context_length,
+            context_length=profile.context_length
+            if entry.loaded is None
+            else entry.loaded.client.info.context_length,
             size_bytes=profile.size_bytes,
             memory_bytes=profile.memory_bytes,
             progress=entry.progress,

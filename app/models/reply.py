@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from app.core.catalogue import ModelProfile
 from app.engine import messages
 from app.engine.client import Event
 from app.models.loading import LoadedModel
@@ -19,11 +18,11 @@ from app.models.schemas import (
 )
 
 
-def sampling_for(request: SamplingFields, profile: ModelProfile) -> messages.SamplingParams:
-    """The request's own numbers, and the profile's where it says nothing."""
+def sampling_for(request: SamplingFields, served: LoadedModel) -> messages.SamplingParams:
+    """The request's own numbers, and the model's where it says nothing."""
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     stop = given.pop("stop", ())
-    defaults = {name: getattr(profile.sampling, name) for name in profile.sampling.__slots__}
+    defaults = asdict(served.sampling)
     return messages.SamplingParams(
         **(defaults | given), stop=(stop,) if isinstance(stop, str) else tuple(stop)
     )

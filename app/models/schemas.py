@@ -149,7 +149,9 @@ class GenerateRequest(SamplingFields):
     stream: bool = Field(False, description="Server-sent events; one sequence only.")
 
     @model_validator(mode="after")
-    def _one_sequence_when_it_must_be(self) -> "GenerateRequest":
+    def _no_contradiction(self) -> "GenerateRequest":
+        if self.do_sample and self.temperature == 0:
+            raise ValueError("do_sample is true and temperature 0, which is greedy: send one of them")
         if self.stream and self.num_return_sequences > 1:
             raise ValueError("stream gives one sequence: set num_return_sequences to 1")
         return self

@@ -50,7 +50,7 @@ class ConversationStore:
             QueueFull: there are too many, and each is in the middle of a turn.
         """
         self._drop_expired()
-        if conversation.id not in self._conversations:
+        if conversation.id not in self._conversations and conversation.id not in self._busy:
             self._make_room()
         self._conversations[conversation.id] = conversation
         self._use(conversation.id)
@@ -69,14 +69,19 @@ class ConversationStore:
     def turn(self, conversation: Conversation) -> Iterator[None]:
         """Holds the conversation for one turn; it is neither changed by another nor evicted meanwhile.
 
+        A new one has its place from here on, so that a reply is not refused once it was given.
+
         Raises:
             ConversationBusy: another turn holds it.
+            QueueFull: it is new, and every other one is in the middle of a turn.
         """
         if conversation.id in self._busy:
             raise ConversationBusy(
                 "The conversation is in the middle of a turn.",
                 hint="Wait for the reply to end, or close its stream.",
             )
+        if conversation.id not in self._conversations:
+            self._make_room()
         self._busy.add(conversation.id)
         try:
             yield
@@ -101,7 +106,7 @@ class ConversationStore:
             logger.info("conversation expired: id=%s", oldest.id)
 
     def _make_room(self) -> None:
-        while len(self._conversations) >= self._max:
+        while len(self._conversations.keys() | self._busy) >= self._max:
             oldest = next(self._idle(), None)
             if oldest is None:
                 raise QueueFull("Every conversation is in use.", hint="Try again shortly.", retry_after=5)

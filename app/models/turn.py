@@ -45,20 +45,23 @@ class TurnRunner:
         self._store = store
         self._models = models
 
-    async def answer(self, plan: Callable[[], Turn]) -> AsyncGenerator[TurnEvent, None]:
+    async def answer(
+        self, find: Callable[[], Conversation], plan: Callable[[Conversation], Turn]
+    ) -> AsyncGenerator[TurnEvent, None]:
         """Lease, generate, commit. A failed turn changes nothing; one left early keeps what was said.
 
-        `plan` reads the conversation, and nothing can come between that and taking it for the turn.
+        `plan` reads the conversation that `find` gave once it is held for the turn.
 
         Raises:
             ConversationBusy, ConversationFull, ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow,
             DeadlineExceeded: the conversation is as it was.
         """
-        turn = plan()
-        with self._store.turn(turn.conversation):
+        conversation = find()
+        with self._store.turn(conversation):
+            turn = plan(conversation)
             self._check_size(turn)
             async with self._models.lease(turn.model_name) as served:
-                sampling = sampling_for(turn.request, served.profile)
+                sampling = sampling_for(turn.request, served)
                 reply, message_id = Reply(served), new_id("msg")
                 try:
                     async with aclosing(self._generate(turn, reply, sampling, message_id)) as events:

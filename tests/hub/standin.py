@@ -80,7 +80,7 @@ def running(hub: StandInHub) -> Iterator[StandInHub]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(hub.app(), log_level="warning", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(hub.app(), log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
