@@ -1,5 +1,6 @@
 """Owns how replies are drawn, as the user set it with /set: typed and range-checked by the wire models."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -51,7 +52,7 @@ class SamplingSettings:
             SettingError: saying what the key takes.
         """
         field_of(key)
-        value = _stop_strings(text) if key == "stop" else text
+        value = _stop_strings(text) if key == "stop" else _number(text)
         try:
             self.values[key] = getattr(SamplingFields.model_validate({key: value}), key)
         except ValidationError:
@@ -60,6 +61,14 @@ class SamplingSettings:
     def reset(self, key: str) -> None:
         field_of(key)
         self.values.pop(key, None)
+
+
+def _number(text: str) -> int | float | str:
+    """The number that was typed; text that is none stays, and the wire model refuses it."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _stop_strings(text: str) -> Any:  # Any: what JSON holds; the wire model judges it

@@ -1,12 +1,26 @@
 """Owns the native wire models of /api/v1: what a request may hold and what a reply does.
 
-Shared with the terminal client, so it imports nothing of the server. Unknown fields are refused by name.
+Shared with the terminal client, so it imports nothing of the server. A request's unknown fields are refused
+by name, and its numbers and booleans are taken as they are written: `true` is no 1. A reply's unknown fields
+are passed over, so that a client can read what a newer server says.
 """
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    Tag,
+    model_validator,
+)
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled", "interrupted"]
@@ -34,34 +48,49 @@ StopString = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_surrogates)]
 
 
+def _one_or_many(value: object) -> str:
+    return "a list" if isinstance(value, list) else "a text"
+
+
+# Told apart before they are validated, so that a wrong list is not called a wrong text besides.
+StopStrings = Annotated[
+    Annotated[list[StopString], Tag("a list")] | Annotated[StopString, Tag("a text")],
+    Discriminator(_one_or_many),
+]
+
+
 class WireModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=(), frozen=True)
+    model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), frozen=True)
+
+
+class RequestModel(WireModel):
+    model_config = ConfigDict(extra="forbid")
 
 
 # Requests
 
 
-class SamplingFields(WireModel):
+class SamplingFields(RequestModel):
     """How to draw the reply. A field left out takes the model's own default."""
 
-    max_tokens: int | None = Field(
+    max_tokens: StrictInt | None = Field(
         None,
         ge=1,
         le=1_000_000,
         validation_alias=AliasChoices("max_tokens", "max_length"),
         description="Most tokens in the reply, clamped to what is left of the window. Alias: `max_length`.",
     )
-    temperature: float | None = Field(
+    temperature: StrictFloat | None = Field(
         None, ge=0, le=2, description="0 is greedy: always the likeliest token."
     )
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=1_000_000, description="0 turns it off.")
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="The same seed draws the same reply.")
-    stop: list[StopString] | StopString | None = Field(
+    top_p: StrictFloat | None = Field(None, gt=0, le=1)
+    top_k: StrictInt | None = Field(None, ge=0, le=1_000_000, description="0 turns it off.")
+    min_p: StrictFloat | None = Field(None, ge=0, le=1)
+    repetition_penalty: StrictFloat | None = Field(None, gt=0, le=10)
+    presence_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
+    frequency_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
+    seed: StrictInt | None = Field(None, ge=0, le=2**63 - 1, description="The same seed draws the same reply.")
+    stop: StopStrings | None = Field(
         None, description="Text that ends the reply; not part of it."
     )
 
@@ -88,12 +117,12 @@ class ChatRequest(SamplingFields):
     system_prompt: Text | None = Field(
         None, description="Replaces the conversation's system prompt from here on."
     )
-    stream: bool = Field(
+    stream: StrictBool = Field(
         False, description="Server-sent events: `start`, `delta`..., then `done` or `error`."
     )
 
 
-class TranscriptMessage(WireModel):
+class TranscriptMessage(RequestModel):
     """One message of a conversation that is restored. What a past reply said of itself is kept."""
 
     role: Literal["user", "assistant"]
@@ -103,7 +132,7 @@ class TranscriptMessage(WireModel):
     finish_reason: FinishReason | None = None
 
 
-class NewChatRequest(WireModel):
+class NewChatRequest(RequestModel):
     system_prompt: Text | None = None
     title: Name | None = None
     model_name: Name | None = Field(None, description="The model that this conversation asks for by default.")
@@ -118,40 +147,42 @@ class RegenerateRequest(SamplingFields):
     """Answers the last user message again."""
 
     model_name: Name | None = None
-    stream: bool = False
+    stream: StrictBool = False
 
 
 class ContinueRequest(SamplingFields):
     """Extends the last reply, as one that was cut by `max_tokens` or by Ctrl-C."""
 
-    stream: bool = False
+    stream: StrictBool = False
 
 
-class UndoRequest(WireModel):
-    turns: int = Field(1, ge=1, le=10_000, description="How many turns to drop from the end.")
+class UndoRequest(RequestModel):
+    turns: StrictInt = Field(1, ge=1, le=10_000, description="How many turns to drop from the end.")
 
 
-class SwitchModelRequest(WireModel):
+class SwitchModelRequest(RequestModel):
     model_name: Name = Field(examples=["builtin"])
-    stream: bool = Field(False, description="Server-sent events: `progress`..., then `done` or `error`.")
+    stream: StrictBool = Field(False, description="Server-sent events: `progress`..., then `done` or `error`.")
 
 
-class LoadModelRequest(WireModel):
+class LoadModelRequest(RequestModel):
     model_name: Name | None = Field(None, description="None means the current model.")
-    stream: bool = False
+    stream: StrictBool = False
 
 
 class GenerateRequest(SamplingFields):
     prompt: Message = Field(description="Text to go on from, as it stands: no chat template.")
-    num_return_sequences: int = Field(1, ge=1, le=16)
-    do_sample: bool | None = Field(None, description="False is greedy, whatever the temperature.")
+    num_return_sequences: StrictInt = Field(1, ge=1, le=16)
+    do_sample: StrictBool | None = Field(None, description="False is greedy: temperature 0.")
     model_name: Name | None = None
-    stream: bool = Field(False, description="Server-sent events; one sequence only.")
+    stream: StrictBool = Field(False, description="Server-sent events; one sequence only.")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> "GenerateRequest":
         if self.do_sample and self.temperature == 0:
             raise ValueError("do_sample is true and temperature 0, which is greedy: send one of them")
+        if self.do_sample is False and self.temperature:
+            raise ValueError("do_sample is false, which is greedy, and temperature above 0: send one of them")
         if self.stream and self.num_return_sequences > 1:
             raise ValueError("stream gives one sequence: set num_return_sequences to 1")
         return self

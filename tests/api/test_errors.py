@@ -55,7 +55,14 @@ def test_missing_key_names_the_scheme() -> None:
         ({"message": "hi", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
         ({"message": "hi", "tempratur": 1}, "tempratur: there is no such field"),
         ({"message": " "}, "message: is empty"),
-        ({"message": "hi", "stop": [""]}, "stop.0: String should have at least 1 character; stop: "),
+        ({"message": "hi", "stop": ["", ""]}, "stop.0: String should have at least 1 character; stop.1: String should"),
+        ({"message": "hi", "stop": ""}, "stop: String should have at least 1 character"),
+        ({"message": "hi", "stop": 5}, "stop: Input should be a valid string"),
+        ({"message": "hi", "max_tokens": True}, "max_tokens: Input should be a valid integer"),
+        ({"message": "hi", "top_k": "5"}, "top_k: Input should be a valid integer"),
+        ({"message": "hi", "temperature": "0.5"}, "temperature: Input should be a valid number"),
+        ({"message": "hi", "temperature": False}, "temperature: Input should be a valid number"),
+        ({"message": "hi", "stream": "yes"}, "stream: Input should be a valid boolean"),
         (
             {"message": "hi", "max_tokens": 1, "max_length": 1},
             "max_tokens and max_length are the same field: send one of them",
@@ -69,6 +76,23 @@ def test_validation_names_the_field_and_the_cause(client: httpx.Client, body: di
     assert reply.status_code == 422
     assert reply.json()["error"]["code"] == "validation_error"
     assert reply.json()["error"]["message"].startswith(told)
+
+
+@pytest.mark.parametrize("contradiction", [(True, 0), (False, 0.7)])
+def test_sampling_and_a_temperature_that_contradicts_it_are_both_named(
+    client: httpx.Client, contradiction: tuple[bool, float]
+) -> None:
+    do_sample, temperature = contradiction
+    body = {"prompt": "hi", "do_sample": do_sample, "temperature": temperature}
+    reply = client.post("/api/v1/generate", json=body)
+    assert reply.status_code == 422
+    assert "do_sample" in reply.json()["error"]["message"]
+    assert "temperature" in reply.json()["error"]["message"]
+
+
+def test_whole_numbers_are_taken_for_fields_that_have_fractions(client: httpx.Client) -> None:
+    body = {"prompt": "hi", "temperature": 0, "top_p": 1, "do_sample": False}
+    assert client.post("/api/v1/generate", json=body).status_code == 200
 
 
 def test_validation_never_echoes_the_input(client: httpx.Client) -> None:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from app.cli.client import ChatClient, ClientError, Foreign, Refused, StreamBroken, Unreachable
-from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, StartEvent
+from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, ModelListResponse, StartEvent
 from tests.cli.standin import StandIn
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -77,6 +77,12 @@ def test_stream_that_ends_without_its_last_event_is_an_error(content: bytes, kin
 
     with pytest.raises(kind):
         _ask(answer, _stream)
+
+
+def test_reply_of_a_newer_server_is_read() -> None:
+    body = {"models": [], "current_model": "builtin", "invented_later": 1}
+    listing = _ask(lambda request: httpx.Response(200, json=body), lambda client: client.models())
+    assert listing == ModelListResponse(models=[], current_model="builtin")
 
 
 def test_stream_of_another_kind_is_foreign() -> None:

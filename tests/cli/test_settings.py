@@ -7,6 +7,7 @@ from app.cli.settings import KEYS, SamplingSettings, SettingError, range_of
     ("key", "text", "value"),
     [
         ("temperature", "0", 0.0),
+        ("temperature", ".5", 0.5),
         ("top_k", "40", 40),
         ("seed", "7", 7),
         ("stop", "END", "END"),
@@ -25,6 +26,7 @@ def test_settings_take_typed_values(key: str, text: str, value: object) -> None:
     [
         ("temperature", "3", "temperature takes 0 to 2"),
         ("temperature", "warm", "temperature takes 0 to 2"),
+        ("temperature", "true", "temperature takes 0 to 2"),
         ("temperature", "nan", "temperature takes 0 to 2"),
         ("top_p", "0", "top_p takes above 0 to 1"),
         ("top_k", "1.5", "top_k takes 0 to 1,000,000"),
