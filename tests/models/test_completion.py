@@ -3,7 +3,7 @@ from tests.models.conftest import World
 
 
 def test_generate_goes_on_from_the_prompt(world: World) -> None:
-    request = GenerateRequest(prompt="the cat", max_tokens=6, do_sample=False, temperature=1.5)
+    request = GenerateRequest(prompt="the cat", max_tokens=6, do_sample=False)
     start, *deltas, done = world.collect(world.generator.generate(request))
     assert isinstance(start, StartEvent)
     assert isinstance(done, GenerateResponse)
