@@ -22,13 +22,21 @@ class Services:
     overview: ModelOverview
 
 
-class PageQuery(BaseModel):
-    """A part of a list. Any other query parameter is refused."""
+class QueryModel(BaseModel):
+    """What may follow the question mark. Any other parameter is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PageQuery(QueryModel):
+    """A part of a list."""
 
     limit: int = Field(50, ge=1, le=200, description="Most entries in the answer.")
     offset: int = Field(0, ge=0, le=2**31 - 1, description="Entries to leave out from the beginning.")
+
+
+class ModelQuery(QueryModel):
+    model_name: str | None = Field(None, description="None means the current model.")
 
 
 async def _services(request: Request) -> Services:  # async: FastAPI would run a plain function in a thread
@@ -38,4 +46,5 @@ async def _services(request: Request) -> Services:  # async: FastAPI would run a
 
 Uses = Annotated[Services, Depends(_services)]
 Page = Annotated[PageQuery, Query()]
+Which = Annotated[ModelQuery, Query()]
 ConversationId = Annotated[str, Path(description="As `POST /chat` and `POST /chat/new` give it.")]

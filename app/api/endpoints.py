@@ -1,11 +1,9 @@
 """Owns the handlers of /api/v1: parse, call one method of a service, return. Errors are raised below them."""
 
-from typing import Annotated
+from fastapi import APIRouter, Response
 
-from fastapi import APIRouter, Query, Response
-
-from app.api.dependencies import ConversationId, Page, Uses
-from app.api.docs import REPLIES, STREAMS_PROGRESS, STREAMS_TEXT, TAKES_BODY, fails_with
+from app.api.dependencies import ConversationId, Page, Uses, Which
+from app.api.docs import REPLIES, STREAMS_LOAD, STREAMS_SWITCH, STREAMS_TEXT, TAKES_BODY, fails_with
 from app.api.examples import (
     ChatBody,
     ContinueBody,
@@ -105,7 +103,7 @@ async def list_models(services: Uses) -> ModelListResponse:
     "/chat/switch-model",
     tags=["Models"],
     response_model=SwitchModelResponse,
-    responses=STREAMS_PROGRESS | TAKES_BODY | fails_with(404, 503),
+    responses=STREAMS_SWITCH | TAKES_BODY | fails_with(404, 503),
 )
 async def switch_model(body: SwitchModelBody, services: Uses) -> Response:
     """Makes another model the current one. The old one serves until it is ready, and stays if it fails."""
@@ -113,19 +111,16 @@ async def switch_model(body: SwitchModelBody, services: Uses) -> Response:
 
 
 @router.get("/model-info", tags=["Models"], responses=fails_with(404, 422))
-async def model_info(
-    services: Uses,
-    model_name: Annotated[str | None, Query(description="None means the current model.")] = None,
-) -> ModelInfoResponse:
+async def model_info(which: Which, services: Uses) -> ModelInfoResponse:
     """One model's facts: device, precision, size, memory, context window."""
-    return services.overview.info(model_name)
+    return services.overview.info(which.model_name)
 
 
 @router.post(
     "/load-model",
     tags=["Models"],
     response_model=SwitchModelResponse,
-    responses=STREAMS_PROGRESS | TAKES_BODY | fails_with(404, 503),
+    responses=STREAMS_LOAD | TAKES_BODY | fails_with(404, 503),
 )
 async def load_model(body: LoadModelBody, services: Uses) -> Response:
     """Loads a model beside the current one, which stays current. The body may be left out."""

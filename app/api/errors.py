@@ -116,6 +116,8 @@ def _problem(problem: Mapping[str, Any]) -> str:  # Any: pydantic's error detail
     field = escape_control(".".join(parts)[:_MAX_FIELD])
     if is_unknown:
         return f"{field}: there is no such field"
+    if problem["type"] == "missing" and not field:
+        return "The request has no body."
     cause = str(problem["msg"]).removeprefix("Value error, ")
     return f"{field}: {cause}" if field else cause
 

@@ -70,8 +70,18 @@ class RequestModel(WireModel):
 # Requests
 
 
+def _describe_alias(schema: dict[str, Any]) -> None:  # Any: JSON schema
+    properties = schema["properties"]
+    properties["max_length"] = properties["max_tokens"] | {
+        "title": "Max Length",
+        "description": "Another name of `max_tokens`: send one of them.",
+    }
+
+
 class SamplingFields(RequestModel):
     """How to draw the reply. A field left out takes the model's own default."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_alias)
 
     max_tokens: StrictInt | None = Field(
         None,
@@ -89,10 +99,10 @@ class SamplingFields(RequestModel):
     repetition_penalty: StrictFloat | None = Field(None, gt=0, le=10)
     presence_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
     frequency_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
-    seed: StrictInt | None = Field(None, ge=0, le=2**63 - 1, description="The same seed draws the same reply.")
-    stop: StopStrings | None = Field(
-        None, description="Text that ends the reply; not part of it."
+    seed: StrictInt | None = Field(
+        None, ge=0, le=2**63 - 1, description="The same seed draws the same reply."
     )
+    stop: StopStrings | None = Field(None, description="Text that ends the reply; not part of it.")
 
     @model_validator(mode="before")
     @classmethod
@@ -162,7 +172,9 @@ class UndoRequest(RequestModel):
 
 class SwitchModelRequest(RequestModel):
     model_name: Name = Field(examples=["builtin"])
-    stream: StrictBool = Field(False, description="Server-sent events: `progress`..., then `done` or `error`.")
+    stream: StrictBool = Field(
+        False, description="Server-sent events: `progress`..., then `done` or `error`."
+    )
 
 
 class LoadModelRequest(RequestModel):
@@ -349,6 +361,7 @@ class ModelInfoResponse(WireModel):
     kv_cache_bytes: int | None = None
     context_length: int
     load_time: float | None = None
+    error: str | None = Field(None, description="Why the last load failed.")
 
 
 class GenerateResponse(WireModel):

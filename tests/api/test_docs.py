@@ -4,10 +4,18 @@ import re
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from app.api.docs import describe
 from tests.api.fakes import Scripted, fake_app
 
-SCHEMA = fake_app(Scripted()).openapi()
+
+def schema_of(app: FastAPI) -> dict:
+    describe(app)
+    return app.openapi()
+
+
+SCHEMA = schema_of(fake_app(Scripted()))
 OPERATIONS = [
     pytest.param(path, method, operation, id=f"{method} {path}")
     for path, operations in SCHEMA["paths"].items()
@@ -52,6 +60,22 @@ def test_every_route_is_described(path: str, method: str, operation: dict) -> No
 def test_every_example_works(client: httpx.Client, path: str, body: dict) -> None:
     reply = client.post(path.replace("{conversation_id}", "conv_1"), json=body)
     assert reply.status_code == 200
+    reference = SCHEMA["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    named = reference["$ref"] if "$ref" in reference else reference["allOf"][0]["$ref"]
+    described = SCHEMA["components"]["schemas"][named.rpartition("/")[2]]
+    assert set(body) <= set(described["properties"])
+
+
+def test_bounds_of_whole_numbers_are_whole() -> None:
+    fields = SCHEMA["components"]["schemas"]["ChatRequest"]["properties"]
+    bounds = fields["seed"]["anyOf"][0]
+    assert (bounds["minimum"], bounds["maximum"]) == (0, 2**63 - 1)
+    assert isinstance(bounds["maximum"], int) and isinstance(fields["top_k"]["anyOf"][0]["maximum"], int)
+
+
+def test_a_load_does_not_say_that_it_switched() -> None:
+    answer = SCHEMA["paths"]["/api/v1/load-model"]["post"]["responses"]["200"]["content"]
+    assert "gpt2 is loaded" in answer["text/event-stream"]["example"]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/generate", "/api/v1/chat/switch-model"])
@@ -66,3 +90,6 @@ def test_key_field_is_there_only_when_a_key_is_asked_for() -> None:
     locked = fake_app(Scripted(), api_key="key").openapi()
     assert set(locked["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyHeader"}
     assert "security" not in locked["paths"]["/api/v1/health"]["get"]
+    assert "401" in locked["paths"]["/api/v1/chat"]["post"]["responses"]
+    assert "401" not in SCHEMA["paths"]["/api/v1/chat"]["post"]["responses"]
+    assert "401" not in locked["paths"]["/api/v1/health"]["get"]["responses"]

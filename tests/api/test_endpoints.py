@@ -48,7 +48,7 @@ def test_body_may_be_left_out(client: httpx.Client, scripted: Scripted, path: st
 @pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/generate", "/api/v1/chat/switch-model"])
 def test_body_may_not_be_left_out_where_something_must_be_said(client: httpx.Client, path: str) -> None:
     reply = client.post(path)
-    assert (reply.status_code, reply.json()["error"]["message"]) == (422, "Field required")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (422, "The request has no body.")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,12 @@ def test_bad_paging_names_the_field(client: httpx.Client, scripted: Scripted, qu
     reply = client.get(f"/api/v1/chat/conversations?{query}")
     assert reply.status_code == 422
     assert reply.json()["error"]["message"].startswith(query.partition("=")[0] + ": ")
+    assert scripted.calls == []
+
+
+def test_unknown_query_of_model_info_is_named(client: httpx.Client, scripted: Scripted) -> None:
+    reply = client.get("/api/v1/model-info?model=gpt2")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (422, "model: there is no such field")
     assert scripted.calls == []
 
 

@@ -55,7 +55,10 @@ def test_missing_key_names_the_scheme() -> None:
         ({"message": "hi", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
         ({"message": "hi", "tempratur": 1}, "tempratur: there is no such field"),
         ({"message": " "}, "message: is empty"),
-        ({"message": "hi", "stop": ["", ""]}, "stop.0: String should have at least 1 character; stop.1: String should"),
+        (
+            {"message": "hi", "stop": ["", ""]},
+            "stop.0: String should have at least 1 character; stop.1: String should",
+        ),
         ({"message": "hi", "stop": ""}, "stop: String should have at least 1 character"),
         ({"message": "hi", "stop": 5}, "stop: Input should be a valid string"),
         ({"message": "hi", "max_tokens": True}, "max_tokens: Input should be a valid integer"),
