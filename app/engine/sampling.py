@@ -167,16 +167,36 @@ def _draw(heated: Tensor, choosers: Sequence[Chooser]) -> list[int]:
 
 
 def _draw_truncated(heated: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """top_k, then top_p and min_p over what it left; candidates are in order of likelihood."""
+    """top_k, then top_p and min_p over what it left; candidates are in order of likelihood, then of id.
+
+    However many of them are looked at, they are the first of one same order: in 16 bits many logits are
+    equal, and how wide the view is depends on the other rows.
+    """
+    heated = heated.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # NaN has no place in an order
     mass = heated.exp().sum(-1, keepdim=True)
     width = min(max([_CANDIDATES, *(chooser.params.top_k for chooser in choosers)]), heated.shape[1])
-    values, tokens = heated.topk(width)
+    values, tokens = _likeliest(heated, width)
     weights, is_enough = _truncate(values.exp(), mass, choosers)
     if width < heated.shape[1] and not bool(is_enough.all()):
-        values, tokens = heated.sort(descending=True)
+        values, tokens = heated.sort(descending=True, stable=True)
         weights, _ = _truncate(values.exp(), mass, choosers)
     chosen: list[int] = tokens.gather(1, _pick(weights, choosers)).squeeze(1).tolist()
     return chosen
+
+
+def _likeliest(heated: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The first `width` values of each row and their ids, as a stable descending sort orders them.
+
+    `topk` alone orders equal values, and chooses among those at the cut, by an inner working of its own.
+    """
+    values = heated.topk(width).values
+    cut = values[:, -1:]
+    tied = heated == cut
+    room = (values == cut).sum(-1, keepdim=True)
+    chosen = (heated > cut) | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
+    tokens = chosen.nonzero()[:, 1].view(-1, width)  # ids ascending
+    values, order = heated.gather(1, tokens).sort(descending=True, stable=True)
+    return values, tokens.gather(1, order)
 
 
 def _truncate(weights: Tensor, mass: Tensor, choosers: Sequence[Chooser]) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,35 @@ def test_choose_wide_vocabulary_sorts_only_when_it_must() -> None:
     assert all(kept[choose(logits, [chooser])[0]] for _ in range(300))
 
 
+@pytest.mark.parametrize("neighbour", [{"top_p": 0.999}, {"top_k": 5000}, {"top_k": 1500, "top_p": 0.99}])
+def test_choose_tied_logits_are_ordered_by_id_whatever_shares_the_batch(neighbour: dict[str, float]) -> None:
+    """In 16 bits many logits are equal; which of them a number falls on must not depend on neighbours."""
+    logits = some_logits(2, 20_000).bfloat16()
+    params = [
+        SamplingParams(temperature=1.0, top_k=40, seed=5),
+        SamplingParams(temperature=1.0, **neighbour, seed=6),
+    ]
+    together = [Chooser(param, [0]) for param in params]
+    alone = Chooser(params[0], [0])
+    for _ in range(40):
+        assert choose(logits, together)[0] == choose(logits[:1], [alone])[0]
+
+
+@pytest.mark.parametrize("top_k", [3, 1500])
+def test_choose_ties_at_the_cut_go_to_the_lowest_ids(top_k: int) -> None:
+    chooser = Chooser(SamplingParams(temperature=1.0, top_k=top_k, seed=1), [0])
+    drawn = {choose(torch.zeros(1, 6000, dtype=torch.bfloat16), [chooser])[0] for _ in range(300)}
+    assert max(drawn) < top_k
+
+
+def test_choose_row_without_numbers_does_not_fail_its_batch() -> None:
+    logits = some_logits(2, 5000)
+    logits[0] = math.nan
+    choosers = [Chooser(SamplingParams(top_p=0.5, seed=1), [0]) for _ in range(2)]
+    alone = choose(logits[1:], [Chooser(SamplingParams(top_p=0.5, seed=1), [0])])
+    assert choose(logits, choosers)[1:] == alone
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-8, 1e-3])
 def test_choose_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = some_logits(4) * 100
