@@ -98,9 +98,9 @@ class _Composer:
 
     def _extend(self) -> None:
         dice = self.rng.random()
-        if dice < 0.012:
+        if dice < 0.018:
             self._change_persona()
-        elif dice < 0.025:
+        elif dice < 0.032:
             self._add(_again(self.rng, self.exchanges[-1] if self.exchanges else None), True, is_styled=True)
         elif self.persona and self.persona.own and dice < 0.2:
             self._add([self.rng.choice(self.persona.own)], False, is_styled=True)

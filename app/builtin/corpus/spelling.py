@@ -24,6 +24,8 @@ def _spell(rng: random.Random, held_out: bool) -> Exchange:
 
 def _repeat(rng: random.Random, held_out: bool) -> Exchange:
     text = " ".join(word(rng, held_out) for _ in range(rng.choice((1, 1, 2, 3, 4))))
+    if rng.random() < 0.35:
+        text = rng.choice(data_table("spelling.toml")["sentences"]).format(w=text)
     if rng.random() < 0.3:
         text = text.capitalize()
     return Exchange(_ask(rng, "repeat", held_out, text), text, text)
