@@ -3,6 +3,7 @@
 What the worker process serves, and what a program without a server can use directly.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from app.engine.check import check_packed_path
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import LoadedModel, load
 from app.engine.messages import ModelInfo, Outbound, Progress, SamplingParams, Stats, Submit, WorkerSpec
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[Outbound], None]
 
@@ -78,6 +81,13 @@ def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
         raise ModelLoadFailed(
             f"a KV cache of {budget} bytes holds {context_length} tokens",
             hint="Give the cache more memory, or choose a smaller model.",
+        )
+    if context_length < loaded.context_length:
+        _log.warning(
+            "the context window is %d tokens instead of %d: that is what a KV cache of %d bytes holds",
+            context_length,
+            loaded.context_length,
+            budget,
         )
     limits = EngineLimits(
         context_length=context_length,

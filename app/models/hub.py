@@ -147,7 +147,7 @@ class Hub:
             raise offline from None
 
     async def _download(self, source: Source, report: Report) -> Path:
-        """Raises ModelUnavailable. Once this is cancelled the download ends with its next bytes."""
+        """Raises ModelUnavailable. Once this is cancelled the download ends with its next 10 MB."""
         is_cancelled = threading.Event()
         try:
             return await in_thread(lambda: self._snapshot(source, _progress_bar(report, is_cancelled)))

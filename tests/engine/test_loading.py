@@ -15,6 +15,7 @@ from transformers import (
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused
 from app.engine.check import check_packed_path
+from app.engine.linear import computes_in_bfloat16
 from app.engine.loading import load, pick_device, pick_dtype, refuse_unsafe
 from app.engine.messages import Progress, WorkerSpec
 from app.engine.service import Service
@@ -65,10 +66,13 @@ def test_service_counts_every_parameter(folder: Path, dtype: str) -> None:
     assert service.info.dtype == dtype
 
 
-def test_service_window_shrinks_to_the_cache(folder: Path) -> None:
+def test_service_window_shrinks_to_the_cache_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bytes_per_token = 3 * 2 * 2 * 8 * 4
     service = Service.start(spec(folder, kv_cache_bytes=50 * bytes_per_token), lambda _: None)
     assert service.info.context_length == 50
+    assert "50 tokens instead of 160" in caplog.text
     with pytest.raises(ModelLoadFailed, match="holds 5 tokens"):
         Service.start(spec(folder, kv_cache_bytes=5 * bytes_per_token), lambda _: None)
 
@@ -149,6 +153,6 @@ def test_pick_dtype_auto_keeps_float32_checkpoints() -> None:
     config.dtype = torch.float32
     assert pick_dtype("auto", cpu, config) == torch.float32
     config.dtype = torch.bfloat16
-    is_fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    is_fast = computes_in_bfloat16()
     assert pick_dtype("auto", cpu, config) == (torch.bfloat16 if is_fast else torch.float32)
     assert pick_dtype("float16", cpu, config) == torch.float16

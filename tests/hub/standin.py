@@ -1,15 +1,16 @@
 """Owns the stand-in Hub: repositories that are dictionaries, and faults that a test asks for."""
 
+import asyncio
 import hashlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 COMMIT = "c" * 40
 
@@ -20,6 +21,9 @@ class StandInHub:
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     faults: dict[str, tuple[int, str]] = field(default_factory=dict)
+    dropped: set[str] = field(default_factory=set)  # files whose connection breaks in mid-body
+    slow: set[str] = field(default_factory=set)  # files that trickle, and how many pieces have gone out
+    pieces: int = 0
     tokens: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -65,8 +69,19 @@ class StandInHub:
         if content is None:
             return JSONResponse({}, 404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         headers = {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}
+        if request.method == "GET" and path in self.dropped | self.slow:
+            return StreamingResponse(self._trickle(path, content), headers=headers)
         body = b"" if request.method == "HEAD" else content
         return Response(body, media_type="application/octet-stream", headers=headers)
+
+    async def _trickle(self, path: str, content: bytes) -> AsyncIterator[bytes]:
+        size = max(1024, len(content) // 100)
+        for start in range(0, len(content), size):
+            self.pieces += 1
+            yield content[start : start + size]
+            await asyncio.sleep(0.02)
+            if path in self.dropped and start > 2048:
+                raise ConnectionAbortedError("as the test asked")
 
 
 def _oid(content: bytes) -> str:

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 
 from app.core.catalogue import CATALOGUE, ModelProfile, Source
 from app.core.errors import HubUnreachable, ModelGated, ModelMissing, ModelOffline, ModelRefused
-from app.models.hub import Hub, Weights, is_complete
+from app.models.hub import Hub, Weights, _address, is_complete
 from tests.hub.standin import StandInHub, running
 
 TINY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights" * 1000}
@@ -59,7 +60,10 @@ def test_is_complete_wants_every_shard_and_a_tokenizer(tmp_path: Path) -> None:
     assert not is_complete(folder)
 
 
-@pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": {"a": "../x"}}', '{"weight_map": 3}', "{}"])
+@pytest.mark.parametrize(
+    "index",
+    ["{", "[]", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "../x"}}', '{"weight_map": 3}', "{}"],
+)
 def test_is_complete_survives_a_broken_index(index: str, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "m", {"config.json": b"{}", "tokenizer.json": b"{}"})
     (folder / "model.safetensors.index.json").write_text(index)
@@ -133,6 +137,52 @@ def test_fetch_finds_out_in_time_that_packets_vanish(tmp_path: Path) -> None:
         assert time.monotonic() - began < 2
         for connection in waiting:
             connection.close()
+
+
+def test_fetch_tells_a_download_that_breaks_off(tmp_path: Path, standin: StandInHub) -> None:
+    standin.repositories["owner/tiny"] = TINY
+    standin.dropped.add("model.safetensors")
+    with pytest.raises(HubUnreachable, match="broke off"):
+        fetch(Hub(tmp_path, endpoint=standin.url), profile("owner/tiny"))
+
+
+def test_a_download_that_nobody_waits_for_ends(tmp_path: Path, standin: StandInHub) -> None:
+    standin.repositories["owner/tiny"] = TINY | {"model.safetensors": b"weights" * 6_000_000}
+    standin.slow.add("model.safetensors")
+    hub = Hub(tmp_path, endpoint=standin.url)
+
+    async def leave() -> None:
+        task = asyncio.create_task(hub.fetch(profile("owner/tiny"), lambda fraction: None))
+        while standin.pieces < 3:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    downloads = [thread for thread in threading.enumerate() if thread.name == "hub"]
+    for thread in downloads:
+        assert thread.daemon
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_cache_that_may_not_be_read_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a-file"
+    target.write_text("")
+    assert Hub(target).find(profile("owner/tiny")) is None
+    assert not is_complete(target / "below-a-file")
+
+
+def test_a_proxy_is_what_must_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        assert _address("http://hub.example") == proxy.getsockname()
+    monkeypatch.setenv("no_proxy", "hub.example")
+    assert _address("http://hub.example") == ("hub.example", 80)
+    assert _address("https://hub.example") == ("hub.example", 443)
 
 
 def test_fetch_of_a_missing_folder_says_what_it_needs(tmp_path: Path) -> None:

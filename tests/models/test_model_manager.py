@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,38 @@ def test_a_cancelled_switch_changes_nothing(world: World) -> None:
     assert world.chat("hello").model_name == "tiny-a"
     states = {model.name: model.status for model in world.overview.list_models().models}
     assert states["tiny-b"] == "available"
+
+
+def test_a_model_asked_for_again_while_its_load_is_cancelled_is_loaded(world: World) -> None:
+    async def leave_and_return() -> SwitchModelResponse:
+        async with aclosing(world.models.switch("tiny-b")) as events:
+            await anext(events)
+        async for event in world.models.load("tiny-b"):
+            last = event
+        assert isinstance(last, SwitchModelResponse)
+        return last
+
+    done = world.run(leave_and_return())
+    assert done.message == "tiny-b is loaded"
+    assert world.models.current_name == "tiny-a"
+
+
+def test_an_unload_that_is_cancelled_still_ends_its_worker(world: World) -> None:
+    world.collect(world.models.load("tiny-b"))
+    entry = world.models.entry("tiny-b")
+    assert entry.loaded is not None
+    pid = entry.loaded.client.pid
+    os.kill(pid, signal.SIGSTOP)  # it will not answer the request to end
+
+    async def give_up() -> None:
+        unload = asyncio.create_task(world.models._unload(entry))
+        await asyncio.sleep(0)
+        unload.cancel()
+        await asyncio.gather(unload, return_exceptions=True)
+        while Path(f"/proc/{pid}").exists():
+            await asyncio.sleep(0.02)
+
+    world.run(give_up())
 
 
 def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(world: World) -> None:

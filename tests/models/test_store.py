@@ -48,6 +48,18 @@ def test_nothing_is_dropped_when_everything_is_in_use() -> None:
     assert kept.get(only.id) is only
 
 
+def test_a_new_conversation_has_its_place_from_the_beginning_of_its_turn() -> None:
+    kept = store(max_conversations=2)
+    (old,) = put(kept)
+    fresh = Conversation()
+    with kept.turn(old), kept.turn(fresh):
+        with pytest.raises(QueueFull), kept.turn(Conversation()):
+            pass
+        kept.put(fresh)
+    assert kept.get(fresh.id) is fresh
+    assert len(kept) == 2
+
+
 def test_a_turn_excludes_another_and_a_delete() -> None:
     kept = store()
     (only,) = put(kept)
