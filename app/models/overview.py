@@ -64,6 +64,7 @@ class ModelOverview:
             display_name=entry.profile.display_name,
             loaded=entry.state == "loaded",
             status=entry.state,
+            error=entry.error.message if entry.error is not None else None,
             **({"model_id": None, "context_length": entry.profile.context_length} | facts),
         )
 
