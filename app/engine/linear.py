@@ -5,6 +5,7 @@ models the call costs as much as the arithmetic. Knows modules and tensors only.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,14 @@ def pack(model: PreTrainedModel) -> None:
 
 
 def is_packable(model: PreTrainedModel) -> bool:
-    on_cpu = model.device.type == "cpu" and model.dtype == torch.bfloat16
-    return on_cpu and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return model.device.type == "cpu" and model.dtype == torch.bfloat16 and computes_in_bfloat16()
+
+
+def computes_in_bfloat16(operators: Any = torch.ops.mkldnn) -> bool:  # torch fills it at run time
+    """Whether this processor does, by oneDNN, which torch's builds for Apple's have not."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(operators, "_is_mkldnn_bf16_supported")):
+        return False
+    return bool(operators._is_mkldnn_bf16_supported())
 
 
 def _join(parent: nn.Module, names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from app.core.errors import ModelLoadFailed, ModelMissing, ModelRefused
+from app.engine.linear import computes_in_bfloat16
 from app.engine.messages import WorkerSpec
 
 _log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def pick_dtype(name: str, device: torch.device, config: PreTrainedConfig) -> tor
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     stored = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    is_fast = device.type == "mps" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    is_fast = device.type == "mps" or computes_in_bfloat16()
     return torch.bfloat16 if is_fast and stored in (torch.bfloat16, torch.float16) else torch.float32
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from app.engine.linear import JointLinear, PackedLinear, is_packable, pack
+from app.engine.linear import JointLinear, PackedLinear, computes_in_bfloat16, is_packable, pack
 from tests.engine.tiny import configs
 
 needs_bfloat16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not compute in bfloat16"
+    not computes_in_bfloat16(), reason="this processor does not compute in bfloat16"
 )
 
 
@@ -69,3 +69,7 @@ def test_pack_leaves_float32_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     pack(model)
     assert not is_packable(model)
     assert [type(module) for module in model.modules()] == before
+
+
+def test_computes_in_bfloat16_not_without_onednn() -> None:
+    assert not computes_in_bfloat16(torch.ops.an_empty_namespace)

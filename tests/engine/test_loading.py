@@ -15,6 +15,7 @@ from transformers import (
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused
 from app.engine.check import check_packed_path
+from app.engine.linear import computes_in_bfloat16
 from app.engine.loading import load, pick_device, pick_dtype, refuse_unsafe
 from app.engine.messages import Progress, WorkerSpec
 from app.engine.service import Service
@@ -152,6 +153,6 @@ def test_pick_dtype_auto_keeps_float32_checkpoints() -> None:
     config.dtype = torch.float32
     assert pick_dtype("auto", cpu, config) == torch.float32
     config.dtype = torch.bfloat16
-    is_fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    is_fast = computes_in_bfloat16()
     assert pick_dtype("auto", cpu, config) == (torch.bfloat16 if is_fast else torch.float32)
     assert pick_dtype("float16", cpu, config) == torch.float16
