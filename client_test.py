@@ -1,4 +1,7 @@
-"""Checks a running server over HTTP, route by route. Exit status: 0 all hold, 1 some do not, 3 no server."""
+"""Checks a running server over HTTP, route by route.
+
+Exit status: 0 all hold, 1 some do not, 2 the options are wrong, 3 no server.
+"""
 
 import argparse
 import os
@@ -11,29 +14,31 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.checks import CHECKS
-from app.cli.client import ClientError
+from app.cli.client import Address, ClientError, address_of
 from app.cli.menu import Menu
 from app.cli.server import default_address, url_of
 from app.cli.target import Outcome, Target, run_checks
 
-UNREACHABLE = 3
-LOOPBACK = ("127.0.0.1", "localhost", "::1")  # no proxy on the way there
+USAGE, UNREACHABLE = 2, 3
 TIMEOUT = httpx.Timeout(120, connect=3)
 LOADING_S = 600  # most time that a model gets to load before the checks begin
 POLL_S = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
     console = Console()
-    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
-    is_remote = httpx.URL(options.url).host not in LOOPBACK
-    with httpx.Client(base_url=options.url, headers=headers, timeout=TIMEOUT, trust_env=is_remote) as http:
+    try:
+        options = parse(arguments)
+        address = address_of(options.url, options.api_key)
+    except ClientError as error:
+        tell(console, error)
+        return USAGE
+    with opened(address) as http:
         try:
             wait_until_loaded(http, console)
         except httpx.TransportError as error:
-            told = f"No server answers at {options.url} ({error}). Start one with: python -m app"
-            console.print(told, markup=False, soft_wrap=True)
+            hint = "Start one with: python -m app"
+            tell(console, ClientError(f"No server answers at {address.url} ({error}).", hint))
             return UNREACHABLE
         if http.get("/api/v1/chat/models").status_code == 401:
             console.print("The server asks for its key: --api-key KEY, or LLM_API_KEY in the environment.")
@@ -41,7 +46,20 @@ def main(arguments: list[str] | None = None) -> int:
         if options.interactive:
             Menu(http, console).run()
             return 0
-        return check(Target(http, has_key=bool(options.api_key)), console)
+        return check(Target(http, has_key=bool(address.headers)), console)
+
+
+def opened(address: Address) -> httpx.Client:
+    return httpx.Client(
+        base_url=address.url,
+        headers=address.headers,
+        timeout=TIMEOUT,
+        trust_env=address.is_remote,
+    )
+
+
+def tell(console: Console, error: ClientError) -> None:
+    console.print(f"{error.message} {error.hint or ''}", markup=False, soft_wrap=True)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -85,8 +103,6 @@ def check(target: Target, console: Console) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except ClientError as error:
-        sys.exit(f"{error.message} {error.hint or ''}")
     except EOFError:
         sys.exit(0)  # Ctrl-D leaves the menu
     except KeyboardInterrupt:

@@ -85,6 +85,12 @@ def test_client_test_says_what_to_start(capsys: pytest.CaptureFixture[str]) -> N
     assert "python -m app" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "notaurl", "ftp://x"])
+def test_client_test_refuses_what_is_no_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert client_test.main(["--url", address]) == 2
+    assert f"--url '{address}' is no http address." in capsys.readouterr().out
+
+
 def test_checks_tell_what_does_not_hold() -> None:
     with serving(JSONResponse({})) as foreign, httpx.Client(base_url=foreign, trust_env=False) as http:
         outcomes = list(run_checks(CHECKS, Target(http)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from app.cli import commands, handlers
-from app.cli.client import ClientError, Refused, Unreachable
+from app.cli.client import BadAddress, ClientError, Refused, Unreachable
 from app.cli.connection import Connection, Wanted, connected
 from app.cli.interrupts import Interrupted, Interrupts, quiet_keyboard
 from app.cli.model_table import current_model_line
@@ -23,6 +23,7 @@ from app.cli.server import ServerDied
 from app.cli.session import Session
 from app.cli.terminal import Terminal, look_of
 from app.cli.transcripts import TranscriptError
+from app.models.schemas import ChatRequest
 
 OK, FAILED, USAGE, UNREACHABLE, REFUSED, UNKNOWN_MODEL, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 ENDED = 128 + signal.SIGTERM
@@ -37,6 +38,10 @@ class Options:
     system: str = ""
     plain: bool = False
     no_color: bool = False
+
+
+class Unusable(ClientError):
+    """What was piped in is no message."""
 
 
 def main(options: Options) -> int:
@@ -63,8 +68,13 @@ def _run_in_thread(options: Options, interrupts: Interrupts) -> int:
 
 
 def _run(options: Options, interrupts: Interrupts, is_notebook: bool) -> int:
+    terminal = Terminal(look_of(sys.stdout, options.plain, options.no_color))
     try:
-        return asyncio.run(_chat(options, interrupts, is_notebook))
+        piped = None if sys.stdin.isatty() or is_notebook else _standard_input(options)
+        return asyncio.run(_chat(options, terminal, interrupts, is_notebook, piped))
+    except Unusable as error:
+        terminal.problem(error)
+        return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     except asyncio.CancelledError:
@@ -74,9 +84,29 @@ def _run(options: Options, interrupts: Interrupts, is_notebook: bool) -> int:
         return BROKEN_PIPE
 
 
-async def _chat(options: Options, interrupts: Interrupts, is_notebook: bool) -> int:
+def _standard_input(options: Options) -> str:
+    """All of it, which is one message. It is read before there is a server: a bad one starts none.
+
+    Raises:
+        Unusable: it is no message.
+    """
+    try:
+        text = sys.stdin.buffer.read().decode()
+        ChatRequest(message=text, system_prompt=options.system)
+    except UnicodeDecodeError:
+        raise Unusable("Standard input is not UTF-8 text.") from None
+    except ValidationError as error:
+        if not text.strip():
+            hint = "Pipe a message in, or run this in a terminal."
+            raise Unusable("Standard input is empty.", hint) from None
+        raise Unusable(_why_unsent(error)) from None
+    return text
+
+
+async def _chat(
+    options: Options, terminal: Terminal, interrupts: Interrupts, is_notebook: bool, piped: str | None
+) -> int:
     _end_with_the_terminal()
-    terminal = Terminal(look_of(sys.stdout, options.plain, options.no_color))
     environ = _environment()
     api_key = options.api_key or environ.get("LLM_API_KEY") or None
     wanted = Wanted(environ, options.url, api_key, options.model)
@@ -84,8 +114,8 @@ async def _chat(options: Options, interrupts: Interrupts, is_notebook: bool) -> 
         with quiet_keyboard():
             async with connected(wanted, terminal, interrupts) as connection:
                 session = Session(connection.client, terminal, options.system)
-                if not (sys.stdin.isatty() or is_notebook):
-                    return await _answer_input(session, options, interrupts)
+                if piped is not None:
+                    return await _answer_piped(session, piped, options, interrupts)
                 await _welcome(session, connection, options, interrupts)
                 prompt = LinePrompt() if is_notebook else _terminal_prompt(session)
                 await Chat(session, connection, prompt, interrupts).run()
@@ -134,19 +164,25 @@ async def _welcome(
     session.terminal.note("Type a message, or /help for the commands.")
 
 
-async def _answer_input(session: Session, options: Options, interrupts: Interrupts) -> int:
-    """All of standard input is one message; its answer is all of standard output."""
-    text = sys.stdin.read()
-    if not text.strip():
-        session.terminal.fail("Standard input is empty.", "Pipe a message in, or run this in a terminal.")
-        return USAGE
+async def _answer_piped(session: Session, text: str, options: Options, interrupts: Interrupts) -> int:
+    """Its answer is all of standard output."""
     if options.model is not None:
         await interrupts.run(session.switch(options.model))
     await interrupts.run(session.send(text))
     return OK
 
 
+def _why_unsent(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    why = problem["msg"].removeprefix("Value error, ")
+    return f"The {problem['loc'][0] if problem['loc'] else 'message'} cannot be sent: {why}.".replace(
+        "_", " "
+    )
+
+
 def _exit_code(error: ClientError) -> int:
+    if isinstance(error, BadAddress):
+        return USAGE
     if isinstance(error, ServerDied) and "LLM_MODEL_NAME" in error.message:
         return UNKNOWN_MODEL
     if not isinstance(error, Refused):
@@ -190,7 +226,7 @@ class Chat:
         except (ClientError, TranscriptError) as error:
             terminal.problem(error)
         except ValidationError as error:
-            terminal.fail(f"The message cannot be sent: {error.errors()[0]['msg']}.")
+            terminal.fail(_why_unsent(error))
         except (handlers.Leave, OSError):
             raise
         except Exception as error:

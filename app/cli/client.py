@@ -1,6 +1,7 @@
 """Owns the wire to the server: requests out, replies and event streams back as typed objects.
 
 ClientError
+├── BadAddress     no server can be asked there, or with that key
 ├── Unreachable    nobody answers there
 ├── Foreign        somebody answers who does not speak this API
 ├── Refused        the server said no, and why
@@ -8,7 +9,9 @@ ClientError
 """
 
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from httpx_sse import EventSource, SSEError, aconnect_sse
@@ -47,6 +50,13 @@ _CHAT_EVENTS: Mapping[str, type[Event]] = {"start": StartEvent, "delta": DeltaEv
 _SWITCH_EVENTS: Mapping[str, type[Event]] = {"progress": LoadProgress, "done": SwitchModelResponse}
 
 
+_HINTS: Mapping[str, str] = {  # in place of the server's, which speak of requests
+    "not_authenticated": "Give it with --api-key KEY, or as LLM_API_KEY in the environment.",
+    "validation_error": "/set shows the settings and what each takes.",
+    "model_unavailable": "/models shows how the models are.",
+}
+
+
 class ClientError(Exception):
     """One line of what happened, and one of what to do."""
 
@@ -54,6 +64,10 @@ class ClientError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class BadAddress(ClientError):
+    pass
 
 
 class Unreachable(ClientError):
@@ -74,7 +88,7 @@ class Refused(ClientError):
     def __init__(self, error: ErrorResponse, status: int | None) -> None:
         detail = error.error
         again = f"Try again in {detail.retry_after} s." if detail.retry_after is not None else None
-        super().__init__(detail.message, detail.hint or again)
+        super().__init__(detail.message, _HINTS.get(detail.code) or detail.hint or again)
         self.code = detail.code
         self.status = status
 
@@ -100,21 +114,65 @@ def _refusal(response: httpx.Response) -> ClientError:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is, and what it asks for, as httpx takes both. Made by `address_of`."""
+
+    url: str
+    headers: Mapping[bytes, bytes]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a proxy may stand on the way."""
+        return httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def is_encrypted(self) -> bool:
+        return httpx.URL(self.url).scheme == "https"
+
+
+def address_of(url: str, api_key: str | None = None) -> Address:
+    """
+    Raises:
+        BadAddress: the address is none of http, or the key cannot stand in a header.
+    """
+    if not _is_http(url):
+        raise BadAddress(f"--url {url!r} is no http address.", "One is like http://127.0.0.1:8000")
+    key = (api_key or "").strip().encode(errors="surrogateescape")  # the bytes that were typed
+    if any(byte < 0x20 or byte == 0x7F for byte in key):
+        raise BadAddress("The API key holds a control character.", "Give it with --api-key, or LLM_API_KEY.")
+    return Address(url.rstrip("/"), {b"Authorization": b"Bearer " + key} if key else {})
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+        port = urlsplit(url).port  # raises where it is none
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host) and port != 0 and "%" not in parsed.host
+
+
 class ChatClient:
     """Talks to one server. Every method raises ClientError and nothing else."""
 
     def __init__(
         self, url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        self.url = url.rstrip("/")
-        base = httpx.URL(self.url)
+        address = address_of(url, api_key)
+        self.url = address.url
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/api/v1",
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            headers=address.headers,
             transport=transport,
-            trust_env=base.host not in ("127.0.0.1", "localhost", "::1"),  # no proxy on the way to oneself
-            verify=base.scheme == "https",
+            trust_env=address.is_remote,
+            verify=address.is_encrypted,
         )
+
+    def move_to(self, url: str) -> None:
+        """Talks to another server of the same machine and key from here on."""
+        self.url = address_of(url).url
+        self._http.base_url = httpx.URL(f"{self.url}/api/v1")
 
     async def __aenter__(self) -> Self:
         return self
@@ -184,7 +242,7 @@ class ChatClient:
             if not has_begun:
                 raise self._unreachable(error) from None
             raise StreamBroken(
-                f"The connection to the server broke ({_cause(error)}).",
+                f"The connection to the server broke: {_break(error)}.",
                 "What came is kept: /continue goes on from it, /retry asks again.",
             ) from None
 
@@ -216,4 +274,8 @@ def _cause(error: httpx.HTTPError) -> str:
         return "it does not answer in time"
     if isinstance(error, httpx.ConnectError):
         return "connection refused"
-    return str(error) or "connection closed"
+    return "connection closed"
+
+
+def _break(error: httpx.HTTPError) -> str:
+    return "nothing came for too long" if isinstance(error, httpx.TimeoutException) else "it ended early"

@@ -207,7 +207,8 @@ def _stream(events: AsyncIterator[BaseModel]) -> Response:
 
 def build(state: StandIn) -> FastAPI:
     async def check_key(request: Request) -> None:
-        if state.api_key and request.headers.get("authorization") != f"Bearer {state.api_key}":
+        given = request.headers.get("authorization", "").encode("latin-1").decode()
+        if state.api_key and given != f"Bearer {state.api_key}":
             raise Refusal(401, "not_authenticated", "A key is needed.")
 
     app = FastAPI(dependencies=[Depends(check_key)])

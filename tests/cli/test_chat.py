@@ -65,6 +65,28 @@ def test_exit_code_says_what_happened(
     assert told in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("piped", "arguments", "told"),
+    [
+        (b"secret \xff", (), "Standard input is not UTF-8 text."),
+        (b" \n", (), "Standard input is empty."),
+        (b"x" * 400_001, (), "The message cannot be sent: String should have at most 400000 characters."),
+        (b"hello", ("--url", "http://[::1"), "--url 'http://[::1' is no http address."),
+        (b"hello", ("--url", "notaurl"), "--url 'notaurl' is no http address."),
+        (b"hello", ("--url", "ftp://x"), "--url 'ftp://x' is no http address."),
+        (b"hello", ("--api-key", "a\nb"), "The API key holds a control character."),
+    ],
+)
+def test_what_cannot_be_sent_is_told_before_a_server_is_started(
+    piped: bytes, arguments: tuple[str, ...], told: str
+) -> None:
+    environ = _environ(LLM_PORT=str(port_for_own("127.0.0.1", 0)))
+    done = subprocess.run([*CLIENT, *arguments], input=piped, env=environ, capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, b"")
+    lines = done.stderr.decode().splitlines()
+    assert told in lines[0] and len(lines) <= 2 and "secret" not in lines[0]
+
+
 def test_server_that_is_not_there_is_told_with_the_command(url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -87,6 +109,10 @@ def test_key_is_taken_from_option_environment_and_file(url: str, standin: StandI
     assert _piped("hello", "--url", url, LLM_API_KEY="secret").returncode == 0
     Path(".env").write_text("LLM_API_KEY=secret\n")
     assert _piped("hello", "--url", url).returncode == 0
+    refused = _piped("hello", "--url", url, "--api-key", "wrong").stderr
+    assert "--api-key KEY" in refused and "LLM_API_KEY" in refused
+    standin.api_key = "schlüssel"
+    assert _piped("hello", "--url", url, "--api-key", "schlüssel").returncode == 0
 
 
 def test_found_server_is_used(url: str) -> None:

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import httpx
@@ -83,6 +83,19 @@ def test_reply_of_a_newer_server_is_read() -> None:
     body = {"models": [], "current_model": "builtin", "invented_later": 1}
     listing = _ask(lambda request: httpx.Response(200, json=body), lambda client: client.models())
     assert listing == ModelListResponse(models=[], current_model="builtin")
+
+
+def test_stream_that_breaks_is_told_in_plain_words() -> None:
+    class Torn(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b": begun\n\n"
+            raise httpx.RemoteProtocolError("peer closed connection (incomplete chunked read)")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, stream=Torn(), headers={"Content-Type": "text/event-stream"})
+
+    with pytest.raises(StreamBroken, match=r"The connection to the server broke: it ended early\."):
+        _ask(answer, _stream)
 
 
 def test_stream_of_another_kind_is_foreign() -> None:
