@@ -97,8 +97,10 @@ class KVCache:
         slot, needed = sequence.slot, len(sequence.ids) + len(sequence.guess)
         if needed <= slot.capacity:
             return True
-        capacity = self._capacity_for(needed + needed // 4)
-        if self._active_tokens() - slot.capacity + capacity > self._budget:
+        room = self._budget - self._active_tokens() + slot.capacity
+        wished, least = self._capacity_for(needed + needed // 4), self._capacity_for(needed)
+        capacity = wished if wished <= room else least
+        if capacity > room:
             return False
         self._evict_for(capacity - slot.capacity)
         slot.resize(sequence.computed, capacity)

@@ -127,6 +127,18 @@ def test_extend_refuses_beyond_the_budget() -> None:
     assert second.computed == 0
 
 
+def test_extend_takes_what_is_left_where_that_is_enough() -> None:
+    cache = make_cache(tokens=384, longest=384)
+    first, second = admit(cache, "a", [*range(256)]), admit(cache, "b", [*range(900, 960)])
+    first.ids += range(10)
+    assert cache.extend(first)  # 320 fit beside the other's 64, a quarter more would not
+    assert first.slot.capacity == 320
+    first.ids += range(60)
+    assert not cache.extend(first)
+    cache.release(second)
+    cache.check_integrity()
+
+
 @pytest.mark.parametrize("tokens", [256, 1024])
 def test_cache_random_use_keeps_its_promises(tokens: int) -> None:
     generator = torch.Generator().manual_seed(tokens)
