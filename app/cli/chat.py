@@ -174,10 +174,8 @@ async def _answer_piped(session: Session, text: str, options: Options, interrupt
 
 def _why_unsent(error: ValidationError) -> str:
     problem = error.errors()[0]
-    why = problem["msg"].removeprefix("Value error, ")
-    return f"The {problem['loc'][0] if problem['loc'] else 'message'} cannot be sent: {why}.".replace(
-        "_", " "
-    )
+    what = "system prompt" if "system_prompt" in problem["loc"] else "message"
+    return f"The {what} cannot be sent: {problem['msg'].removeprefix('Value error, ')}."
 
 
 def _exit_code(error: ClientError) -> int:

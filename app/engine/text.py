@@ -6,9 +6,8 @@ Work per token is bounded: only a short window of ids is decoded again. Knows no
 from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"
-_CONTEXT = (
-    8  # ids; more than the bytes of a character, so that what a window's edge breaks stays in its context
-)
+# Ids; more than the bytes of a character, so that what a window's edge breaks stays in its context.
+_CONTEXT = 8
 _WINDOW = 24  # ids decoded at most, byte tokens in a row apart
 
 Decode = Callable[[list[int]], str]
