@@ -48,10 +48,10 @@ class Slot:
 
     def resize(self, length: int, capacity: int) -> None:
         """Keep the first `length` positions in another capacity; layer by layer, so little is held twice."""
-        self.capacity = capacity
         for tensors in (self.keys, self.values):
             for layer in tensors:
                 tensors[layer] = _resized(tensors[layer], length, capacity)
+        self.capacity = capacity  # once every layer has it: the device may run out of memory on the way
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensors in (self.keys, self.values) for tensor in tensors.values())

@@ -153,7 +153,7 @@ class Engine:
     def step(self) -> list[Outbound]:
         """One forward pass over what is scheduled, if anything is."""
         self._guess()
-        chunks = self._scheduler.plan(self._pace.prefill_rows(self.limits.step_tokens))
+        chunks = self._plan()
         if chunks:
             began = self._clock()
             self.steps += 1
@@ -180,6 +180,25 @@ class Engine:
             arrived=arrived,
         )
         return request, prompt.omitted_messages
+
+    def _plan(self) -> list[Chunk]:
+        """This step's work. Whoever the device has no memory for, nothing finished being kept, fails."""
+        prefill_rows = self._pace.prefill_rows(self.limits.step_tokens)
+        has_room_been_made = False
+        while True:
+            try:
+                return self._scheduler.plan(prefill_rows)
+            except (RuntimeError, MemoryError):  # torch's own, too, is a RuntimeError; on the CPU just that
+                _log.exception("a step could not be planned")
+            # Not above: the error holds on to what the failed call had allocated.
+            self._make_room(self._scheduler.placing if has_room_been_made else None)
+            has_room_been_made = True
+
+    def _make_room(self, victim: Sequence | None) -> None:
+        if victim is not None:
+            self._fail(self._requests[victim.request_id])
+        self.cache.forget_finished()
+        self._runner.recover()
 
     def _advance(self, chunks: list[Chunk]) -> None:
         self._note_start(chunks)

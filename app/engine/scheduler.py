@@ -46,7 +46,7 @@ class Chunk:
 
 
 class Memory(Protocol):
-    """Where keys and values live."""
+    """Where keys and values live. What it raises leaves the sequence that it was asked for as it was."""
 
     def attach(self, sequence: Sequence) -> bool:
         """Give the sequence a slot with room for its ids and its longest known prefix; False: no room now."""
@@ -70,6 +70,7 @@ class Scheduler:
         self._step_tokens = step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.placing: Sequence | None = None  # whom the memory was last asked for: guilty if it raised
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -100,15 +101,19 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def drop(self, sequence: Sequence) -> None:
-        """The running sequence is over and its keys and values are not to be trusted."""
-        self.running.remove(sequence)
-        self._memory.discard(sequence)
+        """The sequence is over and its keys and values, if it has any, are not to be trusted."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._memory.discard(sequence)
+        else:
+            self.waiting.remove(sequence)
 
     def _prefills(self) -> Iterator[Sequence]:
         """Running sequences with more than one pending id, then waiting ones, admitted when asked for."""
         yield from [sequence for sequence in self.running if sequence.pending > 1]
         while self.waiting and len(self.running) < self._max_running:
-            if not self._memory.attach(self.waiting[0]):
+            self.placing = self.waiting[0]
+            if not self._memory.attach(self.placing):
                 assert self.running, "the memory holds at least one sequence of any admitted length"
                 return
             self.running.append(self.waiting.popleft())
@@ -117,6 +122,7 @@ class Scheduler:
     def _make_room(self) -> None:
         """Preempt from the youngest until every running sequence has room for its ids; guesses go first."""
         for sequence in list(self.running):
+            self.placing = sequence
             if sequence.guess and not self._memory.extend(sequence):
                 sequence.guess = ()
             while sequence in self.running and not self._memory.extend(sequence):

@@ -1,6 +1,8 @@
 """What a request is told, and how it ends."""
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.engine.messages import (
     Accepted,
@@ -135,6 +137,54 @@ def test_engine_failed_pass_fails_its_requests_and_goes_on(llama: TinyModel) -> 
     assert isinstance(collected.ends["a"], Failed)
     assert collected.ends["a"].code == "internal_error"
     assert run(engine, greedy("b", "the cat", 4)).texts["b"] == llama.generate("the cat", 4)
+
+
+class Exhausted(TorchDispatchMode):
+    """A device whose memory ends: allocations of more than `longest` positions raise, the first `times`."""
+
+    def __init__(self, longest: int, times: int) -> None:
+        super().__init__()
+        self._longest = longest
+        self.left = times
+
+    def __torch_dispatch__(self, function: object, types: object, args: tuple = (), kwargs: object = None):
+        is_slot = function is torch.ops.aten.new_empty.default and len(args[1]) == 4
+        if is_slot and self.left and args[1][2] > self._longest:
+            self.left -= 1
+            raise torch.OutOfMemoryError("no memory is left")
+        return function(*args, **(kwargs or {}))
+
+
+def test_engine_gives_up_what_is_kept_where_memory_ends(llama: TinyModel) -> None:
+    engine = llama.engine()
+    run(engine, greedy("kept", "the cat sat on the mat"))
+    with Exhausted(longest=0, times=1) as device:
+        collected = run(engine, greedy("a", "the cat sat", 8))
+    assert device.left == 0
+    assert collected.texts["a"] == llama.generate("the cat sat", 8)
+    assert collected.cached("a") == 0
+
+
+def test_engine_fails_only_whom_the_memory_has_no_room_for(llama: TinyModel) -> None:
+    engine = llama.engine()
+    with Exhausted(longest=64, times=100) as device:
+        collected = run(engine, greedy("short", "the cat", 20), greedy("long", "the cat sat " * 5, 100))
+    assert device.left < 100
+    assert isinstance(collected.ends["long"], Failed)
+    assert collected.texts["short"] == llama.generate("the cat", 20)
+    assert run(engine, greedy("b", "sat on", 4)).texts["b"] == llama.generate("sat on", 4)
+
+
+def test_engine_fails_a_newcomer_whose_prefix_cannot_be_copied(llama: TinyModel) -> None:
+    engine, collected = llama.engine(), Collected()
+    engine.submit(greedy("running", "the cat sat on the mat", 20))
+    collected.take(engine.step())
+    engine.submit(greedy("new", "the cat sat on the mat", 20))
+    with Exhausted(longest=0, times=2):
+        collected.take(engine.step())
+    finish(engine, collected)
+    assert isinstance(collected.ends["new"], Failed)
+    assert collected.texts["running"] == llama.generate("the cat sat on the mat", 20)
 
 
 def test_engine_seed_gives_the_same_text_whatever_shares_the_batch(llama: TinyModel) -> None:
