@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -155,6 +155,8 @@ class Hub:
             is_cancelled.set()
 
     def _snapshot(self, source: Source, progress_bar: "type[tqdm[Any]]") -> Path:  # Any: see _progress_bar
+        from huggingface_hub import snapshot_download  # here: its import would double the start of the server
+
         try:
             folder = snapshot_download(
                 source.location,
