@@ -80,7 +80,8 @@ def is_packable(model: PreTrainedModel) -> bool:
 
 def computes_in_bfloat16(operators: Any = torch.ops.mkldnn) -> bool:  # torch fills it at run time
     """Whether this processor does, by oneDNN, which torch's builds for Apple's have not."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(operators, "_is_mkldnn_bf16_supported")):
+    is_there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not is_there or not hasattr(operators, "_is_mkldnn_bf16_supported"):
         return False
     return bool(operators._is_mkldnn_bf16_supported())
 
