@@ -33,8 +33,8 @@ class PromptBuilder:
     ) -> None:
         self._tokenizer = tokenizer
         self._context_length = context_length
-        self._template = tokenizer.chat_template or chat_template
-        self._control = _control_tokens(tokenizer, str(self._template or ""))
+        self._template = _own_template(tokenizer) or chat_template
+        self._control = _control_tokens(tokenizer, self._template or "")
         self._folds_system = self._template is not None and not self._shows_system()
 
     def build(self, request: Submit) -> Prompt:
@@ -98,7 +98,8 @@ class PromptBuilder:
 
     def _apply_template(self, messages: Sequence[ChatMessage], *, continue_final: bool) -> str:
         if self._template is None:
-            raise InvalidRequest("this model has no chat template", hint="Use raw generation instead.")
+            kind = "default chat template" if self._tokenizer.chat_template else "chat template"
+            raise InvalidRequest(f"this model has no {kind}", hint="Use raw generation instead.")
         try:
             text = self._tokenizer.apply_chat_template(
                 [{"role": message.role, "content": self._marked(message.content)} for message in messages],
@@ -219,6 +220,12 @@ def _folded(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
             message = ChatMessage(message.role, f"{folded.pop().content}\n\n{message.content}")
         folded.append(message)
     return tuple(folded)
+
+
+def _own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template that a tokenizer brings for plain chats; it may bring several, by name."""
+    own: str | dict[str, str] | None = tokenizer.chat_template
+    return own.get("default") if isinstance(own, dict) else own
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str]:

@@ -101,6 +101,21 @@ def test_build_uses_the_given_template_where_the_tokenizer_has_none() -> None:
         builder(tokenizer).build(chat(("user", "hello")))
 
 
+def test_build_takes_the_default_of_several_templates() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"tool_use": "tools", "default": "{{ messages[0].content }}<|end|>"}
+    assert tokenizer.decode(builder(tokenizer).build(chat(("user", "the cat"))).ids) == "the cat<|end|>"
+
+
+def test_build_refuses_several_templates_without_a_default() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"tool_use": "tools", "rag": "documents"}
+    with pytest.raises(InvalidRequest, match="no default chat template"):
+        builder(tokenizer).build(chat(("user", "hello")))
+    given = builder(tokenizer, chat_template="{{ messages[0].content }}")
+    assert tokenizer.decode(given.build(chat(("user", "hello"))).ids) == "hello"
+
+
 def test_build_continues_the_final_message(tokenizer: PreTrainedTokenizerFast) -> None:
     request = chat(("user", "hello"), ("assistant", "the cat"), continue_final=True)
     assert (
