@@ -1,0 +1,100 @@
+"""Owns the model folders: written once, shard by shard, with random weights; and what a folder weighs.
+
+A reply must not end before its `max_tokens`. The embedding, which is also the output layer, has rows of zeros
+for every token but words: their logit is zero, and of thousands of random ones the greatest is above that. So
+a greedy reply never holds an end, a stop string or half a character. The layers' weights keep the size of
+what passes through them, so that a reply depends on what came before and does not just say one word again.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from app.models.hub import is_complete
+from tests.benchmarks.shapes import Shape
+from tests.benchmarks.vocabulary import FIRST_WORD, make_tokenizer
+
+_SHARD_BYTES = 500_000_000
+_EMBEDDINGS = ("wte.weight", "embed_tokens.weight")
+_LOOKED_UP = ("wpe.weight",)  # one row a token, however many there are
+
+
+def ensure(shape: Shape, cache: Path) -> Path:
+    """The folder of the shape, in the place where a server with this cache finds it."""
+    folder = cache / shape.source.location
+    if not is_complete(folder):
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write(shape, partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    return folder
+
+
+def bytes_per_token(folder: Path, item_bytes: int) -> int:
+    """Weights that one token reads, in a form of `item_bytes` each: all but the tables of rows to look up."""
+    sizes = dict(_sizes(folder))
+    looked_up = _LOOKED_UP if "lm_head.weight" not in sizes else (*_LOOKED_UP, *_EMBEDDINGS)
+    return sum(size for name, size in sizes.items() if not name.endswith(looked_up)) * item_bytes
+
+
+def weights_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                yield name, math.prod(tensors.get_slice(name).get_shape())
+
+
+def _write(shape: Shape, folder: Path) -> None:
+    make_tokenizer(shape.vocabulary).save_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape.config, dtype=torch.bfloat16)
+    model.config.save_pretrained(folder)
+    tensors = {name: tensor.shape for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    shards = list(_shards(tensors))
+    random = torch.Generator().manual_seed(0)
+    index: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        weights = {name: _weight(name, tensors[name], random) for name in names}
+        save_file(weights, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(names, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def _shards(tensors: dict[str, torch.Size]) -> Iterator[list[str]]:
+    names: list[str] = []
+    held = 0
+    for name, shape in tensors.items():
+        if names and held + 2 * shape.numel() > _SHARD_BYTES:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += 2 * shape.numel()
+    yield names
+
+
+def _weight(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
+    if len(shape) == 1:
+        value = 0.0 if name.endswith("bias") else 1.0
+        return torch.full(shape, value, dtype=torch.bfloat16)
+    is_table = name.endswith((*_EMBEDDINGS, *_LOOKED_UP))
+    inputs = shape[0] if ".h." in name else shape[-1]  # GPT-2's layers are transposed
+    spread = 0.02 if is_table else 1 / math.sqrt(inputs)
+    weight = torch.empty(shape, dtype=torch.bfloat16).normal_(0, spread, generator=random)
+    if name.endswith(_EMBEDDINGS):
+        weight[:FIRST_WORD] = 0
+    return weight

@@ -1,0 +1,95 @@
+"""Owns the other servers that may be measured beside this one, each in its own process."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from tests.server import free_port
+
+_START_S = 180.0
+_END_S = 20.0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`command` starts it, `{port}` standing for the port; `fields` go into every request."""
+
+    name: str
+    command: tuple[str, ...]
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+def transformers_serve(python: Path, folder: Path, *, batches: bool) -> Peer:
+    options = ("--continuous-batching",) if batches else ()
+    serve = (str(python), "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1")
+    return Peer(
+        "tf serve CB" if batches else "tf serve",
+        (*serve, "--port", "{port}", "--dtype", "bfloat16", "--device", "cpu", *options),
+        {"model": str(folder.resolve())},
+    )
+
+
+def llama_server(binary: Path, gguf: Path, *, slots: int, slot_tokens: int) -> Peer:
+    room = ("-np", str(slots), "-c", str(slots * slot_tokens))
+    return Peer(
+        "llama-server",
+        (str(binary), "-m", str(gguf), "--host", "127.0.0.1", "--port", "{port}", *room),
+        {"ignore_eos": True, "cache_prompt": True, "stream_options": {"include_usage": True}},
+    )
+
+
+@contextmanager
+def running(peer: Peer) -> Iterator[str]:
+    """Its address. It ends with the block.
+
+    Raises:
+        RuntimeError: it does not answer, with the end of what it said.
+    """
+    port = str(free_port())
+    command = [part.replace("{port}", port) for part in peer.command]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment | {"HF_HUB_OFFLINE": "1"},
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            if not _answers(process, url):
+                log.seek(0)
+                raise RuntimeError(f"{peer.name} did not start: {log.read()[-400:].decode(errors='replace')}")
+            yield url
+        finally:
+            _end(process)
+
+
+def _answers(process: "subprocess.Popen[bytes]", url: str) -> bool:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", trust_env=False, timeout=5).is_success:
+                return True
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    return False
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

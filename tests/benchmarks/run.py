@@ -1,0 +1,153 @@
+"""Owns the order: for each model its limit, the engine alone, the server over HTTP, and the peers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from app.core.errors import DomainError
+from tests.benchmarks import folders, loads, machine, peers, shapes, starts, targets
+from tests.benchmarks.loads import Figures
+from tests.benchmarks.peers import Peer
+from tests.benchmarks.plan import Plan
+from tests.benchmarks.report import ModelReport, Report
+from tests.benchmarks.subjects import Subject, subject
+from tests.benchmarks.targets import EngineTarget, PeerTarget, ServerTarget, Target
+
+LOADS = ("single", "users", "turns", "long", "start", "switch", "memory")
+_ITEM_BYTES = {"float32": 4}  # of weights as they are computed with; 2 otherwise
+_HTTP = ServerTarget.name
+
+Work = Callable[[], Awaitable[Figures]]
+
+
+@dataclass
+class Benchmark:
+    """`cache` holds the made models; `only` are the loads that are measured."""
+
+    plan: Plan
+    cache: Path
+    console: Console
+    only: tuple[str, ...] = LOADS
+    python: Path | None = None  # of an environment with transformers[serving]
+    llama: Path | None = None  # the binary of llama-server
+    ggufs: dict[str, Path] = field(default_factory=dict)  # by model
+
+    async def run(self, names: Iterable[str]) -> Report:
+        report = Report(machine.describe(), asdict(self.plan))
+        report.notes += self._left_out()
+        folders.ensure(shapes.PARTNER, self.cache)
+        for name in names:
+            self.console.log(f"{name}: model folder")
+            found = subject(name, self.cache, is_small=self.plan.is_small)
+            if found is None:
+                report.notes.append(f"{name}: skipped, it has no weights here.")
+            else:
+                await ModelRun(self, found, report).measure()
+        return report
+
+    def peers(self, asked: Subject) -> Iterator[Peer]:
+        if self.python is not None:
+            for batches in (False, True):
+                yield peers.transformers_serve(self.python, asked.folder, batches=batches)
+        if self.llama is not None and asked.name in self.ggufs:
+            tokens = self.plan.history_tokens + self.plan.long_tokens
+            slots = max(self.plan.users)
+            yield peers.llama_server(self.llama, self.ggufs[asked.name], slots=slots, slot_tokens=tokens)
+
+    def _left_out(self) -> Iterator[str]:
+        if self.python is None:
+            yield "transformers serve: skipped, --transformers-serve names no Python."
+        if self.llama is None or not self.ggufs:
+            yield "llama-server: skipped, --llama-server and --gguf name no binary and no file."
+
+
+class ModelRun:
+    """Everything of one model. A load that fails is noted, and the next one measured."""
+
+    def __init__(self, benchmark: Benchmark, asked: Subject, report: Report) -> None:
+        self._benchmark = benchmark
+        self._plan = benchmark.plan
+        self._subject = asked
+        self._report = report
+        bandwidth = machine.bandwidth(repetitions=5)
+        self._model = ModelReport(asked.name, asked.weights_bytes, bandwidth)
+        report.models.append(self._model)
+
+    async def measure(self) -> None:
+        await self._engine()
+        await self._server()
+        await self._note(_HTTP, "start", self._cold_start)
+        if self._subject.vocabulary is not None:
+            for peer in self._benchmark.peers(self._subject):
+                await self._note(peer.name, "peer", partial(self._peer, peer))
+
+    async def _engine(self) -> None:
+        asked = self._subject
+        starting = targets.engine(asked.name, asked.folder, asked.source, asked.context_length)
+        async with starting as target:
+            info = target.client.info
+            item_bytes = _ITEM_BYTES.get(info.dtype, 2)
+            self._model.limit = asked.limit(self._model.bandwidth, item_bytes)
+            self._model.load_seconds = info.load_seconds
+            await self._note(target.name, "memory", partial(self._memory, target))
+            await self._all_loads(target)
+
+    async def _memory(self, target: EngineTarget) -> Figures:
+        peak = machine.peak_bytes(target.client.pid)
+        return {"memory.peak": peak, "memory.ratio": peak / self._model.weights_bytes}
+
+    async def _server(self) -> None:
+        """Starts with the partner, switches to the model, and measures it there."""
+        name = self._subject.name
+        with starts.server(self._benchmark.cache, shapes.PARTNER.name) as running:
+            running.wait_until_ready()
+            await self._note(_HTTP, "switch", partial(self._switch, partial(starts.switch, running, name)))
+            running.post("/api/v1/chat/switch-model", model_name=name)
+            async with targets.connection(running.url) as http:
+                await self._all_loads(ServerTarget(http))
+
+    async def _switch(self, switch: Callable[[], Figures]) -> Figures:
+        return await asyncio.to_thread(switch)
+
+    async def _cold_start(self) -> Figures:
+        return await asyncio.to_thread(starts.cold_start, self._benchmark.cache, self._subject.name)
+
+    async def _peer(self, peer: Peer) -> Figures:
+        with peers.running(peer) as url:
+            async with targets.connection(url) as http:
+                await self._all_loads(PeerTarget(peer.name, http, peer.fields))
+        return {}
+
+    async def _all_loads(self, target: Target) -> None:
+        await loads.warm_up(target)
+        for name, work in self._loads(target):
+            await self._note(target.name, name, work)
+
+    def _loads(self, target: Target) -> Iterator[tuple[str, Work]]:
+        plan, asked = self._plan, self._subject
+        yield "single", partial(loads.single, target, plan, asked.messages(plan))
+        if asked.vocabulary is None:
+            return
+        words, window = asked.words, asked.context_length
+        for count in plan.users:
+            yield "users", partial(loads.together, target, plan, words, window, count)
+            yield "users", partial(loads.users, target, plan, words, count)
+        yield "turns", partial(loads.turns, target, plan, words, window)
+        yield "long", partial(loads.long_prompt, target, plan, words, window)
+
+    async def _note(self, target: str, name: str, work: Work) -> None:
+        if name in LOADS and name not in self._benchmark.only:
+            return
+        self._benchmark.console.log(f"{self._model.name}: {target}: {name}")
+        limit_s = self._plan.limit_s if name in LOADS else None
+        try:
+            async with asyncio.timeout(limit_s):
+                self._model.add(target, await work())
+        except (DomainError, httpx.HTTPError, OSError, RuntimeError, TimeoutError) as error:
+            kind = type(error).__name__
+            self._report.failures.append(f"{self._model.name}, {target}, {name}: {kind} {error}".strip())

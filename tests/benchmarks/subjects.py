@@ -1,0 +1,68 @@
+"""Owns what is measured: a model's folder, where a server finds it, and what it is asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.core.catalogue import BUILTIN_NAME, BUILTIN_PATH, CATALOGUE, Source
+from app.models.hub import is_complete
+from tests.benchmarks import folders, shapes
+from tests.benchmarks.plan import Plan
+from tests.benchmarks.vocabulary import Words
+
+_CACHED_BYTES = 100_000_000  # weights below this may stay in the processor's caches
+_QUESTIONS = (
+    "What can you do?",
+    "Tell me a story.",
+    "What is the capital of France?",
+    "Tell me something about yourself.",
+    "Write a poem about the sea.",
+    "My name is Ada and I live in Oslo. What do you know about me?",
+    "Can you help me to plan a week in Rome?",
+    "What is 12 + 30?",
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`vocabulary` is that of a made model, or None for one that really answers, and so stops when it has."""
+
+    name: str
+    folder: Path
+    source: Source
+    context_length: int
+    vocabulary: int | None
+
+    @property
+    def words(self) -> Words:
+        """From their beginning, so that every target is asked the same."""
+        assert self.vocabulary is not None
+        return Words(self.vocabulary)
+
+    def messages(self, plan: Plan) -> Sequence[str]:
+        """For single replies."""
+        if self.vocabulary is None:
+            return _QUESTIONS * plan.repetitions
+        words = Words(self.vocabulary, seed=1)
+        return [words.message(plan.message_tokens) for _ in range(plan.repetitions)]
+
+    @property
+    def weights_bytes(self) -> int:
+        return folders.weights_bytes(self.folder)
+
+    def limit(self, bandwidth: float, item_bytes: int) -> float | None:
+        """Tokens per second of one sequence, if every weight must come from memory."""
+        read = folders.bytes_per_token(self.folder, item_bytes)
+        return bandwidth / read if read > _CACHED_BYTES else None
+
+
+def subject(name: str, cache: Path, *, is_small: bool) -> Subject | None:
+    """The model of that name, made if it must be; None where the built-in one has no weights."""
+    if name == BUILTIN_NAME:
+        profile = CATALOGUE[name]
+        if not is_complete(BUILTIN_PATH):
+            return None
+        return Subject(name, BUILTIN_PATH, profile.sources[0], profile.context_length, None)
+    shape = (shapes.SMALL if is_small else shapes.FULL)[name]
+    folder = folders.ensure(shape, cache)
+    return Subject(name, folder, shape.source, shape.context_length, shape.vocabulary)

@@ -1,0 +1,179 @@
+"""Owns who is asked: the engine alone, the server over HTTP, or another server of the usual chat API.
+
+All answer greedily, and all are asked by the same loads.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+from httpx_sse import aconnect_sse
+
+from app.core.catalogue import Source
+from app.engine.client import EngineClient
+from app.engine.messages import Accepted, ChatMessage, Delta, Finished, SamplingParams, WorkerSpec
+from tests.benchmarks.traces import Trace
+
+ACTIVE_REQUESTS = 32  # that may decode together, everywhere
+SILENCE_S = 600.0
+_GREEDY = {"temperature": 0, "repetition_penalty": 1}
+
+
+class Dialogue(Protocol):
+    async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
+        """The next turn, noted in `trace` while it comes. Raises DomainError or httpx.HTTPError."""
+
+
+class Target(Protocol):
+    name: str
+
+    def dialogue(self) -> Dialogue: ...
+
+
+class EngineDialogue:
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._messages: tuple[ChatMessage, ...] = ()
+
+    async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
+        self._messages += (ChatMessage("user", message),)
+        parts: list[str] = []
+        told = 0
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0)
+        async with aclosing(self._client.generate(sampling, messages=self._messages)) as events:
+            async for event in events:
+                match event:
+                    case Accepted():
+                        trace.prompt_tokens = event.prompt_tokens
+                    case Delta():
+                        trace.piece(event.tokens - told)
+                        told = event.tokens
+                        parts.append(event.text)
+                    case Finished(usage=usage):
+                        trace.told_tokens, trace.cached_tokens = usage.completion_tokens, usage.cached_tokens
+        self._messages += (ChatMessage("assistant", "".join(parts)),)
+
+
+class EngineTarget:
+    """The engine in its own process, asked without HTTP."""
+
+    name = "engine"
+
+    def __init__(self, client: EngineClient) -> None:
+        self.client = client
+
+    def dialogue(self) -> EngineDialogue:
+        return EngineDialogue(self.client)
+
+
+@asynccontextmanager
+async def engine(name: str, folder: Path, source: Source, context_length: int) -> AsyncIterator[EngineTarget]:
+    spec = WorkerSpec(
+        model_path=str(folder),
+        model_name=name,
+        context_length=context_length,
+        max_active_requests=ACTIVE_REQUESTS,
+        chat_template=source.chat_template,
+        stop=source.stop,
+    )
+    client = await EngineClient.start(spec)
+    try:
+        yield EngineTarget(client)
+    finally:
+        await client.close()
+
+
+class ServerDialogue:
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._known: dict[str, str] = {}
+
+    async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
+        body = {"message": message, "max_tokens": max_tokens, "stream": True, **_GREEDY, **self._known}
+        async with aconnect_sse(self._http, "POST", "/api/v1/chat", json=body) as source:
+            await _check(source.response)
+            async for frame in source.aiter_sse():
+                match frame.event:
+                    case "delta":
+                        trace.piece(_words(json.loads(frame.data)["text"]))
+                    case "done":
+                        self._note_end(json.loads(frame.data), trace)
+                    case "error":
+                        raise httpx.RemoteProtocolError(frame.data)
+
+    def _note_end(self, reply: dict[str, Any], trace: Trace) -> None:  # Any: a reply as JSON
+        usage = reply["usage"]
+        trace.prompt_tokens, trace.cached_tokens = usage["prompt_tokens"], usage["cached_tokens"]
+        trace.told_tokens = usage["completion_tokens"]
+        self._known = {"conversation_id": reply["conversation_id"]}
+
+
+class ServerTarget:
+    name = "HTTP"
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    def dialogue(self) -> ServerDialogue:
+        return ServerDialogue(self._http)
+
+
+class PeerDialogue:
+    def __init__(self, http: httpx.AsyncClient, fields: dict[str, object]) -> None:
+        self._http = http
+        self._fields = fields
+        self._messages: list[dict[str, str]] = []
+
+    async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
+        self._messages.append({"role": "user", "content": message})
+        fixed = {"max_tokens": max_tokens, "temperature": 0, "stream": True, **self._fields}
+        body = {"messages": self._messages, **fixed}
+        parts: list[str] = []
+        async with aconnect_sse(self._http, "POST", "/v1/chat/completions", json=body) as source:
+            await _check(source.response)
+            async for frame in source.aiter_sse():
+                if frame.data == "[DONE]":
+                    break
+                parts.append(_piece(json.loads(frame.data), trace))
+        self._messages.append({"role": "assistant", "content": "".join(parts)})
+
+
+class PeerTarget:
+    """`fields` go into every request beside the conversation."""
+
+    def __init__(self, name: str, http: httpx.AsyncClient, fields: dict[str, object]) -> None:
+        self.name = name
+        self._http = http
+        self._fields = fields
+
+    def dialogue(self) -> PeerDialogue:
+        return PeerDialogue(self._http, self._fields)
+
+
+def connection(url: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=2 * ACTIVE_REQUESTS)
+    return httpx.AsyncClient(base_url=url, timeout=SILENCE_S, limits=limits, trust_env=False)
+
+
+def _piece(chunk: dict[str, Any], trace: Trace) -> str:  # Any: a chunk as JSON
+    if (usage := chunk.get("usage")) is not None:
+        trace.prompt_tokens, trace.told_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+    choices = chunk.get("choices") or [{}]
+    text = (choices[0].get("delta") or {}).get("content") or ""
+    if text:
+        trace.piece(_words(text))
+    return str(text)
+
+
+def _words(text: str) -> int:
+    """Tokens of a piece, in the language of the made models, until the end tells how many there were."""
+    return max(1, text.count(" "))
+
+
+async def _check(response: httpx.Response) -> None:
+    if not response.is_success:
+        await response.aread()
+        raise httpx.HTTPStatusError(response.text, request=response.request, response=response)
