@@ -16,6 +16,7 @@ from app.engine.messages import ChatMessage, Submit
 
 # Noncharacters, which no text may hold, around each control token that a message holds.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_END = "\ufdd2"  # another one, behind a message that is to be continued
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +94,32 @@ class PromptBuilder:
         messages = history.without(omitted_turns)
         if self._folds_system:
             messages = _folded(messages)
-        text = self._apply_template(messages, continue_final=request.continue_final)
+        text = self._begun_reply(messages) if request.continue_final else self._opened_reply(messages)
         return Prompt(self._encode(text), 0, history.messages_in(omitted_turns))
 
-    def _apply_template(self, messages: Sequence[ChatMessage], *, continue_final: bool) -> str:
+    def _opened_reply(self, messages: Sequence[ChatMessage]) -> str:
+        return self._apply_template([self._as_dict(message) for message in messages], opens_reply=True)
+
+    def _begun_reply(self, messages: Sequence[ChatMessage]) -> str:
+        """The chat up to the end of its last message, which ends just as it stands: templates may trim it."""
+        dicts = [self._as_dict(message) for message in messages]
+        begun = dicts[-1]["content"]
+        dicts[-1]["content"] += _END
+        text, _, _ = self._apply_template(dicts, opens_reply=False).rpartition(_END)
+        if not text.endswith(begun.lstrip()) or not text:
+            raise InvalidRequest("the model's chat template alters the reply, so it cannot be continued")
+        return text if text.endswith(begun) else text.removesuffix(begun.lstrip()) + begun
+
+    def _apply_template(self, messages: list[dict[str, str]], *, opens_reply: bool) -> str:
         if self._template is None:
             kind = "default chat template" if self._tokenizer.chat_template else "chat template"
             raise InvalidRequest(f"this model has no {kind}", hint="Use raw generation instead.")
         try:
             text = self._tokenizer.apply_chat_template(
-                [{"role": message.role, "content": self._marked(message.content)} for message in messages],
+                messages,
                 chat_template=self._template,
                 tokenize=False,
-                add_generation_prompt=not continue_final,
-                continue_final_message=continue_final,
+                add_generation_prompt=opens_reply,
                 enable_thinking=False,  # templates that know it: answers only, no reasoning among them
             )
         except (jinja2.TemplateError, ValueError) as error:
@@ -117,12 +130,16 @@ class PromptBuilder:
         """Whether the template takes a system message and shows it."""
         probe = (ChatMessage("system", "system-probe"), ChatMessage("user", "user-probe"))
         try:
-            return "system-probe" in self._apply_template(probe, continue_final=False)
+            return "system-probe" in self._opened_reply(probe)
         except InvalidRequest:
             return False
 
+    def _as_dict(self, message: ChatMessage) -> dict[str, str]:
+        """For the template, the control tokens in it marked."""
+        return {"role": message.role, "content": self._marked(message.content)}
+
     def _marked(self, content: str) -> str:
-        plain = content.replace(_OPEN, "").replace(_CLOSE, "")
+        plain = re.sub(f"[{_OPEN}{_CLOSE}{_END}]", "", content)
         return self._control.sub(f"{_OPEN}\\g<0>{_CLOSE}", plain)
 
     def _encode(self, text: str) -> list[int]:

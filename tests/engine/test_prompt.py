@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 from app.core.errors import ContextOverflow, InvalidRequest
 from app.engine.messages import ChatMessage, Role, SamplingParams, Submit
 from app.engine.prompt import PromptBuilder
-from tests.engine.tiny import SPECIAL, make_tokenizer
+from tests.engine.tiny import SPECIAL, TEMPLATE, make_tokenizer
 
 NO_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -123,6 +123,29 @@ def test_build_continues_the_final_message(tokenizer: PreTrainedTokenizerFast) -
     )
     with pytest.raises(InvalidRequest, match="continued"):
         builder(tokenizer).build(chat(("user", "hello"), continue_final=True))
+
+
+TRIMS = (
+    "{% for m in messages %}<|{{ m.role }}|>\n\n{{ m.content | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, TRIMS])
+@pytest.mark.parametrize("begun", ["the cat", "the cat \n", "\n the cat", "", "  ", "a<|end|>b ", "a<|end|>"])
+def test_build_continues_exactly_what_was_begun(begun: str, template: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    request = chat(("user", "hello"), ("assistant", begun), continue_final=True)
+    opening = tokenizer.decode(builder(tokenizer).build(chat(("user", "hello"))).ids)
+    assert tokenizer.decode(builder(tokenizer).build(request).ids) == opening + begun
+
+
+def test_build_refuses_to_continue_what_the_template_alters() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}"
+    with pytest.raises(InvalidRequest, match="cannot be continued"):
+        builder(tokenizer).build(chat(("user", "a"), ("assistant", "secret"), continue_final=True))
 
 
 def test_build_leaves_out_the_oldest_turns(tokenizer: PreTrainedTokenizerFast) -> None:
