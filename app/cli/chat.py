@@ -220,6 +220,7 @@ class Chat:
             self._session.draft = line
             terminal.problem(error)
         except Unreachable as error:
+            self._session.draft = line
             await self._revive(error)
         except (ClientError, TranscriptError) as error:
             terminal.problem(error)
@@ -240,16 +241,20 @@ class Chat:
     async def _revive(self, error: Unreachable) -> None:
         terminal = self._session.terminal
         try:
-            if not await self._interrupts.run(self._connection.revive(terminal)):
-                return terminal.problem(error)
-            await self._session.refresh_models()
-            terminal.say(current_model_line(self._connection.health))
-            if self._session.draft:
-                terminal.note("Enter sends your message.")
+            await self._interrupts.run(self._bring_back(error))
         except Interrupted:
             terminal.note("Stopped.")
         except ClientError as again:
             terminal.problem(again)
+
+    async def _bring_back(self, error: Unreachable) -> None:
+        terminal = self._session.terminal
+        await self._connection.revive(error, terminal)
+        await self._session.refresh_models()
+        await handlers.choose_again(self._session)
+        self._connection.health = await self._session.client.health()
+        terminal.say(current_model_line(self._connection.health))
+        terminal.note("Enter sends your line again.")
 
 
 def _log_fault() -> str:

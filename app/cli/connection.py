@@ -1,12 +1,12 @@
 """Owns the way to a server: one that is named, one that is found, or one that is started here."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.cli.client import ChatClient, ClientError, Foreign, Unreachable
 from app.cli.interrupts import Interrupts
-from app.cli.server import OwnServer, default_address, port_for_own, url_of
+from app.cli.server import COMMAND, OwnServer, default_address, port_for_own, url_of
 from app.cli.terminal import Terminal
 from app.models.schemas import HealthResponse
 
@@ -19,76 +19,94 @@ class Wanted:
     url: str | None = None
     api_key: str | None = None
     model: str | None = None
+    command: tuple[str, ...] = COMMAND
 
 
-@dataclass(slots=True)
 class Connection:
-    client: ChatClient
-    health: HealthResponse
-    own: OwnServer | None = None
+    """The way to one server. Where none is named and none answers, it starts its own, and stops it."""
 
-    async def revive(self, terminal: Terminal) -> bool:
-        """Starts our own server again if it is what ended; whether it was."""
-        if self.own is None or self.own.is_alive:
-            return False
-        terminal.note("The server had ended; starting it again.")
-        self.health = await _started(self.own, self.client, terminal)
+    health: HealthResponse  # as it last was; from `open` on
+
+    def __init__(self, client: ChatClient, wanted: Wanted) -> None:
+        self.client = client
+        self._wanted = wanted
+        self._own: OwnServer | None = None
+
+    async def open(self, terminal: Terminal, interrupts: Interrupts) -> None:
+        """
+        Raises:
+            ClientError: there is no server and none can be started, or it refuses.
+            Interrupted: Ctrl-C while it started.
+        """
+        if await self._find():
+            return
+        own = self._make_own()
+        terminal.note(f"No server runs yet: starting one at {own.url}, and its log is")
+        terminal.say(str(own.log), "dim", whole=True)
+        await interrupts.run(self._start(own, terminal))
+
+    async def revive(self, error: Unreachable, terminal: Terminal) -> None:
+        """Has a server answer again after `error`: another client may have started one by now.
+
+        Raises:
+            ClientError: `error`, where it is not for us to start one; or why none can be started.
+        """
+        if self._wanted.url is not None:
+            raise _with_command(error)
+        if self._own is not None and self._own.is_alive:
+            raise error
+        if await self._find():
+            terminal.note("A server answers there again.")
+            return
+        terminal.note("The server had ended; starting one.")
+        await self._start(self._make_own(), terminal)
+
+    def close(self) -> None:
+        if self._own is not None:
+            self._own.stop()
+
+    async def _find(self) -> bool:
+        """Whether one answers as this program does; if it is named, it must."""
+        try:
+            self.health = await self.client.health()
+        except (Unreachable, Foreign) as error:
+            if self._wanted.url is None:
+                return False
+            raise _with_command(error) from None
         return True
+
+    def _make_own(self) -> OwnServer:
+        self.close()
+        wanted = self._wanted
+        host, port = default_address(wanted.environ)
+        environ = dict(wanted.environ)
+        if wanted.model is not None:
+            environ["LLM_MODEL_NAME"] = wanted.model
+        if wanted.api_key is not None:
+            environ["LLM_API_KEY"] = wanted.api_key
+        self._own = OwnServer(host, port_for_own(host, port), environ, wanted.command)
+        return self._own
+
+    async def _start(self, own: OwnServer, terminal: Terminal) -> None:
+        own.start()
+        self.client.move_to(own.url)
+        with terminal.bar() as bar:
+            self.health = await own.until_ready(self.client, bar)
 
 
 @asynccontextmanager
 async def connected(wanted: Wanted, terminal: Terminal, interrupts: Interrupts) -> AsyncIterator[Connection]:
-    """A server that answers.
-
-    Raises:
-        ClientError: there is none and none can be started, or it refuses.
-        Interrupted: Ctrl-C while it started.
-    """
+    """A server that answers. Raises what `Connection.open` does."""
     url = wanted.url or url_of(*default_address(wanted.environ))
     async with ChatClient(url, wanted.api_key) as client:
-        health = await _health(client, is_named=wanted.url is not None)
-        if health is not None:
-            yield Connection(client, health)
-            return
-    with _own_server(wanted) as own:
-        async with ChatClient(own.url, wanted.api_key) as client:
-            terminal.note(f"No server runs yet: starting one at {own.url}, and its log is")
-            terminal.say(str(own.log), "dim", whole=True)
-            health = await interrupts.run(_started(own, client, terminal))
-            yield Connection(client, health, own)
-
-
-async def _health(client: ChatClient, is_named: bool) -> HealthResponse | None:
-    """None where nobody answers as this program does, and a server may be started instead."""
-    try:
-        return await client.health()
-    except (Unreachable, Foreign) as error:
-        if not is_named:
-            return None
-        raise _with_command(error) from None
+        connection = Connection(client, wanted)
+        try:
+            await connection.open(terminal, interrupts)
+            yield connection
+        finally:
+            connection.close()
 
 
 def _with_command(error: ClientError) -> ClientError:
     hint = "Start one with: uvicorn app.main:app --host 0.0.0.0 --port 8000"
     return type(error)(error.message, hint) if isinstance(error, Unreachable) else error
-
-
-@contextmanager
-def _own_server(wanted: Wanted) -> Iterator[OwnServer]:
-    host, port = default_address(wanted.environ)
-    environ = dict(wanted.environ)
-    if wanted.model is not None:
-        environ["LLM_MODEL_NAME"] = wanted.model
-    if wanted.api_key is not None:
-        environ["LLM_API_KEY"] = wanted.api_key
-    own = OwnServer(host, port_for_own(host, port), environ)
-    try:
-        yield own
-    finally:
-        own.stop()
-
-
-async def _started(own: OwnServer, client: ChatClient, terminal: Terminal) -> HealthResponse:
-    own.start()
-    with terminal.bar() as bar:
-        return await own.until_ready(client, bar)

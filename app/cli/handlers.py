@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from app.cli.client import ClientError
+from app.cli.client import ClientError, Refused
 from app.cli.model_table import model_table, served_from
 from app.cli.session import Session, count
 from app.cli.settings import KEYS, SettingError, field_of, range_of
@@ -38,6 +38,17 @@ async def switch(session: Session, argument: str) -> None:
     session.terminal.say(reply.message, symbol="✅")
     session.terminal.note(f"Served from {served_from(reply.model_id)}, loaded in {reply.load_time:.1f} s.")
     await session.refresh_models()
+
+
+async def choose_again(session: Session) -> None:
+    """After the server was lost: switches to the model that was chosen, or says which one answers instead."""
+    if session.chosen_model in (None, session.current_model):
+        return
+    try:
+        await switch(session, session.chosen_model)
+    except Refused as error:
+        session.terminal.problem(error)
+        session.terminal.note(f"{session.current_model} answers in place of {session.chosen_model}.")
 
 
 async def new(session: Session, argument: str) -> None:

@@ -47,6 +47,7 @@ class Session:
         self.transcript = Transcript(system_prompt=system_prompt)
         self.models: dict[str, ModelEntry] = {}
         self.current_model: str | None = None
+        self.chosen_model: str | None = None  # by the user; the server may have lost it
         self.context_used = 0  # tokens, as the last reply told
         self.saved_as: str | None = None
         self.draft = ""  # a message that was not answered, offered again
@@ -129,7 +130,7 @@ class Session:
                     if isinstance(event, LoadProgress):
                         bar.show(label_of(event), fraction_of(event))
                     if isinstance(event, SwitchModelResponse):
-                        self.current_model = self._answered_by = event.model_name
+                        self.current_model = self.chosen_model = self._answered_by = event.model_name
                         return event
         raise StreamBroken("The server ended the switch without a word.", "/models shows what is loaded.")
 

@@ -312,9 +312,10 @@ def served(state: StandIn, port: int = 0) -> Iterator[str]:
 
 
 def main() -> None:
-    """Started as the client starts its server. LLM_MODEL_NAME=broken ends it at once."""
+    """Started as the client starts its server. LLM_MODEL_NAME=broken ends it; FORGOTTEN is no model."""
     if os.environ.get("LLM_MODEL_NAME") == "broken":
         sys.exit("Wrong settings. LLM_MODEL_NAME: there is no model named 'broken'.")
+    MODELS.pop(os.environ.get("FORGOTTEN", ""), None)
     threading.Thread(target=_exit_on_stdin_close, daemon=True).start()
     uvicorn.run(build(StandIn()), host=os.environ["LLM_HOST"], port=int(os.environ["LLM_PORT"]))
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ import pytest
 
 from app.cli.chat import Chat, Options, main
 from app.cli.client import ChatClient
-from app.cli.connection import Connection
+from app.cli.connection import Connection, Wanted, connected
 from app.cli.interrupts import Interrupts
 from app.cli.server import PROJECT, port_for_own
 from app.cli.session import Session
@@ -22,6 +22,7 @@ from chat_cli import parse_arguments
 from tests.cli.conftest import Seen
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.standin import StandIn
+from tests.cli.test_server import COMMAND
 
 T = TypeVar("T")
 
@@ -151,16 +152,18 @@ def test_main_works_inside_a_running_loop(url: str, monkeypatch: pytest.MonkeyPa
 class ScriptedPrompt:
     """Types lines, and keeps the drafts it was offered."""
 
-    def __init__(self, lines: list[str]) -> None:
-        self._lines: Iterator[str] = iter(lines)
+    def __init__(self, lines: list[str], before_last: Callable[[], None] | None = None) -> None:
+        self._lines = list(lines)
+        self._before_last = before_last
         self.drafts: list[str] = []
 
     async def ask(self, draft: str) -> str:
         self.drafts.append(draft)
-        try:
-            return next(self._lines)
-        except StopIteration:
-            raise EOFError from None
+        if not self._lines:
+            raise EOFError
+        if len(self._lines) == 1 and self._before_last is not None:
+            self._before_last()
+        return self._lines.pop(0)
 
 
 def _chatted(
@@ -172,7 +175,7 @@ def _chatted(
             if before is not None:
                 before(session)
             prompt = ScriptedPrompt(lines)
-            connection = Connection(client, StandIn().health())
+            connection = Connection(client, Wanted({}, url=url))
             await Chat(session, connection, prompt, Interrupts()).run()
             return prompt.drafts
 
@@ -199,6 +202,48 @@ def test_fault_of_the_client_is_logged_and_told_in_a_line(url: str, seen: Seen) 
     assert "This is a fault of the client" in seen.told and "/models" in seen.told
     log = Path(os.environ["XDG_STATE_HOME"]) / "llm-serving" / "client.log"
     assert "Traceback" in log.read_text() and "Traceback" not in seen.told
+
+
+def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tuple[list[str], Session]:
+    """Types the lines. The client's own server, a stand-in, ends before the last of them; its successor does
+    not know the model that is `forgotten`."""
+
+    async def run() -> tuple[list[str], Session]:
+        environ = os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))}
+        wanted = Wanted(environ, command=COMMAND)
+        async with connected(wanted, seen.terminal(), Interrupts()) as connection:
+
+            def end() -> None:
+                environ["FORGOTTEN"] = forgotten
+                connection.close()
+
+            session = Session(connection.client, seen.terminal())
+            prompt = ScriptedPrompt(lines, before_last=end)
+            await Chat(session, connection, prompt, Interrupts()).run()
+            return prompt.drafts, session
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("line", ["hello again", "/models", "/switch builtin", "//usr"])
+def test_line_that_met_no_server_is_offered_again(seen: Seen, line: str) -> None:
+    drafts, _ = _chatted_with_own(seen, ["hello", line])
+    assert drafts == ["", "", line]
+    assert "Enter sends your line again." in seen.told
+
+
+def test_chosen_model_is_switched_to_again_in_a_new_server(seen: Seen) -> None:
+    _, session = _chatted_with_own(seen, ["/switch gpt2", "hello"])
+    assert session.current_model == "gpt2"
+    assert seen.told.endswith(
+        "Current model: gpt2 (served from openai-community/gpt2)\nEnter sends your line again.\n\n"
+    )
+
+
+def test_chosen_model_that_a_new_server_refuses_is_said(seen: Seen) -> None:
+    _, session = _chatted_with_own(seen, ["/switch gpt2", "hello"], forgotten="gpt2")
+    assert session.current_model == "builtin"
+    assert "builtin answers in place of gpt2." in seen.told
 
 
 def test_leaving_ends_the_loop(url: str, seen: Seen) -> None:

@@ -5,9 +5,9 @@ import socket
 import pytest
 
 from app.cli.client import ChatClient, Foreign, Refused, Unreachable
-from app.cli.connection import Connection, Wanted, connected
+from app.cli.connection import Wanted, connected
 from app.cli.interrupts import Interrupts
-from app.cli.server import OwnServer, port_for_own
+from app.cli.server import port_for_own
 from tests.cli.conftest import Seen
 from tests.cli.standin import StandIn
 from tests.cli.test_server import COMMAND
@@ -16,7 +16,6 @@ from tests.cli.test_server import COMMAND
 def _connect(wanted: Wanted, seen: Seen) -> str:
     async def connect() -> str:
         async with connected(wanted, seen.terminal(), Interrupts()) as connection:
-            assert connection.own is None
             return connection.client.url
 
     return asyncio.run(connect())
@@ -46,20 +45,67 @@ def test_server_that_wants_a_key_is_not_replaced(url: str, seen: Seen, standin: 
     assert _connect(Wanted({}, url=url, api_key="secret"), seen) == url
 
 
-def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
-    async def revive(own: OwnServer) -> None:
-        async with ChatClient(own.url) as client:
-            connection = Connection(client, StandIn().health(), own)
-            assert await connection.revive(seen.terminal())
-            assert own.is_alive and connection.health.status == "ok"
-            assert not await connection.revive(seen.terminal())
+GONE = Unreachable("No server answers.", "Is it running?")
 
-    own = OwnServer("127.0.0.1", port_for_own("127.0.0.1", 0), dict(os.environ), COMMAND)
-    try:
-        asyncio.run(revive(own))
-    finally:
-        own.stop()
-    assert "The server had ended; starting it again." in seen.told
+
+def _wanted(**changes: str) -> Wanted:
+    """Of a server of one's own, which is a stand-in, and whose address nobody has yet."""
+    return Wanted(os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))} | changes, command=COMMAND)
+
+
+def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
+    async def revive() -> None:
+        async with connected(_wanted(), seen.terminal(), Interrupts()) as connection:
+            with pytest.raises(Unreachable, match="No server answers"):
+                await connection.revive(GONE, seen.terminal())  # it lives: nothing is replaced
+            connection.close()
+            await connection.revive(GONE, seen.terminal())
+            assert (await connection.client.health()).status == "ok"
+
+    asyncio.run(revive())
+    assert "The server had ended; starting one." in seen.told
+
+
+def test_server_of_another_client_is_replaced_by_an_own_one_when_it_ends(seen: Seen) -> None:
+    async def revive() -> None:
+        wanted = _wanted()
+        async with (
+            connected(wanted, seen.terminal(), Interrupts()) as other,
+            connected(wanted, seen.terminal(), Interrupts()) as joined,
+        ):
+            await joined.revive(GONE, seen.terminal())
+            assert "A server answers there again." in seen.told
+            other.close()
+            await joined.revive(GONE, seen.terminal())
+            assert (await joined.client.health()).status == "ok"
+
+    asyncio.run(revive())
+    assert seen.told.count("No server runs yet") == 1
+    assert seen.told.count("The server had ended; starting one.") == 1
+
+
+def test_client_moves_to_the_port_that_its_new_server_got(seen: Seen) -> None:
+    async def revive() -> None:
+        wanted = _wanted()
+        async with connected(wanted, seen.terminal(), Interrupts()) as connection:
+            before = connection.client.url
+            connection.close()
+            with socket.create_server(("127.0.0.1", int(wanted.environ["LLM_PORT"]))):
+                await connection.revive(GONE, seen.terminal())
+                assert connection.client.url != before
+                assert (await connection.client.models()).current_model == "builtin"
+
+    asyncio.run(revive())
+
+
+def test_named_server_that_ended_is_told_with_the_command(url: str, seen: Seen) -> None:
+    async def revive() -> None:
+        async with connected(Wanted({}, url=url), seen.terminal(), Interrupts()) as connection:
+            await connection.revive(GONE, seen.terminal())
+
+    with pytest.raises(Unreachable) as caught:
+        asyncio.run(revive())
+    assert "Start one with: uvicorn" in str(caught.value.hint)
 
 
 def test_server_that_hangs_up_before_it_answers_is_unreachable() -> None:
