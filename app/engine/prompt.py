@@ -18,6 +18,8 @@ from app.engine.messages import ChatMessage, Submit
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _END = "\ufdd2"  # another one, behind a message that is to be continued
 
+_LONGEST_REASON = 200  # characters of what a template says when it refuses
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -75,6 +77,11 @@ class PromptBuilder:
 
     def _fitted(self, prompt: Prompt, request: Submit) -> Prompt:
         left = self._context_length - len(prompt.ids)
+        if left < 1 and request.continue_final:
+            raise ContextOverflow(
+                f"The reply fills this model's context window of {self._context_length} tokens.",
+                hint="Send a new message instead.",
+            )
         if left < 1:
             raise ContextOverflow(
                 f"This model's maximum context length is {self._context_length} tokens, "
@@ -122,8 +129,8 @@ class PromptBuilder:
                 add_generation_prompt=opens_reply,
                 enable_thinking=False,  # templates that know it: answers only, no reasoning among them
             )
-        except (jinja2.TemplateError, ValueError) as error:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from error
+        except (jinja2.TemplateError, ValueError, TypeError) as error:
+            raise InvalidRequest(f"the model's chat template refuses these messages{_said(error)}") from error
         return str(text)
 
     def _shows_system(self) -> bool:
@@ -243,6 +250,13 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The template that a tokenizer brings for plain chats; it may bring several, by name."""
     own: str | dict[str, str] | None = tokenizer.chat_template
     return own.get("default") if isinstance(own, dict) else own
+
+
+def _said(error: Exception) -> str:
+    """What the template itself has to say, shortly; other errors may quote the chat, which is not shown."""
+    if type(error) is not jinja2.TemplateError:  # raise_exception's; its subclasses are jinja's own
+        return ""
+    return ": " + " ".join(str(error).split())[:_LONGEST_REASON]
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern[str]:

@@ -148,6 +148,32 @@ def test_build_refuses_to_continue_what_the_template_alters() -> None:
         builder(tokenizer).build(chat(("user", "a"), ("assistant", "secret"), continue_final=True))
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('only\n  two roles') }}", ": only two roles"),
+        ("{{ raise_exception('x' * 1000) }}", ": " + "x" * 200),
+        ("{{ messages[0].content.missing.more }}", ""),
+        ("{{ messages[0].content | int('secret' | nothing) }}", ""),
+        ("{{ '%d' | format(messages[0].content | int(messages[0].content)) }}", ""),
+    ],
+)
+def test_build_tells_of_a_refusal_what_the_template_says(template: str, told: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(InvalidRequest) as refusal:
+        builder(tokenizer).build(chat(("user", "secret")))
+    assert refusal.value.message == "the model's chat template refuses these messages" + told
+
+
+def test_build_says_that_a_reply_fills_the_window(tokenizer: PreTrainedTokenizerFast) -> None:
+    request = chat(("user", "hello"), ("assistant", "x" * 200), continue_final=True)
+    with pytest.raises(ContextOverflow, match="fills this model's context window of 200 tokens") as refusal:
+        builder(tokenizer).build(request)
+    assert "message" not in refusal.value.message
+    assert refusal.value.hint == "Send a new message instead."
+
+
 def test_build_leaves_out_the_oldest_turns(tokenizer: PreTrainedTokenizerFast) -> None:
     turns: list[tuple[Role, str]] = []
     for number in range(10):
