@@ -15,7 +15,7 @@ from rich.text import Text
 
 from app.cli.checks import CHECKS
 from app.cli.client import Address, ClientError, address_of
-from app.cli.menu import Menu
+from app.cli.menu import Menu, shown_route
 from app.cli.server import default_address, url_of
 from app.cli.target import Outcome, Target, run_checks
 
@@ -84,14 +84,17 @@ def is_loading(http: httpx.Client) -> bool:
 
 
 def check(target: Target, console: Console) -> int:
-    table = Table("Route", "What was checked", "Result", title=f"Checks of {target.http.base_url}")
-    table.add_column("ms", justify="right")
+    table = Table(title=f"Checks of {target.http.base_url}")
+    for heading in ("Route", "What was checked", "Result"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("ms", justify="right", no_wrap=True)
     outcomes: list[Outcome] = []
     with console.status("Checking"):
         for outcome in run_checks(CHECKS, target):
             outcomes.append(outcome)
             result = Text("ok", "green") if outcome.problem is None else Text(outcome.problem, "red")
-            table.add_row(outcome.check.route, outcome.check.what, result, f"{outcome.seconds * 1000:.0f}")
+            route = shown_route(outcome.check.route)
+            table.add_row(route, outcome.check.what, result, f"{outcome.seconds * 1000:.0f}")
     console.print(table)
     failed = sum(outcome.problem is not None for outcome in outcomes)
     console.print(

@@ -74,6 +74,14 @@ def test_client_test_finds_nothing_wrong(url: str, capsys: pytest.CaptureFixture
     assert f"{len(CHECKS)} of {len(CHECKS)} checks hold" in capsys.readouterr().out
 
 
+def test_client_test_shows_all_at_80_columns(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    client_test.main(["--url", url])
+    assert "…" not in capsys.readouterr().out
+
+
 def test_client_test_covers_every_route(url: str) -> None:
     schema = httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in schema.items() for method in methods}

@@ -14,6 +14,11 @@ from rich.table import Table
 Schema = Mapping[str, Any]  # Any: an OpenAPI document
 
 
+def shown_route(route: str) -> str:
+    """As it fits beside other columns. Every id but a conversation's is in the body."""
+    return route.replace("{conversation_id}", "{id}")
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A route as the schema tells it, with the first example of its body."""
@@ -67,11 +72,13 @@ class Menu:
 
     def _show(self, operations: list[Operation]) -> None:
         table = Table(box=None, header_style="bold")
-        for column in ("", "Route", ""):
-            table.add_column(column)
+        table.add_column()
+        table.add_column("Route", no_wrap=True)
+        table.add_column()
         for number, operation in enumerate(operations, 1):
             first_sentence = operation.description.partition(". ")[0]
-            table.add_row(str(number), f"{operation.method} {operation.path}", first_sentence)
+            route = shown_route(f"{operation.method} {operation.path}")
+            table.add_row(str(number), route, first_sentence)
         table.add_row("?", "show this again", "")
         table.add_row("0", "leave", "")
         self.console.print(table)
@@ -99,7 +106,12 @@ class Menu:
         if "text/event-stream" in response.headers.get("content-type", ""):
             for event in EventSource(response).iter_sse():
                 self.console.print(f"{event.event}: {event.data}", markup=False)
+                self._remember(json.loads(event.data))
             return
         reply = json.loads(response.read())
-        self.answers |= {name: reply[name] for name in reply if name == "conversation_id"}
+        self._remember(reply)
         self.console.print_json(data=reply)
+
+    def _remember(self, reply: Mapping[str, Any]) -> None:  # Any: whatever JSON a route answers with
+        if reply.get("conversation_id"):
+            self.answers["conversation_id"] = reply["conversation_id"]

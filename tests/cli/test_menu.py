@@ -17,9 +17,9 @@ def url() -> Iterator[str]:
         yield address
 
 
-def shown(url: str, *answers: str) -> str:
+def shown(url: str, *answers: str, width: int = 200) -> str:
     """What a person sees who gives these answers and leaves."""
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=width)
     with httpx.Client(base_url=url, trust_env=False) as http:
         schema = http.get("/openapi.json").json()
         routes = [f"{operation.method} {operation.path}" for operation in operations_of(schema)]
@@ -47,6 +47,17 @@ def test_menu_shows_a_stream(url: str) -> None:
 def test_menu_offers_the_conversation_that_was_named_last(url: str) -> None:
     text = shown(url, "POST /api/v1/chat", "", "GET /api/v1/chat/conversation/{conversation_id}", "")
     assert "conversation_id (conv_1)" in text and '"messages": []' in text
+
+
+def test_menu_offers_the_conversation_that_a_stream_named(url: str) -> None:
+    body = '{"message": "hi", "stream": true}'
+    text = shown(url, "POST /api/v1/chat", body, "GET /api/v1/chat/conversation/{conversation_id}", "")
+    assert "conversation_id (conv_1)" in text
+
+
+def test_menu_names_every_route_whole_at_80_columns(url: str) -> None:
+    text = shown(url, width=80)
+    assert "POST /api/v1/chat/conversation/{id}/regenerate" in text and "…" not in text
 
 
 def test_menu_shows_what_went_wrong(url: str) -> None:
