@@ -6,7 +6,7 @@ from app.cli.client import ClientError, Refused
 from app.cli.model_table import model_table, served_from
 from app.cli.session import Session, count
 from app.cli.settings import KEYS, SettingError, field_of, range_of
-from app.cli.transcripts import Transcript, checked_name
+from app.cli.transcripts import Transcript, checked_name, saved_names
 from app.cli.transcripts import load as load_transcript
 from app.cli.transcripts import save as save_transcript
 
@@ -23,7 +23,7 @@ async def list_models(session: Session, argument: str) -> None:
     await session.refresh_models()
     session.terminal.say("Available Models:", "bold", "📋")
     terminal = session.terminal
-    entries = list(session.models.values())
+    entries = sorted(session.models.values(), key=lambda entry: entry.is_current)  # it stays on the screen
     terminal.show(model_table(entries, terminal.look.symbols, terminal.console.width))
     for entry in entries:
         if entry.error is not None:
@@ -58,14 +58,22 @@ async def new(session: Session, argument: str) -> None:
 
 
 async def save(session: Session, argument: str) -> None:
-    name = checked_name(argument or session.saved_as or session.transcript.title or "")
+    name = argument or session.saved_as or session.transcript.title
     transcript = await session.settled_transcript()
+    if not transcript.messages:
+        raise Missing("There is nothing to save yet.", "Type a message first.")
+    if not name:
+        raise Missing("/save needs a name.", "/save NAME saves to conversations/NAME.json.")
+    name = checked_name(name)
     path = save_transcript(transcript, name, replaces=name == session.saved_as)
     session.saved_as = name
     session.terminal.say(f"Conversation saved to {path.name}", symbol="💾")
 
 
 async def load(session: Session, argument: str) -> None:
+    if not argument:
+        names = ", ".join(saved_names()[:5])
+        raise Missing("/load needs a name.", f"There are: {names}." if names else "Nothing is saved yet.")
     name = checked_name(argument)
     transcript = load_transcript(name)
     await session.load(transcript)

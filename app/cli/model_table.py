@@ -2,6 +2,7 @@
 
 from pathlib import PurePath
 
+from rich.box import ASCII, HEAVY_HEAD
 from rich.table import Table
 
 from app.models.schemas import HealthResponse, ModelEntry
@@ -13,7 +14,7 @@ _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": 
 def served_from(model_id: str) -> str:
     """A Hub repository as it is; of a local folder the end of its path."""
     path = PurePath(model_id)
-    return f"…/{path.parent.name}/{path.name}" if path.is_absolute() else model_id
+    return f".../{path.parent.name}/{path.name}" if path.is_absolute() else model_id
 
 
 def current_model_line(health: HealthResponse) -> str:
@@ -32,7 +33,7 @@ def size_of(size_bytes: int) -> str:
 
 def model_table(models: list[ModelEntry], symbols: bool, width: int) -> Table:
     """Where the terminal is narrow, the numbers and the origin stand below the description."""
-    table = Table()
+    table = Table(box=HEAVY_HEAD if symbols else ASCII)
     for heading in ("Model", "Status"):
         table.add_column(heading, no_wrap=True)
     if width >= WIDE:

@@ -36,10 +36,10 @@ class Reply:
 
     @property
     def context_used(self) -> int:
-        """Tokens of the model's window, as far as the server told."""
-        if self.done is not None:
-            return self.done.usage.prompt_tokens + self.done.usage.completion_tokens
-        return self.start.prompt_tokens if self.start is not None else 0
+        """Tokens of the model's window; 0 while the server has not told."""
+        if self.done is None:
+            return 0
+        return self.done.usage.prompt_tokens + self.done.usage.completion_tokens
 
 
 async def opened(events: Events, client: ChatClient, terminal: Terminal) -> tuple[StartEvent, Events]:
@@ -71,7 +71,7 @@ def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None) ->
     """One line of numbers, and what else there is to know about the answer."""
     if reply.done is None:
         return
-    terminal.note(_numbers(reply.done))
+    terminal.note((" · " if terminal.look.symbols else ", ").join(_numbers(reply.done)))
     if answered_before not in (None, reply.model_name):
         terminal.note(f"Answered by {reply.model_name}; before it was {answered_before}.")
     if reply.done.finish_reason == "length":
@@ -84,12 +84,11 @@ def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None) ->
         )
 
 
-def _numbers(done: ChatResponse) -> str:
+def _numbers(done: ChatResponse) -> list[str]:
     speed = done.timings.tokens_per_second
-    parts = [
+    return [
         f"{done.usage.completion_tokens:,} tokens",
         *([f"{speed:,.0f} tokens/s"] if speed is not None else []),
         f"first after {done.timings.first_token_s:.2f} s",
         *([f"{done.usage.cached_tokens:,} cached"] if done.usage.cached_tokens else []),
     ]
-    return " · ".join(parts)

@@ -36,7 +36,7 @@ class Look:
 
     plain: bool
     color: bool
-    symbols: bool  # emoji and lines
+    symbols: bool  # emoji, and lines around tables
 
 
 def look_of(file: TextIO, plain: bool, no_color: bool) -> Look:
@@ -44,7 +44,7 @@ def look_of(file: TextIO, plain: bool, no_color: bool) -> Look:
     unicode = (file.encoding or "").lower().replace("-", "").startswith("utf")
     dumb = os.environ.get("TERM", "dumb") == "dumb"
     plain = plain or bool(os.environ.get("NO_COLOR")) or dumb or not unicode or not file.isatty()
-    return Look(plain, color=not (plain or no_color), symbols=unicode)
+    return Look(plain, color=not (plain or no_color), symbols=not plain)
 
 
 class Terminal:

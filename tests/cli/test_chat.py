@@ -283,6 +283,20 @@ def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
     assert Path("conversations/talk.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "changes"), [((), {"TERM": "dumb"}), ((), {"NO_COLOR": "1"}), (("--plain",), {})]
+)
+def test_plain_terminal_gets_ascii(url: str, arguments: tuple[str, ...], changes: dict[str, str]) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url, *arguments], _environ(**changes)) as terminal:
+        terminal.wait_for("Type a message")
+        for line, shown in [("/models", "gpt2"), ("hello", "12 tokens"), ("/switch nothing", "Did you mean")]:
+            terminal.type(f"{line}\r")
+            terminal.wait_for(shown)
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+        assert terminal.text.isascii()
+
+
 def test_own_server_starts_and_ends_with_the_terminal() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:  # by something that does not answer
         environ = _environ(LLM_PORT=str(taken.getsockname()[1]), COLUMNS="200")

@@ -114,7 +114,7 @@ def test_nothing_to_act_on_is_said(talk: Talk, command: str) -> None:
 def test_ctrl_c_keeps_what_came_and_continue_extends_it(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk(_interrupted("hang on", seen))
     assert session.transcript.messages[-1].finish_reason == "interrupted"
-    assert session.was_cut and session.draft == ""
+    assert session.was_cut and session.draft == "" and session.context_used == 0
     assert standin.left.wait(5)
     session = talk(_interrupted("hang on", seen), "/continue")
     assert session.transcript.messages[-1].content == "You said: hang onmore of on"
@@ -183,6 +183,19 @@ def test_save_and_load_go_on(talk: Talk, seen: Seen, standin: StandIn) -> None:
         talk("/load nothing")
 
 
+def test_save_and_load_say_what_they_lack(talk: Talk) -> None:
+    with pytest.raises(ClientError, match="/save needs a name"):
+        talk("one", "/save")
+    with pytest.raises(ClientError, match="nothing to save"):
+        talk("one", "/new Title", "/save")
+    with pytest.raises(ClientError, match="/load needs a name") as caught:
+        talk("/load")
+    assert caught.value.hint == "Nothing is saved yet."
+    with pytest.raises(ClientError, match="/load needs a name") as caught:
+        talk("one", "/save talk", "/load")
+    assert caught.value.hint == "There are: talk."
+
+
 def test_saving_after_ctrl_c_saves_what_the_server_kept(talk: Talk, seen: Seen) -> None:
     talk(_interrupted("hang on", seen), "/save cut")
     assert load("cut").messages[1].content == "You said: hang on"
@@ -204,6 +217,11 @@ def test_models_and_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:
     assert caught.value.code == "model_not_found"
     with pytest.raises(ClientError, match="needs the name"):
         talk("/switch")
+
+
+def test_current_model_is_listed_last(talk: Talk, seen: Seen) -> None:
+    talk("/models")
+    assert seen.told.index("gpt2 ") < seen.told.index("builtin ")
 
 
 def test_ctrl_c_cancels_a_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:
