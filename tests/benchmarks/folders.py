@@ -62,6 +62,7 @@ def _write(shape: Shape, folder: Path) -> None:
     make_tokenizer(shape.vocabulary).save_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape.config, dtype=torch.bfloat16)
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tensors = {name: tensor.shape for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     shards = list(_shards(tensors))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import httpx
 
@@ -15,6 +16,7 @@ from tests.server import free_port
 
 _START_S = 180.0
 _END_S = 20.0
+_LAST_WORDS = 600  # bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def running(peer: Peer) -> Iterator[str]:
     """Its address. It ends with the block.
 
     Raises:
-        RuntimeError: it does not answer, with the end of what it said.
+        RuntimeError: it does not answer, or breaks off; with the end of what it said.
     """
     port = str(free_port())
     command = [part.replace("{port}", port) for part in peer.command]
@@ -67,11 +69,17 @@ def running(peer: Peer) -> Iterator[str]:
         try:
             url = f"http://127.0.0.1:{port}"
             if not _answers(process, url):
-                log.seek(0)
-                raise RuntimeError(f"{peer.name} did not start: {log.read()[-400:].decode(errors='replace')}")
+                raise RuntimeError(f"{peer.name} did not start: {_last_words(log)}")
             yield url
+        except httpx.HTTPError as error:
+            raise RuntimeError(f"{error}: {_last_words(log)}") from error
         finally:
             _end(process)
+
+
+def _last_words(log: BinaryIO) -> str:
+    log.seek(0)
+    return log.read()[-_LAST_WORDS:].decode(errors="replace")
 
 
 def _answers(process: "subprocess.Popen[bytes]", url: str) -> bool:
