@@ -115,6 +115,11 @@ def _never_told(rng: random.Random) -> Question:
     return Question(_messages([told, *_between(rng, 1), memory.ask_untold()]), _contains("have not told me"))
 
 
+def _capital(rng: random.Random) -> Question:
+    asked = capitals.capital_question(rng, held_out=True)
+    return Question(_messages([asked]), _contains(asked.check or ""))
+
+
 def _sum(operator: str) -> Callable[[random.Random], Question]:
     def make(rng: random.Random) -> Question:
         asked = arithmetic.calculation(rng, True, operator)
@@ -175,7 +180,8 @@ MEASURES = (
     Measure("recall of a name", _recall_of_name, 150, 0.95),
     Measure("recall of one of two facts", _recall_of_two, 150, 0.9),
     Measure("asked for what was never told", _never_told, 100, 0.9),
-    Measure("capitals", _checked(capitals.exchanges), 300, 0.95),
+    Measure("capitals", _capital, 300, 0.95),
+    Measure("countries, continents and follow-ups", _checked(capitals.exchanges), 150, 0.85),
     Measure("plain facts", _checked(facts.exchanges), 200, 0.9),
     Measure("sums below 100", _sum("+"), 300, 0.95),
     Measure("differences below 100", _sum("-"), 150, 0.9),

@@ -25,7 +25,7 @@ class Recipe:
 
     seed: int = 1
     shapes: tuple[Shape, ...] = ((20, 256, 76), (10, 512, 18), (5, 1024, 6))
-    steps: int = 3000
+    steps: int = 3300
     hidden_rate: float = 3e-3
     embedding_rate: float = 4e-3
     weight_decay: float = 0.05

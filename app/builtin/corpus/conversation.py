@@ -16,13 +16,13 @@ from app.builtin.corpus.topic import Exchange, Topic
 
 TOPICS: dict[str, tuple[Topic, int]] = {
     "smalltalk": (smalltalk.exchanges, 17),
-    "capitals": (capitals.exchanges, 15),
+    "capitals": (capitals.exchanges, 20),
     "facts": (facts.exchanges, 10),
     "commands": (commands.exchanges, 7),
     "code": (code.exchanges, 5),
     "unknown": (unknown.exchanges, 13),
     "arithmetic": (arithmetic.exchanges, 20),
-    "spelling": (spelling.exchanges, 9),
+    "spelling": (spelling.exchanges, 12),
 }
 _MEMORY_SHARES = (0.0, 0.15, 0.3, 0.3, 0.45, 0.7)
 _FACTS_AT_MOST = 7

@@ -7,7 +7,7 @@ from functools import cache
 from app.builtin.corpus.intents import data_table, expand
 from app.builtin.corpus.topic import Exchange
 
-WRAPPED_SHARE = 0.12
+WRAPPED_SHARE = 0.18
 
 
 @cache
