@@ -13,6 +13,7 @@ from app.api.dependencies import Services
 from app.core.catalogue import BUILTIN_NAME, CATALOGUE, find_profile
 from app.core.config import Settings, SettingsError, load_settings
 from app.core.errors import DomainError
+from app.core.logging import configure
 from app.main import build_services
 from app.models.hub import Hub
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
@@ -116,18 +117,25 @@ async def run(settings: Settings, arguments: argparse.Namespace) -> None:
         await services.models.close()
 
 
+def fail(message: str, hint: str | None = None) -> None:
+    console.print(message, style="red", markup=False)
+    if hint is not None:
+        console.print(hint, markup=False)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="a name from the catalogue; without it the default")
     parser.add_argument("--interactive", action="store_true", help="a conversation instead of the questions")
     arguments = parser.parse_args()
+    configure("ERROR")
     try:
         asyncio.run(run(load_settings(), arguments))
     except SettingsError as error:
-        console.print(f"[red]{error}[/]")
+        fail(str(error))
         return 2
     except DomainError as error:
-        console.print(f"[red]{error.message}[/]\n{error.hint or ''}")
+        fail(error.message, error.hint)
         return 1
     except KeyboardInterrupt:
         return 130
