@@ -1,8 +1,10 @@
 """`python -m app`: the server, at the host and port of the settings."""
 
 import argparse
+import errno
 import os
 import signal
+import socket
 import sys
 import threading
 
@@ -20,6 +22,7 @@ def main() -> None:
         threading.Thread(target=_exit_on_stdin_close, daemon=True).start()
     try:
         settings = load_settings()
+        _check_port(settings.host, settings.port)
         app = create_app(settings)
     except SettingsError as error:
         sys.exit(f"Wrong settings. {error}")
@@ -31,6 +34,19 @@ def main() -> None:
         log_config=None,
         timeout_graceful_shutdown=_GRACE_S,
     )
+
+
+def _check_port(host: str, port: int) -> None:
+    """Ends the process where the port is taken, before anything is built.
+
+    Of any other trouble the server tells when it listens.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            sys.exit(f"Port {port} is in use: stop the other server or set LLM_PORT.")
 
 
 def _arguments() -> argparse.Namespace:

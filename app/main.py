@@ -4,6 +4,9 @@
 """
 
 import asyncio
+import difflib
+import logging
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -31,6 +34,8 @@ from app.models.hub import Hub
 from app.models.model_manager import ModelManager
 from app.models.overview import ModelOverview
 from app.models.store import ConversationStore
+
+logger = logging.getLogger(__name__)
 
 NAME = "LLM server"
 Build = Callable[[Settings], Services]
@@ -120,6 +125,7 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure(settings.log_level)
+        _warn_of_misspelt(os.environ)
         app.state.services = services = build(settings)
         docs.describe(app)
         stopping = asyncio.Event()
@@ -133,6 +139,17 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
             await closing
 
     return lifespan
+
+
+def _warn_of_misspelt(environ: Mapping[str, str]) -> None:
+    """A misspelt setting in the environment would change nothing and say nothing. Other programs' names begin
+    with LLM_ too, so only what resembles one of ours is told."""
+    known = [field.upper() for field in Settings.model_fields]
+    for name in environ:
+        prefix, setting = name.upper()[:4], name.upper()[4:]
+        nearest = difflib.get_close_matches(setting, known, n=1) if prefix == "LLM_" else []
+        if nearest and nearest != [setting]:
+            logger.warning("%s in the environment is no setting: is LLM_%s meant?", name, nearest[0])
 
 
 async def _close(services: Services, stopping: asyncio.Event) -> None:

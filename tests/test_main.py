@@ -89,6 +89,26 @@ def test_wrong_settings_are_told_in_one_line(command: list[str], wrong: dict[str
     assert len(output.splitlines()) == 1
 
 
+def test_port_that_is_taken_is_told_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with process("-m", "app", LLM_PORT=str(port)) as started:
+            output, _ = started.communicate(timeout=START_S)
+    assert started.returncode == 1
+    assert output == f"Port {port} is in use: stop the other server or set LLM_PORT.\n"
+
+
+def test_misspelt_setting_in_the_environment_is_warned_of(offline: dict[str, str]) -> None:
+    names = {"LLM_THREAD": "secret", "llm_modelname": "gpt2", "LLM_USER_PATH": "/home/ada"}
+    with process("-m", "app", **offline, **names) as server:
+        until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
+        server.terminate()
+        output, _ = server.communicate(timeout=START_S)
+    assert "LLM_THREAD in the environment is no setting: is LLM_THREADS meant?" in output
+    assert "llm_modelname in the environment is no setting: is LLM_MODEL_NAME meant?" in output
+    assert "LLM_USER_PATH" not in output and "secret" not in output
+
+
 def test_process_answers_soon_and_has_no_torch(offline: dict[str, str]) -> None:
     script = "import sys, app.__main__ as m; m.main(); print(*sorted(sys.modules), sep='\\n')"
     began = time.monotonic()
