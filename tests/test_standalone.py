@@ -20,7 +20,7 @@ def test_model_that_cannot_be_had_is_told_and_logged_in_one_line(tmp_path: Path)
     assert done.returncode == 1
     (logged,) = done.stderr.splitlines()
     assert "ERROR app.models.model_manager" in logged
-    assert done.stdout.startswith("distilbert/distilgpt2 is not on this machine")
+    assert "distilbert/distilgpt2 is not on this machine" in done.stdout
 
 
 def test_wrong_setting_is_told_as_it_is_written(tmp_path: Path) -> None:
