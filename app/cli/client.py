@@ -53,7 +53,9 @@ _SWITCH_EVENTS: Mapping[str, type[Event]] = {"progress": LoadProgress, "done": S
 _HINTS: Mapping[str, str] = {  # in place of the server's, which speak of requests
     "not_authenticated": "Give it with --api-key KEY, or as LLM_API_KEY in the environment.",
     "validation_error": "/set shows the settings and what each takes.",
-    "model_unavailable": "/models shows how the models are.",
+    "conversation_not_found": "/new begins a new conversation.",
+    "not_found": "Client and server must be of one version.",
+    "method_not_allowed": "Client and server must be of one version.",
 }
 
 

@@ -63,6 +63,24 @@ def test_refusal_keeps_code_status_and_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("not_authenticated", "--api-key"),
+        ("validation_error", "/set"),
+        ("conversation_not_found", "/new"),
+        ("not_found", "one version"),
+        ("method_not_allowed", "one version"),
+        ("model_offline", "GET / tells more"),  # the server's own, where the client knows nothing better
+    ],
+)
+def test_hints_that_speak_of_requests_are_the_clients_own(code: str, told: str) -> None:
+    body = {"error": {"code": code, "message": "No.", "hint": "GET / tells more."}}
+    with pytest.raises(Refused) as caught:
+        _ask(lambda request: httpx.Response(400, json=body), lambda client: client.models())
+    assert told in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     ("content", "kind"),
     [
         (b"", StreamBroken),
