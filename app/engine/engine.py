@@ -170,12 +170,13 @@ class Engine:
         prompt = self._prompts.build(submit)
         self._vocabulary.check(prompt.ids)
         stops = submit.sampling.stop + (self._chat_stop if submit.messages is not None else ())
+        joins_prompt = submit.continue_final or submit.prompt is not None
         request = Request(
             sequence=Sequence(submit.request_id, list(prompt.ids), submit.scope),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
             chooser=Chooser(submit.sampling, prompt.ids),
-            text=self._vocabulary.reply_text(stops),
+            text=self._vocabulary.reply_text(stops, joins=prompt.ids if joins_prompt else ()),
             guesser=Guesser(),
             arrived=arrived,
         )
@@ -288,7 +289,7 @@ class Engine:
         text = request.text.push(token)
         is_full = request.tokens == request.max_tokens
         if is_full:
-            text += request.text.flush()
+            text += request.text.cut()
         if request.text.is_stopped:
             return text, "stop"
         return text, "length" if is_full else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 _REPLACEMENT = "\ufffd"
 # Ids; more than the bytes of a character, so that what a window's edge breaks stays in its context.
 _CONTEXT = 8
+_LONGEST_BEGUN = 3  # bytes of a character that is not whole
 _WINDOW = 24  # ids decoded at most, byte tokens in a row apart
 
 Decode = Callable[[list[int]], str]
@@ -30,6 +31,17 @@ class Detokenizer:
         self._window: list[int] = []
         self._shown = 0  # characters of the window's text that have been given out
 
+    def follow(self, ids: Sequence[int]) -> None:
+        """Before the first push: what comes joins the text of these ids, of which nothing is given out.
+
+        The first word of a text is decoded without its leading space by some tokenizers.
+        """
+        begin = max(len(ids) - _CONTEXT, 0)
+        while begin > 0 and ids[begin] in self._byte_ids:
+            begin -= 1
+        self._window = [token_id for token_id in ids[begin:] if token_id not in self._silent_ids]
+        self._shown = len(self._decode(self._window))
+
     def push(self, token_id: int) -> str:
         """The text that has become final with this id."""
         if token_id in self._silent_ids:
@@ -51,6 +63,22 @@ class Detokenizer:
         piece = text[self._shown :]
         self._shown = len(text)
         return piece
+
+    def cut(self) -> str:
+        """What is left when the text is cut off here, less a last character that has only begun."""
+        piece = self._whole_characters()[self._shown :]
+        self._shown += len(piece)
+        return piece
+
+    def _whole_characters(self) -> str:
+        text = self._decode(self._window)
+        if not text.endswith(_REPLACEMENT):
+            return text
+        if self._window[-1] not in self._byte_ids:
+            return text[:-1]
+        # One byte too many makes all of a run of byte tokens undecodable, so the text is tried without it.
+        shorter = (self._decode(self._window[:-count]) for count in range(1, _LONGEST_BEGUN + 1))
+        return next((text for text in shorter if not text.endswith(_REPLACEMENT)), text)
 
     def _slide(self) -> None:
         if len(self._window) < _WINDOW or self._window[-_CONTEXT] in self._byte_ids:
@@ -112,6 +140,10 @@ class ReplyText:
 
     def flush(self) -> str:
         return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
+
+    def cut(self) -> str:
+        """Like flush, where more would have followed: a character that has only begun is left out."""
+        return self._stops.push(self._detokenizer.cut()) + self._stops.flush()
 
     @property
     def is_stopped(self) -> bool:

@@ -22,8 +22,10 @@ class Vocabulary:
         if max(ids) >= self._size:
             raise InvalidRequest("the text has a token that the model does not know")
 
-    def reply_text(self, stops: Sequence[str]) -> ReplyText:
+    def reply_text(self, stops: Sequence[str], *, joins: Sequence[int] = ()) -> ReplyText:
+        """`joins`: ids of the text that the reply goes on with, if it does not begin a text of its own."""
         detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=self._silent_ids)
+        detokenizer.follow(joins)
         return ReplyText(detokenizer, StopStrings(stops))
 
     def _decode(self, ids: list[int]) -> str:

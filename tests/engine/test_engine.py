@@ -1,7 +1,11 @@
 """What a request is told, and how it ends."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
+from tokenizers import decoders
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.engine.messages import (
@@ -69,6 +73,47 @@ def test_engine_dialogue_stop_strings_belong_to_chats(llama: TinyModel) -> None:
     collected = run(engine, chat, greedy("raw", "the cat"))
     assert collected.texts["chat"] == whole[: whole.index(whole[4:6])]
     assert end_of(collected, "raw").finish_reason == "length"
+
+
+def without_first_space(tiny: TinyModel) -> TinyModel:
+    """With a tokenizer that shows no space before the first word of a text."""
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    return replace(tiny, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_engine_reply_joins_the_text_that_it_continues(llama: TinyModel, continues: bool) -> None:
+    chat = (ChatMessage("user", "the cat"), ChatMessage("assistant", "sat"))
+    submits = [
+        Submit(
+            str(seed),
+            SamplingParams(max_tokens=1, temperature=2, seed=seed),
+            messages=chat[: 1 + continues],
+            continue_final=continues,
+        )
+        for seed in range(100)
+    ]
+    texts = run(without_first_space(llama).engine(), *submits).texts.values()
+    assert any(text.startswith(" ") for text in texts) == continues
+
+
+def test_engine_raw_reply_joins_its_prompt(llama: TinyModel) -> None:
+    submits = [
+        Submit(str(seed), SamplingParams(max_tokens=1, temperature=2, seed=seed), prompt="the cat")
+        for seed in range(100)
+    ]
+    texts = run(without_first_space(llama).engine(), *submits).texts.values()
+    assert any(text.startswith(" ") for text in texts)
+
+
+def test_engine_reply_cut_by_its_length_ends_with_a_whole_character(llama: TinyModel) -> None:
+    """Every prefix of a reply that has broken characters in its middle."""
+    whole = run(llama.engine(), greedy("a", "日本語 é 👍", 24)).texts["a"]
+    assert "\ufffd" in whole[:-1]
+    for length in range(1, 24):
+        text = run(llama.engine(), greedy("a", "日本語 é 👍", length)).texts["a"]
+        assert whole.startswith(text)
 
 
 def test_engine_ends_at_the_window(llama: TinyModel) -> None:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from app.engine.text import Detokenizer, ReplyText, StopStrings
@@ -78,6 +78,63 @@ def test_detokenizer_byte_fallback_concatenates_to_decode(
     assert "".join(stream(Detokenizer(byte_fallback.decode, byte_ids=byte_ids), ids)) == byte_fallback.decode(
         ids
     )
+
+
+@pytest.fixture(scope="module")
+def metaspace() -> PreTrainedTokenizerFast:
+    """Like Llama 2's: a word's leading space is part of it, and of the first word it is not shown."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>"], show_progress=False)
+    tokenizer.train_from_iterator(["The capital of France is Paris"] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+
+
+@pytest.mark.parametrize("prompt", ["The", "The capital", "The capital of " * 20 + "The capital"])
+def test_detokenizer_text_joins_what_it_follows(metaspace: PreTrainedTokenizerFast, prompt: str) -> None:
+    whole = prompt + " of France is Paris"
+    ids, begun = metaspace(whole).input_ids, metaspace(prompt).input_ids
+    detokenizer = Detokenizer(metaspace.decode, silent_ids=frozenset([1]))
+    detokenizer.follow([1, *begun])
+    assert prompt + "".join(stream(detokenizer, ids[len(begun) :])) == whole
+
+
+@pytest.mark.parametrize("characters", [1, 3, 50])
+def test_detokenizer_follows_bytes_in_whole_runs(
+    byte_fallback: PreTrainedTokenizerFast, characters: int
+) -> None:
+    first_byte = byte_fallback.convert_tokens_to_ids("<0x00>")
+    raw = ("日" * characters).encode()
+    detokenizer = Detokenizer(byte_fallback.decode, byte_ids=frozenset(range(first_byte, first_byte + 256)))
+    detokenizer.follow([2, *(first_byte + byte for byte in raw)])
+    reply = [*(first_byte + byte for byte in "é".encode()), 3]
+    assert "".join(stream(detokenizer, reply)) == "é cat"
+
+
+@pytest.mark.parametrize("kept", range(1, 5))
+def test_detokenizer_cut_leaves_out_a_character_that_has_only_begun(
+    tokenizer: PreTrainedTokenizerFast, byte_fallback: PreTrainedTokenizerFast, decode: Decode, kept: int
+) -> None:
+    whole = kept == 4
+    raw = "é👍".encode()[: 2 + kept]
+    first_byte = byte_fallback.convert_tokens_to_ids("<0x00>")
+    by_bytes = Detokenizer(byte_fallback.decode, byte_ids=frozenset(range(first_byte, first_byte + 256)))
+    shown = "".join(by_bytes.push(token) for token in [2, *(first_byte + byte for byte in raw)])
+    assert shown + by_bytes.cut() == ("the" + "é" + "👍" * whole)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("é👍")
+    symbols = "".join(word for word, _ in words)[: 2 + kept]
+    by_level = Detokenizer(decode)
+    shown = "".join(by_level.push(token) for token in tokenizer.convert_tokens_to_ids(list(symbols)))
+    assert shown + by_level.cut() == "é" + "👍" * whole
+
+
+def test_detokenizer_cut_keeps_wrong_bytes_before_the_end(
+    tokenizer: PreTrainedTokenizerFast, decode: Decode
+) -> None:
+    ids = [*tokenizer.convert_tokens_to_ids(["a", "ð", "b"]), tokenizer.convert_tokens_to_ids("ð")]
+    detokenizer = Detokenizer(decode)
+    assert "".join(detokenizer.push(token) for token in ids) + detokenizer.cut() == "a\ufffdb"
 
 
 def test_detokenizer_shows_no_half_character(tokenizer: PreTrainedTokenizerFast, decode: Decode) -> None:

@@ -131,7 +131,7 @@ class TinyModel:
         return Engine(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, **options)
 
     def generate(self, prompt: str, max_tokens: int) -> str:
-        """The reply that transformers gives, greedy."""
+        """The reply that transformers gives, greedy; cut off, it ends with its last whole character."""
         ids = self.tokenizer(prompt, return_tensors="pt").input_ids
         output = self.reference.generate(
             ids,
@@ -141,7 +141,9 @@ class TinyModel:
             eos_token_id=1,
             pad_token_id=0,
         )
-        return self.decode(output[0, ids.shape[1] :].tolist())
+        reply = output[0, ids.shape[1] :].tolist()
+        text = self.decode(reply)
+        return text if reply[-1] == 1 else text.removesuffix("\ufffd")
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
