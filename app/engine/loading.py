@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 ReportFraction = Callable[[float], None]
 
+_TEMPLATE_FOLDER = "additional_chat_templates"  # the one folder within a model's that is read
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,14 +71,27 @@ def refuse_unsafe(folder: Path) -> None:
     """Raises for a folder that is no model, wants code of its own to run, or has weights in no safe form."""
     if not (folder / "config.json").is_file():
         raise ModelMissing(f"{folder} is not a model folder: it has no config.json")
+    _refuse_strange_files(folder)
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        if (folder / name).exists() and _mentions(_json(folder / name), "auto_map"):
+        if (folder / name).is_file() and _mentions(_json(folder / name), "auto_map"):
             raise ModelRefused(
                 f"{name} asks to run code from the model's folder (auto_map); that is never done"
             )
     for weights in _weight_files(folder):
         if not weights.is_file():
             raise ModelLoadFailed(f"the weights {weights.name} are missing", hint="Fetch the model again.")
+
+
+def _refuse_strange_files(folder: Path) -> None:
+    """Raises for what would block when read, and for links to where the model has no business."""
+    root = folder.resolve()
+    # In the Hub's cache the files of snapshots/<commit>/ are links into the same repository's blobs/.
+    home = root.parent.parent if root.parent.name == "snapshots" else root
+    for path in (*folder.iterdir(), *(folder / _TEMPLATE_FOLDER).glob("*")):
+        if not path.resolve().is_relative_to(home):
+            raise ModelRefused(f"{path.name} is a link that leaves the model's folder")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModelRefused(f"{path.name} is no regular file")
 
 
 def _weight_files(folder: Path) -> Sequence[Path]:
@@ -156,6 +170,7 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
+            attn_implementation="eager",  # config.json may name another, even kernels to be fetched
             local_files_only=True,
             output_loading_info=True,
         )

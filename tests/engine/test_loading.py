@@ -1,6 +1,7 @@
 """Folders that are refused, and what is read from those that are not."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,49 @@ def test_load_refuses_weights_outside_of_the_folder(folder: Path, name: object) 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
     with pytest.raises(ModelRefused, match="outside"):
         load(spec(folder), lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer.json", "chat_template.jinja"])
+def test_load_refuses_what_is_no_regular_file(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelRefused, match="no regular file"):
+        load(spec(folder), lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "additional_chat_templates"])
+def test_load_refuses_links_that_leave_the_folder(folder: Path, name: str) -> None:
+    outside = folder.with_name(f"{folder.name}-outside")
+    outside.mkdir()
+    target = outside / name
+    if (folder / name).exists():
+        (folder / name).rename(target)
+    else:
+        target.mkdir()
+    (folder / name).symlink_to(target)
+    with pytest.raises(ModelRefused, match="leaves the model's folder"):
+        load(spec(folder), lambda _: None)
+
+
+def test_load_follows_links_within_a_repository_of_the_hubs_cache(folder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate([path for path in folder.iterdir() if path.is_file()]):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert load(spec(snapshot), lambda _: None).context_length == 160
+    (snapshot / "notes.txt").symlink_to("../../../elsewhere")
+    with pytest.raises(ModelRefused, match="leaves"):
+        load(spec(snapshot), lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_load_takes_no_attention_from_the_config(folder: Path, name: str) -> None:
+    edit(folder / "config.json", **{name: "kernels-community/flash-mla"})
+    loaded = load(spec(folder), lambda _: None)
+    assert loaded.model.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize(
