@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+_WORTH_WAITING = 64  # ids of a common prefix; for fewer it costs less to compute them twice
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -112,12 +114,23 @@ class Scheduler:
         """Running sequences with more than one pending id, then waiting ones, admitted when asked for."""
         yield from [sequence for sequence in self.running if sequence.pending > 1]
         while self.waiting and len(self.running) < self._max_running:
+            if self._prefix_is_coming(self.waiting[0]):
+                return
             self.placing = self.waiting[0]
             if not self._memory.attach(self.placing):
                 assert self.running, "the memory holds at least one sequence of any admitted length"
                 return
             self.running.append(self.waiting.popleft())
             yield self.running[-1]
+
+    def _prefix_is_coming(self, newcomer: Sequence) -> bool:
+        """Whether a running sequence is about to compute what the newcomer can copy after this step."""
+        for other in self.running:
+            reach = other.computed + _WORTH_WAITING
+            is_on_it = other.pending > 1 and other.scope == newcomer.scope
+            if is_on_it and len(other.ids) >= reach and other.ids[:reach] == newcomer.ids[:reach]:
+                return True
+        return False
 
     def _make_room(self) -> None:
         """Preempt from the youngest until every running sequence has room for its ids; guesses go first."""

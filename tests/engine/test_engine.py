@@ -249,6 +249,15 @@ def test_engine_seed_gives_the_same_text_whatever_shares_the_batch(llama: TinyMo
     )
 
 
+def test_engine_computes_a_prompt_once_for_all_who_send_it_together(llama: TinyModel) -> None:
+    prompt = "the cat sat on the mat, and then " * 4
+    collected = run(llama.engine(step_tokens=16), *(greedy(name, prompt, 4) for name in "abc"))
+    tokens = len(llama.tokenizer(prompt).input_ids)
+    assert [collected.cached(name) for name in "abc"][0] == 0
+    assert min(collected.cached(name) for name in "bc") >= tokens - 64
+    assert set(collected.texts.values()) == {llama.generate(prompt, 4)}
+
+
 def test_engine_scopes_share_nothing(llama: TinyModel) -> None:
     engine = llama.engine()
     run(engine, greedy("a", "the cat sat on the mat", scope="x"))

@@ -104,6 +104,26 @@ def test_plan_preempts_the_youngest_and_takes_it_up_again() -> None:
     assert shape(scheduler.plan()) == [("young", len(young.ids))]
 
 
+def test_plan_lets_a_newcomer_wait_for_a_prefix_that_is_being_computed() -> None:
+    scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=500)
+    for name in "ab":
+        scheduler.add(make(name, 100))
+    scheduler.add(Sequence("other", [9] * 100))
+    chunks = scheduler.plan()
+    assert shape(chunks) == [("a", 100)]
+    advance(chunks)
+    assert shape(scheduler.plan()) == [("a", 1), ("b", 100), ("other", 100)]
+
+
+def test_plan_does_not_wait_for_short_prefixes_other_scopes_or_other_text() -> None:
+    scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=500)
+    scheduler.add(make("a", 100))
+    scheduler.add(Sequence("scope", list(range(100)), scope="other"))
+    scheduler.add(Sequence("text", [*range(40), *range(60)]))
+    scheduler.add(make("short", 40))
+    assert [name for name, _ in shape(scheduler.plan())] == ["a", "scope", "text", "short"]
+
+
 def test_finish_takes_waiting_and_running_sequences_out() -> None:
     memory = CountingMemory(100)
     scheduler = Scheduler(memory, max_running=1, step_tokens=100)
