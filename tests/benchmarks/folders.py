@@ -1,9 +1,9 @@
 """Owns the model folders: written once, shard by shard, with random weights; and what a folder weighs.
 
-A reply must not end before its `max_tokens`. The embedding, which is also the output layer, has rows of zeros
-for every token but words: their logit is zero, and of thousands of random ones the greatest is above that. So
-a greedy reply never holds an end, a stop string or half a character. The layers' weights keep the size of
-what passes through them, so that a reply depends on what came before and does not just say one word again.
+A reply must not end before its `max_tokens`: the embedding, which is also the output layer, has small rows
+for all tokens but words. So a greedy reply never holds an end, a stop string or half a character.
+Nor may it repeat itself, or guessing ahead would look better than it is: the spreads below keep the last word
+strong beside the average of those before, and weak beside what the layers make of it.
 """
 
 import json
@@ -23,7 +23,11 @@ from tests.benchmarks.shapes import Shape
 from tests.benchmarks.vocabulary import FIRST_WORD, make_tokenizer
 
 _SHARD_BYTES = 500_000_000
+_TABLE_SPREAD = 0.1
+_ATTENTION_SHARE = 0.2  # of what attention adds, against the other layers
+_ATTENTION_OUTPUTS = ("attn.c_proj.weight", "attn.o_proj.weight")
 _EMBEDDINGS = ("wte.weight", "embed_tokens.weight")
+_RARE = 0.05  # of a word's row, where the token is none
 _LOOKED_UP = ("wpe.weight",)  # one row a token, however many there are
 
 
@@ -93,9 +97,13 @@ def _weight(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
         value = 0.0 if name.endswith("bias") else 1.0
         return torch.full(shape, value, dtype=torch.bfloat16)
     is_table = name.endswith((*_EMBEDDINGS, *_LOOKED_UP))
-    inputs = shape[0] if ".h." in name else shape[-1]  # GPT-2's layers are transposed
-    spread = 0.02 if is_table else 1 / math.sqrt(inputs)
-    weight = torch.empty(shape, dtype=torch.bfloat16).normal_(0, spread, generator=random)
+    inputs = 0 if ".h." in name else 1  # GPT-2's layers are transposed
+    spread = _TABLE_SPREAD if is_table else 1 / math.sqrt(shape[inputs])
+    weight = torch.empty(shape).normal_(0, spread, generator=random)
     if name.endswith(_EMBEDDINGS):
-        weight[:FIRST_WORD] = 0
-    return weight
+        weight[:FIRST_WORD] *= _RARE
+    elif name.endswith(_ATTENTION_OUTPUTS):
+        weight *= _ATTENTION_SHARE
+    elif not is_table:
+        weight -= weight.mean(inputs, keepdim=True)  # GELU's outputs have a mean, the same after every word
+    return weight.bfloat16()

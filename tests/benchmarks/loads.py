@@ -31,6 +31,7 @@ async def single(target: Target, plan: Plan, messages: Sequence[str]) -> Figures
     return {
         "single.decode": median(trace.tokens_per_s for trace in traces if trace.tokens > 2),
         "single.first": median_first_token_s(traces),
+        "single.step": median(trace.tokens / len(trace.arrivals) for trace in traces),
     }
 
 

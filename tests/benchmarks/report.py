@@ -33,6 +33,7 @@ def _users(count: int) -> tuple[Measure, ...]:
 MEASURES = (
     Measure("single.decode", "one stream", _RATE, 1),
     Measure("single.first", "one stream, first token", _MILLISECONDS),
+    Measure("single.step", "one stream, tokens at a time", _RATIO),
     *_users(8),
     *_users(32),
     *(Measure(f"turns.first{n}", f"turn {n}, first token", _MILLISECONDS) for n in range(1, 5)),
