@@ -118,9 +118,24 @@ def _start(spec: WorkerSpec, link: Link) -> "Service":
     return Service.start(spec, link.send, started)
 
 
+class Heartbeat:
+    """Stats to the server, as often as it is given the chance but no oftener than is wanted."""
+
+    def __init__(self, service: "Service", link: Link) -> None:
+        self._service = service
+        self._link = link
+        self._last: float | None = None
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if self._last is None or now - self._last >= _STATS_EVERY_S:
+            self._link.send(self._service.stats())
+            self._last = now
+
+
 def serve(service: "Service", link: Link) -> None:
-    """Until Shutdown: the inbox, one step, the outbox, and a heartbeat."""
-    last_stats = 0.0
+    """Until Shutdown: the inbox, one step, the outbox; a sign of life after each message and each step."""
+    heart = Heartbeat(service, link)
     while True:
         for message in link.receive(_STATS_EVERY_S if service.engine.is_idle else 0):
             match message:
@@ -132,10 +147,9 @@ def serve(service: "Service", link: Link) -> None:
                     service.engine.cancel_all()
                     _send_all(link, service.engine.step())
                     return
+            heart.beat()
         _send_all(link, service.engine.step())
-        if time.monotonic() - last_stats >= _STATS_EVERY_S:
-            link.send(service.stats())
-            last_stats = time.monotonic()
+        heart.beat()
 
 
 def _send_all(link: Link, messages: list[Outbound]) -> None:

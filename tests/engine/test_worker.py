@@ -32,6 +32,8 @@ from app.engine.messages import (
     decode_outbound,
     encode,
 )
+from app.engine.service import Service
+from app.engine.worker import Link, serve
 from tests.engine.tiny import configs
 
 START_TIMEOUT_S = 90  # importing torch on a busy machine
@@ -133,6 +135,23 @@ def test_worker_serves_cancels_and_shuts_down(start: Callable[[Path], Worker], m
     worker.until(Stats)  # the heartbeat, idle
     worker.send(Shutdown())
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 0
+
+
+def test_serve_gives_signs_of_life_while_the_inbox_is_full(tmp_path: Path, model_folder: Path) -> None:
+    address, context = f"ipc://{tmp_path}/inbox", zmq.Context()
+    server = context.socket(zmq.PAIR)
+    server.bind(address)
+    link = Link(address)
+    for message in (chat("a", 1), Shutdown()):
+        server.send(encode(message))
+    service = Service.start(WorkerSpec(str(model_folder), "tiny", threads=1), lambda _: None)
+    assert server.poll(0) == 0
+    serve(service, link)
+    first = decode_outbound(server.recv())
+    link.close()
+    server.close()
+    context.term()
+    assert isinstance(first, Stats)
 
 
 def test_worker_ends_with_its_life_line(start: Callable[[Path], Worker], model_folder: Path) -> None:
