@@ -86,7 +86,7 @@ class ChatModelManager:
                 conversation,
                 tuple(conversation.messages[:-1]),
                 request,
-                conversation.model_name,
+                request.model_name or conversation.model_name,
                 conversation.system_prompt,
                 begun=begun,
             )

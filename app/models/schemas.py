@@ -163,6 +163,7 @@ class RegenerateRequest(SamplingFields):
 class ContinueRequest(SamplingFields):
     """Extends the last reply, as one that was cut by `max_tokens` or by Ctrl-C."""
 
+    model_name: Name | None = None
     stream: StrictBool = False
 
 

@@ -112,6 +112,29 @@ def test_a_turn_asked_for_before_another_ended_sees_that_other(world: World) -> 
     assert world.last(asked_early).message_count == 6
 
 
+def test_a_reply_of_a_model_that_is_gone_is_continued_by_the_current_one(world: World) -> None:
+    said = TranscriptMessage(role="assistant", content="hi", model_name="no-longer-there")
+    messages = [TranscriptMessage(role="user", content="hello"), said]
+    made = world.run(world.chats.new(NewChatRequest(messages=messages)))
+    request = ContinueRequest(max_tokens=4, temperature=0)
+    longer = world.last(world.chats.continue_reply(made.conversation_id, request))
+    assert longer.model_name == "tiny-a"
+    assert longer.response.startswith("hi")
+
+
+def test_busy_comes_before_anything_else_that_is_wrong(world: World) -> None:
+    made = world.run(world.chats.new(NewChatRequest()))
+    request = ChatRequest(message="go", max_tokens=50, conversation_id=made.conversation_id)
+
+    async def regenerate_too_early() -> None:
+        async with aclosing(world.chats.chat(request)) as events:
+            await anext(events)
+            with pytest.raises(ConversationBusy):
+                await anext(world.chats.regenerate(made.conversation_id, RegenerateRequest()))
+
+    world.run(regenerate_too_early())
+
+
 def test_regenerate_replaces_the_reply(world: World) -> None:
     first = world.chat("hello")
     again = world.last(
