@@ -3,11 +3,14 @@
 import os
 import platform
 import time
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import torch
+
+from app import __version__
 
 _READ_BYTES = 2**30
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -17,6 +20,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "uvicorn", "fastapi")
 def describe() -> dict[str, object]:
     flags = set(_cpu_field("flags").split())
     return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_field("model name") or platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "features": {feature: feature in flags for feature in _FEATURES},
@@ -24,7 +28,7 @@ def describe() -> dict[str, object]:
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": {"app": __version__} | {package: version(package) for package in _PACKAGES},
     }
 
 

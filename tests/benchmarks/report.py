@@ -32,6 +32,7 @@ def _users(count: int) -> tuple[Measure, ...]:
 
 MEASURES = (
     Measure("single.decode", "one stream", _RATE, 1),
+    Measure("single.share", "one stream, of the engine alone", _RATIO),
     Measure("single.first", "one stream, first token", _MILLISECONDS),
     Measure("single.step", "one stream, tokens at a time", _RATIO),
     *_users(8),
@@ -51,7 +52,7 @@ MEASURES = (
     Measure("switch.cold", "switch to a model on disk", _SECOND),
     Measure("switch.back", "switch back to a loaded model", _MILLISECONDS),
     Measure("memory.peak", "peak memory after load", _MEGABYTES),
-    Measure("memory.ratio", "peak memory to weights", _RATIO),
+    Measure("memory.beyond", "of it beside the weights", _MEGABYTES),
 )
 
 

@@ -81,6 +81,7 @@ class ModelRun:
     async def measure(self) -> None:
         await self._engine()
         await self._server()
+        self._compare()
         await self._note(_HTTP, "start", self._cold_start)
         if self._subject.vocabulary is not None:
             for peer in self._benchmark.peers(self._subject):
@@ -99,7 +100,7 @@ class ModelRun:
 
     async def _memory(self, target: EngineTarget) -> Figures:
         peak = machine.peak_bytes(target.client.pid)
-        return {"memory.peak": peak, "memory.ratio": peak / self._model.weights_bytes}
+        return {"memory.peak": peak, "memory.beyond": peak - self._model.weights_bytes}
 
     async def _server(self) -> None:
         """Starts with the partner, switches to the model, and measures it there."""
@@ -116,6 +117,12 @@ class ModelRun:
 
     async def _cold_start(self) -> Figures:
         return await asyncio.to_thread(starts.cold_start, self._benchmark.cache, self._subject.name)
+
+    def _compare(self) -> None:
+        """How much of the engine's pace a client sees."""
+        alone, seen = (self._model.figures.get(name, {}) for name in (EngineTarget.name, _HTTP))
+        if "single.decode" in alone and "single.decode" in seen:
+            self._model.add(_HTTP, {"single.share": seen["single.decode"] / alone["single.decode"]})
 
     async def _peer(self, peer: Peer) -> Figures:
         with peers.running(peer) as url:

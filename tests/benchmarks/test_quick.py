@@ -15,7 +15,7 @@ def test_quick_run_measures_everything(tmp_path: Path) -> None:
     (model,) = report["models"]
     of_process = ("start", "switch", "memory")
     for target in ("engine", "HTTP"):
-        asked = {m.key for m in MEASURES if not m.key.startswith(of_process)}
+        asked = {m.key for m in MEASURES if not m.key.startswith((*of_process, "single.share"))}
         assert asked <= set(model["figures"][target])
     measured = model["figures"]["engine"] | model["figures"]["HTTP"]
     assert set(measured) == {m.key for m in MEASURES}
