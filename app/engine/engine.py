@@ -5,7 +5,7 @@ Ties prompt, scheduler, runner, sampling and text together. Knows no transport; 
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,20 +19,17 @@ from app.engine.messages import (
     Delta,
     Deltas,
     Failed,
-    Finished,
     FinishReason,
     Outbound,
     Submit,
-    Timings,
-    Usage,
 )
 from app.engine.pace import Pace
 from app.engine.prompt import PromptBuilder
+from app.engine.request import Request
 from app.engine.runner import Runner
 from app.engine.sampling import Chooser
 from app.engine.scheduler import Chunk, Scheduler, Sequence
 from app.engine.speculation import Guesser
-from app.engine.text import ReplyText
 from app.engine.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -46,30 +43,6 @@ class EngineLimits:
     max_active_requests: int = 32
     step_tokens: int = 512
     free_rows: int = 8  # computed at about the price of one, so worth a guess; 0 turns guessing off
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """An accepted request on its way."""
-
-    sequence: Sequence
-    prompt_tokens: int
-    max_tokens: int
-    chooser: Chooser
-    text: ReplyText
-    guesser: Guesser
-    arrived: float  # seconds of the monotonic clock, as all of these
-    started: float | None = None
-    first_token: float | None = None
-
-    @property
-    def request_id(self) -> str:
-        return self.sequence.request_id
-
-    @property
-    def tokens(self) -> int:
-        """Reply tokens so far."""
-        return len(self.sequence.ids) - self.prompt_tokens
 
 
 class Engine:
@@ -175,6 +148,7 @@ class Engine:
             sequence=Sequence(submit.request_id, list(prompt.ids), submit.scope),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
+            stop_ids=self._vocabulary.stop_ids,
             chooser=Chooser(submit.sampling, prompt.ids),
             text=self._vocabulary.reply_text(stops, joins=prompt.ids if joins_prompt else ()),
             guesser=Guesser(),
@@ -192,17 +166,19 @@ class Engine:
             except (RuntimeError, MemoryError):  # torch's own, too, is a RuntimeError; on the CPU just that
                 _log.exception("a step could not be planned")
             # Not above: the error holds on to what the failed call had allocated.
-            self._make_room(self._scheduler.placing if has_room_been_made else None)
+            if has_room_been_made:
+                assert self._scheduler.placing is not None, "only to place a sequence takes memory"
+                self._fail(self._requests[self._scheduler.placing.request_id])
+            self._make_room()
             has_room_been_made = True
 
-    def _make_room(self, victim: Sequence | None) -> None:
-        if victim is not None:
-            self._fail(self._requests[victim.request_id])
+    def _make_room(self) -> None:
         self.cache.forget_finished()
         self._runner.recover()
 
     def _advance(self, chunks: list[Chunk]) -> None:
-        self._note_start(chunks)
+        for chunk in chunks:
+            self._requests[chunk.sequence.request_id].begin(self._clock())
         last = [self._requests[chunk.sequence.request_id] for chunk in chunks if chunk.is_last]
         replies = self._compute(chunks, last)
         if replies is None:
@@ -223,13 +199,10 @@ class Engine:
         """Guesses for decoding sequences, in rows that cost a step little; none beside a prefill."""
         decoding = [sequence for sequence in self._scheduler.running if sequence.pending == 1]
         is_prefilling = self._scheduler.waiting or len(decoding) < self.running
-        limit = (
-            0 if is_prefilling or not decoding else (self.limits.free_rows - len(decoding)) // len(decoding)
-        )
+        spare = 0 if is_prefilling else self.limits.free_rows - len(decoding)
+        limit = spare // max(len(decoding), 1)
         for sequence in decoding:
-            request = self._requests[sequence.request_id]
-            wanted = min(limit, request.max_tokens - request.tokens - 1)
-            sequence.guess = request.guesser.guess(sequence.ids, wanted) if wanted > 0 else ()
+            self._requests[sequence.request_id].guess(limit)
 
     def _compute(self, chunks: list[Chunk], last: list[Request]) -> list[list[int]] | None:
         """The next tokens of each of `last`, at least one; None when the pass failed."""
@@ -246,8 +219,7 @@ class Engine:
         """Fail the requests of a step whose pass failed; nothing that it may have spoilt is kept."""
         for chunk in chunks:
             self._fail(self._requests[chunk.sequence.request_id])
-        self.cache.forget_finished()
-        self._runner.recover()
+        self._make_room()
 
     def _take_tokens(
         self,
@@ -256,10 +228,8 @@ class Engine:
         deltas: list[Delta],
         ended: list[tuple[Request, FinishReason]],
     ) -> None:
-        if request.first_token is None:
-            request.first_token = self._clock()
         try:
-            text, reason = self._next_text(request, tokens)
+            text, reason = request.take(tokens, self._clock())
         except Exception:  # one request's text must not end the others
             _log.exception("the text of request %s failed", request.request_id)
             self._fail(request)
@@ -269,53 +239,15 @@ class Engine:
         if reason is not None:
             ended.append((request, reason))
 
-    def _next_text(self, request: Request, tokens: list[int]) -> tuple[str, FinishReason | None]:
-        """The text that has become final with these tokens, and why the last is the last, if it is."""
-        sequence, right = request.sequence, len(tokens) - 1
-        request.guesser.learn(len(sequence.guess), right, len(sequence.ids))
-        text, reason = "", None
-        for token in tokens:
-            sequence.ids.append(token)
-            piece, reason = self._text_of(request, token)
-            text += piece
-            if reason is not None:
-                break
-        sequence.computed = min(sequence.computed + right, len(sequence.ids))
-        return text, reason
-
-    def _text_of(self, request: Request, token: int) -> tuple[str, FinishReason | None]:
-        if token in self._vocabulary.stop_ids:
-            return request.text.flush(), "stop"
-        text = request.text.push(token)
-        is_full = request.tokens == request.max_tokens
-        if is_full:
-            text += request.text.cut()
-        if request.text.is_stopped:
-            return text, "stop"
-        return text, "length" if is_full else None
-
-    def _note_start(self, chunks: Iterable[Chunk]) -> None:
-        for chunk in chunks:
-            request = self._requests[chunk.sequence.request_id]
-            if request.started is None:
-                request.started = self._clock()
-
     def _finish(self, request: Request, reason: FinishReason) -> None:
         del self._requests[request.request_id]
         self._scheduler.finish(request.sequence)
-        usage = Usage(request.prompt_tokens, request.tokens, request.sequence.cached or 0)
-        self._outbox.append(Finished(request.request_id, reason, usage, self._timings(request)))
+        self._outbox.append(request.finished(reason, self._clock()))
 
     def _fail(self, request: Request) -> None:
         del self._requests[request.request_id]
         self._scheduler.drop(request.sequence)
         self._outbox.append(_internal(request.request_id))
-
-    def _timings(self, request: Request) -> Timings:
-        now = self._clock()
-        started = now if request.started is None else request.started
-        first_token = now if request.first_token is None else request.first_token
-        return Timings(started - request.arrived, first_token - request.arrived, now - request.arrived)
 
 
 def _internal(request_id: str) -> Failed:

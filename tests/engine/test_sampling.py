@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -48,7 +49,7 @@ def expected(params: SamplingParams, logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("params", SHAPES)
 def test_choose_draws_the_reference_distribution(params: SamplingParams) -> None:
     logits, draws = some_logits(), 20_000
-    choosers = [Chooser(params, [0])] + [Chooser(params, [0]) for _ in range(draws - 1)]
+    choosers = [Chooser(replace(params, seed=seed), [0]) for seed in range(draws)]
     counts = torch.bincount(torch.tensor(choose(logits.expand(draws, -1), choosers)), minlength=VOCABULARY)
     wanted = expected(params, logits)
     assert not counts[wanted == 0].any()

@@ -1,0 +1,85 @@
+"""Owns one accepted request on its way: its tokens, the text they make, and its times.
+
+Knows nothing of the requests beside it, nor of how tokens are computed.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+from app.engine.messages import Finished, FinishReason, Timings, Usage
+from app.engine.sampling import Chooser
+from app.engine.scheduler import Sequence
+from app.engine.speculation import Guesser
+from app.engine.text import ReplyText
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Times are seconds of one monotonic clock; None: not yet."""
+
+    sequence: Sequence
+    prompt_tokens: int
+    max_tokens: int
+    stop_ids: Set[int]
+    chooser: Chooser
+    text: ReplyText
+    guesser: Guesser
+    arrived: float
+    started: float | None = None
+    first_token: float | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.sequence.request_id
+
+    @property
+    def tokens(self) -> int:
+        """Reply tokens so far."""
+        return len(self.sequence.ids) - self.prompt_tokens
+
+    def guess(self, limit: int) -> None:
+        """Lets the sequence have up to `limit` guessed ids, but none that the reply has no room for."""
+        wanted = min(limit, self.max_tokens - self.tokens - 1)
+        self.sequence.guess = self.guesser.guess(self.sequence.ids, wanted) if wanted > 0 else ()
+
+    def begin(self, now: float) -> None:
+        """The request is part of a step; only the first one counts."""
+        if self.started is None:
+            self.started = now
+
+    def take(self, tokens: list[int], now: float) -> tuple[str, FinishReason | None]:
+        """Takes the right guesses and the token after them, which a step gave.
+
+        Returns the text that has become final with them, and why the reply ends, if it does.
+        """
+        if self.first_token is None:
+            self.first_token = now
+        sequence, right = self.sequence, len(tokens) - 1
+        self.guesser.learn(len(sequence.guess), right, len(sequence.ids))
+        text, reason = "", None
+        for token in tokens:
+            sequence.ids.append(token)
+            piece, reason = self._text_of(token)
+            text += piece
+            if reason is not None:
+                break
+        sequence.computed = min(sequence.computed + right, len(sequence.ids))
+        return text, reason
+
+    def _text_of(self, token: int) -> tuple[str, FinishReason | None]:
+        if token in self.stop_ids:
+            return self.text.flush(), "stop"
+        text = self.text.push(token)
+        is_full = self.tokens == self.max_tokens
+        if is_full:
+            text += self.text.cut()
+        if self.text.is_stopped:
+            return text, "stop"
+        return text, "length" if is_full else None
+
+    def finished(self, reason: FinishReason, now: float) -> Finished:
+        started = now if self.started is None else self.started
+        first_token = now if self.first_token is None else self.first_token
+        usage = Usage(self.prompt_tokens, self.tokens, self.sequence.cached or 0)
+        timings = Timings(started - self.arrived, first_token - self.arrived, now - self.arrived)
+        return Finished(self.request_id, reason, usage, timings)
