@@ -20,6 +20,7 @@ from tests.benchmarks.targets import EngineTarget, PeerTarget, ServerTarget, Tar
 
 LOADS = ("single", "users", "turns", "long", "start", "switch", "memory")
 _ITEM_BYTES = {"float32": 4}  # of weights as they are computed with; 2 otherwise
+_READS = 5  # of memory, before the engine's loads and after them
 _HTTP = ServerTarget.name
 
 Work = Callable[[], Awaitable[Figures]]
@@ -74,8 +75,7 @@ class ModelRun:
         self._plan = benchmark.plan
         self._subject = asked
         self._report = report
-        bandwidth = machine.bandwidth(repetitions=5)
-        self._model = ModelReport(asked.name, asked.weights_bytes, bandwidth)
+        self._model = ModelReport(asked.name, asked.weights_bytes, machine.bandwidth(_READS))
         report.models.append(self._model)
 
     async def measure(self) -> None:
@@ -92,11 +92,11 @@ class ModelRun:
         starting = targets.engine(asked.name, asked.folder, asked.source, asked.context_length)
         async with starting as target:
             info = target.client.info
-            item_bytes = _ITEM_BYTES.get(info.dtype, 2)
-            self._model.limit = asked.limit(self._model.bandwidth, item_bytes)
             self._model.load_seconds = info.load_seconds
             await self._note(target.name, "memory", partial(self._memory, target))
             await self._all_loads(target)
+        self._model.bandwidth = max(self._model.bandwidth, machine.bandwidth(_READS))
+        self._model.limit = asked.limit(self._model.bandwidth, _ITEM_BYTES.get(info.dtype, 2))
 
     async def _memory(self, target: EngineTarget) -> Figures:
         peak = machine.peak_bytes(target.client.pid)
