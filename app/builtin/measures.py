@@ -115,9 +115,8 @@ def _never_told(rng: random.Random) -> Question:
     return Question(_messages([told, *_between(rng, 1), memory.ask_untold()]), _contains("have not told me"))
 
 
-def _capital(rng: random.Random) -> Question:
-    asked = capitals.capital_question(rng, held_out=True)
-    return Question(_messages([asked]), _contains(asked.check or ""))
+def _plain_capital(rng: random.Random, held_out: bool) -> list[Exchange]:
+    return [capitals.capital_question(rng, held_out)]
 
 
 def _sum(operator: str) -> Callable[[random.Random], Question]:
@@ -137,7 +136,7 @@ def _passes(tests: tuple[str, ...]) -> Callable[[str], bool]:
         try:
             with redirect_stdout(StringIO()):
                 exec(block[1], names)  # the block is one of a handful of functions the model was taught
-            return all(eval(test, names) for test in tests)
+                return all(eval(test, names) for test in tests)
         except Exception:
             return False
 
@@ -180,7 +179,7 @@ MEASURES = (
     Measure("recall of a name", _recall_of_name, 150, 0.95),
     Measure("recall of one of two facts", _recall_of_two, 150, 0.9),
     Measure("asked for what was never told", _never_told, 100, 0.9),
-    Measure("capitals", _capital, 300, 0.95),
+    Measure("capitals", _checked(_plain_capital), 300, 0.95),
     Measure("countries, continents and follow-ups", _checked(capitals.exchanges), 150, 0.85),
     Measure("plain facts", _checked(facts.exchanges), 200, 0.9),
     Measure("sums below 100", _sum("+"), 300, 0.95),
@@ -190,10 +189,8 @@ MEASURES = (
     Measure("Python that passes its test", _function, 150, 0.9),
     Measure("this program's commands", _checked(commands.exchanges), 150, 0.9),
     Measure("says that it does not know", _alone(unknown.exchanges), 200, 0.9),
-    Measure("system prompt: one word", _in_style("one_word", capitals.exchanges), 60, 0.9),
-    Measure(
-        "system prompt: upper case", _in_style("upper", capitals.exchanges, arithmetic.exchanges), 60, 0.9
-    ),
-    Measure("system prompt: pirate", _in_style("pirate", capitals.exchanges, arithmetic.exchanges), 60, 0.9),
+    Measure("system prompt: one word", _in_style("one_word", _plain_capital), 60, 0.9),
+    Measure("system prompt: upper case", _in_style("upper", _plain_capital, arithmetic.exchanges), 60, 0.9),
+    Measure("system prompt: pirate", _in_style("pirate", _plain_capital, arithmetic.exchanges), 60, 0.9),
     Measure("system prompt: a name", _given_name, 60, 0.9),
 )
