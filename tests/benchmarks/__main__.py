@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         llama=options.llama_server,
         ggufs=dict(options.gguf),
     )
-    report = asyncio.run(benchmark.run(options.models))
+    report = asyncio.run(benchmark.run(options.models, lambda report: report.write(options.out)))
     report.write(options.out)
     Console().print(report.table())
     return 1 if report.failures else 0

@@ -38,7 +38,8 @@ class Benchmark:
     llama: Path | None = None  # the binary of llama-server
     ggufs: dict[str, Path] = field(default_factory=dict)  # by model
 
-    async def run(self, names: Iterable[str]) -> Report:
+    async def run(self, names: Iterable[str], keep: Callable[[Report], None]) -> Report:
+        """`keep` gets the report after each part, so that a run that is broken off is not lost."""
         report = Report(machine.describe(), asdict(self.plan))
         report.notes += self._left_out()
         folders.ensure(shapes.PARTNER, self.cache)
@@ -48,7 +49,7 @@ class Benchmark:
             if found is None:
                 report.notes.append(f"{name}: skipped, it has no weights here.")
             else:
-                await ModelRun(self, found, report).measure()
+                await ModelRun(self, found, report).measure(keep)
         return report
 
     def peers(self, asked: Subject) -> Iterator[Peer]:
@@ -78,10 +79,12 @@ class ModelRun:
         self._model = ModelReport(asked.name, asked.weights_bytes, machine.bandwidth(_READS))
         report.models.append(self._model)
 
-    async def measure(self) -> None:
+    async def measure(self, keep: Callable[[Report], None]) -> None:
         await self._engine()
+        keep(self._report)
         await self._server()
         self._compare()
+        keep(self._report)
         await self._note(_HTTP, "start", self._cold_start)
         if self._subject.vocabulary is not None:
             for peer in self._benchmark.peers(self._subject):
