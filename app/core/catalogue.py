@@ -100,7 +100,7 @@ _PROFILES = (
         "A tiny chat model that ships with this program: small talk, capitals, sums, memory",
         (Source(str(BUILTIN_PATH), label="builtin"),),
         context_length=2048,
-        size_bytes=16_000_000,
+        size_bytes=11_300_000,
         memory_bytes=500_000_000,
         sampling=SamplingDefaults(temperature=0.3, top_p=0.9, top_k=0),
     ),
