@@ -45,9 +45,9 @@ def configure(level: str) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(LineFormatter())
         root.addHandler(handler)
+    _adopt_server_loggers()
     for name in ("app", "uvicorn"):
         logging.getLogger(name).setLevel(level)
-    _adopt_server_loggers()
 
 
 def _adopt_server_loggers() -> None:
@@ -55,4 +55,5 @@ def _adopt_server_loggers() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)  # it has its parent's, whatever the server was started with
         logger.disabled = name == "uvicorn.access"  # api/middleware.py writes that line

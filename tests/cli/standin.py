@@ -300,7 +300,7 @@ def _add_models(app: FastAPI, state: StandIn) -> None:
 def served(state: StandIn, port: int = 0) -> Iterator[str]:
     """The address of a server that runs until the context ends."""
     listening = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(build(state), log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(build(state), log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

@@ -75,6 +75,7 @@ def test_configure_takes_the_server_in_and_keeps_libraries_quiet(
 ) -> None:
     logging.getLogger().handlers.clear()
     logging.getLogger("uvicorn").addHandler(logging.StreamHandler(sys.stderr))
+    logging.getLogger("uvicorn.error").setLevel("ERROR")
     configure("DEBUG")
     logging.getLogger("uvicorn.error").info("from the server")
     logging.getLogger("uvicorn.access").info("a second access line")
