@@ -100,7 +100,7 @@ def report(services: Services, loaded: SwitchModelResponse) -> None:
     table.add_row("served from", loaded.model_id)
     table.add_row("load time", f"{loaded.load_time:.1f} s")
     table.add_row("parameters", f"{info.parameters:,}")
-    table.add_row("device, type", f"{info.device}, {info.dtype}")
+    table.add_row("device, type", f"{info.device}, {info.dtype}, weights in {info.weights}")
     table.add_row("context", f"{info.context_length:,} tokens")
     table.add_row("memory", f"{(info.memory_bytes or 0) / 1e6:,.0f} MB")
     console.print(table)

@@ -40,6 +40,7 @@ class Step:
     spans: list[Span]
     layers: list[int] = field(default_factory=list)  # in the order they called `attend`
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
+    turns: tuple[Tensor, Tensor] | None = None  # rotary positions, in the form of fused layers
 
 
 def register() -> None:

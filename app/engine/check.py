@@ -3,24 +3,42 @@
 Architectures whose attention does not go through transformers' interface would answer, wrongly, without it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused
 from app.engine.cache import Slot
-from app.engine.runner import Runner, prepare
+from app.engine.messages import Quantization
+from app.engine.preparation import prepare
+from app.engine.runner import Runner
 from app.engine.scheduler import Chunk, Sequence
 
 _LENGTHS = (11, 7)  # ids of two sequences that share every pass
 _PASSES = ((5, 4), (5, 2), (1, 1))  # ids of each per pass: the first pass, a chunk, a decode
 _TOLERANCE = 1e-3  # of the logits' spread, in float32: what rounding alone may do
 _TOLERANCE_HALF = 0.1  # the same in 16 bits
+_TOLERANCE_INT8 = 0.4  # and with quantised weights; a wrong path is beyond 1
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
-def check_packed_path(model: PreTrainedModel) -> int:
-    """Puts the model on the packed path; returns the bytes of keys and values that one token takes.
+@dataclass(frozen=True, slots=True)
+class PackedPath:
+    """What the check has found out on its way."""
+
+    weights: str  # the form of the linear layers' weights
+    bytes_per_token: int  # of keys and values
+
+
+def check_packed_path(
+    model: PreTrainedModel, dtype: torch.dtype | None = None, quantization: Quantization = "none"
+) -> PackedPath:
+    """Puts the model on the packed path. It computes in `dtype` then, or as before.
 
     Raises ModelRefused unless every layer attends through the packed function, and the logits of two
     sequences in mixed passes are those of the model's own path.
@@ -28,16 +46,18 @@ def check_packed_path(model: PreTrainedModel) -> int:
     _refuse_layer_types(model)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         model.set_attn_implementation("eager")  # sdpa, in some versions the default, leaves the soft cap out
+    dtype = model.dtype if dtype is None else dtype
     prompts = [_some_ids(model, length) for length in _LENGTHS]
-    expected = [_own_logits(model, prompt) for prompt in prompts]
-    prepare(model)
+    with _computing_in(dtype, model):
+        expected = _own_logits(model, prompts)
+    weights = prepare(model, dtype, quantization)
     sequences = [Sequence(str(i), prompt, slot=Slot(len(prompt))) for i, prompt in enumerate(prompts)]
     logits = _packed_logits(model, sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
         _refuse_missing_layers(model, sequence.slot)
-        _refuse_difference(own, packed, model.dtype)
+        _refuse_difference(own, packed, _tolerance(dtype, quantization))
     slot: Slot = sequences[0].slot
-    return slot.nbytes() // slot.capacity
+    return PackedPath(weights, slot.nbytes() // slot.capacity)
 
 
 def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
@@ -46,10 +66,38 @@ def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
 
 
 @torch.inference_mode()
-def _own_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
-    """Logits after the last id by the model's own attention, nothing cached."""
-    logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
-    return logits[0, -1].float()
+def _own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
+    """Logits after each prompt's last id by the model's own attention, nothing cached."""
+    longest = max(len(ids) for ids in prompts)
+    # Nothing looks at what comes later, so any id may fill the shorter rows.
+    rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
+    logits: Tensor = model(input_ids=rows, use_cache=False).logits
+    return [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
+
+
+@contextmanager
+def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
+    """While a module runs its own weights are of this type, and only then: little is held twice."""
+    stored: dict[nn.Parameter, Tensor] = {}
+
+    def widen(module: nn.Module, _: Any) -> None:  # of any arguments
+        for values in module.parameters(recurse=False):
+            if values.is_floating_point() and values.element_size() < dtype.itemsize:
+                stored[values] = values.data
+                values.data = values.data.to(dtype)
+
+    def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
+        for values in module.parameters(recurse=False):
+            if values in stored:
+                values.data = stored.pop(values)
+
+    hooks = [module.register_forward_pre_hook(widen) for module in model.modules()]
+    hooks += [module.register_forward_hook(restore) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _packed_logits(model: PreTrainedModel, sequences: list[Sequence]) -> list[Tensor]:
@@ -82,10 +130,15 @@ def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
         )
 
 
-def _refuse_difference(own: Tensor, packed: Tensor, dtype: torch.dtype) -> None:
+def _tolerance(dtype: torch.dtype, quantization: Quantization) -> float:
+    if quantization == "int8":
+        return _TOLERANCE_INT8
+    return _TOLERANCE if dtype == torch.float32 else _TOLERANCE_HALF
+
+
+def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
     spread = (own - own.mean()).norm()
     difference = float((own - packed).norm() / spread)
-    tolerance = _TOLERANCE if dtype == torch.float32 else _TOLERANCE_HALF
     if not difference <= tolerance:  # also where it is not a number
         raise ModelRefused(
             f"packed attention gives other logits than the model's own ({difference:.2g} of spread)"

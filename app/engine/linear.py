@@ -1,10 +1,14 @@
-"""Owns the CPU's linear layers: weights packed once for oneDNN, so that eight rows cost little more than one.
+"""Owns the CPU's linear layers: weights packed once, so that eight rows cost little more than one.
 
 Layers that are given the same rows (query, key and value; gate and up) become one product, because on small
 models the call costs as much as the arithmetic. Knows modules and tensors only.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,31 +16,125 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from app.engine.messages import Quantization
+from app.engine.quantization import int8_layer
+
+_log = logging.getLogger(__name__)
+
 _EXPECTED_ROWS = 8  # the layout is chosen for this many tokens in a pass; others work as well
+_BLOCK = 2**24  # weights that are brought into float16 at a time
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+MakeLayer = Callable[[Tensor, Tensor | None], nn.Module]  # of weight `[outputs, inputs]`, as stored, and bias
 
 
 class PackedLinear(nn.Module):
-    """`rows @ weight.T + bias` for a bfloat16 `weight` `[outputs, inputs]`, kept only in oneDNN's layout."""
+    """`rows @ weight.T + bias` in bfloat16 or float32; `weight` `[outputs, inputs]` in oneDNN's layout."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _EXPECTED_ROWS)
-        self._bias = None if bias is None else bias.detach()
+        weight = weight.to(dtype).contiguous()
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _EXPECTED_ROWS)
+        self._bias = bias
 
     def forward(self, rows: Tensor) -> Tensor:
         output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
         return output
 
 
+class HalfLinear(nn.Module):
+    """float32 rows and sums with weights held in float16, by FBGEMM: half the bytes that every token reads.
+
+    Weights of a 16-bit checkpoint are not changed by it, but for bfloat16's below 1e-7.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, block: int = _BLOCK) -> None:
+        super().__init__()
+        # By blocks of outputs: packing a whole vocabulary at once takes memory twice, and thrice the time.
+        weights = weight.chunk(-(-weight.numel() // block))
+        biases = (
+            [None] * len(weights)
+            if bias is None
+            else bias.split_with_sizes([len(block) for block in weights])
+        )
+        pack = torch.ops.quantized.linear_prepack_fp16
+        self._blocks = [pack(block.float(), part) for block, part in zip(weights, biases, strict=True)]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        product = torch.ops.quantized.linear_dynamic_fp16
+        outputs: list[Tensor] = [product(rows, block) for block in self._blocks]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Makes linear layers that compute in `dtype`, each from one or several of transformers'."""
+
+    dtype: torch.dtype
+    weights: str  # the form that they are kept in
+    make: MakeLayer | None  # None: ordinary layers stay as they are
+
+    def linear(self, *layers: nn.Module) -> nn.Module:
+        """One layer whose outputs are those of `layers` over the same rows, end to end."""
+        weight = _joined([_weight(layer) for layer in layers])
+        biases = [layer.bias for layer in layers]
+        bias = None if biases[0] is None else _joined(biases).to(self.dtype)
+        return _ordinary(weight.to(self.dtype), bias) if self.make is None else self.make(weight, bias)
+
+    def linears(self, *groups: Sequence[nn.Module]) -> list[nn.Module]:
+        """One layer for each group, made side by side: bringing weights into float16 takes one core long."""
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            return list(threads.map(lambda layers: self.linear(*layers), groups))
+
+
+def packer(
+    device: torch.device, stored: torch.dtype, dtype: torch.dtype, quantization: Quantization = "none"
+) -> Packer:
+    """What this device computes `dtype` fastest with, of weights that were `stored` so.
+
+    Where it has no 8-bit layers it says so and does without.
+    """
+    is_cpu = device.type == "cpu"
+    if quantization == "int8":
+        if is_cpu and (make_int8 := int8_layer(dtype)) is not None:
+            return Packer(dtype, "int8", make_int8)
+        _log.warning("int8 layers are not available on this device: the model is served unquantised")
+    if is_cpu and dtype == torch.float32 and stored.itemsize < dtype.itemsize and _has_half_products():
+        return Packer(dtype, "float16", HalfLinear)
+    is_packed = is_cpu and (
+        computes_in_bfloat16() if dtype == torch.bfloat16 else dtype == torch.float32 and _has_onednn()
+    )
+    make = partial(PackedLinear, dtype=dtype) if is_packed else None
+    return Packer(dtype, str(dtype).removeprefix("torch."), make)
+
+
+def computes_in_bfloat16(operators: Any = torch.ops.mkldnn) -> bool:  # torch fills it at run time
+    """Whether this processor does, by oneDNN, which torch's builds for Apple's have not."""
+    if not _has_onednn(operators) or not hasattr(operators, "_is_mkldnn_bf16_supported"):
+        return False
+    return bool(operators._is_mkldnn_bf16_supported())
+
+
+@torch.inference_mode()
+def _has_half_products() -> bool:
+    """Whether torch was built with FBGEMM for this processor."""
+    try:
+        return bool(HalfLinear(torch.ones(8, 8), None)(torch.ones(1, 8)).eq(8).all())
+    except (RuntimeError, AttributeError):  # no such operator in this build, or no engine for it
+        return False
+
+
+def _has_onednn(operators: Any = torch.ops.mkldnn) -> bool:
+    is_there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(is_there) and hasattr(operators, "_reorder_linear_weight")
+
+
 class JointLinear:
     """Several layers over the same rows as one product, computed when the first of them is asked."""
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        weight = torch.cat(tuple(layer.weight for layer in layers))
-        biases = [layer.bias for layer in layers]
-        self._linear = PackedLinear(weight, None if biases[0] is None else torch.cat(tuple(biases)))
-        self._sizes = [layer.out_features for layer in layers]
+    def __init__(self, linear: nn.Module, sizes: Sequence[int]) -> None:
+        self._linear = linear
+        self._sizes = list(sizes)
         self._rows: Tensor | None = None
         self._outputs: tuple[Tensor, ...] = ()
 
@@ -61,45 +159,53 @@ class LinearShare(nn.Module):
         return self._joint.output(self._index, rows)
 
 
-def pack(model: PreTrainedModel) -> None:
-    """Replace every linear layer of a bfloat16 model on a CPU that computes in it; otherwise do nothing."""
-    if not is_packable(model):
-        return
+def pack(model: PreTrainedModel, packer: Packer) -> None:
+    """Replace every linear layer, one after the other, so that little is held twice."""
     for parent in list(model.modules()):
-        for names in _SIBLINGS:
-            _join(parent, names)
-        for name, child in parent.named_children():
-            packed = _packed(child)
-            if packed is not None:
-                setattr(parent, name, packed)
+        pack_children(parent, packer)
 
 
-def is_packable(model: PreTrainedModel) -> bool:
-    return model.device.type == "cpu" and model.dtype == torch.bfloat16 and computes_in_bfloat16()
+def pack_children(parent: nn.Module, packer: Packer) -> None:
+    """The same for the layers that are a module's own."""
+    if packer.make is None:
+        return
+    for names in _SIBLINGS:
+        _join(parent, names, packer)
+    for name, child in parent.named_children():
+        # Exact types: a subclass may compute something else. What a 16-bit model keeps in more stays.
+        if type(child) in (nn.Linear, Conv1D) and _is_narrower(child, packer.dtype):
+            setattr(parent, name, packer.linear(child))
 
 
-def computes_in_bfloat16(operators: Any = torch.ops.mkldnn) -> bool:  # torch fills it at run time
-    """Whether this processor does, by oneDNN, which torch's builds for Apple's have not."""
-    is_there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not is_there or not hasattr(operators, "_is_mkldnn_bf16_supported"):
-        return False
-    return bool(operators._is_mkldnn_bf16_supported())
-
-
-def _join(parent: nn.Module, names: Sequence[str]) -> None:
+def _join(parent: nn.Module, names: Sequence[str], packer: Packer) -> None:
     layers = [layer for name in names if type(layer := getattr(parent, name, None)) is nn.Linear]
     has_bias = {layer.bias is not None for layer in layers}
     if len(layers) < len(names) or len(has_bias) > 1 or len({layer.in_features for layer in layers}) > 1:
         return
-    joint = JointLinear(layers)
+    joint = JointLinear(packer.linear(*layers), [layer.out_features for layer in layers])
     for index, name in enumerate(names):
         setattr(parent, name, LinearShare(joint, index))
 
 
-def _packed(layer: nn.Module) -> PackedLinear | None:
-    # Exact types: a subclass may compute something else.
-    if type(layer) is nn.Linear:
-        return PackedLinear(layer.weight, layer.bias)
-    if type(layer) is Conv1D:  # GPT-2's, with the weight transposed
-        return PackedLinear(layer.weight.t(), layer.bias)
-    return None
+def _is_narrower(layer: nn.Module, dtype: torch.dtype) -> bool:
+    weight: Any = layer.weight  # both kinds have one
+    return bool(weight.element_size() <= dtype.itemsize)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """`[outputs, inputs]`; GPT-2's Conv1D has it transposed."""
+    weight: Any = layer.weight  # both kinds have one
+    detached: Tensor = weight.detach()
+    return detached.t() if type(layer) is Conv1D else detached
+
+
+def _joined(tensors: Sequence[Any]) -> Tensor:  # parameters of modules, which have no type of their own
+    return torch.cat([tensor.detach() for tensor in tensors]) if len(tensors) > 1 else tensors[0].detach()
+
+
+def _ordinary(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer

@@ -33,6 +33,7 @@ ReportFraction = Callable[[float], None]
 
 _TEMPLATE_FOLDER = "additional_chat_templates"  # the one folder within a model's that is read
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     context_length: int  # tokens
+    dtype: torch.dtype = torch.float32  # to compute in; weights of fewer bits are as they are stored
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -61,10 +63,10 @@ def load(spec: WorkerSpec, report: ReportFraction) -> LoadedModel:
     config = _config(folder)
     dtype = pick_dtype(spec.dtype, device, config)
     with _weights_progress(report):
-        model = _model(folder, config, dtype)
+        model = _model(folder, config, _loaded_dtype(config, dtype, device))
     tokenizer = _tokenizer(folder)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
-    return LoadedModel(model, tokenizer, _context_length(config, spec.context_length))
+    return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
 
 
 def refuse_unsafe(folder: Path) -> None:
@@ -145,9 +147,18 @@ def pick_dtype(name: str, device: torch.device, config: PreTrainedConfig) -> tor
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    stored = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     is_fast = device.type == "mps" or computes_in_bfloat16()
-    return torch.bfloat16 if is_fast and stored in (torch.bfloat16, torch.float16) else torch.float32
+    return torch.bfloat16 if is_fast and _stored_dtype(config) in _HALVES else torch.float32
+
+
+def _stored_dtype(config: PreTrainedConfig) -> torch.dtype | None:
+    return getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+
+
+def _loaded_dtype(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """On the CPU 16-bit weights stay mapped files until each layer takes the form that it computes in."""
+    stored = _stored_dtype(config)
+    return stored if device.type == "cpu" and dtype == torch.float32 and stored in _HALVES else dtype
 
 
 def _config(folder: Path) -> PreTrainedConfig:

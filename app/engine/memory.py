@@ -1,5 +1,7 @@
 """Owns what this process may and does use of the machine's memory, in bytes."""
 
+import contextlib
+import ctypes
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
@@ -27,6 +29,12 @@ def used_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
+
+
+def give_back() -> None:
+    """Return to the system what loading used and freed; where the C library cannot, nothing happens."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cgroup_free(root: Path) -> list[int]:

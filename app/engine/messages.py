@@ -9,6 +9,7 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Role = Literal["system", "user", "assistant"]
+Quantization = Literal["none", "int8"]
 Stage = Literal["import", "load", "check", "warm up", "ready"]
 
 
@@ -26,6 +27,7 @@ class WorkerSpec(Record, frozen=True):
     model_name: str
     device: str = "cpu"  # cpu, cuda, mps, auto
     dtype: str = "auto"  # auto, float32, bfloat16, float16
+    quantization: Quantization = "none"
     threads: int | None = None  # None: one per core
     context_length: int | None = None  # tokens; None: the model's own window
     max_active_requests: int = 32  # sequences that decode together
@@ -97,7 +99,8 @@ class Progress(Record, frozen=True):
 class ModelInfo(Record, frozen=True):
     architecture: str
     device: str
-    dtype: str
+    dtype: str  # that it computes in
+    weights: str  # the form of its layers: float32, bfloat16, float16, int8
     parameters: int
     context_length: int  # tokens
     memory_bytes: int  # resident set of the worker, or allocated device memory

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from app.engine import attention, linear
 from app.engine.attention import Span, Step
 from app.engine.scheduler import Chunk
 
@@ -57,10 +56,3 @@ class Runner:
         )
         logits: Tensor = output.logits[0]
         return logits
-
-
-def prepare(model: PreTrainedModel) -> None:
-    """Put the model on the engine's path: packed attention, and the device's own linear layers."""
-    attention.register()
-    model.set_attn_implementation(attention.NAME)
-    linear.pack(model)

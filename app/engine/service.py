@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from app.core.errors import ModelLoadFailed
 from app.engine import memory
-from app.engine.check import check_packed_path
+from app.engine.check import PackedPath, check_packed_path
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import LoadedModel, load
 from app.engine.messages import ModelInfo, Outbound, Progress, SamplingParams, Stats, Submit, WorkerSpec
@@ -45,13 +44,14 @@ class Service:
         loaded = load(spec, lambda fraction: report(Progress("load", fraction)))
         parameters = loaded.model.num_parameters()  # counted before layers are packed into other forms
         report(Progress("check", 0.0))
-        bytes_per_token = check_packed_path(loaded.model)
+        path = check_packed_path(loaded.model, loaded.dtype, spec.quantization)
         report(Progress("check", 1.0))
-        engine = _engine(spec, loaded, bytes_per_token)
+        engine = _engine(spec, loaded, path.bytes_per_token)
+        memory.give_back()
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
         report(Progress("warm up", 1.0))
-        info = _info(loaded.model, parameters, engine.limits, time.monotonic() - began)
+        info = _info(loaded, path, parameters, engine.limits, time.monotonic() - began)
         return cls(engine, info, loaded.model.device)
 
     def stats(self) -> Stats:
@@ -133,14 +133,18 @@ def _fastest_step_s(engine: Engine) -> float:
     return fastest
 
 
-def _info(model: PreTrainedModel, parameters: int, limits: EngineLimits, load_seconds: float) -> ModelInfo:
+def _info(
+    loaded: LoadedModel, path: PackedPath, parameters: int, limits: EngineLimits, load_seconds: float
+) -> ModelInfo:
+    device = loaded.model.device
     return ModelInfo(
-        architecture=type(model).__name__,
-        device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
+        architecture=type(loaded.model).__name__,
+        device=str(device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        weights=path.weights,
         parameters=parameters,
         context_length=limits.context_length,
-        memory_bytes=memory.used_bytes(model.device),
+        memory_bytes=memory.used_bytes(device),
         kv_cache_bytes=limits.kv_cache_bytes,
         load_seconds=load_seconds,
     )

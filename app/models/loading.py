@@ -141,6 +141,7 @@ async def start_worker(
         model_name=profile.name,
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         threads=settings.threads,
         context_length=profile.context_length,
         max_active_requests=settings.max_active_requests,

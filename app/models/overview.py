@@ -108,6 +108,7 @@ def _facts(loaded: LoadedModel) -> dict[str, str | int | float]:
         "architecture": info.architecture,
         "device": info.device,
         "dtype": info.dtype,
+        "weights": info.weights,
         "parameters": info.parameters,
         "memory_bytes": loaded.client.memory_bytes,
         "kv_cache_bytes": info.kv_cache_bytes,

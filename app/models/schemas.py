@@ -356,7 +356,10 @@ class ModelInfoResponse(WireModel):
     status: ModelState
     architecture: str | None = None
     device: str | None = None
-    dtype: str | None = None
+    dtype: str | None = Field(None, description="What it computes in.")
+    weights: str | None = Field(
+        None, description="The form of its layers' weights: float32, float16, bfloat16 or int8."
+    )
     parameters: int | None = None
     memory_bytes: int | None = None
     kv_cache_bytes: int | None = None

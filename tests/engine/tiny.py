@@ -111,7 +111,7 @@ class TinyModel:
             config, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         packed = copy.deepcopy(reference)
-        return cls(reference, packed, tokenizer, check_packed_path(packed))
+        return cls(reference, packed, tokenizer, check_packed_path(packed).bytes_per_token)
 
     def engine(
         self,

@@ -1,0 +1,120 @@
+"""Owns linear layers with 8-bit weights: a quarter of float32's bytes, half of bfloat16's.
+
+Weights are rounded once, per output channel; which product is fast with them depends on the processor.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+_LARGEST = 127
+_ZERO = 128  # of unsigned activations
+_FEW_ROWS = 10  # beyond them, widening the weights again costs less than a product per row
+_BLOCK = 2**23  # weights that are widened at a time
+_SMALLEST_SCALE = 1e-12  # of a row or channel of zeros
+
+MakeLayer = Callable[[Tensor, Tensor | None], nn.Module]
+
+
+def int8_layer(dtype: torch.dtype) -> MakeLayer | None:
+    """The kind of layer for this processor, for rows of `dtype`; None where torch has no such product."""
+    kinds = (DynamicInt8Linear, WeightInt8Linear) if has_int8_products() else (WeightInt8Linear,)
+    return next((partial(kind, dtype=dtype) for kind in kinds if _works(kind)), None)
+
+
+class DynamicInt8Linear(nn.Module):
+    """Products of integers by oneDNN; each row of activations is rounded as it comes."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        scales = _scales(weight)
+        self._packed = torch.ops.onednn.qlinear_prepack(_rounded(weight, scales), None)
+        self._scales = scales.squeeze(1)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._bias = bias
+        self._dtype = dtype
+
+    def forward(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(-1, rows.shape[-1]).float()
+        scale = flat.abs().amax(-1, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
+        integers = (flat / scale).round_().add_(_ZERO).to(torch.uint8)
+        output = torch.ops.onednn.qlinear_pointwise(
+            integers,
+            1.0,
+            _ZERO,
+            self._packed,
+            self._scales,
+            self._zeros,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+        return _shaped(output.mul_(scale), rows, self._bias, self._dtype)
+
+
+class WeightInt8Linear(nn.Module):
+    """Integers are widened within the product: for processors without products of integers."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._scales = _scales(weight).bfloat16()
+        self._weight = _rounded(weight, self._scales.float())
+        self._bias = bias
+        self._dtype = dtype
+
+    def forward(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(-1, rows.shape[-1]).bfloat16()
+        output = self._product(flat) if len(flat) <= _FEW_ROWS else self._widened_product(flat.float())
+        return _shaped(output, rows, self._bias, self._dtype)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(rows, self._weight, self._scales.squeeze(1))
+
+    def _widened_product(self, rows: Tensor) -> Tensor:
+        count = -(-self._weight.numel() // _BLOCK)
+        blocks = [rows @ block.float().t() for block in self._weight.chunk(count)]
+        return torch.cat(blocks, dim=-1) * self._scales.float().squeeze(1)
+
+
+def _scales(weight: Tensor) -> Tensor:
+    """`[outputs, 1]`, float32: of one step of each channel."""
+    return weight.float().abs().amax(1, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
+
+
+def _rounded(weight: Tensor, scales: Tensor) -> Tensor:
+    return (weight.float() / scales).round_().clamp_(-_LARGEST, _LARGEST).to(torch.int8).contiguous()
+
+
+def _shaped(output: Tensor, rows: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    output = output.to(dtype).view(*rows.shape[:-1], output.shape[-1])
+    return output if bias is None else output + bias
+
+
+def has_int8_products() -> bool:
+    """Whether the processor multiplies 8-bit integers into 32 bits; others overflow on the way."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+@torch.inference_mode()
+def _works(kind: Callable[[Tensor, Tensor | None, torch.dtype], nn.Module]) -> bool:
+    """Whether torch has the product here and it computes what it should, for few rows and for many."""
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 32, generator=random)
+    rows = torch.randn(2 * _FEW_ROWS, 32, generator=random)
+    expected = rows @ weight.t()
+    try:
+        layer = kind(weight, None, torch.float32)
+        return all(_is_near(layer(rows[:n]), expected[:n]) for n in (1, len(rows)))
+    except (RuntimeError, AttributeError):  # no such operator in this torch, or none for this processor
+        return False
+
+
+def _is_near(output: Tensor, expected: Tensor) -> bool:
+    return bool((output - expected).norm() < 0.05 * expected.norm())
