@@ -28,6 +28,10 @@ class Span:
     start: int
 
     @property
+    def rows(self) -> int:
+        return self.end - self.begin
+
+    @property
     def stop(self) -> int:
         """Position after the span's last token: the history that its last token sees."""
         return self.start + self.end - self.begin
@@ -66,11 +70,19 @@ def attend(
     Raises ModelRefused where the architecture asks for something that would be computed wrongly.
     """
     _refuse_unknown(attention_mask, others)
+    if key.shape != value.shape:
+        raise ModelRefused(
+            "this architecture's keys and values differ in size, which the engine does not store"
+        )
     layer = int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
     step.layers.append(layer)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads = _Heads(layer, scale, sliding_window, softcap)
-    rows = [_attend_span(heads, step, span, query, key, value) for span in step.spans]
+    # Each call of torch costs as much as the attention of one row, so all spans are cut at once.
+    counts = [span.rows for span in step.spans]
+    queries = query.split_with_sizes(counts, dim=2)
+    pairs = torch.stack((key, value)).split_with_sizes(counts, dim=3)
+    rows = [_attend_span(heads, step, *each) for each in zip(step.spans, queries, pairs, strict=True)]
     return (rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)), None
 
 
@@ -96,18 +108,14 @@ def _refuse_unknown(attention_mask: Tensor | None, others: dict[str, Any]) -> No
         )
 
 
-def _attend_span(heads: _Heads, step: Step, span: Span, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _attend_span(heads: _Heads, step: Step, span: Span, query: Tensor, pairs: Tensor) -> Tensor:
     """Output `[1, rows of the span, heads, dim]`."""
-    rows = span.end - span.begin
-    keys, values = span.slot.write(
-        heads.layer, span.start, key.narrow(2, span.begin, rows), value.narrow(2, span.begin, rows)
-    )
+    whole = span.slot.write(heads.layer, span.start, pairs)
     first = 0 if heads.window is None else max(0, span.start - heads.window + 1)
-    keys, values = keys.narrow(2, first, span.stop - first), values.narrow(2, first, span.stop - first)
-    own = query.narrow(2, span.begin, rows)
-    if rows == 1:
-        return _attend_one(heads, own, keys, values)
-    return _attend_many(heads, step, span, own, keys, values)
+    keys, values = whole.narrow(3, first, span.stop - first).unbind(0)
+    if span.rows == 1:
+        return _attend_one(heads, query, keys, values)
+    return _attend_many(heads, step, span, query, keys, values)
 
 
 def _attend_one(heads: _Heads, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -20,46 +20,40 @@ Ids = NDArray[np.int64]
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """Keys and values of one sequence, per layer `[1, kv_heads, capacity, dim]`, made when first written."""
+    """Keys and values of one sequence, per layer `[2, 1, kv_heads, capacity, dim]`, made as they come."""
 
     capacity: int
     scope: str = ""
     ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))  # what is, or will first be, written
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
+    layers: dict[int, Tensor] = field(default_factory=dict)
 
-    def write(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `[1, kv_heads, rows, dim]` from position `start` on; returns the layer's whole tensors."""
-        if layer not in self.keys:
-            self.keys[layer] = key.new_empty((*key.shape[:2], self.capacity, key.shape[3]))
-            self.values[layer] = value.new_empty((*value.shape[:2], self.capacity, value.shape[3]))
-        keys, values = self.keys[layer], self.values[layer]
-        rows = key.shape[2]
-        keys.narrow(2, start, rows).copy_(key)
-        values.narrow(2, start, rows).copy_(value)
-        return keys, values
+    def write(self, layer: int, start: int, pairs: Tensor) -> Tensor:
+        """Store `[2, 1, kv_heads, rows, dim]` from position `start` on; returns the layer's whole tensor."""
+        if layer not in self.layers:
+            self.layers[layer] = pairs.new_empty((*pairs.shape[:3], self.capacity, pairs.shape[4]))
+        whole = self.layers[layer]
+        whole.narrow(3, start, pairs.shape[3]).copy_(pairs)
+        return whole
 
     def copy(self, length: int, capacity: int) -> "Slot":
         """A slot of its own with the first `length` positions of this one."""
         twin = Slot(capacity, self.scope, self.ids[:length])
-        twin.keys = {layer: _resized(tensor, length, capacity) for layer, tensor in self.keys.items()}
-        twin.values = {layer: _resized(tensor, length, capacity) for layer, tensor in self.values.items()}
+        twin.layers = {layer: _resized(tensor, length, capacity) for layer, tensor in self.layers.items()}
         return twin
 
     def resize(self, length: int, capacity: int) -> None:
         """Keep the first `length` positions in another capacity; layer by layer, so little is held twice."""
-        for tensors in (self.keys, self.values):
-            for layer in tensors:
-                tensors[layer] = _resized(tensors[layer], length, capacity)
+        for layer, tensor in self.layers.items():
+            self.layers[layer] = _resized(tensor, length, capacity)
         self.capacity = capacity  # once every layer has it: the device may run out of memory on the way
 
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensors in (self.keys, self.values) for tensor in tensors.values())
+        return sum(tensor.nbytes for tensor in self.layers.values())
 
 
 def _resized(tensor: Tensor, length: int, capacity: int) -> Tensor:
-    wider = tensor.new_empty((*tensor.shape[:2], capacity, tensor.shape[3]))
-    wider.narrow(2, 0, length).copy_(tensor.narrow(2, 0, length))
+    wider = tensor.new_empty((*tensor.shape[:3], capacity, tensor.shape[4]))
+    wider.narrow(3, 0, length).copy_(tensor.narrow(3, 0, length))
     return wider
 
 

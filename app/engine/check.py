@@ -123,7 +123,7 @@ def _refuse_layer_types(model: PreTrainedModel) -> None:
 
 def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
     layers = model.config.get_text_config().num_hidden_layers
-    if sorted(slot.keys) != list(range(layers)):
+    if sorted(slot.layers) != list(range(layers)):
         raise ModelRefused(
             f"{type(model).__name__} has layers that do not use transformers' attention interface",
             hint="Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others do.",

@@ -21,7 +21,7 @@ def key_of(ids: list[int]) -> torch.Tensor:
 def compute(sequence: Sequence) -> None:
     """Stand in for the model: write what is pending."""
     pending = sequence.ids[sequence.computed :]
-    sequence.slot.write(0, sequence.computed, key_of(pending), -key_of(pending))
+    sequence.slot.write(0, sequence.computed, torch.stack((key_of(pending), -key_of(pending))))
     sequence.computed = len(sequence.ids)
 
 
@@ -35,9 +35,9 @@ def admit(cache: KVCache, name: str, ids: list[int], scope: str = "") -> Sequenc
 def serve(cache: KVCache, name: str, ids: list[int], scope: str = "") -> int:
     """A request from admission to end; the number of its cached ids."""
     sequence = admit(cache, name, ids, scope)
-    keys = sequence.slot.keys[0]
+    keys, values = sequence.slot.layers[0]
     assert keys[0, 0, : len(ids), 0].tolist() == ids, "the slot holds other keys than its ids say"
-    assert torch.equal(sequence.slot.values[0][:, :, : len(ids)], -keys[:, :, : len(ids)])
+    assert torch.equal(values[:, :, : len(ids)], -keys[:, :, : len(ids)])
     cache.release(sequence)
     cache.check_integrity()
     return sequence.cached or 0
@@ -71,7 +71,7 @@ def test_attach_copies_from_a_running_sequence() -> None:
     cache = make_cache()
     running = admit(cache, "running", [*range(80)])
     assert serve(cache, "beside", [*range(60), 5]) == 60
-    assert running.slot.keys[0][0, 0, :80, 0].tolist() == [*range(80)]
+    assert running.slot.layers[0][0][0, 0, :80, 0].tolist() == [*range(80)]
     cache.release(running)
     cache.check_integrity()
 
@@ -112,7 +112,7 @@ def test_extend_grows_with_the_sequence_and_keeps_its_keys() -> None:
         sequence.ids.append(number)
         assert cache.extend(sequence)
         compute(sequence)
-    assert sequence.slot.keys[0][0, 0, :401, 0].tolist() == sequence.ids
+    assert sequence.slot.layers[0][0][0, 0, :401, 0].tolist() == sequence.ids
     assert sequence.slot.capacity <= 512
     cache.check_integrity()
 

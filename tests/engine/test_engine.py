@@ -193,8 +193,8 @@ class Exhausted(TorchDispatchMode):
         self.left = times
 
     def __torch_dispatch__(self, function: object, types: object, args: tuple = (), kwargs: object = None):
-        is_slot = function is torch.ops.aten.new_empty.default and len(args[1]) == 4
-        if is_slot and self.left and args[1][2] > self._longest:
+        is_slot = function is torch.ops.aten.new_empty.default and len(args[1]) == 5
+        if is_slot and self.left and args[1][3] > self._longest:
             self.left -= 1
             raise torch.OutOfMemoryError("no memory is left")
         return function(*args, **(kwargs or {}))
