@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cache=options.cache / ("small" if options.quick else "full"),
         console=Console(stderr=True, log_path=False),
         only=tuple(options.only or LOADS),
+        quantization=options.quantization,
         python=options.transformers_serve,
         llama=options.llama_server,
         ggufs=dict(options.gguf),
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES, help="which; all if left out")
     parser.add_argument("--only", action="append", choices=LOADS, help="this load; may be given again")
     parser.add_argument("--tokens", type=_count, help="tokens of a single reply")
+    parser.add_argument("--quantization", choices=("none", "int8"), default="none", help="of our own weights")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="where the figures go")
     parser.add_argument("--cache", type=Path, default=_CACHE, help="where the made models are kept")
     parser.add_argument(

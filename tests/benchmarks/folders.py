@@ -51,6 +51,10 @@ def bytes_per_token(folder: Path, item_bytes: int) -> int:
     return sum(size for name, size in sizes.items() if not name.endswith(looked_up)) * item_bytes
 
 
+def weights_count(folder: Path) -> int:
+    return sum(size for _, size in _sizes(folder))
+
+
 def weights_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 

@@ -1,11 +1,14 @@
 """Owns what is said of the machine: its description, and how fast it reads memory."""
 
+import contextlib
 import os
 import platform
+import threading
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import psutil
 import torch
@@ -13,6 +16,7 @@ import torch
 from app import __version__
 
 _READ_BYTES = 2**30
+_LOOK_EVERY_S = 0.02
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _PACKAGES = ("torch", "transformers", "tokenizers", "uvicorn", "fastapi")
 
@@ -38,13 +42,42 @@ def bandwidth(repetitions: int) -> float:
     return max(_READ_BYTES / _sum_s(numbers) for _ in range(repetitions))
 
 
-def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had resident; where the system does not tell, what it has now."""
-    status = Path(f"/proc/{pid}/status")
-    if status.is_file():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024
-    return int(psutil.Process(pid).memory_info().rss)
+class PeakMemory:
+    """The most memory of their own that the processes started within the block have had at a time, in bytes.
+
+    Mapped files, such as weights on their way in, are the system's cache: it takes them back as it likes.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._others = {child.pid for child in psutil.Process().children(recursive=True)}
+        self._is_over = threading.Event()
+        self._watch = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._is_over.wait(_LOOK_EVERY_S):
+            children = psutil.Process().children(recursive=True)
+            self.bytes = max(self.bytes, sum(_own_bytes(c) for c in children if c.pid not in self._others))
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    """Where the system does not tell mapped files apart, all that is resident."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        with contextlib.suppress(psutil.Error):
+            return int(process.memory_info().rss)
+        return 0
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return int(fields.get("RssAnon", "0 kB").split()[0]) * 1024
 
 
 def _sum_s(numbers: torch.Tensor) -> float:

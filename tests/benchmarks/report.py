@@ -65,6 +65,7 @@ class ModelReport:
     bandwidth: float  # bytes per second
     limit: float | None = None  # tokens per second of one sequence; None: the weights fit the caches
     load_seconds: float = 0.0
+    weights: str = ""  # the form of the layers' weights
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, target: str, figures: dict[str, float]) -> None:
@@ -122,7 +123,7 @@ class Report:
         return f"{machine['cpu']}, {machine['cores']} cores"
 
     def _remarks(self) -> list[str]:
-        read = [f"{model.name} {model.bandwidth / 1e9:.1f} GB/s" for model in self.models]
+        read = [f"{model.name} in {model.weights} {model.bandwidth / 1e9:.1f} GB/s" for model in self.models]
         limits = (
             "In brackets: share of the limit, which is the memory's speed over the weights that a token reads"
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 from rich.console import Console
 
 from app.core.errors import DomainError
+from app.engine.messages import Quantization
 from tests.benchmarks import folders, loads, machine, peers, shapes, starts, targets
 from tests.benchmarks.loads import Figures
 from tests.benchmarks.peers import Peer
@@ -19,7 +21,7 @@ from tests.benchmarks.subjects import Subject, subject
 from tests.benchmarks.targets import EngineTarget, PeerTarget, ServerTarget, Target
 
 LOADS = ("single", "users", "turns", "long", "start", "switch", "memory")
-_ITEM_BYTES = {"float32": 4}  # of weights as they are computed with; 2 otherwise
+_ITEM_BYTES = {"float32": 4, "int8": 1}  # of the layers' weights; 2 otherwise
 _READS = 5  # of memory, before the engine's loads and after them
 _HTTP = ServerTarget.name
 
@@ -34,6 +36,7 @@ class Benchmark:
     cache: Path
     console: Console
     only: tuple[str, ...] = LOADS
+    quantization: Quantization = "none"  # of this project's engine and server
     python: Path | None = None  # of an environment with transformers[serving]
     llama: Path | None = None  # the binary of llama-server
     ggufs: dict[str, Path] = field(default_factory=dict)  # by model
@@ -57,7 +60,7 @@ class Benchmark:
             for batches in (False, True):
                 yield peers.transformers_serve(self.python, asked.folder, batches=batches)
         if self.llama is not None and asked.name in self.ggufs:
-            tokens = self.plan.history_tokens + self.plan.long_tokens
+            tokens = min(self.plan.history_tokens + self.plan.long_tokens, asked.context_length)
             slots = max(self.plan.users)
             yield peers.llama_server(self.llama, self.ggufs[asked.name], slots=slots, slot_tokens=tokens)
 
@@ -92,23 +95,28 @@ class ModelRun:
 
     async def _engine(self) -> None:
         asked = self._subject
-        starting = targets.engine(asked.name, asked.folder, asked.source, asked.context_length)
-        async with starting as target:
+        async with AsyncExitStack() as stack:
+            with machine.PeakMemory() as peak:
+                starting = targets.engine(asked, self._benchmark.quantization)
+                target = await stack.enter_async_context(starting)
             info = target.client.info
-            self._model.load_seconds = info.load_seconds
-            await self._note(target.name, "memory", partial(self._memory, target))
+            self._model.load_seconds, self._model.weights = info.load_seconds, info.weights
+            item_bytes = _ITEM_BYTES.get(info.weights, 2)
+            await self._note(target.name, "memory", partial(self._memory, peak.bytes, item_bytes))
             await self._all_loads(target)
         self._model.bandwidth = max(self._model.bandwidth, machine.bandwidth(_READS))
-        self._model.limit = asked.limit(self._model.bandwidth, _ITEM_BYTES.get(info.dtype, 2))
+        self._model.limit = asked.limit(self._model.bandwidth, item_bytes)
 
-    async def _memory(self, target: EngineTarget) -> Figures:
-        peak = machine.peak_bytes(target.client.pid)
-        return {"memory.peak": peak, "memory.beyond": peak - self._model.weights_bytes}
+    async def _memory(self, peak: int, item_bytes: int) -> Figures:
+        weights = folders.weights_count(self._subject.folder) * item_bytes
+        return {"memory.peak": peak, "memory.beyond": peak - weights}
 
     async def _server(self) -> None:
         """Starts with the partner, switches to the model, and measures it there."""
         name = self._subject.name
-        with starts.server(self._benchmark.cache, shapes.PARTNER.name) as running:
+        with starts.server(
+            self._benchmark.cache, shapes.PARTNER.name, self._benchmark.quantization
+        ) as running:
             running.wait_until_ready()
             await self._note(_HTTP, "switch", partial(self._switch, partial(starts.switch, running, name)))
             running.post("/api/v1/chat/switch-model", model_name=name)
@@ -119,7 +127,9 @@ class ModelRun:
         return await asyncio.to_thread(switch)
 
     async def _cold_start(self) -> Figures:
-        return await asyncio.to_thread(starts.cold_start, self._benchmark.cache, self._subject.name)
+        benchmark = self._benchmark
+        start = partial(starts.cold_start, benchmark.cache, self._subject.name, benchmark.quantization)
+        return await asyncio.to_thread(start)
 
     def _compare(self) -> None:
         """How much of the engine's pace a client sees."""

@@ -16,13 +16,14 @@ _BACK_AND_FORTH = 3
 
 
 @contextmanager
-def server(cache: Path, model_name: str) -> Iterator[RunningServer]:
+def server(cache: Path, model_name: str, quantization: str) -> Iterator[RunningServer]:
     """`python -m app` with the made models."""
     settings = {
         "LLM_MODEL_NAME": model_name,
         "LLM_MODEL_CACHE_DIR": str(cache.resolve()),
         "LLM_MAX_ACTIVE_REQUESTS": str(ACTIVE_REQUESTS),
         "LLM_REQUEST_TIMEOUT": "600",
+        "LLM_QUANTIZATION": quantization,
         "LLM_LOG_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1",
     }
@@ -30,10 +31,10 @@ def server(cache: Path, model_name: str) -> Iterator[RunningServer]:
         yield running
 
 
-def cold_start(cache: Path, model_name: str) -> Figures:
+def cold_start(cache: Path, model_name: str, quantization: str) -> Figures:
     """Seconds from the start of the process. The model's files are warm: they were read before."""
     began = time.monotonic()
-    with server(cache, model_name) as running:
+    with server(cache, model_name, quantization) as running:
         health_s = time.monotonic() - began
         running.wait_until_ready()
         ready_s = time.monotonic() - began

@@ -6,15 +6,22 @@ All answer greedily, and all are asked by the same loads.
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 from httpx_sse import aconnect_sse
 
-from app.core.catalogue import Source
 from app.engine.client import EngineClient
-from app.engine.messages import Accepted, ChatMessage, Delta, Finished, SamplingParams, WorkerSpec
+from app.engine.messages import (
+    Accepted,
+    ChatMessage,
+    Delta,
+    Finished,
+    Quantization,
+    SamplingParams,
+    WorkerSpec,
+)
+from tests.benchmarks.subjects import Subject
 from tests.benchmarks.traces import Trace
 
 ACTIVE_REQUESTS = 32  # that may decode together, everywhere
@@ -70,14 +77,15 @@ class EngineTarget:
 
 
 @asynccontextmanager
-async def engine(name: str, folder: Path, source: Source, context_length: int) -> AsyncIterator[EngineTarget]:
+async def engine(asked: Subject, quantization: Quantization) -> AsyncIterator[EngineTarget]:
     spec = WorkerSpec(
-        model_path=str(folder),
-        model_name=name,
-        context_length=context_length,
+        model_path=str(asked.folder),
+        model_name=asked.name,
+        quantization=quantization,
+        context_length=asked.context_length,
         max_active_requests=ACTIVE_REQUESTS,
-        chat_template=source.chat_template,
-        stop=source.stop,
+        chat_template=asked.source.chat_template,
+        stop=asked.source.stop,
     )
     client = await EngineClient.start(spec)
     try:
