@@ -212,6 +212,7 @@ class EngineClient:
             return
         if isinstance(outcome, DomainError):
             self._ready.set_exception(outcome)
+            self._ready.exception()  # whoever waited may have given up: asyncio need not complain
         else:
             self._ready.set_result(outcome)
 

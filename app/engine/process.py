@@ -96,7 +96,9 @@ class WorkerProcess:
     def describe_end(self) -> str:
         """`signal 9` or `exit status 1`."""
         code = self._process.returncode
-        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        if code is None:
+            return "given up by the server"
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 class _Link:
