@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
@@ -21,7 +21,7 @@ from starlette.types import Scope
 from app import __version__
 from app.api import docs, endpoints, status
 from app.api.body import BodyGuard
-from app.api.dependencies import Services
+from app.api.dependencies import Services, refuse_unread
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
 from app.core.catalogue import CATALOGUE, ModelProfile, find_profile
@@ -112,12 +112,15 @@ def _check(settings: Settings) -> Callable[[Scope], None]:
 
 
 def _add_routes(app: FastAPI, has_key: bool) -> None:
+    strict = Depends(refuse_unread)
     app.include_router(
-        endpoints.router, dependencies=docs.key_fields(has_key), responses=docs.key_refusal(has_key)
+        endpoints.router,
+        dependencies=[strict, *docs.key_fields(has_key)],
+        responses=docs.key_refusal(has_key),
     )
-    app.include_router(status.health_router, prefix="/api/v1")
-    app.include_router(status.health_router, include_in_schema=False)
-    app.include_router(status.index_router)
+    app.include_router(status.health_router, prefix="/api/v1", dependencies=[strict])
+    app.include_router(status.health_router, include_in_schema=False, dependencies=[strict])
+    app.include_router(status.index_router, dependencies=[strict])
     docs.add_docs_page(app)
 
 

@@ -88,6 +88,13 @@ def test_media_type_may_have_parameters(client: httpx.Client) -> None:
     assert client.post(CHAT, content=b'{"message": "hi"}', headers=headers).status_code == 200
 
 
+def test_other_character_sets_are_refused(client: httpx.Client, scripted: Scripted) -> None:
+    headers = {"Content-Type": "application/json; charset=utf-16"}
+    reply = client.post(CHAT, content=b'{"message": "hi"}', headers=headers)
+    assert reply.status_code == 415 and "charset" in reply.json()["error"]["message"]
+    assert scripted.calls == []
+
+
 def test_encoded_body_is_refused(client: httpx.Client) -> None:
     reply = client.post(CHAT, content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
     assert reply.status_code == 415
