@@ -184,6 +184,14 @@ def test_a_conversation_has_a_stated_size(world: World) -> None:
     assert contents(world, kept.conversation_id)[0] == "hello"
 
 
+def test_a_system_prompt_and_a_title_count_towards_the_size(world: World) -> None:
+    with pytest.raises(ConversationFull, match="2,000 bytes"):
+        world.run(world.chats.new(NewChatRequest(system_prompt="x" * 1_900, title="y" * 101)))
+    kept = world.chat("hello")
+    with pytest.raises(ConversationFull, match="2,000 bytes"):
+        world.chat("hello", kept.conversation_id, system_prompt="x" * 2_000)
+
+
 def test_list_and_delete(world: World) -> None:
     reply = world.chat("find me  \n in the list")
     page = world.run(world.chats.list(limit=1, offset=0))
