@@ -123,6 +123,7 @@ class Accepted(Record, frozen=True):
     request_id: str
     prompt_tokens: int
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
+    max_tokens: int  # what the reply may have, within the window
 
 
 class Delta(Record, frozen=True):

@@ -10,7 +10,7 @@ import msgspec
 from app.core.config import Settings
 from app.engine.messages import SamplingParams
 from app.models.model_manager import ModelManager
-from app.models.reply import Reply, parameters_of, sampling_for
+from app.models.reply import Reply, sampling_for
 from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent, Usage
 
 GenerateEvent = StartEvent | DeltaEvent | GenerateResponse
@@ -85,7 +85,7 @@ def _response(
         model_name=replies[0].served.profile.name,
         model_id=replies[0].served.model_id,
         generation_time=seconds,
-        parameters=parameters_of(sampling),
+        parameters=replies[0].parameters(sampling),
         usage=Usage(
             prompt_tokens=usages[0].prompt_tokens,
             completion_tokens=sum(usage.completion_tokens for usage in usages),

@@ -10,7 +10,7 @@ from app.core.errors import ConversationFull
 from app.engine.messages import ChatMessage, SamplingParams
 from app.models.conversation import Conversation, Message, last_turns, new_id
 from app.models.model_manager import ModelManager
-from app.models.reply import Reply, parameters_of, sampling_for
+from app.models.reply import Reply, sampling_for
 from app.models.schemas import ChatResponse, DeltaEvent, SamplingFields, StartEvent
 from app.models.store import ConversationStore
 
@@ -135,5 +135,5 @@ class TurnRunner:
             usage=reply.usage(),
             timings=reply.timings(),
             omitted_messages=reply.omitted_messages,
-            parameters=parameters_of(sampling),
+            parameters=reply.parameters(sampling),
         )
