@@ -1,3 +1,6 @@
+import pytest
+
+from app.core.errors import InvalidRequest
 from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent
 from tests.engine.tiny import WINDOW
 from tests.models.conftest import World
@@ -28,3 +31,9 @@ def test_reply_says_how_many_tokens_the_window_left_to_it(world: World) -> None:
     done = world.last(world.generator.generate(request))
     assert done.parameters.max_tokens == WINDOW - done.usage.prompt_tokens
     assert world.chat("hello", max_tokens=5).parameters.max_tokens == 5
+
+
+def test_more_sequences_than_the_server_ever_admits_are_no_full_queue(world: World) -> None:
+    request = GenerateRequest(prompt="the cat", num_return_sequences=7)  # 4 run and 2 wait
+    with pytest.raises(InvalidRequest, match="num_return_sequences: .* at most 6 at once"):
+        world.collect(world.generator.generate(request))
