@@ -115,6 +115,11 @@ class EngineClient:
         return time.monotonic() - self._last_heard
 
     @property
+    def end(self) -> str:
+        """How the worker ended, where it is not alive."""
+        return self._process.describe_end()
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
