@@ -50,6 +50,8 @@ class BodyGuard:
             await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        if "content-length" in headers and "transfer-encoding" in headers:  # read in two ways by two servers
+            raise InvalidRequest("A request has Content-Length or Transfer-Encoding, not both.")
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self._too_large()

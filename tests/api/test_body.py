@@ -121,6 +121,13 @@ def test_declared_size_is_believed_before_a_byte_arrives(url: str) -> None:
     assert answer.startswith(b"HTTP/1.1 413") and b"connection: close" in answer.lower()
 
 
+def test_body_of_two_lengths_is_refused(url: str, scripted: Scripted) -> None:
+    lengths = head("Content-Length: 2", "Transfer-Encoding: chunked")
+    answer = exchange(url, lengths + b'11\r\n{"message": "hi"}\r\n0\r\n\r\n')
+    assert answer.startswith(b"HTTP/1.1 400") and b"not both" in answer
+    assert scripted.calls == []
+
+
 def test_body_longer_than_declared_is_no_second_request(url: str, scripted: Scripted) -> None:
     answer = exchange(url, head("Content-Length: 2") + b'{}{"message": "hi"}')
     assert answer.startswith(b"HTTP/1.1 422")
