@@ -10,6 +10,7 @@ import threading
 
 import uvicorn
 
+from app.api.connection import DeadlineProtocol
 from app.core.config import SettingsError, load_settings
 from app.core.logging import configure
 from app.main import create_app
@@ -32,6 +33,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         log_config=None,
+        http=DeadlineProtocol,
         timeout_graceful_shutdown=_GRACE_S,
     )
 
