@@ -6,6 +6,7 @@
 import asyncio
 import difflib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -135,7 +136,7 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
         closing = asyncio.create_task(_close(services, stopping))
         try:
             await services.models.start()
-            with _on_stop_signal(stopping.set):
+            with _on_stop_signal(stopping.set), _ending_with_parent():
                 yield
         finally:
             stopping.set()
@@ -162,6 +163,26 @@ async def _close(services: Services, stopping: asyncio.Event) -> None:
     """
     await stopping.wait()
     await services.models.close()
+
+
+@contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """`uvicorn --reload` serves from a child, which would live on when its parent is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.remove_reader(parent.sentinel)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.add_reader(parent.sentinel, end)
+    try:
+        yield
+    finally:
+        loop.remove_reader(parent.sentinel)
 
 
 @contextmanager

@@ -143,6 +143,17 @@ def test_uvicorn_finds_the_app(offline: dict[str, str]) -> None:
     assert "Traceback" not in output
 
 
+def test_server_ends_when_its_reloader_is_killed(offline: dict[str, str]) -> None:
+    command = ["-m", "uvicorn", "app.main:app", "--reload", "--reload-dir", "app/api"]
+    with process(*command, "--port", offline["LLM_PORT"], **offline) as reloader:
+        url = f"http://127.0.0.1:{offline['LLM_PORT']}"
+        until_it_answers(url)
+        reloader.kill()
+        reloader.communicate(timeout=START_S)  # until the last of its children has closed its output
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
+
+
 def test_signal_ends_an_open_stream_with_one_error_event() -> None:
     port = free_port()
     with process("-c", FAKE_SERVER, str(port)) as server, httpx.Client(trust_env=False) as client:
