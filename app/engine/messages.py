@@ -33,6 +33,7 @@ class WorkerSpec(Record, frozen=True):
     kv_cache_bytes: int | None = None  # None: a share of the memory that is free
     chat_template: str | None = None  # Jinja; used where the tokenizer brings none
     stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
+    log_level: str = "INFO"
 
 
 # API process -> worker
