@@ -253,7 +253,7 @@ class ModelManager:
                 await self._trim(keep_room_for=entry)
                 client = await start_worker(self._settings, entry.profile, weights, report)
         except ModelUnavailable as error:
-            logger.error("model not loaded: model=%s code=%s", entry.profile.name, error.code)
+            logger.warning("model not loaded: model=%s code=%s", entry.profile.name, error.code)
             entry.error = error
             raise
         except Exception as error:  # the task's root: whoever waits is told, and the log has the traceback
