@@ -247,6 +247,7 @@ class ChatResponse(WireModel):
     timings: Timings
     omitted_messages: int = Field(description="Oldest messages that were left out of the prompt.")
     parameters: Parameters
+    timestamp: datetime | None = Field(None, description="Of the reply, as the conversation keeps it.")
 
 
 class NewChatResponse(WireModel):

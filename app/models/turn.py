@@ -136,4 +136,5 @@ class TurnRunner:
             timings=reply.timings(),
             omitted_messages=reply.omitted_messages,
             parameters=reply.parameters(sampling),
+            timestamp=turn.conversation.messages[-1].timestamp,
         )

@@ -177,6 +177,12 @@ def test_a_transcript_out_of_order_is_refused(roles: list[Any], world: World) ->
         world.run(world.chats.new(NewChatRequest(messages=messages)))
 
 
+def test_a_reply_has_the_time_that_its_conversation_keeps(world: World) -> None:
+    reply = world.chat("hello")
+    history = world.run(world.chats.get(reply.conversation_id))
+    assert reply.timestamp == history.messages[-1].timestamp
+
+
 def test_a_conversation_has_a_stated_size(world: World) -> None:
     kept = world.chat("hello")
     with pytest.raises(ConversationFull, match="2,000 bytes"):
