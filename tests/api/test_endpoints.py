@@ -136,3 +136,23 @@ def test_switch_streams_its_progress(client: httpx.Client) -> None:
     reply = client.post("/api/v1/chat/switch-model", json={"model_name": "gpt2", "stream": True})
     names = [line for line in reply.text.splitlines() if line.startswith("event")]
     assert names == ["event: progress", "event: done"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"title": " "},
+        {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "hi"}]},
+    ],
+)
+def test_blank_title_or_message_of_a_transcript_is_refused(
+    client: httpx.Client, scripted: Scripted, body: dict
+) -> None:
+    reply = client.post("/api/v1/chat/new", json=body)
+    assert reply.status_code == 422 and "is empty" in reply.json()["error"]["message"]
+    assert scripted.calls == []
+
+
+def test_reply_of_a_transcript_may_be_empty(client: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]
+    assert client.post("/api/v1/chat/new", json={"messages": messages}).status_code == 200
