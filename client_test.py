@@ -9,6 +9,7 @@ import sys
 import time
 
 import httpx
+from dotenv import dotenv_values
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             tell(console, ClientError(f"No server answers at {address.url} ({error}).", hint))
             return UNREACHABLE
         if http.get("/api/v1/chat/models").status_code == 401:
-            console.print("The server asks for its key: --api-key KEY, or LLM_API_KEY in the environment.")
+            console.print("The server asks for its key: --api-key KEY, or LLM_API_KEY.")
             return 1
         if options.interactive:
             Menu(http, console).run()
@@ -62,10 +63,24 @@ def tell(console: Console, error: ClientError) -> None:
     console.print(f"{error.message} {error.hint or ''}", markup=False, soft_wrap=True)
 
 
+def environment() -> dict[str, str]:
+    """The environment, and below it what `.env` says to the server too.
+
+    Raises:
+        ClientError: the file is no text.
+    """
+    try:
+        values = dotenv_values(".env")
+    except UnicodeDecodeError:
+        raise ClientError(".env is not UTF-8 text.") from None
+    return {name: value for name, value in values.items() if value is not None} | os.environ
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    environ = environment()
     parser = argparse.ArgumentParser(description="Checks a running server, route by route.")
-    parser.add_argument("--url", default=url_of(*default_address(os.environ)), help="default: %(default)s")
-    parser.add_argument("--api-key", default=os.environ.get("LLM_API_KEY"), help="default: $LLM_API_KEY")
+    parser.add_argument("--url", default=url_of(*default_address(environ)), help="default: %(default)s")
+    parser.add_argument("--api-key", default=environ.get("LLM_API_KEY"), help="default: LLM_API_KEY")
     parser.add_argument("--interactive", action="store_true", help="call routes by hand from a menu")
     return parser.parse_args(arguments)
 

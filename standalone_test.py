@@ -132,7 +132,7 @@ def main() -> int:
     try:
         asyncio.run(run(load_settings(), arguments))
     except SettingsError as error:
-        fail(str(error))
+        fail(f"Wrong settings. {error}")
         return 2
     except DomainError as error:
         fail(error.message, error.hint)

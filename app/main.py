@@ -6,6 +6,7 @@
 import asyncio
 import difflib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import FrameType
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
@@ -21,7 +22,7 @@ from starlette.types import Scope
 from app import __version__
 from app.api import docs, endpoints, status
 from app.api.body import BodyGuard
-from app.api.dependencies import Services
+from app.api.dependencies import Services, refuse_unread
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
 from app.core.catalogue import CATALOGUE, ModelProfile, find_profile
@@ -112,12 +113,15 @@ def _check(settings: Settings) -> Callable[[Scope], None]:
 
 
 def _add_routes(app: FastAPI, has_key: bool) -> None:
+    strict = Depends(refuse_unread)
     app.include_router(
-        endpoints.router, dependencies=docs.key_fields(has_key), responses=docs.key_refusal(has_key)
+        endpoints.router,
+        dependencies=[strict, *docs.key_fields(has_key)],
+        responses=docs.key_refusal(has_key),
     )
-    app.include_router(status.health_router, prefix="/api/v1")
-    app.include_router(status.health_router, include_in_schema=False)
-    app.include_router(status.index_router)
+    app.include_router(status.health_router, prefix="/api/v1", dependencies=[strict])
+    app.include_router(status.health_router, include_in_schema=False, dependencies=[strict])
+    app.include_router(status.index_router, dependencies=[strict])
     docs.add_docs_page(app)
 
 
@@ -132,7 +136,7 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
         closing = asyncio.create_task(_close(services, stopping))
         try:
             await services.models.start()
-            with _on_stop_signal(stopping.set):
+            with _on_stop_signal(stopping.set), _ending_with_parent():
                 yield
         finally:
             stopping.set()
@@ -159,6 +163,26 @@ async def _close(services: Services, stopping: asyncio.Event) -> None:
     """
     await stopping.wait()
     await services.models.close()
+
+
+@contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """`uvicorn --reload` serves from a child, which would live on when its parent is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.remove_reader(parent.sentinel)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.add_reader(parent.sentinel, end)
+    try:
+        yield
+    finally:
+        loop.remove_reader(parent.sentinel)
 
 
 @contextmanager

@@ -93,6 +93,25 @@ def test_client_test_says_what_to_start(capsys: pytest.CaptureFixture[str]) -> N
     assert "python -m app" in capsys.readouterr().out
 
 
+def test_client_test_reads_the_env_file_below_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLM_PORT", "8712")
+    (tmp_path / ".env").write_text("LLM_HOST=::\nLLM_PORT=8711\nLLM_API_KEY=open sesame\n")
+    options = client_test.parse([])
+    assert (options.url, options.api_key) == ("http://[::1]:8712", "open sesame")
+
+
+def test_client_test_refuses_an_env_file_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(b"LLM_SYSTEM_PROMPT=caf\xe9\n")
+    assert client_test.main([]) == 2
+    assert ".env is not UTF-8 text." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("address", ["http://[::1", "notaurl", "ftp://x"])
 def test_client_test_refuses_what_is_no_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert client_test.main(["--url", address]) == 2

@@ -110,9 +110,10 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_server(how: signal.Signals, tmp_path: Path) -> None:
-    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
+    with running_server(tmp_path, LLM_MODEL_NAME="builtin", TMPDIR=str(tmp_path)) as server:
         wait_for(server.worker_pids, "a worker")
         (worker,) = server.worker_pids()
+        wait_for(lambda: not list(tmp_path.glob("llm-*")), "the folder of the worker's socket to go", 30)
         server.stop(how)
         wait_for(lambda: not is_running(worker), "the worker to end", 10)
 

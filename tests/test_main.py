@@ -98,6 +98,14 @@ def test_port_that_is_taken_is_told_in_one_line() -> None:
     assert output == f"Port {port} is in use: stop the other server or set LLM_PORT.\n"
 
 
+@pytest.mark.parametrize("host", ["nonexistent.invalid", "192.0.2.1"])
+def test_host_that_cannot_be_listened_at_is_told_in_one_line(host: str, offline: dict[str, str]) -> None:
+    with process("-m", "app", **offline, LLM_HOST=host) as started:
+        output, _ = started.communicate(timeout=START_S)
+    assert started.returncode == 1
+    assert output == f"LLM_HOST: {host} is no address of this machine.\n"
+
+
 def test_misspelt_setting_in_the_environment_is_warned_of(offline: dict[str, str]) -> None:
     names = {"LLM_THREAD": "secret", "llm_modelname": "gpt2", "LLM_USER_PATH": "/home/ada"}
     with process("-m", "app", **offline, **names) as server:
@@ -133,6 +141,17 @@ def test_uvicorn_finds_the_app(offline: dict[str, str]) -> None:
         server.terminate()
         output, _ = server.communicate(timeout=START_S)
     assert "Traceback" not in output
+
+
+def test_server_ends_when_its_reloader_is_killed(offline: dict[str, str]) -> None:
+    command = ["-m", "uvicorn", "app.main:app", "--reload", "--reload-dir", "app/api"]
+    with process(*command, "--port", offline["LLM_PORT"], **offline) as reloader:
+        url = f"http://127.0.0.1:{offline['LLM_PORT']}"
+        until_it_answers(url)
+        reloader.kill()
+        reloader.communicate(timeout=START_S)  # until the last of its children has closed its output
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
 
 
 def test_signal_ends_an_open_stream_with_one_error_event() -> None:

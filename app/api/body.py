@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from email.message import Message as MimeHeaders
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
@@ -49,6 +50,8 @@ class BodyGuard:
             await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        if "content-length" in headers and "transfer-encoding" in headers:  # read in two ways by two servers
+            raise InvalidRequest("A request has Content-Length or Transfer-Encoding, not both.")
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self._too_large()
@@ -84,9 +87,12 @@ def check_media_type(headers: Headers) -> None:
     Raises:
         UnsupportedMediaType: naming the header that is wrong.
     """
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    content = MimeHeaders()
+    content["Content-Type"] = headers.get("content-type", "")
+    if content.get_content_type() != "application/json":
         raise UnsupportedMediaType("The header Content-Type of a body must be application/json.")
+    if str(content.get_param("charset", "utf-8")).lower() not in ("utf-8", "utf8"):
+        raise UnsupportedMediaType("The charset in the header Content-Type of a body must be utf-8.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("The header Content-Encoding must be left out: send the body as it is.")
 

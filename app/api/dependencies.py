@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.core.errors import InvalidRequest
 from app.models.chat_manager import ChatModelManager
 from app.models.completion import TextGenerator
 from app.models.model_manager import ModelManager
@@ -37,6 +39,19 @@ class PageQuery(QueryModel):
 
 class ModelQuery(QueryModel):
     model_name: str | None = Field(None, description="None means the current model.")
+
+
+async def refuse_unread(request: Request) -> None:
+    """A dependency of every route: what the route does not read is refused, never accepted and ignored.
+
+    A route that reads parameters or a body has a model for them, which refuses unknown names itself.
+    """
+    route = request.scope["route"]
+    if request.query_params and not route.dependant.query_params:
+        problems = [{"type": "extra_forbidden", "loc": ("query", name)} for name in request.query_params]
+        raise RequestValidationError(problems)
+    if route.body_field is None and await request.body():
+        raise InvalidRequest("This route takes no body.", hint="/docs shows what each route takes.")
 
 
 async def _services(request: Request) -> Services:  # async: FastAPI would run a plain function in a thread

@@ -3,6 +3,7 @@
 The models that the server knows are in core/catalogue.py.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,14 +92,20 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: naming each variable that is wrong and why.
     """
+    try:
+        _check_names(dotenv_values(ENV_FILE))
+        return Settings()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{ENV_FILE} is not UTF-8 text.") from None
+    except ValidationError as error:
+        lines = [f"LLM_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+
+
+def _check_names(names: Iterable[str]) -> None:
     known = {f"LLM_{name.upper()}" for name in Settings.model_fields}
-    misspelt = [n for n in dotenv_values(ENV_FILE) if n.upper().startswith("LLM_") and n.upper() not in known]
+    misspelt = [name for name in names if name.upper().startswith("LLM_") and name.upper() not in known]
     if misspelt:
         raise SettingsError(
             "\n".join(f"{name}: there is no such setting (in {ENV_FILE})" for name in misspelt)
         )
-    try:
-        return Settings()
-    except ValidationError as error:
-        lines = [f"LLM_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("\n".join(lines)) from None

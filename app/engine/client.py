@@ -115,6 +115,11 @@ class EngineClient:
         return time.monotonic() - self._last_heard
 
     @property
+    def end(self) -> str:
+        """How the worker ended, where it is not alive."""
+        return self._process.describe_end()
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
@@ -212,6 +217,7 @@ class EngineClient:
             return
         if isinstance(outcome, DomainError):
             self._ready.set_exception(outcome)
+            self._ready.exception()  # whoever waited may have given up: asyncio need not complain
         else:
             self._ready.set_result(outcome)
 

@@ -111,7 +111,8 @@ class Engine:
         else:
             self._requests[request.request_id] = request
             self._scheduler.add(request.sequence)
-            self._outbox.append(Accepted(request.request_id, request.prompt_tokens, omitted))
+            accepted = Accepted(request.request_id, request.prompt_tokens, omitted, request.max_tokens)
+            self._outbox.append(accepted)
 
     def cancel(self, request_id: str) -> None:
         """No further delta; a request that is over already is left alone."""

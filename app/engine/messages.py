@@ -35,6 +35,7 @@ class WorkerSpec(Record, frozen=True):
     kv_cache_bytes: int | None = None  # None: a share of the memory that is free
     chat_template: str | None = None  # Jinja; used where the tokenizer brings none
     stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
+    log_level: str = "INFO"
 
 
 # API process -> worker
@@ -126,6 +127,7 @@ class Accepted(Record, frozen=True):
     request_id: str
     prompt_tokens: int
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
+    max_tokens: int  # what the reply may have, within the window
 
 
 class Delta(Record, frozen=True):

@@ -68,7 +68,9 @@ class WorkerProcess:
                 if not received.done() and not await self._has_more():
                     received.cancel()
                     return
-                yield decode_outbound(await received)
+                message = decode_outbound(await received)
+                self._link.leave_folder()
+                yield message
         finally:
             ended.cancel()
 
@@ -96,7 +98,9 @@ class WorkerProcess:
     def describe_end(self) -> str:
         """`signal 9` or `exit status 1`."""
         code = self._process.returncode
-        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        if code is None:
+            return "given up by the server"
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 class _Link:
@@ -104,6 +108,7 @@ class _Link:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="llm-"))
+        self._is_named = True
         self.address = f"ipc://{self._folder}/worker"
         self.socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -111,9 +116,15 @@ class _Link:
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self.socket.bind(self.address)
 
+    def leave_folder(self) -> None:
+        """Once the worker is connected nobody needs the name; it would outlive a server that is killed."""
+        if self._is_named:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._is_named = False
+
     def close(self) -> None:
         self.socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self.leave_folder()
 
 
 def _environment() -> dict[str, str]:

@@ -83,13 +83,19 @@ class PromptBuilder:
                 hint="Send a new message instead.",
             )
         if left < 1:
-            raise ContextOverflow(
-                f"This model's maximum context length is {self._context_length} tokens, "
-                f"but the message alone takes {len(prompt.ids)}.",
-                hint="Shorten the message.",
-            )
+            raise self._overflow(len(prompt.ids), request.messages or ())
         wanted = request.sampling.max_tokens
         return replace(prompt, max_tokens=left if wanted is None else min(wanted, left))
+
+    def _overflow(self, tokens: int, messages: Sequence[ChatMessage]) -> ContextOverflow:
+        """Names what takes most of the `tokens` that do not fit: the system prompt, or the message."""
+        window = f"This model's maximum context length is {self._context_length} tokens, but "
+        texts = [message.content for message in messages if message.role == "system"]
+        system = sum(len(self._encode_piece(text)) for text in texts)
+        if 2 * system > tokens:
+            why = f"system_prompt takes {system} of the {tokens} that this request needs."
+            return ContextOverflow(window + why, hint="Shorten system_prompt.")
+        return ContextOverflow(f"{window}the message alone takes {tokens}.", hint="Shorten the message.")
 
     def _reply_reserve(self, request: Submit) -> int:
         """Tokens that history leaves to the reply."""

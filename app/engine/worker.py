@@ -17,6 +17,7 @@ import msgspec
 import zmq
 
 from app.core.errors import DomainError, ModelLoadFailed
+from app.core.logging import configure
 from app.engine.messages import (
     Cancel,
     Inbound,
@@ -34,7 +35,7 @@ from app.engine.messages import (
 if TYPE_CHECKING:
     from app.engine.service import Service
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("app.engine.worker")  # __name__ is __main__ here
 
 _STATS_EVERY_S = 0.5
 _LINGER_MS = 2000  # how long the last words may take to leave
@@ -71,10 +72,10 @@ class Link:
 def main() -> int:
     # Ctrl-C reaches the whole terminal; it is the server that ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # Threads that spin while they wait for each other starve on a busy machine. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSpec)
+    configure(spec.log_level)
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), name="life-line", daemon=True).start()
     link = Link(sys.argv[1])
     try:

@@ -120,8 +120,8 @@ class ChatModelManager:
         )
         if conversation.size_bytes > self._settings.max_conversation_bytes:
             raise ConversationFull(
-                f"The transcript is larger than {self._settings.max_conversation_bytes:,} bytes.",
-                hint="Leave out its oldest turns, or raise LLM_MAX_CONVERSATION_BYTES.",
+                f"The conversation is larger than {self._settings.max_conversation_bytes:,} bytes.",
+                hint="Shorten system_prompt, leave out old turns, or raise LLM_MAX_CONVERSATION_BYTES.",
             )
         self._store.put(conversation)
         return NewChatResponse(

@@ -8,9 +8,10 @@ from contextlib import aclosing
 import msgspec
 
 from app.core.config import Settings
+from app.core.errors import InvalidRequest
 from app.engine.messages import SamplingParams
 from app.models.model_manager import ModelManager
-from app.models.reply import Reply, parameters_of, sampling_for
+from app.models.reply import Reply, sampling_for
 from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent, Usage
 
 GenerateEvent = StartEvent | DeltaEvent | GenerateResponse
@@ -27,9 +28,10 @@ class TextGenerator:
         """Start, deltas and the response; with several sequences, which run side by side, no deltas.
 
         Raises:
-            ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow, DeadlineExceeded.
+            InvalidRequest, ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow, DeadlineExceeded.
         """
         began = time.monotonic()
+        self._check_count(request.num_return_sequences)
         async with self._models.lease(request.model_name) as served:
             sampling = sampling_for(request, served)
             if request.do_sample is False:
@@ -42,6 +44,15 @@ class TextGenerator:
             else:
                 await self._collect_all(request.prompt, sampling, replies)
             yield _response(request, sampling, replies, time.monotonic() - began)
+
+    def _check_count(self, sequences: int) -> None:
+        """More than the server ever admits is no matter of coming back later."""
+        limit = self._settings.max_active_requests + self._settings.max_queued_requests
+        if sequences > limit:
+            raise InvalidRequest(
+                f"num_return_sequences: this server takes at most {limit} at once.",
+                hint="Ask for fewer, or raise LLM_MAX_QUEUED_REQUESTS.",
+            )
 
     async def _collect_all(self, prompt: str, sampling: SamplingParams, replies: list[Reply]) -> None:
         tasks = [
@@ -85,7 +96,7 @@ def _response(
         model_name=replies[0].served.profile.name,
         model_id=replies[0].served.model_id,
         generation_time=seconds,
-        parameters=parameters_of(sampling),
+        parameters=replies[0].parameters(sampling),
         usage=Usage(
             prompt_tokens=usages[0].prompt_tokens,
             completion_tokens=sum(usage.completion_tokens for usage in usages),

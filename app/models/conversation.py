@@ -43,7 +43,9 @@ class Conversation:
 
     @property
     def size_bytes(self) -> int:
-        return sum(len(message.content.encode()) for message in self.messages)
+        """Of all text that is kept."""
+        texts = (self.title or "", self.system_prompt, *(message.content for message in self.messages))
+        return sum(len(text.encode()) for text in texts)
 
     def last_reply(self) -> Message:
         """The assistant's last message.

@@ -148,6 +148,7 @@ async def start_worker(
         kv_cache_bytes=settings.kv_cache_bytes,
         chat_template=weights.source.chat_template,
         stop=weights.source.stop,
+        log_level=settings.log_level,
     )
 
     def progress(event: Progress) -> None:

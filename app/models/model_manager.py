@@ -134,6 +134,14 @@ class ModelManager:
         client = entry.loaded.client if entry.loaded is not None else None
         return client is not None and client.is_alive and client.silence_s < self._settings.worker_timeout
 
+    def trouble(self, entry: Entry) -> str | None:
+        """Why the model cannot serve, though it was loaded or asked for; None where nothing is wrong."""
+        if entry.error is not None or entry.loaded is None or self.is_serving(entry):
+            return None if entry.error is None else entry.error.message
+        client = entry.loaded.client
+        how = f"has been silent for {client.silence_s:.0f} s" if client.is_alive else f"ended ({client.end})"
+        return f"The worker of {entry.profile.name} {how}; the next request starts it again."
+
     def _entry(self, name: str) -> Entry:
         return self._entries[find_profile(self._catalogue, name).name]
 
@@ -245,7 +253,7 @@ class ModelManager:
                 await self._trim(keep_room_for=entry)
                 client = await start_worker(self._settings, entry.profile, weights, report)
         except ModelUnavailable as error:
-            logger.error("model not loaded: model=%s code=%s", entry.profile.name, error.code)
+            logger.warning("model not loaded: model=%s code=%s", entry.profile.name, error.code)
             entry.error = error
             raise
         except Exception as error:  # the task's root: whoever waits is told, and the log has the traceback

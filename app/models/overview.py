@@ -13,6 +13,7 @@ from app.models.schemas import (
     ModelHealth,
     ModelInfoResponse,
     ModelListResponse,
+    ModelState,
 )
 
 
@@ -36,7 +37,7 @@ class ModelOverview:
         return ModelEntry(
             name=profile.name,
             display_name=profile.display_name,
-            status=entry.state,
+            status=self._state(entry),
             is_current=entry is self._models.current,
             model_id=model_id,
             sources=[source.model_id for source in profile.sources],
@@ -48,7 +49,7 @@ class ModelOverview:
             size_bytes=profile.size_bytes,
             memory_bytes=profile.memory_bytes,
             progress=entry.progress,
-            error=entry.error.message if entry.error is not None else None,
+            error=self._models.trouble(entry),
         )
 
     def info(self, name: str | None = None) -> ModelInfoResponse:
@@ -62,9 +63,9 @@ class ModelOverview:
         return ModelInfoResponse(
             model_name=entry.profile.name,
             display_name=entry.profile.display_name,
-            loaded=entry.state == "loaded",
-            status=entry.state,
-            error=entry.error.message if entry.error is not None else None,
+            loaded=self._state(entry) == "loaded",
+            status=self._state(entry),
+            error=self._models.trouble(entry),
             **({"model_id": None, "context_length": entry.profile.context_length} | facts),
         )
 
@@ -83,22 +84,25 @@ class ModelOverview:
             version=__version__,
             boot_id=self._boot_id,
             current_model=current.profile.name,
-            model=_health(current),
+            model=self._health(current),
             loading=loads,
             note=self._models.note,
             active_requests=running,
             queued_requests=waiting,
         )
 
+    def _health(self, entry: Entry) -> ModelHealth:
+        return ModelHealth(
+            name=entry.profile.name,
+            status=self._state(entry),
+            model_id=entry.loaded.model_id if entry.loaded is not None else None,
+            progress=entry.progress,
+            error=self._models.trouble(entry),
+        )
 
-def _health(entry: Entry) -> ModelHealth:
-    return ModelHealth(
-        name=entry.profile.name,
-        status=entry.state,
-        model_id=entry.loaded.model_id if entry.loaded is not None else None,
-        progress=entry.progress,
-        error=entry.error.message if entry.error is not None else None,
-    )
+    def _state(self, entry: Entry) -> ModelState:
+        """`failed` for a worker that lives but is stuck, too."""
+        return "failed" if entry.state == "loaded" and self._models.trouble(entry) else entry.state
 
 
 def _facts(loaded: LoadedModel) -> dict[str, str | int | float]:

@@ -28,11 +28,6 @@ def sampling_for(request: SamplingFields, served: LoadedModel) -> messages.Sampl
     )
 
 
-def parameters_of(sampling: messages.SamplingParams) -> Parameters:
-    fields = {name: getattr(sampling, name) for name in Parameters.model_fields}
-    return Parameters(**(fields | {"stop": list(sampling.stop)}))
-
-
 @dataclass(slots=True)
 class Reply:
     """One reply as it grows."""
@@ -40,6 +35,7 @@ class Reply:
     served: LoadedModel
     parts: list[str] = field(default_factory=list)
     omitted_messages: int = 0
+    max_tokens: int | None = None  # what the window left of those asked for; None: not admitted yet
     finished: messages.Finished | None = None
 
     async def grow(
@@ -59,6 +55,7 @@ class Reply:
 
     def _start(self, accepted: messages.Accepted, **ids: str) -> StartEvent:
         self.omitted_messages += accepted.omitted_messages
+        self.max_tokens = accepted.max_tokens
         return StartEvent(
             model_name=self.served.profile.name,
             model_id=self.served.model_id,
@@ -74,6 +71,11 @@ class Reply:
     @property
     def finish_reason(self) -> FinishReason:
         return "interrupted" if self.finished is None else self.finished.finish_reason
+
+    def parameters(self, sampling: messages.SamplingParams) -> Parameters:
+        """What was really used of `sampling`."""
+        fields = {name: getattr(sampling, name) for name in Parameters.model_fields}
+        return Parameters(**(fields | {"stop": list(sampling.stop), "max_tokens": self.max_tokens}))
 
     def usage(self) -> Usage:
         assert self.finished is not None

@@ -141,10 +141,17 @@ class TranscriptMessage(RequestModel):
     model_name: Name | None = None
     finish_reason: FinishReason | None = None
 
+    @model_validator(mode="after")
+    def _user_says_something(self) -> "TranscriptMessage":
+        """As in a chat; a reply may be empty, since a model may stop at once."""
+        if self.role == "user":
+            _not_blank(self.content)
+        return self
+
 
 class NewChatRequest(RequestModel):
     system_prompt: Text | None = None
-    title: Name | None = None
+    title: Annotated[Name, AfterValidator(_not_blank)] | None = None
     model_name: Name | None = Field(None, description="The model that this conversation asks for by default.")
     messages: list[TranscriptMessage] = Field(
         default_factory=list,
@@ -247,6 +254,7 @@ class ChatResponse(WireModel):
     timings: Timings
     omitted_messages: int = Field(description="Oldest messages that were left out of the prompt.")
     parameters: Parameters
+    timestamp: datetime | None = Field(None, description="Of the reply, as the conversation keeps it.")
 
 
 class NewChatResponse(WireModel):

@@ -10,7 +10,7 @@ from app.core.errors import ConversationFull
 from app.engine.messages import ChatMessage, SamplingParams
 from app.models.conversation import Conversation, Message, last_turns, new_id
 from app.models.model_manager import ModelManager
-from app.models.reply import Reply, parameters_of, sampling_for
+from app.models.reply import Reply, sampling_for
 from app.models.schemas import ChatResponse, DeltaEvent, SamplingFields, StartEvent
 from app.models.store import ConversationStore
 
@@ -95,11 +95,12 @@ class TurnRunner:
         return tuple(messages), len(turn.history) - len(kept)
 
     def _check_size(self, turn: Turn) -> None:
-        added = len(turn.asked.content.encode()) if turn.asked is not None else 0
-        if turn.conversation.size_bytes + added > self._settings.max_conversation_bytes:
+        added = [turn.system_prompt, *([turn.asked.content] if turn.asked is not None else [])]
+        size = turn.conversation.size_bytes - len(turn.conversation.system_prompt.encode())
+        if size + sum(len(text.encode()) for text in added) > self._settings.max_conversation_bytes:
             raise ConversationFull(
                 f"The conversation would outgrow {self._settings.max_conversation_bytes:,} bytes.",
-                hint="Start a new one, or drop turns with undo.",
+                hint="Start a new one, drop turns with undo, or shorten system_prompt.",
             )
 
     def _commit(self, turn: Turn, reply: Reply, message_id: str) -> None:
@@ -134,5 +135,6 @@ class TurnRunner:
             usage=reply.usage(),
             timings=reply.timings(),
             omitted_messages=reply.omitted_messages,
-            parameters=parameters_of(sampling),
+            parameters=reply.parameters(sampling),
+            timestamp=turn.conversation.messages[-1].timestamp,
         )

@@ -228,10 +228,10 @@ def fake_app(scripted: Scripted, **settings: Any):
 
 
 @contextmanager
-def serving(app) -> Iterator[str]:
+def serving(app, **options: Any) -> Iterator[str]:
     """The URL of a real server. A client that comes too early waits in the listening socket."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="auto"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="auto", **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

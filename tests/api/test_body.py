@@ -88,6 +88,13 @@ def test_media_type_may_have_parameters(client: httpx.Client) -> None:
     assert client.post(CHAT, content=b'{"message": "hi"}', headers=headers).status_code == 200
 
 
+def test_other_character_sets_are_refused(client: httpx.Client, scripted: Scripted) -> None:
+    headers = {"Content-Type": "application/json; charset=utf-16"}
+    reply = client.post(CHAT, content=b'{"message": "hi"}', headers=headers)
+    assert reply.status_code == 415 and "charset" in reply.json()["error"]["message"]
+    assert scripted.calls == []
+
+
 def test_encoded_body_is_refused(client: httpx.Client) -> None:
     reply = client.post(CHAT, content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
     assert reply.status_code == 415
@@ -112,6 +119,13 @@ def test_large_chunked_body_is_refused_and_the_answer_arrives(
 def test_declared_size_is_believed_before_a_byte_arrives(url: str) -> None:
     answer = exchange(url, head("Content-Length: 99999999999"))
     assert answer.startswith(b"HTTP/1.1 413") and b"connection: close" in answer.lower()
+
+
+def test_body_of_two_lengths_is_refused(url: str, scripted: Scripted) -> None:
+    lengths = head("Content-Length: 2", "Transfer-Encoding: chunked")
+    answer = exchange(url, lengths + b'11\r\n{"message": "hi"}\r\n0\r\n\r\n')
+    assert answer.startswith(b"HTTP/1.1 400") and b"not both" in answer
+    assert scripted.calls == []
 
 
 def test_body_longer_than_declared_is_no_second_request(url: str, scripted: Scripted) -> None:

@@ -73,6 +73,41 @@ def test_models_are_listed(client: httpx.Client) -> None:
     assert client.get("/api/v1/chat/models").json() == {"models": [], "current_model": "fake"}
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/v1/chat"),
+        ("POST", f"{CONVERSATION}/undo"),
+        ("DELETE", CONVERSATION),
+        ("GET", CONVERSATION),
+        ("GET", "/api/v1/chat/models"),
+        ("GET", "/api/v1/health"),
+        ("GET", "/health/ready"),
+        ("GET", "/"),
+    ],
+)
+def test_parameter_that_no_route_reads_is_named(
+    client: httpx.Client, scripted: Scripted, method: str, path: str
+) -> None:
+    reply = client.request(method, f"{path}?stream=true&top_k=0", json={} if method == "POST" else None)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "validation_error")
+    assert reply.json()["error"]["message"] == (
+        "stream: there is no such field; top_k: there is no such field"
+    )
+    assert scripted.calls == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/health"), ("GET", "/api/v1/chat/models"), ("DELETE", CONVERSATION)]
+)
+def test_body_that_no_route_reads_is_refused(
+    client: httpx.Client, scripted: Scripted, method: str, path: str
+) -> None:
+    reply = client.request(method, path, json={"turns": 1})
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "This route takes no body.")
+    assert scripted.calls == []
+
+
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "offset=-1", "page=2"])
 def test_bad_paging_names_the_field(client: httpx.Client, scripted: Scripted, query: str) -> None:
     reply = client.get(f"/api/v1/chat/conversations?{query}")
@@ -101,3 +136,23 @@ def test_switch_streams_its_progress(client: httpx.Client) -> None:
     reply = client.post("/api/v1/chat/switch-model", json={"model_name": "gpt2", "stream": True})
     names = [line for line in reply.text.splitlines() if line.startswith("event")]
     assert names == ["event: progress", "event: done"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"title": " "},
+        {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "hi"}]},
+    ],
+)
+def test_blank_title_or_message_of_a_transcript_is_refused(
+    client: httpx.Client, scripted: Scripted, body: dict
+) -> None:
+    reply = client.post("/api/v1/chat/new", json=body)
+    assert reply.status_code == 422 and "is empty" in reply.json()["error"]["message"]
+    assert scripted.calls == []
+
+
+def test_reply_of_a_transcript_may_be_empty(client: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]
+    assert client.post("/api/v1/chat/new", json={"messages": messages}).status_code == 200

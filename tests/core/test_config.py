@@ -82,6 +82,12 @@ def test_env_file_with_a_misspelt_setting_is_refused(tmp_path: Path) -> None:
     assert "HF_TOKEN" not in str(caught.value)
 
 
+def test_env_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"LLM_SYSTEM_PROMPT=caf\xe9\n")
+    with pytest.raises(SettingsError, match="^.env is not UTF-8 text.$"):
+        load_settings()
+
+
 def test_env_example_lists_every_setting_with_its_default(tmp_path: Path) -> None:
     example = EXAMPLE.read_text()
     named = re.findall(r"^(?:# )?LLM_([A-Z_]+)=", example, re.MULTILINE)

@@ -29,7 +29,7 @@ def end_of(collected: Collected, request_id: str = "a") -> Finished:
 def test_engine_reports_acceptance_usage_and_timings(llama: TinyModel) -> None:
     collected = run(llama.engine(), greedy("a", "the cat sat", 5))
     prompt_tokens = len(llama.tokenizer("the cat sat").input_ids)
-    assert collected.accepted["a"] == Accepted("a", prompt_tokens, 0)
+    assert collected.accepted["a"] == Accepted("a", prompt_tokens, 0, 5)
     end = end_of(collected)
     assert (end.finish_reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (
         "length",

@@ -202,6 +202,13 @@ def test_build_keeps_a_last_message_that_leaves_one_token(tokenizer: PreTrainedT
     assert (len(prompt.ids), prompt.max_tokens, prompt.omitted_messages) == (199, 1, 2)
 
 
+def test_build_names_a_system_prompt_that_cannot_fit(tokenizer: PreTrainedTokenizerFast) -> None:
+    request = chat(("system", "x" * 300), ("user", "hello"))
+    with pytest.raises(ContextOverflow, match=r"system_prompt takes 300 of the") as refusal:
+        builder(tokenizer).build(request)
+    assert refusal.value.hint == "Shorten system_prompt."
+
+
 @pytest.mark.parametrize("request_", [chat(("user", "x" * 197)), raw("x" * 200)])
 def test_build_says_what_cannot_fit(tokenizer: PreTrainedTokenizerFast, request_: Submit) -> None:
     with pytest.raises(ContextOverflow, match=r"maximum context length is 200 tokens.* 200\."):

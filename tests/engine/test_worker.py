@@ -1,5 +1,6 @@
 """The real process, over its real socket."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def test_worker_killed_is_seen_by_its_parent(start: Callable[[Path], Worker], mo
 
 
 def test_worker_says_why_it_cannot_load(
-    start: Callable[[Path], Worker], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+    start: Callable[[Path], Worker], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -182,6 +183,9 @@ def test_worker_says_why_it_cannot_load(
     assert isinstance(failure, LoadFailed)
     assert failure.code == "model_missing"
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 1
+    assert re.search(
+        r"^\S+ \S+ ERROR app\.engine\.worker \[-\] loading tiny failed: ", capfd.readouterr().err, re.M
+    )
 
 
 def test_worker_refuses_an_architecture_beside_the_interface(

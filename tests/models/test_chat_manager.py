@@ -177,11 +177,25 @@ def test_a_transcript_out_of_order_is_refused(roles: list[Any], world: World) ->
         world.run(world.chats.new(NewChatRequest(messages=messages)))
 
 
+def test_a_reply_has_the_time_that_its_conversation_keeps(world: World) -> None:
+    reply = world.chat("hello")
+    history = world.run(world.chats.get(reply.conversation_id))
+    assert reply.timestamp == history.messages[-1].timestamp
+
+
 def test_a_conversation_has_a_stated_size(world: World) -> None:
     kept = world.chat("hello")
     with pytest.raises(ConversationFull, match="2,000 bytes"):
         world.chat("x" * 2_000, kept.conversation_id)
     assert contents(world, kept.conversation_id)[0] == "hello"
+
+
+def test_a_system_prompt_and_a_title_count_towards_the_size(world: World) -> None:
+    with pytest.raises(ConversationFull, match="2,000 bytes"):
+        world.run(world.chats.new(NewChatRequest(system_prompt="x" * 1_900, title="y" * 101)))
+    kept = world.chat("hello")
+    with pytest.raises(ConversationFull, match="2,000 bytes"):
+        world.chat("hello", kept.conversation_id, system_prompt="x" * 2_000)
 
 
 def test_list_and_delete(world: World) -> None:

@@ -1,4 +1,8 @@
+import pytest
+
+from app.core.errors import InvalidRequest
 from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent
+from tests.engine.tiny import WINDOW
 from tests.models.conftest import World
 
 
@@ -20,3 +24,16 @@ def test_generate_gives_several_sequences_that_a_seed_repeats(world: World) -> N
     assert first.generated_text == second.generated_text
     assert len(first.finish_reasons) == 3
     assert first.usage.completion_tokens > first.timings.total_s
+
+
+def test_reply_says_how_many_tokens_the_window_left_to_it(world: World) -> None:
+    request = GenerateRequest(prompt="the cat", max_tokens=1_000_000, seed=1)
+    done = world.last(world.generator.generate(request))
+    assert done.parameters.max_tokens == WINDOW - done.usage.prompt_tokens
+    assert world.chat("hello", max_tokens=5).parameters.max_tokens == 5
+
+
+def test_more_sequences_than_the_server_ever_admits_are_no_full_queue(world: World) -> None:
+    request = GenerateRequest(prompt="the cat", num_return_sequences=7)  # 4 run and 2 wait
+    with pytest.raises(InvalidRequest, match="num_return_sequences: .* at most 6 at once"):
+        world.collect(world.generator.generate(request))

@@ -6,9 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from app.core.config import Settings
 from app.core.errors import ModelMissing, ModelNotFound, WorkerDied
-from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
-from tests.models.conftest import World
+from app.models.hub import Hub
+from app.models.model_manager import ModelManager
+from app.models.overview import ModelOverview
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    DeltaEvent,
+    LoadProgress,
+    ModelEntry,
+    SwitchModelResponse,
+)
+from tests.models.conftest import World, collect, profile
 
 
 def worker_pid(world: World) -> int:
@@ -127,12 +138,40 @@ def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(wor
     with pytest.raises(WorkerDied):
         world.run(kill_in_mid_sentence())
     assert not world.overview.is_ready()
+    health = world.overview.health().model
+    assert health is not None and health.status == "failed"
+    assert health.error == "The worker of tiny-a ended (signal 9); the next request starts it again."
     history = world.run(world.chats.get(kept.conversation_id))
     assert [message.content for message in history.messages] == ["hello", kept.response]
     again = world.chat("hello")
     assert isinstance(again, ChatResponse)
     assert again.response == kept.response
     assert world.overview.is_ready()
+
+
+def test_a_stuck_worker_is_told(
+    world: World, settings: Settings, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    catalogue = {"tiny-a": profile("tiny-a", tiny_folders["tiny-a"])}
+
+    async def stop_the_worker() -> ModelEntry:
+        models = ModelManager(settings.model_copy(update={"worker_timeout": 2}), catalogue, Hub(tmp_path))
+        await collect(models.switch("tiny-a"))
+        loaded, overview = models.current.loaded, ModelOverview(models)
+        assert loaded is not None
+        os.kill(loaded.client.pid, signal.SIGSTOP)
+        while overview.is_ready():
+            await asyncio.sleep(0.02)
+        (told,) = overview.list_models().models
+        os.kill(loaded.client.pid, signal.SIGCONT)
+        await models.close()
+        return told
+
+    told = world.run(stop_the_worker())
+    assert (told.status, told.error) == (
+        "failed",
+        "The worker of tiny-a has been silent for 2 s; the next request starts it again.",
+    )
 
 
 def test_overview_tells_what_serves(world: World) -> None:

@@ -1,0 +1,64 @@
+"""What comes before a request is one: heads that never end, and what is no HTTP."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.api.connection import DeadlineProtocol
+from tests.api.fakes import Scripted, fake_app, serving
+
+TIMEOUT_S = 10
+
+
+class HastyProtocol(DeadlineProtocol):
+    head_deadline_s = 0.2
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[str]:
+    with serving(fake_app(Scripted()), http=HastyProtocol) as url:
+        yield url
+
+
+def exchange(url: str, *parts: bytes) -> bytes:
+    """All that the server says until it closes."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S) as connection:
+        for part in parts:
+            connection.sendall(part)
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: local"])
+def test_head_that_does_not_end_is_given_up(hasty: str, begun: bytes) -> None:
+    assert exchange(hasty, begun) == b""
+
+
+def test_second_head_that_does_not_end_is_given_up(hasty: str) -> None:
+    answer = exchange(hasty, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HT")
+    assert answer.count(b"HTTP/1.1 200") == 1
+
+
+def test_reply_may_take_longer_than_a_head() -> None:
+    scripted = Scripted()
+    with serving(fake_app(scripted), http=HastyProtocol) as url, httpx.Client(trust_env=False) as client:
+        late = threading.Timer(3 * HastyProtocol.head_deadline_s, lambda: client.get(f"{url}/health/live"))
+        with client.stream("POST", f"{url}/api/v1/chat", json={"message": "hang", "stream": True}) as reply:
+            lines = reply.iter_lines()
+            assert next(lines) == "event: start"
+            late.start()
+            late.join()
+            assert not scripted.cancelled.is_set()
+
+
+def test_what_is_no_http_is_answered_in_the_one_shape(hasty: str) -> None:
+    head, _, body = exchange(hasty, b"nonsense\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400") and b"application/json" in head
+    assert b'{"error":{"code":"invalid_request","message":"Invalid HTTP request received."}}' in body
