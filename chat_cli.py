@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from app.cli.chat import Options, main
+from app.cli.keyboard import quiet_keyboard
+from app.cli.options import Options
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Options:
@@ -20,5 +21,16 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
     return Options(**vars(parser.parse_args(arguments)))
 
 
+def run() -> int:
+    options = parse_arguments()
+    try:
+        with quiet_keyboard() as typed:
+            from app.cli.chat import main  # takes a while, during which people type already
+
+            return main(options, typed)
+    except KeyboardInterrupt:
+        return 130
+
+
 if __name__ == "__main__":
-    sys.exit(main(parse_arguments()))
+    sys.exit(run())

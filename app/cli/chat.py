@@ -7,16 +7,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from pydantic import ValidationError
 
 from app.cli import commands, handlers
 from app.cli.client import BadAddress, ClientError, Refused, Unreachable
 from app.cli.connection import Connection, Wanted, connected
-from app.cli.interrupts import Interrupted, Interrupts, quiet_keyboard
+from app.cli.interrupts import Interrupted, Interrupts
 from app.cli.model_table import current_model_line
+from app.cli.options import Options
 from app.cli.places import private_file, state_folder
 from app.cli.prompt import LinePrompt, Prompt, TerminalPrompt, open_history
 from app.cli.server import ServerDied
@@ -30,34 +31,25 @@ ENDED = 128 + signal.SIGTERM
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    url: str | None = None
-    api_key: str | None = None
-    model: str | None = None
-    system: str = ""
-    plain: bool = False
-    no_color: bool = False
-
-
 class Unusable(ClientError):
     """What was piped in is no message."""
 
 
-def main(options: Options) -> int:
-    """Runs the client and returns its exit code. Inside a running event loop it takes a thread of its own."""
+def main(options: Options, typed: str = "") -> int:
+    """Runs the client and returns its exit code. Inside a running event loop it takes a thread of its own.
+    `typed` is what the user typed before."""
     interrupts = Interrupts()
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _run(options, interrupts, is_notebook=False)
-    return _run_in_thread(options, interrupts)
+        return _run(options, interrupts, typed, is_notebook=False)
+    return _run_in_thread(options, interrupts, typed)
 
 
-def _run_in_thread(options: Options, interrupts: Interrupts) -> int:
+def _run_in_thread(options: Options, interrupts: Interrupts, typed: str) -> int:
     codes: list[int] = []
     is_notebook = not sys.stdin.isatty()
-    thread = threading.Thread(target=lambda: codes.append(_run(options, interrupts, is_notebook)))
+    thread = threading.Thread(target=lambda: codes.append(_run(options, interrupts, typed, is_notebook)))
     thread.start()
     while thread.is_alive():
         try:
@@ -67,11 +59,12 @@ def _run_in_thread(options: Options, interrupts: Interrupts) -> int:
     return codes[0] if codes else FAILED
 
 
-def _run(options: Options, interrupts: Interrupts, is_notebook: bool) -> int:
+def _run(options: Options, interrupts: Interrupts, typed: str, is_notebook: bool) -> int:
     terminal = Terminal(look_of(sys.stdout, options.plain, options.no_color))
     try:
         piped = None if sys.stdin.isatty() or is_notebook else _standard_input(options)
-        return asyncio.run(_chat(options, terminal, interrupts, is_notebook, piped))
+        ask_with = _line_prompt if is_notebook else partial(_terminal_prompt, typed)
+        return asyncio.run(_chat(options, terminal, interrupts, ask_with, piped))
     except Unusable as error:
         terminal.problem(error)
         return USAGE
@@ -104,23 +97,25 @@ def _standard_input(options: Options) -> str:
 
 
 async def _chat(
-    options: Options, terminal: Terminal, interrupts: Interrupts, is_notebook: bool, piped: str | None
+    options: Options,
+    terminal: Terminal,
+    interrupts: Interrupts,
+    ask_with: Callable[[Session], Prompt],
+    piped: str | None,
 ) -> int:
     _end_with_the_terminal()
     environ = _environment()
     api_key = options.api_key or environ.get("LLM_API_KEY") or None
     wanted = Wanted(environ, options.url, api_key, options.model)
     try:
-        with quiet_keyboard():
-            async with connected(wanted, terminal, interrupts) as connection:
-                session = Session(connection.client, terminal, options.system)
-                if piped is not None:
-                    return await _answer_piped(session, piped, options, interrupts)
-                await _welcome(session, connection, options, interrupts)
-                prompt = LinePrompt() if is_notebook else _terminal_prompt(session)
-                await Chat(session, connection, prompt, interrupts).run()
-                terminal.say("Goodbye!", symbol="👋")
-                return OK
+        async with connected(wanted, terminal, interrupts) as connection:
+            session = Session(connection.client, terminal, options.system)
+            if piped is not None:
+                return await _answer_piped(session, piped, options, interrupts)
+            await _welcome(session, connection, options, interrupts)
+            await Chat(session, connection, ask_with(session), interrupts).run()
+            terminal.say("Goodbye!", symbol="👋")
+            return OK
     except Interrupted:
         return INTERRUPTED
     except ClientError as error:
@@ -146,8 +141,12 @@ def _end_with_the_terminal() -> None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-def _terminal_prompt(session: Session) -> Prompt:
-    return TerminalPrompt(session, open_history(state_folder() / "history"))
+def _line_prompt(session: Session) -> Prompt:
+    return LinePrompt()
+
+
+def _terminal_prompt(typed: str, session: Session) -> Prompt:
+    return TerminalPrompt(session, open_history(state_folder() / "history"), typed)
 
 
 async def _welcome(

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
@@ -64,23 +63,3 @@ class Interrupts:
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def quiet_keyboard() -> Iterator[None]:
-    """Between prompts: what is typed does not show, and waits for the next one. Ctrl-C still interrupts."""
-    if not sys.stdin.isatty():
-        yield
-        return
-    import termios  # only where there are terminals of this kind
-
-    before = termios.tcgetattr(sys.stdin)
-    quiet = termios.tcgetattr(sys.stdin)
-    quiet[0] &= ~termios.ICRNL
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    quiet[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)

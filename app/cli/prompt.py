@@ -1,5 +1,7 @@
 """Owns the line that the user types into: keys, completion, history and the line below it."""
 
+import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -10,9 +12,13 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.input import Input
+from prompt_toolkit.input import Input, create_input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.output import ColorDepth, Output, create_output
+from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
 from app.cli.commands import COMMANDS, UnknownCommand, find
@@ -112,13 +118,36 @@ def open_history(path: Path) -> History:
         return InMemoryHistory()
 
 
+class _Screen(Vt100_Output):
+    """Goes on marking pastes between prompts: lines that are pasted then must not be taken for typed ones."""
+
+    def disable_bracketed_paste(self) -> None:
+        pass
+
+
+def _screen() -> Output:
+    terminal = next((file for file in (sys.stdout, sys.stderr) if file.isatty()), None)
+    if terminal is None:
+        return create_output()
+    return _Screen.from_pty(terminal, os.environ.get("TERM"), ColorDepth.from_env())
+
+
 class TerminalPrompt:
     """A line editor. Enter sends, and a paste of many lines does not."""
 
     def __init__(
-        self, session: Session, history: History, keyboard: Input | None = None, screen: Output | None = None
+        self,
+        session: Session,
+        history: History,
+        typed: str = "",
+        keyboard: Input | None = None,
+        screen: Output | None = None,
     ) -> None:
+        """`typed` is what the user typed before there was an editor."""
         self._session = session
+        self._keyboard = keyboard or create_input()
+        if isinstance(self._keyboard, Vt100Input):
+            self._keyboard.vt100_parser.feed(typed)
         plain = session.terminal.look.plain
         completer = CommandCompleter(session)
         self._editor: PromptSession[str] = PromptSession(
@@ -130,12 +159,21 @@ class TerminalPrompt:
             prompt_continuation="... ",
             bottom_toolbar=None if plain else self._status,
             style=None if not session.terminal.look.color else _STYLE,
-            input=keyboard,
-            output=screen or create_output(always_prefer_tty=True),
+            input=self._keyboard,
+            output=screen or _screen(),
         )
 
     async def ask(self, draft: str) -> str:
+        if self._has_keys() and draft:
+            self._session.terminal.note("The arrow up brings back your line.")
+            draft = ""
         return await self._editor.prompt_async([("class:you", "You: ")], default=draft)
+
+    def _has_keys(self) -> bool:
+        """Whether the user typed ahead, which a draft must not be mixed with."""
+        keys = [*get_typeahead(self._keyboard), *self._keyboard.read_keys()]
+        store_typeahead(self._keyboard, keys)
+        return any(key.key is not Keys.CPRResponse for key in keys)
 
     def _is_command(self) -> bool:
         return self._editor.default_buffer.text.startswith("/")

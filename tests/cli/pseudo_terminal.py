@@ -24,6 +24,7 @@ class PseudoTerminal:
     ) -> None:
         self._screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self._screen)
+        self._written = b""
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
@@ -68,6 +69,13 @@ class PseudoTerminal:
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
             self._read(0.1)
 
+    def wait_for_escape(self, sequence: str) -> None:
+        """One that leaves nothing on the screen."""
+        deadline = time.monotonic() + PATIENCE_S
+        while sequence.encode() not in self._written:
+            assert time.monotonic() < deadline, f"no {sequence!r}"
+            self._read(0.1)
+
     def wait_for_end(self) -> int:
         deadline = time.monotonic() + PATIENCE_S
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -79,6 +87,8 @@ class PseudoTerminal:
         readable, _, _ = select.select([self._ours], [], [], timeout_s)
         if readable:
             try:
-                self._stream.feed(os.read(self._ours, 65_536))
+                written = os.read(self._ours, 65_536)
+                self._written += written
+                self._stream.feed(written)
             except OSError:  # the program closed its end
                 time.sleep(0)

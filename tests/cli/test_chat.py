@@ -283,6 +283,30 @@ def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
     assert Path("conversations/talk.json").exists()
 
 
+def test_what_is_typed_before_the_prompt_is_up_is_sent(url: str, standin: StandIn) -> None:
+    paste = "\x1b[200~say three\rfour\x1b[201~"  # from the terminal's own line mode on
+    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+        terminal.type("say one\rsay two\r")
+        terminal.wait_for_escape("\x1b[?2004h")
+        terminal.type(f"{paste}\r")
+        terminal.wait_for("Assistant:", times=3)
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+    asked = [body["message"] for _, body in standin.requests]
+    assert asked == ["say one", "say two", "say three\nfour"]
+
+
+def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.type("say next\rsay last\r")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("Assistant:", times=3)
+        assert [body["message"] for _, body in standin.requests] == ["hang on", "say next", "say last"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "changes"), [((), {"TERM": "dumb"}), ((), {"NO_COLOR": "1"}), (("--plain",), {})]
 )

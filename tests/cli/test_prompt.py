@@ -26,16 +26,34 @@ def keyboard() -> Iterator[PipeInput]:
         yield pipe
 
 
-def _typed(keyboard: PipeInput, seen: Seen, keys: str, draft: str = "") -> str:
-    async def ask() -> str:
+def _asked(
+    keyboard: PipeInput,
+    seen: Seen,
+    keys: str,
+    draft: str = "",
+    typed: str = "",
+    times: int = 1,
+    ahead: str = "",
+) -> list[str]:
+    """The lines that `keys` make once the prompt is up, after what was `typed` before there was an editor and
+    `ahead` of the prompt."""
+
+    async def ask() -> list[str]:
         async with ChatClient("http://nowhere") as client:
             session = Session(client, seen.terminal())
             session.models = {entry.name: entry for entry in StandIn().models().models}
-            prompt = TerminalPrompt(session, InMemoryHistory(), keyboard, DummyOutput())
+            prompt = TerminalPrompt(session, InMemoryHistory(), typed, keyboard, DummyOutput())
+            keyboard.send_text(ahead)
+            asking = asyncio.create_task(prompt.ask(draft))
+            await asyncio.sleep(0)
             keyboard.send_text(keys)
-            return await prompt.ask(draft)
+            return [await asking, *[await prompt.ask("") for _ in range(times - 1)]]
 
     return asyncio.run(ask())
+
+
+def _typed(keyboard: PipeInput, seen: Seen, keys: str, draft: str = "") -> str:
+    return _asked(keyboard, seen, keys, draft)[0]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +73,17 @@ def test_keys_make_the_line(keyboard: PipeInput, seen: Seen, keys: str, line: st
 
 def test_a_draft_is_offered_again(keyboard: PipeInput, seen: Seen) -> None:
     assert _typed(keyboard, seen, f" still{ENTER}", draft="here") == "here still"
+
+
+def test_lines_typed_ahead_are_taken_in_order(keyboard: PipeInput, seen: Seen) -> None:
+    typed, ahead = "first\r\x1b[200~a\rb", "\x1b[201~\rthi"  # a paste that the editor's start cut in two
+    lines = _asked(keyboard, seen, f"rd{ENTER}", typed=typed, ahead=ahead, times=3)
+    assert lines == ["first", "a\nb", "third"]
+
+
+def test_draft_is_not_mixed_with_what_was_typed_ahead(keyboard: PipeInput, seen: Seen) -> None:
+    assert _asked(keyboard, seen, "", draft="failed", ahead=f"next{ENTER}") == ["next"]
+    assert "arrow up brings back your line" in seen.told
 
 
 def test_ctrl_d_leaves(keyboard: PipeInput, seen: Seen) -> None:

@@ -1,0 +1,51 @@
+"""Owns the terminal's keyboard while the client runs, and what was typed before that.
+
+Between prompts nothing that is typed shows, and all of it waits for the next prompt. Imports nothing heavy:
+the client takes the keyboard first, and loads its modules then.
+"""
+
+import contextlib
+import os
+import select
+import sys
+from collections.abc import Iterator
+
+MARK_PASTES, STOP_MARKING = "\x1b[?2004h", "\x1b[?2004l"  # or lines pasted between prompts look typed
+MAX_TYPED = 4096  # what a terminal holds
+
+
+@contextlib.contextmanager
+def quiet_keyboard() -> Iterator[str]:
+    """Gives what was typed before, as it is typed from here on: Enter is a carriage return, and Ctrl-J, which
+    a terminal in line mode does not tell from it, is one too. Ctrl-C still interrupts."""
+    if not sys.stdin.isatty():
+        yield ""
+        return
+    import termios  # only where there are terminals of this kind
+
+    before = termios.tcgetattr(sys.stdin)
+    quiet = termios.tcgetattr(sys.stdin)
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
+    try:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+        _tell_terminal(MARK_PASTES)
+        yield _waiting()
+    finally:
+        _tell_terminal(STOP_MARKING)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def _waiting() -> str:
+    """What the terminal holds by now. The end of input that Ctrl-D makes in line mode reads as NUL."""
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        return ""
+    held = os.read(sys.stdin.fileno(), MAX_TYPED)
+    return held.decode(errors="ignore").replace("\n", "\r").replace("\0", "\x04")
+
+
+def _tell_terminal(sequence: str) -> None:
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        sys.stdout.write(sequence)
+        sys.stdout.flush()
