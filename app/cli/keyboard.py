@@ -37,6 +37,24 @@ def quiet_keyboard() -> Iterator[str]:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
+@contextlib.contextmanager
+def loud_keyboard() -> Iterator[None]:
+    """Inside `quiet_keyboard`, for another program that takes the terminal: as terminals usually are."""
+    import termios  # only where there are terminals of this kind
+
+    quiet = termios.tcgetattr(sys.stdin)
+    usual = termios.tcgetattr(sys.stdin)
+    usual[0] |= termios.ICRNL
+    usual[3] |= termios.ECHO | termios.ICANON | termios.ISIG
+    _tell_terminal(STOP_MARKING)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, usual)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+        _tell_terminal(MARK_PASTES)
+
+
 def _waiting() -> str:
     """What the terminal holds by now. The end of input that Ctrl-D makes in line mode reads as NUL."""
     if not select.select([sys.stdin], [], [], 0)[0]:

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
-from app.cli.client import ChatClient, ClientError
+from app.cli.client import ChatClient
+from app.cli.errors import ClientError, StreamBroken
 from app.cli.terminal import Terminal
-from app.models.schemas import HealthResponse, LoadProgress
+from app.models.schemas import HealthResponse, LoadProgress, SwitchModelResponse
 
 PATIENCE_S = 0.7  # before a wait is explained
 POLL_S = 0.2
@@ -48,3 +50,15 @@ async def _watch(client: ChatClient, terminal: Terminal) -> None:
         while True:
             bar.show(*waiting_for(await client.health()))
             await asyncio.sleep(POLL_S)
+
+
+async def shown_switch(client: ChatClient, terminal: Terminal, name: str) -> SwitchModelResponse:
+    """Switches the server to another model, with a bar of how far it has come."""
+    with terminal.bar() as bar:
+        async with aclosing(client.switch(name)) as events:
+            async for event in events:
+                if isinstance(event, LoadProgress):
+                    bar.show(label_of(event), fraction_of(event))
+                if isinstance(event, SwitchModelResponse):
+                    return event
+    raise StreamBroken("The server ended the switch without a word.", "/models shows what is loaded.")

@@ -12,10 +12,12 @@ from typing import TypeVar
 
 import pytest
 
-from app.cli.chat import Chat, Options, main
+from app.cli.chat import Chat
 from app.cli.client import ChatClient
 from app.cli.connection import Connection, Wanted, connected
 from app.cli.interrupts import Interrupts
+from app.cli.options import Options
+from app.cli.run import main
 from app.cli.server import PROJECT, port_for_own
 from app.cli.session import Session
 from chat_cli import parse_arguments
@@ -121,9 +123,8 @@ def test_found_server_is_used(url: str) -> None:
 
 
 def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
-    code = (
-        "import sys, app.cli.chat; print(*sorted(m for m in sys.modules if m.startswith(('app.', 'torch'))))"
-    )
+    modules = "sorted(m for m in sys.modules if m.startswith(('app.', 'torch')))"
+    code = f"import sys, app.cli.run, app.cli.chat, app.cli.comparison; print(*{modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -252,7 +253,9 @@ def test_leaving_ends_the_loop(url: str, seen: Seen) -> None:
 
 def test_options_are_as_documented() -> None:
     given = ["--url", "u", "--api-key", "k", "-m", "m", "-s", "be", "--plain", "--no-color"]
-    assert parse_arguments(given) == Options("u", "k", "m", "be", True, True)
+    given += ["-p", "hi", "--json", "--resume"]
+    assert parse_arguments(given) == Options("u", "k", "m", "be", "", "hi", True, True, True)
+    assert parse_arguments(["--resume", "talk"]).resume == "talk"
     assert parse_arguments([]) == Options()
 
 

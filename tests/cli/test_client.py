@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.client import ChatClient, ClientError, Foreign, Refused, StreamBroken, Unreachable
+from app.cli.client import ChatClient
+from app.cli.errors import ClientError, Foreign, Refused, StreamBroken, Unreachable
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, ModelListResponse, StartEvent
 from tests.cli.standin import StandIn
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from app.cli.painter import FRAME_S, Painter
+from app.cli.painted_answer import PaintedAnswer
+from app.cli.painter import FRAME_S
 from app.cli.render import PlainAnswer
 from tests.cli.conftest import ReadableScreen
 from tests.cli.markdown_text import cuts
@@ -15,10 +16,10 @@ from tests.cli.markdown_text import cuts
 Frame = tuple[list[str], list[str]]  # scrollback and screen
 
 
-def _painter(width: int = 40, height: int = 10) -> tuple[Painter, io.StringIO]:
+def _painter(width: int = 40, height: int = 10) -> tuple[PaintedAnswer, io.StringIO]:
     file = io.StringIO()
     console = Console(file=file, width=width, height=height, force_terminal=True, color_system="truecolor")
-    return Painter(console), file
+    return PaintedAnswer(console), file
 
 
 def _terminal(width: int = 40, height: int = 10) -> tuple[pyte.HistoryScreen, pyte.Stream]:
@@ -92,7 +93,7 @@ def test_painter_repaints_for_the_width_of_now() -> None:
     painter, file = _painter(width=40)
     painter.feed("words that fill more than one row of a terminal that became narrow meanwhile")
     painter.paint()
-    painter._console.width = 20
+    painter._canvas._console.width = 20
     painter.paint()
     painter.finish()
     assert "narrow" in file.getvalue()

@@ -11,7 +11,8 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from app.cli.client import ChatClient
-from app.cli.prompt import CommandCompleter, TerminalPrompt, open_history
+from app.cli.completion import CommandCompleter
+from app.cli.prompt import TerminalPrompt, open_history
 from app.cli.session import Session
 from app.cli.transcripts import Transcript, save
 from tests.cli.conftest import Seen
