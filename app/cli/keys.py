@@ -2,8 +2,9 @@
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer
+from prompt_toolkit.filters import is_searching
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding import ConditionalKeyBindings, KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
 QUOTES = '"""'  # begin and end a text of many lines
@@ -30,7 +31,8 @@ def unquoted(text: str) -> str:
     return f"/{inner}" if inner.startswith("/") else inner
 
 
-def key_bindings(completer: Completer) -> KeyBindings:
+def key_bindings(completer: Completer) -> ConditionalKeyBindings:
+    """Not for the line of Ctrl-R, which has keys of its own."""
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -66,7 +68,7 @@ def key_bindings(completer: Completer) -> KeyBindings:
     def clear_line(event: KeyPressEvent) -> None:
         event.current_buffer.reset()
 
-    return keys
+    return ConditionalKeyBindings(keys, ~is_searching)
 
 
 def _goes_on(buffer: Buffer) -> bool:

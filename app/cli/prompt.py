@@ -8,7 +8,6 @@ from typing import Protocol
 from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.filters import Condition
-from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input, create_input
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
@@ -97,7 +96,7 @@ class TerminalPrompt:
             enable_suspend=True,
             tempfile_suffix=".md",
             prompt_continuation="... ",
-            bottom_toolbar=None if plain else self._status,
+            bottom_toolbar=None if plain else lambda: status_line(session),
             style=None if not session.terminal.look.color else _STYLE,
             input=self._keyboard,
             output=screen or _screen(),
@@ -120,10 +119,16 @@ class TerminalPrompt:
         document = self._editor.default_buffer.document
         return document.text.startswith("/") or document.get_word_before_cursor(WORD=True).startswith("@")
 
-    def _status(self) -> AnyFormattedText:
-        session = self._session
-        parts = (session.current_model, _context(session), _conversation(session), _attached(session))
-        return " · ".join(filter(None, parts))
+    @property
+    def text(self) -> str:
+        """What stands in the line now."""
+        return self._editor.default_buffer.text
+
+
+def status_line(session: Session) -> str:
+    """What stands below the line."""
+    parts = (session.current_model, _context(session), _conversation(session), _attached(session))
+    return " · ".join(filter(None, parts))
 
 
 def _context(session: Session) -> str:

@@ -35,6 +35,9 @@ class Seen:
     def terminal(self) -> Terminal:
         return Terminal(Look(plain=True, color=False, symbols=True), self.out, self.err)
 
+    def rich(self) -> Terminal:
+        return Terminal(Look(plain=False, color=True, symbols=True), self.out, self.err)
+
 
 @pytest.fixture
 def seen() -> Seen:

@@ -132,3 +132,36 @@ def test_plain_answer_is_the_text_and_a_line_end() -> None:
 
     assert asyncio.run(write(io.StringIO())) == "**a**\x1b[2J\n"
     assert asyncio.run(write(ReadableScreen())) == "**a**[2J\n"
+
+
+# Thoughts
+
+
+def _thought(fold: bool, chunks: list[tuple[str, str]], width: int = 40) -> list[str]:
+    file = io.StringIO()
+    answer = PaintedAnswer(Console(file=file, width=width, height=10, force_terminal=True), fold)
+    for kind, text in chunks:
+        (answer.think if kind == "thinking" else answer.feed)(text)
+        answer.paint()
+    answer.finish()
+    return _left(file.getvalue(), width, 10)
+
+
+THOUGHT = [
+    ("thinking", "First *this*,\nthen th"),
+    ("thinking", "at.\x1b[2J\n"),
+    ("delta", "**Done** it."),
+    ("delta", "\n"),
+]
+
+
+def test_thoughts_stand_above_the_answer_as_they_came() -> None:
+    assert _thought(False, THOUGHT) == ["before", "First *this*,", "then that.[2J", "", "Done it."]
+
+
+def test_folded_thoughts_are_one_line() -> None:
+    assert _thought(True, THOUGHT) == ["before", "Thought for 0 s.", "", "Done it."]
+
+
+def test_thoughts_without_an_answer_stay() -> None:
+    assert _thought(False, THOUGHT[:1]) == ["before", "First *this*,", "then th"]
