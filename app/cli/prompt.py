@@ -103,16 +103,17 @@ class TerminalPrompt:
         )
 
     async def ask(self, draft: str) -> str:
-        if self._has_keys() and draft:
+        if self._has_text() and draft:
             self._session.terminal.note("The arrow up brings back your line.")
             draft = ""
         return unquoted(await self._editor.prompt_async([("class:you", "You: ")], default=draft))
 
-    def _has_keys(self) -> bool:
-        """Whether the user typed ahead, which a draft must not be mixed with."""
+    def _has_text(self) -> bool:
+        """Whether the user typed ahead what a draft must not be mixed with. An Enter alone sends the draft."""
         keys = [*get_typeahead(self._keyboard), *self._keyboard.read_keys()]
         store_typeahead(self._keyboard, keys)
-        return any(key.key is not Keys.CPRResponse for key in keys)
+        first = next((key.key for key in keys if key.key is not Keys.CPRResponse), Keys.Enter)
+        return first is not Keys.Enter
 
     def _is_completed(self) -> bool:
         """Whether choices are offered unasked: for commands and @files, not amid a message."""

@@ -73,7 +73,7 @@ COMMANDS = (
     Command(
         "copy",
         "[N|code [K]|all]",
-        "copy the last answer, its code, or all, to the clipboard",
+        "copy an answer, its code, or all",
         copy,
         _copies,
         more="As it came, in Markdown: /copy 2 is the answer before the last, /copy code 2 the second block.",

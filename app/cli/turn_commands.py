@@ -150,5 +150,5 @@ COMMANDS = (
         _settings,
         more="--save keeps the settings for the next time.",
     ),
-    Command("stats", "", "show what the answers so far cost, and how fast they came", show_statistics),
+    Command("stats", "", "show tokens and speeds of the answers so far", show_statistics),
 )

@@ -63,10 +63,17 @@ class PseudoTerminal:
         scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
         return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
 
-    def wait_for(self, text: str, times: int = 1) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+    def wait_for(self, text: str, times: int = 1, patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
         while self.text.count(text) < times:
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
+            self._read(0.1)
+
+    def wait_for_more(self) -> None:
+        """Until something changed on the screen."""
+        before, deadline = self.text, time.monotonic() + PATIENCE_S
+        while self.text == before:
+            assert time.monotonic() < deadline, f"nothing follows:\n{before}"
             self._read(0.1)
 
     def wait_for_escape(self, sequence: str) -> None:

@@ -146,6 +146,11 @@ def test_draft_is_not_mixed_with_what_was_typed_ahead(keyboard: PipeInput, seen:
     assert "arrow up brings back your line" in seen.answers
 
 
+def test_enter_typed_ahead_sends_the_draft(keyboard: PipeInput, seen: Seen) -> None:
+    lines = _asked(keyboard, seen, "", draft="again", ahead=f"{ENTER}next{ENTER}", times=2)
+    assert lines == ["again", "next"]
+
+
 def test_ctrl_d_leaves(keyboard: PipeInput, seen: Seen) -> None:
     with pytest.raises(EOFError):
         _typed(keyboard, seen, CTRL_D)
