@@ -109,7 +109,7 @@ class TerminalPrompt:
         return unquoted(await self._editor.prompt_async([("class:you", "You: ")], default=draft))
 
     def _has_text(self) -> bool:
-        """Whether the user typed ahead what a draft must not be mixed with. An Enter alone sends the draft."""
+        """Whether what was typed ahead must not be mixed with a draft. An Enter alone sends the draft."""
         keys = [*get_typeahead(self._keyboard), *self._keyboard.read_keys()]
         store_typeahead(self._keyboard, keys)
         first = next((key.key for key in keys if key.key is not Keys.CPRResponse), Keys.Enter)
