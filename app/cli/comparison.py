@@ -99,7 +99,8 @@ class Comparison:
         terminal = self._session.terminal
         if terminal.look.plain:
             return await self._run_plain()
-        painter = Painter(Canvas(terminal.console), SideBySide(terminal.console, self._columns))
+        rows = SideBySide(terminal.console, self._columns)
+        painter = Painter(Canvas(terminal.console), rows, terminal.typed_ahead)
         async with painter, asyncio.TaskGroup() as group:
             painter.change()
             for column in self._columns:

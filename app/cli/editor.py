@@ -10,9 +10,10 @@ from pathlib import Path
 
 from app.cli.errors import Missing
 from app.cli.keyboard import loud_keyboard
+from app.cli.terminal import Terminal
 
 
-async def edited(text: str) -> str:
+async def edited(text: str, terminal: Terminal) -> str:
     """The text as it is after $VISUAL or $EDITOR; Ctrl-C is the editor's meanwhile.
 
     Raises:
@@ -22,6 +23,8 @@ async def edited(text: str) -> str:
     with tempfile.TemporaryDirectory(prefix="llm-serving-") as folder, ExitStack() as stack:
         file = Path(folder) / "message.md"
         file.write_text(text, encoding="utf-8")
+        if terminal.typed_ahead is not None:
+            stack.enter_context(terminal.typed_ahead.paused())
         if sys.stdin.isatty():
             stack.enter_context(loud_keyboard())
         try:

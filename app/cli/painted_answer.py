@@ -1,7 +1,7 @@
 """Owns an answer as rows of a terminal: what the model thought, dim, and then its Markdown."""
 
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.segment import Segment
@@ -12,6 +12,9 @@ from app.cli.canvas import Canvas
 from app.cli.markdown import MarkdownStream, Row
 from app.cli.painter import Painter
 from app.cli.render import without_controls
+
+if TYPE_CHECKING:  # a pipe has no line editor
+    from app.cli.typed_ahead import TypedAhead
 
 _DIM = Style(dim=True, italic=True)
 
@@ -94,9 +97,11 @@ class AnswerRows:
 class PaintedAnswer(Painter):
     """Shows one answer; used as an async context manager that leaves it whole on the screen."""
 
-    def __init__(self, console: Console, fold_thoughts: bool = False) -> None:
+    def __init__(
+        self, console: Console, fold_thoughts: bool = False, typed_ahead: "TypedAhead | None" = None
+    ) -> None:
         self._answer = AnswerRows(console, fold_thoughts)
-        super().__init__(Canvas(console), self._answer)
+        super().__init__(Canvas(console), self._answer, typed_ahead)
 
     async def __aenter__(self) -> Self:
         return await super().__aenter__()

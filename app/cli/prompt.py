@@ -10,9 +10,7 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input, create_input
-from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.input.vt100 import Vt100Input
-from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -22,6 +20,7 @@ from app.cli.keys import key_bindings, know_shift_enter, unquoted
 from app.cli.places import private_file
 from app.cli.quantities import count, gauge
 from app.cli.session import Session
+from app.cli.typed_ahead import TypedAhead
 
 _STYLE = Style.from_dict({"you": "bold ansicyan", "bottom-toolbar": "noreverse ansibrightblack"})
 
@@ -83,6 +82,7 @@ class TerminalPrompt:
         self._keyboard = keyboard or create_input()
         if isinstance(self._keyboard, Vt100Input):
             self._keyboard.vt100_parser.feed(typed)
+        self._typed_ahead = session.terminal.typed_ahead = TypedAhead(self._keyboard)
         plain = session.terminal.look.plain
         completer = CommandCompleter(session)
         self._editor: PromptSession[str] = PromptSession(
@@ -103,17 +103,12 @@ class TerminalPrompt:
         )
 
     async def ask(self, draft: str) -> str:
-        if self._has_text() and draft:
+        if self._typed_ahead.end() and draft:
             self._session.terminal.note("The arrow up brings back your line.")
             draft = ""
-        return unquoted(await self._editor.prompt_async([("class:you", "You: ")], default=draft))
-
-    def _has_text(self) -> bool:
-        """Whether what was typed ahead must not be mixed with a draft. An Enter alone sends the draft."""
-        keys = [*get_typeahead(self._keyboard), *self._keyboard.read_keys()]
-        store_typeahead(self._keyboard, keys)
-        first = next((key.key for key in keys if key.key is not Keys.CPRResponse), Keys.Enter)
-        return first is not Keys.Enter
+        text = await self._editor.prompt_async([("class:you", "You: ")], default=draft)
+        self._typed_ahead.begin()
+        return unquoted(text)
 
     def _is_completed(self) -> bool:
         """Whether choices are offered unasked: for commands and @files, not amid a message."""

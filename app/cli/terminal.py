@@ -14,6 +14,8 @@ from rich.theme import Theme
 if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
     from rich.progress import Progress, TaskID
 
+    from app.cli.typed_ahead import TypedAhead
+
 from app.cli.render import AnswerView, PlainAnswer, without_controls
 
 _THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.table.border": "dim"})
@@ -54,6 +56,7 @@ class Terminal:
 
     def __init__(self, look: Look, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
         self.look = look
+        self.typed_ahead: TypedAhead | None = None  # of the prompt, where there is one
         self.out = out or sys.stdout
         self.console = Console(
             file=(err or sys.stderr) if look.plain else self.out,
@@ -98,7 +101,7 @@ class Terminal:
             return PlainAnswer(self.out, None if self.look.folds_thoughts else self.console.file)
         from app.cli.painted_answer import PaintedAnswer  # Markdown takes long to import; no prompt waits
 
-        return PaintedAnswer(self.console, self.look.folds_thoughts)
+        return PaintedAnswer(self.console, self.look.folds_thoughts, self.typed_ahead)
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Bar]:

@@ -44,7 +44,7 @@ async def edit(session: Session, argument: str) -> None:
     if transcript.turns == 0:
         raise Missing("There is no message to edit yet.", "Type a message first.")
     before = transcript.messages[-2].content
-    text = await edited(before)
+    text = await edited(before, session.terminal)
     if not text.strip() or text.strip() == before.strip():
         session.terminal.note("Nothing was changed.")
         return

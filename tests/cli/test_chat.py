@@ -352,7 +352,8 @@ def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
     with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
         terminal.type("hang on\r")
         terminal.wait_for("You said: hang on")
-        terminal.type("say next\rsay last\r")
+        terminal.type("say next\rsay lasr\x7ft\r")
+        terminal.wait_for("You: say next⏎ say last⏎")
         terminal.type("\x03")
         terminal.wait_for("Stopped: /continue goes on.")
         terminal.wait_for("Assistant:", times=3)
