@@ -76,10 +76,17 @@ class PseudoTerminal:
             assert time.monotonic() < deadline, f"nothing follows:\n{before}"
             self._read(0.1)
 
-    def wait_for_escape(self, sequence: str) -> None:
+    def take_as_a_shell_does(self) -> None:
+        """Line mode, as after Ctrl-Z."""
+        mode = termios.tcgetattr(self._ours)
+        mode[0] |= termios.ICRNL
+        mode[3] |= termios.ICANON | termios.ECHO
+        termios.tcsetattr(self._ours, termios.TCSANOW, mode)
+
+    def wait_for_escape(self, sequence: str, times: int = 1) -> None:
         """One that leaves nothing on the screen."""
         deadline = time.monotonic() + PATIENCE_S
-        while sequence.encode() not in self._written:
+        while self._written.count(sequence.encode()) < times:
             assert time.monotonic() < deadline, f"no {sequence!r}"
             self._read(0.1)
 

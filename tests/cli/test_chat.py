@@ -348,6 +348,19 @@ def test_what_is_typed_before_the_prompt_is_up_is_sent(url: str, standin: StandI
     assert asked == ["say one", "say two", "say three\nfour"]
 
 
+def test_enter_sends_also_after_the_client_was_stopped_and_continued(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.take_as_a_shell_does()
+        os.kill(terminal.process.pid, signal.SIGCONT)
+        terminal.wait_for_escape("\x1b[?2004h", times=3)
+        terminal.type("say next\r")
+        terminal.wait_for("You: say next⏎")
+        terminal.type("\x03")
+        terminal.wait_for("Assistant:", times=2)
+
+
 def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
     with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
         terminal.type("hang on\r")
