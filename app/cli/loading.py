@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from app.cli.client import ChatClient
 from app.cli.errors import ClientError, StreamBroken
+from app.cli.quantities import duration_of, size_of
 from app.cli.terminal import Terminal
 from app.models.schemas import HealthResponse, LoadProgress, SwitchModelResponse
 
@@ -15,7 +16,18 @@ POLL_S = 0.2
 
 
 def label_of(progress: LoadProgress) -> str:
-    return f"{progress.model_name}: {progress.stage}"
+    return " ".join([f"{progress.model_name}: {progress.stage}", *_bytes(progress)])
+
+
+def _bytes(progress: LoadProgress) -> list[str]:
+    """Of a download, as far as this server measures it: an older one tells no bytes."""
+    done, total = getattr(progress, "done_bytes", None), getattr(progress, "total_bytes", None)
+    rate, left_s = getattr(progress, "bytes_per_s", None), getattr(progress, "seconds_left", None)
+    return [
+        *([f"{size_of(done)} of {size_of(total)}"] if done is not None and total is not None else []),
+        *([f"at {size_of(rate)}/s"] if rate else []),
+        *([f"({duration_of(left_s)} left)"] if left_s is not None else []),
+    ]
 
 
 def fraction_of(progress: LoadProgress) -> float | None:

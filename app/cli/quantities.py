@@ -34,6 +34,11 @@ def age_of(changed_at: float) -> str:
     return "just now"
 
 
+def duration_of(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
 def gauge(share: float, cells: int = 8) -> str:
     filled = min(cells, math.ceil(share * cells))
     return "█" * filled + "░" * (cells - filled)

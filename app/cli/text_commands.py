@@ -6,7 +6,6 @@ from pathlib import Path
 from app.cli.attachments import attachment
 from app.cli.clipboard import copied_by
 from app.cli.command import Choice, Command
-from app.cli.documents import as_markdown, code_blocks, write_document
 from app.cli.errors import Missing
 from app.cli.quantities import count, size_of, tokens_about
 from app.cli.session import Session
@@ -23,6 +22,8 @@ async def read(session: Session, argument: str) -> None:
 
 async def copy(session: Session, argument: str) -> None:
     """The last answer; `2` the one before it; `code` its code; `all` the conversation. Raw, as it came."""
+    from app.cli.documents import as_markdown  # Markdown takes long to import; the first prompt does not wait
+
     transcript = await session.settled_transcript()
     answers = [message.content for message in transcript.messages if message.role == "assistant"]
     if not answers:
@@ -40,6 +41,8 @@ async def copy(session: Session, argument: str) -> None:
 
 
 def _code(answer: str, which: str) -> tuple[str, str]:
+    from app.cli.documents import code_blocks
+
     blocks = code_blocks(answer)
     if not blocks:
         raise Missing("There is no code in the last answer.", "/copy copies the whole of it.")
@@ -56,6 +59,8 @@ def _number(typed: str, most: int, noun: str) -> int:
 async def export(session: Session, argument: str) -> None:
     if not argument:
         raise Missing("/export needs the name of a file.", "It ends in .md, .json or .html.")
+    from app.cli.documents import write_document
+
     transcript = await session.settled_transcript()
     if not transcript.messages:
         raise Missing("There is nothing to export yet.", "Type a message first.")
