@@ -11,7 +11,7 @@ from app.cli.files import checked_name
 from app.cli.quantities import age_of, count
 from app.cli.session import Session
 from app.cli.sessions import SHOWN, SessionEntry, delete_session, kept_sessions, load_session
-from app.cli.transcripts import FOLDER, Transcript, saved_names
+from app.cli.transcripts import FOLDER, Transcript, new_session_id, saved_names
 from app.cli.transcripts import load as load_transcript
 from app.cli.transcripts import save as save_transcript
 
@@ -59,12 +59,12 @@ async def load(session: Session, argument: str) -> None:
         names = ", ".join(saved_names()[:5])
         hint = f"There are: {names}." if names else "Nothing is saved yet; /sessions lists what was kept."
         raise Missing("/load needs a name.", hint)
-    await _go_on(session, argument)
+    await go_on(session, argument)
 
 
 async def resume(session: Session, argument: str) -> None:
     """Loads what is named, or the conversation that was last, and shows where it stood."""
-    await _go_on(session, argument)
+    await go_on(session, argument)
     await history(session, "1")
 
 
@@ -88,8 +88,11 @@ async def find_transcript(session: Session, argument: str) -> Transcript:
     return load_session(entry.session_id, _folder(session))
 
 
-async def _go_on(session: Session, argument: str) -> None:
+async def go_on(session: Session, argument: str) -> None:
     transcript = await find_transcript(session, argument)
+    if not session.journal.claim(transcript.session_id):
+        transcript.session_id = new_session_id()
+        session.terminal.note("Another client goes on with this conversation: this one gets a copy.")
     await session.load(transcript)
     told = transcript.name
     if _is_saved(argument):

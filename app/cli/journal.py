@@ -1,6 +1,9 @@
 """Owns the file of the conversation that goes on: it is written as the conversation grows, in a thread of its
 own, one state after the other."""
 
+import contextlib
+import fcntl
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +21,39 @@ class Journal:
         self.folder = folder
         self._writer = ThreadPoolExecutor(1, "journal")
         self._written: Future[None] | None = None
+        self._claims: dict[str, int] = {}  # open files, locked until they are closed, however the client ends
+
+    def claim(self, session_id: str) -> bool:
+        """Whether the conversation is ours from here on: not while another client goes on with it."""
+        if self.folder is None or session_id in self._claims:
+            return True
+        locks = self.folder / "open"
+        with contextlib.suppress(OSError):  # what cannot be written at all is told by `failure`
+            for folder in (self.folder, locks):  # each is private
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(locks / session_id, os.O_CREAT | os.O_RDWR, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return False
+            self._claims[session_id] = lock
+        return True
+
+    def close(self) -> None:
+        """Leaves its conversations to other clients, once all is written."""
+        self._writer.shutdown()
+        for session_id, lock in self._claims.items():
+            if self.folder is not None:
+                (self.folder / "open" / session_id).unlink(missing_ok=True)
+            os.close(lock)
+        self._claims.clear()
 
     def write(self, transcript: Transcript) -> None:
         """Has the transcript written as it is now. One in which nothing was said makes no file."""
         if self.folder is None:
             return
+        self.claim(transcript.session_id)
         now = replace(transcript, messages=list(transcript.messages), session_id=transcript.session_id)
         self._written = self._writer.submit(self._write, self.folder, now)
 

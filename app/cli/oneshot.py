@@ -68,9 +68,9 @@ class OneShot:
         if self._options.model not in (None, session.current_model):
             await self._interrupts.run(session.switch(self._options.model))
         if self._options.resume is not None:
-            from app.cli.conversation_commands import find_transcript
+            from app.cli.conversation_commands import go_on
 
-            await session.load(await find_transcript(session, self._options.resume))
+            await go_on(session, self._options.resume)
         await self._interrupts.run(session.send(message))
         self._print({})
 

@@ -1,6 +1,7 @@
 """Owns the run of the client from its options to its exit code."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -97,9 +98,10 @@ class Client:
         _end_with_the_terminal()
         try:
             async with connected(self._wanted, terminal, self._interrupts) as connection:
-                session = self._session(connection, terminal, Journal(sessions_folder()))
-                await self._welcome(session, connection)
-                await Chat(session, connection, ask_with(session), self._interrupts).run()
+                with contextlib.closing(Journal(sessions_folder())) as journal:
+                    session = self._session(connection, terminal, journal)
+                    await self._welcome(session, connection)
+                    await Chat(session, connection, ask_with(session), self._interrupts).run()
                 terminal.say("Goodbye!", symbol="👋")
                 return OK
         except Interrupted:
@@ -115,7 +117,8 @@ class Client:
         try:
             async with connected(self._wanted, shot.terminal, self._interrupts) as connection:
                 folder = None if self._options.resume is None else sessions_folder()
-                await shot.answer(self._session(connection, shot.terminal, Journal(folder)), message)
+                with contextlib.closing(Journal(folder)) as journal:
+                    await shot.answer(self._session(connection, shot.terminal, journal), message)
                 return OK
         except Interrupted:
             shot.interrupted()

@@ -73,7 +73,7 @@ class Session:
     async def send(self, text: str) -> None:
         self.draft = text
         await self._remote.settle(self.transcript)
-        whole = "\n\n".join([text, *self._mentioned(text), *self.attached])
+        whole = "\n\n".join(dict.fromkeys([text, *self._mentioned(text), *self.attached]))
         asked = TranscriptMessage(role="user", content=whole)
         kept = list(self.transcript.messages)
         await self._answer(lambda: self.client.chat(self._request(whole)), [*kept, asked])

@@ -27,7 +27,7 @@ def test_journal_writes_each_state_privately_and_in_order(tmp_path: Path) -> Non
         journal.write(transcript)
     transcript.messages = []  # after what was written was handed over
     journal.settle()
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.json")
     assert load(file.stem, folder).messages[0].content == "19"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert journal.failure() is None
@@ -37,7 +37,7 @@ def test_journal_makes_no_file_of_nothing(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "sessions")
     journal.write(Transcript())
     journal.settle()
-    assert not list((tmp_path / "sessions").iterdir())
+    assert not list((tmp_path / "sessions").glob("*.json"))
     Journal(None).write(_said("kept nowhere"))
 
 
@@ -57,6 +57,16 @@ def test_what_a_killed_client_left_is_swept_a_day_later(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (age, age))
     sweep(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".saving-new", "talk.json"]
+
+
+def test_conversation_is_written_by_one_client_at_a_time(tmp_path: Path) -> None:
+    one, other = Journal(tmp_path), Journal(tmp_path)
+    one.write(Transcript(session_id="talk"))
+    assert one.claim("talk") and other.claim("other") and not other.claim("talk")
+    one.close()
+    assert other.claim("talk") and Journal(None).claim("talk")
+    other.close()
+    assert not list((tmp_path / "open").iterdir())
 
 
 _WRITER = """

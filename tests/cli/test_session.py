@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,10 @@ def talk(url: str, seen: Seen) -> Talk:
     def run(*steps: str | Steps, system_prompt: str = "") -> Session:
         async def go() -> Session:
             async with ChatClient(url) as client:
-                session = Session(client, seen.terminal(), system_prompt, Journal(sessions_folder()))
-                for step in steps:
-                    await (_typed(session, step) if isinstance(step, str) else step(session))
-                session.journal.settle()
+                with contextlib.closing(Journal(sessions_folder())) as journal:
+                    session = Session(client, seen.terminal(), system_prompt, journal)
+                    for step in steps:
+                        await (_typed(session, step) if isinstance(step, str) else step(session))
                 return session
 
         return asyncio.run(go())
@@ -328,6 +329,18 @@ def test_sessions_are_listed_found_renamed_and_deleted(talk: Talk, seen: Seen) -
 def test_what_is_no_conversation_is_said(talk: Talk, line: str, told: str) -> None:
     with pytest.raises(ClientError, match=told):
         talk("first words", "/new", "second words", line)
+
+
+def test_conversation_that_is_open_elsewhere_is_copied(talk: Talk, seen: Seen) -> None:
+    async def open_elsewhere(session: Session) -> None:
+        assert elsewhere.claim(kept_sessions(sessions_folder())[0].session_id)
+
+    elsewhere = Journal(sessions_folder())
+    talk("one")
+    talk(open_elsewhere, lambda session: resume(session, ""), "two")
+    assert "this one gets a copy" in seen.told
+    assert sorted(entry.turns for entry in kept_sessions(sessions_folder())) == [1, 2]
+    elsewhere.close()
 
 
 def test_saved_file_is_deleted_by_its_name(talk: Talk) -> None:
