@@ -1,31 +1,46 @@
 """The terminal client. `python chat_cli.py --help` tells its options."""
 
 import argparse
+import gc
 import sys
+from contextlib import nullcontext
 
 from app.cli.keyboard import quiet_keyboard
 from app.cli.options import Options
+
+IMPORTED_OBJECTS = 50_000  # to look through them for garbage would take a tenth of the start
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(
         description="Chat with a language model in the terminal. Starts a server when none runs.",
-        epilog="Without a terminal, standard input is one message and standard output its answer.",
+        epilog="Without a terminal, standard input is one message and standard output its answer. "
+        "What is not given here is taken from $CHAT_URL, $CHAT_MODEL, $CHAT_SYSTEM and $LLM_API_KEY, "
+        "and then from ~/.config/llm-serving/config.toml.",
     )
     parser.add_argument("--url", help="only connect to this server, as http://127.0.0.1:8000")
-    parser.add_argument("--api-key", metavar="KEY", help="of the server (default: $LLM_API_KEY)")
+    parser.add_argument("--api-key", metavar="KEY", help="of the server")
     parser.add_argument("-m", "--model", help="the model to talk to")
-    parser.add_argument("-s", "--system", default="", metavar="TEXT", help="what the model is told first")
+    parser.add_argument("-s", "--system", metavar="TEXT", help="what the model is told first")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="NAME", help="go on with the last conversation, or this one"
+    )
+    parser.add_argument(
+        "-p", "--prompt", dest="message", metavar="TEXT", help="one message; piped input is put below it"
+    )
+    parser.add_argument("--json", action="store_true", help="the answer as one JSON object")
     parser.add_argument("--plain", action="store_true", help="text as it comes: no Markdown, colours or bars")
     parser.add_argument("--no-color", action="store_true", help="Markdown without colours")
     return Options(**vars(parser.parse_args(arguments)))
 
 
 def run() -> int:
+    gc.set_threshold(IMPORTED_OBJECTS)
     options = parse_arguments()
+    is_asked = options.message is None and not options.json
     try:
-        with quiet_keyboard() as typed:
-            from app.cli.chat import main  # takes a while, during which people type already
+        with quiet_keyboard() if is_asked else nullcontext("") as typed:
+            from app.cli.run import main  # takes a while, during which people type already
 
             return main(options, typed)
     except KeyboardInterrupt:

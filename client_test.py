@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.address import Address, address_of
 from app.cli.checks import CHECKS
-from app.cli.client import Address, ClientError, address_of
+from app.cli.errors import ClientError
 from app.cli.menu import Menu, shown_route
 from app.cli.server import default_address, url_of
 from app.cli.target import Outcome, Target, run_checks

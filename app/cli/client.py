@@ -1,31 +1,26 @@
-"""Owns the wire to the server: requests out, replies and event streams back as typed objects.
-
-ClientError
-├── BadAddress     no server can be asked there, or with that key
-├── Unreachable    nobody answers there
-├── Foreign        somebody answers who does not speak this API
-├── Refused        the server said no, and why
-└── StreamBroken   the connection ended in the middle of an answer
-"""
+"""Owns the wire to the server: requests out, replies and event streams back as typed objects."""
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import httpx
 from httpx_sse import EventSource, SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
+from app.cli.address import address_of
+from app.cli.errors import ClientError, Foreign, Refused, StreamBroken, Unreachable
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
     ContinueRequest,
     ConversationResponse,
+    DeletedResponse,
     DeltaEvent,
     ErrorResponse,
     HealthResponse,
     LoadProgress,
+    ModelInfoResponse,
     ModelListResponse,
     NewChatRequest,
     NewChatResponse,
@@ -43,56 +38,24 @@ HEALTH_TIMEOUT_S = 3.0  # a server that is well answers within milliseconds, wha
 SILENCE_TIMEOUT_S = 600.0  # until a model is loaded; a stream that has begun is kept alive
 
 Reply = TypeVar("Reply", bound=BaseModel)
-Event = StartEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
+
+
+class ThinkingEvent(BaseModel):
+    """Text that the model says to itself before its answer; not part of it."""
+
+    text: str
+
+
+Event = StartEvent | ThinkingEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
 Events = AsyncGenerator[Event, None]
 
-_CHAT_EVENTS: Mapping[str, type[Event]] = {"start": StartEvent, "delta": DeltaEvent, "done": ChatResponse}
-_SWITCH_EVENTS: Mapping[str, type[Event]] = {"progress": LoadProgress, "done": SwitchModelResponse}
-
-
-_HINTS: Mapping[str, str] = {  # in place of the server's, which speak of requests
-    "not_authenticated": "Give it with --api-key KEY, or as LLM_API_KEY in the environment.",
-    "validation_error": "/set shows the settings and what each takes.",
-    "conversation_not_found": "/new begins a new conversation.",
-    "not_found": "Client and server must be of one version.",
-    "method_not_allowed": "Client and server must be of one version.",
+_CHAT_EVENTS: Mapping[str, type[Event]] = {  # others are passed over: a newer server may send them
+    "start": StartEvent,
+    "thinking": ThinkingEvent,
+    "delta": DeltaEvent,
+    "done": ChatResponse,
 }
-
-
-class ClientError(Exception):
-    """One line of what happened, and one of what to do."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
-class BadAddress(ClientError):
-    pass
-
-
-class Unreachable(ClientError):
-    pass
-
-
-class Foreign(ClientError):
-    pass
-
-
-class StreamBroken(ClientError):
-    pass
-
-
-class Refused(ClientError):
-    """`code` is the server's stable name for the reason; `status` is None within a stream."""
-
-    def __init__(self, error: ErrorResponse, status: int | None) -> None:
-        detail = error.error
-        again = f"Try again in {detail.retry_after} s." if detail.retry_after is not None else None
-        super().__init__(detail.message, _HINTS.get(detail.code) or detail.hint or again)
-        self.code = detail.code
-        self.status = status
+_SWITCH_EVENTS: Mapping[str, type[Event]] = {"progress": LoadProgress, "done": SwitchModelResponse}
 
 
 def _parsed(kind: type[Reply], content: bytes | str) -> Reply:
@@ -114,45 +77,6 @@ def _refusal(response: httpx.Response) -> ClientError:
             f"(HTTP {response.status_code}).",
             "Name another address with --url.",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server is, and what it asks for, as httpx takes both. Made by `address_of`."""
-
-    url: str
-    headers: Mapping[bytes, bytes]
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether a proxy may stand on the way."""
-        return httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1")
-
-    @property
-    def is_encrypted(self) -> bool:
-        return httpx.URL(self.url).scheme == "https"
-
-
-def address_of(url: str, api_key: str | None = None) -> Address:
-    """
-    Raises:
-        BadAddress: the address is none of http, or the key cannot stand in a header.
-    """
-    if not _is_http(url):
-        raise BadAddress(f"--url {url!r} is no http address.", "One is like http://127.0.0.1:8000")
-    key = (api_key or "").strip().encode(errors="surrogateescape")  # the bytes that were typed
-    if any(byte < 0x20 or byte == 0x7F for byte in key):
-        raise BadAddress("The API key holds a control character.", "Give it with --api-key, or LLM_API_KEY.")
-    return Address(url.rstrip("/"), {b"Authorization": b"Bearer " + key} if key else {})
-
-
-def _is_http(url: str) -> bool:
-    try:
-        parsed = httpx.URL(url)
-        port = urlsplit(url).port  # raises where it is none
-    except (httpx.InvalidURL, ValueError):
-        return False
-    return parsed.scheme in ("http", "https") and bool(parsed.host) and port != 0 and "%" not in parsed.host
 
 
 class ChatClient:
@@ -193,6 +117,12 @@ class ChatClient:
 
     async def conversation(self, conversation_id: str) -> ConversationResponse:
         return await self._call("GET", f"/chat/conversation/{conversation_id}", ConversationResponse)
+
+    async def delete(self, conversation_id: str) -> None:
+        await self._call("DELETE", f"/chat/conversation/{conversation_id}", DeletedResponse)
+
+    async def model_info(self, model_name: str) -> ModelInfoResponse:
+        return await self._call("GET", f"/model-info?model_name={quote(model_name)}", ModelInfoResponse)
 
     async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
         path = f"/chat/conversation/{conversation_id}/undo"

@@ -1,57 +1,32 @@
-"""Owns the commands: name, arguments, help and completion in one place, and what a typed line means."""
+"""Owns the list of commands, and what a typed line means."""
 
 import difflib
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
-from app.cli import handlers
-from app.cli.client import ClientError
+from app.cli import conversation_commands as conversation
+from app.cli import model_commands as model
+from app.cli import text_commands as text
+from app.cli import turn_commands as turn
+from app.cli.command import Choice, Command, Leave
+from app.cli.errors import UnknownCommand
 from app.cli.session import Session
-from app.cli.settings import KEYS, range_of
-from app.cli.transcripts import saved_names
 
-Choice = tuple[str, str]  # what is inserted, and what it means
+__all__ = ["COMMANDS", "Call", "Command", "Leave", "find", "parse", "show_help"]
+
 _LINE = re.compile(r"/(?:([A-Za-z]\w*)(?:\s+(.*))?)?", re.DOTALL)
-
-
-class UnknownCommand(ClientError):
-    pass
-
-
-def _no_choices(session: Session) -> Iterable[Choice]:
-    return ()
-
-
-def _models(session: Session) -> Iterable[Choice]:
-    return [(name, entry.description) for name, entry in session.models.items()]
-
-
-def _saved(session: Session) -> Iterable[Choice]:
-    return [(name, "") for name in saved_names()]
-
-
-def _settings(session: Session) -> Iterable[Choice]:
-    return [(key, range_of(key)) for key in KEYS]
-
-
-def _commands(session: Session) -> Iterable[Choice]:
-    return [(command.name, command.help) for command in COMMANDS]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    name: str
-    arguments: str
-    help: str
-    run: Callable[[Session, str], Awaitable[None]]
-    choices: Callable[[Session], Iterable[Choice]] = _no_choices  # for its first argument
-
-    @property
-    def usage(self) -> str:
-        return f"/{self.name} {self.arguments}".rstrip()
+_KEYS = (
+    ("Enter", "send the message"),
+    ("Alt-Enter, Shift-Enter, Ctrl-J, \\ at the end", "begin a new line"),
+    ('"""', "begin and end a text of many lines"),
+    ("Tab", "complete commands, names and @files"),
+    ("right arrow", "take the suggestion"),
+    ("Ctrl-R", "search what was typed before"),
+    ("Ctrl-X Ctrl-E", "write in $EDITOR"),
+    ("Ctrl-C", "stop an answer and keep it; clear the line"),
+    ("Ctrl-L, Ctrl-D", "redraw, leave"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,32 +69,36 @@ def find(name: str) -> Command:
 
 
 async def show_help(session: Session, argument: str) -> None:
+    from rich.table import Table  # slow to import, and not needed for the first prompt
+
+    terminal = session.terminal
     if argument:
         command = find(argument.split()[0])
-        session.terminal.say(command.usage, "bold")
-        session.terminal.say(f"  {command.help}")
+        terminal.say(command.usage, "bold")
+        terminal.say(f"  {command.help}")
+        for line in command.more.splitlines():
+            terminal.note(f"  {line}")
         return
-    table = Table.grid(padding=(0, 2))
+    commands, keys = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
     for command in COMMANDS:
-        table.add_row(command.usage, command.help)
-    session.terminal.show(table)
-    session.terminal.note("Enter sends, Alt-Enter or Ctrl-J begins a line, Tab completes.")
-    session.terminal.note("Ctrl-C stops an answer and keeps it, Ctrl-D leaves. Commands may be shortened.")
+        commands.add_row(command.usage, command.help)
+    for key, meaning in _KEYS:
+        keys.add_row(key, meaning, style="dim")
+    terminal.show(commands)
+    terminal.say("")
+    terminal.show(keys)
+    terminal.note("Commands may be shortened; /help COMMAND tells more; @file in a message attaches it.")
+
+
+def _named(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
+    return [(command.name, command.help) for command in COMMANDS] if not typed else ()
 
 
 COMMANDS = (
-    Command("models", "", "list the models", handlers.list_models),
-    Command("switch", "NAME", "go on with another model", handlers.switch, _models),
-    Command("new", "[TITLE]", "begin a new conversation", handlers.new),
-    Command("save", "NAME", "save the conversation to conversations/NAME.json", handlers.save, _saved),
-    Command("load", "NAME", "go on with a saved conversation", handlers.load, _saved),
-    Command("history", "", "show the conversation", handlers.history),
-    Command("system", "[TEXT|clear]", "show or set what the model is told first", handlers.system),
-    Command("set", "[KEY [VALUE|default]]", "show or set how replies are drawn", handlers.set_, _settings),
-    Command("retry", "", "have the last message answered again", handlers.retry),
-    Command("continue", "", "extend the last answer", handlers.continue_),
-    Command("undo", "[N]", "drop the last turn, or the last N", handlers.undo),
-    Command("clear", "", "clear the screen; the conversation stays", handlers.clear),
-    Command("help", "[COMMAND]", "show the commands", show_help, _commands),
-    Command("quit", "", "leave", handlers.leave),
+    *model.COMMANDS,
+    *conversation.COMMANDS,
+    *turn.COMMANDS,
+    *text.COMMANDS,
+    Command("help", "[COMMAND]", "show the commands and the keys", show_help, _named),
+    Command("quit", "", "leave", conversation.leave),
 )

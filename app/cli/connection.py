@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.cli.client import ChatClient, ClientError, Foreign, Unreachable
+from app.cli.client import ChatClient
+from app.cli.errors import ClientError, Foreign, Unreachable
 from app.cli.interrupts import Interrupts
 from app.cli.server import COMMAND, OwnServer, default_address, port_for_own, url_of
 from app.cli.terminal import Terminal

@@ -7,8 +7,10 @@ the client takes the keyboard first, and loads its modules then.
 import contextlib
 import os
 import select
+import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 MARK_PASTES, STOP_MARKING = "\x1b[?2004h", "\x1b[?2004l"  # or lines pasted between prompts look typed
 MAX_TYPED = 4096  # what a terminal holds
@@ -24,17 +26,51 @@ def quiet_keyboard() -> Iterator[str]:
     import termios  # only where there are terminals of this kind
 
     before = termios.tcgetattr(sys.stdin)
-    quiet = termios.tcgetattr(sys.stdin)
-    quiet[0] &= ~termios.ICRNL
-    quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    quiet[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
+    quiet = _quieted(before)
+
+    def quiet_again(number: int, frame: object) -> None:
+        """After Ctrl-Z and `fg` the shell has left the terminal as usual; a prompt has seen to it itself."""
+        if termios.tcgetattr(sys.stdin)[3] & termios.ICANON:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+            _tell_terminal(MARK_PASTES)
+
+    on_continue = signal.signal(signal.SIGCONT, quiet_again)
     try:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
         _tell_terminal(MARK_PASTES)
         yield _waiting()
     finally:
+        signal.signal(signal.SIGCONT, on_continue)
         _tell_terminal(STOP_MARKING)
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def _quieted(mode: list[Any]) -> list[Any]:  # Any: as termios gives it
+    import termios
+
+    quiet = list(mode)
+    quiet[0] &= ~termios.ICRNL
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
+    return quiet
+
+
+@contextlib.contextmanager
+def loud_keyboard() -> Iterator[None]:
+    """Inside `quiet_keyboard`, for another program that takes the terminal: as terminals usually are."""
+    import termios  # only where there are terminals of this kind
+
+    quiet = termios.tcgetattr(sys.stdin)
+    usual = termios.tcgetattr(sys.stdin)
+    usual[0] |= termios.ICRNL
+    usual[3] |= termios.ECHO | termios.ICANON | termios.ISIG
+    _tell_terminal(STOP_MARKING)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, usual)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+        _tell_terminal(MARK_PASTES)
 
 
 def _waiting() -> str:

@@ -3,17 +3,31 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
-from app.cli.client import ChatClient, ClientError
+from app.cli.client import ChatClient
+from app.cli.errors import ClientError, StreamBroken
+from app.cli.quantities import duration_of, size_of
 from app.cli.terminal import Terminal
-from app.models.schemas import HealthResponse, LoadProgress
+from app.models.schemas import HealthResponse, LoadProgress, SwitchModelResponse
 
 PATIENCE_S = 0.7  # before a wait is explained
 POLL_S = 0.2
 
 
 def label_of(progress: LoadProgress) -> str:
-    return f"{progress.model_name}: {progress.stage}"
+    return " ".join([f"{progress.model_name}: {progress.stage}", *_bytes(progress)])
+
+
+def _bytes(progress: LoadProgress) -> list[str]:
+    """Of a download, as far as this server measures it: an older one tells no bytes."""
+    done, total = getattr(progress, "done_bytes", None), getattr(progress, "total_bytes", None)
+    rate, left_s = getattr(progress, "bytes_per_s", None), getattr(progress, "seconds_left", None)
+    return [
+        *([f"{size_of(done)} of {size_of(total)}"] if done is not None and total is not None else []),
+        *([f"at {size_of(rate)}/s"] if rate else []),
+        *([f"({duration_of(left_s)} left)"] if left_s is not None else []),
+    ]
 
 
 def fraction_of(progress: LoadProgress) -> float | None:
@@ -48,3 +62,15 @@ async def _watch(client: ChatClient, terminal: Terminal) -> None:
         while True:
             bar.show(*waiting_for(await client.health()))
             await asyncio.sleep(POLL_S)
+
+
+async def shown_switch(client: ChatClient, terminal: Terminal, name: str) -> SwitchModelResponse:
+    """Switches the server to another model, with a bar of how far it has come."""
+    with terminal.bar() as bar:
+        async with aclosing(client.switch(name)) as events:
+            async for event in events:
+                if isinstance(event, LoadProgress):
+                    bar.show(label_of(event), fraction_of(event))
+                if isinstance(event, SwitchModelResponse):
+                    return event
+    raise StreamBroken("The server ended the switch without a word.", "/models shows what is loaded.")

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from rich.box import ASCII, HEAVY_HEAD
 from rich.table import Table
 
+from app.cli.quantities import size_of
 from app.models.schemas import HealthResponse, ModelEntry
 
 WIDE = 110  # columns that the whole table needs
@@ -25,10 +26,6 @@ def current_model_line(health: HealthResponse) -> str:
         return f"Current model: {model.name} ({model.error or model.status})"
     origin = "" if model.model_id == model.name else f" (served from {served_from(model.model_id)})"
     return f"Current model: {model.name}{origin}"
-
-
-def size_of(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def model_table(models: list[ModelEntry], symbols: bool, width: int) -> Table:

@@ -1,29 +1,26 @@
-"""Owns the line that the user types into: keys, completion, history and the line below it."""
+"""Owns the line that the user types into: its history, what is typed ahead of it, and the line below it."""
 
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.filters import Condition
-from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input, create_input
-from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.input.vt100 import Vt100Input
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 
-from app.cli.commands import COMMANDS, UnknownCommand, find
+from app.cli.completion import CommandCompleter
+from app.cli.keys import key_bindings, know_shift_enter, unquoted
 from app.cli.places import private_file
-from app.cli.session import Session, count
+from app.cli.quantities import count, gauge
+from app.cli.session import Session
+from app.cli.typed_ahead import TypedAhead
 
 _STYLE = Style.from_dict({"you": "bold ansicyan", "bottom-toolbar": "noreverse ansibrightblack"})
 
@@ -35,70 +32,6 @@ class Prompt(Protocol):
         Raises:
             EOFError: the user leaves, or the terminal is gone.
         """
-
-
-class CommandCompleter(Completer):
-    """Commands at the beginning of the line, and then what the command offers for its first argument."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        text = document.text_before_cursor
-        if not text.startswith("/") or "\n" in text:
-            return
-        name, blank, argument = text[1:].partition(" ")
-        if not blank:
-            choices = [(command.name, command.help) for command in COMMANDS]
-            yield from _matching(choices, name)
-        elif " " not in argument:
-            yield from _matching(self._choices(name), argument)
-
-    def _choices(self, name: str) -> Iterable[tuple[str, str]]:
-        try:
-            return find(name).choices(self._session)
-        except UnknownCommand:
-            return ()
-
-
-def _matching(choices: Iterable[tuple[str, str]], typed: str) -> Iterable[Completion]:
-    for text, meaning in choices:
-        if text.lower().startswith(typed.lower()):
-            yield Completion(text, -len(typed), display_meta=meaning)
-
-
-def key_bindings(completer: Completer) -> KeyBindings:
-    keys = KeyBindings()
-
-    @keys.add("enter")
-    def send(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
-            buffer.complete_state = None  # takes the choice; the next Enter sends
-        elif buffer.text.strip():
-            buffer.validate_and_handle()
-
-    @keys.add("tab")
-    def complete(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        found = list(completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
-        if len(found) == 1:
-            buffer.apply_completion(found[0])
-        elif buffer.complete_state is not None:
-            buffer.complete_next()
-        else:
-            buffer.start_completion(insert_common_part=True)
-
-    @keys.add("escape", "enter")
-    @keys.add("c-j")
-    def begin_line(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    @keys.add("c-c")
-    def clear_line(event: KeyPressEvent) -> None:
-        event.current_buffer.reset()
-
-    return keys
 
 
 class _LenientHistory(FileHistory):
@@ -144,54 +77,72 @@ class TerminalPrompt:
         screen: Output | None = None,
     ) -> None:
         """`typed` is what the user typed before there was an editor."""
+        know_shift_enter()
         self._session = session
         self._keyboard = keyboard or create_input()
         if isinstance(self._keyboard, Vt100Input):
             self._keyboard.vt100_parser.feed(typed)
+        self._typed_ahead = session.terminal.typed_ahead = TypedAhead(self._keyboard)
         plain = session.terminal.look.plain
         completer = CommandCompleter(session)
         self._editor: PromptSession[str] = PromptSession(
             history=history,
+            auto_suggest=None if plain else AutoSuggestFromHistory(),
             completer=completer,
-            complete_while_typing=Condition(self._is_command),
+            complete_while_typing=Condition(self._is_completed),
             key_bindings=key_bindings(completer),
             multiline=True,
+            enable_open_in_editor=True,
+            enable_suspend=True,
+            tempfile_suffix=".md",
             prompt_continuation="... ",
-            bottom_toolbar=None if plain else self._status,
+            bottom_toolbar=None if plain else lambda: status_line(session),
             style=None if not session.terminal.look.color else _STYLE,
             input=self._keyboard,
             output=screen or _screen(),
         )
 
     async def ask(self, draft: str) -> str:
-        if self._has_keys() and draft:
+        if self._typed_ahead.end() and draft:
             self._session.terminal.note("The arrow up brings back your line.")
             draft = ""
-        return await self._editor.prompt_async([("class:you", "You: ")], default=draft)
+        text = await self._editor.prompt_async([("class:you", "You: ")], default=draft)
+        self._typed_ahead.begin()
+        return unquoted(text)
 
-    def _has_keys(self) -> bool:
-        """Whether the user typed ahead, which a draft must not be mixed with."""
-        keys = [*get_typeahead(self._keyboard), *self._keyboard.read_keys()]
-        store_typeahead(self._keyboard, keys)
-        return any(key.key is not Keys.CPRResponse for key in keys)
+    def _is_completed(self) -> bool:
+        """Whether choices are offered unasked: for commands and @files, not amid a message."""
+        document = self._editor.default_buffer.document
+        return document.text.startswith("/") or document.get_word_before_cursor(WORD=True).startswith("@")
 
-    def _is_command(self) -> bool:
-        return self._editor.default_buffer.text.startswith("/")
-
-    def _status(self) -> AnyFormattedText:
-        session = self._session
-        return " · ".join(filter(None, (session.current_model, _turns(session), _context(session))))
+    @property
+    def text(self) -> str:
+        """What stands in the line now."""
+        return self._editor.default_buffer.text
 
 
-def _turns(session: Session) -> str:
-    return count(session.transcript.turns, "turn")
+def status_line(session: Session) -> str:
+    """What stands below the line."""
+    parts = (session.current_model, _context(session), _conversation(session), _attached(session))
+    return " · ".join(filter(None, parts))
 
 
 def _context(session: Session) -> str:
     entry = session.models.get(session.current_model or "")
     if entry is None or not session.context_used:
         return ""
-    return f"{session.context_used:,}/{entry.context_length:,} tokens"
+    share = session.context_used / entry.context_length
+    return f"{gauge(share)} {session.context_used:,}/{entry.context_length:,} tokens"
+
+
+def _conversation(session: Session) -> str:
+    transcript = session.transcript
+    name = transcript.title or session.saved_as
+    return " · ".join(filter(None, (count(transcript.turns, "turn"), name)))
+
+
+def _attached(session: Session) -> str:
+    return f"{count(len(session.attached), 'file')} attached" if session.attached else ""
 
 
 class LinePrompt:

@@ -17,6 +17,9 @@ class AnswerView(Protocol):
 
     def feed(self, text: str) -> None: ...
 
+    def think(self, text: str) -> None:
+        """Shows what the model says to itself before it answers."""
+
     def wait(self, status: str) -> None:
         """Shows why nothing has come yet."""
 
@@ -28,14 +31,27 @@ class AnswerView(Protocol):
 
 
 class PlainAnswer:
-    """Writes the answer as it is; towards a terminal without control characters."""
+    """Writes the answer as it is; towards a terminal without control characters. Thoughts go where all else
+    goes that is no answer, if anywhere."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: IO[str], thoughts: IO[str] | None = None) -> None:
         self._file = file
+        self._thoughts = thoughts
+        self._is_thinking = False
         self._is_terminal = file.isatty()
         self._last = "\n"
 
+    def think(self, text: str) -> None:
+        if self._thoughts is not None:
+            self._is_thinking = True
+            self._thoughts.write(without_controls(text))
+            self._thoughts.flush()
+
     def feed(self, text: str) -> None:
+        if self._is_thinking and self._thoughts is not None:
+            self._thoughts.write("\n\n")
+            self._thoughts.flush()
+            self._is_thinking = False
         text = without_controls(text) if self._is_terminal else text
         self._file.write(text)
         self._file.flush()

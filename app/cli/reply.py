@@ -1,22 +1,29 @@
 """Owns one answer as it grows: from the event stream onto the screen, and what is said of it afterwards."""
 
+import asyncio
+import time
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from app.cli.client import ChatClient, Events, Foreign
+from app.cli.client import ChatClient, Events, ThinkingEvent
+from app.cli.errors import Foreign
 from app.cli.loading import explained
+from app.cli.render import AnswerView
 from app.cli.terminal import Terminal
 from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, TranscriptMessage
 
 
 @dataclass(slots=True)
 class Reply:
-    """`begun` is the text that the answer extends."""
+    """`begun` is the text that the answer extends; `thoughts` is what the model said to itself before it."""
 
     begun: str = ""
     added: str = ""
+    thoughts: str = ""
+    thought_s: float = 0.0
     start: StartEvent | None = None
     done: ChatResponse | None = None
+    admitted: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def has_grown(self) -> bool:
@@ -54,24 +61,35 @@ async def opened(events: Events, client: ChatClient, terminal: Terminal) -> tupl
 async def show(start: StartEvent, events: Events, terminal: Terminal, reply: Reply) -> None:
     """Feeds the answer to the screen and to `reply`, which holds what came also when this is cut short."""
     reply.start = start
+    reply.admitted.set()
     terminal.heading("Assistant:")
     async with aclosing(events), terminal.answer() as view:
         view.wait("…")
         if reply.begun:
             view.feed(reply.begun)
-        async for event in events:
-            if isinstance(event, DeltaEvent):
-                reply.added += event.text
-                view.feed(event.text)
-            elif isinstance(event, ChatResponse):
-                reply.done = event
+        await _follow(events, view, reply)
 
 
-def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None) -> None:
+async def _follow(events: Events, view: AnswerView, reply: Reply) -> None:
+    began = time.monotonic()
+    async for event in events:
+        if isinstance(event, ThinkingEvent):
+            reply.thoughts += event.text
+            reply.thought_s = time.monotonic() - began
+            view.think(event.text)
+        elif isinstance(event, DeltaEvent):
+            reply.added += event.text
+            view.feed(event.text)
+        elif isinstance(event, ChatResponse):
+            reply.done = event
+
+
+def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None, window: int | None) -> None:
     """One line of numbers, and what else there is to know about the answer."""
     if reply.done is None:
         return
-    terminal.note((" · " if terminal.look.symbols else ", ").join(_numbers(reply.done)))
+    facts = [*_numbers(reply.done), _context(reply, window)]
+    terminal.note((" · " if terminal.look.symbols else ", ").join(facts))
     if answered_before not in (None, reply.model_name):
         terminal.note(f"Answered by {reply.model_name}; before it was {answered_before}.")
     if reply.done.finish_reason == "length":
@@ -92,3 +110,7 @@ def _numbers(done: ChatResponse) -> list[str]:
         f"first after {done.timings.first_token_s:.2f} s",
         *([f"{done.usage.cached_tokens:,} cached"] if done.usage.cached_tokens else []),
     ]
+
+
+def _context(reply: Reply, window: int | None) -> str:
+    return f"context {reply.context_used:,}" + (f" of {window:,}" if window is not None else "")

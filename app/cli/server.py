@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from app.cli.client import ChatClient, ClientError, Unreachable
+from app.cli.client import ChatClient
+from app.cli.errors import ClientError, Unreachable
 from app.cli.loading import POLL_S, waiting_for
 from app.cli.places import private_file, state_folder
 from app.cli.terminal import Bar

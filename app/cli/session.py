@@ -1,35 +1,37 @@
 """Owns one conversation as the user sees it: turns, transcript, settings, and the way back after a failure.
 
-The server holds the conversation; the transcript here is its copy, from which it is restored when the server
-has lost it.
+The transcript here is what the conversation is; the server holds another copy of it, and the journal a third
+on disk.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any
 
-from app.cli.client import ChatClient, ClientError, Events, Refused, StreamBroken
-from app.cli.loading import fraction_of, label_of
+from app.cli.attachments import attachment, mentioned
+from app.cli.client import ChatClient, Events
+from app.cli.errors import ClientError, StreamBroken
+from app.cli.journal import EVERY_S, Journal
+from app.cli.loading import shown_switch
+from app.cli.quantities import count, size_of, tokens_about
+from app.cli.remote import RemoteConversation
 from app.cli.reply import Reply, opened, show, show_facts
+from app.cli.sessions import SessionEntry
 from app.cli.settings import SamplingSettings
+from app.cli.statistics import Statistics
 from app.cli.terminal import Terminal
 from app.cli.transcripts import Transcript
 from app.models.schemas import (
     ChatRequest,
     ContinueRequest,
-    ConversationMessage,
-    LoadProgress,
     ModelEntry,
-    NewChatRequest,
     RegenerateRequest,
     SwitchModelResponse,
     TranscriptMessage,
 )
-
-T = TypeVar("T")
-
-SETTLING_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # waits while the server winds up an answer that was stopped
 
 
 class NothingYet(ClientError):
@@ -40,56 +42,96 @@ class NothingYet(ClientError):
 class Session:
     """What the commands act on. Methods raise ClientError; what they changed by then is consistent."""
 
-    def __init__(self, client: ChatClient, terminal: Terminal, system_prompt: str = "") -> None:
+    def __init__(
+        self,
+        client: ChatClient,
+        terminal: Terminal,
+        system_prompt: str = "",
+        journal: Journal | None = None,
+        settings: SamplingSettings | None = None,
+    ) -> None:
         self.client = client
         self.terminal = terminal
-        self.settings = SamplingSettings()
+        self.journal = journal or Journal(None)
+        self.settings = settings or SamplingSettings()
+        self.statistics = Statistics()
         self.transcript = Transcript(system_prompt=system_prompt)
         self.models: dict[str, ModelEntry] = {}
         self.current_model: str | None = None
         self.chosen_model: str | None = None  # by the user; the server may have lost it
         self.context_used = 0  # tokens, as the last reply told
         self.saved_as: str | None = None
+        self.listed: list[SessionEntry] = []  # what the numbers of /load and /delete mean
+        self.attached: list[str] = []  # texts that go with the next message
         self.draft = ""  # a message that was not answered, offered again
+        self.last_reply: Reply | None = None
         self._answered_by: str | None = None
-        self._conversation_id: str | None = None
-        self._system_prompt_sent = False
-        self._may_differ = False  # from what the server holds, after an answer that was cut
+        self._remote = RemoteConversation(client, terminal)
 
     # Turns
 
     async def send(self, text: str) -> None:
         self.draft = text
-        await self._settle()
-        asked = TranscriptMessage(role="user", content=text)
+        await self._remote.settle(self.transcript)
+        whole = "\n\n".join(dict.fromkeys([text, *self._mentioned(text), *self.attached]))
+        asked = TranscriptMessage(role="user", content=whole)
         kept = list(self.transcript.messages)
-        await self._answer(lambda: self.client.chat(self._request(text)), [*kept, asked])
+        await self._answer(lambda: self.client.chat(self._request(whole)), [*kept, asked])
+        self.attached.clear()
 
-    async def retry(self) -> None:
-        """Answers the last message again, as the settings are now."""
-        await self._settle()
+    def _mentioned(self, text: str) -> list[str]:
+        """The files that the message names with @."""
+        texts = []
+        for path in mentioned(text):
+            texts.append(attachment(path))
+            size = f"{size_of(len(texts[-1].encode()))}, {tokens_about(texts[-1])}"
+            self.terminal.note(f"With {path}: {size}.")
+        return texts
+
+    async def retry(self, model_name: str | None = None, **sampling: Any) -> None:  # Any: as /set types them
+        """Answers the last message again, as the settings are now but for those given."""
+        await self._remote.settle(self.transcript)
         self._check_begun()
-        request = RegenerateRequest(stream=True, **self.settings.values)
+        named = {} if model_name is None else {"model_name": model_name}
+        request = RegenerateRequest(stream=True, **named, **(self.settings.values | sampling))
         kept = self.transcript.messages[:-1]
-        await self._answer(lambda: self.client.regenerate(self._id(), request), kept)
+        await self._answer(lambda: self.client.regenerate(self._remote.id, request), kept)
 
     async def continue_(self) -> None:
         """Extends the last reply."""
-        await self._settle()
+        await self._remote.settle(self.transcript)
         self._check_begun()
         request = ContinueRequest(stream=True, **self.settings.values)
         *kept, begun = self.transcript.messages
-        await self._answer(lambda: self.client.continue_reply(self._id(), request), kept, begun.content)
+        await self._answer(lambda: self.client.continue_reply(self._remote.id, request), kept, begun.content)
 
     async def undo(self, turns: int) -> int:
         """Drops the last turns, and returns how many there were."""
-        await self._settle()
+        await self._remote.settle(self.transcript)
         self._check_begun()
         before = self.transcript.turns
-        await self._restored(lambda: self.client.undo(self._id(), min(turns, before)))
+        await self._remote.call(
+            self.transcript, lambda: self.client.undo(self._remote.id, min(turns, before))
+        )
         self.transcript.messages = self.transcript.messages[: -2 * min(turns, before)]
         self.context_used = 0  # unknown until the next reply
+        self.journal.write(self.transcript)
         return before - self.transcript.turns
+
+    async def ask_instead(self, text: str) -> None:
+        """Has `text` answered in place of the last message; until an answer comes, all stays as it is."""
+        await self._remote.settle(self.transcript)
+        self._check_begun()
+        old, old_remote = self.transcript, self._remote
+        self.transcript = replace(old, messages=old.messages[:-2])
+        self._remote = RemoteConversation(self.client, self.terminal)
+        try:
+            await self._remote.hand_over(self.transcript)
+            await self.send(text)
+        finally:
+            if len(self.transcript.messages) < len(old.messages):
+                self.transcript, self._remote = old, old_remote
+                self.journal.write(old)
 
     # The conversation as a whole
 
@@ -98,22 +140,25 @@ class Session:
         self.transcript = transcript
         self.context_used = 0
         self.saved_as = None
-        self._conversation_id = None
-        self._system_prompt_sent = self._may_differ = False
+        self._remote = RemoteConversation(self.client, self.terminal)
 
     async def load(self, transcript: Transcript) -> None:
         """Goes on with a transcript, once the server has taken it."""
-        conversation_id = await self._restore(transcript)
+        remote = RemoteConversation(self.client, self.terminal)
+        with self.terminal.bar() as bar:
+            bar.show(f"handing {count(transcript.turns, 'turn')} to the server", None)
+            await remote.hand_over(transcript)
         self.begin(transcript)
-        self._conversation_id = conversation_id
-        self._system_prompt_sent = True
+        self._remote = remote
+        self.journal.write(transcript)
 
     def set_system_prompt(self, text: str) -> None:
         self.transcript.system_prompt = text
-        self._system_prompt_sent = False
+        self._remote.knows_system_prompt = False
+        self.journal.write(self.transcript)
 
     async def settled_transcript(self) -> Transcript:
-        await self._settle()
+        await self._remote.settle(self.transcript)
         return self.transcript
 
     # Models
@@ -124,123 +169,78 @@ class Session:
         self.current_model = listing.current_model
 
     async def switch(self, name: str) -> SwitchModelResponse:
-        with self.terminal.bar() as bar:
-            async with aclosing(self.client.switch(name)) as events:
-                async for event in events:
-                    if isinstance(event, LoadProgress):
-                        bar.show(label_of(event), fraction_of(event))
-                    if isinstance(event, SwitchModelResponse):
-                        self.current_model = self.chosen_model = self._answered_by = event.model_name
-                        return event
-        raise StreamBroken("The server ended the switch without a word.", "/models shows what is loaded.")
+        reply = await shown_switch(self.client, self.terminal, name)
+        self.current_model = self.chosen_model = self._answered_by = reply.model_name
+        return reply
 
     # How a turn runs
 
     def _request(self, text: str) -> ChatRequest:
-        fields = dict(self.settings.values)
-        if not self._system_prompt_sent and (self.transcript.system_prompt or self._conversation_id):
-            fields["system_prompt"] = self.transcript.system_prompt
-        if self._conversation_id is not None:
-            fields["conversation_id"] = self._conversation_id
+        fields = self.settings.values | self._remote.fields(self.transcript)
         return ChatRequest(message=text, stream=True, **fields)
 
     async def _answer(
         self, open_stream: Callable[[], Events], kept: list[TranscriptMessage], begun: str = ""
     ) -> None:
         """Shows the reply and keeps it after `kept`; one that was cut is kept as far as it came."""
-        reply = Reply(begun)
+        reply = self.last_reply = Reply(begun)
         try:
-            await self._receive(open_stream, reply)
+            async with self._written_meanwhile(kept, reply):
+                await self._receive(open_stream, reply)
         except (asyncio.CancelledError, StreamBroken):
             if reply.has_grown:
                 self._keep(kept, reply)
-                self._may_differ = True
+                self._remote.may_differ = True
             raise
-        self._keep(kept, reply)
-        show_facts(self.terminal, reply, self._answered_by)
+        finally:
+            if reply.done is not None:
+                self._keep(kept, reply)
+            self.journal.write(self.transcript)
+        self.statistics.add(reply)
+        show_facts(self.terminal, reply, self._answered_by, self._window())
         self._answered_by = reply.model_name
 
     async def _receive(self, open_stream: Callable[[], Events], reply: Reply) -> None:
-        first, events = await self._restored(lambda: opened(open_stream(), self.client, self.terminal))
+        first, events = await self._remote.call(
+            self.transcript, lambda: opened(open_stream(), self.client, self.terminal)
+        )
         async with aclosing(events):
-            self._conversation_id = first.conversation_id or self._conversation_id
+            self._remote.conversation_id = first.conversation_id or self._remote.conversation_id
             await show(first, events, self.terminal, reply)
+
+    @contextlib.asynccontextmanager
+    async def _written_meanwhile(self, kept: list[TranscriptMessage], reply: Reply) -> AsyncIterator[None]:
+        """Writes what was said so far as soon as the server took the message, and every two seconds then."""
+
+        async def write() -> None:
+            await reply.admitted.wait()
+            while True:
+                self.journal.write(replace(self.transcript, messages=[*kept, reply.message]))
+                await asyncio.sleep(EVERY_S)
+
+        writing = asyncio.create_task(write())
+        try:
+            yield
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
 
     def _keep(self, kept: list[TranscriptMessage], reply: Reply) -> None:
         self.transcript.messages = [*kept, reply.message]
         self.transcript.model_name = reply.model_name
         self.draft = ""
-        self._system_prompt_sent = True
+        self._remote.knows_system_prompt = True
         self.context_used = reply.context_used
 
-    @property
-    def was_cut(self) -> bool:
-        """Whether the last answer ended before its end."""
-        return self._may_differ
-
-    # The way back
-
-    async def _restored(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Calls; once more after the server lost the conversation, and again while it winds up an answer."""
-        has_lost_it = False
-        for wait_s in (*SETTLING_S, None):
-            try:
-                return await call()
-            except Refused as error:
-                if error.code == "conversation_not_found" and not has_lost_it:
-                    has_lost_it = True
-                    await self._bring_back()
-                elif error.code == "conversation_busy" and wait_s is not None:
-                    await asyncio.sleep(wait_s)
-                else:
-                    raise
-        raise AssertionError("the last try returns or raises")
-
-    async def _bring_back(self) -> None:
-        self._conversation_id = None
-        if self.transcript.messages:
-            self._conversation_id = await self._restore(self.transcript)
-            turns = self.transcript.turns
-            self.terminal.note(f"The server had lost this conversation: restored {count(turns, 'turn')}.")
-
-    async def _restore(self, transcript: Transcript) -> str:
-        request = NewChatRequest(
-            system_prompt=transcript.system_prompt or None,
-            title=transcript.title,
-            messages=transcript.messages,
-        )
-        return (await self.client.new_chat(request)).conversation_id
-
-    async def _settle(self) -> None:
-        """After an answer that was cut: takes over what the server kept of it."""
-        if not self._may_differ or self._conversation_id is None:
-            return
-        self._may_differ = False
-        for wait_s in SETTLING_S:
-            try:
-                held = await self.client.conversation(self._conversation_id)
-            except ClientError:
-                return  # the next request says what is wrong, or restores what is here
-            if held.message_count >= len(self.transcript.messages):
-                break
-            await asyncio.sleep(wait_s)
-        self.transcript.messages = [
-            _transcribed(message) for message in held.messages if message.role != "system"
-        ]
+    def _window(self) -> int | None:
+        entry = self.models.get(self.current_model or "")
+        return None if entry is None else entry.context_length
 
     def _check_begun(self) -> None:
         if not self.transcript.messages:
             raise NothingYet
 
-    def _id(self) -> str:
-        """For a request about what is said already. One that the server never saw is restored by its 404."""
-        return self._conversation_id or "unknown"
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _transcribed(message: ConversationMessage) -> TranscriptMessage:
-    fields = message.model_dump(include=set(TranscriptMessage.model_fields))
-    return TranscriptMessage.model_validate(fields)
+    @property
+    def was_cut(self) -> bool:
+        """Whether the last answer ended before its end."""
+        return self._remote.may_differ

@@ -14,6 +14,8 @@ from rich.theme import Theme
 if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
     from rich.progress import Progress, TaskID
 
+    from app.cli.typed_ahead import TypedAhead
+
 from app.cli.render import AnswerView, PlainAnswer, without_controls
 
 _THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.table.border": "dim"})
@@ -37,14 +39,16 @@ class Look:
     plain: bool
     color: bool
     symbols: bool  # emoji, and lines around tables
+    folds_thoughts: bool = False  # shows only that the model thinks, and how long
 
 
-def look_of(file: TextIO, plain: bool, no_color: bool) -> Look:
-    """Plain where it is asked for (--plain, NO_COLOR, TERM=dumb) or nobody watches."""
+def look_of(file: TextIO, plain: bool, no_color: bool, folds_thoughts: bool = False) -> Look:
+    """Plain where it is asked for (--plain, NO_COLOR, TERM=dumb, ACCESSIBLE) or nobody watches."""
     unicode = (file.encoding or "").lower().replace("-", "").startswith("utf")
     dumb = os.environ.get("TERM", "dumb") == "dumb"
-    plain = plain or bool(os.environ.get("NO_COLOR")) or dumb or not unicode or not file.isatty()
-    return Look(plain, color=not (plain or no_color), symbols=not plain)
+    asked = plain or bool(os.environ.get("NO_COLOR")) or bool(os.environ.get("ACCESSIBLE"))
+    plain = asked or dumb or not unicode or not file.isatty()
+    return Look(plain, color=not (plain or no_color), symbols=not plain, folds_thoughts=folds_thoughts)
 
 
 class Terminal:
@@ -52,6 +56,7 @@ class Terminal:
 
     def __init__(self, look: Look, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
         self.look = look
+        self.typed_ahead: TypedAhead | None = None  # of the prompt, where there is one
         self.out = out or sys.stdout
         self.console = Console(
             file=(err or sys.stderr) if look.plain else self.out,
@@ -93,10 +98,10 @@ class Terminal:
 
     def answer(self) -> AnswerView:
         if self.look.plain:
-            return PlainAnswer(self.out)
-        from app.cli.painter import Painter  # Markdown takes long to import; the first prompt does not wait
+            return PlainAnswer(self.out, None if self.look.folds_thoughts else self.console.file)
+        from app.cli.painted_answer import PaintedAnswer  # Markdown takes long to import; no prompt waits
 
-        return Painter(self.console)
+        return PaintedAnswer(self.console, self.look.folds_thoughts, self.typed_ahead)
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Bar]:

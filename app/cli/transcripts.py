@@ -2,51 +2,58 @@
 
 A file is JSON: `format` and `version` (below), `saved_at`, `title`, `system_prompt`, `model_name` (the last
 that answered) and `messages`, each with role, content and what the reply said of itself. Mode 0600.
+A file without `format`, as the server's own account of a conversation, is read where it has `messages`.
 """
 
 import contextlib
 import json
-import os
-import re
-import tempfile
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from app.cli.errors import TranscriptError
+from app.cli.files import checked_name, keep_beside, write_whole
 from app.models.schemas import TranscriptMessage
 
 FORMAT = "llm-serving conversation"
 VERSION = 1
 FOLDER = Path("conversations")
 MAX_FILE_BYTES = 64_000_000
-MAX_NAME_BYTES = 200
-_NAME = re.compile(r"[^\W_][\w .()+-]*", re.UNICODE)
+MAX_TITLE = 60  # characters shown of a conversation without a title
+_OWN_FIELDS = ("role", "content", "timestamp", "model_name", "finish_reason")
 
 
-class TranscriptError(Exception):
-    """One line of what is wrong with a name or a file, and one of what to do."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+def new_session_id() -> str:
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 @dataclass(slots=True)
 class Transcript:
-    """User and assistant in turns, beginning with the user."""
+    """User and assistant in turns, beginning with the user. `session_id` names the file that it is kept in
+    while it goes on."""
 
     system_prompt: str = ""
     title: str | None = None
     model_name: str | None = None
     messages: list[TranscriptMessage] = field(default_factory=list)
+    session_id: str = field(default_factory=new_session_id, compare=False)
 
     @property
     def turns(self) -> int:
         return sum(message.role == "user" for message in self.messages)
+
+    @property
+    def name(self) -> str:
+        """The title, or how the conversation began."""
+        if self.title is not None:
+            return self.title
+        words = " ".join(self.messages[0].content.split()) if self.messages else ""
+        return words if len(words) <= MAX_TITLE else f"{words[: MAX_TITLE - 3]}..."
 
 
 class TranscriptFile(BaseModel):
@@ -61,27 +68,26 @@ class TranscriptFile(BaseModel):
     messages: list[TranscriptMessage]
 
 
-def checked_name(name: str) -> str:
-    """The name without its ending, fit to be a file's in any folder.
-
-    Raises:
-        TranscriptError: saying what a name may hold.
-    """
-    name = name.strip().removesuffix(".json")
-    if not _NAME.fullmatch(name) or len(name.encode()) > MAX_NAME_BYTES:
-        raise TranscriptError(
-            f"{name!r} cannot be a file's name.",
-            "A name begins with a letter or a digit and holds letters, digits, spaces and . _ - ( ) +.",
-        )
-    return name
-
-
 def saved_names(folder: Path = FOLDER) -> list[str]:
     """Newest first."""
     with contextlib.suppress(OSError):
         files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         return [file.stem for file in files]
     return []
+
+
+def document_of(transcript: Transcript) -> bytes:
+    """The transcript as a file holds it."""
+    document = TranscriptFile(
+        format=FORMAT,
+        version=VERSION,
+        saved_at=datetime.now(UTC),
+        title=transcript.title,
+        system_prompt=transcript.system_prompt,
+        model_name=transcript.model_name,
+        messages=transcript.messages,
+    )
+    return document.model_dump_json(indent=2).encode()
 
 
 def save(transcript: Transcript, name: str, folder: Path = FOLDER, replaces: bool = True) -> Path:
@@ -92,20 +98,11 @@ def save(transcript: Transcript, name: str, folder: Path = FOLDER, replaces: boo
         TranscriptError: the name is none, or the folder cannot be written.
     """
     path = folder / f"{checked_name(name)}.json"
-    document = TranscriptFile(
-        format=FORMAT,
-        version=VERSION,
-        saved_at=datetime.now(UTC),
-        title=transcript.title,
-        system_prompt=transcript.system_prompt,
-        model_name=transcript.model_name,
-        messages=transcript.messages,
-    )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not replaces:
-            _keep_beside(path)
-        _write_whole(path, document.model_dump_json(indent=2).encode())
+            keep_beside(path)
+        write_whole(path, document_of(transcript))
     except OSError as error:
         raise TranscriptError(f"{path} cannot be written: {error.strerror}.", "Nothing was saved.") from None
     return path
@@ -123,6 +120,8 @@ def load(name: str, folder: Path = FOLDER) -> Transcript:
 
 def _document(path: Path) -> TranscriptFile:
     data = _parsed(path)
+    if isinstance(data, dict) and "format" not in data and isinstance(data.get("messages"), list):
+        data = _first_version(data, path)
     version = data.get("version") if isinstance(data, dict) and data.get("format") == FORMAT else None
     if isinstance(version, int) and version > VERSION:
         raise TranscriptError(
@@ -135,6 +134,22 @@ def _document(path: Path) -> TranscriptFile:
         raise TranscriptError(
             f"{path} is no conversation saved by this program ({where}).", "/save NAME writes one."
         ) from None
+
+
+def _first_version(data: Mapping[str, Any], path: Path) -> dict[str, Any]:  # Any: JSON, validated afterwards
+    """A bare list of messages in the format of version 1: a system message becomes the system prompt."""
+    messages = [message for message in data["messages"] if isinstance(message, dict)]
+    told = [message.get("content") for message in messages if message.get("role") == "system"]
+    said = [message for message in messages if message.get("role") != "system"]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "saved_at": datetime.fromtimestamp(path.stat().st_mtime, UTC),
+        "title": data.get("title"),
+        "system_prompt": data.get("system_prompt") or (told[0] if told else ""),
+        "model_name": data.get("model_name"),
+        "messages": [{key: message[key] for key in _OWN_FIELDS if key in message} for message in said],
+    }
 
 
 def _parsed(path: Path) -> object:
@@ -150,35 +165,3 @@ def _parsed(path: Path) -> object:
         raise TranscriptError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):
         raise TranscriptError(f"{path} is no JSON.", "/save NAME writes a file that loads.") from None
-
-
-def _keep_beside(path: Path) -> None:
-    beside = path.with_name(f"{path.name}~")
-    with contextlib.suppress(FileNotFoundError):
-        kept = path.with_name(f"{path.name}~{os.getpid()}")
-        os.link(path, kept)
-        os.replace(kept, beside)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Through a temporary file, which is made with mode 0600, so that no moment shows half of it."""
-    handle, temporary = tempfile.mkstemp(prefix=".saving-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # it has its name by now
-            os.unlink(temporary)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -35,6 +35,9 @@ class Seen:
     def terminal(self) -> Terminal:
         return Terminal(Look(plain=True, color=False, symbols=True), self.out, self.err)
 
+    def rich(self) -> Terminal:
+        return Terminal(Look(plain=False, color=True, symbols=True), self.out, self.err)
+
 
 @pytest.fixture
 def seen() -> Seen:
@@ -56,4 +59,5 @@ def url(standin: StandIn) -> Iterator[str]:
 def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each test has its own working folder and its own folder of state."""
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))

@@ -63,16 +63,30 @@ class PseudoTerminal:
         scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
         return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
 
-    def wait_for(self, text: str, times: int = 1) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+    def wait_for(self, text: str, times: int = 1, patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
         while self.text.count(text) < times:
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
             self._read(0.1)
 
-    def wait_for_escape(self, sequence: str) -> None:
+    def wait_for_more(self) -> None:
+        """Until something changed on the screen."""
+        before, deadline = self.text, time.monotonic() + PATIENCE_S
+        while self.text == before:
+            assert time.monotonic() < deadline, f"nothing follows:\n{before}"
+            self._read(0.1)
+
+    def take_as_a_shell_does(self) -> None:
+        """Line mode, as after Ctrl-Z."""
+        mode = termios.tcgetattr(self._ours)
+        mode[0] |= termios.ICRNL
+        mode[3] |= termios.ICANON | termios.ECHO
+        termios.tcsetattr(self._ours, termios.TCSANOW, mode)
+
+    def wait_for_escape(self, sequence: str, times: int = 1) -> None:
         """One that leaves nothing on the screen."""
         deadline = time.monotonic() + PATIENCE_S
-        while sequence.encode() not in self._written:
+        while self._written.count(sequence.encode()) < times:
             assert time.monotonic() < deadline, f"no {sequence!r}"
             self._read(0.1)
 

@@ -32,6 +32,14 @@ class Refusal(Exception):
         self.body = {"error": {"code": code, "message": message, "hint": hint}}
 
 
+class Thinking(BaseModel):
+    text: str
+
+
+class Unheard(BaseModel):
+    """An event that no client knows yet."""
+
+
 class StandIn:
     """The state of the server, which a test reads and changes as it likes."""
 
@@ -58,13 +66,14 @@ class StandIn:
         return self.conversations[conversation_id]
 
     def chunks(self, asked: str) -> list[str]:
-        """An echo, in pieces of three characters; `say X` answers X."""
+        """An echo, in pieces of three characters; `say X` answers X, and `think X` thinks X before."""
         text = asked.removeprefix("say ") if asked.startswith("say ") else f"You said: {asked}"
         return [text[at : at + 3] for at in range(0, len(text), 3)]
 
     async def turn(self, conversation_id: str, asked: str, begun: str = "") -> AsyncIterator[BaseModel]:
         """`hang` never ends, `fail` breaks off with an error, `drop` ends without a last event."""
         history = self.messages(conversation_id)
+        yield Unheard()
         yield wire.StartEvent(
             conversation_id=conversation_id,
             message_id="msg_1",
@@ -75,6 +84,8 @@ class StandIn:
         )
         said = begun
         try:
+            if asked.startswith("think "):
+                yield Thinking(text=asked.removeprefix("think "))
             for chunk in self.chunks(asked):
                 said += chunk
                 yield wire.DeltaEvent(text=chunk)
@@ -187,7 +198,13 @@ def _message(role: str, content: str, model: str | None = None, reason: str | No
     }
 
 
-_EVENTS = {wire.StartEvent: "start", wire.DeltaEvent: "delta", wire.LoadProgress: "progress"}
+_EVENTS = {
+    Thinking: "thinking",
+    Unheard: "unheard",
+    wire.StartEvent: "start",
+    wire.DeltaEvent: "delta",
+    wire.LoadProgress: "progress",
+}
 
 
 async def _frames(events: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
@@ -226,6 +243,8 @@ def _add_conversations(app: FastAPI, state: StandIn) -> None:
     @app.post("/api/v1/chat")
     async def chat(body: wire.ChatRequest) -> Response:
         state.requests.append(("chat", body.model_dump(exclude_unset=True)))
+        if body.model_name not in (None, *MODELS):
+            raise Refusal(404, "model_not_found", f"There is no {body.model_name}.", "Did you mean gpt2?")
         if body.message.startswith("refuse"):
             raise Refusal(429, "queue_full", "The queue is full.")
         conversation_id = body.conversation_id or state.begin([])
@@ -259,6 +278,12 @@ def _add_conversations(app: FastAPI, state: StandIn) -> None:
             messages=[wire.ConversationMessage.model_validate(message) for message in messages],
         )
 
+    @app.delete("/api/v1/chat/conversation/{conversation_id}")
+    async def delete(conversation_id: str) -> wire.DeletedResponse:
+        state.messages(conversation_id)
+        del state.conversations[conversation_id]
+        return wire.DeletedResponse(conversation_id=conversation_id)
+
     @app.post("/api/v1/chat/conversation/{conversation_id}/undo")
     async def undo(conversation_id: str, body: wire.UndoRequest) -> wire.UndoResponse:
         messages = state.messages(conversation_id)
@@ -284,6 +309,20 @@ def _add_models(app: FastAPI, state: StandIn) -> None:
     @app.get("/api/v1/health")
     async def health() -> wire.HealthResponse:
         return state.health()
+
+    @app.get("/api/v1/model-info")
+    async def model_info(model_name: str) -> wire.ModelInfoResponse:
+        return wire.ModelInfoResponse(
+            model_name=model_name,
+            model_id=MODELS[model_name],
+            display_name=model_name,
+            loaded=True,
+            status="loaded",
+            device="cpu",
+            dtype="float32",
+            memory_bytes=400_000_000,
+            context_length=1024,
+        )
 
     @app.get("/api/v1/chat/models")
     async def models() -> wire.ModelListResponse:

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import json
 import os
 import signal
 import socket
@@ -12,12 +13,17 @@ from typing import TypeVar
 
 import pytest
 
-from app.cli.chat import Chat, Options, main
+from app.cli.chat import Chat
 from app.cli.client import ChatClient
 from app.cli.connection import Connection, Wanted, connected
 from app.cli.interrupts import Interrupts
+from app.cli.options import Options
+from app.cli.places import config_file, sessions_folder
+from app.cli.run import main
 from app.cli.server import PROJECT, port_for_own
 from app.cli.session import Session
+from app.cli.transcripts import Transcript, load, save
+from app.models.schemas import TranscriptMessage
 from chat_cli import parse_arguments
 from tests.cli.conftest import Seen
 from tests.cli.pseudo_terminal import PseudoTerminal
@@ -88,6 +94,51 @@ def test_what_cannot_be_sent_is_told_before_a_server_is_started(
     assert told in lines[0] and len(lines) <= 2 and "secret" not in lines[0]
 
 
+def test_prompt_goes_before_what_is_piped_in(url: str, standin: StandIn) -> None:
+    Path("notes.txt").write_text("noted")
+    assert _piped("a diff\n", "--url", url, "-p", "review @notes.txt").returncode == 0
+    assert standin.requests[0][1]["message"].startswith("review @notes.txt\n\na diff\n\n\nnotes.txt:")
+    assert not list(sessions_folder().glob("*"))  # what a script asks is not kept
+    assert _piped("", "--url", url, "-p", "hello").stdout == "You said: hello\n"
+
+
+def test_json_is_one_object_of_an_answer_or_an_error(url: str) -> None:
+    done = _piped("", "--url", url, "--json", "-p", "think hard")
+    told = json.loads(done.stdout)
+    assert (told["response"], told["thinking"]) == ("You said: think hard", "hard")
+    assert told["usage"]["completion_tokens"] == 12 and done.returncode == 0
+    failed = _piped("fail", "--url", url, "--json")
+    told = json.loads(failed.stdout)
+    assert (told["error"]["code"], told["response"]) == ("worker_died", "You said: fail")
+    assert failed.returncode == 1
+    assert json.loads(_piped("drop", "--url", url, "--json").stdout)["error"]["code"] == "StreamBroken"
+
+
+def test_one_message_goes_on_with_a_conversation_that_is_kept(url: str) -> None:
+    kept = [TranscriptMessage(role="user", content="one"), TranscriptMessage(role="assistant", content="1")]
+    save(Transcript(messages=kept), "a", sessions_folder())
+    assert _piped("two", "--url", url, "--resume").returncode == 0
+    assert load("a", sessions_folder()).turns == 2
+    assert _piped("two", "--url", url, "--resume", "nothing like it").returncode == 2
+
+
+def test_interrupted_message_says_so(url: str, standin: StandIn) -> None:
+    command = [*CLIENT, "--url", url, "-p", "hang on"]
+    process = subprocess.Popen(command, env=_environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.read(9) == b"You said:"
+    process.send_signal(signal.SIGINT)
+    assert (process.stdout.read(), process.wait(20)) == (b" hang on\n", 130)
+    process.stdout.close()
+    assert standin.left.wait(5)
+
+
+def test_configuration_that_is_wrong_is_told_before_anything_else() -> None:
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text("colour = 1\n")
+    done = _piped("hello")
+    assert done.returncode == 2 and "colour" in done.stderr
+
+
 def test_server_that_is_not_there_is_told_with_the_command(url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -121,9 +172,8 @@ def test_found_server_is_used(url: str) -> None:
 
 
 def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
-    code = (
-        "import sys, app.cli.chat; print(*sorted(m for m in sys.modules if m.startswith(('app.', 'torch'))))"
-    )
+    modules = "sorted(m for m in sys.modules if m.startswith(('app.', 'torch')))"
+    code = f"import sys, app.cli.run, app.cli.chat, app.cli.comparison; print(*{modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -252,7 +302,9 @@ def test_leaving_ends_the_loop(url: str, seen: Seen) -> None:
 
 def test_options_are_as_documented() -> None:
     given = ["--url", "u", "--api-key", "k", "-m", "m", "-s", "be", "--plain", "--no-color"]
-    assert parse_arguments(given) == Options("u", "k", "m", "be", True, True)
+    given += ["-p", "hi", "--json", "--resume"]
+    assert parse_arguments(given) == Options("u", "k", "m", "be", "", "hi", True, True, True)
+    assert parse_arguments(["--resume", "talk"]).resume == "talk"
     assert parse_arguments([]) == Options()
 
 
@@ -296,11 +348,25 @@ def test_what_is_typed_before_the_prompt_is_up_is_sent(url: str, standin: StandI
     assert asked == ["say one", "say two", "say three\nfour"]
 
 
+def test_enter_sends_also_after_the_client_was_stopped_and_continued(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.take_as_a_shell_does()
+        os.kill(terminal.process.pid, signal.SIGCONT)
+        terminal.wait_for_escape("\x1b[?2004h", times=3)
+        terminal.type("say next\r")
+        terminal.wait_for("You: say next⏎")
+        terminal.type("\x03")
+        terminal.wait_for("Assistant:", times=2)
+
+
 def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
     with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
         terminal.type("hang on\r")
         terminal.wait_for("You said: hang on")
-        terminal.type("say next\rsay last\r")
+        terminal.type("say next\rsay lasr\x7ft\r")
+        terminal.wait_for("You: say next⏎ say last⏎")
         terminal.type("\x03")
         terminal.wait_for("Stopped: /continue goes on.")
         terminal.wait_for("Assistant:", times=3)
@@ -308,7 +374,7 @@ def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "changes"), [((), {"TERM": "dumb"}), ((), {"NO_COLOR": "1"}), (("--plain",), {})]
+    ("arguments", "changes"), [((), {"TERM": "dumb"}), ((), {"ACCESSIBLE": "1"}), (("--plain",), {})]
 )
 def test_plain_terminal_gets_ascii(url: str, arguments: tuple[str, ...], changes: dict[str, str]) -> None:
     with PseudoTerminal([*CLIENT, "--url", url, *arguments], _environ(**changes)) as terminal:

@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.client import ChatClient, ClientError, Foreign, Refused, StreamBroken, Unreachable
+from app.cli.client import ChatClient
+from app.cli.errors import ClientError, Foreign, Refused, StreamBroken, Unreachable
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, ModelListResponse, StartEvent
 from tests.cli.standin import StandIn
 
@@ -68,6 +69,8 @@ def test_refusal_keeps_code_status_and_when_to_come_back() -> None:
         ("not_authenticated", "--api-key"),
         ("validation_error", "/set"),
         ("conversation_not_found", "/new"),
+        ("conversation_full", "/undo"),
+        ("context_length_exceeded", "/undo and /new make room"),
         ("not_found", "one version"),
         ("method_not_allowed", "one version"),
         ("model_offline", "GET / tells more"),  # the server's own, where the client knows nothing better

@@ -3,7 +3,8 @@ import asyncio
 import pytest
 
 from app.cli.client import ChatClient
-from app.cli.commands import COMMANDS, Call, UnknownCommand, find, parse, show_help
+from app.cli.commands import COMMANDS, Call, find, parse, show_help
+from app.cli.errors import UnknownCommand
 from app.cli.session import Session
 from tests.cli.conftest import Seen
 
@@ -32,7 +33,7 @@ def test_command_may_be_shortened(line: str, name: str, argument: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("swich", "/switch"), ("s", "/switch or /save or /system or /set"), ("xyzzy", "/help lists")],
+    [("swich", "/switch"), ("st", "/status or /stats"), ("xyzzy", "/help lists")],
 )
 def test_unknown_command_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UnknownCommand) as caught:

@@ -4,8 +4,9 @@ import socket
 
 import pytest
 
-from app.cli.client import ChatClient, Foreign, Refused, Unreachable
+from app.cli.client import ChatClient
 from app.cli.connection import Wanted, connected
+from app.cli.errors import Foreign, Refused, Unreachable
 from app.cli.interrupts import Interrupts
 from app.cli.server import port_for_own
 from tests.cli.conftest import Seen

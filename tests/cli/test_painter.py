@@ -7,18 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from app.cli.painter import FRAME_S, Painter
-from app.cli.render import PlainAnswer
+from app.cli.markdown import MarkdownStream
+from app.cli.painted_answer import PaintedAnswer
+from app.cli.painter import FRAME_S
+from app.cli.render import PlainAnswer, without_controls
 from tests.cli.conftest import ReadableScreen
 from tests.cli.markdown_text import cuts
 
 Frame = tuple[list[str], list[str]]  # scrollback and screen
 
 
-def _painter(width: int = 40, height: int = 10) -> tuple[Painter, io.StringIO]:
+def _painter(width: int = 40, height: int = 10) -> tuple[PaintedAnswer, io.StringIO]:
     file = io.StringIO()
     console = Console(file=file, width=width, height=height, force_terminal=True, color_system="truecolor")
-    return Painter(console), file
+    return PaintedAnswer(console), file
 
 
 def _terminal(width: int = 40, height: int = 10) -> tuple[pyte.HistoryScreen, pyte.Stream]:
@@ -51,10 +53,48 @@ def _painted(chunks: list[str], width: int = 40, height: int = 10) -> str:
 
 
 @settings(max_examples=150, deadline=None)
-@given(cuts(), st.integers(20, 100), st.integers(4, 30))
+@given(cuts(), st.integers(20, 200), st.integers(4, 30))
 def test_painter_leaves_what_printing_at_once_leaves(chunks: list[str], width: int, height: int) -> None:
     at_once = _left(_painted(["".join(chunks)], width, height), width, height)
     assert _left(_painted(chunks, width, height), width, height) == at_once
+
+
+def _reflowed(screen: pyte.Screen, width: int) -> tuple[pyte.Screen, pyte.Stream]:
+    """What a terminal shows once it is that wide: its rows, broken anew."""
+    rows = [row.rstrip() for row in screen.display]
+    wider = pyte.Screen(width, TALL)
+    stream = pyte.Stream(wider)
+    stream.feed("\r\n".join(rows[: screen.cursor.y + 1]))
+    return wider, stream
+
+
+TALL = 300  # rows, so that reflowing pushes nothing out of reach
+
+
+@settings(max_examples=60, deadline=None)
+@given(cuts(), st.lists(st.integers(20, 200), min_size=1, max_size=6))
+def test_painter_doubles_and_loses_nothing_when_the_terminal_is_resized(
+    chunks: list[str], widths: list[int]
+) -> None:
+    painter, file = _painter(width=80, height=TALL)
+    console = painter._canvas._console
+    shown, stream = _reflowed(pyte.Screen(80, TALL), 80)
+    model, expected, read = MarkdownStream(console), [], 0
+    for number, chunk in enumerate(chunks):
+        painter.feed(chunk)
+        painter.paint()
+        model.feed(without_controls(chunk))
+        expected += model.take(console.width)
+        stream.feed(file.getvalue()[read:].replace("\n", "\r\n"))
+        read = len(file.getvalue())
+        if number < len(widths):
+            console.width = widths[number]
+            shown, stream = _reflowed(shown, console.width)
+    painter.finish()
+    stream.feed(file.getvalue()[read:].replace("\n", "\r\n"))
+    expected += model.finish(console.width)
+    text = "".join(segment.text for row in expected for segment in row)
+    assert "".join("".join(shown.display).split()) == "".join(text.split())
 
 
 def test_painter_leaves_exactly_the_rows_of_a_long_answer() -> None:
@@ -92,7 +132,7 @@ def test_painter_repaints_for_the_width_of_now() -> None:
     painter, file = _painter(width=40)
     painter.feed("words that fill more than one row of a terminal that became narrow meanwhile")
     painter.paint()
-    painter._console.width = 20
+    painter._canvas._console.width = 20
     painter.paint()
     painter.finish()
     assert "narrow" in file.getvalue()
@@ -131,3 +171,36 @@ def test_plain_answer_is_the_text_and_a_line_end() -> None:
 
     assert asyncio.run(write(io.StringIO())) == "**a**\x1b[2J\n"
     assert asyncio.run(write(ReadableScreen())) == "**a**[2J\n"
+
+
+# Thoughts
+
+
+def _thought(fold: bool, chunks: list[tuple[str, str]], width: int = 40) -> list[str]:
+    file = io.StringIO()
+    answer = PaintedAnswer(Console(file=file, width=width, height=10, force_terminal=True), fold)
+    for kind, text in chunks:
+        (answer.think if kind == "thinking" else answer.feed)(text)
+        answer.paint()
+    answer.finish()
+    return _left(file.getvalue(), width, 10)
+
+
+THOUGHT = [
+    ("thinking", "First *this*,\nthen th"),
+    ("thinking", "at.\x1b[2J\n"),
+    ("delta", "**Done** it."),
+    ("delta", "\n"),
+]
+
+
+def test_thoughts_stand_above_the_answer_as_they_came() -> None:
+    assert _thought(False, THOUGHT) == ["before", "First *this*,", "then that.[2J", "", "Done it."]
+
+
+def test_folded_thoughts_are_one_line() -> None:
+    assert _thought(True, THOUGHT) == ["before", "Thought for 0 s.", "", "Done it."]
+
+
+def test_thoughts_without_an_answer_stay() -> None:
+    assert _thought(False, THOUGHT[:1]) == ["before", "First *this*,", "then th"]

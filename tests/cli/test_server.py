@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.client import ChatClient, ClientError
+from app.cli.client import ChatClient
+from app.cli.errors import ClientError
 from app.cli.server import PROJECT, OwnServer, ServerDied, default_address, port_for_own
 from tests.cli.conftest import Seen
 

@@ -1,15 +1,23 @@
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.cli.client import ChatClient, ClientError, Refused, StreamBroken
+from app.cli.client import ChatClient
+from app.cli.command import Leave
 from app.cli.commands import Call, parse
-from app.cli.handlers import Leave
+from app.cli.conversation_commands import resume
+from app.cli.errors import ClientError, Refused, StreamBroken, TranscriptError
 from app.cli.interrupts import Interrupted, Interrupts
+from app.cli.journal import Journal
+from app.cli.places import sessions_folder
+from app.cli.preferences import load_preferences
 from app.cli.session import NothingYet, Session
-from app.cli.transcripts import TranscriptError, load
+from app.cli.sessions import kept_sessions, load_session
+from app.cli.transcripts import load
 from tests.cli.conftest import Seen
 from tests.cli.standin import StandIn
 
@@ -24,9 +32,10 @@ def talk(url: str, seen: Seen) -> Talk:
     def run(*steps: str | Steps, system_prompt: str = "") -> Session:
         async def go() -> Session:
             async with ChatClient(url) as client:
-                session = Session(client, seen.terminal(), system_prompt)
-                for step in steps:
-                    await (_typed(session, step) if isinstance(step, str) else step(session))
+                with contextlib.closing(Journal(sessions_folder())) as journal:
+                    session = Session(client, seen.terminal(), system_prompt, journal)
+                    for step in steps:
+                        await (_typed(session, step) if isinstance(step, str) else step(session))
                 return session
 
         return asyncio.run(go())
@@ -61,7 +70,7 @@ def _interrupted(line: str, seen: Seen) -> Steps:
 def test_answers_and_what_they_cost(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("hello", "again")
     assert seen.answers == "You said: hello\nYou said: again\n"
-    assert "12 tokens · 240 tokens/s · first after 0.05 s · 8 cached" in seen.told
+    assert "12 tokens · 240 tokens/s · first after 0.05 s · 8 cached · context 32" in seen.told
     assert session.transcript.turns == 2 and session.context_used == 32
     assert list(standin.conversations) == ["conv_1"]
 
@@ -190,7 +199,7 @@ def test_save_and_load_say_what_they_lack(talk: Talk) -> None:
         talk("one", "/new Title", "/save")
     with pytest.raises(ClientError, match="/load needs a name") as caught:
         talk("/load")
-    assert caught.value.hint == "Nothing is saved yet."
+    assert "Nothing is saved yet" in str(caught.value.hint)
     with pytest.raises(ClientError, match="/load needs a name") as caught:
         talk("one", "/save talk", "/load")
     assert caught.value.hint == "There are: talk."
@@ -250,3 +259,237 @@ def test_set_shows_and_checks(talk: Talk, seen: Seen) -> None:
 def test_quit_leaves(talk: Talk) -> None:
     with pytest.raises(Leave):
         talk("/quit")
+
+
+# Kept as it goes on
+
+
+def _kept() -> list[str]:
+    """What was said in the conversation that was last kept."""
+    (last,) = kept_sessions(sessions_folder(), limit=1)
+    return [message.content for message in load_session(last.session_id, sessions_folder()).messages]
+
+
+def test_every_turn_is_kept_and_resumed(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    talk("one", "two", "/undo", "three")
+    assert _kept() == ["one", "You said: one", "three", "You said: three"]
+    session = talk(lambda session: resume(session, ""), "four")
+    assert "one loaded: 2 turns to go on from." in seen.told and "You said: three" in seen.answers
+    assert session.transcript.turns == 3 and len(kept_sessions(sessions_folder())) == 1
+    assert len(standin.conversations["conv_2"]) == 6
+
+
+def test_answer_that_is_not_over_is_kept_as_far_as_it_came(talk: Talk, seen: Seen) -> None:
+    async def look_while_it_streams(session: Session) -> None:
+        interrupts = Interrupts()
+        running = asyncio.create_task(interrupts.run(session.send("hang on")))
+        while not kept_sessions(sessions_folder()):
+            await asyncio.sleep(0.01)
+        assert _kept()[0] == "hang on"
+        interrupts.fire()
+        with pytest.raises(Interrupted):
+            await running
+
+    talk(look_while_it_streams)
+    assert _kept() == ["hang on", "You said: hang on"]
+
+
+def test_answer_that_fails_leaves_the_file_as_it_was(talk: Talk) -> None:
+    async def failed(session: Session) -> None:
+        with pytest.raises(Refused):
+            await session.send("fail now")
+
+    talk("one", failed)
+    assert _kept() == ["one", "You said: one"]
+
+
+def test_sessions_are_listed_found_renamed_and_deleted(talk: Talk, seen: Seen) -> None:
+    talk("first words", "/new", "second words", "/rename Other title", "/sessions", "/sessions othr")
+    assert "Other title" in seen.told and "first words" in seen.told
+    session = talk("/sessions first", "/load #1", "/delete other")
+    assert session.transcript.name == "first words"
+    assert [entry.name for entry in kept_sessions(sessions_folder())] == ["first words"]
+    talk("first words", "/sessions nothing like it")
+    assert "No conversation is like that." in seen.told
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("/load words", "can mean several"),
+        ("/load 9", "no number 9"),
+        ("/load missing", "no conversations/missing.json"),
+        ("/delete", "needs a name"),
+        ("/delete 1", "goes on"),
+        ("/delete missing", "cannot be deleted"),
+        ("/rename", "needs a title"),
+        ("/history x", "takes a number"),
+    ],
+)
+def test_what_is_no_conversation_is_said(talk: Talk, line: str, told: str) -> None:
+    with pytest.raises(ClientError, match=told):
+        talk("first words", "/new", "second words", line)
+
+
+def test_conversation_that_is_open_elsewhere_is_copied(talk: Talk, seen: Seen) -> None:
+    async def open_elsewhere(session: Session) -> None:
+        assert elsewhere.claim(kept_sessions(sessions_folder())[0].session_id)
+
+    elsewhere = Journal(sessions_folder())
+    talk("one")
+    talk(open_elsewhere, lambda session: resume(session, ""), "two")
+    assert "this one gets a copy" in seen.told
+    assert sorted(entry.turns for entry in kept_sessions(sessions_folder())) == [1, 2]
+    elsewhere.close()
+
+
+def test_saved_file_is_deleted_by_its_name(talk: Talk) -> None:
+    talk("one", "/save talk", "/delete talk")
+    with pytest.raises(TranscriptError):
+        load("talk")
+
+
+# Turns once more
+
+
+def test_retry_takes_settings_for_once_and_a_model(talk: Talk, standin: StandIn) -> None:
+    session = talk("one", "/set seed 5", "/retry temperature=1.5 model=gpt2")
+    wanted = {"stream": True, "seed": 5, "temperature": 1.5, "model_name": "gpt2"}
+    assert standin.requests[-1] == ("regenerate", wanted)
+    assert session.settings.values == {"seed": 5}
+    for wrong in ("/retry hot", "/retry temperature=9", "/retry heat=1"):
+        with pytest.raises(ClientError):
+            talk("one", wrong)
+
+
+def _editor(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    path = Path("editor.sh").absolute()
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    monkeypatch.setenv("VISUAL", str(path))
+
+
+def test_edited_message_replaces_the_last(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, standin: StandIn
+) -> None:
+    _editor(monkeypatch, 'sed -i s/two/three/ "$1"')
+    session = talk("one", "two", "/edit", "four")
+    said = ["one", "You said: one", "three", "You said: three", "four", "You said: four"]
+    assert [message.content for message in session.transcript.messages] == said == _kept()
+    assert [message["content"] for message in standin.conversations["conv_2"]] == said
+
+
+def test_edit_that_is_not_answered_changes_nothing(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(session: Session) -> None:
+        _editor(monkeypatch, 'echo refuse > "$1"')
+        with pytest.raises(Refused):
+            await _typed(session, "/edit")
+
+    session = talk("one", refused)
+    assert session.draft == "refuse"
+    assert [message.content for message in session.transcript.messages] == ["one", "You said: one"] == _kept()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [("true", "Nothing was changed"), ("exit 3", "ended with 3"), (None, "cannot be started")],
+)
+def test_editor_that_changes_nothing_or_fails_is_said(
+    talk: Talk, seen: Seen, monkeypatch: pytest.MonkeyPatch, script: str | None, told: str
+) -> None:
+    async def edit(session: Session) -> None:
+        try:
+            await _typed(session, "/edit")
+        except ClientError as error:
+            session.terminal.problem(error)
+
+    if script is None:
+        monkeypatch.setenv("VISUAL", "no-such-editor")
+    else:
+        _editor(monkeypatch, script)
+    assert talk("one", edit).transcript.turns == 1
+    assert told in seen.told
+
+
+def test_files_go_with_the_message(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    Path("a.txt").write_text("A\n")
+    Path("b.txt").write_text("B\n")
+    talk("/read a.txt", "look at @b.txt", "and now")
+    asked = [body["message"] for _, body in standin.requests]
+    assert asked == ["look at @b.txt\n\nb.txt:\n```txt\nB\n```\n\na.txt:\n```txt\nA\n```", "and now"]
+    assert "a.txt goes with your next message: 19 bytes, about 5 tokens." in seen.told
+    assert "With b.txt: 19 bytes, about 5 tokens." in seen.told
+
+
+def test_system_prompt_may_come_from_a_file(talk: Talk, standin: StandIn) -> None:
+    Path("role.txt").write_text("You are a pirate.\n")
+    talk("/system @role.txt", "hello")
+    assert standin.requests[0][1]["system_prompt"] == "You are a pirate."
+
+
+def test_settings_are_kept_for_the_next_time(talk: Talk, seen: Seen) -> None:
+    talk("/set temperature 0.5 --save", "/set --save", "/set stop a b --save")
+    assert load_preferences().settings.values == {"temperature": 0.5, "stop": "a b"}
+
+
+# What is seen of it
+
+
+def test_thoughts_are_shown_apart_and_stay_out_of_the_answer(talk: Talk, seen: Seen) -> None:
+    session = talk("think about it")
+    assert seen.answers == "You said: think about it\n" and "about it\n\n" in seen.told
+    assert session.transcript.messages[1].content == "You said: think about it"
+
+
+def test_statistics_and_status(talk: Talk, seen: Seen) -> None:
+    talk("one", "/switch gpt2", "two", "/stats", "/status")
+    assert "builtin" in seen.told and "40%" in seen.told and "▇" not in seen.told.partition("/stats")[0]
+    assert "cpu float32, 400 MB of memory" in seen.told and "1 turn" not in seen.told.rpartition("conv")[2]
+    with pytest.raises(ClientError, match="no answer since"):
+        talk("/stats")
+
+
+def test_documents_are_exported(talk: Talk, seen: Seen) -> None:
+    talk("one", "/export talk.md")
+    assert "## Assistant (builtin)\n\nYou said: one" in Path("talk.md").read_text()
+    for line in ("/export", "/export talk.pdf"):
+        with pytest.raises(ClientError):
+            talk("one", line)
+
+
+@pytest.mark.parametrize(
+    ("line", "copied"),
+    [
+        ("/copy", "```\na\n```\n```\nb\n```"),
+        ("/copy 2", "You said: one"),
+        ("/copy code", "a\n"),
+        ("/copy code 2", "b\n"),
+        ("/copy code 3", None),
+        ("/copy 3", None),
+        ("/copy x", None),
+    ],
+)
+def test_answers_are_copied_as_they_came(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, copied: str | None
+) -> None:
+    (tmp_path / "wl-copy").write_text(f"#!/bin/sh\ncat > {tmp_path}/copied\n")
+    (tmp_path / "wl-copy").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "w")
+    steps = ("one", "say ```\na\n```\n```\nb\n```", line)
+    if copied is None:
+        with pytest.raises(ClientError, match="There is no"):
+            talk(*steps)
+    else:
+        talk(*steps)
+        assert (tmp_path / "copied").read_text() == copied
+
+
+def test_models_are_compared_outside_the_conversation(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    session = talk("one", "two", "/compare builtin gpt2 gtp2")
+    assert seen.answers.endswith("You said: two\nYou said: two\nYou said: two\n")
+    assert "gpt2:" in seen.told and "There is no gtp2. Did you mean gpt2?" in seen.told
+    assert session.transcript.turns == 2 and list(standin.conversations) == ["conv_1"]
+    for lines in (["/compare gpt2"], ["one", "/compare"]):
+        with pytest.raises(ClientError):
+            talk(*lines)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.errors import TranscriptError
+from app.cli.files import checked_name
 from app.cli.server import PROJECT
-from app.cli.transcripts import Transcript, TranscriptError, checked_name, load, save, saved_names
+from app.cli.transcripts import Transcript, load, save, saved_names
 from app.models.schemas import TranscriptMessage
 
 

@@ -1,0 +1,77 @@
+"""Owns what the keys do while a line is typed."""
+
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer
+from prompt_toolkit.filters import is_searching
+from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
+from prompt_toolkit.key_binding import ConditionalKeyBindings, KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
+
+QUOTES = '"""'  # begin and end a text of many lines
+_SHIFT_ENTER = ("\x1b[13;2u", "\x1b[27;2;13~")  # where a terminal tells it from Enter
+
+
+def know_shift_enter() -> None:
+    """prompt_toolkit takes it for Enter, or not at all; it is to be what Alt-Enter is."""
+    for sequence in _SHIFT_ENTER:
+        ANSI_SEQUENCES[sequence] = (Keys.Escape, Keys.ControlM)
+
+
+def is_open(text: str) -> bool:
+    """Whether a text of many lines was begun and not ended."""
+    return text.lstrip().startswith(QUOTES) and text.count(QUOTES) % 2 == 1
+
+
+def unquoted(text: str) -> str:
+    """Without the quotes around it. What stood in them is a message, also where it begins as a command."""
+    stripped = text.strip()
+    if len(stripped) < 2 * len(QUOTES) or not (stripped.startswith(QUOTES) and stripped.endswith(QUOTES)):
+        return text
+    inner = stripped[len(QUOTES) : -len(QUOTES)].strip("\n")
+    return f"/{inner}" if inner.startswith("/") else inner
+
+
+def key_bindings(completer: Completer) -> ConditionalKeyBindings:
+    """Not for the line of Ctrl-R, which has keys of its own."""
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
+            buffer.complete_state = None  # takes the choice; the next Enter sends
+        elif is_open(buffer.text):
+            buffer.insert_text("\n")
+        elif _goes_on(buffer):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        elif buffer.text.strip():
+            buffer.validate_and_handle()
+
+    @keys.add("tab")
+    def complete(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        found = list(completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
+        if len(found) == 1:
+            buffer.apply_completion(found[0])
+        elif buffer.complete_state is not None:
+            buffer.complete_next()
+        else:
+            buffer.start_completion(insert_common_part=True)
+
+    @keys.add("escape", "enter")
+    @keys.add("c-j")
+    def begin_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def clear_line(event: KeyPressEvent) -> None:
+        event.current_buffer.reset()
+
+    return ConditionalKeyBindings(keys, ~is_searching)
+
+
+def _goes_on(buffer: Buffer) -> bool:
+    """Whether the text ends in a backslash, which itself is not escaped by another."""
+    before = buffer.document.text_before_cursor
+    return buffer.document.is_cursor_at_the_end and (len(before) - len(before.rstrip("\\"))) % 2 == 1

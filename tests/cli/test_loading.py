@@ -1,0 +1,25 @@
+from app.cli.loading import label_of
+from app.models.schemas import LoadProgress
+
+
+class Measured(LoadProgress):
+    """As a server tells it that measures its downloads."""
+
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    bytes_per_s: float | None = None
+    seconds_left: float | None = None
+
+
+def test_progress_is_told_as_far_as_it_was_measured() -> None:
+    assert label_of(LoadProgress(model_name="gpt2", stage="load", fraction=0.5)) == "gpt2: load"
+    download = Measured(
+        model_name="gpt2",
+        stage="download",
+        fraction=0.5,
+        done_bytes=274_000_000,
+        total_bytes=548_000_000,
+        bytes_per_s=2.5e6,
+        seconds_left=110,
+    )
+    assert label_of(download) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from app.cli.options import Options
+from app.cli.places import config_file
+from app.cli.preferences import ConfigError, Preferences, decided, load_preferences, save_settings
+from app.cli.settings import SamplingSettings
+
+
+def _write(text: str) -> Path:
+    path = config_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_flag_comes_before_environment_before_file_before_default() -> None:
+    file = Preferences(url="file", model="file", system="file", plain=True)
+    options = decided(Options(url="flag"), {"CHAT_URL": "environment", "CHAT_MODEL": "environment"}, file)
+    assert (options.url, options.model, options.system) == ("flag", "environment", "file")
+    assert (options.api_key, options.plain, options.no_color) == (None, True, False)
+    assert decided(Options(system=""), {"CHAT_SYSTEM": "x"}, file).system == ""
+
+
+def test_file_may_be_missing_and_may_set_how_replies_are_drawn() -> None:
+    assert load_preferences() == Preferences()
+    _write('thinking = "fold"\n[sampling]\ntemperature = 0\nstop = ["END"]\n')
+    preferences = load_preferences()
+    assert preferences.thinking == "fold"
+    assert preferences.settings.values == {"temperature": 0, "stop": ["END"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("colour = 1", "colour: Extra"),
+        ("[sampling]\ntemperature = 9", "sampling.temperature: Input should be less"),
+        ("plain = 'yes'", "plain: Input should be a valid boolean"),
+        ("= 1", "no TOML"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(text: str, told: str) -> None:
+    _write(text)
+    with pytest.raises(ConfigError, match=told):
+        load_preferences()
+
+
+def test_settings_are_saved_beside_what_else_is_written() -> None:
+    path = _write('# mine\nmodel = "gpt2"\n\n[sampling]\ntop_k = 1\n')
+    settings = SamplingSettings()
+    settings.set("stop", r"\nUser: ü \x7f")
+    settings.set("temperature", "0")
+    assert save_settings(settings) == path
+    assert (
+        path.read_text().startswith('# mine\nmodel = "gpt2"\n\n[sampling]\n')
+        and "top_k" not in path.read_text()
+    )
+    assert load_preferences().settings.values == settings.values
+    save_settings(SamplingSettings())
+    assert load_preferences() == Preferences(model="gpt2")

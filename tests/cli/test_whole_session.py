@@ -1,0 +1,54 @@
+"""The whole way through a terminal, with the client's own server and the models that need no network."""
+
+import os
+import signal
+from pathlib import Path
+
+from app.cli.places import sessions_folder
+from app.cli.sessions import kept_sessions, load_session
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.test_chat import CLIENT, _environ
+from tests.server import free_port
+
+STARTING_S = 90.0  # a server, with its model
+
+
+def test_session_goes_on_whatever_becomes_of_its_server(cache_with_tiny_gpt2: Path) -> None:
+    environ = _environ(
+        LLM_PORT=str(free_port()), LLM_MODEL_NAME="builtin", LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2)
+    )
+    with PseudoTerminal(CLIENT, environ, columns=100) as terminal:
+        terminal.wait_for("No server runs yet")
+        terminal.type("My name is Ann.\r")  # while the server starts
+        terminal.wait_for("Ann!", patience_s=STARTING_S)
+        terminal.type("/switch gpt2\r")
+        terminal.wait_for("✅ Successfully switched to gpt2", patience_s=STARTING_S)
+        terminal.type("/set max_tokens 900\r")
+        terminal.type("go on and on\r")
+        terminal.wait_for("Assistant:", times=2)
+        terminal.wait_for_more()
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.type("/undo\r/switch builtin\r")
+        terminal.wait_for("✅ Successfully switched to builtin", patience_s=STARTING_S)
+        terminal.type("/set max_tokens default\r/save ann\r")
+        terminal.wait_for("💾 Conversation saved to ann.json")
+        _kill_server(terminal.process.pid)
+        terminal.type("What is my name?\r")
+        terminal.wait_for("The server had ended; starting one.")
+        terminal.wait_for("Enter sends your line again.", patience_s=STARTING_S)
+        terminal.type("\r")
+        terminal.wait_for("restored 1 turn.")
+        terminal.wait_for("Your name is Ann.")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+        assert "Traceback" not in terminal.text
+    (kept,) = kept_sessions(sessions_folder())
+    said = [message.content for message in load_session(kept.session_id, sessions_folder()).messages]
+    assert said[0::2] == ["My name is Ann.", "What is my name?"]
+
+
+def _kill_server(client: int) -> None:
+    children = Path(f"/proc/{client}/task/{client}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
