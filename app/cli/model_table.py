@@ -27,7 +27,9 @@ def current_model_line(health: HealthResponse) -> str:
     return f"Current model: {model.name}{origin}"
 
 
-def size_of(size_bytes: int) -> str:
+def size_of(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return "?"
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Role = Literal["system", "user", "assistant"]
-Stage = Literal["import", "load", "check", "warm up", "ready"]
+Stage = Literal["import", "convert", "load", "check", "pack", "warm up", "ready"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -33,6 +33,9 @@ class WorkerSpec(Record, frozen=True):
     kv_cache_bytes: int | None = None  # None: a share of the memory that is free
     chat_template: str | None = None  # Jinja; used where the tokenizer brings none
     stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
+    converts_to: str | None = (
+        None  # folder that takes `pytorch_model.bin` as safetensors; None: it is refused
+    )
 
 
 # API process -> worker

@@ -11,9 +11,16 @@ from app.core.config import Settings
 from app.engine.messages import SamplingParams
 from app.models.model_manager import ModelManager
 from app.models.reply import Reply, parameters_of, sampling_for
-from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent, Usage
+from app.models.schemas import (
+    DeltaEvent,
+    GenerateRequest,
+    GenerateResponse,
+    LoadProgress,
+    StartEvent,
+    Usage,
+)
 
-GenerateEvent = StartEvent | DeltaEvent | GenerateResponse
+GenerateEvent = LoadProgress | StartEvent | DeltaEvent | GenerateResponse
 
 
 class TextGenerator:
@@ -30,7 +37,10 @@ class TextGenerator:
             ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow, DeadlineExceeded.
         """
         began = time.monotonic()
-        async with self._models.lease(request.model_name) as served:
+        async with self._models.lease(request.model_name) as lease:
+            async for progress in lease.wait():
+                yield progress
+            served = lease.model
             sampling = sampling_for(request, served)
             if request.do_sample is False:
                 sampling = msgspec.structs.replace(sampling, temperature=0.0)

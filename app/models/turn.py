@@ -11,10 +11,10 @@ from app.engine.messages import ChatMessage, SamplingParams
 from app.models.conversation import Conversation, Message, last_turns, new_id
 from app.models.model_manager import ModelManager
 from app.models.reply import Reply, parameters_of, sampling_for
-from app.models.schemas import ChatResponse, DeltaEvent, SamplingFields, StartEvent
+from app.models.schemas import ChatResponse, DeltaEvent, LoadProgress, SamplingFields, StartEvent
 from app.models.store import ConversationStore
 
-TurnEvent = StartEvent | DeltaEvent | ChatResponse
+TurnEvent = LoadProgress | StartEvent | DeltaEvent | ChatResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,10 @@ class TurnRunner:
         with self._store.turn(conversation):
             turn = plan(conversation)
             self._check_size(turn)
-            async with self._models.lease(turn.model_name) as served:
+            async with self._models.lease(turn.model_name) as lease:
+                async for progress in lease.wait():
+                    yield progress
+                served = lease.model
                 sampling = sampling_for(turn.request, served)
                 reply, message_id = Reply(served), new_id("msg")
                 try:
