@@ -26,7 +26,9 @@ Holds Hugging Face language models, keeps conversations, and answers over HTTP.
 along with the next message to go on.
 
 **Streams:** with `"stream": true` the answer is `text/event-stream`: `start`, `delta`..., then `done`, which
-holds everything that the JSON reply has, or one `error`. This page shows a stream once it has ended.
+holds everything that the JSON reply has, or one `error`. While the model is still loading, `progress` events
+come before; a reasoning model's `thinking` events come before its deltas. This page shows a stream once it
+has ended.
 
 **Errors** have one shape everywhere: `{"error": {"code", "message", "hint"?, "retry_after"?}}`.
 """

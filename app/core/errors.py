@@ -20,14 +20,14 @@
     ├── DeadlineExceeded          LLM_REQUEST_TIMEOUT passed
     ├── ModelUnavailable          the model cannot serve now; the subclass says why
     │   ├── ModelLoadFailed       its files are there, and a worker could not serve them
-    │   │   └── ModelTooLarge     for the memory that there is
+    │   │   └── ModelTooLarge  ModelCorrupt
     │   ├── NoAccess              whoever asks may not have it; an open alternative may take its place
     │   │   └── ModelGated  TokenRefused  ModelMissing
     │   ├── ModelRefused          opening it could run code or read what is no part of it
     │   │   └── ModelNeedsCode
     │   ├── ModelUnsupported      the engine does not compute its architecture
     │   ├── ModelOffline  RateLimited  HubUnreachable
-    │   ├── DiskFull  ModelCorrupt
+    │   ├── DiskFull
     │   ├── WorkerDied
     │   └── ShuttingDown
     └── InternalError             our bug; the log has the traceback
@@ -174,7 +174,7 @@ class DiskFull(ModelUnavailable):
     code = "disk_full"
 
 
-class ModelCorrupt(ModelUnavailable):
+class ModelCorrupt(ModelLoadFailed):
     code = "model_corrupt"
 
 

@@ -134,6 +134,7 @@ class EngineClient:
         messages: tuple[ChatMessage, ...] | None = None,
         prompt: str | None = None,
         continue_final: bool = False,
+        think: bool | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """One request: Accepted, Delta..., then Finished. Closing the generator cancels it in the worker.
@@ -147,7 +148,7 @@ class EngineClient:
         queue = self._open(request_id)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._process.send(Submit(request_id, sampling, messages, prompt, continue_final))
+            self._process.send(Submit(request_id, sampling, messages, prompt, continue_final, think=think))
             while not isinstance(event := await _next_event(queue, deadline), Finished):
                 yield event
             yield event

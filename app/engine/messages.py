@@ -9,7 +9,8 @@ import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Role = Literal["system", "user", "assistant"]
-Stage = Literal["import", "convert", "load", "check", "pack", "warm up", "ready"]
+Thinking = Literal["none", "marked", "begun"]
+Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -65,7 +66,8 @@ class Submit(Record, frozen=True):
     """One request: chat `messages` (rendered with the template) or a raw `prompt`, exactly one of them.
 
     With `continue_final` the last message is the assistant's, unfinished, and is extended.
-    `scope` separates principals: KV is reused only within one scope.
+    `scope` separates principals: KV is reused only within one scope. `think` None leaves a reasoning model's
+    thinking off where its template has a switch.
     """
 
     request_id: str
@@ -74,6 +76,7 @@ class Submit(Record, frozen=True):
     prompt: str | None = None
     continue_final: bool = False
     scope: str = ""
+    think: bool | None = None
 
 
 class Cancel(Record, frozen=True):
@@ -126,6 +129,7 @@ class Accepted(Record, frozen=True):
     request_id: str
     prompt_tokens: int
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
+    thinking: Thinking = "none"  # whether the reply may hold it, between marks; `begun`: the prompt opened it
 
 
 class Delta(Record, frozen=True):

@@ -42,10 +42,10 @@ class Service:
         """
         began = time.monotonic() if started is None else started
         _prepare(spec)
-        loaded = load(spec, lambda fraction: report(Progress("load", fraction)))
+        loaded = load(spec, lambda *stage: report(Progress(*stage)))
         parameters = loaded.model.num_parameters()  # counted before layers are packed into other forms
         report(Progress("check", 0.0))
-        bytes_per_token = check_packed_path(loaded.model)
+        bytes_per_token = check_packed_path(loaded.model, lambda *stage: report(Progress(*stage)))
         report(Progress("check", 1.0))
         engine = _engine(spec, loaded, bytes_per_token)
         report(Progress("warm up", 0.0))

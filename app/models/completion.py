@@ -17,10 +17,11 @@ from app.models.schemas import (
     GenerateResponse,
     LoadProgress,
     StartEvent,
+    ThinkingEvent,
     Usage,
 )
 
-GenerateEvent = LoadProgress | StartEvent | DeltaEvent | GenerateResponse
+GenerateEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | GenerateResponse
 
 
 class TextGenerator:
@@ -72,7 +73,7 @@ class TextGenerator:
 
     def _stream(
         self, prompt: str, sampling: SamplingParams, reply: Reply
-    ) -> AsyncGenerator[StartEvent | DeltaEvent, None]:
+    ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
         timeout_s = self._settings.request_timeout
         return reply.grow(reply.served.client.generate(sampling, prompt=prompt, timeout_s=timeout_s))
 

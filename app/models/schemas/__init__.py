@@ -33,6 +33,7 @@ from app.models.schemas.replies import (
     NewChatResponse,
     Parameters,
     StartEvent,
+    ThinkingEvent,
     Timings,
     UndoResponse,
     Usage,
@@ -45,6 +46,7 @@ from app.models.schemas.requests import (
     RegenerateRequest,
     SamplingFields,
     TranscriptMessage,
+    TurnFields,
     UndoRequest,
 )
 from app.models.schemas.wire import (
@@ -64,6 +66,7 @@ from app.models.schemas.wire import (
 
 __all__ = [
     "ChatRequest",
+    "TurnFields",
     "ChatResponse",
     "ContinueRequest",
     "ConversationListResponse",
@@ -72,6 +75,7 @@ __all__ = [
     "ConversationSummary",
     "DeletedResponse",
     "DeltaEvent",
+    "ThinkingEvent",
     "ErrorDetail",
     "ErrorResponse",
     "FinishReason",

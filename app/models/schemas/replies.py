@@ -39,6 +39,7 @@ class Parameters(WireModel):
 
 class ChatResponse(WireModel):
     response: str
+    thinking: str | None = Field(None, description="What a reasoning model thought aloud.")
     conversation_id: str
     message_id: str
     model_name: str = Field(description="The name the model was asked for by.")
@@ -147,6 +148,12 @@ class StartEvent(WireModel):
     model_id: str
     prompt_tokens: int
     omitted_messages: int
+
+
+class ThinkingEvent(WireModel):
+    """Text of a reasoning model's thinking to append; no part of the response."""
+
+    text: str
 
 
 class DeltaEvent(WireModel):

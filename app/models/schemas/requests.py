@@ -64,7 +64,17 @@ class SamplingFields(RequestModel):
         return self
 
 
-class ChatRequest(SamplingFields):
+class TurnFields(SamplingFields):
+    """What every request for a reply may say."""
+
+    think: StrictBool | None = Field(
+        None,
+        description="Whether a reasoning model thinks aloud first, apart from its response. Left out: only "
+        "where it cannot do without. A model that cannot obey refuses.",
+    )
+
+
+class ChatRequest(TurnFields):
     message: Message = Field(description="What the user says.", examples=["What is the capital of France?"])
     conversation_id: Name | None = Field(
         None, description="Goes on with this conversation; none starts a new one."
@@ -99,14 +109,14 @@ class NewChatRequest(RequestModel):
     )
 
 
-class RegenerateRequest(SamplingFields):
+class RegenerateRequest(TurnFields):
     """Answers the last user message again."""
 
     model_name: Name | None = None
     stream: StrictBool = False
 
 
-class ContinueRequest(SamplingFields):
+class ContinueRequest(TurnFields):
     """Extends the last reply, as one that was cut by `max_tokens` or by Ctrl-C."""
 
     model_name: Name | None = None
