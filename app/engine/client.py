@@ -100,6 +100,7 @@ class EngineClient:
     async def close(self) -> None:
         """Ends the process; open requests end with ShuttingDown. Idempotent."""
         self._is_closing = True
+        self._ready.cancel()  # where a load is given up: nobody waits for its outcome any more
         self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
         await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
         self._reader.cancel()
