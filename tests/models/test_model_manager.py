@@ -107,7 +107,7 @@ def test_an_unload_that_is_cancelled_still_ends_its_worker(world: World) -> None
     os.kill(pid, signal.SIGSTOP)  # it will not answer the request to end
 
     async def give_up() -> None:
-        unload = asyncio.create_task(world.models._unload(entry))
+        unload = asyncio.create_task(world.models._workers.unload(entry))
         await asyncio.sleep(0)
         unload.cancel()
         await asyncio.gather(unload, return_exceptions=True)
