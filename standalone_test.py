@@ -6,15 +6,17 @@ import sys
 from contextlib import aclosing, suppress
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.api.dependencies import Services
-from app.core.catalogue import BUILTIN_NAME, CATALOGUE, find_profile
-from app.core.config import Settings, SettingsError, load_settings
+from app.core.catalogue import BUILTIN_NAME, CATALOGUE
+from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
 from app.core.errors import DomainError
 from app.core.logging import configure
+from app.core.models_file import with_models_of
 from app.main import build_services
+from app.models.entries import Entries
 from app.models.hub import Hub
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
 
@@ -28,9 +30,11 @@ console = Console()
 
 def choose(settings: Settings, name: str | None) -> str:
     """The named model; or the default, if it is on disk; or the built-in one, and says so."""
+    catalogue = with_models_of(settings.models_file, CATALOGUE)
+    entries = Entries(catalogue, settings.allow_any_model)
     if name is not None:
-        return find_profile(CATALOGUE, name).name
-    default = find_profile(CATALOGUE, settings.model_name)
+        return entries.find(name).profile.name
+    default = entries.find(BUILTIN_NAME if settings.model_name == NO_MODEL else settings.model_name).profile
     if settings.model_was_chosen or Hub(settings.model_cache_dir).find(default) is not None:
         return default.name
     console.print(
@@ -39,15 +43,50 @@ def choose(settings: Settings, name: str | None) -> str:
     return BUILTIN_NAME
 
 
+class Bars:
+    """Draws a load: a bar for the stage, and below it one for each file that is being fetched."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, progress: LoadProgress) -> None:
+        self._draw(f"{progress.model_name}: {progress.stage}", progress.fraction, facts(progress))
+        for file in progress.files:
+            if 0 < file.done_bytes < file.total_bytes or f"  {file.name}" in self._tasks:
+                self._draw(f"  {file.name}", file.done_bytes / max(1, file.total_bytes), "")
+
+    def _draw(self, title: str, fraction: float, told: str) -> None:
+        if title not in self._tasks:
+            self._tasks[title] = self._bars.add_task(title, total=1.0, facts="")
+        self._bars.update(self._tasks[title], completed=fraction, facts=told)
+
+
+def facts(progress: LoadProgress) -> str:
+    """Bytes over bytes, rate and time left, where there is a download to speak of."""
+    if progress.done_bytes is None or progress.total_bytes is None:
+        return ""
+    told = f"{progress.done_bytes / 1e6:,.0f}/{progress.total_bytes / 1e6:,.0f} MB"
+    if progress.bytes_per_s:
+        told += f", {progress.bytes_per_s / 1e6:,.1f} MB/s"
+    return told if progress.seconds_left is None else f"{told}, {progress.seconds_left:,.0f} s left"
+
+
 async def load(services: Services, name: str) -> SwitchModelResponse:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task(f"{name}: resolve", total=1.0)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars = Bars(progress)
         async with aclosing(services.models.load(name)) as events:
             async for event in events:
                 match event:
-                    case LoadProgress(stage=stage, fraction=fraction):
-                        bars.update(bar, description=f"{name}: {stage}", completed=fraction)
+                    case LoadProgress():
+                        bars.show(event)
                     case SwitchModelResponse():
                         return event
     raise AssertionError("a load ends with its response or raises")

@@ -25,12 +25,14 @@ from app.api.body import BodyGuard
 from app.api.dependencies import Services, refuse_unread
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
-from app.core.catalogue import CATALOGUE, ModelProfile, find_profile
-from app.core.config import Settings, SettingsError, load_settings
+from app.core.catalogue import CATALOGUE, ModelProfile
+from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
 from app.core.errors import ModelNotFound
 from app.core.logging import configure
+from app.core.models_file import with_models_of
 from app.models.chat_manager import ChatModelManager
 from app.models.completion import TextGenerator
+from app.models.entries import Entries
 from app.models.hub import Hub
 from app.models.model_manager import ModelManager
 from app.models.overview import ModelOverview
@@ -44,6 +46,7 @@ Build = Callable[[Settings], Services]
 
 def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = CATALOGUE) -> Services:
     """Everything below HTTP. Nothing runs yet."""
+    catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     models = ModelManager(settings, catalogue, Hub(settings.model_cache_dir, token=token))
     store = ConversationStore(max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl)
@@ -62,7 +65,7 @@ def create_app(settings: Settings | None = None, build: Build = build_services) 
         SettingsError: the settings were not given, and those of the environment are wrong.
     """
     settings = load_settings() if settings is None else settings
-    _check_model_name(settings)
+    _check_models(settings)
     app = FastAPI(
         title=NAME,
         version=__version__,
@@ -88,9 +91,13 @@ def __getattr__(name: str) -> FastAPI:
         raise SystemExit(f"Wrong settings. {error}") from None
 
 
-def _check_model_name(settings: Settings) -> None:
+def _check_models(settings: Settings) -> None:
+    """Before anything is built: a server that starts has a catalogue, and the model it was started with."""
+    catalogue = with_models_of(settings.models_file, CATALOGUE)
+    if settings.model_name == NO_MODEL:
+        return
     try:
-        find_profile(CATALOGUE, settings.model_name)
+        Entries(catalogue, settings.allow_any_model).find(settings.model_name)
     except ModelNotFound as error:
         raise SettingsError(f"LLM_MODEL_NAME: {error.message} {error.hint}") from None
 

@@ -26,7 +26,9 @@ Holds Hugging Face language models, keeps conversations, and answers over HTTP.
 along with the next message to go on.
 
 **Streams:** with `"stream": true` the answer is `text/event-stream`: `start`, `delta`..., then `done`, which
-holds everything that the JSON reply has, or one `error`. This page shows a stream once it has ended.
+holds everything that the JSON reply has, or one `error`. While the model is still loading, `progress` events
+come before; a reasoning model's `thinking` events come before its deltas. This page shows a stream once it
+has ended.
 
 **Errors** have one shape everywhere: `{"error": {"code", "message", "hint"?, "retry_after"?}}`.
 """
@@ -53,7 +55,8 @@ data: {"response": "The capital of France is Paris.", ...}
 """
 
 _SWITCH_STREAM = """event: progress
-data: {"model_name": "gpt2", "stage": "download", "fraction": 0.42}
+data: {"model_name": "gpt2", "stage": "download", "fraction": 0.42, "done_bytes": 230000000, \
+"total_bytes": 551000000, "bytes_per_s": 21000000.0, "seconds_left": 15.3, "files": [...]}
 
 event: done
 data: {"message": "Successfully switched to gpt2", "model_name": "gpt2", "model_id": "...", "load_time": 3.1}
@@ -69,7 +72,7 @@ _ERRORS: Mapping[int, tuple[str, str, str]] = {
         "conversation_not_found",
         "There is no conversation with this id.",
     ),
-    409: ("The conversation is in the middle of a turn.", "conversation_busy", "One turn at a time."),
+    409: ("What is asked for is in use.", "conversation_busy", "One turn at a time."),
     413: ("The body is too large.", "body_too_large", "The body is larger than 1000000 bytes."),
     415: ("The body is not JSON.", "unsupported_media_type", "Content-Type must be application/json."),
     422: ("A field is wrong.", "validation_error", "temperature: Input should be less than or equal to 2"),

@@ -13,6 +13,7 @@ from app.api.examples import (
     RegenerateBody,
     SwitchModelBody,
     UndoBody,
+    UnloadModelBody,
 )
 from app.api.streaming import respond
 from app.models.schemas import (
@@ -26,6 +27,7 @@ from app.models.schemas import (
     NewChatResponse,
     SwitchModelResponse,
     UndoResponse,
+    UnloadModelResponse,
 )
 
 router = APIRouter(prefix="/api/v1")
@@ -125,6 +127,12 @@ async def model_info(which: Which, services: Uses) -> ModelInfoResponse:
 async def load_model(body: LoadModelBody, services: Uses) -> Response:
     """Loads a model beside the current one, which stays current. The body may be left out."""
     return respond(services.models.load(body.model_name), body.stream)
+
+
+@router.post("/unload-model", tags=["Models"], responses=TAKES_BODY | fails_with(404, 409))
+async def unload_model(body: UnloadModelBody, services: Uses) -> UnloadModelResponse:
+    """Gives a model's memory back; refused while it is in use. The next request for it loads it again."""
+    return await services.models.unload(body.model_name)
 
 
 @router.post("/generate", tags=["Generation"], response_model=GenerateResponse, responses=REPLY)

@@ -29,6 +29,7 @@ STATUS: Mapping[type[DomainError], int] = {
     errors.NotFound: 404,
     errors.BodyTooSlow: 408,
     errors.ConversationBusy: 409,
+    errors.ModelBusy: 409,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.QueueFull: 429,

@@ -48,6 +48,7 @@ _LOAD = _examples(
     current=("The current model", {}),
     named=("Another one, beside it", {"model_name": "gpt2"}),
 )
+_UNLOAD = _examples(named=("One model", {"model_name": "gpt2"}))
 _GENERATE = _examples(
     story=("Go on with a text", {"prompt": "Once upon a time", "max_length": 50, "temperature": 0.8}),
     several=(
@@ -71,5 +72,9 @@ UndoBody = Annotated[schemas.UndoRequest, Body(openapi_examples=_UNDO, default_f
 SwitchModelBody = Annotated[schemas.SwitchModelRequest, Body(openapi_examples=_SWITCH)]
 LoadModelBody = Annotated[
     schemas.LoadModelRequest, Body(openapi_examples=_LOAD, default_factory=schemas.LoadModelRequest)
+]
+UnloadModelBody = Annotated[
+    schemas.UnloadModelRequest,
+    Body(openapi_examples=_UNLOAD, default_factory=schemas.UnloadModelRequest),
 ]
 GenerateBody = Annotated[schemas.GenerateRequest, Body(openapi_examples=_GENERATE)]

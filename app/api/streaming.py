@@ -15,13 +15,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.errors import error_body, told
-from app.models.schemas import DeltaEvent, ErrorResponse, LoadProgress, StartEvent
+from app.models.schemas import DeltaEvent, ErrorResponse, LoadProgress, StartEvent, ThinkingEvent
 
 KEEP_ALIVE_S = 10.0
 
 _EVENT_NAMES: Mapping[type[BaseModel], str] = {
     StartEvent: "start",
     DeltaEvent: "delta",
+    ThinkingEvent: "thinking",
     LoadProgress: "progress",
     ErrorResponse: "error",
 }

@@ -188,6 +188,11 @@ def unknown_model_is_refused(target: Target) -> None:
     expect_refusal(target.http.post(f"{API}/chat/switch-model", json=body), 404, "model_not_found")
 
 
+def unknown_model_is_not_unloaded(target: Target) -> None:
+    body = {"model_name": "no-such-model"}
+    expect_refusal(target.http.post(f"{API}/unload-model", json=body), 404, "model_not_found")
+
+
 def wrong_method_is_refused(target: Target) -> None:
     expect_refusal(target.http.get(f"{API}/chat"), 405, "method_not_allowed")
 
@@ -211,6 +216,7 @@ CHECKS = (
     Check("GET /api/v1/chat/models", "lists the current model", models_are_listed),
     Check("GET /api/v1/model-info", "tells its facts", model_tells_its_facts),
     Check("POST /api/v1/load-model", "with no body: the current one", model_is_loaded),
+    Check("POST /api/v1/unload-model", "404: unknown model", unknown_model_is_not_unloaded),
     Check("POST /api/v1/chat/switch-model", "to the current one", model_is_switched),
     Check("POST /api/v1/chat/switch-model", "streamed", switch_is_streamed),
     Check("POST /api/v1/chat/new", "restores a transcript", transcript_is_restored),

@@ -46,7 +46,8 @@ def model_table(models: list[ModelEntry], symbols: bool, width: int) -> Table:
 
 def _cells(model: ModelEntry) -> list[str]:
     context = f"{model.context_length:,}"
-    return [size_of(model.size_bytes), context, served_from(model.model_id), model.description]
+    size = "?" if model.size_bytes is None else size_of(model.size_bytes)
+    return [size, context, served_from(model.model_id), model.description]
 
 
 def _paragraph(model: ModelEntry) -> str:

@@ -52,7 +52,8 @@ class Source:
     """One place that weights can come from: a Hub repository (`owner/name`) or a local folder.
 
     `chat_template` is used where the tokenizer brings none; `stop` ends a reply in that dialogue format;
-    `sampling` takes the place of the profile's where these weights want another.
+    `sampling` takes the place of the profile's where these weights want another. `takes_pickle` says that the
+    repository has nothing but `pytorch_model.bin`; it is read as plain weights and kept as safetensors.
     """
 
     location: str
@@ -60,6 +61,8 @@ class Source:
     stop: tuple[str, ...] = ()
     sampling: SamplingDefaults | None = None
     label: str | None = None  # shown instead of a folder that means nothing to the reader
+    revision: str | None = None  # a branch, a tag or a commit; None: the newest
+    takes_pickle: bool = False
 
     @property
     def model_id(self) -> str:
@@ -79,9 +82,10 @@ class ModelProfile:
     description: str
     sources: tuple[Source, ...]
     context_length: int  # tokens
-    size_bytes: int  # of the weights of the first source, to download
-    memory_bytes: int  # about what serving it needs
+    size_bytes: int | None  # of the weights of the first source, to download; None: nobody has told
+    memory_bytes: int | None  # about what serving it needs
     sampling: SamplingDefaults = SamplingDefaults()
+    is_pinned: bool = False  # stays loaded, whatever else needs the memory
 
 
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)
@@ -110,7 +114,12 @@ _PROFILES = (
         "Meta Llama 3.2 1B Instruct: chat, efficient",
         (
             Source("meta-llama/Llama-3.2-1B-Instruct"),
-            Source("microsoft/DialoGPT-medium", END_OF_TEXT_TEMPLATE, sampling=_DIALOGPT_SAMPLING),
+            Source(
+                "microsoft/DialoGPT-medium",
+                END_OF_TEXT_TEMPLATE,
+                sampling=_DIALOGPT_SAMPLING,
+                takes_pickle=True,
+            ),
         ),
         context_length=8192,
         size_bytes=2_470_000_000,

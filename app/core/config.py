@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_MODEL = "llama3-1b"
+NO_MODEL = "none"  # as a name: the server starts without a model
 ENV_FILE = ".env"
 
 
@@ -20,6 +21,14 @@ def _split_commas(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def _never_is_none(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() in ("", "never") else value
 
 
 def _auto_is_none(value: object) -> object:
@@ -50,7 +59,13 @@ class Settings(BaseSettings):
     max_conversations: int = Field(1000, ge=1, le=1_000_000)
     max_conversation_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
     conversation_ttl: float = Field(86_400, gt=0)
+    models_file: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
+    allow_any_model: bool = False
     max_loaded_models: int = Field(2, ge=1, le=64)
+    memory_gb: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(None, gt=0, le=100_000)
+    model_idle_timeout: Annotated[float | None, BeforeValidator(_never_is_none)] = Field(
+        None, gt=0, le=31_536_000
+    )
     max_active_requests: int = Field(16, ge=1, le=1024)
     max_queued_requests: int = Field(64, ge=0, le=100_000)
     request_timeout: float = Field(300, gt=0, le=86_400)
@@ -69,13 +84,17 @@ class Settings(BaseSettings):
 
     @field_validator("api_key", "hf_token", mode="after")
     @classmethod
-    def _empty_is_none(cls, value: SecretStr | None) -> SecretStr | None:
+    def _empty_secret_is_none(cls, value: SecretStr | None) -> SecretStr | None:
         return value if value is not None and value.get_secret_value() else None
 
     @property
     def model_was_chosen(self) -> bool:
         """Whether a person named the model, rather than leaving the default."""
         return "model_name" in self.model_fields_set
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory_gb is None else int(self.memory_gb * 1e9)
 
     @property
     def kv_cache_bytes(self) -> int | None:

@@ -4,7 +4,8 @@
     ├── InvalidRequest            the request cannot be honoured as it stands
     │   ├── ContextOverflow       a single message does not fit the model's window
     │   ├── ConversationFull      the stored history reached its size limit
-    │   └── NothingToDo           undo, regenerate or continue with nothing to act on
+    │   ├── NothingToDo           undo, regenerate or continue with nothing to act on
+    │   └── NoModelChosen         the request names no model, and none is current
     ├── NotAuthenticated          no key, or a wrong one
     ├── ForbiddenHost             a Host header that this server does not answer to
     ├── BodyTooLarge
@@ -14,11 +15,19 @@
     │   ├── ConversationNotFound
     │   └── ModelNotFound
     ├── ConversationBusy          one turn at a time each
+    ├── ModelBusy                 it cannot be unloaded now
     ├── QueueFull                 come back after `retry_after` seconds
     ├── DeadlineExceeded          LLM_REQUEST_TIMEOUT passed
     ├── ModelUnavailable          the model cannot serve now; the subclass says why
-    │   ├── ModelLoadFailed
-    │   ├── ModelGated  ModelOffline  ModelMissing  ModelRefused  HubUnreachable
+    │   ├── ModelLoadFailed       its files are there, and a worker could not serve them
+    │   │   └── ModelTooLarge  ModelCorrupt
+    │   ├── NoAccess              whoever asks may not have it; an open alternative may take its place
+    │   │   └── ModelGated  TokenRefused  ModelMissing
+    │   ├── ModelRefused          opening it could run code or read what is no part of it
+    │   │   └── ModelNeedsCode
+    │   ├── ModelUnsupported      the engine does not compute its architecture
+    │   ├── ModelOffline  RateLimited  HubUnreachable
+    │   ├── DiskFull
     │   ├── WorkerDied
     │   └── ShuttingDown
     └── InternalError             our bug; the log has the traceback
@@ -57,6 +66,10 @@ class NothingToDo(InvalidRequest):
     code = "nothing_to_do"
 
 
+class NoModelChosen(InvalidRequest):
+    code = "no_model_chosen"
+
+
 class NotAuthenticated(DomainError):
     code = "not_authenticated"
 
@@ -93,6 +106,10 @@ class ConversationBusy(DomainError):
     code = "conversation_busy"
 
 
+class ModelBusy(DomainError):
+    code = "model_busy"
+
+
 class QueueFull(DomainError):
     code = "queue_full"
 
@@ -109,15 +126,23 @@ class ModelLoadFailed(ModelUnavailable):
     code = "model_load_failed"
 
 
-class ModelGated(ModelUnavailable):
+class ModelTooLarge(ModelLoadFailed):
+    code = "model_too_large"
+
+
+class NoAccess(ModelUnavailable):
+    code = "no_access"
+
+
+class ModelGated(NoAccess):
     code = "model_gated"
 
 
-class ModelOffline(ModelUnavailable):
-    code = "model_offline"
+class TokenRefused(NoAccess):
+    code = "token_refused"
 
 
-class ModelMissing(ModelUnavailable):
+class ModelMissing(NoAccess):
     code = "model_missing"
 
 
@@ -125,8 +150,32 @@ class ModelRefused(ModelUnavailable):
     code = "model_refused"
 
 
+class ModelNeedsCode(ModelRefused):
+    code = "model_needs_code"
+
+
+class ModelUnsupported(ModelUnavailable):
+    code = "model_unsupported"
+
+
+class ModelOffline(ModelUnavailable):
+    code = "model_offline"
+
+
+class RateLimited(ModelUnavailable):
+    code = "rate_limited"
+
+
 class HubUnreachable(ModelUnavailable):
     code = "hub_unreachable"
+
+
+class DiskFull(ModelUnavailable):
+    code = "disk_full"
+
+
+class ModelCorrupt(ModelLoadFailed):
+    code = "model_corrupt"
 
 
 class WorkerDied(ModelUnavailable):

@@ -3,7 +3,7 @@
 Architectures whose attention does not go through transformers' interface would answer, wrongly, without it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from app.core.errors import ModelRefused
+from app.core.errors import ModelRefused, ModelUnsupported
 from app.engine.cache import Slot
-from app.engine.messages import Quantization
+from app.engine.messages import Quantization, Stage
 from app.engine.preparation import prepare
 from app.engine.runner import Runner
 from app.engine.scheduler import Chunk, Sequence
@@ -25,6 +25,10 @@ _TOLERANCE = 1e-3  # of the logits' spread, in float32: what rounding alone may 
 _TOLERANCE_HALF = 0.1  # the same in 16 bits
 _TOLERANCE_INT8 = 0.4  # and with quantised weights; a wrong path is beyond 1
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
+
+
+ReportStage = Callable[[Stage, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,14 @@ class PackedPath:
 
 
 def check_packed_path(
-    model: PreTrainedModel, dtype: torch.dtype | None = None, quantization: Quantization = "none"
+    model: PreTrainedModel,
+    dtype: torch.dtype | None = None,
+    quantization: Quantization = "none",
+    report: ReportStage = lambda stage, fraction: None,
 ) -> PackedPath:
     """Puts the model on the packed path. It computes in `dtype` then, or as before.
 
-    Raises ModelRefused unless every layer attends through the packed function, and the logits of two
+    Raises ModelUnsupported unless every layer attends through the packed function, and the logits of two
     sequences in mixed passes are those of the model's own path.
     """
     _refuse_layer_types(model)
@@ -50,7 +57,10 @@ def check_packed_path(
     prompts = [_some_ids(model, length) for length in _LENGTHS]
     with _computing_in(dtype, model):
         expected = _own_logits(model, prompts)
+    report("pack", 0.0)
     weights = prepare(model, dtype, quantization)
+    report("pack", 1.0)
+    report("check", 0.5)  # the model's own path is computed, the packed one is not
     sequences = [Sequence(str(i), prompt, slot=Slot(len(prompt))) for i, prompt in enumerate(prompts)]
     logits = _packed_logits(model, sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
@@ -106,27 +116,33 @@ def _packed_logits(model: PreTrainedModel, sequences: list[Sequence]) -> list[Te
     for counts in _PASSES:
         try:
             logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])
+        except ModelRefused as error:
+            raise ModelUnsupported(error.message, hint=_OTHERS) from error
         except TypeError as error:
-            raise ModelRefused(f"this architecture does not take packed sequences: {error}") from error
+            raise ModelUnsupported(
+                f"this architecture does not take packed sequences: {error}", hint=_OTHERS
+            ) from error
         for sequence, count in zip(sequences, counts, strict=True):
             sequence.computed += count
     return list(logits.float())
 
 
 def _refuse_layer_types(model: PreTrainedModel) -> None:
+    if model.config.get_text_config().num_hidden_layers < 1:
+        raise ModelUnsupported("config.json describes a model without layers")
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if unknown := kinds - _LAYER_TYPES:
-        raise ModelRefused(
-            f"this architecture has layers that the engine does not compute: {sorted(unknown)}"
+        raise ModelUnsupported(
+            f"this architecture has layers that the engine does not compute: {sorted(unknown)}", hint=_OTHERS
         )
 
 
 def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
     layers = model.config.get_text_config().num_hidden_layers
     if sorted(slot.layers) != list(range(layers)):
-        raise ModelRefused(
+        raise ModelUnsupported(
             f"{type(model).__name__} has layers that do not use transformers' attention interface",
-            hint="Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others do.",
+            hint=_OTHERS,
         )
 
 
@@ -140,6 +156,7 @@ def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
     spread = (own - own.mean()).norm()
     difference = float((own - packed).norm() / spread)
     if not difference <= tolerance:  # also where it is not a number
-        raise ModelRefused(
-            f"packed attention gives other logits than the model's own ({difference:.2g} of spread)"
+        raise ModelUnsupported(
+            f"packed attention gives other logits than the model's own ({difference:.2g} of spread)",
+            hint=_OTHERS,
         )

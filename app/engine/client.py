@@ -100,6 +100,7 @@ class EngineClient:
     async def close(self) -> None:
         """Ends the process; open requests end with ShuttingDown. Idempotent."""
         self._is_closing = True
+        self._ready.cancel()  # where a load is given up: nobody waits for its outcome any more
         self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
         await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
         self._reader.cancel()
@@ -139,6 +140,7 @@ class EngineClient:
         messages: tuple[ChatMessage, ...] | None = None,
         prompt: str | None = None,
         continue_final: bool = False,
+        think: bool | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Event, None]:
         """One request: Accepted, Delta..., then Finished. Closing the generator cancels it in the worker.
@@ -152,7 +154,7 @@ class EngineClient:
         queue = self._open(request_id)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._process.send(Submit(request_id, sampling, messages, prompt, continue_final))
+            self._process.send(Submit(request_id, sampling, messages, prompt, continue_final, think=think))
             while not isinstance(event := await _next_event(queue, deadline), Finished):
                 yield event
             yield event

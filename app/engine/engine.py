@@ -24,7 +24,7 @@ from app.engine.messages import (
     Submit,
 )
 from app.engine.pace import Pace
-from app.engine.prompt import PromptBuilder
+from app.engine.prompt import Prompt, PromptBuilder
 from app.engine.request import Request
 from app.engine.runner import Runner
 from app.engine.sampling import Chooser
@@ -102,7 +102,7 @@ class Engine:
         """Accept the request or fail it; the answer is in the next step's result."""
         arrived = self._clock()
         try:
-            request, omitted = self._admit(submit, arrived)
+            request, prompt = self._admit(submit, arrived)
         except DomainError as error:
             self._outbox.append(Failed(submit.request_id, error.code, error.message, error.hint))
         except Exception:  # one request's text must not end the others
@@ -111,8 +111,15 @@ class Engine:
         else:
             self._requests[request.request_id] = request
             self._scheduler.add(request.sequence)
-            accepted = Accepted(request.request_id, request.prompt_tokens, omitted, request.max_tokens)
-            self._outbox.append(accepted)
+            self._outbox.append(
+                Accepted(
+                    request.request_id,
+                    request.prompt_tokens,
+                    prompt.omitted_messages,
+                    request.max_tokens,
+                    prompt.thinking,
+                )
+            )
 
     def cancel(self, request_id: str) -> None:
         """No further delta; a request that is over already is left alone."""
@@ -137,7 +144,7 @@ class Engine:
         outbox, self._outbox = self._outbox, []
         return outbox
 
-    def _admit(self, submit: Submit, arrived: float) -> tuple[Request, int]:
+    def _admit(self, submit: Submit, arrived: float) -> tuple[Request, Prompt]:
         if submit.request_id in self._requests:
             raise InvalidRequest("a request of this id is running")
         sampling.check(submit.sampling)
@@ -155,7 +162,7 @@ class Engine:
             guesser=Guesser(),
             arrived=arrived,
         )
-        return request, prompt.omitted_messages
+        return request, prompt
 
     def _plan(self) -> list[Chunk]:
         """This step's work. Whoever the device has no memory for, nothing finished being kept, fails."""

@@ -5,6 +5,7 @@ Nothing is fetched, and no code from the folder runs.
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,15 +23,25 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from app.core.errors import ModelLoadFailed, ModelMissing, ModelRefused
+from app.core.errors import (
+    ModelCorrupt,
+    ModelLoadFailed,
+    ModelMissing,
+    ModelNeedsCode,
+    ModelRefused,
+    ModelUnsupported,
+)
+from app.engine.conversion import PICKLE, convert
 from app.engine.linear import computes_in_bfloat16
-from app.engine.messages import WorkerSpec
+from app.engine.messages import Stage, WorkerSpec
 
 _log = logging.getLogger(__name__)
 
-ReportFraction = Callable[[float], None]
+ReportStage = Callable[[Stage, float], None]
 
 _TEMPLATE_FOLDER = "additional_chat_templates"  # the one folder within a model's that is read
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
+_AGAIN = "Fetch the model again."
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HALVES = (torch.bfloat16, torch.float16)
 
@@ -55,18 +65,29 @@ class LoadedModel:
         return frozenset(found)
 
 
-def load(spec: WorkerSpec, report: ReportFraction) -> LoadedModel:
-    """Raises ModelMissing, ModelRefused or ModelLoadFailed. `report` gets the share of weights loaded."""
-    folder = Path(spec.model_path)
+def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
+    """Raises ModelMissing, ModelRefused, ModelUnsupported, ModelLoadFailed. `report` gets measured shares."""
+    folder = _converted(Path(spec.model_path), spec.converts_to, report)
     refuse_unsafe(folder)
     device = pick_device(spec.device)
     config = _config(folder)
     dtype = pick_dtype(spec.dtype, device, config)
-    with _weights_progress(report):
+    with _weights_progress(lambda fraction: report("load", fraction)):
         model = _model(folder, config, _loaded_dtype(config, dtype, device))
     tokenizer = _tokenizer(folder)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
+
+
+def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
+    """The folder; or where its weights are a pickle that may be read, the one that holds them safely."""
+    if target is None or not (folder / PICKLE).is_file() or (folder / "model.safetensors").exists():
+        return folder
+    _refuse_strange_files(folder)
+    report("convert", 0.0)
+    converted = convert(folder, Path(target))
+    report("convert", 1.0)
+    return converted
 
 
 def refuse_unsafe(folder: Path) -> None:
@@ -74,14 +95,26 @@ def refuse_unsafe(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ModelMissing(f"{folder} is not a model folder: it has no config.json")
     _refuse_strange_files(folder)
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        if (folder / name).is_file() and _mentions(_json(folder / name), "auto_map"):
-            raise ModelRefused(
-                f"{name} asks to run code from the model's folder (auto_map); that is never done"
+    for path in sorted(folder.glob("*config*.json")):
+        if _mentions(_json(path), "auto_map"):
+            raise ModelNeedsCode(
+                f"{path.name} asks to run code from the model's folder (auto_map); that is never done",
+                hint="Choose a model whose architecture is part of transformers.",
             )
+    _refuse_what_is_not_computed(folder)
     for weights in _weight_files(folder):
         if not weights.is_file():
-            raise ModelLoadFailed(f"the weights {weights.name} are missing", hint="Fetch the model again.")
+            raise ModelCorrupt(f"the weights {weights.name} are missing", hint=_AGAIN)
+
+
+def _refuse_what_is_not_computed(folder: Path) -> None:
+    if (folder / "adapter_config.json").exists():
+        raise ModelUnsupported("this is an adapter and no whole model", hint="Merge it into its base model.")
+    if _json(folder / "config.json").get("quantization_config") is not None:
+        raise ModelUnsupported(
+            "the weights are quantised, in a form that the engine does not compute",
+            hint="Choose the same model in bfloat16 or float32.",
+        )
 
 
 def _refuse_strange_files(folder: Path) -> None:
@@ -102,22 +135,22 @@ def _weight_files(folder: Path) -> Sequence[Path]:
         return [single]
     if not index.is_file():
         raise ModelRefused(f"{folder} has no weights as safetensors; other formats can run code when loaded")
-    names = set(dict(_json(index).get("weight_map") or {}).values())
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name or name == "..":
-            raise ModelRefused(f"{index.name} names a file outside of the model's folder")
-    return [folder / name for name in sorted(names)]
+    shards = _json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ModelCorrupt(f"{index.name} lists no weights", hint=_AGAIN)
+    for name in shards.values():
+        if not isinstance(name, str) or not _SHARD.fullmatch(name):
+            raise ModelRefused(f"{index.name} names a file outside of the model's folder, or no safetensors")
+    return [folder / name for name in sorted(set(shards.values()))]
 
 
 def _json(path: Path) -> dict[str, Any]:  # whatever the model's author wrote
     try:
         parsed = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelLoadFailed(
-            f"{path.name} cannot be read: {error}", hint="Fetch the model again."
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelCorrupt(f"{path.name} cannot be read: {error}", hint=_AGAIN) from error
     if not isinstance(parsed, dict):
-        raise ModelLoadFailed(f"{path.name} holds no object", hint="Fetch the model again.")
+        raise ModelCorrupt(f"{path.name} holds no object", hint=_AGAIN)
     return parsed
 
 
@@ -166,10 +199,10 @@ def _config(folder: Path) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (KeyError, ValueError, OSError) as error:
-        raise ModelRefused(f"config.json describes no model that transformers knows: {error}") from error
+    except Exception as error:  # an author may have written anything, and the library raises anything
+        raise ModelUnsupported(f"config.json describes no model that transformers knows: {error}") from error
     if config.is_encoder_decoder:
-        raise ModelRefused(f"{config.model_type} is no causal language model")
+        raise ModelUnsupported(f"{config.model_type} is no causal language model")
     return config
 
 
@@ -186,16 +219,12 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
             output_loading_info=True,
         )
     except ValueError as error:
-        raise ModelRefused(f"{config.model_type} is no causal language model: {error}") from error
-    except (OSError, SafetensorError) as error:
-        raise ModelLoadFailed(
-            f"the weights cannot be read: {error}", hint="Fetch the model again."
-        ) from error
+        raise ModelUnsupported(f"{config.model_type} is no causal language model: {error}") from error
+    except Exception as error:  # as above
+        raise ModelCorrupt(f"the weights cannot be read: {error}", hint=_AGAIN) from error
     model, found = loaded
     if found["missing_keys"]:
-        raise ModelLoadFailed(
-            f"{len(found['missing_keys'])} weights are missing", hint="Fetch the model again."
-        )
+        raise ModelCorrupt(f"{len(found['missing_keys'])} weights are missing", hint=_AGAIN)
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -203,10 +232,8 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelLoadFailed(
-            f"the tokenizer cannot be loaded: {error}", hint="Fetch the model again."
-        ) from error
+    except Exception as error:  # as above; that of the tokenizers library has no class of its own
+        raise ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=_AGAIN) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 
@@ -222,7 +249,7 @@ def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
 
 
 @contextmanager
-def _weights_progress(report: ReportFraction) -> Iterator[None]:
+def _weights_progress(report: Callable[[float], None]) -> Iterator[None]:
     """Lets transformers' loop over the weights report how far it is, instead of drawing a bar."""
 
     def watch(
@@ -240,7 +267,7 @@ def _weights_progress(report: ReportFraction) -> Iterator[None]:
         transformers_logging.set_tqdm_hook(previous)
 
 
-def _reporting(items: Sequence[Any], report: ReportFraction) -> Iterator[Any]:
+def _reporting(items: Sequence[Any], report: Callable[[float], None]) -> Iterator[Any]:
     for done, item in enumerate(items, start=1):
         yield item
         report(done / len(items))

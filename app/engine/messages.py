@@ -10,7 +10,8 @@ import msgspec
 FinishReason = Literal["stop", "length", "cancelled"]
 Role = Literal["system", "user", "assistant"]
 Quantization = Literal["none", "int8"]
-Stage = Literal["import", "load", "check", "warm up", "ready"]
+Thinking = Literal["none", "marked", "begun"]
+Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -36,6 +37,9 @@ class WorkerSpec(Record, frozen=True):
     chat_template: str | None = None  # Jinja; used where the tokenizer brings none
     stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
     log_level: str = "INFO"
+    converts_to: str | None = (
+        None  # folder that takes `pytorch_model.bin` as safetensors; None: it is refused
+    )
 
 
 # API process -> worker
@@ -65,7 +69,8 @@ class Submit(Record, frozen=True):
     """One request: chat `messages` (rendered with the template) or a raw `prompt`, exactly one of them.
 
     With `continue_final` the last message is the assistant's, unfinished, and is extended.
-    `scope` separates principals: KV is reused only within one scope.
+    `scope` separates principals: KV is reused only within one scope. `think` None leaves a reasoning model's
+    thinking off where its template has a switch.
     """
 
     request_id: str
@@ -74,6 +79,7 @@ class Submit(Record, frozen=True):
     prompt: str | None = None
     continue_final: bool = False
     scope: str = ""
+    think: bool | None = None
 
 
 class Cancel(Record, frozen=True):
@@ -128,6 +134,7 @@ class Accepted(Record, frozen=True):
     prompt_tokens: int
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
     max_tokens: int  # what the reply may have, within the window
+    thinking: Thinking = "none"  # whether the reply may hold it, between marks; `begun`: the prompt opened it
 
 
 class Delta(Record, frozen=True):

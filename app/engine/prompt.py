@@ -11,14 +11,25 @@ from dataclasses import dataclass, replace
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from app.core.errors import ContextOverflow, InvalidRequest
-from app.engine.messages import ChatMessage, Submit
+from app.core.errors import ContextOverflow, InvalidRequest, ModelRefused
+from app.engine.messages import ChatMessage, Submit, Thinking
+from app.engine.template import LENGTH_LIMIT, TemplateOutOfBounds, bounded
 
 # Noncharacters, which no text may hold, around each control token that a message holds.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _END = "\ufdd2"  # another one, behind a message that is to be continued
 
+_THINK, _THOUGHT = "<think>", "</think>"  # what reasoning models write around their reasoning
+_SWITCH = "enable_thinking"  # the name under which templates let it be turned off
+
 _LONGEST_REASON = 200  # characters of what a template says when it refuses
+
+
+_BLAME = "Templates are code of the model's author: choose a model from another one."
+
+
+class _TemplateRunsAway(InvalidRequest):
+    """It was stopped by a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +37,14 @@ class Prompt:
     ids: list[int]
     max_tokens: int  # what the reply may have, within the window
     omitted_messages: int = 0
+    thinking: Thinking = "none"
 
 
 class PromptBuilder:
-    """Builds prompts for one tokenizer and one window of `context_length` tokens."""
+    """Builds prompts for one tokenizer and one window of `context_length` tokens.
+
+    Raises ModelRefused where the chat template does not come to an end.
+    """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, *, context_length: int, chat_template: str | None
@@ -107,36 +122,54 @@ class PromptBuilder:
         messages = history.without(omitted_turns)
         if self._folds_system:
             messages = _folded(messages)
-        text = self._begun_reply(messages) if request.continue_final else self._opened_reply(messages)
-        return Prompt(self._encode(text), 0, history.messages_in(omitted_turns))
+        omitted = history.messages_in(omitted_turns)
+        if request.continue_final:
+            return Prompt(self._encode(self._begun_reply(messages)), 0, omitted)
+        text = self._opened_reply(messages, bool(request.think))
+        return Prompt(self._encode(text), 0, omitted, self._thinking(text, request.think))
 
-    def _opened_reply(self, messages: Sequence[ChatMessage]) -> str:
-        return self._apply_template([self._as_dict(message) for message in messages], opens_reply=True)
+    def _opened_reply(self, messages: Sequence[ChatMessage], think: bool = False) -> str:
+        return self._apply_template([self._as_dict(message) for message in messages], True, think)
+
+    def _thinking(self, text: str, wanted: bool | None) -> Thinking:
+        """Whether the reply to this rendered chat may hold reasoning. Raises where the wish cannot be met."""
+        template = self._template or ""
+        is_begun = text.rstrip().endswith(_THINK)
+        if wanted and not is_begun and _SWITCH not in template:
+            raise InvalidRequest("this model does not think aloud", hint="Leave think out.")
+        if wanted is False and is_begun:
+            raise InvalidRequest("this model always thinks aloud", hint="Leave think out.")
+        return "begun" if is_begun else "marked" if _THOUGHT in template else "none"
 
     def _begun_reply(self, messages: Sequence[ChatMessage]) -> str:
         """The chat up to the end of its last message, which ends just as it stands: templates may trim it."""
         dicts = [self._as_dict(message) for message in messages]
         begun = dicts[-1]["content"]
         dicts[-1]["content"] += _END
-        text, _, _ = self._apply_template(dicts, opens_reply=False).rpartition(_END)
+        text, _, _ = self._apply_template(dicts, False).rpartition(_END)
         if not text.endswith(begun.lstrip()) or not text:
             raise InvalidRequest("the model's chat template alters the reply, so it cannot be continued")
         return text if text.endswith(begun) else text.removesuffix(begun.lstrip()) + begun
 
-    def _apply_template(self, messages: list[dict[str, str]], *, opens_reply: bool) -> str:
+    def _apply_template(self, messages: list[dict[str, str]], opens_reply: bool, think: bool = False) -> str:
         if self._template is None:
             kind = "default chat template" if self._tokenizer.chat_template else "chat template"
             raise InvalidRequest(f"this model has no {kind}", hint="Use raw generation instead.")
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=opens_reply,
-                enable_thinking=False,  # templates that know it: answers only, no reasoning among them
-            )
+            with bounded():
+                text = self._tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=self._template,
+                    tokenize=False,
+                    add_generation_prompt=opens_reply,
+                    enable_thinking=think,  # for templates that know it
+                )
+        except TemplateOutOfBounds as error:
+            raise _TemplateRunsAway("the model's chat template does not end with these messages") from error
         except (jinja2.TemplateError, ValueError, TypeError) as error:
             raise InvalidRequest(f"the model's chat template refuses these messages{_said(error)}") from error
+        if len(text) > LENGTH_LIMIT:
+            raise _TemplateRunsAway("the model's chat template makes too much of these messages")
         return str(text)
 
     def _shows_system(self) -> bool:
@@ -144,6 +177,8 @@ class PromptBuilder:
         probe = (ChatMessage("system", "system-probe"), ChatMessage("user", "user-probe"))
         try:
             return "system-probe" in self._opened_reply(probe)
+        except _TemplateRunsAway as error:
+            raise ModelRefused("the model's chat template takes more than it may", hint=_BLAME) from error
         except InvalidRequest:
             return False
 

@@ -41,10 +41,12 @@ class Service:
         """
         began = time.monotonic() if started is None else started
         _prepare(spec)
-        loaded = load(spec, lambda fraction: report(Progress("load", fraction)))
+        loaded = load(spec, lambda *stage: report(Progress(*stage)))
         parameters = loaded.model.num_parameters()  # counted before layers are packed into other forms
         report(Progress("check", 0.0))
-        path = check_packed_path(loaded.model, loaded.dtype, spec.quantization)
+        path = check_packed_path(
+            loaded.model, loaded.dtype, spec.quantization, lambda *stage: report(Progress(*stage))
+        )
         report(Progress("check", 1.0))
         engine = _engine(spec, loaded, path.bytes_per_token)
         memory.give_back()

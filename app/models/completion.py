@@ -12,9 +12,17 @@ from app.core.errors import InvalidRequest
 from app.engine.messages import SamplingParams
 from app.models.model_manager import ModelManager
 from app.models.reply import Reply, sampling_for
-from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent, Usage
+from app.models.schemas import (
+    DeltaEvent,
+    GenerateRequest,
+    GenerateResponse,
+    LoadProgress,
+    StartEvent,
+    ThinkingEvent,
+    Usage,
+)
 
-GenerateEvent = StartEvent | DeltaEvent | GenerateResponse
+GenerateEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | GenerateResponse
 
 
 class TextGenerator:
@@ -32,7 +40,10 @@ class TextGenerator:
         """
         began = time.monotonic()
         self._check_count(request.num_return_sequences)
-        async with self._models.lease(request.model_name) as served:
+        async with self._models.lease(request.model_name) as lease:
+            async for progress in lease.wait():
+                yield progress
+            served = lease.model
             sampling = sampling_for(request, served)
             if request.do_sample is False:
                 sampling = msgspec.structs.replace(sampling, temperature=0.0)
@@ -73,7 +84,7 @@ class TextGenerator:
 
     def _stream(
         self, prompt: str, sampling: SamplingParams, reply: Reply
-    ) -> AsyncGenerator[StartEvent | DeltaEvent, None]:
+    ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
         timeout_s = self._settings.request_timeout
         return reply.grow(reply.served.client.generate(sampling, prompt=prompt, timeout_s=timeout_s))
 

@@ -5,7 +5,7 @@ A load is shared by everyone who waits for it, and cancelled when nobody does an
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
@@ -14,9 +14,8 @@ from app.core.errors import DomainError, ShuttingDown
 from app.engine.client import EngineClient
 from app.engine.messages import Progress, WorkerSpec
 from app.models.hub import Weights
-from app.models.schemas import LoadProgress, ModelState
-
-Report = Callable[[str, float], None]  # stage, measured fraction
+from app.models.progress import Report, Transfer
+from app.models.schemas import FileProgress, LoadProgress, ModelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +89,13 @@ class Load:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _report(self, stage: str, fraction: float) -> None:
-        self._loop.call_soon_threadsafe(self._set, stage, fraction)
+    def _report(self, stage: str, fraction: float, transfer: Transfer | None = None) -> None:
+        progress = _progress(self.progress.model_name, stage, fraction, transfer)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._set, progress)
 
-    def _set(self, stage: str, fraction: float) -> None:
-        name = self.progress.model_name
-        self.progress = LoadProgress(model_name=name, stage=stage, fraction=min(1.0, max(0.0, fraction)))
+    def _set(self, progress: LoadProgress) -> None:
+        self.progress = progress
         self._tell()
 
     def _tell(self) -> None:
@@ -103,9 +103,54 @@ class Load:
         self._changed = asyncio.Event()
 
 
+def _progress(name: str, stage: str, fraction: float, transfer: Transfer | None) -> LoadProgress:
+    fraction = min(1.0, max(0.0, fraction))
+    if transfer is None:
+        return LoadProgress(model_name=name, stage=stage, fraction=fraction)
+    files = [
+        FileProgress(name=f.name, done_bytes=f.done_bytes, total_bytes=f.total_bytes) for f in transfer.files
+    ]
+    return LoadProgress(
+        model_name=name,
+        stage=stage,
+        fraction=fraction,
+        done_bytes=transfer.done_bytes,
+        total_bytes=transfer.total_bytes,
+        bytes_per_s=transfer.bytes_per_s,
+        seconds_left=transfer.seconds_left,
+        files=files,
+    )
+
+
+class Lease:
+    """One use of a model, which stays loaded until it ends. `wait` must have run before `model` is asked."""
+
+    def __init__(self, events: AsyncGenerator[LoadProgress | LoadedModel, None]) -> None:
+        self._events = events
+        self._model: LoadedModel | None = None
+
+    async def wait(self) -> AsyncGenerator[LoadProgress, None]:
+        """Progress, once the load is past finding out what there is; nothing where the model is loaded.
+
+        Raises:
+            ModelUnavailable, DeadlineExceeded.
+        """
+        async with aclosing(self._events) as events:
+            async for event in events:
+                if isinstance(event, LoadedModel):
+                    self._model = event
+                elif event.stage != "resolve":  # what is wrong by then is told before a stream begins
+                    yield event
+
+    @property
+    def model(self) -> LoadedModel:
+        assert self._model is not None, "the lease was waited for"
+        return self._model
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
-    """What is known of one model of the catalogue: at most one worker, at most one load."""
+    """What is known of one model: at most one worker, at most one load. `measured_bytes`: of the last one."""
 
     profile: ModelProfile
     loaded: LoadedModel | None = None
@@ -113,6 +158,12 @@ class Entry:
     error: DomainError | None = None
     leases: int = 0
     last_used: float = 0.0
+    measured_bytes: int | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses the model or waits for it."""
+        return self.leases == 0 and (self.loaded is None or self.loaded.client.open_requests == 0)
 
     @property
     def progress(self) -> LoadProgress | None:
@@ -129,9 +180,9 @@ class Entry:
 
 
 async def start_worker(
-    settings: Settings, profile: ModelProfile, weights: Weights, report: Report
+    settings: Settings, profile: ModelProfile, weights: Weights, report: Report, converts_to: str | None
 ) -> EngineClient:
-    """A worker that serves these weights; its stages are reported.
+    """A worker that serves these weights; its stages are reported. `converts_to`: see WorkerSpec.
 
     Raises:
         ModelUnavailable: it cannot.
@@ -149,6 +200,7 @@ async def start_worker(
         chat_template=weights.source.chat_template,
         stop=weights.source.stop,
         log_level=settings.log_level,
+        converts_to=converts_to,
     )
 
     def progress(event: Progress) -> None:

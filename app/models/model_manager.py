@@ -1,48 +1,54 @@
-"""Owns the way from a model's name to a worker that serves it: load, lease, switch, evict.
+"""Owns which model answers: from a name to a worker that serves it, by lease, switch, load and unload.
 
-One worker process for each loaded model; a load shares its progress with everyone who waits for it.
+What a load takes is in workers.py, what may stay loaded in residency.py.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 
-from app.core.catalogue import BUILTIN_NAME, ModelProfile, find_profile
-from app.core.config import Settings
+from app.core.catalogue import BUILTIN_NAME, ModelProfile
+from app.core.config import NO_MODEL, Settings
 from app.core.errors import (
     DeadlineExceeded,
-    DomainError,
-    ModelLoadFailed,
-    ModelUnavailable,
-    ShuttingDown,
+    ModelBusy,
+    NoModelChosen,
 )
+from app.models.entries import Entries
 from app.models.hub import Hub
-from app.models.loading import Entry, Load, LoadedModel, Report, start_worker
-from app.models.schemas import LoadProgress, SwitchModelResponse
+from app.models.loading import Entry, Lease, LoadedModel
+from app.models.residency import Residency
+from app.models.schemas import LoadProgress, SwitchModelResponse, UnloadModelResponse
+from app.models.workers import Workers
 
 logger = logging.getLogger(__name__)
 
 LoadEvent = LoadProgress | SwitchModelResponse
+_LONGEST_NAP_S = 10.0  # between two looks for models that nobody has asked for
 
 
 class ModelManager:
     """Which models are loaded, and which one answers when a request names none."""
 
-    def __init__(self, settings: Settings, catalogue: Mapping[str, ModelProfile], hub: Hub) -> None:
-        """Raises ModelNotFound where the settings name a model that the catalogue does not have."""
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Mapping[str, ModelProfile],
+        hub: Hub,
+        residency: Residency | None = None,
+    ) -> None:
+        """Raises ModelNotFound where the settings name a model that there is not."""
         self._settings = settings
         self._hub = hub
-        self._entries = {name: Entry(profile) for name, profile in catalogue.items()}
-        self._catalogue = catalogue
-        self._current = self._entry(settings.model_name)
-        self._start_lock = asyncio.Lock()  # one model is loaded into memory at a time
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._unloads: set[asyncio.Task[None]] = set()
+        self._entries = Entries(catalogue, settings.allow_any_model)
+        self._residency = Residency.of(settings) if residency is None else residency
+        name = settings.model_name
+        self._current = None if name == NO_MODEL else self._entries.find(name)
+        self._workers = Workers(settings, hub, self._entries, self._residency, lambda: self._current)
         self._awaited_default: Entry | None = None  # takes over from the built-in model once it can
-        self._is_closing = False
         self.note: str | None = None
 
     # Life
@@ -53,68 +59,70 @@ class ModelManager:
         A model that was chosen is waited for. The default is not, when it is not on disk: the built-in model
         answers while the default is fetched, and goes on if it cannot be had.
         """
+        self._workers.spawn(self._keep_house())
         default = self._current
-        if self._settings.model_was_chosen or self._hub.has_first_source(default.profile):
-            self._spawn(self._load_quietly(default))
+        if default is None:
+            self.note = "The server was started without a model: name one, or switch to one."
+        elif self._settings.model_was_chosen or self._hub.has_first_source(default.profile):
+            self._workers.begin(default)
         else:
-            self._current, self._awaited_default = self._entries[BUILTIN_NAME], default
+            self._current, self._awaited_default = self._entries.find(BUILTIN_NAME), default
             self.note = f"{default.profile.name} is not on this machine yet; the built-in model answers."
-            self._spawn(self._replace_builtin(default))
+            self._workers.begin(self._current)
+            self._workers.spawn(self._replace_builtin(default))
 
     async def _replace_builtin(self, default: Entry) -> None:
         """The ordinary gapless switch, begun by the server itself; any other switch overrules it."""
-        await self._load_quietly(self._current)
+        assert self._current is not None
+        await self._workers.load_quietly(self._current)
         with self._held(default):
-            await self._load_quietly(default)
+            await self._workers.load_quietly(default)
             if self._awaited_default is default and default.state == "loaded":
                 self._make_current(default)
             elif self._awaited_default is default and default.error is not None:
                 self.note = f"The built-in model answers: {default.error.message}"
 
-    async def _load_quietly(self, entry: Entry) -> None:
-        """Loads; a failure stays in `entry.error` for whoever asks."""
-        with suppress(DomainError):
-            await self._load(entry).result()
+    async def _keep_house(self) -> None:
+        """Clears up after killed downloads, then unloads models that nobody has asked for long enough."""
+        with suppress(OSError):
+            await self._hub.sweep()
+        timeout_s = self._residency.idle_timeout_s
+        while timeout_s is not None:
+            await asyncio.sleep(min(timeout_s / 4, _LONGEST_NAP_S))
+            while (entry := self._residency.outstayed(self.entries())) is not None:
+                await self._workers.unload(entry)
 
     async def close(self) -> None:
         """Ends every load and every worker; open requests end with ShuttingDown."""
-        self._is_closing = True
-        for task in self._tasks:
-            task.cancel()
-        loads = [entry.load.cancel() for entry in self._entries.values() if entry.load is not None]
-        await asyncio.gather(*loads, *self._tasks, return_exceptions=True)
-        await asyncio.gather(*map(self._unload, self._entries.values()))
-        await asyncio.gather(*self._unloads)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._workers.close()
 
     # Looking
 
     @property
-    def catalogue(self) -> Mapping[str, ModelProfile]:
-        return self._catalogue
-
-    @property
-    def current(self) -> Entry:
+    def current(self) -> Entry | None:
         return self._current
 
     @property
-    def current_name(self) -> str:
-        return self._current.profile.name
+    def current_name(self) -> str | None:
+        return None if self._current is None else self._current.profile.name
 
     def entry(self, name: str | None) -> Entry:
         """What is known of the named model, or of the current one.
 
         Raises:
             ModelNotFound: with the nearest names.
+            NoModelChosen: none is named, and none is current.
         """
-        return self._current if name is None else self._entry(name)
+        if name is not None:
+            return self._entries.find(name)
+        if self._current is None:
+            raise NoModelChosen(
+                "No model is chosen.", hint="Name one as model_name, or POST /api/v1/chat/switch-model first."
+            )
+        return self._current
 
     def entries(self) -> list[Entry]:
-        return list(self._entries.values())
+        return self._entries.all()
 
     def served_from(self, entry: Entry) -> tuple[str, bool]:
         """What the model is, or would first be, served from; and whether that is on this disk."""
@@ -125,14 +133,13 @@ class ModelManager:
 
     def open_requests(self) -> tuple[int, int]:
         """Requests that run and requests that wait, over all workers."""
-        counts = [entry.loaded.client.open_requests for entry in self._entries.values() if entry.loaded]
+        counts = [entry.loaded.client.open_requests for entry in self.entries() if entry.loaded]
         running = [min(count, self._settings.max_active_requests) for count in counts]
         return sum(running), sum(counts) - sum(running)
 
     def is_serving(self, entry: Entry) -> bool:
         """Whether the worker is alive and has given a sign of life lately."""
-        client = entry.loaded.client if entry.loaded is not None else None
-        return client is not None and client.is_alive and client.silence_s < self._settings.worker_timeout
+        return self._workers.is_serving(entry)
 
     def trouble(self, entry: Entry) -> str | None:
         """Why the model cannot serve, though it was loaded or asked for; None where nothing is wrong."""
@@ -142,21 +149,18 @@ class ModelManager:
         how = f"has been silent for {client.silence_s:.0f} s" if client.is_alive else f"ended ({client.end})"
         return f"The worker of {entry.profile.name} {how}; the next request starts it again."
 
-    def _entry(self, name: str) -> Entry:
-        return self._entries[find_profile(self._catalogue, name).name]
-
     # Using
 
     @asynccontextmanager
-    async def lease(self, name: str | None) -> AsyncIterator[LoadedModel]:
-        """The model, loaded if it must be, and kept from eviction until the lease ends.
+    async def lease(self, name: str | None) -> AsyncIterator[Lease]:
+        """A use of the model, which is loaded if it must be and kept from leaving until the lease ends.
 
         Raises:
-            ModelNotFound, ModelUnavailable, DeadlineExceeded.
+            ModelNotFound, NoModelChosen.
         """
         entry = self.entry(name)
         with self._held(entry):
-            yield await self._ready(entry)
+            yield Lease(self._awaited(entry))
 
     @contextmanager
     def _held(self, entry: Entry) -> Iterator[None]:
@@ -166,21 +170,30 @@ class ModelManager:
         finally:
             entry.leases -= 1
             entry.last_used = time.monotonic()
-            if self._surplus() and not self._is_closing:
-                self._spawn(self._trim())
+            self._workers.trim_soon()
 
-    async def _ready(self, entry: Entry) -> LoadedModel:
-        if entry.loaded is not None and self.is_serving(entry):
-            return entry.loaded
-        load = self._load(entry)
-        self._spawn(self._load_quietly(entry))  # goes on for the next one, should this request give up
-        try:
-            async with asyncio.timeout(self._settings.request_timeout):
-                return await load.result()
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"{entry.profile.name} was not loaded in time.", hint="It goes on loading; try again later."
-            ) from None
+    async def _awaited(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
+        """Progress and then the model, within a request's time; the load goes on if the request gives up."""
+        if entry.loaded is not None and self._workers.is_serving(entry):
+            yield entry.loaded
+            return
+        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
+        self._workers.begin(entry)
+        load = self._workers.load(entry)
+        async with aclosing(load.events()) as events:
+            try:
+                while True:
+                    async with asyncio.timeout_at(deadline):
+                        event = await anext(events)
+                    yield event
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"{entry.profile.name} was not loaded in time.",
+                    hint="It goes on loading; try again later.",
+                ) from None
+            except StopAsyncIteration:
+                pass
+        yield await load.result()
 
     async def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
         """Makes another model the current one. The old one serves until then; a failure changes nothing.
@@ -188,20 +201,21 @@ class ModelManager:
         Raises:
             ModelNotFound, ModelUnavailable.
         """
-        entry = self._entry(name)
-        async with aclosing(self._loading(entry)) as events:
-            async for event in events:
-                if isinstance(event, LoadedModel):
-                    self._make_current(entry)
-                    yield _done(event, f"Successfully switched to {entry.profile.name}")
-                else:
-                    yield event
+        entry, old = self._entries.find(name), self._current
+        with nullcontext() if old is None else self._held(old):
+            async with aclosing(self._loading(entry)) as events:
+                async for event in events:
+                    if isinstance(event, LoadedModel):
+                        self._make_current(entry)
+                        yield _done(event, f"Successfully switched to {entry.profile.name}")
+                    else:
+                        yield event
 
     async def load(self, name: str | None) -> AsyncGenerator[LoadEvent, None]:
         """Loads a model, the current one if none is named, and says how far it is. Switches nothing.
 
         Raises:
-            ModelNotFound, ModelUnavailable.
+            ModelNotFound, NoModelChosen, ModelUnavailable.
         """
         entry = self.entry(name)
         async with aclosing(self._loading(entry)) as events:
@@ -211,84 +225,46 @@ class ModelManager:
                 else:
                     yield event
 
+    async def unload(self, name: str | None) -> UnloadModelResponse:
+        """Gives the model's memory back. The current one stays current: the next request loads it again.
+
+        Raises:
+            ModelNotFound, NoModelChosen.
+            ModelBusy: it is in use, or somebody waits for it.
+        """
+        entry = self.entry(name)
+        if not entry.is_idle:
+            raise ModelBusy(
+                f"{entry.profile.name} is in use.",
+                hint="Try again when its requests have ended.",
+                retry_after=2,
+            )
+        was_loaded = entry.loaded is not None
+        if entry.load is not None:
+            await entry.load.cancel()
+        await self._workers.unload(entry)
+        entry.error = None
+        told = "was unloaded" if was_loaded else "was not loaded"
+        return UnloadModelResponse(
+            message=f"{entry.profile.name} {told}", model_name=entry.profile.name, was_loaded=was_loaded
+        )
+
     async def _loading(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
-        """Progress, and at the end the model, which is kept from eviction until this is closed."""
+        """Progress, and at the end the model, which is kept from leaving until this is closed."""
         with self._held(entry):
-            if entry.loaded is not None and self.is_serving(entry):
+            if entry.loaded is not None and self._workers.is_serving(entry):
                 yield replace(entry.loaded, load_time_s=0.0)
                 return
-            load = self._load(entry)
+            load = self._workers.load(entry)
             async with aclosing(load.events()) as progress:
                 async for event in progress:
                     yield event
             yield await load.result()
 
     def _make_current(self, entry: Entry) -> None:
-        logger.info("current model: %s (was %s)", entry.profile.name, self._current.profile.name)
+        logger.info("current model: %s (was %s)", entry.profile.name, self.current_name)
         self._current, self.note, self._awaited_default = entry, None, None
-        if self._surplus():
-            self._spawn(self._trim())
-
-    # Loading
-
-    def _load(self, entry: Entry) -> Load:
-        """The load in progress, or a new one."""
-        if self._is_closing:
-            raise ShuttingDown("The server is shutting down.")
-        old = entry.load
-        if old is not None and not old.is_done and not old.is_abandoned:
-            return old
-        entry.load = Load(entry.profile, lambda report: self._run_load(entry, report, old))
-        return entry.load
-
-    async def _run_load(self, entry: Entry, report: Report, old: Load | None) -> LoadedModel:
-        """The work of a Load, begun once the `old` one has really ended."""
-        began = time.monotonic()
-        try:
-            if old is not None:
-                await old.cancel()
-            await self._unload(entry)
-            weights = await self._hub.fetch(entry.profile, lambda fraction: report("download", fraction))
-            async with self._start_lock:
-                await self._trim(keep_room_for=entry)
-                client = await start_worker(self._settings, entry.profile, weights, report)
-        except ModelUnavailable as error:
-            logger.warning("model not loaded: model=%s code=%s", entry.profile.name, error.code)
-            entry.error = error
-            raise
-        except Exception as error:  # the task's root: whoever waits is told, and the log has the traceback
-            logger.exception("model not loaded: model=%s", entry.profile.name)
-            entry.error = ModelLoadFailed(f"{entry.profile.name} could not be loaded.", hint="See the log.")
-            raise entry.error from error
-        seconds = time.monotonic() - began
-        entry.loaded = LoadedModel(entry.profile, weights.source, client, seconds)
-        entry.error, entry.last_used = None, time.monotonic()
-        logger.info(
-            "model loaded: model=%s from=%s s=%.1f", entry.profile.name, weights.source.model_id, seconds
-        )
-        return entry.loaded
-
-    async def _unload(self, entry: Entry) -> None:
-        """Ends the entry's worker; goes on to its end also if this is cancelled."""
-        loaded, entry.loaded = entry.loaded, None
-        if loaded is not None:
-            unload = asyncio.create_task(loaded.client.close())
-            self._unloads.add(unload)
-            unload.add_done_callback(self._unloads.discard)
-            await asyncio.shield(unload)
-            logger.info("model unloaded: model=%s", entry.profile.name)
-
-    def _surplus(self, extra: int = 0) -> list[Entry]:
-        """Loaded models that must go, least recently used first: never the current one, never one in use."""
-        loaded = [entry for entry in self._entries.values() if entry.loaded is not None]
-        idle = [entry for entry in loaded if entry is not self._current and entry.leases == 0]
-        excess = len(loaded) + extra - self._settings.max_loaded_models
-        return sorted(idle, key=lambda entry: entry.last_used)[: max(0, excess)]
-
-    async def _trim(self, keep_room_for: Entry | None = None) -> None:
-        extra = 0 if keep_room_for is None else 1
-        while surplus := self._surplus(extra):  # anew each time: an unload takes a while
-            await self._unload(surplus[0])
+        self._workers.trim_soon()
 
 
 def _done(loaded: LoadedModel, message: str) -> SwitchModelResponse:

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from typing import Literal
 
 from app import __version__
 from app.models.conversation import now
@@ -47,7 +48,9 @@ class ModelOverview:
             if entry.loaded is None
             else entry.loaded.client.info.context_length,
             size_bytes=profile.size_bytes,
-            memory_bytes=profile.memory_bytes,
+            memory_bytes=profile.memory_bytes if entry.measured_bytes is None else entry.measured_bytes,
+            is_pinned=profile.is_pinned,
+            open_requests=0 if entry.loaded is None else entry.loaded.client.open_requests,
             progress=entry.progress,
             error=self._models.trouble(entry),
         )
@@ -70,21 +73,25 @@ class ModelOverview:
         )
 
     def is_ready(self) -> bool:
-        """Whether a request would be answered now: the current model's worker lives and gives signs of it."""
-        return self._models.is_serving(self._models.current)
+        """Whether a request would be answered: the current model's worker lives and gives signs of it.
+
+        A model that was unloaded since, or a server that was started without one, waits for requests too.
+        """
+        current = self._models.current
+        return current is None or self._models.is_serving(current) or current.state == "available"
 
     def health(self) -> HealthResponse:
         current = self._models.current
         loads = [entry.progress for entry in self._models.entries() if entry.progress is not None]
         running, waiting = self._models.open_requests()
         return HealthResponse(
-            status="ok" if self.is_ready() else "loading" if current.progress is not None else "unavailable",
+            status=self._status(),
             timestamp=now(),
             uptime=time.monotonic() - self._started,
             version=__version__,
             boot_id=self._boot_id,
-            current_model=current.profile.name,
-            model=self._health(current),
+            current_model=self._models.current_name,
+            model=None if current is None else self._health(current),
             loading=loads,
             note=self._models.note,
             active_requests=running,
@@ -99,6 +106,12 @@ class ModelOverview:
             progress=entry.progress,
             error=self._models.trouble(entry),
         )
+
+    def _status(self) -> Literal["ok", "loading", "unavailable"]:
+        current = self._models.current
+        if self.is_ready():
+            return "ok"
+        return "loading" if current is not None and current.progress is not None else "unavailable"
 
     def _state(self, entry: Entry) -> ModelState:
         """`failed` for a worker that lives but is stuck, too."""

@@ -1,6 +1,6 @@
 """Owns what all replies have in common: sampling with a profile's defaults, growing, and what is reported."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 
@@ -13,9 +13,11 @@ from app.models.schemas import (
     Parameters,
     SamplingFields,
     StartEvent,
+    ThinkingEvent,
     Timings,
     Usage,
 )
+from app.models.thinking import ThinkingSplit
 
 
 def sampling_for(request: SamplingFields, served: LoadedModel) -> messages.SamplingParams:
@@ -34,24 +36,37 @@ class Reply:
 
     served: LoadedModel
     parts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     omitted_messages: int = 0
     max_tokens: int | None = None  # what the window left of those asked for; None: not admitted yet
     finished: messages.Finished | None = None
 
     async def grow(
         self, generation: AsyncGenerator[Event, None], **ids: str
-    ) -> AsyncGenerator[StartEvent | DeltaEvent, None]:
+    ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
         """Consumes a generation to its end. `ids` are what the start event says besides."""
+        split = ThinkingSplit()
         async with aclosing(generation) as events:
             async for event in events:
                 match event:
                     case messages.Accepted():
+                        split = ThinkingSplit(event.thinking)
                         yield self._start(event, **ids)
                     case messages.Delta(text=text):
-                        self.parts.append(text)
-                        yield DeltaEvent(text=text)
+                        for part in self._take(*split.push(text)):
+                            yield part
                     case messages.Finished():
+                        for part in self._take(*split.flush()):
+                            yield part
                         self.finished = event
+
+    def _take(self, thought: str, answer: str) -> Iterator[ThinkingEvent | DeltaEvent]:
+        if thought:
+            self.thoughts.append(thought)
+            yield ThinkingEvent(text=thought)
+        if answer:
+            self.parts.append(answer)
+            yield DeltaEvent(text=answer)
 
     def _start(self, accepted: messages.Accepted, **ids: str) -> StartEvent:
         self.omitted_messages += accepted.omitted_messages
@@ -67,6 +82,10 @@ class Reply:
     @property
     def text(self) -> str:
         return "".join(self.parts)
+
+    @property
+    def thinking(self) -> str | None:
+        return "".join(self.thoughts) if self.thoughts else None
 
     @property
     def finish_reason(self) -> FinishReason:

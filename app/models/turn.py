@@ -11,10 +11,17 @@ from app.engine.messages import ChatMessage, SamplingParams
 from app.models.conversation import Conversation, Message, last_turns, new_id
 from app.models.model_manager import ModelManager
 from app.models.reply import Reply, sampling_for
-from app.models.schemas import ChatResponse, DeltaEvent, SamplingFields, StartEvent
+from app.models.schemas import (
+    ChatResponse,
+    DeltaEvent,
+    LoadProgress,
+    StartEvent,
+    ThinkingEvent,
+    TurnFields,
+)
 from app.models.store import ConversationStore
 
-TurnEvent = StartEvent | DeltaEvent | ChatResponse
+TurnEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | ChatResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,7 @@ class Turn:
 
     conversation: Conversation
     before: Sequence[Message]
-    request: SamplingFields
+    request: TurnFields
     model_name: str | None
     system_prompt: str
     asked: Message | None = None
@@ -60,7 +67,10 @@ class TurnRunner:
         with self._store.turn(conversation):
             turn = plan(conversation)
             self._check_size(turn)
-            async with self._models.lease(turn.model_name) as served:
+            async with self._models.lease(turn.model_name) as lease:
+                async for progress in lease.wait():
+                    yield progress
+                served = lease.model
                 sampling = sampling_for(turn.request, served)
                 reply, message_id = Reply(served), new_id("msg")
                 try:
@@ -76,12 +86,13 @@ class TurnRunner:
 
     def _generate(
         self, turn: Turn, reply: Reply, sampling: SamplingParams, message_id: str
-    ) -> AsyncGenerator[StartEvent | DeltaEvent, None]:
+    ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
         prompt, reply.omitted_messages = self._prompt(turn)
         generation = reply.served.client.generate(
             sampling,
             messages=prompt,
             continue_final=turn.begun is not None,
+            think=turn.request.think,
             timeout_s=self._settings.request_timeout,
         )
         return reply.grow(generation, conversation_id=turn.conversation.id, message_id=message_id)
@@ -125,6 +136,7 @@ class TurnRunner:
         assert reply.finished is not None
         return ChatResponse(
             response=turn.conversation.messages[-1].content,
+            thinking=reply.thinking,
             conversation_id=turn.conversation.id,
             message_id=message_id,
             model_name=reply.served.profile.name,

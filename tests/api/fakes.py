@@ -188,6 +188,10 @@ class Scripted:
     def load(self, name: str | None) -> AsyncGenerator[Any, None]:
         return self.switch(name or "fake")
 
+    async def unload(self, name: str | None) -> schemas.UnloadModelResponse:
+        self.calls.append(name)
+        return schemas.UnloadModelResponse(message="was unloaded", model_name="fake", was_loaded=True)
+
     def list_models(self) -> schemas.ModelListResponse:
         return schemas.ModelListResponse(models=[], current_model="fake")
 

@@ -178,7 +178,8 @@ def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     others = [name for name in done.stdout.split() if not name.startswith("app.cli")]
-    assert others == ["app.models", "app.models.schemas"]
+    assert others[0] == "app.models"
+    assert all(name.startswith("app.models.schemas") for name in others[1:])
 
 
 # In a running event loop

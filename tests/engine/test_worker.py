@@ -117,7 +117,7 @@ def test_worker_serves_cancels_and_shuts_down(start: Callable[[Path], Worker], m
     loading = worker.until(Ready, LoadFailed)
     assert isinstance(loading[-1], Ready)
     stages = list(dict.fromkeys(message.stage for message in loading if isinstance(message, Progress)))
-    assert stages == ["import", "load", "check", "warm up"]
+    assert stages == ["import", "load", "check", "pack", "warm up"]
 
     worker.process.send_signal(signal.SIGINT)  # Ctrl-C is the server's to act on
     worker.send(chat("short", 8))
@@ -202,5 +202,5 @@ def test_worker_refuses_an_architecture_beside_the_interface(
     worker = start(tmp_path / "falcon")
     failure = worker.until(Ready, LoadFailed)[-1]
     assert isinstance(failure, LoadFailed)
-    assert failure.code == "model_refused"
+    assert failure.code == "model_unsupported"
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 1

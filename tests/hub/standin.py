@@ -1,4 +1,8 @@
-"""Owns the stand-in Hub: repositories that are dictionaries, and faults that a test asks for."""
+"""Owns the stand-in Hub: repositories that are dictionaries, and faults that a test asks for.
+
+Speaks what huggingface_hub and this project use of the Hub's protocol. Large files are in "LFS", which knows
+them by their SHA-256; small ones by git's id.
+"""
 
 import asyncio
 import hashlib
@@ -10,92 +14,150 @@ from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 COMMIT = "c" * 40
+LARGE = (".safetensors", ".bin")
+_WRONG_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
+
+
+@dataclass
+class Refusal:
+    """Answers a repository's every request with this."""
+
+    status: int
+    code: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Mishap:
+    """What happens to a file, and how often: cut, flip, stall, trickle, endless, no range or error."""
+
+    kind: str
+    times: int = 1_000_000
 
 
 @dataclass
 class StandInHub:
-    """`repositories` maps `owner/name` to its files; `faults` maps it to a status and an error code."""
+    """`repositories` maps `owner/name` to its files; `gated` to the tokens that may read them."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    faults: dict[str, tuple[int, str]] = field(default_factory=dict)
-    dropped: set[str] = field(default_factory=set)  # files whose connection breaks in mid-body
-    slow: set[str] = field(default_factory=set)  # files that trickle, and how many pieces have gone out
-    pieces: int = 0
+    gated: dict[str, set[str]] = field(default_factory=dict)
+    known_tokens: set[str] | None = None  # None: any
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    mishaps: dict[str, Mishap] = field(default_factory=dict)  # by the name of the file
+    lies: dict[str, dict[str, object]] = field(default_factory=dict)  # by file: what the list says of it
+    revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
+    other_host: str | None = None  # large files are sent for to there
     tokens: list[str | None] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    bytes_sent: int = 0
     url: str = ""
 
     def app(self) -> FastAPI:
         app = FastAPI()
+        app.add_api_route("/api/models/{owner}/{name}", self._info)
         app.add_api_route("/api/models/{owner}/{name}/revision/{revision}", self._info)
-        app.add_api_route("/api/models/{owner}/{name}/tree/{revision}", self._tree)
-        app.add_api_route(
-            "/{owner}/{name}/resolve/{revision}/{path:path}", self._file, methods=["GET", "HEAD"]
-        )
+        app.add_api_route("/{owner}/{name}/resolve/{revision}/{path:path}", self._file)
         return app
 
-    def _refusal(self, repository: str, request: Request) -> JSONResponse | None:
-        self.tokens.append(request.headers.get("authorization"))
-        if repository in self.faults:
-            status, code = self.faults[repository]
-            headers = {"X-Error-Code": code, "X-Error-Message": code}
-            return JSONResponse({"error": code}, status, headers=headers)
+    def _refusal(self, repository: str, request: Request, is_file: bool) -> JSONResponse | None:
+        authorization = request.headers.get("authorization")
+        token = None if authorization is None else authorization.removeprefix("Bearer ")
+        self.tokens.append(token)
+        self.requests.append(request.url.path)
+        if self.known_tokens is not None and token is not None and token not in self.known_tokens:
+            return JSONResponse({}, 401, headers=_WRONG_TOKEN)
+        if repository in self.refusals:
+            refusal = self.refusals[repository]
+            return JSONResponse({}, refusal.status, headers={"X-Error-Code": refusal.code} | refusal.headers)
         if repository not in self.repositories:
-            return JSONResponse({"error": "no"}, 404, headers={"X-Error-Code": "RepoNotFound"})
+            return JSONResponse({}, 401 if token is None else 404, headers={"X-Error-Code": "RepoNotFound"})
+        if is_file and repository in self.gated and token not in self.gated[repository]:
+            return JSONResponse({}, 401 if token is None else 403, headers={"X-Error-Code": "GatedRepo"})
         return None
 
-    def _info(self, owner: str, name: str, revision: str, request: Request) -> Response:
+    def _info(self, owner: str, name: str, request: Request, revision: str = "main") -> Response:
         repository = f"{owner}/{name}"
-        files = [{"rfilename": path} for path in self.repositories.get(repository, {})]
-        body = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": files}
-        return self._refusal(repository, request) or JSONResponse(body)
+        refusal = self._refusal(repository, request, is_file=False)
+        if refusal is not None:
+            return refusal
+        commit = self.revisions.get(revision, revision if revision in self.revisions.values() else None)
+        if commit is None:
+            return JSONResponse({}, 404, headers={"X-Error-Code": "RevisionNotFound"})
+        files = [self._listed(path, content) for path, content in self.repositories[repository].items()]
+        return JSONResponse({"id": repository, "modelId": repository, "sha": commit, "siblings": files})
 
-    def _tree(self, owner: str, name: str, revision: str, request: Request) -> Response:
-        files = self.repositories.get(f"{owner}/{name}", {})
-        body = [
-            {"type": "file", "path": path, "size": len(content), "oid": _oid(content)}
-            for path, content in files.items()
-        ]
-        return self._refusal(f"{owner}/{name}", request) or JSONResponse(body)
+    def _listed(self, path: str, content: bytes) -> dict[str, object]:
+        listed: dict[str, object] = {"rfilename": path, "size": len(content), "blobId": git_id(content)}
+        if path.endswith(LARGE):
+            digest = hashlib.sha256(content).hexdigest()
+            listed["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+        return listed | self.lies.get(path, {})
 
     def _file(self, owner: str, name: str, revision: str, path: str, request: Request) -> Response:
         repository = f"{owner}/{name}"
-        refusal = self._refusal(repository, request)
+        refusal = self._refusal(repository, request, is_file=True)
         if refusal is not None:
             return refusal
         content = self.repositories[repository].get(path)
         if content is None:
-            return JSONResponse({}, 404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        headers = {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}
-        if request.method == "GET" and path in self.dropped | self.slow:
-            return StreamingResponse(self._trickle(path, content), headers=headers)
-        body = b"" if request.method == "HEAD" else content
-        return Response(body, media_type="application/octet-stream", headers=headers)
+            return JSONResponse({}, 404, headers={"X-Error-Code": "EntryNotFound"})
+        if self.other_host is not None and path.endswith(LARGE):
+            return RedirectResponse(self.other_host + request.url.path, 302)
+        start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        return self._body(path, content, start)
 
-    async def _trickle(self, path: str, content: bytes) -> AsyncIterator[bytes]:
-        size = max(1024, len(content) // 100)
+    def _body(self, path: str, content: bytes, start: int) -> Response:
+        mishap = self._mishap(path)
+        if mishap == "error":
+            return Response(status_code=500)
+        if mishap == "no range":
+            start = 0
+        headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        rest = content[start:]
+        if mishap == "flip":
+            rest = rest[:-1] + bytes([rest[-1] ^ 1])
+        if mishap != "endless":
+            headers["Content-Length"] = str(len(rest))
+        status = 200 if mishap == "no range" else 206
+        return StreamingResponse(self._pieces(rest, mishap), status, headers=headers)
+
+    def _mishap(self, path: str) -> str | None:
+        mishap = self.mishaps.get(path)
+        if mishap is None or mishap.times == 0:
+            return None
+        mishap.times -= 1
+        return mishap.kind
+
+    async def _pieces(self, content: bytes, mishap: str | None) -> AsyncIterator[bytes]:
+        size = max(1024, len(content) // 50)
         for start in range(0, len(content), size):
-            self.pieces += 1
+            if mishap in ("cut", "stall") and start > len(content) // 2:
+                if mishap == "cut":
+                    raise ConnectionAbortedError("as the test asked")
+                await asyncio.Event().wait()  # until the client has had enough
+            if mishap == "trickle":
+                await asyncio.sleep(0.02)
+            self.bytes_sent += len(content[start : start + size])
             yield content[start : start + size]
-            await asyncio.sleep(0.02)
-            if path in self.dropped and start > 2048:
-                raise ConnectionAbortedError("as the test asked")
+        while mishap == "endless":
+            yield b"more" * 256
+            await asyncio.sleep(0)
 
 
-def _oid(content: bytes) -> str:
+def git_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextmanager
 def running(hub: StandInHub) -> Iterator[StandInHub]:
     """Serves the hub on a free port of loopback."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(hub.app(), log_config=None, lifespan="off"))
+        config = uvicorn.Config(hub.app(), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -1,7 +1,7 @@
-import asyncio
+"""Which source a model comes from, and what is told where none can be had."""
+
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,35 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from app.core.catalogue import CATALOGUE, ModelProfile, Source
-from app.core.errors import HubUnreachable, ModelGated, ModelMissing, ModelOffline, ModelRefused
-from app.models.hub import Hub, Weights, _address, is_complete
-from tests.hub.standin import StandInHub, running
+from app.core.catalogue import CATALOGUE, Source
+from app.core.errors import (
+    DomainError,
+    HubUnreachable,
+    ModelGated,
+    ModelMissing,
+    ModelOffline,
+    ModelRefused,
+    RateLimited,
+    TokenRefused,
+)
+from app.models.folder import is_complete
+from app.models.hub import Hub, Weights, _address
+from tests.hub.standin import Refusal, StandInHub, running
+from tests.models.hub_requests import HASTY, SECRET, TINY, fetch, hub_of, make_folder, profile
 
-TINY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights" * 1000}
-SECRET = "hf_secret"
+LLAMA = "meta-llama/Llama-3.2-1B-Instruct"
+DIALOGPT = "microsoft/DialoGPT-medium"
 
 
 @pytest.fixture
 def standin() -> Iterator[StandInHub]:
-    with running(StandInHub()) as hub:
+    with running(StandInHub(repositories={"owner/tiny": dict(TINY)})) as hub:
         yield hub
-
-
-def make_folder(folder: Path, files: dict[str, bytes] = TINY) -> Path:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def profile(*locations: str) -> ModelProfile:
-    return replace(CATALOGUE["gpt2"], sources=tuple(Source(location) for location in locations))
-
-
-def fetch(hub: Hub, wanted: ModelProfile) -> tuple[Weights, list[float]]:
-    fractions: list[float] = []
-    return asyncio.run(hub.fetch(wanted, fractions.append)), fractions
 
 
 def test_find_prefers_the_first_source_on_disk(tmp_path: Path) -> None:
@@ -70,55 +65,112 @@ def test_is_complete_survives_a_broken_index(index: str, tmp_path: Path) -> None
     assert not is_complete(folder)
 
 
-def test_fetch_downloads_once_and_then_finds_it(tmp_path: Path, standin: StandInHub) -> None:
-    standin.repositories["owner/tiny"] = TINY | {"evil.py": b"boom", "pytorch_model.bin": b"pickle"}
-    hub = Hub(tmp_path, token=SECRET, endpoint=standin.url)
-    weights, fractions = fetch(hub, profile("owner/tiny"))
-    assert (weights.path / "model.safetensors").read_bytes() == TINY["model.safetensors"]
-    assert not (weights.path / "evil.py").exists()
-    assert not (weights.path / "pytorch_model.bin").exists()
-    assert fractions == sorted(fractions) and fractions[-1] == 1
-    assert f"Bearer {SECRET}" in standin.tokens
-    assert hub.find(profile("owner/tiny")) == weights
+def test_is_complete_takes_a_pickle_only_where_it_is_allowed(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b""}
+    folder = make_folder(tmp_path / "m", files)
+    assert not is_complete(folder)
+    assert is_complete(folder, takes_pickle=True)
 
 
-def test_fetch_takes_the_open_alternative_where_the_first_is_gated(
-    tmp_path: Path, standin: StandInHub
+def test_llama_is_metas_with_a_token_that_was_accepted(tmp_path: Path, standin: StandInHub) -> None:
+    standin.repositories |= {LLAMA: TINY, DIALOGPT: TINY}
+    standin.gated[LLAMA] = {SECRET}
+    weights, _ = fetch(hub_of(standin, tmp_path), CATALOGUE["llama3-1b"])
+    assert weights.source.location == LLAMA
+
+
+@pytest.mark.parametrize("token", [None, "hf_not_accepted"])
+def test_llama_is_the_open_alternative_without_one(
+    tmp_path: Path, standin: StandInHub, token: str | None
 ) -> None:
-    standin.faults["meta/gated"] = (403, "GatedRepo")
-    standin.repositories["open/alternative"] = TINY
-    weights, _ = fetch(Hub(tmp_path, endpoint=standin.url), profile("meta/gated", "open/alternative"))
-    assert weights.source.location == "open/alternative"
+    pickle = {"config.json": b"{}", "vocab.json": b"{}", "pytorch_model.bin": b"pickle"}
+    standin.repositories |= {LLAMA: TINY, DIALOGPT: pickle}
+    standin.gated[LLAMA] = {SECRET}
+    weights, _ = fetch(hub_of(standin, tmp_path, token), CATALOGUE["llama3-1b"])
+    assert weights.source.location == DIALOGPT
+    assert (weights.path / "pytorch_model.bin").read_bytes() == b"pickle"
+
+
+def test_llama_offline_and_not_cached_is_told(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, endpoint="http://127.0.0.1:9", patience=HASTY)
+    with pytest.raises(ModelOffline, match="Llama-3.2-1B-Instruct is not on this machine"):
+        fetch(hub, CATALOGUE["llama3-1b"])
 
 
 @pytest.mark.parametrize(
-    ("fault", "error", "advice"),
+    ("refusal", "token", "error", "advice"),
     [
-        ((403, "GatedRepo"), ModelGated, "LLM_HF_TOKEN"),
-        ((401, "RepoNotFound"), ModelMissing, "name"),
-        ((404, "RepoNotFound"), ModelMissing, "name"),
-        ((500, ""), HubUnreachable, "again"),
+        (Refusal(403, "GatedRepo"), SECRET, ModelGated, "https://huggingface.co/owner/tiny"),
+        (Refusal(401, "GatedRepo"), None, ModelGated, "LLM_HF_TOKEN"),
+        (Refusal(401, "RepoNotFound"), None, ModelMissing, "LLM_HF_TOKEN"),
+        (Refusal(404, "RepoNotFound"), SECRET, ModelMissing, "name"),
+        (Refusal(404, "RevisionNotFound"), SECRET, ModelMissing, "revision"),
+        (Refusal(401, "", {"X-Error-Message": "Invalid credentials in Authorization header"}), SECRET,
+         TokenRefused, "LLM_HF_TOKEN"),
+        (Refusal(403), SECRET, TokenRefused, "permission"),
+        (Refusal(403, "", {"X-Error-Message": "Access to this resource is disabled."}), SECRET,
+         ModelMissing, "another"),
+        (Refusal(429, "", {"Retry-After": "17"}), SECRET, RateLimited, "token"),
+        (Refusal(500), SECRET, HubUnreachable, "again"),
     ],
-)
+)  # fmt: skip
 def test_fetch_tells_failures_apart(
-    fault: tuple[int, str], error: type[Exception], advice: str, tmp_path: Path, standin: StandInHub
+    refusal: Refusal, token: str, error: type[DomainError], advice: str, tmp_path: Path, standin: StandInHub
 ) -> None:
-    standin.faults["owner/tiny"] = fault
+    standin.refusals["owner/tiny"] = refusal
     with pytest.raises(error) as caught:
-        fetch(Hub(tmp_path, token=SECRET, endpoint=standin.url), profile("owner/tiny"))
-    assert advice in caught.value.hint  # type: ignore[attr-defined]
-    assert SECRET not in str(caught.value)
+        fetch(hub_of(standin, tmp_path, token), profile("owner/tiny"))
+    assert caught.type is error
+    assert advice in (caught.value.hint or "")
+    assert SECRET not in f"{caught.value}{caught.value.hint}"
+
+
+def test_rate_limit_says_when_to_come_back(tmp_path: Path, standin: StandInHub) -> None:
+    for headers, seconds in (({"Retry-After": "17"}, 17), ({"RateLimit": '"api";r=0;t=42'}, 42), ({}, 60)):
+        standin.refusals["owner/tiny"] = Refusal(429, "", headers)
+        with pytest.raises(RateLimited) as caught:
+            fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
+        assert caught.value.retry_after == seconds
+
+
+def test_alternative_takes_no_place_of_a_model_that_may_be_had(tmp_path: Path, standin: StandInHub) -> None:
+    standin.repositories["open/alternative"] = TINY
+    standin.refusals["owner/tiny"] = Refusal(500)
+    with pytest.raises(HubUnreachable):
+        fetch(hub_of(standin, tmp_path), profile("owner/tiny", "open/alternative"))
+
+
+def test_first_error_is_told_where_no_source_can_be_had(tmp_path: Path, standin: StandInHub) -> None:
+    standin.refusals["owner/tiny"] = Refusal(403, "GatedRepo")
+    with pytest.raises(ModelGated, match="owner/tiny"):
+        fetch(hub_of(standin, tmp_path), profile("owner/tiny", "open/nothing"))
+
+
+@pytest.mark.parametrize("files", [{}, {"model.safetensors": b"x"}])
+def test_repository_that_is_no_model_is_told(
+    tmp_path: Path, standin: StandInHub, files: dict[str, bytes]
+) -> None:
+    standin.repositories["owner/odd"] = {"README.md": b"hello"} | files
+    with pytest.raises(ModelMissing if files else ModelRefused):
+        fetch(hub_of(standin, tmp_path), profile("owner/odd"))
 
 
 def test_fetch_refuses_a_repository_without_safetensors(tmp_path: Path, standin: StandInHub) -> None:
-    standin.repositories["owner/pickle"] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    standin.repositories["owner/tiny"] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
     with pytest.raises(ModelRefused, match="safetensors"):
-        fetch(Hub(tmp_path, endpoint=standin.url), profile("owner/pickle"))
+        fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
+    assert not list(tmp_path.rglob("*.bin"))
 
 
-def test_fetch_finds_out_at_once_that_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(ModelOffline):
-        fetch(Hub(tmp_path, endpoint="http://127.0.0.1:9"), profile("owner/tiny", "other/tiny"))
+def test_revision_is_pinned(tmp_path: Path, standin: StandInHub) -> None:
+    standin.revisions["v1"] = "1" * 40
+    hub, pinned = hub_of(standin, tmp_path), profile("owner/tiny", revision="v1")
+    weights, _ = fetch(hub, pinned)
+    assert weights.path.name == "1" * 40
+    assert hub.find(pinned) == weights
+    assert hub.find(profile("owner/tiny", revision="1" * 40)) is not None
+    assert hub.find(profile("owner/tiny", revision="v2")) is None
+    assert hub.find(profile("owner/tiny")) is not None
 
 
 def test_fetch_finds_out_in_time_that_packets_vanish(tmp_path: Path) -> None:
@@ -131,43 +183,15 @@ def test_fetch_finds_out_in_time_that_packets_vanish(tmp_path: Path) -> None:
             connection.setblocking(False)
             connection.connect_ex(address)
         began = time.monotonic()
+        hub = Hub(tmp_path, endpoint=f"http://127.0.0.1:{address[1]}", patience=HASTY)
         with pytest.raises(ModelOffline):
-            endpoint = f"http://127.0.0.1:{address[1]}"
-            fetch(Hub(tmp_path, endpoint=endpoint, probe_timeout_s=0.3), profile("owner/tiny"))
+            fetch(hub, profile("owner/tiny"))
         assert time.monotonic() - began < 2
         for connection in waiting:
             connection.close()
 
 
-def test_fetch_tells_a_download_that_breaks_off(tmp_path: Path, standin: StandInHub) -> None:
-    standin.repositories["owner/tiny"] = TINY
-    standin.dropped.add("model.safetensors")
-    with pytest.raises(HubUnreachable, match="broke off"):
-        fetch(Hub(tmp_path, endpoint=standin.url), profile("owner/tiny"))
-
-
-def test_a_download_that_nobody_waits_for_ends(tmp_path: Path, standin: StandInHub) -> None:
-    standin.repositories["owner/tiny"] = TINY | {"model.safetensors": b"weights" * 6_000_000}
-    standin.slow.add("model.safetensors")
-    hub = Hub(tmp_path, endpoint=standin.url)
-
-    async def leave() -> None:
-        task = asyncio.create_task(hub.fetch(profile("owner/tiny"), lambda fraction: None))
-        while standin.pieces < 3:
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(leave())
-    downloads = [thread for thread in threading.enumerate() if thread.name == "hub"]
-    for thread in downloads:
-        assert thread.daemon
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-def test_a_cache_that_may_not_be_read_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_may_not_be_read_holds_nothing(tmp_path: Path) -> None:
     target = tmp_path / "a-file"
     target.write_text("")
     assert Hub(target).find(profile("owner/tiny")) is None
@@ -188,3 +212,8 @@ def test_a_proxy_is_what_must_be_reached(tmp_path: Path, monkeypatch: pytest.Mon
 def test_fetch_of_a_missing_folder_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="incomplete"):
         fetch(Hub(tmp_path), profile(str(tmp_path / "nothing")))
+
+
+def test_missing_folder_leaves_its_place_to_the_next_source(tmp_path: Path, standin: StandInHub) -> None:
+    weights, _ = fetch(hub_of(standin, tmp_path), profile(str(tmp_path / "nothing"), "owner/tiny"))
+    assert weights.source == replace(Source("owner/tiny"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.core.config import Settings
-from app.core.errors import ModelMissing, ModelNotFound, WorkerDied
+from app.core.errors import ModelBusy, ModelMissing, ModelNotFound, WorkerDied
 from app.models.hub import Hub
 from app.models.model_manager import ModelManager
 from app.models.overview import ModelOverview
@@ -23,6 +23,7 @@ from tests.models.conftest import World, collect, profile
 
 
 def worker_pid(world: World) -> int:
+    assert world.models.current is not None
     loaded = world.models.current.loaded
     assert loaded is not None
     return loaded.client.pid
@@ -32,7 +33,9 @@ def test_switch_reports_progress_and_then_answers_with_the_new_model(world: Worl
     before = world.chat("hello", model_name="tiny-a")
     *progress, done = world.collect(world.models.switch("tiny-b"))
     assert all(isinstance(event, LoadProgress) for event in progress)
-    assert {"import", "load"} <= {event.stage for event in progress if isinstance(event, LoadProgress)}
+    assert {"import", "load", "check", "pack", "warm up"} <= {
+        event.stage for event in progress if isinstance(event, LoadProgress)
+    }
     assert isinstance(done, SwitchModelResponse)
     assert done.load_time > 0
     assert world.chat("hello").model_name == "tiny-b"
@@ -115,7 +118,7 @@ def test_an_unload_that_is_cancelled_still_ends_its_worker(world: World) -> None
     os.kill(pid, signal.SIGSTOP)  # it will not answer the request to end
 
     async def give_up() -> None:
-        unload = asyncio.create_task(world.models._unload(entry))
+        unload = asyncio.create_task(world.models._workers.unload(entry))
         await asyncio.sleep(0)
         unload.cancel()
         await asyncio.gather(unload, return_exceptions=True)
@@ -172,6 +175,103 @@ def test_a_stuck_worker_is_told(
         "failed",
         "The worker of tiny-a has been silent for 2 s; the next request starts it again.",
     )
+
+
+def test_a_request_waits_for_its_model_and_shows_how_far_it_is(world: World) -> None:
+    world.run(world.models.unload("tiny-c"))
+    request = ChatRequest(message="hello", model_name="tiny-c", max_tokens=4)
+    events = world.collect(world.chats.chat(request))
+    kinds = [type(event).__name__ for event in events]
+    assert kinds[0] == "LoadProgress"
+    assert {"load", "check"} <= {event.stage for event in events if isinstance(event, LoadProgress)}
+    assert kinds.index("StartEvent") == sum(kind == "LoadProgress" for kind in kinds)
+    assert kinds[-1] == "ChatResponse"
+    assert world.models.current_name == "tiny-a"
+
+
+def test_unload_gives_the_memory_back_and_the_next_request_loads_again(world: World) -> None:
+    kept = world.chat("hello")
+    pid = worker_pid(world)
+    done = world.run(world.models.unload(None))
+    assert (done.model_name, done.was_loaded) == ("tiny-a", True)
+    assert not Path(f"/proc/{pid}").exists()
+    assert world.overview.is_ready()
+    assert world.overview.health().status == "ok"
+    assert not world.overview.info().loaded
+    assert not world.run(world.models.unload("tiny-a")).was_loaded
+    assert world.chat("hello").response == kept.response
+
+
+def test_a_model_in_use_is_not_unloaded(world: World) -> None:
+    async def unload_in_mid_sentence() -> None:
+        request = ChatRequest(message="go on", max_tokens=100)
+        async with aclosing(world.chats.chat(request)) as events:
+            async for event in events:
+                if isinstance(event, DeltaEvent):
+                    await world.models.unload("tiny-a")
+
+    with pytest.raises(ModelBusy, match="tiny-a is in use"):
+        world.run(unload_in_mid_sentence())
+
+
+def test_two_models_answer_at_the_same_time(world: World) -> None:
+    world.collect(world.models.load("tiny-b"))
+
+    async def ask(name: str) -> ChatResponse:
+        request = ChatRequest(message="hello", model_name=name, temperature=0, max_tokens=8)
+        async for event in world.chats.chat(request):
+            last = event
+        assert isinstance(last, ChatResponse)
+        return last
+
+    async def both() -> list[ChatResponse]:
+        return await asyncio.gather(ask("tiny-a"), ask("tiny-b"))
+
+    assert [reply.model_name for reply in world.run(both())] == ["tiny-a", "tiny-b"]
+
+
+def test_no_stream_breaks_while_another_model_takes_over(world: World) -> None:
+    """Eight streams run on the old model through the whole switch; each ends as it would have alone."""
+    world.collect(world.models.switch("tiny-a"))
+    world.run(world.models.unload("tiny-b"))
+    alone = world.chat("count", max_tokens=60).response
+
+    async def stream() -> tuple[str, str]:
+        request = ChatRequest(message="count", temperature=0, max_tokens=60)
+        text = ""
+        async for event in world.chats.chat(request):
+            if isinstance(event, DeltaEvent):
+                text += event.text
+            last = event
+        assert isinstance(last, ChatResponse)
+        return text, last.model_name
+
+    async def busy(until: asyncio.Event) -> list[tuple[str, str]]:
+        replies = []
+        while not until.is_set():
+            replies += [await stream()]
+        return replies
+
+    async def switch_under_load() -> list[list[tuple[str, str]]]:
+        switched = asyncio.Event()
+        streams = [asyncio.create_task(busy(switched)) for _ in range(4)]
+        async for _ in world.models.switch("tiny-b"):
+            pass
+        switched.set()
+        return await asyncio.gather(*streams)
+
+    replies = [reply for replies in world.run(switch_under_load()) for reply in replies]
+    assert {text for text, name in replies if name == "tiny-a"} == {alone}
+    assert {name for _, name in replies} <= {"tiny-a", "tiny-b"}
+    world.collect(world.models.switch("tiny-a"))
+
+
+def test_a_conversation_goes_on_with_another_model_and_back(world: World) -> None:
+    world.collect(world.models.load("tiny-b"))
+    first = world.chat("hello")
+    second = world.chat("and you?", first.conversation_id, model_name="tiny-b")
+    assert second.message_count == 4
+    assert world.chat("again?", first.conversation_id).usage.cached_tokens > 0
 
 
 def test_overview_tells_what_serves(world: World) -> None:

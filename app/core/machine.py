@@ -1,0 +1,43 @@
+"""Owns what this machine has free of memory, in bytes. Knows no torch, so that every process may ask."""
+
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # ships no types
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_bytes(cgroups: Path = CGROUPS) -> int:
+    """What is really free on the host, within the control group's limit too."""
+    return min([int(psutil.virtual_memory().available), *_cgroup_free(cgroups)])
+
+
+def _cgroup_free(root: Path) -> list[int]:
+    """Limit less use of the control group, version 2 or 1; nothing where there is no limit."""
+    versions = (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    )
+    free = []
+    for folder, limit_name, used_name, cached_name in versions:
+        limit, used = _number(folder / limit_name), _number(folder / used_name)
+        if limit is not None and used is not None:
+            # Files read, the weights among them, count as used but make way for whoever needs the room.
+            used -= _statistic(folder / "memory.stat", cached_name)
+            free.append(max(limit - used, 0))
+    return free
+
+
+def _statistic(path: Path, name: str) -> int:
+    try:
+        numbers = dict(line.split() for line in path.read_text().splitlines())
+        return int(numbers.get(name, 0))
+    except (OSError, ValueError):
+        return 0
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None

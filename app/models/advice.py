@@ -1,0 +1,145 @@
+"""Owns what a person is told when the Hub does not give a model: each cause its own error and advice.
+
+Nothing of a request goes into a message, so no token ever does.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from app.core.catalogue import Source
+from app.core.errors import (
+    DiskFull,
+    HubUnreachable,
+    ModelGated,
+    ModelMissing,
+    ModelOffline,
+    ModelUnavailable,
+    RateLimited,
+    TokenRefused,
+)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RETRY_AFTER_S = 60  # where the Hub does not say
+
+
+def offline(source: Source) -> ModelOffline:
+    return ModelOffline(
+        f"{source.location} is not on this machine and the Hugging Face Hub cannot be reached.",
+        hint="Connect to the network and try again, or use the built-in model.",
+    )
+
+
+def disk_full(source: Source, needed_bytes: int, free_bytes: int) -> DiskFull:
+    return DiskFull(
+        f"{source.location} needs {gigabytes(needed_bytes)} more on the disk, "
+        f"which has {gigabytes(free_bytes)} free.",
+        hint="Make room, or set LLM_MODEL_CACHE_DIR to a larger disk.",
+    )
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:,.2f} GB"
+
+
+def explain(source: Source, error: Exception, has_token: bool) -> ModelUnavailable:
+    """The domain error for one of the Hub's. Subclasses come before their parents."""
+    name = source.location
+    match error:
+        case ModelUnavailable():
+            return error
+        case GatedRepoError():
+            return _gated(name, has_token)
+        case RevisionNotFoundError():
+            return ModelMissing(f"{name} has no revision {source.revision}.", hint="Check the revision.")
+        case DisabledRepoError():
+            return ModelMissing(f"{name} was withdrawn from the Hub.", hint="Choose another model.")
+        case RepositoryNotFoundError():
+            return _not_found(name, has_token)
+        case EntryNotFoundError():
+            return ModelMissing(f"A file of {name} is not on the Hub any more.", hint="Try again.")
+        case HfHubHTTPError():
+            return _refused(name, error.response.status_code, error.response.headers)
+        case HFValidationError():
+            return ModelMissing(f"{name} is no valid name of a repository.", hint="One is like owner/name.")
+        case OSError(errno=int() as number):
+            return _not_stored(name, number)
+    return HubUnreachable(f"Fetching {name} broke off.", hint="Try again: it goes on where it stopped.")
+
+
+def _gated(name: str, has_token: bool) -> ModelGated:
+    page = f"https://huggingface.co/{name}"
+    if has_token:
+        return ModelGated(
+            f"{name} is gated, and this machine's token may not read it yet.",
+            hint=f"Accept its licence at {page} with the account of the token, then try again.",
+        )
+    return ModelGated(
+        f"{name} is gated: it needs a token to be read.",
+        hint=f"Accept its licence at {page} and set LLM_HF_TOKEN, or run `hf auth login`.",
+    )
+
+
+def _not_found(name: str, has_token: bool) -> ModelMissing:
+    if has_token:
+        return ModelMissing(
+            f"{name} was not found on the Hub, or this machine's token may not see it.",
+            hint="Check the name, and what the token may read.",
+        )
+    return ModelMissing(
+        f"{name} was not found on the Hub, or needs a token to be seen.",
+        hint="Check the name, or set LLM_HF_TOKEN.",
+    )
+
+
+def _refused(name: str, status: int, headers: Mapping[str, str]) -> ModelUnavailable:
+    if status == 429:
+        seconds = _retry_after_s(headers)
+        return RateLimited(
+            f"The Hub asks to come back in {seconds} s (429).",
+            hint="Set LLM_HF_TOKEN: with a token the Hub allows more.",
+            retry_after=seconds,
+        )
+    if status == 401:
+        return TokenRefused(
+            "The Hub does not know this machine's token (401).",
+            hint="Set LLM_HF_TOKEN to a token from https://huggingface.co/settings/tokens.",
+        )
+    if status == 403:
+        return TokenRefused(
+            f"This machine's token may not read {name} (403).",
+            hint="Give it the permission at https://huggingface.co/settings/tokens.",
+        )
+    return HubUnreachable(f"The Hub answered {status} for {name}.", hint="Try again later.")
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> int:
+    # Here: only needed when things go wrong. The facade that exports it does so at run time only.
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+
+    given = headers.get("retry-after", "")
+    limit = parse_ratelimit_headers(headers)
+    seconds = int(given) if given.isdecimal() else limit.reset_in_seconds if limit else _RETRY_AFTER_S
+    return min(max(1, seconds), 86_400)
+
+
+def _not_stored(name: str, number: int) -> ModelUnavailable:
+    if number in _NO_ROOM:
+        return DiskFull(
+            f"{name} could not be stored: {os.strerror(number)}.",
+            hint="Make room, or set LLM_MODEL_CACHE_DIR to a larger disk; then it goes on where it stopped.",
+        )
+    return HubUnreachable(
+        f"{name} could not be stored: {os.strerror(number)}.",
+        hint="Check the permissions of LLM_MODEL_CACHE_DIR, then try again.",
+    )

@@ -1,0 +1,237 @@
+"""Owns the way of a repository's files onto this disk, in the layout of the Hub's cache.
+
+huggingface_hub begins a file anew after a kill, and compares only its size. So the bytes are fetched here:
+each file goes on where it stopped, is compared with the Hub's digest, and only then gets its name. Its locks
+are huggingface_hub's own, so that other programs may use the same cache.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import Timeout
+from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # its HTTP client's
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time only
+
+from app.core.errors import ModelCorrupt
+from app.models.advice import disk_full
+from app.models.daemon import Patience, in_thread
+from app.models.progress import Meter
+from app.models.repository import RemoteFile, Repository
+
+_PARALLEL = 4
+_LOCK_POLL_S = 0.2
+_TRIES = 6  # without a byte of progress
+_PARTIAL = ".incomplete"
+# What huggingface_hub leaves behind when it is killed. No name of it can be resumed.
+_ORPHAN = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete|tmp_[0-9a-f-]{36}")
+
+
+class Cancelled(Exception):
+    """Nobody waits for the download any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Fetches one repository into `cache_dir`. `headers` hold what the Hub asks for, a token among it."""
+
+    repository: Repository
+    cache_dir: Path
+    endpoint: str
+    headers: dict[str, str]
+    meter: Meter
+    patience: Patience
+    is_cancelled: threading.Event = field(default_factory=threading.Event)
+
+    async def run(self) -> Path:
+        """The complete snapshot's folder. Once this is cancelled its threads end by themselves.
+
+        Raises:
+            DiskFull, ModelCorrupt, OSError, and what the Hub's client raises.
+        """
+        turns = asyncio.Semaphore(_PARALLEL)
+
+        async def fetch(file: RemoteFile) -> None:
+            async with turns:
+                await in_thread(lambda: self._fetch(file))
+
+        try:
+            await in_thread(self._prepare)
+            fetches = [asyncio.ensure_future(fetch(file)) for file in self.repository.files]
+            try:
+                await asyncio.gather(*fetches)
+            finally:
+                for task in fetches:
+                    task.cancel()
+                await asyncio.gather(*fetches, return_exceptions=True)
+            return await in_thread(self._link)
+        finally:
+            self.is_cancelled.set()
+
+    @property
+    def _folder(self) -> Path:
+        return self.cache_dir / cache_name(self.repository.source.location)
+
+    @property
+    def _blobs(self) -> Path:
+        return self._folder / "blobs"
+
+    @property
+    def _locks(self) -> Path:
+        return self.cache_dir / ".locks" / self._folder.name
+
+    def _prepare(self) -> None:
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        self._locks.mkdir(parents=True, exist_ok=True)
+        missing = 0
+        for file in self.repository.files:
+            on_disk = self._on_disk(file)
+            self.meter.have(file.name, on_disk)
+            missing += file.size - on_disk
+        free = shutil.disk_usage(self._blobs).free
+        if missing > free:
+            raise disk_full(self.repository.source, missing, free)
+
+    def _on_disk(self, file: RemoteFile) -> int:
+        blob = self._blobs / file.digest
+        if blob.exists():
+            return file.size
+        with suppress(OSError):
+            return min(file.size, _partial(blob).stat().st_size)
+        return 0
+
+    def _fetch(self, file: RemoteFile) -> None:
+        blob = self._blobs / file.digest
+        with self._locked(file):
+            if blob.exists():
+                self.meter.have(file.name, file.size)
+                return
+            for _ in range(2):  # a byte that was flipped on the way is right the second time
+                self._complete(file, _partial(blob))
+                if _digest(file, _partial(blob)) == file.digest:
+                    os.replace(_partial(blob), blob)
+                    return
+                _partial(blob).unlink()
+        raise self._corrupt(file)
+
+    def _corrupt(self, file: RemoteFile) -> ModelCorrupt:
+        return ModelCorrupt(
+            f"{file.name} of {self.repository.source.location} arrives damaged: not as the Hub lists it.",
+            hint="Try again later, or over another network.",
+        )
+
+    @contextmanager
+    def _locked(self, file: RemoteFile) -> Iterator[None]:
+        """One download of a file, however many threads and processes ask for it."""
+        path = self._locks / f"{file.digest}.lock"
+        with ExitStack() as held:
+            while True:
+                self._stop_if_cancelled()
+                with suppress(Timeout):
+                    held.enter_context(WeakFileLock(path, timeout=_LOCK_POLL_S))
+                    break
+            yield
+
+    def _complete(self, file: RemoteFile, partial: Path) -> None:
+        """Appends what is missing; again and again where the connection breaks or stalls, or the Hub errs."""
+        failures = 0
+        with partial.open("ab") as out:
+            while (start := out.tell()) < file.size:
+                try:
+                    self._append(file, start, out)
+                except (HTTPError, OSError) as error:
+                    failures = 1 if out.tell() > start else failures + 1
+                    if failures == _TRIES or not _may_pass(error):
+                        raise
+                    self.is_cancelled.wait(self.patience.retry_s * failures)
+                self._stop_if_cancelled()
+
+    def _append(self, file: RemoteFile, start: int, out: BinaryIO) -> None:
+        repository = self.repository
+        url = hf_hub_url(
+            repository.source.location, file.name, revision=repository.commit, endpoint=self.endpoint
+        )
+        # Not compressed, or the range would count other bytes than those on the disk.
+        headers = self.headers | {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
+        with get_session().stream("GET", url, headers=headers, timeout=self.patience.read_s) as response:
+            hf_raise_for_status(response)
+            if response.status_code != 206 and start:
+                out.truncate(0)
+                out.seek(0)
+            self.meter.have(file.name, out.tell())
+            for chunk in response.iter_bytes():
+                self._stop_if_cancelled()
+                if out.tell() + len(chunk) > file.size:
+                    raise self._corrupt(file)
+                out.write(chunk)
+                self.meter.add(file.name, len(chunk))
+        if out.tell() < file.size:
+            raise ConnectionError("the Hub ended it early")
+
+    def _link(self) -> Path:
+        """Names in the snapshot, the weights' last: a snapshot with weights has everything."""
+        snapshot = self._folder / "snapshots" / self.repository.commit
+        for file in self.repository.files:
+            pointer = snapshot / file.name
+            pointer.parent.mkdir(parents=True, exist_ok=True)
+            if not pointer.exists():
+                pointer.unlink(missing_ok=True)  # a link that leads nowhere
+                pointer.symlink_to(os.path.relpath(self._blobs / file.digest, pointer.parent))
+        ref = self._folder / "refs" / (self.repository.source.revision or "main")
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(self.repository.commit, encoding="utf-8")
+        return snapshot
+
+    def _stop_if_cancelled(self) -> None:
+        if self.is_cancelled.is_set():
+            raise Cancelled
+
+
+def cache_name(location: str) -> str:
+    """The folder of a repository in the Hub's cache."""
+    return "models--" + location.replace("/", "--")
+
+
+def sweep(cache_dir: Path) -> None:
+    """Removes what killed downloads left and nothing can go on from. Waits for nobody's lock."""
+    for path in cache_dir.glob("models--*/blobs/*"):
+        digest = path.name.partition(".")[0]
+        is_done = path.name == digest + _PARTIAL and path.with_name(digest).exists()
+        if not is_done and not _ORPHAN.fullmatch(path.name):
+            continue
+        lock = cache_dir / ".locks" / path.parent.parent.name / f"{digest}.lock"
+        with suppress(Timeout, OSError):
+            if lock.exists():  # whoever made the file may still be at it
+                with WeakFileLock(lock, timeout=0.01):
+                    path.unlink()
+            else:
+                path.unlink()
+
+
+def _partial(blob: Path) -> Path:
+    return blob.with_name(blob.name + _PARTIAL)
+
+
+def _digest(file: RemoteFile, path: Path) -> str:
+    with path.open("rb") as content:
+        if len(file.digest) == 64:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+        git = hashlib.sha1(b"blob %d\0" % path.stat().st_size)  # git's name for these bytes
+        git.update(content.read())
+        return git.hexdigest()
+
+
+def _may_pass(error: Exception) -> bool:
+    """A connection that broke, a silence, an error of the Hub's own; not a refusal, not a full disk."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500
+    return not (isinstance(error, OSError) and error.errno)

@@ -1,0 +1,100 @@
+"""Owns what a repository of the Hub has to offer: its commit, and the files that a model is made of.
+
+What the Hub says becomes names on this disk, so every one of them is checked.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import RepoSibling
+
+from app.core.catalogue import Source
+from app.core.errors import HubUnreachable, ModelRefused
+from app.models.folder import INDEX, PICKLE, WEIGHTS
+
+LOOKUP_TIMEOUT_S = 10.0
+_TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", "additional_chat_templates/*.jinja")
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_NAME = re.compile(r"(additional_chat_templates/)?[\w-][\w.+-]*")
+_HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """`digest` is the SHA-256 of a large file, or the git id of a small one; and its name in the cache."""
+
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    source: Source
+    commit: str
+    files: tuple[RemoteFile, ...]  # the smallest first, the weights last
+
+
+def look_up(api: HfApi, source: Source) -> Repository:
+    """What the Hub has, and that this machine may read it.
+
+    Raises:
+        ModelRefused: it has no weights that may be read.
+        HubUnreachable: the answer makes no sense. And what HfApi.model_info raises.
+    """
+    info = api.model_info(
+        source.location, revision=source.revision, files_metadata=True, timeout=LOOKUP_TIMEOUT_S
+    )
+    if info.gated:
+        api.auth_check(source.location)
+    offered = {sibling.rfilename: sibling for sibling in info.siblings or () if _is_wanted(sibling.rfilename)}
+    weights = _weights(offered, source)
+    names = {name for name in offered if any(fnmatch(name, pattern) for pattern in _TEXTS)} - {INDEX}
+    files = [_file(offered[name], source) for name in names] + [_file(offered[n], source) for n in weights]
+    is_weight = set(weights)
+    files.sort(key=lambda file: (file.name in is_weight, file.size))
+    return Repository(source, _checked(info.sha, source), tuple(files))
+
+
+def _is_wanted(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+def _weights(names: Iterable[str], source: Source) -> list[str]:
+    """One set of weights, where a repository has several."""
+    offered = set(names)
+    if WEIGHTS in offered:
+        return [WEIGHTS]
+    shards = sorted(name for name in offered if _SHARD.fullmatch(name))
+    if shards and INDEX in offered:
+        return [*shards, INDEX]
+    if source.takes_pickle and PICKLE in offered:
+        return [PICKLE]
+    raise ModelRefused(
+        f"{source.location} has no weights in the safetensors format.",
+        hint="Other formats can run code when they are opened, so they are not read.",
+    )
+
+
+def _file(sibling: RepoSibling, source: Source) -> RemoteFile:
+    large = sibling.lfs
+    digest = sibling.blob_id if large is None else large.sha256
+    size = sibling.size if large is None else large.size
+    if not isinstance(size, int) or size < 0:
+        raise _nonsense(source)
+    return RemoteFile(sibling.rfilename, size, _checked(digest, source))
+
+
+def _checked(digest: str | None, source: Source) -> str:
+    if digest is None or not _HEX.fullmatch(digest):
+        raise _nonsense(source)
+    return digest
+
+
+def _nonsense(source: Source) -> HubUnreachable:
+    return HubUnreachable(
+        f"What the Hub says of {source.location} makes no sense.", hint="Is HF_ENDPOINT the address of a Hub?"
+    )

@@ -1,0 +1,163 @@
+"""Owns what a reply about a conversation or a text holds, whole or as events of a stream."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from app.models.schemas.wire import FinishReason, Role, WireModel
+
+
+class Usage(WireModel):
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = Field(description="Tokens of the prompt that were not computed again.")
+
+
+class Timings(WireModel):
+    """Seconds from the request's arrival at the model, and the speed of what followed the first token."""
+
+    queue_s: float
+    first_token_s: float
+    total_s: float
+    tokens_per_second: float | None
+
+
+class Parameters(WireModel):
+    """What was really used to draw the reply."""
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int | None
+    stop: list[str]
+
+
+class ChatResponse(WireModel):
+    response: str
+    thinking: str | None = Field(None, description="What a reasoning model thought aloud.")
+    conversation_id: str
+    message_id: str
+    model_name: str = Field(description="The name the model was asked for by.")
+    model_id: str = Field(description="What really answered: a Hub repository or a local folder.")
+    generation_time: float = Field(description="Seconds.")
+    finish_reason: FinishReason
+    message_count: int = Field(description="Messages now stored in the conversation.")
+    usage: Usage
+    timings: Timings
+    omitted_messages: int = Field(description="Oldest messages that were left out of the prompt.")
+    parameters: Parameters
+    timestamp: datetime | None = Field(None, description="Of the reply, as the conversation keeps it.")
+
+
+class NewChatResponse(WireModel):
+    conversation_id: str
+    message: str = "New conversation started"
+    title: str | None
+    system_prompt: str
+    model_name: str | None = Field(description="The model that answers next; null where none is current.")
+    message_count: int
+    created_at: datetime
+
+
+class ConversationMessage(WireModel):
+    id: str
+    role: Role
+    content: str
+    timestamp: datetime
+    model_name: str | None = None
+    model_id: str | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ConversationResponse(WireModel):
+    conversation_id: str
+    title: str | None
+    system_prompt: str
+    model_name: str | None = Field(
+        description="The model this conversation asks for; none means the current one."
+    )
+    created_at: datetime
+    updated_at: datetime
+    message_count: int
+    messages: list[ConversationMessage]
+
+
+class ConversationSummary(WireModel):
+    conversation_id: str
+    title: str | None
+    created_at: datetime
+    updated_at: datetime
+    message_count: int
+    preview: str = Field(description="The beginning of the first user message.")
+
+
+class ConversationListResponse(WireModel):
+    conversations: list[ConversationSummary]
+    total: int
+    limit: int
+    offset: int
+
+
+class DeletedResponse(WireModel):
+    conversation_id: str
+    message: str = "Conversation deleted"
+
+
+class UndoResponse(WireModel):
+    conversation_id: str
+    removed_messages: int
+    message_count: int
+
+
+class GenerateResponse(WireModel):
+    generated_text: list[str]
+    finish_reasons: list[FinishReason]
+    prompt: str
+    model_name: str
+    model_id: str
+    generation_time: float
+    parameters: Parameters
+    usage: Usage
+    timings: Timings
+
+
+class ErrorDetail(WireModel):
+    code: str
+    message: str
+    hint: str | None = None
+    retry_after: int | None = None
+
+
+class ErrorResponse(WireModel):
+    error: ErrorDetail
+
+
+# Stream events: the `data` of each frame, named by its `event`
+
+
+class StartEvent(WireModel):
+    """The request was admitted. Sent before the first token."""
+
+    conversation_id: str | None = None
+    message_id: str | None = None
+    model_name: str
+    model_id: str
+    prompt_tokens: int
+    omitted_messages: int
+
+
+class ThinkingEvent(WireModel):
+    """Text of a reasoning model's thinking to append; no part of the response."""
+
+    text: str
+
+
+class DeltaEvent(WireModel):
+    """Text to append. All deltas of a stream are exactly its whole text."""
+
+    text: str

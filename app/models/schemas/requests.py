@@ -1,0 +1,162 @@
+"""Owns what a request about a conversation or a text may hold."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    model_validator,
+)
+
+from app.models.schemas.wire import (
+    MAX_STOP,
+    FinishReason,
+    Message,
+    Name,
+    RequestModel,
+    StopStrings,
+    Text,
+    not_blank,
+)
+
+
+def _describe_alias(schema: dict[str, Any]) -> None:  # Any: JSON schema
+    properties = schema["properties"]
+    properties["max_length"] = properties["max_tokens"] | {
+        "title": "Max Length",
+        "description": "Another name of `max_tokens`: send one of them.",
+    }
+
+
+class SamplingFields(RequestModel):
+    """How to draw the reply. A field left out takes the model's own default."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_alias)
+
+    max_tokens: StrictInt | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        validation_alias=AliasChoices("max_tokens", "max_length"),
+        description="Most tokens in the reply, clamped to what is left of the window. Alias: `max_length`.",
+    )
+    temperature: StrictFloat | None = Field(
+        None, ge=0, le=2, description="0 is greedy: always the likeliest token."
+    )
+    top_p: StrictFloat | None = Field(None, gt=0, le=1)
+    top_k: StrictInt | None = Field(None, ge=0, le=1_000_000, description="0 turns it off.")
+    min_p: StrictFloat | None = Field(None, ge=0, le=1)
+    repetition_penalty: StrictFloat | None = Field(None, gt=0, le=10)
+    presence_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
+    frequency_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
+    seed: StrictInt | None = Field(
+        None, ge=0, le=2**63 - 1, description="The same seed draws the same reply."
+    )
+    stop: StopStrings | None = Field(None, description="Text that ends the reply; not part of it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_for_the_limit(cls, data: Any) -> Any:  # Any: raw JSON, before validation
+        if isinstance(data, dict) and "max_tokens" in data and "max_length" in data:
+            raise ValueError("max_tokens and max_length are the same field: send one of them")
+        return data
+
+    @model_validator(mode="after")
+    def _few_stop_strings(self) -> "SamplingFields":
+        if isinstance(self.stop, list) and len(self.stop) > MAX_STOP:
+            raise ValueError(f"stop holds more than {MAX_STOP} strings")
+        return self
+
+
+class TurnFields(SamplingFields):
+    """What every request for a reply may say."""
+
+    think: StrictBool | None = Field(
+        None,
+        description="Whether a reasoning model thinks aloud first, apart from its response. Left out: only "
+        "where it cannot do without. A model that cannot obey refuses.",
+    )
+
+
+class ChatRequest(TurnFields):
+    message: Message = Field(description="What the user says.", examples=["What is the capital of France?"])
+    conversation_id: Name | None = Field(
+        None, description="Goes on with this conversation; none starts a new one."
+    )
+    model_name: Name | None = Field(None, description="Answers with this model; none means the current one.")
+    system_prompt: Text | None = Field(
+        None, description="Replaces the conversation's system prompt from here on."
+    )
+    stream: StrictBool = Field(
+        False, description="Server-sent events: `start`, `delta`..., then `done` or `error`."
+    )
+
+
+class TranscriptMessage(RequestModel):
+    """One message of a conversation that is restored. What a past reply said of itself is kept."""
+
+    role: Literal["user", "assistant"]
+    content: Text
+    timestamp: datetime | None = None
+    model_name: Name | None = None
+    finish_reason: FinishReason | None = None
+
+    @model_validator(mode="after")
+    def _user_says_something(self) -> "TranscriptMessage":
+        """As in a chat; a reply may be empty, since a model may stop at once."""
+        if self.role == "user":
+            not_blank(self.content)
+        return self
+
+
+class NewChatRequest(RequestModel):
+    system_prompt: Text | None = None
+    title: Annotated[Name, AfterValidator(not_blank)] | None = None
+    model_name: Name | None = Field(None, description="The model that this conversation asks for by default.")
+    messages: list[TranscriptMessage] = Field(
+        default_factory=list,
+        max_length=10_000,
+        description="A transcript to go on from: user and assistant in turns, beginning with the user.",
+    )
+
+
+class RegenerateRequest(TurnFields):
+    """Answers the last user message again."""
+
+    model_name: Name | None = None
+    stream: StrictBool = False
+
+
+class ContinueRequest(TurnFields):
+    """Extends the last reply, as one that was cut by `max_tokens` or by Ctrl-C."""
+
+    model_name: Name | None = None
+    stream: StrictBool = False
+
+
+class UndoRequest(RequestModel):
+    turns: StrictInt = Field(1, ge=1, le=10_000, description="How many turns to drop from the end.")
+
+
+class GenerateRequest(SamplingFields):
+    prompt: Message = Field(description="Text to go on from, as it stands: no chat template.")
+    num_return_sequences: StrictInt = Field(1, ge=1, le=16)
+    do_sample: StrictBool | None = Field(None, description="False is greedy: temperature 0.")
+    model_name: Name | None = None
+    stream: StrictBool = Field(False, description="Server-sent events; one sequence only.")
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> "GenerateRequest":
+        if self.do_sample and self.temperature == 0:
+            raise ValueError("do_sample is true and temperature 0, which is greedy: send one of them")
+        if self.do_sample is False and self.temperature:
+            raise ValueError("do_sample is false, which is greedy, and temperature above 0: send one of them")
+        if self.stream and self.num_return_sequences > 1:
+            raise ValueError("stream gives one sequence: set num_return_sequences to 1")
+        return self

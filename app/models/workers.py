@@ -1,0 +1,152 @@
+"""Owns the workers of all models: begins, shares and ends loads, makes room for them, and ends workers.
+
+Knows nothing of requests, nor why a model is wanted.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+
+from app.core.config import Settings
+from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, ShuttingDown
+from app.models.entries import Entries
+from app.models.hub import Hub, Weights
+from app.models.loading import Entry, Load, LoadedModel, start_worker
+from app.models.progress import Report
+from app.models.residency import Residency
+
+logger = logging.getLogger(__name__)
+
+
+class Workers:
+    """One worker process for each loaded model. `current` is the model that leaves last."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        hub: Hub,
+        entries: Entries,
+        residency: Residency,
+        current: Callable[[], Entry | None],
+    ) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._entries = entries
+        self._residency = residency
+        self._current = current
+        self._start_lock = asyncio.Lock()  # one model is loaded into memory at a time
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unloads: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+
+    async def close(self) -> None:
+        """Ends every load and every worker; open requests end with ShuttingDown."""
+        self._is_closing = True
+        for task in self._tasks:
+            task.cancel()
+        loads = [entry.load.cancel() for entry in self._entries.all() if entry.load is not None]
+        await asyncio.gather(*loads, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*map(self.unload, self._entries.all()))
+        await asyncio.gather(*self._unloads)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def is_serving(self, entry: Entry) -> bool:
+        """Whether the worker is alive and has given a sign of life lately."""
+        client = entry.loaded.client if entry.loaded is not None else None
+        return client is not None and client.is_alive and client.silence_s < self._settings.worker_timeout
+
+    def load(self, entry: Entry) -> Load:
+        """The load in progress, or a new one."""
+        if self._is_closing:
+            raise ShuttingDown("The server is shutting down.")
+        old = entry.load
+        if old is not None and not old.is_done and not old.is_abandoned:
+            return old
+        entry.load = Load(entry.profile, lambda report: self._run_load(entry, report, old))
+        return entry.load
+
+    def begin(self, entry: Entry) -> None:
+        """A load that goes on whoever leaves."""
+        self.load(entry)
+        self.spawn(self.load_quietly(entry))
+
+    async def load_quietly(self, entry: Entry) -> None:
+        """Loads; a failure stays in `entry.error` for whoever asks."""
+        with suppress(DomainError):
+            await self.load(entry).result()
+
+    async def _run_load(self, entry: Entry, report: Report, old: Load | None) -> LoadedModel:
+        """The work of a Load, begun once the `old` one has really ended."""
+        began = time.monotonic()
+        try:
+            if old is not None:
+                await old.cancel()
+            await self.unload(entry)
+            weights = await self._hub.fetch(entry.profile, report)
+            async with self._start_lock:
+                loaded = await self._start(entry, weights, report, began)
+        except ModelUnavailable as error:
+            logger.error("model not loaded: model=%s code=%s", entry.profile.name, error.code)
+            entry.error = error
+            raise
+        except Exception as error:  # the task's root: whoever waits is told, and the log has the traceback
+            logger.exception("model not loaded: model=%s", entry.profile.name)
+            entry.error = ModelLoadFailed(f"{entry.profile.name} could not be loaded.", hint="See the log.")
+            raise entry.error from error
+        entry.loaded, entry.error, entry.last_used = loaded, None, time.monotonic()
+        entry.measured_bytes = loaded.client.memory_bytes
+        logger.info(
+            "model loaded: model=%s from=%s s=%.1f bytes=%d",
+            entry.profile.name,
+            loaded.model_id,
+            loaded.load_time_s,
+            entry.measured_bytes,
+        )
+        return loaded
+
+    async def _start(self, entry: Entry, weights: Weights, report: Report, began: float) -> LoadedModel:
+        await self._make_room(entry, weights)
+        source = weights.source
+        converts_to = str(self._hub.converted(source)) if source.takes_pickle else None
+        client = await start_worker(self._settings, entry.profile, weights, report, converts_to)
+        report("ready", 1.0)
+        return LoadedModel(entry.profile, source, client, time.monotonic() - began)
+
+    async def unload(self, entry: Entry) -> None:
+        """Ends the entry's worker; goes on to its end also if this is cancelled."""
+        loaded, entry.loaded = entry.loaded, None
+        if loaded is not None:
+            unload = asyncio.create_task(loaded.client.close())
+            self._unloads.add(unload)
+            unload.add_done_callback(self._unloads.discard)
+            await asyncio.shield(unload)
+            logger.info("model unloaded: model=%s", entry.profile.name)
+
+    async def _make_room(self, entry: Entry, weights: Weights) -> None:
+        """Unloads whoever may leave until the newcomer fits. Raises ModelTooLarge where it cannot."""
+        residency = self._residency
+        while (surplus := residency.next_to_leave(self._entries.all(), self._current(), 1)) is not None:
+            await self.unload(surplus)
+        needed = residency.needed_bytes(entry, weights.path)
+        while (room := residency.room_bytes(self._entries.all())) is not None and room < needed:
+            leaving = residency.expendable(self._entries.all(), self._current())
+            if leaving is None:
+                break
+            await self.unload(leaving)
+        residency.check(entry, needed, self._entries.all())
+
+    def trim_soon(self) -> None:
+        """Unloads, in its own time, what is more than may be."""
+        surplus = self._residency.next_to_leave(self._entries.all(), self._current())
+        if surplus is not None and not self._is_closing:
+            self.spawn(self._trim())
+
+    async def _trim(self) -> None:
+        while (surplus := self._residency.next_to_leave(self._entries.all(), self._current())) is not None:
+            await self.unload(surplus)  # one by one: it takes a while, and much may change meanwhile

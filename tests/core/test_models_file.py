@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from app.core.catalogue import CATALOGUE
+from app.core.config import SettingsError
+from app.core.models_file import with_models_of
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "models.example.toml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "models.toml"
+    path.write_text(text)
+    return path
+
+
+def test_no_file_is_the_catalogue_itself() -> None:
+    assert with_models_of(None, CATALOGUE) is CATALOGUE
+
+
+def test_example_loads_and_shows_every_default() -> None:
+    models = with_models_of(EXAMPLE, CATALOGUE)
+    assert list(models)[: len(CATALOGUE)] == list(CATALOGUE)
+    folder, repository = models["my-model"].sources
+    assert folder.location == str(EXAMPLE.parent / "my-model")
+    assert (repository.location, repository.revision, repository.stop) == (
+        "owner/my-model",
+        "v1.2",
+        ("\nuser:",),
+    )
+    assert models["my-model"].sampling == models["phi4-mini"].sampling
+    assert models["my-model"].context_length == models["phi4-mini"].context_length
+    assert models["phi4-mini"].size_bytes is None
+    pinned, known = models["qwen3-0.6b"], CATALOGUE["qwen3-0.6b"]
+    assert pinned.is_pinned and not known.is_pinned
+    assert (pinned.sources, pinned.sampling, pinned.size_bytes) == (
+        known.sources,
+        known.sampling,
+        known.size_bytes,
+    )
+
+
+def test_other_weights_have_another_size(tmp_path: Path) -> None:
+    path = write(tmp_path, '[models.gpt2]\nsource = "~/gpt2"\nsampling = {temperature = 0}\n')
+    gpt2 = with_models_of(path, CATALOGUE)["gpt2"]
+    assert gpt2.sources[0].location == str(Path.home() / "gpt2")
+    assert gpt2.size_bytes is None
+    assert gpt2.sampling.temperature == 0
+    assert gpt2.sampling.max_tokens == CATALOGUE["gpt2"].sampling.max_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[models.a]\nsource = \n", "line 2"),
+        ('[models.a]\nsource = "b/c"\n\ncontext_lenght = 5\n',
+         ":4: models.a.context_lenght: there is no such field"),
+        ('[models.a]\nsource = "b/c"\n[models.a.sampling]\ntop_k = 5\ntemperature = 9\n',
+         ":5: models.a.sampling.temperature: Input should be less than or equal to 2"),
+        ('[models.a]\ncontext_length = "long"\n',
+         ":2: models.a.context_length: Input should be a valid integer"),
+        ('[models.a]\n[[models.a.sources]]\nlocation = "b/c"\n[[models.a.sources]]\nlocation = 1\n',
+         ":5: models.a.sources.1.location: Input should be a valid string"),
+        ('[models."a b"]\nsource = "b/c"\n', ":1: models.a b: a name has letters"),
+        ('[models.none]\nsource = "b/c"\n', ":1: models.none: a name has letters"),
+        ('# mine\n\n[models.a]\ndescription = "x"\n', ":3: a is new, so it needs a source"),
+        ("[model.a]\n", ":1: model: there is no such field"),
+        ("[models.a]\nsource = 'b/c'\nsampling = {temperature = 9}\n", ":3: models.a.sampling.temperature: "),
+        ("models = 5\n", ":1: models: Input should be a valid dictionary"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        with_models_of(write(tmp_path, text), CATALOGUE)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith("LLM_MODELS_FILE: ")
+
+
+def test_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        with_models_of(tmp_path / "nothing.toml", CATALOGUE)
+    (tmp_path / "models.toml").write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        with_models_of(tmp_path / "models.toml", CATALOGUE)

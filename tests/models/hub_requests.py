@@ -1,0 +1,49 @@
+"""What the tests of fetching share: a tiny repository, profiles that name it, and a fetch."""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from app.core.catalogue import CATALOGUE, ModelProfile, Source
+from app.models.daemon import Patience
+from app.models.hub import Hub, Weights
+from app.models.progress import Transfer
+from tests.hub.standin import StandInHub
+
+TINY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights" * 10_000}
+SECRET = "hf_secret"
+HASTY = Patience(probe_s=0.3, read_s=0.3, retry_s=0.01)
+
+
+@dataclass
+class Reports:
+    """Everything a fetch reports."""
+
+    stages: list[tuple[str, float]] = field(default_factory=list)
+    transfers: list[Transfer] = field(default_factory=list)
+
+    def __call__(self, stage: str, fraction: float, transfer: Transfer | None = None) -> None:
+        self.stages.append((stage, fraction))
+        if transfer is not None:
+            self.transfers.append(transfer)
+
+
+def make_folder(folder: Path, files: dict[str, bytes] = TINY) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def profile(*locations: str, **fields: Any) -> ModelProfile:
+    return replace(CATALOGUE["gpt2"], sources=tuple(Source(location, **fields) for location in locations))
+
+
+def hub_of(standin: StandInHub, cache: Path, token: str | None = SECRET) -> Hub:
+    return Hub(cache, token=token, endpoint=standin.url, patience=HASTY)
+
+
+def fetch(hub: Hub, wanted: ModelProfile) -> tuple[Weights, Reports]:
+    reports = Reports()
+    return asyncio.run(hub.fetch(wanted, reports)), reports

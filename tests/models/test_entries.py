@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+
+from app.core.catalogue import CATALOGUE
+from app.core.errors import ModelNotFound
+from app.models.entries import Entries
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "./folder", "/srv/model", "~/model"])
+def test_any_model_is_found_where_it_is_allowed(name: str) -> None:
+    with pytest.raises(ModelNotFound):
+        Entries(CATALOGUE, allows_any=False).find(name)
+    entries = Entries(CATALOGUE, allows_any=True)
+    found = entries.find(name)
+    assert entries.find(name) is found
+    assert found.profile.name == name
+    assert found.profile.sources[0].is_local == (not name.startswith("Qwen"))
+    if name == "./folder":
+        assert found.profile.sources[0].location == str(Path("folder").resolve())
+
+
+@pytest.mark.parametrize("name", ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c"])
+def test_what_is_no_name_of_a_repository_is_not_found(name: str) -> None:
+    with pytest.raises(ModelNotFound):
+        Entries(CATALOGUE, allows_any=True).find(name)
+
+
+def test_unused_others_are_forgotten_in_time() -> None:
+    entries = Entries(CATALOGUE, allows_any=True)
+    used = entries.find("used/one")
+    used.leases = 1
+    for number in range(200):
+        entries.find(f"owner/model-{number}")
+    assert len(entries.all()) <= len(CATALOGUE) + 32
+    assert entries.find("used/one") is used

@@ -1,0 +1,180 @@
+"""Whatever goes wrong on the way to another model, at every stage: the old one answers as it did before."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.core.catalogue import Source
+from app.core.config import Settings
+from app.core.errors import DomainError
+from app.models.chat_manager import ChatModelManager
+from app.models.completion import TextGenerator
+from app.models.model_manager import ModelManager
+from app.models.overview import ModelOverview
+from app.models.schemas import LoadProgress
+from app.models.store import ConversationStore
+from tests.hub.standin import Mishap, Refusal, StandInHub, running
+from tests.models.conftest import World, profile
+from tests.models.hub_requests import hub_of, make_folder
+
+ROUNDS = int(os.environ.get("SWITCH_ROUNDS", "0"))  # of a switch for each fault below; 0: one of each kind
+
+
+@dataclass
+class Scene:
+    """A server on `tiny-a`, whose way to `next` goes over the stand-in Hub."""
+
+    world: World
+    hub: StandInHub
+    cache: Path
+    files: dict[str, bytes]
+
+    def reset(self) -> None:
+        """Nothing of `next` on the disk, and no fault."""
+        for path in sorted(self.cache.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        self.hub.refusals.clear()
+        self.hub.mishaps.clear()
+        self.hub.repositories["owner/next"] = dict(self.files)
+
+    async def switch(self, at: str | None = None, do: Callable[[], None] = lambda: None) -> bool:
+        """Whether the switch came to its end. `do` is done once, when it is at that stage."""
+        events: AsyncGenerator[Any, None] = self.world.models.switch("next")
+        is_over, is_done = False, False
+        with suppress(DomainError):
+            async with aclosing(events):
+                async for event in events:
+                    is_over = not isinstance(event, LoadProgress)
+                    if is_over or is_done or event.stage != at:
+                        continue
+                    if do is leave:
+                        break
+                    do()
+                    is_done = True
+        while self.world.models.entry("next").state == "loading":
+            await asyncio.sleep(0.01)
+        return is_over
+
+
+def leave() -> None:
+    """Stands for: the client goes away."""
+
+
+@pytest.fixture(scope="module")
+def scene(
+    tiny_folders: dict[str, Path], settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    cache = tmp_path_factory.mktemp("cache")
+    catalogue = {
+        "tiny-a": profile("tiny-a", tiny_folders["tiny-a"]),
+        "next": replace(profile("next", cache), sources=(Source("owner/next"),)),
+    }
+    files = {path.name: path.read_bytes() for path in tiny_folders["tiny-b"].iterdir()}
+    with running(StandInHub()) as hub, asyncio.Runner() as runner:
+        models = ModelManager(settings, catalogue, hub_of(hub, cache))
+        chats = ChatModelManager(settings, ConversationStore(max_conversations=99, ttl_s=600), models)
+        world = World(runner, models, chats, TextGenerator(settings, models), ModelOverview(models))
+        world.collect(models.switch("tiny-a"))
+        yield Scene(world, hub, cache, files)
+        world.run(models.close())
+
+
+def kill_newcomer(scene: Scene) -> None:
+    loaded = scene.world.models.entry("tiny-a").loaded
+    assert loaded is not None
+    for child in psutil.Process().children():
+        if child.pid != loaded.client.pid and "app.engine.worker" in child.cmdline():
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def refused(status: int, code: str = "") -> Callable[[Scene], Any]:
+    def fault(scene: Scene) -> Any:
+        scene.hub.refusals["owner/next"] = Refusal(status, code)
+        return scene.switch()
+
+    return fault
+
+
+def mishap(kind: str) -> Callable[[Scene], Any]:
+    def fault(scene: Scene) -> Any:
+        scene.hub.mishaps["model.safetensors"] = Mishap(kind)
+        return scene.switch()
+
+    return fault
+
+
+def broken(name: str, content: bytes) -> Callable[[Scene], Any]:
+    def fault(scene: Scene) -> Any:
+        scene.hub.repositories["owner/next"][name] = content
+        return scene.switch()
+
+    return fault
+
+
+def killed_at(stage: str) -> Callable[[Scene], Any]:
+    def fault(scene: Scene) -> Any:
+        make_folder(scene.cache / "owner" / "next", scene.files)
+        return scene.switch(stage, lambda: kill_newcomer(scene))
+
+    return fault
+
+
+def left_at(stage: str) -> Callable[[Scene], Any]:
+    def fault(scene: Scene) -> Any:
+        scene.hub.mishaps["model.safetensors"] = Mishap("trickle")
+        return scene.switch(stage, leave)
+
+    return fault
+
+
+FAULTS: dict[str, Callable[[Scene], Any]] = {
+    "resolve: gated": refused(403, "GatedRepo"),
+    "resolve: not found": refused(404, "RepoNotFound"),
+    "resolve: rate limit": refused(429),
+    "resolve: server error": refused(500),
+    "resolve: left": left_at("resolve"),
+    "download: error": mishap("error"),
+    "download: damaged": mishap("flip"),
+    "download: endless": mishap("endless"),
+    "download: left": left_at("download"),
+    "import: killed": killed_at("import"),
+    "load: damaged weights": broken("model.safetensors", b"damaged"),
+    "load: killed": killed_at("load"),
+    "check: left": left_at("check"),
+    "pack: killed": killed_at("pack"),
+    "warm up: killed": killed_at("warm up"),
+}
+FEW = (
+    "resolve: rate limit",
+    "resolve: left",
+    "download: damaged",
+    "download: left",
+    "import: killed",
+    "check: left",
+)
+
+
+def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene) -> None:
+    world = scene.world
+    before = world.chat("hello").response
+    pid = world.models.entry("tiny-a").loaded.client.pid  # type: ignore[union-attr]
+    for name in list(FAULTS) * ROUNDS or FEW:
+        scene.reset()
+        if world.run(FAULTS[name](scene)):  # a stage of a tiny model may be over before the fault comes
+            assert "killed" in name or "left" in name
+            world.collect(world.models.switch("tiny-a"))
+            world.run(world.models.unload("next"))
+        assert world.models.current_name == "tiny-a", name
+        assert world.chat("hello").response == before, name
+    assert world.models.entry("tiny-a").loaded.client.pid == pid  # type: ignore[union-attr]
+    scene.reset()
+    assert world.run(scene.switch())
+    assert world.chat("hello").model_name == "next"
