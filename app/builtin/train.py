@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from app.builtin.answering import WEIGHTS, Answerer
 from app.builtin.tokenizer import train_tokenizer
-from app.builtin.trainer import Recipe, Trainer
+from app.builtin.trainer import SECOND_STAGE, Recipe, Trainer
 
 log = logging.getLogger("app.builtin.train")
 
@@ -41,6 +41,7 @@ class Plan:
     checkpoint: Path
     is_resumed: bool
     processes: int
+    start: Path | None = None
     every: int = 150
 
 
@@ -69,11 +70,12 @@ def train(trainer: Trainer, plan: Plan) -> None:
 
 
 def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
-    """A new tokenizer, or the one that what is resumed was begun with."""
-    if plan.is_resumed:
-        kept: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(plan.out)
-        return kept
-    return train_tokenizer(plan.recipe.seed)
+    """A new tokenizer, or the one of the weights that are trained on."""
+    kept = plan.out if plan.is_resumed else plan.start
+    if kept is None:
+        return train_tokenizer(plan.recipe.seed)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(kept)
+    return tokenizer
 
 
 def _run(rank: int, plan: Plan, store: str) -> None:
@@ -84,6 +86,8 @@ def _run(rank: int, plan: Plan, store: str) -> None:
     trainer = Trainer(plan.recipe, _tokenizer(plan))
     if plan.is_resumed:
         trainer.load(plan.checkpoint)
+    elif plan.start is not None:
+        trainer.begin_with(plan.start)
     train(trainer, plan)
     dist.destroy_process_group()
 
@@ -91,15 +95,18 @@ def _run(rank: int, plan: Plan, store: str) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train the built-in model.")
-    parser.add_argument("--seed", type=int, default=Recipe().seed)
-    parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--seed", type=int, help="1, or 2 with --start")
+    parser.add_argument("--steps", type=int, help="how many, if not as many as the recipe says")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where model and tokenizer go")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/builtin-training.pt"))
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--start", type=Path, help="weights to begin with: a second stage of training")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    recipe = replace(Recipe(), seed=given.seed, steps=given.steps)
-    plan = Plan(recipe, given.out, given.checkpoint, given.resume, given.processes)
+    stage = Recipe() if given.start is None else SECOND_STAGE
+    chosen = {"seed": given.seed, "steps": given.steps}
+    recipe = replace(stage, **{key: value for key, value in chosen.items() if value is not None})
+    plan = Plan(recipe, given.out, given.checkpoint, given.resume, given.processes, given.start)
     with tempfile.TemporaryDirectory() as folder:
         spawn(  # type: ignore[no-untyped-call]  # torch leaves it untyped
             _run, (plan, f"{folder}/store"), nprocs=plan.processes

@@ -1,6 +1,7 @@
 """One process's part in training: working weights, exact weights, their average and the optimizers.
 
-Weights are bfloat16 for the arithmetic and float32 for the optimizers; their average is what is exported.
+Weights are float32 for the optimizers, and bfloat16 for the arithmetic where the processor computes in it;
+their average is what is exported.
 """
 
 import math
@@ -16,6 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from app.builtin.batches import IGNORED, Batch, BatchMaker, Shape
 from app.builtin.model import build_model, round_parameters, sampling_defaults
+from app.builtin.muon import Muon
 from app.builtin.tokenizer import END, PAD
 
 
@@ -42,6 +44,24 @@ class Recipe:
         return min(1.0, (step + 1) / self.warmup_steps)
 
 
+SECOND_STAGE = Recipe(
+    seed=2,
+    shapes=((14, 256, 80), (6, 512, 16), (3, 1024, 4)),
+    steps=900,
+    hidden_rate=1.5e-3,
+    embedding_rate=2e-3,
+    warmup_steps=30,
+    decay_share=0.6,
+    average=0.99,
+)
+"""For weights that are trained already: gentler, and with smaller batches."""
+
+
+def _computes_in_bfloat16() -> bool:
+    """Where it is emulated it takes sixty times as long as float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 class Trainer:
     """The model in training: working weights, exact weights, their average and the optimizers."""
 
@@ -56,7 +76,7 @@ class Trainer:
         self._names = [name for name, _ in model.named_parameters()]
         self._exact: list[torch.Tensor] = [torch.nn.Parameter(p.detach().clone()) for p in model.parameters()]
         self._average = [p.detach().clone() for p in self._exact]
-        self._model_in_training = round_parameters(model)
+        self._model_in_training = round_parameters(model) if _computes_in_bfloat16() else model
         self._working: list[torch.Tensor] = [*self._model_in_training.parameters()]
         self._optimizers = self._make_optimizers()
 
@@ -68,12 +88,7 @@ class Trainer:
         other = [p for p, inside in zip(self._exact, is_hidden, strict=True) if not inside]
         recipe = self.recipe
         return [
-            torch.optim.Muon(
-                hidden,
-                lr=recipe.hidden_rate,
-                weight_decay=recipe.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
+            Muon(hidden, lr=recipe.hidden_rate, weight_decay=recipe.weight_decay),
             torch.optim.AdamW(other, lr=recipe.embedding_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
@@ -141,6 +156,13 @@ class Trainer:
         torch._foreach_copy_(self._working, self._exact)
         for optimizer, optimizer_state in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
+
+    @torch.no_grad()
+    def begin_with(self, folder: Path) -> None:
+        """Starts from exported weights, as a second stage of training does; the optimizers start anew."""
+        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for held in (self._exact, self._average, self._working):
+            torch._foreach_copy_(held, [*model.parameters()])
 
     def averaged_model(self) -> LlamaForCausalLM:
         """The average of the weights as an ordinary model in bfloat16."""

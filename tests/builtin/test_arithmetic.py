@@ -6,6 +6,8 @@ import re
 import pytest
 
 from app.builtin.corpus import arithmetic, spelling
+from app.builtin.corpus.topic import is_reserved
+from app.builtin.corpus.words import joined, written
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -40,3 +42,9 @@ def test_spelling_spells() -> None:
         if found := re.match(r"(\w+) is spelled ([\w-]+)[.]", exchange.reply):
             assert found[2] == "-".join(found[1])
         assert str(exchange.check) in exchange.reply
+
+
+def test_spelling_trains_on_no_reserved_word() -> None:
+    rng = random.Random(6)
+    for make in (written, joined):
+        assert not any(is_reserved(make(rng, False)) for _ in range(500))

@@ -1,16 +1,24 @@
 """The written topics: what a check wants is in the reply, and evaluation shares no question with training."""
 
 import random
+import re
 
 import pytest
 
 from app.builtin.corpus import capitals, code, commands, facts, smalltalk, unknown
-from app.builtin.corpus.intents import intent_set
+from app.builtin.corpus.intents import expand, intent_set
 from app.builtin.corpus.topic import Exchange, Topic
 
 TOPICS = [smalltalk.exchanges, capitals.exchanges, facts.exchanges, commands.exchanges, code.exchanges]
 TOPICS.append(unknown.exchanges)
 STRETCHES = 1500
+
+
+def as_pattern(template: str) -> re.Pattern[str]:
+    """What `expand` may make of the template, in any case and with any marks at its end."""
+    marks = {"[": "(?:", "]": ")", "|": "|"}
+    text = "".join(marks.get(letter, re.escape(letter)) for letter in template.rstrip(".?!"))
+    return re.compile(f"(?:{text})[.?!]*", re.IGNORECASE)
 
 
 def sample(topic: Topic, held_out: bool) -> list[Exchange]:
@@ -34,6 +42,16 @@ def test_topics_leave_no_template_marks_in_questions(topic: Topic) -> None:
 def test_topics_keep_held_out_questions_from_training(topic: Topic) -> None:
     trained = {exchange.user for exchange in sample(topic, False)}
     assert not trained & {exchange.user for exchange in sample(topic, True)}
+
+
+@pytest.mark.parametrize("file_name", ["smalltalk.toml", "commands.toml", "facts.toml"])
+def test_held_out_questions_are_no_form_of_trained_ones(file_name: str) -> None:
+    rng = random.Random(8)
+    for intent in intent_set(file_name).by_name.values():
+        held_out = {expand(template, rng) for template in intent.held_out for _ in range(5)}
+        patterns = [as_pattern(template) for template in intent.ask]
+        found = [text for text in held_out if any(pattern.fullmatch(text) for pattern in patterns)]
+        assert [text for text in found if text[0].isalnum()] == []
 
 
 @pytest.mark.parametrize("topic", TOPICS)

@@ -85,3 +85,13 @@ def test_export_can_be_loaded(tokenizer: PreTrainedTokenizerFast, tmp_path: Path
     names = {file.name for file in (tmp_path / "weights").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
     assert [file.name for file in tmp_path.iterdir()] == ["weights"]
+
+
+def test_second_stage_begins_with_exported_weights(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    first, second = (Trainer(Recipe(seed=seed, shapes=SHAPES), tokenizer) for seed in (1, 2))
+    first.export(tmp_path / "weights")
+    second.begin_with(tmp_path / "weights")
+    wanted, begun = first.averaged_model().state_dict(), second.averaged_model().state_dict()
+    assert all(torch.equal(wanted[name], begun[name]) for name in wanted)

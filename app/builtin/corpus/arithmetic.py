@@ -135,7 +135,18 @@ def _outside(rng: random.Random, held_out: bool) -> list[Exchange]:
 
 
 _Maker = Callable[[random.Random, bool], list[Exchange]]
-_RARE: list[_Maker] = [_chain, _chain, _story, _comparison, _is_it_bigger, _sum_of_three, _outside, _outside]
+_RARE: list[_Maker] = [
+    _chain,
+    _chain,
+    _story,
+    _comparison,
+    _is_it_bigger,
+    _sum_of_three,
+    _outside,
+    _outside,
+    _outside,
+    _outside,
+]
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:

@@ -56,13 +56,13 @@ def _stretch(rng: random.Random, held_out: bool) -> list[Exchange]:
     kind = rng.random()
     if kind < 0.12:
         return [_reverse(rng, held_out)]
-    if kind < 0.22:
+    if kind < 0.24:
         return [_verify(rng, held_out)]
-    if kind < 0.28:
+    if kind < 0.29:
         return [_continent(rng, held_out)]
-    if kind < 0.33:
+    if kind < 0.34:
         return [_about(rng, held_out)]
-    if kind < 0.40:
+    if kind < 0.41:
         return [_no_country(rng, held_out, "ask")]
     stretch = [_capital(rng, held_out, "ask")]
     while len(stretch) < 4 and rng.random() < FOLLOW_SHARE:

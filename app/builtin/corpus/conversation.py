@@ -16,13 +16,13 @@ from app.builtin.corpus.topic import Exchange, Topic
 
 TOPICS: dict[str, tuple[Topic, int]] = {
     "smalltalk": (smalltalk.exchanges, 17),
-    "capitals": (capitals.exchanges, 20),
-    "facts": (facts.exchanges, 10),
-    "commands": (commands.exchanges, 7),
+    "capitals": (capitals.exchanges, 17),
+    "facts": (facts.exchanges, 14),
+    "commands": (commands.exchanges, 15),
     "code": (code.exchanges, 5),
     "unknown": (unknown.exchanges, 13),
-    "arithmetic": (arithmetic.exchanges, 20),
-    "spelling": (spelling.exchanges, 12),
+    "arithmetic": (arithmetic.exchanges, 18),
+    "spelling": (spelling.exchanges, 20),
 }
 _MEMORY_SHARES = (0.0, 0.15, 0.3, 0.3, 0.45, 0.7)
 _FACTS_AT_MOST = 7
@@ -90,7 +90,7 @@ class _Composer:
     def compose(self, count: int) -> Conversation:
         """A conversation of `count` exchanges."""
         system = None
-        if self.rng.random() < 0.28:
+        if self.rng.random() < 0.36:
             system = self._begin_with(persona(self.rng, self.held_out))
         while len(self.exchanges) < count:
             self._extend()

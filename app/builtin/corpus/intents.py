@@ -18,6 +18,7 @@ from app.builtin.corpus.topic import Exchange
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{(\w+)\}")
 A_BEFORE_SLOT = re.compile(r"\b([Aa]) \{(\w+)\}")
+WORD = re.compile(r"(?<![\w\\'/])[A-Za-z][a-z]{1,12}(?![\w'])")
 FIRST_REPLY_SHARE = 0.7  # greedy decoding wants one dominant wording
 FOLLOW_SHARE = 0.5
 LONGEST_STRETCH = 5
@@ -26,6 +27,14 @@ LONGEST_STRETCH = 5
 def data_text(name: str) -> str:
     """The text of a data file of this package."""
     return resources.files("app.builtin.corpus").joinpath("data", name).read_text(encoding="utf-8")
+
+
+@cache
+def data_words() -> tuple[str, ...]:
+    """Every word of the data files, in small letters, once."""
+    folder = resources.files("app.builtin.corpus").joinpath("data")
+    texts = (file.read_text(encoding="utf-8") for file in folder.iterdir())
+    return tuple(sorted({found.lower() for text in texts for found in WORD.findall(text)}))
 
 
 @cache
@@ -90,7 +99,8 @@ class IntentSet:
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> "IntentSet":  # TOML, as `data_table` reads it
-        intents = [_intent(entry, number) for number, entry in enumerate(table["intent"])]
+        alike = table.get("like", {})
+        intents = [_intent(entry, number, alike) for number, entry in enumerate(table["intent"])]
         return cls(intents, table.get("slots", {}))
 
     def opener(self, rng: random.Random, held_out: bool = False) -> Intent:
@@ -127,14 +137,21 @@ def intent_set(file_name: str) -> IntentSet:
     return IntentSet.from_table(data_table(file_name))
 
 
-def _intent(entry: dict[str, Any], number: int) -> Intent:  # one TOML table
+def _alike(entry: dict[str, Any], templates: list[str]) -> tuple[str, ...]:  # one TOML table
+    """What is asked of many intents in the same words, with this one's name and purposes."""
+    purposes = f"[{'|'.join(entry['do'])}]" if "do" in entry else ""
+    return tuple(text.replace("{command}", entry["name"]).replace("{do}", purposes) for text in templates)
+
+
+def _intent(entry: dict[str, Any], number: int, alike: dict[str, Any]) -> Intent:  # one TOML table
     reply = entry["reply"]
     columns = entry.get("columns", ["a", "b", "c", "d"])
+    shared = alike.get(entry.get("like", ""), {"ask": [], "held_out": []})
     return Intent(
         name=entry.get("name", f"intent-{number}"),
-        ask=tuple(entry["ask"]),
+        ask=(*entry["ask"], *_alike(entry, shared["ask"])),
         reply=(reply,) if isinstance(reply, str) else tuple(reply),
-        held_out=tuple(entry.get("held_out", ())),
+        held_out=(*entry.get("held_out", ()), *_alike(entry, shared["held_out"])),
         check=entry.get("check"),
         rows=tuple(dict(zip(columns, row, strict=False)) for row in entry.get("rows", ())),
         follow=tuple(entry.get("follow", ())),

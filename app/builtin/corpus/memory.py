@@ -7,18 +7,13 @@ import random
 from dataclasses import dataclass, field
 
 from app.builtin.corpus.facts_told import Kind, kinds
-from app.builtin.corpus.intents import data_table
+from app.builtin.corpus.intents import data_table, expand
 from app.builtin.corpus.topic import Exchange
 
-_CLOSE = {
-    "origin": {"city", "birthday"},
-    "city": {"origin", "workplace"},
-    "workplace": {"city", "job"},
-    "likes": {"favourite"},
-    "number": {"number"},
-    "word": {"word"},
-}
 _OTHERS_SHARE = 0.15
+_FRAMED_SHARE = 0.25
+_NEAR_SHARE = 0.4
+_NAMED_THINGS = ("favourite", "pet", "relative", "anything", "age of", "home of", "job of", "place", "time")
 _NOTHING = "You have not told me anything about yourself yet."
 
 
@@ -44,7 +39,9 @@ class Fact:
 
 def _inside(statement: str) -> str:
     """A statement as it stands inside a sentence."""
-    is_plain = statement.startswith(("My ", "The ", "We ", "This ", "Remember ", "Please "))
+    is_plain = statement.startswith(
+        ("My ", "The ", "We ", "This ", "Remember ", "Please ", "You ", "At ", "Note ")
+    )
     return statement[0].lower() + statement[1:] if is_plain else statement
 
 
@@ -59,6 +56,11 @@ def _noted(facts: list[Fact]) -> str:
 def _inside_reply(fact: Fact) -> str:
     text = fact.fill(fact.kind.says)
     return text if fact.kind.says.startswith("{") else text[0].lower() + text[1:]
+
+
+def _in_first_person(text: str) -> str:
+    """`how old you are` as the person says it: `how old I am`."""
+    return text.replace("your", "my").replace("you are", "I am").replace("you", "I")
 
 
 def _as_question(said: str) -> str:
@@ -81,7 +83,7 @@ class Memory:
     told: dict[tuple[str, str], Fact] = field(default_factory=dict)
 
     def _forms(self, trained: tuple[str, ...], held: tuple[str, ...]) -> str:
-        return self.rng.choice(held if self.held_out else trained)
+        return expand(self.rng.choice(held if self.held_out else trained), self.rng)
 
     def _any_kind(self, table: str, first: int = 0) -> Kind:
         chosen = kinds(table)[first:]
@@ -104,6 +106,22 @@ class Memory:
     def _statement(self, fact: Fact) -> str:
         return fact.opens(self._forms(fact.kind.tells, fact.kind.held_tells))
 
+    def _framed_statement(self, fact: Fact) -> str:
+        """The statement, in training sometimes with words before or after it that tell nothing."""
+        text = self._statement(fact)
+        if self.held_out or self.rng.random() > _FRAMED_SHARE:
+            return text
+        frame = self.rng.choice(data_table("memory.toml")["tell_frames"])
+        return str(frame.format(t=_inside(text), T=text))
+
+    def _question(self, fact: Fact) -> str:
+        """The question for a fact; in training sometimes an indirect one, which all kinds share."""
+        if self.held_out or self.rng.random() > _FRAMED_SHARE:
+            return fact.opens(self._forms(fact.kind.asks, fact.kind.held_asks))
+        frame = self.rng.choice(data_table("memory.toml")["ask_frames"])
+        text = frame.format(i=_in_first_person(fact.fill(fact.kind.missing)))
+        return str(text[0].upper() + text[1:])
+
     def _acknowledgement(self, fact: Fact) -> str:
         return fact.opens(self.rng.choice(fact.kind.replies))
 
@@ -116,7 +134,7 @@ class Memory:
         """The person tells one new fact."""
         fact = self._new_fact(kind)
         self.told[self._slot(fact)] = fact
-        return Exchange(self._statement(fact), self._acknowledgement(fact), fact.value)
+        return Exchange(self._framed_statement(fact), self._acknowledgement(fact), fact.value)
 
     def tell_many(self) -> Exchange:
         """The person tells two or three facts in one message, often the name first."""
@@ -145,16 +163,16 @@ class Memory:
         fact = self.told[slot or self.rng.choice(list(self.told))]
         if fact.thing in ("colour", "color"):
             fact = Fact(fact.kind, self.rng.choice(("colour", "color")), fact.value)
-        user = fact.opens(self._forms(fact.kind.asks, fact.kind.held_asks))
+        user = self._question(fact)
         return Exchange(user, fact.opens(fact.kind.says), fact.value)
 
     def ask_untold(self) -> Exchange:
         """The person asks for something never told."""
         while True:
-            fact = self._new_fact()
+            fact = self._new_fact(self._kind_like_a_told_one() if self.rng.random() < _NEAR_SHARE else None)
             if self._slot(fact) not in self.told and not self._is_ambiguous(fact):
                 break
-        user = fact.opens(self._forms(fact.kind.asks, fact.kind.held_asks))
+        user = self._question(fact)
         return Exchange(user, f"You have not told me {fact.fill(fact.kind.missing)} yet.", "not told me")
 
     def _is_ambiguous(self, fact: Fact) -> bool:
@@ -166,10 +184,12 @@ class Memory:
             "likes": {"favourite"},
             "number": {"number"},
         }
-        return bool(close.get(fact.kind.key, {fact.kind.key}) & keys) and fact.kind.key not in (
-            "favourite",
-            "pet",
-        )
+        return bool(close.get(fact.kind.key, {fact.kind.key}) & keys) and fact.kind.key not in _NAMED_THINGS
+
+    def _kind_like_a_told_one(self) -> Kind | None:
+        """The kind of a told thing with a name of its own: who told of a sister may ask for a brother."""
+        near = [fact.kind for fact in self.told.values() if fact.kind.key in _NAMED_THINGS]
+        return self.rng.choice(near) if near else None
 
     def correct(self) -> Exchange:
         """The person replaces a fact told before."""

@@ -19,7 +19,7 @@ def _slip(rng: random.Random, word: str) -> str:
 def _with_slip(rng: random.Random, text: str, kept: set[str]) -> str:
     words = text.split(" ")
     able = [
-        i for i, word in enumerate(words) if word.isalpha() and len(word) > 4 and word.lower() not in kept
+        i for i, word in enumerate(words) if word.isalpha() and len(word) > 3 and word.lower() not in kept
     ]
     if able:
         i = rng.choice(able)
@@ -50,8 +50,9 @@ def as_typed(rng: random.Random, text: str, reply: str, is_copied: bool) -> str:
         text = _upper(text, exact)
     elif rng.random() < 0.35:
         text = _lower(text, exact)
-    if rng.random() < 0.08:
-        text = _with_slip(rng, text, {word.lower() for word in given_back})
+    if rng.random() < 0.1:
+        names = [word for word in given_back[1:] if word[0].isupper()]
+        text = _with_slip(rng, text, {word.lower() for word in (given_back if is_copied else names)})
     if rng.random() < 0.35:
         text = text.rstrip("?.! ") or text
     if rng.random() < 0.2:

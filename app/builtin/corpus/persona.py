@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.builtin.corpus.intents import data_table
+from app.builtin.corpus.intents import data_table, expand
 from app.builtin.corpus.topic import Exchange
 from app.builtin.corpus.words import name, word
 
@@ -53,18 +53,16 @@ def _lower(exchange: Exchange) -> str | None:
 
 
 def _one_word(exchange: Exchange) -> str | None:
-    if (
-        "I will remember" in exchange.reply
-        or "Nice to meet" in exchange.reply
-        or exchange.reply.startswith("Thank")
-    ):
-        return "Noted."
-    if "don't know" in exchange.reply or "not told me" in exchange.reply:
-        return "Unknown."
+    """The word that says it, or the name of a few words; a sum that is worked out stays as it is."""
+    for part, said in _SAID_IN_ONE_WORD.items():
+        if part in exchange.reply:
+            return said
     if (exchange.check or "").startswith("= ") and not _SMALL_SUM.match(exchange.reply):
         return exchange.reply
+    if found := _FIRST_WORD.match(exchange.reply):
+        return f"{found[1]}."
     answer = (exchange.check or "").strip("=. ")
-    return f"{answer[:1].upper()}{answer[1:]}." if re.fullmatch(r"[\w'-]+", answer) else None
+    return f"{answer[:1].upper()}{answer[1:]}." if _NAME.fullmatch(answer) else None
 
 
 def _first_sentence(exchange: Exchange) -> str | None:
@@ -73,6 +71,13 @@ def _first_sentence(exchange: Exchange) -> str | None:
     return re.split(r"(?<=[.!?])\s", exchange.reply)[0]
 
 
+_SAID_IN_ONE_WORD = {
+    "I will remember": "Noted.", "Nice to meet": "Noted.", "Thank you for telling": "Noted.",
+    "don't know": "Unknown.", "not told me": "Unknown.", "You are welcome": "Welcome.",
+    "I am sorry": "Sorry.", "I am doing well": "Well.", "Of course": "Sure.",
+}  # fmt: skip
+_FIRST_WORD = re.compile(r"(Yes|No|Hello|Goodbye|Sure|Hi)\b")
+_NAME = re.compile(r"[\w'-]+|[A-Z][\w'-]+(?: [A-Z][\w'-]+){1,2}")
 _SMALL_SUM = re.compile(r"(?:\d|1[0-2]) [+*-] (?:\d|1[0-2]) ")  # known by heart, so that one word will do
 _PLAIN_WORD = re.compile(r"(?<![/\w-])[A-Za-z]+(?![\w-])")
 
@@ -107,10 +112,12 @@ _STYLES: dict[str, Restyle] = {
     "pirate": _pirate,
     "robot": _surrounded("Beep! ", " Boop."),
 }
+_STYLE_WEIGHTS = (4, 1, 4, 1, 1, 1)  # capital letters and single words are the hardest to learn
+_VERBS = ("Answer", "Reply", "Respond", "Write", "Use", "Be", "Talk", "Speak", "Give", "Keep", "Act", "Say")
 
 
 def _phrase(rng: random.Random, key: str, held_out: bool = False) -> str:
-    return str(rng.choice(_data()[f"held_{key}" if held_out else key]))
+    return expand(rng.choice(_data()[f"held_{key}" if held_out else key]), rng)
 
 
 def normal_again(rng: random.Random) -> Exchange:
@@ -120,14 +127,16 @@ def normal_again(rng: random.Random) -> Exchange:
 
 def style(rng: random.Random, held_out: bool, key: str | None = None) -> Persona:
     """One of the fixed ways of answering."""
-    key = key or rng.choice(list(_STYLES))
+    key = key or rng.choices(list(_STYLES), _STYLE_WEIGHTS)[0]
     entry = _data()["style"][key]
-    prompt = rng.choice(entry["held_prompts" if held_out else "prompts"])
+    prompt = expand(rng.choice(entry["held_prompts" if held_out else "prompts"]), rng)
     return Persona(prompt, _as_order(rng, prompt), entry["agreed"], _STYLES[key])
 
 
 def _as_order(rng: random.Random, prompt: str) -> str:
     order = prompt.replace("You are a", "Be a").replace("You answer", "Answer").replace("You give", "Give")
+    if not order.startswith(_VERBS):
+        return order
     polite = rng.choice(("{}", "Please {}", "{} please", "Can you {}?", "From now on, {}", "{} from now on"))
     lowered = order if polite.startswith("{}") else order[:1].lower() + order[1:]
     return polite.format(lowered.rstrip(".") if polite != "{}" else lowered)
@@ -168,7 +177,7 @@ def _neutral(rng: random.Random, held_out: bool) -> Persona:
 def persona(rng: random.Random, held_out: bool = False) -> Persona:
     """Any persona, its prompt now and then among sentences that change nothing."""
     makers = (_neutral, style, named, _with_word, _knowing_the_user)
-    made = rng.choices(makers, (20, 48, 16, 10, 6))[0](rng, held_out)
+    made = rng.choices(makers, (18, 54, 14, 8, 6))[0](rng, held_out)
     if held_out or rng.random() < 0.6:
         return made
     idle = rng.sample(_data()["plain"], rng.choice((1, 1, 2)))

@@ -6,9 +6,10 @@ Each made-up or listed word belongs either to training or to evaluation, never t
 import random
 from functools import cache
 
-from app.builtin.corpus.intents import data_table
+from app.builtin.corpus.intents import data_table, data_words
 from app.builtin.corpus.topic import is_reserved, share
 
+_LONGEST = 12
 _CLOSED_SHARE = 0.7  # made-up words that end in a consonant
 
 
@@ -57,6 +58,25 @@ def word(rng: random.Random, held_out: bool) -> str:
     if rng.random() < 0.6:
         return rng.choice(listed("words", held_out))
     return made_up_word(rng, held_out)
+
+
+@cache
+def _share_of_data(held_out: bool) -> list[str]:
+    return share(data_words(), held_out)
+
+
+def written(rng: random.Random, held_out: bool) -> str:
+    """Any word that stands somewhere in the corpus's data, in small letters."""
+    return rng.choice(_share_of_data(held_out))
+
+
+def joined(rng: random.Random, held_out: bool) -> str:
+    """The beginning of one written word and the end of another, so that pieces of words meet anew."""
+    while True:
+        first, second = written(rng, held_out), written(rng, held_out)
+        text = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
+        if 2 <= len(text) <= _LONGEST and is_reserved(text) == held_out:
+            return text
 
 
 def number(rng: random.Random, held_out: bool) -> str:
