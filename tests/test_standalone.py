@@ -19,7 +19,7 @@ def test_model_that_cannot_be_had_is_told_and_logged_in_one_line(tmp_path: Path)
     done = standalone(tmp_path, "--model", "distilgpt2")
     assert done.returncode == 1
     (logged,) = done.stderr.splitlines()
-    assert "ERROR app.models.model_manager" in logged
+    assert "ERROR app.models.workers" in logged
     assert "distilbert/distilgpt2 is not on this machine" in done.stdout
 
 
