@@ -29,7 +29,7 @@ class Chat:
         self._interrupts = interrupts
 
     async def run(self) -> None:
-        with contextlib.suppress(EOFError, commands.Leave):
+        with contextlib.suppress(EOFError, commands.Leave), self._interrupts.on_ctrl_c():
             while True:
                 line = await self._prompt.ask(self._session.draft)
                 self._session.draft = ""

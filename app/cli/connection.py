@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from app.cli.client import ChatClient
 from app.cli.errors import ClientError, Foreign, Unreachable
 from app.cli.interrupts import Interrupts
-from app.cli.server import COMMAND, OwnServer, default_address, port_for_own, url_of
+from app.cli.server import COMMAND, OwnServer, ServerDied, default_address, port_for_own, url_of
 from app.cli.terminal import Terminal
 from app.models.schemas import HealthResponse
 
@@ -44,7 +44,12 @@ class Connection:
         own = self._make_own()
         terminal.note(f"No server runs yet: starting one at {own.url}, and its log is")
         terminal.say(str(own.log), "dim", whole=True)
-        await interrupts.run(self._start(own, terminal))
+        try:
+            await interrupts.run(self._start(own, terminal))
+        except ServerDied:  # another client's, begun in the same moment, may have been faster to the port
+            if not await self._find():
+                raise
+            terminal.note("Another server answers there now.")
 
     async def revive(self, error: Unreachable, terminal: Terminal) -> None:
         """Has a server answer again after `error`: another client may have started one by now.

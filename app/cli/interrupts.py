@@ -39,7 +39,7 @@ class Interrupts:
         self._running = task = asyncio.ensure_future(work)
         self._loop = asyncio.get_running_loop()
         try:
-            with self._on_ctrl_c():
+            with self.on_ctrl_c():
                 return await task
         except asyncio.CancelledError:
             current = asyncio.current_task()
@@ -50,16 +50,18 @@ class Interrupts:
             self._running = None
 
     @contextlib.contextmanager
-    def _on_ctrl_c(self) -> Iterator[None]:
-        """In a thread of its own the client gets no signals; there the main thread calls `fire`."""
+    def on_ctrl_c(self) -> Iterator[None]:
+        """Within, Ctrl-C stops what is running, and does nothing where nothing is.
+
+        In a thread of its own the client gets no signals; there the main thread calls `fire_from_outside`.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop = asyncio.get_running_loop()
-        before = signal.getsignal(signal.SIGINT)
-        loop.add_signal_handler(signal.SIGINT, self.fire)
+        self._loop = asyncio.get_running_loop()
+        # Not the loop's own handlers: removing one leaves a moment in which Ctrl-C ends the program.
+        before = signal.signal(signal.SIGINT, lambda *_: self.fire_from_outside())
         try:
             yield
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
             signal.signal(signal.SIGINT, before)

@@ -106,7 +106,8 @@ class TerminalPrompt:
         if self._typed_ahead.end() and draft:
             self._session.terminal.note("The arrow up brings back your line.")
             draft = ""
-        text = await self._editor.prompt_async([("class:you", "You: ")], default=draft)
+        # Ctrl-C is a key of the editor; before and after it, the client's own handler has the signal.
+        text = await self._editor.prompt_async([("class:you", "You: ")], default=draft, handle_sigint=False)
         self._typed_ahead.begin()
         return unquoted(text)
 

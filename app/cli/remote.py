@@ -1,7 +1,7 @@
 """Owns the server's copy of a conversation: handing it over, and bringing both into agreement."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from app.cli.client import ChatClient
@@ -21,7 +21,7 @@ class RemoteConversation:
 
     def __init__(self, client: ChatClient, terminal: Terminal) -> None:
         self.conversation_id: str | None = None
-        self.knows_system_prompt = False
+        self.knows_system_prompt = True  # where nobody sets one, the server's own holds
         self.may_differ = False  # from the transcript, after an answer that was cut
         self._client = client
         self._terminal = terminal
@@ -34,7 +34,7 @@ class RemoteConversation:
     def fields(self, transcript: Transcript) -> dict[str, Any]:  # Any: as ChatRequest types them
         """What a message must say so that it goes into this conversation."""
         fields: dict[str, Any] = {}
-        if not self.knows_system_prompt and (transcript.system_prompt or self.conversation_id):
+        if not self.knows_system_prompt:
             fields["system_prompt"] = transcript.system_prompt
         if self.conversation_id is not None:
             fields["conversation_id"] = self.conversation_id
@@ -43,7 +43,7 @@ class RemoteConversation:
     async def hand_over(self, transcript: Transcript) -> None:
         """Has the server begin a conversation that is the transcript."""
         request = NewChatRequest(
-            system_prompt=transcript.system_prompt or None,
+            system_prompt=transcript.system_prompt,
             title=transcript.title,
             messages=transcript.messages,
         )
@@ -76,7 +76,7 @@ class RemoteConversation:
                 held = await self._client.conversation(self.conversation_id)
             except ClientError:
                 return  # the next request says what is wrong, or restores what is here
-            if held.message_count >= len(transcript.messages):
+            if _holds(held.messages, transcript.messages):
                 break
             await asyncio.sleep(wait_s)
         transcript.messages = [_transcribed(message) for message in held.messages if message.role != "system"]
@@ -87,6 +87,11 @@ class RemoteConversation:
             await self.hand_over(transcript)
             turns = count(transcript.turns, "turn")
             self._terminal.note(f"The server had lost this conversation: restored {turns}.")
+
+
+def _holds(held: Sequence[ConversationMessage], shown: Sequence[TranscriptMessage]) -> bool:
+    """Whether what was shown of the last answer is there; while the server winds up, an old one may be."""
+    return len(held) >= len(shown) and held[-1].content.startswith(shown[-1].content.rstrip())
 
 
 def _transcribed(message: ConversationMessage) -> TranscriptMessage:

@@ -38,7 +38,11 @@ class Reply:
         content = self.begun + self.added if self.done is None else self.done.response
         reason = "interrupted" if self.done is None else self.done.finish_reason
         return TranscriptMessage(
-            role="assistant", content=content, model_name=self.model_name, finish_reason=reason
+            role="assistant",
+            content=content,
+            timestamp=None if self.done is None else self.done.timestamp,
+            model_name=self.model_name,
+            finish_reason=reason,
         )
 
     @property

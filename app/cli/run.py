@@ -155,7 +155,10 @@ def _environment() -> Mapping[str, str]:
         return os.environ
     from dotenv import dotenv_values  # only where there is such a file
 
-    settings = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    try:
+        settings = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    except UnicodeDecodeError:
+        raise Unusable(".env is not UTF-8 text.", "Write it anew, or remove it.") from None
     return settings | os.environ
 
 

@@ -38,8 +38,10 @@ def default_address(environ: Mapping[str, str]) -> tuple[str, int]:
     """Where a server would be: LLM_HOST and LLM_PORT, or 127.0.0.1:8000."""
     host = environ.get("LLM_HOST") or "127.0.0.1"
     port = environ.get("LLM_PORT") or "8000"
-    if not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ClientError(f"LLM_PORT is {port!r}, which is no port.", "Set it to a number from 1 to 65535.")
+    if not port.isdecimal() or not 0 <= int(port) < 65_536:
+        raise ClientError(
+            f"LLM_PORT is {port!r}, which is no port.", "Set it to a number from 0, any free one, to 65535."
+        )
     return _ANYWHERE.get(host, host), int(port)
 
 

@@ -67,6 +67,7 @@ class Session:
         self.last_reply: Reply | None = None
         self._answered_by: str | None = None
         self._remote = RemoteConversation(client, terminal)
+        self._remote.knows_system_prompt = not system_prompt
 
     # Turns
 
@@ -77,6 +78,7 @@ class Session:
         asked = TranscriptMessage(role="user", content=whole)
         kept = list(self.transcript.messages)
         await self._answer(lambda: self.client.chat(self._request(whole)), [*kept, asked])
+        self._remote.knows_system_prompt = True  # a message tells it; to answer again or go on does not
         self.attached.clear()
 
     def _mentioned(self, text: str) -> list[str]:
@@ -141,6 +143,7 @@ class Session:
         self.context_used = 0
         self.saved_as = None
         self._remote = RemoteConversation(self.client, self.terminal)
+        self._remote.knows_system_prompt = not transcript.system_prompt
 
     async def load(self, transcript: Transcript) -> None:
         """Goes on with a transcript, once the server has taken it."""
@@ -229,7 +232,6 @@ class Session:
         self.transcript.messages = [*kept, reply.message]
         self.transcript.model_name = reply.model_name
         self.draft = ""
-        self._remote.knows_system_prompt = True
         self.context_used = reply.context_used
 
     def _window(self) -> int | None:

@@ -154,6 +154,8 @@ def _first_version(data: Mapping[str, Any], path: Path) -> dict[str, Any]:  # An
 
 def _parsed(path: Path) -> object:
     try:
+        if not path.is_file() and path.exists():
+            raise TranscriptError(f"{path} is no regular file.")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise TranscriptError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes: it was not read.")
         return json.loads(path.read_bytes())

@@ -12,6 +12,8 @@ from app.cli.quantities import count
 from app.cli.session import Session
 from app.cli.settings import KEYS, SamplingSettings, SettingError, field_of, range_of
 
+_NO_SYSTEM_PROMPT = "This conversation sets no system prompt."  # the server may have one of its own
+
 
 async def retry(session: Session, argument: str) -> None:
     """With `key=value` as /set takes them, for this answer alone; `model=NAME` has another one answer."""
@@ -58,7 +60,7 @@ async def system(session: Session, argument: str) -> None:
     elif argument:
         session.set_system_prompt("" if argument == "clear" else argument)
     current = session.transcript.system_prompt
-    session.terminal.say(f"System prompt: {current}" if current else "No system prompt.")
+    session.terminal.say(f"System prompt: {current}" if current else _NO_SYSTEM_PROMPT)
     if argument:
         session.terminal.note("It holds from the next message on.")
 
