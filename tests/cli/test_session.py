@@ -91,6 +91,20 @@ def test_settings_and_system_prompt_go_with_the_message(talk: Talk, standin: Sta
     assert {body["temperature"] for body in bodies} == {0}
 
 
+def test_changed_system_prompt_is_told_by_the_next_message_also_after_retry(
+    talk: Talk, standin: StandIn
+) -> None:
+    talk("one", "/system Be brief.", "/retry", "/continue", "two")
+    told = [(kind, body.get("system_prompt")) for kind, body in standin.requests]
+    assert told == [("chat", None), ("regenerate", None), ("continue", None), ("chat", "Be brief.")]
+
+
+def test_cleared_system_prompt_unsets_the_servers_own(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    talk("/system clear", "one")
+    assert standin.requests == [("chat", standin.requests[0][1] | {"system_prompt": ""})]
+    assert "sets no system prompt" in seen.told
+
+
 def test_left_out_messages_and_a_cut_answer_are_told(talk: Talk, seen: Seen, standin: StandIn) -> None:
     standin.omitted, standin.finish_reason = 4, "length"
     talk("hello")

@@ -115,3 +115,9 @@ def test_save_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
         process.wait()
         process.stdout.close()
         assert len(load("talk", tmp_path).messages[0].content) == 100_000
+
+
+def test_load_reads_regular_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(TranscriptError, match="no regular file"):
+        load("pipe", tmp_path)
