@@ -65,7 +65,7 @@ class WorkerProcess:
             while True:
                 received = asyncio.ensure_future(self._link.socket.recv())
                 await asyncio.wait((received, ended), return_when=asyncio.FIRST_COMPLETED)
-                if not received.done() and not await self._has_more():
+                if received.cancelled() or not (received.done() or await self._has_more()):
                     received.cancel()
                     return
                 message = decode_outbound(await received)
@@ -75,7 +75,14 @@ class WorkerProcess:
             ended.cancel()
 
     async def _has_more(self) -> bool:
-        return bool(await self._link.socket.poll(timeout=50))
+        """Nothing comes by a link that is closed, or is being closed meanwhile."""
+        socket = self._link.socket
+        try:
+            return not socket.closed and bool(await socket.poll(timeout=50))
+        except zmq.ZMQError:
+            if socket.closed:
+                return False
+            raise
 
     def kill(self) -> None:
         if self.is_alive:

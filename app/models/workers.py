@@ -92,7 +92,7 @@ class Workers:
             async with self._start_lock:
                 loaded = await self._start(entry, weights, report, began)
         except ModelUnavailable as error:
-            logger.error("model not loaded: model=%s code=%s", entry.profile.name, error.code)
+            logger.warning("model not loaded: model=%s code=%s", entry.profile.name, error.code)
             entry.error = error
             raise
         except Exception as error:  # the task's root: whoever waits is told, and the log has the traceback

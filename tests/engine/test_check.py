@@ -74,5 +74,5 @@ def test_architecture_that_would_be_served_wrongly_is_refused(name: str) -> None
 def test_check_reports_its_stages(tokenizer: PreTrainedTokenizerFast) -> None:
     stages: list[tuple[str, float]] = []
     model = AutoModelForCausalLM.from_config(configs(len(tokenizer))["llama"], attn_implementation="eager")
-    check_packed_path(model.eval(), lambda stage, fraction: stages.append((stage, fraction)))
+    check_packed_path(model.eval(), report=lambda *stage: stages.append(stage))
     assert stages == [("pack", 0.0), ("pack", 1.0), ("check", 0.5)]
