@@ -24,7 +24,9 @@ def cache_with_tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(configs(len(tokenizer))["gpt2"]).save_pretrained(folder)
+    config = configs(len(tokenizer))["gpt2"]
+    config.n_positions = 1024  # long enough a reply to be interrupted
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return cache
 
