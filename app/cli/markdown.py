@@ -157,8 +157,13 @@ class MarkdownStream:
         return [_trimmed(list(line.render(self._console))) for line in lines[self._shown_lines :]]
 
     def _block(self, unit: Unit, width: int) -> list[Row]:
+        """Items are laid out one by one also where they become final together, so that both look the same."""
+        pieces = _items(unit.tokens) if unit.tokens[0].type in _LISTS else [unit.tokens]
+        return [row for piece in pieces for row in self._piece(piece, width)]
+
+    def _piece(self, tokens: list[Token], width: int) -> list[Row]:
         options = self._console.options.update(width=width, height=None)
-        rows = [_trimmed(row) for row in self._console.render_lines(Blocks(unit.tokens), options, pad=False)]
+        rows = [_trimmed(row) for row in self._console.render_lines(Blocks(tokens), options, pad=False)]
         while rows and not rows[-1]:
             rows.pop()
         while rows and not rows[0]:

@@ -1,7 +1,7 @@
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from rich.console import Console
 
 from app.cli.markdown import MarkdownStream, Row
@@ -24,6 +24,7 @@ def _shown(source: str, width: int = 40) -> list[str]:
 
 @settings(max_examples=300, deadline=None)
 @given(cuts())
+@example(["- a\n  ```\n- a\n", " - e\n- a"])  # an empty fence, and items that do not stand alone
 def test_stream_gives_the_same_rows_for_any_chunks(chunks: list[str]) -> None:
     stream = _stream()
     rows: list[Row] = []
