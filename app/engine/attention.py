@@ -34,7 +34,7 @@ class Span:
     @property
     def stop(self) -> int:
         """Position after the span's last token: the history that its last token sees."""
-        return self.start + self.end - self.begin
+        return self.start + self.rows
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 Architectures whose attention does not go through transformers' interface would answer, wrongly, without it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused, ModelUnsupported
 from app.engine.cache import Slot
-from app.engine.messages import Quantization, Stage
+from app.engine.loading import ReportStage
+from app.engine.messages import Quantization
 from app.engine.preparation import prepare
 from app.engine.runner import Runner
 from app.engine.scheduler import Chunk, Sequence
@@ -26,9 +27,6 @@ _TOLERANCE_HALF = 0.1  # the same in 16 bits
 _TOLERANCE_INT8 = 0.4  # and with quantised weights; a wrong path is beyond 1
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
-
-
-ReportStage = Callable[[Stage, float], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ models the call costs as much as the arithmetic. Knows modules and tensors only.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +17,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from app.engine.messages import Quantization
-from app.engine.quantization import int8_layer
+from app.engine.quantization import MakeLayer, int8_layer
 
 _log = logging.getLogger(__name__)
 
 _EXPECTED_ROWS = 8  # the layout is chosen for this many tokens in a pass; others work as well
 _BLOCK = 2**24  # weights that are brought into float16 at a time
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-
-MakeLayer = Callable[[Tensor, Tensor | None], nn.Module]  # of weight `[outputs, inputs]`, as stored, and bias
 
 
 class PackedLinear(nn.Module):

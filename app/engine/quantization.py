@@ -15,7 +15,7 @@ _FEW_ROWS = 10  # beyond them, widening the weights again costs less than a prod
 _BLOCK = 2**23  # weights that are widened at a time
 _SMALLEST_SCALE = 1e-12  # of a row or channel of zeros
 
-MakeLayer = Callable[[Tensor, Tensor | None], nn.Module]
+MakeLayer = Callable[[Tensor, Tensor | None], nn.Module]  # of weight `[outputs, inputs]`, as stored, and bias
 
 
 def int8_layer(dtype: torch.dtype) -> MakeLayer | None:
