@@ -85,6 +85,13 @@ class OwnServer:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    async def ends_within(self, patience_s: float) -> bool:
+        """Whether it has ended, or does so within `patience_s` seconds."""
+        deadline = time.monotonic() + patience_s
+        while self.is_alive and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S / 10)
+        return not self.is_alive
+
     def start(self) -> None:
         self.stop()
         self._log_begins = self.log.stat().st_size

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from filelock import Timeout
 from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
@@ -184,8 +185,7 @@ class Download:
             pointer = snapshot / file.name
             pointer.parent.mkdir(parents=True, exist_ok=True)
             if not pointer.exists():
-                pointer.unlink(missing_ok=True)  # a link that leads nowhere
-                pointer.symlink_to(os.path.relpath(self._blobs / file.digest, pointer.parent))
+                _link(pointer, os.path.relpath(self._blobs / file.digest, pointer.parent))
         ref = self._folder / "refs" / (self.repository.source.revision or "main")
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(self.repository.commit, encoding="utf-8")
@@ -215,6 +215,13 @@ def sweep(cache_dir: Path) -> None:
                     path.unlink()
             else:
                 path.unlink()
+
+
+def _link(pointer: Path, target: str) -> None:
+    """In one step, so that another download of the same may do so in the same moment."""
+    fresh = pointer.with_name(f".{pointer.name}.{uuid4().hex}")
+    fresh.symlink_to(target)
+    os.replace(fresh, pointer)
 
 
 def _partial(blob: Path) -> Path:

@@ -1,6 +1,8 @@
 import asyncio
 import os
+import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,22 @@ def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
 
     asyncio.run(revive())
     assert "The server had ended; starting one." in seen.told
+
+
+def test_own_server_that_is_about_to_end_is_started_again(seen: Seen) -> None:
+    async def revive() -> None:
+        async with connected(_wanted(), seen.terminal(), Interrupts()) as connection:
+            asyncio.get_running_loop().call_later(0.3, _kill_children)
+            await connection.revive(GONE, seen.terminal())
+
+    asyncio.run(revive())
+    assert "The server had ended; starting one." in seen.told
+
+
+def _kill_children() -> None:
+    process = os.getpid()
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
 
 
 def test_server_of_another_client_is_replaced_by_an_own_one_when_it_ends(seen: Seen) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import random
 import resource
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import DiskFull, HubUnreachable, ModelCorrupt, RateLimited
+from app.models.download import _link
 from app.models.progress import Meter, Transfer
 from tests.hub.standin import Mishap, Refusal, StandInHub, git_id, running
 from tests.models.hub_requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile
@@ -148,6 +150,14 @@ def test_one_download_however_many_ask(tmp_path: Path, standin: StandInHub) -> N
 
     asyncio.run(thrice())
     assert standin.bytes_sent < len(WEIGHTS) * 1.5
+
+
+def test_name_that_another_download_gave_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    pointer = tmp_path / "model.safetensors"
+    for _ in range(2):
+        _link(pointer, "../blobs/digest")
+    assert os.readlink(pointer) == "../blobs/digest"
+    assert list(tmp_path.iterdir()) == [pointer]
 
 
 def test_token_does_not_follow_to_another_host(tmp_path: Path, standin: StandInHub) -> None:
