@@ -42,6 +42,7 @@ class Step:
     """What one forward pass works on. It reaches `attend` through the model's keyword arguments."""
 
     spans: list[Span]
+    first_layer: int = 0  # in the slots
     layers: list[int] = field(default_factory=list)  # in the order they called `attend`
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
     turns: tuple[Tensor, Tensor] | None = None  # rotary positions, in the form of fused layers
@@ -74,7 +75,7 @@ def attend(
         raise ModelRefused(
             "this architecture's keys and values differ in size, which the engine does not store"
         )
-    layer = int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
+    layer = step.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
     step.layers.append(layer)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads = _Heads(layer, scale, sliding_window, softcap)

@@ -26,6 +26,7 @@ class Slot:
     scope: str = ""
     ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))  # what is, or will first be, written
     layers: dict[int, Tensor] = field(default_factory=dict)
+    drafted: int = 0  # leading positions whose keys and values of a draft model are here, too
 
     def write(self, layer: int, start: int, pairs: Tensor) -> Tensor:
         """Store `[2, 1, kv_heads, rows, dim]` from position `start` on; returns the layer's whole tensor."""
@@ -37,7 +38,7 @@ class Slot:
 
     def copy(self, length: int, capacity: int) -> "Slot":
         """A slot of its own with the first `length` positions of this one."""
-        twin = Slot(capacity, self.scope, self.ids[:length])
+        twin = Slot(capacity, self.scope, self.ids[:length], drafted=self.drafted)
         twin.layers = {layer: _resized(tensor, length, capacity) for layer, tensor in self.layers.items()}
         return twin
 
@@ -81,6 +82,7 @@ class KVCache:
         donor, shared = self._longest_prefix(ids, sequence.scope)
         sequence.slot = self._slot_from(donor, shared, capacity, sequence.scope)
         sequence.slot.ids = ids
+        sequence.slot.drafted = min(sequence.slot.drafted, shared)
         sequence.computed = shared
         if sequence.cached is None:
             sequence.cached = shared
@@ -121,7 +123,8 @@ class KVCache:
         slots = [sequence.slot for sequence in self._active] + self._finished
         assert len({id(slot) for slot in slots}) == len(slots)
         for slot in slots:
-            assert slot.nbytes() in (0, slot.capacity * self._bytes_per_token)
+            assert slot.nbytes() <= slot.capacity * self._bytes_per_token
+            assert slot.drafted <= len(slot.ids) or slot not in self._finished
 
     def _detach(self, sequence: Sequence) -> Slot:
         slot: Slot = sequence.slot

@@ -13,6 +13,7 @@ import torch
 from app.core.errors import DomainError, InternalError, InvalidRequest
 from app.engine import sampling
 from app.engine.cache import KVCache
+from app.engine.guessing import Guessing
 from app.engine.loading import LoadedModel
 from app.engine.messages import (
     Accepted,
@@ -42,7 +43,7 @@ class EngineLimits:
     bytes_per_token: int  # of keys and values
     max_active_requests: int = 32
     step_tokens: int = 512
-    free_rows: int = 8  # computed at about the price of one, so worth a guess; 0 turns guessing off
+    guessing_rows: int = 8  # most rows of a step that checks guesses; 0 turns guessing off
 
 
 class Engine:
@@ -56,12 +57,14 @@ class Engine:
         loaded: LoadedModel,
         limits: EngineLimits,
         *,
+        draft: LoadedModel | None = None,
         chat_template: str | None = None,
         chat_stop: tuple[str, ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits
         self._runner = Runner(loaded.model)
+        self._guessing = Guessing(None if draft is None else Runner(draft.model, _layers(loaded)))
         self._vocabulary = Vocabulary(loaded)
         self._prompts = PromptBuilder(
             loaded.tokenizer, context_length=limits.context_length, chat_template=chat_template
@@ -80,6 +83,10 @@ class Engine:
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []
         self.steps = 0
+
+    def learn_prices(self) -> None:
+        """Measures what guesses cost here; without it they are judged by what is usual. Between requests."""
+        self._guessing.learn_prices(self._runner)
 
     @property
     def is_idle(self) -> bool:
@@ -204,13 +211,13 @@ class Engine:
             self._finish(request, reason)
 
     def _guess(self) -> None:
-        """Guesses for decoding sequences, in rows that cost a step little; none beside a prefill."""
-        decoding = [sequence for sequence in self._scheduler.running if sequence.pending == 1]
-        is_prefilling = self._scheduler.waiting or len(decoding) < self.running
-        spare = 0 if is_prefilling else self.limits.free_rows - len(decoding)
-        limit = spare // max(len(decoding), 1)
-        for sequence in decoding:
-            self._requests[sequence.request_id].guess(limit)
+        """Guesses for decoding sequences, where they are worth their price; none beside a prefill."""
+        running = self._scheduler.running
+        decoding = [self._requests[each.request_id] for each in running if each.pending == 1]
+        is_prefilling = self._scheduler.waiting or len(decoding) < len(running)
+        spare = 0 if is_prefilling else self.limits.guessing_rows - len(decoding)
+        most = spare // max(len(decoding), 1)
+        self._guessing.guess(decoding, most)
 
     def _compute(self, chunks: list[Chunk], last: list[Request]) -> list[list[int]] | None:
         """The next tokens of each of `last`, at least one; None when the pass failed."""
@@ -256,6 +263,10 @@ class Engine:
         del self._requests[request.request_id]
         self._scheduler.drop(request.sequence)
         self._outbox.append(_internal(request.request_id))
+
+
+def _layers(loaded: LoadedModel) -> int:
+    return int(loaded.model.config.get_text_config().num_hidden_layers)
 
 
 def _internal(request_id: str) -> Failed:

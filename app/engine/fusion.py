@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from transformers import PreTrainedModel
 
 from app.engine.attention import Step, attend
@@ -36,6 +36,8 @@ def _fused(module: nn.Module, model: PreTrainedModel, packer: Packer) -> nn.Modu
     kind = type(module).__name__
     if kind in _LAYERS and _is_plain(module, model):
         return RotaryLayer(module, packer)
+    if kind == "GPT2Block" and _is_usual_gpt2(module):
+        return GPT2Layer(module, packer)
     if kind in _NORMS:
         return RMSNorm(module, packer.dtype)
     return nn.GELU(approximate="tanh") if kind == _TANH_GELU else None
@@ -125,6 +127,49 @@ class RotaryLayer(nn.Module):
         turned = _turn(turning, *turns).transpose(1, 2)
         query, key = turned.split_with_sizes([self._heads, self._kv_heads], dim=1)
         return query, key, value.transpose(1, 2)
+
+
+class GPT2Layer(nn.Module):
+    """A decoder layer of GPT-2: attention without positions of its own, then an MLP, each normed."""
+
+    def __init__(self, layer: Any, packer: Packer) -> None:  # a GPT2Block, whose attributes these are
+        super().__init__()
+        attention, mlp = layer.attn, layer.mlp
+        self.layer_idx = int(attention.layer_idx)
+        self._heads = int(attention.num_heads)
+        self._scaling = float(attention.scaling)
+        self.input_norm, self.mlp_norm = layer.ln_1, layer.ln_2
+        self.qkv, self.o_proj, self.up_proj, self.down_proj = packer.linears(
+            (attention.c_attn,), (attention.c_proj,), (mlp.c_fc,), (mlp.c_proj,)
+        )
+
+    def forward(
+        self,
+        hidden: Tensor,
+        past_key_values: None = None,
+        attention_mask: Tensor | None = None,
+        *_: Any,  # what transformers passes to every layer for caches and encoders that are not used here
+        step: Step,
+        **__: Any,
+    ) -> Tensor:
+        """Hidden states `[1, rows, width]`."""
+        heads = (
+            self.qkv(_normed(hidden, self.input_norm)).unflatten(-1, (3 * self._heads, -1)).transpose(1, 2)
+        )
+        query, key, value = heads.chunk(3, dim=1)
+        seen, _weights = attend(self, query, key, value, attention_mask, step=step, scaling=self._scaling)
+        hidden = self.o_proj(seen.flatten(2)).add_(hidden)
+        inner = gelu(self.up_proj(_normed(hidden, self.mlp_norm)), approximate="tanh")
+        output: Tensor = self.down_proj(inner).add_(hidden)
+        return output
+
+
+def _is_usual_gpt2(layer: Any) -> bool:  # a GPT2Block
+    return type(layer.mlp.act).__name__ in (_TANH_GELU, "GELUTanh") and not hasattr(layer, "crossattention")
+
+
+def _normed(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _window(attention: Any) -> int | None:  # Mistral's is in its config, Qwen's in the layer, Llama has none

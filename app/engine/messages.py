@@ -36,6 +36,8 @@ class WorkerSpec(Record, frozen=True):
     kv_cache_bytes: int | None = None  # None: a share of the memory that is free
     chat_template: str | None = None  # Jinja; used where the tokenizer brings none
     stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
+    draft_path: str | None = None  # local folder of a smaller model that guesses what this one says
+    draft_name: str | None = None
     log_level: str = "INFO"
     converts_to: str | None = (
         None  # folder that takes `pytorch_model.bin` as safetensors; None: it is refused
@@ -113,6 +115,7 @@ class ModelInfo(Record, frozen=True):
     memory_bytes: int  # resident set of the worker, or allocated device memory
     kv_cache_bytes: int  # the budget
     load_seconds: float
+    draft: str | None = None  # the model that guesses for it
 
 
 class Ready(Record, frozen=True):

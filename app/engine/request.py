@@ -37,10 +37,19 @@ class Request:
         """Reply tokens so far."""
         return len(self.sequence.ids) - self.prompt_tokens
 
-    def guess(self, limit: int) -> None:
-        """Lets the sequence have up to `limit` guessed ids, but none that the reply has no room for."""
-        wanted = min(limit, self.max_tokens - self.tokens - 1)
-        self.sequence.guess = self.guesser.guess(self.sequence.ids, wanted) if wanted > 0 else ()
+    def guess(self, most: int, price: float) -> None:
+        """Lets the sequence have up to `most` guessed ids, each of which costs `price` steps."""
+        self.sequence.guess = self.guesser.guess(self.sequence.ids, self._room(most), price)
+
+    def drafts(self, most: int, price: float) -> int:
+        """How many ids a draft model shall guess, at that price."""
+        length = len(self.sequence.ids)
+        unread = length - self.sequence.slot.drafted
+        return self.guesser.drafts(length, self.tokens, unread, self._room(most), price)
+
+    def _room(self, most: int) -> int:
+        """Guesses that the reply has room for."""
+        return min(most, self.max_tokens - self.tokens - 1)
 
     def begin(self, now: float) -> None:
         """The request is part of a step; only the first one counts."""
@@ -55,7 +64,7 @@ class Request:
         if self.first_token is None:
             self.first_token = now
         sequence, right = self.sequence, len(tokens) - 1
-        self.guesser.learn(len(sequence.guess), right, len(sequence.ids))
+        self.guesser.learn(len(sequence.guess), right)
         text, reason = "", None
         for token in tokens:
             sequence.ids.append(token)

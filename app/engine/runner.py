@@ -14,10 +14,11 @@ from app.engine.scheduler import Chunk
 
 
 class Runner:
-    """`model` attends through `attention.attend`."""
+    """`model` attends through `attention.attend`; its layers are numbered in slots from `first_layer` on."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, first_layer: int = 0) -> None:
         self._model = model
+        self._first_layer = first_layer
         self.device = model.device
 
     @torch.inference_mode()
@@ -39,7 +40,7 @@ class Runner:
             positions += range(start, start + chunk.rows)
             if chunk.is_last:
                 wanted += range(len(ids) - 1 - len(chunk.guess), len(ids))
-        return self._logits(ids, positions, wanted, Step(spans))
+        return self._logits(ids, positions, wanted, Step(spans, self._first_layer))
 
     def recover(self) -> None:
         """After a failed pass: give unused device memory back."""

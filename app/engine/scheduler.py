@@ -146,4 +146,5 @@ class Scheduler:
         """Back to the head of the queue; what was computed is dropped and computed again later."""
         self.running.remove(sequence)
         self._memory.discard(sequence)
+        sequence.guess = ()
         self.waiting.appendleft(sequence)

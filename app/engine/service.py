@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from app.core.errors import ModelLoadFailed
+from app.core.errors import DomainError, ModelLoadFailed, ModelRefused
 from app.engine import memory
 from app.engine.check import PackedPath, check_packed_path
 from app.engine.engine import Engine, EngineLimits
@@ -48,12 +49,15 @@ class Service:
             loaded.model, loaded.dtype, spec.quantization, lambda *stage: report(Progress(*stage))
         )
         report(Progress("check", 1.0))
-        engine = _engine(spec, loaded, path.bytes_per_token)
+        draft = _draft(spec, loaded)
+        engine = _engine(spec, loaded, path.bytes_per_token, draft)
         memory.give_back()
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
         report(Progress("warm up", 1.0))
         info = _info(loaded, path, parameters, engine.limits, time.monotonic() - began)
+        if draft is not None:
+            info = msgspec.structs.replace(info, draft=spec.draft_name)
         return cls(engine, info, loaded.model.device)
 
     def stats(self) -> Stats:
@@ -75,7 +79,29 @@ def _prepare(spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
 
 
-def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engine:
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    loaded: LoadedModel
+    bytes_per_token: int  # of keys and values
+
+
+def _draft(spec: WorkerSpec, served: LoadedModel) -> _Draft | None:
+    """The model that guesses, loaded and checked; None where it cannot: then the served one does without."""
+    if spec.draft_path is None:
+        return None
+    try:
+        loaded = load(msgspec.structs.replace(spec, model_path=spec.draft_path), lambda *stage: None)
+        if loaded.tokenizer.get_vocab() != served.tokenizer.get_vocab():
+            raise ModelRefused("its vocabulary is another one")
+        path = check_packed_path(loaded.model, loaded.dtype, spec.quantization)
+    except DomainError as error:
+        _log.warning("the draft model %s is not used: %s", spec.draft_name, error.message)
+        return None
+    return _Draft(loaded, path.bytes_per_token)
+
+
+def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int, draft: _Draft | None) -> Engine:
+    bytes_per_token += 0 if draft is None else draft.bytes_per_token
     device = loaded.model.device
     budget = spec.kv_cache_bytes if spec.kv_cache_bytes is not None else memory.cache_budget(device)
     context_length = min(loaded.context_length, budget // bytes_per_token)
@@ -98,7 +124,13 @@ def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
         max_active_requests=spec.max_active_requests,
         step_tokens=spec.step_tokens,
     )
-    return Engine(loaded, limits, chat_template=spec.chat_template, chat_stop=spec.stop)
+    return Engine(
+        loaded,
+        limits,
+        draft=None if draft is None else draft.loaded,
+        chat_template=spec.chat_template,
+        chat_stop=spec.stop,
+    )
 
 
 def _warm_up(engine: Engine, threads: int | None) -> None:
@@ -111,6 +143,7 @@ def _warm_up(engine: Engine, threads: int | None) -> None:
     if threads is None and engine.device.type == "cpu":
         _pick_threads(engine)
     engine.cache.forget_finished()
+    engine.learn_prices()
 
 
 def _pick_threads(engine: Engine) -> None:

@@ -155,3 +155,16 @@ def test_scheduler_random_load_loses_nobody() -> None:
                 scheduler.finish(sequence)
     assert not wanted
     assert not memory.held
+
+
+def test_guess_of_a_preempted_sequence_is_forgotten() -> None:
+    memory = CountingMemory(12)
+    scheduler = Scheduler(memory, max_running=8, step_tokens=100)
+    old, young = make("old", 5), make("young", 5)
+    scheduler.add(old)
+    scheduler.add(young)
+    advance(scheduler.plan())
+    young.guess = (7,)
+    memory.room = 7  # for one of them
+    assert shape(scheduler.plan()) == [("old", 1)]
+    assert young.guess == ()

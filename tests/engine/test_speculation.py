@@ -7,9 +7,10 @@ import pytest
 
 from app.engine.engine import Engine
 from app.engine.messages import SamplingParams, Submit
-from app.engine.speculation import Guesser
+from app.engine.speculation import Guesser, Luck, best_count
 from tests.engine.tiny import TinyModel, run
 
+FREE = 0.0
 # A repetition penalty below 1 makes even random weights repeat themselves.
 PROMPT = "the cat sat on the mat, the cat sat on the"
 
@@ -19,9 +20,9 @@ def gpt2(tiny_model: Callable[[str], TinyModel]) -> TinyModel:
     return tiny_model("gpt2")
 
 
-def engine(tiny: TinyModel, free_rows: int) -> Engine:
+def engine(tiny: TinyModel, guessing_rows: int) -> Engine:
     made = tiny.engine()
-    made.limits = replace(made.limits, free_rows=free_rows)
+    made.limits = replace(made.limits, guessing_rows=guessing_rows)
     return made
 
 
@@ -32,27 +33,44 @@ def submit(name: str, **fields: object) -> Submit:
 
 def test_guess_continues_what_was_seen() -> None:
     guesser = Guesser()
-    assert guesser.guess([1, 2, 3, 4, 5], 4) == ()
-    assert guesser.guess([1, 2, 3, 4, 5, 1, 2, 3], 2) == (4, 5)
-    assert guesser.guess([1, 2, 3, 4, 5, 1, 2, 3, 9], 2) == ()
+    assert guesser.guess([1, 2, 3, 4, 5], 4, FREE) == ()
+    assert guesser.guess([1, 2, 3, 4, 5, 1, 2, 3], 2, FREE) == (4, 5)
+    assert guesser.guess([1, 2, 3, 4, 5, 1, 2, 3, 9], 2, FREE) == ()
 
 
 def test_guess_goes_on_with_a_period() -> None:
-    assert Guesser().guess([7, 8, 7, 8, 7, 8], 5) == (7, 8, 7, 8, 7)
+    assert Guesser().guess([7, 8, 7, 8, 7, 8], 5, FREE) == (7, 8, 7, 8, 7)
 
 
 def test_guessing_rests_where_it_does_not_pay_and_longer_each_time() -> None:
-    guesser, ids = Guesser(), [7] * 10
+    luck, length = Luck(), 0
     rests = []
     for _ in range(2):
-        while guesser.guess(ids, 4):
-            guesser.learn(4, 0, len(ids))
-            ids.append(7)
-        began = len(ids)
-        while not guesser.guess(ids, 4):
-            ids.append(7)
-        rests.append(len(ids) - began)
+        while count := luck.count(4, 0.3, length):
+            luck.learn(count, 0)
+            length += 1
+        began = length
+        while not luck.count(4, 0.3, length):
+            length += 1
+        rests.append(length - began)
     assert rests[1] > rests[0] > 32
+
+
+def test_more_is_guessed_the_surer_and_the_cheaper_it_is() -> None:
+    by_chance = [best_count(chance, 0.1, 7) for chance in (0.05, 0.3, 0.6, 0.9)]
+    by_price = [best_count(0.6, price, 7) for price in (0.7, 0.3, 0.1, 0.0)]
+    assert by_chance == sorted(set(by_chance)) and by_chance[0] == 0
+    assert by_price == sorted(set(by_price)) and (by_price[0], by_price[-1]) == (0, 7)
+
+
+def test_luck_turns() -> None:
+    luck = Luck()
+    for _ in range(10):
+        luck.learn(4, 4)
+    assert luck.count(7, 0.1, 0) == 7
+    for _ in range(10):
+        luck.learn(4, 0)
+    assert luck.count(7, 0.1, 0) < 3
 
 
 def test_guesses_save_steps_on_text_that_repeats_itself(gpt2: TinyModel) -> None:
@@ -62,11 +80,11 @@ def test_guesses_save_steps_on_text_that_repeats_itself(gpt2: TinyModel) -> None
     assert guessing.steps < 0.7 * plain.steps
 
 
-@pytest.mark.parametrize("free_rows", [2, 5, 8])
-def test_guesses_change_no_draw(gpt2: TinyModel, free_rows: int) -> None:
+@pytest.mark.parametrize("guessing_rows", [2, 5, 8])
+def test_guesses_change_no_draw(gpt2: TinyModel, guessing_rows: int) -> None:
     fields = {"temperature": 0.7, "seed": 3, "top_p": 0.9}
     said = run(engine(gpt2, 0), submit("a", **fields)).texts["a"]
-    assert run(engine(gpt2, free_rows), submit("a", **fields)).texts["a"] == said
+    assert run(engine(gpt2, guessing_rows), submit("a", **fields)).texts["a"] == said
 
 
 def test_guesses_respect_the_end(gpt2: TinyModel) -> None:
@@ -76,7 +94,7 @@ def test_guesses_respect_the_end(gpt2: TinyModel) -> None:
         assert ends[0].finish_reason == ends[1].finish_reason  # type: ignore[union-attr]
 
 
-def test_guesses_of_two_share_the_free_rows(gpt2: TinyModel) -> None:
+def test_guesses_of_two_share_the_guessing_rows(gpt2: TinyModel) -> None:
     guessing, plain = engine(gpt2, 8), engine(gpt2, 0)
     both = run(guessing, submit("a"), submit("b", temperature=0.5, seed=1)).texts
     assert both == run(plain, submit("a"), submit("b", temperature=0.5, seed=1)).texts
