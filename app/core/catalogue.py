@@ -86,6 +86,7 @@ class ModelProfile:
     memory_bytes: int | None  # about what serving it needs
     sampling: SamplingDefaults = SamplingDefaults()
     is_pinned: bool = False  # stays loaded, whatever else needs the memory
+    draft: str | None = None  # a smaller model of the same vocabulary, whose guesses this one checks
 
 
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)
@@ -135,6 +136,7 @@ _PROFILES = (
         size_bytes=6_430_000_000,
         memory_bytes=8_000_000_000,
         sampling=SamplingDefaults(temperature=0.6, top_p=0.9),
+        draft="llama3-1b",
     ),
     ModelProfile(
         "qwen3-0.6b",
@@ -174,6 +176,7 @@ _PROFILES = (
         context_length=1024,
         size_bytes=548_000_000,
         memory_bytes=1_200_000_000,
+        draft="distilgpt2",
     ),
     ModelProfile(
         "gpt2-medium",

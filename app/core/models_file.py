@@ -56,6 +56,7 @@ class _Model(_Table):
     size_bytes: int | None = Field(None, ge=0)
     memory_bytes: int | None = Field(None, ge=0)
     is_pinned: bool | None = None
+    draft: str | None = Field(None, min_length=1)
     sampling: _Sampling | None = None
 
 
@@ -83,7 +84,12 @@ def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> 
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError(f"LLM_MODELS_FILE: {path} cannot be read: {reason}") from None
     added = {name: _profile(path, text, name, model, catalogue) for name, model in read.models.items()}
-    return {**catalogue, **added}
+    every = {**catalogue, **added}
+    for name, profile in added.items():
+        if profile.draft is not None and (profile.draft == name or profile.draft not in every):
+            line = _line(text, ("models", name, "draft"))
+            raise SettingsError(f"LLM_MODELS_FILE: {path}:{line}: {name}: draft is the name of another model")
+    return every
 
 
 def _profile(

@@ -180,9 +180,17 @@ class Entry:
 
 
 async def start_worker(
-    settings: Settings, profile: ModelProfile, weights: Weights, report: Report, converts_to: str | None
+    settings: Settings,
+    profile: ModelProfile,
+    weights: Weights,
+    report: Report,
+    *,
+    draft: Weights | None,
+    converts_to: str | None,
 ) -> EngineClient:
-    """A worker that serves these weights; its stages are reported. `converts_to`: see WorkerSpec.
+    """A worker that serves these weights, with a `draft` model's guesses; its stages are reported.
+
+    `converts_to`: see WorkerSpec.
 
     Raises:
         ModelUnavailable: it cannot.
@@ -199,6 +207,8 @@ async def start_worker(
         kv_cache_bytes=settings.kv_cache_bytes,
         chat_template=weights.source.chat_template,
         stop=weights.source.stop,
+        draft_path=None if draft is None else str(draft.path),
+        draft_name=None if draft is None else draft.source.model_id,
         log_level=settings.log_level,
         converts_to=converts_to,
     )

@@ -118,7 +118,7 @@ class ModelOverview:
         return "failed" if entry.state == "loaded" and self._models.trouble(entry) else entry.state
 
 
-def _facts(loaded: LoadedModel) -> dict[str, str | int | float]:
+def _facts(loaded: LoadedModel) -> dict[str, str | int | float | None]:
     info = loaded.client.info
     return {
         "model_id": loaded.model_id,
@@ -126,6 +126,7 @@ def _facts(loaded: LoadedModel) -> dict[str, str | int | float]:
         "device": info.device,
         "dtype": info.dtype,
         "weights": info.weights,
+        "draft": info.draft,
         "parameters": info.parameters,
         "memory_bytes": loaded.client.memory_bytes,
         "kv_cache_bytes": info.kv_cache_bytes,

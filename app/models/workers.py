@@ -12,6 +12,7 @@ from contextlib import suppress
 from app.core.config import Settings
 from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, ShuttingDown
 from app.models.entries import Entries
+from app.models.folder import weight_bytes
 from app.models.hub import Hub, Weights
 from app.models.loading import Entry, Load, LoadedModel, start_worker
 from app.models.progress import Report
@@ -114,9 +115,25 @@ class Workers:
         await self._make_room(entry, weights)
         source = weights.source
         converts_to = str(self._hub.converted(source)) if source.takes_pickle else None
-        client = await start_worker(self._settings, entry.profile, weights, report, converts_to)
+        draft = self._draft_for(entry, weights)
+        client = await start_worker(
+            self._settings, entry.profile, weights, report, draft=draft, converts_to=converts_to
+        )
         report("ready", 1.0)
         return LoadedModel(entry.profile, source, client, time.monotonic() - began)
+
+    def _draft_for(self, entry: Entry, weights: Weights) -> Weights | None:
+        """The model that may guess for this one: if it lies on the disk, and nobody must leave for it."""
+        if entry.profile.draft is None:
+            return None
+        draft = self._entries.find(entry.profile.draft)
+        found = self._hub.find(draft.profile)
+        if found is None:
+            return None
+        residency = self._residency
+        room = residency.room_bytes(self._entries.all())
+        needed = residency.needed_bytes(entry, weights.path) + weight_bytes(found.path)
+        return found if room is None or needed <= room else None
 
     async def unload(self, entry: Entry) -> None:
         """Ends the entry's worker; goes on to its end also if this is cancelled."""

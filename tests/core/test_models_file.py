@@ -83,3 +83,15 @@ def test_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="not UTF-8"):
         with_models_of(tmp_path / "models.toml", CATALOGUE)
+
+
+@pytest.mark.parametrize("draft", ["nobody", "small"])
+def test_draft_that_is_no_other_model_is_told(tmp_path: Path, draft: str) -> None:
+    path = write(tmp_path, f'[models.small]\nsource = "./small"\ndraft = "{draft}"\n')
+    with pytest.raises(SettingsError, match=r"models.toml:3: small: draft is the name of another model"):
+        with_models_of(path, CATALOGUE)
+
+
+def test_drafts_of_the_catalogue_are_in_it() -> None:
+    named = {profile.draft for profile in CATALOGUE.values()} - {None}
+    assert named and named <= set(CATALOGUE)

@@ -95,6 +95,7 @@ class ModelInfoResponse(WireModel):
     weights: str | None = Field(
         None, description="The form of its layers' weights: float32, float16, bfloat16 or int8."
     )
+    draft: str | None = Field(None, description="The model that guesses for it, whose guesses it checks.")
     parameters: int | None = None
     memory_bytes: int | None = None
     kv_cache_bytes: int | None = None

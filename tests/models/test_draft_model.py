@@ -1,0 +1,49 @@
+"""Which model guesses for another: one on the disk, of the same vocabulary, where there is room for both."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.core.catalogue import BUILTIN_PATH
+from app.core.config import Settings
+from app.models.folder import weight_bytes
+from app.models.hub import Hub
+from app.models.loading import Entry
+from app.models.model_manager import ModelManager
+from app.models.residency import Residency
+from tests.models.conftest import asyncio_timeout, collect, profile
+
+
+@pytest.mark.parametrize(
+    ("draft", "is_short", "guesses"),
+    [
+        ("tiny-b", False, True),
+        ("tiny-b", True, False),
+        ("builtin", False, False),  # of another vocabulary
+        ("missing", False, False),
+    ],
+)
+def test_draft_is_used_where_it_can_be(
+    tiny_folders: dict[str, Path],
+    settings: Settings,
+    tmp_path: Path,
+    draft: str,
+    is_short: bool,
+    guesses: bool,
+) -> None:
+    folders = {**tiny_folders, "builtin": BUILTIN_PATH, "missing": tmp_path / "missing"}
+    catalogue = {name: profile(name, folder) for name, folder in folders.items()}
+    catalogue["tiny-a"] = replace(catalogue["tiny-a"], draft=draft)
+    residency = Residency.of(settings)
+    alone = residency.needed_bytes(Entry(catalogue["tiny-a"]), folders["tiny-a"])
+    limit = alone + weight_bytes(folders["tiny-b"]) - 1 if is_short else 10**12
+    with asyncio.Runner() as runner:
+        models = ModelManager(settings, catalogue, Hub(tmp_path), replace(residency, limit_bytes=limit))
+        try:
+            runner.run(asyncio_timeout(collect(models.load("tiny-a"))))
+            (loaded,) = (entry.loaded for entry in models.entries() if entry.loaded is not None)
+            assert loaded.client.info.draft == (str(folders[draft]) if guesses else None)
+        finally:
+            runner.run(models.close())
