@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from app.cli.keyboard import quiet_keyboard
 from app.cli.options import Options
 
-IMPORTED_OBJECTS = 50_000  # to look through them for garbage would take a tenth of the start
+IMPORTED_OBJECTS = 200_000  # to look through them for garbage would take a tenth of the start
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Options:

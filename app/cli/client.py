@@ -28,6 +28,7 @@ from app.models.schemas import (
     StartEvent,
     SwitchModelRequest,
     SwitchModelResponse,
+    ThinkingEvent,
     UndoRequest,
     UndoResponse,
 )
@@ -38,13 +39,6 @@ HEALTH_TIMEOUT_S = 3.0  # a server that is well answers within milliseconds, wha
 SILENCE_TIMEOUT_S = 600.0  # until a model is loaded; a stream that has begun is kept alive
 
 Reply = TypeVar("Reply", bound=BaseModel)
-
-
-class ThinkingEvent(BaseModel):
-    """Text that the model says to itself before its answer; not part of it."""
-
-    text: str
-
 
 Event = StartEvent | ThinkingEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
 Events = AsyncGenerator[Event, None]

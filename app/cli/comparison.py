@@ -10,7 +10,6 @@ from rich.style import Style
 from rich.text import Text
 
 from app.cli.canvas import Canvas
-from app.cli.client import ThinkingEvent
 from app.cli.errors import ClientError
 from app.cli.markdown import MarkdownStream, Row
 from app.cli.painter import Painter
@@ -22,6 +21,7 @@ from app.models.schemas import (
     DeltaEvent,
     NewChatRequest,
     StartEvent,
+    ThinkingEvent,
     TranscriptMessage,
 )
 

@@ -1,12 +1,13 @@
 """Owns how models are named and listed: a name never hides what really serves it."""
 
 from pathlib import PurePath
-
-from rich.box import ASCII, HEAVY_HEAD
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from app.cli.quantities import size_of
 from app.models.schemas import HealthResponse, ModelEntry
+
+if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
+    from rich.table import Table
 
 WIDE = 110  # columns that the whole table needs
 _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": ""}
@@ -28,8 +29,11 @@ def current_model_line(health: HealthResponse) -> str:
     return f"Current model: {model.name}{origin}"
 
 
-def model_table(models: list[ModelEntry], symbols: bool, width: int) -> Table:
+def model_table(models: list[ModelEntry], symbols: bool, width: int) -> "Table":
     """Where the terminal is narrow, the numbers and the origin stand below the description."""
+    from rich.box import ASCII, HEAVY_HEAD
+    from rich.table import Table
+
     table = Table(box=HEAVY_HEAD if symbols else ASCII)
     for heading in ("Model", "Status"):
         table.add_column(heading, no_wrap=True)

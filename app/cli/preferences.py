@@ -12,7 +12,6 @@ temperature = 0.7
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +64,7 @@ def load_preferences(path: Path | None = None) -> Preferences:
     """
     path = path or config_file()
     try:
-        return Preferences.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Preferences.model_validate(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return Preferences()
     except ValidationError as error:
@@ -76,6 +75,12 @@ def load_preferences(path: Path | None = None) -> Preferences:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise ConfigError(f"{path} is no TOML: {error}.") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:  # Any: what TOML holds
+    import tomllib  # only where there is such a file
+
+    return tomllib.loads(text)
 
 
 def decided(options: Options, environ: Mapping[str, str], preferences: Preferences) -> Options:

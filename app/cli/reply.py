@@ -5,12 +5,12 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from app.cli.client import ChatClient, Events, ThinkingEvent
+from app.cli.client import ChatClient, Events
 from app.cli.errors import Foreign
 from app.cli.loading import explained
 from app.cli.render import AnswerView
 from app.cli.terminal import Terminal
-from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, TranscriptMessage
+from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, ThinkingEvent, TranscriptMessage
 
 
 @dataclass(slots=True)

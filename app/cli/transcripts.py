@@ -57,7 +57,7 @@ class Transcript:
 
 
 class TranscriptFile(BaseModel):
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), defer_build=True)
 
     format: Literal["llm-serving conversation"]
     version: Literal[1]

@@ -182,6 +182,19 @@ def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
     assert all(name.startswith("app.models.schemas") for name in others[1:])
 
 
+LATER = {"torch", "transformers", "fastapi", "click", "pygments", "markdown_it", "tomllib", "dotenv"}
+LATER |= {"rich.markdown", "rich.table", "rich.progress", "app.cli.markdown", "app.cli.comparison"}
+
+
+def test_prompt_waits_for_nothing_that_only_an_answer_needs(url: str) -> None:
+    command = f"exec {sys.executable} -X importtime {CLIENT[1]} --url {url} 2> imports"
+    with PseudoTerminal(["sh", "-c", command], _environ()) as terminal:
+        terminal.wait_for("You:")
+        lines = Path("imports").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "prompt_toolkit" in imported and not imported & LATER
+
+
 # In a running event loop
 
 

@@ -42,8 +42,10 @@ StopStrings = Annotated[
 
 
 class WireModel(BaseModel):
-    model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), frozen=True)
+    # Replies are built when they are first used: the client, which is to start at once, uses few of them.
+    model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), frozen=True, defer_build=True)
 
 
 class RequestModel(WireModel):
-    model_config = ConfigDict(extra="forbid")
+    # FastAPI validates a body in a way of its own, and warns where its model was not built.
+    model_config = ConfigDict(extra="forbid", defer_build=False)
