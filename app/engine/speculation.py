@@ -8,7 +8,8 @@ is worth its price is judged here. Checking a guess is the engine's.
 from collections.abc import Sequence
 
 _NGRAM = 3  # tokens that must have occurred before
-_PRIOR_RIGHT, _PRIOR_TESTED = 2.0, 4.0  # what a request's luck begins with
+_PRIOR = 4.0  # tested tokens that a request's luck begins with, of the usual share
+_USUAL_LOOK_UP, _USUAL_DRAFT = 0.5, 0.75  # of guesses that are right
 _MEMORY = 0.9  # weight of all that was learned before, with each tested token
 _SETTLED = 16  # tested tokens after which luck that holds is more than a beginning
 _REST = 64  # tokens without a guess, doubled each time that guessing did not pay again
@@ -19,7 +20,8 @@ _HISTORY_FREE = 64
 class Luck:
     """How often one kind of guess was right for one request, and so whether the next is worth its price."""
 
-    def __init__(self) -> None:
+    def __init__(self, usual: float) -> None:
+        self._usual = usual
         self._right = self._tested = 0.0
         self._rest = _REST
         self._resumes_at = 0
@@ -45,7 +47,7 @@ class Luck:
 
     @property
     def _chance(self) -> float:
-        return (self._right + _PRIOR_RIGHT) / (self._tested + _PRIOR_TESTED)
+        return (self._right + self._usual * _PRIOR) / (self._tested + _PRIOR)
 
 
 def best_count(chance: float, price: float, most: int) -> int:
@@ -70,7 +72,7 @@ class Guesser:
         self._seen: dict[tuple[int, ...], int] = {}  # an n-gram, and where its last occurrence ended
         self._indexed = 0
         self._found: int | None = None  # where the last n-gram had ended before
-        self._look_up, self._draft = Luck(), Luck()
+        self._look_up, self._draft = Luck(_USUAL_LOOK_UP), Luck(_USUAL_DRAFT)
         self._last = self._look_up
 
     def guess(self, ids: Sequence[int], most: int, price: float) -> tuple[int, ...]:

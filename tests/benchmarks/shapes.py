@@ -56,6 +56,7 @@ def _llama(**shape: int) -> PreTrainedConfig:
 
 
 GPT2 = Shape("gpt2", _gpt2())
+DISTILGPT2 = Shape("distilgpt2", _gpt2(n_layer=6))
 LLAMA_1B = Shape(
     "llama3-1b",
     _llama(

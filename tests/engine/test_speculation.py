@@ -43,7 +43,7 @@ def test_guess_goes_on_with_a_period() -> None:
 
 
 def test_guessing_rests_where_it_does_not_pay_and_longer_each_time() -> None:
-    luck, length = Luck(), 0
+    luck, length = Luck(0.5), 0
     rests = []
     for _ in range(2):
         while count := luck.count(4, 0.3, length):
@@ -64,7 +64,7 @@ def test_more_is_guessed_the_surer_and_the_cheaper_it_is() -> None:
 
 
 def test_luck_turns() -> None:
-    luck = Luck()
+    luck = Luck(0.5)
     for _ in range(10):
         luck.learn(4, 4)
     assert luck.count(7, 0.1, 0) == 7
