@@ -2,15 +2,19 @@
 
 import contextlib
 import ctypes
+import mmap
+import sys
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import torch
+from torch import Tensor
 
 from app.core.machine import CGROUPS, available_bytes
 
 _CACHE_SHARE_CPU = 0.4  # of what is free: other programs and activations need the rest
 _CACHE_SHARE_CUDA = 0.8
+_MADV_PAGEOUT = 21  # of Linux, from 5.4 on; a kernel that does not know it refuses, and nothing happens
 
 
 def free_bytes(device: torch.device, cgroups: Path = CGROUPS) -> int:
@@ -37,3 +41,12 @@ def give_back() -> None:
     """Return to the system what loading used and freed; where the C library cannot, nothing happens."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def page_out(tensor: Tensor) -> None:
+    """Lets the system have the tensor's pages until they are read again; a mapped file's cost nothing."""
+    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if tensor.device.type == "cpu" and sys.platform == "linux" and last > first:
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_PAGEOUT)

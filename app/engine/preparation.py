@@ -17,11 +17,11 @@ class Table(nn.Module):
 
     def __init__(self, table: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
-        self._rows = table.weight.detach()
+        self.weight = table.weight.detach()
         self._dtype = dtype
 
     def forward(self, ids: Tensor) -> Tensor:
-        return embedding(ids, self._rows).to(self._dtype)
+        return embedding(ids, self.weight).to(self._dtype)
 
 
 def prepare(model: PreTrainedModel, dtype: torch.dtype, quantization: Quantization = "none") -> str:

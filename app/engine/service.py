@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import torch
@@ -52,6 +53,9 @@ class Service:
         draft = _draft(spec, loaded)
         engine = _engine(spec, loaded, path.bytes_per_token, draft)
         memory.give_back()
+        # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
+        rows: Any = loaded.model.get_input_embeddings().weight  # a tensor in every module that has rows
+        memory.page_out(rows)
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
         report(Progress("warm up", 1.0))

@@ -1,11 +1,14 @@
 """What is free within a container's limit."""
 
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from app.engine.memory import free_bytes
+from app.engine.memory import free_bytes, page_out
 
 CPU = torch.device("cpu")
 
@@ -43,3 +46,21 @@ def test_free_bytes_without_statistics_is_limit_less_use(tmp_path: Path) -> None
 def test_free_bytes_without_a_limit_is_the_hosts(tmp_path: Path) -> None:
     write(tmp_path, memory__max="max", memory__current="95")
     assert free_bytes(CPU, tmp_path) > 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux alone")
+def test_page_out_gives_a_mapped_file_back_and_changes_no_value(tmp_path: Path) -> None:
+    save_file({"rows": torch.arange(2**24, dtype=torch.float32)}, tmp_path / "rows.safetensors")
+    rows = load_file(tmp_path / "rows.safetensors")["rows"]
+    total = rows.sum()  # reads every page
+    shared = psutil.Process().memory_info().shared
+    page_out(rows)
+    assert psutil.Process().memory_info().shared < shared - rows.nbytes // 2
+    assert rows.sum() == total
+
+
+def test_page_out_leaves_memory_that_is_no_file_as_it_is() -> None:
+    for size in (1, 10, 2**20):
+        values = torch.arange(size)
+        page_out(values)
+        assert torch.equal(values, torch.arange(size))
