@@ -180,9 +180,15 @@ class Entry:
 
 
 async def start_worker(
-    settings: Settings, profile: ModelProfile, weights: Weights, report: Report, converts_to: str | None
+    settings: Settings,
+    profile: ModelProfile,
+    weights: Weights,
+    report: Report,
+    *,
+    converts_to: str | None,
+    makes_way: bool,
 ) -> EngineClient:
-    """A worker that serves these weights; its stages are reported. `converts_to`: see WorkerSpec.
+    """A worker that serves these weights; its stages are reported. For the last two see WorkerSpec.
 
     Raises:
         ModelUnavailable: it cannot.
@@ -201,6 +207,7 @@ async def start_worker(
         stop=weights.source.stop,
         log_level=settings.log_level,
         converts_to=converts_to,
+        makes_way=makes_way,
     )
 
     def progress(event: Progress) -> None:

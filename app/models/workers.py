@@ -113,8 +113,14 @@ class Workers:
     async def _start(self, entry: Entry, weights: Weights, report: Report, began: float) -> LoadedModel:
         await self._make_room(entry, weights)
         source = weights.source
-        converts_to = str(self._hub.converted(source)) if source.takes_pickle else None
-        client = await start_worker(self._settings, entry.profile, weights, report, converts_to)
+        client = await start_worker(
+            self._settings,
+            entry.profile,
+            weights,
+            report,
+            converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
+            makes_way=any(other.loaded for other in self._entries.all()),
+        )
         report("ready", 1.0)
         return LoadedModel(entry.profile, source, client, time.monotonic() - began)
 
