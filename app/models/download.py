@@ -6,7 +6,6 @@ are huggingface_hub's own, so that other programs may use the same cache.
 """
 
 import asyncio
-import hashlib
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # 
 
 from app.core.errors import ModelCorrupt
 from app.models.advice import disk_full
+from app.models.checksums import Cancelled, Checksums, digest
 from app.models.daemon import Patience, in_thread
 from app.models.progress import Meter
 from app.models.repository import RemoteFile, Repository
@@ -37,10 +37,6 @@ _PARTIAL = ".incomplete"
 _ORPHAN = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete|tmp_[0-9a-f-]{36}")
 
 
-class Cancelled(Exception):
-    """Nobody waits for the download any more."""
-
-
 @dataclass(frozen=True, slots=True)
 class Download:
     """Fetches one repository into `cache_dir`. `headers` hold what the Hub asks for, a token among it."""
@@ -51,6 +47,7 @@ class Download:
     headers: dict[str, str]
     meter: Meter
     patience: Patience
+    checksums: Checksums
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> Path:
@@ -118,8 +115,9 @@ class Download:
                 return
             for _ in range(2):  # a byte that was flipped on the way is right the second time
                 self._complete(file, _partial(blob))
-                if _digest(file, _partial(blob)) == file.digest:
+                if digest(_partial(blob), len(file.digest)) == file.digest:
                     os.replace(_partial(blob), blob)
+                    self.checksums.remember(blob)
                     return
                 _partial(blob).unlink()
         raise self._corrupt(file)
@@ -226,15 +224,6 @@ def _link(pointer: Path, target: str) -> None:
 
 def _partial(blob: Path) -> Path:
     return blob.with_name(blob.name + _PARTIAL)
-
-
-def _digest(file: RemoteFile, path: Path) -> str:
-    with path.open("rb") as content:
-        if len(file.digest) == 64:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-        git = hashlib.sha1(b"blob %d\0" % path.stat().st_size)  # git's name for these bytes
-        git.update(content.read())
-        return git.hexdigest()
 
 
 def _may_pass(error: Exception) -> bool:

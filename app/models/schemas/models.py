@@ -33,8 +33,8 @@ class FileProgress(WireModel):
 class LoadProgress(WireModel):
     """How far a load has come, as measured.
 
-    `stage` is resolve, download, convert, import, load, check, pack, warm up or ready. What is said of bytes
-    holds for a download, and is null in the other stages.
+    `stage` is verify, resolve, download, convert, import, load, check, pack, warm up or ready. What is said
+    of bytes holds for a download, and is null in the other stages.
     """
 
     model_name: str
