@@ -26,6 +26,7 @@ from app.core.errors import ModelCorrupt
 from app.models.advice import disk_full
 from app.models.checksums import Cancelled, Checksums, digest
 from app.models.daemon import Patience, in_thread
+from app.models.folder import cache_name
 from app.models.progress import Meter
 from app.models.repository import RemoteFile, Repository
 
@@ -192,11 +193,6 @@ class Download:
     def _stop_if_cancelled(self) -> None:
         if self.is_cancelled.is_set():
             raise Cancelled
-
-
-def cache_name(location: str) -> str:
-    """The folder of a repository in the Hub's cache."""
-    return "models--" + location.replace("/", "--")
 
 
 def sweep(cache_dir: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnava
 from app.models.advice import damaged, explain, offline
 from app.models.checksums import Checksums
 from app.models.daemon import Patience, in_thread
-from app.models.folder import is_complete, snapshots
+from app.models.folder import PICKLE, cache_name, is_complete, snapshots
 from app.models.progress import Meter, Report
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,23 @@ class Hub:
         """Where weights that came as a pickle are kept as safetensors."""
         return self._cache_dir / _CONVERTED / source.location
 
+    async def forget_pickle(self, source: Source) -> None:
+        """Gives the room of a pickle back, once what was made of it has shown that it serves.
+
+        Only what was downloaded here: the user's own cache and folders are nobody else's to change.
+        """
+        await in_thread(lambda: self._forget_pickle(source))
+
+    def _forget_pickle(self, source: Source) -> None:
+        is_shared = self._cache_dir.resolve() == Path(constants.HF_HUB_CACHE).resolve()
+        if is_shared or not is_complete(self.converted(source)):
+            return
+        for snapshot in snapshots(self._cache_dir / cache_name(source.location)):
+            pointer = snapshot / PICKLE
+            with suppress(OSError):
+                pointer.resolve(strict=True).unlink()
+                pointer.unlink(missing_ok=True)
+
     async def sweep(self) -> None:
         """Removes what killed downloads left behind."""
         from app.models.download import sweep  # here, like below
@@ -108,9 +126,8 @@ class Hub:
             yield self.converted(source)
         if source.revision is None:
             yield self._cache_dir / source.location
-        folder = "models--" + source.location.replace("/", "--")
         for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
-            yield from snapshots(cache / folder, source.revision)
+            yield from snapshots(cache / cache_name(source.location), source.revision)
 
     async def _have(self, source: Source, report: Report) -> Weights:
         """The source's weights, every file of which was compared with its checksum."""

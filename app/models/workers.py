@@ -101,6 +101,8 @@ class Workers:
             raise entry.error from error
         entry.loaded, entry.error, entry.last_used = loaded, None, time.monotonic()
         entry.measured_bytes = loaded.client.memory_bytes
+        if weights.source.takes_pickle:
+            self.spawn(self._hub.forget_pickle(weights.source))
         logger.info(
             "model loaded: model=%s from=%s s=%.1f bytes=%d",
             entry.profile.name,
