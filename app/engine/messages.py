@@ -114,6 +114,7 @@ class ModelInfo(Record, frozen=True):
     memory_bytes: int  # resident set of the worker, or allocated device memory
     kv_cache_bytes: int  # the budget
     load_seconds: float
+    card_bytes: int | None = None  # of the graphics card that it runs on, in all; None: on the host
 
 
 class Ready(Record, frozen=True):

@@ -161,4 +161,5 @@ def _info(
         memory_bytes=memory.used_bytes(device),
         kv_cache_bytes=limits.kv_cache_bytes,
         load_seconds=load_seconds,
+        card_bytes=memory.card_bytes(device),
     )

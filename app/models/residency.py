@@ -22,7 +22,8 @@ _SHARE = 0.95  # of what is free: the rest is for everyone else
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """`limit_bytes` None: whatever the machine has free, as `available` tells; on a graphics card its all."""
+    """`limit_bytes` None: whatever the machine has free, as `available` tells; on a graphics card a share of
+    what it has in all, as its first worker tells. No card was at hand to try the latter on."""
 
     max_loaded: int
     limit_bytes: int | None
@@ -51,9 +52,12 @@ class Residency:
         return weights * widened + _RUNTIME_BYTES
 
     def room_bytes(self, entries: Iterable[Entry]) -> int | None:
-        """What another model may take; None where this process cannot know."""
-        if self.limit_bytes is not None:
-            return self.limit_bytes - sum(e.loaded.client.memory_bytes for e in entries if e.loaded)
+        """What another model may take; None where nothing is known: of a card before its first worker."""
+        clients = [entry.loaded.client for entry in entries if entry.loaded]
+        cards = [client.info.card_bytes for client in clients if client.info.card_bytes is not None]
+        limit = int(max(cards) * _SHARE) if self.limit_bytes is None and cards else self.limit_bytes
+        if limit is not None:
+            return limit - sum(client.memory_bytes for client in clients)
         return int(self.available() * _SHARE) if self.is_on_host else None
 
     def next_to_leave(self, entries: list[Entry], current: Entry | None, newcomer: int = 0) -> Entry | None:

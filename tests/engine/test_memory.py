@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.engine.memory import free_bytes
+from app.engine.memory import card_bytes, free_bytes
 
 CPU = torch.device("cpu")
 
@@ -43,3 +43,7 @@ def test_free_bytes_without_statistics_is_limit_less_use(tmp_path: Path) -> None
 def test_free_bytes_without_a_limit_is_the_hosts(tmp_path: Path) -> None:
     write(tmp_path, memory__max="max", memory__current="95")
     assert free_bytes(CPU, tmp_path) > 100
+
+
+def test_host_has_no_card() -> None:
+    assert card_bytes(CPU) is None
