@@ -78,6 +78,13 @@ class Residency:
         is_over = oldest is not None and self.clock() - oldest.last_used >= self.idle_timeout_s
         return oldest if is_over else None
 
+    def fits_instead(self, needed_bytes: int, leaving: Entry, entries: Iterable[Entry]) -> bool:
+        """Whether a model that may be asked to leave, in use or not, would leave room enough."""
+        room = self.room_bytes(entries)
+        if room is None or leaving.loaded is None or leaving.profile.is_pinned:
+            return False
+        return needed_bytes <= room + leaving.loaded.client.memory_bytes
+
     def check(self, entry: Entry, needed_bytes: int, entries: Iterable[Entry]) -> None:
         """Raises ModelTooLarge where there is no room, whoever might still leave having left."""
         room = self.room_bytes(entries)

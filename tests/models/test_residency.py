@@ -36,7 +36,7 @@ class Numbers:
 def entry(name: str, last_used: float, gigabytes: int = 1, **fields: Any) -> Entry:
     profile = replace(CATALOGUE["gpt2"], name=name, is_pinned=fields.pop("is_pinned", False))
     loaded: Any = Numbers(gigabytes * GB, fields.pop("open_requests", 0), fields.pop("card_bytes", None))
-    return Entry(profile, loaded=loaded, last_used=last_used, **fields)
+    return Entry(profile, **({"loaded": loaded, "last_used": last_used} | fields))
 
 
 def residency(**fields: Any) -> Residency:
@@ -94,6 +94,15 @@ def test_room_on_a_card_is_known_from_its_first_worker_on() -> None:
     rules.check(entry("small", 0), 70 * GB, [on_card])
     with pytest.raises(ModelTooLarge, match="needs about 80"):
         rules.check(entry("large", 0), 80 * GB, [on_card])
+
+
+def test_what_would_fit_if_a_model_left() -> None:
+    used, pinned = entry("used", 0, 2, leases=1), entry("pinned", 0, 9, is_pinned=True)
+    rules = residency(limit_bytes=12 * GB)
+    assert rules.fits_instead(3 * GB, used, [used, pinned])
+    assert not rules.fits_instead(4 * GB, used, [used, pinned])
+    assert not rules.fits_instead(1 * GB, pinned, [used, pinned])
+    assert not rules.fits_instead(1 * GB, entry("gone", 0, loaded=None), [used, pinned])
 
 
 def test_need_is_computed_from_the_files_and_then_measured(tmp_path: Path) -> None:
