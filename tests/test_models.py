@@ -8,7 +8,7 @@ import pytest
 
 from tests.hub.standin import Mishap, StandInHub, running
 from tests.hub.tiny_repositories import DIALOGPT, LLAMA, QWEN, tiny_repository
-from tests.server import RunningServer, events, running_server
+from tests.server import RunningServer, events, running_server, wait_for
 
 TOKEN = "hf_sesame"
 MODELS = """
@@ -92,6 +92,7 @@ def test_names_without_a_token_and_names_that_mean_harm(hub: StandInHub, tmp_pat
         reply = server.chat("hello", max_tokens=2)
         assert (reply["model_name"], reply["model_id"]) == ("llama3-1b", DIALOGPT)
         assert (tmp_path / "models" / "converted" / DIALOGPT / "model.safetensors").is_file()
+        wait_for(lambda: not list((tmp_path / "models").rglob("pytorch_model.bin")), "the pickle to go")
 
         assert refusal(server, LLAMA)[1]["code"] == "model_gated"
         assert "https://huggingface.co/meta-llama" in refusal(server, LLAMA)[1]["hint"]

@@ -16,7 +16,9 @@ POLL_S = 0.2
 
 
 def label_of(progress: LoadProgress) -> str:
-    return " ".join([f"{progress.model_name}: {progress.stage}", *_bytes(progress)])
+    note = getattr(progress, "note", None)
+    told = [f"{progress.model_name}: {progress.stage}", *_bytes(progress), *([f"({note})"] if note else [])]
+    return " ".join(told)
 
 
 def _bytes(progress: LoadProgress) -> list[str]:

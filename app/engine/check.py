@@ -56,7 +56,7 @@ def check_packed_path(
     with _computing_in(dtype, model):
         expected = _own_logits(model, prompts)
     report("pack", 0.0)
-    weights = prepare(model, dtype, quantization)
+    weights = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
     report("pack", 1.0)
     report("check", 0.5)  # the model's own path is computed, the packed one is not
     sequences = [Sequence(str(i), prompt, slot=Slot(len(prompt))) for i, prompt in enumerate(prompts)]

@@ -5,7 +5,7 @@ models the call costs as much as the arithmetic. Knows modules and tensors only.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -71,9 +71,15 @@ class Packer:
     dtype: torch.dtype
     weights: str  # the form that they are kept in
     make: MakeLayer | None  # None: ordinary layers stay as they are
+    tell: Callable[[int], None] = lambda count: None  # is told of so many weights that have their new form
 
     def linear(self, *layers: nn.Module) -> nn.Module:
         """One layer whose outputs are those of `layers` over the same rows, end to end."""
+        made = self._made(layers)
+        self.tell(weight_count(*layers))
+        return made
+
+    def _made(self, layers: Sequence[nn.Module]) -> nn.Module:
         weight = _joined([_weight(layer) for layer in layers])
         biases = [layer.bias for layer in layers]
         bias = None if biases[0] is None else _joined(biases).to(self.dtype)
@@ -81,8 +87,17 @@ class Packer:
 
     def linears(self, *groups: Sequence[nn.Module]) -> list[nn.Module]:
         """One layer for each group, made side by side: bringing weights into float16 takes one core long."""
+        made = []
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            return list(threads.map(lambda layers: self.linear(*layers), groups))
+            for layers, layer in zip(groups, threads.map(self._made, groups), strict=True):
+                self.tell(weight_count(*layers))
+                made.append(layer)
+        return made
+
+
+def weight_count(*modules: nn.Module) -> int:
+    """Weights of those that are ordinary linear layers, biases apart."""
+    return sum(_weight(module).numel() for module in modules if type(module) in (nn.Linear, Conv1D))
 
 
 def packer(

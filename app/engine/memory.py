@@ -24,6 +24,11 @@ def free_bytes(device: torch.device, cgroups: Path = CGROUPS) -> int:
     return available_bytes(cgroups)
 
 
+def card_bytes(device: torch.device) -> int | None:
+    """Of a graphics card, in all; None where the device shares the host's memory."""
+    return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else None
+
+
 def cache_budget(device: torch.device) -> int:
     """A share of the free memory for keys and values."""
     share = _CACHE_SHARE_CUDA if device.type == "cuda" else _CACHE_SHARE_CPU

@@ -42,6 +42,7 @@ class WorkerSpec(Record, frozen=True):
     converts_to: str | None = (
         None  # folder that takes `pytorch_model.bin` as safetensors; None: it is refused
     )
+    makes_way: bool = False  # while it loads: another model is answering
 
 
 # API process -> worker
@@ -116,6 +117,7 @@ class ModelInfo(Record, frozen=True):
     kv_cache_bytes: int  # the budget
     load_seconds: float
     draft: str | None = None  # the model that guesses for it
+    card_bytes: int | None = None  # of the graphics card that it runs on, in all; None: on the host
 
 
 class Ready(Record, frozen=True):

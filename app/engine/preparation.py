@@ -3,6 +3,9 @@
 Layer by layer, so that memory peaks at the weights in their new form and one layer in the old one.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
@@ -24,14 +27,33 @@ class Table(nn.Module):
         return embedding(ids, self.weight).to(self._dtype)
 
 
-def prepare(model: PreTrainedModel, dtype: torch.dtype, quantization: Quantization = "none") -> str:
+class Tally:
+    """Tells `report` which share of the linear layers' weights is done."""
+
+    def __init__(self, model: PreTrainedModel, report: Callable[[float], None]) -> None:
+        self._total = max(1, linear.weight_count(*model.modules()))
+        self._done = 0
+        self._report = report
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._report(self._done / self._total)
+
+
+def prepare(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
+    report: Callable[[float], None] = lambda fraction: None,
+) -> str:
     """From here on the model attends through `attention.attend` and computes in `dtype`.
 
-    Returns the form that its linear layers keep their weights in.
+    Returns the form that its linear layers keep their weights in. `report` gets measured shares.
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
-    packer = linear.packer(model.device, model.dtype, dtype, quantization)
+    tally = Tally(model, report)
+    packer = replace(linear.packer(model.device, model.dtype, dtype, quantization), tell=tally.add)
     linear.pack_children(model, packer)  # the output layer, the largest, while the others are not yet copied
     fusion.fuse(model, packer)
     linear.pack(model, packer)

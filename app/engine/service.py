@@ -20,6 +20,7 @@ from app.engine.check import PackedPath, check_packed_path
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import LoadedModel, load
 from app.engine.messages import ModelInfo, Outbound, Progress, SamplingParams, Stats, Submit, WorkerSpec
+from app.engine.priority import gently
 
 _log = logging.getLogger(__name__)
 
@@ -43,14 +44,8 @@ class Service:
         """
         began = time.monotonic() if started is None else started
         _prepare(spec)
-        loaded = load(spec, lambda *stage: report(Progress(*stage)))
-        parameters = loaded.model.num_parameters()  # counted before layers are packed into other forms
-        report(Progress("check", 0.0))
-        path = check_packed_path(
-            loaded.model, loaded.dtype, spec.quantization, lambda *stage: report(Progress(*stage))
-        )
-        report(Progress("check", 1.0))
-        draft = _draft(spec, loaded)
+        loaded, parameters, path = gently(lambda: _load(spec, report), spec.makes_way)
+        draft = gently(lambda: _draft(spec, loaded), spec.makes_way)
         engine = _engine(spec, loaded, path.bytes_per_token, draft)
         memory.give_back()
         # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
@@ -75,10 +70,27 @@ class Service:
         )
 
 
+def _load(spec: WorkerSpec, report: Report) -> tuple[LoadedModel, int, PackedPath]:
+    """The model on the engine's path, and its parameters, counted before layers take other forms."""
+    _set_threads(spec)  # torch's number is each thread's own
+    loaded = load(spec, lambda *stage: report(Progress(*stage)))
+    parameters = loaded.model.num_parameters()
+    report(Progress("check", 0.0))
+    path = check_packed_path(
+        loaded.model, loaded.dtype, spec.quantization, lambda *stage: report(Progress(*stage))
+    )
+    report(Progress("check", 1.0))
+    return loaded, parameters, path
+
+
 def _prepare(spec: WorkerSpec) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one prompt at a time; no threads beside torch's
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _set_threads(spec)
+
+
+def _set_threads(spec: WorkerSpec) -> None:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
 
@@ -186,4 +198,5 @@ def _info(
         memory_bytes=memory.used_bytes(device),
         kv_cache_bytes=limits.kv_cache_bytes,
         load_seconds=load_seconds,
+        card_bytes=memory.card_bytes(device),
     )

@@ -31,6 +31,7 @@ from app.engine.messages import (
     decode_inbound,
     encode,
 )
+from app.engine.priority import gently
 
 if TYPE_CHECKING:
     from app.engine.service import Service
@@ -113,10 +114,15 @@ def _work(spec: WorkerSpec, link: Link) -> int:
 def _start(spec: WorkerSpec, link: Link) -> "Service":
     started = time.monotonic()
     link.send(Progress("import", 0.0))
+    service = gently(_import, spec.makes_way)
+    link.send(Progress("import", 1.0))
+    return service.start(spec, link.send, started)
+
+
+def _import() -> "type[Service]":
     from app.engine.service import Service
 
-    link.send(Progress("import", 1.0))
-    return Service.start(spec, link.send, started)
+    return Service
 
 
 class Heartbeat:

@@ -21,6 +21,7 @@ from app.core.catalogue import Source
 from app.core.errors import (
     DiskFull,
     HubUnreachable,
+    ModelCorrupt,
     ModelGated,
     ModelMissing,
     ModelOffline,
@@ -37,6 +38,13 @@ def offline(source: Source) -> ModelOffline:
     return ModelOffline(
         f"{source.location} is not on this machine and the Hugging Face Hub cannot be reached.",
         hint="Connect to the network and try again, or use the built-in model.",
+    )
+
+
+def damaged(source: Source) -> ModelCorrupt:
+    return ModelCorrupt(
+        f"{source.location} is damaged on this machine: a file is not as its checksum says.",
+        hint="Connect to the network and try again: it is fetched anew.",
     )
 
 

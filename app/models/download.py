@@ -6,7 +6,6 @@ are huggingface_hub's own, so that other programs may use the same cache.
 """
 
 import asyncio
-import hashlib
 import os
 import re
 import shutil
@@ -25,7 +24,9 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # 
 
 from app.core.errors import ModelCorrupt
 from app.models.advice import disk_full
+from app.models.checksums import Cancelled, Checksums, digest
 from app.models.daemon import Patience, in_thread
+from app.models.folder import cache_name
 from app.models.progress import Meter
 from app.models.repository import RemoteFile, Repository
 
@@ -35,10 +36,6 @@ _TRIES = 6  # without a byte of progress
 _PARTIAL = ".incomplete"
 # What huggingface_hub leaves behind when it is killed. No name of it can be resumed.
 _ORPHAN = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete|tmp_[0-9a-f-]{36}")
-
-
-class Cancelled(Exception):
-    """Nobody waits for the download any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +48,7 @@ class Download:
     headers: dict[str, str]
     meter: Meter
     patience: Patience
+    checksums: Checksums
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> Path:
@@ -118,8 +116,9 @@ class Download:
                 return
             for _ in range(2):  # a byte that was flipped on the way is right the second time
                 self._complete(file, _partial(blob))
-                if _digest(file, _partial(blob)) == file.digest:
+                if digest(_partial(blob), len(file.digest)) == file.digest:
                     os.replace(_partial(blob), blob)
+                    self.checksums.remember(blob)
                     return
                 _partial(blob).unlink()
         raise self._corrupt(file)
@@ -196,11 +195,6 @@ class Download:
             raise Cancelled
 
 
-def cache_name(location: str) -> str:
-    """The folder of a repository in the Hub's cache."""
-    return "models--" + location.replace("/", "--")
-
-
 def sweep(cache_dir: Path) -> None:
     """Removes what killed downloads left and nothing can go on from. Waits for nobody's lock."""
     for path in cache_dir.glob("models--*/blobs/*"):
@@ -226,15 +220,6 @@ def _link(pointer: Path, target: str) -> None:
 
 def _partial(blob: Path) -> Path:
     return blob.with_name(blob.name + _PARTIAL)
-
-
-def _digest(file: RemoteFile, path: Path) -> str:
-    with path.open("rb") as content:
-        if len(file.digest) == 64:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-        git = hashlib.sha1(b"blob %d\0" % path.stat().st_size)  # git's name for these bytes
-        git.update(content.read())
-        return git.hexdigest()
 
 
 def _may_pass(error: Exception) -> bool:

@@ -45,6 +45,11 @@ def _shards(folder: Path) -> list[Path]:
         return []
 
 
+def cache_name(location: str) -> str:
+    """The folder of a repository in the Hub's cache."""
+    return "models--" + location.replace("/", "--")
+
+
 def snapshots(repository: Path, revision: str | None = None) -> Iterator[Path]:
     """The snapshot that the revision points to, in the layout of the Hub's cache; then, if none is asked
     for, any other."""

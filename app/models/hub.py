@@ -6,8 +6,11 @@ Knows nothing of workers. Never imports torch; never lets a token into a message
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -15,15 +18,17 @@ from urllib.request import getproxies, proxy_bypass
 from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
-from app.core.errors import ModelMissing, ModelUnavailable, NoAccess
-from app.models.advice import explain, offline
+from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
+from app.models.advice import damaged, explain, offline
+from app.models.checksums import Checksums
 from app.models.daemon import Patience, in_thread
-from app.models.folder import is_complete, snapshots
+from app.models.folder import PICKLE, cache_name, is_complete, snapshots
 from app.models.progress import Meter, Report
 
 logger = logging.getLogger(__name__)
 
 _CONVERTED = "converted"
+_CHECKED = ".checked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class Hub:
         patience: Patience | None = None,
     ) -> None:
         self._cache_dir = cache_dir.expanduser()
+        self._checksums = Checksums(self._cache_dir / _CHECKED)
         self._token = token
         self._endpoint = endpoint
         self._patience = Patience() if patience is None else patience
@@ -61,6 +67,23 @@ class Hub:
     def converted(self, source: Source) -> Path:
         """Where weights that came as a pickle are kept as safetensors."""
         return self._cache_dir / _CONVERTED / source.location
+
+    async def forget_pickle(self, source: Source) -> None:
+        """Gives the room of a pickle back, once what was made of it has shown that it serves.
+
+        Only what was downloaded here: the user's own cache and folders are nobody else's to change.
+        """
+        await in_thread(lambda: self._forget_pickle(source))
+
+    def _forget_pickle(self, source: Source) -> None:
+        is_shared = self._cache_dir.resolve() == Path(constants.HF_HUB_CACHE).resolve()
+        if is_shared or not is_complete(self.converted(source)):
+            return
+        for snapshot in snapshots(self._cache_dir / cache_name(source.location)):
+            pointer = snapshot / PICKLE
+            with suppress(OSError):
+                pointer.resolve(strict=True).unlink()
+                pointer.unlink(missing_ok=True)
 
     async def sweep(self) -> None:
         """Removes what killed downloads left behind."""
@@ -79,14 +102,14 @@ class Hub:
         first_error: ModelUnavailable | None = None
         for source in profile.sources:
             try:
-                return self._on_disk(source) or Weights(source, await self._fetch_source(source, report))
+                return await self._have(source, report)
             except ModelUnavailable as error:
                 logger.warning("model source unavailable: source=%s code=%s", source.location, error.code)
                 first_error = first_error or error
                 if not isinstance(error, NoAccess):
                     break
         on_disk_anyway = self.find(profile)
-        if on_disk_anyway is not None:
+        if on_disk_anyway is not None and await self._damage(on_disk_anyway, report) is None:
             return on_disk_anyway
         assert first_error is not None, "a profile has a source"
         raise first_error
@@ -103,9 +126,36 @@ class Hub:
             yield self.converted(source)
         if source.revision is None:
             yield self._cache_dir / source.location
-        folder = "models--" + source.location.replace("/", "--")
         for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
-            yield from snapshots(cache / folder, source.revision)
+            yield from snapshots(cache / cache_name(source.location), source.revision)
+
+    async def _have(self, source: Source, report: Report) -> Weights:
+        """The source's weights, every file of which was compared with its checksum."""
+        weights, damage = self._on_disk(source), None
+        if weights is not None:
+            damage = await self._damage(weights, report)
+            if damage is None:
+                return weights
+        try:
+            return Weights(source, await self._fetch_source(source, report))
+        except ModelOffline as error:
+            raise damage or error from None
+
+    async def _damage(self, weights: Weights, report: Report) -> ModelCorrupt | None:
+        """What is wrong with files in a Hub's cache. This cache's own make way for being fetched again."""
+        is_cancelled = threading.Event()
+        try:
+            blob = await in_thread(
+                lambda: self._checksums.damaged(weights.path, partial(report, "verify"), is_cancelled)
+            )
+        finally:
+            is_cancelled.set()
+        if blob is None:
+            return None
+        logger.warning("file damaged: source=%s blob=%s", weights.source.location, blob.name)
+        if blob.is_relative_to(self._cache_dir.resolve()):
+            blob.unlink(missing_ok=True)
+        return damaged(weights.source)
 
     async def _fetch_source(self, source: Source, report: Report) -> Path:
         if source.is_local:
@@ -150,7 +200,9 @@ class Hub:
             repository = await in_thread(lambda: look_up(api, source))
             report("resolve", 1.0)
             meter = Meter(report, {file.name: file.size for file in repository.files})
-            download = Download(repository, self._cache_dir, self._endpoint, headers, meter, self._patience)
+            download = Download(
+                repository, self._cache_dir, self._endpoint, headers, meter, self._patience, self._checksums
+            )
             return await download.run()
         except Exception as error:  # a broken connection has a class of the Hub's own client
             logger.warning("download failed: source=%s error=%s", source.location, type(error).__name__)

@@ -187,10 +187,11 @@ async def start_worker(
     *,
     draft: Weights | None,
     converts_to: str | None,
+    makes_way: bool,
 ) -> EngineClient:
     """A worker that serves these weights, with a `draft` model's guesses; its stages are reported.
 
-    `converts_to`: see WorkerSpec.
+    For the last two see WorkerSpec.
 
     Raises:
         ModelUnavailable: it cannot.
@@ -211,6 +212,7 @@ async def start_worker(
         draft_name=None if draft is None else draft.source.model_id,
         log_level=settings.log_level,
         converts_to=converts_to,
+        makes_way=makes_way,
     )
 
     def progress(event: Progress) -> None:

@@ -1,32 +1,23 @@
-"""Owns which model answers: from a name to a worker that serves it, by lease, switch, load and unload.
+"""Owns the way from a model's name to a worker that serves it: lease, load and unload.
 
-What a load takes is in workers.py, what may stay loaded in residency.py.
+What a load takes is in workers.py, what may stay loaded in residency.py, which model answers in switching.py.
 """
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 
-from app.core.catalogue import BUILTIN_NAME, ModelProfile
+from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
-from app.core.errors import (
-    DeadlineExceeded,
-    ModelBusy,
-    NoModelChosen,
-)
+from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
 from app.models.entries import Entries
 from app.models.hub import Hub
 from app.models.loading import Entry, Lease, LoadedModel
 from app.models.residency import Residency
-from app.models.schemas import LoadProgress, SwitchModelResponse, UnloadModelResponse
+from app.models.schemas import LoadProgress, UnloadModelResponse
+from app.models.switching import LoadEvent, Switching, done
 from app.models.workers import Workers
 
-logger = logging.getLogger(__name__)
-
-LoadEvent = LoadProgress | SwitchModelResponse
 _LONGEST_NAP_S = 10.0  # between two looks for models that nobody has asked for
 
 
@@ -46,41 +37,16 @@ class ModelManager:
         self._entries = Entries(catalogue, settings.allow_any_model)
         self._residency = Residency.of(settings) if residency is None else residency
         name = settings.model_name
-        self._current = None if name == NO_MODEL else self._entries.find(name)
-        self._workers = Workers(settings, hub, self._entries, self._residency, lambda: self._current)
-        self._awaited_default: Entry | None = None  # takes over from the built-in model once it can
-        self.note: str | None = None
+        current = None if name == NO_MODEL else self._entries.find(name)
+        self._workers = Workers(settings, hub, self._entries, self._residency, lambda: self.current)
+        self._switching = Switching(current, self._entries, hub, self._residency, self._workers)
 
     # Life
 
     async def start(self) -> None:
-        """Begins to load and returns at once.
-
-        A model that was chosen is waited for. The default is not, when it is not on disk: the built-in model
-        answers while the default is fetched, and goes on if it cannot be had.
-        """
+        """Begins to load and returns at once; see Switching.start."""
         self._workers.spawn(self._keep_house())
-        default = self._current
-        if default is None:
-            self.note = "The server was started without a model: name one, or switch to one."
-        elif self._settings.model_was_chosen or self._hub.has_first_source(default.profile):
-            self._workers.begin(default)
-        else:
-            self._current, self._awaited_default = self._entries.find(BUILTIN_NAME), default
-            self.note = f"{default.profile.name} is not on this machine yet; the built-in model answers."
-            self._workers.begin(self._current)
-            self._workers.spawn(self._replace_builtin(default))
-
-    async def _replace_builtin(self, default: Entry) -> None:
-        """The ordinary gapless switch, begun by the server itself; any other switch overrules it."""
-        assert self._current is not None
-        await self._workers.load_quietly(self._current)
-        with self._held(default):
-            await self._workers.load_quietly(default)
-            if self._awaited_default is default and default.state == "loaded":
-                self._make_current(default)
-            elif self._awaited_default is default and default.error is not None:
-                self.note = f"The built-in model answers: {default.error.message}"
+        self._switching.start(is_chosen=self._settings.model_was_chosen)
 
     async def _keep_house(self) -> None:
         """Clears up after killed downloads, then unloads models that nobody has asked for long enough."""
@@ -100,11 +66,16 @@ class ModelManager:
 
     @property
     def current(self) -> Entry | None:
-        return self._current
+        return self._switching.current
 
     @property
     def current_name(self) -> str | None:
-        return None if self._current is None else self._current.profile.name
+        return None if self.current is None else self.current.profile.name
+
+    @property
+    def note(self) -> str | None:
+        """What a person should know of the choice of the current model."""
+        return self._switching.note
 
     def entry(self, name: str | None) -> Entry:
         """What is known of the named model, or of the current one.
@@ -115,11 +86,11 @@ class ModelManager:
         """
         if name is not None:
             return self._entries.find(name)
-        if self._current is None:
+        if self.current is None:
             raise NoModelChosen(
                 "No model is chosen.", hint="Name one as model_name, or POST /api/v1/chat/switch-model first."
             )
-        return self._current
+        return self.current
 
     def entries(self) -> list[Entry]:
         return self._entries.all()
@@ -141,14 +112,6 @@ class ModelManager:
         """Whether the worker is alive and has given a sign of life lately."""
         return self._workers.is_serving(entry)
 
-    def trouble(self, entry: Entry) -> str | None:
-        """Why the model cannot serve, though it was loaded or asked for; None where nothing is wrong."""
-        if entry.error is not None or entry.loaded is None or self.is_serving(entry):
-            return None if entry.error is None else entry.error.message
-        client = entry.loaded.client
-        how = f"has been silent for {client.silence_s:.0f} s" if client.is_alive else f"ended ({client.end})"
-        return f"The worker of {entry.profile.name} {how}; the next request starts it again."
-
     # Using
 
     @asynccontextmanager
@@ -159,18 +122,8 @@ class ModelManager:
             ModelNotFound, NoModelChosen.
         """
         entry = self.entry(name)
-        with self._held(entry):
+        with self._workers.held(entry):
             yield Lease(self._awaited(entry))
-
-    @contextmanager
-    def _held(self, entry: Entry) -> Iterator[None]:
-        entry.leases += 1
-        try:
-            yield
-        finally:
-            entry.leases -= 1
-            entry.last_used = time.monotonic()
-            self._workers.trim_soon()
 
     async def _awaited(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
         """Progress and then the model, within a request's time; the load goes on if the request gives up."""
@@ -195,21 +148,9 @@ class ModelManager:
                 pass
         yield await load.result()
 
-    async def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
-        """Makes another model the current one. The old one serves until then; a failure changes nothing.
-
-        Raises:
-            ModelNotFound, ModelUnavailable.
-        """
-        entry, old = self._entries.find(name), self._current
-        with nullcontext() if old is None else self._held(old):
-            async with aclosing(self._loading(entry)) as events:
-                async for event in events:
-                    if isinstance(event, LoadedModel):
-                        self._make_current(entry)
-                        yield _done(event, f"Successfully switched to {entry.profile.name}")
-                    else:
-                        yield event
+    def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
+        """See Switching.switch."""
+        return self._switching.switch(name)
 
     async def load(self, name: str | None) -> AsyncGenerator[LoadEvent, None]:
         """Loads a model, the current one if none is named, and says how far it is. Switches nothing.
@@ -218,10 +159,10 @@ class ModelManager:
             ModelNotFound, NoModelChosen, ModelUnavailable.
         """
         entry = self.entry(name)
-        async with aclosing(self._loading(entry)) as events:
+        async with aclosing(self._workers.loading(entry)) as events:
             async for event in events:
                 if isinstance(event, LoadedModel):
-                    yield _done(event, f"{entry.profile.name} is loaded")
+                    yield done(event, f"{entry.profile.name} is loaded")
                 else:
                     yield event
 
@@ -248,29 +189,3 @@ class ModelManager:
         return UnloadModelResponse(
             message=f"{entry.profile.name} {told}", model_name=entry.profile.name, was_loaded=was_loaded
         )
-
-    async def _loading(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
-        """Progress, and at the end the model, which is kept from leaving until this is closed."""
-        with self._held(entry):
-            if entry.loaded is not None and self._workers.is_serving(entry):
-                yield replace(entry.loaded, load_time_s=0.0)
-                return
-            load = self._workers.load(entry)
-            async with aclosing(load.events()) as progress:
-                async for event in progress:
-                    yield event
-            yield await load.result()
-
-    def _make_current(self, entry: Entry) -> None:
-        logger.info("current model: %s (was %s)", entry.profile.name, self.current_name)
-        self._current, self.note, self._awaited_default = entry, None, None
-        self._workers.trim_soon()
-
-
-def _done(loaded: LoadedModel, message: str) -> SwitchModelResponse:
-    return SwitchModelResponse(
-        message=message,
-        model_name=loaded.profile.name,
-        model_id=loaded.model_id,
-        load_time=loaded.load_time_s,
-    )

@@ -52,7 +52,7 @@ class ModelOverview:
             is_pinned=profile.is_pinned,
             open_requests=0 if entry.loaded is None else entry.loaded.client.open_requests,
             progress=entry.progress,
-            error=self._models.trouble(entry),
+            error=self._trouble(entry),
         )
 
     def info(self, name: str | None = None) -> ModelInfoResponse:
@@ -68,7 +68,7 @@ class ModelOverview:
             display_name=entry.profile.display_name,
             loaded=self._state(entry) == "loaded",
             status=self._state(entry),
-            error=self._models.trouble(entry),
+            error=self._trouble(entry),
             **({"model_id": None, "context_length": entry.profile.context_length} | facts),
         )
 
@@ -104,7 +104,7 @@ class ModelOverview:
             status=self._state(entry),
             model_id=entry.loaded.model_id if entry.loaded is not None else None,
             progress=entry.progress,
-            error=self._models.trouble(entry),
+            error=self._trouble(entry),
         )
 
     def _status(self) -> Literal["ok", "loading", "unavailable"]:
@@ -113,9 +113,17 @@ class ModelOverview:
             return "ok"
         return "loading" if current is not None and current.progress is not None else "unavailable"
 
+    def _trouble(self, entry: Entry) -> str | None:
+        """Why the model cannot serve, though it was loaded or asked for; None where nothing is wrong."""
+        if entry.error is not None or entry.loaded is None or self._models.is_serving(entry):
+            return None if entry.error is None else entry.error.message
+        client = entry.loaded.client
+        how = f"has been silent for {client.silence_s:.0f} s" if client.is_alive else f"ended ({client.end})"
+        return f"The worker of {entry.profile.name} {how}; the next request starts it again."
+
     def _state(self, entry: Entry) -> ModelState:
         """`failed` for a worker that lives but is stuck, too."""
-        return "failed" if entry.state == "loaded" and self._models.trouble(entry) else entry.state
+        return "failed" if entry.state == "loaded" and self._trouble(entry) else entry.state
 
 
 def _facts(loaded: LoadedModel) -> dict[str, str | int | float | None]:

@@ -22,7 +22,8 @@ _SHARE = 0.95  # of what is free: the rest is for everyone else
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """`limit_bytes` None: whatever the machine has free, as `available` tells; on a graphics card its all."""
+    """`limit_bytes` None: whatever the machine has free, as `available` tells; on a graphics card a share of
+    what it has in all, as its first worker tells. No card was at hand to try the latter on."""
 
     max_loaded: int
     limit_bytes: int | None
@@ -51,9 +52,12 @@ class Residency:
         return weights * widened + _RUNTIME_BYTES
 
     def room_bytes(self, entries: Iterable[Entry]) -> int | None:
-        """What another model may take; None where this process cannot know."""
-        if self.limit_bytes is not None:
-            return self.limit_bytes - sum(e.loaded.client.memory_bytes for e in entries if e.loaded)
+        """What another model may take; None where nothing is known: of a card before its first worker."""
+        clients = [entry.loaded.client for entry in entries if entry.loaded]
+        cards = [client.info.card_bytes for client in clients if client.info.card_bytes is not None]
+        limit = int(max(cards) * _SHARE) if self.limit_bytes is None and cards else self.limit_bytes
+        if limit is not None:
+            return limit - sum(client.memory_bytes for client in clients)
         return int(self.available() * _SHARE) if self.is_on_host else None
 
     def next_to_leave(self, entries: list[Entry], current: Entry | None, newcomer: int = 0) -> Entry | None:
@@ -73,6 +77,13 @@ class Residency:
         oldest = self.expendable(entries, None)
         is_over = oldest is not None and self.clock() - oldest.last_used >= self.idle_timeout_s
         return oldest if is_over else None
+
+    def fits_instead(self, needed_bytes: int, leaving: Entry, entries: Iterable[Entry]) -> bool:
+        """Whether a model that may be asked to leave, in use or not, would leave room enough."""
+        room = self.room_bytes(entries)
+        if room is None or leaving.loaded is None or leaving.profile.is_pinned:
+            return False
+        return needed_bytes <= room + leaving.loaded.client.memory_bytes
 
     def check(self, entry: Entry, needed_bytes: int, entries: Iterable[Entry]) -> None:
         """Raises ModelTooLarge where there is no room, whoever might still leave having left."""

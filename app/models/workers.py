@@ -6,8 +6,9 @@ Knows nothing of requests, nor why a model is wanted.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
 
 from app.core.config import Settings
 from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, ShuttingDown
@@ -17,8 +18,11 @@ from app.models.hub import Hub, Weights
 from app.models.loading import Entry, Load, LoadedModel, start_worker
 from app.models.progress import Report
 from app.models.residency import Residency
+from app.models.schemas import LoadProgress
 
 logger = logging.getLogger(__name__)
+
+_DRAIN_POLL_S = 0.02
 
 
 class Workers:
@@ -82,6 +86,29 @@ class Workers:
         with suppress(DomainError):
             await self.load(entry).result()
 
+    @contextmanager
+    def held(self, entry: Entry) -> Iterator[None]:
+        """Keeps the model from leaving."""
+        entry.leases += 1
+        try:
+            yield
+        finally:
+            entry.leases -= 1
+            entry.last_used = time.monotonic()
+            self.trim_soon()
+
+    async def loading(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
+        """Progress, and at the end the model, which is kept from leaving until this is closed."""
+        with self.held(entry):
+            if entry.loaded is not None and self.is_serving(entry):
+                yield replace(entry.loaded, load_time_s=0.0)
+                return
+            load = self.load(entry)
+            async with aclosing(load.events()) as progress:
+                async for event in progress:
+                    yield event
+            yield await load.result()
+
     async def _run_load(self, entry: Entry, report: Report, old: Load | None) -> LoadedModel:
         """The work of a Load, begun once the `old` one has really ended."""
         began = time.monotonic()
@@ -102,6 +129,8 @@ class Workers:
             raise entry.error from error
         entry.loaded, entry.error, entry.last_used = loaded, None, time.monotonic()
         entry.measured_bytes = loaded.client.memory_bytes
+        if weights.source.takes_pickle:
+            self.spawn(self._hub.forget_pickle(weights.source))
         logger.info(
             "model loaded: model=%s from=%s s=%.1f bytes=%d",
             entry.profile.name,
@@ -112,12 +141,16 @@ class Workers:
         return loaded
 
     async def _start(self, entry: Entry, weights: Weights, report: Report, began: float) -> LoadedModel:
-        await self._make_room(entry, weights)
+        await self._make_room(entry, weights, report)
         source = weights.source
-        converts_to = str(self._hub.converted(source)) if source.takes_pickle else None
-        draft = self._draft_for(entry, weights)
         client = await start_worker(
-            self._settings, entry.profile, weights, report, draft=draft, converts_to=converts_to
+            self._settings,
+            entry.profile,
+            weights,
+            report,
+            draft=self._draft_for(entry, weights),
+            converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
+            makes_way=any(other.loaded for other in self._entries.all()),
         )
         report("ready", 1.0)
         return LoadedModel(entry.profile, source, client, time.monotonic() - began)
@@ -145,7 +178,7 @@ class Workers:
             await asyncio.shield(unload)
             logger.info("model unloaded: model=%s", entry.profile.name)
 
-    async def _make_room(self, entry: Entry, weights: Weights) -> None:
+    async def _make_room(self, entry: Entry, weights: Weights, report: Report) -> None:
         """Unloads whoever may leave until the newcomer fits. Raises ModelTooLarge where it cannot."""
         residency = self._residency
         while (surplus := residency.next_to_leave(self._entries.all(), self._current(), 1)) is not None:
@@ -153,10 +186,27 @@ class Workers:
         needed = residency.needed_bytes(entry, weights.path)
         while (room := residency.room_bytes(self._entries.all())) is not None and room < needed:
             leaving = residency.expendable(self._entries.all(), self._current())
+            if leaving is None and entry is self._current():
+                leaving = await self._drained(needed, report)
             if leaving is None:
                 break
             await self.unload(leaving)
         residency.check(entry, needed, self._entries.all())
+
+    async def _drained(self, needed_bytes: int, report: Report) -> Entry | None:
+        """A model whose room would do, once what it is at has ended; None where there is none, or it goes on
+        for longer than a request may."""
+        entries = self._entries.all()
+        in_use = (e for e in entries if self._residency.fits_instead(needed_bytes, e, entries))
+        entry = next(in_use, None)
+        if entry is None:
+            return None
+        report("drain", 0.0)
+        deadline = time.monotonic() + self._settings.request_timeout
+        while not entry.is_idle and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        report("drain", 1.0)
+        return entry if entry.is_idle else None
 
     def trim_soon(self) -> None:
         """Unloads, in its own time, what is more than may be."""

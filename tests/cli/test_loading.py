@@ -12,7 +12,9 @@ class Measured(LoadProgress):
 
 
 def test_progress_is_told_as_far_as_it_was_measured() -> None:
-    assert label_of(LoadProgress(model_name="gpt2", stage="load", fraction=0.5)) == "gpt2: load"
+    loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
+    assert label_of(loading) == "gpt2: load"
+    assert label_of(loading.model_copy(update={"note": "a is unloaded"})) == "gpt2: load (a is unloaded)"
     download = Measured(
         model_name="gpt2",
         stage="download",

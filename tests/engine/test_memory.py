@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.engine.memory import free_bytes, page_out
+from app.engine.memory import card_bytes, free_bytes, page_out
 
 CPU = torch.device("cpu")
 
@@ -64,3 +64,7 @@ def test_page_out_leaves_memory_that_is_no_file_as_it_is() -> None:
         values = torch.arange(size)
         page_out(values)
         assert torch.equal(values, torch.arange(size))
+
+
+def test_host_has_no_card() -> None:
+    assert card_bytes(CPU) is None

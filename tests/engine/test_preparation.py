@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from app.engine.check import check_packed_path
 from app.engine.linear import PackedLinear
-from app.engine.messages import Finished
+from app.engine.messages import Finished, Quantization
 from tests.engine.conftest import ARCHITECTURES
 from tests.engine.tiny import TinyModel, configs, greedy, run
 
@@ -41,3 +41,17 @@ def test_prepare_quantises(tokenizer: PreTrainedTokenizerFast, name: str) -> Non
     assert path.weights == "int8"
     chunked = run(tiny.engine(step_tokens=3), greedy("a", PROMPT))  # passes of which no logits are wanted
     assert isinstance(chunked.ends["a"], Finished)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_prepare_tells_how_much_is_packed(
+    tokenizer: PreTrainedTokenizerFast, name: str, quantization: Quantization
+) -> None:
+    stages: list[tuple[str, float]] = []
+    model = stored_in_bfloat16(tokenizer, name)
+    check_packed_path(model, torch.float32, quantization, lambda *stage: stages.append(stage))
+    shares = [fraction for stage, fraction in stages if stage == "pack"]
+    assert shares == sorted(shares)
+    assert len(set(shares)) > model.config.get_text_config().num_hidden_layers
+    assert shares[-2:] == [1.0, 1.0]  # the last layer, and the end

@@ -1,5 +1,7 @@
 """Which source a model comes from, and what is told where none can be had."""
 
+import asyncio
+import hashlib
 import json
 import socket
 import time
@@ -20,7 +22,7 @@ from app.core.errors import (
     RateLimited,
     TokenRefused,
 )
-from app.models.folder import is_complete
+from app.models.folder import cache_name, is_complete
 from app.models.hub import Hub, Weights, _address
 from tests.hub.standin import Refusal, StandInHub, running
 from tests.models.hub_requests import HASTY, SECRET, TINY, fetch, hub_of, make_folder, profile
@@ -89,6 +91,34 @@ def test_llama_is_the_open_alternative_without_one(
     weights, _ = fetch(hub_of(standin, tmp_path, token), CATALOGUE["llama3-1b"])
     assert weights.source.location == DIALOGPT
     assert (weights.path / "pytorch_model.bin").read_bytes() == b"pickle"
+
+
+def test_pickle_goes_once_its_weights_are_kept_otherwise(tmp_path: Path, standin: StandInHub) -> None:
+    pickle = {"config.json": b"{}", "vocab.json": b"{}", "pytorch_model.bin": b"pickle"}
+    standin.repositories |= {LLAMA: TINY, DIALOGPT: pickle}
+    standin.gated[LLAMA] = {SECRET}
+    hub, llama = hub_of(standin, tmp_path, None), CATALOGUE["llama3-1b"]
+    source = fetch(hub, llama)[0].source
+    asyncio.run(hub.forget_pickle(source))
+    assert list(tmp_path.rglob("pytorch_model.bin"))  # nothing else holds the weights yet
+    make_folder(hub.converted(source))
+    sent = standin.bytes_sent
+    asyncio.run(hub.forget_pickle(source))
+    assert not list(tmp_path.rglob("pytorch_model.bin"))
+    assert not (tmp_path / cache_name(DIALOGPT) / "blobs" / hashlib.sha256(b"pickle").hexdigest()).exists()
+    for again in (hub, Hub(tmp_path, endpoint="http://127.0.0.1:9", patience=HASTY)):
+        assert fetch(again, llama)[0].path == hub.converted(source)
+    assert standin.bytes_sent == sent
+
+
+def test_pickle_in_a_folder_of_the_user_stays(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b"pickle"}
+    folder = make_folder(tmp_path / DIALOGPT, files)
+    hub = Hub(tmp_path)
+    source = CATALOGUE["llama3-1b"].sources[1]
+    make_folder(hub.converted(source))
+    asyncio.run(hub.forget_pickle(source))
+    assert (folder / "pytorch_model.bin").is_file()
 
 
 def test_llama_offline_and_not_cached_is_told(tmp_path: Path) -> None:

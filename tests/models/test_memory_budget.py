@@ -1,16 +1,22 @@
 """Real workers in a budget: the least recently used leaves for a third, one in use never does."""
 
 import asyncio
+import shutil
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.core.config import Settings
-from app.core.errors import ModelTooLarge
+from app.core.errors import ModelCorrupt, ModelTooLarge
+from app.models.chat_manager import ChatModelManager
 from app.models.hub import Hub
 from app.models.model_manager import ModelManager
 from app.models.residency import Residency
+from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
+from app.models.store import ConversationStore
 from tests.models.conftest import asyncio_timeout, collect, profile
 
 ENOUGH = 1_000_000_000
@@ -39,6 +45,7 @@ class Machine:
 class Loads:
     models: ModelManager
     machine: Machine
+    chats: ChatModelManager
 
     async def load(self, name: str, free_bytes: int) -> None:
         self.machine.have_free(free_bytes)
@@ -50,6 +57,7 @@ class Loads:
 
 
 async def third_model(loads: Loads) -> None:
+    """It takes the place of the least recently used, and of none in use."""
     with pytest.raises(ModelTooLarge, match="tiny-a needs about"):
         await loads.load("tiny-a", TOO_LITTLE)
     await loads.load("tiny-a", ENOUGH)
@@ -63,15 +71,71 @@ async def third_model(loads: Loads) -> None:
         assert loads.loaded == ["tiny-a", "tiny-c"]
 
 
-def test_a_third_model_takes_the_place_of_the_least_recently_used_and_of_none_in_use(
-    tiny_folders: dict[str, Path], settings: Settings, tmp_path: Path
+async def reply(loads: Loads, message: str, max_tokens: int) -> ChatResponse:
+    request = ChatRequest(message=message, temperature=0, max_tokens=max_tokens)
+    last = (await collect(loads.chats.chat(request)))[-1]
+    assert isinstance(last, ChatResponse)
+    return last
+
+
+async def replacement(loads: Loads) -> None:
+    """While one model is in use another takes its place, for which there is no room beside it."""
+    await loads.load("tiny-a", ENOUGH)
+    alone = await reply(loads, "go on", 100)
+    loads.machine.have_free(TOO_LITTLE)
+    running, waiting = asyncio.create_task(reply(loads, "go on", 100)), None
+    while not loads.models.open_requests()[0]:
+        await asyncio.sleep(0)
+    notes = set()
+    async for event in loads.models.switch("tiny-b"):
+        if isinstance(event, LoadProgress) and event.stage == "drain":
+            waiting = waiting or asyncio.create_task(reply(loads, "hello", 4))
+            notes.add(event.note)
+    assert notes == {"not enough memory for both: tiny-a is unloaded first"}
+    assert (await running).response == alone.response
+    assert waiting is not None and (await waiting).model_name == "tiny-b"
+    assert loads.loaded == ["tiny-b"] and loads.models.note is None
+
+
+async def failed_replacement(loads: Loads) -> None:
+    await loads.load("tiny-a", ENOUGH)
+    before = await reply(loads, "hello", 8)
+    loads.machine.have_free(TOO_LITTLE)
+    with pytest.raises(ModelCorrupt):
+        await collect(loads.models.switch("damaged"))
+    assert loads.models.current_name == "tiny-a"
+    assert "tiny-a goes on" in (loads.models.note or "")
+    assert (await reply(loads, "hello", 8)).response == before.response
+
+
+async def hopeless_replacement(loads: Loads) -> None:
+    """What does not fit in the old model's place either leaves it alone."""
+    await loads.load("tiny-a", ENOUGH)
+    pid = loads.models.entry("tiny-a").loaded.client.pid  # type: ignore[union-attr]
+    loads.models.entry("tiny-b").measured_bytes = 2 * ENOUGH
+    loads.machine.have_free(TOO_LITTLE)
+    with pytest.raises(ModelTooLarge):
+        await collect(loads.models.switch("tiny-b"))
+    assert loads.models.entry("tiny-a").loaded.client.pid == pid  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("story", [third_model, replacement, failed_replacement, hopeless_replacement])
+def test_memory_is_shared(
+    story: Callable[[Loads], Coroutine[Any, Any, None]],
+    tiny_folders: dict[str, Path],
+    settings: Settings,
+    tmp_path: Path,
 ) -> None:
-    catalogue = {name: profile(name, folder) for name, folder in tiny_folders.items()}
+    damaged = shutil.copytree(tiny_folders["tiny-b"], tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"damaged")
+    folders = tiny_folders | {"damaged": damaged}
+    catalogue = {name: profile(name, folder) for name, folder in folders.items()}
     machine = Machine()
     residency = replace(Residency.of(settings), max_loaded=9, available=machine.available)
     with asyncio.Runner() as runner:
         machine.models = models = ModelManager(settings, catalogue, Hub(tmp_path), residency)
+        chats = ChatModelManager(settings, ConversationStore(max_conversations=99, ttl_s=600), models)
         try:
-            runner.run(asyncio_timeout(third_model(Loads(models, machine))))
+            runner.run(asyncio_timeout(story(Loads(models, machine, chats))))
         finally:
             runner.run(models.close())

@@ -22,16 +22,21 @@ class Numbers:
 
     memory_bytes: int
     open_requests: int = 0
+    card_bytes: int | None = None
 
     @property
     def client(self) -> "Numbers":
         return self
 
+    @property
+    def info(self) -> "Numbers":
+        return self
+
 
 def entry(name: str, last_used: float, gigabytes: int = 1, **fields: Any) -> Entry:
     profile = replace(CATALOGUE["gpt2"], name=name, is_pinned=fields.pop("is_pinned", False))
-    loaded: Any = Numbers(gigabytes * GB, fields.pop("open_requests", 0))
-    return Entry(profile, loaded=loaded, last_used=last_used, **fields)
+    loaded: Any = Numbers(gigabytes * GB, fields.pop("open_requests", 0), fields.pop("card_bytes", None))
+    return Entry(profile, **({"loaded": loaded, "last_used": last_used} | fields))
 
 
 def residency(**fields: Any) -> Residency:
@@ -79,6 +84,25 @@ def test_room_is_what_the_limit_leaves_or_what_is_free() -> None:
     assert residency(available=lambda: 100 * GB).room_bytes(loaded) == 95 * GB
     assert residency(is_on_host=False).room_bytes(loaded) is None
     assert residency(is_on_host=False, limit_bytes=5 * GB).room_bytes(loaded) == 2 * GB
+
+
+def test_room_on_a_card_is_known_from_its_first_worker_on() -> None:
+    rules = residency(is_on_host=False)
+    on_card = entry("a", 0, 20, card_bytes=100 * GB)
+    assert rules.room_bytes([]) is None
+    assert rules.room_bytes([on_card, entry("b", 0, 30, card_bytes=100 * GB)]) == 45 * GB
+    rules.check(entry("small", 0), 70 * GB, [on_card])
+    with pytest.raises(ModelTooLarge, match="needs about 80"):
+        rules.check(entry("large", 0), 80 * GB, [on_card])
+
+
+def test_what_would_fit_if_a_model_left() -> None:
+    used, pinned = entry("used", 0, 2, leases=1), entry("pinned", 0, 9, is_pinned=True)
+    rules = residency(limit_bytes=12 * GB)
+    assert rules.fits_instead(3 * GB, used, [used, pinned])
+    assert not rules.fits_instead(4 * GB, used, [used, pinned])
+    assert not rules.fits_instead(1 * GB, pinned, [used, pinned])
+    assert not rules.fits_instead(1 * GB, entry("gone", 0, loaded=None), [used, pinned])
 
 
 def test_need_is_computed_from_the_files_and_then_measured(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ class FileProgress(WireModel):
 class LoadProgress(WireModel):
     """How far a load has come, as measured.
 
-    `stage` is resolve, download, convert, import, load, check, pack, warm up or ready. What is said of bytes
-    holds for a download, and is null in the other stages.
+    `stage` is verify, resolve, download, drain, convert, import, load, check, pack, warm up or ready; in
+    `drain` the model that makes way ends what it is at. What is said of bytes holds for a download, and is
+    null in the other stages.
     """
 
     model_name: str
@@ -45,6 +46,7 @@ class LoadProgress(WireModel):
     bytes_per_s: float | None = Field(None, description="Over the last seconds.")
     seconds_left: float | None = None
     files: list[FileProgress] = Field(default_factory=list)
+    note: str | None = Field(None, description="What else happens on its way.")
 
 
 class ModelEntry(WireModel):

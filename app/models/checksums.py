@@ -1,0 +1,83 @@
+"""Owns whether files in the Hub's cache are what their names say: each is named by its own checksum.
+
+A file is read whole once, and again only after it changed: what was found out is kept in the cache's folder.
+"""
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_BLOCK = 2**24  # bytes read at a time
+_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's id of a small file, SHA-256 of a large one
+
+
+class Cancelled(Exception):
+    """Nobody waits for the outcome any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checksums:
+    """`folder` takes a small file for each one that was read; it may be lost at any time."""
+
+    folder: Path
+
+    def damaged(
+        self, snapshot: Path, report: Callable[[float], None], is_cancelled: threading.Event
+    ) -> Path | None:
+        """A file behind the snapshot's names that is not what it should be; None where all are, or where
+        nothing tells. `report` gets the share of bytes that were read. Raises Cancelled, OSError."""
+        unknown = [blob for blob in _blobs(snapshot) if not self._is_known(blob)]
+        total, done = sum(blob.stat().st_size for blob in unknown), 0
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            report(done / total)
+            if is_cancelled.is_set():
+                raise Cancelled
+
+        for blob in unknown:
+            if digest(blob, len(blob.name), read) != blob.name:
+                return blob
+            self.remember(blob)
+        return None
+
+    def remember(self, blob: Path) -> None:
+        """The blob was read, and is what its name says."""
+        with suppress(OSError):  # a cache that may only be read is read again next time
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / blob.name).write_text(_state(blob), encoding="utf-8")
+
+    def _is_known(self, blob: Path) -> bool:
+        try:
+            return (self.folder / blob.name).read_text(encoding="utf-8") == _state(blob)
+        except (OSError, ValueError):
+            return False
+
+
+def digest(path: Path, length: int, read: Callable[[int], None] = lambda count: None) -> str:
+    """The SHA-256 of the file's bytes, or git's name for them, as `length` of its hexadecimal form tells."""
+    hashed = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as content:
+        while block := content.read(_BLOCK):
+            hashed.update(block)
+            read(len(block))
+    return hashed.hexdigest()
+
+
+def _blobs(snapshot: Path) -> Iterable[Path]:
+    """The files that the snapshot's names lead to, where those have a checksum for a name."""
+    for pointer in sorted(snapshot.rglob("*")):
+        blob = pointer.resolve()
+        if pointer.is_symlink() and _NAME.fullmatch(blob.name) and blob.is_file():
+            yield blob
+
+
+def _state(blob: Path) -> str:
+    """Changes whenever the file does."""
+    found = blob.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"

@@ -1,0 +1,34 @@
+"""A load comes after those who are answered; what serves afterwards does not."""
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.engine.priority import gently
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a thread's priority is Linux's")
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def in_another_thread() -> int:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(niceness).result()
+
+
+def test_gently_lowers_the_work_and_its_threads_and_nothing_else() -> None:
+    before = niceness()
+    assert gently(niceness, True) > before
+    assert gently(in_another_thread, True) > before
+    assert gently(niceness, False) == before
+    assert niceness() == in_another_thread() == before
+
+
+def test_gently_raises_what_the_work_raises() -> None:
+    with pytest.raises(ZeroDivisionError):
+        gently(lambda: 1 // 0, True)

@@ -1,0 +1,95 @@
+"""Files that other programs put into the Hub's cache are read once before they are used."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.core.errors import ModelCorrupt
+from app.models.checksums import Cancelled, Checksums
+from app.models.hub import Hub
+from tests.hub.standin import StandInHub, git_id, running
+from tests.models.hub_requests import HASTY, TINY, fetch, hub_of, profile
+
+COMMIT = "a" * 40
+WEIGHTS = TINY["model.safetensors"]
+DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+@pytest.fixture
+def standin() -> Iterator[StandInHub]:
+    with running(StandInHub(repositories={"owner/tiny": dict(TINY)})) as hub:
+        yield hub
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Path:
+    """A cache into which another program put the tiny repository."""
+    repository = tmp_path / "models--owner--tiny"
+    for folder in ("blobs", "refs", f"snapshots/{COMMIT}"):
+        (repository / folder).mkdir(parents=True)
+    for name, content in TINY.items():
+        blob = hashlib.sha256(content).hexdigest() if name == "model.safetensors" else git_id(content)
+        (repository / "blobs" / blob).write_bytes(content)
+        (repository / "snapshots" / COMMIT / name).symlink_to(f"../../blobs/{blob}")
+    (repository / "refs" / "main").write_text(COMMIT)
+    return tmp_path
+
+
+def weights(cache: Path) -> Path:
+    return cache / "models--owner--tiny" / "blobs" / DIGEST
+
+
+def flip(path: Path) -> None:
+    """Another last byte, in a file of the same size."""
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def offline(cache: Path) -> Hub:
+    return Hub(cache, endpoint="http://127.0.0.1:9", patience=HASTY)
+
+
+def test_files_are_read_once_and_again_after_a_change(cached: Path) -> None:
+    first = fetch(offline(cached), profile("owner/tiny"))[1].stages
+    assert first[-1] == ("verify", 1.0)
+    assert fetch(offline(cached), profile("owner/tiny"))[1].stages == []
+    os.utime(weights(cached))
+    assert fetch(offline(cached), profile("owner/tiny"))[1].stages == [("verify", 1.0)]
+
+
+def test_damaged_file_is_told_where_there_is_no_network(cached: Path) -> None:
+    fetch(offline(cached), profile("owner/tiny"))
+    flip(weights(cached))
+    with pytest.raises(ModelCorrupt, match="owner/tiny is damaged") as caught:
+        fetch(offline(cached), profile("owner/tiny"))
+    assert "fetched anew" in (caught.value.hint or "")
+
+
+def test_damaged_file_is_fetched_anew_and_nothing_else(cached: Path, standin: StandInHub) -> None:
+    flip(weights(cached))
+    found, _ = fetch(hub_of(standin, cached), profile("owner/tiny"))
+    assert (found.path / "model.safetensors").read_bytes() == WEIGHTS
+    assert standin.bytes_sent == len(WEIGHTS)
+    assert fetch(hub_of(standin, cached), profile("owner/tiny"))[0] == found
+
+
+def test_what_was_downloaded_here_is_not_read_again(tmp_path: Path, standin: StandInHub) -> None:
+    fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
+    assert fetch(hub_of(standin, tmp_path), profile("owner/tiny"))[1].stages == []
+
+
+def test_cache_that_keeps_no_notes_is_read_every_time(cached: Path) -> None:
+    (cached / ".checked").write_text("in the way")
+    for _ in range(2):
+        assert fetch(offline(cached), profile("owner/tiny"))[1].stages[-1] == ("verify", 1.0)
+
+
+def test_reading_ends_when_nobody_waits(cached: Path) -> None:
+    is_cancelled = threading.Event()
+    is_cancelled.set()
+    snapshot = cached / "models--owner--tiny" / "snapshots" / COMMIT
+    with pytest.raises(Cancelled):
+        Checksums(cached / ".checked").damaged(snapshot, lambda _: None, is_cancelled)
