@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
-from app.engine import attention, fusion, linear
+from app.engine import attention, fusion, linear, memory
 from app.engine.messages import Quantization
 
 
@@ -36,6 +36,7 @@ class Tally:
         self._report = report
 
     def add(self, count: int) -> None:
+        memory.give_back()  # what each layer took on its way would add up
         self._done += count
         self._report(self._done / self._total)
 
