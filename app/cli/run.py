@@ -69,7 +69,7 @@ def _run(options: Options, interrupts: Interrupts, typed: str, is_notebook: bool
         running = client.chat(terminal, ask_with) if message is None else client.answer(terminal, message)
         return asyncio.run(running)
     except ClientError as error:
-        terminal.problem(error)
+        OneShot(terminal, options, interrupts).failed(error)
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -106,12 +106,25 @@ def test_json_is_one_object_of_an_answer_or_an_error(url: str) -> None:
     done = _piped("", "--url", url, "--json", "-p", "think hard")
     told = json.loads(done.stdout)
     assert (told["response"], told["thinking"]) == ("You said: think hard", "hard")
-    assert told["usage"]["completion_tokens"] == 12 and done.returncode == 0
+    assert told["usage"]["completion_tokens"] == 12 and (done.returncode, done.stderr) == (0, "")
     failed = _piped("fail", "--url", url, "--json")
     told = json.loads(failed.stdout)
     assert (told["error"]["code"], told["response"]) == ("worker_died", "You said: fail")
-    assert failed.returncode == 1
+    assert failed.returncode == 1 and failed.stderr.startswith("The model's process ended.")
     assert json.loads(_piped("drop", "--url", url, "--json").stdout)["error"]["code"] == "StreamBroken"
+
+
+@pytest.mark.parametrize(("text", "arguments"), [("", ()), ("hello", ("--url", "notaurl"))])
+def test_json_is_one_object_also_of_what_cannot_be_sent(text: str, arguments: tuple[str, ...]) -> None:
+    done = _piped(text, "--json", *arguments)
+    told = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and told["message"] in done.stderr
+
+
+def test_json_is_all_that_is_told_also_where_a_model_is_switched_to(url: str) -> None:
+    Path("notes.txt").write_text("noted")
+    done = _piped("hello @notes.txt", "--url", url, "--json", "-m", "gpt2")
+    assert json.loads(done.stdout)["model_name"] == "gpt2" and done.stderr == ""
 
 
 def test_one_message_goes_on_with_a_conversation_that_is_kept(url: str) -> None:
