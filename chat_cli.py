@@ -37,9 +37,8 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
 def run() -> int:
     gc.set_threshold(IMPORTED_OBJECTS)
     options = parse_arguments()
-    is_asked = options.message is None and not options.json
     try:
-        with quiet_keyboard() if is_asked else nullcontext("") as typed:
+        with quiet_keyboard() if options.asks else nullcontext("") as typed:
             from app.cli.run import main  # takes a while, during which people type already
 
             return main(options, typed)
