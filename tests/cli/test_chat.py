@@ -24,7 +24,7 @@ from app.cli.run import main
 from app.cli.server import PROJECT, port_for_own
 from app.cli.session import Session
 from app.cli.transcripts import Transcript, load, save
-from app.models.schemas import TranscriptMessage
+from app.models.schemas import LoadProgress, TranscriptMessage
 from chat_cli import parse_arguments
 from tests.cli.conftest import Seen
 from tests.cli.pseudo_terminal import PseudoTerminal
@@ -449,6 +449,26 @@ def test_enter_sends_also_after_the_client_was_stopped_and_continued(url: str, s
         terminal.wait_for("You: say next⏎")
         terminal.type("\x03")
         terminal.wait_for("Assistant:", times=2)
+
+
+def test_message_waits_while_its_model_is_fetched(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+        terminal.wait_for("Type a message")
+        standin.loading = LoadProgress(
+            model_name="llama3-1b",
+            stage="download",
+            fraction=0.5,
+            done_bytes=1_270_000_000,
+            total_bytes=2_480_000_000,
+            bytes_per_s=12.5e6,
+            seconds_left=110,
+        )
+        terminal.type("hello\r")
+        terminal.wait_for("llama3-1b: download 1.3 GB of 2.5 GB at 12 MB/s")
+        terminal.wait_for("\n(1 min 50 s left)")
+        terminal.wait_for("50% 0:00:01")
+        standin.loading = None
+        terminal.wait_for("You: hello\nAssistant:\nYou said: hello\n12 tokens")
 
 
 def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:

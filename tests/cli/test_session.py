@@ -176,13 +176,16 @@ def test_answer_that_fails_changes_nothing(talk: Talk, seen: Seen) -> None:
     assert "You said: fail now" in seen.answers
 
 
-def test_connection_that_breaks_keeps_what_came(talk: Talk) -> None:
+def test_connection_that_breaks_keeps_what_came_and_resends_nothing(talk: Talk, standin: StandIn) -> None:
     async def broken(session: Session) -> None:
-        with pytest.raises(StreamBroken):
+        with pytest.raises(StreamBroken) as caught:
             await session.send("drop now")
+        hint = str(caught.value.hint)
+        assert "/continue" in hint and "/retry" in hint
 
     session = talk(broken)
     assert session.transcript.messages[-1].content == "You said: drop now"
+    assert session.was_cut and [kind for kind, _ in standin.requests] == ["chat"]
 
 
 def test_conversation_that_the_server_lost_is_restored_once(talk: Talk, seen: Seen, standin: StandIn) -> None:
