@@ -39,6 +39,7 @@ def key_bindings() -> ConditionalKeyBindings:
     keys.add("escape", "enter")(_begin_line)
     keys.add("c-j")(_begin_line)
     keys.add("c-c")(_clear_line)
+    keys.add("c-x", "c-e")(_edit)
     return ConditionalKeyBindings(keys, ~is_searching)
 
 
@@ -73,6 +74,11 @@ def _begin_line(event: KeyPressEvent) -> None:
 
 def _clear_line(event: KeyPressEvent) -> None:
     event.current_buffer.reset()
+
+
+def _edit(event: KeyPressEvent) -> None:
+    """Unlike a shell's, it sends nothing: who leaves the editor may have thought better of it."""
+    event.current_buffer.open_in_editor()
 
 
 def _goes_on(buffer: Buffer) -> bool:
