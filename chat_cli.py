@@ -1,14 +1,33 @@
+#!/usr/bin/env python3
 """The terminal client. `python chat_cli.py --help` tells its options."""
 
 import argparse
 import gc
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from app.cli.keyboard import quiet_keyboard
 from app.cli.options import Options
 
 IMPORTED_OBJECTS = 200_000  # to look through them for garbage would take a tenth of the start
+
+
+class _PrintCompletion(argparse.Action):
+    """Writes what a shell completes the options from, and ends."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,  # Any: as argparse types it
+        option_string: str | None = None,
+    ) -> None:
+        import shtab  # only where it is asked for
+
+        sys.stdout.write(shtab.complete(parser, str(values)) + "\n")
+        parser.exit()
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Options:
@@ -31,15 +50,21 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--json", action="store_true", help="the answer as one JSON object")
     parser.add_argument("--plain", action="store_true", help="text as it comes: no Markdown, colours or bars")
     parser.add_argument("--no-color", action="store_true", help="Markdown without colours")
+    parser.add_argument(
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=("bash", "zsh"),
+        default=argparse.SUPPRESS,
+        help="what that shell completes these options from",
+    )
     return Options(**vars(parser.parse_args(arguments)))
 
 
 def run() -> int:
     gc.set_threshold(IMPORTED_OBJECTS)
     options = parse_arguments()
-    is_asked = options.message is None and not options.json
     try:
-        with quiet_keyboard() if is_asked else nullcontext("") as typed:
+        with quiet_keyboard() if options.asks else nullcontext("") as typed:
             from app.cli.run import main  # takes a while, during which people type already
 
             return main(options, typed)

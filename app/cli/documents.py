@@ -19,20 +19,27 @@ td, th { border: 1px solid #ccc; padding: .2rem .6rem; } h2 { font-size: 1rem; c
 """
 
 
-def write_document(transcript: Transcript, path: Path) -> None:
-    """In the format that the path ends in. A file that is there is kept beside it, ending in `~`.
+def document(transcript: Transcript, path: Path) -> bytes:
+    """In the format that the path ends in. Of a long conversation it takes a second.
 
     Raises:
         Missing: it ends in none that is known.
-        TranscriptError: it cannot be written.
     """
     if path.suffix == ".json":
-        content = document_of(transcript)
-    elif path.suffix in (".md", ".html"):
-        written = as_markdown(transcript) if path.suffix == ".md" else as_html(transcript)
-        content = written.encode()
-    else:
-        raise Missing(f"{path} ends in no format that can be written.", "Use .md, .json or .html.")
+        return document_of(transcript)
+    if path.suffix == ".md":
+        return as_markdown(transcript).encode()
+    if path.suffix == ".html":
+        return as_html(transcript).encode()
+    raise Missing(f"{path} ends in no format that can be written.", "Use .md, .json or .html.")
+
+
+def write_document(content: bytes, path: Path) -> None:
+    """A file that is there is kept beside it, ending in `~`.
+
+    Raises:
+        TranscriptError: it cannot be written.
+    """
     try:
         keep_beside(path)
         write_whole(path, content)

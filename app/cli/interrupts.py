@@ -51,14 +51,18 @@ class Interrupts:
 
     @contextlib.contextmanager
     def on_ctrl_c(self) -> Iterator[None]:
-        """Within, Ctrl-C stops what is running, and does nothing where nothing is.
+        """Within, Ctrl-C stops what is running, and does nothing where nothing is."""
+        self._loop = asyncio.get_running_loop()
+        with self.fired_by_ctrl_c():
+            yield
 
-        In a thread of its own the client gets no signals; there the main thread calls `fire_from_outside`.
-        """
+    @contextlib.contextmanager
+    def fired_by_ctrl_c(self) -> Iterator[None]:
+        """The same, around what runs in another thread. Only the main thread gets signals: in any other this
+        changes nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        self._loop = asyncio.get_running_loop()
         # Not the loop's own handlers: removing one leaves a moment in which Ctrl-C ends the program.
         before = signal.signal(signal.SIGINT, lambda *_: self.fire_from_outside())
         try:

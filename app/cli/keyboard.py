@@ -9,7 +9,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MARK_PASTES, STOP_MARKING = "\x1b[?2004h", "\x1b[?2004l"  # or lines pasted between prompts look typed
@@ -34,15 +35,27 @@ def quiet_keyboard() -> Iterator[str]:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
             _tell_terminal(MARK_PASTES)
 
-    on_continue = signal.signal(signal.SIGCONT, quiet_again)
+    with _on_continue(quiet_again):
+        try:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+            _tell_terminal(MARK_PASTES)
+            yield _waiting()
+        finally:
+            _tell_terminal(STOP_MARKING)
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+@contextlib.contextmanager
+def _on_continue(act: Callable[[int, object], None]) -> Iterator[None]:
+    """Only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCONT, act)
     try:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-        _tell_terminal(MARK_PASTES)
-        yield _waiting()
+        yield
     finally:
-        signal.signal(signal.SIGCONT, on_continue)
-        _tell_terminal(STOP_MARKING)
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        signal.signal(signal.SIGCONT, before)
 
 
 def _quieted(mode: list[Any]) -> list[Any]:  # Any: as termios gives it

@@ -1,7 +1,7 @@
 """Owns what the keys do while a line is typed."""
 
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import CompleteEvent, Completer
+from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.filters import is_searching
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import ConditionalKeyBindings, KeyBindings, KeyPressEvent
@@ -31,44 +31,54 @@ def unquoted(text: str) -> str:
     return f"/{inner}" if inner.startswith("/") else inner
 
 
-def key_bindings(completer: Completer) -> ConditionalKeyBindings:
+def key_bindings() -> ConditionalKeyBindings:
     """Not for the line of Ctrl-R, which has keys of its own."""
     keys = KeyBindings()
-
-    @keys.add("enter")
-    def send(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
-            buffer.complete_state = None  # takes the choice; the next Enter sends
-        elif is_open(buffer.text):
-            buffer.insert_text("\n")
-        elif _goes_on(buffer):
-            buffer.delete_before_cursor()
-            buffer.insert_text("\n")
-        elif buffer.text.strip():
-            buffer.validate_and_handle()
-
-    @keys.add("tab")
-    def complete(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        found = list(completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
-        if len(found) == 1:
-            buffer.apply_completion(found[0])
-        elif buffer.complete_state is not None:
-            buffer.complete_next()
-        else:
-            buffer.start_completion(insert_common_part=True)
-
-    @keys.add("escape", "enter")
-    @keys.add("c-j")
-    def begin_line(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    @keys.add("c-c")
-    def clear_line(event: KeyPressEvent) -> None:
-        event.current_buffer.reset()
-
+    keys.add("enter")(_send)
+    keys.add("tab")(_complete)
+    keys.add("escape", "enter")(_begin_line)
+    keys.add("c-j")(_begin_line)
+    keys.add("c-c")(_clear_line)
+    keys.add("c-x", "c-e")(_edit)
     return ConditionalKeyBindings(keys, ~is_searching)
+
+
+def _send(event: KeyPressEvent) -> None:
+    buffer = event.current_buffer
+    if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
+        buffer.complete_state = None  # takes the choice; the next Enter sends
+    elif is_open(buffer.text):
+        buffer.insert_text("\n")
+    elif _goes_on(buffer):
+        buffer.delete_before_cursor()
+        buffer.insert_text("\n")
+    elif buffer.text.strip():
+        buffer.validate_and_handle()
+
+
+def _complete(event: KeyPressEvent) -> None:
+    buffer = event.current_buffer
+    asked = CompleteEvent(completion_requested=True)
+    found = list(buffer.completer.get_completions(buffer.document, asked))
+    if len(found) == 1:
+        buffer.apply_completion(found[0])
+    elif buffer.complete_state is not None:
+        buffer.complete_next()
+    else:
+        buffer.start_completion(insert_common_part=True)
+
+
+def _begin_line(event: KeyPressEvent) -> None:
+    event.current_buffer.insert_text("\n")
+
+
+def _clear_line(event: KeyPressEvent) -> None:
+    event.current_buffer.reset()
+
+
+def _edit(event: KeyPressEvent) -> None:
+    """Unlike a shell's, it sends nothing: who leaves the editor may have thought better of it."""
+    event.current_buffer.open_in_editor()
 
 
 def _goes_on(buffer: Buffer) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 
 from app.cli.client import ChatClient
@@ -12,6 +12,7 @@ from app.cli.terminal import Terminal
 from app.models.schemas import HealthResponse, LoadProgress, SwitchModelResponse
 
 PATIENCE_S = 0.7  # before a wait is explained
+OWN_PATIENCE_S = 0.3  # where no reply can be on its way
 POLL_S = 0.2
 
 
@@ -50,12 +51,32 @@ def waiting_for(health: HealthResponse) -> tuple[str, float | None]:
 @contextlib.asynccontextmanager
 async def explained(client: ChatClient, terminal: Terminal) -> AsyncIterator[None]:
     """A wait inside this context shows what the server is at, once it takes long."""
-    watching = asyncio.create_task(_watch(client, terminal))
+    async with _beside(_watch(client, terminal)):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def shown_if_long(terminal: Terminal, label: str) -> AsyncIterator[None]:
+    """Work of the client itself, of which nobody knows how far it is."""
+    async with _beside(_show(terminal, label)):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    working = asyncio.create_task(work)
     try:
         yield
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def _show(terminal: Terminal, label: str) -> None:
+    await asyncio.sleep(OWN_PATIENCE_S)
+    with terminal.bar() as bar:
+        bar.show(label, None)
+        await asyncio.Event().wait()
 
 
 async def _watch(client: ChatClient, terminal: Terminal) -> None:

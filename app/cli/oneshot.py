@@ -51,16 +51,15 @@ def why_unsent(error: ValidationError) -> str:
 
 
 class OneShot:
-    """The answer goes to standard output as it comes, or as one JSON object when it is over."""
+    """The answer goes to standard output as it comes, or as one JSON object when it is over; beside that
+    object only a problem is told."""
 
     def __init__(self, terminal: Terminal, options: Options, interrupts: Interrupts) -> None:
-        self._output = terminal.out
+        self._asked_in = terminal
         self._options = options
         self._interrupts = interrupts
         self._session: Session | None = None
-        self.terminal = terminal
-        if options.json:
-            self.terminal = Terminal(Look(plain=True, color=False, symbols=False), out=io.StringIO())
+        self.terminal = _unseen() if options.json else terminal
 
     async def answer(self, session: Session, message: str) -> None:
         self._session = session
@@ -80,13 +79,12 @@ class OneShot:
     def failed(self, error: ClientError) -> None:
         code = error.code if isinstance(error, Refused) else type(error).__name__
         self._print({"error": {"code": code, "message": error.message, "hint": error.hint}})
-        if not self._options.json:
-            self.terminal.problem(error)
+        self._asked_in.problem(error)
 
     def _print(self, more: dict[str, Any]) -> None:  # Any: what JSON holds
         if self._options.json:
-            self._output.write(json.dumps(self._told() | more, ensure_ascii=False) + "\n")
-            self._output.flush()
+            self._asked_in.out.write(json.dumps(self._told() | more, ensure_ascii=False) + "\n")
+            self._asked_in.out.flush()
 
     def _told(self) -> dict[str, Any]:  # Any: what JSON holds
         """Of an answer that was cut, as far as it came."""
@@ -102,3 +100,8 @@ class OneShot:
             "model_name": message.model_name,
             "finish_reason": message.finish_reason,
         } | thoughts
+
+
+def _unseen() -> Terminal:
+    look = Look(plain=True, color=False, symbols=False)
+    return Terminal(look, out=io.StringIO(), err=io.StringIO())

@@ -18,5 +18,10 @@ class Options:
     plain: bool = False
     no_color: bool = False
 
+    @property
+    def asks(self) -> bool:
+        """Whether messages are typed as it goes on, as far as the command line says."""
+        return self.message is None and not self.json
+
     def with_(self, **changes: Any) -> "Options":  # Any: as the fields are typed
         return replace(self, **changes)

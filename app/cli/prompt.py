@@ -83,23 +83,25 @@ class TerminalPrompt:
         if isinstance(self._keyboard, Vt100Input):
             self._keyboard.vt100_parser.feed(typed)
         self._typed_ahead = session.terminal.typed_ahead = TypedAhead(self._keyboard)
-        plain = session.terminal.look.plain
-        completer = CommandCompleter(session)
-        self._editor: PromptSession[str] = PromptSession(
+        self._editor = self._make_editor(history, screen or _screen())
+
+    def _make_editor(self, history: History, screen: Output) -> PromptSession[str]:
+        session, look = self._session, self._session.terminal.look
+        return PromptSession(
             history=history,
-            auto_suggest=None if plain else AutoSuggestFromHistory(),
-            completer=completer,
+            auto_suggest=None if look.plain else AutoSuggestFromHistory(),
+            completer=CommandCompleter(session),
             complete_while_typing=Condition(self._is_completed),
-            key_bindings=key_bindings(completer),
+            key_bindings=key_bindings(),
             multiline=True,
             enable_open_in_editor=True,
             enable_suspend=True,
             tempfile_suffix=".md",
             prompt_continuation="... ",
-            bottom_toolbar=None if plain else lambda: status_line(session),
-            style=None if not session.terminal.look.color else _STYLE,
+            bottom_toolbar=None if look.plain else lambda: status_line(session),
+            style=_STYLE if look.color else None,
             input=self._keyboard,
-            output=screen or _screen(),
+            output=screen,
         )
 
     async def ask(self, draft: str) -> str:

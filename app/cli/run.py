@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from app.cli.connection import Connection, Wanted, connected
 from app.cli.errors import BadAddress, ClientError, Foreign, Missing, Refused, TranscriptError, Unreachable
 from app.cli.interrupts import Interrupted, Interrupts
 from app.cli.journal import Journal
+from app.cli.keyboard import quiet_keyboard
 from app.cli.model_table import current_model_line
 from app.cli.oneshot import OneShot, Unusable, read_message
 from app.cli.options import Options
@@ -33,14 +35,15 @@ _USED_WRONGLY = (BadAddress, Unusable, ConfigError, TranscriptError, Missing)
 
 
 def main(options: Options, typed: str = "") -> int:
-    """Runs the client and returns its exit code. Inside a running event loop it takes a thread of its own.
-    `typed` is what the user typed before."""
+    """Runs the client and returns its exit code. Inside a running event loop, which waits for it, it takes
+    a thread of its own. `typed` is what the user typed before."""
     interrupts = Interrupts()
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return _run(options, interrupts, typed, is_notebook=False)
-    return _run_in_thread(options, interrupts, typed)
+    with quiet_keyboard() if options.asks else nullcontext("") as waiting, interrupts.fired_by_ctrl_c():
+        return _run_in_thread(options, interrupts, typed + waiting)
 
 
 def _run_in_thread(options: Options, interrupts: Interrupts, typed: str) -> int:
@@ -48,11 +51,7 @@ def _run_in_thread(options: Options, interrupts: Interrupts, typed: str) -> int:
     is_notebook = not sys.stdin.isatty()
     thread = threading.Thread(target=lambda: codes.append(_run(options, interrupts, typed, is_notebook)))
     thread.start()
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            interrupts.fire_from_outside()
+    thread.join()
     return codes[0] if codes else FAILED
 
 
@@ -69,7 +68,7 @@ def _run(options: Options, interrupts: Interrupts, typed: str, is_notebook: bool
         running = client.chat(terminal, ask_with) if message is None else client.answer(terminal, message)
         return asyncio.run(running)
     except ClientError as error:
-        terminal.problem(error)
+        OneShot(terminal, options, interrupts).failed(error)
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED

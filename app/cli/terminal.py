@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
 
 from app.cli.render import AnswerView, PlainAnswer, without_controls
 
+BAR_WIDTH = 15
 _THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.table.border": "dim"})
 
 
@@ -110,12 +111,16 @@ class Terminal:
             yield _LabelLines(self)
             return
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.table import Column
+
+        def whole() -> Column:
+            return Column(no_wrap=True)
 
         columns = (
-            TextColumn("⏳ {task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
+            TextColumn("⏳ {task.description}", table_column=Column()),  # breaks where there is no room
+            BarColumn(BAR_WIDTH, table_column=whole()),
+            TaskProgressColumn(table_column=whole()),
+            TimeElapsedColumn(table_column=whole()),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task("", total=None)

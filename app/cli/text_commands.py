@@ -1,5 +1,6 @@
 """Owns the commands that bring text in and out: files, the clipboard, documents."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from app.cli.attachments import attachment
 from app.cli.clipboard import copied_by
 from app.cli.command import Choice, Command
 from app.cli.errors import Missing
+from app.cli.loading import shown_if_long
 from app.cli.quantities import count, size_of, tokens_about
 from app.cli.session import Session
 
@@ -59,13 +61,15 @@ def _number(typed: str, most: int, noun: str) -> int:
 async def export(session: Session, argument: str) -> None:
     if not argument:
         raise Missing("/export needs the name of a file.", "It ends in .md, .json or .html.")
-    from app.cli.documents import write_document
+    from app.cli.documents import document, write_document
 
     transcript = await session.settled_transcript()
     if not transcript.messages:
         raise Missing("There is nothing to export yet.", "Type a message first.")
     path = Path(argument).expanduser()
-    write_document(transcript, path)
+    async with shown_if_long(session.terminal, f"writing {path}"):
+        content = await asyncio.to_thread(document, transcript, path)  # Ctrl-C ends the wait for it
+    write_document(content, path)
     session.terminal.say(f"Exported {count(transcript.turns, 'turn')} to {path}", symbol="💾")
 
 

@@ -52,6 +52,7 @@ class StandIn:
         self.omitted = 0
         self.finish_reason = "stop"
         self.api_key: str | None = None
+        self.loading: wire.LoadProgress | None = None  # while it is set, messages wait
         self.left = threading.Event()  # a client closed its stream early
         self._ids = itertools.count(1)
 
@@ -73,6 +74,8 @@ class StandIn:
     async def turn(self, conversation_id: str, asked: str, begun: str = "") -> AsyncIterator[BaseModel]:
         """`hang` never ends, `fail` breaks off with an error, `drop` ends without a last event."""
         history = self.messages(conversation_id)
+        while self.loading is not None:
+            await asyncio.sleep(0.01)
         yield Unheard()
         yield wire.StartEvent(
             conversation_id=conversation_id,
@@ -140,14 +143,14 @@ class StandIn:
     def health(self) -> wire.HealthResponse:
         model = wire.ModelHealth(name=self.current, status="loaded", model_id=MODELS[self.current])
         return wire.HealthResponse(
-            status=self.status,
+            status="loading" if self.loading is not None else self.status,
             timestamp=NOW,
             uptime=1,
             version="0",
             boot_id="boot",
             current_model=self.current,
             model=model,
-            loading=[],
+            loading=[] if self.loading is None else [self.loading],
             note=self.note,
             active_requests=0,
             queued_requests=0,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
 from typing import TypeVar
 
 import pytest
@@ -23,7 +24,7 @@ from app.cli.run import main
 from app.cli.server import PROJECT, port_for_own
 from app.cli.session import Session
 from app.cli.transcripts import Transcript, load, save
-from app.models.schemas import TranscriptMessage
+from app.models.schemas import LoadProgress, TranscriptMessage
 from chat_cli import parse_arguments
 from tests.cli.conftest import Seen
 from tests.cli.pseudo_terminal import PseudoTerminal
@@ -106,12 +107,25 @@ def test_json_is_one_object_of_an_answer_or_an_error(url: str) -> None:
     done = _piped("", "--url", url, "--json", "-p", "think hard")
     told = json.loads(done.stdout)
     assert (told["response"], told["thinking"]) == ("You said: think hard", "hard")
-    assert told["usage"]["completion_tokens"] == 12 and done.returncode == 0
+    assert told["usage"]["completion_tokens"] == 12 and (done.returncode, done.stderr) == (0, "")
     failed = _piped("fail", "--url", url, "--json")
     told = json.loads(failed.stdout)
     assert (told["error"]["code"], told["response"]) == ("worker_died", "You said: fail")
-    assert failed.returncode == 1
+    assert failed.returncode == 1 and failed.stderr.startswith("The model's process ended.")
     assert json.loads(_piped("drop", "--url", url, "--json").stdout)["error"]["code"] == "StreamBroken"
+
+
+@pytest.mark.parametrize(("text", "arguments"), [("", ()), ("hello", ("--url", "notaurl"))])
+def test_json_is_one_object_also_of_what_cannot_be_sent(text: str, arguments: tuple[str, ...]) -> None:
+    done = _piped(text, "--json", *arguments)
+    told = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and told["message"] in done.stderr
+
+
+def test_json_is_all_that_is_told_also_where_a_model_is_switched_to(url: str) -> None:
+    Path("notes.txt").write_text("noted")
+    done = _piped("hello @notes.txt", "--url", url, "--json", "-m", "gpt2")
+    assert json.loads(done.stdout)["model_name"] == "gpt2" and done.stderr == ""
 
 
 def test_one_message_goes_on_with_a_conversation_that_is_kept(url: str) -> None:
@@ -182,7 +196,7 @@ def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
     assert all(name.startswith("app.models.schemas") for name in others[1:])
 
 
-LATER = {"torch", "transformers", "fastapi", "click", "pygments", "markdown_it", "tomllib", "dotenv"}
+LATER = {"shtab", "torch", "transformers", "fastapi", "click", "pygments", "markdown_it", "tomllib", "dotenv"}
 LATER |= {"rich.markdown", "rich.table", "rich.progress", "app.cli.markdown", "app.cli.comparison"}
 
 
@@ -208,6 +222,42 @@ def test_main_works_inside_a_running_loop(url: str, monkeypatch: pytest.MonkeyPa
 
     assert asyncio.run(notebook()) == 0
     assert "You said: hello" in shown.getvalue()
+
+
+IN_A_LOOP = """
+import asyncio, sys
+from app.cli.options import Options
+from app.cli.run import main
+
+async def notebook():
+    print("loop")
+    print("ended with", main(Options(url=sys.argv[1])))
+    await asyncio.sleep(0)
+    print("line", await asyncio.to_thread(input))
+
+asyncio.run(notebook())
+"""
+
+
+def test_keys_are_the_clients_also_inside_a_running_loop(url: str, standin: StandIn) -> None:
+    command = [sys.executable, "-c", IN_A_LOOP, url]
+    with PseudoTerminal(command, _environ(PYTHONPATH=str(PROJECT))) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.type("hang up")
+        terminal.wait_for("You: hang up")  # below the answer, and not into it
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.type("\r")
+        terminal.wait_for("You said: hang up")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.", times=2)
+        terminal.type("/quit\r")
+        terminal.wait_for("ended with 0")
+        terminal.type("as usual\r")
+        terminal.wait_for("line as usual")
+        assert terminal.wait_for_end() == 0
+    assert standin.left.is_set()
 
 
 # The loop of questions and answers
@@ -322,6 +372,32 @@ def test_options_are_as_documented() -> None:
     assert parse_arguments([]) == Options()
 
 
+def _completed(*words: str) -> list[str]:
+    """What bash offers for the last of the words behind the client's name."""
+    script = subprocess.run(
+        [*CLIENT, "--print-completion", "bash"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    ask = 'COMP_WORDS=(chat_cli.py "$@") COMP_CWORD=$#; _shtab_chat_cli_py; echo "${COMPREPLY[@]}"'
+    command = ["bash", "-c", f"{script}\n{ask}", "bash", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+
+
+def test_bash_completes_the_options() -> None:
+    assert _completed("--p") == ["--prompt", "--plain", "--print-completion"]
+    assert _completed("--json", "--ur") == ["--url"]
+    assert _completed("--print-completion", "z") == ["zsh"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shell_accepts_the_completion_and_finds_every_option(shell: str) -> None:
+    done = subprocess.run([*CLIENT, "--print-completion", shell], capture_output=True, text=True, timeout=30)
+    options = {word.strip("[],") for word in _piped("", "--help").stdout.split() if "-" in word[:2]}
+    assert (done.returncode, done.stderr) == (0, "")
+    assert options > {"--url", "-m"} and all(option in done.stdout for option in options)
+    if which(shell):
+        assert subprocess.run([shell, "-n"], input=done.stdout, text=True, timeout=30).returncode == 0
+
+
 # In a terminal
 
 
@@ -373,6 +449,26 @@ def test_enter_sends_also_after_the_client_was_stopped_and_continued(url: str, s
         terminal.wait_for("You: say next⏎")
         terminal.type("\x03")
         terminal.wait_for("Assistant:", times=2)
+
+
+def test_message_waits_while_its_model_is_fetched(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+        terminal.wait_for("Type a message")
+        standin.loading = LoadProgress(
+            model_name="llama3-1b",
+            stage="download",
+            fraction=0.5,
+            done_bytes=1_270_000_000,
+            total_bytes=2_480_000_000,
+            bytes_per_s=12.5e6,
+            seconds_left=110,
+        )
+        terminal.type("hello\r")
+        terminal.wait_for("llama3-1b: download 1.3 GB of 2.5 GB at 12 MB/s")
+        terminal.wait_for("\n(1 min 50 s left)")
+        terminal.wait_for("50% 0:00:01")
+        standin.loading = None
+        terminal.wait_for("You: hello\nAssistant:\nYou said: hello\n12 tokens")
 
 
 def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.documents import code_blocks, write_document
+from app.cli.documents import code_blocks, document, write_document
 from app.cli.errors import Missing, TranscriptError
 from app.cli.transcripts import Transcript, load
 from app.models.schemas import TranscriptMessage
@@ -19,8 +19,12 @@ TALK = Transcript(
 )
 
 
+def _write(path: Path) -> None:
+    write_document(document(TALK, path), path)
+
+
 def test_markdown_holds_who_said_what() -> None:
-    write_document(TALK, Path("talk.md"))
+    _write(Path("talk.md"))
     assert Path("talk.md").read_text() == (
         "# Add <b>two</b>\n\n> Be brief.\n\n## You\n\nAdd <b>two</b>\n\n"
         "## Assistant (gpt2)\n\n```py\n1 + 2\n```\n<script>x</script>\n"
@@ -28,29 +32,29 @@ def test_markdown_holds_who_said_what() -> None:
 
 
 def test_html_shows_what_was_said_and_obeys_nothing_of_it() -> None:
-    write_document(TALK, Path("talk.html"))
+    _write(Path("talk.html"))
     written = Path("talk.html").read_text()
     assert "<script>" not in written and "<b>" not in written
     assert '<code class="language-py">1 + 2' in written and "<blockquote>Be brief.</blockquote>" in written
 
 
 def test_json_loads_as_a_conversation() -> None:
-    write_document(TALK, Path("talk.json"))
+    _write(Path("talk.json"))
     assert json.loads(Path("talk.json").read_text())["version"] == 1
     assert load("talk", Path()) == TALK
 
 
 def test_file_that_is_there_is_kept_beside() -> None:
     Path("talk.md").write_text("mine")
-    write_document(TALK, Path("talk.md"))
+    _write(Path("talk.md"))
     assert Path("talk.md~").read_text() == "mine"
 
 
 def test_format_and_place_must_be_known() -> None:
     with pytest.raises(Missing, match="no format"):
-        write_document(TALK, Path("talk.pdf"))
+        _write(Path("talk.pdf"))
     with pytest.raises(TranscriptError, match="cannot be written"):
-        write_document(TALK, Path("missing/talk.md"))
+        _write(Path("missing/talk.md"))
 
 
 def test_code_is_found_wherever_it_is_nested() -> None:

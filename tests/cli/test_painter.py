@@ -108,6 +108,26 @@ def test_painter_leaves_exactly_the_rows_of_a_long_answer() -> None:
     assert len(scrolled) + len(screen) == before + items + table + code + cursor
 
 
+def _part(number: int) -> tuple[list[str], list[str]]:
+    """Twenty lines of Markdown, and the rows that they are."""
+    cells = [f"row {number:03}.{k}" for k in range(5)]
+    code = [f"x{k} = {number}" for k in range(6)]
+    table = ["| name | value |", "|------|------:|", *(f"| {cell} | {k} |" for k, cell in enumerate(cells))]
+    lines = [f"## Part {number}", "", *table, "", "```python", *code, "```", f"Words of *{number}*.", ""]
+    drawn = [" name       value", " " + "─" * 16, *(f" {cell}{k:7}" for k, cell in enumerate(cells))]
+    return lines, [f"Part {number}", "", *drawn, "", *code, "", f"Words of {number}.", ""]
+
+
+def test_painter_leaves_exactly_the_rows_of_two_thousand_lines() -> None:
+    parts = [_part(number) for number in range(100)]
+    lines = [line for part, _ in parts for line in part]
+    rows = [row for _, drawn in parts for row in drawn]
+    answer = "\n".join(lines)
+    written = _painted([answer[at : at + 64] for at in range(0, len(answer), 64)], 80, 24)
+    assert len(lines) == 2_000
+    assert _left(written, 80, 24) == ["before", *rows[:-1]]
+
+
 def test_painter_shows_the_end_of_what_is_taller_than_the_screen() -> None:
     painter, file = _painter(height=6)
     painter.feed("\n".join(f"line {n}" for n in range(20)))

@@ -103,7 +103,9 @@ def test_history_is_searched(keyboard: PipeInput, seen: Seen) -> None:
     assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == "new"
 
 
-def test_editor_takes_the_line(keyboard: PipeInput, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_editor_takes_the_line_and_gives_it_back_unsent(
+    keyboard: PipeInput, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("editor.sh").write_text('#!/bin/sh\nprintf "%s, edited" "$(cat "$1")" > "$1"\n')
     Path("editor.sh").chmod(0o700)
     monkeypatch.setenv("EDITOR", str(Path("editor.sh").absolute()))
@@ -117,10 +119,10 @@ def test_editor_takes_the_line(keyboard: PipeInput, seen: Seen, monkeypatch: pyt
         async with asyncio.timeout(5):
             while not prompt.text.endswith("edited"):
                 await asyncio.sleep(0.01)
-        keyboard.send_text(ENTER)
-        return await asking
+        keyboard.send_text(f", twice{ENTER}")
+        return await asyncio.wait_for(asking, 5)
 
-    assert asyncio.run(ask()) == "text, edited"
+    assert asyncio.run(ask()) == "text, edited, twice"
 
 
 def test_line_below_tells_model_context_and_conversation(seen: Seen) -> None:

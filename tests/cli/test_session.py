@@ -17,7 +17,8 @@ from app.cli.places import sessions_folder
 from app.cli.preferences import load_preferences
 from app.cli.session import NothingYet, Session
 from app.cli.sessions import kept_sessions, load_session
-from app.cli.transcripts import load
+from app.cli.transcripts import Transcript, load
+from app.models.schemas import TranscriptMessage
 from tests.cli.conftest import Seen
 from tests.cli.standin import StandIn
 
@@ -175,13 +176,16 @@ def test_answer_that_fails_changes_nothing(talk: Talk, seen: Seen) -> None:
     assert "You said: fail now" in seen.answers
 
 
-def test_connection_that_breaks_keeps_what_came(talk: Talk) -> None:
+def test_connection_that_breaks_keeps_what_came_and_resends_nothing(talk: Talk, standin: StandIn) -> None:
     async def broken(session: Session) -> None:
-        with pytest.raises(StreamBroken):
+        with pytest.raises(StreamBroken) as caught:
             await session.send("drop now")
+        hint = str(caught.value.hint)
+        assert "/continue" in hint and "/retry" in hint
 
     session = talk(broken)
     assert session.transcript.messages[-1].content == "You said: drop now"
+    assert session.was_cut and [kind for kind, _ in standin.requests] == ["chat"]
 
 
 def test_conversation_that_the_server_lost_is_restored_once(talk: Talk, seen: Seen, standin: StandIn) -> None:
@@ -469,6 +473,27 @@ def test_documents_are_exported(talk: Talk, seen: Seen) -> None:
     for line in ("/export", "/export talk.pdf"):
         with pytest.raises(ClientError):
             talk("one", line)
+
+
+def _long_talk(turns: int) -> Transcript:
+    answer = "- *one*\n- `two`\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\n" * 8
+    asked = TranscriptMessage(role="user", content="Go on.")
+    return Transcript(messages=[asked, TranscriptMessage(role="assistant", content=answer)] * turns)
+
+
+def test_export_of_a_long_conversation_shows_itself_and_can_be_stopped(talk: Talk, seen: Seen) -> None:
+    async def go(session: Session) -> None:
+        session.begin(_long_talk(turns=500))
+        interrupts = Interrupts()
+        writing = asyncio.create_task(interrupts.run(_typed(session, "/export talk.html")))
+        while not seen.told:
+            await asyncio.sleep(0.01)
+        interrupts.fire()
+        with pytest.raises(Interrupted):
+            await writing
+
+    talk(go)
+    assert seen.told == "writing talk.html...\n" and not Path("talk.html").exists()
 
 
 @pytest.mark.parametrize(
