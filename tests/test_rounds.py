@@ -30,7 +30,7 @@ class Footprint:
             children=len(process.children(recursive=True)),
             threads=process.num_threads(),
             descriptors=process.num_fds(),
-            folders=len(list(temporary.iterdir())),
+            folders=len(list(temporary.glob("llm-*"))),
         )
 
     def exceeds(self, other: "Footprint") -> bool:
