@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from app.cli.model_table import current_model_line
+from app.models.schemas import HealthResponse
 from tests.hub.standin import Mishap, StandInHub, running
 from tests.hub.tiny_repositories import DIALOGPT, LLAMA, QWEN, tiny_repository
+from tests.models.hub_requests import make_folder
 from tests.server import RunningServer, events, running_server, wait_for
 
 TOKEN = "hf_sesame"
+NOBODY = "http://127.0.0.1:9"
 MODELS = """
 [models.mine]
 source = "Qwen/Qwen3-0.6B"
@@ -37,7 +41,7 @@ def hub() -> Iterator[StandInHub]:
         yield standin
 
 
-def serve(hub: StandInHub, folder: Path, **settings: str) -> Any:
+def serve(hub: StandInHub, folder: Path, **settings: str | None) -> Any:
     folder.joinpath("models.toml").write_text(MODELS)
     given = {
         "HF_ENDPOINT": hub.url,
@@ -48,11 +52,19 @@ def serve(hub: StandInHub, folder: Path, **settings: str) -> Any:
         "LLM_DTYPE": "float32",
         "LLM_THREADS": "1",
     }
-    return running_server(folder, **(given | settings))
+    return running_server(folder, **{name: value for name, value in (given | settings).items() if value})
 
 
 def loaded(server: RunningServer) -> dict[str, Any]:
     return {model["name"]: model for model in server.get("/api/v1/chat/models")["models"]}
+
+
+def shown(server: RunningServer) -> tuple[str, str | None, str]:
+    """What the current model is served from, as the list and the health say it; and the client's banner."""
+    health = HealthResponse.model_validate(server.get("/api/v1/health"))
+    assert health.current_model is not None and health.model is not None
+    listed = loaded(server)[health.current_model]["model_id"]
+    return listed, health.model.model_id, current_model_line(health)
 
 
 def refusal(server: RunningServer, name: str) -> tuple[int, dict[str, Any]]:
@@ -79,7 +91,9 @@ def test_a_request_fetches_what_it_names_and_shows_how_far_it_is(hub: StandInHub
         assert server.get("/api/v1/health")["current_model"] is None
 
         assert server.post("/api/v1/chat/switch-model", model_name="llama3-1b")["load_time"] == 0
-        assert server.chat("hello", max_tokens=2)["model_id"] == LLAMA
+        reply = server.chat("hello", max_tokens=2)
+        assert (reply["model_name"], reply["model_id"]) == ("llama3-1b", LLAMA)
+        assert shown(server) == (LLAMA, LLAMA, f"Current model: llama3-1b (served from {LLAMA})")
         assert server.post("/api/v1/unload-model")["was_loaded"]
         assert loaded(server)["llama3-1b"]["status"] == "available"
     assert TOKEN not in (tmp_path / "server.log").read_text()
@@ -92,6 +106,7 @@ def test_names_without_a_token_and_names_that_mean_harm(hub: StandInHub, tmp_pat
         reply = server.chat("hello", max_tokens=2)
         assert (reply["model_name"], reply["model_id"]) == ("llama3-1b", DIALOGPT)
         assert (tmp_path / "models" / "converted" / DIALOGPT / "model.safetensors").is_file()
+        assert shown(server) == (DIALOGPT, DIALOGPT, f"Current model: llama3-1b (served from {DIALOGPT})")
         wait_for(lambda: not list((tmp_path / "models").rglob("pytorch_model.bin")), "the pickle to go")
 
         assert refusal(server, LLAMA)[1]["code"] == "model_gated"
@@ -106,3 +121,39 @@ def test_names_without_a_token_and_names_that_mean_harm(hub: StandInHub, tmp_pat
         assert server.post("/api/v1/load-model", model_name="mine")["model_id"] == QWEN
         assert loaded(server)["mine"]["status"] == "loaded"
         assert server.chat("hello", max_tokens=2)["model_id"] == DIALOGPT
+
+
+def test_any_repository_and_any_folder_answers_where_that_is_allowed(hub: StandInHub, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "mine", tiny_repository("gpt2"))
+    with serve(hub, tmp_path) as server:
+        for name, origin in ((QWEN, QWEN), ("./mine", str(folder))):
+            assert server.post("/api/v1/chat/switch-model", model_name=name)["model_id"] == origin
+            reply = server.chat("hello", max_tokens=2)
+            assert (reply["model_name"], reply["model_id"]) == (name, origin)
+            assert reply["usage"]["completion_tokens"] > 0
+        assert shown(server)[2] == f"Current model: ./mine (served from .../{tmp_path.name}/mine)"
+    with serve(hub, tmp_path, LLM_ALLOW_ANY_MODEL="false") as server:
+        assert refusal(server, QWEN)[0] == refusal(server, "./mine")[0] == 404
+
+
+def test_named_model_that_is_neither_here_nor_to_be_had_is_told(hub: StandInHub, tmp_path: Path) -> None:
+    with serve(hub, tmp_path, HF_ENDPOINT=NOBODY, LLM_MODEL_NAME="llama3-1b") as server:
+        reply = server.http.post("/api/v1/chat", json={"message": "hello"})
+        assert reply.status_code == 503
+        error = reply.json()["error"]
+        assert error["code"] == "model_offline"
+        assert error["message"].startswith(f"{LLAMA} is not on this machine")
+        assert "Connect to the network" in error["hint"]
+        assert shown(server) == (LLAMA, None, f"Current model: llama3-1b ({error['message']})")
+        assert server.http.get("/health/ready").status_code == 503
+
+
+def test_default_that_cannot_be_had_leaves_the_answer_to_the_builtin_model(
+    hub: StandInHub, tmp_path: Path
+) -> None:
+    with serve(hub, tmp_path, HF_ENDPOINT=NOBODY, LLM_MODEL_NAME=None) as server:
+        reply = server.chat("hello", max_tokens=2)
+        assert (reply["model_name"], reply["model_id"]) == ("builtin", "builtin")
+        assert shown(server) == ("builtin", "builtin", "Current model: builtin")
+        wait_for(lambda: "cannot be reached" in server.get("/api/v1/health")["note"], "the default's failure")
+        assert server.get("/api/v1/health")["note"].startswith(f"The built-in model answers: {LLAMA} is not")

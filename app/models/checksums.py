@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.models.folder import model_files
+
 _BLOCK = 2**24  # bytes read at a time
 _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's id of a small file, SHA-256 of a large one
 
@@ -70,8 +72,8 @@ def digest(path: Path, length: int, read: Callable[[int], None] = lambda count: 
 
 
 def _blobs(snapshot: Path) -> Iterable[Path]:
-    """The files that the snapshot's names lead to, where those have a checksum for a name."""
-    for pointer in sorted(snapshot.rglob("*")):
+    """The files of the model that the snapshot's names lead to, where those have a checksum for a name."""
+    for pointer in model_files(snapshot):
         blob = pointer.resolve()
         if pointer.is_symlink() and _NAME.fullmatch(blob.name) and blob.is_file():
             yield blob

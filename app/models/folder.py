@@ -8,6 +8,7 @@ from pathlib import Path
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
+TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", "additional_chat_templates/*.jinja")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
@@ -28,6 +29,11 @@ def weights(folder: Path, takes_pickle: bool = False) -> list[Path]:
     if shards and all(shard.is_file() for shard in shards):
         return shards
     return [folder / PICKLE] if takes_pickle and (folder / PICKLE).is_file() else []
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What is read of a folder; it may hold the same weights in other formats too."""
+    return [*weights(folder, takes_pickle=True), *(path for text in TEXTS for path in folder.glob(text))]
 
 
 def weight_bytes(folder: Path) -> int:

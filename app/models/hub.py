@@ -137,9 +137,12 @@ class Hub:
             if damage is None:
                 return weights
         try:
-            return Weights(source, await self._fetch_source(source, report))
+            weights = Weights(source, await self._fetch_source(source, report))
         except ModelOffline as error:
             raise damage or error from None
+        if damage := await self._damage(weights, report):  # in a file that was there before
+            raise damage
+        return weights
 
     async def _damage(self, weights: Weights, report: Report) -> ModelCorrupt | None:
         """What is wrong with files in a Hub's cache. This cache's own make way for being fetched again."""

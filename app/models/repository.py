@@ -13,10 +13,9 @@ from huggingface_hub.hf_api import RepoSibling
 
 from app.core.catalogue import Source
 from app.core.errors import HubUnreachable, ModelRefused
-from app.models.folder import INDEX, PICKLE, WEIGHTS
+from app.models.folder import INDEX, PICKLE, TEXTS, WEIGHTS
 
 LOOKUP_TIMEOUT_S = 10.0
-_TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", "additional_chat_templates/*.jinja")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _NAME = re.compile(r"(additional_chat_templates/)?[\w-][\w.+-]*")
 _HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -52,7 +51,7 @@ def look_up(api: HfApi, source: Source) -> Repository:
         api.auth_check(source.location)
     offered = {sibling.rfilename: sibling for sibling in info.siblings or () if _is_wanted(sibling.rfilename)}
     weights = _weights(offered, source)
-    names = {name for name in offered if any(fnmatch(name, pattern) for pattern in _TEXTS)} - {INDEX}
+    names = {name for name in offered if any(fnmatch(name, pattern) for pattern in TEXTS)} - {INDEX}
     files = [_file(offered[name], source) for name in names] + [_file(offered[n], source) for n in weights]
     is_weight = set(weights)
     files.sort(key=lambda file: (file.name in is_weight, file.size))

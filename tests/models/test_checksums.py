@@ -76,6 +76,24 @@ def test_damaged_file_is_fetched_anew_and_nothing_else(cached: Path, standin: St
     assert fetch(hub_of(standin, cached), profile("owner/tiny"))[0] == found
 
 
+def test_damaged_file_of_a_download_that_another_began_is_found_out(
+    cached: Path, standin: StandInHub
+) -> None:
+    (cached / "models--owner--tiny" / "snapshots" / COMMIT / "config.json").unlink()
+    flip(weights(cached))
+    with pytest.raises(ModelCorrupt):
+        fetch(hub_of(standin, cached), profile("owner/tiny"))
+    found, _ = fetch(hub_of(standin, cached), profile("owner/tiny"))
+    assert (found.path / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_only_what_is_read_of_a_model_is_compared(cached: Path) -> None:
+    other = cached / "models--owner--tiny" / "snapshots" / COMMIT / "model.onnx"
+    (weights(cached).parent / ("0" * 64)).write_bytes(b"the same in another format")
+    other.symlink_to("../../blobs/" + "0" * 64)
+    assert fetch(offline(cached), profile("owner/tiny"))[0].path == other.parent
+
+
 def test_what_was_downloaded_here_is_not_read_again(tmp_path: Path, standin: StandInHub) -> None:
     fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
     assert fetch(hub_of(standin, tmp_path), profile("owner/tiny"))[1].stages == []

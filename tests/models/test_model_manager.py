@@ -217,17 +217,20 @@ def test_a_model_in_use_is_not_unloaded(world: World) -> None:
 def test_two_models_answer_at_the_same_time(world: World) -> None:
     world.collect(world.models.load("tiny-b"))
 
-    async def ask(name: str) -> ChatResponse:
-        request = ChatRequest(message="hello", model_name=name, temperature=0, max_tokens=8)
+    async def ask(name: str) -> tuple[float, float, str]:
+        request = ChatRequest(message="count", model_name=name, temperature=0, max_tokens=60)
+        came = []
         async for event in world.chats.chat(request):
-            last = event
-        assert isinstance(last, ChatResponse)
-        return last
+            came += [asyncio.get_running_loop().time()] if isinstance(event, DeltaEvent) else []
+        assert isinstance(event, ChatResponse)
+        return came[0], came[-1], event.model_name
 
-    async def both() -> list[ChatResponse]:
+    async def both() -> list[tuple[float, float, str]]:
         return await asyncio.gather(ask("tiny-a"), ask("tiny-b"))
 
-    assert [reply.model_name for reply in world.run(both())] == ["tiny-a", "tiny-b"]
+    first, second = world.run(both())
+    assert (first[2], second[2]) == ("tiny-a", "tiny-b")
+    assert max(first[0], second[0]) < min(first[1], second[1])  # neither waited for the other's end
 
 
 def test_a_conversation_goes_on_with_another_model_and_back(world: World) -> None:
