@@ -12,6 +12,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import ContextOverflow, InvalidRequest, ModelRefused
+from app.engine.history import History, folded
 from app.engine.messages import ChatMessage, Submit, Thinking
 from app.engine.template import LENGTH_LIMIT, TemplateOutOfBounds, bounded
 
@@ -70,14 +71,14 @@ class PromptBuilder:
         return self._fitted(Prompt(ids, self._context_length), request)
 
     def _build_chat(self, request: Submit) -> Prompt:
-        history = _History.of(request)
+        history = History.of(request)
         limit = self._context_length - self._reply_reserve(request)
         prompt = self._render(history, 0, request)
         if len(prompt.ids) > limit and history.turns:
             prompt = self._without_oldest(history, limit, request)
         return self._fitted(prompt, request)
 
-    def _without_oldest(self, history: "_History", limit: int, request: Submit) -> Prompt:
+    def _without_oldest(self, history: History, limit: int, request: Submit) -> Prompt:
         """Fewest turns left out so that the rest is within `limit`; all where even that does not help."""
         low, high = 1, len(history.turns)
         best = self._render(history, high, request)
@@ -118,10 +119,10 @@ class PromptBuilder:
         wanted = request.sampling.max_tokens
         return quarter if wanted is None else min(wanted, quarter)
 
-    def _render(self, history: "_History", omitted_turns: int, request: Submit) -> Prompt:
+    def _render(self, history: History, omitted_turns: int, request: Submit) -> Prompt:
         messages = history.without(omitted_turns)
         if self._folds_system:
-            messages = _folded(messages)
+            messages = folded(messages)
         omitted = history.messages_in(omitted_turns)
         if request.continue_final:
             return Prompt(self._encode(self._begun_reply(messages)), 0, omitted)
@@ -238,53 +239,6 @@ class PromptBuilder:
             if token_id is not None:
                 return [token_id]
         raise InvalidRequest("the prompt is empty")
-
-
-@dataclass(frozen=True, slots=True)
-class _History:
-    """A chat cut into what must stay, `head` and `last`, and turns that may leave, oldest first."""
-
-    head: tuple[ChatMessage, ...]
-    turns: tuple[tuple[ChatMessage, ...], ...]
-    last: tuple[ChatMessage, ...]
-
-    @classmethod
-    def of(cls, request: Submit) -> "_History":
-        messages = request.messages or ()
-        if not messages:
-            raise InvalidRequest("a chat needs at least one message")
-        if request.continue_final and messages[-1].role != "assistant":
-            raise InvalidRequest("only an assistant's final message can be continued")
-        begin = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
-        turns = _turns(messages[begin:])
-        return cls(messages[:begin], turns[:-1], turns[-1] if turns else ())
-
-    def without(self, omitted_turns: int) -> tuple[ChatMessage, ...]:
-        kept = self.turns[omitted_turns:]
-        return (*self.head, *(message for turn in kept for message in turn), *self.last)
-
-    def messages_in(self, omitted_turns: int) -> int:
-        return sum(len(turn) for turn in self.turns[:omitted_turns])
-
-
-def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ...]:
-    """A turn begins at each user message."""
-    turns: list[list[ChatMessage]] = []
-    for message in messages:
-        if message.role == "user" or not turns:
-            turns.append([])
-        turns[-1].append(message)
-    return tuple(tuple(turn) for turn in turns)
-
-
-def _folded(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """System messages become the beginning of the user message that follows them."""
-    folded: list[ChatMessage] = []
-    for message in messages:
-        if folded and folded[-1].role == "system":
-            message = ChatMessage(message.role, f"{folded.pop().content}\n\n{message.content}")
-        folded.append(message)
-    return tuple(folded)
 
 
 def _own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -179,24 +179,17 @@ class Entry:
         return "available" if self.error is None and self.loaded is None else "failed"
 
 
-async def start_worker(
+def worker_spec(
     settings: Settings,
     profile: ModelProfile,
     weights: Weights,
-    report: Report,
     *,
     draft: Weights | None,
     converts_to: str | None,
     makes_way: bool,
-) -> EngineClient:
-    """A worker that serves these weights, with a `draft` model's guesses; its stages are reported.
-
-    For the last two see WorkerSpec.
-
-    Raises:
-        ModelUnavailable: it cannot.
-    """
-    spec = WorkerSpec(
+) -> WorkerSpec:
+    """What a worker needs to serve these weights, with a `draft` model's guesses. For the rest see there."""
+    return WorkerSpec(
         model_path=str(weights.path),
         model_name=profile.name,
         device=settings.device,
@@ -214,6 +207,14 @@ async def start_worker(
         converts_to=converts_to,
         makes_way=makes_way,
     )
+
+
+async def start_worker(spec: WorkerSpec, settings: Settings, report: Report) -> EngineClient:
+    """A worker that serves what `spec` says; its stages are reported.
+
+    Raises:
+        ModelUnavailable: it cannot.
+    """
 
     def progress(event: Progress) -> None:
         report(event.stage, event.fraction)

@@ -15,7 +15,7 @@ from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, Shut
 from app.models.entries import Entries
 from app.models.folder import weight_bytes
 from app.models.hub import Hub, Weights
-from app.models.loading import Entry, Load, LoadedModel, start_worker
+from app.models.loading import Entry, Load, LoadedModel, start_worker, worker_spec
 from app.models.progress import Report
 from app.models.residency import Residency
 from app.models.schemas import LoadProgress
@@ -143,15 +143,15 @@ class Workers:
     async def _start(self, entry: Entry, weights: Weights, report: Report, began: float) -> LoadedModel:
         await self._make_room(entry, weights, report)
         source = weights.source
-        client = await start_worker(
+        spec = worker_spec(
             self._settings,
             entry.profile,
             weights,
-            report,
             draft=self._draft_for(entry, weights),
             converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
             makes_way=any(other.loaded for other in self._entries.all()),
         )
+        client = await start_worker(spec, self._settings, report)
         report("ready", 1.0)
         return LoadedModel(entry.profile, source, client, time.monotonic() - began)
 
