@@ -1,5 +1,6 @@
 """Owns the loop of questions and answers, and what is said of every failure in it."""
 
+import asyncio
 import contextlib
 import traceback
 
@@ -16,6 +17,8 @@ from app.cli.places import private_file, state_folder
 from app.cli.prompt import Prompt
 from app.cli.session import Session
 
+LOAD_AHEAD_S = 1.0  # after the first prompt, which waits for none of it
+
 
 class Chat:
     """Asks, does what was asked for, and asks again: no error ends it."""
@@ -29,14 +32,26 @@ class Chat:
         self._interrupts = interrupts
 
     async def run(self) -> None:
-        with contextlib.suppress(EOFError, commands.Leave), self._interrupts.on_ctrl_c():
-            while True:
-                line = await self._prompt.ask(self._session.draft)
-                self._session.draft = ""
-                if line.strip():
-                    await self._do(line)
-                    self._tell_unwritten()
-                    self._session.terminal.say("")
+        loading = asyncio.ensure_future(self._load_ahead())
+        try:
+            with contextlib.suppress(EOFError, commands.Leave), self._interrupts.on_ctrl_c():
+                while True:
+                    await self._turn()
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+
+    async def _load_ahead(self) -> None:
+        await asyncio.sleep(LOAD_AHEAD_S)
+        await asyncio.to_thread(self._session.terminal.load_ahead)
+
+    async def _turn(self) -> None:
+        line = await self._prompt.ask(self._session.draft)
+        self._session.draft = ""
+        if line.strip():
+            await self._do(line)
+            self._tell_unwritten()
+            self._session.terminal.say("")
 
     async def _do(self, line: str) -> None:
         terminal = self._session.terminal

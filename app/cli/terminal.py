@@ -104,6 +104,14 @@ class Terminal:
 
         return PaintedAnswer(self.console, self.look.folds_thoughts, self.typed_ahead)
 
+    def load_ahead(self) -> None:
+        """Loads what only an answer needs, from any thread: else its first code keeps the keys waiting."""
+        if not self.look.plain:
+            from app.cli.blocks import highlight
+            from app.cli.painted_answer import PaintedAnswer  # noqa: F401  (to have it loaded)
+
+            highlight("pass", "python")
+
     @contextlib.contextmanager
     def bar(self) -> Iterator[Bar]:
         """A progress bar that leaves nothing behind; in plain mode a line for each new label."""
