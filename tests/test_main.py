@@ -126,7 +126,7 @@ def test_process_answers_soon_and_has_no_torch(offline: dict[str, str]) -> None:
         server.terminate()
         output, _ = server.communicate(timeout=START_S)
     modules = set(output.splitlines())
-    assert answered_s < 5  # 1.5 s on two idle cores
+    assert answered_s < 15  # 1.5 s on two idle cores; these may be busy
     assert not modules & {"torch", "transformers"}
 
 
