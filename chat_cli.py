@@ -11,7 +11,7 @@ from typing import Any
 from app.cli.keyboard import quiet_keyboard
 from app.cli.options import Options
 
-IMPORTED_OBJECTS = 200_000  # to look through them for garbage would take a tenth of the start
+IMPORTED_OBJECTS = 50_000  # to look through them for garbage would take a tenth of the start
 
 
 class _PrintCompletion(argparse.Action):
