@@ -18,7 +18,7 @@ from app.core.errors import DomainError, ModelLoadFailed, ModelRefused
 from app.engine import memory
 from app.engine.check import PackedPath, check_packed_path
 from app.engine.engine import Engine, EngineLimits
-from app.engine.loading import LoadedModel, load
+from app.engine.loading import LoadedModel, ReportStage, load
 from app.engine.messages import ModelInfo, Outbound, Progress, SamplingParams, Stats, Submit, WorkerSpec
 from app.engine.priority import gently
 
@@ -48,9 +48,6 @@ class Service:
         draft = gently(lambda: _draft(spec, loaded), spec.makes_way)
         engine = _engine(spec, loaded, path.bytes_per_token, draft)
         memory.give_back()
-        # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
-        rows: Any = loaded.model.get_input_embeddings().weight  # a tensor in every module that has rows
-        memory.page_out(rows)
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
         report(Progress("warm up", 1.0))
@@ -76,11 +73,17 @@ def _load(spec: WorkerSpec, report: Report) -> tuple[LoadedModel, int, PackedPat
     loaded = load(spec, lambda *stage: report(Progress(*stage)))
     parameters = loaded.model.num_parameters()
     report(Progress("check", 0.0))
-    path = check_packed_path(
-        loaded.model, loaded.dtype, spec.quantization, lambda *stage: report(Progress(*stage))
-    )
+    path = _packed(loaded, spec, lambda *stage: report(Progress(*stage)))
     report(Progress("check", 1.0))
     return loaded, parameters, path
+
+
+def _packed(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
+    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report)
+    # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
+    rows: Any = loaded.model.get_input_embeddings().weight  # a tensor in every module that has rows
+    memory.page_out(rows)
+    return path
 
 
 def _prepare(spec: WorkerSpec) -> None:
@@ -105,11 +108,12 @@ def _draft(spec: WorkerSpec, served: LoadedModel) -> _Draft | None:
     """The model that guesses, loaded and checked; None where it cannot: then the served one does without."""
     if spec.draft_path is None:
         return None
+    _set_threads(spec)
     try:
         loaded = load(msgspec.structs.replace(spec, model_path=spec.draft_path), lambda *stage: None)
         if loaded.tokenizer.get_vocab() != served.tokenizer.get_vocab():
             raise ModelRefused("its vocabulary is another one")
-        path = check_packed_path(loaded.model, loaded.dtype, spec.quantization)
+        path = _packed(loaded, spec, lambda *stage: None)
     except DomainError as error:
         _log.warning("the draft model %s is not used: %s", spec.draft_name, error.message)
         return None

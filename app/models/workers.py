@@ -128,7 +128,8 @@ class Workers:
             entry.error = ModelLoadFailed(f"{entry.profile.name} could not be loaded.", hint="See the log.")
             raise entry.error from error
         entry.loaded, entry.error, entry.last_used = loaded, None, time.monotonic()
-        entry.measured_bytes = loaded.client.memory_bytes
+        is_alone = loaded.client.info.draft is None  # what a draft takes is not the model's need
+        entry.measured_bytes = loaded.client.memory_bytes if is_alone else None
         if weights.source.takes_pickle:
             self.spawn(self._hub.forget_pickle(weights.source))
         logger.info(
@@ -136,7 +137,7 @@ class Workers:
             entry.profile.name,
             loaded.model_id,
             loaded.load_time_s,
-            entry.measured_bytes,
+            loaded.client.memory_bytes,
         )
         return loaded
 

@@ -43,7 +43,9 @@ def test_draft_is_used_where_it_can_be(
         models = ModelManager(settings, catalogue, Hub(tmp_path), replace(residency, limit_bytes=limit))
         try:
             runner.run(asyncio_timeout(collect(models.load("tiny-a"))))
-            (loaded,) = (entry.loaded for entry in models.entries() if entry.loaded is not None)
-            assert loaded.client.info.draft == (str(folders[draft]) if guesses else None)
+            (entry,) = (entry for entry in models.entries() if entry.loaded is not None)
+            assert entry.loaded is not None
+            assert entry.loaded.client.info.draft == (str(folders[draft]) if guesses else None)
+            assert (entry.measured_bytes is None) == guesses  # else a reload would count the draft twice
         finally:
             runner.run(models.close())
