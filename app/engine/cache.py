@@ -4,68 +4,26 @@ A new sequence takes over, or copies, the longest prefix that a slot of its own 
 Knows token ids and tensors; nothing of requests' text, order or sampling.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from app.engine.scheduler import Sequence
+from app.engine.slots import Heap, Ids, Slot, Store
 
 _GRAIN = 64  # tokens; slots grow by multiples of it
 _EXPENDABLE_TAIL = 16  # tokens; a finished slot that differs only here is taken over, not copied
-
-Ids = NDArray[np.int64]
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """Keys and values of one sequence, per layer `[2, 1, kv_heads, capacity, dim]`, made as they come."""
-
-    capacity: int
-    scope: str = ""
-    ids: Ids = field(default_factory=lambda: np.empty(0, np.int64))  # what is, or will first be, written
-    layers: dict[int, Tensor] = field(default_factory=dict)
-    drafted: int = 0  # leading positions whose keys and values of a draft model are here, too
-
-    def write(self, layer: int, start: int, pairs: Tensor) -> Tensor:
-        """Store `[2, 1, kv_heads, rows, dim]` from position `start` on; returns the layer's whole tensor."""
-        if layer not in self.layers:
-            self.layers[layer] = pairs.new_empty((*pairs.shape[:3], self.capacity, pairs.shape[4]))
-        whole = self.layers[layer]
-        whole.narrow(3, start, pairs.shape[3]).copy_(pairs)
-        return whole
-
-    def copy(self, length: int, capacity: int) -> "Slot":
-        """A slot of its own with the first `length` positions of this one."""
-        twin = Slot(capacity, self.scope, self.ids[:length], drafted=self.drafted)
-        twin.layers = {layer: _resized(tensor, length, capacity) for layer, tensor in self.layers.items()}
-        return twin
-
-    def resize(self, length: int, capacity: int) -> None:
-        """Keep the first `length` positions in another capacity; layer by layer, so little is held twice."""
-        for layer, tensor in self.layers.items():
-            self.layers[layer] = _resized(tensor, length, capacity)
-        self.capacity = capacity  # once every layer has it: the device may run out of memory on the way
-
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.layers.values())
-
-
-def _resized(tensor: Tensor, length: int, capacity: int) -> Tensor:
-    wider = tensor.new_empty((*tensor.shape[:3], capacity, tensor.shape[4]))
-    wider.narrow(3, 0, length).copy_(tensor.narrow(3, 0, length))
-    return wider
 
 
 class KVCache:
     """The memory of the scheduler. `budget_bytes` holds at least one sequence of `max_tokens` ids."""
 
-    def __init__(self, *, budget_bytes: int, bytes_per_token: int, max_tokens: int) -> None:
+    def __init__(
+        self, *, budget_bytes: int, bytes_per_token: int, max_tokens: int, store: Store | None = None
+    ) -> None:
         assert budget_bytes >= bytes_per_token * max_tokens
         self._budget = budget_bytes // bytes_per_token  # in tokens from here on
         self._bytes_per_token = bytes_per_token
         self._max_tokens = max_tokens
+        self._store = Heap() if store is None else store
         self._active: list[Sequence] = []
         self._finished: list[Slot] = []  # least recently used first
 
@@ -99,7 +57,7 @@ class KVCache:
         if capacity > room:
             return False
         self._evict_for(capacity - slot.capacity)
-        slot.resize(sequence.computed, capacity)
+        self._store.resize(slot, sequence.computed, capacity)
         return True
 
     def release(self, sequence: Sequence) -> None:
@@ -107,14 +65,17 @@ class KVCache:
         if sequence.computed > 0:
             slot.ids = np.array(sequence.ids[: sequence.computed], np.int64)
             self._finished.append(slot)
+        else:
+            self._store.drop(slot)
 
     def discard(self, sequence: Sequence) -> None:
-        self._detach(sequence)
+        self._store.drop(self._detach(sequence))
         sequence.computed = 0
 
     def forget_finished(self) -> None:
         """Give back all memory that no running sequence needs."""
-        self._finished.clear()
+        while self._finished:
+            self._store.drop(self._finished.pop())
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests and for idle moments."""
@@ -155,14 +116,14 @@ class KVCache:
     def _slot_from(self, donor: Slot | None, shared: int, capacity: int, scope: str) -> Slot:
         if donor is None:
             self._evict_for(capacity)
-            return Slot(capacity, scope)
+            return self._store.new(capacity, scope)
         if donor in self._finished:
             self._finished.remove(donor)
             if not self._is_worth_keeping(donor, shared, capacity):
                 return self._taken_over(donor, shared, capacity)
             self._finished.append(donor)  # now the most recently used, so the last to be evicted
         self._evict_for(capacity)
-        return donor.copy(shared, capacity)
+        return self._store.copy(donor, shared, capacity)
 
     def _is_worth_keeping(self, donor: Slot, shared: int, capacity: int) -> bool:
         """Whether the donor holds more than the newcomer takes, and both fit."""
@@ -172,7 +133,7 @@ class KVCache:
     def _taken_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
         if donor.capacity < capacity or self._active_tokens() + donor.capacity > self._budget:
             self._evict_for(capacity)
-            donor.resize(shared, capacity)
+            self._store.resize(donor, shared, capacity)
         else:
             self._evict_for(donor.capacity)
         return donor
@@ -180,7 +141,7 @@ class KVCache:
     def _evict_for(self, tokens: int) -> None:
         """Drop finished slots, least recently used first, until `tokens` more fit."""
         while self._finished and self._active_tokens() + self._finished_tokens() + tokens > self._budget:
-            del self._finished[0]
+            self._store.drop(self._finished.pop(0))
 
 
 def _common_prefix(first: Ids, second: Ids) -> int:

@@ -3,6 +3,7 @@
 Architectures whose attention does not go through transformers' interface would answer, wrongly, without it.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused, ModelUnsupported
-from app.engine.cache import Slot
+from app.engine.arena import Arena
 from app.engine.loading import ReportStage
 from app.engine.messages import Quantization
 from app.engine.preparation import prepare
 from app.engine.runner import Runner
 from app.engine.scheduler import Chunk, Sequence
+from app.engine.slots import Heap, Slot, Store
+
+_log = logging.getLogger(__name__)
 
 _LENGTHS = (11, 7)  # ids of two sequences that share every pass
 _PASSES = ((5, 4), (5, 2), (1, 1))  # ids of each per pass: the first pass, a chunk, a decode
@@ -35,6 +39,7 @@ class PackedPath:
 
     weights: str  # the form of the linear layers' weights
     bytes_per_token: int  # of keys and values
+    goes_by_rows: bool  # whether the pass over rows (rows.py) computes rightly, too, where there is one
 
 
 def check_packed_path(
@@ -42,8 +47,10 @@ def check_packed_path(
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
     report: ReportStage = lambda stage, fraction: None,
+    arena: Arena | None = None,
 ) -> PackedPath:
-    """Puts the model on the packed path. It computes in `dtype` then, or as before.
+    """Puts the model on the packed path. It computes in `dtype` then, or as before. With an `arena` it tries
+    the pass over rows as well, which a model can do without.
 
     Raises ModelUnsupported unless every layer attends through the packed function, and the logits of two
     sequences in mixed passes are those of the model's own path.
@@ -59,13 +66,33 @@ def check_packed_path(
     weights = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
     report("pack", 1.0)
     report("check", 0.5)  # the model's own path is computed, the packed one is not
-    sequences = [Sequence(str(i), prompt, slot=Slot(len(prompt))) for i, prompt in enumerate(prompts)]
-    logits = _packed_logits(model, sequences)
+    tolerance = _tolerance(dtype, quantization)
+    sequences = _sequences(prompts, Heap())
+    logits = _packed_logits(Runner(model), sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
         _refuse_missing_layers(model, sequence.slot)
-        _refuse_difference(own, packed, _tolerance(dtype, quantization))
+        _refuse_difference(own, packed, tolerance)
     slot: Slot = sequences[0].slot
-    return PackedPath(weights, slot.nbytes() // slot.capacity)
+    goes_by_rows = arena is not None and _goes_by_rows(model, arena, prompts, expected, tolerance)
+    return PackedPath(weights, slot.nbytes() // slot.capacity, goes_by_rows)
+
+
+def _sequences(prompts: list[list[int]], store: Store) -> list[Sequence]:
+    return [Sequence(str(i), ids, slot=store.new(len(ids))) for i, ids in enumerate(prompts)]
+
+
+def _goes_by_rows(
+    model: PreTrainedModel, arena: Arena, prompts: list[list[int]], expected: list[Tensor], tolerance: float
+) -> bool:
+    """What the pass over spans has shown to be served is served by that one where this one fails."""
+    try:
+        logits = _packed_logits(Runner(model, arena=arena), _sequences(prompts, arena))
+        for own, packed in zip(expected, logits, strict=True):
+            _refuse_difference(own, packed, tolerance)
+    except (ModelUnsupported, RuntimeError):  # torch's own is one
+        _log.warning("this model's decodes are not recorded", exc_info=True)
+        return False
+    return True
 
 
 def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
@@ -108,9 +135,8 @@ def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
             hook.remove()
 
 
-def _packed_logits(model: PreTrainedModel, sequences: list[Sequence]) -> list[Tensor]:
+def _packed_logits(runner: Runner, sequences: list[Sequence]) -> list[Tensor]:
     """Logits after each sequence's last id, computed in the mixed passes of `_PASSES`."""
-    runner = Runner(model)
     for counts in _PASSES:
         try:
             logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])

@@ -12,6 +12,7 @@ import torch
 
 from app.core.errors import DomainError, InternalError, InvalidRequest
 from app.engine import sampling
+from app.engine.arena import Arena
 from app.engine.cache import KVCache
 from app.engine.guessing import Guessing
 from app.engine.loading import LoadedModel
@@ -30,6 +31,7 @@ from app.engine.request import Request
 from app.engine.runner import Runner
 from app.engine.sampling import Chooser
 from app.engine.scheduler import Chunk, Scheduler, Sequence
+from app.engine.slots import Heap, Store
 from app.engine.speculation import Guesser
 from app.engine.vocabulary import Vocabulary
 
@@ -58,13 +60,16 @@ class Engine:
         limits: EngineLimits,
         *,
         draft: LoadedModel | None = None,
+        arena: Arena | None = None,
         chat_template: str | None = None,
         chat_stop: tuple[str, ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Keys and values lie in the `arena`, where there is one, which has room for all of them."""
         self.limits = limits
-        self._runner = Runner(loaded.model)
-        self._guessing = Guessing(None if draft is None else Runner(draft.model, _layers(loaded)))
+        self._store: Store = Heap() if arena is None else arena
+        self._runner = Runner(loaded.model, arena=arena)
+        self._guessing = Guessing(None if draft is None else Runner(draft.model, _layers(loaded), arena))
         self._vocabulary = Vocabulary(loaded)
         self._prompts = PromptBuilder(
             loaded.tokenizer, context_length=limits.context_length, chat_template=chat_template
@@ -73,6 +78,7 @@ class Engine:
             budget_bytes=limits.kv_cache_bytes,
             bytes_per_token=limits.bytes_per_token,
             max_tokens=limits.context_length,
+            store=self._store,
         )
         self._scheduler = Scheduler(
             self.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
@@ -86,7 +92,7 @@ class Engine:
 
     def learn_prices(self) -> None:
         """Measures what guesses cost here; without it they are judged by what is usual. Between requests."""
-        self._guessing.learn_prices(self._runner)
+        self._guessing.learn_prices(self._runner, self._store)
 
     @property
     def is_idle(self) -> bool:

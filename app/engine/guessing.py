@@ -7,6 +7,7 @@ from app.engine.draft import Draft
 from app.engine.price import Price, measure_price
 from app.engine.request import Request
 from app.engine.runner import Runner
+from app.engine.slots import Store
 
 _log = logging.getLogger(__name__)
 
@@ -18,9 +19,9 @@ class Guessing:
         self._draft = None if draft is None else Draft(draft)
         self._price = Price()
 
-    def learn_prices(self, runner: Runner) -> None:
+    def learn_prices(self, runner: Runner, store: Store) -> None:
         """Measures what guesses of this model cost; without it they are judged by what is usual."""
-        self._price = measure_price(runner, None if self._draft is None else self._draft.runner)
+        self._price = measure_price(runner, None if self._draft is None else self._draft.runner, store)
         _log.info("a guess costs %.3f steps to check, %.3f to draft", self._price.row, self._price.draft)
 
     def guess(self, decoding: Many[Request], most: int) -> None:

@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass
 
-from app.engine.cache import Slot
 from app.engine.runner import Runner
 from app.engine.scheduler import Chunk, Sequence
+from app.engine.slots import Store
 
 _HISTORY = 16  # ids before the pass that is timed
 _GUESSED = 7  # rows beside the one that a step computes anyway
@@ -28,18 +28,21 @@ class Price:
         return self.check(decoding) + self.draft / (1 + self.row * (decoding - 1))
 
 
-def measure_price(runner: Runner, draft: Runner | None) -> Price:
+def measure_price(runner: Runner, draft: Runner | None, store: Store) -> Price:
     """Times passes over made-up ids, in slots of their own."""
-    single, several = _pass_s(runner, ()), _pass_s(runner, (0,) * _GUESSED)
-    drafting = 0.0 if draft is None else _pass_s(draft, ())
+    single, several = _pass_s(runner, store, ()), _pass_s(runner, store, (0,) * _GUESSED)
+    drafting = 0.0 if draft is None else _pass_s(draft, store, ())
     return Price(max(several / single - 1, 0.0) / _GUESSED, drafting / single)
 
 
-def _pass_s(runner: Runner, guess: tuple[int, ...]) -> float:
-    sequence = Sequence("price", [0] * _HISTORY, slot=Slot(_HISTORY + len(guess)))
+def _pass_s(runner: Runner, store: Store, guess: tuple[int, ...]) -> float:
+    slot = store.new(_HISTORY + len(guess))
+    sequence = Sequence("price", [0] * _HISTORY, slot=slot)
     runner.forward([Chunk(sequence, _HISTORY)])
     sequence.computed = _HISTORY - 1
-    return min(_timed(runner, Chunk(sequence, 1, guess)) for _ in range(_REPETITIONS))
+    fastest = min(_timed(runner, Chunk(sequence, 1, guess)) for _ in range(_REPETITIONS))
+    store.drop(slot)
+    return fastest
 
 
 def _timed(runner: Runner, chunk: Chunk) -> float:

@@ -4,56 +4,95 @@ One pass over the packed tokens of a step; only rows that a next token is wanted
 """
 
 from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from app.engine.attention import Span, Step
+from app.engine.arena import Arena
+from app.engine.recording import RowPasses
+from app.engine.rows import RowStep
 from app.engine.scheduler import Chunk
+from app.engine.spans import Span, SpanStep
+
+
+@dataclass(slots=True)
+class _Packed:
+    """The tokens of all chunks, end to end."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)  # rows whose logits somebody needs
+
+    def add(self, chunk: Chunk) -> None:
+        sequence, start, begin = chunk.sequence, chunk.sequence.computed, len(self.ids)
+        self.ids += sequence.ids[start : start + chunk.count]
+        self.ids += chunk.guess
+        self.positions += range(start, start + chunk.rows)
+        self.spans.append(Span(sequence.slot, begin, len(self.ids), start))
+        if chunk.is_last:
+            self.wanted += range(len(self.ids) - 1 - len(chunk.guess), len(self.ids))
 
 
 class Runner:
-    """`model` attends through `attention.attend`; its layers are numbered in slots from `first_layer` on."""
+    """`model` attends through `attention.attend`; its layers are numbered in slots from `first_layer` on.
 
-    def __init__(self, model: PreTrainedModel, first_layer: int = 0) -> None:
+    Slots that are an arena's are worked on row by row where they may be (see RowPasses).
+    """
+
+    def __init__(self, model: PreTrainedModel, first_layer: int = 0, arena: Arena | None = None) -> None:
         self._model = model
         self._first_layer = first_layer
+        self._arena = arena
         self.device = model.device
+        self._passes = None if arena is None else RowPasses(self._compute_rows, arena, self.device)
 
     @torch.inference_mode()
     def forward(self, chunks: Many[Chunk]) -> Tensor:
         """Logits `[rows, vocabulary]`: of each chunk that is its sequence's last, in order, the row of its
-        last id and of every guessed one.
+        last id and of every guessed one. They are good until the next pass.
 
         Writes keys and values into the slots; that they are computed is for the caller to note.
         """
-        ids: list[int] = []
-        positions: list[int] = []
-        spans: list[Span] = []
-        wanted: list[int] = []
+        packed = _Packed()
         for chunk in chunks:
-            sequence, start = chunk.sequence, chunk.sequence.computed
-            spans.append(Span(sequence.slot, len(ids), len(ids) + chunk.rows, start))
-            ids += sequence.ids[start : start + chunk.count]
-            ids += chunk.guess
-            positions += range(start, start + chunk.rows)
-            if chunk.is_last:
-                wanted += range(len(ids) - 1 - len(chunk.guess), len(ids))
-        return self._logits(ids, positions, wanted, Step(spans, self._first_layer))
+            packed.add(chunk)
+        logits = None if self._passes is None else self._row_logits(self._passes, packed)
+        return self._span_logits(packed) if logits is None else logits
 
     def recover(self) -> None:
         """After a failed pass: give unused device memory back."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _logits(self, ids: list[int], positions: list[int], wanted: list[int], step: Step) -> Tensor:
+    def _span_logits(self, packed: _Packed) -> Tensor:
         output = self._model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            logits_to_keep=torch.tensor(wanted, dtype=torch.long, device=self.device),
+            input_ids=torch.tensor([packed.ids], device=self.device),
+            position_ids=torch.tensor([packed.positions], device=self.device),
+            logits_to_keep=torch.tensor(packed.wanted, dtype=torch.long, device=self.device),
             use_cache=False,
-            step=step,
+            step=SpanStep(packed.spans, first_layer=self._first_layer),
+        )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _row_logits(self, passes: RowPasses, packed: _Packed) -> Tensor | None:
+        places = [passes.arena.place(span.slot) for span in packed.spans for _ in range(span.rows)]
+        logits = passes.logits(packed.ids, places, packed.positions)
+        if logits is None or len(packed.wanted) == len(packed.ids):
+            return logits
+        return logits[packed.wanted]
+
+    def _compute_rows(self, inputs: Tensor, length: int) -> Tensor:
+        assert self._arena is not None
+        ids, places, positions = inputs.unbind(0)
+        output = self._model(
+            input_ids=ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            step=RowStep(self._arena, places, positions, length, first_layer=self._first_layer),
         )
         logits: Tensor = output.logits[0]
         return logits

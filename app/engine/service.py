@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelRefused
 from app.engine import memory
+from app.engine.arena import arena_for
 from app.engine.check import PackedPath, check_packed_path
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import LoadedModel, ReportStage, load
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 Report = Callable[[Outbound], None]
 
 _LONG_STEP_S = 0.03  # a model of longer steps gains from every core
+_CHECKED_TOKENS = 64  # that a check has room for
 _SMALLEST_WINDOW = 16  # tokens; with less cache than this no request makes sense
 
 
@@ -46,7 +48,7 @@ class Service:
         _prepare(spec)
         loaded, parameters, path = gently(lambda: _load(spec, report), spec.makes_way)
         draft = gently(lambda: _draft(spec, loaded), spec.makes_way)
-        engine = _engine(spec, loaded, path.bytes_per_token, draft)
+        engine = _engine(spec, loaded, path, draft)
         memory.give_back()
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
@@ -79,7 +81,8 @@ def _load(spec: WorkerSpec, report: Report) -> tuple[LoadedModel, int, PackedPat
 
 
 def _packed(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
-    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report)
+    arena = arena_for(loaded.model.device, _CHECKED_TOKENS)
+    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, arena)
     # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
     rows: Any = loaded.model.get_input_embeddings().weight  # a tensor in every module that has rows
     memory.page_out(rows)
@@ -101,7 +104,7 @@ def _set_threads(spec: WorkerSpec) -> None:
 @dataclass(frozen=True, slots=True)
 class _Draft:
     loaded: LoadedModel
-    bytes_per_token: int  # of keys and values
+    path: PackedPath
 
 
 def _draft(spec: WorkerSpec, served: LoadedModel) -> _Draft | None:
@@ -117,11 +120,12 @@ def _draft(spec: WorkerSpec, served: LoadedModel) -> _Draft | None:
     except DomainError as error:
         _log.warning("the draft model %s is not used: %s", spec.draft_name, error.message)
         return None
-    return _Draft(loaded, path.bytes_per_token)
+    return _Draft(loaded, path)
 
 
-def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int, draft: _Draft | None) -> Engine:
-    bytes_per_token += 0 if draft is None else draft.bytes_per_token
+def _engine(spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Draft | None) -> Engine:
+    paths = [path] if draft is None else [path, draft.path]
+    bytes_per_token = sum(each.bytes_per_token for each in paths)
     device = loaded.model.device
     budget = spec.kv_cache_bytes if spec.kv_cache_bytes is not None else memory.cache_budget(device)
     context_length = min(loaded.context_length, budget // bytes_per_token)
@@ -144,9 +148,11 @@ def _engine(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int, draft: 
         max_active_requests=spec.max_active_requests,
         step_tokens=spec.step_tokens,
     )
+    goes_by_rows = all(each.goes_by_rows for each in paths)
     return Engine(
         loaded,
         limits,
+        arena=arena_for(device, budget // bytes_per_token) if goes_by_rows else None,
         draft=None if draft is None else draft.loaded,
         chat_template=spec.chat_template,
         chat_stop=spec.stop,

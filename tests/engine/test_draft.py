@@ -17,9 +17,9 @@ DEAR = Price(row=0.2, draft=0.9)
 PROMPTS = ("the cat sat", "on the mat, 日本語", "and é too")
 
 
-@pytest.fixture
-def gpt2(tiny_model: Callable[[str], TinyModel]) -> TinyModel:
-    return tiny_model("gpt2")
+@pytest.fixture(params=["slots", "arena"])
+def gpt2(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
+    return replace(tiny_model("gpt2"), has_arena=request.param == "arena")
 
 
 @pytest.fixture

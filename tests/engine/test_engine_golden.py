@@ -1,9 +1,13 @@
 """Greedy output equals model.generate(do_sample=False), token for token, whatever happens around it."""
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 
 import pytest
 
+from tests.engine.conftest import ARCHITECTURES
 from tests.engine.tiny import Collected, TinyModel, finish, greedy, run
 
 PROMPTS = (
@@ -13,6 +17,13 @@ PROMPTS = (
     "x",
     "on the mat the cat " * 4,
 )
+
+
+@pytest.fixture(params=product(ARCHITECTURES, ("slots", "arena")), ids="-".join)
+def tiny(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
+    """Keys and values in tensors of their own, as on the CPU, and in one for all, as on a GPU."""
+    name, store = request.param
+    return replace(tiny_model(name), has_arena=store == "arena")
 
 
 def expect(tiny: TinyModel, prompt: str, max_tokens: int = 24) -> str:

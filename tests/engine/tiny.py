@@ -19,6 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from app.engine.arena import Arena
 from app.engine.check import check_packed_path
 from app.engine.engine import Engine, EngineLimits
 from app.engine.loading import LoadedModel
@@ -103,6 +104,8 @@ class TinyModel:
     packed: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     bytes_per_token: int
+    has_arena: bool = False  # whether its engines keep keys and values as on a GPU
+    replies: dict[tuple[str, int], str] = field(default_factory=dict)  # of the reference, so far
 
     @classmethod
     def build(cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> "TinyModel":
@@ -128,10 +131,16 @@ class TinyModel:
             max_active_requests=max_active_requests,
             step_tokens=step_tokens,
         )
-        return Engine(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, **options)
+        arena = Arena(cache_tokens, first=64) if self.has_arena else None
+        return Engine(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, arena=arena, **options)
 
     def generate(self, prompt: str, max_tokens: int) -> str:
         """The reply that transformers gives, greedy; cut off, it ends with its last whole character."""
+        if (prompt, max_tokens) not in self.replies:
+            self.replies[prompt, max_tokens] = self._generated(prompt, max_tokens)
+        return self.replies[prompt, max_tokens]
+
+    def _generated(self, prompt: str, max_tokens: int) -> str:
         ids = self.tokenizer(prompt, return_tensors="pt").input_ids
         output = self.reference.generate(
             ids,
@@ -196,6 +205,8 @@ def finish(engine: Engine, collected: Collected) -> None:
     for _ in range(5000):
         if engine.is_idle:
             engine.cache.check_integrity()
+            if isinstance(engine._store, Arena):
+                engine._store.check_integrity()
             return
         collected.take(engine.step())
     raise AssertionError("the engine does not come to rest")
