@@ -308,14 +308,22 @@ def test_message_that_the_wire_does_not_take_is_told(url: str, seen: Seen) -> No
     assert "The message cannot be sent" in seen.told
 
 
-def test_fault_of_the_client_is_logged_and_told_in_a_line(url: str, seen: Seen) -> None:
-    def break_it(session: Session) -> None:
-        session.settings = None  # type: ignore[assignment]  # whatever fails inside
+def _break(session: Session) -> None:
+    session.settings = None  # type: ignore[assignment]  # whatever fails inside
 
-    _chatted(url, seen, ["hello", "/help"], break_it)
+
+def test_fault_of_the_client_is_logged_and_told_in_a_line(url: str, seen: Seen) -> None:
+    _chatted(url, seen, ["hello", "/help"], _break)
     assert "This is a fault of the client" in seen.told and "/models" in seen.told
     log = Path(os.environ["XDG_STATE_HOME"]) / "llm-serving" / "client.log"
     assert "Traceback" in log.read_text() and "Traceback" not in seen.told
+
+
+def test_fault_that_cannot_be_logged_is_told_all_the_same(url: str, seen: Seen) -> None:
+    (Path(os.environ["XDG_STATE_HOME"]) / "llm-serving" / "client.log").mkdir(parents=True)
+    _chatted(url, seen, ["hello", "/help"], _break)
+    assert "This is a fault of the client" in seen.told and "/models" in seen.told
+    assert "It cannot be told in full: Is a directory." in seen.told
 
 
 def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tuple[list[str], Session]:
