@@ -1,4 +1,5 @@
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -448,17 +449,22 @@ def _long_talk(turns: int) -> Transcript:
 
 
 def test_export_of_a_long_conversation_shows_itself_and_can_be_stopped(talk: Talk, seen: Seen) -> None:
+    stopped_at = 0.0
+
     async def go(session: Session) -> None:
-        session.begin(_long_talk(turns=500))
+        nonlocal stopped_at
+        session.begin(_long_talk(turns=10_000))  # many seconds of work
         interrupts = Interrupts()
         writing = asyncio.create_task(interrupts.run(typed(session, "/export talk.html")))
         while not seen.told:
             await asyncio.sleep(0.01)
         interrupts.fire()
+        stopped_at = time.monotonic()
         with pytest.raises(Interrupted):
             await writing
 
     talk(go)
+    assert time.monotonic() - stopped_at < 2  # with the thread that wrote it
     assert seen.told == "writing talk.html...\n" and not Path("talk.html").exists()
 
 
