@@ -10,10 +10,10 @@ from app.cli.live_models import HINT, LiveModels
 from app.cli.session import Session
 from app.cli.terminal import Look, Terminal
 from app.models.schemas import LoadProgress
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.standin import StandIn
-from tests.cli.test_chat import CLIENT, _environ
 
 
 def _download(fraction: float) -> LoadProgress:
@@ -29,7 +29,7 @@ def _download(fraction: float) -> LoadProgress:
 
 def test_list_is_live_until_no_model_loads(url: str, standin: StandIn) -> None:
     standin.loading = _download(0.25)
-    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("/models\r")
         terminal.wait_for("⏳ gpt2: download 137 MB of 548 MB at 2 MB/s")
         terminal.wait_for("25%", times=2)  # of the table, and of the bar
@@ -47,7 +47,7 @@ def test_list_is_live_until_no_model_loads(url: str, standin: StandIn) -> None:
 
 def test_ctrl_c_leaves_the_list_as_it_is_and_the_load_to_the_server(url: str, standin: StandIn) -> None:
     standin.loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
-    with PseudoTerminal([*CLIENT, "--url", url], _environ()) as terminal:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("/models\r")
         terminal.wait_for(HINT)
         terminal.type("\x03")

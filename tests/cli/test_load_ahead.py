@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.client_process import CLIENT, client_environ, wait_until
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.test_chat import CLIENT, _environ, _wait
 
 
 @pytest.mark.parametrize("failure", ["ImportError('broken')", "OSError(24, 'Too many open files')"])
@@ -11,9 +11,9 @@ def test_what_cannot_be_loaded_ahead_is_told_by_the_answer_that_needs_it(
     url: str, tmp_path: Path, failure: str
 ) -> None:
     (tmp_path / "pygments.py").write_text(f"open('tried', 'w').close()\nraise {failure}\n")
-    with PseudoTerminal([*CLIENT, "--url", url], _environ(PYTHONPATH=str(tmp_path))) as terminal:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ(PYTHONPATH=str(tmp_path))) as terminal:
         terminal.wait_for("Type a message")
-        _wait(Path("tried").exists)
+        wait_until(Path("tried").exists)
         terminal.type("hello\r")
         terminal.wait_for(f"❌ This is a fault of the client: {failure}.")
         terminal.wait_for("You: hello", times=2)  # offered again
