@@ -42,6 +42,7 @@ class Chat:
             await asyncio.gather(loading, return_exceptions=True)
 
     async def _load_ahead(self) -> None:
+        """What fails here fails again in the answer that needs it, and is told there."""
         await asyncio.sleep(LOAD_AHEAD_S)
         await asyncio.to_thread(self._session.terminal.load_ahead)
 
@@ -69,10 +70,10 @@ class Chat:
             terminal.problem(error)
         except ValidationError as error:
             terminal.fail(why_unsent(error))
-        except (commands.Leave, OSError):
+        except (commands.Leave, BrokenPipeError):
             raise
         except Exception as error:
-            terminal.fail(f"This is a fault of the client: {error!r}.", f"Told in full in {_log_fault()}")
+            terminal.fail(f"This is a fault of the client: {error!r}.", _log_fault())
 
     def _tell_unwritten(self) -> None:
         failure = self._session.journal.failure()
@@ -106,7 +107,11 @@ class Chat:
 
 
 def _log_fault() -> str:
-    log = private_file(state_folder() / "client.log")
-    with log.open("a") as file:
-        file.write(traceback.format_exc())
-    return str(log)
+    """Returns where it is told in full."""
+    try:
+        log = private_file(state_folder() / "client.log")
+        with log.open("a") as file:
+            file.write(traceback.format_exc())
+    except OSError as error:
+        return f"It cannot be told in full: {error.strerror}."
+    return f"Told in full in {log}"

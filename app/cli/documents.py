@@ -1,6 +1,8 @@
 """Owns a conversation as a document for other programs: Markdown, JSON or HTML, and the code in an answer."""
 
+from collections.abc import Callable
 from html import escape
+from itertools import takewhile
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -19,8 +21,9 @@ td, th { border: 1px solid #ccc; padding: .2rem .6rem; } h2 { font-size: 1rem; c
 """
 
 
-def document(transcript: Transcript, path: Path) -> bytes:
-    """In the format that the path ends in. Of a long conversation it takes a second.
+def document(transcript: Transcript, path: Path, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
+    """In the format that the path ends in. Of a long conversation it takes a second; once it is stopped it
+    ends within a message, and what it gives is of no use.
 
     Raises:
         Missing: it ends in none that is known.
@@ -30,7 +33,7 @@ def document(transcript: Transcript, path: Path) -> bytes:
     if path.suffix == ".md":
         return as_markdown(transcript).encode()
     if path.suffix == ".html":
-        return as_html(transcript).encode()
+        return as_html(transcript, is_stopped).encode()
     raise Missing(f"{path} ends in no format that can be written.", "Use .md, .json or .html.")
 
 
@@ -56,12 +59,12 @@ def as_markdown(transcript: Transcript) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(transcript: Transcript) -> str:
+def as_html(transcript: Transcript, is_stopped: Callable[[], bool]) -> str:
     """One file that needs nothing else. HTML that a model wrote is shown, not obeyed."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     said = "\n".join(
         f"<h2>{escape(_speaker(message.role, message.model_name))}</h2>\n{parser.render(message.content)}"
-        for message in transcript.messages
+        for message in takewhile(lambda _: not is_stopped(), transcript.messages)
     )
     title = escape(transcript.name)
     told = (

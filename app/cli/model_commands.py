@@ -4,18 +4,23 @@ from collections.abc import Iterable, Sequence
 
 from app.cli.command import Choice, Command
 from app.cli.errors import Missing, Refused
-from app.cli.model_table import model_table, served_from
+from app.cli.model_table import listed, loads_of, model_table, served_from
 from app.cli.quantities import age_of, count, size_of
 from app.cli.session import Session
 
 
 async def list_models(session: Session, argument: str) -> None:
     await session.refresh_models()
-    session.terminal.say("Available Models:", "bold", "📋")
     terminal = session.terminal
-    entries = sorted(session.models.values(), key=lambda entry: entry.is_current)  # it stays on the screen
-    terminal.show(model_table(entries, terminal.look.symbols, terminal.console.width))
-    for entry in entries:
+    terminal.say("Available Models:", "bold", "📋")
+    if loads_of(session.models.values()):
+        from app.cli.live_models import LiveModels  # what paints takes long to import
+
+        await LiveModels(session).run()
+    else:
+        entries = listed(session.models.values())
+        terminal.show(model_table(entries, terminal.look.symbols, terminal.console.width))
+    for entry in session.models.values():
         if entry.error is not None:
             terminal.note(f"{entry.name} failed: {entry.error}")
 
@@ -86,7 +91,13 @@ def _first_model(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
 
 
 COMMANDS = (
-    Command("models", "", "list the models", list_models),
+    Command(
+        "models",
+        "",
+        "list the models",
+        list_models,
+        more="While one of them loads, the list shows how far it is. Ctrl-C leaves it; the server loads on.",
+    ),
     Command(
         "switch",
         "MODEL",

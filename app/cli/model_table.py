@@ -1,10 +1,13 @@
 """Owns how models are named and listed: a name never hides what really serves it."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from app.cli.loading import fraction_of, label_of
 from app.cli.quantities import size_of
-from app.models.schemas import HealthResponse, ModelEntry
+from app.cli.terminal import BAR_WIDTH
+from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
 
 if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
@@ -29,22 +32,55 @@ def current_model_line(health: HealthResponse) -> str:
     return f"Current model: {model.name}{origin}"
 
 
-def model_table(models: list[ModelEntry], symbols: bool, width: int) -> "Table":
-    """Where the terminal is narrow, the numbers and the origin stand below the description."""
+def listed(models: Iterable[ModelEntry]) -> list[ModelEntry]:
+    """In the order of the list: the current model last, where it stays on the screen."""
+    return sorted(models, key=lambda model: model.is_current)
+
+
+def loads_of(models: Iterable[ModelEntry]) -> list[LoadProgress]:
+    """How far those are that load."""
+    return [model.progress for model in models if model.progress is not None]
+
+
+def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_short: bool = False) -> "Table":
+    """Where the terminal is narrow, the numbers and the origin stand below the description; in a short one
+    neither does, and a model takes one line."""
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 
     table = Table(box=HEAVY_HEAD if symbols else ASCII)
     for heading in ("Model", "Status"):
         table.add_column(heading, no_wrap=True)
+    if not is_short:
+        _add_columns(table, width)
+    for model in models:
+        told = [] if is_short else _cells(model) if width >= WIDE else [_paragraph(model)]
+        table.add_row(model.name, _status(model, symbols), *told, style="bold" if model.is_current else "")
+    return table
+
+
+def _add_columns(table: "Table", width: int) -> None:
     if width >= WIDE:
         for heading in ("Size", "Context"):
             table.add_column(heading, no_wrap=True, justify="right")
         table.add_column("Served from", overflow="fold")
     table.add_column("Description", overflow="fold")
-    for model in models:
-        told = _cells(model) if width >= WIDE else [_paragraph(model)]
-        table.add_row(model.name, _status(model, symbols), *told, style="bold" if model.is_current else "")
+
+
+def loads_table(loads: Sequence[LoadProgress]) -> "Table":
+    """A bar for each load. What nobody measured yet has no share."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 1))
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for progress in loads:
+        fraction = fraction_of(progress)
+        bar = ProgressBar(None if fraction is None else 1.0, fraction or 0.0, BAR_WIDTH)
+        share = "" if fraction is None else f"{fraction:.0%}"
+        table.add_row(f"⏳ {label_of(progress)}", bar, share)
     return table
 
 

@@ -1,6 +1,7 @@
 """Owns the commands that bring text in and out: files, the clipboard, documents."""
 
 import asyncio
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -67,8 +68,12 @@ async def export(session: Session, argument: str) -> None:
     if not transcript.messages:
         raise Missing("There is nothing to export yet.", "Type a message first.")
     path = Path(argument).expanduser()
+    stopped = threading.Event()
     async with shown_if_long(session.terminal, f"writing {path}"):
-        content = await asyncio.to_thread(document, transcript, path)  # Ctrl-C ends the wait for it
+        try:
+            content = await asyncio.to_thread(document, transcript, path, stopped.is_set)
+        finally:
+            stopped.set()  # Ctrl-C ends the wait for the thread; the end of the client waits for it once more
     write_document(content, path)
     session.terminal.say(f"Exported {count(transcript.turns, 'turn')} to {path}", symbol="💾")
 

@@ -1,13 +1,24 @@
 """Fixtures of the client's tests: a scripted server on a real port, and a terminal that can be read."""
 
+import asyncio
+import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from app.cli.client import ChatClient
+from app.cli.commands import Call, parse
+from app.cli.journal import Journal
+from app.cli.places import sessions_folder
+from app.cli.session import Session
 from app.cli.terminal import Look, Terminal
 from tests.cli.standin import StandIn, served
+
+Talk = Callable[..., Session]
+Steps = Callable[[Session], Coroutine[Any, Any, None]]
 
 
 class ReadableScreen(io.StringIO):
@@ -53,6 +64,32 @@ def standin() -> StandIn:
 def url(standin: StandIn) -> Iterator[str]:
     with served(standin) as address:
         yield address
+
+
+async def typed(session: Session, line: str) -> None:
+    meant = parse(line)
+    if isinstance(meant, Call):
+        await meant.command.run(session, meant.argument)
+    else:
+        await session.send(meant)
+
+
+@pytest.fixture
+def talk(url: str, seen: Seen) -> Talk:
+    """Runs lines, as they would be typed, or coroutines of one session, and gives it back."""
+
+    def run(*steps: str | Steps, system_prompt: str = "") -> Session:
+        async def go() -> Session:
+            async with ChatClient(url) as client:
+                with contextlib.closing(Journal(sessions_folder())) as journal:
+                    session = Session(client, seen.terminal(), system_prompt, journal)
+                    for step in steps:
+                        await (typed(session, step) if isinstance(step, str) else step(session))
+                return session
+
+        return asyncio.run(go())
+
+    return run
 
 
 @pytest.fixture(autouse=True)

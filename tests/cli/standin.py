@@ -157,23 +157,26 @@ class StandIn:
         )
 
     def models(self) -> wire.ModelListResponse:
-        entries = [
-            wire.ModelEntry(
-                name=name,
-                display_name=name.upper(),
-                status="loaded" if name == self.current else "available",
-                is_current=name == self.current,
-                model_id=model_id,
-                sources=[model_id],
-                is_on_disk=name == "builtin",
-                description=f"The {name} model",
-                context_length=1024,
-                size_bytes=548_000_000,
-                memory_bytes=1_000_000_000,
-            )
-            for name, model_id in MODELS.items()
-        ]
+        entries = [self._entry(name, model_id) for name, model_id in MODELS.items()]
         return wire.ModelListResponse(models=entries, current_model=self.current)
+
+    def _entry(self, name: str, model_id: str) -> wire.ModelEntry:
+        loading = self.loading if self.loading is not None and self.loading.model_name == name else None
+        idle: wire.ModelState = "available" if loading is None else "loading"
+        return wire.ModelEntry(
+            name=name,
+            display_name=name.upper(),
+            status="loaded" if name == self.current else idle,
+            is_current=name == self.current,
+            model_id=model_id,
+            sources=[model_id],
+            is_on_disk=name == "builtin",
+            description=f"The {name} model",
+            context_length=1024,
+            size_bytes=548_000_000,
+            memory_bytes=1_000_000_000,
+            progress=loading,
+        )
 
     async def switch(self, name: str) -> AsyncIterator[BaseModel]:
         """`hang` never becomes ready."""

@@ -38,6 +38,11 @@ def test_html_shows_what_was_said_and_obeys_nothing_of_it() -> None:
     assert '<code class="language-py">1 + 2' in written and "<blockquote>Be brief.</blockquote>" in written
 
 
+def test_html_that_nobody_waits_for_ends_after_a_message() -> None:
+    asked = iter([False, True])
+    assert document(TALK, Path("talk.html"), lambda: next(asked)).count(b"<h2>") == 1
+
+
 def test_json_loads_as_a_conversation() -> None:
     _write(Path("talk.json"))
     assert json.loads(Path("talk.json").read_text())["version"] == 1

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from app.cli.commands import COMMANDS
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.test_chat import CLIENT, _environ
 from tests.server import free_port
 
 STARTING_S = 90.0  # a server, with its model
@@ -45,7 +45,7 @@ def test_every_command_on_a_real_server(cache_with_tiny_gpt2: Path, tmp_path: Pa
     editor.write_text('#!/bin/sh\necho "My name is Cy." > "$1"\n')
     editor.chmod(0o755)
     Path("note.txt").write_text("a note")
-    environ = _environ(
+    environ = client_environ(
         LLM_PORT=str(free_port()),
         LLM_MODEL_NAME="builtin",
         LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2),

@@ -1,14 +1,10 @@
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from app.cli.client import ChatClient
 from app.cli.command import Leave
-from app.cli.commands import Call, parse
 from app.cli.conversation_commands import resume
 from app.cli.errors import ClientError, Refused, StreamBroken, TranscriptError
 from app.cli.interrupts import Interrupted, Interrupts
@@ -19,37 +15,8 @@ from app.cli.session import NothingYet, Session
 from app.cli.sessions import kept_sessions, load_session
 from app.cli.transcripts import Transcript, load
 from app.models.schemas import TranscriptMessage
-from tests.cli.conftest import Seen
+from tests.cli.conftest import Seen, Steps, Talk, typed
 from tests.cli.standin import StandIn
-
-Talk = Callable[..., Session]
-Steps = Callable[[Session], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def talk(url: str, seen: Seen) -> Talk:
-    """Runs lines, as they would be typed, or coroutines of one session, and gives it back."""
-
-    def run(*steps: str | Steps, system_prompt: str = "") -> Session:
-        async def go() -> Session:
-            async with ChatClient(url) as client:
-                with contextlib.closing(Journal(sessions_folder())) as journal:
-                    session = Session(client, seen.terminal(), system_prompt, journal)
-                    for step in steps:
-                        await (_typed(session, step) if isinstance(step, str) else step(session))
-                return session
-
-        return asyncio.run(go())
-
-    return run
-
-
-async def _typed(session: Session, line: str) -> None:
-    meant = parse(line)
-    if isinstance(meant, Call):
-        await meant.command.run(session, meant.argument)
-    else:
-        await session.send(meant)
 
 
 def _interrupted(line: str, seen: Seen) -> Steps:
@@ -58,7 +25,7 @@ def _interrupted(line: str, seen: Seen) -> Steps:
     async def go(session: Session) -> None:
         interrupts = Interrupts()
         shown = len(seen.answers)
-        running = asyncio.create_task(interrupts.run(_typed(session, line)))
+        running = asyncio.create_task(interrupts.run(typed(session, line)))
         while len(seen.answers) == shown:
             await asyncio.sleep(0)
         interrupts.fire()
@@ -254,7 +221,7 @@ def test_current_model_is_listed_last(talk: Talk, seen: Seen) -> None:
 def test_ctrl_c_cancels_a_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:
     async def stop(session: Session) -> None:
         interrupts = Interrupts()
-        running = asyncio.create_task(interrupts.run(_typed(session, "/switch hang")))
+        running = asyncio.create_task(interrupts.run(typed(session, "/switch hang")))
         while "hang: load" not in seen.told:
             await asyncio.sleep(0)
         interrupts.fire()
@@ -401,7 +368,7 @@ def test_edit_that_is_not_answered_changes_nothing(talk: Talk, monkeypatch: pyte
     async def refused(session: Session) -> None:
         _editor(monkeypatch, 'echo refuse > "$1"')
         with pytest.raises(Refused):
-            await _typed(session, "/edit")
+            await typed(session, "/edit")
 
     session = talk("one", refused)
     assert session.draft == "refuse"
@@ -417,7 +384,7 @@ def test_editor_that_changes_nothing_or_fails_is_said(
 ) -> None:
     async def edit(session: Session) -> None:
         try:
-            await _typed(session, "/edit")
+            await typed(session, "/edit")
         except ClientError as error:
             session.terminal.problem(error)
 
@@ -482,17 +449,22 @@ def _long_talk(turns: int) -> Transcript:
 
 
 def test_export_of_a_long_conversation_shows_itself_and_can_be_stopped(talk: Talk, seen: Seen) -> None:
+    stopped_at = 0.0
+
     async def go(session: Session) -> None:
-        session.begin(_long_talk(turns=500))
+        nonlocal stopped_at
+        session.begin(_long_talk(turns=10_000))  # many seconds of work
         interrupts = Interrupts()
-        writing = asyncio.create_task(interrupts.run(_typed(session, "/export talk.html")))
+        writing = asyncio.create_task(interrupts.run(typed(session, "/export talk.html")))
         while not seen.told:
             await asyncio.sleep(0.01)
         interrupts.fire()
+        stopped_at = time.monotonic()
         with pytest.raises(Interrupted):
             await writing
 
     talk(go)
+    assert time.monotonic() - stopped_at < 2  # with the thread that wrote it
     assert seen.told == "writing talk.html...\n" and not Path("talk.html").exists()
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from app.cli.places import sessions_folder
 from app.cli.sessions import kept_sessions, load_session
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.test_chat import CLIENT, _environ
-from tests.server import free_port
+from tests.server import RunningServer, free_port
 
+NEAREST = "Did you mean llama3-1b, llama3-3b, smollm2-1.7b"
 STARTING_S = 90.0  # a server, with its model
 
 
 def test_session_goes_on_whatever_becomes_of_its_server(cache_with_tiny_gpt2: Path) -> None:
-    environ = _environ(
+    environ = client_environ(
         LLM_PORT=str(free_port()), LLM_MODEL_NAME="builtin", LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2)
     )
     with PseudoTerminal(CLIENT, environ, columns=100) as terminal:
@@ -46,6 +47,17 @@ def test_session_goes_on_whatever_becomes_of_its_server(cache_with_tiny_gpt2: Pa
     (kept,) = kept_sessions(sessions_folder())
     said = [message.content for message in load_session(kept.session_id, sessions_folder()).messages]
     assert said[0::2] == ["My name is Ann.", "What is my name?"]
+
+
+def test_unknown_model_is_told_with_the_three_nearest(server: RunningServer) -> None:
+    reply = server.http.post("/api/v1/chat/switch-model", json={"model_name": "llama3-1.7b"})
+    hint = reply.json()["error"]["hint"]
+    assert (reply.status_code, hint.partition("?")[0]) == (404, NEAREST)
+    with PseudoTerminal([*CLIENT, "--url", server.url], client_environ(), columns=200) as terminal:
+        terminal.type("/switch llama3-1.7b\r")
+        terminal.wait_for(f"❌ There is no model of that name.\n   {hint}")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
 
 
 def _kill_server(client: int) -> None:

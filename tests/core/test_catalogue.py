@@ -50,6 +50,13 @@ def test_find_profile_names_the_nearest() -> None:
     assert "lama3-1b." not in caught.value.message
 
 
+def test_find_profile_names_the_three_nearest_and_no_more() -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        find_profile(CATALOGUE, "llama3-1.7b")  # qwen3-1.7b is near, too
+    hint, _, others = str(caught.value.hint).partition("? ")
+    assert hint == "Did you mean llama3-1b, llama3-3b, smollm2-1.7b" and "qwen3-1.7b" in others
+
+
 def test_builtin_is_shown_without_its_folder() -> None:
     (source,) = CATALOGUE["builtin"].sources
     assert source.is_local

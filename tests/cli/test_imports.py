@@ -1,0 +1,33 @@
+"""What the client loads, and what it must not wait for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from app.cli.server import PROJECT
+from tests.cli.client_process import CLIENT, client_environ
+from tests.cli.pseudo_terminal import PseudoTerminal
+
+
+def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
+    modules = "sorted(m for m in sys.modules if m.startswith(('app.', 'torch')))"
+    code = f"import sys, app.cli.run, app.cli.chat, app.cli.comparison; print(*{modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    others = [name for name in done.stdout.split() if not name.startswith("app.cli")]
+    assert others[0] == "app.models"
+    assert all(name.startswith("app.models.schemas") for name in others[1:])
+
+
+LATER = {"shtab", "torch", "transformers", "fastapi", "click", "pygments", "markdown_it", "tomllib", "dotenv"}
+LATER |= {"rich.markdown", "rich.table", "rich.progress", "app.cli.markdown", "app.cli.comparison"}
+
+
+def test_prompt_waits_for_nothing_that_only_an_answer_needs(url: str) -> None:
+    command = f"exec {sys.executable} -X importtime {CLIENT[1]} --url {url} 2> imports"
+    with PseudoTerminal(["sh", "-c", command], client_environ()) as terminal:
+        terminal.wait_for("You:")
+        lines = Path("imports").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "prompt_toolkit" in imported and not imported & LATER

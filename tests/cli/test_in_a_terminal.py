@@ -1,0 +1,125 @@
+"""The client in a terminal of its own."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from app.models.schemas import LoadProgress
+from tests.cli.client_process import CLIENT, client_environ, wait_until
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.standin import StandIn
+
+
+def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
+    standin.note = "llama3-1b is not on this machine."
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.wait_for("Type a message")
+        assert "Welcome to LLM Chat Interface!\nCurrent model: builtin" in terminal.text
+        assert "llama3-1b is not on this machine." in terminal.text
+        terminal.type("say # Title\n- *one*\n- two\r")
+        terminal.wait_for("12 tokens · 240 tokens/s")
+        assert "Assistant:\nTitle\n\n • one\n • two\n12 tokens" in terminal.text
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.type("typed meanwhile")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("You: typed meanwhile")
+        terminal.type("\x03")  # clears the line
+        terminal.type("/save talk\r")
+        terminal.wait_for("💾 Conversation saved to talk.json")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+        assert "👋 Goodbye!" in terminal.text
+    assert Path("conversations/talk.json").exists()
+
+
+def test_what_is_typed_before_the_prompt_is_up_is_sent(url: str, standin: StandIn) -> None:
+    paste = "\x1b[200~say three\rfour\x1b[201~"  # from the terminal's own line mode on
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("say one\rsay two\r")
+        terminal.wait_for_escape("\x1b[?2004h")
+        terminal.type(f"{paste}\r")
+        terminal.wait_for("Assistant:", times=3)
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+    asked = [body["message"] for _, body in standin.requests]
+    assert asked == ["say one", "say two", "say three\nfour"]
+
+
+def test_enter_sends_also_after_the_client_was_stopped_and_continued(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.take_as_a_shell_does()
+        os.kill(terminal.process.pid, signal.SIGCONT)
+        terminal.wait_for_escape("\x1b[?2004h", times=3)
+        terminal.type("say next\r")
+        terminal.wait_for("You: say next⏎")
+        terminal.type("\x03")
+        terminal.wait_for("Assistant:", times=2)
+
+
+def test_message_waits_while_its_model_is_fetched(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.wait_for("Type a message")
+        standin.loading = LoadProgress(
+            model_name="llama3-1b",
+            stage="download",
+            fraction=0.5,
+            done_bytes=1_270_000_000,
+            total_bytes=2_480_000_000,
+            bytes_per_s=12.5e6,
+            seconds_left=110,
+        )
+        terminal.type("hello\r")
+        terminal.wait_for("llama3-1b: download 1.3 GB of 2.5 GB at 12 MB/s")
+        terminal.wait_for("\n(1 min 50 s left)")
+        terminal.wait_for("50% 0:00:01")
+        standin.loading = None
+        terminal.wait_for("You: hello\nAssistant:\nYou said: hello\n12 tokens")
+
+
+def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.type("say next\rsay lasr\x7ft\r")
+        terminal.wait_for("You: say next⏎ say last⏎")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("Assistant:", times=3)
+        assert [body["message"] for _, body in standin.requests] == ["hang on", "say next", "say last"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"), [((), {"TERM": "dumb"}), ((), {"ACCESSIBLE": "1"}), (("--plain",), {})]
+)
+def test_plain_terminal_gets_ascii(url: str, arguments: tuple[str, ...], changes: dict[str, str]) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url, *arguments], client_environ(**changes)) as terminal:
+        terminal.wait_for("Type a message")
+        for line, shown in [("/models", "gpt2"), ("hello", "12 tokens"), ("/switch nothing", "Did you mean")]:
+            terminal.type(f"{line}\r")
+            terminal.wait_for(shown)
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+        assert terminal.text.isascii()
+
+
+def test_own_server_starts_and_ends_with_the_terminal() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # by something that does not answer
+        environ = client_environ(LLM_PORT=str(taken.getsockname()[1]), COLUMNS="200")
+        with PseudoTerminal(CLIENT, environ, columns=200) as terminal:
+            terminal.wait_for("No server runs yet: starting one at")
+            terminal.wait_for("server.log")
+            server = wait_until(lambda: _children(terminal.process.pid))[0]
+            os.kill(terminal.process.pid, signal.SIGHUP)
+            assert terminal.wait_for_end() != 0
+            wait_until(lambda: not Path(f"/proc/{server}").exists())
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

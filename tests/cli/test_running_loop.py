@@ -1,0 +1,62 @@
+"""The client inside an event loop that runs already, as a notebook has."""
+
+import asyncio
+import io
+import sys
+
+import pytest
+
+from app.cli.options import Options
+from app.cli.run import main
+from app.cli.server import PROJECT
+from tests.cli.client_process import client_environ
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.standin import StandIn
+
+
+def test_main_works_inside_a_running_loop(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n/quit\n"))
+    monkeypatch.setattr(sys, "stdout", shown)
+
+    async def notebook() -> int:
+        return main(Options(url=url))
+
+    assert asyncio.run(notebook()) == 0
+    assert "You said: hello" in shown.getvalue()
+
+
+IN_A_LOOP = """
+import asyncio, sys
+from app.cli.options import Options
+from app.cli.run import main
+
+async def notebook():
+    print("loop")
+    print("ended with", main(Options(url=sys.argv[1])))
+    await asyncio.sleep(0)
+    print("line", await asyncio.to_thread(input))
+
+asyncio.run(notebook())
+"""
+
+
+def test_keys_are_the_clients_also_inside_a_running_loop(url: str, standin: StandIn) -> None:
+    command = [sys.executable, "-c", IN_A_LOOP, url]
+    with PseudoTerminal(command, client_environ(PYTHONPATH=str(PROJECT))) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        terminal.type("hang up")
+        terminal.wait_for("You: hang up")  # below the answer, and not into it
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.type("\r")
+        terminal.wait_for("You said: hang up")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped: /continue goes on.", times=2)
+        terminal.type("/quit\r")
+        terminal.wait_for("ended with 0")
+        terminal.type("as usual\r")
+        terminal.wait_for("line as usual")
+        assert terminal.wait_for_end() == 0
+    assert standin.left.is_set()
