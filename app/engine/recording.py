@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from app.engine.arena import SCRATCH, Arena
+from app.engine.transfer import on_device
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +51,10 @@ class RowPasses:
         return None if made is None else made()[: len(ids)]
 
     def _filled(self, rows: int, values: list[list[int]]) -> Tensor:
-        """The one tensor for passes of so many rows, with these values; nobody waits for the copy."""
+        """The one tensor for passes of so many rows, with these values."""
         if rows not in self._inputs:
             self._inputs[rows] = torch.zeros((3, rows), dtype=torch.long, device=self._device)
-        is_cuda = self._device.type == "cuda"
-        self._inputs[rows].copy_(torch.tensor(values, pin_memory=is_cuda), non_blocking=is_cuda)
+        self._inputs[rows].copy_(on_device(values, self._device))
         return self._inputs[rows]
 
     def _pass(self, inputs: Tensor, length: int) -> Pass | None:

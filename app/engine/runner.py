@@ -15,6 +15,7 @@ from app.engine.recording import RowPasses
 from app.engine.rows import RowStep
 from app.engine.scheduler import Chunk
 from app.engine.spans import Span, SpanStep
+from app.engine.transfer import on_device
 
 
 @dataclass(slots=True)
@@ -69,9 +70,9 @@ class Runner:
 
     def _span_logits(self, packed: _Packed) -> Tensor:
         output = self._model(
-            input_ids=torch.tensor([packed.ids], device=self.device),
-            position_ids=torch.tensor([packed.positions], device=self.device),
-            logits_to_keep=torch.tensor(packed.wanted, dtype=torch.long, device=self.device),
+            input_ids=on_device([packed.ids], self.device),
+            position_ids=on_device([packed.positions], self.device),
+            logits_to_keep=on_device(packed.wanted, self.device),
             use_cache=False,
             step=SpanStep(packed.spans, first_layer=self._first_layer),
         )
@@ -83,7 +84,7 @@ class Runner:
         logits = passes.logits(packed.ids, places, packed.positions)
         if logits is None or len(packed.wanted) == len(packed.ids):
             return logits
-        return logits[packed.wanted]
+        return logits.index_select(0, on_device(packed.wanted, self.device))
 
     def _compute_rows(self, inputs: Tensor, length: int) -> Tensor:
         assert self._arena is not None

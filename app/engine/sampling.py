@@ -13,6 +13,7 @@ from torch import Tensor
 
 from app.core.errors import InvalidRequest
 from app.engine.messages import SamplingParams
+from app.engine.transfer import on_device
 
 _COLDEST = 1e-5  # below it, float32 quotients overflow and the draw is the greedy one anyway
 _ALMOST_ONE = 1 - 2**-22  # the greatest noise whose product with a float32 sum stays below that sum
@@ -49,7 +50,7 @@ class Penalties:
         cls, params: SamplingParams, prompt_ids: list[int], vocabulary: int, device: torch.device
     ) -> "Penalties":
         seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-        seen[torch.tensor(prompt_ids, device=device)] = True
+        seen[on_device(prompt_ids, device)] = True
         return cls(params, seen, torch.zeros(vocabulary, device=device))
 
     def count(self, token: int) -> None:
@@ -131,7 +132,7 @@ def choose_following(
     undecided = list(range(len(choosers)))
     for depth in count():
         rows = [first_rows[index] + depth for index in undecided]
-        own = logits if len(rows) == len(logits) else logits[rows]
+        own = logits if len(rows) == len(logits) else logits.index_select(0, on_device(rows, logits.device))
         tokens = choose(own, [choosers[index] for index in undecided])
         for index, token in zip(undecided, tokens, strict=True):
             chosen[index].append(token)
@@ -144,15 +145,15 @@ def choose_following(
 
 
 def _choose_rows(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    tokens: list[int] = logits.argmax(-1).tolist()
+    tokens = logits.argmax(-1)
     drawing = [row for row, chooser in enumerate(choosers) if not chooser.is_greedy]
     for draw, truncates in ((_draw, False), (_draw_truncated, True)):
         rows = [row for row in drawing if choosers[row].truncates is truncates]
         if rows:
-            own = [choosers[row] for row in rows]
-            for row, token in zip(rows, draw(_heat(logits[rows], own), own), strict=True):
-                tokens[row] = token
-    return tokens
+            own, places = [choosers[row] for row in rows], on_device(rows, logits.device)
+            tokens.index_copy_(0, places, draw(_heat(logits.index_select(0, places), own), own))
+    chosen: list[int] = tokens.tolist()
+    return chosen
 
 
 def _heat(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
@@ -161,12 +162,11 @@ def _heat(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
-def _draw(heated: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    tokens: list[int] = _pick(heated.exp(), choosers).squeeze(1).tolist()
-    return tokens
+def _draw(heated: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+    return _pick(heated.exp(), choosers).squeeze(1)
 
 
-def _draw_truncated(heated: Tensor, choosers: Sequence[Chooser]) -> list[int]:
+def _draw_truncated(heated: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     """top_k, then top_p and min_p over what it left; candidates are in order of likelihood, then of id.
 
     However many of them are looked at, they are the first of one same order: in 16 bits many logits are
@@ -180,8 +180,7 @@ def _draw_truncated(heated: Tensor, choosers: Sequence[Chooser]) -> list[int]:
     if width < heated.shape[1] and not bool(is_enough.all()):
         values, tokens = heated.sort(descending=True, stable=True)
         weights, _ = _truncate(values.exp(), mass, choosers)
-    chosen: list[int] = tokens.gather(1, _pick(weights, choosers)).squeeze(1).tolist()
-    return chosen
+    return tokens.gather(1, _pick(weights, choosers)).squeeze(1)
 
 
 def _likeliest(heated: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -229,4 +228,4 @@ def _pick(weights: Tensor, choosers: Sequence[Chooser]) -> Tensor:
 
 
 def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device).unsqueeze(1)
+    return on_device(numbers, like.device, like.dtype).unsqueeze(1)
