@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import httpx
 
+from app.engine.linear import computes_in_bfloat16
 from tests.server import free_port
 
 _START_S = 180.0
@@ -29,11 +30,13 @@ class Peer:
 
 
 def transformers_serve(python: Path, folder: Path, *, batches: bool) -> Peer:
+    """In bfloat16 where the processor computes in it, else in float32, which is faster there."""
+    dtype = "bfloat16" if computes_in_bfloat16() else "float32"
     options = ("--continuous-batching",) if batches else ()
     serve = (str(python), "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1")
     return Peer(
         "tf serve CB" if batches else "tf serve",
-        (*serve, "--port", "{port}", "--dtype", "bfloat16", "--device", "cpu", *options),
+        (*serve, "--port", "{port}", "--dtype", dtype, "--device", "cpu", *options),
         {"model": str(folder.resolve())},
     )
 

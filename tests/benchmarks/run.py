@@ -56,13 +56,14 @@ class Benchmark:
         return report
 
     def peers(self, asked: Subject) -> Iterator[Peer]:
-        if self.python is not None:
-            for batches in (False, True):
-                yield peers.transformers_serve(self.python, asked.folder, batches=batches)
+        """The slowest last: one at a time, it may take longer than all others together."""
         if self.llama is not None and asked.name in self.ggufs:
             tokens = min(self.plan.history_tokens + self.plan.long_tokens, asked.context_length)
             slots = max(self.plan.users)
             yield peers.llama_server(self.llama, self.ggufs[asked.name], slots=slots, slot_tokens=tokens)
+        if self.python is not None:
+            for batches in (True, False):
+                yield peers.transformers_serve(self.python, asked.folder, batches=batches)
 
     def _left_out(self) -> Iterator[str]:
         if self.python is None:
@@ -92,6 +93,7 @@ class ModelRun:
         if self._subject.vocabulary is not None:
             for peer in self._benchmark.peers(self._subject):
                 await self._note(peer.name, "peer", partial(self._peer, peer))
+                keep(self._report)
 
     async def _engine(self) -> None:
         asked = self._subject
