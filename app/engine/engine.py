@@ -12,12 +12,12 @@ import torch
 
 from app.core.errors import DomainError, InternalError, InvalidRequest
 from app.engine import sampling
+from app.engine.admission import Admission, Dialogue
 from app.engine.arena import Arena
 from app.engine.cache import KVCache
 from app.engine.guessing import Guessing
 from app.engine.loading import LoadedModel
 from app.engine.messages import (
-    Accepted,
     Delta,
     Deltas,
     Failed,
@@ -26,16 +26,14 @@ from app.engine.messages import (
     Submit,
 )
 from app.engine.pace import Pace
-from app.engine.prompt import Prompt, PromptBuilder
 from app.engine.request import Request
 from app.engine.runner import Runner
-from app.engine.sampling import Chooser
-from app.engine.scheduler import Chunk, Scheduler, Sequence
+from app.engine.scheduler import Chunk, Scheduler
 from app.engine.slots import Heap, Store
-from app.engine.speculation import Guesser
-from app.engine.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
+
+_PLAIN = Dialogue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,7 @@ class Engine:
         *,
         draft: LoadedModel | None = None,
         arena: Arena | None = None,
-        chat_template: str | None = None,
-        chat_stop: tuple[str, ...] = (),
+        dialogue: Dialogue = _PLAIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Keys and values lie in the `arena`, where there is one, which has room for all of them."""
@@ -70,10 +67,7 @@ class Engine:
         self._store: Store = Heap() if arena is None else arena
         self._runner = Runner(loaded.model, arena=arena)
         self._guessing = Guessing(None if draft is None else Runner(draft.model, _layers(loaded), arena))
-        self._vocabulary = Vocabulary(loaded)
-        self._prompts = PromptBuilder(
-            loaded.tokenizer, context_length=limits.context_length, chat_template=chat_template
-        )
+        self._admission = Admission(loaded, limits.context_length, dialogue)
         self.cache = KVCache(
             budget_bytes=limits.kv_cache_bytes,
             bytes_per_token=limits.bytes_per_token,
@@ -84,7 +78,6 @@ class Engine:
             self.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
         )
         self._pace = Pace()
-        self._chat_stop = chat_stop
         self._clock = clock
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []
@@ -113,9 +106,10 @@ class Engine:
 
     def submit(self, submit: Submit) -> None:
         """Accept the request or fail it; the answer is in the next step's result."""
-        arrived = self._clock()
         try:
-            request, prompt = self._admit(submit, arrived)
+            if submit.request_id in self._requests:
+                raise InvalidRequest("a request of this id is running")
+            request, accepted = self._admission.admit(submit, self._clock())
         except DomainError as error:
             self._outbox.append(Failed(submit.request_id, error.code, error.message, error.hint))
         except Exception:  # one request's text must not end the others
@@ -124,15 +118,7 @@ class Engine:
         else:
             self._requests[request.request_id] = request
             self._scheduler.add(request.sequence)
-            self._outbox.append(
-                Accepted(
-                    request.request_id,
-                    request.prompt_tokens,
-                    prompt.omitted_messages,
-                    request.max_tokens,
-                    prompt.thinking,
-                )
-            )
+            self._outbox.append(accepted)
 
     def cancel(self, request_id: str) -> None:
         """No further delta; a request that is over already is left alone."""
@@ -156,26 +142,6 @@ class Engine:
             self._pace.learn(self._clock() - began, prefill_rows)
         outbox, self._outbox = self._outbox, []
         return outbox
-
-    def _admit(self, submit: Submit, arrived: float) -> tuple[Request, Prompt]:
-        if submit.request_id in self._requests:
-            raise InvalidRequest("a request of this id is running")
-        sampling.check(submit.sampling)
-        prompt = self._prompts.build(submit)
-        self._vocabulary.check(prompt.ids)
-        stops = submit.sampling.stop + (self._chat_stop if submit.messages is not None else ())
-        joins_prompt = submit.continue_final or submit.prompt is not None
-        request = Request(
-            sequence=Sequence(submit.request_id, list(prompt.ids), submit.scope),
-            prompt_tokens=len(prompt.ids),
-            max_tokens=prompt.max_tokens,
-            stop_ids=self._vocabulary.stop_ids,
-            chooser=Chooser(submit.sampling, prompt.ids),
-            text=self._vocabulary.reply_text(stops, joins=prompt.ids if joins_prompt else ()),
-            guesser=Guesser(),
-            arrived=arrived,
-        )
-        return request, prompt
 
     def _plan(self) -> list[Chunk]:
         """This step's work. Whoever the device has no memory for, nothing finished being kept, fails."""

@@ -1,11 +1,9 @@
-"""Owns the way from a local folder to a model and its tokenizer in memory; what is refused; device and dtype.
+"""Owns the way from a local folder to a model and its tokenizer in memory; device and dtype.
 
 Nothing is fetched, and no code from the folder runs.
 """
 
-import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +24,10 @@ from transformers.utils import logging as transformers_logging
 from app.core.errors import (
     ModelCorrupt,
     ModelLoadFailed,
-    ModelMissing,
-    ModelNeedsCode,
-    ModelRefused,
     ModelUnsupported,
 )
 from app.engine.conversion import PICKLE, convert
+from app.engine.inspection import AGAIN, refuse_strange_files, refuse_unsafe
 from app.engine.linear import computes_in_bfloat16
 from app.engine.messages import Stage, WorkerSpec
 
@@ -39,9 +35,6 @@ _log = logging.getLogger(__name__)
 
 ReportStage = Callable[[Stage, float], None]
 
-_TEMPLATE_FOLDER = "additional_chat_templates"  # the one folder within a model's that is read
-_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
-_AGAIN = "Fetch the model again."
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HALVES = (torch.bfloat16, torch.float16)
 
@@ -83,81 +76,11 @@ def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
     """The folder; or where its weights are a pickle that may be read, the one that holds them safely."""
     if target is None or not (folder / PICKLE).is_file() or (folder / "model.safetensors").exists():
         return folder
-    _refuse_strange_files(folder)
+    refuse_strange_files(folder)
     report("convert", 0.0)
     converted = convert(folder, Path(target))
     report("convert", 1.0)
     return converted
-
-
-def refuse_unsafe(folder: Path) -> None:
-    """Raises for a folder that is no model, wants code of its own to run, or has weights in no safe form."""
-    if not (folder / "config.json").is_file():
-        raise ModelMissing(f"{folder} is not a model folder: it has no config.json")
-    _refuse_strange_files(folder)
-    for path in sorted(folder.glob("*config*.json")):
-        if _mentions(_json(path), "auto_map"):
-            raise ModelNeedsCode(
-                f"{path.name} asks to run code from the model's folder (auto_map); that is never done",
-                hint="Choose a model whose architecture is part of transformers.",
-            )
-    _refuse_what_is_not_computed(folder)
-    for weights in _weight_files(folder):
-        if not weights.is_file():
-            raise ModelCorrupt(f"the weights {weights.name} are missing", hint=_AGAIN)
-
-
-def _refuse_what_is_not_computed(folder: Path) -> None:
-    if (folder / "adapter_config.json").exists():
-        raise ModelUnsupported("this is an adapter and no whole model", hint="Merge it into its base model.")
-    if _json(folder / "config.json").get("quantization_config") is not None:
-        raise ModelUnsupported(
-            "the weights are quantised, in a form that the engine does not compute",
-            hint="Choose the same model in bfloat16 or float32.",
-        )
-
-
-def _refuse_strange_files(folder: Path) -> None:
-    """Raises for what would block when read, and for links to where the model has no business."""
-    root = folder.resolve()
-    # In the Hub's cache the files of snapshots/<commit>/ are links into the same repository's blobs/.
-    home = root.parent.parent if root.parent.name == "snapshots" else root
-    for path in (*folder.iterdir(), *(folder / _TEMPLATE_FOLDER).glob("*")):
-        if not path.resolve().is_relative_to(home):
-            raise ModelRefused(f"{path.name} is a link that leaves the model's folder")
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ModelRefused(f"{path.name} is no regular file")
-
-
-def _weight_files(folder: Path) -> Sequence[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if not index.is_file():
-        raise ModelRefused(f"{folder} has no weights as safetensors; other formats can run code when loaded")
-    shards = _json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ModelCorrupt(f"{index.name} lists no weights", hint=_AGAIN)
-    for name in shards.values():
-        if not isinstance(name, str) or not _SHARD.fullmatch(name):
-            raise ModelRefused(f"{index.name} names a file outside of the model's folder, or no safetensors")
-    return [folder / name for name in sorted(set(shards.values()))]
-
-
-def _json(path: Path) -> dict[str, Any]:  # whatever the model's author wrote
-    try:
-        parsed = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelCorrupt(f"{path.name} cannot be read: {error}", hint=_AGAIN) from error
-    if not isinstance(parsed, dict):
-        raise ModelCorrupt(f"{path.name} holds no object", hint=_AGAIN)
-    return parsed
-
-
-def _mentions(value: object, key: str) -> bool:
-    if isinstance(value, dict):
-        return key in value or any(_mentions(inner, key) for inner in value.values())
-    return isinstance(value, list) and any(_mentions(inner, key) for inner in value)
 
 
 def pick_device(name: str) -> torch.device:
@@ -221,10 +144,10 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
     except ValueError as error:
         raise ModelUnsupported(f"{config.model_type} is no causal language model: {error}") from error
     except Exception as error:  # as above
-        raise ModelCorrupt(f"the weights cannot be read: {error}", hint=_AGAIN) from error
+        raise ModelCorrupt(f"the weights cannot be read: {error}", hint=AGAIN) from error
     model, found = loaded
     if found["missing_keys"]:
-        raise ModelCorrupt(f"{len(found['missing_keys'])} weights are missing", hint=_AGAIN)
+        raise ModelCorrupt(f"{len(found['missing_keys'])} weights are missing", hint=AGAIN)
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -233,7 +156,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # as above; that of the tokenizers library has no class of its own
-        raise ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=_AGAIN) from error
+        raise ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
 

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelRefused
 from app.engine import memory
+from app.engine.admission import Dialogue
 from app.engine.arena import arena_for
 from app.engine.check import PackedPath, check_packed_path
 from app.engine.engine import Engine, EngineLimits
@@ -154,8 +155,7 @@ def _engine(spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Dra
         limits,
         arena=arena_for(device, budget // bytes_per_token) if goes_by_rows else None,
         draft=None if draft is None else draft.loaded,
-        chat_template=spec.chat_template,
-        chat_stop=spec.stop,
+        dialogue=Dialogue(spec.chat_template, spec.stop),
     )
 
 

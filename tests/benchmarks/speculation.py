@@ -145,7 +145,7 @@ def _decode_s(engine: Engine, prompt: list[int], reply: list[int], rows: int) ->
     """Seconds from the first token to the last, and the steps in between."""
     engine.limits = replace(engine.limits, guessing_rows=rows)
     engine.cache.forget_finished()
-    words = engine._vocabulary._tokenizer.decode(prompt)
+    words = engine._admission._vocabulary._tokenizer.decode(prompt)
     engine.submit(Submit("text", SamplingParams(max_tokens=len(reply), temperature=0), prompt=words))
     request = engine._requests["text"]
     request.chooser = Prescribed(reply)

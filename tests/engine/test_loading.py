@@ -14,8 +14,9 @@ from transformers import (
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused, ModelUnsupported
 from app.engine.check import check_packed_path
+from app.engine.inspection import refuse_unsafe
 from app.engine.linear import computes_in_bfloat16
-from app.engine.loading import load, pick_device, pick_dtype, refuse_unsafe
+from app.engine.loading import load, pick_device, pick_dtype
 from app.engine.messages import Progress, WorkerSpec
 from app.engine.service import Service
 from tests.engine.tiny import configs, greedy, run
