@@ -12,7 +12,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_NICENESS = 5  # a third of what others get of a core that they want whole; all of one that nobody wants
+_LOWER_BY = 5  # a third of what others get of a core that they want whole; all of one that nobody wants
+
+_LOWEST = 19
 
 
 def gently(work: Callable[[], T], makes_way: bool) -> T:
@@ -28,4 +30,6 @@ def gently(work: Callable[[], T], makes_way: bool) -> T:
 
 def _step_back() -> None:
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _LOWER_BY
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _LOWEST))

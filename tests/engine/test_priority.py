@@ -32,3 +32,14 @@ def test_gently_lowers_the_work_and_its_threads_and_nothing_else() -> None:
 def test_gently_raises_what_the_work_raises() -> None:
     with pytest.raises(ZeroDivisionError):
         gently(lambda: 1 // 0, True)
+
+
+def test_gently_lowers_a_server_that_is_nice_already() -> None:
+    """Back up is for administrators alone: whoever started the server gently may not do that."""
+
+    def niced() -> tuple[int, int]:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 16)
+        return niceness(), gently(niceness, True)
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(niced).result() == (16, 19)
