@@ -165,8 +165,8 @@ def _warm_up(engine: Engine, threads: int | None) -> None:
     Where the number of threads was left open they also decide between one and all cores: on the CPU the
     passes of a small model are too short to be shared.
     """
-    _fastest_step_s(engine)
-    if threads is None and engine.device.type == "cpu":
+    is_short = _fastest_step_s(engine) <= _LONG_STEP_S
+    if threads is None and engine.device.type == "cpu" and is_short:
         _pick_threads(engine)
     engine.cache.forget_finished()
     engine.learn_prices()
@@ -175,8 +175,6 @@ def _warm_up(engine: Engine, threads: int | None) -> None:
 def _pick_threads(engine: Engine) -> None:
     every = torch.get_num_threads()
     with_every = _fastest_step_s(engine)
-    if with_every > _LONG_STEP_S:
-        return
     torch.set_num_threads(1)
     if _fastest_step_s(engine) > with_every:
         torch.set_num_threads(every)
