@@ -6,7 +6,7 @@ import traceback
 
 from pydantic import ValidationError
 
-from app.cli import commands
+from app.cli import commands, garbage
 from app.cli.connection import Connection
 from app.cli.errors import ClientError, UnknownCommand, Unreachable
 from app.cli.interrupts import Interrupted, Interrupts
@@ -44,6 +44,7 @@ class Chat:
     async def _load_ahead(self) -> None:
         await asyncio.sleep(LOAD_AHEAD_S)
         await asyncio.to_thread(self._session.terminal.load_ahead)
+        garbage.settle()
 
     async def _turn(self) -> None:
         line = await self._prompt.ask(self._session.draft)
