@@ -17,7 +17,7 @@ from app.cli.places import private_file, state_folder
 from app.cli.prompt import Prompt
 from app.cli.session import Session
 
-LOAD_AHEAD_S = 1.0  # after the first prompt, which waits for none of it
+LOAD_AHEAD_S = 0.1  # until the first prompt is on the screen
 
 
 class Chat:
