@@ -2,6 +2,7 @@
 """The terminal client. `python chat_cli.py --help` tells its options."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -60,6 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
 
 def run() -> int:
     garbage.put_off()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # or all that is installed is read for some
     options = parse_arguments()
     try:
         with quiet_keyboard() if options.asks else nullcontext("") as typed:
