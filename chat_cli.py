@@ -2,16 +2,15 @@
 """The terminal client. `python chat_cli.py --help` tells its options."""
 
 import argparse
-import gc
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from app.cli import garbage
 from app.cli.keyboard import quiet_keyboard
 from app.cli.options import Options
-
-IMPORTED_OBJECTS = 50_000  # to look through them for garbage would take a tenth of the start
 
 
 class _PrintCompletion(argparse.Action):
@@ -61,7 +60,8 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
 
 
 def run() -> int:
-    gc.set_threshold(IMPORTED_OBJECTS)
+    garbage.put_off()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # or all that is installed is read for some
     options = parse_arguments()
     try:
         with quiet_keyboard() if options.asks else nullcontext("") as typed:

@@ -6,7 +6,7 @@ import traceback
 
 from pydantic import ValidationError
 
-from app.cli import commands
+from app.cli import commands, garbage
 from app.cli.connection import Connection
 from app.cli.errors import ClientError, UnknownCommand, Unreachable
 from app.cli.interrupts import Interrupted, Interrupts
@@ -17,7 +17,7 @@ from app.cli.places import private_file, state_folder
 from app.cli.prompt import Prompt
 from app.cli.session import Session
 
-LOAD_AHEAD_S = 1.0  # after the first prompt, which waits for none of it
+LOAD_AHEAD_S = 0.1  # until the first prompt is on the screen
 
 
 class Chat:
@@ -45,6 +45,7 @@ class Chat:
         """What fails here fails again in the answer that needs it, and is told there."""
         await asyncio.sleep(LOAD_AHEAD_S)
         await asyncio.to_thread(self._session.terminal.load_ahead)
+        garbage.settle()
 
     async def _turn(self) -> None:
         line = await self._prompt.ask(self._session.draft)

@@ -1,6 +1,8 @@
 """Owns an answer as rows of a terminal: what the model thought, dim, and then its Markdown."""
 
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -54,7 +56,8 @@ class Thoughts:
 
 
 class AnswerRows:
-    """Thoughts, if there are any, and the answer below them."""
+    """Thoughts, if there are any, and the answer below them. It grows in one thread and is laid out in
+    another, which takes in what came since at the beginning of a frame."""
 
     def __init__(self, console: Console, fold_thoughts: bool = False) -> None:
         self._console = console
@@ -62,17 +65,30 @@ class AnswerRows:
         self._thoughts: Thoughts | None = None
         self._is_answering = False
         self._markdown = MarkdownStream(console)
+        self._fed: deque[tuple[Callable[[str], None], str]] = deque()
 
     def think(self, text: str) -> None:
-        if self._thoughts is None:
-            self._thoughts = Thoughts(self._console, self._fold)
-        self._thoughts.feed(without_controls(text))
+        self._fed.append((self._add_thought, text))
 
     def feed(self, text: str) -> None:
+        self._fed.append((self._add_answer, text))
+
+    def _take_in(self) -> None:
+        while self._fed:
+            add, text = self._fed.popleft()
+            add(without_controls(text))
+
+    def _add_thought(self, text: str) -> None:
+        if self._thoughts is None:
+            self._thoughts = Thoughts(self._console, self._fold)
+        self._thoughts.feed(text)
+
+    def _add_answer(self, text: str) -> None:
         self._is_answering = True
-        self._markdown.feed(without_controls(text))
+        self._markdown.feed(text)
 
     def take(self, width: int) -> list[Row]:
+        self._take_in()
         if not self._is_answering:
             return [] if self._thoughts is None else self._thoughts.take(width)
         return self._thought(width) + self._markdown.take(width)
@@ -83,6 +99,7 @@ class AnswerRows:
         return self._markdown.live(width)
 
     def finish(self, width: int) -> list[Row]:
+        self._take_in()
         return self._thought(width) + self._markdown.finish(width)
 
     def _thought(self, width: int) -> list[Row]:

@@ -1,4 +1,7 @@
-"""Owns an answer that is painted while it comes: when a frame is painted, and of what."""
+"""Owns an answer that is painted while it comes: when a frame is painted, and of what.
+
+Rows are laid out in a thread, and what the user types is drawn between the frames: no key waits for Markdown.
+"""
 
 import asyncio
 import contextlib
@@ -21,7 +24,8 @@ PAINTING_SHARE = 0.25  # of the time, at most: an answer that is slow to lay out
 
 
 class Rows(Protocol):
-    """What is painted, at the width that the terminal has by then."""
+    """What is painted, at the width that the terminal has by then. One thread at a time lays it out, and not
+    the event loop's, in which it grows."""
 
     def take(self, width: int) -> list[Row]:
         """Rows that became final, each once."""
@@ -41,8 +45,10 @@ class Painter:
         self._typed_ahead = typed_ahead
         self._footer = ""
         self._rows = rows
+        self._live: list[Row] = []  # as it was laid out last
         self._status = ""
         self._changed = asyncio.Event()
+        self._is_over = asyncio.Event()
         self._frames: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -59,10 +65,13 @@ class Painter:
         assert self._frames is not None
         if self._typed_ahead is not None:
             self._typed_ahead.show = None
-        self._frames.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._frames
-        self.finish()
+        self._is_over.set()
+        self._changed.set()
+        try:
+            await self._frames  # not cancelled: its thread would go on
+            self._canvas.draw(await asyncio.to_thread(self._rows.finish, self._width), [])
+        finally:
+            self._canvas.end()
 
     def wait(self, status: str) -> None:
         """Shows why there are no rows yet."""
@@ -70,32 +79,48 @@ class Painter:
         self.change()
 
     def show_below(self, text: str) -> None:
-        """What the user types meanwhile; it goes when the rows are final."""
+        """What the user types meanwhile, at once; it goes when the rows are final."""
         self._footer = text
-        self.change()
+        self._draw([], self._live)
 
     def change(self) -> None:
         """There is something new to paint."""
         self._changed.set()
 
     def paint(self) -> None:
-        width, _ = self._canvas.size
-        final = self._rows.take(width)
-        live = self._rows.live(width) or self._status_rows()
-        self._canvas.draw(final, [*live, *self._footer_rows(width)])
+        """A frame, in this thread."""
+        self._draw(*self._laid_out(self._width))
 
     def finish(self) -> None:
-        """All of it is final now."""
-        self._canvas.draw(self._rows.finish(self._canvas.size[0]), [])
+        """All of it is final now. In this thread."""
+        self._canvas.draw(self._rows.finish(self._width), [])
         self._canvas.end()
 
     async def _paint_frames(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            if self._is_over.is_set():
+                return
             began = time.perf_counter()
-            self.paint()
-            await asyncio.sleep(max(FRAME_S, (time.perf_counter() - began) / PAINTING_SHARE))
+            self._draw(*await asyncio.to_thread(self._laid_out, self._width))
+            await self._pause(max(FRAME_S, (time.perf_counter() - began) / PAINTING_SHARE))
+
+    async def _pause(self, duration_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_over.wait(), duration_s)
+
+    def _laid_out(self, width: int) -> tuple[list[Row], list[Row]]:
+        """What became final, and the rest."""
+        return self._rows.take(width), self._rows.live(width)
+
+    def _draw(self, final: list[Row], live: list[Row]) -> None:
+        self._live = live
+        self._canvas.draw(final, [*(live or self._status_rows()), *self._footer_rows(self._width)])
+
+    @property
+    def _width(self) -> int:
+        return self._canvas.size[0]
 
     def _footer_rows(self, width: int) -> list[Row]:
         """The end of it, where it is longer than a row."""

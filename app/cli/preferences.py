@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.cli.errors import ClientError
 from app.cli.files import write_whole
@@ -39,7 +39,7 @@ class ConfigError(ClientError):
 
 
 class Preferences(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     url: str | None = None
     api_key: str | None = None
@@ -48,12 +48,13 @@ class Preferences(BaseModel):
     plain: bool = False
     no_color: bool = False
     thinking: Literal["show", "fold"] = "show"
-    sampling: SamplingFields = Field(default_factory=SamplingFields)
+    sampling: SamplingFields | None = None
 
     @property
     def settings(self) -> SamplingSettings:
         settings = SamplingSettings()
-        settings.values = self.sampling.model_dump(exclude_unset=True)
+        if self.sampling is not None:
+            settings.values = self.sampling.model_dump(exclude_unset=True)
         return settings
 
 
@@ -66,7 +67,7 @@ def load_preferences(path: Path | None = None) -> Preferences:
     try:
         return Preferences.model_validate(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return Preferences()
+        return Preferences.model_construct()  # nothing to judge: what judges need not be built
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])

@@ -67,6 +67,7 @@ async def show(start: StartEvent, events: Events, terminal: Terminal, reply: Rep
     reply.start = start
     reply.admitted.set()
     terminal.heading("Assistant:")
+    await asyncio.to_thread(terminal.load_ahead)
     async with aclosing(events), terminal.answer() as view:
         view.wait("…")
         if reply.begun:

@@ -25,6 +25,7 @@ class PseudoTerminal:
         self._screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self._screen)
         self._written = b""
+        self._read_bytes = 0  # of what is written: a screen is made of them only where one is asked for
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
@@ -59,6 +60,8 @@ class PseudoTerminal:
 
     @property
     def text(self) -> str:
+        self._stream.feed(self._written[self._read_bytes :])
+        self._read_bytes = len(self._written)
         width = self._screen.columns
         scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
         return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
@@ -90,6 +93,21 @@ class PseudoTerminal:
             assert time.monotonic() < deadline, f"no {sequence!r}"
             self._read(0.1)
 
+    def watch(self, duration_s: float) -> None:
+        """As a person does between two keys."""
+        until = time.monotonic() + duration_s
+        while (left := until - time.monotonic()) > 0:
+            self._read(left)
+
+    def echo_s(self, keys: str, shown: str) -> float:
+        """How long after `keys` were typed this was written."""
+        before, began = len(self._written), time.perf_counter()
+        self.type(keys)
+        while shown.encode() not in self._written[before:]:
+            assert time.perf_counter() < began + PATIENCE_S, f"no {shown!r}"
+            self._read(0.1)
+        return time.perf_counter() - began
+
     def wait_for_end(self) -> int:
         deadline = time.monotonic() + PATIENCE_S
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -101,8 +119,6 @@ class PseudoTerminal:
         readable, _, _ = select.select([self._ours], [], [], timeout_s)
         if readable:
             try:
-                written = os.read(self._ours, 65_536)
-                self._written += written
-                self._stream.feed(written)
+                self._written += os.read(self._ours, 65_536)
             except OSError:  # the program closed its end
                 time.sleep(0)

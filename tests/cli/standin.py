@@ -7,10 +7,12 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +23,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from app.models import schemas as wire
+
+wire.build_requests()
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS = {"builtin": "/srv/builtin/weights", "gpt2": "openai-community/gpt2"}
@@ -50,6 +54,8 @@ class StandIn:
         self.note: str | None = None
         self.status = "ok"
         self.omitted = 0
+        self.answer: str | None = None  # to whatever is asked, in place of an echo
+        self.chunks_per_s = math.inf
         self.finish_reason = "stop"
         self.api_key: str | None = None
         self.loading: wire.LoadProgress | None = None  # while it is set, messages wait
@@ -69,6 +75,7 @@ class StandIn:
     def chunks(self, asked: str) -> list[str]:
         """An echo, in pieces of three characters; `say X` answers X, and `think X` thinks X before."""
         text = asked.removeprefix("say ") if asked.startswith("say ") else f"You said: {asked}"
+        text = text if self.answer is None else self.answer
         return [text[at : at + 3] for at in range(0, len(text), 3)]
 
     async def turn(self, conversation_id: str, asked: str, begun: str = "") -> AsyncIterator[BaseModel]:
@@ -89,7 +96,7 @@ class StandIn:
         try:
             if asked.startswith("think "):
                 yield Thinking(text=asked.removeprefix("think "))
-            for chunk in self.chunks(asked):
+            async for chunk in self._paced(self.chunks(asked)):
                 said += chunk
                 yield wire.DeltaEvent(text=chunk)
             await self._trouble(asked)
@@ -99,6 +106,14 @@ class StandIn:
             raise
         self._commit(history, asked, said, self.finish_reason)
         yield self._reply(conversation_id, said)
+
+    async def _paced(self, chunks: list[str]) -> AsyncIterator[str]:
+        began = time.monotonic()
+        for index, chunk in enumerate(chunks):
+            early_s = began + index / self.chunks_per_s - time.monotonic()
+            if early_s > 0:
+                await asyncio.sleep(early_s)
+            yield chunk
 
     async def _trouble(self, asked: str) -> None:
         if asked.startswith("hang"):
@@ -344,7 +359,7 @@ def _add_models(app: FastAPI, state: StandIn) -> None:
 @contextlib.contextmanager
 def served(state: StandIn, port: int = 0) -> Iterator[str]:
     """The address of a server that runs until the context ends."""
-    listening = socket.create_server(("127.0.0.1", port))
+    listening = _listening(port)
     server = uvicorn.Server(uvicorn.Config(build(state), log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
@@ -354,6 +369,15 @@ def served(state: StandIn, port: int = 0) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+def _listening(port: int) -> socket.socket:
+    """Told to be TCP, as a server makes it for itself: else asyncio lets small writes wait for each other."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", port))
+    listening.listen()
+    return listening
 
 
 def main() -> None:

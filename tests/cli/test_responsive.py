@@ -7,11 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable
+from statistics import median
 
 from app.cli.terminal import Look, Terminal
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.standin import StandIn
+from tests.cli.test_chat import CLIENT, _environ
 from tests.server import ROOT
 
 LONGEST_S = 0.15  # five times what a person should ever wait: the machine may be busy with other tests
+USUAL_S = 0.015  # less than half the time between two frames: a key waits for none
+KEYS, BETWEEN_KEYS_S = "abcdefgh" * 8, 0.03
 WATCHED = """
 import asyncio, sys
 from app.cli.terminal import Look, Terminal
@@ -75,3 +81,20 @@ def test_an_answer_of_five_hundred_tokens_a_second_keeps_no_key_waiting() -> Non
     terminal = Terminal(Look(plain=False, color=True, symbols=True), io.StringIO())
     terminal.load_ahead()
     assert asyncio.run(longest_gap_s(_stream(terminal))) < LONGEST_S
+
+
+def test_keys_show_at_once_below_an_answer_of_five_hundred_tokens_a_second(
+    standin: StandIn, url: str
+) -> None:
+    """From the first message on, which is sent before the client has loaded what an answer needs."""
+    standin.answer, standin.chunks_per_s = BLOCKS * 100, TOKENS_PER_S
+    waits_s = []
+    with PseudoTerminal([*CLIENT, "--url", url], _environ(), columns=100, rows=40) as terminal:
+        terminal.wait_for("You:")
+        terminal.type("go\r")
+        terminal.wait_for("A heading")
+        for at, key in enumerate(KEYS):
+            terminal.watch(BETWEEN_KEYS_S)
+            waits_s.append(terminal.echo_s(key, f"You: {KEYS[: at + 1]}"))
+    assert median(waits_s) < USUAL_S
+    assert sorted(waits_s)[-3] < LONGEST_S  # a busy machine may hold some up

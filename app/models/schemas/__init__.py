@@ -62,6 +62,7 @@ from app.models.schemas.wire import (
     StopStrings,
     Text,
     WireModel,
+    build_requests,
 )
 
 __all__ = [
@@ -115,4 +116,5 @@ __all__ = [
     "UndoResponse",
     "Usage",
     "WireModel",
+    "build_requests",
 ]

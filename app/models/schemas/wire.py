@@ -42,10 +42,18 @@ StopStrings = Annotated[
 
 
 class WireModel(BaseModel):
-    # Replies are built when they are first used: the client, which is to start at once, uses few of them.
+    # Built when it is first used: the client, which is to start at once, uses few.
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), frozen=True, defer_build=True)
 
 
 class RequestModel(WireModel):
-    # FastAPI validates a body in a way of its own, and warns where its model was not built.
-    model_config = ConfigDict(extra="forbid", defer_build=False)
+    model_config = ConfigDict(extra="forbid")
+
+
+def build_requests(kind: type[RequestModel] = RequestModel) -> None:
+    """Builds all that are known by now. FastAPI validates a body in a way of its own, and warns where its
+    model is built only then."""
+    kind.model_config["defer_build"] = False
+    kind.model_rebuild()
+    for narrower in kind.__subclasses__():
+        build_requests(narrower)
