@@ -16,7 +16,7 @@ from tests.cli.test_chat import CLIENT, _environ
 from tests.server import ROOT
 
 LONGEST_S = 0.15  # five times what a person should ever wait: the machine may be busy with other tests
-USUAL_S = 0.015  # less than half the time between two frames: a key waits for none
+USUAL_S = 0.045  # less than the time between two frames, for none of which a key waits
 KEYS, BETWEEN_KEYS_S = "abcdefgh" * 8, 0.03
 WATCHED = """
 import asyncio, sys
