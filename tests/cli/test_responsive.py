@@ -10,9 +10,9 @@ from collections.abc import Awaitable
 from statistics import median
 
 from app.cli.terminal import Look, Terminal
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.standin import StandIn
-from tests.cli.test_chat import CLIENT, _environ
 from tests.server import ROOT
 
 LONGEST_S = 0.15  # five times what a person should ever wait: the machine may be busy with other tests
@@ -89,7 +89,7 @@ def test_keys_show_at_once_below_an_answer_of_five_hundred_tokens_a_second(
     """From the first message on, which is sent before the client has loaded what an answer needs."""
     standin.answer, standin.chunks_per_s = BLOCKS * 100, TOKENS_PER_S
     waits_s = []
-    with PseudoTerminal([*CLIENT, "--url", url], _environ(), columns=100, rows=40) as terminal:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ(), columns=100, rows=40) as terminal:
         terminal.wait_for("You:")
         terminal.type("go\r")
         terminal.wait_for("A heading")
