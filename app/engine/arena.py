@@ -33,6 +33,9 @@ class ArenaSlot(Slot):
         whole.narrow(3, start, pairs.shape[3]).copy_(pairs)
         return whole
 
+    def nbytes(self) -> int:
+        return self.arena.nbytes(self)
+
 
 def arena_for(device: torch.device, limit: int) -> "Arena | None":
     """Where this device gains by it; None where slots have tensors of their own."""
@@ -50,6 +53,14 @@ class Arena:
         self._free = Ranges()
         self._free.give(_RESERVED, self._size)
         self.moves = 0  # how often its tensors were replaced by others
+
+    @property
+    def position_bytes(self) -> int:
+        """Of one position in the widest layer; 0 before anything was written."""
+        return max((tensor.nbytes // tensor.shape[3] for tensor in self._layers.values()), default=0)
+
+    def nbytes(self, slot: Slot) -> int:
+        return sum(tensor.nbytes // tensor.shape[3] for tensor in self._layers.values()) * slot.capacity
 
     def layer(self, layer: int, pairs: Tensor) -> Tensor:
         """`[2, 1, kv_heads, positions, dim]`, for keys and values of the form of `pairs`."""
@@ -132,12 +143,18 @@ class Arena:
         return start
 
     def _grow(self, length: int) -> None:
-        """By at least `length`, as far as the limit allows; one layer after the other, so that little is
-        held twice."""
-        size = min(max(2 * self._size, self._size + length), self._limit)
+        """By at least `length`, as far as the limit allows."""
+        try:
+            self._widen(min(max(2 * self._size, self._size + length), self._limit))
+        except RuntimeError:  # torch's own is one
+            self._widen(min(self._size + length, self._limit))
+
+    def _widen(self, size: int) -> None:
+        """One layer after the other, so that little is held twice."""
         for layer, tensor in self._layers.items():
-            self._layers[layer] = _widened(tensor, _RESERVED + size)
-            self.moves += 1
+            if tensor.shape[3] < _RESERVED + size:  # an earlier attempt may have come as far as this
+                self._layers[layer] = _widened(tensor, _RESERVED + size)
+                self.moves += 1
         self._free.give(_RESERVED + self._size, size - self._size)
         self._size = size
         _log.info("there is room for the keys and values of %d tokens", size)
@@ -155,8 +172,6 @@ class Arena:
 
 
 def _widened(tensor: Tensor, positions: int) -> Tensor:
-    if tensor.shape[3] >= positions:  # an earlier attempt came as far as this
-        return tensor
     wider = tensor.new_zeros((*tensor.shape[:3], positions, tensor.shape[4]))
     wider.narrow(3, 0, tensor.shape[3]).copy_(tensor)
     return wider

@@ -131,12 +131,19 @@ class KVCache:
         return fits and len(donor.ids) - shared > _EXPENDABLE_TAIL
 
     def _taken_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
+        try:
+            self._make_fit(donor, shared, capacity)
+        except BaseException:
+            self._store.drop(donor)  # nobody else has it any more
+            raise
+        return donor
+
+    def _make_fit(self, donor: Slot, shared: int, capacity: int) -> None:
         if donor.capacity < capacity or self._active_tokens() + donor.capacity > self._budget:
             self._evict_for(capacity)
             self._store.resize(donor, shared, capacity)
         else:
             self._evict_for(donor.capacity)
-        return donor
 
     def _evict_for(self, tokens: int) -> None:
         """Drop finished slots, least recently used first, until `tokens` more fit."""

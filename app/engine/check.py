@@ -24,8 +24,8 @@ from app.engine.slots import Heap, Slot, Store
 
 _log = logging.getLogger(__name__)
 
-_LENGTHS = (11, 7)  # ids of two sequences that share every pass
-_PASSES = ((5, 4), (5, 2), (1, 1))  # ids of each per pass: the first pass, a chunk, a decode
+_LENGTHS = (13, 9)  # ids of two sequences that share every pass
+_PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # ids of each per pass: the first, a chunk, decodes
 _TOLERANCE = 1e-3  # of the logits' spread, in float32: what rounding alone may do
 _TOLERANCE_HALF = 0.1  # the same in 16 bits
 _TOLERANCE_INT8 = 0.4  # and with quantised weights; a wrong path is beyond 1
@@ -85,14 +85,17 @@ def _goes_by_rows(
     model: PreTrainedModel, arena: Arena, prompts: list[list[int]], expected: list[Tensor], tolerance: float
 ) -> bool:
     """What the pass over spans has shown to be served is served by that one where this one fails."""
+    runner = Runner(model, arena=arena)
     try:
-        logits = _packed_logits(Runner(model, arena=arena), _sequences(prompts, arena))
+        logits = _packed_logits(runner, _sequences(prompts, arena))
         for own, packed in zip(expected, logits, strict=True):
             _refuse_difference(own, packed, tolerance)
+        return runner.goes_by_rows
     except (ModelUnsupported, RuntimeError):  # torch's own is one
         _log.warning("this model's decodes are not recorded", exc_info=True)
         return False
-    return True
+    finally:
+        runner.recover()
 
 
 def _some_ids(model: PreTrainedModel, length: int) -> list[int]:

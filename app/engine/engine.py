@@ -26,6 +26,7 @@ from app.engine.messages import (
     Submit,
 )
 from app.engine.pace import Pace
+from app.engine.price import PRICED_TOKENS
 from app.engine.request import Request
 from app.engine.runner import Runner
 from app.engine.scheduler import Chunk, Scheduler
@@ -85,7 +86,8 @@ class Engine:
 
     def learn_prices(self) -> None:
         """Measures what guesses cost here; without it they are judged by what is usual. Between requests."""
-        self._guessing.learn_prices(self._runner, self._store)
+        if self.limits.context_length >= PRICED_TOKENS:
+            self._guessing.learn_prices(self._runner, self._store)
 
     @property
     def is_idle(self) -> bool:
@@ -162,6 +164,7 @@ class Engine:
     def _make_room(self) -> None:
         self.cache.forget_finished()
         self._runner.recover()
+        self._guessing.recover()
 
     def _advance(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:

@@ -24,6 +24,11 @@ class Guessing:
         self._price = measure_price(runner, None if self._draft is None else self._draft.runner, store)
         _log.info("a guess costs %.3f steps to check, %.3f to draft", self._price.row, self._price.draft)
 
+    def recover(self) -> None:
+        """Give device memory back."""
+        if self._draft is not None:
+            self._draft.runner.recover()
+
     def guess(self, decoding: Many[Request], most: int) -> None:
         """Sets the guesses, up to `most` ids each, of all that decode in this step."""
         for request in decoding:

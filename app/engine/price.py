@@ -9,6 +9,7 @@ from app.engine.slots import Store
 
 _HISTORY = 16  # ids before the pass that is timed
 _GUESSED = 7  # rows beside the one that a step computes anyway
+PRICED_TOKENS = _HISTORY + _GUESSED  # for which there must be room
 _REPETITIONS = 3  # the fastest counts: the one least disturbed by whatever else the machine does
 
 
@@ -38,11 +39,12 @@ def measure_price(runner: Runner, draft: Runner | None, store: Store) -> Price:
 def _pass_s(runner: Runner, store: Store, guess: tuple[int, ...]) -> float:
     slot = store.new(_HISTORY + len(guess))
     sequence = Sequence("price", [0] * _HISTORY, slot=slot)
-    runner.forward([Chunk(sequence, _HISTORY)])
-    sequence.computed = _HISTORY - 1
-    fastest = min(_timed(runner, Chunk(sequence, 1, guess)) for _ in range(_REPETITIONS))
-    store.drop(slot)
-    return fastest
+    try:
+        runner.forward([Chunk(sequence, _HISTORY)])
+        sequence.computed = _HISTORY - 1
+        return min(_timed(runner, Chunk(sequence, 1, guess)) for _ in range(_REPETITIONS))
+    finally:
+        store.drop(slot)
 
 
 def _timed(runner: Runner, chunk: Chunk) -> float:

@@ -19,8 +19,9 @@ _log = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _SHORTEST = 256  # positions; the lengths are this, doubled and doubled
-_MOST_SEEN = 2**18  # positions that all rows look at, for which there must be memory
+_MOST_SEEN_BYTES = 2**29  # of keys and values that all rows of a pass look at in a layer: so much is copied
 _REHEARSALS = 2  # what an operation sets up on first use cannot be recorded
+_TOLERANCE = 0.02  # of the logits' spread: what other sums of the same numbers may do
 
 Compute = Callable[[Tensor, int], Tensor]  # ids, places and positions `[3, rows]`, and the length, to logits
 Pass = Callable[[], Tensor]
@@ -34,21 +35,31 @@ class RowPasses:
         self.arena = arena
         self._device = device
         self._inputs: dict[int, Tensor] = {}
-        self._passes: dict[tuple[int, int], Pass | None] = {}
+        self._passes: dict[tuple[int, int], Pass | None] = {}  # None: there was no memory for it
         self._moves = arena.moves
-        self._pool: Any = None  # memory that all recorded passes share, as one runs at a time
+        self._recorder = Recorder(device) if device.type == "cuda" else None
+        self.are_possible = True  # until the model turns out to be one that cannot be recorded
 
     def logits(self, ids: Sequence[int], places: Sequence[int], positions: Sequence[int]) -> Tensor | None:
         """Of each row, until the next call; None where such a pass is not for here: it is too large, or could
         not be recorded."""
         rows = next((size for size in _ROWS if size >= len(ids)), None)
         length = _length(max(positions) + 1)
-        if rows is None or rows * length > _MOST_SEEN:
+        if rows is None or rows * length * self.arena.position_bytes > _MOST_SEEN_BYTES:
             return None
         filling = rows - len(ids)
         values = [[*ids, *[0] * filling], [*places, *[SCRATCH] * filling], [*positions, *[0] * filling]]
-        made = self._pass(self._filled(rows, values), length)
+        made = self._pass(self._filled(rows, values), length) if self.are_possible else None
         return None if made is None else made()[: len(ids)]
+
+    def forget(self) -> None:
+        """Gives back the memory of all that is recorded; what is wanted again is recorded anew.
+
+        All or nothing: they share a stream, whose work space ends with any of them (pytorch#193402).
+        """
+        self._passes.clear()
+        if self._recorder is not None:
+            self._recorder = Recorder(self._device)
 
     def _filled(self, rows: int, values: list[list[int]]) -> Tensor:
         """The one tensor for passes of so many rows, with these values."""
@@ -59,27 +70,29 @@ class RowPasses:
 
     def _pass(self, inputs: Tensor, length: int) -> Pass | None:
         if self._moves != self.arena.moves:  # what is recorded reads where the arena was
-            self._passes.clear()
+            self.forget()
             self._moves = self.arena.moves
         key = (inputs.shape[1], length)
         if key not in self._passes:
-            self._passes[key] = self._made(inputs, length)
+            made = self._made(inputs, length)
+            self._passes[key] = made
         return self._passes[key]
 
     def _made(self, inputs: Tensor, length: int) -> Pass | None:
         def compute() -> Tensor:
             return self._compute(inputs, length)
 
-        if self._device.type != "cuda":
+        if self._recorder is None:
             return compute
         try:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            return _recorded(compute, self._pool)
+            return self._recorder.recorded(compute)
+        except torch.OutOfMemoryError:
+            _log.warning("no memory for a recorded pass of %d rows over %d tokens", inputs.shape[1], length)
         except RuntimeError:  # torch's own is one
-            _log.warning(
-                "passes of %d rows over %d tokens are not recorded", inputs.shape[1], length, exc_info=True
-            )
-            return None
+            _log.warning("this model's passes are not recorded", exc_info=True)
+            self.are_possible = False
+        self.forget()  # a failed recording ends the others' work space, too
+        return None
 
 
 def _length(tokens: int) -> int:
@@ -89,35 +102,55 @@ def _length(tokens: int) -> int:
     return length
 
 
-def _recorded(compute: Pass, pool: Any) -> Pass:  # a handle of torch's
-    """Raises RuntimeError for a pass that waits for its own results, as that of a mixture of experts may,
-    and for one that is not the same when it is repeated."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_REHEARSALS):
-            compute()
-        with _no_waiting():
-            expected = compute()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        output = compute()
+class Recorder:
+    """Records passes on a stream of its own, in memory that they share, as one runs at a time."""
 
-    def repeat() -> Tensor:
-        graph.replay()
-        return output
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool: Any = torch.cuda.graph_pool_handle()
 
-    if not torch.allclose(repeat(), expected, rtol=1e-2, atol=1e-2, equal_nan=True):
-        raise RuntimeError("a recorded pass gives other logits than the one that was recorded")
-    return repeat
+    def recorded(self, compute: Pass) -> Pass:
+        """Raises RuntimeError for a pass that waits for its own results, as that of a mixture of experts may,
+        and for one that is not the same when it is repeated."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        try:
+            expected = self._rehearsed(compute)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                output = compute()
+        finally:
+            torch.cuda.set_stream(current)  # torch does not, where the end of a recording raises
+            current.wait_stream(self._stream)
+
+        def repeat() -> Tensor:
+            graph.replay()
+            return output
+
+        if not _agree(repeat(), expected):
+            raise RuntimeError("a recorded pass gives other logits than the one that was recorded")
+        return repeat
+
+    def _rehearsed(self, compute: Pass) -> Tensor:
+        with torch.cuda.stream(self._stream):
+            for _ in range(_REHEARSALS):
+                compute()
+            with _no_waiting():
+                return compute()
+
+
+def _agree(logits: Tensor, expected: Tensor) -> bool:
+    logits, expected = logits.float(), expected.float()
+    spread = (expected - expected.mean()).norm()
+    return bool((logits - expected).norm() <= _TOLERANCE * spread)
 
 
 @contextmanager
 def _no_waiting() -> Iterator[None]:
     """Whatever would make this process wait for the device raises."""
+    before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode(before)

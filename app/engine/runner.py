@@ -63,8 +63,15 @@ class Runner:
         logits = None if self._passes is None else self._row_logits(self._passes, packed)
         return self._span_logits(packed) if logits is None else logits
 
+    @property
+    def goes_by_rows(self) -> bool:
+        """Whether it may, as far as is known by now."""
+        return self._passes is not None and self._passes.are_possible
+
     def recover(self) -> None:
-        """After a failed pass: give unused device memory back."""
+        """After a failed pass, or where the runner is not used any more: give device memory back."""
+        if self._passes is not None:
+            self._passes.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

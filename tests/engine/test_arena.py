@@ -1,12 +1,15 @@
 """Slots that are ranges of one stretch keep what was written, whatever moves around them."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from app.engine.arena import Arena, ArenaSlot
+from app.engine.messages import Finished
+from tests.engine.tiny import TinyModel, greedy, run
 
 
 def pairs_of(numbers: list[int]) -> Tensor:
@@ -79,6 +82,52 @@ def test_copies_are_slots_of_their_own() -> None:
     twin = arena.copy(slot, 2, 16)
     write(twin, 2, [9])
     assert (read(twin, 3), read(slot, 4), twin.scope) == ([1, 2, 9], [1, 2, 3, 4], "scope")
+
+
+class Full(Arena):
+    """There is no memory for it to grow, so many times."""
+
+    failures = 0
+
+    def _widen(self, size: int) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            raise RuntimeError("out of memory")
+        super()._widen(size)
+
+
+def test_it_grows_by_what_is_needed_where_twice_as_much_is_not_to_be_had() -> None:
+    arena = Full(1000, first=64)
+    write(arena.new(64), 0, [1])
+    arena.failures = 1
+    arena.new(20)
+    assert {tensor.shape[3] for tensor in arena._layers.values()} == {2 + 64 + 20}
+    assert arena.moves == 2
+
+
+def test_growth_that_fails_leaves_all_as_it_was() -> None:
+    arena = Full(1000, first=64)
+    slot = arena.new(64)
+    write(slot, 0, [1, 2])
+    arena.failures = 4
+    for grow in (lambda: arena.new(20), lambda: arena.resize(slot, 2, 80)):
+        with pytest.raises(RuntimeError):
+            grow()
+    assert (read(slot, 2), slot.capacity) == ([1, 2], 64)
+    arena.check_integrity()
+
+
+def test_a_prefix_taken_over_when_memory_runs_out_is_nobodys_for_ever(llama: TinyModel) -> None:
+    """Its place comes back, so that later requests find room."""
+    tiny = replace(llama, has_arena=True)
+    arena = Full(384, first=64)
+    engine = tiny.engine(cache_tokens=384, arena=arena)
+    run(engine, greedy("a", "x", 4))
+    arena.failures = 2
+    long = "x" + " the cat sat" * 9
+    assert run(engine, greedy("b", long, 20)).texts["b"] == llama.generate(long, 20)
+    many = [greedy(str(number), f"{number} on the mat " * 8, 40, scope=str(number)) for number in range(6)]
+    assert all(isinstance(end, Finished) for end in run(engine, *many).ends.values())
 
 
 @pytest.mark.parametrize("seed", range(5))

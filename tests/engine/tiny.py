@@ -122,6 +122,7 @@ class TinyModel:
         cache_tokens: int = 4096,
         step_tokens: int = 64,
         max_active_requests: int = 8,
+        arena: Arena | None = None,
         **options: object,
     ) -> Engine:
         limits = EngineLimits(
@@ -131,7 +132,8 @@ class TinyModel:
             max_active_requests=max_active_requests,
             step_tokens=step_tokens,
         )
-        arena = Arena(cache_tokens, first=64) if self.has_arena else None
+        if self.has_arena and arena is None:
+            arena = Arena(cache_tokens, first=64)
         return Engine(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, arena=arena, **options)
 
     def generate(self, prompt: str, max_tokens: int) -> str:
@@ -207,6 +209,7 @@ def finish(engine: Engine, collected: Collected) -> None:
             engine.cache.check_integrity()
             if isinstance(engine._store, Arena):
                 engine._store.check_integrity()
+                assert set(engine._store._slots) == set(engine.cache._finished), "a slot that nobody has"
             return
         collected.take(engine.step())
     raise AssertionError("the engine does not come to rest")
