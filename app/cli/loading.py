@@ -17,15 +17,14 @@ POLL_S = 0.2
 
 
 def label_of(progress: LoadProgress) -> str:
-    note = getattr(progress, "note", None)
-    told = [f"{progress.model_name}: {progress.stage}", *_bytes(progress), *([f"({note})"] if note else [])]
-    return " ".join(told)
+    note = [f"({progress.note})"] if progress.note else []
+    return " ".join([f"{progress.model_name}: {progress.stage}", *_bytes(progress), *note])
 
 
 def _bytes(progress: LoadProgress) -> list[str]:
-    """Of a download, as far as this server measures it: an older one tells no bytes."""
-    done, total = getattr(progress, "done_bytes", None), getattr(progress, "total_bytes", None)
-    rate, left_s = getattr(progress, "bytes_per_s", None), getattr(progress, "seconds_left", None)
+    """Of a download, as far as it was measured by now."""
+    done, total = progress.done_bytes, progress.total_bytes
+    rate, left_s = progress.bytes_per_s, progress.seconds_left
     return [
         *([f"{size_of(done)} of {size_of(total)}"] if done is not None and total is not None else []),
         *([f"at {size_of(rate)}/s"] if rate else []),

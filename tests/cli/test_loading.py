@@ -2,20 +2,11 @@ from app.cli.loading import label_of
 from app.models.schemas import LoadProgress
 
 
-class Measured(LoadProgress):
-    """As a server tells it that measures its downloads."""
-
-    done_bytes: int | None = None
-    total_bytes: int | None = None
-    bytes_per_s: float | None = None
-    seconds_left: float | None = None
-
-
 def test_progress_is_told_as_far_as_it_was_measured() -> None:
     loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
     assert label_of(loading) == "gpt2: load"
     assert label_of(loading.model_copy(update={"note": "a is unloaded"})) == "gpt2: load (a is unloaded)"
-    download = Measured(
+    download = LoadProgress(
         model_name="gpt2",
         stage="download",
         fraction=0.5,
