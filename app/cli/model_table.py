@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from app.cli.loading import fraction_of, label_of
+from app.cli.loading import step_of
 from app.cli.quantities import size_of
 from app.cli.terminal import BAR_WIDTH
 from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
@@ -77,10 +77,10 @@ def loads_table(loads: Sequence[LoadProgress]) -> "Table":
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     for progress in loads:
-        fraction = fraction_of(progress)
-        bar = ProgressBar(None if fraction is None else 1.0, fraction or 0.0, BAR_WIDTH)
-        share = "" if fraction is None else f"{fraction:.0%}"
-        table.add_row(f"⏳ {label_of(progress)}", bar, share)
+        step = step_of(progress)
+        bar = ProgressBar(None if step.fraction is None else 1.0, step.fraction or 0.0, BAR_WIDTH)
+        share = "" if step.fraction is None else f"{step.fraction:.0%}"
+        table.add_row(f"⏳ {step}", bar, share)
     return table
 
 

@@ -203,7 +203,7 @@ def test_history_shows_both_sides(talk: Talk, seen: Seen) -> None:
 
 def test_models_and_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("/models", "/switch gpt2", "hello")
-    assert "gpt2: load..." in seen.told and "✅ Successfully switched to gpt2" in seen.told
+    assert "gpt2: load 50%" in seen.told and "✅ Successfully switched to gpt2" in seen.told
     assert "Served from openai-community/gpt2" in seen.told
     assert session.current_model == standin.current == "gpt2"
     with pytest.raises(Refused) as caught:
