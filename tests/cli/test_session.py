@@ -58,6 +58,12 @@ def test_left_out_messages_and_a_cut_answer_are_told(talk: Talk, seen: Seen, sta
     assert "/continue goes on" in seen.told
 
 
+def test_continued_answer_that_was_finished_is_said(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    standin.has_said_all, standin.tokens = True, 1
+    talk("hello", "/continue")
+    assert seen.told.count("added nothing") == 1 and "1 token · " in seen.told
+
+
 def test_ctrl_c_keeps_what_came_and_continue_extends_it(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk(interrupted("hang on", seen))
     assert session.transcript.messages[-1].finish_reason == "interrupted"
