@@ -47,6 +47,17 @@ def test_history_shows_both_sides(talk: Talk, seen: Seen) -> None:
     assert seen.answers == "You said: hello\nhello\nYou said: hello\n"
 
 
+def test_history_ends_with_the_last_answer(talk: Talk, seen: Seen) -> None:
+    talk("hello", "/history")
+    assert seen.told.endswith("You:\n\nAssistant:\n")
+
+
+def test_new_conversation_tells_the_system_prompt_that_it_keeps(talk: Talk, seen: Seen) -> None:
+    session = talk("/system Be brief.", "one", "/new")
+    assert seen.told.endswith("New conversation.\nSystem prompt: Be brief.\n")
+    assert session.transcript.system_prompt == "Be brief."
+
+
 def test_quit_leaves(talk: Talk) -> None:
     with pytest.raises(Leave):
         talk("/quit")
