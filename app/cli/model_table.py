@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
 WIDE = 110  # columns that the whole table needs
+NARROW = 48  # below, a description would be a word a line
 _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": ""}
 
 
@@ -44,11 +45,15 @@ def loads_of(models: Iterable[ModelEntry]) -> list[LoadProgress]:
 
 def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_short: bool = False) -> "Table":
     """Where the terminal is narrow, the numbers and the origin stand below the description; in a short one
-    neither does, and a model takes one line."""
+    neither does, and a model takes one line. Below NARROW it is short, and has no lines around the cells."""
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 
-    table = Table(box=HEAVY_HEAD if symbols else ASCII)
+    if width < NARROW:
+        is_short, symbols = True, False
+        table = Table(box=None, pad_edge=False)
+    else:
+        table = Table(box=HEAVY_HEAD if symbols else ASCII)
     for heading in ("Model", "Status"):
         table.add_column(heading, no_wrap=True)
     if not is_short:

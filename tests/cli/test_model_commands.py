@@ -48,6 +48,15 @@ def test_statistics_and_status(talk: Talk, seen: Seen) -> None:
         talk("/stats")
 
 
+def test_nothing_is_left_out_of_a_list_where_the_terminal_is_narrow(talk: Talk, seen: Seen) -> None:
+    async def narrow(session: Session) -> None:
+        session.terminal.console.width = 25
+
+    talk("one", narrow, "/switch gpt2", "two", "/models", "/stats", "/status", "/help")
+    assert "gpt2     Loaded" in seen.told and "First token" in seen.told
+    assert "…" not in seen.told
+
+
 def test_models_are_compared_outside_the_conversation(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("one", "two", "/compare builtin gpt2 gtp2")
     assert seen.answers.endswith("You said: two\nYou said: two\nYou said: two\n")
