@@ -67,7 +67,7 @@ class LiveModels:
     def live(self, width: int) -> "list[Row]":
         """The whole list where the terminal has room for it: of a long one the end alone would be seen."""
         loads = loads_of(self._session.models.values())
-        below = self._rows(Group(loads_table(loads), Text(HINT, "dim")), width)
+        below = self._rows(Group(loads_table(loads, width), Text(HINT, "dim")), width)
         whole = self.finish(width)
         room = self._console.height - len(below) - _ROWS_OF_A_FOOTER - 1
         return [*(whole if len(whole) <= room else self._rows(self._table(width, True), width)), *below]

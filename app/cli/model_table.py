@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from app.cli.loading import step_of
 from app.cli.quantities import size_of
-from app.cli.terminal import BAR_WIDTH
+from app.cli.terminal import BAR_WIDTH, NARROW
 from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
 
 if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
 WIDE = 110  # columns that the whole table needs
-NARROW = 48  # below, a description would be a word a line
 _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": ""}
 
 
@@ -72,20 +71,19 @@ def _add_columns(table: "Table", width: int) -> None:
     table.add_column("Description", overflow="fold")
 
 
-def loads_table(loads: Sequence[LoadProgress]) -> "Table":
+def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
     """A bar for each load. What nobody measured yet has no share."""
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table.grid(padding=(0, 1))
-    table.add_column(overflow="fold")
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
+    is_narrow = width < NARROW
+    whole = [Column(no_wrap=True) for _ in range(1 if is_narrow else 2)]
+    table = Table.grid(Column(overflow="fold"), *whole, padding=(0, 1))
     for progress in loads:
         step = step_of(progress)
         bar = ProgressBar(None if step.fraction is None else 1.0, step.fraction or 0.0, BAR_WIDTH)
         share = "" if step.fraction is None else f"{step.fraction:.0%}"
-        table.add_row(f"⏳ {step}", bar, share)
+        table.add_row(f"⏳ {step}", *([] if is_narrow else [bar]), share)
     return table
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
 from app.cli.render import AnswerView, PlainAnswer, without_controls
 
 BAR_WIDTH = 15
+NARROW = 48  # columns; below, there is room for words alone
 _THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.table.border": "dim"})
 
 
@@ -136,11 +137,12 @@ class Terminal:
         def whole() -> Column:
             return Column(no_wrap=True)
 
+        is_narrow = self.console.width < NARROW
         columns = (
             TextColumn("⏳ {task.description}", table_column=Column()),  # breaks where there is no room
-            BarColumn(BAR_WIDTH, table_column=whole()),
+            *(() if is_narrow else (BarColumn(BAR_WIDTH, table_column=whole()),)),
             TaskProgressColumn(table_column=whole()),
-            TimeElapsedColumn(table_column=whole()),
+            *(() if is_narrow else (TimeElapsedColumn(table_column=whole()),)),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task("", total=None)

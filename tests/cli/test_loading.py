@@ -1,4 +1,9 @@
+import io
+
+from rich.console import Console
+
 from app.cli.loading import step_of
+from app.cli.terminal import Look, Terminal
 from app.models.schemas import LoadProgress
 from tests.cli.conftest import Seen
 
@@ -35,3 +40,12 @@ def test_download_takes_a_line_for_each_tenth_where_nothing_is_written_over(seen
         "builtin: load...",
     ]
     assert [line.rpartition(" ")[2] for line in lines[2:]] == [f"{tenth}0%" for tenth in range(1, 10)]
+
+
+def test_bar_gives_way_to_its_words_where_the_terminal_is_narrow() -> None:
+    terminal = Terminal(Look(plain=False, color=False, symbols=True))
+    shown = io.StringIO()
+    terminal.console = Console(file=shown, width=25, force_terminal=True, color_system=None)
+    with terminal.bar() as bar:
+        bar.show(step_of(_download(0.5, 274_000_000)))
+    assert "gpt2: download" in shown.getvalue() and "━" not in shown.getvalue()
