@@ -56,11 +56,13 @@ class Chat:
             self._session.terminal.say("")
 
     async def _do(self, line: str) -> None:
-        terminal = self._session.terminal
+        terminal, reply_before = self._session.terminal, self._session.last_reply
         try:
             await self._interrupts.run(self._act(line))
         except Interrupted:
-            terminal.note("Stopped." if not self._session.was_cut else "Stopped: /continue goes on.")
+            was_answer = self._session.last_reply is not reply_before
+            goes_on = was_answer and self._session.was_cut
+            terminal.note("Stopped: /continue goes on." if goes_on else "Stopped.")
         except UnknownCommand as error:
             self._session.draft = line
             terminal.problem(error)

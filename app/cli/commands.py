@@ -69,7 +69,7 @@ def find(name: str) -> Command:
 
 
 async def show_help(session: Session, argument: str) -> None:
-    from rich.table import Table  # slow to import, and not needed for the first prompt
+    from rich.table import Column, Table  # slow to import, and not needed for the first prompt
 
     terminal = session.terminal
     if argument:
@@ -79,7 +79,9 @@ async def show_help(session: Session, argument: str) -> None:
         for line in command.more.splitlines():
             terminal.note(f"  {line}")
         return
-    commands, keys = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
+    commands, keys = (
+        Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2)) for _ in range(2)
+    )
     for command in COMMANDS:
         commands.add_row(command.usage, command.help)
     for key, meaning in _KEYS:

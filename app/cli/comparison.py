@@ -13,6 +13,7 @@ from app.cli.canvas import Canvas
 from app.cli.errors import ClientError
 from app.cli.markdown import MarkdownStream, Row
 from app.cli.painter import Painter
+from app.cli.quantities import count
 from app.cli.render import without_controls
 from app.cli.session import Session
 from app.models.schemas import (
@@ -169,7 +170,7 @@ def _take(event: object, column: Column) -> None:
     elif isinstance(event, ChatResponse):
         speed = event.timings.tokens_per_second
         paced = "" if speed is None else f", {speed:,.0f} tokens/s"
-        column.status = f"{event.usage.completion_tokens:,} tokens{paced}"
+        column.status = f"{count(event.usage.completion_tokens, 'token')}{paced}"
 
 
 def _up_to_the_question(messages: list[TranscriptMessage]) -> list[TranscriptMessage]:

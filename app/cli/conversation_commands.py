@@ -20,6 +20,7 @@ async def new(session: Session, argument: str) -> None:
     system_prompt = session.transcript.system_prompt
     session.begin(Transcript(system_prompt=system_prompt, title=argument or None))
     session.terminal.say("New conversation.", symbol="🆕")
+    _tell_system_prompt(session)
 
 
 async def list_sessions(session: Session, argument: str) -> None:
@@ -66,6 +67,7 @@ async def resume(session: Session, argument: str) -> None:
     """Loads what is named, or the conversation that was last, and shows where it stood."""
     await go_on(session, argument)
     await history(session, "1")
+    session.terminal.say("")
 
 
 async def find_transcript(session: Session, argument: str) -> Transcript:
@@ -99,8 +101,12 @@ async def go_on(session: Session, argument: str) -> None:
         session.saved_as = checked_name(argument)
         told = f"{session.saved_as}.json"
     session.terminal.say(f"{told} loaded: {count(transcript.turns, 'turn')} to go on from.", symbol="📂")
-    if transcript.system_prompt:
-        session.terminal.note(f"System prompt: {transcript.system_prompt}")
+    _tell_system_prompt(session)
+
+
+def _tell_system_prompt(session: Session) -> None:
+    if session.transcript.system_prompt:
+        session.terminal.note(f"System prompt: {session.transcript.system_prompt}")
 
 
 async def rename(session: Session, argument: str) -> None:
@@ -138,7 +144,9 @@ async def history(session: Session, argument: str) -> None:
     transcript = await session.settled_transcript()
     if not transcript.messages:
         session.terminal.note("Nothing has been said yet.")
-    for message in transcript.messages[-2 * int(argument) if argument else 0 :]:
+    for at, message in enumerate(transcript.messages[-2 * int(argument) if argument else 0 :]):
+        if at:
+            session.terminal.say("")
         if message.role == "user":
             session.terminal.say("You:", "bold cyan")
         else:
@@ -146,7 +154,6 @@ async def history(session: Session, argument: str) -> None:
             session.terminal.heading(f"Assistant{cut}:")
         async with session.terminal.answer() as view:
             view.feed(message.content)
-        session.terminal.say("")
 
 
 async def clear(session: Session, argument: str) -> None:

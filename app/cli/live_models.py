@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.cli.canvas import Canvas
-from app.cli.loading import POLL_S, label_of
+from app.cli.loading import POLL_S, step_of
 from app.cli.model_table import listed, loads_of, loads_table, model_table
 from app.cli.painter import Painter
 from app.cli.session import Session
@@ -46,16 +46,12 @@ class LiveModels:
                 painter.change()
 
     async def _print(self) -> None:
-        """Nothing is written over: a line for each stage of a load, and for each tenth of it."""
         self._terminal.show(self._table(self._console.width))
         self._terminal.note(HINT)
-        told: dict[str, tuple[str, int]] = {}
-        async for loads in self._news():
-            for progress in loads:
-                step = progress.stage, int(progress.fraction * 10)
-                if told.get(progress.model_name) != step:
-                    self._terminal.note(f"{label_of(progress)} {progress.fraction:.0%}")
-                told[progress.model_name] = step
+        with self._terminal.bar() as bar:
+            async for loads in self._news():
+                for progress in loads:
+                    bar.show(step_of(progress))
         self._terminal.show(self._table(self._console.width))
 
     async def _news(self) -> AsyncIterator[list[LoadProgress]]:
@@ -71,7 +67,7 @@ class LiveModels:
     def live(self, width: int) -> "list[Row]":
         """The whole list where the terminal has room for it: of a long one the end alone would be seen."""
         loads = loads_of(self._session.models.values())
-        below = self._rows(Group(loads_table(loads), Text(HINT, "dim")), width)
+        below = self._rows(Group(loads_table(loads, width), Text(HINT, "dim")), width)
         whole = self.finish(width)
         room = self._console.height - len(below) - _ROWS_OF_A_FOOTER - 1
         return [*(whole if len(whole) <= room else self._rows(self._table(width, True), width)), *below]

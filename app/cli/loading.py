@@ -8,7 +8,7 @@ from contextlib import aclosing
 from app.cli.client import ChatClient
 from app.cli.errors import ClientError, StreamBroken
 from app.cli.quantities import duration_of, size_of
-from app.cli.terminal import Terminal
+from app.cli.terminal import Step, Terminal
 from app.models.schemas import HealthResponse, LoadProgress, SwitchModelResponse
 
 PATIENCE_S = 0.7  # before a wait is explained
@@ -16,16 +16,16 @@ OWN_PATIENCE_S = 0.3  # where no reply can be on its way
 POLL_S = 0.2
 
 
-def label_of(progress: LoadProgress) -> str:
-    note = getattr(progress, "note", None)
-    told = [f"{progress.model_name}: {progress.stage}", *_bytes(progress), *([f"({note})"] if note else [])]
-    return " ".join(told)
+def step_of(progress: LoadProgress) -> Step:
+    note = f" ({progress.note})" if progress.note else ""
+    label = f"{progress.model_name}: {progress.stage}{note}"
+    return Step(label, progress.fraction or None, " ".join(_bytes(progress)))
 
 
 def _bytes(progress: LoadProgress) -> list[str]:
-    """Of a download, as far as this server measures it: an older one tells no bytes."""
-    done, total = getattr(progress, "done_bytes", None), getattr(progress, "total_bytes", None)
-    rate, left_s = getattr(progress, "bytes_per_s", None), getattr(progress, "seconds_left", None)
+    """Of a download, as far as it was measured by now."""
+    done, total = progress.done_bytes, progress.total_bytes
+    rate, left_s = progress.bytes_per_s, progress.seconds_left
     return [
         *([f"{size_of(done)} of {size_of(total)}"] if done is not None and total is not None else []),
         *([f"at {size_of(rate)}/s"] if rate else []),
@@ -33,19 +33,13 @@ def _bytes(progress: LoadProgress) -> list[str]:
     ]
 
 
-def fraction_of(progress: LoadProgress) -> float | None:
-    return progress.fraction or None
-
-
-def waiting_for(health: HealthResponse) -> tuple[str, float | None]:
+def waiting_for(health: HealthResponse) -> Step:
     """What a request that has no answer yet waits for, and how far that is."""
     own = health.model.progress if health.model is not None else None
     progress = own or next(iter(health.loading), None)
     if health.status == "loading" and progress is not None:
-        return label_of(progress), fraction_of(progress)
-    if health.queued_requests:
-        return f"waiting in a queue of {health.queued_requests}", None
-    return "reading", None
+        return step_of(progress)
+    return Step(f"waiting in a queue of {health.queued_requests}" if health.queued_requests else "reading")
 
 
 @contextlib.asynccontextmanager
@@ -75,7 +69,7 @@ async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
 async def _show(terminal: Terminal, label: str) -> None:
     await asyncio.sleep(OWN_PATIENCE_S)
     with terminal.bar() as bar:
-        bar.show(label, None)
+        bar.show(Step(label))
         await asyncio.Event().wait()
 
 
@@ -83,7 +77,7 @@ async def _watch(client: ChatClient, terminal: Terminal) -> None:
     await asyncio.sleep(PATIENCE_S)
     with terminal.bar() as bar, contextlib.suppress(ClientError):
         while True:
-            bar.show(*waiting_for(await client.health()))
+            bar.show(waiting_for(await client.health()))
             await asyncio.sleep(POLL_S)
 
 
@@ -93,7 +87,7 @@ async def shown_switch(client: ChatClient, terminal: Terminal, name: str) -> Swi
         async with aclosing(client.switch(name)) as events:
             async for event in events:
                 if isinstance(event, LoadProgress):
-                    bar.show(label_of(event), fraction_of(event))
+                    bar.show(step_of(event))
                 if isinstance(event, SwitchModelResponse):
                     return event
     raise StreamBroken("The server ended the switch without a word.", "/models shows what is loaded.")

@@ -59,11 +59,11 @@ async def compare(session: Session, argument: str) -> None:
 
 
 async def status(session: Session, argument: str) -> None:
-    from rich.table import Table  # slow to import, and not needed for the first prompt
+    from rich.table import Column, Table  # slow to import, and not needed for the first prompt
 
     health = await session.client.health()
     model = health.model
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))  # a path stays whole
     table.add_row("server", f"{session.client.url}, version {health.version}, {health.status}")
     table.add_row("up since", age_of(health.timestamp.timestamp() - health.uptime))
     table.add_row("requests", f"{health.active_requests} running, {health.queued_requests} waiting")

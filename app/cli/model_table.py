@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from app.cli.loading import fraction_of, label_of
+from app.cli.loading import step_of
 from app.cli.quantities import size_of
-from app.cli.terminal import BAR_WIDTH
+from app.cli.terminal import BAR_WIDTH, NARROW
 from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
 
 if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
@@ -44,11 +44,15 @@ def loads_of(models: Iterable[ModelEntry]) -> list[LoadProgress]:
 
 def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_short: bool = False) -> "Table":
     """Where the terminal is narrow, the numbers and the origin stand below the description; in a short one
-    neither does, and a model takes one line."""
+    neither does, and a model takes one line. Below NARROW it is short, and has no lines around the cells."""
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 
-    table = Table(box=HEAVY_HEAD if symbols else ASCII)
+    if width < NARROW:
+        is_short, symbols = True, False
+        table = Table(box=None, pad_edge=False)
+    else:
+        table = Table(box=HEAVY_HEAD if symbols else ASCII)
     for heading in ("Model", "Status"):
         table.add_column(heading, no_wrap=True)
     if not is_short:
@@ -67,20 +71,19 @@ def _add_columns(table: "Table", width: int) -> None:
     table.add_column("Description", overflow="fold")
 
 
-def loads_table(loads: Sequence[LoadProgress]) -> "Table":
+def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
     """A bar for each load. What nobody measured yet has no share."""
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table.grid(padding=(0, 1))
-    table.add_column(overflow="fold")
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
+    is_narrow = width < NARROW
+    whole = [Column(no_wrap=True) for _ in range(1 if is_narrow else 2)]
+    table = Table.grid(Column(overflow="fold"), *whole, padding=(0, 1))
     for progress in loads:
-        fraction = fraction_of(progress)
-        bar = ProgressBar(None if fraction is None else 1.0, fraction or 0.0, BAR_WIDTH)
-        share = "" if fraction is None else f"{fraction:.0%}"
-        table.add_row(f"⏳ {label_of(progress)}", bar, share)
+        step = step_of(progress)
+        bar = ProgressBar(None if step.fraction is None else 1.0, step.fraction or 0.0, BAR_WIDTH)
+        share = "" if step.fraction is None else f"{step.fraction:.0%}"
+        table.add_row(f"⏳ {step}", *([] if is_narrow else [bar]), share)
     return table
 
 

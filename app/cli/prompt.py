@@ -97,7 +97,7 @@ class TerminalPrompt:
             enable_open_in_editor=True,
             enable_suspend=True,
             tempfile_suffix=".md",
-            prompt_continuation="... ",
+            prompt_continuation=continuation,
             bottom_toolbar=None if look.plain else lambda: status_line(session),
             style=_STYLE if look.color else None,
             input=self._keyboard,
@@ -122,6 +122,11 @@ class TerminalPrompt:
     def text(self) -> str:
         """What stands in the line now."""
         return self._editor.default_buffer.text
+
+
+def continuation(width: int, line: int, wraps: int) -> str:
+    """What stands before each row but the first: dots where a line begins, nothing where one is broken."""
+    return "" if wraps else "... "
 
 
 def status_line(session: Session) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from app.cli.client import ChatClient, Events
 from app.cli.errors import Foreign
 from app.cli.loading import explained
+from app.cli.quantities import count
 from app.cli.render import AnswerView
 from app.cli.terminal import Terminal
 from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, ThinkingEvent, TranscriptMessage
@@ -97,6 +98,8 @@ def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None, wi
     terminal.note((" · " if terminal.look.symbols else ", ").join(facts))
     if answered_before not in (None, reply.model_name):
         terminal.note(f"Answered by {reply.model_name}; before it was {answered_before}.")
+    if reply.begun and not reply.has_grown:
+        terminal.note("The model takes its answer for finished, and added nothing.")
     if reply.done.finish_reason == "length":
         terminal.note("The answer reached its limit of tokens: /continue goes on.")
     if reply.done.omitted_messages:
@@ -110,7 +113,7 @@ def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None, wi
 def _numbers(done: ChatResponse) -> list[str]:
     speed = done.timings.tokens_per_second
     return [
-        f"{done.usage.completion_tokens:,} tokens",
+        count(done.usage.completion_tokens, "token"),
         *([f"{speed:,.0f} tokens/s"] if speed is not None else []),
         f"first after {done.timings.first_token_s:.2f} s",
         *([f"{done.usage.cached_tokens:,} cached"] if done.usage.cached_tokens else []),

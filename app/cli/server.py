@@ -18,7 +18,7 @@ from app.cli.client import ChatClient
 from app.cli.errors import ClientError, Unreachable
 from app.cli.loading import POLL_S, waiting_for
 from app.cli.places import private_file, state_folder
-from app.cli.terminal import Bar
+from app.cli.terminal import Bar, Step
 from app.models.schemas import HealthResponse
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -112,14 +112,14 @@ class OwnServer:
             ServerDied: with the end of its log.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
-        bar.show("starting the server", None)
+        bar.show(Step("starting the server"))
         while time.monotonic() < deadline:
             self._check_alive()
             with contextlib.suppress(Unreachable):
                 health = await client.health()
                 if health.status != "loading":
                     return health
-                bar.show(*waiting_for(health))
+                bar.show(waiting_for(health))
                 deadline = time.monotonic() + START_TIMEOUT_S
             await asyncio.sleep(POLL_S / 2)
         raise ServerDied(f"The server did not answer within {START_TIMEOUT_S:.0f} s.", f"Its log: {self.log}")

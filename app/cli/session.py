@@ -22,7 +22,7 @@ from app.cli.reply import Reply, opened, show, show_facts
 from app.cli.sessions import SessionEntry
 from app.cli.settings import SamplingSettings
 from app.cli.statistics import Statistics
-from app.cli.terminal import Terminal
+from app.cli.terminal import Step, Terminal
 from app.cli.transcripts import Transcript
 from app.models.schemas import (
     ChatRequest,
@@ -149,7 +149,7 @@ class Session:
         """Goes on with a transcript, once the server has taken it."""
         remote = RemoteConversation(self.client, self.terminal)
         with self.terminal.bar() as bar:
-            bar.show(f"handing {count(transcript.turns, 'turn')} to the server", None)
+            bar.show(Step(f"handing {count(transcript.turns, 'turn')} to the server"))
             await remote.hand_over(transcript)
         self.begin(transcript)
         self._remote = remote

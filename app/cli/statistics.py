@@ -10,6 +10,7 @@ from app.models.schemas import ChatResponse
 if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
+_HEADINGS = ("Answers", "Tokens", "Tokens/s", "First token", "Prompt", "Cached")
 SHOWN = 40  # of the last answers, in the picture
 
 
@@ -27,15 +28,17 @@ class Statistics:
         return [speed for answer in self.answers if (speed := answer.timings.tokens_per_second) is not None]
 
     def table(self) -> "Table":
-        """A row for each model, in the order in which they first answered."""
-        from rich.table import Table
+        """A column for each model, in the order in which they first answered: there are few."""
+        from rich.table import Column, Table
 
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2))
-        table.add_column("Model")
-        for heading in ("Answers", "Tokens", "Tokens/s", "First token", "Prompt", "Cached"):
-            table.add_column(heading, justify="right")
+        heading = Column("Model", no_wrap=True)
+        table = Table(heading, box=None, header_style="bold", pad_edge=False)
+        columns = []
         for name in dict.fromkeys(answer.model_name for answer in self.answers):
-            table.add_row(name, *_cells([answer for answer in self.answers if answer.model_name == name]))
+            table.add_column(name, justify="right", overflow="fold")
+            columns.append(_cells([answer for answer in self.answers if answer.model_name == name]))
+        for row in zip(_HEADINGS, *columns, strict=True):
+            table.add_row(*row)
         return table
 
     def picture(self) -> str:

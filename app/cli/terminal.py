@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
 from app.cli.render import AnswerView, PlainAnswer, without_controls
 
 BAR_WIDTH = 15
+NARROW = 48  # columns; below, there is room for words alone
 _THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.table.border": "dim"})
 
 
@@ -29,8 +30,20 @@ class Problem(Protocol):
     hint: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where long work stands. `fraction` is none where nobody knows; `measured` may change at every look."""
+
+    label: str
+    fraction: float | None = None
+    measured: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.measured}".rstrip()
+
+
 class Bar(Protocol):
-    def show(self, label: str, fraction: float | None) -> None: ...
+    def show(self, step: Step) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +127,9 @@ class Terminal:
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Bar]:
-        """A progress bar that leaves nothing behind; in plain mode a line for each new label."""
+        """A progress bar that leaves nothing behind; in plain mode, lines."""
         if self.look.plain:
-            yield _LabelLines(self)
+            yield _StepLines(self)
             return
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
         from rich.table import Column
@@ -124,26 +137,30 @@ class Terminal:
         def whole() -> Column:
             return Column(no_wrap=True)
 
+        is_narrow = self.console.width < NARROW
         columns = (
             TextColumn("⏳ {task.description}", table_column=Column()),  # breaks where there is no room
-            BarColumn(BAR_WIDTH, table_column=whole()),
+            *(() if is_narrow else (BarColumn(BAR_WIDTH, table_column=whole()),)),
             TaskProgressColumn(table_column=whole()),
-            TimeElapsedColumn(table_column=whole()),
+            *(() if is_narrow else (TimeElapsedColumn(table_column=whole()),)),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task("", total=None)
             yield _RichBar(progress, task)
 
 
-class _LabelLines:
+class _StepLines:
+    """Nothing is written over: a line for each label, and for each tenth of what it stands for."""
+
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._label = ""
+        self._told: dict[str, int] = {}  # by label: of several things that go on, each has its own
 
-    def show(self, label: str, fraction: float | None) -> None:
-        if label != self._label:
-            self._terminal.note(f"{label}...")
-        self._label = label
+    def show(self, step: Step) -> None:
+        tenth = int((step.fraction or 0.0) * 10)
+        if self._told.get(step.label) != tenth:
+            self._terminal.note(f"{step}..." if step.fraction is None else f"{step} {step.fraction:.0%}")
+        self._told[step.label] = tenth
 
 
 class _RichBar:
@@ -151,6 +168,6 @@ class _RichBar:
         self._progress = progress
         self._task = task
 
-    def show(self, label: str, fraction: float | None) -> None:
-        total = None if fraction is None else 1.0
-        self._progress.update(self._task, description=label, total=total, completed=fraction or 0.0)
+    def show(self, step: Step) -> None:
+        total = None if step.fraction is None else 1.0
+        self._progress.update(self._task, description=str(step), total=total, completed=step.fraction or 0.0)

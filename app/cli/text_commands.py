@@ -55,7 +55,10 @@ def _code(answer: str, which: str) -> tuple[str, str]:
 
 def _number(typed: str, most: int, noun: str) -> int:
     if not typed.isdecimal() or not 0 < int(typed) <= most:
-        raise Missing(f"There is no {noun} {typed!r}: there are {most}.", "/help copy tells what it takes.")
+        raise Missing(
+            f"There is no {noun} {typed!r}: there {'is' if most == 1 else 'are'} {most}.",
+            "/help copy tells what it takes.",
+        )
     return int(typed)
 
 

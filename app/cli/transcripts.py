@@ -49,10 +49,11 @@ class Transcript:
 
     @property
     def name(self) -> str:
-        """The title, or how the conversation began."""
+        """The title, or how the conversation began: the files that went along stand below an empty line."""
         if self.title is not None:
             return self.title
-        words = " ".join(self.messages[0].content.split()) if self.messages else ""
+        began = self.messages[0].content.strip().partition("\n\n")[0] if self.messages else ""
+        words = " ".join(began.split())
         return words if len(words) <= MAX_TITLE else f"{words[: MAX_TITLE - 3]}..."
 
 

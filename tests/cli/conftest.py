@@ -11,9 +11,11 @@ import pytest
 
 from app.cli.client import ChatClient
 from app.cli.commands import Call, parse
+from app.cli.interrupts import Interrupted, Interrupts
 from app.cli.journal import Journal
 from app.cli.places import sessions_folder
 from app.cli.session import Session
+from app.cli.sessions import kept_sessions, load_session
 from app.cli.terminal import Look, Terminal
 from tests.cli.standin import StandIn, served
 
@@ -72,6 +74,28 @@ async def typed(session: Session, line: str) -> None:
         await meant.command.run(session, meant.argument)
     else:
         await session.send(meant)
+
+
+def interrupted(line: str, seen: Seen) -> Steps:
+    """Types the line, and Ctrl-C once the answer shows."""
+
+    async def go(session: Session) -> None:
+        interrupts = Interrupts()
+        shown = len(seen.answers)
+        running = asyncio.create_task(interrupts.run(typed(session, line)))
+        while len(seen.answers) == shown:
+            await asyncio.sleep(0)
+        interrupts.fire()
+        with pytest.raises(Interrupted):
+            await running
+
+    return go
+
+
+def last_kept() -> list[str]:
+    """What was said in the conversation that was last kept."""
+    (last,) = kept_sessions(sessions_folder(), limit=1)
+    return [message.content for message in load_session(last.session_id, sessions_folder()).messages]
 
 
 @pytest.fixture

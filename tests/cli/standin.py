@@ -56,7 +56,9 @@ class StandIn:
         self.omitted = 0
         self.answer: str | None = None  # to whatever is asked, in place of an echo
         self.chunks_per_s = math.inf
+        self.tokens = 12  # of a reply
         self.finish_reason = "stop"
+        self.has_said_all = False  # whoever is told to go on adds nothing
         self.api_key: str | None = None
         self.loading: wire.LoadProgress | None = None  # while it is set, messages wait
         self.left = threading.Event()  # a client closed its stream early
@@ -96,7 +98,8 @@ class StandIn:
         try:
             if asked.startswith("think "):
                 yield Thinking(text=asked.removeprefix("think "))
-            async for chunk in self._paced(self.chunks(asked)):
+            chunks = [] if begun and self.has_said_all else self.chunks(asked)
+            async for chunk in self._paced(chunks):
                 said += chunk
                 yield wire.DeltaEvent(text=chunk)
             await self._trouble(asked)
@@ -138,7 +141,7 @@ class StandIn:
             generation_time=0.1,
             finish_reason=self.finish_reason,
             message_count=len(self.conversations[conversation_id]),
-            usage=wire.Usage(prompt_tokens=20, completion_tokens=12, cached_tokens=8),
+            usage=wire.Usage(prompt_tokens=20, completion_tokens=self.tokens, cached_tokens=8),
             timings=wire.Timings(queue_s=0, first_token_s=0.05, total_s=0.1, tokens_per_second=240),
             omitted_messages=self.omitted,
             parameters=wire.Parameters(

@@ -124,3 +124,22 @@ def test_chosen_model_that_a_new_server_refuses_is_said(seen: Seen) -> None:
 
 def test_leaving_ends_the_loop(url: str, seen: Seen) -> None:
     assert _chatted(url, seen, ["/quit", "never"]) == [""]
+
+
+def test_ctrl_c_offers_to_go_on_with_no_answer_but_the_one_it_stopped(url: str, seen: Seen) -> None:
+    async def run() -> None:
+        async with ChatClient(url) as client:
+            interrupts = Interrupts()
+            prompt = ScriptedPrompt(["hang on", "/switch hang"])
+            connection = Connection(client, Wanted({}, url=url))
+            chat = Chat(Session(client, seen.terminal()), connection, prompt, interrupts)
+            chatting = asyncio.create_task(chat.run())
+            for shown in ("You said: hang on", "hang: load"):
+                while shown not in seen.answers + seen.told:
+                    await asyncio.sleep(0.01)
+                interrupts.fire()
+            await chatting
+
+    asyncio.run(run())
+    told = [line for line in seen.told.splitlines() if line.startswith("Stopped")]
+    assert told == ["Stopped: /continue goes on.", "Stopped."]

@@ -17,7 +17,7 @@ SESSION = (  # what is typed, and what is shown once more then, beside the line 
     ("/system Be brief.", "It holds from the next message on."),
     ("/set temperature 0", "0 is greedy"),
     ("/retry", "Nice to meet you, Ann!"),
-    ("/continue", "tokens · "),
+    ("/continue", "added nothing"),
     ("/undo", "0 turns left"),
     ("My name is Bo.", "Bo!"),
     ("/edit", "Cy!"),

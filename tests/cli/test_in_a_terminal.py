@@ -123,3 +123,10 @@ def test_own_server_starts_and_ends_with_the_terminal() -> None:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_line_that_is_broken_looks_unlike_one_that_was_begun(url: str) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ(), columns=25) as terminal:
+        terminal.wait_for("You:")
+        terminal.type("a message that is long\nand goes on")
+        terminal.wait_for("You: a message that is lo\nng\n... and goes on")

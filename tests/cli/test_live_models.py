@@ -82,12 +82,12 @@ def test_list_is_told_line_by_line_where_nothing_is_written_over(
     assert "download 25%" in before and "Loaded" in after and "\x1b" not in seen.told
 
 
-def _rows(standin: StandIn, height: int) -> list[str]:
+def _rows(standin: StandIn, height: int, width: int = 80) -> list[str]:
     terminal = Terminal(Look(plain=False, color=True, symbols=True), io.StringIO())
-    terminal.console = Console(file=io.StringIO(), width=80, height=height, force_terminal=True)
+    terminal.console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
     session = Session(ChatClient("http://127.0.0.1:9"), terminal)
     session.models = {entry.name: entry for entry in standin.models().models}
-    return ["".join(segment.text for segment in row) for row in LiveModels(session).live(80)]
+    return ["".join(segment.text for segment in row) for row in LiveModels(session).live(width)]
 
 
 def test_list_that_is_longer_than_the_terminal_is_shown_short_while_it_is_live(standin: StandIn) -> None:
@@ -96,3 +96,10 @@ def test_list_that_is_longer_than_the_terminal_is_shown_short_while_it_is_live(s
     assert "The gpt2 model" in "\n".join(whole)
     assert "The gpt2 model" not in "\n".join(short) and len(short) <= 12 - 3
     assert all(name in "\n".join(short) for name in ("gpt2", "builtin", "gpt2: load", HINT))
+
+
+def test_load_is_told_in_words_alone_where_the_terminal_is_narrow(standin: StandIn) -> None:
+    standin.loading = _download(0.25)
+    rows = _rows(standin, height=30, width=25)
+    assert any(row.startswith("⏳ gpt2: download") and row.endswith("25%") for row in rows)
+    assert "━" not in "".join(rows)

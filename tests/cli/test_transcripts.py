@@ -21,6 +21,11 @@ def _transcript(word: str = "hello") -> Transcript:
     return Transcript("Be kind.", "Greeting", "gpt2", [asked, answered])
 
 
+def test_conversation_is_called_by_the_words_and_not_by_the_files_it_began_with() -> None:
+    asked = TranscriptMessage(role="user", content="\nWhat does\n@a.txt say?\n\na.txt:\n```txt\nA\n```")
+    assert Transcript(messages=[asked]).name == "What does @a.txt say?"
+
+
 def test_save_and_load_give_the_same_conversation(tmp_path: Path) -> None:
     path = save(_transcript(), "talk", tmp_path)
     assert load("talk.json", tmp_path) == _transcript()
