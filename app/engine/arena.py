@@ -28,13 +28,11 @@ class ArenaSlot(Slot):
     arena: "Arena"
     start: int
 
-    def write(self, layer: int, start: int, pairs: Tensor) -> Tensor:
-        whole = self.arena.layer(layer, pairs).narrow(3, self.start, self.capacity)
-        whole.narrow(3, start, pairs.shape[3]).copy_(pairs)
-        return whole
+    def _whole(self, layer: int, pairs: Tensor) -> Tensor:
+        return self.arena.layer(layer, pairs).narrow(3, self.start, self.capacity)
 
     def nbytes(self) -> int:
-        return self.arena.nbytes(self)
+        return sum(self.arena.position_bytes) * self.capacity
 
 
 def arena_for(device: torch.device, limit: int) -> "Arena | None":
@@ -55,12 +53,9 @@ class Arena:
         self.moves = 0  # how often its tensors were replaced by others
 
     @property
-    def position_bytes(self) -> int:
-        """Of one position in the widest layer; 0 before anything was written."""
-        return max((tensor.nbytes // tensor.shape[3] for tensor in self._layers.values()), default=0)
-
-    def nbytes(self, slot: Slot) -> int:
-        return sum(tensor.nbytes // tensor.shape[3] for tensor in self._layers.values()) * slot.capacity
+    def position_bytes(self) -> list[int]:
+        """Of one position, in each layer that was written to."""
+        return [tensor.nbytes // tensor.shape[3] for tensor in self._layers.values()]
 
     def layer(self, layer: int, pairs: Tensor) -> Tensor:
         """`[2, 1, kv_heads, positions, dim]`, for keys and values of the form of `pairs`."""
@@ -179,8 +174,9 @@ def _widened(tensor: Tensor, positions: int) -> Tensor:
 
 def _move(tensor: Tensor, source: int, target: int, length: int) -> None:
     """Positions to where others are; the two ranges may overlap where the target is the lower one."""
-    distance = source - target
-    block = min(length, distance) if distance > 0 else length
-    for done in range(0, length, max(block, 1)) if distance != 0 else ():
+    if source == target:
+        return
+    block = source - target if source > target else length  # so much, and what is moved is not in the way
+    for done in range(0, length, block):
         count = min(block, length - done)
         tensor.narrow(3, target + done, count).copy_(tensor.narrow(3, source + done, count))

@@ -133,7 +133,7 @@ class KVCache:
     def _taken_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
         try:
             self._make_fit(donor, shared, capacity)
-        except BaseException:
+        except (RuntimeError, MemoryError):  # torch's own is a RuntimeError
             self._store.drop(donor)  # nobody else has it any more
             raise
         return donor

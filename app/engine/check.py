@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused, ModelUnsupported
 from app.engine.arena import Arena
+from app.engine.deviation import deviation
 from app.engine.loading import ReportStage
 from app.engine.messages import Quantization
 from app.engine.preparation import prepare
@@ -180,8 +181,7 @@ def _tolerance(dtype: torch.dtype, quantization: Quantization) -> float:
 
 
 def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
-    spread = (own - own.mean()).norm()
-    difference = float((own - packed).norm() / spread)
+    difference = deviation(packed, own)
     if not difference <= tolerance:  # also where it is not a number
         raise ModelUnsupported(
             f"packed attention gives other logits than the model's own ({difference:.2g} of spread)",

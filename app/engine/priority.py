@@ -13,7 +13,6 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LOWER_BY = 5  # a third of what others get of a core that they want whole; all of one that nobody wants
-
 _LOWEST = 19
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from app.engine.arena import SCRATCH, Arena
+from app.engine.deviation import deviation
 from app.engine.transfer import on_device
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class RowPasses:
         self.arena = arena
         self._device = device
         self._inputs: dict[int, Tensor] = {}
-        self._passes: dict[tuple[int, int], Pass | None] = {}  # None: there was no memory for it
+        self._passes: dict[tuple[int, int], Pass | None] = {}  # None: there is no memory for it
         self._moves = arena.moves
         self._recorder = Recorder(device) if device.type == "cuda" else None
         self.are_possible = True  # until the model turns out to be one that cannot be recorded
@@ -45,7 +46,7 @@ class RowPasses:
         not be recorded."""
         rows = next((size for size in _ROWS if size >= len(ids)), None)
         length = _length(max(positions) + 1)
-        if rows is None or rows * length * self.arena.position_bytes > _MOST_SEEN_BYTES:
+        if rows is None:
             return None
         filling = rows - len(ids)
         values = [[*ids, *[0] * filling], [*places, *[SCRATCH] * filling], [*positions, *[0] * filling]]
@@ -74,14 +75,15 @@ class RowPasses:
             self._moves = self.arena.moves
         key = (inputs.shape[1], length)
         if key not in self._passes:
-            made = self._made(inputs, length)
-            self._passes[key] = made
+            self._passes[key] = self._made(inputs, length)
         return self._passes[key]
 
     def _made(self, inputs: Tensor, length: int) -> Pass | None:
         def compute() -> Tensor:
             return self._compute(inputs, length)
 
+        if inputs.shape[1] * length * max(self.arena.position_bytes, default=0) > _MOST_SEEN_BYTES:
+            return None
         if self._recorder is None:
             return compute
         try:
@@ -127,7 +129,7 @@ class Recorder:
             graph.replay()
             return output
 
-        if not _agree(repeat(), expected):
+        if not deviation(repeat(), expected) <= _TOLERANCE:  # also where it is not a number
             raise RuntimeError("a recorded pass gives other logits than the one that was recorded")
         return repeat
 
@@ -137,12 +139,6 @@ class Recorder:
                 compute()
             with _no_waiting():
                 return compute()
-
-
-def _agree(logits: Tensor, expected: Tensor) -> bool:
-    logits, expected = logits.float(), expected.float()
-    spread = (expected - expected.mean()).norm()
-    return bool((logits - expected).norm() <= _TOLERANCE * spread)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ One pass over the packed tokens of a step; only rows that a next token is wanted
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,9 +47,10 @@ class Runner:
     def __init__(self, model: PreTrainedModel, first_layer: int = 0, arena: Arena | None = None) -> None:
         self._model = model
         self._first_layer = first_layer
-        self._arena = arena
         self.device = model.device
-        self._passes = None if arena is None else RowPasses(self._compute_rows, arena, self.device)
+        self._passes = (
+            None if arena is None else RowPasses(partial(self._compute_rows, arena), arena, self.device)
+        )
 
     @torch.inference_mode()
     def forward(self, chunks: Many[Chunk]) -> Tensor:
@@ -93,14 +95,13 @@ class Runner:
             return logits
         return logits.index_select(0, on_device(packed.wanted, self.device))
 
-    def _compute_rows(self, inputs: Tensor, length: int) -> Tensor:
-        assert self._arena is not None
+    def _compute_rows(self, arena: Arena, inputs: Tensor, length: int) -> Tensor:
         ids, places, positions = inputs.unbind(0)
         output = self._model(
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            step=RowStep(self._arena, places, positions, length, first_layer=self._first_layer),
+            step=RowStep(arena, places, positions, length, first_layer=self._first_layer),
         )
         logits: Tensor = output.logits[0]
         return logits

@@ -25,11 +25,14 @@ class Slot:
 
     def write(self, layer: int, start: int, pairs: Tensor) -> Tensor:
         """Store `[2, 1, kv_heads, rows, dim]` from position `start` on; returns the layer's whole tensor."""
-        if layer not in self.layers:
-            self.layers[layer] = pairs.new_empty((*pairs.shape[:3], self.capacity, pairs.shape[4]))
-        whole = self.layers[layer]
+        whole = self._whole(layer, pairs)
         whole.narrow(3, start, pairs.shape[3]).copy_(pairs)
         return whole
+
+    def _whole(self, layer: int, pairs: Tensor) -> Tensor:
+        if layer not in self.layers:
+            self.layers[layer] = pairs.new_empty((*pairs.shape[:3], self.capacity, pairs.shape[4]))
+        return self.layers[layer]
 
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.layers.values())
