@@ -28,8 +28,10 @@ from app.models.schemas import (
     SwitchModelResponse,
     UndoResponse,
     UnloadModelResponse,
+    build_requests,
 )
 
+build_requests()  # before any route is declared
 router = APIRouter(prefix="/api/v1")
 REPLY = STREAMS_TEXT | REPLIES
 TURN = REPLY | fails_with(409)

@@ -7,8 +7,6 @@ from fastapi.openapi.models import Example
 
 from app.models import schemas
 
-schemas.build_requests()
-
 
 def _examples(**bodies: tuple[str, dict[str, object]]) -> dict[str, Example]:
     return {name: {"summary": summary, "value": value} for name, (summary, value) in bodies.items()}
