@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {"core": 1, "engine": 2, "models": 3, "api": 4, "main": 5, "__main__": 6}
-TORCH_FREE = ("app.main", "app.__main__", "app.engine.client", "app.engine.scheduler", "app.engine.text")
+TORCH_FREE = (
+    "app.main",
+    "app.__main__",
+    "app.engine.ipc.client",
+    "app.engine.scheduler",
+    "app.engine.tokenization.detokenizer",
+)
 
 
 def modules() -> list[Path]:

@@ -5,15 +5,15 @@ Whether there is room for it now is the scheduler's.
 
 from dataclasses import dataclass
 
-from app.engine import sampling
-from app.engine.loading import LoadedModel
-from app.engine.messages import Accepted, Submit
-from app.engine.prompt import PromptBuilder
+from app.engine import sampler as sampling
+from app.engine.ipc.messages import Accepted, Submit
+from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
-from app.engine.sampling import Chooser
+from app.engine.sampler import Chooser
 from app.engine.scheduler import Sequence
-from app.engine.speculation import Guesser
-from app.engine.vocabulary import Vocabulary
+from app.engine.speculative.prompt_lookup import Guesser
+from app.engine.tokenization.prompt import PromptBuilder
+from app.engine.tokenization.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ Knows nothing of the requests beside it, nor of how tokens are computed.
 from collections.abc import Set
 from dataclasses import dataclass
 
-from app.engine.messages import Finished, FinishReason, Timings, Usage
-from app.engine.sampling import Chooser
+from app.engine.ipc.messages import Finished, FinishReason, Timings, Usage
+from app.engine.sampler import Chooser
 from app.engine.scheduler import Sequence
-from app.engine.speculation import Guesser
-from app.engine.text import ReplyText
+from app.engine.speculative.prompt_lookup import Guesser
+from app.engine.tokenization.detokenizer import ReplyText
 
 
 @dataclass(slots=True, eq=False)

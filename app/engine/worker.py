@@ -18,7 +18,7 @@ import zmq
 
 from app.core.errors import DomainError, ModelLoadFailed
 from app.core.logging import configure
-from app.engine.messages import (
+from app.engine.ipc.messages import (
     Cancel,
     Inbound,
     LoadFailed,
@@ -31,10 +31,10 @@ from app.engine.messages import (
     decode_inbound,
     encode,
 )
-from app.engine.priority import gently
+from app.engine.loading.low_priority import gently
 
 if TYPE_CHECKING:
-    from app.engine.service import Service
+    from app.engine.startup import Service
 
 _log = logging.getLogger("app.engine.worker")  # __name__ is __main__ here
 
@@ -120,7 +120,7 @@ def _start(spec: WorkerSpec, link: Link) -> "Service":
 
 
 def _import() -> "type[Service]":
-    from app.engine.service import Service
+    from app.engine.startup import Service
 
     return Service
 

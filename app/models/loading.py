@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.core.errors import DomainError, ShuttingDown
-from app.engine.client import EngineClient
-from app.engine.messages import Progress, WorkerSpec
+from app.engine.ipc.client import EngineClient
+from app.engine.ipc.messages import Progress, WorkerSpec
 from app.models.hub import Weights
 from app.models.progress import Report, Transfer
 from app.models.schemas import FileProgress, LoadProgress, ModelState

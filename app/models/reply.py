@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 
-from app.engine import messages
-from app.engine.client import Event
+from app.engine.ipc import messages
+from app.engine.ipc.client import Event
 from app.models.loading import LoadedModel
 from app.models.schemas import (
     DeltaEvent,

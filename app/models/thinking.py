@@ -1,6 +1,6 @@
 """Owns where a reasoning model's thinking ends and its answer begins, in text that comes in pieces."""
 
-from app.engine.messages import Thinking
+from app.engine.ipc.messages import Thinking
 
 _OPEN, _CLOSE = "<think>", "</think>"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.core.config import Settings
 from app.core.errors import ConversationFull
-from app.engine.messages import ChatMessage, SamplingParams
+from app.engine.ipc.messages import ChatMessage, SamplingParams
 from app.models.conversation import Conversation, Message, last_turns, new_id
 from app.models.model_manager import ModelManager
 from app.models.reply import Reply, sampling_for

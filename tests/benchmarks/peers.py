@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import httpx
 
-from app.engine.linear import computes_in_bfloat16
+from app.engine.layers.packed_linear import computes_in_bfloat16
 from tests.server import free_port
 
 _START_S = 180.0

@@ -13,12 +13,12 @@ from rich.table import Table
 from app.builtin.batches import BatchMaker
 from app.builtin.corpus.conversation import conversation
 from app.core.catalogue import BUILTIN_PATH
-from app.engine.check import check_packed_path
-from app.engine.loading import LoadedModel, load
-from app.engine.messages import Quantization, WorkerSpec
-from app.engine.runner import Runner
+from app.engine.execution.model_runner import Runner
+from app.engine.ipc.messages import Quantization, WorkerSpec
+from app.engine.kv.slot import Slot
+from app.engine.loading.load import LoadedModel, load
+from app.engine.loading.self_check import check_packed_path
 from app.engine.scheduler import Chunk, Sequence
-from app.engine.slots import Slot
 
 _CONVERSATIONS = 300
 _EXCHANGES = 8

@@ -21,12 +21,12 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from app.core.catalogue import BUILTIN_PATH
-from app.engine.engine import Engine
-from app.engine.messages import SamplingParams, Submit, WorkerSpec
-from app.engine.runner import Runner
-from app.engine.sampling import Chooser
+from app.engine.core import Engine
+from app.engine.execution.model_runner import Runner
+from app.engine.ipc.messages import SamplingParams, Submit, WorkerSpec
+from app.engine.sampler import Chooser
 from app.engine.scheduler import Chunk
-from app.engine.service import Service
+from app.engine.startup import Service
 from tests.benchmarks import folders
 from tests.benchmarks.shapes import DISTILGPT2, FULL, GPT2
 from tests.benchmarks.vocabulary import FIRST_WORD
@@ -47,7 +47,7 @@ class Text:
 
 
 def texts() -> list[Text]:
-    code = (_PROJECT / "app/engine/pace.py").read_text()
+    code = (_PROJECT / "app/engine/prefill_budget.py").read_text()
     changes = (_PROJECT / "CHANGELOG.md").read_text()[:1500]
     notes = [
         line for line in (_PROJECT / "tests/benchmarks/README.md").read_text().splitlines() if len(line) > 80

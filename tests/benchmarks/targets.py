@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import httpx
 from httpx_sse import aconnect_sse
 
-from app.engine.client import EngineClient
-from app.engine.messages import (
+from app.engine.ipc.client import EngineClient
+from app.engine.ipc.messages import (
     Accepted,
     ChatMessage,
     Delta,

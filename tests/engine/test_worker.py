@@ -14,7 +14,7 @@ import torch
 import zmq
 from transformers import FalconConfig, FalconForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from app.engine.messages import (
+from app.engine.ipc.messages import (
     Cancel,
     ChatMessage,
     Deltas,
@@ -33,7 +33,7 @@ from app.engine.messages import (
     decode_outbound,
     encode,
 )
-from app.engine.service import Service
+from app.engine.startup import Service
 from app.engine.worker import Link, serve
 from tests.engine.tiny import configs
 

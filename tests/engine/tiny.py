@@ -19,11 +19,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from app.engine.arena import Arena
-from app.engine.check import check_packed_path
-from app.engine.engine import Engine, EngineLimits
-from app.engine.loading import LoadedModel
-from app.engine.messages import (
+from app.engine.core import Engine, EngineLimits
+from app.engine.ipc.messages import (
     Accepted,
     Deltas,
     Failed,
@@ -32,6 +29,9 @@ from app.engine.messages import (
     SamplingParams,
     Submit,
 )
+from app.engine.kv.pool import Arena
+from app.engine.loading.load import LoadedModel
+from app.engine.loading.self_check import check_packed_path
 
 WINDOW = 160  # tokens of context
 SLIDING = 8  # tokens; less than the prompts

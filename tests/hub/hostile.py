@@ -222,8 +222,8 @@ def make(sound: Path, corpus: Path) -> None:
 def load_all(corpus: Path) -> dict[str, str]:
     """Of each, the code of the error that it was refused with; or what was wrong with the refusal."""
     from app.core.errors import DomainError
-    from app.engine.messages import WorkerSpec
-    from app.engine.service import Service
+    from app.engine.ipc.messages import WorkerSpec
+    from app.engine.startup import Service
 
     outcomes = {}
     for folder in sorted(path for path in corpus.iterdir() if path.is_dir()):

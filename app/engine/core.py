@@ -1,0 +1,248 @@
+"""Owns the requests of one model, from submission to their one end: the engine without its process.
+
+Ties prompt, scheduler, runner, sampling and text together. Knows no transport; tests drive it directly.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from app.core.errors import DomainError, InternalError, InvalidRequest
+from app.engine import sampler as sampling
+from app.engine.admission import Admission, Dialogue
+from app.engine.execution.model_runner import Runner
+from app.engine.ipc.messages import (
+    Delta,
+    Deltas,
+    Failed,
+    FinishReason,
+    Outbound,
+    Submit,
+)
+from app.engine.kv.pool import Arena
+from app.engine.kv.prefix_cache import KVCache
+from app.engine.kv.slot import Heap, Store
+from app.engine.loading.load import LoadedModel
+from app.engine.prefill_budget import Pace
+from app.engine.request import Request
+from app.engine.scheduler import Chunk, Scheduler
+from app.engine.speculative.cost import PRICED_TOKENS
+from app.engine.speculative.proposer import Guessing
+
+_log = logging.getLogger(__name__)
+
+_PLAIN = Dialogue()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    context_length: int  # tokens
+    kv_cache_bytes: int
+    bytes_per_token: int  # of keys and values
+    max_active_requests: int = 32
+    step_tokens: int = 512
+    guessing_rows: int = 8  # most rows of a step that checks guesses; 0 turns guessing off
+
+
+class Engine:
+    """`submit` and `cancel` between steps; every `step` returns what has happened since the last.
+
+    Every submitted request ends in exactly one Finished or Failed.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        limits: EngineLimits,
+        *,
+        draft: LoadedModel | None = None,
+        arena: Arena | None = None,
+        dialogue: Dialogue = _PLAIN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keys and values lie in the `arena`, where there is one, which has room for all of them."""
+        self.limits = limits
+        self._store: Store = Heap() if arena is None else arena
+        self._runner = Runner(loaded.model, arena=arena)
+        self._guessing = Guessing(None if draft is None else Runner(draft.model, _layers(loaded), arena))
+        self._admission = Admission(loaded, limits.context_length, dialogue)
+        self.cache = KVCache(
+            budget_bytes=limits.kv_cache_bytes,
+            bytes_per_token=limits.bytes_per_token,
+            max_tokens=limits.context_length,
+            store=self._store,
+        )
+        self._scheduler = Scheduler(
+            self.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
+        )
+        self._pace = Pace()
+        self._clock = clock
+        self._requests: dict[str, Request] = {}
+        self._outbox: list[Outbound] = []
+        self.steps = 0
+
+    def learn_prices(self) -> None:
+        """Measures what guesses cost here; without it they are judged by what is usual. Between requests."""
+        if self.limits.context_length >= PRICED_TOKENS:
+            self._guessing.learn_prices(self._runner, self._store)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would have nothing to compute and nothing to tell."""
+        return not self._requests and not self._outbox
+
+    @property
+    def device(self) -> torch.device:
+        return self._runner.device
+
+    @property
+    def running(self) -> int:
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    def submit(self, submit: Submit) -> None:
+        """Accept the request or fail it; the answer is in the next step's result."""
+        try:
+            if submit.request_id in self._requests:
+                raise InvalidRequest("a request of this id is running")
+            request, accepted = self._admission.admit(submit, self._clock())
+        except DomainError as error:
+            self._outbox.append(Failed(submit.request_id, error.code, error.message, error.hint))
+        except Exception:  # one request's text must not end the others
+            _log.exception("request %s cannot be prepared", submit.request_id)
+            self._outbox.append(_internal(submit.request_id))
+        else:
+            self._requests[request.request_id] = request
+            self._scheduler.add(request.sequence)
+            self._outbox.append(accepted)
+
+    def cancel(self, request_id: str) -> None:
+        """No further delta; a request that is over already is left alone."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._finish(request, "cancelled")
+
+    def cancel_all(self) -> None:
+        for request_id in list(self._requests):
+            self.cancel(request_id)
+
+    def step(self) -> list[Outbound]:
+        """One forward pass over what is scheduled, if anything is."""
+        self._guess()
+        chunks = self._plan()
+        if chunks:
+            began = self._clock()
+            self.steps += 1
+            prefill_rows = sum(chunk.count for chunk in chunks if chunk.count > 1)
+            self._advance(chunks)
+            self._pace.learn(self._clock() - began, prefill_rows)
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def _plan(self) -> list[Chunk]:
+        """This step's work. Whoever the device has no memory for, nothing finished being kept, fails."""
+        prefill_rows = self._pace.prefill_rows(self.limits.step_tokens)
+        has_room_been_made = False
+        while True:
+            try:
+                return self._scheduler.plan(prefill_rows)
+            except (RuntimeError, MemoryError):  # torch's own, too, is a RuntimeError; on the CPU just that
+                _log.exception("a step could not be planned")
+            # Not above: the error holds on to what the failed call had allocated.
+            if has_room_been_made:
+                assert self._scheduler.placing is not None, "only to place a sequence takes memory"
+                self._fail(self._requests[self._scheduler.placing.request_id])
+            self._make_room()
+            has_room_been_made = True
+
+    def _make_room(self) -> None:
+        self.cache.forget_finished()
+        self._runner.recover()
+        self._guessing.recover()
+
+    def _advance(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            self._requests[chunk.sequence.request_id].begin(self._clock())
+        last = [self._requests[chunk.sequence.request_id] for chunk in chunks if chunk.is_last]
+        replies = self._compute(chunks, last)
+        if replies is None:
+            self._abandon(chunks)
+            return
+        for chunk in chunks:
+            chunk.sequence.computed += chunk.count
+        deltas: list[Delta] = []
+        ended: list[tuple[Request, FinishReason]] = []
+        for request, tokens in zip(last, replies, strict=True):
+            self._take_tokens(request, tokens, deltas, ended)
+        if deltas:
+            self._outbox.append(Deltas(tuple(deltas)))
+        for request, reason in ended:
+            self._finish(request, reason)
+
+    def _guess(self) -> None:
+        """Guesses for decoding sequences, where they are worth their price; none beside a prefill."""
+        running = self._scheduler.running
+        decoding = [self._requests[each.request_id] for each in running if each.pending == 1]
+        is_prefilling = self._scheduler.waiting or len(decoding) < len(running)
+        spare = 0 if is_prefilling else self.limits.guessing_rows - len(decoding)
+        most = spare // max(len(decoding), 1)
+        self._guessing.guess(decoding, most)
+
+    def _compute(self, chunks: list[Chunk], last: list[Request]) -> list[list[int]] | None:
+        """The next tokens of each of `last`, at least one; None when the pass failed."""
+        try:
+            logits = self._runner.forward(chunks)
+            choosers = [request.chooser for request in last]
+            guesses = [chunk.guess for chunk in chunks if chunk.is_last]
+            return sampling.choose_following(logits, choosers, guesses) if last else []
+        except Exception:  # the root of this step's requests: they fail, the engine goes on
+            _log.exception("a step of %d sequences failed", len(chunks))
+            return None
+
+    def _abandon(self, chunks: list[Chunk]) -> None:
+        """Fail the requests of a step whose pass failed; nothing that it may have spoilt is kept."""
+        for chunk in chunks:
+            self._fail(self._requests[chunk.sequence.request_id])
+        self._make_room()
+
+    def _take_tokens(
+        self,
+        request: Request,
+        tokens: list[int],
+        deltas: list[Delta],
+        ended: list[tuple[Request, FinishReason]],
+    ) -> None:
+        try:
+            text, reason = request.take(tokens, self._clock())
+        except Exception:  # one request's text must not end the others
+            _log.exception("the text of request %s failed", request.request_id)
+            self._fail(request)
+            return
+        if text:
+            deltas.append(Delta(request.request_id, text, request.tokens))
+        if reason is not None:
+            ended.append((request, reason))
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        del self._requests[request.request_id]
+        self._scheduler.finish(request.sequence)
+        self._outbox.append(request.finished(reason, self._clock()))
+
+    def _fail(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        self._scheduler.drop(request.sequence)
+        self._outbox.append(_internal(request.request_id))
+
+
+def _layers(loaded: LoadedModel) -> int:
+    return int(loaded.model.config.get_text_config().num_hidden_layers)
+
+
+def _internal(request_id: str) -> Failed:
+    return Failed(request_id, InternalError.code, "the engine failed on this request", "The log says why.")

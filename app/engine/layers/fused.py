@@ -1,0 +1,192 @@
+"""Owns layers in few operations: on a small model each call of torch costs as much as its arithmetic.
+
+They stand in for modules of transformers and compute the same; the check at load compares the logits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, rms_norm, silu
+from transformers import PreTrainedModel
+
+from app.engine.execution.attention.interface import Step, attend
+from app.engine.layers.packed_linear import Packer
+
+# The modules of these names compute what their namesakes here do; another family's may differ in a detail.
+_LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+_NORMS = (
+    *("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"),
+    *("SmolLM3RMSNorm", "Phi3RMSNorm", "GraniteRMSNorm"),
+)
+_TANH_GELU = "NewGELUActivation"
+_SILU = ("SiLUActivation", "SiLU")
+
+
+def fuse(model: PreTrainedModel, packer: Packer) -> None:
+    """Replace what can be, layer by layer, so that little is held twice; linear layers are the packer's."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            fused = _fused(child, model, packer)
+            if fused is not None:
+                setattr(parent, name, fused.eval())
+
+
+def _fused(module: nn.Module, model: PreTrainedModel, packer: Packer) -> nn.Module | None:
+    kind = type(module).__name__
+    if kind in _LAYERS and _is_plain(module, model):
+        return RotaryLayer(module, packer)
+    if kind == "GPT2Block" and _is_usual_gpt2(module):
+        return GPT2Layer(module, packer)
+    if kind in _NORMS:
+        return RMSNorm(module, packer.dtype)
+    return nn.GELU(approximate="tanh") if kind == _TANH_GELU else None
+
+
+def _is_plain(layer: nn.Module, model: PreTrainedModel) -> bool:
+    rope: dict[str, Any] = getattr(model.config, "rope_parameters", None) or {}  # as config.json has it
+    activation = type(layer.mlp.act_fn).__name__  # type: ignore[union-attr]  # every layer of these names has it
+    return activation in _SILU and rope.get("partial_rotary_factor", 1.0) == 1.0
+
+
+class RMSNorm(nn.Module):
+    """`rows / sqrt(mean(rows²) + eps) * weight` (https://arxiv.org/abs/1910.07467), within in float32."""
+
+    def __init__(self, norm: Any, dtype: torch.dtype) -> None:  # one such class for each architecture
+        super().__init__()
+        self.weight = nn.Parameter(norm.weight.detach().to(dtype), requires_grad=False)
+        self._eps = float(norm.variance_epsilon)
+        self._eps_tensor = torch.tensor(self._eps, device=norm.weight.device)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if rows.is_cuda:
+            return rms_norm(rows, self.weight.shape, self.weight, self._eps)  # there it is one kernel
+        norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(self._eps_tensor, norm, norm, value=1 / rows.shape[-1]).rsqrt_()
+        return (rows * scale).to(rows.dtype).mul_(self.weight)
+
+
+class RotaryLayer(nn.Module):
+    """A decoder layer of the Llama family: attention with rotary positions, then a gated MLP, each normed."""
+
+    def __init__(self, layer: Any, packer: Packer) -> None:  # of `_LAYERS`, which have these attributes
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.layer_idx = int(attention.layer_idx)
+        self._head_dim = int(attention.head_dim)
+        self._heads = attention.q_proj.out_features // self._head_dim
+        self._kv_heads = attention.k_proj.out_features // self._head_dim
+        self._scaling = float(attention.scaling)
+        self._window = _window(attention)
+        self.input_norm = RMSNorm(layer.input_layernorm, packer.dtype)
+        self.qkv, self.o_proj, self.gate_up, self.down_proj = packer.linears(
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+            (attention.o_proj,),
+            (mlp.gate_proj, mlp.up_proj),
+            (mlp.down_proj,),
+        )
+        self.q_norm, self.k_norm = (
+            RMSNorm(getattr(attention, name), packer.dtype) if hasattr(attention, name) else None
+            for name in ("q_norm", "k_norm")
+        )
+        self.mlp_norm = RMSNorm(layer.post_attention_layernorm, packer.dtype)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
+        step: Step,
+        **_: Any,  # what transformers passes to every layer for caches that are not used here
+    ) -> Tensor:
+        """Hidden states `[1, rows, width]`."""
+        query, key, value = self._projected(self.input_norm(hidden), _turns(step, position_embeddings))
+        seen, _weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            step=step,
+            scaling=self._scaling,
+            sliding_window=self._window,
+        )
+        hidden = hidden + self.o_proj(seen.flatten(2))
+        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
+        output: Tensor = hidden + self.down_proj(silu(gate).mul_(up))
+        return output
+
+    def _projected(self, rows: Tensor, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value `[1, heads, rows, dim]`, the first two turned by their positions."""
+        heads = self.qkv(rows).unflatten(-1, (-1, self._head_dim))
+        turning, value = heads.split_with_sizes([self._heads + self._kv_heads, self._kv_heads], dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = turning.split_with_sizes([self._heads, self._kv_heads], dim=2)
+            turning = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
+        turned = _turn(turning, *turns).transpose(1, 2)
+        query, key = turned.split_with_sizes([self._heads, self._kv_heads], dim=1)
+        return query, key, value.transpose(1, 2)
+
+
+class GPT2Layer(nn.Module):
+    """A decoder layer of GPT-2: attention without positions of its own, then an MLP, each normed."""
+
+    def __init__(self, layer: Any, packer: Packer) -> None:  # a GPT2Block, whose attributes these are
+        super().__init__()
+        attention, mlp = layer.attn, layer.mlp
+        self.layer_idx = int(attention.layer_idx)
+        self._heads = int(attention.num_heads)
+        self._scaling = float(attention.scaling)
+        self.input_norm, self.mlp_norm = layer.ln_1, layer.ln_2
+        self.qkv, self.o_proj, self.up_proj, self.down_proj = packer.linears(
+            (attention.c_attn,), (attention.c_proj,), (mlp.c_fc,), (mlp.c_proj,)
+        )
+
+    def forward(
+        self,
+        hidden: Tensor,
+        past_key_values: None = None,
+        attention_mask: Tensor | None = None,
+        *_: Any,  # what transformers passes to every layer for caches and encoders that are not used here
+        step: Step,
+        **__: Any,
+    ) -> Tensor:
+        """Hidden states `[1, rows, width]`."""
+        heads = (
+            self.qkv(_normed(hidden, self.input_norm)).unflatten(-1, (3 * self._heads, -1)).transpose(1, 2)
+        )
+        query, key, value = heads.chunk(3, dim=1)
+        seen, _weights = attend(self, query, key, value, attention_mask, step=step, scaling=self._scaling)
+        hidden = self.o_proj(seen.flatten(2)).add_(hidden)
+        inner = gelu(self.up_proj(_normed(hidden, self.mlp_norm)), approximate="tanh")
+        output: Tensor = self.down_proj(inner).add_(hidden)
+        return output
+
+
+def _is_usual_gpt2(layer: Any) -> bool:  # a GPT2Block
+    return type(layer.mlp.act).__name__ in (_TANH_GELU, "GELUTanh") and not hasattr(layer, "crossattention")
+
+
+def _normed(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _window(attention: Any) -> int | None:  # Mistral's is in its config, Qwen's in the layer, Llama has none
+    if type(attention).__name__ == "MistralAttention":
+        return attention.config.sliding_window  # type: ignore[no-any-return]
+    return getattr(attention, "sliding_window", None)
+
+
+def _turns(step: Step, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines `[1, rows, 1, dim]`; made once per step, for all its layers."""
+    if step.turns is None:
+        cos, sin = position_embeddings
+        first, second = sin.chunk(2, dim=-1)
+        step.turns = (cos.unsqueeze(2), torch.cat((-first, second), dim=-1).unsqueeze(2))
+    return step.turns
+
+
+def _turn(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary positions (https://arxiv.org/abs/2104.09864): each half of a head turned against the other."""
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), signed_sin)

@@ -1,0 +1,196 @@
+"""Owns the way from a local folder to a model and its tokenizer in memory; device and dtype.
+
+Nothing is fetched, and no code from the folder runs.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from app.core.errors import (
+    ModelCorrupt,
+    ModelLoadFailed,
+    ModelUnsupported,
+)
+from app.engine.ipc.messages import Stage, WorkerSpec
+from app.engine.layers.packed_linear import computes_in_bfloat16
+from app.engine.loading.folder_check import AGAIN, refuse_strange_files, refuse_unsafe
+from app.engine.loading.pickle_to_safetensors import PICKLE, convert
+
+_log = logging.getLogger(__name__)
+
+ReportStage = Callable[[Stage, float], None]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int  # tokens
+    dtype: torch.dtype = torch.float32  # to compute in; weights of fewer bits are as they are stored
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Every id that ends a reply: of the generation config, the model's config and the tokenizer."""
+        model = self.model
+        sources = (model.generation_config, model.config, model.config.get_text_config(), self.tokenizer)
+        found: set[int] = set()
+        for source in sources:
+            ids = getattr(source, "eos_token_id", None)
+            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        return frozenset(found)
+
+
+def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
+    """Raises ModelMissing, ModelRefused, ModelUnsupported, ModelLoadFailed. `report` gets measured shares."""
+    folder = _converted(Path(spec.model_path), spec.converts_to, report)
+    refuse_unsafe(folder)
+    device = pick_device(spec.device)
+    config = _config(folder)
+    dtype = pick_dtype(spec.dtype, device, config)
+    with _weights_progress(lambda fraction: report("load", fraction)):
+        model = _model(folder, config, _loaded_dtype(config, dtype, device))
+    tokenizer = _tokenizer(folder)
+    model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+    return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
+
+
+def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
+    """The folder; or where its weights are a pickle that may be read, the one that holds them safely."""
+    if target is None or not (folder / PICKLE).is_file() or (folder / "model.safetensors").exists():
+        return folder
+    refuse_strange_files(folder)
+    report("convert", 0.0)
+    converted = convert(folder, Path(target))
+    report("convert", 1.0)
+    return converted
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU. Raises ModelLoadFailed for a device that is not there."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in available.items() if is_there))
+    if not available.get(name, False):
+        raise ModelLoadFailed(f"the device {name} is not available here", hint="Use cpu or auto.")
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
+    """`auto` is bfloat16 where that is fast and the checkpoint is not float32, else float32."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    is_fast = device.type == "mps" or computes_in_bfloat16()
+    return torch.bfloat16 if is_fast and _stored_dtype(config) in _HALVES else torch.float32
+
+
+def _stored_dtype(config: PreTrainedConfig) -> torch.dtype | None:
+    return getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+
+
+def _loaded_dtype(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """On the CPU 16-bit weights stay mapped files until each layer takes the form that it computes in."""
+    stored = _stored_dtype(config)
+    return stored if device.type == "cpu" and dtype == torch.float32 and stored in _HALVES else dtype
+
+
+def _config(folder: Path) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # an author may have written anything, and the library raises anything
+        raise ModelUnsupported(f"config.json describes no model that transformers knows: {error}") from error
+    if config.is_encoder_decoder:
+        raise ModelUnsupported(f"{config.model_type} is no causal language model")
+    return config
+
+
+def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which its annotation does not tell
+            folder,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="eager",  # config.json may name another, even kernels to be fetched
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except ValueError as error:
+        raise ModelUnsupported(f"{config.model_type} is no causal language model: {error}") from error
+    except Exception as error:  # as above
+        raise ModelCorrupt(f"the weights cannot be read: {error}", hint=AGAIN) from error
+    model, found = loaded
+    if found["missing_keys"]:
+        raise ModelCorrupt(f"{len(found['missing_keys'])} weights are missing", hint=AGAIN)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # as above; that of the tokenizers library has no class of its own
+        raise ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
+    text = config.get_text_config()
+    window = int(getattr(text, "max_position_embeddings", None) or 2048)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        # Beyond it these turn every position by the longest sequence of the pass, which packing would mix up.
+        window = int(rope.get("original_max_position_embeddings") or window)
+    return window if wanted is None else min(window, wanted)
+
+
+@contextmanager
+def _weights_progress(report: Callable[[float], None]) -> Iterator[None]:
+    """Lets transformers' loop over the weights report how far it is, instead of drawing a bar."""
+
+    def watch(
+        factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:  # stands in for tqdm
+        items = args[0] if args else ()
+        return (
+            _reporting(items, report) if kwargs.get("desc") == "Loading weights" else factory(*args, **kwargs)
+        )
+
+    previous = transformers_logging.set_tqdm_hook(watch)
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(previous)
+
+
+def _reporting(items: Sequence[Any], report: Callable[[float], None]) -> Iterator[Any]:
+    for done, item in enumerate(items, start=1):
+        yield item
+        report(done / len(items))

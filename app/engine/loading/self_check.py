@@ -1,0 +1,189 @@
+"""Owns the proof, at load, that a model computes rightly on the packed path; what does not is refused.
+
+Architectures whose attention does not go through transformers' interface would answer, wrongly, without it.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from app.core.errors import ModelRefused, ModelUnsupported
+from app.engine.execution.model_runner import Runner
+from app.engine.ipc.messages import Quantization
+from app.engine.kv.pool import Arena
+from app.engine.kv.slot import Heap, Slot, Store
+from app.engine.layers.prepare import prepare
+from app.engine.loading.load import ReportStage
+from app.engine.loading.relative_error import deviation
+from app.engine.scheduler import Chunk, Sequence
+
+_log = logging.getLogger(__name__)
+
+_LENGTHS = (13, 9)  # ids of two sequences that share every pass
+_PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # ids of each per pass: the first, a chunk, decodes
+_TOLERANCE = 1e-3  # of the logits' spread, in float32: what rounding alone may do
+_TOLERANCE_HALF = 0.1  # the same in 16 bits
+_TOLERANCE_INT8 = 0.4  # and with quantised weights; a wrong path is beyond 1
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPath:
+    """What the check has found out on its way."""
+
+    weights: str  # the form of the linear layers' weights
+    bytes_per_token: int  # of keys and values
+    goes_by_rows: bool  # whether the pass over rows (rows.py) computes rightly, too, where there is one
+
+
+def check_packed_path(
+    model: PreTrainedModel,
+    dtype: torch.dtype | None = None,
+    quantization: Quantization = "none",
+    report: ReportStage = lambda stage, fraction: None,
+    arena: Arena | None = None,
+) -> PackedPath:
+    """Puts the model on the packed path. It computes in `dtype` then, or as before. With an `arena` it tries
+    the pass over rows as well, which a model can do without.
+
+    Raises ModelUnsupported unless every layer attends through the packed function, and the logits of two
+    sequences in mixed passes are those of the model's own path.
+    """
+    _refuse_layer_types(model)
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # sdpa, in some versions the default, leaves the soft cap out
+    dtype = model.dtype if dtype is None else dtype
+    prompts = [_some_ids(model, length) for length in _LENGTHS]
+    with _computing_in(dtype, model):
+        expected = _own_logits(model, prompts)
+    report("pack", 0.0)
+    weights = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
+    report("pack", 1.0)
+    report("check", 0.5)  # the model's own path is computed, the packed one is not
+    tolerance = _tolerance(dtype, quantization)
+    sequences = _sequences(prompts, Heap())
+    logits = _packed_logits(Runner(model), sequences)
+    for sequence, own, packed in zip(sequences, expected, logits, strict=True):
+        _refuse_missing_layers(model, sequence.slot)
+        _refuse_difference(own, packed, tolerance)
+    slot: Slot = sequences[0].slot
+    goes_by_rows = arena is not None and _goes_by_rows(model, arena, prompts, expected, tolerance)
+    return PackedPath(weights, slot.nbytes() // slot.capacity, goes_by_rows)
+
+
+def _sequences(prompts: list[list[int]], store: Store) -> list[Sequence]:
+    return [Sequence(str(i), ids, slot=store.new(len(ids))) for i, ids in enumerate(prompts)]
+
+
+def _goes_by_rows(
+    model: PreTrainedModel, arena: Arena, prompts: list[list[int]], expected: list[Tensor], tolerance: float
+) -> bool:
+    """What the pass over spans has shown to be served is served by that one where this one fails."""
+    runner = Runner(model, arena=arena)
+    try:
+        logits = _packed_logits(runner, _sequences(prompts, arena))
+        for own, packed in zip(expected, logits, strict=True):
+            _refuse_difference(own, packed, tolerance)
+        return runner.goes_by_rows
+    except (ModelUnsupported, RuntimeError):  # torch's own is one
+        _log.warning("this model's decodes are not recorded", exc_info=True)
+        return False
+    finally:
+        runner.recover()
+
+
+def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return [(7 + 31 * i * i) % vocabulary for i in range(length)]
+
+
+@torch.inference_mode()
+def _own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
+    """Logits after each prompt's last id by the model's own attention, nothing cached."""
+    longest = max(len(ids) for ids in prompts)
+    # Nothing looks at what comes later, so any id may fill the shorter rows.
+    rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
+    logits: Tensor = model(input_ids=rows, use_cache=False).logits
+    return [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
+
+
+@contextmanager
+def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
+    """While a module runs its own weights are of this type, and only then: little is held twice."""
+    stored: dict[nn.Parameter, Tensor] = {}
+
+    def widen(module: nn.Module, _: Any) -> None:  # of any arguments
+        for values in module.parameters(recurse=False):
+            if values.is_floating_point() and values.element_size() < dtype.itemsize:
+                stored[values] = values.data
+                values.data = values.data.to(dtype)
+
+    def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
+        for values in module.parameters(recurse=False):
+            if values in stored:
+                values.data = stored.pop(values)
+
+    hooks = [module.register_forward_pre_hook(widen) for module in model.modules()]
+    hooks += [module.register_forward_hook(restore) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _packed_logits(runner: Runner, sequences: list[Sequence]) -> list[Tensor]:
+    """Logits after each sequence's last id, computed in the mixed passes of `_PASSES`."""
+    for counts in _PASSES:
+        try:
+            logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])
+        except ModelRefused as error:
+            raise ModelUnsupported(error.message, hint=_OTHERS) from error
+        except TypeError as error:
+            raise ModelUnsupported(
+                f"this architecture does not take packed sequences: {error}", hint=_OTHERS
+            ) from error
+        for sequence, count in zip(sequences, counts, strict=True):
+            sequence.computed += count
+    return list(logits.float())
+
+
+def _refuse_layer_types(model: PreTrainedModel) -> None:
+    if model.config.get_text_config().num_hidden_layers < 1:
+        raise ModelUnsupported("config.json describes a model without layers")
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if unknown := kinds - _LAYER_TYPES:
+        raise ModelUnsupported(
+            f"this architecture has layers that the engine does not compute: {sorted(unknown)}", hint=_OTHERS
+        )
+
+
+def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
+    layers = model.config.get_text_config().num_hidden_layers
+    if sorted(slot.layers) != list(range(layers)):
+        raise ModelUnsupported(
+            f"{type(model).__name__} has layers that do not use transformers' attention interface",
+            hint=_OTHERS,
+        )
+
+
+def _tolerance(dtype: torch.dtype, quantization: Quantization) -> float:
+    if quantization == "int8":
+        return _TOLERANCE_INT8
+    return _TOLERANCE if dtype == torch.float32 else _TOLERANCE_HALF
+
+
+def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
+    difference = deviation(packed, own)
+    if not difference <= tolerance:  # also where it is not a number
+        raise ModelUnsupported(
+            f"packed attention gives other logits than the model's own ({difference:.2g} of spread)",
+            hint=_OTHERS,
+        )

@@ -1,0 +1,54 @@
+"""Owns the messages of a chat as turns, of which the oldest may be left out of a prompt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.core.errors import InvalidRequest
+from app.engine.ipc.messages import ChatMessage, Submit
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A chat cut into what must stay, `head` and `last`, and turns that may leave, oldest first."""
+
+    head: tuple[ChatMessage, ...]
+    turns: tuple[tuple[ChatMessage, ...], ...]
+    last: tuple[ChatMessage, ...]
+
+    @classmethod
+    def of(cls, request: Submit) -> "History":
+        messages = request.messages or ()
+        if not messages:
+            raise InvalidRequest("a chat needs at least one message")
+        if request.continue_final and messages[-1].role != "assistant":
+            raise InvalidRequest("only an assistant's final message can be continued")
+        begin = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+        turns = _turns(messages[begin:])
+        return cls(messages[:begin], turns[:-1], turns[-1] if turns else ())
+
+    def without(self, omitted_turns: int) -> tuple[ChatMessage, ...]:
+        kept = self.turns[omitted_turns:]
+        return (*self.head, *(message for turn in kept for message in turn), *self.last)
+
+    def messages_in(self, omitted_turns: int) -> int:
+        return sum(len(turn) for turn in self.turns[:omitted_turns])
+
+
+def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ...]:
+    """A turn begins at each user message."""
+    turns: list[list[ChatMessage]] = []
+    for message in messages:
+        if message.role == "user" or not turns:
+            turns.append([])
+        turns[-1].append(message)
+    return tuple(tuple(turn) for turn in turns)
+
+
+def folded(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """System messages become the beginning of the user message that follows them."""
+    folded: list[ChatMessage] = []
+    for message in messages:
+        if folded and folded[-1].role == "system":
+            message = ChatMessage(message.role, f"{folded.pop().content}\n\n{message.content}")
+        folded.append(message)
+    return tuple(folded)

@@ -1,0 +1,149 @@
+"""Prefixes are found, taken over or copied; bytes stay within the budget; scopes stay apart."""
+
+import pytest
+import torch
+
+from app.engine.kv.prefix_cache import KVCache
+from app.engine.scheduler import Sequence
+
+BYTES_PER_TOKEN = 2 * 2 * 4 * 4  # key and value, 2 heads of 4 float32
+
+
+def make_cache(tokens: int = 1024, longest: int = 512) -> KVCache:
+    return KVCache(budget_bytes=tokens * BYTES_PER_TOKEN, bytes_per_token=BYTES_PER_TOKEN, max_tokens=longest)
+
+
+def key_of(ids: list[int]) -> torch.Tensor:
+    """A key that tells which id it belongs to."""
+    return torch.tensor(ids, dtype=torch.float32).view(1, 1, -1, 1).expand(1, 2, -1, 4)
+
+
+def compute(sequence: Sequence) -> None:
+    """Stand in for the model: write what is pending."""
+    pending = sequence.ids[sequence.computed :]
+    sequence.slot.write(0, sequence.computed, torch.stack((key_of(pending), -key_of(pending))))
+    sequence.computed = len(sequence.ids)
+
+
+def admit(cache: KVCache, name: str, ids: list[int], scope: str = "") -> Sequence:
+    sequence = Sequence(name, list(ids), scope)
+    assert cache.attach(sequence)
+    compute(sequence)
+    return sequence
+
+
+def serve(cache: KVCache, name: str, ids: list[int], scope: str = "") -> int:
+    """A request from admission to end; the number of its cached ids."""
+    sequence = admit(cache, name, ids, scope)
+    keys, values = sequence.slot.layers[0]
+    assert keys[0, 0, : len(ids), 0].tolist() == ids, "the slot holds other keys than its ids say"
+    assert torch.equal(values[:, :, : len(ids)], -keys[:, :, : len(ids)])
+    cache.release(sequence)
+    cache.check_integrity()
+    return sequence.cached or 0
+
+
+def test_attach_takes_the_longest_prefix_and_leaves_the_last_id() -> None:
+    cache = make_cache()
+    serve(cache, "short", [1, 2, 3])
+    serve(cache, "long", [*range(1, 41)])
+    assert serve(cache, "next", [*range(1, 31), 99]) == 30
+    assert serve(cache, "same", [1, 2, 3]) == 2
+    assert serve(cache, "other", [7, 8, 9]) == 0
+
+
+def test_attach_takes_over_what_it_extends() -> None:
+    cache = make_cache()
+    serve(cache, "first", [*range(100)])
+    used = cache.used_bytes
+    assert serve(cache, "second", [*range(120)]) == 100
+    assert cache.used_bytes == used
+
+
+def test_attach_copies_what_another_branch_may_want() -> None:
+    cache = make_cache()
+    serve(cache, "trunk", [*range(100)])
+    assert serve(cache, "branch", [*range(50), 7, 7]) == 50
+    assert serve(cache, "trunk again", [*range(100), 1]) == 100
+
+
+def test_attach_copies_from_a_running_sequence() -> None:
+    cache = make_cache()
+    running = admit(cache, "running", [*range(80)])
+    assert serve(cache, "beside", [*range(60), 5]) == 60
+    assert running.slot.layers[0][0][0, 0, :80, 0].tolist() == [*range(80)]
+    cache.release(running)
+    cache.check_integrity()
+
+
+def test_attach_never_crosses_scopes() -> None:
+    cache = make_cache()
+    serve(cache, "mine", [*range(50)], scope="a")
+    assert serve(cache, "theirs", [*range(50)], scope="b") == 0
+    assert serve(cache, "mine again", [*range(50)], scope="a") == 49
+
+
+def test_attach_evicts_the_least_recently_used() -> None:
+    cache = make_cache(tokens=3 * 64, longest=64)
+    for name, first in (("a", 100), ("b", 200), ("c", 300)):
+        serve(cache, name, [first, 1, 2, 3])
+    serve(cache, "a again", [100, 1, 2, 3])
+    serve(cache, "d", [400, 1, 2, 3])
+    assert serve(cache, "a", [100, 1, 2, 3]) > 0
+    assert serve(cache, "b", [200, 1, 2, 3]) == 0
+
+
+def test_attach_waits_when_running_sequences_fill_the_budget() -> None:
+    cache = make_cache(tokens=128, longest=128)
+    first = admit(cache, "first", [*range(100)])
+    waiting = Sequence("second", [*range(100)])
+    assert not cache.attach(waiting)
+    assert waiting.slot is None
+    cache.release(first)
+    assert cache.attach(waiting)
+    assert waiting.computed == 99
+
+
+def test_extend_grows_with_the_sequence_and_keeps_its_keys() -> None:
+    cache = make_cache()
+    sequence = admit(cache, "a", [5])
+    assert sequence.slot.capacity < 100
+    for number in range(400):
+        sequence.ids.append(number)
+        assert cache.extend(sequence)
+        compute(sequence)
+    assert sequence.slot.layers[0][0][0, 0, :401, 0].tolist() == sequence.ids
+    assert sequence.slot.capacity <= 512
+    cache.check_integrity()
+
+
+def test_extend_refuses_beyond_the_budget() -> None:
+    cache = make_cache(tokens=128, longest=128)
+    first, second = admit(cache, "a", [*range(60)]), admit(cache, "b", [*range(200, 260)])
+    first.ids += range(10)
+    assert not cache.extend(first)
+    cache.discard(second)
+    assert cache.extend(first)
+    assert second.computed == 0
+
+
+def test_extend_takes_what_is_left_where_that_is_enough() -> None:
+    cache = make_cache(tokens=384, longest=384)
+    first, second = admit(cache, "a", [*range(256)]), admit(cache, "b", [*range(900, 960)])
+    first.ids += range(10)
+    assert cache.extend(first)  # 320 fit beside the other's 64, a quarter more would not
+    assert first.slot.capacity == 320
+    first.ids += range(60)
+    assert not cache.extend(first)
+    cache.release(second)
+    cache.check_integrity()
+
+
+@pytest.mark.parametrize("tokens", [256, 1024])
+def test_cache_random_use_keeps_its_promises(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    draws = torch.randint(0, 3, (300, 40), generator=generator).tolist()
+    lengths = torch.randint(1, 40, (300,), generator=generator).tolist()
+    cache = make_cache(tokens=tokens, longest=64)
+    for number, (ids, length) in enumerate(zip(draws, lengths, strict=True)):
+        serve(cache, str(number), ids[:length], scope="ab"[number % 2])

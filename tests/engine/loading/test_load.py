@@ -1,0 +1,194 @@
+"""Folders that are refused, and what is read from those that are not."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused, ModelUnsupported
+from app.engine.ipc.messages import Progress, WorkerSpec
+from app.engine.layers.packed_linear import computes_in_bfloat16
+from app.engine.loading.folder_check import refuse_unsafe
+from app.engine.loading.load import load, pick_device, pick_dtype
+from app.engine.loading.self_check import check_packed_path
+from app.engine.startup import Service
+from tests.engine.tiny import configs, greedy, run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A tiny Llama as it lies on disk."""
+    torch.manual_seed(0)
+    LlamaForCausalLM(configs(len(tokenizer))["llama"]).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def spec(folder: Path, **options: object) -> WorkerSpec:
+    return WorkerSpec(str(folder), "tiny", **options)
+
+
+def test_load_reports_a_growing_share_of_the_weights(folder: Path) -> None:
+    fractions: list[float] = []
+    loaded = load(spec(folder), lambda _, fraction: fractions.append(fraction))
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert loaded.context_length == 160
+    assert loaded.stop_ids == {1}
+
+
+def test_service_starts_and_serves(folder: Path) -> None:
+    reports: list[Progress] = []
+    service = Service.start(spec(folder, context_length=100, threads=torch.get_num_threads()), reports.append)
+    stages = list(dict.fromkeys(report.stage for report in reports))
+    assert stages == ["load", "check", "pack", "warm up"]
+    assert (service.info.architecture, service.info.context_length) == ("LlamaForCausalLM", 100)
+    assert len(run(service.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
+    assert service.stats().running == 0
+    assert service.stats().kv_used_bytes > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_service_counts_every_parameter(folder: Path, dtype: str) -> None:
+    service = Service.start(spec(folder, dtype=dtype), lambda _: None)
+    assert service.info.parameters == LlamaForCausalLM.from_pretrained(folder).num_parameters()
+    assert service.info.dtype == dtype
+
+
+def test_service_window_shrinks_to_the_cache_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bytes_per_token = 3 * 2 * 2 * 8 * 4
+    service = Service.start(spec(folder, kv_cache_bytes=50 * bytes_per_token), lambda _: None)
+    assert service.info.context_length == 50
+    assert "50 tokens instead of 160" in caplog.text
+    with pytest.raises(ModelLoadFailed, match="holds 5 tokens"):
+        Service.start(spec(folder, kv_cache_bytes=5 * bytes_per_token), lambda _: None)
+
+
+def test_load_refuses_code_of_the_repository(folder: Path) -> None:
+    edit(folder / "config.json", nested={"auto_map": {"AutoModel": "evil.py"}})
+    with pytest.raises(ModelRefused, match="auto_map"):
+        load(spec(folder), lambda *_: None)
+
+
+def test_load_refuses_unsafe_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelRefused, match="safetensors"):
+        load(spec(folder), lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "a\\b.safetensors", "..", 7])
+def test_load_refuses_weights_outside_of_the_folder(folder: Path, name: object) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(ModelRefused, match="outside|lists no"):
+        load(spec(folder), lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer.json", "chat_template.jinja"])
+def test_load_refuses_what_is_no_regular_file(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelRefused, match="no regular file"):
+        load(spec(folder), lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "additional_chat_templates"])
+def test_load_refuses_links_that_leave_the_folder(folder: Path, name: str) -> None:
+    outside = folder.with_name(f"{folder.name}-outside")
+    outside.mkdir()
+    target = outside / name
+    if (folder / name).exists():
+        (folder / name).rename(target)
+    else:
+        target.mkdir()
+    (folder / name).symlink_to(target)
+    with pytest.raises(ModelRefused, match="leaves the model's folder"):
+        load(spec(folder), lambda *_: None)
+
+
+def test_load_follows_links_within_a_repository_of_the_hubs_cache(folder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    blobs, snapshot = repository / "blobs", repository / "snapshots" / "c0ffee"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate([path for path in folder.iterdir() if path.is_file()]):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert load(spec(snapshot), lambda *_: None).context_length == 160
+    (snapshot / "notes.txt").symlink_to("../../../elsewhere")
+    with pytest.raises(ModelRefused, match="leaves"):
+        load(spec(snapshot), lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_load_takes_no_attention_from_the_config(folder: Path, name: str) -> None:
+    edit(folder / "config.json", **{name: "kernels-community/flash-mla"})
+    loaded = load(spec(folder), lambda *_: None)
+    assert loaded.model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), ModelMissing),
+        (lambda folder: (folder / "config.json").write_text("{"), ModelLoadFailed),
+        (lambda folder: (folder / "config.json").write_text("[]"), ModelLoadFailed),
+        (lambda folder: edit(folder / "config.json", model_type="unheard-of"), ModelUnsupported),
+        (lambda folder: edit(folder / "config.json", model_type="t5"), ModelUnsupported),
+        (lambda folder: edit(folder / "config.json", num_hidden_layers=5), ModelLoadFailed),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), ModelLoadFailed),
+        (lambda folder: (folder / "tokenizer.json").unlink(), ModelLoadFailed),
+    ],
+)
+def test_load_says_what_is_wrong_with_a_folder(
+    folder: Path, damage: object, error: type[DomainError]
+) -> None:
+    assert callable(damage)
+    damage(folder)
+    with pytest.raises(error):
+        load(spec(folder), lambda *_: None)
+
+
+def test_refuse_unsafe_takes_a_sound_folder(folder: Path) -> None:
+    refuse_unsafe(folder)
+
+
+def test_check_refuses_layers_of_another_kind() -> None:
+    config = LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    model = LlamaForCausalLM(config).eval()
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ModelUnsupported, match="linear_attention"):
+        check_packed_path(model)
+
+
+def test_pick_device_refuses_what_is_not_there() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cuda", "mps", "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelLoadFailed, match="cuda is not available"):
+            pick_device("cuda")
+    with pytest.raises(ModelLoadFailed, match="abacus is not available"):
+        pick_device("abacus")
+
+
+def test_pick_dtype_auto_keeps_float32_checkpoints() -> None:
+    cpu, config = torch.device("cpu"), LlamaConfig()
+    config.dtype = torch.float32
+    assert pick_dtype("auto", cpu, config) == torch.float32
+    config.dtype = torch.bfloat16
+    is_fast = computes_in_bfloat16()
+    assert pick_dtype("auto", cpu, config) == (torch.bfloat16 if is_fast else torch.float32)
+    assert pick_dtype("float16", cpu, config) == torch.float16

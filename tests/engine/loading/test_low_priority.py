@@ -1,0 +1,45 @@
+"""A load comes after those who are answered; what serves afterwards does not."""
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.engine.loading.low_priority import gently
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a thread's priority is Linux's")
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def in_another_thread() -> int:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(niceness).result()
+
+
+def test_gently_lowers_the_work_and_its_threads_and_nothing_else() -> None:
+    before = niceness()
+    assert gently(niceness, True) > before
+    assert gently(in_another_thread, True) > before
+    assert gently(niceness, False) == before
+    assert niceness() == in_another_thread() == before
+
+
+def test_gently_raises_what_the_work_raises() -> None:
+    with pytest.raises(ZeroDivisionError):
+        gently(lambda: 1 // 0, True)
+
+
+def test_gently_lowers_a_server_that_is_nice_already() -> None:
+    """Back up is for administrators alone: whoever started the server gently may not do that."""
+
+    def niced() -> tuple[int, int]:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 16)
+        return niceness(), gently(niceness, True)
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(niced).result() == (16, 19)

@@ -1,0 +1,78 @@
+"""Which architectures are served, and which are refused because they would be served wrongly."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
+    Olmo2Config,
+    Phi3Config,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    SmolLM3Config,
+    StableLmConfig,
+)
+
+from app.core.errors import ModelUnsupported
+from app.engine.loading.self_check import check_packed_path
+from tests.engine.tiny import WINDOW, TinyModel, configs, greedy, run
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": WINDOW,
+    "initializer_range": 0.3,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+SERVED = {
+    "smollm3": (SmolLM3Config, {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1]}),
+    "phi": (PhiConfig, {}),
+    "phi3": (Phi3Config, {"num_key_value_heads": 2}),
+    "olmo2": (Olmo2Config, {"num_key_value_heads": 2}),
+    "gpt-neox": (GPTNeoXConfig, {}),
+    "granite": (GraniteConfig, {"num_key_value_heads": 2}),
+}
+REFUSED: dict[str, PreTrainedConfig] = {
+    "falcon": FalconConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
+    "bloom": BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4),
+    "stablelm": StableLmConfig(**SHAPE, vocab_size=300, num_key_value_heads=4),
+    "gpt-oss": GptOssConfig(
+        **SHAPE, vocab_size=300, num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_architecture_is_served_as_it_generates_by_itself(
+    name: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config, own = SERVED[name]
+    tiny = TinyModel.build(config(**SHAPE, **own, vocab_size=len(tokenizer)), tokenizer)
+    replies = run(tiny.engine(), greedy("a", "the cat sat"), greedy("b", "on the mat, 日本語"))
+    assert replies.texts["a"] == tiny.generate("the cat sat", 24)
+    assert replies.texts["b"] == tiny.generate("on the mat, 日本語", 24)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_architecture_that_would_be_served_wrongly_is_refused(name: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(REFUSED[name], attn_implementation="eager").eval()
+    with pytest.raises(ModelUnsupported) as refusal:
+        check_packed_path(model)
+    assert "another architecture" in (refusal.value.hint or "")
+
+
+def test_check_reports_its_stages(tokenizer: PreTrainedTokenizerFast) -> None:
+    stages: list[tuple[str, float]] = []
+    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))["llama"], attn_implementation="eager")
+    check_packed_path(model.eval(), report=lambda *stage: stages.append(stage))
+    assert (stages[0], stages[-2:]) == (("pack", 0.0), [("pack", 1.0), ("check", 0.5)])

@@ -1,0 +1,153 @@
+"""The sampler draws from the distribution that transformers' processors describe, row by row."""
+
+import math
+
+import pytest
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from app.core.errors import InvalidRequest
+from app.engine.ipc.messages import SamplingParams
+from app.engine.sampler import Chooser, check, choose
+
+VOCABULARY = 60
+SHAPES = [
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=0.6),
+    SamplingParams(temperature=1.3, top_k=5),
+    SamplingParams(temperature=1.0, top_p=0.7),
+    SamplingParams(temperature=0.9, min_p=0.1),
+    SamplingParams(temperature=1.5, top_k=20, top_p=0.8, min_p=0.05),
+]
+
+
+def some_logits(rows: int = 1, vocabulary: int = VOCABULARY) -> Tensor:
+    return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(3)) * 2
+
+
+def expected(params: SamplingParams, logits: Tensor) -> Tensor:
+    """Probabilities by transformers' own processors."""
+    steps = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
+    if params.top_k:
+        steps.append(TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        steps.append(TopPLogitsWarper(params.top_p))
+    if params.min_p:
+        steps.append(MinPLogitsWarper(params.min_p))
+    return steps(torch.zeros(1, 1, dtype=torch.long), logits).softmax(-1)[0]
+
+
+@pytest.mark.parametrize("params", SHAPES)
+def test_choose_draws_the_reference_distribution(params: SamplingParams) -> None:
+    logits, draws = some_logits(), 20_000
+    choosers = [Chooser(replace(params, seed=seed), [0]) for seed in range(draws)]
+    counts = torch.bincount(torch.tensor(choose(logits.expand(draws, -1), choosers)), minlength=VOCABULARY)
+    wanted = expected(params, logits)
+    assert not counts[wanted == 0].any()
+    deviation = (counts / draws - wanted).abs()
+    assert (deviation <= 5 * (wanted * (1 - wanted) / draws).sqrt() + 1e-9).all()
+
+
+def test_choose_row_is_independent_of_its_batch() -> None:
+    logits = some_logits(6)
+    params = [SamplingParams(**_fields(shape), seed=7) for shape in SHAPES]
+    together = [
+        choose(logits, choosers) for choosers in [[Chooser(p, [0]) for p in params]] for _ in range(20)
+    ]
+    for row, own in enumerate(params):
+        chooser = Chooser(own, [0])
+        alone = [choose(logits[row : row + 1], [chooser])[0] for _ in range(20)]
+        assert alone == [tokens[row] for tokens in together]
+
+
+def test_choose_wide_vocabulary_sorts_only_when_it_must() -> None:
+    """A flat distribution does not fit the candidates that are looked at first; the result is still exact."""
+    logits = some_logits(1, 5000) * 0.01
+    params = SamplingParams(temperature=1.0, top_p=0.9)
+    chooser, kept = Chooser(params, [0]), expected(params, logits) > 0
+    assert kept.sum() > 1024
+    assert all(kept[choose(logits, [chooser])[0]] for _ in range(300))
+
+
+@pytest.mark.parametrize("neighbour", [{"top_p": 0.999}, {"top_k": 5000}, {"top_k": 1500, "top_p": 0.99}])
+def test_choose_tied_logits_are_ordered_by_id_whatever_shares_the_batch(neighbour: dict[str, float]) -> None:
+    """In 16 bits many logits are equal; which of them a number falls on must not depend on neighbours."""
+    logits = some_logits(2, 20_000).bfloat16()
+    params = [
+        SamplingParams(temperature=1.0, top_k=40, seed=5),
+        SamplingParams(temperature=1.0, **neighbour, seed=6),
+    ]
+    together = [Chooser(param, [0]) for param in params]
+    alone = Chooser(params[0], [0])
+    for _ in range(40):
+        assert choose(logits, together)[0] == choose(logits[:1], [alone])[0]
+
+
+@pytest.mark.parametrize("top_k", [3, 1500])
+def test_choose_ties_at_the_cut_go_to_the_lowest_ids(top_k: int) -> None:
+    chooser = Chooser(SamplingParams(temperature=1.0, top_k=top_k, seed=1), [0])
+    drawn = {choose(torch.zeros(1, 6000, dtype=torch.bfloat16), [chooser])[0] for _ in range(300)}
+    assert max(drawn) < top_k
+
+
+def test_choose_row_without_numbers_does_not_fail_its_batch() -> None:
+    logits = some_logits(2, 5000)
+    logits[0] = math.nan
+    choosers = [Chooser(SamplingParams(top_p=0.5, seed=1), [0]) for _ in range(2)]
+    alone = choose(logits[1:], [Chooser(SamplingParams(top_p=0.5, seed=1), [0])])
+    assert choose(logits, choosers)[1:] == alone
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-8, 1e-3])
+def test_choose_tiny_temperature_is_greedy(temperature: float) -> None:
+    logits = some_logits(4) * 100
+    choosers = [Chooser(SamplingParams(temperature=temperature, top_p=0.9), [0]) for _ in range(4)]
+    assert choose(logits, choosers) == logits.argmax(-1).tolist()
+
+
+def test_choose_repetition_penalty_equals_transformers() -> None:
+    prompt, logits = [3, 5, 9], some_logits()
+    chooser = Chooser(SamplingParams(temperature=0, repetition_penalty=1.7), prompt)
+    ids = list(prompt)
+    for _ in range(30):
+        reference = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([ids]), logits.clone())
+        ids += choose(logits, [chooser])
+        assert ids[-1] == int(reference.argmax())
+
+
+def test_choose_presence_and_frequency_penalties_are_openais() -> None:
+    logits = some_logits()
+    params = SamplingParams(temperature=0, presence_penalty=0.3, frequency_penalty=0.2)
+    chooser, said = Chooser(params, [int(logits.argmax())]), torch.zeros(VOCABULARY)
+    for _ in range(40):
+        wanted = logits - 0.2 * said - 0.3 * (said > 0)
+        token = choose(logits, [chooser])[0]
+        assert token == int(wanted.argmax())
+        said[token] += 1
+
+
+def test_choose_leaves_the_logits_as_they_were() -> None:
+    logits = some_logits()
+    before = logits.clone()
+    choose(logits, [Chooser(SamplingParams(repetition_penalty=1.5, frequency_penalty=1.0), [1, 2])])
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -3.0])
+def test_check_names_the_field_out_of_range(field: str, value: float) -> None:
+    with pytest.raises(InvalidRequest, match=field):
+        check(SamplingParams(**{field: value}))
+
+
+def _fields(params: SamplingParams) -> dict[str, float]:
+    return {name: getattr(params, name) for name in ("temperature", "top_k", "top_p", "min_p")}
