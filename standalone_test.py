@@ -16,8 +16,8 @@ from app.core.errors import DomainError
 from app.core.logging import configure
 from app.core.models_file import with_models_of
 from app.main import build_services
-from app.models.entries import Entries
-from app.models.hub import Hub
+from app.models.hub.client import Hub
+from app.models.lifecycle.registry import Entries
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
 
 QUESTIONS = (

@@ -30,13 +30,13 @@ from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
 from app.core.errors import ModelNotFound
 from app.core.logging import configure
 from app.core.models_file import with_models_of
+from app.models.chat.generation import TextGenerator
+from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
-from app.models.completion import TextGenerator
-from app.models.entries import Entries
-from app.models.hub import Hub
+from app.models.hub.client import Hub
+from app.models.lifecycle.registry import Entries
+from app.models.lifecycle.status import ModelOverview
 from app.models.model_manager import ModelManager
-from app.models.overview import ModelOverview
-from app.models.store import ConversationStore
 
 logger = logging.getLogger(__name__)
 

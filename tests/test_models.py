@@ -10,7 +10,7 @@ from app.cli.model_table import current_model_line
 from app.models.schemas import HealthResponse
 from tests.hub.standin import Mishap, StandInHub, running
 from tests.hub.tiny_repositories import DIALOGPT, LLAMA, QWEN, tiny_repository
-from tests.models.hub_requests import make_folder
+from tests.models.hub.requests import make_folder
 from tests.server import RunningServer, events, running_server, wait_for
 
 TOKEN = "hf_sesame"

@@ -8,10 +8,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.errors import InvalidRequest
+from app.models.chat.generation import TextGenerator
 from app.models.chat_manager import ChatModelManager
-from app.models.completion import TextGenerator
+from app.models.lifecycle.status import ModelOverview
 from app.models.model_manager import ModelManager
-from app.models.overview import ModelOverview
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 
 from app.core.config import Settings
 from app.core.errors import ConversationFull, InvalidRequest
+from app.models.chat.store import ConversationStore
+from app.models.chat.turn import Turn, TurnEvent, TurnRunner
 from app.models.conversation import Conversation, Message, now
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
@@ -23,8 +25,6 @@ from app.models.schemas import (
     TranscriptMessage,
     UndoResponse,
 )
-from app.models.store import ConversationStore
-from app.models.turn import Turn, TurnEvent, TurnRunner
 
 PREVIEW_CHARACTERS = 80
 

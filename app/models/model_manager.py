@@ -10,13 +10,13 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
 from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
-from app.models.entries import Entries
-from app.models.hub import Hub
-from app.models.loading import Entry, Lease, LoadedModel
-from app.models.residency import Residency
+from app.models.hub.client import Hub
+from app.models.lifecycle.eviction import Residency
+from app.models.lifecycle.loader import Workers
+from app.models.lifecycle.registry import Entries
+from app.models.lifecycle.state import Entry, Lease, LoadedModel
+from app.models.lifecycle.switch import LoadEvent, Switching, done
 from app.models.schemas import LoadProgress, UnloadModelResponse
-from app.models.switching import LoadEvent, Switching, done
-from app.models.workers import Workers
 
 _LONGEST_NAP_S = 10.0  # between two looks for models that nobody has asked for
 

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
+from app.models.chat.generation import TextGenerator
+from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
-from app.models.completion import TextGenerator
-from app.models.hub import Hub
+from app.models.hub.client import Hub
+from app.models.lifecycle.status import ModelOverview
 from app.models.model_manager import ModelManager
-from app.models.overview import ModelOverview
 from app.models.schemas import ChatRequest, ChatResponse
-from app.models.store import ConversationStore
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
 
 T = TypeVar("T")

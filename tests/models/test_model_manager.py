@@ -8,9 +8,9 @@ import pytest
 
 from app.core.config import Settings
 from app.core.errors import ModelBusy, ModelMissing, ModelNotFound, WorkerDied
-from app.models.hub import Hub
+from app.models.hub.client import Hub
+from app.models.lifecycle.status import ModelOverview
 from app.models.model_manager import ModelManager
-from app.models.overview import ModelOverview
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,

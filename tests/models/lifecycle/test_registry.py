@@ -4,7 +4,7 @@ import pytest
 
 from app.core.catalogue import CATALOGUE
 from app.core.errors import ModelNotFound
-from app.models.entries import Entries
+from app.models.lifecycle.registry import Entries
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "./folder", "/srv/model", "~/model"])

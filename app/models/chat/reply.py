@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 from app.engine.ipc import messages
 from app.engine.ipc.client import Event
-from app.models.loading import LoadedModel
+from app.models.chat.thinking import ThinkingSplit
+from app.models.lifecycle.state import LoadedModel
 from app.models.schemas import (
     DeltaEvent,
     FinishReason,
@@ -17,7 +18,6 @@ from app.models.schemas import (
     Timings,
     Usage,
 )
-from app.models.thinking import ThinkingSplit
 
 
 def sampling_for(request: SamplingFields, served: LoadedModel) -> messages.SamplingParams:

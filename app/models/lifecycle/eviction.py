@@ -12,9 +12,9 @@ from pathlib import Path
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.core.machine import available_bytes
-from app.models.advice import gigabytes
-from app.models.folder import weight_bytes
-from app.models.loading import Entry
+from app.models.hub.errors import gigabytes
+from app.models.hub.folder import weight_bytes
+from app.models.lifecycle.state import Entry
 
 _RUNTIME_BYTES = 400_000_000  # of a worker beside its weights: the interpreter, torch, activations
 _SHARE = 0.95  # of what is free: the rest is for everyone else

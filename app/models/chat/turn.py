@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from app.core.config import Settings
 from app.core.errors import ConversationFull
 from app.engine.ipc.messages import ChatMessage, SamplingParams
+from app.models.chat.reply import Reply, sampling_for
+from app.models.chat.store import ConversationStore
 from app.models.conversation import Conversation, Message, last_turns, new_id
 from app.models.model_manager import ModelManager
-from app.models.reply import Reply, sampling_for
 from app.models.schemas import (
     ChatResponse,
     DeltaEvent,
@@ -19,7 +20,6 @@ from app.models.schemas import (
     ThinkingEvent,
     TurnFields,
 )
-from app.models.store import ConversationStore
 
 TurnEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | ChatResponse
 

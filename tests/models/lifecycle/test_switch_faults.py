@@ -15,15 +15,15 @@ import pytest
 from app.core.catalogue import Source
 from app.core.config import Settings
 from app.core.errors import DomainError
+from app.models.chat.generation import TextGenerator
+from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
-from app.models.completion import TextGenerator
+from app.models.lifecycle.status import ModelOverview
 from app.models.model_manager import ModelManager
-from app.models.overview import ModelOverview
 from app.models.schemas import LoadProgress
-from app.models.store import ConversationStore
 from tests.hub.standin import Mishap, Refusal, StandInHub, running
 from tests.models.conftest import World, profile
-from tests.models.hub_requests import hub_of, make_folder
+from tests.models.hub.requests import hub_of, make_folder
 
 ROUNDS = int(os.environ.get("SWITCH_ROUNDS", "0"))  # of a switch for each fault below; 0: one of each kind
 

@@ -8,11 +8,11 @@ import pytest
 
 from app.core.catalogue import BUILTIN_PATH
 from app.core.config import Settings
-from app.models.folder import weight_bytes
-from app.models.hub import Hub
-from app.models.loading import Entry
+from app.models.hub.client import Hub
+from app.models.hub.folder import weight_bytes
+from app.models.lifecycle.eviction import Residency
+from app.models.lifecycle.state import Entry
 from app.models.model_manager import ModelManager
-from app.models.residency import Residency
 from tests.models.conftest import asyncio_timeout, collect, profile
 
 

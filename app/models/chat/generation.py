@@ -10,8 +10,8 @@ import msgspec
 from app.core.config import Settings
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import SamplingParams
+from app.models.chat.reply import Reply, sampling_for
 from app.models.model_manager import ModelManager
-from app.models.reply import Reply, sampling_for
 from app.models.schemas import (
     DeltaEvent,
     GenerateRequest,

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from app.core.config import Settings
 from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, ShuttingDown
-from app.models.entries import Entries
-from app.models.folder import weight_bytes
-from app.models.hub import Hub, Weights
-from app.models.loading import Entry, Load, LoadedModel, start_worker, worker_spec
-from app.models.progress import Report
-from app.models.residency import Residency
+from app.models.hub.client import Hub, Weights
+from app.models.hub.folder import weight_bytes
+from app.models.hub.progress import Report
+from app.models.lifecycle.eviction import Residency
+from app.models.lifecycle.registry import Entries
+from app.models.lifecycle.state import Entry, Load, LoadedModel, start_worker, worker_spec
 from app.models.schemas import LoadProgress
 
 logger = logging.getLogger(__name__)

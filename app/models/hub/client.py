@@ -19,11 +19,11 @@ from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
 from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
-from app.models.advice import damaged, explain, offline
-from app.models.checksums import Checksums
-from app.models.daemon import Patience, in_thread
-from app.models.folder import PICKLE, cache_name, is_complete, snapshots
-from app.models.progress import Meter, Report
+from app.models.hub.checksums import Checksums
+from app.models.hub.errors import damaged, explain, offline
+from app.models.hub.folder import PICKLE, cache_name, is_complete, snapshots
+from app.models.hub.progress import Meter, Report
+from app.models.hub.threads import Patience, in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Hub:
 
     async def sweep(self) -> None:
         """Removes what killed downloads left behind."""
-        from app.models.download import sweep  # here, like below
+        from app.models.hub.download import sweep  # here, like below
 
         await in_thread(lambda: sweep(self._cache_dir))
 
@@ -193,8 +193,8 @@ class Hub:
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # at run time only
 
-        from app.models.download import Download
-        from app.models.repository import look_up
+        from app.models.hub.download import Download
+        from app.models.hub.repository import look_up
 
         headers: dict[str, str] = {}
         try:

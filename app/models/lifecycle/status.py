@@ -6,7 +6,7 @@ from typing import Literal
 
 from app import __version__
 from app.models.conversation import now
-from app.models.loading import Entry, LoadedModel
+from app.models.lifecycle.state import Entry, LoadedModel
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
     HealthResponse,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import ModelCorrupt
-from app.models.checksums import Cancelled, Checksums
-from app.models.hub import Hub
+from app.models.hub.checksums import Cancelled, Checksums
+from app.models.hub.client import Hub
 from tests.hub.standin import StandInHub, git_id, running
-from tests.models.hub_requests import HASTY, TINY, fetch, hub_of, profile
+from tests.models.hub.requests import HASTY, TINY, fetch, hub_of, profile
 
 COMMIT = "a" * 40
 WEIGHTS = TINY["model.safetensors"]

@@ -23,12 +23,12 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[att
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time only
 
 from app.core.errors import ModelCorrupt
-from app.models.advice import disk_full
-from app.models.checksums import Cancelled, Checksums, digest
-from app.models.daemon import Patience, in_thread
-from app.models.folder import cache_name
-from app.models.progress import Meter
-from app.models.repository import RemoteFile, Repository
+from app.models.hub.checksums import Cancelled, Checksums, digest
+from app.models.hub.errors import disk_full
+from app.models.hub.folder import cache_name
+from app.models.hub.progress import Meter
+from app.models.hub.repository import RemoteFile, Repository
+from app.models.hub.threads import Patience, in_thread
 
 _PARALLEL = 4
 _LOCK_POLL_S = 0.2

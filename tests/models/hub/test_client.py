@@ -22,10 +22,10 @@ from app.core.errors import (
     RateLimited,
     TokenRefused,
 )
-from app.models.folder import cache_name, is_complete
-from app.models.hub import Hub, Weights, _address
+from app.models.hub.client import Hub, Weights, _address
+from app.models.hub.folder import cache_name, is_complete
 from tests.hub.standin import Refusal, StandInHub, running
-from tests.models.hub_requests import HASTY, SECRET, TINY, fetch, hub_of, make_folder, profile
+from tests.models.hub.requests import HASTY, SECRET, TINY, fetch, hub_of, make_folder, profile
 
 LLAMA = "meta-llama/Llama-3.2-1B-Instruct"
 DIALOGPT = "microsoft/DialoGPT-medium"

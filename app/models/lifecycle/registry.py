@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.core.catalogue import ModelProfile, Source, find_profile
-from app.models.loading import Entry
+from app.models.lifecycle.state import Entry
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _MOST_OTHERS = 32  # models beyond the catalogue that are remembered at once

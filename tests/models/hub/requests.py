@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from app.core.catalogue import CATALOGUE, ModelProfile, Source
-from app.models.daemon import Patience
-from app.models.hub import Hub, Weights
-from app.models.progress import Transfer
+from app.models.hub.client import Hub, Weights
+from app.models.hub.progress import Transfer
+from app.models.hub.threads import Patience
 from tests.hub.standin import StandInHub
 
 TINY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights" * 10_000}

@@ -13,8 +13,8 @@ from app.core.config import Settings
 from app.core.errors import DomainError, ShuttingDown
 from app.engine.ipc.client import EngineClient
 from app.engine.ipc.messages import Progress, WorkerSpec
-from app.models.hub import Weights
-from app.models.progress import Report, Transfer
+from app.models.hub.client import Weights
+from app.models.hub.progress import Report, Transfer
 from app.models.schemas import FileProgress, LoadProgress, ModelState
 
 

@@ -9,12 +9,12 @@ from contextlib import aclosing, nullcontext, suppress
 
 from app.core.catalogue import BUILTIN_NAME
 from app.core.errors import ModelTooLarge, ShuttingDown
-from app.models.entries import Entries
-from app.models.hub import Hub
-from app.models.loading import Entry, LoadedModel
-from app.models.residency import Residency
+from app.models.hub.client import Hub
+from app.models.lifecycle.eviction import Residency
+from app.models.lifecycle.loader import Workers
+from app.models.lifecycle.registry import Entries
+from app.models.lifecycle.state import Entry, LoadedModel
 from app.models.schemas import LoadProgress, SwitchModelResponse
-from app.models.workers import Workers
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 from app.core.catalogue import CATALOGUE
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
-from app.models.loading import Entry
-from app.models.residency import Residency
+from app.models.lifecycle.eviction import Residency
+from app.models.lifecycle.state import Entry
 
 GB = 1_000_000_000
 

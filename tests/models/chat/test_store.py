@@ -3,8 +3,8 @@ import logging
 import pytest
 
 from app.core.errors import ConversationBusy, ConversationNotFound, QueueFull
+from app.models.chat.store import ConversationStore
 from app.models.conversation import Conversation
-from app.models.store import ConversationStore
 
 
 def store(max_conversations: int = 2, ttl_s: float = 60) -> ConversationStore:

@@ -13,7 +13,7 @@ from huggingface_hub.hf_api import RepoSibling
 
 from app.core.catalogue import Source
 from app.core.errors import HubUnreachable, ModelRefused
-from app.models.folder import INDEX, PICKLE, TEXTS, WEIGHTS
+from app.models.hub.folder import INDEX, PICKLE, TEXTS, WEIGHTS
 
 LOOKUP_TIMEOUT_S = 10.0
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")

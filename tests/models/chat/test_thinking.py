@@ -1,6 +1,6 @@
 import pytest
 
-from app.models.thinking import ThinkingSplit
+from app.models.chat.thinking import ThinkingSplit
 
 
 def split(text: str, thinking: str, size: int) -> tuple[str, str]:

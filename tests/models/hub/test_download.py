@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import DiskFull, HubUnreachable, ModelCorrupt, RateLimited
-from app.models.download import _link
-from app.models.progress import Meter, Transfer
+from app.models.hub.download import _link
+from app.models.hub.progress import Meter, Transfer
 from tests.hub.standin import Mishap, Refusal, StandInHub, git_id, running
-from tests.models.hub_requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile
+from tests.models.hub.requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile
 from tests.server import ROOT
 
 WEIGHTS = TINY["model.safetensors"]

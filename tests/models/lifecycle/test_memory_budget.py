@@ -11,12 +11,12 @@ import pytest
 
 from app.core.config import Settings
 from app.core.errors import ModelCorrupt, ModelTooLarge
+from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
-from app.models.hub import Hub
+from app.models.hub.client import Hub
+from app.models.lifecycle.eviction import Residency
 from app.models.model_manager import ModelManager
-from app.models.residency import Residency
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
-from app.models.store import ConversationStore
 from tests.models.conftest import asyncio_timeout, collect, profile
 
 ENOUGH = 1_000_000_000
