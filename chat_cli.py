@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from app.cli import garbage
-from app.cli.keyboard import quiet_keyboard
+from app.cli import startup_gc as garbage
+from app.cli.input.keyboard import quiet_keyboard
 from app.cli.options import Options
 
 

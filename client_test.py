@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.address import Address, address_of
-from app.cli.checks import CHECKS
+from app.apicheck.checks import CHECKS
+from app.apicheck.menu import Menu, shown_route
+from app.apicheck.target import Outcome, Target, run_checks
 from app.cli.errors import ClientError
-from app.cli.menu import Menu, shown_route
-from app.cli.server import default_address, url_of
-from app.cli.target import Outcome, Target, run_checks
+from app.cli.net.address import Address, address_of
+from app.cli.net.server import default_address, url_of
 
 USAGE, UNREACHABLE = 2, 3
 TIMEOUT = httpx.Timeout(120, connect=3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.model_table import current_model_line
+from app.cli.output.model_table import current_model_line
 from app.models.schemas import HealthResponse
 from tests.hub.standin import Mishap, StandInHub, running
 from tests.hub.tiny_repositories import DIALOGPT, LLAMA, QWEN, tiny_repository

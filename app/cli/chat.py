@@ -6,16 +6,17 @@ import traceback
 
 from pydantic import ValidationError
 
-from app.cli import commands, garbage
-from app.cli.connection import Connection
+from app.cli import startup_gc as garbage
+from app.cli.commands.model import choose_again
+from app.cli.commands.registry import registry as commands
+from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, UnknownCommand, Unreachable
-from app.cli.interrupts import Interrupted, Interrupts
-from app.cli.model_commands import choose_again
-from app.cli.model_table import current_model_line
+from app.cli.input.interrupts import Interrupted, Interrupts
+from app.cli.input.prompt import Prompt
+from app.cli.net.connection import Connection
 from app.cli.oneshot import why_unsent
-from app.cli.places import private_file, state_folder
-from app.cli.prompt import Prompt
-from app.cli.session import Session
+from app.cli.output.model_table import current_model_line
+from app.cli.paths import private_file, state_folder
 
 LOAD_AHEAD_S = 0.1  # until the first prompt is on the screen
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused
-from app.cli.interrupts import Interrupts
+from app.cli.input.interrupts import Interrupts
 from app.cli.options import Options
-from app.cli.session import Session
-from app.cli.terminal import Look, Terminal
+from app.cli.output.terminal import Look, Terminal
 from app.models.schemas import ChatRequest
 
 
@@ -67,7 +67,7 @@ class OneShot:
         if self._options.model not in (None, session.current_model):
             await self._interrupts.run(session.switch(self._options.model))
         if self._options.resume is not None:
-            from app.cli.conversation_commands import go_on
+            from app.cli.commands.conversation import go_on
 
             await go_on(session, self._options.resume)
         await self._interrupts.run(session.send(message))

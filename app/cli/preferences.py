@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from app.cli.conversation.reply_settings import SamplingSettings
 from app.cli.errors import ClientError
 from app.cli.files import write_whole
 from app.cli.options import Options
-from app.cli.places import config_file
-from app.cli.settings import SamplingSettings
+from app.cli.paths import config_file
 from app.models.schemas import SamplingFields
 
 _ENVIRONMENT = {  # an option's name, and its variable

@@ -11,22 +11,22 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app.cli.connection import Connection, Wanted, connected
+from app.cli.conversation.autosave import Journal
+from app.cli.conversation.session import Session
 from app.cli.errors import BadAddress, ClientError, Foreign, Missing, Refused, TranscriptError, Unreachable
-from app.cli.interrupts import Interrupted, Interrupts
-from app.cli.journal import Journal
-from app.cli.keyboard import quiet_keyboard
-from app.cli.model_table import current_model_line
+from app.cli.input.interrupts import Interrupted, Interrupts
+from app.cli.input.keyboard import quiet_keyboard
+from app.cli.net.connection import Connection, Wanted, connected
+from app.cli.net.server import ServerDied
 from app.cli.oneshot import OneShot, Unusable, read_message
 from app.cli.options import Options
-from app.cli.places import sessions_folder, state_folder
+from app.cli.output.model_table import current_model_line
+from app.cli.output.terminal import Terminal, look_of
+from app.cli.paths import sessions_folder, state_folder
 from app.cli.preferences import ConfigError, Preferences, decided, load_preferences
-from app.cli.server import ServerDied
-from app.cli.session import Session
-from app.cli.terminal import Terminal, look_of
 
 if TYPE_CHECKING:  # slow to import, and a pipe needs no line editor
-    from app.cli.prompt import Prompt
+    from app.cli.input.prompt import Prompt
 
 OK, FAILED, USAGE, UNREACHABLE, REFUSED, UNKNOWN_MODEL, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 ENDED = 128 + signal.SIGTERM
@@ -130,7 +130,8 @@ class Client:
         return Session(connection.client, terminal, self._options.system or "", journal, self._settings)
 
     async def _welcome(self, session: Session, connection: Connection) -> None:
-        from app.cli import conversation_commands, model_commands
+        from app.cli.commands.registry import conversation as conversation_commands
+        from app.cli.commands.registry import model as model_commands
 
         session.terminal.say("Welcome to LLM Chat Interface!", "bold")
         await session.refresh_models()
@@ -170,13 +171,13 @@ def _end_with_the_terminal() -> None:
 
 
 def _line_prompt(session: Session) -> "Prompt":
-    from app.cli.prompt import LinePrompt
+    from app.cli.input.prompt import LinePrompt
 
     return LinePrompt()
 
 
 def _terminal_prompt(typed: str, session: Session) -> "Prompt":
-    from app.cli.prompt import TerminalPrompt, open_history
+    from app.cli.input.prompt import TerminalPrompt, open_history
 
     return TerminalPrompt(session, open_history(state_folder() / "history"), typed)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from app.cli.server import PROJECT
+from app.cli.net.server import PROJECT
 
 T = TypeVar("T")
 CLIENT = [sys.executable, str(PROJECT / "chat_cli.py")]

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from app.cli.client import ChatClient
-from app.cli.commands import Call, parse
-from app.cli.interrupts import Interrupted, Interrupts
-from app.cli.journal import Journal
-from app.cli.places import sessions_folder
-from app.cli.session import Session
-from app.cli.sessions import kept_sessions, load_session
-from app.cli.terminal import Look, Terminal
+from app.cli.commands.registry import Call, parse
+from app.cli.conversation.autosave import Journal
+from app.cli.conversation.saved import kept_sessions, load_session
+from app.cli.conversation.session import Session
+from app.cli.input.interrupts import Interrupted, Interrupts
+from app.cli.net.client import ChatClient
+from app.cli.output.terminal import Look, Terminal
+from app.cli.paths import sessions_folder
 from tests.cli.standin import StandIn, served
 
 Talk = Callable[..., Session]

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from app.cli.chat import Chat
-from app.cli.client import ChatClient
-from app.cli.connection import Connection, Wanted, connected
-from app.cli.interrupts import Interrupts
-from app.cli.server import port_for_own
-from app.cli.session import Session
+from app.cli.conversation.session import Session
+from app.cli.input.interrupts import Interrupts
+from app.cli.net.client import ChatClient
+from app.cli.net.connection import Connection, Wanted, connected
+from app.cli.net.server import port_for_own
 from tests.cli.conftest import Seen
-from tests.cli.test_server import COMMAND
+from tests.cli.net.test_server import COMMAND
 
 
 class ScriptedPrompt:

@@ -4,14 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.cli.server import PROJECT
+from app.cli.net.server import PROJECT
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 
 
 def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
     modules = "sorted(m for m in sys.modules if m.startswith(('app.', 'torch')))"
-    code = f"import sys, app.cli.run, app.cli.chat, app.cli.comparison; print(*{modules})"
+    code = f"import sys, app.cli.run, app.cli.chat, app.cli.commands.comparison; print(*{modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -21,7 +21,13 @@ def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
 
 
 LATER = {"shtab", "torch", "transformers", "fastapi", "click", "pygments", "markdown_it", "tomllib", "dotenv"}
-LATER |= {"rich.markdown", "rich.table", "rich.progress", "app.cli.markdown", "app.cli.comparison"}
+LATER |= {
+    "rich.markdown",
+    "rich.table",
+    "rich.progress",
+    "app.cli.output.markdown",
+    "app.cli.commands.comparison",
+}
 
 
 def test_prompt_waits_for_nothing_that_only_an_answer_needs(url: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.places import config_file, sessions_folder
-from app.cli.server import port_for_own
-from app.cli.transcripts import Transcript, load, save
+from app.cli.conversation.transcripts import Transcript, load, save
+from app.cli.net.server import port_for_own
+from app.cli.paths import config_file, sessions_folder
 from app.models.schemas import TranscriptMessage
 from tests.cli.client_process import CLIENT, client_environ, piped
 from tests.cli.standin import StandIn

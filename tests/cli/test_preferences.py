@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.conversation.reply_settings import SamplingSettings
 from app.cli.options import Options
-from app.cli.places import config_file
+from app.cli.paths import config_file
 from app.cli.preferences import ConfigError, Preferences, decided, load_preferences, save_settings
-from app.cli.settings import SamplingSettings
 
 
 def _write(text: str) -> Path:

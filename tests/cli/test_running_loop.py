@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from app.cli.net.server import PROJECT
 from app.cli.options import Options
 from app.cli.run import main
-from app.cli.server import PROJECT
 from tests.cli.client_process import client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.standin import StandIn

@@ -4,8 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from app.cli.places import sessions_folder
-from app.cli.sessions import kept_sessions, load_session
+from app.cli.conversation.saved import kept_sessions, load_session
+from app.cli.paths import sessions_folder
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import RunningServer, free_port

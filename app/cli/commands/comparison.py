@@ -1,0 +1,178 @@
+"""Owns the last question put to several models at once, and their answers side by side while they come."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+
+from app.cli.conversation.session import Session
+from app.cli.errors import ClientError
+from app.cli.output.formatting import count
+from app.cli.output.live_view import Painter
+from app.cli.output.markdown import MarkdownStream, Row
+from app.cli.output.screen_writer import Canvas
+from app.cli.output.views import without_controls
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    DeltaEvent,
+    NewChatRequest,
+    StartEvent,
+    ThinkingEvent,
+    TranscriptMessage,
+)
+
+GAP = " │ "
+NARROWEST = 24  # columns for one answer; where there are fewer, the answers stand one below the other
+
+
+class Column:
+    """The answer of one model as far as it has come, or why there is none."""
+
+    def __init__(self, model_name: str) -> None:
+        self.model_name = model_name
+        self.text = ""
+        self.status = "waiting..."
+        self.is_over = False
+
+    def rows(self, console: Console, width: int) -> list[Row]:
+        heading = [Segment(self.model_name, Style(bold=True))]
+        stream = MarkdownStream(console)
+        stream.feed(without_controls(self.text))
+        said = [part for row in stream.finish(width) for part in _folded(row, width)]
+        status = Text(self.status, "red" if self.is_over and not self.text else "dim").wrap(console, width)
+        told = [[s for s in line.render(console) if s.text] for line in status] if self.status else []
+        return [heading, *said, *told]
+
+
+class SideBySide:
+    """Columns beside each other where there is room. Nothing of them is final before all are over."""
+
+    def __init__(self, console: Console, columns: Sequence[Column]) -> None:
+        self._console = console
+        self._columns = columns
+
+    def take(self, width: int) -> list[Row]:
+        return []
+
+    def live(self, width: int) -> list[Row]:
+        each = (width - len(GAP) * (len(self._columns) - 1)) // len(self._columns)
+        if each < NARROWEST:
+            return [row for column in self._columns for row in (*column.rows(self._console, width), [])]
+        drawn = [column.rows(self._console, each) for column in self._columns]
+        return [_joined(drawn, at, each) for at in range(max(map(len, drawn)))]
+
+    def finish(self, width: int) -> list[Row]:
+        return self.live(width)
+
+
+def _folded(row: Row, width: int) -> list[Row]:
+    """A row that is wider, as code may be, in pieces: beside another column it must end."""
+    length = sum(segment.cell_length for segment in row)
+    if length <= width:
+        return [row]
+    cuts = [*range(width, length, width), length]
+    return [list(part) for part in Segment.divide(row, cuts)]
+
+
+def _joined(drawn: Sequence[Sequence[Row]], at: int, width: int) -> Row:
+    joined: Row = []
+    for number, rows in enumerate(drawn):
+        row = list(rows[at]) if at < len(rows) else []
+        if number < len(drawn) - 1:
+            row = Segment.adjust_line_length(row, width) + [Segment(GAP, Style(dim=True))]
+        joined += row
+    return joined
+
+
+class Comparison:
+    """Each model gets a conversation of its own on the server, which is removed afterwards."""
+
+    def __init__(self, session: Session, model_names: Sequence[str]) -> None:
+        self._session = session
+        self._columns = [Column(name) for name in model_names]
+
+    async def run(self) -> None:
+        terminal = self._session.terminal
+        if terminal.look.plain:
+            return await self._run_plain()
+        rows = SideBySide(terminal.console, self._columns)
+        painter = Painter(Canvas(terminal.console), rows, terminal.typed_ahead)
+        async with painter, asyncio.TaskGroup() as group:
+            painter.change()
+            for column in self._columns:
+                group.create_task(self._answer(column, painter))
+
+    async def _run_plain(self) -> None:
+        """One after the other: nothing is written over."""
+        terminal = self._session.terminal
+        for column in self._columns:
+            terminal.say(f"{column.model_name}:", "bold")
+            await self._answer(column, None)
+            if column.text:
+                async with terminal.answer() as view:
+                    view.feed(column.text)
+            terminal.note(column.status)
+
+    async def _answer(self, column: Column, painter: Painter | None) -> None:
+        try:
+            await self._ask(column, painter)
+        except ClientError as error:
+            column.status = " ".join(filter(None, (error.message, error.hint)))
+        except asyncio.CancelledError:
+            column.status = "stopped"
+            raise
+        finally:
+            column.is_over = True
+            if painter is not None:
+                painter.change()
+
+    async def _ask(self, column: Column, painter: Painter | None) -> None:
+        client, transcript = self._session.client, self._session.transcript
+        *before, asked = _up_to_the_question(transcript.messages)
+        begun = await client.new_chat(
+            NewChatRequest(
+                system_prompt=transcript.system_prompt or None,
+                model_name=column.model_name,
+                messages=before,
+            )
+        )
+        request = ChatRequest(
+            message=asked.content,
+            conversation_id=begun.conversation_id,
+            model_name=column.model_name,
+            stream=True,
+            **self._session.settings.values,
+        )
+        try:
+            async with contextlib.aclosing(client.chat(request)) as events:
+                async for event in events:
+                    _take(event, column)
+                    if painter is not None:
+                        painter.change()
+        finally:
+            with contextlib.suppress(ClientError):
+                await client.delete(begun.conversation_id)
+
+
+def _take(event: object, column: Column) -> None:
+    if isinstance(event, StartEvent):
+        column.status = "reading..."
+    elif isinstance(event, ThinkingEvent):
+        column.status = "thinking..."
+    elif isinstance(event, DeltaEvent):
+        column.status = ""
+        column.text += event.text
+    elif isinstance(event, ChatResponse):
+        speed = event.timings.tokens_per_second
+        paced = "" if speed is None else f", {speed:,.0f} tokens/s"
+        column.status = f"{count(event.usage.completion_tokens, 'token')}{paced}"
+
+
+def _up_to_the_question(messages: list[TranscriptMessage]) -> list[TranscriptMessage]:
+    last = max(at for at, message in enumerate(messages) if message.role == "user")
+    return messages[: last + 1]

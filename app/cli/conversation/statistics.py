@@ -1,0 +1,59 @@
+"""Owns what the answers of this run of the client cost, and how fast they came."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from app.cli.conversation.answer import Reply
+from app.cli.output.formatting import sparkline
+from app.models.schemas import ChatResponse
+
+if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
+    from rich.table import Table
+
+_HEADINGS = ("Answers", "Tokens", "Tokens/s", "First token", "Prompt", "Cached")
+SHOWN = 40  # of the last answers, in the picture
+
+
+class Statistics:
+    def __init__(self) -> None:
+        self.answers: list[ChatResponse] = []
+
+    def add(self, reply: Reply) -> None:
+        if reply.done is not None:
+            self.answers.append(reply.done)
+
+    @property
+    def speeds(self) -> list[float]:
+        """Tokens a second of the answers that took long enough to have a speed, in order."""
+        return [speed for answer in self.answers if (speed := answer.timings.tokens_per_second) is not None]
+
+    def table(self) -> "Table":
+        """A column for each model, in the order in which they first answered: there are few."""
+        from rich.table import Column, Table
+
+        heading = Column("Model", no_wrap=True)
+        table = Table(heading, box=None, header_style="bold", pad_edge=False)
+        columns = []
+        for name in dict.fromkeys(answer.model_name for answer in self.answers):
+            table.add_column(name, justify="right", overflow="fold")
+            columns.append(_cells([answer for answer in self.answers if answer.model_name == name]))
+        for row in zip(_HEADINGS, *columns, strict=True):
+            table.add_row(*row)
+        return table
+
+    def picture(self) -> str:
+        return sparkline(self.speeds[-SHOWN:])
+
+
+def _cells(answers: Sequence[ChatResponse]) -> list[str]:
+    speeds = [speed for answer in answers if (speed := answer.timings.tokens_per_second) is not None]
+    prompt = sum(answer.usage.prompt_tokens for answer in answers)
+    cached = sum(answer.usage.cached_tokens for answer in answers)
+    return [
+        f"{len(answers):,}",
+        f"{sum(answer.usage.completion_tokens for answer in answers):,}",
+        f"{sum(speeds) / len(speeds):,.0f}" if speeds else "-",
+        f"{sum(answer.timings.first_token_s for answer in answers) / len(answers):.2f} s",
+        f"{prompt:,}",
+        f"{cached / prompt:.0%}" if prompt else "-",
+    ]

@@ -1,0 +1,83 @@
+"""Owns the list of the models while some of them load: it shows how far they are, until none does.
+
+It only watches: the server loads on for whoever waits for the model.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from app.cli.conversation.session import Session
+from app.cli.output.live_view import Painter
+from app.cli.output.load_progress import POLL_S, step_of
+from app.cli.output.model_table import listed, loads_of, loads_table, model_table
+from app.cli.output.screen_writer import Canvas
+from app.models.schemas import LoadProgress
+
+if TYPE_CHECKING:
+    from app.cli.output.markdown import Row
+
+HINT = "Ctrl-C leaves the list; the server loads on."
+_ROWS_OF_A_FOOTER = 2  # what is typed meanwhile
+
+
+class LiveModels:
+    """The rows of a painter. Only the list as it is in the end is final."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._terminal = session.terminal
+        self._console = session.terminal.console
+
+    async def run(self) -> None:
+        """Returns once no model loads. Stopped, it leaves the list as it is by then."""
+        try:
+            await (self._print() if self._terminal.look.plain else self._paint())
+        except asyncio.CancelledError:
+            self._terminal.note("The server goes on loading.")
+            raise
+
+    async def _paint(self) -> None:
+        async with Painter(Canvas(self._console), self, self._terminal.typed_ahead) as painter:
+            async for _ in self._news():
+                painter.change()
+
+    async def _print(self) -> None:
+        self._terminal.show(self._table(self._console.width))
+        self._terminal.note(HINT)
+        with self._terminal.bar() as bar:
+            async for loads in self._news():
+                for progress in loads:
+                    bar.show(step_of(progress))
+        self._terminal.show(self._table(self._console.width))
+
+    async def _news(self) -> AsyncIterator[list[LoadProgress]]:
+        """What loads, as the server tells it again and again, until nothing does."""
+        while loads := loads_of(self._session.models.values()):
+            yield loads
+            await asyncio.sleep(POLL_S)
+            await self._session.refresh_models()
+
+    def take(self, width: int) -> "list[Row]":
+        return []
+
+    def live(self, width: int) -> "list[Row]":
+        """The whole list where the terminal has room for it: of a long one the end alone would be seen."""
+        loads = loads_of(self._session.models.values())
+        below = self._rows(Group(loads_table(loads, width), Text(HINT, "dim")), width)
+        whole = self.finish(width)
+        room = self._console.height - len(below) - _ROWS_OF_A_FOOTER - 1
+        return [*(whole if len(whole) <= room else self._rows(self._table(width, True), width)), *below]
+
+    def finish(self, width: int) -> "list[Row]":
+        return self._rows(self._table(width), width)
+
+    def _table(self, width: int, is_short: bool = False) -> RenderableType:
+        models = listed(self._session.models.values())
+        return model_table(models, self._terminal.look.symbols, width, is_short)
+
+    def _rows(self, shown: RenderableType, width: int) -> "list[Row]":
+        return self._console.render_lines(shown, self._console.options.update(width=width), pad=False)

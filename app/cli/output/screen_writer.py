@@ -1,0 +1,88 @@
+"""Owns the rows at the end of the terminal that are not final yet, and writes them over.
+
+Only what changed is rewritten, in one write a frame, and nothing is erased before it is written: nothing
+flickers, and the scrollback holds what is final as if it had been printed at once.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from rich.console import COLOR_SYSTEMS, Console
+from rich.segment import Segment
+from rich.style import Style
+
+from app.cli.output.markdown import Row
+from app.cli.output.views import CONTROLS
+
+BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows all between at once
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+CLEAR_TO_END_OF_LINE, CLEAR_BELOW = "\x1b[K", "\x1b[J"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A row as it is written."""
+
+    ansi: str
+    cells: int
+
+    def rows(self, width: int) -> int:
+        """Rows of the screen that it takes."""
+        return max(1, math.ceil(self.cells / width))
+
+    def written(self, width: int) -> str:
+        """Over whatever the screen holds there. A line that is full leaves nothing to clear: the cursor still
+        stands on its last cell. A longer one may leave a cell free where a wide character did not fit."""
+        if self.cells > width:
+            return f"{CLEAR_BELOW}{self.ansi}\n"
+        return f"{self.ansi}{CLEAR_TO_END_OF_LINE if self.cells < width else ''}\n"
+
+
+class Canvas:
+    """The end of the terminal. The rows drawn last that are not final stay above the cursor."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: list[_Line] = []  # on the screen, above the cursor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows, as they are now."""
+        return self._console.size
+
+    def begin(self) -> None:
+        self._write(HIDE_CURSOR)
+
+    def end(self) -> None:
+        self._write(SHOW_CURSOR)
+
+    def draw(self, final: list[Row], live: list[Row]) -> None:
+        """Writes rows that are final, and below them as many of the others as the screen holds."""
+        width, height = self.size
+        cropped = [Segment.adjust_line_length(row, width, pad=False) for row in live]
+        self._draw(final, cropped[-max(1, height - 1) :], width)
+
+    def _draw(self, final: list[Row], live: list[Row], width: int) -> None:
+        lines = [self._line(row) for row in (*final, *live)]
+        pairs = zip(self._live, lines, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        up = sum(line.rows(width) for line in self._live[same:])
+        if up or lines[same:]:
+            home = f"\x1b[{up}A\r" if up else "\r"
+            body = "".join(line.written(width) for line in lines[same:])
+            self._write(f"{BEGIN_FRAME}{home}{body}{CLEAR_BELOW}{END_FRAME}")
+        self._live = lines[len(final) :]
+
+    def _line(self, row: Row) -> _Line:
+        system = self._console.color_system
+        colors = COLOR_SYSTEMS[system] if system else None
+        segments = [Segment(part.text.translate(CONTROLS), part.style) for part in row]
+        if self._console.no_color:
+            segments = list(Segment.remove_color(segments))
+        ansi = "".join((s.style or Style.null()).render(s.text, color_system=colors) for s in segments)
+        return _Line(ansi, sum(segment.cell_length for segment in segments))
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text)
+        self._console.file.flush()

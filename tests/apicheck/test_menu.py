@@ -1,0 +1,71 @@
+"""The menu against a small server that describes itself."""
+
+import io
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from rich.console import Console
+
+from app.apicheck.menu import Menu, operations_of
+from tests.api.fakes import Scripted, fake_app, serving
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(fake_app(Scripted())) as address:
+        yield address
+
+
+def shown(url: str, *answers: str, width: int = 200) -> str:
+    """What a person sees who gives these answers and leaves."""
+    console = Console(file=io.StringIO(), width=width)
+    with httpx.Client(base_url=url, trust_env=False) as http:
+        schema = http.get("/openapi.json").json()
+        routes = [f"{operation.method} {operation.path}" for operation in operations_of(schema)]
+        numbered = [str(routes.index(answer) + 1) if answer in routes else answer for answer in answers]
+        Menu(http, console, io.StringIO("\n".join([*numbered, "0", ""]))).run()
+    return console.file.getvalue()
+
+
+def test_menu_lists_every_route(url: str) -> None:
+    text = shown(url)
+    assert "POST /api/v1/chat " in text and "GET /api/v1/health/ready" in text and "Route:" in text
+
+
+def test_menu_offers_the_example_of_a_body(url: str) -> None:
+    text = shown(url, "POST /api/v1/chat", "")
+    assert '({"message": "What is the capital of France?"})' in text
+    assert "200 OK" in text and '"response": "Hello\\nthere"' in text
+
+
+def test_menu_shows_a_stream(url: str) -> None:
+    text = shown(url, "POST /api/v1/chat", '{"message": "hi", "stream": true}')
+    assert 'delta: {"text":"Hello"}' in text and "done: " in text
+
+
+def test_menu_offers_the_conversation_that_was_named_last(url: str) -> None:
+    text = shown(url, "POST /api/v1/chat", "", "GET /api/v1/chat/conversation/{conversation_id}", "")
+    assert "conversation_id (conv_1)" in text and '"messages": []' in text
+
+
+def test_menu_offers_the_conversation_that_a_stream_named(url: str) -> None:
+    body = '{"message": "hi", "stream": true}'
+    text = shown(url, "POST /api/v1/chat", body, "GET /api/v1/chat/conversation/{conversation_id}", "")
+    assert "conversation_id (conv_1)" in text
+
+
+def test_menu_names_every_route_whole_at_80_columns(url: str) -> None:
+    text = shown(url, width=80)
+    assert "POST /api/v1/chat/conversation/{id}/regenerate" in text and "…" not in text
+
+
+def test_menu_shows_what_went_wrong(url: str) -> None:
+    text = shown(url, "POST /api/v1/chat", "{", "99")
+    assert "400 Bad Request" in text and '"invalid_request"' in text
+    assert "Please select one of the available options" in text
+
+
+def test_menu_survives_a_broken_connection(url: str) -> None:
+    text = shown(url, "GET /api/v1/chat/conversation/{conversation_id}", "\x7f\x00")
+    assert "The request failed" in text

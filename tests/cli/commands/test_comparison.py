@@ -1,0 +1,33 @@
+import io
+
+from rich.console import Console
+
+from app.cli.commands.comparison import Column, SideBySide
+
+
+def _rows(columns: list[Column], width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True)
+    rows = SideBySide(console, columns).finish(width)
+    return ["".join(segment.text for segment in row).rstrip() for row in rows]
+
+
+def _column(name: str, text: str, status: str = "") -> Column:
+    column = Column(name)
+    column.text, column.status = text, status
+    return column
+
+
+def test_answers_stand_side_by_side_and_code_is_folded() -> None:
+    long = "```\n" + "x" * 40 + "\n```"
+    rows = _rows([_column("one", "- a\n- b", "2 tokens"), _column("two", long)], 63)
+    assert rows == [
+        "one                            │ two",
+        " • a                           │ " + "x" * 30,
+        " • b                           │ " + "x" * 10,
+        "2 tokens                       │",
+    ]
+
+
+def test_answers_stand_below_each_other_where_there_is_no_room() -> None:
+    rows = _rows([_column("one", "a\x1b[2J"), _column("two", "", "waiting...")], 40)
+    assert rows == ["one", "a[2J", "", "two", "waiting...", ""]

@@ -1,0 +1,67 @@
+"""Every command once, typed into a terminal, with the client's own server and its real models."""
+
+from pathlib import Path
+
+from app.cli.commands.registry import COMMANDS
+from tests.cli.client_process import CLIENT, client_environ
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.server import free_port
+
+STARTING_S = 90.0  # a server, with its model
+SESSION = (  # what is typed, and what is shown once more then, beside the line itself
+    ("My name is Ann.", "Ann!"),
+    ("/help retry", "for this answer alone"),
+    ("/models", "A tiny chat model"),
+    ("/status", "up since"),
+    ("/history", "Nice to meet you, Ann!"),
+    ("/system Be brief.", "It holds from the next message on."),
+    ("/set temperature 0", "0 is greedy"),
+    ("/retry", "Nice to meet you, Ann!"),
+    ("/continue", "added nothing"),
+    ("/undo", "0 turns left"),
+    ("My name is Bo.", "Bo!"),
+    ("/edit", "Cy!"),
+    ("/read note.txt", "goes with your next message"),
+    ("/undo", "Dropped 1 turn"),
+    ("My name is Di.", "Di!"),
+    ("/copy all", "Copied the conversation"),
+    ("/export talk.md", "Exported 1 turn"),
+    ("/save talk", "saved to talk.json"),
+    ("/rename Friends", "This conversation is called Friends now."),
+    ("/new", "New conversation."),
+    ("/load talk", "1 turn to go on from"),
+    ("/sessions", "Friends"),
+    ("/delete talk", "Deleted"),
+    ("/stats", "tokens"),
+    ("/switch gpt2", "Successfully switched to gpt2"),
+    ("/compare builtin gpt2", "None of these joined the conversation"),
+)
+
+
+def test_every_command_on_a_real_server(cache_with_tiny_gpt2: Path, tmp_path: Path) -> None:
+    typed = {line.split()[0].removeprefix("/") for line, _ in SESSION if line.startswith("/")}
+    assert typed | {"clear", "quit"} == {command.name for command in COMMANDS}
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho "My name is Cy." > "$1"\n')
+    editor.chmod(0o755)
+    Path("note.txt").write_text("a note")
+    environ = client_environ(
+        LLM_PORT=str(free_port()),
+        LLM_MODEL_NAME="builtin",
+        LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2),
+        EDITOR=str(editor),
+        VISUAL=str(editor),
+    )
+    with PseudoTerminal(CLIENT, environ, columns=110, rows=60) as terminal:
+        terminal.wait_for("You:", patience_s=STARTING_S)
+        for line, shown in SESSION:
+            before, prompts = terminal.text.count(shown), terminal.text.count("You:")
+            terminal.type(line + "\r")
+            terminal.wait_for(shown, times=before + 1, patience_s=STARTING_S)
+            terminal.wait_for("You:", times=prompts + 1)
+        terminal.type("/clear\r")
+        terminal.wait_for_escape("\x1b[2J\x1b[H")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+        assert "❌" not in terminal.text
+        assert "Traceback" not in terminal.text and "fault of the client" not in terminal.text

@@ -1,0 +1,85 @@
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from app.cli.conversation.session import Session
+from app.cli.conversation.transcripts import Transcript
+from app.cli.errors import ClientError
+from app.cli.input.interrupts import Interrupted, Interrupts
+from app.models.schemas import TranscriptMessage
+from tests.cli.conftest import Seen, Talk, typed
+from tests.cli.standin import StandIn
+
+
+def test_files_go_with_the_message(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    Path("a.txt").write_text("A\n")
+    Path("b.txt").write_text("B\n")
+    talk("/read a.txt", "look at @b.txt", "and now")
+    asked = [body["message"] for _, body in standin.requests]
+    assert asked == ["look at @b.txt\n\nb.txt:\n```txt\nB\n```\n\na.txt:\n```txt\nA\n```", "and now"]
+    assert "a.txt goes with your next message: 19 bytes, about 5 tokens." in seen.told
+    assert "With b.txt: 19 bytes, about 5 tokens." in seen.told
+
+
+def test_documents_are_exported(talk: Talk, seen: Seen) -> None:
+    talk("one", "/export talk.md")
+    assert "## Assistant (builtin)\n\nYou said: one" in Path("talk.md").read_text()
+    for line in ("/export", "/export talk.pdf"):
+        with pytest.raises(ClientError):
+            talk("one", line)
+
+
+def _long_talk(turns: int) -> Transcript:
+    answer = "- *one*\n- `two`\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\n" * 8
+    asked = TranscriptMessage(role="user", content="Go on.")
+    return Transcript(messages=[asked, TranscriptMessage(role="assistant", content=answer)] * turns)
+
+
+def test_export_of_a_long_conversation_shows_itself_and_can_be_stopped(talk: Talk, seen: Seen) -> None:
+    stopped_at = 0.0
+
+    async def go(session: Session) -> None:
+        nonlocal stopped_at
+        session.begin(_long_talk(turns=10_000))  # many seconds of work
+        interrupts = Interrupts()
+        writing = asyncio.create_task(interrupts.run(typed(session, "/export talk.html")))
+        while not seen.told:
+            await asyncio.sleep(0.01)
+        interrupts.fire()
+        stopped_at = time.monotonic()
+        with pytest.raises(Interrupted):
+            await writing
+
+    talk(go)
+    assert time.monotonic() - stopped_at < 2  # with the thread that wrote it
+    assert seen.told == "writing talk.html...\n" and not Path("talk.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "copied"),
+    [
+        ("/copy", "```\na\n```\n```\nb\n```"),
+        ("/copy 2", "You said: one"),
+        ("/copy code", "a\n"),
+        ("/copy code 2", "b\n"),
+        ("/copy code 3", None),
+        ("/copy 3", None),
+        ("/copy x", None),
+    ],
+)
+def test_answers_are_copied_as_they_came(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, copied: str | None
+) -> None:
+    (tmp_path / "wl-copy").write_text(f"#!/bin/sh\ncat > {tmp_path}/copied\n")
+    (tmp_path / "wl-copy").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "w")
+    steps = ("one", "say ```\na\n```\n```\nb\n```", line)
+    if copied is None:
+        with pytest.raises(ClientError, match="There is no"):
+            talk(*steps)
+    else:
+        talk(*steps)
+        assert (tmp_path / "copied").read_text() == copied

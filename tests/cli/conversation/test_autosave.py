@@ -1,0 +1,102 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli.conversation.autosave import Journal
+from app.cli.conversation.transcripts import Transcript, load
+from app.cli.errors import TranscriptError
+from app.cli.files import sweep
+from app.cli.net.server import PROJECT
+from app.models.schemas import TranscriptMessage
+
+
+def _said(text: str) -> Transcript:
+    return Transcript(messages=[TranscriptMessage(role="user", content=text)])
+
+
+def test_journal_writes_each_state_privately_and_in_order(tmp_path: Path) -> None:
+    journal, folder = Journal(tmp_path / "sessions"), tmp_path / "sessions"
+    transcript = _said("0")
+    for number in range(1, 20):
+        transcript.messages = [TranscriptMessage(role="user", content=str(number))]
+        journal.write(transcript)
+    transcript.messages = []  # after what was written was handed over
+    journal.settle()
+    (file,) = folder.glob("*.json")
+    assert load(file.stem, folder).messages[0].content == "19"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert journal.failure() is None
+
+
+def test_journal_makes_no_file_of_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "sessions")
+    journal.write(Transcript())
+    journal.settle()
+    assert not list((tmp_path / "sessions").glob("*.json"))
+    Journal(None).write(_said("kept nowhere"))
+
+
+def test_journal_tells_once_that_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    journal = Journal(tmp_path / "file")
+    journal.write(_said("hello"))
+    with pytest.raises(TranscriptError, match="cannot be written"):
+        journal.settle()
+    assert "cannot be written" in str(journal.failure())
+    assert journal.failure() is None
+
+
+def test_what_a_killed_client_left_is_swept_a_day_later(tmp_path: Path) -> None:
+    for name, age in ((".saving-old", 0), (".saving-new", 4_000_000_000), ("talk.json", 0)):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (age, age))
+    sweep(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".saving-new", "talk.json"]
+
+
+def test_conversation_is_written_by_one_client_at_a_time(tmp_path: Path) -> None:
+    one, other = Journal(tmp_path), Journal(tmp_path)
+    one.write(Transcript(session_id="talk"))
+    assert one.claim("talk") and other.claim("other") and not other.claim("talk")
+    one.close()
+    assert other.claim("talk") and Journal(None).claim("talk")
+    other.close()
+    assert not list((tmp_path / "open").iterdir())
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from app.cli.conversation.autosave import Journal
+from app.cli.conversation.transcripts import Transcript
+from app.models.schemas import TranscriptMessage
+journal = Journal(Path(sys.argv[1]))
+transcript = Transcript(session_id="talk")
+for number in range(10**9):
+    transcript.messages = [TranscriptMessage(role="user", content=f"{number} " + "x" * 100_000)]
+    journal.write(transcript)
+    if number:
+        journal.settle()
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kills", [int(os.environ.get("TEST_KILLS", "5"))])
+def test_writing_that_is_killed_leaves_the_old_file_or_the_new(tmp_path: Path, kills: int) -> None:
+    """TEST_KILLS=500 kills that often."""
+    command = [sys.executable, "-c", _WRITER, str(tmp_path)]
+    for kill in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)
+        assert process.stdout is not None
+        last = [int(process.stdout.readline()) for _ in range(2 + kill % 7)][-1]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        last = int((process.stdout.read().split() or [last])[-1])
+        process.stdout.close()
+        number, content = load("talk", tmp_path).messages[0].content.split()
+        assert int(number) in (last, last + 1) and len(content) == 100_000

@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from app.cli.conversation.documents import code_blocks, document, write_document
+from app.cli.conversation.transcripts import Transcript, load
+from app.cli.errors import Missing, TranscriptError
+from app.models.schemas import TranscriptMessage
+
+TALK = Transcript(
+    system_prompt="Be brief.",
+    messages=[
+        TranscriptMessage(role="user", content="Add <b>two</b>"),
+        TranscriptMessage(
+            role="assistant", content="```py\n1 + 2\n```\n<script>x</script>", model_name="gpt2"
+        ),
+    ],
+)
+
+
+def _write(path: Path) -> None:
+    write_document(document(TALK, path), path)
+
+
+def test_markdown_holds_who_said_what() -> None:
+    _write(Path("talk.md"))
+    assert Path("talk.md").read_text() == (
+        "# Add <b>two</b>\n\n> Be brief.\n\n## You\n\nAdd <b>two</b>\n\n"
+        "## Assistant (gpt2)\n\n```py\n1 + 2\n```\n<script>x</script>\n"
+    )
+
+
+def test_html_shows_what_was_said_and_obeys_nothing_of_it() -> None:
+    _write(Path("talk.html"))
+    written = Path("talk.html").read_text()
+    assert "<script>" not in written and "<b>" not in written
+    assert '<code class="language-py">1 + 2' in written and "<blockquote>Be brief.</blockquote>" in written
+
+
+def test_html_that_nobody_waits_for_ends_after_a_message() -> None:
+    asked = iter([False, True])
+    assert document(TALK, Path("talk.html"), lambda: next(asked)).count(b"<h2>") == 1
+
+
+def test_json_loads_as_a_conversation() -> None:
+    _write(Path("talk.json"))
+    assert json.loads(Path("talk.json").read_text())["version"] == 1
+    assert load("talk", Path()) == TALK
+
+
+def test_file_that_is_there_is_kept_beside() -> None:
+    Path("talk.md").write_text("mine")
+    _write(Path("talk.md"))
+    assert Path("talk.md~").read_text() == "mine"
+
+
+def test_format_and_place_must_be_known() -> None:
+    with pytest.raises(Missing, match="no format"):
+        _write(Path("talk.pdf"))
+    with pytest.raises(TranscriptError, match="cannot be written"):
+        _write(Path("missing/talk.md"))
+
+
+def test_code_is_found_wherever_it_is_nested() -> None:
+    answer = "```\none\n```\n- item\n  ```py\n  two\n  ```\n\ntext\n\n    three\n"
+    assert code_blocks(answer) == ["one\n", "two\n", "three\n"]
+    assert code_blocks("`inline`") == []

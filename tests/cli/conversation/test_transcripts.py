@@ -1,0 +1,128 @@
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli.conversation.transcripts import Transcript, load, save, saved_names
+from app.cli.errors import TranscriptError
+from app.cli.files import checked_name
+from app.cli.net.server import PROJECT
+from app.models.schemas import TranscriptMessage
+
+
+def _transcript(word: str = "hello") -> Transcript:
+    asked = TranscriptMessage(role="user", content=word)
+    answered = TranscriptMessage(role="assistant", content="hi", model_name="gpt2", finish_reason="stop")
+    return Transcript("Be kind.", "Greeting", "gpt2", [asked, answered])
+
+
+def test_conversation_is_called_by_the_words_and_not_by_the_files_it_began_with() -> None:
+    asked = TranscriptMessage(role="user", content="\nWhat does\n@a.txt say?\n\na.txt:\n```txt\nA\n```")
+    assert Transcript(messages=[asked]).name == "What does @a.txt say?"
+
+
+def test_save_and_load_give_the_same_conversation(tmp_path: Path) -> None:
+    path = save(_transcript(), "talk", tmp_path)
+    assert load("talk.json", tmp_path) == _transcript()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["talk.json"]
+
+
+def test_save_writes_the_documented_format(tmp_path: Path) -> None:
+    document = json.loads(save(_transcript(), "talk", tmp_path).read_text())
+    assert document["format"] == "llm-serving conversation" and document["version"] == 1
+    assert [message["role"] for message in document["messages"]] == ["user", "assistant"]
+
+
+def test_save_keeps_another_conversation_of_that_name(tmp_path: Path) -> None:
+    save(_transcript("one"), "talk", tmp_path)
+    save(_transcript("two"), "talk", tmp_path, replaces=False)
+    save(_transcript("three"), "talk", tmp_path)
+    assert load("talk", tmp_path).messages[0].content == "three"
+    assert json.loads((tmp_path / "talk.json~").read_text())["messages"][0]["content"] == "one"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", ".hidden", "a\nb", "x" * 201, "-r"])
+def test_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(TranscriptError, match="cannot be a file's name"):
+        checked_name(name)
+
+
+@pytest.mark.parametrize("name", ["my_conversation", "Plan 2 (draft)", "übung", "a.b"])
+def test_name_may_be_words(name: str) -> None:
+    assert checked_name(f"{name}.json") == name
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"{}", "no conversation"),
+        (b"[1, 2]", "no conversation"),
+        (b"hello", "no JSON"),
+        (b"\xff\xfe\x00", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"format": "llm-serving conversation", "version": 2}', "newer version"),
+        (b'{"format": "llm-serving conversation", "version": 1, "messages": 3}', "no conversation"),
+        (b'{"format": "llm-serving conversation", "version": "1"}', "no conversation"),
+    ],
+)
+def test_load_refuses_what_is_no_transcript(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(TranscriptError, match=told):
+        load("bad", tmp_path)
+
+
+def test_load_names_what_there_is(tmp_path: Path) -> None:
+    save(_transcript(), "talk", tmp_path)
+    with pytest.raises(TranscriptError, match="There is no") as caught:
+        load("tolk", tmp_path)
+    assert caught.value.hint == "There are: talk."
+
+
+def test_save_says_why_it_cannot(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TranscriptError, match="cannot be written"):
+        save(_transcript(), "talk", tmp_path / "file")
+
+
+def test_saved_names_are_the_newest_first(tmp_path: Path) -> None:
+    for age, name in enumerate(("old", "new")):
+        os.utime(save(_transcript(), name, tmp_path), (age, age))
+    assert saved_names(tmp_path) == ["new", "old"]
+    assert saved_names(tmp_path / "missing") == []
+
+
+_SAVER = """
+import sys
+from pathlib import Path
+from app.cli.conversation.transcripts import Transcript, save
+from app.models.schemas import TranscriptMessage
+asked = TranscriptMessage(role="user", content="x" * 100_000)
+while True:
+    print(flush=True)
+    save(Transcript(messages=[asked]), "talk", Path(sys.argv[1]))
+"""
+
+
+def test_save_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _SAVER, str(tmp_path)]
+    for saves in range(2, 7):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)
+        assert process.stdout is not None
+        for _ in range(saves):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert len(load("talk", tmp_path).messages[0].content) == 100_000
+
+
+def test_load_reads_regular_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(TranscriptError, match="no regular file"):
+        load("pipe", tmp_path)

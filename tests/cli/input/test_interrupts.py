@@ -1,0 +1,52 @@
+"""Ctrl-C stops what is running, and between two things that run it ends nothing."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from app.cli.input.interrupts import Interrupted, Interrupts
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_stops_what_runs() -> None:
+    async def go() -> None:
+        asyncio.get_running_loop().call_soon(press_ctrl_c)
+        with pytest.raises(Interrupted):
+            await Interrupts().run(asyncio.sleep(60))
+
+    asyncio.run(go())
+
+
+def test_ctrl_c_between_two_things_ends_nothing() -> None:
+    async def go() -> list[int]:
+        interrupts, done = Interrupts(), []
+
+        async def work(number: int) -> None:
+            done.append(number)
+
+        with interrupts.on_ctrl_c():
+            for number in range(3):
+                await interrupts.run(work(number))
+                press_ctrl_c()
+                await asyncio.sleep(0)
+        return done
+
+    assert asyncio.run(go()) == [0, 1, 2]
+
+
+def test_ctrl_c_is_the_callers_again_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    async def go() -> object:
+        own = signal.getsignal(signal.SIGINT)
+        with Interrupts().on_ctrl_c():
+            assert signal.getsignal(signal.SIGINT) is not own
+        return own is signal.getsignal(signal.SIGINT)
+
+    assert asyncio.run(go())
+    assert signal.getsignal(signal.SIGINT) is before

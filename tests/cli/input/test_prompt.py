@@ -1,0 +1,199 @@
+import asyncio
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from app.cli.conversation.session import Session
+from app.cli.conversation.transcripts import Transcript, save
+from app.cli.input.completion import CommandCompleter
+from app.cli.input.prompt import TerminalPrompt, open_history, status_line
+from app.cli.net.client import ChatClient
+from tests.cli.conftest import Seen
+from tests.cli.standin import StandIn
+
+ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t"
+
+
+@pytest.fixture
+def keyboard() -> Iterator[PipeInput]:
+    with create_pipe_input() as pipe:
+        yield pipe
+
+
+def _asked(
+    keyboard: PipeInput,
+    seen: Seen,
+    keys: str,
+    draft: str = "",
+    typed: str = "",
+    times: int = 1,
+    ahead: str = "",
+    history: tuple[str, ...] = (),
+) -> list[str]:
+    """The lines that `keys` make once the prompt is up, after what was `typed` before there was an editor and
+    `ahead` of the prompt."""
+
+    async def ask() -> list[str]:
+        async with ChatClient("http://nowhere") as client:
+            session = Session(client, seen.rich())
+            session.models = {entry.name: entry for entry in StandIn().models().models}
+            prompt = TerminalPrompt(session, InMemoryHistory(history), typed, keyboard, DummyOutput())
+            keyboard.send_text(ahead)
+            asking = asyncio.create_task(prompt.ask(draft))
+            await asyncio.sleep(0)
+            keyboard.send_text(keys)
+            return [await asking, *[await prompt.ask("") for _ in range(times - 1)]]
+
+    return asyncio.run(ask())
+
+
+def _typed(keyboard: PipeInput, seen: Seen, keys: str, draft: str = "") -> str:
+    return _asked(keyboard, seen, keys, draft)[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (f"hello{ENTER}", "hello"),
+        (f"one{ALT_ENTER}two{CTRL_J}three{ENTER}", "one\ntwo\nthree"),
+        (f"\x1b[200~a\nb\nc\x1b[201~{ENTER}", "a\nb\nc"),
+        (f"gone{CTRL_C}here{ENTER}", "here"),
+        (f"{ENTER}{ENTER}text{ENTER}", "text"),
+        (f"/swi{TAB} gp{TAB}{ENTER}", "/switch gpt2"),
+        (f"a\x1b[13;2ub\x1b[27;2;13~c{ENTER}", "a\nb\nc"),  # Shift-Enter, as two kinds of terminals send it
+        (f"a\\{ENTER}b\\\\{ENTER}", "a\nb\\\\"),
+        (f'"""one{ENTER}{ENTER}two{ENTER}"""{ENTER}', "one\n\ntwo"),
+        (f'"""{ENTER}/quit{ENTER}"""{ENTER}', "//quit"),
+        (f'say """ aloud{ENTER}', 'say """ aloud'),
+    ],
+)
+def test_keys_make_the_line(keyboard: PipeInput, seen: Seen, keys: str, line: str) -> None:
+    assert _typed(keyboard, seen, keys) == line
+
+
+async def _slowly(keyboard: PipeInput, seen: Seen, history: tuple[str, ...], keys: list[str]) -> str:
+    """As a person types: the history is read meanwhile."""
+    session = Session(ChatClient("http://nowhere"), seen.rich())
+    prompt = TerminalPrompt(session, InMemoryHistory(history), keyboard=keyboard, screen=DummyOutput())
+    asking = asyncio.create_task(prompt.ask(""))
+    for key in keys:
+        keyboard.send_text(key)
+        await asyncio.sleep(0.02)
+    return await asyncio.wait_for(asking, 5)
+
+
+def test_suggestion_is_taken_with_the_right_arrow(keyboard: PipeInput, seen: Seen) -> None:
+    lines = ("what is the capital of France?",)
+    keys = [*"what is", "\x1b[C", ENTER]
+    assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == lines[0]
+
+
+def test_history_is_searched(keyboard: PipeInput, seen: Seen) -> None:
+    lines = ("capital of France?", "hello")
+    keys = ["\x12", *"Fran", ENTER, ENTER]  # takes what is found, and sends it
+    assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == lines[0]
+    keys = ["\x12", *"Fran", CTRL_C, "new", ENTER]
+    assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == "new"
+
+
+def test_editor_takes_the_line_and_gives_it_back_unsent(
+    keyboard: PipeInput, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("editor.sh").write_text('#!/bin/sh\nprintf "%s, edited" "$(cat "$1")" > "$1"\n')
+    Path("editor.sh").chmod(0o700)
+    monkeypatch.setenv("EDITOR", str(Path("editor.sh").absolute()))
+    monkeypatch.delenv("VISUAL", raising=False)
+
+    async def ask() -> str:
+        session = Session(ChatClient("http://nowhere"), seen.rich())
+        prompt = TerminalPrompt(session, InMemoryHistory(), keyboard=keyboard, screen=DummyOutput())
+        asking = asyncio.create_task(prompt.ask(""))
+        keyboard.send_text("text\x18\x05")
+        async with asyncio.timeout(5):
+            while not prompt.text.endswith("edited"):
+                await asyncio.sleep(0.01)
+        keyboard.send_text(f", twice{ENTER}")
+        return await asyncio.wait_for(asking, 5)
+
+    assert asyncio.run(ask()) == "text, edited, twice"
+
+
+def test_line_below_tells_model_context_and_conversation(seen: Seen) -> None:
+    session = Session(ChatClient("http://nowhere"), seen.rich())
+    session.models = {entry.name: entry for entry in StandIn().models().models}
+    session.current_model, session.context_used, session.attached = "gpt2", 512, ["a"]
+    session.transcript.title = "Bread"
+    assert status_line(session) == "gpt2 · ████░░░░ 512/1,024 tokens · 0 turns · Bread · 1 file attached"
+
+
+def test_a_draft_is_offered_again(keyboard: PipeInput, seen: Seen) -> None:
+    assert _typed(keyboard, seen, f" still{ENTER}", draft="here") == "here still"
+
+
+def test_lines_typed_ahead_are_taken_in_order(keyboard: PipeInput, seen: Seen) -> None:
+    typed, ahead = "first\r\x1b[200~a\rb", "\x1b[201~\rthi"  # a paste that the editor's start cut in two
+    lines = _asked(keyboard, seen, f"rd{ENTER}", typed=typed, ahead=ahead, times=3)
+    assert lines == ["first", "a\nb", "third"]
+
+
+def test_draft_is_not_mixed_with_what_was_typed_ahead(keyboard: PipeInput, seen: Seen) -> None:
+    assert _asked(keyboard, seen, "", draft="failed", ahead=f"next{ENTER}") == ["next"]
+    assert "arrow up brings back your line" in seen.answers
+
+
+def test_enter_typed_ahead_sends_the_draft(keyboard: PipeInput, seen: Seen) -> None:
+    lines = _asked(keyboard, seen, "", draft="again", ahead=f"{ENTER}next{ENTER}", times=2)
+    assert lines == ["again", "next"]
+
+
+def test_ctrl_d_leaves(keyboard: PipeInput, seen: Seen) -> None:
+    with pytest.raises(EOFError):
+        _typed(keyboard, seen, CTRL_D)
+
+
+def test_history_is_private_and_survives(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    open_history(path).append_string("hello")
+    assert list(open_history(path).load_history_strings()) == ["hello"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert isinstance(open_history(tmp_path / "missing" / "history"), InMemoryHistory)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("/sw", ["switch"]),
+        ("/switch ", ["builtin", "gpt2"]),
+        ("/load ta", ["talk"]),
+        ("/set to", ["top_p", "top_k"]),
+        ("/help und", ["undo"]),
+        ("/set top_p d", ["default"]),
+        ("/retry se", ["seed="]),
+        ("/retry seed=1 model=g", ["model=gpt2"]),
+        ("/compare gpt2 ", ["builtin"]),
+        ("/copy c", ["code"]),
+        ("/load two w", ["two words"]),
+        ("/read not", ["es.txt"]),
+        ("look at @not", ["es.txt"]),
+        ("/s x", []),
+        ("hello /sw", []),
+        ("/switch gpt2 ", []),
+    ],
+)
+def test_completion_knows_commands_models_files_and_settings(
+    seen: Seen, typed: str, offered: list[str]
+) -> None:
+    for name in ("talk", "two words"):
+        save(Transcript(), name)
+    Path("notes.txt").write_text("")
+    session = Session(ChatClient("http://nowhere"), seen.terminal())
+    session.models = {entry.name: entry for entry in StandIn().models().models}
+    found = CommandCompleter(session).get_completions(Document(typed), CompleteEvent())
+    assert [completion.text for completion in found] == offered

@@ -1,0 +1,141 @@
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from app.cli.errors import Foreign, Refused, Unreachable
+from app.cli.input.interrupts import Interrupts
+from app.cli.net.client import ChatClient
+from app.cli.net.connection import Wanted, connected
+from app.cli.net.server import port_for_own
+from tests.cli.conftest import Seen
+from tests.cli.net.test_server import COMMAND
+from tests.cli.standin import StandIn
+
+
+def _connect(wanted: Wanted, seen: Seen) -> str:
+    async def connect() -> str:
+        async with connected(wanted, seen.terminal(), Interrupts()) as connection:
+            return connection.client.url
+
+    return asyncio.run(connect())
+
+
+def test_server_at_the_default_address_is_used(url: str, seen: Seen) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    assert _connect(Wanted({"LLM_HOST": host, "LLM_PORT": port}), seen) == url
+
+
+def test_named_server_is_never_replaced_by_an_own_one(seen: Seen) -> None:
+    port = port_for_own("127.0.0.1", 0)
+    with pytest.raises(Unreachable) as caught:
+        _connect(Wanted({}, url=f"http://127.0.0.1:{port}"), seen)
+    assert "uvicorn app.main:app" in str(caught.value.hint)
+
+
+def test_named_address_with_another_program_is_said(url: str, seen: Seen) -> None:
+    with pytest.raises(Foreign, match="no server of this program"):
+        _connect(Wanted({}, url=f"{url}/elsewhere"), seen)
+
+
+def test_server_that_wants_a_key_is_not_replaced(url: str, seen: Seen, standin: StandIn) -> None:
+    standin.api_key = "secret"
+    with pytest.raises(Refused, match="key is needed"):
+        _connect(Wanted({"LLM_PORT": url.rpartition(":")[2]}), seen)
+    assert _connect(Wanted({}, url=url, api_key="secret"), seen) == url
+
+
+GONE = Unreachable("No server answers.", "Is it running?")
+
+
+def _wanted(**changes: str) -> Wanted:
+    """Of a server of one's own, which is a stand-in, and whose address nobody has yet."""
+    return Wanted(os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))} | changes, command=COMMAND)
+
+
+def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
+    async def revive() -> None:
+        async with connected(_wanted(), seen.terminal(), Interrupts()) as connection:
+            with pytest.raises(Unreachable, match="No server answers"):
+                await connection.revive(GONE, seen.terminal())  # it lives: nothing is replaced
+            connection.close()
+            await connection.revive(GONE, seen.terminal())
+            assert (await connection.client.health()).status == "ok"
+
+    asyncio.run(revive())
+    assert "The server had ended; starting one." in seen.told
+
+
+def test_own_server_that_is_about_to_end_is_started_again(seen: Seen) -> None:
+    async def revive() -> None:
+        async with connected(_wanted(), seen.terminal(), Interrupts()) as connection:
+            asyncio.get_running_loop().call_later(0.3, _kill_children)
+            await connection.revive(GONE, seen.terminal())
+
+    asyncio.run(revive())
+    assert "The server had ended; starting one." in seen.told
+
+
+def _kill_children() -> None:
+    process = os.getpid()
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_server_of_another_client_is_replaced_by_an_own_one_when_it_ends(seen: Seen) -> None:
+    async def revive() -> None:
+        wanted = _wanted()
+        async with (
+            connected(wanted, seen.terminal(), Interrupts()) as other,
+            connected(wanted, seen.terminal(), Interrupts()) as joined,
+        ):
+            await joined.revive(GONE, seen.terminal())
+            assert "A server answers there again." in seen.told
+            other.close()
+            await joined.revive(GONE, seen.terminal())
+            assert (await joined.client.health()).status == "ok"
+
+    asyncio.run(revive())
+    assert seen.told.count("No server runs yet") == 1
+    assert seen.told.count("The server had ended; starting one.") == 1
+
+
+def test_client_moves_to_the_port_that_its_new_server_got(seen: Seen) -> None:
+    async def revive() -> None:
+        wanted = _wanted()
+        async with connected(wanted, seen.terminal(), Interrupts()) as connection:
+            before = connection.client.url
+            connection.close()
+            with socket.create_server(("127.0.0.1", int(wanted.environ["LLM_PORT"]))):
+                await connection.revive(GONE, seen.terminal())
+                assert connection.client.url != before
+                assert (await connection.client.models()).current_model == "builtin"
+
+    asyncio.run(revive())
+
+
+def test_named_server_that_ended_is_told_with_the_command(url: str, seen: Seen) -> None:
+    async def revive() -> None:
+        async with connected(Wanted({}, url=url), seen.terminal(), Interrupts()) as connection:
+            await connection.revive(GONE, seen.terminal())
+
+    with pytest.raises(Unreachable) as caught:
+        asyncio.run(revive())
+    assert "Start one with: uvicorn" in str(caught.value.hint)
+
+
+def test_server_that_hangs_up_before_it_answers_is_unreachable() -> None:
+    async def ask() -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0, family=socket.AF_INET)
+        async with server, ChatClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+            await anext(client.switch("gpt2"))
+
+    with pytest.raises(Unreachable):
+        asyncio.run(ask())

@@ -1,0 +1,117 @@
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from app.cli.errors import ClientError
+from app.cli.net.client import ChatClient
+from app.cli.net.server import PROJECT, OwnServer, ServerDied, default_address, port_for_own
+from tests.cli.conftest import Seen
+
+COMMAND = (sys.executable, "-m", "tests.cli.standin", "--exit-on-stdin-close")
+
+
+@pytest.fixture
+def own() -> Iterator[OwnServer]:
+    server = OwnServer("127.0.0.1", port_for_own("127.0.0.1", 0), dict(os.environ), COMMAND)
+    yield server
+    server.stop()
+
+
+def _started(own: OwnServer, seen: Seen) -> str:
+    async def start() -> str:
+        own.start()
+        async with ChatClient(own.url) as client:
+            with seen.terminal().bar() as bar:
+                return (await own.until_ready(client, bar)).status
+
+    return asyncio.run(start())
+
+
+@pytest.mark.parametrize(
+    ("environ", "address"),
+    [
+        ({}, ("127.0.0.1", 8000)),
+        ({"LLM_HOST": "0.0.0.0", "LLM_PORT": "9000"}, ("127.0.0.1", 9000)),
+        ({"LLM_PORT": "0"}, ("127.0.0.1", 0)),
+        ({"LLM_HOST": "::"}, ("::1", 8000)),
+    ],
+)
+def test_default_address_is_that_of_the_settings(environ: dict[str, str], address: tuple[str, int]) -> None:
+    assert default_address(environ) == address
+
+
+def test_port_that_is_none_is_said() -> None:
+    with pytest.raises(ClientError, match="LLM_PORT"):
+        default_address({"LLM_PORT": "http"})
+
+
+def test_port_that_is_taken_gives_a_free_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert port_for_own("127.0.0.1", port) != port
+
+
+def test_own_server_starts_in_a_group_of_its_own_and_stops(own: OwnServer, seen: Seen) -> None:
+    assert _started(own, seen) == "ok"
+    assert own._process is not None
+    assert os.getpgid(own._process.pid) != os.getpgid(0)
+    assert own.log.stat().st_mode & 0o777 == 0o600
+    own.stop()
+    assert not own.is_alive
+
+
+def test_own_server_that_ends_at_once_shows_why(seen: Seen) -> None:
+    environ = os.environ | {"LLM_MODEL_NAME": "broken"}
+    own = OwnServer("127.0.0.1", port_for_own("127.0.0.1", 0), environ, COMMAND)
+    with pytest.raises(ServerDied, match="no model named 'broken'") as caught:
+        _started(own, seen)
+    own.stop()
+    assert str(own.log) in str(caught.value.hint)
+
+
+def test_last_words_leave_out_the_frames_of_a_traceback(own: OwnServer) -> None:
+    own.log.write_text(
+        'Traceback (most recent call last):\n  File "a.py"\n    x\nModuleNotFoundError: no torch\n'
+    )
+    assert own.last_words()[-1] == "ModuleNotFoundError: no torch"
+
+
+_KILLED_CLIENT = """
+import os, sys, time
+from app.cli.net.server import OwnServer
+own = OwnServer("127.0.0.1", int(sys.argv[1]), dict(os.environ), tuple(sys.argv[2:]))
+own.start()
+print(own._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_own_server_ends_when_the_client_is_killed() -> None:
+    port = str(port_for_own("127.0.0.1", 0))
+    client = subprocess.Popen(
+        [sys.executable, "-c", _KILLED_CLIENT, port, *COMMAND], stdout=subprocess.PIPE, cwd=PROJECT
+    )
+    assert client.stdout is not None
+    server = int(client.stdout.readline())
+    client.send_signal(signal.SIGKILL)
+    client.wait()
+    client.stdout.close()
+    deadline = time.monotonic() + 10
+    while _is_running(server) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not _is_running(server)
+
+
+def _is_running(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

@@ -1,0 +1,51 @@
+import io
+
+from rich.console import Console
+
+from app.cli.output.load_progress import step_of
+from app.cli.output.terminal import Look, Terminal
+from app.models.schemas import LoadProgress
+from tests.cli.conftest import Seen
+
+
+def _download(fraction: float, done_bytes: int) -> LoadProgress:
+    return LoadProgress(
+        model_name="gpt2",
+        stage="download",
+        fraction=fraction,
+        done_bytes=done_bytes,
+        total_bytes=548_000_000,
+        bytes_per_s=2.5e6,
+        seconds_left=110,
+    )
+
+
+def test_progress_is_told_as_far_as_it_was_measured() -> None:
+    loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
+    assert str(step_of(loading)) == "gpt2: load"
+    assert str(step_of(loading.model_copy(update={"note": "a is unloaded"}))) == "gpt2: load (a is unloaded)"
+    download = _download(0.5, 274_000_000)
+    assert str(step_of(download)) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
+
+
+def test_download_takes_a_line_for_each_tenth_where_nothing_is_written_over(seen: Seen) -> None:
+    loading = LoadProgress(model_name="builtin", stage="load", fraction=0)
+    with seen.terminal().bar() as bar:
+        for percent in range(100):  # its bytes change every time
+            bar.show(step_of(_download(percent / 100, 5_480_000 * percent)))
+            bar.show(step_of(loading))
+    lines = seen.told.splitlines()
+    assert lines[:2] == [
+        "gpt2: download 0 bytes of 548 MB at 2 MB/s (1 min 50 s left)...",
+        "builtin: load...",
+    ]
+    assert [line.rpartition(" ")[2] for line in lines[2:]] == [f"{tenth}0%" for tenth in range(1, 10)]
+
+
+def test_bar_gives_way_to_its_words_where_the_terminal_is_narrow() -> None:
+    terminal = Terminal(Look(plain=False, color=False, symbols=True))
+    shown = io.StringIO()
+    terminal.console = Console(file=shown, width=25, force_terminal=True, color_system=None)
+    with terminal.bar() as bar:
+        bar.show(step_of(_download(0.5, 274_000_000)))
+    assert "gpt2: download" in shown.getvalue() and "━" not in shown.getvalue()
