@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from app.builtin.batches import BatchMaker
-from app.builtin.corpus.conversation import conversation
+from app.builtin.training.batches import BatchMaker
+from app.builtin.training.corpus.composition import conversation
 from app.core.catalogue import BUILTIN_PATH
 from app.engine.execution.model_runner import Runner
 from app.engine.ipc.messages import Quantization, WorkerSpec

@@ -1,0 +1,13 @@
+"""Greetings, thanks, feelings, jokes and the other talk that is about nothing in particular."""
+
+import random
+
+from app.builtin.training.corpus.intents import intent_set
+from app.builtin.training.corpus.topic import Exchange
+from app.builtin.training.corpus.wrapping import sometimes_wrapped
+
+
+def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
+    """One stretch of small talk."""
+    stretch = intent_set("smalltalk.toml").stretch(rng, held_out)
+    return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
