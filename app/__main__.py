@@ -10,7 +10,7 @@ import threading
 
 import uvicorn
 
-from app.api.connection import DeadlineProtocol
+from app.api.http_protocol import DeadlineProtocol
 from app.core.config import SettingsError, load_settings
 from app.core.logging import configure
 from app.main import create_app

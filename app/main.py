@@ -20,11 +20,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
 from app import __version__
-from app.api import docs, endpoints, status
+from app.api import docs, endpoints
 from app.api.body import BodyGuard
 from app.api.dependencies import Services, refuse_unread
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
+from app.api.native import health as status
 from app.core.catalogue import CATALOGUE, ModelProfile
 from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
 from app.core.errors import ModelNotFound

@@ -6,9 +6,9 @@ import traceback
 
 from pydantic import ValidationError
 
-from app.cli import startup_gc as garbage
+from app.cli import startup_gc
+from app.cli.commands import registry as commands
 from app.cli.commands.model import choose_again
-from app.cli.commands.registry import registry as commands
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, UnknownCommand, Unreachable
 from app.cli.input.interrupts import Interrupted, Interrupts
@@ -46,7 +46,7 @@ class Chat:
         """What fails here fails again in the answer that needs it, and is told there."""
         await asyncio.sleep(LOAD_AHEAD_S)
         await asyncio.to_thread(self._session.terminal.load_ahead)
-        garbage.settle()
+        startup_gc.settle()
 
     async def _turn(self) -> None:
         line = await self._prompt.ask(self._session.draft)

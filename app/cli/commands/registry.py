@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from app.cli.commands import conversation, model, text, turn
 from app.cli.commands.command import Choice, Command, Leave
-from app.cli.commands.registry import conversation, model, text, turn
 from app.cli.conversation.session import Session
 from app.cli.errors import UnknownCommand
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.api.connection import DeadlineProtocol
+from app.api.http_protocol import DeadlineProtocol
 from tests.api.fakes import Scripted, fake_app, serving
 
 TIMEOUT_S = 10
