@@ -17,7 +17,7 @@ from app.core.logging import configure
 from app.core.models_file import with_models_of
 from app.main import build_services
 from app.models.hub.client import Hub
-from app.models.lifecycle.registry import Entries
+from app.models.lifecycle.registry import ModelRegistry
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
 
 QUESTIONS = (
@@ -31,7 +31,7 @@ console = Console()
 def choose(settings: Settings, name: str | None) -> str:
     """The named model; or the default, if it is on disk; or the built-in one, and says so."""
     catalogue = with_models_of(settings.models_file, CATALOGUE)
-    entries = Entries(catalogue, settings.allow_any_model)
+    entries = ModelRegistry(catalogue, settings.allow_any_model)
     if name is not None:
         return entries.find(name).profile.name
     default = entries.find(BUILTIN_NAME if settings.model_name == NO_MODEL else settings.model_name).profile

@@ -22,7 +22,7 @@ from starlette.types import Scope
 from app import __version__
 from app.api import docs, endpoints
 from app.api.body import BodyGuard
-from app.api.dependencies import Services, refuse_unread
+from app.api.dependencies import Services, reject_unknown_input
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
 from app.api.native import health as status
@@ -35,8 +35,8 @@ from app.models.chat.generation import TextGenerator
 from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
-from app.models.lifecycle.registry import Entries
-from app.models.lifecycle.status import ModelOverview
+from app.models.lifecycle.registry import ModelRegistry
+from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = C
         models=models,
         chats=ChatModelManager(settings, store, models),
         generator=TextGenerator(settings, models),
-        overview=ModelOverview(models),
+        overview=ServerStatus(models),
     )
 
 
@@ -98,7 +98,7 @@ def _check_models(settings: Settings) -> None:
     if settings.model_name == NO_MODEL:
         return
     try:
-        Entries(catalogue, settings.allow_any_model).find(settings.model_name)
+        ModelRegistry(catalogue, settings.allow_any_model).find(settings.model_name)
     except ModelNotFound as error:
         raise SettingsError(f"LLM_MODEL_NAME: {error.message} {error.hint}") from None
 
@@ -121,7 +121,7 @@ def _check(settings: Settings) -> Callable[[Scope], None]:
 
 
 def _add_routes(app: FastAPI, has_key: bool) -> None:
-    strict = Depends(refuse_unread)
+    strict = Depends(reject_unknown_input)
     app.include_router(
         endpoints.router,
         dependencies=[strict, *docs.key_fields(has_key)],

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.core.errors import InvalidRequest
 from app.models.chat.generation import TextGenerator
 from app.models.chat_manager import ChatModelManager
-from app.models.lifecycle.status import ModelOverview
+from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 
 
@@ -21,7 +21,7 @@ class Services:
     models: ModelManager
     chats: ChatModelManager
     generator: TextGenerator
-    overview: ModelOverview
+    overview: ServerStatus
 
 
 class QueryModel(BaseModel):
@@ -41,7 +41,7 @@ class ModelQuery(QueryModel):
     model_name: str | None = Field(None, description="None means the current model.")
 
 
-async def refuse_unread(request: Request) -> None:
+async def reject_unknown_input(request: Request) -> None:
     """A dependency of every route: what the route does not read is refused, never accepted and ignored.
 
     A route that reads parameters or a body has a model for them, which refuses unknown names itself.
@@ -59,7 +59,7 @@ async def _services(request: Request) -> Services:  # async: FastAPI would run a
     return services
 
 
-Uses = Annotated[Services, Depends(_services)]
-Page = Annotated[PageQuery, Query()]
-Which = Annotated[ModelQuery, Query()]
+ServicesDep = Annotated[Services, Depends(_services)]
+PageParams = Annotated[PageQuery, Query()]
+ModelParam = Annotated[ModelQuery, Query()]
 ConversationId = Annotated[str, Path(description="As `POST /chat` and `POST /chat/new` give it.")]

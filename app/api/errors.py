@@ -72,7 +72,7 @@ def error_response(error: DomainError) -> Response:
     return _respond(status_of(error), error_body(error), headers)
 
 
-def told(error: BaseException) -> DomainError:
+def to_domain_error(error: BaseException) -> DomainError:
     """What the caller is told of an error. A bug of ours is logged with its traceback and told without it."""
     if isinstance(error, DomainError):
         return error

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import error_response, told
+from app.api.errors import error_response, to_domain_error
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
 from app.core.logging import escape_control, request_id
 
@@ -59,7 +59,7 @@ class RequestLog:
         try:
             await self.app(scope, receive, answer)
         except Exception as error:  # the application's last handler
-            response = error_response(told(error))
+            response = error_response(to_domain_error(error))
             if answer.status is None:
                 await response(scope, receive, answer)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.errors import error_body, told
+from app.api.errors import error_body, to_domain_error
 from app.models.schemas import DeltaEvent, ErrorResponse, LoadProgress, StartEvent, ThinkingEvent
 
 KEEP_ALIVE_S = 10.0
@@ -79,7 +79,7 @@ class EventStream(Response):
         if error is not None and not self.has_begun:
             raise error
         if error is not None:
-            await self._send(send, _frame(error_body(told(error))))
+            await self._send(send, _frame(error_body(to_domain_error(error))))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_events(self, send: Send) -> None:

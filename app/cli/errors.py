@@ -41,7 +41,7 @@ class Unreachable(ClientError):
     pass
 
 
-class Foreign(ClientError):
+class NotOurServer(ClientError):
     pass
 
 
@@ -57,7 +57,7 @@ class UnknownCommand(ClientError):
     pass
 
 
-class Missing(ClientError):
+class UsageError(ClientError):
     pass
 
 

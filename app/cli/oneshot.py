@@ -11,7 +11,7 @@ from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused
 from app.cli.input.interrupts import Interrupts
 from app.cli.options import Options
-from app.cli.output.terminal import Look, Terminal
+from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import ChatRequest
 
 
@@ -103,5 +103,5 @@ class OneShot:
 
 
 def _unseen() -> Terminal:
-    look = Look(plain=True, color=False, symbols=False)
+    look = TerminalStyle(plain=True, color=False, symbols=False)
     return Terminal(look, out=io.StringIO(), err=io.StringIO())

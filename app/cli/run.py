@@ -11,12 +11,20 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
-from app.cli.conversation.autosave import Journal
+from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.session import Session
-from app.cli.errors import BadAddress, ClientError, Foreign, Missing, Refused, TranscriptError, Unreachable
+from app.cli.errors import (
+    BadAddress,
+    ClientError,
+    NotOurServer,
+    Refused,
+    TranscriptError,
+    Unreachable,
+    UsageError,
+)
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.input.keyboard import quiet_keyboard
-from app.cli.net.connection import Connection, Wanted, connected
+from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.net.server import ServerDied
 from app.cli.oneshot import OneShot, Unusable, read_message
 from app.cli.options import Options
@@ -31,7 +39,7 @@ if TYPE_CHECKING:  # slow to import, and a pipe needs no line editor
 OK, FAILED, USAGE, UNREACHABLE, REFUSED, UNKNOWN_MODEL, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 ENDED = 128 + signal.SIGTERM
 BROKEN_PIPE = 128 + signal.SIGPIPE
-_USED_WRONGLY = (BadAddress, Unusable, ConfigError, TranscriptError, Missing)
+_USED_WRONGLY = (BadAddress, Unusable, ConfigError, TranscriptError, UsageError)
 
 
 def main(options: Options, typed: str = "") -> int:
@@ -86,7 +94,7 @@ class Client:
         self, options: Options, environ: Mapping[str, str], preferences: Preferences, interrupts: Interrupts
     ) -> None:
         self._options = options
-        self._wanted = Wanted(environ, options.url, options.api_key, options.model)
+        self._wanted = ServerTarget(environ, options.url, options.api_key, options.model)
         self._settings = preferences.settings
         self._interrupts = interrupts
 
@@ -97,7 +105,7 @@ class Client:
         _end_with_the_terminal()
         try:
             async with connected(self._wanted, terminal, self._interrupts) as connection:
-                with contextlib.closing(Journal(sessions_folder())) as journal:
+                with contextlib.closing(Autosave(sessions_folder())) as journal:
                     session = self._session(connection, terminal, journal)
                     await self._welcome(session, connection)
                     await Chat(session, connection, ask_with(session), self._interrupts).run()
@@ -116,7 +124,7 @@ class Client:
         try:
             async with connected(self._wanted, shot.terminal, self._interrupts) as connection:
                 folder = None if self._options.resume is None else sessions_folder()
-                with contextlib.closing(Journal(folder)) as journal:
+                with contextlib.closing(Autosave(folder)) as journal:
                     await shot.answer(self._session(connection, shot.terminal, journal), message)
                 return OK
         except Interrupted:
@@ -126,7 +134,7 @@ class Client:
             shot.failed(error)
             return exit_code(error)
 
-    def _session(self, connection: Connection, terminal: Terminal, journal: Journal) -> Session:
+    def _session(self, connection: Connection, terminal: Terminal, journal: Autosave) -> Session:
         return Session(connection.client, terminal, self._options.system or "", journal, self._settings)
 
     async def _welcome(self, session: Session, connection: Connection) -> None:
@@ -145,7 +153,7 @@ class Client:
         if self._options.resume is not None:
             try:
                 await conversation_commands.resume(session, self._options.resume)
-            except (TranscriptError, Missing) as error:  # a conversation can be begun all the same
+            except (TranscriptError, UsageError) as error:  # a conversation can be begun all the same
                 session.terminal.problem(error)
 
 
@@ -187,7 +195,7 @@ def exit_code(error: ClientError) -> int:
         return USAGE
     if isinstance(error, ServerDied) and "LLM_MODEL_NAME" in error.message:
         return UNKNOWN_MODEL
-    if isinstance(error, (Unreachable, Foreign, ServerDied)):
+    if isinstance(error, (Unreachable, NotOurServer, ServerDied)):
         return UNREACHABLE
     if not isinstance(error, Refused):
         return FAILED

@@ -9,15 +9,15 @@ from app.engine import sampler as sampling
 from app.engine.ipc.messages import Accepted, Submit
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
-from app.engine.sampler import Chooser
-from app.engine.scheduler import Sequence
-from app.engine.speculative.prompt_lookup import Guesser
+from app.engine.sampler import RequestSampler
+from app.engine.scheduler import TokenSequence
+from app.engine.speculative.prompt_lookup import PromptLookup
 from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Dialogue:
+class ChatFormat:
     """How a model's chats look, beyond what its tokenizer says."""
 
     template: str | None = None  # Jinja; used where the tokenizer brings none
@@ -27,7 +27,7 @@ class Dialogue:
 class Admission:
     """To one model with a window of `context_length` tokens."""
 
-    def __init__(self, loaded: LoadedModel, context_length: int, dialogue: Dialogue) -> None:
+    def __init__(self, loaded: LoadedModel, context_length: int, dialogue: ChatFormat) -> None:
         self._vocabulary = Vocabulary(loaded)
         self._prompts = PromptBuilder(
             loaded.tokenizer, context_length=context_length, chat_template=dialogue.template
@@ -42,13 +42,13 @@ class Admission:
         stops = submit.sampling.stop + (self._stop if submit.messages is not None else ())
         joins_prompt = submit.continue_final or submit.prompt is not None
         request = Request(
-            sequence=Sequence(submit.request_id, list(prompt.ids), submit.scope),
+            sequence=TokenSequence(submit.request_id, list(prompt.ids), submit.scope),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
             stop_ids=self._vocabulary.stop_ids,
-            chooser=Chooser(submit.sampling, prompt.ids),
+            sampler=RequestSampler(submit.sampling, prompt.ids),
             text=self._vocabulary.reply_text(stops, joins=prompt.ids if joins_prompt else ()),
-            guesser=Guesser(),
+            guesser=PromptLookup(),
             arrived=arrived,
         )
         accepted = Accepted(

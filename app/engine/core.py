@@ -12,8 +12,8 @@ import torch
 
 from app.core.errors import DomainError, InternalError, InvalidRequest
 from app.engine import sampler as sampling
-from app.engine.admission import Admission, Dialogue
-from app.engine.execution.model_runner import Runner
+from app.engine.admission import Admission, ChatFormat
+from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import (
     Delta,
     Deltas,
@@ -22,19 +22,19 @@ from app.engine.ipc.messages import (
     Outbound,
     Submit,
 )
-from app.engine.kv.pool import Arena
+from app.engine.kv.pool import KVPool
 from app.engine.kv.prefix_cache import KVCache
-from app.engine.kv.slot import Heap, Store
+from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.load import LoadedModel
-from app.engine.prefill_budget import Pace
+from app.engine.prefill_budget import PrefillBudget
 from app.engine.request import Request
 from app.engine.scheduler import Chunk, Scheduler
-from app.engine.speculative.cost import PRICED_TOKENS
-from app.engine.speculative.proposer import Guessing
+from app.engine.speculative.cost import CALIBRATION_TOKENS
+from app.engine.speculative.proposer import Proposer
 
 _log = logging.getLogger(__name__)
 
-_PLAIN = Dialogue()
+_PLAIN = ChatFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class EngineLimits:
     bytes_per_token: int  # of keys and values
     max_active_requests: int = 32
     step_tokens: int = 512
-    guessing_rows: int = 8  # most rows of a step that checks guesses; 0 turns guessing off
+    speculation_rows: int = 8  # most rows of a step that checks guesses; 0 turns guessing off
 
 
-class Engine:
+class EngineCore:
     """`submit` and `cancel` between steps; every `step` returns what has happened since the last.
 
     Every submitted request ends in exactly one Finished or Failed.
@@ -59,15 +59,15 @@ class Engine:
         limits: EngineLimits,
         *,
         draft: LoadedModel | None = None,
-        arena: Arena | None = None,
-        dialogue: Dialogue = _PLAIN,
+        arena: KVPool | None = None,
+        dialogue: ChatFormat = _PLAIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Keys and values lie in the `arena`, where there is one, which has room for all of them."""
         self.limits = limits
-        self._store: Store = Heap() if arena is None else arena
-        self._runner = Runner(loaded.model, arena=arena)
-        self._guessing = Guessing(None if draft is None else Runner(draft.model, _layers(loaded), arena))
+        self._store: KVAllocator = PerSlotAllocator() if arena is None else arena
+        self._runner = ModelRunner(loaded.model, arena=arena)
+        self._guessing = Proposer(None if draft is None else ModelRunner(draft.model, _layers(loaded), arena))
         self._admission = Admission(loaded, limits.context_length, dialogue)
         self.cache = KVCache(
             budget_bytes=limits.kv_cache_bytes,
@@ -78,16 +78,16 @@ class Engine:
         self._scheduler = Scheduler(
             self.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
         )
-        self._pace = Pace()
+        self._pace = PrefillBudget()
         self._clock = clock
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []
         self.steps = 0
 
-    def learn_prices(self) -> None:
+    def calibrate_speculation(self) -> None:
         """Measures what guesses cost here; without it they are judged by what is usual. Between requests."""
-        if self.limits.context_length >= PRICED_TOKENS:
-            self._guessing.learn_prices(self._runner, self._store)
+        if self.limits.context_length >= CALIBRATION_TOKENS:
+            self._guessing.calibrate_speculation(self._runner, self._store)
 
     @property
     def is_idle(self) -> bool:
@@ -190,7 +190,7 @@ class Engine:
         running = self._scheduler.running
         decoding = [self._requests[each.request_id] for each in running if each.pending == 1]
         is_prefilling = self._scheduler.waiting or len(decoding) < len(running)
-        spare = 0 if is_prefilling else self.limits.guessing_rows - len(decoding)
+        spare = 0 if is_prefilling else self.limits.speculation_rows - len(decoding)
         most = spare // max(len(decoding), 1)
         self._guessing.guess(decoding, most)
 
@@ -198,9 +198,9 @@ class Engine:
         """The next tokens of each of `last`, at least one; None when the pass failed."""
         try:
             logits = self._runner.forward(chunks)
-            choosers = [request.chooser for request in last]
+            samplers = [request.sampler for request in last]
             guesses = [chunk.guess for chunk in chunks if chunk.is_last]
-            return sampling.choose_following(logits, choosers, guesses) if last else []
+            return sampling.sample_following(logits, samplers, guesses) if last else []
         except Exception:  # the root of this step's requests: they fail, the engine goes on
             _log.exception("a step of %d sequences failed", len(chunks))
             return None

@@ -8,7 +8,7 @@ _LEAST = 16  # rows; less would let the prompt wait for longer than it spares th
 _NEWEST = 0.2  # weight of the newest step in the averages
 
 
-class Pace:
+class PrefillBudget:
     """Averages over the steps so far, in seconds."""
 
     def __init__(self) -> None:

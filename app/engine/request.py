@@ -7,9 +7,9 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from app.engine.ipc.messages import Finished, FinishReason, Timings, Usage
-from app.engine.sampler import Chooser
-from app.engine.scheduler import Sequence
-from app.engine.speculative.prompt_lookup import Guesser
+from app.engine.sampler import RequestSampler
+from app.engine.scheduler import TokenSequence
+from app.engine.speculative.prompt_lookup import PromptLookup
 from app.engine.tokenization.detokenizer import ReplyText
 
 
@@ -17,13 +17,13 @@ from app.engine.tokenization.detokenizer import ReplyText
 class Request:
     """Times are seconds of one monotonic clock; None: not yet."""
 
-    sequence: Sequence
+    sequence: TokenSequence
     prompt_tokens: int
     max_tokens: int
     stop_ids: Set[int]
-    chooser: Chooser
+    sampler: RequestSampler
     text: ReplyText
-    guesser: Guesser
+    guesser: PromptLookup
     arrived: float
     started: float | None = None
     first_token: float | None = None

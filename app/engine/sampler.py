@@ -67,7 +67,7 @@ class Penalties:
         logits -= self.params.presence_penalty * (self.counts > 0)
 
 
-class Chooser:
+class RequestSampler:
     """One request's way to choose: parameters, noise and, where asked for, penalties."""
 
     def __init__(self, params: SamplingParams, prompt_ids: list[int]) -> None:
@@ -104,23 +104,23 @@ class Chooser:
         return self._noise.random()
 
 
-def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
+def sample(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int]:
     """The next token of each row of `logits` `[rows, vocabulary]`."""
-    if all(chooser.is_greedy and not chooser.penalises for chooser in choosers):
+    if all(sampler.is_greedy and not sampler.penalises for sampler in samplers):
         tokens: list[int] = logits.argmax(-1).tolist()
         return tokens
     logits = logits.float().clone()
-    for row, chooser in zip(logits, choosers, strict=True):
-        if chooser.penalises:
-            chooser.penalise(row)
-    tokens = _choose_rows(logits, choosers)
-    for token, chooser in zip(tokens, choosers, strict=True):
-        chooser.count(token)
+    for row, sampler in zip(logits, samplers, strict=True):
+        if sampler.penalises:
+            sampler.penalise(row)
+    tokens = _sample_rows(logits, samplers)
+    for token, sampler in zip(tokens, samplers, strict=True):
+        sampler.count(token)
     return tokens
 
 
-def choose_following(
-    logits: Tensor, choosers: Sequence[Chooser], guesses: Sequence[tuple[int, ...]]
+def sample_following(
+    logits: Tensor, samplers: Sequence[RequestSampler], guesses: Sequence[tuple[int, ...]]
 ) -> list[list[int]]:
     """Of each request the guessed tokens that are what it chooses, and the token it chooses after them.
 
@@ -128,12 +128,12 @@ def choose_following(
     token is drawn as without the guess, so guessing changes neither the distribution nor what a seed gives.
     """
     first_rows = list(accumulate((1 + len(guess) for guess in guesses[:-1]), initial=0))
-    chosen: list[list[int]] = [[] for _ in choosers]
-    undecided = list(range(len(choosers)))
+    chosen: list[list[int]] = [[] for _ in samplers]
+    undecided = list(range(len(samplers)))
     for depth in count():
         rows = [first_rows[index] + depth for index in undecided]
         own = logits if len(rows) == len(logits) else logits.index_select(0, on_device(rows, logits.device))
-        tokens = choose(own, [choosers[index] for index in undecided])
+        tokens = sample(own, [samplers[index] for index in undecided])
         for index, token in zip(undecided, tokens, strict=True):
             chosen[index].append(token)
         undecided = [
@@ -144,29 +144,29 @@ def choose_following(
     raise AssertionError("unreachable")
 
 
-def _choose_rows(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
+def _sample_rows(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int]:
     tokens = logits.argmax(-1)
-    drawing = [row for row, chooser in enumerate(choosers) if not chooser.is_greedy]
+    drawing = [row for row, sampler in enumerate(samplers) if not sampler.is_greedy]
     for draw, truncates in ((_draw, False), (_draw_truncated, True)):
-        rows = [row for row in drawing if choosers[row].truncates is truncates]
+        rows = [row for row in drawing if samplers[row].truncates is truncates]
         if rows:
-            own, places = [choosers[row] for row in rows], on_device(rows, logits.device)
-            tokens.index_copy_(0, places, draw(_heat(logits.index_select(0, places), own), own))
+            own, places = [samplers[row] for row in rows], on_device(rows, logits.device)
+            tokens.index_copy_(0, places, draw(_apply_temperature(logits.index_select(0, places), own), own))
     chosen: list[int] = tokens.tolist()
     return chosen
 
 
-def _heat(logits: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+def _apply_temperature(logits: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
     """Logits over temperature, the greatest of each row 0, so that their exponentials never overflow."""
-    temperature = _column([max(chooser.params.temperature, _COLDEST) for chooser in choosers], logits)
+    temperature = _column([max(sampler.params.temperature, _COLDEST) for sampler in samplers], logits)
     return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
-def _draw(heated: Tensor, choosers: Sequence[Chooser]) -> Tensor:
-    return _pick(heated.exp(), choosers).squeeze(1)
+def _draw(heated: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
+    return _pick(heated.exp(), samplers).squeeze(1)
 
 
-def _draw_truncated(heated: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+def _draw_truncated(heated: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
     """top_k, then top_p and min_p over what it left; candidates are in order of likelihood, then of id.
 
     However many of them are looked at, they are the first of one same order: in 16 bits many logits are
@@ -174,13 +174,13 @@ def _draw_truncated(heated: Tensor, choosers: Sequence[Chooser]) -> Tensor:
     """
     heated = heated.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # NaN has no place in an order
     mass = heated.exp().sum(-1, keepdim=True)
-    width = min(max([_CANDIDATES, *(chooser.params.top_k for chooser in choosers)]), heated.shape[1])
+    width = min(max([_CANDIDATES, *(sampler.params.top_k for sampler in samplers)]), heated.shape[1])
     values, tokens = _likeliest(heated, width)
-    weights, is_enough = _truncate(values.exp(), mass, choosers)
+    weights, is_enough = _truncate(values.exp(), mass, samplers)
     if width < heated.shape[1] and not bool(is_enough.all()):
         values, tokens = heated.sort(descending=True, stable=True)
-        weights, _ = _truncate(values.exp(), mass, choosers)
-    return tokens.gather(1, _pick(weights, choosers)).squeeze(1)
+        weights, _ = _truncate(values.exp(), mass, samplers)
+    return tokens.gather(1, _pick(weights, samplers)).squeeze(1)
 
 
 def _likeliest(heated: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -198,12 +198,12 @@ def _likeliest(heated: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return values, tokens.gather(1, order)
 
 
-def _truncate(weights: Tensor, mass: Tensor, choosers: Sequence[Chooser]) -> tuple[Tensor, Tensor]:
+def _truncate(weights: Tensor, mass: Tensor, samplers: Sequence[RequestSampler]) -> tuple[Tensor, Tensor]:
     """Zeroes what each row's parameters exclude; and says per row whether a wider view would add nothing.
 
     `mass` is the sum over the whole vocabulary. The most likely token always stays.
     """
-    params = [chooser.params for chooser in choosers]
+    params = [sampler.params for sampler in samplers]
     top_k = _column([param.top_k if param.top_k > 0 else weights.shape[1] for param in params], weights)
     has_top_k = _column([float(param.top_k > 0) for param in params], weights) > 0
     weights = weights * (torch.arange(weights.shape[1], device=weights.device) < top_k)
@@ -218,10 +218,10 @@ def _truncate(weights: Tensor, mass: Tensor, choosers: Sequence[Chooser]) -> tup
     return weights * keep, is_enough
 
 
-def _pick(weights: Tensor, choosers: Sequence[Chooser]) -> Tensor:
+def _pick(weights: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
     """Column index `[rows, 1]` drawn in proportion to the weights, from one uniform number per row."""
     through = weights.cumsum(-1)
-    noise = _column([min(chooser.uniform(), _ALMOST_ONE) for chooser in choosers], weights)
+    noise = _column([min(sampler.uniform(), _ALMOST_ONE) for sampler in samplers], weights)
     target = noise * through[:, -1:]
     # The first column whose sum exceeds the target: a column of weight zero never is.
     return torch.searchsorted(through, target, right=True).clamp_(max=weights.shape[1] - 1)

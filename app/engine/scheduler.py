@@ -12,7 +12,7 @@ _WORTH_WAITING = 64  # ids of a common prefix; for fewer it costs less to comput
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
+class TokenSequence:
     """The token ids of one request, prompt and reply, and how many of them are in the KV cache."""
 
     request_id: str
@@ -33,7 +33,7 @@ class Sequence:
 class Chunk:
     """The next `count` pending ids of a sequence, part of this step's forward pass."""
 
-    sequence: Sequence
+    sequence: TokenSequence
     count: int
     guess: tuple[int, ...] = ()  # computed behind the last pending id
 
@@ -50,16 +50,16 @@ class Chunk:
 class Memory(Protocol):
     """Where keys and values live. What it raises leaves the sequence that it was asked for as it was."""
 
-    def attach(self, sequence: Sequence) -> bool:
+    def attach(self, sequence: TokenSequence) -> bool:
         """Give the sequence a slot with room for its ids and its longest known prefix; False: no room now."""
 
-    def extend(self, sequence: Sequence) -> bool:
+    def extend(self, sequence: TokenSequence) -> bool:
         """Make room for all ids and the guess of a sequence that has a slot; False: no room now."""
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: TokenSequence) -> None:
         """Take the slot back and keep what is computed for later requests."""
 
-    def discard(self, sequence: Sequence) -> None:
+    def discard(self, sequence: TokenSequence) -> None:
         """Take the slot back and forget it."""
 
 
@@ -70,11 +70,11 @@ class Scheduler:
         self._memory = memory
         self._max_running = max_running
         self._step_tokens = step_tokens
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
-        self.placing: Sequence | None = None  # whom the memory was last asked for: guilty if it raised
+        self.waiting: deque[TokenSequence] = deque()
+        self.running: list[TokenSequence] = []
+        self.placing: TokenSequence | None = None  # whom the memory was last asked for: guilty if it raised
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: TokenSequence) -> None:
         self.waiting.append(sequence)
 
     def plan(self, prefill_rows: int | None = None) -> list[Chunk]:
@@ -94,7 +94,7 @@ class Scheduler:
             budget -= chunks[-1].count
         return chunks
 
-    def finish(self, sequence: Sequence) -> None:
+    def finish(self, sequence: TokenSequence) -> None:
         """The sequence, waiting or running, is over; its keys and values stay with the memory."""
         if sequence in self.running:
             self.running.remove(sequence)
@@ -102,7 +102,7 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def drop(self, sequence: Sequence) -> None:
+    def drop(self, sequence: TokenSequence) -> None:
         """The sequence is over and its keys and values, if it has any, are not to be trusted."""
         if sequence in self.running:
             self.running.remove(sequence)
@@ -110,7 +110,7 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def _prefills(self) -> Iterator[Sequence]:
+    def _prefills(self) -> Iterator[TokenSequence]:
         """Running sequences with more than one pending id, then waiting ones, admitted when asked for."""
         yield from [sequence for sequence in self.running if sequence.pending > 1]
         while self.waiting and len(self.running) < self._max_running:
@@ -123,12 +123,12 @@ class Scheduler:
             self.running.append(self.waiting.popleft())
             yield self.running[-1]
 
-    def _prefix_is_coming(self, newcomer: Sequence) -> bool:
+    def _prefix_is_coming(self, incoming: TokenSequence) -> bool:
         """Whether a running sequence is about to compute what the newcomer can copy after this step."""
         for other in self.running:
             reach = other.computed + _WORTH_WAITING
-            is_on_it = other.pending > 1 and other.scope == newcomer.scope
-            if is_on_it and len(other.ids) >= reach and other.ids[:reach] == newcomer.ids[:reach]:
+            is_on_it = other.pending > 1 and other.scope == incoming.scope
+            if is_on_it and len(other.ids) >= reach and other.ids[:reach] == incoming.ids[:reach]:
                 return True
         return False
 
@@ -142,7 +142,7 @@ class Scheduler:
                 assert len(self.running) > 1, "the memory holds at least one sequence of any admitted length"
                 self._preempt(self.running[-1])
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: TokenSequence) -> None:
         """Back to the head of the queue; what was computed is dropped and computed again later."""
         self.running.remove(sequence)
         self._memory.discard(sequence)

@@ -16,12 +16,12 @@ from transformers.utils import logging as transformers_logging
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelRefused
 from app.engine import memory
-from app.engine.admission import Dialogue
-from app.engine.core import Engine, EngineLimits
+from app.engine.admission import ChatFormat
+from app.engine.core import EngineCore, EngineLimits
 from app.engine.ipc.messages import ModelInfo, Outbound, Progress, SamplingParams, Stats, Submit, WorkerSpec
-from app.engine.kv.pool import arena_for
+from app.engine.kv.pool import pool_for
 from app.engine.loading.load import LoadedModel, ReportStage, load
-from app.engine.loading.low_priority import gently
+from app.engine.loading.low_priority import run_at_low_priority
 from app.engine.loading.self_check import PackedPath, check_packed_path
 
 _log = logging.getLogger(__name__)
@@ -34,21 +34,21 @@ _SMALLEST_WINDOW = 16  # tokens; with less cache than this no request makes sens
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    engine: Engine
+class ReadyEngine:
+    engine: EngineCore
     info: ModelInfo
     device: torch.device
 
     @classmethod
-    def start(cls, spec: WorkerSpec, report: Report, started: float | None = None) -> "Service":
+    def start(cls, spec: WorkerSpec, report: Report, started: float | None = None) -> "ReadyEngine":
         """Load, check and warm up, reporting progress. Raises DomainError where the model cannot be served.
 
         `started` is when the loading began, on the monotonic clock, if before this call.
         """
         began = time.monotonic() if started is None else started
         _prepare(spec)
-        loaded, parameters, path = gently(lambda: _load(spec, report), spec.makes_way)
-        draft = gently(lambda: _draft(spec, loaded), spec.makes_way)
+        loaded, parameters, path = run_at_low_priority(lambda: _load(spec, report), spec.low_priority)
+        draft = run_at_low_priority(lambda: _draft(spec, loaded), spec.low_priority)
         engine = _engine(spec, loaded, path, draft)
         memory.give_back()
         report(Progress("warm up", 0.0))
@@ -82,7 +82,7 @@ def _load(spec: WorkerSpec, report: Report) -> tuple[LoadedModel, int, PackedPat
 
 
 def _packed(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
-    arena = arena_for(loaded.model.device, _CHECKED_TOKENS)
+    arena = pool_for(loaded.model.device, _CHECKED_TOKENS)
     path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, arena)
     # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
     rows: Any = loaded.model.get_input_embeddings().weight  # a tensor in every module that has rows
@@ -124,7 +124,7 @@ def _draft(spec: WorkerSpec, served: LoadedModel) -> _Draft | None:
     return _Draft(loaded, path)
 
 
-def _engine(spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Draft | None) -> Engine:
+def _engine(spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Draft | None) -> EngineCore:
     paths = [path] if draft is None else [path, draft.path]
     bytes_per_token = sum(each.bytes_per_token for each in paths)
     device = loaded.model.device
@@ -149,17 +149,17 @@ def _engine(spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Dra
         max_active_requests=spec.max_active_requests,
         step_tokens=spec.step_tokens,
     )
-    goes_by_rows = all(each.goes_by_rows for each in paths)
-    return Engine(
+    supports_cuda_graphs = all(each.supports_cuda_graphs for each in paths)
+    return EngineCore(
         loaded,
         limits,
-        arena=arena_for(device, budget // bytes_per_token) if goes_by_rows else None,
+        arena=pool_for(device, budget // bytes_per_token) if supports_cuda_graphs else None,
         draft=None if draft is None else draft.loaded,
-        dialogue=Dialogue(spec.chat_template, spec.stop),
+        dialogue=ChatFormat(spec.chat_template, spec.stop),
     )
 
 
-def _warm_up(engine: Engine, threads: int | None) -> None:
+def _warm_up(engine: EngineCore, threads: int | None) -> None:
     """Short replies, so that the first request does not pay for what torch sets up on first use.
 
     Where the number of threads was left open they also decide between one and all cores: on the CPU the
@@ -169,10 +169,10 @@ def _warm_up(engine: Engine, threads: int | None) -> None:
     if threads is None and engine.device.type == "cpu" and is_short:
         _pick_threads(engine)
     engine.cache.forget_finished()
-    engine.learn_prices()
+    engine.calibrate_speculation()
 
 
-def _pick_threads(engine: Engine) -> None:
+def _pick_threads(engine: EngineCore) -> None:
     every = torch.get_num_threads()
     with_every = _fastest_step_s(engine)
     torch.set_num_threads(1)
@@ -180,7 +180,7 @@ def _pick_threads(engine: Engine) -> None:
         torch.set_num_threads(every)
 
 
-def _fastest_step_s(engine: Engine) -> float:
+def _fastest_step_s(engine: EngineCore) -> float:
     """Of the steps of one short reply: the one least disturbed by whatever else the machine does."""
     sampling = SamplingParams(max_tokens=8, temperature=0)
     engine.submit(Submit("warm up", sampling, prompt="Hello", scope="warm up"))

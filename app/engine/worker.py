@@ -31,10 +31,10 @@ from app.engine.ipc.messages import (
     decode_inbound,
     encode,
 )
-from app.engine.loading.low_priority import gently
+from app.engine.loading.low_priority import run_at_low_priority
 
 if TYPE_CHECKING:
-    from app.engine.startup import Service
+    from app.engine.startup import ReadyEngine
 
 _log = logging.getLogger("app.engine.worker")  # __name__ is __main__ here
 
@@ -111,24 +111,24 @@ def _work(spec: WorkerSpec, link: Link) -> int:
     return 0
 
 
-def _start(spec: WorkerSpec, link: Link) -> "Service":
+def _start(spec: WorkerSpec, link: Link) -> "ReadyEngine":
     started = time.monotonic()
     link.send(Progress("import", 0.0))
-    service = gently(_import, spec.makes_way)
+    service = run_at_low_priority(_import, spec.low_priority)
     link.send(Progress("import", 1.0))
     return service.start(spec, link.send, started)
 
 
-def _import() -> "type[Service]":
-    from app.engine.startup import Service
+def _import() -> "type[ReadyEngine]":
+    from app.engine.startup import ReadyEngine
 
-    return Service
+    return ReadyEngine
 
 
 class Heartbeat:
     """Stats to the server, as often as it is given the chance but no oftener than is wanted."""
 
-    def __init__(self, service: "Service", link: Link) -> None:
+    def __init__(self, service: "ReadyEngine", link: Link) -> None:
         self._service = service
         self._link = link
         self._last: float | None = None
@@ -140,7 +140,7 @@ class Heartbeat:
             self._last = now
 
 
-def serve(service: "Service", link: Link) -> None:
+def serve(service: "ReadyEngine", link: Link) -> None:
     """Until Shutdown: the inbox, one step, the outbox; a sign of life after each message and each step."""
     heart = Heartbeat(service, link)
     while True:

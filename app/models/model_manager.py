@@ -11,11 +11,11 @@ from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
 from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
 from app.models.hub.client import Hub
-from app.models.lifecycle.eviction import Residency
-from app.models.lifecycle.loader import Workers
-from app.models.lifecycle.registry import Entries
-from app.models.lifecycle.state import Entry, Lease, LoadedModel
-from app.models.lifecycle.switch import LoadEvent, Switching, done
+from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.loader import ModelLoader
+from app.models.lifecycle.registry import ModelRegistry
+from app.models.lifecycle.state import Lease, ModelState, ServedModel
+from app.models.lifecycle.switch import LoadEvent, ModelSwitch, done
 from app.models.schemas import LoadProgress, UnloadModelResponse
 
 _LONGEST_NAP_S = 10.0  # between two looks for models that nobody has asked for
@@ -29,17 +29,17 @@ class ModelManager:
         settings: Settings,
         catalogue: Mapping[str, ModelProfile],
         hub: Hub,
-        residency: Residency | None = None,
+        residency: EvictionPolicy | None = None,
     ) -> None:
         """Raises ModelNotFound where the settings name a model that there is not."""
         self._settings = settings
         self._hub = hub
-        self._entries = Entries(catalogue, settings.allow_any_model)
-        self._residency = Residency.of(settings) if residency is None else residency
+        self._entries = ModelRegistry(catalogue, settings.allow_any_model)
+        self._residency = EvictionPolicy.of(settings) if residency is None else residency
         name = settings.model_name
         current = None if name == NO_MODEL else self._entries.find(name)
-        self._workers = Workers(settings, hub, self._entries, self._residency, lambda: self.current)
-        self._switching = Switching(current, self._entries, hub, self._residency, self._workers)
+        self._workers = ModelLoader(settings, hub, self._entries, self._residency, lambda: self.current)
+        self._switching = ModelSwitch(current, self._entries, hub, self._residency, self._workers)
 
     # Life
 
@@ -55,7 +55,7 @@ class ModelManager:
         timeout_s = self._residency.idle_timeout_s
         while timeout_s is not None:
             await asyncio.sleep(min(timeout_s / 4, _LONGEST_NAP_S))
-            while (entry := self._residency.outstayed(self.entries())) is not None:
+            while (entry := self._residency.idle_candidate(self.entries())) is not None:
                 await self._workers.unload(entry)
 
     async def close(self) -> None:
@@ -65,7 +65,7 @@ class ModelManager:
     # Looking
 
     @property
-    def current(self) -> Entry | None:
+    def current(self) -> ModelState | None:
         return self._switching.current
 
     @property
@@ -77,7 +77,7 @@ class ModelManager:
         """What a person should know of the choice of the current model."""
         return self._switching.note
 
-    def entry(self, name: str | None) -> Entry:
+    def entry(self, name: str | None) -> ModelState:
         """What is known of the named model, or of the current one.
 
         Raises:
@@ -92,10 +92,10 @@ class ModelManager:
             )
         return self.current
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ModelState]:
         return self._entries.all()
 
-    def served_from(self, entry: Entry) -> tuple[str, bool]:
+    def served_from(self, entry: ModelState) -> tuple[str, bool]:
         """What the model is, or would first be, served from; and whether that is on this disk."""
         if entry.loaded is not None:
             return entry.loaded.model_id, True
@@ -108,7 +108,7 @@ class ModelManager:
         running = [min(count, self._settings.max_active_requests) for count in counts]
         return sum(running), sum(counts) - sum(running)
 
-    def is_serving(self, entry: Entry) -> bool:
+    def is_serving(self, entry: ModelState) -> bool:
         """Whether the worker is alive and has given a sign of life lately."""
         return self._workers.is_serving(entry)
 
@@ -125,7 +125,7 @@ class ModelManager:
         with self._workers.held(entry):
             yield Lease(self._awaited(entry))
 
-    async def _awaited(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
+    async def _awaited(self, entry: ModelState) -> AsyncGenerator[LoadProgress | ServedModel, None]:
         """Progress and then the model, within a request's time; the load goes on if the request gives up."""
         if entry.loaded is not None and self._workers.is_serving(entry):
             yield entry.loaded
@@ -161,7 +161,7 @@ class ModelManager:
         entry = self.entry(name)
         async with aclosing(self._workers.loading(entry)) as events:
             async for event in events:
-                if isinstance(event, LoadedModel):
+                if isinstance(event, ServedModel):
                     yield done(event, f"{entry.profile.name} is loaded")
                 else:
                     yield event

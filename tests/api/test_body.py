@@ -35,7 +35,7 @@ def head(*lines: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "said"),
     [
         (b'{"message": "hi", "temperature": NaN}', "NaN"),
         (b'{"message": "hi", "temperature": -Infinity}', "-Infinity"),
@@ -61,11 +61,11 @@ def head(*lines: str) -> bytes:
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
 )
 def test_body_that_is_no_strict_json_object(
-    client: httpx.Client, scripted: Scripted, body: bytes, told: str
+    client: httpx.Client, scripted: Scripted, body: bytes, said: str
 ) -> None:
     reply = client.post(CHAT, content=body, headers=JSON)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
-    assert told in reply.json()["error"]["message"]
+    assert said in reply.json()["error"]["message"]
     assert scripted.calls == []
 
 

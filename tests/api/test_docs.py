@@ -51,9 +51,9 @@ def test_assets_cannot_be_left(client: httpx.Client) -> None:
 def test_every_route_is_described(path: str, method: str, operation: dict) -> None:
     assert operation["description"]
     assert "HTTPValidationError" not in str(operation)
-    errors = {status: told for status, told in operation["responses"].items() if status != "200"}
-    for told in errors.values():
-        assert "example" in told["content"]["application/json"]
+    errors = {status: said for status, said in operation["responses"].items() if status != "200"}
+    for said in errors.values():
+        assert "example" in said["content"]["application/json"]
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES)

@@ -49,7 +49,7 @@ def test_missing_key_names_the_scheme() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "said"),
     [
         ({}, "message: Field required"),
         ({"message": "hi", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
@@ -74,11 +74,11 @@ def test_missing_key_names_the_scheme() -> None:
         ({"message": "hi", "top_p": 10**400}, "top_p: "),
     ],
 )
-def test_validation_names_the_field_and_the_cause(client: httpx.Client, body: dict, told: str) -> None:
+def test_validation_names_the_field_and_the_cause(client: httpx.Client, body: dict, said: str) -> None:
     reply = client.post("/api/v1/chat", json=body)
     assert reply.status_code == 422
     assert reply.json()["error"]["code"] == "validation_error"
-    assert reply.json()["error"]["message"].startswith(told)
+    assert reply.json()["error"]["message"].startswith(said)
 
 
 @pytest.mark.parametrize("contradiction", [(True, 0), (False, 0.7)])

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from statistics import median
 
 from tests.benchmarks.plan import Plan
-from tests.benchmarks.targets import Dialogue, Target
+from tests.benchmarks.targets import ChatFormat, Target
 from tests.benchmarks.traces import Trace, median_first_token_s, total_tokens_per_s
 from tests.benchmarks.vocabulary import Words
 
@@ -142,7 +142,7 @@ async def _until_each_said(traces: Sequence[Trace], pieces: int, talkers: Talker
     return True
 
 
-async def _told(dialogue: Dialogue, message: str, max_tokens: int) -> Trace:
+async def _told(dialogue: ChatFormat, message: str, max_tokens: int) -> Trace:
     trace = Trace()
     await dialogue.say(message, max_tokens, trace)
     return trace

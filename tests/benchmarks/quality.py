@@ -13,12 +13,12 @@ from rich.table import Table
 from app.builtin.training.batches import BatchMaker
 from app.builtin.training.corpus.composition import conversation
 from app.core.catalogue import BUILTIN_PATH
-from app.engine.execution.model_runner import Runner
+from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import Quantization, WorkerSpec
 from app.engine.kv.slot import Slot
 from app.engine.loading.load import LoadedModel, load
 from app.engine.loading.self_check import check_packed_path
-from app.engine.scheduler import Chunk, Sequence
+from app.engine.scheduler import Chunk, TokenSequence
 
 _CONVERSATIONS = 300
 _EXCHANGES = 8
@@ -57,8 +57,8 @@ def _loaded(quantization: Quantization) -> tuple[LoadedModel, list[Talk]]:
 def _logits(loaded: LoadedModel, talk: Talk) -> torch.Tensor:
     """`[reply tokens, vocabulary]`: before each token of a reply, in one pass."""
     ids, is_reply = talk
-    sequence = Sequence("talk", ids[:1], slot=Slot(len(ids)))
-    logits = Runner(loaded.model).forward([Chunk(sequence, 1, tuple(ids[1:]))])
+    sequence = TokenSequence("talk", ids[:1], slot=Slot(len(ids)))
+    logits = ModelRunner(loaded.model).forward([Chunk(sequence, 1, tuple(ids[1:]))])
     return logits[:-1][torch.tensor(is_reply[1:])].float()
 
 

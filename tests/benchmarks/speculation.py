@@ -10,7 +10,7 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,12 +21,12 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from app.core.catalogue import BUILTIN_PATH
-from app.engine.core import Engine
-from app.engine.execution.model_runner import Runner
+from app.engine.core import EngineCore
+from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import SamplingParams, Submit, WorkerSpec
-from app.engine.sampler import Chooser
+from app.engine.sampler import RequestSampler
 from app.engine.scheduler import Chunk
-from app.engine.startup import Service
+from app.engine.startup import ReadyEngine
 from tests.benchmarks import folders
 from tests.benchmarks.shapes import DISTILGPT2, FULL, GPT2
 from tests.benchmarks.vocabulary import FIRST_WORD
@@ -60,10 +60,10 @@ def texts() -> list[Text]:
     ]
 
 
-class Prescribed(Chooser):
+class Prescribed(RequestSampler):
     """Chooses the given ids, one after the other."""
 
-    def __init__(self, ids: Many[int]) -> None:
+    def __init__(self, ids: Sequence[int]) -> None:
         super().__init__(_GREEDY, [])
         self._ids = ids
         self._said = 0
@@ -79,14 +79,14 @@ class Prescribed(Chooser):
         self._said = min(self._said + 1, len(self._ids) - 1)
 
 
-class PrescribedRunner(Runner):
+class PrescribedRunner(ModelRunner):
     """Of a draft model that is right with a probability. `ids` are prompt and reply."""
 
-    ids: Many[int] = ()
+    ids: Sequence[int] = ()
     right = 1.0
     chance = random.Random(0)
 
-    def forward(self, chunks: Many[Chunk]) -> Tensor:
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         ends = [chunk.sequence.computed + chunk.count for chunk in chunks if chunk.is_last]
         logits = super().forward(chunks).clone()
         for row, end in zip(logits, ends, strict=True):
@@ -117,14 +117,14 @@ def main() -> int:
     return 0
 
 
-def _engine(model: str, has_draft: bool) -> Engine:
+def _engine(model: str, has_draft: bool) -> EngineCore:
     folder = str(folders.ensure(FULL[model], _CACHE / "full"))
     draft = str(folders.ensure(DISTILGPT2, _CACHE / "drafts")) if has_draft else None
     spec = WorkerSpec(folder, model, kv_cache_bytes=_KV_BYTES, draft_path=draft, draft_name=DISTILGPT2.name)
-    return Service.start(spec, lambda event: None).engine
+    return ReadyEngine.start(spec, lambda event: None).engine
 
 
-def _measure(engine: Engine, text: Text) -> tuple[str, ...]:
+def _measure(engine: EngineCore, text: Text) -> tuple[str, ...]:
     tokenizer = AutoTokenizer.from_pretrained(BUILTIN_PATH)
     prompt, reply = (
         [FIRST_WORD + token for token in tokenizer(part, add_special_tokens=False).input_ids][:most]
@@ -141,14 +141,14 @@ def _measure(engine: Engine, text: Text) -> tuple[str, ...]:
     return (text.name, str(len(reply)), *(f"{figure:.2f}" for figure in figures))
 
 
-def _decode_s(engine: Engine, prompt: list[int], reply: list[int], rows: int) -> tuple[float, int]:
+def _decode_s(engine: EngineCore, prompt: list[int], reply: list[int], rows: int) -> tuple[float, int]:
     """Seconds from the first token to the last, and the steps in between."""
-    engine.limits = replace(engine.limits, guessing_rows=rows)
+    engine.limits = replace(engine.limits, speculation_rows=rows)
     engine.cache.forget_finished()
     words = engine._admission._vocabulary._tokenizer.decode(prompt)
     engine.submit(Submit("text", SamplingParams(max_tokens=len(reply), temperature=0), prompt=words))
     request = engine._requests["text"]
-    request.chooser = Prescribed(reply)
+    request.sampler = Prescribed(reply)
     if engine._guessing._draft is not None:
         engine._guessing._draft.runner.ids = [*request.sequence.ids, *reply]  # type: ignore[attr-defined]
     while request.tokens == 0:

@@ -29,7 +29,7 @@ SILENCE_S = 600.0
 _GREEDY = {"temperature": 0, "repetition_penalty": 1}
 
 
-class Dialogue(Protocol):
+class ChatFormat(Protocol):
     async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
         """The next turn, noted in `trace` while it comes. Raises DomainError or httpx.HTTPError."""
 
@@ -37,7 +37,7 @@ class Dialogue(Protocol):
 class Target(Protocol):
     name: str
 
-    def dialogue(self) -> Dialogue: ...
+    def dialogue(self) -> ChatFormat: ...
 
 
 class EngineDialogue:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from app.cli.commands.registry import Call, parse
-from app.cli.conversation.autosave import Journal
+from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.saved import kept_sessions, load_session
 from app.cli.conversation.session import Session
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.net.client import ChatClient
-from app.cli.output.terminal import Look, Terminal
+from app.cli.output.terminal import Terminal, TerminalStyle
 from app.cli.paths import sessions_folder
 from tests.cli.standin import StandIn, served
 
@@ -46,10 +46,10 @@ class Seen:
         return self.err.getvalue()
 
     def terminal(self) -> Terminal:
-        return Terminal(Look(plain=True, color=False, symbols=True), self.out, self.err)
+        return Terminal(TerminalStyle(plain=True, color=False, symbols=True), self.out, self.err)
 
     def rich(self) -> Terminal:
-        return Terminal(Look(plain=False, color=True, symbols=True), self.out, self.err)
+        return Terminal(TerminalStyle(plain=False, color=True, symbols=True), self.out, self.err)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def talk(url: str, seen: Seen) -> Talk:
     def run(*steps: str | Steps, system_prompt: str = "") -> Session:
         async def go() -> Session:
             async with ChatClient(url) as client:
-                with contextlib.closing(Journal(sessions_folder())) as journal:
+                with contextlib.closing(Autosave(sessions_folder())) as journal:
                     session = Session(client, seen.terminal(), system_prompt, journal)
                     for step in steps:
                         await (typed(session, step) if isinstance(step, str) else step(session))

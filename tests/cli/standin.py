@@ -180,7 +180,7 @@ class StandIn:
 
     def _entry(self, name: str, model_id: str) -> wire.ModelEntry:
         loading = self.loading if self.loading is not None and self.loading.model_name == name else None
-        idle: wire.ModelState = "available" if loading is None else "loading"
+        idle: wire.LoadState = "available" if loading is None else "loading"
         return wire.ModelEntry(
             name=name,
             display_name=name.upper(),

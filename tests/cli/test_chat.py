@@ -11,7 +11,7 @@ from app.cli.chat import Chat
 from app.cli.conversation.session import Session
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
-from app.cli.net.connection import Connection, Wanted, connected
+from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.net.server import port_for_own
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
@@ -43,7 +43,7 @@ def _chatted(
             if before is not None:
                 before(session)
             prompt = ScriptedPrompt(lines)
-            connection = Connection(client, Wanted({}, url=url))
+            connection = Connection(client, ServerTarget({}, url=url))
             await Chat(session, connection, prompt, Interrupts()).run()
             return prompt.drafts
 
@@ -86,7 +86,7 @@ def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tupl
 
     async def run() -> tuple[list[str], Session]:
         environ = os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))}
-        wanted = Wanted(environ, command=COMMAND)
+        wanted = ServerTarget(environ, command=COMMAND)
         async with connected(wanted, seen.terminal(), Interrupts()) as connection:
 
             def end() -> None:
@@ -131,7 +131,7 @@ def test_ctrl_c_offers_to_go_on_with_no_answer_but_the_one_it_stopped(url: str, 
         async with ChatClient(url) as client:
             interrupts = Interrupts()
             prompt = ScriptedPrompt(["hang on", "/switch hang"])
-            connection = Connection(client, Wanted({}, url=url))
+            connection = Connection(client, ServerTarget({}, url=url))
             chat = Chat(Session(client, seen.terminal()), connection, prompt, interrupts)
             chatting = asyncio.create_task(chat.run())
             for shown in ("You said: hang on", "hang: load"):

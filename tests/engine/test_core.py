@@ -8,7 +8,7 @@ import torch
 from tokenizers import decoders
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from app.engine.admission import Dialogue
+from app.engine.admission import ChatFormat
 from app.engine.ipc.messages import (
     Accepted,
     ChatMessage,
@@ -70,7 +70,7 @@ def test_engine_dialogue_stop_strings_belong_to_chats(llama: TinyModel) -> None:
         "chat", SamplingParams(max_tokens=24, temperature=0), messages=(ChatMessage("user", "the cat"),)
     )
     whole = run(llama.engine(), chat).texts["chat"]
-    engine = llama.engine(dialogue=Dialogue(stop=(whole[4:6],)))
+    engine = llama.engine(dialogue=ChatFormat(stop=(whole[4:6],)))
     collected = run(engine, chat, greedy("raw", "the cat"))
     assert collected.texts["chat"] == whole[: whole.index(whole[4:6])]
     assert end_of(collected, "raw").finish_reason == "length"

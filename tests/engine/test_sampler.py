@@ -17,7 +17,7 @@ from transformers import (
 
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import SamplingParams
-from app.engine.sampler import Chooser, check, choose
+from app.engine.sampler import RequestSampler, check, sample
 
 VOCABULARY = 60
 SHAPES = [
@@ -49,23 +49,23 @@ def expected(params: SamplingParams, logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("params", SHAPES)
 def test_choose_draws_the_reference_distribution(params: SamplingParams) -> None:
     logits, draws = some_logits(), 20_000
-    choosers = [Chooser(replace(params, seed=seed), [0]) for seed in range(draws)]
-    counts = torch.bincount(torch.tensor(choose(logits.expand(draws, -1), choosers)), minlength=VOCABULARY)
+    samplers = [RequestSampler(replace(params, seed=seed), [0]) for seed in range(draws)]
+    counts = torch.bincount(torch.tensor(sample(logits.expand(draws, -1), samplers)), minlength=VOCABULARY)
     wanted = expected(params, logits)
     assert not counts[wanted == 0].any()
-    deviation = (counts / draws - wanted).abs()
-    assert (deviation <= 5 * (wanted * (1 - wanted) / draws).sqrt() + 1e-9).all()
+    relative_error = (counts / draws - wanted).abs()
+    assert (relative_error <= 5 * (wanted * (1 - wanted) / draws).sqrt() + 1e-9).all()
 
 
 def test_choose_row_is_independent_of_its_batch() -> None:
     logits = some_logits(6)
     params = [SamplingParams(**_fields(shape), seed=7) for shape in SHAPES]
     together = [
-        choose(logits, choosers) for choosers in [[Chooser(p, [0]) for p in params]] for _ in range(20)
+        sample(logits, samplers) for samplers in [[RequestSampler(p, [0]) for p in params]] for _ in range(20)
     ]
     for row, own in enumerate(params):
-        chooser = Chooser(own, [0])
-        alone = [choose(logits[row : row + 1], [chooser])[0] for _ in range(20)]
+        sampler = RequestSampler(own, [0])
+        alone = [sample(logits[row : row + 1], [sampler])[0] for _ in range(20)]
         assert alone == [tokens[row] for tokens in together]
 
 
@@ -73,9 +73,9 @@ def test_choose_wide_vocabulary_sorts_only_when_it_must() -> None:
     """A flat distribution does not fit the candidates that are looked at first; the result is still exact."""
     logits = some_logits(1, 5000) * 0.01
     params = SamplingParams(temperature=1.0, top_p=0.9)
-    chooser, kept = Chooser(params, [0]), expected(params, logits) > 0
+    sampler, kept = RequestSampler(params, [0]), expected(params, logits) > 0
     assert kept.sum() > 1024
-    assert all(kept[choose(logits, [chooser])[0]] for _ in range(300))
+    assert all(kept[sample(logits, [sampler])[0]] for _ in range(300))
 
 
 @pytest.mark.parametrize("neighbour", [{"top_p": 0.999}, {"top_k": 5000}, {"top_k": 1500, "top_p": 0.99}])
@@ -86,51 +86,51 @@ def test_choose_tied_logits_are_ordered_by_id_whatever_shares_the_batch(neighbou
         SamplingParams(temperature=1.0, top_k=40, seed=5),
         SamplingParams(temperature=1.0, **neighbour, seed=6),
     ]
-    together = [Chooser(param, [0]) for param in params]
-    alone = Chooser(params[0], [0])
+    together = [RequestSampler(param, [0]) for param in params]
+    alone = RequestSampler(params[0], [0])
     for _ in range(40):
-        assert choose(logits, together)[0] == choose(logits[:1], [alone])[0]
+        assert sample(logits, together)[0] == sample(logits[:1], [alone])[0]
 
 
 @pytest.mark.parametrize("top_k", [3, 1500])
 def test_choose_ties_at_the_cut_go_to_the_lowest_ids(top_k: int) -> None:
-    chooser = Chooser(SamplingParams(temperature=1.0, top_k=top_k, seed=1), [0])
-    drawn = {choose(torch.zeros(1, 6000, dtype=torch.bfloat16), [chooser])[0] for _ in range(300)}
+    sampler = RequestSampler(SamplingParams(temperature=1.0, top_k=top_k, seed=1), [0])
+    drawn = {sample(torch.zeros(1, 6000, dtype=torch.bfloat16), [sampler])[0] for _ in range(300)}
     assert max(drawn) < top_k
 
 
 def test_choose_row_without_numbers_does_not_fail_its_batch() -> None:
     logits = some_logits(2, 5000)
     logits[0] = math.nan
-    choosers = [Chooser(SamplingParams(top_p=0.5, seed=1), [0]) for _ in range(2)]
-    alone = choose(logits[1:], [Chooser(SamplingParams(top_p=0.5, seed=1), [0])])
-    assert choose(logits, choosers)[1:] == alone
+    samplers = [RequestSampler(SamplingParams(top_p=0.5, seed=1), [0]) for _ in range(2)]
+    alone = sample(logits[1:], [RequestSampler(SamplingParams(top_p=0.5, seed=1), [0])])
+    assert sample(logits, samplers)[1:] == alone
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-8, 1e-3])
 def test_choose_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = some_logits(4) * 100
-    choosers = [Chooser(SamplingParams(temperature=temperature, top_p=0.9), [0]) for _ in range(4)]
-    assert choose(logits, choosers) == logits.argmax(-1).tolist()
+    samplers = [RequestSampler(SamplingParams(temperature=temperature, top_p=0.9), [0]) for _ in range(4)]
+    assert sample(logits, samplers) == logits.argmax(-1).tolist()
 
 
 def test_choose_repetition_penalty_equals_transformers() -> None:
     prompt, logits = [3, 5, 9], some_logits()
-    chooser = Chooser(SamplingParams(temperature=0, repetition_penalty=1.7), prompt)
+    sampler = RequestSampler(SamplingParams(temperature=0, repetition_penalty=1.7), prompt)
     ids = list(prompt)
     for _ in range(30):
         reference = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([ids]), logits.clone())
-        ids += choose(logits, [chooser])
+        ids += sample(logits, [sampler])
         assert ids[-1] == int(reference.argmax())
 
 
 def test_choose_presence_and_frequency_penalties_are_openais() -> None:
     logits = some_logits()
     params = SamplingParams(temperature=0, presence_penalty=0.3, frequency_penalty=0.2)
-    chooser, said = Chooser(params, [int(logits.argmax())]), torch.zeros(VOCABULARY)
+    sampler, said = RequestSampler(params, [int(logits.argmax())]), torch.zeros(VOCABULARY)
     for _ in range(40):
         wanted = logits - 0.2 * said - 0.3 * (said > 0)
-        token = choose(logits, [chooser])[0]
+        token = sample(logits, [sampler])[0]
         assert token == int(wanted.argmax())
         said[token] += 1
 
@@ -138,7 +138,7 @@ def test_choose_presence_and_frequency_penalties_are_openais() -> None:
 def test_choose_leaves_the_logits_as_they_were() -> None:
     logits = some_logits()
     before = logits.clone()
-    choose(logits, [Chooser(SamplingParams(repetition_penalty=1.5, frequency_penalty=1.0), [1, 2])])
+    sample(logits, [RequestSampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=1.0), [1, 2])])
     assert torch.equal(logits, before)
 
 

@@ -2,7 +2,7 @@
 
 import random
 
-from app.engine.scheduler import Chunk, Scheduler, Sequence
+from app.engine.scheduler import Chunk, Scheduler, TokenSequence
 
 
 class CountingMemory:
@@ -10,22 +10,22 @@ class CountingMemory:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.held: dict[Sequence, int] = {}
+        self.held: dict[TokenSequence, int] = {}
 
-    def attach(self, sequence: Sequence) -> bool:
+    def attach(self, sequence: TokenSequence) -> bool:
         return self._hold(sequence)
 
-    def extend(self, sequence: Sequence) -> bool:
+    def extend(self, sequence: TokenSequence) -> bool:
         return self._hold(sequence)
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: TokenSequence) -> None:
         del self.held[sequence]
 
-    def discard(self, sequence: Sequence) -> None:
+    def discard(self, sequence: TokenSequence) -> None:
         del self.held[sequence]
         sequence.computed = 0
 
-    def _hold(self, sequence: Sequence) -> bool:
+    def _hold(self, sequence: TokenSequence) -> bool:
         others = sum(self.held.values()) - self.held.get(sequence, 0)
         if others + len(sequence.ids) > self.room:
             return False
@@ -33,8 +33,8 @@ class CountingMemory:
         return True
 
 
-def make(name: str, length: int) -> Sequence:
-    return Sequence(name, list(range(length)))
+def make(name: str, length: int) -> TokenSequence:
+    return TokenSequence(name, list(range(length)))
 
 
 def advance(chunks: list[Chunk]) -> None:
@@ -108,7 +108,7 @@ def test_plan_lets_a_newcomer_wait_for_a_prefix_that_is_being_computed() -> None
     scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=500)
     for name in "ab":
         scheduler.add(make(name, 100))
-    scheduler.add(Sequence("other", [9] * 100))
+    scheduler.add(TokenSequence("other", [9] * 100))
     chunks = scheduler.plan()
     assert shape(chunks) == [("a", 100)]
     advance(chunks)
@@ -118,8 +118,8 @@ def test_plan_lets_a_newcomer_wait_for_a_prefix_that_is_being_computed() -> None
 def test_plan_does_not_wait_for_short_prefixes_other_scopes_or_other_text() -> None:
     scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=500)
     scheduler.add(make("a", 100))
-    scheduler.add(Sequence("scope", list(range(100)), scope="other"))
-    scheduler.add(Sequence("text", [*range(40), *range(60)]))
+    scheduler.add(TokenSequence("scope", list(range(100)), scope="other"))
+    scheduler.add(TokenSequence("text", [*range(40), *range(60)]))
     scheduler.add(make("short", 40))
     assert [name for name, _ in shape(scheduler.plan())] == ["a", "scope", "text", "short"]
 

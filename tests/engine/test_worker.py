@@ -33,7 +33,7 @@ from app.engine.ipc.messages import (
     decode_outbound,
     encode,
 )
-from app.engine.startup import Service
+from app.engine.startup import ReadyEngine
 from app.engine.worker import Link, serve
 from tests.engine.tiny import configs
 
@@ -145,7 +145,7 @@ def test_serve_gives_signs_of_life_while_the_inbox_is_full(tmp_path: Path, model
     link = Link(address)
     for message in (chat("a", 1), Shutdown()):
         server.send(encode(message))
-    service = Service.start(WorkerSpec(str(model_folder), "tiny", threads=1), lambda _: None)
+    service = ReadyEngine.start(WorkerSpec(str(model_folder), "tiny", threads=1), lambda _: None)
     assert server.poll(0) == 0
     serve(service, link)
     first = decode_outbound(server.recv())

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from app.engine.core import Engine, EngineLimits
+from app.engine.core import EngineCore, EngineLimits
 from app.engine.ipc.messages import (
     Accepted,
     Deltas,
@@ -29,7 +29,7 @@ from app.engine.ipc.messages import (
     SamplingParams,
     Submit,
 )
-from app.engine.kv.pool import Arena
+from app.engine.kv.pool import KVPool
 from app.engine.loading.load import LoadedModel
 from app.engine.loading.self_check import check_packed_path
 
@@ -122,9 +122,9 @@ class TinyModel:
         cache_tokens: int = 4096,
         step_tokens: int = 64,
         max_active_requests: int = 8,
-        arena: Arena | None = None,
+        arena: KVPool | None = None,
         **options: object,
-    ) -> Engine:
+    ) -> EngineCore:
         limits = EngineLimits(
             context_length=WINDOW,
             kv_cache_bytes=cache_tokens * self.bytes_per_token,
@@ -133,8 +133,8 @@ class TinyModel:
             step_tokens=step_tokens,
         )
         if self.has_arena and arena is None:
-            arena = Arena(cache_tokens, first=64)
-        return Engine(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, arena=arena, **options)
+            arena = KVPool(cache_tokens, first=64)
+        return EngineCore(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, arena=arena, **options)
 
     def generate(self, prompt: str, max_tokens: int) -> str:
         """The reply that transformers gives, greedy; cut off, it ends with its last whole character."""
@@ -194,7 +194,7 @@ class Collected:
         return end.usage.cached_tokens
 
 
-def run(engine: Engine, *submits: Submit) -> Collected:
+def run(engine: EngineCore, *submits: Submit) -> Collected:
     """Submit all, step until nothing is left."""
     collected = Collected()
     for submit in submits:
@@ -203,11 +203,11 @@ def run(engine: Engine, *submits: Submit) -> Collected:
     return collected
 
 
-def finish(engine: Engine, collected: Collected) -> None:
+def finish(engine: EngineCore, collected: Collected) -> None:
     for _ in range(5000):
         if engine.is_idle:
             engine.cache.check_integrity()
-            if isinstance(engine._store, Arena):
+            if isinstance(engine._store, KVPool):
                 engine._store.check_integrity()
                 assert set(engine._store._slots) == set(engine.cache._finished), "a slot that nobody has"
             return

@@ -16,7 +16,7 @@ from app.models.chat.generation import TextGenerator
 from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
-from app.models.lifecycle.status import ModelOverview
+from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
@@ -33,7 +33,7 @@ class World:
     models: ModelManager
     chats: ChatModelManager
     generator: TextGenerator
-    overview: ModelOverview
+    overview: ServerStatus
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(asyncio_timeout(work))
@@ -107,7 +107,7 @@ def world(
         models = ModelManager(settings, catalogue, Hub(tmp_path_factory.mktemp("cache")))
         store = ConversationStore(max_conversations=100, ttl_s=600)
         chats = ChatModelManager(settings, store, models)
-        made = World(runner, models, chats, TextGenerator(settings, models), ModelOverview(models))
+        made = World(runner, models, chats, TextGenerator(settings, models), ServerStatus(models))
         made.collect(models.switch("tiny-a"))
         yield made
         made.run(models.close())

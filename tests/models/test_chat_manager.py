@@ -31,6 +31,7 @@ def contents(world: World, conversation_id: str) -> list[str]:
 
 
 def test_a_turn_streams_what_it_returns(world: World) -> None:
+    world.collect(world.models.switch("tiny-a"))  # another test may have unloaded it
     start, *deltas, done = world.collect(world.chats.chat(ChatRequest(message="hello", temperature=0)))
     assert isinstance(start, StartEvent)
     assert isinstance(done, ChatResponse)

@@ -9,7 +9,7 @@ import pytest
 from app.core.config import Settings
 from app.core.errors import ModelBusy, ModelMissing, ModelNotFound, WorkerDied
 from app.models.hub.client import Hub
-from app.models.lifecycle.status import ModelOverview
+from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
     ChatRequest,
@@ -160,7 +160,7 @@ def test_a_stuck_worker_is_told(
     async def stop_the_worker() -> ModelEntry:
         models = ModelManager(settings.model_copy(update={"worker_timeout": 2}), catalogue, Hub(tmp_path))
         await collect(models.switch("tiny-a"))
-        loaded, overview = models.current.loaded, ModelOverview(models)
+        loaded, overview = models.current.loaded, ServerStatus(models)
         assert loaded is not None
         os.kill(loaded.client.pid, signal.SIGSTOP)
         while overview.is_ready():

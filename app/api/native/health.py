@@ -4,7 +4,7 @@ from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
 
 from app import __version__
-from app.api.dependencies import Uses
+from app.api.dependencies import ServicesDep
 from app.api.docs import fails_with
 from app.core.errors import ModelUnavailable
 from app.models.schemas import HealthResponse
@@ -52,7 +52,7 @@ async def index(request: Request) -> Index:
 
 
 @health_router.get("")
-async def health(services: Uses) -> HealthResponse:
+async def health(services: ServicesDep) -> HealthResponse:
     """The state of the server and of its model, with the progress of a load. Always 200."""
     return services.overview.health()
 
@@ -64,7 +64,7 @@ async def live() -> Alive:
 
 
 @health_router.get("/ready", responses=fails_with(503))
-async def ready(services: Uses) -> HealthResponse:
+async def ready(services: ServicesDep) -> HealthResponse:
     """Whether a request would be answered now: 503 while a model loads, or its worker is dead or stuck."""
     state = services.overview.health()
     if not services.overview.is_ready():

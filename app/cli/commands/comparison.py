@@ -14,7 +14,7 @@ from app.cli.errors import ClientError
 from app.cli.output.formatting import count
 from app.cli.output.live_view import Painter
 from app.cli.output.markdown import MarkdownStream, Row
-from app.cli.output.screen_writer import Canvas
+from app.cli.output.screen_writer import ScreenWriter
 from app.cli.output.views import without_controls
 from app.models.schemas import (
     ChatRequest,
@@ -101,7 +101,7 @@ class Comparison:
         if terminal.look.plain:
             return await self._run_plain()
         rows = SideBySide(terminal.console, self._columns)
-        painter = Painter(Canvas(terminal.console), rows, terminal.typed_ahead)
+        painter = Painter(ScreenWriter(terminal.console), rows, terminal.typed_ahead)
         async with painter, asyncio.TaskGroup() as group:
             painter.change()
             for column in self._columns:

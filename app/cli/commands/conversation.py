@@ -11,7 +11,7 @@ from app.cli.conversation.session import Session
 from app.cli.conversation.transcripts import FOLDER, Transcript, new_session_id, saved_names
 from app.cli.conversation.transcripts import load as load_transcript
 from app.cli.conversation.transcripts import save as save_transcript
-from app.cli.errors import Missing, TranscriptError
+from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import checked_name
 from app.cli.output.formatting import age_of, count
 
@@ -45,9 +45,9 @@ async def save(session: Session, argument: str) -> None:
     name = argument or session.saved_as or session.transcript.title
     transcript = await session.settled_transcript()
     if not transcript.messages:
-        raise Missing("There is nothing to save yet.", "Type a message first.")
+        raise UsageError("There is nothing to save yet.", "Type a message first.")
     if not name:
-        raise Missing("/save needs a name.", "/save NAME saves to conversations/NAME.json.")
+        raise UsageError("/save needs a name.", "/save NAME saves to conversations/NAME.json.")
     name = checked_name(name)
     path = save_transcript(transcript, name, replaces=name == session.saved_as)
     session.saved_as = name
@@ -59,7 +59,7 @@ async def load(session: Session, argument: str) -> None:
     if not argument:
         names = ", ".join(saved_names()[:5])
         hint = f"There are: {names}." if names else "Nothing is saved yet; /sessions lists what was kept."
-        raise Missing("/load needs a name.", hint)
+        raise UsageError("/load needs a name.", hint)
     await go_on(session, argument)
 
 
@@ -111,7 +111,7 @@ def _tell_system_prompt(session: Session) -> None:
 
 async def rename(session: Session, argument: str) -> None:
     if not argument:
-        raise Missing("/rename needs a title.", "/rename TITLE gives it to this conversation.")
+        raise UsageError("/rename needs a title.", "/rename TITLE gives it to this conversation.")
     session.transcript.title = argument
     session.journal.write(session.transcript)
     session.terminal.say(f"This conversation is called {argument} now.", symbol="📝")
@@ -119,10 +119,10 @@ async def rename(session: Session, argument: str) -> None:
 
 async def delete(session: Session, argument: str) -> None:
     if not argument:
-        raise Missing("/delete needs a name.", "/sessions lists what can be deleted.")
+        raise UsageError("/delete needs a name.", "/sessions lists what can be deleted.")
     entry = None if _is_saved(argument) else await _found(session, argument)
     if entry is not None and entry.session_id == session.transcript.session_id:
-        raise Missing("This conversation goes on.", "/new begins another one first.")
+        raise UsageError("This conversation goes on.", "/new begins another one first.")
     if entry is not None:
         delete_session(entry.session_id, _folder(session))
         session.listed = [other for other in session.listed if other != entry]
@@ -140,7 +140,7 @@ async def delete(session: Session, argument: str) -> None:
 
 async def history(session: Session, argument: str) -> None:
     if argument and not argument.isdecimal():
-        raise Missing(f"/history takes a number of turns, not {argument!r}.", "/history shows all.")
+        raise UsageError(f"/history takes a number of turns, not {argument!r}.", "/history shows all.")
     transcript = await session.settled_transcript()
     if not transcript.messages:
         session.terminal.note("Nothing has been said yet.")
@@ -166,7 +166,7 @@ async def leave(session: Session, argument: str) -> None:
 
 def _folder(session: Session) -> Path:
     if session.journal.folder is None:
-        raise Missing("No conversations are kept here.", "/save and /load work with files of their own.")
+        raise UsageError("No conversations are kept here.", "/save and /load work with files of their own.")
     return session.journal.folder
 
 
@@ -197,14 +197,14 @@ async def _found(session: Session, argument: str) -> SessionEntry | None:
         if not session.listed:
             session.listed = await _listed(session)
         if not 0 < int(number) <= len(session.listed):
-            raise Missing(f"There is no number {number} in the list.", "/sessions shows it.")
+            raise UsageError(f"There is no number {number} in the list.", "/sessions shows it.")
         return session.listed[int(number) - 1]
     found = await _listed(session, argument)
     named = [entry for entry in found if entry.name.lower() == argument.lower()] or found
     if len(named) > 1:
         session.listed = named
         names = ", ".join(f"#{n} {entry.name}" for n, entry in enumerate(named[:5], 1))
-        raise Missing(f"{argument!r} can mean several conversations.", f"/load NUMBER of: {names}.")
+        raise UsageError(f"{argument!r} can mean several conversations.", f"/load NUMBER of: {names}.")
     return named[0] if named else None
 
 

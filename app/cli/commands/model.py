@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command
 from app.cli.conversation.session import Session
-from app.cli.errors import Missing, Refused
+from app.cli.errors import Refused, UsageError
 from app.cli.output.formatting import age_of, count, size_of
 from app.cli.output.model_table import listed, loads_of, model_table, served_from
 
@@ -27,7 +27,7 @@ async def list_models(session: Session, argument: str) -> None:
 
 async def switch(session: Session, argument: str) -> None:
     if not argument:
-        raise Missing("/switch needs the name of a model.", "/models lists them.")
+        raise UsageError("/switch needs the name of a model.", "/models lists them.")
     session.terminal.say(f"Switching to model: {argument}", symbol="🔄")
     reply = await session.switch(argument)
     session.terminal.say(reply.message, symbol="✅")
@@ -51,9 +51,9 @@ async def compare(session: Session, argument: str) -> None:
 
     names = argument.replace(",", " ").split()
     if not names:
-        raise Missing("/compare needs the names of models.", "/models lists them.")
+        raise UsageError("/compare needs the names of models.", "/models lists them.")
     if session.transcript.turns == 0:
-        raise Missing("There is no question to compare answers to.", "Type a message first.")
+        raise UsageError("There is no question to compare answers to.", "Type a message first.")
     await Comparison(session, list(dict.fromkeys(names))).run()
     session.terminal.note("None of these joined the conversation: /switch and /retry take one of the models.")
 

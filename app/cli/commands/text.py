@@ -8,7 +8,7 @@ from pathlib import Path
 from app.cli.commands.command import Choice, Command
 from app.cli.conversation.attachments import attachment
 from app.cli.conversation.session import Session
-from app.cli.errors import Missing
+from app.cli.errors import UsageError
 from app.cli.input.clipboard import copied_by
 from app.cli.output.formatting import count, size_of, tokens_about
 from app.cli.output.load_progress import shown_if_long
@@ -16,7 +16,9 @@ from app.cli.output.load_progress import shown_if_long
 
 async def read(session: Session, argument: str) -> None:
     if not argument:
-        raise Missing("/read needs the path of a file.", "/read PATH attaches its text to the next message.")
+        raise UsageError(
+            "/read needs the path of a file.", "/read PATH attaches its text to the next message."
+        )
     text = attachment(argument)
     session.attached.append(text)
     size = f"{size_of(len(text.encode()))}, {tokens_about(text)}"
@@ -32,7 +34,7 @@ async def copy(session: Session, argument: str) -> None:
     transcript = await session.settled_transcript()
     answers = [message.content for message in transcript.messages if message.role == "assistant"]
     if not answers:
-        raise Missing("There is no answer to copy yet.", "Type a message first.")
+        raise UsageError("There is no answer to copy yet.", "Type a message first.")
     what, _, which = argument.partition(" ")
     if what == "all":
         told, text = "the conversation", as_markdown(transcript)
@@ -50,14 +52,14 @@ def _code(answer: str, which: str) -> tuple[str, str]:
 
     blocks = code_blocks(answer)
     if not blocks:
-        raise Missing("There is no code in the last answer.", "/copy copies the whole of it.")
+        raise UsageError("There is no code in the last answer.", "/copy copies the whole of it.")
     number = _number(which or "1", len(blocks), "code block")
     return f"code block {number} of {len(blocks)}", blocks[number - 1]
 
 
 def _number(typed: str, most: int, noun: str) -> int:
     if not typed.isdecimal() or not 0 < int(typed) <= most:
-        raise Missing(
+        raise UsageError(
             f"There is no {noun} {typed!r}: there {'is' if most == 1 else 'are'} {most}.",
             "/help copy tells what it takes.",
         )
@@ -66,12 +68,12 @@ def _number(typed: str, most: int, noun: str) -> int:
 
 async def export(session: Session, argument: str) -> None:
     if not argument:
-        raise Missing("/export needs the name of a file.", "It ends in .md, .json or .html.")
+        raise UsageError("/export needs the name of a file.", "It ends in .md, .json or .html.")
     from app.cli.conversation.documents import document, write_document
 
     transcript = await session.settled_transcript()
     if not transcript.messages:
-        raise Missing("There is nothing to export yet.", "Type a message first.")
+        raise UsageError("There is nothing to export yet.", "Type a message first.")
     path = Path(argument).expanduser()
     stopped = threading.Event()
     async with shown_if_long(session.terminal, f"writing {path}"):

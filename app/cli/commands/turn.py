@@ -7,7 +7,7 @@ from app.cli.commands.model import models
 from app.cli.conversation.attachments import read_text
 from app.cli.conversation.reply_settings import KEYS, SamplingSettings, SettingError, field_of, range_of
 from app.cli.conversation.session import Session
-from app.cli.errors import Missing
+from app.cli.errors import UsageError
 from app.cli.input.editor import edited
 from app.cli.output.formatting import count
 from app.cli.preferences import save_settings
@@ -21,7 +21,9 @@ async def retry(session: Session, argument: str) -> None:
     for pair in argument.split():
         key, equals, value = pair.partition("=")
         if not equals:
-            raise Missing(f"/retry takes key=value, not {pair!r}.", "As in /retry temperature=1.2 top_k=50")
+            raise UsageError(
+                f"/retry takes key=value, not {pair!r}.", "As in /retry temperature=1.2 top_k=50"
+            )
         if key == "model":
             model_name = value
         else:
@@ -35,7 +37,7 @@ async def continue_(session: Session, argument: str) -> None:
 
 async def undo(session: Session, argument: str) -> None:
     if argument and not (argument.isdecimal() and int(argument) > 0):
-        raise Missing(f"/undo takes a number of turns, not {argument!r}.", "/undo drops the last one.")
+        raise UsageError(f"/undo takes a number of turns, not {argument!r}.", "/undo drops the last one.")
     dropped = await session.undo(int(argument or 1))
     left = count(session.transcript.turns, "turn")
     session.terminal.say(f"Dropped {count(dropped, 'turn')}; {left} left.", symbol="↩")
@@ -44,7 +46,7 @@ async def undo(session: Session, argument: str) -> None:
 async def edit(session: Session, argument: str) -> None:
     transcript = await session.settled_transcript()
     if transcript.turns == 0:
-        raise Missing("There is no message to edit yet.", "Type a message first.")
+        raise UsageError("There is no message to edit yet.", "Type a message first.")
     before = transcript.messages[-2].content
     text = await edited(before, session.terminal)
     if not text.strip() or text.strip() == before.strip():
@@ -85,14 +87,14 @@ def _set(settings: SamplingSettings, key: str, value: str) -> None:
     try:
         settings.set(key, value)
     except SettingError as error:
-        raise Missing(str(error), "/set lists the settings and what each takes.") from None
+        raise UsageError(str(error), "/set lists the settings and what each takes.") from None
 
 
 def _field(key: str) -> None:
     try:
         field_of(key)
     except SettingError as error:
-        raise Missing(str(error), "/set lists the settings and what each takes.") from None
+        raise UsageError(str(error), "/set lists the settings and what each takes.") from None
 
 
 def _show_settings(session: Session, keys: list[str]) -> None:
@@ -109,7 +111,7 @@ def _show_settings(session: Session, keys: list[str]) -> None:
 async def show_statistics(session: Session, argument: str) -> None:
     statistics, terminal = session.statistics, session.terminal
     if not statistics.answers:
-        raise Missing("There was no answer since the client started.", "Type a message first.")
+        raise UsageError("There was no answer since the client started.", "Type a message first.")
     terminal.show(statistics.table())
     if terminal.look.symbols and len(statistics.speeds) > 1:
         slowest, fastest = min(statistics.speeds), max(statistics.speeds)

@@ -5,7 +5,7 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from app.cli.errors import Foreign
+from app.cli.errors import NotOurServer
 from app.cli.net.client import ChatClient, Events
 from app.cli.output.formatting import count
 from app.cli.output.load_progress import explained
@@ -59,7 +59,9 @@ async def opened(events: Events, client: ChatClient, terminal: Terminal) -> tupl
     async with explained(client, terminal):
         first = await anext(events)
     if not isinstance(first, StartEvent):
-        raise Foreign("The stream does not begin with a start.", "Client and server must be of one version.")
+        raise NotOurServer(
+            "The stream does not begin with a start.", "Client and server must be of one version."
+        )
     return first, events
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from app.cli.errors import Missing
+from app.cli.errors import UsageError
 from app.cli.output.formatting import size_of
 from app.models.schemas import MAX_TEXT
 
@@ -18,17 +18,17 @@ def read_text(path: str) -> str:
     file = Path(path.strip('"')).expanduser()
     try:
         if file.stat().st_size > 4 * MAX_TEXT:  # bytes of a character, at most
-            raise Missing(f"{file} has {size_of(file.stat().st_size)}: too much for a message.")
+            raise UsageError(f"{file} has {size_of(file.stat().st_size)}: too much for a message.")
         content = file.read_bytes()
         text = content.decode()
     except OSError as error:
-        raise Missing(f"{file} cannot be read: {error.strerror}.") from None
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise Missing(f"{file} is no text.", "Only UTF-8 text can be attached.")
+        raise UsageError(f"{file} is no text.", "Only UTF-8 text can be attached.")
     if len(text) > MAX_TEXT:
-        raise Missing(f"{file} has {len(text):,} characters: too much for a message.")
+        raise UsageError(f"{file} has {len(text):,} characters: too much for a message.")
     return text
 
 

@@ -15,7 +15,7 @@ from app.cli.files import sweep
 EVERY_S = 2.0  # between two writes while an answer streams
 
 
-class Journal:
+class Autosave:
     def __init__(self, folder: Path | None) -> None:
         """`None` keeps nothing."""
         self.folder = folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from app.cli.conversation.transcripts import Transcript, document_of
-from app.cli.errors import Missing, TranscriptError
+from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import keep_beside, write_whole
 
 _STYLE = """
@@ -34,7 +34,7 @@ def document(transcript: Transcript, path: Path, is_stopped: Callable[[], bool] 
         return as_markdown(transcript).encode()
     if path.suffix == ".html":
         return as_html(transcript, is_stopped).encode()
-    raise Missing(f"{path} ends in no format that can be written.", "Use .md, .json or .html.")
+    raise UsageError(f"{path} ends in no format that can be written.", "Use .md, .json or .html.")
 
 
 def write_document(content: bytes, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from app.cli.conversation.answer import Reply, opened, show, show_facts
 from app.cli.conversation.attachments import attachment, mentioned
-from app.cli.conversation.autosave import EVERY_S, Journal
+from app.cli.conversation.autosave import EVERY_S, Autosave
 from app.cli.conversation.reply_settings import SamplingSettings
 from app.cli.conversation.saved import SessionEntry
 from app.cli.conversation.server_copy import RemoteConversation
@@ -47,12 +47,12 @@ class Session:
         client: ChatClient,
         terminal: Terminal,
         system_prompt: str = "",
-        journal: Journal | None = None,
+        journal: Autosave | None = None,
         settings: SamplingSettings | None = None,
     ) -> None:
         self.client = client
         self.terminal = terminal
-        self.journal = journal or Journal(None)
+        self.journal = journal or Autosave(None)
         self.settings = settings or SamplingSettings()
         self.statistics = Statistics()
         self.transcript = Transcript(system_prompt=system_prompt)

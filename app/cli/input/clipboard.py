@@ -7,7 +7,7 @@ import shutil
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
 
-from app.cli.errors import Missing
+from app.cli.errors import UsageError
 from app.cli.output.terminal import Terminal
 
 PATIENCE_S = 3.0
@@ -43,7 +43,9 @@ async def copied_by(text: str, terminal: Terminal) -> str:
             return f"with {command[0]}"
     content = text.encode()
     if terminal.look.plain or not terminal.out.isatty() or len(content) > MAX_OSC52:
-        raise Missing("There is no clipboard here.", "wl-copy, xclip, xsel, pbcopy or tmux would reach one.")
+        raise UsageError(
+            "There is no clipboard here.", "wl-copy, xclip, xsel, pbcopy or tmux would reach one."
+        )
     terminal.out.write(f"\x1b]52;c;{base64.b64encode(content).decode()}\x07")
     terminal.out.flush()
     return "through the terminal, if it allows that (OSC 52)"

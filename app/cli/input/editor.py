@@ -8,7 +8,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from app.cli.errors import Missing
+from app.cli.errors import UsageError
 from app.cli.input.keyboard import loud_keyboard
 from app.cli.output.terminal import Terminal
 
@@ -31,10 +31,10 @@ async def edited(text: str, terminal: Terminal) -> str:
             process = await asyncio.create_subprocess_exec(*command, str(file))
         except OSError as error:
             hint = "Set EDITOR to one that is there."
-            raise Missing(f"{command[0]} cannot be started: {error.strerror}.", hint) from None
+            raise UsageError(f"{command[0]} cannot be started: {error.strerror}.", hint) from None
         code = await _ended(process)
         if code != 0:
-            raise Missing(f"{command[0]} ended with {code}: the message stays as it was.")
+            raise UsageError(f"{command[0]} ended with {code}: the message stays as it was.")
         return file.read_text(encoding="utf-8", errors="replace")
 
 

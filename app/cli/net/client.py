@@ -8,7 +8,7 @@ import httpx
 from httpx_sse import EventSource, SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
-from app.cli.errors import ClientError, Foreign, Refused, StreamBroken, Unreachable
+from app.cli.errors import ClientError, NotOurServer, Refused, StreamBroken, Unreachable
 from app.cli.net.address import address_of
 from app.models.schemas import (
     ChatRequest,
@@ -56,7 +56,7 @@ def _parsed(kind: type[Reply], content: bytes | str) -> Reply:
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        raise Foreign(
+        raise NotOurServer(
             f"The answer is not one that this client understands ({error.error_count()} differences).",
             "Client and server must be of one version.",
         ) from None
@@ -66,7 +66,7 @@ def _refusal(response: httpx.Response) -> ClientError:
     try:
         return Refused(ErrorResponse.model_validate_json(response.content), response.status_code)
     except ValidationError:
-        return Foreign(
+        return NotOurServer(
             f"What answers at {response.url.copy_with(path='/')} is no server of this program "
             f"(HTTP {response.status_code}).",
             "Name another address with --url.",
@@ -161,7 +161,7 @@ class ChatClient:
                 async for event in _events(source, kinds):
                     yield event
         except SSEError:
-            raise Foreign(
+            raise NotOurServer(
                 "The server sent no event stream.", "Client and server must be of one version."
             ) from None
         except httpx.HTTPError as error:

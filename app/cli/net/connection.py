@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.cli.errors import ClientError, Foreign, Unreachable
+from app.cli.errors import ClientError, NotOurServer, Unreachable
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.net.server import COMMAND, OwnServer, ServerDied, default_address, port_for_own, url_of
@@ -15,7 +15,7 @@ ENDING_S = 1.0  # a process that is killed closes its connections a little befor
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ServerTarget:
     """What the command line and the environment say about the server."""
 
     environ: Mapping[str, str]
@@ -30,7 +30,7 @@ class Connection:
 
     health: HealthResponse  # as it last was; from `open` on
 
-    def __init__(self, client: ChatClient, wanted: Wanted) -> None:
+    def __init__(self, client: ChatClient, wanted: ServerTarget) -> None:
         self.client = client
         self._wanted = wanted
         self._own: OwnServer | None = None
@@ -77,7 +77,7 @@ class Connection:
         """Whether one answers as this program does; if it is named, it must."""
         try:
             self.health = await self.client.health()
-        except (Unreachable, Foreign) as error:
+        except (Unreachable, NotOurServer) as error:
             if self._wanted.url is None:
                 return False
             raise _with_command(error) from None
@@ -103,7 +103,9 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(wanted: Wanted, terminal: Terminal, interrupts: Interrupts) -> AsyncIterator[Connection]:
+async def connected(
+    wanted: ServerTarget, terminal: Terminal, interrupts: Interrupts
+) -> AsyncIterator[Connection]:
     """A server that answers. Raises what `Connection.open` does."""
     url = wanted.url or url_of(*default_address(wanted.environ))
     async with ChatClient(url, wanted.api_key) as client:

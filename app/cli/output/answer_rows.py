@@ -12,7 +12,7 @@ from rich.text import Text
 
 from app.cli.output.live_view import Painter
 from app.cli.output.markdown import MarkdownStream, Row
-from app.cli.output.screen_writer import Canvas
+from app.cli.output.screen_writer import ScreenWriter
 from app.cli.output.views import without_controls
 
 if TYPE_CHECKING:  # a pipe has no line editor
@@ -118,7 +118,7 @@ class PaintedAnswer(Painter):
         self, console: Console, fold_thoughts: bool = False, typed_ahead: "TypedAhead | None" = None
     ) -> None:
         self._answer = AnswerRows(console, fold_thoughts)
-        super().__init__(Canvas(console), self._answer, typed_ahead)
+        super().__init__(ScreenWriter(console), self._answer, typed_ahead)
 
     async def __aenter__(self) -> Self:
         return await super().__aenter__()

@@ -14,7 +14,7 @@ from app.cli.conversation.session import Session
 from app.cli.output.live_view import Painter
 from app.cli.output.load_progress import POLL_S, step_of
 from app.cli.output.model_table import listed, loads_of, loads_table, model_table
-from app.cli.output.screen_writer import Canvas
+from app.cli.output.screen_writer import ScreenWriter
 from app.models.schemas import LoadProgress
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class LiveModels:
             raise
 
     async def _paint(self) -> None:
-        async with Painter(Canvas(self._console), self, self._terminal.typed_ahead) as painter:
+        async with Painter(ScreenWriter(self._console), self, self._terminal.typed_ahead) as painter:
             async for _ in self._news():
                 painter.change()
 

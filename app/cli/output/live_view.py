@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from app.cli.output.markdown import Row
-from app.cli.output.screen_writer import Canvas
+from app.cli.output.screen_writer import ScreenWriter
 
 if TYPE_CHECKING:  # a pipe has no line editor
     from app.cli.input.typed_ahead import TypedAhead
@@ -40,7 +40,7 @@ class Rows(Protocol):
 class Painter:
     """Paints rows into the terminal, a few times a second, from entering this context to leaving it."""
 
-    def __init__(self, canvas: Canvas, rows: Rows, typed_ahead: "TypedAhead | None" = None) -> None:
+    def __init__(self, canvas: ScreenWriter, rows: Rows, typed_ahead: "TypedAhead | None" = None) -> None:
         self._canvas = canvas
         self._typed_ahead = typed_ahead
         self._footer = ""

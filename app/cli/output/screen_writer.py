@@ -39,7 +39,7 @@ class _Line:
         return f"{self.ansi}{CLEAR_TO_END_OF_LINE if self.cells < width else ''}\n"
 
 
-class Canvas:
+class ScreenWriter:
     """The end of the terminal. The rows drawn last that are not final stay above the cursor."""
 
     def __init__(self, console: Console) -> None:

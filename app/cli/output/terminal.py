@@ -47,7 +47,7 @@ class Bar(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TerminalStyle:
     """How much of a terminal may be used."""
 
     plain: bool
@@ -56,19 +56,21 @@ class Look:
     folds_thoughts: bool = False  # shows only that the model thinks, and how long
 
 
-def look_of(file: TextIO, plain: bool, no_color: bool, folds_thoughts: bool = False) -> Look:
+def look_of(file: TextIO, plain: bool, no_color: bool, folds_thoughts: bool = False) -> TerminalStyle:
     """Plain where it is asked for (--plain, NO_COLOR, TERM=dumb, ACCESSIBLE) or nobody watches."""
     unicode = (file.encoding or "").lower().replace("-", "").startswith("utf")
     dumb = os.environ.get("TERM", "dumb") == "dumb"
     asked = plain or bool(os.environ.get("NO_COLOR")) or bool(os.environ.get("ACCESSIBLE"))
     plain = asked or dumb or not unicode or not file.isatty()
-    return Look(plain, color=not (plain or no_color), symbols=not plain, folds_thoughts=folds_thoughts)
+    return TerminalStyle(
+        plain, color=not (plain or no_color), symbols=not plain, folds_thoughts=folds_thoughts
+    )
 
 
 class Terminal:
     """Answers go to `out`; in plain mode all else goes to `err`, so that a pipe gets the answer alone."""
 
-    def __init__(self, look: Look, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
+    def __init__(self, look: TerminalStyle, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
         self.look = look
         self.typed_ahead: TypedAhead | None = None  # of the prompt, where there is one
         self.out = out or sys.stdout

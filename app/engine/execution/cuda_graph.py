@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from app.engine.device import on_device
-from app.engine.kv.pool import SCRATCH, Arena
-from app.engine.loading.relative_error import deviation
+from app.engine.kv.pool import SCRATCH, KVPool
+from app.engine.loading.relative_error import relative_error
 
 _log = logging.getLogger(__name__)
 
@@ -28,17 +28,17 @@ Compute = Callable[[Tensor, int], Tensor]  # ids, places and positions `[3, rows
 Pass = Callable[[], Tensor]
 
 
-class RowPasses:
+class CudaGraphs:
     """`compute` makes logits `[rows, vocabulary]` in the arena of all sequences, and changes nothing else."""
 
-    def __init__(self, compute: Compute, arena: Arena, device: torch.device) -> None:
+    def __init__(self, compute: Compute, arena: KVPool, device: torch.device) -> None:
         self._compute = compute
         self.arena = arena
         self._device = device
         self._inputs: dict[int, Tensor] = {}
         self._passes: dict[tuple[int, int], Pass | None] = {}  # None: there is no memory for it
         self._moves = arena.moves
-        self._recorder = Recorder(device) if device.type == "cuda" else None
+        self._recorder = GraphCapture(device) if device.type == "cuda" else None
         self.are_possible = True  # until the model turns out to be one that cannot be recorded
 
     def logits(self, ids: Sequence[int], places: Sequence[int], positions: Sequence[int]) -> Tensor | None:
@@ -60,7 +60,7 @@ class RowPasses:
         """
         self._passes.clear()
         if self._recorder is not None:
-            self._recorder = Recorder(self._device)
+            self._recorder = GraphCapture(self._device)
 
     def _filled(self, rows: int, values: list[list[int]]) -> Tensor:
         """The one tensor for passes of so many rows, with these values."""
@@ -104,7 +104,7 @@ def _length(tokens: int) -> int:
     return length
 
 
-class Recorder:
+class GraphCapture:
     """Records passes on a stream of its own, in memory that they share, as one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
@@ -129,7 +129,7 @@ class Recorder:
             graph.replay()
             return output
 
-        if not deviation(repeat(), expected) <= _TOLERANCE:  # also where it is not a number
+        if not relative_error(repeat(), expected) <= _TOLERANCE:  # also where it is not a number
             raise RuntimeError("a recorded pass gives other logits than the one that was recorded")
         return repeat
 

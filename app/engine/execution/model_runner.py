@@ -3,7 +3,7 @@
 One pass over the packed tokens of a step; only rows that a next token is wanted from pay for the vocabulary.
 """
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.engine.device import on_device
-from app.engine.execution.attention.decode import RowStep
-from app.engine.execution.attention.varlen import Span, SpanStep
-from app.engine.execution.cuda_graph import RowPasses
-from app.engine.kv.pool import Arena
+from app.engine.execution.attention.decode import DecodeAttention
+from app.engine.execution.attention.varlen import Span, VarlenAttention
+from app.engine.execution.cuda_graph import CudaGraphs
+from app.engine.kv.pool import KVPool
 from app.engine.scheduler import Chunk
 
 
@@ -38,22 +38,22 @@ class _Packed:
             self.wanted += range(len(self.ids) - 1 - len(chunk.guess), len(self.ids))
 
 
-class Runner:
+class ModelRunner:
     """`model` attends through `attention.attend`; its layers are numbered in slots from `first_layer` on.
 
-    Slots that are an arena's are worked on row by row where they may be (see RowPasses).
+    Slots that are an arena's are worked on row by row where they may be (see CudaGraphs).
     """
 
-    def __init__(self, model: PreTrainedModel, first_layer: int = 0, arena: Arena | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, first_layer: int = 0, arena: KVPool | None = None) -> None:
         self._model = model
         self._first_layer = first_layer
         self.device = model.device
         self._passes = (
-            None if arena is None else RowPasses(partial(self._compute_rows, arena), arena, self.device)
+            None if arena is None else CudaGraphs(partial(self._compute_rows, arena), arena, self.device)
         )
 
     @torch.inference_mode()
-    def forward(self, chunks: Many[Chunk]) -> Tensor:
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         """Logits `[rows, vocabulary]`: of each chunk that is its sequence's last, in order, the row of its
         last id and of every guessed one. They are good until the next pass.
 
@@ -66,7 +66,7 @@ class Runner:
         return self._span_logits(packed) if logits is None else logits
 
     @property
-    def goes_by_rows(self) -> bool:
+    def supports_cuda_graphs(self) -> bool:
         """Whether it may, as far as is known by now."""
         return self._passes is not None and self._passes.are_possible
 
@@ -83,25 +83,25 @@ class Runner:
             position_ids=on_device([packed.positions], self.device),
             logits_to_keep=on_device(packed.wanted, self.device),
             use_cache=False,
-            step=SpanStep(packed.spans, first_layer=self._first_layer),
+            step=VarlenAttention(packed.spans, first_layer=self._first_layer),
         )
         logits: Tensor = output.logits[0]
         return logits
 
-    def _row_logits(self, passes: RowPasses, packed: _Packed) -> Tensor | None:
+    def _row_logits(self, passes: CudaGraphs, packed: _Packed) -> Tensor | None:
         places = [passes.arena.place(span.slot) for span in packed.spans for _ in range(span.rows)]
         logits = passes.logits(packed.ids, places, packed.positions)
         if logits is None or len(packed.wanted) == len(packed.ids):
             return logits
         return logits.index_select(0, on_device(packed.wanted, self.device))
 
-    def _compute_rows(self, arena: Arena, inputs: Tensor, length: int) -> Tensor:
+    def _compute_rows(self, arena: KVPool, inputs: Tensor, length: int) -> Tensor:
         ids, places, positions = inputs.unbind(0)
         output = self._model(
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            step=RowStep(arena, places, positions, length, first_layer=self._first_layer),
+            step=DecodeAttention(arena, places, positions, length, first_layer=self._first_layer),
         )
         logits: Tensor = output.logits[0]
         return logits

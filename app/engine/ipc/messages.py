@@ -42,7 +42,7 @@ class WorkerSpec(Record, frozen=True):
     converts_to: str | None = (
         None  # folder that takes `pytorch_model.bin` as safetensors; None: it is refused
     )
-    makes_way: bool = False  # while it loads: another model is answering
+    low_priority: bool = False  # while it loads: another model is answering
 
 
 # API process -> worker

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 
 
-class Ranges:
+class FreeList:
     """Free ranges `[start, stop)` in order, none of them touching the next."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from app.engine.kv.free_list import Ranges
+from app.engine.kv.free_list import FreeList
 from app.engine.kv.slot import Slot
 
 _log = logging.getLogger(__name__)
@@ -22,10 +22,10 @@ _FIRST_TOKENS = 8192  # positions that it begins with
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class ArenaSlot(Slot):
+class PooledSlot(Slot):
     """Positions `start` to `start + capacity` of an arena."""
 
-    arena: "Arena"
+    arena: "KVPool"
     start: int
 
     def _whole(self, layer: int, pairs: Tensor) -> Tensor:
@@ -35,20 +35,20 @@ class ArenaSlot(Slot):
         return sum(self.arena.position_bytes) * self.capacity
 
 
-def arena_for(device: torch.device, limit: int) -> "Arena | None":
+def pool_for(device: torch.device, limit: int) -> "KVPool | None":
     """Where this device gains by it; None where slots have tensors of their own."""
-    return Arena(limit) if device.type == "cuda" else None
+    return KVPool(limit) if device.type == "cuda" else None
 
 
-class Arena:
+class KVPool:
     """A store of slots (slots.Store). `limit` is how many positions all its slots may have together."""
 
     def __init__(self, limit: int, first: int = _FIRST_TOKENS) -> None:
         self._limit = limit
         self._size = min(first, limit)
         self._layers: dict[int, Tensor] = {}
-        self._slots: list[ArenaSlot] = []
-        self._free = Ranges()
+        self._slots: list[PooledSlot] = []
+        self._free = FreeList()
         self._free.give(_RESERVED, self._size)
         self.moves = 0  # how often its tensors were replaced by others
 
@@ -68,16 +68,16 @@ class Arena:
 
     def place(self, slot: Slot) -> int:
         """Where a slot of this arena begins, until the next one is made or resized."""
-        assert isinstance(slot, ArenaSlot)
+        assert isinstance(slot, PooledSlot)
         return slot.start
 
-    def new(self, capacity: int, scope: str = "") -> ArenaSlot:
-        slot = ArenaSlot(capacity, scope, arena=self, start=self._take(capacity))
+    def new(self, capacity: int, scope: str = "") -> PooledSlot:
+        slot = PooledSlot(capacity, scope, arena=self, start=self._take(capacity))
         self._slots.append(slot)
         return slot
 
-    def copy(self, slot: Slot, length: int, capacity: int) -> ArenaSlot:
-        assert isinstance(slot, ArenaSlot)
+    def copy(self, slot: Slot, length: int, capacity: int) -> PooledSlot:
+        assert isinstance(slot, PooledSlot)
         twin = self.new(capacity, slot.scope)
         twin.ids, twin.drafted = slot.ids[:length], slot.drafted
         for tensor in self._layers.values():
@@ -85,7 +85,7 @@ class Arena:
         return twin
 
     def resize(self, slot: Slot, length: int, capacity: int) -> None:
-        assert isinstance(slot, ArenaSlot)
+        assert isinstance(slot, PooledSlot)
         more = capacity - slot.capacity
         if more <= 0:
             self._free.give(slot.start + capacity, -more)
@@ -94,7 +94,7 @@ class Arena:
         slot.capacity = capacity
 
     def drop(self, slot: Slot) -> None:
-        assert isinstance(slot, ArenaSlot)
+        assert isinstance(slot, PooledSlot)
         self._slots.remove(slot)
         self._free.give(slot.start, slot.capacity)
 
@@ -105,7 +105,7 @@ class Arena:
         assert sum(stop - start for start, stop in taken) + self._free.total == self._size
         assert all(not tensor[:, :, :, NOTHING].any() for tensor in self._layers.values())
 
-    def _move_to_wider(self, slot: ArenaSlot, length: int, capacity: int) -> None:
+    def _move_to_wider(self, slot: PooledSlot, length: int, capacity: int) -> None:
         if self._free.total < capacity - slot.capacity:
             self._grow(capacity)
         start = self._free.take(capacity)
@@ -117,7 +117,7 @@ class Arena:
         self._free.give(slot.start, slot.capacity)
         slot.start = start
 
-    def _make_way(self, slot: ArenaSlot, length: int, capacity: int) -> None:
+    def _make_way(self, slot: PooledSlot, length: int, capacity: int) -> None:
         """Where a wider place is free only once the slot's own and the gaps between others are one."""
         kept = [tensor.narrow(3, slot.start, length).clone() for tensor in self._layers.values()]
         self.drop(slot)
@@ -156,7 +156,7 @@ class Arena:
 
     def _compact(self) -> None:
         """Every slot to the front, so that what is free is in one piece. Needs no memory."""
-        self._free = Ranges()
+        self._free = FreeList()
         begin = _RESERVED
         for slot in sorted(self._slots, key=lambda slot: slot.start):
             for tensor in self._layers.values():

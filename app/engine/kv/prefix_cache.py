@@ -6,8 +6,8 @@ Knows token ids and tensors; nothing of requests' text, order or sampling.
 
 import numpy as np
 
-from app.engine.kv.slot import Heap, Ids, Slot, Store
-from app.engine.scheduler import Sequence
+from app.engine.kv.slot import Ids, KVAllocator, PerSlotAllocator, Slot
+from app.engine.scheduler import TokenSequence
 
 _GRAIN = 64  # tokens; slots grow by multiples of it
 _EXPENDABLE_TAIL = 16  # tokens; a finished slot that differs only here is taken over, not copied
@@ -17,21 +17,21 @@ class KVCache:
     """The memory of the scheduler. `budget_bytes` holds at least one sequence of `max_tokens` ids."""
 
     def __init__(
-        self, *, budget_bytes: int, bytes_per_token: int, max_tokens: int, store: Store | None = None
+        self, *, budget_bytes: int, bytes_per_token: int, max_tokens: int, store: KVAllocator | None = None
     ) -> None:
         assert budget_bytes >= bytes_per_token * max_tokens
         self._budget = budget_bytes // bytes_per_token  # in tokens from here on
         self._bytes_per_token = bytes_per_token
         self._max_tokens = max_tokens
-        self._store = Heap() if store is None else store
-        self._active: list[Sequence] = []
+        self._store = PerSlotAllocator() if store is None else store
+        self._active: list[TokenSequence] = []
         self._finished: list[Slot] = []  # least recently used first
 
     @property
     def used_bytes(self) -> int:
         return (self._active_tokens() + self._finished_tokens()) * self._bytes_per_token
 
-    def attach(self, sequence: Sequence) -> bool:
+    def attach(self, sequence: TokenSequence) -> bool:
         """See scheduler.Memory. The last id is always left to compute: its logits are wanted."""
         capacity = self._capacity_for(len(sequence.ids))
         if self._active_tokens() + capacity > self._budget:
@@ -47,7 +47,7 @@ class KVCache:
         self._active.append(sequence)
         return True
 
-    def extend(self, sequence: Sequence) -> bool:
+    def extend(self, sequence: TokenSequence) -> bool:
         slot, needed = sequence.slot, len(sequence.ids) + len(sequence.guess)
         if needed <= slot.capacity:
             return True
@@ -60,7 +60,7 @@ class KVCache:
         self._store.resize(slot, sequence.computed, capacity)
         return True
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: TokenSequence) -> None:
         slot = self._detach(sequence)
         if sequence.computed > 0:
             slot.ids = np.array(sequence.ids[: sequence.computed], np.int64)
@@ -68,7 +68,7 @@ class KVCache:
         else:
             self._store.drop(slot)
 
-    def discard(self, sequence: Sequence) -> None:
+    def discard(self, sequence: TokenSequence) -> None:
         self._store.drop(self._detach(sequence))
         sequence.computed = 0
 
@@ -87,7 +87,7 @@ class KVCache:
             assert slot.nbytes() <= slot.capacity * self._bytes_per_token
             assert slot.drafted <= len(slot.ids) or slot not in self._finished
 
-    def _detach(self, sequence: Sequence) -> Slot:
+    def _detach(self, sequence: TokenSequence) -> Slot:
         slot: Slot = sequence.slot
         self._active.remove(sequence)
         sequence.slot = None

@@ -38,7 +38,7 @@ class Slot:
         return sum(tensor.nbytes for tensor in self.layers.values())
 
 
-class Store(Protocol):
+class KVAllocator(Protocol):
     """Makes slots. What it raises, for want of memory, leaves the slot that it was asked for as it was."""
 
     def new(self, capacity: int, scope: str = "") -> Slot: ...
@@ -53,7 +53,7 @@ class Store(Protocol):
         """The slot is over; nobody uses it any more."""
 
 
-class Heap:
+class PerSlotAllocator:
     """Every slot has tensors of its own, which are the system's again when it is over."""
 
     def new(self, capacity: int, scope: str = "") -> Slot:

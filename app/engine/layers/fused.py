@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from transformers import PreTrainedModel
 
-from app.engine.execution.attention.interface import Step, attend
+from app.engine.execution.attention.interface import AttentionBatch, attend
 from app.engine.layers.packed_linear import Packer
 
 # The modules of these names compute what their namesakes here do; another family's may differ in a detail.
@@ -97,7 +97,7 @@ class RotaryLayer(nn.Module):
         attention_mask: Tensor | None = None,
         *,
         position_embeddings: tuple[Tensor, Tensor],
-        step: Step,
+        step: AttentionBatch,
         **_: Any,  # what transformers passes to every layer for caches that are not used here
     ) -> Tensor:
         """Hidden states `[1, rows, width]`."""
@@ -149,7 +149,7 @@ class GPT2Layer(nn.Module):
         past_key_values: None = None,
         attention_mask: Tensor | None = None,
         *_: Any,  # what transformers passes to every layer for caches and encoders that are not used here
-        step: Step,
+        step: AttentionBatch,
         **__: Any,
     ) -> Tensor:
         """Hidden states `[1, rows, width]`."""
@@ -178,7 +178,7 @@ def _window(attention: Any) -> int | None:  # Mistral's is in its config, Qwen's
     return getattr(attention, "sliding_window", None)
 
 
-def _turns(step: Step, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _turns(step: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines `[1, rows, 1, dim]`; made once per step, for all its layers."""
     if step.turns is None:
         cos, sin = position_embeddings

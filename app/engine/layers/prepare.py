@@ -18,7 +18,7 @@ from app.engine.layers import fused as fusion
 from app.engine.layers import packed_linear as linear
 
 
-class Table(nn.Module):
+class UpcastEmbedding(nn.Module):
     """An embedding that keeps its rows as they are stored; only those looked up become `dtype`."""
 
     def __init__(self, table: nn.Embedding, dtype: torch.dtype) -> None:
@@ -30,7 +30,7 @@ class Table(nn.Module):
         return embedding(ids, self.weight).to(self._dtype)
 
 
-class Tally:
+class PackProgress:
     """Tells `report` which share of the linear layers' weights is done."""
 
     def __init__(self, model: PreTrainedModel, report: Callable[[float], None]) -> None:
@@ -56,7 +56,7 @@ def prepare(
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
-    tally = Tally(model, report)
+    tally = PackProgress(model, report)
     packer = replace(linear.packer(model.device, model.dtype, dtype, quantization), tell=tally.add)
     linear.pack_children(model, packer)  # the output layer, the largest, while the others are not yet copied
     fusion.fuse(model, packer)
@@ -70,7 +70,7 @@ def _widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Embedding and child.weight.dtype.itemsize < dtype.itemsize:
-                setattr(parent, name, Table(child, dtype))
+                setattr(parent, name, UpcastEmbedding(child, dtype))
     for values in model.parameters():
         if values.is_floating_point() and values.element_size() < dtype.itemsize:
             values.data = values.data.to(dtype)

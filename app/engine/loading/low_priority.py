@@ -16,12 +16,12 @@ _LOWER_BY = 5  # a third of what others get of a core that they want whole; all 
 _LOWEST = 19
 
 
-def gently(work: Callable[[], T], makes_way: bool) -> T:
+def run_at_low_priority(work: Callable[[], T], low_priority: bool) -> T:
     """What `work` gives; where it makes way, it and the threads that it starts come after everyone else.
 
     On Linux: elsewhere a priority is the whole process's, and nothing is changed.
     """
-    if not makes_way:
+    if not low_priority:
         return work()
     with ThreadPoolExecutor(1, initializer=_step_back) as thread:
         return thread.submit(work).result()

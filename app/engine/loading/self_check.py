@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused, ModelUnsupported
-from app.engine.execution.model_runner import Runner
+from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import Quantization
-from app.engine.kv.pool import Arena
-from app.engine.kv.slot import Heap, Slot, Store
+from app.engine.kv.pool import KVPool
+from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.prepare import prepare
 from app.engine.loading.load import ReportStage
-from app.engine.loading.relative_error import deviation
-from app.engine.scheduler import Chunk, Sequence
+from app.engine.loading.relative_error import relative_error
+from app.engine.scheduler import Chunk, TokenSequence
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ class PackedPath:
 
     weights: str  # the form of the linear layers' weights
     bytes_per_token: int  # of keys and values
-    goes_by_rows: bool  # whether the pass over rows (rows.py) computes rightly, too, where there is one
+    supports_cuda_graphs: (
+        bool  # whether the pass over rows (rows.py) computes rightly, too, where there is one
+    )
 
 
 def check_packed_path(
@@ -48,7 +50,7 @@ def check_packed_path(
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
     report: ReportStage = lambda stage, fraction: None,
-    arena: Arena | None = None,
+    arena: KVPool | None = None,
 ) -> PackedPath:
     """Puts the model on the packed path. It computes in `dtype` then, or as before. With an `arena` it tries
     the pass over rows as well, which a model can do without.
@@ -68,30 +70,32 @@ def check_packed_path(
     report("pack", 1.0)
     report("check", 0.5)  # the model's own path is computed, the packed one is not
     tolerance = _tolerance(dtype, quantization)
-    sequences = _sequences(prompts, Heap())
-    logits = _packed_logits(Runner(model), sequences)
+    sequences = _sequences(prompts, PerSlotAllocator())
+    logits = _packed_logits(ModelRunner(model), sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
         _refuse_missing_layers(model, sequence.slot)
         _refuse_difference(own, packed, tolerance)
     slot: Slot = sequences[0].slot
-    goes_by_rows = arena is not None and _goes_by_rows(model, arena, prompts, expected, tolerance)
-    return PackedPath(weights, slot.nbytes() // slot.capacity, goes_by_rows)
+    supports_cuda_graphs = arena is not None and _supports_cuda_graphs(
+        model, arena, prompts, expected, tolerance
+    )
+    return PackedPath(weights, slot.nbytes() // slot.capacity, supports_cuda_graphs)
 
 
-def _sequences(prompts: list[list[int]], store: Store) -> list[Sequence]:
-    return [Sequence(str(i), ids, slot=store.new(len(ids))) for i, ids in enumerate(prompts)]
+def _sequences(prompts: list[list[int]], store: KVAllocator) -> list[TokenSequence]:
+    return [TokenSequence(str(i), ids, slot=store.new(len(ids))) for i, ids in enumerate(prompts)]
 
 
-def _goes_by_rows(
-    model: PreTrainedModel, arena: Arena, prompts: list[list[int]], expected: list[Tensor], tolerance: float
+def _supports_cuda_graphs(
+    model: PreTrainedModel, arena: KVPool, prompts: list[list[int]], expected: list[Tensor], tolerance: float
 ) -> bool:
     """What the pass over spans has shown to be served is served by that one where this one fails."""
-    runner = Runner(model, arena=arena)
+    runner = ModelRunner(model, arena=arena)
     try:
         logits = _packed_logits(runner, _sequences(prompts, arena))
         for own, packed in zip(expected, logits, strict=True):
             _refuse_difference(own, packed, tolerance)
-        return runner.goes_by_rows
+        return runner.supports_cuda_graphs
     except (ModelUnsupported, RuntimeError):  # torch's own is one
         _log.warning("this model's decodes are not recorded", exc_info=True)
         return False
@@ -139,7 +143,7 @@ def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
             hook.remove()
 
 
-def _packed_logits(runner: Runner, sequences: list[Sequence]) -> list[Tensor]:
+def _packed_logits(runner: ModelRunner, sequences: list[TokenSequence]) -> list[Tensor]:
     """Logits after each sequence's last id, computed in the mixed passes of `_PASSES`."""
     for counts in _PASSES:
         try:
@@ -181,7 +185,7 @@ def _tolerance(dtype: torch.dtype, quantization: Quantization) -> float:
 
 
 def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
-    difference = deviation(packed, own)
+    difference = relative_error(packed, own)
     if not difference <= tolerance:  # also where it is not a number
         raise ModelUnsupported(
             f"packed attention gives other logits than the model's own ({difference:.2g} of spread)",

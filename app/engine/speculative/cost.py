@@ -3,18 +3,18 @@
 import time
 from dataclasses import dataclass
 
-from app.engine.execution.model_runner import Runner
-from app.engine.kv.slot import Store
-from app.engine.scheduler import Chunk, Sequence
+from app.engine.execution.model_runner import ModelRunner
+from app.engine.kv.slot import KVAllocator
+from app.engine.scheduler import Chunk, TokenSequence
 
 _HISTORY = 16  # ids before the pass that is timed
 _GUESSED = 7  # rows beside the one that a step computes anyway
-PRICED_TOKENS = _HISTORY + _GUESSED  # for which there must be room
+CALIBRATION_TOKENS = _HISTORY + _GUESSED  # for which there must be room
 _REPETITIONS = 3  # the fastest counts: the one least disturbed by whatever else the machine does
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class SpeculationCost:
     """In steps that decode one sequence: of a further row, and of a pass of the draft model over one."""
 
     row: float = 0.02
@@ -29,16 +29,16 @@ class Price:
         return self.check(decoding) + self.draft / (1 + self.row * (decoding - 1))
 
 
-def measure_price(runner: Runner, draft: Runner | None, store: Store) -> Price:
+def calibrate(runner: ModelRunner, draft: ModelRunner | None, store: KVAllocator) -> SpeculationCost:
     """Times passes over made-up ids, in slots of their own."""
     single, several = _pass_s(runner, store, ()), _pass_s(runner, store, (0,) * _GUESSED)
     drafting = 0.0 if draft is None else _pass_s(draft, store, ())
-    return Price(max(several / single - 1, 0.0) / _GUESSED, drafting / single)
+    return SpeculationCost(max(several / single - 1, 0.0) / _GUESSED, drafting / single)
 
 
-def _pass_s(runner: Runner, store: Store, guess: tuple[int, ...]) -> float:
+def _pass_s(runner: ModelRunner, store: KVAllocator, guess: tuple[int, ...]) -> float:
     slot = store.new(_HISTORY + len(guess))
-    sequence = Sequence("price", [0] * _HISTORY, slot=slot)
+    sequence = TokenSequence("price", [0] * _HISTORY, slot=slot)
     try:
         runner.forward([Chunk(sequence, _HISTORY)])
         sequence.computed = _HISTORY - 1
@@ -47,7 +47,7 @@ def _pass_s(runner: Runner, store: Store, guess: tuple[int, ...]) -> float:
         store.drop(slot)
 
 
-def _timed(runner: Runner, chunk: Chunk) -> float:
+def _timed(runner: ModelRunner, chunk: Chunk) -> float:
     began = time.perf_counter()
     runner.forward([chunk]).argmax(-1).tolist()  # which waits for the device
     return time.perf_counter() - began

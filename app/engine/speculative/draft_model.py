@@ -4,21 +4,21 @@ Speculative decoding (https://arxiv.org/abs/2211.17192). Its keys and values lie
 model, as further layers, so that they are kept, shared and evicted with them. Checking is the engine's.
 """
 
-from collections.abc import Sequence as Many
+from collections.abc import Sequence
 
-from app.engine.execution.model_runner import Runner
-from app.engine.scheduler import Chunk, Sequence
+from app.engine.execution.model_runner import ModelRunner
+from app.engine.scheduler import Chunk, TokenSequence
 
 _ROWS = 64  # ids of a history that are read in one step, so that nobody waits long for it
 
 
-class Draft:
+class DraftModel:
     """`runner` has the draft model, whose layers are numbered behind those of the served one."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
 
-    def guess(self, wanted: Many[tuple[Sequence, int]]) -> None:
+    def guess(self, wanted: Sequence[tuple[TokenSequence, int]]) -> None:
         """Sets the guess of sequences that decode: up to so many ids, as far as their slots have room.
 
         One whose ids are not all read yet gets none; more of them are read.
@@ -32,7 +32,7 @@ class Draft:
             for reader in readers:
                 reader.close()
 
-    def _advance(self, readers: Many["_Reader"]) -> list["_Reader"]:
+    def _advance(self, readers: Sequence["_Reader"]) -> list["_Reader"]:
         """One pass; returns those that guess further."""
         chunks = [Chunk(reader.view, min(reader.view.pending, _ROWS)) for reader in readers]
         guessing = [reader for reader, chunk in zip(readers, chunks, strict=True) if chunk.is_last]
@@ -47,12 +47,12 @@ class Draft:
 class _Reader:
     """A sequence as the draft model sees it. Guesses stand at the end of the same ids until it is closed."""
 
-    def __init__(self, sequence: Sequence, count: int) -> None:
+    def __init__(self, sequence: TokenSequence, count: int) -> None:
         slot = sequence.slot
         self._sequence = sequence
         self._length = len(sequence.ids)
         self.count = min(count, slot.capacity - self._length)
-        self.view = Sequence(sequence.request_id, sequence.ids, computed=slot.drafted, slot=slot)
+        self.view = TokenSequence(sequence.request_id, sequence.ids, computed=slot.drafted, slot=slot)
 
     @property
     def guessed(self) -> int:

@@ -17,7 +17,7 @@ _HISTORY_PER_TOKEN = 32  # ids that a draft model reads at about what one of its
 _HISTORY_FREE = 64
 
 
-class Luck:
+class AcceptanceRate:
     """How often one kind of guess was right for one request, and so whether the next is worth its price."""
 
     def __init__(self, usual: float) -> None:
@@ -65,14 +65,14 @@ def best_count(chance: float, price: float, most: int) -> int:
     return best
 
 
-class Guesser:
+class PromptLookup:
     """One request's guesses. Each token costs the same, however long the history is."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, ...], int] = {}  # an n-gram, and where its last occurrence ended
         self._indexed = 0
         self._found: int | None = None  # where the last n-gram had ended before
-        self._look_up, self._draft = Luck(_USUAL_LOOK_UP), Luck(_USUAL_DRAFT)
+        self._look_up, self._draft = AcceptanceRate(_USUAL_LOOK_UP), AcceptanceRate(_USUAL_DRAFT)
         self._last = self._look_up
 
     def guess(self, ids: Sequence[int], most: int, price: float) -> tuple[int, ...]:

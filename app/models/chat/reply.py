@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from app.engine.ipc import messages
 from app.engine.ipc.client import Event
 from app.models.chat.thinking import ThinkingSplit
-from app.models.lifecycle.state import LoadedModel
+from app.models.lifecycle.state import ServedModel
 from app.models.schemas import (
     DeltaEvent,
     FinishReason,
@@ -20,7 +20,7 @@ from app.models.schemas import (
 )
 
 
-def sampling_for(request: SamplingFields, served: LoadedModel) -> messages.SamplingParams:
+def sampling_for(request: SamplingFields, served: ServedModel) -> messages.SamplingParams:
     """The request's own numbers, and the model's where it says nothing."""
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     stop = given.pop("stop", ())
@@ -34,7 +34,7 @@ def sampling_for(request: SamplingFields, served: LoadedModel) -> messages.Sampl
 class Reply:
     """One reply as it grows."""
 
-    served: LoadedModel
+    served: ServedModel
     parts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     omitted_messages: int = 0

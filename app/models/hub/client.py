@@ -20,10 +20,10 @@ from huggingface_hub import constants
 from app.core.catalogue import ModelProfile, Source
 from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
 from app.models.hub.checksums import Checksums
-from app.models.hub.errors import damaged, explain, offline
+from app.models.hub.errors import damaged, offline, to_model_error
 from app.models.hub.folder import PICKLE, cache_name, is_complete, snapshots
 from app.models.hub.progress import Meter, Report
-from app.models.hub.threads import Patience, in_thread
+from app.models.hub.threads import NetworkTimeouts, in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ class Hub:
         *,
         token: str | None = None,
         endpoint: str = constants.ENDPOINT,
-        patience: Patience | None = None,
+        timeouts: NetworkTimeouts | None = None,
     ) -> None:
         self._cache_dir = cache_dir.expanduser()
         self._checksums = Checksums(self._cache_dir / _CHECKED)
         self._token = token
         self._endpoint = endpoint
-        self._patience = Patience() if patience is None else patience
+        self._timeouts = NetworkTimeouts() if timeouts is None else timeouts
 
     def find(self, profile: ModelProfile) -> Weights | None:
         """The first source of the profile whose files are complete on this disk."""
@@ -180,7 +180,7 @@ class Hub:
         """Finds out within the probe's time that there is no network, also where packets vanish."""
         if constants.HF_HUB_OFFLINE:
             raise offline(source)
-        address, limit_s = _address(self._endpoint), self._patience.probe_s
+        address, limit_s = _address(self._endpoint), self._timeouts.probe_s
         try:
             # Given up on from outside: to look a name up can take longer than a socket's own timeout.
             connecting = in_thread(lambda: socket.create_connection(address, limit_s).close())
@@ -204,12 +204,12 @@ class Hub:
             report("resolve", 1.0)
             meter = Meter(report, {file.name: file.size for file in repository.files})
             download = Download(
-                repository, self._cache_dir, self._endpoint, headers, meter, self._patience, self._checksums
+                repository, self._cache_dir, self._endpoint, headers, meter, self._timeouts, self._checksums
             )
             return await download.run()
         except Exception as error:  # a broken connection has a class of the Hub's own client
             logger.warning("download failed: source=%s error=%s", source.location, type(error).__name__)
-            raise explain(source, error, has_token="authorization" in headers) from None
+            raise to_model_error(source, error, has_token="authorization" in headers) from None
 
 
 def _address(endpoint: str) -> tuple[str, int]:

@@ -28,7 +28,7 @@ from app.models.hub.errors import disk_full
 from app.models.hub.folder import cache_name
 from app.models.hub.progress import Meter
 from app.models.hub.repository import RemoteFile, Repository
-from app.models.hub.threads import Patience, in_thread
+from app.models.hub.threads import NetworkTimeouts, in_thread
 
 _PARALLEL = 4
 _LOCK_POLL_S = 0.2
@@ -47,7 +47,7 @@ class Download:
     endpoint: str
     headers: dict[str, str]
     meter: Meter
-    patience: Patience
+    timeouts: NetworkTimeouts
     checksums: Checksums
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -152,7 +152,7 @@ class Download:
                     failures = 1 if out.tell() > start else failures + 1
                     if failures == _TRIES or not _may_pass(error):
                         raise
-                    self.is_cancelled.wait(self.patience.retry_s * failures)
+                    self.is_cancelled.wait(self.timeouts.retry_s * failures)
                 self._stop_if_cancelled()
 
     def _append(self, file: RemoteFile, start: int, out: BinaryIO) -> None:
@@ -162,7 +162,7 @@ class Download:
         )
         # Not compressed, or the range would count other bytes than those on the disk.
         headers = self.headers | {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
-        with get_session().stream("GET", url, headers=headers, timeout=self.patience.read_s) as response:
+        with get_session().stream("GET", url, headers=headers, timeout=self.timeouts.read_s) as response:
             hf_raise_for_status(response)
             if response.status_code != 206 and start:
                 out.truncate(0)

@@ -60,7 +60,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:,.2f} GB"
 
 
-def explain(source: Source, error: Exception, has_token: bool) -> ModelUnavailable:
+def to_model_error(source: Source, error: Exception, has_token: bool) -> ModelUnavailable:
     """The domain error for one of the Hub's. Subclasses come before their parents."""
     name = source.location
     match error:

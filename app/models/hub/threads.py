@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class NetworkTimeouts:
     """With the network, in seconds."""
 
     probe_s: float = 3.0  # until it counts as not there

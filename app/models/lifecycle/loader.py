@@ -15,9 +15,9 @@ from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, Shut
 from app.models.hub.client import Hub, Weights
 from app.models.hub.folder import weight_bytes
 from app.models.hub.progress import Report
-from app.models.lifecycle.eviction import Residency
-from app.models.lifecycle.registry import Entries
-from app.models.lifecycle.state import Entry, Load, LoadedModel, start_worker, worker_spec
+from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.registry import ModelRegistry
+from app.models.lifecycle.state import Load, ModelState, ServedModel, start_worker, worker_spec
 from app.models.schemas import LoadProgress
 
 logger = logging.getLogger(__name__)
@@ -25,16 +25,16 @@ logger = logging.getLogger(__name__)
 _DRAIN_POLL_S = 0.02
 
 
-class Workers:
+class ModelLoader:
     """One worker process for each loaded model. `current` is the model that leaves last."""
 
     def __init__(
         self,
         settings: Settings,
         hub: Hub,
-        entries: Entries,
-        residency: Residency,
-        current: Callable[[], Entry | None],
+        entries: ModelRegistry,
+        residency: EvictionPolicy,
+        current: Callable[[], ModelState | None],
     ) -> None:
         self._settings = settings
         self._hub = hub
@@ -61,12 +61,12 @@ class Workers:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def is_serving(self, entry: Entry) -> bool:
+    def is_serving(self, entry: ModelState) -> bool:
         """Whether the worker is alive and has given a sign of life lately."""
         client = entry.loaded.client if entry.loaded is not None else None
         return client is not None and client.is_alive and client.silence_s < self._settings.worker_timeout
 
-    def load(self, entry: Entry) -> Load:
+    def load(self, entry: ModelState) -> Load:
         """The load in progress, or a new one."""
         if self._is_closing:
             raise ShuttingDown("The server is shutting down.")
@@ -76,18 +76,18 @@ class Workers:
         entry.load = Load(entry.profile, lambda report: self._run_load(entry, report, old))
         return entry.load
 
-    def begin(self, entry: Entry) -> None:
+    def begin(self, entry: ModelState) -> None:
         """A load that goes on whoever leaves."""
         self.load(entry)
         self.spawn(self.load_quietly(entry))
 
-    async def load_quietly(self, entry: Entry) -> None:
+    async def load_quietly(self, entry: ModelState) -> None:
         """Loads; a failure stays in `entry.error` for whoever asks."""
         with suppress(DomainError):
             await self.load(entry).result()
 
     @contextmanager
-    def held(self, entry: Entry) -> Iterator[None]:
+    def held(self, entry: ModelState) -> Iterator[None]:
         """Keeps the model from leaving."""
         entry.leases += 1
         try:
@@ -97,7 +97,7 @@ class Workers:
             entry.last_used = time.monotonic()
             self.trim_soon()
 
-    async def loading(self, entry: Entry) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
+    async def loading(self, entry: ModelState) -> AsyncGenerator[LoadProgress | ServedModel, None]:
         """Progress, and at the end the model, which is kept from leaving until this is closed."""
         with self.held(entry):
             if entry.loaded is not None and self.is_serving(entry):
@@ -109,7 +109,7 @@ class Workers:
                     yield event
             yield await load.result()
 
-    async def _run_load(self, entry: Entry, report: Report, old: Load | None) -> LoadedModel:
+    async def _run_load(self, entry: ModelState, report: Report, old: Load | None) -> ServedModel:
         """The work of a Load, begun once the `old` one has really ended."""
         began = time.monotonic()
         try:
@@ -141,7 +141,7 @@ class Workers:
         )
         return loaded
 
-    async def _start(self, entry: Entry, weights: Weights, report: Report, began: float) -> LoadedModel:
+    async def _start(self, entry: ModelState, weights: Weights, report: Report, began: float) -> ServedModel:
         await self._make_room(entry, weights, report)
         source = weights.source
         spec = worker_spec(
@@ -150,13 +150,13 @@ class Workers:
             weights,
             draft=self._draft_for(entry, weights),
             converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
-            makes_way=any(other.loaded for other in self._entries.all()),
+            low_priority=any(other.loaded for other in self._entries.all()),
         )
         client = await start_worker(spec, self._settings, report)
         report("ready", 1.0)
-        return LoadedModel(entry.profile, source, client, time.monotonic() - began)
+        return ServedModel(entry.profile, source, client, time.monotonic() - began)
 
-    def _draft_for(self, entry: Entry, weights: Weights) -> Weights | None:
+    def _draft_for(self, entry: ModelState, weights: Weights) -> Weights | None:
         """The model that may guess for this one: if it lies on the disk, and nobody must leave for it."""
         if entry.profile.draft is None:
             return None
@@ -169,7 +169,7 @@ class Workers:
         needed = residency.needed_bytes(entry, weights.path) + weight_bytes(found.path)
         return found if room is None or needed <= room else None
 
-    async def unload(self, entry: Entry) -> None:
+    async def unload(self, entry: ModelState) -> None:
         """Ends the entry's worker; goes on to its end also if this is cancelled."""
         loaded, entry.loaded = entry.loaded, None
         if loaded is not None:
@@ -179,14 +179,14 @@ class Workers:
             await asyncio.shield(unload)
             logger.info("model unloaded: model=%s", entry.profile.name)
 
-    async def _make_room(self, entry: Entry, weights: Weights, report: Report) -> None:
+    async def _make_room(self, entry: ModelState, weights: Weights, report: Report) -> None:
         """Unloads whoever may leave until the newcomer fits. Raises ModelTooLarge where it cannot."""
         residency = self._residency
         while (surplus := residency.next_to_leave(self._entries.all(), self._current(), 1)) is not None:
             await self.unload(surplus)
         needed = residency.needed_bytes(entry, weights.path)
         while (room := residency.room_bytes(self._entries.all())) is not None and room < needed:
-            leaving = residency.expendable(self._entries.all(), self._current())
+            leaving = residency.eviction_candidate(self._entries.all(), self._current())
             if leaving is None and entry is self._current():
                 leaving = await self._drained(needed, report)
             if leaving is None:
@@ -194,7 +194,7 @@ class Workers:
             await self.unload(leaving)
         residency.check(entry, needed, self._entries.all())
 
-    async def _drained(self, needed_bytes: int, report: Report) -> Entry | None:
+    async def _drained(self, needed_bytes: int, report: Report) -> ModelState | None:
         """A model whose room would do, once what it is at has ended; None where there is none, or it goes on
         for longer than a request may."""
         entries = self._entries.all()

@@ -5,30 +5,30 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.core.catalogue import ModelProfile, Source, find_profile
-from app.models.lifecycle.state import Entry
+from app.models.lifecycle.state import ModelState
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _MOST_OTHERS = 32  # models beyond the catalogue that are remembered at once
 _WINDOW = 8192  # tokens, of a model that nobody described; less where its own is smaller
 
 
-class Entries:
+class ModelRegistry:
     def __init__(self, catalogue: Mapping[str, ModelProfile], allows_any: bool) -> None:
         self._catalogue = catalogue
         self._allows_any = allows_any
-        self._entries = {name: Entry(profile) for name, profile in catalogue.items()}
+        self._entries = {name: ModelState(profile) for name, profile in catalogue.items()}
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> ModelState:
         """
         Raises:
             ModelNotFound: with the nearest names.
         """
         if name not in self._entries and self._allows_any and (profile := _any_profile(name)) is not None:
             self._forget_unused()
-            self._entries[name] = Entry(profile)
+            self._entries[name] = ModelState(profile)
         return self._entries.get(name) or self._entries[find_profile(self._catalogue, name).name]
 
-    def all(self) -> list[Entry]:
+    def all(self) -> list[ModelState]:
         return list(self._entries.values())
 
     def _forget_unused(self) -> None:
@@ -38,7 +38,7 @@ class Entries:
             del self._entries[name]
 
     @staticmethod
-    def _is_unused(entry: Entry) -> bool:
+    def _is_unused(entry: ModelState) -> bool:
         return entry.is_idle and entry.loaded is None and entry.progress is None
 
 

@@ -15,11 +15,11 @@ from app.engine.ipc.client import EngineClient
 from app.engine.ipc.messages import Progress, WorkerSpec
 from app.models.hub.client import Weights
 from app.models.hub.progress import Report, Transfer
-from app.models.schemas import FileProgress, LoadProgress, ModelState
+from app.models.schemas import FileProgress, LoadProgress, LoadState
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
+class ServedModel:
     """A model that answers. `source` is what it is really served from."""
 
     profile: ModelProfile
@@ -39,7 +39,7 @@ class LoadedModel:
 class Load:
     """Runs `work` in a task, and gives it a function to report to, from any thread."""
 
-    def __init__(self, profile: ModelProfile, work: Callable[[Report], Awaitable[LoadedModel]]) -> None:
+    def __init__(self, profile: ModelProfile, work: Callable[[Report], Awaitable[ServedModel]]) -> None:
         self.progress = LoadProgress(model_name=profile.name, stage="resolve", fraction=0)
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -73,7 +73,7 @@ class Load:
                 self.is_abandoned = True
                 self._task.cancel()
 
-    async def result(self) -> LoadedModel:
+    async def result(self) -> ServedModel:
         """Waits for the model.
 
         Raises:
@@ -125,9 +125,9 @@ def _progress(name: str, stage: str, fraction: float, transfer: Transfer | None)
 class Lease:
     """One use of a model, which stays loaded until it ends. `wait` must have run before `model` is asked."""
 
-    def __init__(self, events: AsyncGenerator[LoadProgress | LoadedModel, None]) -> None:
+    def __init__(self, events: AsyncGenerator[LoadProgress | ServedModel, None]) -> None:
         self._events = events
-        self._model: LoadedModel | None = None
+        self._model: ServedModel | None = None
 
     async def wait(self) -> AsyncGenerator[LoadProgress, None]:
         """Progress, once the load is past finding out what there is; nothing where the model is loaded.
@@ -137,23 +137,23 @@ class Lease:
         """
         async with aclosing(self._events) as events:
             async for event in events:
-                if isinstance(event, LoadedModel):
+                if isinstance(event, ServedModel):
                     self._model = event
                 elif event.stage != "resolve":  # what is wrong by then is told before a stream begins
                     yield event
 
     @property
-    def model(self) -> LoadedModel:
+    def model(self) -> ServedModel:
         assert self._model is not None, "the lease was waited for"
         return self._model
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class ModelState:
     """What is known of one model: at most one worker, at most one load. `measured_bytes`: of the last one."""
 
     profile: ModelProfile
-    loaded: LoadedModel | None = None
+    loaded: ServedModel | None = None
     load: Load | None = None
     error: DomainError | None = None
     leases: int = 0
@@ -171,7 +171,7 @@ class Entry:
         return None if self.load is None or self.load.is_done else self.load.progress
 
     @property
-    def state(self) -> ModelState:
+    def state(self) -> LoadState:
         if self.loaded is not None and self.loaded.client.is_alive:
             return "loaded"
         if self.progress is not None:
@@ -186,7 +186,7 @@ def worker_spec(
     *,
     draft: Weights | None,
     converts_to: str | None,
-    makes_way: bool,
+    low_priority: bool,
 ) -> WorkerSpec:
     """What a worker needs to serve these weights, with a `draft` model's guesses. For the rest see there."""
     return WorkerSpec(
@@ -205,7 +205,7 @@ def worker_spec(
         draft_name=None if draft is None else draft.source.model_id,
         log_level=settings.log_level,
         converts_to=converts_to,
-        makes_way=makes_way,
+        low_priority=low_priority,
     )
 
 

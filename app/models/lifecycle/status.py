@@ -6,19 +6,19 @@ from typing import Literal
 
 from app import __version__
 from app.models.conversation import now
-from app.models.lifecycle.state import Entry, LoadedModel
+from app.models.lifecycle.state import ModelState, ServedModel
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
     HealthResponse,
+    LoadState,
     ModelEntry,
     ModelHealth,
     ModelInfoResponse,
     ModelListResponse,
-    ModelState,
 )
 
 
-class ModelOverview:
+class ServerStatus:
     """Reads the manager. `boot_id` tells one run of the server from the next."""
 
     def __init__(self, models: ModelManager) -> None:
@@ -32,7 +32,7 @@ class ModelOverview:
             current_model=self._models.current_name,
         )
 
-    def _entry(self, entry: Entry) -> ModelEntry:
+    def _entry(self, entry: ModelState) -> ModelEntry:
         profile = entry.profile
         model_id, is_on_disk = self._models.served_from(entry)
         return ModelEntry(
@@ -98,7 +98,7 @@ class ModelOverview:
             queued_requests=waiting,
         )
 
-    def _health(self, entry: Entry) -> ModelHealth:
+    def _health(self, entry: ModelState) -> ModelHealth:
         return ModelHealth(
             name=entry.profile.name,
             status=self._state(entry),
@@ -113,7 +113,7 @@ class ModelOverview:
             return "ok"
         return "loading" if current is not None and current.progress is not None else "unavailable"
 
-    def _trouble(self, entry: Entry) -> str | None:
+    def _trouble(self, entry: ModelState) -> str | None:
         """Why the model cannot serve, though it was loaded or asked for; None where nothing is wrong."""
         if entry.error is not None or entry.loaded is None or self._models.is_serving(entry):
             return None if entry.error is None else entry.error.message
@@ -121,12 +121,12 @@ class ModelOverview:
         how = f"has been silent for {client.silence_s:.0f} s" if client.is_alive else f"ended ({client.end})"
         return f"The worker of {entry.profile.name} {how}; the next request starts it again."
 
-    def _state(self, entry: Entry) -> ModelState:
+    def _state(self, entry: ModelState) -> LoadState:
         """`failed` for a worker that lives but is stuck, too."""
         return "failed" if entry.state == "loaded" and self._trouble(entry) else entry.state
 
 
-def _facts(loaded: LoadedModel) -> dict[str, str | int | float | None]:
+def _facts(loaded: ServedModel) -> dict[str, str | int | float | None]:
     info = loaded.client.info
     return {
         "model_id": loaded.model_id,

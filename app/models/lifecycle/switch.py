@@ -10,10 +10,10 @@ from contextlib import aclosing, nullcontext, suppress
 from app.core.catalogue import BUILTIN_NAME
 from app.core.errors import ModelTooLarge, ShuttingDown
 from app.models.hub.client import Hub
-from app.models.lifecycle.eviction import Residency
-from app.models.lifecycle.loader import Workers
-from app.models.lifecycle.registry import Entries
-from app.models.lifecycle.state import Entry, LoadedModel
+from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.loader import ModelLoader
+from app.models.lifecycle.registry import ModelRegistry
+from app.models.lifecycle.state import ModelState, ServedModel
 from app.models.schemas import LoadProgress, SwitchModelResponse
 
 logger = logging.getLogger(__name__)
@@ -21,11 +21,16 @@ logger = logging.getLogger(__name__)
 LoadEvent = LoadProgress | SwitchModelResponse
 
 
-class Switching:
+class ModelSwitch:
     """`note` is what a person should know of the choice."""
 
     def __init__(
-        self, current: Entry | None, entries: Entries, hub: Hub, residency: Residency, workers: Workers
+        self,
+        current: ModelState | None,
+        entries: ModelRegistry,
+        hub: Hub,
+        residency: EvictionPolicy,
+        workers: ModelLoader,
     ) -> None:
         self.current = current
         self.note: str | None = None
@@ -33,7 +38,7 @@ class Switching:
         self._hub = hub
         self._residency = residency
         self._workers = workers
-        self._awaited_default: Entry | None = None  # takes over from the built-in model once it can
+        self._awaited_default: ModelState | None = None  # takes over from the built-in model once it can
 
     def start(self, *, is_chosen: bool) -> None:
         """Begins to load and returns at once.
@@ -52,7 +57,7 @@ class Switching:
             self._workers.begin(self.current)
             self._workers.spawn(self._replace_builtin(default))
 
-    async def _replace_builtin(self, default: Entry) -> None:
+    async def _replace_builtin(self, default: ModelState) -> None:
         """The ordinary gapless switch, begun by the server itself; any other switch overrules it."""
         assert self.current is not None
         await self._workers.load_quietly(self.current)
@@ -83,23 +88,23 @@ class Switching:
             async for event in events:
                 yield event
 
-    async def _taking_over(self, entry: Entry) -> AsyncGenerator[LoadEvent, None]:
+    async def _taking_over(self, entry: ModelState) -> AsyncGenerator[LoadEvent, None]:
         async with aclosing(self._workers.loading(entry)) as events:
             async for event in events:
-                if isinstance(event, LoadedModel):
+                if isinstance(event, ServedModel):
                     self._make_current(entry)
                     yield done(event, f"Successfully switched to {entry.profile.name}")
                 else:
                     yield event
 
-    def _fits_instead(self, entry: Entry, old: Entry) -> bool:
+    def _fits_instead(self, entry: ModelState, old: ModelState) -> bool:
         weights = self._hub.find(entry.profile)
         if weights is None or entry is old:
             return False
         needed = self._residency.needed_bytes(entry, weights.path)
         return self._residency.fits_instead(needed, old, self._entries.all())
 
-    async def _replacing(self, old: Entry, entry: Entry) -> AsyncGenerator[LoadEvent, None]:
+    async def _replacing(self, old: ModelState, entry: ModelState) -> AsyncGenerator[LoadEvent, None]:
         """Without memory for both: who asks from now on waits for the new model, while the old one ends what
         it is at and leaves. It comes back if the new one cannot be had."""
         note = f"not enough memory for both: {old.profile.name} is unloaded first"
@@ -112,23 +117,23 @@ class Switching:
                     yield event.model_copy(update={"note": note}) if is_progress else event
         finally:
             if self.current is entry and entry.loaded is None:
-                self._come_back(old, entry)
+                self._roll_back(old, entry)
 
-    def _come_back(self, old: Entry, entry: Entry) -> None:
+    def _roll_back(self, old: ModelState, entry: ModelState) -> None:
         self._make_current(old)
         self.note = f"{entry.profile.name} could not be loaded; {old.profile.name} goes on."
         with suppress(ShuttingDown):
             if not self._workers.is_serving(old):
                 self._workers.begin(old)
 
-    def _make_current(self, entry: Entry) -> None:
+    def _make_current(self, entry: ModelState) -> None:
         was = None if self.current is None else self.current.profile.name
         logger.info("current model: %s (was %s)", entry.profile.name, was)
         self.current, self.note, self._awaited_default = entry, None, None
         self._workers.trim_soon()
 
 
-def done(loaded: LoadedModel, message: str) -> SwitchModelResponse:
+def done(loaded: ServedModel, message: str) -> SwitchModelResponse:
     return SwitchModelResponse(
         message=message,
         model_name=loaded.profile.name,

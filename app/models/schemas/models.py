@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, StrictBool
 
-from app.models.schemas.wire import ModelState, Name, RequestModel, WireModel
+from app.models.schemas.wire import LoadState, Name, RequestModel, WireModel
 
 
 class SwitchModelRequest(RequestModel):
@@ -52,7 +52,7 @@ class LoadProgress(WireModel):
 class ModelEntry(WireModel):
     name: str
     display_name: str
-    status: ModelState
+    status: LoadState
     is_current: bool
     model_id: str = Field(description="What it is served from, or the first place it would come from.")
     sources: list[str]
@@ -90,7 +90,7 @@ class ModelInfoResponse(WireModel):
     model_id: str | None
     display_name: str
     loaded: bool
-    status: ModelState
+    status: LoadState
     architecture: str | None = None
     device: str | None = None
     dtype: str | None = Field(None, description="What it computes in.")
@@ -108,7 +108,7 @@ class ModelInfoResponse(WireModel):
 
 class ModelHealth(WireModel):
     name: str
-    status: ModelState
+    status: LoadState
     model_id: str | None = None
     progress: LoadProgress | None = None
     error: str | None = None

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled", "interrupted"]
-ModelState = Literal["available", "loading", "loaded", "failed"]
+LoadState = Literal["available", "loading", "loaded", "failed"]
 
 MAX_TEXT = 400_000  # characters of one message; the request body has its own limit in bytes
 MAX_STOP = 16

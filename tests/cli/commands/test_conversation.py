@@ -2,7 +2,7 @@ import pytest
 
 from app.cli.commands.command import Leave
 from app.cli.commands.conversation import resume
-from app.cli.conversation.autosave import Journal
+from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.saved import kept_sessions
 from app.cli.conversation.session import Session
 from app.cli.conversation.transcripts import load
@@ -104,7 +104,7 @@ def test_conversation_that_is_open_elsewhere_is_copied(talk: Talk, seen: Seen) -
     async def open_elsewhere(session: Session) -> None:
         assert elsewhere.claim(kept_sessions(sessions_folder())[0].session_id)
 
-    elsewhere = Journal(sessions_folder())
+    elsewhere = Autosave(sessions_folder())
     talk("one")
     talk(open_elsewhere, lambda session: resume(session, ""), "two")
     assert "this one gets a copy" in seen.told

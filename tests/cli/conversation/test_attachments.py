@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.conversation.attachments import attachment, mentioned, read_text
-from app.cli.errors import Missing
+from app.cli.errors import UsageError
 
 
 def test_file_is_attached_in_a_fence_that_nothing_in_it_ends() -> None:
@@ -32,12 +32,12 @@ def test_only_files_are_mentioned() -> None:
 )
 def test_what_is_no_text_or_too_much_is_refused(content: bytes, told: str) -> None:
     Path("file").write_bytes(content)
-    with pytest.raises(Missing, match=told):
+    with pytest.raises(UsageError, match=told):
         read_text("file")
 
 
 def test_file_that_cannot_be_read_says_why() -> None:
-    with pytest.raises(Missing, match="No such file"):
+    with pytest.raises(UsageError, match="No such file"):
         attachment("missing")
-    with pytest.raises(Missing, match="Is a directory"):
+    with pytest.raises(UsageError, match="Is a directory"):
         attachment(".")

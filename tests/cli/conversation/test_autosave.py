@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.autosave import Journal
+from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.transcripts import Transcript, load
 from app.cli.errors import TranscriptError
 from app.cli.files import sweep
@@ -20,7 +20,7 @@ def _said(text: str) -> Transcript:
 
 
 def test_journal_writes_each_state_privately_and_in_order(tmp_path: Path) -> None:
-    journal, folder = Journal(tmp_path / "sessions"), tmp_path / "sessions"
+    journal, folder = Autosave(tmp_path / "sessions"), tmp_path / "sessions"
     transcript = _said("0")
     for number in range(1, 20):
         transcript.messages = [TranscriptMessage(role="user", content=str(number))]
@@ -34,16 +34,16 @@ def test_journal_writes_each_state_privately_and_in_order(tmp_path: Path) -> Non
 
 
 def test_journal_makes_no_file_of_nothing(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "sessions")
+    journal = Autosave(tmp_path / "sessions")
     journal.write(Transcript())
     journal.settle()
     assert not list((tmp_path / "sessions").glob("*.json"))
-    Journal(None).write(_said("kept nowhere"))
+    Autosave(None).write(_said("kept nowhere"))
 
 
 def test_journal_tells_once_that_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    journal = Journal(tmp_path / "file")
+    journal = Autosave(tmp_path / "file")
     journal.write(_said("hello"))
     with pytest.raises(TranscriptError, match="cannot be written"):
         journal.settle()
@@ -60,11 +60,11 @@ def test_what_a_killed_client_left_is_swept_a_day_later(tmp_path: Path) -> None:
 
 
 def test_conversation_is_written_by_one_client_at_a_time(tmp_path: Path) -> None:
-    one, other = Journal(tmp_path), Journal(tmp_path)
+    one, other = Autosave(tmp_path), Autosave(tmp_path)
     one.write(Transcript(session_id="talk"))
     assert one.claim("talk") and other.claim("other") and not other.claim("talk")
     one.close()
-    assert other.claim("talk") and Journal(None).claim("talk")
+    assert other.claim("talk") and Autosave(None).claim("talk")
     other.close()
     assert not list((tmp_path / "open").iterdir())
 

@@ -5,7 +5,7 @@ import pytest
 
 from app.cli.conversation.documents import code_blocks, document, write_document
 from app.cli.conversation.transcripts import Transcript, load
-from app.cli.errors import Missing, TranscriptError
+from app.cli.errors import TranscriptError, UsageError
 from app.models.schemas import TranscriptMessage
 
 TALK = Transcript(
@@ -56,7 +56,7 @@ def test_file_that_is_there_is_kept_beside() -> None:
 
 
 def test_format_and_place_must_be_known() -> None:
-    with pytest.raises(Missing, match="no format"):
+    with pytest.raises(UsageError, match="no format"):
         _write(Path("talk.pdf"))
     with pytest.raises(TranscriptError, match="cannot be written"):
         _write(Path("missing/talk.md"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.errors import Missing
+from app.cli.errors import UsageError
 from app.cli.input.clipboard import MAX_OSC52, clipboard_tools, copied_by
-from app.cli.output.terminal import Look, Terminal
+from app.cli.output.terminal import Terminal, TerminalStyle
 from tests.cli.conftest import ReadableScreen
 
 
@@ -21,7 +21,7 @@ def _tool(folder: Path, name: str, script: str) -> None:
 
 def _copied(text: str, plain: bool = False) -> tuple[str, str]:
     screen = ReadableScreen()
-    terminal = Terminal(Look(plain=plain, color=False, symbols=True), screen, io.StringIO())
+    terminal = Terminal(TerminalStyle(plain=plain, color=False, symbols=True), screen, io.StringIO())
     return asyncio.run(copied_by(text, terminal)), screen.getvalue()
 
 
@@ -56,5 +56,5 @@ def test_terminal_is_asked_where_there_is_no_tool(tools: Path) -> None:
 
 @pytest.mark.parametrize(("text", "plain"), [("x", True), ("x" * (MAX_OSC52 + 1), False)])
 def test_no_clipboard_is_said(tools: Path, text: str, plain: bool) -> None:
-    with pytest.raises(Missing, match="no clipboard"):
+    with pytest.raises(UsageError, match="no clipboard"):
         _copied(text, plain)

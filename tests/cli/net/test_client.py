@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cli.errors import ClientError, Foreign, Refused, StreamBroken, Unreachable
+from app.cli.errors import ClientError, NotOurServer, Refused, StreamBroken, Unreachable
 from app.cli.net.client import ChatClient
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, ModelListResponse, StartEvent
 from tests.cli.standin import StandIn
@@ -37,9 +37,9 @@ def _raises(error: Exception) -> Answer:
     [
         (_raises(httpx.ConnectError("no")), Unreachable, "connection refused"),
         (_raises(httpx.ReadTimeout("slow")), Unreachable, "in time"),
-        (lambda request: httpx.Response(404, html="<p>nginx"), Foreign, "no server of this program"),
-        (lambda request: httpx.Response(200, json={"status": "ok"}), Foreign, "differences"),
-        (lambda request: httpx.Response(200, content=b"\xff"), Foreign, "differences"),
+        (lambda request: httpx.Response(404, html="<p>nginx"), NotOurServer, "no server of this program"),
+        (lambda request: httpx.Response(200, json={"status": "ok"}), NotOurServer, "differences"),
+        (lambda request: httpx.Response(200, content=b"\xff"), NotOurServer, "differences"),
         (
             lambda request: httpx.Response(429, json={"error": {"code": "queue_full", "message": "Full."}}),
             Refused,
@@ -88,7 +88,7 @@ def test_hints_that_speak_of_requests_are_the_clients_own(code: str, told: str) 
     [
         (b"", StreamBroken),
         (b'event: delta\ndata: {"text": "a"}\n\n', StreamBroken),
-        (b'event: delta\ndata: {"txt": "a"}\n\n', Foreign),
+        (b'event: delta\ndata: {"txt": "a"}\n\n', NotOurServer),
         (b'event: error\ndata: {"error": {"code": "worker_died", "message": "gone"}}\n\n', Refused),
     ],
 )
@@ -120,7 +120,7 @@ def test_stream_that_breaks_is_told_in_plain_words() -> None:
 
 
 def test_stream_of_another_kind_is_foreign() -> None:
-    with pytest.raises(Foreign):
+    with pytest.raises(NotOurServer):
         _ask(lambda request: httpx.Response(200, json={}), _stream)
 
 

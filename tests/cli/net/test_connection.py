@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.errors import Foreign, Refused, Unreachable
+from app.cli.errors import NotOurServer, Refused, Unreachable
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
-from app.cli.net.connection import Wanted, connected
+from app.cli.net.connection import ServerTarget, connected
 from app.cli.net.server import port_for_own
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
 from tests.cli.standin import StandIn
 
 
-def _connect(wanted: Wanted, seen: Seen) -> str:
+def _connect(wanted: ServerTarget, seen: Seen) -> str:
     async def connect() -> str:
         async with connected(wanted, seen.terminal(), Interrupts()) as connection:
             return connection.client.url
@@ -26,34 +26,36 @@ def _connect(wanted: Wanted, seen: Seen) -> str:
 
 def test_server_at_the_default_address_is_used(url: str, seen: Seen) -> None:
     host, port = url.removeprefix("http://").split(":")
-    assert _connect(Wanted({"LLM_HOST": host, "LLM_PORT": port}), seen) == url
+    assert _connect(ServerTarget({"LLM_HOST": host, "LLM_PORT": port}), seen) == url
 
 
 def test_named_server_is_never_replaced_by_an_own_one(seen: Seen) -> None:
     port = port_for_own("127.0.0.1", 0)
     with pytest.raises(Unreachable) as caught:
-        _connect(Wanted({}, url=f"http://127.0.0.1:{port}"), seen)
+        _connect(ServerTarget({}, url=f"http://127.0.0.1:{port}"), seen)
     assert "uvicorn app.main:app" in str(caught.value.hint)
 
 
 def test_named_address_with_another_program_is_said(url: str, seen: Seen) -> None:
-    with pytest.raises(Foreign, match="no server of this program"):
-        _connect(Wanted({}, url=f"{url}/elsewhere"), seen)
+    with pytest.raises(NotOurServer, match="no server of this program"):
+        _connect(ServerTarget({}, url=f"{url}/elsewhere"), seen)
 
 
 def test_server_that_wants_a_key_is_not_replaced(url: str, seen: Seen, standin: StandIn) -> None:
     standin.api_key = "secret"
     with pytest.raises(Refused, match="key is needed"):
-        _connect(Wanted({"LLM_PORT": url.rpartition(":")[2]}), seen)
-    assert _connect(Wanted({}, url=url, api_key="secret"), seen) == url
+        _connect(ServerTarget({"LLM_PORT": url.rpartition(":")[2]}), seen)
+    assert _connect(ServerTarget({}, url=url, api_key="secret"), seen) == url
 
 
 GONE = Unreachable("No server answers.", "Is it running?")
 
 
-def _wanted(**changes: str) -> Wanted:
+def _wanted(**changes: str) -> ServerTarget:
     """Of a server of one's own, which is a stand-in, and whose address nobody has yet."""
-    return Wanted(os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))} | changes, command=COMMAND)
+    return ServerTarget(
+        os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))} | changes, command=COMMAND
+    )
 
 
 def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
@@ -119,7 +121,7 @@ def test_client_moves_to_the_port_that_its_new_server_got(seen: Seen) -> None:
 
 def test_named_server_that_ended_is_told_with_the_command(url: str, seen: Seen) -> None:
     async def revive() -> None:
-        async with connected(Wanted({}, url=url), seen.terminal(), Interrupts()) as connection:
+        async with connected(ServerTarget({}, url=url), seen.terminal(), Interrupts()) as connection:
             await connection.revive(GONE, seen.terminal())
 
     with pytest.raises(Unreachable) as caught:

@@ -8,7 +8,7 @@ from rich.console import Console
 from app.cli.conversation.session import Session
 from app.cli.net.client import ChatClient
 from app.cli.output.live_models import HINT, LiveModels
-from app.cli.output.terminal import Look, Terminal
+from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk, typed
@@ -83,7 +83,7 @@ def test_list_is_told_line_by_line_where_nothing_is_written_over(
 
 
 def _rows(standin: StandIn, height: int, width: int = 80) -> list[str]:
-    terminal = Terminal(Look(plain=False, color=True, symbols=True), io.StringIO())
+    terminal = Terminal(TerminalStyle(plain=False, color=True, symbols=True), io.StringIO())
     terminal.console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
     session = Session(ChatClient("http://127.0.0.1:9"), terminal)
     session.models = {entry.name: entry for entry in standin.models().models}

@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from app.cli.output.load_progress import step_of
-from app.cli.output.terminal import Look, Terminal
+from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import LoadProgress
 from tests.cli.conftest import Seen
 
@@ -43,7 +43,7 @@ def test_download_takes_a_line_for_each_tenth_where_nothing_is_written_over(seen
 
 
 def test_bar_gives_way_to_its_words_where_the_terminal_is_narrow() -> None:
-    terminal = Terminal(Look(plain=False, color=False, symbols=True))
+    terminal = Terminal(TerminalStyle(plain=False, color=False, symbols=True))
     shown = io.StringIO()
     terminal.console = Console(file=shown, width=25, force_terminal=True, color_system=None)
     with terminal.bar() as bar:

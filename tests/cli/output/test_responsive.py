@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable
 from statistics import median
 
-from app.cli.output.terminal import Look, Terminal
+from app.cli.output.terminal import Terminal, TerminalStyle
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.standin import StandIn
@@ -78,7 +78,7 @@ async def _stream(terminal: Terminal) -> None:
 
 
 def test_an_answer_of_five_hundred_tokens_a_second_keeps_no_key_waiting() -> None:
-    terminal = Terminal(Look(plain=False, color=True, symbols=True), io.StringIO())
+    terminal = Terminal(TerminalStyle(plain=False, color=True, symbols=True), io.StringIO())
     terminal.load_ahead()
     assert asyncio.run(longest_gap_s(_stream(terminal))) < LONGEST_S
 

@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from app.engine.kv.free_list import Ranges
+from app.engine.kv.free_list import FreeList
 
 
 def test_take_gives_the_first_that_is_long_enough() -> None:
-    ranges = Ranges()
+    ranges = FreeList()
     ranges.give(10, 2)
     ranges.give(20, 5)
     assert ranges.take(3) == 20
@@ -19,14 +19,14 @@ def test_take_gives_the_first_that_is_long_enough() -> None:
 
 
 def test_neighbours_become_one() -> None:
-    ranges = Ranges()
+    ranges = FreeList()
     for start in (4, 0, 2):
         ranges.give(start, 2)
     assert ranges.take(6) == 0
 
 
 def test_take_at_wants_all_of_the_place() -> None:
-    ranges = Ranges()
+    ranges = FreeList()
     ranges.give(10, 5)
     assert not ranges.take_at(12, 2)
     assert not ranges.take_at(10, 6)
@@ -35,7 +35,7 @@ def test_take_at_wants_all_of_the_place() -> None:
 
 
 def test_given_twice_is_an_error() -> None:
-    ranges = Ranges()
+    ranges = FreeList()
     ranges.give(10, 5)
     with pytest.raises(AssertionError):
         ranges.give(12, 1)
@@ -45,7 +45,7 @@ def test_given_twice_is_an_error() -> None:
 
 def test_any_order_agrees_with_a_set_of_positions() -> None:
     draw = random.Random(1)
-    ranges, free, taken = Ranges(), set(range(64)), []
+    ranges, free, taken = FreeList(), set(range(64)), []
     ranges.give(0, 64)
     for _ in range(2000):
         if taken and draw.random() < 0.5:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from app.engine.ipc.messages import Finished
-from app.engine.kv.pool import Arena, ArenaSlot
+from app.engine.kv.pool import KVPool, PooledSlot
 from tests.engine.tiny import TinyModel, greedy, run
 
 
@@ -17,12 +17,12 @@ def pairs_of(numbers: list[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float32).view(1, 1, 1, -1, 1).expand(2, 1, 2, -1, 4)
 
 
-def write(slot: ArenaSlot, start: int, numbers: list[int]) -> None:
+def write(slot: PooledSlot, start: int, numbers: list[int]) -> None:
     for layer in (0, 1):
         slot.write(layer, start, (layer + 1) * pairs_of(numbers))
 
 
-def read(slot: ArenaSlot, length: int) -> list[int]:
+def read(slot: PooledSlot, length: int) -> list[int]:
     """What stands in the slot, and the same in both layers."""
     first, second = (slot.write(layer, 0, pairs_of([])).narrow(3, 0, length) for layer in (0, 1))
     assert torch.equal(2 * first, second)
@@ -31,7 +31,7 @@ def read(slot: ArenaSlot, length: int) -> list[int]:
 
 
 def test_growing_keeps_every_slot() -> None:
-    arena = Arena(64, first=8)
+    arena = KVPool(64, first=8)
     first = arena.new(8)
     write(first, 0, [1, 2, 3])
     second = arena.new(20)
@@ -41,7 +41,7 @@ def test_growing_keeps_every_slot() -> None:
 
 
 def test_a_slot_grows_in_place_where_there_is_room() -> None:
-    arena = Arena(64, first=64)
+    arena = KVPool(64, first=64)
     slot = arena.new(8)
     write(slot, 0, [1, 2, 3])
     before = slot.start
@@ -51,7 +51,7 @@ def test_a_slot_grows_in_place_where_there_is_room() -> None:
 
 
 def test_gaps_become_one_when_only_that_makes_room() -> None:
-    arena = Arena(32, first=32)
+    arena = KVPool(32, first=32)
     slots = [arena.new(8) for _ in range(4)]
     for number, slot in enumerate(slots):
         write(slot, 0, [10 * number + step for step in range(8)])
@@ -65,7 +65,7 @@ def test_gaps_become_one_when_only_that_makes_room() -> None:
 
 
 def test_a_slot_can_have_all_that_is_left_and_its_own_place() -> None:
-    arena = Arena(32, first=32)
+    arena = KVPool(32, first=32)
     low, slot, high = arena.new(8), arena.new(8), arena.new(8)
     write(slot, 0, [1, 2, 3])
     write(high, 0, [5])
@@ -76,7 +76,7 @@ def test_a_slot_can_have_all_that_is_left_and_its_own_place() -> None:
 
 
 def test_copies_are_slots_of_their_own() -> None:
-    arena = Arena(64, first=16)
+    arena = KVPool(64, first=16)
     slot = arena.new(8, "scope")
     write(slot, 0, [1, 2, 3, 4])
     twin = arena.copy(slot, 2, 16)
@@ -84,7 +84,7 @@ def test_copies_are_slots_of_their_own() -> None:
     assert (read(twin, 3), read(slot, 4), twin.scope) == ([1, 2, 9], [1, 2, 3, 4], "scope")
 
 
-class Full(Arena):
+class Full(KVPool):
     """There is no memory for it to grow, so many times."""
 
     failures = 0
@@ -133,8 +133,8 @@ def test_a_prefix_taken_over_when_memory_runs_out_is_nobodys_for_ever(llama: Tin
 @pytest.mark.parametrize("seed", range(5))
 def test_any_order_of_work_keeps_what_was_written(seed: int) -> None:
     draw = random.Random(seed)
-    arena = Arena(96, first=16)
-    known: dict[ArenaSlot, list[int]] = {}
+    arena = KVPool(96, first=16)
+    known: dict[PooledSlot, list[int]] = {}
     for step in range(300):
         free = 96 - sum(slot.capacity for slot in known)
         slot = draw.choice(list(known)) if known else None

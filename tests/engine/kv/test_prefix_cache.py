@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from app.engine.kv.prefix_cache import KVCache
-from app.engine.scheduler import Sequence
+from app.engine.scheduler import TokenSequence
 
 BYTES_PER_TOKEN = 2 * 2 * 4 * 4  # key and value, 2 heads of 4 float32
 
@@ -18,15 +18,15 @@ def key_of(ids: list[int]) -> torch.Tensor:
     return torch.tensor(ids, dtype=torch.float32).view(1, 1, -1, 1).expand(1, 2, -1, 4)
 
 
-def compute(sequence: Sequence) -> None:
+def compute(sequence: TokenSequence) -> None:
     """Stand in for the model: write what is pending."""
     pending = sequence.ids[sequence.computed :]
     sequence.slot.write(0, sequence.computed, torch.stack((key_of(pending), -key_of(pending))))
     sequence.computed = len(sequence.ids)
 
 
-def admit(cache: KVCache, name: str, ids: list[int], scope: str = "") -> Sequence:
-    sequence = Sequence(name, list(ids), scope)
+def admit(cache: KVCache, name: str, ids: list[int], scope: str = "") -> TokenSequence:
+    sequence = TokenSequence(name, list(ids), scope)
     assert cache.attach(sequence)
     compute(sequence)
     return sequence
@@ -96,7 +96,7 @@ def test_attach_evicts_the_least_recently_used() -> None:
 def test_attach_waits_when_running_sequences_fill_the_budget() -> None:
     cache = make_cache(tokens=128, longest=128)
     first = admit(cache, "first", [*range(100)])
-    waiting = Sequence("second", [*range(100)])
+    waiting = TokenSequence("second", [*range(100)])
     assert not cache.attach(waiting)
     assert waiting.slot is None
     cache.release(first)

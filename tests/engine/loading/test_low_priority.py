@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.engine.loading.low_priority import gently
+from app.engine.loading.low_priority import run_at_low_priority
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a thread's priority is Linux's")
 
@@ -23,15 +23,15 @@ def in_another_thread() -> int:
 
 def test_gently_lowers_the_work_and_its_threads_and_nothing_else() -> None:
     before = niceness()
-    assert gently(niceness, True) > before
-    assert gently(in_another_thread, True) > before
-    assert gently(niceness, False) == before
+    assert run_at_low_priority(niceness, True) > before
+    assert run_at_low_priority(in_another_thread, True) > before
+    assert run_at_low_priority(niceness, False) == before
     assert niceness() == in_another_thread() == before
 
 
 def test_gently_raises_what_the_work_raises() -> None:
     with pytest.raises(ZeroDivisionError):
-        gently(lambda: 1 // 0, True)
+        run_at_low_priority(lambda: 1 // 0, True)
 
 
 def test_gently_lowers_a_server_that_is_nice_already() -> None:
@@ -39,7 +39,7 @@ def test_gently_lowers_a_server_that_is_nice_already() -> None:
 
     def niced() -> tuple[int, int]:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 16)
-        return niceness(), gently(niceness, True)
+        return niceness(), run_at_low_priority(niceness, True)
 
     with ThreadPoolExecutor(1) as threads:
         assert threads.submit(niced).result() == (16, 19)

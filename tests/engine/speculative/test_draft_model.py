@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.engine.core import Engine
+from app.engine.core import EngineCore
 from app.engine.ipc.messages import SamplingParams, Submit
 from app.engine.loading.load import LoadedModel
-from app.engine.speculative.cost import Price
+from app.engine.speculative.cost import SpeculationCost
 from tests.engine.tiny import WINDOW, Collected, TinyModel, configs, finish, greedy, run
 
-CHEAP = Price(row=0.01, draft=0.05)
-DEAR = Price(row=0.2, draft=0.9)
+CHEAP = SpeculationCost(row=0.01, draft=0.05)
+DEAR = SpeculationCost(row=0.2, draft=0.9)
 PROMPTS = ("the cat sat", "on the mat, 日本語", "and é too")
 
 
@@ -29,7 +29,9 @@ def stranger(gpt2: TinyModel) -> TinyModel:
     return TinyModel.build(config, gpt2.tokenizer)
 
 
-def engine(served: TinyModel, draft: TinyModel | None, price: Price = CHEAP, **options: object) -> Engine:
+def engine(
+    served: TinyModel, draft: TinyModel | None, price: SpeculationCost = CHEAP, **options: object
+) -> EngineCore:
     """`draft` guesses for `served`; it may be that model itself, which always guesses right."""
     if draft is None:
         return served.engine(**options)  # type: ignore[arg-type]
@@ -56,7 +58,7 @@ def test_wrong_guesses_cost_few_steps_and_no_token(gpt2: TinyModel, stranger: Ti
 @pytest.mark.parametrize("price", [CHEAP, DEAR], ids=["cheap", "dear"])
 @pytest.mark.parametrize("is_same", [True, False])
 def test_replies_side_by_side_equal_generate(
-    gpt2: TinyModel, stranger: TinyModel, price: Price, is_same: bool
+    gpt2: TinyModel, stranger: TinyModel, price: SpeculationCost, is_same: bool
 ) -> None:
     drafting = engine(gpt2, gpt2 if is_same else stranger, price)
     said = run(drafting, *(greedy(prompt, prompt, 40) for prompt in PROMPTS)).texts
@@ -111,6 +113,6 @@ def test_a_draft_model_that_fails_is_not_asked_again(gpt2: TinyModel, stranger: 
 
 def test_prices_are_measured(gpt2: TinyModel) -> None:
     drafting = engine(gpt2, gpt2)
-    drafting.learn_prices()
+    drafting.calibrate_speculation()
     assert 0 <= drafting._guessing._price.row < 10
     assert 0.1 < drafting._guessing._price.draft < 10

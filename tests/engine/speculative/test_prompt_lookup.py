@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.engine.core import Engine
+from app.engine.core import EngineCore
 from app.engine.ipc.messages import SamplingParams, Submit
-from app.engine.speculative.prompt_lookup import Guesser, Luck, best_count
+from app.engine.speculative.prompt_lookup import AcceptanceRate, PromptLookup, best_count
 from tests.engine.tiny import TinyModel, run
 
 FREE = 0.0
@@ -20,9 +20,9 @@ def gpt2(tiny_model: Callable[[str], TinyModel]) -> TinyModel:
     return tiny_model("gpt2")
 
 
-def engine(tiny: TinyModel, guessing_rows: int) -> Engine:
+def engine(tiny: TinyModel, speculation_rows: int) -> EngineCore:
     made = tiny.engine()
-    made.limits = replace(made.limits, guessing_rows=guessing_rows)
+    made.limits = replace(made.limits, speculation_rows=speculation_rows)
     return made
 
 
@@ -32,18 +32,18 @@ def submit(name: str, **fields: object) -> Submit:
 
 
 def test_guess_continues_what_was_seen() -> None:
-    guesser = Guesser()
+    guesser = PromptLookup()
     assert guesser.guess([1, 2, 3, 4, 5], 4, FREE) == ()
     assert guesser.guess([1, 2, 3, 4, 5, 1, 2, 3], 2, FREE) == (4, 5)
     assert guesser.guess([1, 2, 3, 4, 5, 1, 2, 3, 9], 2, FREE) == ()
 
 
 def test_guess_goes_on_with_a_period() -> None:
-    assert Guesser().guess([7, 8, 7, 8, 7, 8], 5, FREE) == (7, 8, 7, 8, 7)
+    assert PromptLookup().guess([7, 8, 7, 8, 7, 8], 5, FREE) == (7, 8, 7, 8, 7)
 
 
 def test_guessing_rests_where_it_does_not_pay_and_longer_each_time() -> None:
-    luck, length = Luck(0.5), 0
+    luck, length = AcceptanceRate(0.5), 0
     rests = []
     for _ in range(2):
         while count := luck.count(4, 0.3, length):
@@ -64,7 +64,7 @@ def test_more_is_guessed_the_surer_and_the_cheaper_it_is() -> None:
 
 
 def test_luck_turns() -> None:
-    luck = Luck(0.5)
+    luck = AcceptanceRate(0.5)
     for _ in range(10):
         luck.learn(4, 4)
     assert luck.count(7, 0.1, 0) == 7
@@ -80,11 +80,11 @@ def test_guesses_save_steps_on_text_that_repeats_itself(gpt2: TinyModel) -> None
     assert guessing.steps < 0.7 * plain.steps
 
 
-@pytest.mark.parametrize("guessing_rows", [2, 5, 8])
-def test_guesses_change_no_draw(gpt2: TinyModel, guessing_rows: int) -> None:
+@pytest.mark.parametrize("speculation_rows", [2, 5, 8])
+def test_guesses_change_no_draw(gpt2: TinyModel, speculation_rows: int) -> None:
     fields = {"temperature": 0.7, "seed": 3, "top_p": 0.9}
     said = run(engine(gpt2, 0), submit("a", **fields)).texts["a"]
-    assert run(engine(gpt2, guessing_rows), submit("a", **fields)).texts["a"] == said
+    assert run(engine(gpt2, speculation_rows), submit("a", **fields)).texts["a"] == said
 
 
 def test_guesses_respect_the_end(gpt2: TinyModel) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from app.core.catalogue import CATALOGUE, ModelProfile, Source
 from app.models.hub.client import Hub, Weights
 from app.models.hub.progress import Transfer
-from app.models.hub.threads import Patience
+from app.models.hub.threads import NetworkTimeouts
 from tests.hub.standin import StandInHub
 
 TINY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights" * 10_000}
 SECRET = "hf_secret"
-HASTY = Patience(probe_s=0.3, read_s=0.3, retry_s=0.01)
+HASTY = NetworkTimeouts(probe_s=0.3, read_s=0.3, retry_s=0.01)
 
 
 @dataclass
@@ -41,7 +41,7 @@ def profile(*locations: str, **fields: Any) -> ModelProfile:
 
 
 def hub_of(standin: StandInHub, cache: Path, token: str | None = SECRET) -> Hub:
-    return Hub(cache, token=token, endpoint=standin.url, patience=HASTY)
+    return Hub(cache, token=token, endpoint=standin.url, timeouts=HASTY)
 
 
 def fetch(hub: Hub, wanted: ModelProfile) -> tuple[Weights, Reports]:

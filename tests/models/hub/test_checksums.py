@@ -49,7 +49,7 @@ def flip(path: Path) -> None:
 
 
 def offline(cache: Path) -> Hub:
-    return Hub(cache, endpoint="http://127.0.0.1:9", patience=HASTY)
+    return Hub(cache, endpoint="http://127.0.0.1:9", timeouts=HASTY)
 
 
 def test_files_are_read_once_and_again_after_a_change(cached: Path) -> None:

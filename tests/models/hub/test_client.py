@@ -106,7 +106,7 @@ def test_pickle_goes_once_its_weights_are_kept_otherwise(tmp_path: Path, standin
     asyncio.run(hub.forget_pickle(source))
     assert not list(tmp_path.rglob("pytorch_model.bin"))
     assert not (tmp_path / cache_name(DIALOGPT) / "blobs" / hashlib.sha256(b"pickle").hexdigest()).exists()
-    for again in (hub, Hub(tmp_path, endpoint="http://127.0.0.1:9", patience=HASTY)):
+    for again in (hub, Hub(tmp_path, endpoint="http://127.0.0.1:9", timeouts=HASTY)):
         assert fetch(again, llama)[0].path == hub.converted(source)
     assert standin.bytes_sent == sent
 
@@ -122,7 +122,7 @@ def test_pickle_in_a_folder_of_the_user_stays(tmp_path: Path) -> None:
 
 
 def test_llama_offline_and_not_cached_is_told(tmp_path: Path) -> None:
-    hub = Hub(tmp_path, endpoint="http://127.0.0.1:9", patience=HASTY)
+    hub = Hub(tmp_path, endpoint="http://127.0.0.1:9", timeouts=HASTY)
     with pytest.raises(ModelOffline, match="Llama-3.2-1B-Instruct is not on this machine"):
         fetch(hub, CATALOGUE["llama3-1b"])
 
@@ -213,7 +213,7 @@ def test_fetch_finds_out_in_time_that_packets_vanish(tmp_path: Path) -> None:
             connection.setblocking(False)
             connection.connect_ex(address)
         began = time.monotonic()
-        hub = Hub(tmp_path, endpoint=f"http://127.0.0.1:{address[1]}", patience=HASTY)
+        hub = Hub(tmp_path, endpoint=f"http://127.0.0.1:{address[1]}", timeouts=HASTY)
         with pytest.raises(ModelOffline):
             fetch(hub, profile("owner/tiny"))
         assert time.monotonic() - began < 2

@@ -10,8 +10,8 @@ from app.core.catalogue import BUILTIN_PATH
 from app.core.config import Settings
 from app.models.hub.client import Hub
 from app.models.hub.folder import weight_bytes
-from app.models.lifecycle.eviction import Residency
-from app.models.lifecycle.state import Entry
+from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.state import ModelState
 from app.models.model_manager import ModelManager
 from tests.models.conftest import asyncio_timeout, collect, profile
 
@@ -36,8 +36,8 @@ def test_draft_is_used_where_it_can_be(
     folders = {**tiny_folders, "builtin": BUILTIN_PATH, "missing": tmp_path / "missing"}
     catalogue = {name: profile(name, folder) for name, folder in folders.items()}
     catalogue["tiny-a"] = replace(catalogue["tiny-a"], draft=draft)
-    residency = Residency.of(settings)
-    alone = residency.needed_bytes(Entry(catalogue["tiny-a"]), folders["tiny-a"])
+    residency = EvictionPolicy.of(settings)
+    alone = residency.needed_bytes(ModelState(catalogue["tiny-a"]), folders["tiny-a"])
     limit = alone + weight_bytes(folders["tiny-b"]) - 1 if is_short else 10**12
     with asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, Hub(tmp_path), replace(residency, limit_bytes=limit))

@@ -10,8 +10,8 @@ import pytest
 from app.core.catalogue import CATALOGUE
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
-from app.models.lifecycle.eviction import Residency
-from app.models.lifecycle.state import Entry
+from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.state import ModelState
 
 GB = 1_000_000_000
 
@@ -33,13 +33,13 @@ class Numbers:
         return self
 
 
-def entry(name: str, last_used: float, gigabytes: int = 1, **fields: Any) -> Entry:
+def entry(name: str, last_used: float, gigabytes: int = 1, **fields: Any) -> ModelState:
     profile = replace(CATALOGUE["gpt2"], name=name, is_pinned=fields.pop("is_pinned", False))
     loaded: Any = Numbers(gigabytes * GB, fields.pop("open_requests", 0), fields.pop("card_bytes", None))
-    return Entry(profile, **({"loaded": loaded, "last_used": last_used} | fields))
+    return ModelState(profile, **({"loaded": loaded, "last_used": last_used} | fields))
 
 
-def residency(**fields: Any) -> Residency:
+def residency(**fields: Any) -> EvictionPolicy:
     given = {
         "max_loaded": 2,
         "limit_bytes": None,
@@ -47,7 +47,7 @@ def residency(**fields: Any) -> Residency:
         "is_on_host": True,
         "is_float32": False,
     }
-    return Residency(**(given | fields))
+    return EvictionPolicy(**(given | fields))
 
 
 def test_the_least_recently_used_leaves_and_the_current_one_last() -> None:
@@ -55,8 +55,8 @@ def test_the_least_recently_used_leaves_and_the_current_one_last() -> None:
     rules = residency()
     assert rules.next_to_leave([current, old, new], current) is old
     assert rules.next_to_leave([current, new], current) is None
-    assert rules.next_to_leave([current, new], current, newcomer=1) is new
-    assert rules.expendable([current], current) is current
+    assert rules.next_to_leave([current, new], current, incoming=1) is new
+    assert rules.eviction_candidate([current], current) is current
 
 
 @pytest.mark.parametrize("why", [{"leases": 1}, {"open_requests": 1}, {"is_pinned": True}])
@@ -64,18 +64,18 @@ def test_a_model_in_use_or_pinned_never_leaves(why: dict[str, Any]) -> None:
     rules = residency(max_loaded=1, idle_timeout_s=1, clock=lambda: 1000.0)
     kept = entry("kept", 0, **why)
     assert rules.next_to_leave([kept, entry("a", 5, leases=1)], None) is None
-    assert rules.expendable([kept], None) is None
-    assert rules.outstayed([kept]) is None
+    assert rules.eviction_candidate([kept], None) is None
+    assert rules.idle_candidate([kept]) is None
 
 
 def test_idleness_has_a_limit() -> None:
     now = [100.0]
     rules = residency(idle_timeout_s=60, clock=lambda: now[0])
     first, second = entry("first", 50), entry("second", 90)
-    assert rules.outstayed([second, first]) is None
+    assert rules.idle_candidate([second, first]) is None
     now[0] = 110
-    assert rules.outstayed([second, first]) is first
-    assert residency(clock=lambda: 1e9).outstayed([first]) is None
+    assert rules.idle_candidate([second, first]) is first
+    assert residency(clock=lambda: 1e9).idle_candidate([first]) is None
 
 
 def test_room_is_what_the_limit_leaves_or_what_is_free() -> None:
@@ -108,23 +108,23 @@ def test_what_would_fit_if_a_model_left() -> None:
 def test_need_is_computed_from_the_files_and_then_measured(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
-    newcomer = Entry(CATALOGUE["gpt2"])
-    overhead = residency().needed_bytes(newcomer, tmp_path) - 1000
+    incoming = ModelState(CATALOGUE["gpt2"])
+    overhead = residency().needed_bytes(incoming, tmp_path) - 1000
     assert overhead > 100_000_000
-    assert residency(is_float32=True).needed_bytes(newcomer, tmp_path) == overhead + 2000
-    newcomer.measured_bytes = 5
-    assert residency().needed_bytes(newcomer, tmp_path) == 5
+    assert residency(is_float32=True).needed_bytes(incoming, tmp_path) == overhead + 2000
+    incoming.measured_bytes = 5
+    assert residency().needed_bytes(incoming, tmp_path) == 5
 
 
 def test_a_model_that_cannot_fit_is_told_with_what_it_needs_and_what_there_is() -> None:
     rules = residency(limit_bytes=4 * GB)
-    rules.check(Entry(CATALOGUE["gpt2"]), 3 * GB, [entry("a", 0)])
+    rules.check(ModelState(CATALOGUE["gpt2"]), 3 * GB, [entry("a", 0)])
     with pytest.raises(ModelTooLarge, match=r"gpt2 needs about 3.50 GB of memory; 3.00 GB are free"):
-        rules.check(Entry(CATALOGUE["gpt2"]), 3_500_000_000, [entry("a", 0)])
+        rules.check(ModelState(CATALOGUE["gpt2"]), 3_500_000_000, [entry("a", 0)])
 
 
 def test_settings_say_the_rules() -> None:
     settings = Settings(memory_gb=1.5, model_idle_timeout=60, device="cuda", dtype="float32", _env_file=None)
-    rules = Residency.of(settings)
+    rules = EvictionPolicy.of(settings)
     assert (rules.limit_bytes, rules.idle_timeout_s) == (1_500_000_000, 60)
     assert (rules.is_on_host, rules.is_float32, rules.max_loaded) == (False, True, 2)

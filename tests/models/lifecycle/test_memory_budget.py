@@ -14,7 +14,7 @@ from app.core.errors import ModelCorrupt, ModelTooLarge
 from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
-from app.models.lifecycle.eviction import Residency
+from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
 from tests.models.conftest import asyncio_timeout, collect, profile
@@ -131,7 +131,7 @@ def test_memory_is_shared(
     folders = tiny_folders | {"damaged": damaged}
     catalogue = {name: profile(name, folder) for name, folder in folders.items()}
     machine = Machine()
-    residency = replace(Residency.of(settings), max_loaded=9, available=machine.available)
+    residency = replace(EvictionPolicy.of(settings), max_loaded=9, available=machine.available)
     with asyncio.Runner() as runner:
         machine.models = models = ModelManager(settings, catalogue, Hub(tmp_path), residency)
         chats = ChatModelManager(settings, ConversationStore(max_conversations=99, ttl_s=600), models)

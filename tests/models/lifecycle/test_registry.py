@@ -4,14 +4,14 @@ import pytest
 
 from app.core.catalogue import CATALOGUE
 from app.core.errors import ModelNotFound
-from app.models.lifecycle.registry import Entries
+from app.models.lifecycle.registry import ModelRegistry
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "./folder", "/srv/model", "~/model"])
 def test_any_model_is_found_where_it_is_allowed(name: str) -> None:
     with pytest.raises(ModelNotFound):
-        Entries(CATALOGUE, allows_any=False).find(name)
-    entries = Entries(CATALOGUE, allows_any=True)
+        ModelRegistry(CATALOGUE, allows_any=False).find(name)
+    entries = ModelRegistry(CATALOGUE, allows_any=True)
     found = entries.find(name)
     assert entries.find(name) is found
     assert found.profile.name == name
@@ -23,11 +23,11 @@ def test_any_model_is_found_where_it_is_allowed(name: str) -> None:
 @pytest.mark.parametrize("name", ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c"])
 def test_what_is_no_name_of_a_repository_is_not_found(name: str) -> None:
     with pytest.raises(ModelNotFound):
-        Entries(CATALOGUE, allows_any=True).find(name)
+        ModelRegistry(CATALOGUE, allows_any=True).find(name)
 
 
 def test_unused_others_are_forgotten_in_time() -> None:
-    entries = Entries(CATALOGUE, allows_any=True)
+    entries = ModelRegistry(CATALOGUE, allows_any=True)
     used = entries.find("used/one")
     used.leases = 1
     for number in range(200):

@@ -18,7 +18,7 @@ from app.core.errors import DomainError
 from app.models.chat.generation import TextGenerator
 from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
-from app.models.lifecycle.status import ModelOverview
+from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import LoadProgress
 from tests.hub.standin import Mishap, Refusal, StandInHub, running
@@ -81,7 +81,7 @@ def scene(
     with running(StandInHub()) as hub, asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, hub_of(hub, cache))
         chats = ChatModelManager(settings, ConversationStore(max_conversations=99, ttl_s=600), models)
-        world = World(runner, models, chats, TextGenerator(settings, models), ModelOverview(models))
+        world = World(runner, models, chats, TextGenerator(settings, models), ServerStatus(models))
         world.collect(models.switch("tiny-a"))
         yield Scene(world, hub, cache, files)
         world.run(models.close())

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from app.engine.execution.attention.interface import Heads, Step, additive, attend_one
-from app.engine.kv.pool import NOTHING, Arena
+from app.engine.execution.attention.interface import AttentionBatch, LayerAttention, additive, attend_one
+from app.engine.kv.pool import NOTHING, KVPool
 
 
 @dataclass(slots=True)
-class RowStep(Step):
+class DecodeAttention(AttentionBatch):
     """`places` `[rows]` is where each row's sequence begins in the arena, `positions` `[rows]` which of its
     tokens the row is; several rows may be of one sequence. None is at `length` or beyond it."""
 
-    arena: Arena
+    arena: KVPool
     places: Tensor
     positions: Tensor
     length: int
@@ -30,7 +30,7 @@ class RowStep(Step):
         places = self.places.unsqueeze(1) + self._columns()
         self.seen = places.masked_fill_(self._is_later(), NOTHING).flatten()
 
-    def attend(self, heads: Heads, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, heads: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         pairs = torch.stack((key, value))
         whole = self.arena.layer(heads.layer, pairs)
         whole.index_copy_(3, self.written, pairs)  # every row's, before any of them looks

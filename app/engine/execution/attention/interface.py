@@ -18,7 +18,7 @@ NAME = "packed"
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
+class LayerAttention:
     """What one layer's attention is like."""
 
     layer: int
@@ -28,7 +28,7 @@ class Heads:
 
 
 @dataclass(slots=True, kw_only=True)
-class Step(ABC):
+class AttentionBatch(ABC):
     """What one forward pass works on. It reaches `attend` through the model's keyword arguments."""
 
     first_layer: int = 0  # in the slots
@@ -36,7 +36,7 @@ class Step(ABC):
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     @abstractmethod
-    def attend(self, heads: Heads, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, heads: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Writes keys and values, and returns `[1, rows, heads, dim]`; arguments as those of `attend`."""
 
 
@@ -52,7 +52,7 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    step: Step,
+    step: AttentionBatch,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -69,7 +69,7 @@ def attend(
         )
     layer = step.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return step.attend(Heads(layer, scale, sliding_window, softcap), query, key, value), None
+    return step.attend(LayerAttention(layer, scale, sliding_window, softcap), query, key, value), None
 
 
 def _refuse_unknown(attention_mask: Tensor | None, others: dict[str, Any]) -> None:
@@ -84,7 +84,9 @@ def _refuse_unknown(attention_mask: Tensor | None, others: dict[str, Any]) -> No
         )
 
 
-def attend_one(heads: Heads, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def attend_one(
+    heads: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Tensor:
     """One query row per sequence, `[sequences, heads, 1, dim]`, over keys `[sequences, kv_heads, keys, dim]`.
 
     The heads of a group become rows that share their key head. Returns `[1, sequences, heads, dim]`.
@@ -95,7 +97,9 @@ def attend_one(heads: Heads, query: Tensor, keys: Tensor, values: Tensor, mask: 
     return product(heads, grouped, keys, values, mask).reshape(1, sequences, count, values.shape[3])
 
 
-def product(heads: Heads, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def product(
+    heads: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Tensor:
     """Scaled dot-product attention with an additive mask, and the soft cap of Gemma 2 where there is one."""
     if heads.softcap is None:
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=heads.scale)

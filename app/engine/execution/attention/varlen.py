@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from app.engine.execution.attention.interface import Heads, Step, additive, attend_one, product
+from app.engine.execution.attention.interface import (
+    AttentionBatch,
+    LayerAttention,
+    additive,
+    attend_one,
+    product,
+)
 from app.engine.kv.slot import Slot
 
 
@@ -32,10 +38,10 @@ class Span:
 
 
 @dataclass(slots=True)
-class SpanStep(Step):
+class VarlenAttention(AttentionBatch):
     spans: list[Span]
 
-    def attend(self, heads: Heads, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, heads: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # Each call of torch costs as much as the attention of one row, so all spans are cut at once.
         counts = [span.rows for span in self.spans]
         queries = query.split_with_sizes(counts, dim=2)
@@ -43,7 +49,7 @@ class SpanStep(Step):
         rows = [self._attend_span(heads, *each) for each in zip(self.spans, queries, pairs, strict=True)]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
-    def _attend_span(self, heads: Heads, span: Span, query: Tensor, pairs: Tensor) -> Tensor:
+    def _attend_span(self, heads: LayerAttention, span: Span, query: Tensor, pairs: Tensor) -> Tensor:
         """Output `[1, rows of the span, heads, dim]`."""
         whole = span.slot.write(heads.layer, span.start, pairs)
         first = 0 if heads.window is None else max(0, span.start - heads.window + 1)
@@ -52,7 +58,9 @@ class SpanStep(Step):
             return attend_one(heads, query, keys, values, None)
         return self._attend_many(heads, span, query, keys, values)
 
-    def _attend_many(self, heads: Heads, span: Span, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _attend_many(
+        self, heads: LayerAttention, span: Span, query: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
         """Key heads are expanded over their group as a view, never copied."""
         kv_heads, rows = keys.shape[1], query.shape[2]
         group = query.shape[1] // kv_heads
