@@ -12,6 +12,7 @@ from app.engine.request import Request
 from app.engine.sampler import RequestSampler
 from app.engine.scheduler import TokenSequence
 from app.engine.speculative.prompt_lookup import PromptLookup
+from app.engine.tokenization.parts import PartSplitter
 from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.vocabulary import Vocabulary
 
@@ -48,6 +49,7 @@ class Admission:
             stop_ids=self._vocabulary.stop_ids,
             sampler=RequestSampler(submit.sampling, prompt.ids),
             text=self._vocabulary.reply_text(stops, joins=prompt.ids if joins_prompt else ()),
+            parts=PartSplitter(prompt.thinking),
             guesser=PromptLookup(),
             arrived=arrived,
         )
@@ -56,6 +58,5 @@ class Admission:
             request.prompt_tokens,
             prompt.omitted_messages,
             request.max_tokens,
-            prompt.thinking,
         )
         return request, accepted

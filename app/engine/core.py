@@ -219,13 +219,12 @@ class EngineCore:
         ended: list[tuple[Request, FinishReason]],
     ) -> None:
         try:
-            text, reason = request.take(tokens, self._clock())
+            parts, reason = request.take(tokens, self._clock())
         except Exception:  # one request's text must not end the others
             _log.exception("the text of request %s failed", request.request_id)
             self._fail(request)
             return
-        if text:
-            deltas.append(Delta(request.request_id, text, request.tokens))
+        deltas += [Delta(request.request_id, part.text, request.tokens, part.kind) for part in parts]
         if reason is not None:
             ended.append((request, reason))
 

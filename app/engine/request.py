@@ -11,6 +11,7 @@ from app.engine.sampler import RequestSampler
 from app.engine.scheduler import TokenSequence
 from app.engine.speculative.prompt_lookup import PromptLookup
 from app.engine.tokenization.detokenizer import ReplyText
+from app.engine.tokenization.parts import Part, PartSplitter
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +24,7 @@ class Request:
     stop_ids: Set[int]
     sampler: RequestSampler
     text: ReplyText
+    parts: PartSplitter
     guesser: PromptLookup
     arrived: float
     started: float | None = None
@@ -56,10 +58,10 @@ class Request:
         if self.started is None:
             self.started = now
 
-    def take(self, tokens: list[int], now: float) -> tuple[str, FinishReason | None]:
+    def take(self, tokens: list[int], now: float) -> tuple[list[Part], FinishReason | None]:
         """Takes the right guesses and the token after them, which a step gave.
 
-        Returns the text that has become final with them, and why the reply ends, if it does.
+        Returns the parts that have become final with them, and why the reply ends, if it does.
         """
         if self.first_token is None:
             self.first_token = now
@@ -73,7 +75,8 @@ class Request:
             if reason is not None:
                 break
         sequence.computed = min(sequence.computed + right, len(sequence.ids))
-        return text, reason
+        parts = self.parts.push(text)
+        return (parts if reason is None else parts + self.parts.flush()), reason
 
     def _text_of(self, token: int) -> tuple[str, FinishReason | None]:
         if token in self.stop_ids:

@@ -76,6 +76,23 @@ def test_engine_dialogue_stop_strings_belong_to_chats(llama: TinyModel) -> None:
     assert end_of(collected, "raw").finish_reason == "length"
 
 
+def test_engine_types_the_deltas_of_a_reply_that_begins_with_thinking(llama: TinyModel) -> None:
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}<think>"
+    engine = replace(llama, tokenizer=tokenizer).engine()
+    sampling = SamplingParams(max_tokens=24, temperature=0)
+    engine.submit(Submit("chat", sampling, messages=(ChatMessage("user", "the cat"),)))
+    engine.submit(Submit("raw", sampling, prompt="the cat<think>"))
+    texts: dict[tuple[str, str], str] = {}
+    while not engine.is_idle:
+        for message in engine.step():
+            for delta in message.items if isinstance(message, Deltas) else ():
+                key = (delta.request_id, delta.kind)
+                texts[key] = texts.get(key, "") + delta.text
+    assert set(texts) == {("chat", "thinking"), ("raw", "text")}
+    assert texts["chat", "thinking"] == texts["raw", "text"].lstrip("\n")
+
+
 def without_first_space(tiny: TinyModel) -> TinyModel:
     """With a tokenizer that shows no space before the first word of a text."""
     tokenizer = copy.deepcopy(tiny.tokenizer)

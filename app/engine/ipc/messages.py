@@ -10,7 +10,7 @@ import msgspec
 FinishReason = Literal["stop", "length", "cancelled"]
 Role = Literal["system", "user", "assistant"]
 Quantization = Literal["none", "int8"]
-Thinking = Literal["none", "marked", "begun"]
+DeltaKind = Literal["text", "thinking"]
 Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
 
@@ -139,15 +139,18 @@ class Accepted(Record, frozen=True):
     prompt_tokens: int
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
     max_tokens: int  # what the reply may have, within the window
-    thinking: Thinking = "none"  # whether the reply may hold it, between marks; `begun`: the prompt opened it
 
 
 class Delta(Record, frozen=True):
-    """Text that is final and safe to show; the deltas of a request concatenate to its whole text."""
+    """A piece of a reply that is final and safe to show, never empty.
+
+    The deltas of each kind concatenate to that part of the reply; thinking comes before text.
+    """
 
     request_id: str
     text: str
     tokens: int  # completion tokens so far
+    kind: DeltaKind = "text"
 
 
 class Deltas(Record, frozen=True):

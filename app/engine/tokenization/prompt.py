@@ -12,8 +12,9 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import ContextOverflow, InvalidRequest, ModelRefused
-from app.engine.ipc.messages import ChatMessage, Submit, Thinking
+from app.engine.ipc.messages import ChatMessage, Submit
 from app.engine.tokenization.history import History, folded
+from app.engine.tokenization.parts import Thinking
 from app.engine.tokenization.template_sandbox import LENGTH_LIMIT, TemplateOutOfBounds, bounded
 
 # Noncharacters, which no text may hold, around each control token that a message holds.

@@ -1,12 +1,11 @@
 """Owns what all replies have in common: sampling with a profile's defaults, growing, and what is reported."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 
 from app.engine.ipc import messages
 from app.engine.ipc.client import Event
-from app.models.chat.thinking import ThinkingSplit
 from app.models.lifecycle.state import ServedModel
 from app.models.schemas import (
     DeltaEvent,
@@ -45,28 +44,19 @@ class Reply:
         self, generation: AsyncGenerator[Event, None], **ids: str
     ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
         """Consumes a generation to its end. `ids` are what the start event says besides."""
-        split = ThinkingSplit()
         async with aclosing(generation) as events:
             async for event in events:
                 match event:
                     case messages.Accepted():
-                        split = ThinkingSplit(event.thinking)
                         yield self._start(event, **ids)
-                    case messages.Delta(text=text):
-                        for part in self._take(*split.push(text)):
-                            yield part
+                    case messages.Delta(kind="thinking", text=text):
+                        self.thoughts.append(text)
+                        yield ThinkingEvent(text=text)
+                    case messages.Delta(kind="text", text=text):
+                        self.parts.append(text)
+                        yield DeltaEvent(text=text)
                     case messages.Finished():
-                        for part in self._take(*split.flush()):
-                            yield part
                         self.finished = event
-
-    def _take(self, thought: str, answer: str) -> Iterator[ThinkingEvent | DeltaEvent]:
-        if thought:
-            self.thoughts.append(thought)
-            yield ThinkingEvent(text=thought)
-        if answer:
-            self.parts.append(answer)
-            yield DeltaEvent(text=answer)
 
     def _start(self, accepted: messages.Accepted, **ids: str) -> StartEvent:
         self.omitted_messages += accepted.omitted_messages

@@ -1,0 +1,75 @@
+"""Splits a reply's text, which comes in pieces, into typed parts: thinking and text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from app.engine.ipc.messages import DeltaKind
+
+Thinking = Literal["none", "marked", "begun"]  # in a reply: never, between marks, from the first token
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    kind: DeltaKind
+    text: str
+
+
+class PartSplitter:
+    """Splits one reply. Only thinking at the beginning counts; the marks around it belong to no part."""
+
+    def __init__(self, thinking: Thinking = "none") -> None:
+        """With `begun` the prompt ends with the opening mark, so the reply begins with thinking."""
+        self._state = {"none": "text", "marked": "undecided", "begun": "thinking"}[thinking]
+        self._held = ""
+        self._is_beginning = thinking == "begun"  # line breaks here belong to the mark before
+
+    def push(self, text: str) -> list[Part]:
+        """The parts that are final with this piece, none of them empty."""
+        self._held += text
+        return [part for part in self._advance() if part.text]
+
+    def flush(self) -> list[Part]:
+        """The text that was held back, now that none follows."""
+        held, self._held = self._held, ""
+        return [Part("thinking" if self._state == "thinking" else "text", held)] if held else []
+
+    def _advance(self) -> Iterator[Part]:
+        if self._state == "undecided":
+            self._decide()
+        if self._state == "thinking":
+            yield Part("thinking", self._take_thinking())
+        if self._state == "text":
+            text, self._held = self._held, ""
+            yield Part("text", self._without_leading_breaks(text))
+
+    def _decide(self) -> None:
+        begun = self._held.lstrip()
+        if begun.startswith(_OPEN):
+            self._held, self._state, self._is_beginning = begun[len(_OPEN) :], "thinking", True
+        elif not _OPEN.startswith(begun):
+            self._state = "text"
+
+    def _take_thinking(self) -> str:
+        """Takes the final thinking from the held text; an ending that may begin the closing mark stays."""
+        thinking, mark, rest = self._held.partition(_CLOSE)
+        if mark:
+            thinking = self._without_leading_breaks(thinking).rstrip("\n")
+            self._held, self._state, self._is_beginning = rest, "text", True
+            return thinking
+        end = len(thinking[: len(thinking) - _begun_mark(thinking)].rstrip("\n"))
+        self._held = thinking[end:]
+        return self._without_leading_breaks(thinking[:end])
+
+    def _without_leading_breaks(self, text: str) -> str:
+        if self._is_beginning:
+            text = text.lstrip("\n")
+            self._is_beginning = not text
+        return text
+
+
+def _begun_mark(text: str) -> int:
+    """Length of the longest ending of `text` that begins the closing mark."""
+    return next((n for n in range(min(len(_CLOSE) - 1, len(text)), 0, -1) if _CLOSE.startswith(text[-n:])), 0)
