@@ -4,17 +4,18 @@ What a load takes is in workers.py, what may stay loaded in residency.py, which 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 
 from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
+from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
 from app.models.hub.client import Hub
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.lifecycle.loader import ModelLoader
 from app.models.lifecycle.registry import ModelRegistry
-from app.models.lifecycle.state import Lease, ModelState, ServedModel
+from app.models.lifecycle.state import ModelState, ServedModel
 from app.models.lifecycle.switch import LoadEvent, ModelSwitch, done
 from app.models.schemas import LoadProgress, UnloadModelResponse
 
@@ -114,39 +115,43 @@ class ModelManager:
 
     # Using
 
-    @asynccontextmanager
-    async def lease(self, name: str | None) -> AsyncIterator[Lease]:
-        """A use of the model, which is loaded if it must be and kept from leaving until the lease ends.
+    async def lease(
+        self, name: str | None, deadline: Deadline
+    ) -> AsyncGenerator[LoadProgress | ServedModel, None]:
+        """Yields progress while the model loads, then the model, which stays loaded until this is closed.
+
+        Leaves out progress of the stage `resolve`, so that an error in it comes before anything is yielded
+        and can become a status code. The load continues if its requests are cancelled.
 
         Raises:
-            ModelNotFound, NoModelChosen.
+            ModelNotFound, NoModelChosen, ModelUnavailable.
+            DeadlineExceeded: the model was not loaded in time.
         """
         entry = self.entry(name)
         with self._workers.held(entry):
-            yield Lease(self._awaited(entry))
+            if entry.loaded is not None and self._workers.is_serving(entry):
+                yield entry.loaded
+                return
+            self._workers.begin(entry)
+            load = self._workers.load(entry)
+            async with aclosing(load.events()) as events:
+                while (progress := await self._next_progress(events, deadline, entry)) is not None:
+                    if progress.stage != "resolve":
+                        yield progress
+            yield await load.result()
 
-    async def _awaited(self, entry: ModelState) -> AsyncGenerator[LoadProgress | ServedModel, None]:
-        """Progress and then the model, within a request's time; the load goes on if the request gives up."""
-        if entry.loaded is not None and self._workers.is_serving(entry):
-            yield entry.loaded
-            return
-        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
-        self._workers.begin(entry)
-        load = self._workers.load(entry)
-        async with aclosing(load.events()) as events:
-            try:
-                while True:
-                    async with asyncio.timeout_at(deadline):
-                        event = await anext(events)
-                    yield event
-            except TimeoutError:
-                raise DeadlineExceeded(
-                    f"{entry.profile.name} was not loaded in time.",
-                    hint="It goes on loading; try again later.",
-                ) from None
-            except StopAsyncIteration:
-                pass
-        yield await load.result()
+    @staticmethod
+    async def _next_progress(
+        events: AsyncGenerator[LoadProgress, None], deadline: Deadline, entry: ModelState
+    ) -> LoadProgress | None:
+        try:
+            async with deadline.limit():
+                return await anext(events, None)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{entry.profile.name} was not loaded in time.",
+                hint="It goes on loading; try again later.",
+            ) from None
 
     def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
         """See Switching.switch."""

@@ -1,7 +1,8 @@
 """Real services on tiny models: worker processes and all, without HTTP."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
+from app.core.deadline import Deadline
 from app.models.chat.generation import TextGenerator
 from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
+from app.models.lifecycle.state import ServedModel
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse
@@ -56,6 +59,15 @@ class World:
 async def asyncio_timeout(work: Coroutine[Any, Any, T]) -> T:
     async with asyncio.timeout(90):
         return await work
+
+
+@asynccontextmanager
+async def leased(models: ModelManager, name: str | None, timeout_s: float = 60) -> AsyncIterator[ServedModel]:
+    """The model, which stays loaded while this is open."""
+    async with aclosing(models.lease(name, Deadline.after(timeout_s))) as lease:
+        async for event in lease:
+            if isinstance(event, ServedModel):
+                yield event
 
 
 async def collect(events: AsyncGenerator[T, None]) -> list[T]:

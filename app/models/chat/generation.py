@@ -8,9 +8,11 @@ from contextlib import aclosing
 import msgspec
 
 from app.core.config import Settings
+from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import SamplingParams
 from app.models.chat.reply import Reply, sampling_for
+from app.models.lifecycle.state import ServedModel
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
     DeltaEvent,
@@ -40,20 +42,24 @@ class TextGenerator:
         """
         began = time.monotonic()
         self._check_count(request.num_return_sequences)
-        async with self._models.lease(request.model_name) as lease:
-            async for progress in lease.wait():
-                yield progress
-            served = lease.model
+        deadline = Deadline.after(self._settings.request_timeout)
+        async with aclosing(self._models.lease(request.model_name, deadline)) as lease:
+            async for leased in lease:
+                if isinstance(leased, ServedModel):
+                    break
+                yield leased
+            served = leased
+            assert isinstance(served, ServedModel), "a lease ends with its model"
             sampling = sampling_for(request, served)
             if request.do_sample is False:
                 sampling = msgspec.structs.replace(sampling, temperature=0.0)
             replies = [Reply(served) for _ in range(request.num_return_sequences)]
             if len(replies) == 1:
-                async with aclosing(self._stream(request.prompt, sampling, replies[0])) as events:
+                async with aclosing(self._stream(request.prompt, sampling, replies[0], deadline)) as events:
                     async for event in events:
                         yield event
             else:
-                await self._collect_all(request.prompt, sampling, replies)
+                await self._collect_all(request.prompt, sampling, replies, deadline)
             yield _response(request, sampling, replies, time.monotonic() - began)
 
     def _check_count(self, sequences: int) -> None:
@@ -65,9 +71,11 @@ class TextGenerator:
                 hint="Ask for fewer, or raise LLM_MAX_QUEUED_REQUESTS.",
             )
 
-    async def _collect_all(self, prompt: str, sampling: SamplingParams, replies: list[Reply]) -> None:
+    async def _collect_all(
+        self, prompt: str, sampling: SamplingParams, replies: list[Reply], deadline: Deadline
+    ) -> None:
         tasks = [
-            asyncio.ensure_future(self._collect(prompt, _reseeded(sampling, index), reply))
+            asyncio.ensure_future(self._collect(prompt, _reseeded(sampling, index), reply, deadline))
             for index, reply in enumerate(replies)
         ]
         try:
@@ -77,16 +85,16 @@ class TextGenerator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _collect(self, prompt: str, sampling: SamplingParams, reply: Reply) -> None:
-        async with aclosing(self._stream(prompt, sampling, reply)) as events:
+    async def _collect(self, prompt: str, sampling: SamplingParams, reply: Reply, deadline: Deadline) -> None:
+        async with aclosing(self._stream(prompt, sampling, reply, deadline)) as events:
             async for _ in events:
                 pass
 
     def _stream(
-        self, prompt: str, sampling: SamplingParams, reply: Reply
+        self, prompt: str, sampling: SamplingParams, reply: Reply, deadline: Deadline
     ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
-        timeout_s = self._settings.request_timeout
-        return reply.grow(reply.served.client.generate(sampling, prompt=prompt, timeout_s=timeout_s))
+        generation = reply.served.client.generate(sampling, prompt=prompt, timeout_s=deadline.remaining_s)
+        return reply.grow(generation)
 
 
 def _reseeded(sampling: SamplingParams, index: int) -> SamplingParams:

@@ -6,11 +6,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.core.config import Settings
+from app.core.deadline import Deadline
 from app.core.errors import ConversationFull
 from app.engine.ipc.messages import ChatMessage, SamplingParams
 from app.models.chat.reply import Reply, sampling_for
 from app.models.chat.store import ConversationStore
 from app.models.conversation import Conversation, Message, last_turns, new_id
+from app.models.lifecycle.state import ServedModel
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
     ChatResponse,
@@ -67,14 +69,20 @@ class TurnRunner:
         with self._store.turn(conversation):
             turn = plan(conversation)
             self._check_size(turn)
-            async with self._models.lease(turn.model_name) as lease:
-                async for progress in lease.wait():
-                    yield progress
-                served = lease.model
+            deadline = Deadline.after(self._settings.request_timeout)
+            async with aclosing(self._models.lease(turn.model_name, deadline)) as lease:
+                async for leased in lease:
+                    if isinstance(leased, ServedModel):
+                        break
+                    yield leased
+                served = leased
+                assert isinstance(served, ServedModel), "a lease ends with its model"
                 sampling = sampling_for(turn.request, served)
                 reply, message_id = Reply(served), new_id("msg")
                 try:
-                    async with aclosing(self._generate(turn, reply, sampling, message_id)) as events:
+                    async with aclosing(
+                        self._generate(turn, reply, sampling, message_id, deadline)
+                    ) as events:
                         async for event in events:
                             yield event
                 except (GeneratorExit, CancelledError):
@@ -85,7 +93,7 @@ class TurnRunner:
                 yield self._response(turn, reply, message_id, sampling)
 
     def _generate(
-        self, turn: Turn, reply: Reply, sampling: SamplingParams, message_id: str
+        self, turn: Turn, reply: Reply, sampling: SamplingParams, message_id: str, deadline: Deadline
     ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
         prompt, reply.omitted_messages = self._prompt(turn)
         generation = reply.served.client.generate(
@@ -93,7 +101,7 @@ class TurnRunner:
             messages=prompt,
             continue_final=turn.begun is not None,
             think=turn.request.think,
-            timeout_s=self._settings.request_timeout,
+            timeout_s=deadline.remaining_s,
         )
         return reply.grow(generation, conversation_id=turn.conversation.id, message_id=message_id)
 

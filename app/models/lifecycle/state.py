@@ -122,32 +122,6 @@ def _progress(name: str, stage: str, fraction: float, transfer: Transfer | None)
     )
 
 
-class Lease:
-    """One use of a model, which stays loaded until it ends. `wait` must have run before `model` is asked."""
-
-    def __init__(self, events: AsyncGenerator[LoadProgress | ServedModel, None]) -> None:
-        self._events = events
-        self._model: ServedModel | None = None
-
-    async def wait(self) -> AsyncGenerator[LoadProgress, None]:
-        """Progress, once the load is past finding out what there is; nothing where the model is loaded.
-
-        Raises:
-            ModelUnavailable, DeadlineExceeded.
-        """
-        async with aclosing(self._events) as events:
-            async for event in events:
-                if isinstance(event, ServedModel):
-                    self._model = event
-                elif event.stage != "resolve":  # what is wrong by then is told before a stream begins
-                    yield event
-
-    @property
-    def model(self) -> ServedModel:
-        assert self._model is not None, "the lease was waited for"
-        return self._model
-
-
 @dataclass(slots=True, eq=False)
 class ModelState:
     """What is known of one model: at most one worker, at most one load. `measured_bytes`: of the last one."""

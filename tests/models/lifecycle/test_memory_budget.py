@@ -17,7 +17,7 @@ from app.models.hub.client import Hub
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
-from tests.models.conftest import asyncio_timeout, collect, profile
+from tests.models.conftest import asyncio_timeout, collect, leased, profile
 
 ENOUGH = 1_000_000_000
 TOO_LITTLE = 300_000_000  # bytes; a worker of a tiny model takes more
@@ -62,8 +62,8 @@ async def third_model(loads: Loads) -> None:
         await loads.load("tiny-a", TOO_LITTLE)
     await loads.load("tiny-a", ENOUGH)
     await loads.load("tiny-b", ENOUGH)
-    async with loads.models.lease("tiny-a"):
-        async with loads.models.lease("tiny-b"):
+    async with leased(loads.models, "tiny-a"):
+        async with leased(loads.models, "tiny-b"):
             with pytest.raises(ModelTooLarge):
                 await loads.load("tiny-c", TOO_LITTLE)
             assert loads.loaded == ["tiny-a", "tiny-b"]
