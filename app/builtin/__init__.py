@@ -1,1 +1,1 @@
-"""The chat model that ships with the project: its corpus, its training and its evaluation."""
+"""The chat model that ships with the project: its weights and all that makes them."""

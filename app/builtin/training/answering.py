@@ -1,4 +1,4 @@
-"""Asks the built-in model many things at once by plain `generate`, for training and evaluation only."""
+"""Generates replies to many conversations at once with transformers, for training and evaluation."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-Message = dict[str, str]
+TemplateMessage = dict[str, str]
+"""A message as chat templates take it: its `role` and its `content`."""
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 _REPLY_TOKENS = 220
@@ -14,9 +15,9 @@ _BATCH = 32
 
 
 class Answerer:
-    """Replies of a model to many conversations; knows how many of them ended by themselves.
+    """Generates replies in batches, and counts how many of them ended with the end token.
 
-    `model` is a causal language model of transformers, whose `generate` has no type that mypy can match.
+    `model` is a causal language model of transformers; mypy cannot match the type of its `generate`.
     """
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, is_greedy: bool = True) -> None:
@@ -28,12 +29,12 @@ class Answerer:
 
     @classmethod
     def from_folder(cls, folder: Path, is_greedy: bool = True) -> "Answerer":
-        """The model and tokenizer saved in `folder`, in float32."""
+        """Loads the model and the tokenizer saved in `folder`, in float32."""
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return cls(model, PreTrainedTokenizerFast.from_pretrained(folder), is_greedy)
 
-    def replies(self, conversations: list[list[Message]]) -> list[str]:
-        """One reply each, in the order of `conversations`."""
+    def replies(self, conversations: list[list[TemplateMessage]]) -> list[str]:
+        """One reply to each conversation, in the order of `conversations`."""
         prompts = [
             str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
             for messages in conversations

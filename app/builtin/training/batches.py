@@ -1,4 +1,4 @@
-"""Training batches: rows of tokens cut from endless conversations, each a function of seed and step alone."""
+"""Makes training batches from generated conversations. Each batch depends on the seed and the step alone."""
 
 import random
 from dataclasses import dataclass
@@ -6,37 +6,36 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from app.builtin.training.corpus.composition import Conversation, conversation
+from app.builtin.training.corpus.composition import TrainingConversation, conversation
 from app.builtin.training.tokenizer import END, PAD
 
 IGNORED = -100
 _TOKENS_PER_EXCHANGE = 14
 
-
-Shape = tuple[int, int, int]
-"""Rows, tokens in each, and how often batches have this shape in relation to the others."""
+BatchShape = tuple[int, int, int]
+"""Number of rows, tokens in each row, and the relative frequency of batches with this shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`ids` and `labels`, both int64 [rows, tokens]; a label is the next token of a reply, or `IGNORED`."""
+    """`ids` and `labels`, both int64 `[rows, tokens]`. A label is the next token of a reply, or `IGNORED`."""
 
     ids: torch.Tensor
     labels: torch.Tensor
 
 
 class BatchMaker:
-    """Turns conversations into batches with one tokenizer."""
+    """Generates conversations and tokenises them into batches."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, shapes: tuple[Shape, ...], seed: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, shapes: tuple[BatchShape, ...], seed: int) -> None:
         self._tokenizer = tokenizer
         self._shapes = shapes
         self._seed = seed
         vocabulary = tokenizer.get_vocab()
         self._end, self._pad = vocabulary[END], vocabulary[PAD]
 
-    def encode(self, talk: Conversation) -> tuple[list[int], list[bool]]:
-        """The conversation as the chat template writes it, and which tokens belong to replies."""
+    def encode(self, talk: TrainingConversation) -> tuple[list[int], list[bool]]:
+        """The token ids as the chat template writes them, and whether each belongs to a reply."""
         messages = talk.messages()
         texts = [f"<|{message['role']}|>{message['content']}" for message in messages]
         encoded = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -49,7 +48,7 @@ class BatchMaker:
         return ids, is_reply
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Every `parts`-th row of the batch of `step`, right-padded; all parts are the whole batch."""
+        """Every `parts`-th row of the batch for `step`, starting at row `part`, padded on the right."""
         weights = [weight for *_, weight in self._shapes]
         rows, length, _ = random.Random(f"{self._seed} {step}").choices(self._shapes, weights)[0]
         ids, labels = zip(*(self._row(step, row, length) for row in range(part, rows, parts)), strict=True)

@@ -1,6 +1,6 @@
-"""The held-out evaluation: `python -m app.builtin.training.evaluate` asks what training never saw.
+"""Evaluates the built-in model on held-out questions: `python -m app.builtin.training.evaluate`.
 
-Counts right replies, and exits with 1 where a measure misses its goal.
+Counts the right replies, and exits with status 1 if a measure misses its goal.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from app.builtin.training.measures import MEASURES, Measure
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One measure's outcome; `wrong` holds the last user message and the reply of each miss."""
+    """The result of one measure. `wrong` holds the last user message and the reply of each miss."""
 
     name: str
     right: int
@@ -38,7 +38,7 @@ class Score:
 
 
 def score(measure: Measure, answerer: Answerer, seed: int = 0, part: float = 1.0) -> Score:
-    """Asks `part` of the measure's questions; the same ones for the same seed."""
+    """The score for a share (`part`) of the measure's questions, which depend on the seed alone."""
     rng = random.Random(f"evaluation {measure.name} {seed}")
     questions = [measure.make(rng) for _ in range(max(1, round(measure.count * part)))]
     replies = answerer.replies([question.messages for question in questions])
@@ -51,7 +51,7 @@ def score(measure: Measure, answerer: Answerer, seed: int = 0, part: float = 1.0
 
 
 def evaluate(answerer: Answerer, seed: int = 0, part: float = 1.0) -> list[Score]:
-    """Every measure, and how many of all replies ended by themselves."""
+    """The scores of all measures, and of how many replies ended with the end token."""
     scores = [score(measure, answerer, seed, part) for measure in MEASURES]
     return [*scores, Score("replies that end by themselves", answerer.ended, answerer.asked, 0.99, [])]
 
@@ -67,16 +67,16 @@ def _table(scores: list[Score]) -> Table:
 
 
 def main() -> int:
-    """The command line; the exit status says whether every goal is reached."""
-    parser = argparse.ArgumentParser(description="Evaluate the built-in model on what it never saw.")
+    """Runs the evaluation. Returns 0 if every goal is reached, otherwise 1."""
+    parser = argparse.ArgumentParser(description="Evaluate the built-in model on held-out questions.")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", type=float, default=1.0, help="share of the questions to ask")
+    parser.add_argument("--part", type=float, default=1.0, help="the share of the questions to ask")
     parser.add_argument(
-        "--sampled", action="store_true", help="with the model's sampling defaults, not greedy"
+        "--sampled", action="store_true", help="sample with the model's defaults instead of greedily"
     )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--wrong", action="store_true", help="show the replies that were wrong")
+    parser.add_argument("--wrong", action="store_true", help="show the wrong replies")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     answerer = Answerer.from_folder(arguments.weights, is_greedy=not arguments.sampled)

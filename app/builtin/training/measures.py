@@ -1,6 +1,6 @@
-"""What the held-out evaluation asks, and how a right reply is told.
+"""The questions of the held-out evaluation, and how their replies are judged.
 
-Names, numbers and phrasings come from the corpus's held-out halves.
+Names, numbers and wordings come from the held-out part of the corpus.
 """
 
 import random
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from app.builtin.training.answering import Message
+from app.builtin.training.answering import TemplateMessage
 from app.builtin.training.corpus import persona
-from app.builtin.training.corpus.facts_told import Kind, kinds
-from app.builtin.training.corpus.recall import Memory
+from app.builtin.training.corpus.fact_kinds import FactKind, kinds
+from app.builtin.training.corpus.recall import FactMemory
 from app.builtin.training.corpus.topic import Exchange, Topic
 from app.builtin.training.corpus.topics import (
     arithmetic,
@@ -35,15 +35,15 @@ _BETWEEN: tuple[Topic, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A conversation that waits for a reply, and how to tell whether the reply is right."""
+    """A conversation that ends with a user message, and the test whether a reply to it is right."""
 
-    messages: list[Message]
+    messages: list[TemplateMessage]
     is_right: Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What is counted: a maker of questions, how many, and the share that must be right."""
+    """One ability to measure: makes its questions; `goal` is the share of `count` that must be right."""
 
     name: str
     make: Callable[[random.Random], Question]
@@ -51,8 +51,8 @@ class Measure:
     goal: float
 
 
-def _messages(exchanges: list[Exchange], system: str | None = None) -> list[Message]:
-    """The exchanges as a conversation whose last reply is still to come."""
+def _messages(exchanges: list[Exchange], system: str | None = None) -> list[TemplateMessage]:
+    """The exchanges as messages, without the last reply."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     for exchange in exchanges:
         messages.append({"role": "user", "content": exchange.user})
@@ -69,7 +69,7 @@ def _equals(expected: str) -> Callable[[str], bool]:
 
 
 def _checked(topic: Topic) -> Callable[[random.Random], Question]:
-    """Questions from a topic's held-out half, of the exchanges that say what a right reply contains."""
+    """Makes questions from those held-out exchanges of a topic that have a `check`."""
 
     def make(rng: random.Random) -> Question:
         while True:
@@ -88,8 +88,8 @@ def _between(rng: random.Random, count: int) -> list[Exchange]:
     return found[:count]
 
 
-def _recall(rng: random.Random, kind: Kind | None = None) -> Question:
-    memory = Memory(rng, held_out=True)
+def _recall(rng: random.Random, kind: FactKind | None = None) -> Question:
+    memory = FactMemory(rng, held_out=True)
     told = memory.tell(kind)
     asked = memory.recall()
     between = _between(rng, rng.randint(1, 3))
@@ -101,7 +101,7 @@ def _recall_of_name(rng: random.Random) -> Question:
 
 
 def _recall_of_two(rng: random.Random) -> Question:
-    memory = Memory(rng, held_out=True)
+    memory = FactMemory(rng, held_out=True)
     told = [memory.tell(), *_between(rng, 1), memory.tell()]
     asked = memory.recall()
     return Question(
@@ -110,7 +110,7 @@ def _recall_of_two(rng: random.Random) -> Question:
 
 
 def _never_told(rng: random.Random) -> Question:
-    memory = Memory(rng, held_out=True)
+    memory = FactMemory(rng, held_out=True)
     told = memory.tell()
     return Question(_messages([told, *_between(rng, 1), memory.ask_untold()]), _contains("have not told me"))
 
@@ -132,10 +132,10 @@ def _passes(tests: tuple[str, ...]) -> Callable[[str], bool]:
         block = re.search(r"```python\n(.*?)```", reply, re.DOTALL)
         if block is None:
             return False
-        names: dict[str, Any] = {}  # what the code defines can be anything
+        names: dict[str, Any] = {}  # the code may define anything
         try:
             with redirect_stdout(StringIO()):
-                exec(block[1], names)  # the block is one of a handful of functions the model was taught
+                exec(block[1], names)  # the model writes only the few functions it was taught
                 return all(eval(test, names) for test in tests)
         except Exception:
             return False

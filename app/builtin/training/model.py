@@ -1,4 +1,4 @@
-"""The built-in model's shape, and the attention it is trained with."""
+"""Builds the built-in model, and implements the attention for its training."""
 
 from typing import Any
 
@@ -21,9 +21,12 @@ def causal_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float = 1.0,
-    **_: Any,  # transformers passes what other attentions need
+    **_: Any,  # transformers passes arguments for other implementations
 ) -> tuple[torch.Tensor, None]:
-    """Attention by plain products, [rows, heads, tokens, size]; faster to train on a CPU than fused."""
+    """Causal attention by plain matrix products; trains faster on a CPU than the fused one.
+
+    `query`, `key` and `value` are `[rows, heads, tokens, size]`; the output is `[rows, tokens, heads, size]`.
+    """
     rows, heads, tokens, size = query.shape
     q, k, v = (x.reshape(rows * heads, tokens, size) for x in (query * scaling, key, value))
     future = torch.full((tokens, tokens), -1e4, dtype=q.dtype).triu(1)
@@ -36,7 +39,7 @@ AttentionInterface.register(TRAINING_ATTENTION, causal_attention)
 
 
 def build_model(vocabulary: int, end: int, pad: int, is_training: bool) -> LlamaForCausalLM:
-    """A model with random weights in float32; in training it attends by `causal_attention`."""
+    """A model with random float32 weights. For training it uses `causal_attention`."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=WIDTH,
@@ -55,14 +58,14 @@ def build_model(vocabulary: int, end: int, pad: int, is_training: bool) -> Llama
 
 
 def round_parameters(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """`model` with its parameters in bfloat16; rotary frequencies stay float32, as when served."""
+    """The same model with its parameters converted to bfloat16. Rotary frequencies stay float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model
 
 
 def sampling_defaults(end: int, pad: int) -> GenerationConfig:
-    """How the model is sampled where a request does not say: close to its first choice."""
+    """The sampling for requests that set none: close to greedy."""
     return GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         do_sample=True, temperature=0.3, top_p=0.9, max_new_tokens=256, eos_token_id=end, pad_token_id=pad
     )

@@ -1,4 +1,4 @@
-"""The Muon optimizer in float32; torch's own computes in bfloat16, which many processors only emulate."""
+"""The Muon optimizer in float32. The one in torch uses bfloat16, which many processors only emulate."""
 
 import math
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ _STEPS = 5
 
 
 def orthogonalized(updates: torch.Tensor) -> torch.Tensor:
-    """Each matrix of [count, rows, columns] made nearly orthogonal by Newton and Schulz's iteration.
+    """The matrices `[count, rows, columns]`, made nearly orthogonal by Newton-Schulz iteration.
 
-    After Keller Jordan et al., https://kellerjordan.github.io/posts/muon.
+    Follows Keller Jordan et al., https://kellerjordan.github.io/posts/muon.
     """
     is_tall = updates.shape[1] > updates.shape[2]
     x = updates.transpose(1, 2) if is_tall else updates
@@ -26,14 +26,14 @@ def orthogonalized(updates: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only; its rate means what AdamW's does, as each update has an RMS of 0.2."""
+    """Optimizes matrices only. Each update has an RMS of 0.2, so AdamW's learning rates apply."""
 
     def __init__(self, matrices: Iterable[torch.Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # the closure of torch's other optimizers has no use here
-        """One update of every matrix that has a gradient."""
+    def step(self) -> None:  # type: ignore[override]  # without the closure that other optimizers accept
+        """Updates every matrix. Each must have a gradient."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[torch.Tensor]] = {}
             for matrix in group["params"]:
@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(matrices, list(updates.unbind()), alpha=-rate * size)
 
     def _momentum(self, matrix: torch.Tensor) -> torch.Tensor:
-        """The gradient smoothed over steps, looking one step ahead as Nesterov does."""
+        """The gradient with Nesterov momentum."""
         gradient = matrix.grad
         assert gradient is not None
         kept = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))

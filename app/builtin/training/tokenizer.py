@@ -1,4 +1,4 @@
-"""The built-in model's tokenizer and chat template: byte-level BPE from the corpus, one token per digit."""
+"""The built-in model's chat template and tokenizer: byte-level BPE with one token per digit."""
 
 import random
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def _texts(seed: int, conversations: int) -> Iterator[str]:
 
 
 def train_tokenizer(seed: int, conversations: int = 12_000) -> PreTrainedTokenizerFast:
-    """A tokenizer learned from `conversations` conversations of the corpus."""
+    """A tokenizer trained on the given number of generated conversations."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

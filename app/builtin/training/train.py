@@ -1,6 +1,6 @@
-"""Trains the built-in model: `python -m app.builtin.training.train`, the same model again from the same seed.
+"""Trains the built-in model: `python -m app.builtin.training.train`. The same seed gives the same model.
 
-One process per core, each with its rows of every batch, waits for the others once a step only.
+Runs one process per core. Each computes some rows of every batch, and they synchronise once per step.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SAMPLES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run: what to train, where it goes, and in how many processes."""
+    """One training run: the recipe, where the results go, and the number of processes."""
 
     recipe: Recipe
     out: Path
@@ -53,7 +53,7 @@ def _show_samples(trainer: Trainer) -> None:
 
 
 def train(trainer: Trainer, plan: Plan) -> None:
-    """Trains to the recipe's last step, with a checkpoint and an export on the way and at the end."""
+    """Trains to the recipe's last step. Saves a checkpoint and exports the model regularly and at the end."""
     is_first = dist.get_rank() == 0
     seen, summed, started = 0, 0.0, time.perf_counter()
     while trainer.step < trainer.recipe.steps:
@@ -70,7 +70,7 @@ def train(trainer: Trainer, plan: Plan) -> None:
 
 
 def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
-    """A new tokenizer, or the one of the weights that are trained on."""
+    """A newly trained tokenizer, or that of the weights that training continues from."""
     kept = plan.out if plan.is_resumed else plan.start
     if kept is None:
         return train_tokenizer(plan.recipe.seed)
@@ -79,7 +79,7 @@ def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
 
 
 def _run(rank: int, plan: Plan, store: str) -> None:
-    """One training process."""
+    """The main function of one training process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=plan.processes)
@@ -93,14 +93,16 @@ def _run(rank: int, plan: Plan, store: str) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Parses the command line and starts the training processes."""
     parser = argparse.ArgumentParser(description="Train the built-in model.")
-    parser.add_argument("--seed", type=int, help="1, or 2 with --start")
-    parser.add_argument("--steps", type=int, help="how many, if not as many as the recipe says")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where model and tokenizer go")
+    parser.add_argument("--seed", type=int, help="the random seed (default: 1, or 2 with --start)")
+    parser.add_argument("--steps", type=int, help="the number of steps (default: that of the recipe)")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="the folder for model and tokenizer")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/builtin-training.pt"))
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-    parser.add_argument("--start", type=Path, help="weights to begin with: a second stage of training")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
+    parser.add_argument(
+        "--start", type=Path, help="a folder of weights to start from, for a second stage of training"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     stage = Recipe() if given.start is None else SECOND_STAGE

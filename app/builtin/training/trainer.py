@@ -1,7 +1,7 @@
-"""One process's part in training: working weights, exact weights, their average and the optimizers.
+"""Runs training steps in one process, saves checkpoints and exports the model.
 
-Weights are float32 for the optimizers, and bfloat16 for the arithmetic where the processor computes in it;
-their average is what is exported.
+The optimizers use float32 weights. The model computes in bfloat16 if the processor supports it. The running
+average of the weights is exported.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from app.builtin.training.batches import IGNORED, Batch, BatchMaker, Shape
+from app.builtin.training.batches import IGNORED, Batch, BatchMaker, BatchShape
 from app.builtin.training.model import build_model, round_parameters, sampling_defaults
 from app.builtin.training.muon import Muon
 from app.builtin.training.tokenizer import END, PAD
@@ -23,10 +23,10 @@ from app.builtin.training.tokenizer import END, PAD
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that, with the corpus, decides what comes out."""
+    """The settings of a training run. Together with the corpus they determine the model."""
 
     seed: int = 1
-    shapes: tuple[Shape, ...] = ((20, 256, 76), (10, 512, 18), (5, 1024, 6))
+    shapes: tuple[BatchShape, ...] = ((20, 256, 76), (10, 512, 18), (5, 1024, 6))
     steps: int = 3300
     hidden_rate: float = 3e-3
     embedding_rate: float = 4e-3
@@ -36,7 +36,7 @@ class Recipe:
     average: float = 0.995
 
     def rate(self, step: int) -> float:
-        """The learning rates' factor at `step`: a warm-up, a plateau, and a fall to zero as 1 - sqrt."""
+        """The factor on the learning rates at `step`: warm-up, plateau, then a decay to zero as 1 - sqrt."""
         decay_steps = int(self.steps * self.decay_share)
         left = max(0, self.steps - step)
         if left < decay_steps:
@@ -54,16 +54,16 @@ SECOND_STAGE = Recipe(
     decay_share=0.6,
     average=0.99,
 )
-"""For weights that are trained already: gentler, and with smaller batches."""
+"""The recipe for weights that are already trained: lower learning rates and smaller batches."""
 
 
 def _computes_in_bfloat16() -> bool:
-    """Where it is emulated it takes sixty times as long as float32."""
+    """Whether the processor has bfloat16 arithmetic. Emulated, it takes sixty times as long as float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class Trainer:
-    """The model in training: working weights, exact weights, their average and the optimizers."""
+    """The model in training: its working weights, float32 weights and their average, and the optimizers."""
 
     def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> None:
         self.recipe = recipe
@@ -99,7 +99,7 @@ class Trainer:
         return cross_entropy(logits.float(), batch.labels[wanted], reduction="sum")
 
     def advance(self) -> tuple[float, int]:
-        """One step, together with the other processes; its loss and the tokens that all of them saw."""
+        """Runs one step with the other processes. Returns the loss and the number of tokens in all."""
         batch = self._batches.batch(self.step, dist.get_rank(), dist.get_world_size())
         loss = self._summed_loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -111,7 +111,7 @@ class Trainer:
 
     @torch.no_grad()
     def _gather_gradients(self, loss: float, labels: int) -> tuple[float, float]:
-        """Gives the exact weights all processes' gradients, per label; the sums of both numbers."""
+        """Sets the gradients of all processes on the exact weights, per label. Returns both sums."""
         gradients = [p.grad.float().flatten() for p in self._working if p.grad is not None]
         flat = torch.cat([*gradients, torch.tensor([loss, labels])])
         dist.all_reduce(flat)
@@ -135,7 +135,7 @@ class Trainer:
         torch._foreach_lerp_(self._average, self._exact, 1 - keep)
 
     def save(self, path: Path) -> None:
-        """Everything needed to go on from this step, written whole or not at all."""
+        """Writes everything that is needed to continue from this step. The file is replaced atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
@@ -148,7 +148,7 @@ class Trainer:
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Continues where `save` left off."""
+        """Restores the state that `save` wrote."""
         state = torch.load(path)
         self.step = state["step"]
         torch._foreach_copy_(self._exact, state["exact"])
@@ -159,13 +159,13 @@ class Trainer:
 
     @torch.no_grad()
     def begin_with(self, folder: Path) -> None:
-        """Starts from exported weights, as a second stage of training does; the optimizers start anew."""
+        """Starts from exported weights with new optimizers, for a second stage of training."""
         model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
         for held in (self._exact, self._average, self._working):
             torch._foreach_copy_(held, [*model.parameters()])
 
     def averaged_model(self) -> LlamaForCausalLM:
-        """The average of the weights as an ordinary model in bfloat16."""
+        """The averaged weights as an ordinary model in bfloat16."""
         model = build_model(len(self.tokenizer), self._end, self._pad, is_training=False)
         round_parameters(model)
         with torch.no_grad():
@@ -174,7 +174,7 @@ class Trainer:
         return model
 
     def export(self, out: Path) -> None:
-        """Writes model and tokenizer beside their places and moves each file into it."""
+        """Writes model and tokenizer to a temporary folder, then moves each file to `out`."""
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent) as folder:
             self.averaged_model().save_pretrained(folder)

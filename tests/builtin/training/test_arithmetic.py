@@ -1,4 +1,4 @@
-"""Calculations: right, and with operand pairs that are either trained or evaluated, never both."""
+"""Calculations are right, and each operand pair is used in either training or evaluation, never in both."""
 
 import random
 import re

@@ -1,16 +1,16 @@
-"""Conversations: a function of their generator, of the asked length, with what was told given back."""
+"""Composed conversations are reproducible, have the requested length, and repeat facts correctly."""
 
 import random
 
 from app.builtin.training.corpus.composition import conversation
 from app.builtin.training.corpus.noise import as_typed
 from app.builtin.training.corpus.persona import named, style
-from app.builtin.training.corpus.recall import Memory
+from app.builtin.training.corpus.recall import FactMemory
 from app.builtin.training.corpus.topic import Exchange, is_reserved
 from app.builtin.training.corpus.words import made_up_word, name, word
 
 
-def test_conversation_is_a_function_of_its_generator() -> None:
+def test_conversation_depends_on_its_generator_alone() -> None:
     assert conversation(random.Random(3), 12) == conversation(random.Random(3), 12)
 
 
@@ -29,31 +29,31 @@ def test_training_never_uses_reserved_names_and_words() -> None:
         assert all(is_reserved(part) for _ in range(100) for part in make(rng, True).split())
 
 
-def test_memory_gives_back_what_was_told() -> None:
+def test_memory_recalls_a_told_fact() -> None:
     for seed in range(300):
-        memory = Memory(random.Random(seed), held_out=seed % 2 == 0)
+        memory = FactMemory(random.Random(seed), held_out=seed % 2 == 0)
         told = memory.tell()
         assert told.check is not None
         assert told.check in memory.recall().reply
         assert told.check in memory.sum_up().reply
 
 
-def test_memory_gives_back_the_corrected_value() -> None:
+def test_memory_recalls_the_corrected_value() -> None:
     for seed in range(100):
-        memory = Memory(random.Random(seed))
+        memory = FactMemory(random.Random(seed))
         memory.tell()
         corrected = memory.correct().check
         assert memory.recall().check == corrected
 
 
-def test_memory_says_that_it_was_not_told() -> None:
-    memory = Memory(random.Random(1))
+def test_memory_admits_an_untold_fact() -> None:
+    memory = FactMemory(random.Random(1))
     memory.tell()
     assert "have not told me" in memory.ask_untold().reply
-    assert "anything" in Memory(random.Random(1)).sum_up().reply
+    assert "anything" in FactMemory(random.Random(1)).sum_up().reply
 
 
-def test_noise_keeps_what_the_reply_copies() -> None:
+def test_noise_keeps_words_that_the_reply_copies() -> None:
     rng = random.Random(2)
     for _ in range(300):
         typed = as_typed(

@@ -1,4 +1,4 @@
-"""The evaluation's judgement, and a small sample of it on the weights that ship."""
+"""The evaluation's questions, and a small sample of them asked of the shipped weights."""
 
 import random
 
@@ -17,7 +17,7 @@ def answerer() -> Answerer:
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.name)
-def test_measures_ask_the_same_for_the_same_seed(measure: Measure) -> None:
+def test_measures_ask_the_same_questions_for_the_same_seed(measure: Measure) -> None:
     first, second = (measure.make(random.Random(9)) for _ in range(2))
     assert first.messages == second.messages
     assert first.messages[-1]["role"] == "user"

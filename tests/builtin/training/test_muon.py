@@ -1,4 +1,4 @@
-"""Muon: updates that are nearly orthogonal, whatever the matrix's shape, and a loss that falls."""
+"""Muon makes nearly orthogonal updates for matrices of any shape, and reduces a loss."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The written topics: what a check wants is in the reply, and evaluation shares no question with training."""
+"""The topics: replies contain their check, and evaluation shares no question with training."""
 
 import random
 import re
@@ -15,7 +15,7 @@ STRETCHES = 1500
 
 
 def as_pattern(template: str) -> re.Pattern[str]:
-    """What `expand` may make of the template, in any case and with any marks at its end."""
+    """A pattern for all expansions of the template, in any letter case and with any final punctuation."""
     marks = {"[": "(?:", "]": ")", "|": "|"}
     text = "".join(marks.get(letter, re.escape(letter)) for letter in template.rstrip(".?!"))
     return re.compile(f"(?:{text})[.?!]*", re.IGNORECASE)
@@ -28,7 +28,7 @@ def sample(topic: Topic, held_out: bool) -> list[Exchange]:
 
 @pytest.mark.parametrize("topic", TOPICS)
 @pytest.mark.parametrize("held_out", [False, True])
-def test_topics_reply_with_what_their_check_wants(topic: Topic, held_out: bool) -> None:
+def test_topics_reply_with_their_check(topic: Topic, held_out: bool) -> None:
     for exchange in sample(topic, held_out):
         assert exchange.check is None or exchange.check.lower() in exchange.reply.lower()
 
@@ -45,7 +45,7 @@ def test_topics_keep_held_out_questions_from_training(topic: Topic) -> None:
 
 
 @pytest.mark.parametrize("file_name", ["smalltalk.toml", "commands.toml", "facts.toml"])
-def test_held_out_questions_are_no_form_of_trained_ones(file_name: str) -> None:
+def test_held_out_questions_are_not_expansions_of_trained_templates(file_name: str) -> None:
     rng = random.Random(8)
     for intent in intent_set(file_name).by_name.values():
         held_out = {expand(template, rng) for template in intent.held_out for _ in range(5)}
@@ -55,7 +55,7 @@ def test_held_out_questions_are_no_form_of_trained_ones(file_name: str) -> None:
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_topics_are_a_function_of_their_generator(topic: Topic) -> None:
+def test_topics_depend_on_their_generator_alone(topic: Topic) -> None:
     assert sample(topic, False) == sample(topic, False)
 
 

@@ -1,4 +1,4 @@
-"""The way from the corpus to weights: tokens, batches, and steps that go on where they were left."""
+"""Training: the tokenizer, batches, steps, checkpoints and exports."""
 
 import random
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
-    """A training process as `train` makes it: one thread, joined to the others; here it is alone."""
+    """A process group with a single process and one thread, set up as `train` does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -33,7 +33,7 @@ def process_group(tmp_path: Path) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_tokenizer_gives_every_digit_its_token_and_every_text_back(
+def test_tokenizer_splits_digits_and_restores_any_text(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     text = "1234 café 漢字 🙂\n```python\n    x = 5\n```"
@@ -49,14 +49,16 @@ def test_batches_write_conversations_as_the_chat_template_does(tokenizer: PreTra
         assert ids == tokenizer.apply_chat_template(talk.messages(), return_dict=False)
 
 
-def test_batches_ask_for_replies_and_their_end_only(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_batches_have_labels_for_replies_and_their_end_tokens_only(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     talk = conversation(random.Random(8), 3)
     ids, is_reply = BatchMaker(tokenizer, SHAPES, seed=1).encode(talk)
     replies = tokenizer.decode([token for token, wanted in zip(ids, is_reply, strict=True) if wanted])
     assert replies == "".join(f"{exchange.reply}<|end|>" for exchange in talk.exchanges)
 
 
-def test_batch_parts_are_the_rows_of_the_whole(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_batch_parts_are_rows_of_the_whole_batch(tokenizer: PreTrainedTokenizerFast) -> None:
     maker = BatchMaker(tokenizer, SHAPES, seed=1)
     whole, odd = maker.batch(5), maker.batch(5, part=1, parts=2)
     assert torch.equal(whole.ids[1::2], odd.ids)
@@ -70,7 +72,7 @@ def test_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert 1 > recipe.rate(700) > recipe.rate(999) > recipe.rate(1000) == 0
 
 
-def test_trainer_goes_on_from_its_checkpoint(
+def test_trainer_continues_from_its_checkpoint(
     tokenizer: PreTrainedTokenizerFast, process_group: None, tmp_path: Path
 ) -> None:
     first, second = (Trainer(Recipe(steps=4, shapes=SHAPES), tokenizer) for _ in range(2))
@@ -87,7 +89,7 @@ def test_export_can_be_loaded(tokenizer: PreTrainedTokenizerFast, tmp_path: Path
     assert [file.name for file in tmp_path.iterdir()] == ["weights"]
 
 
-def test_second_stage_begins_with_exported_weights(
+def test_second_stage_starts_from_exported_weights(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     first, second = (Trainer(Recipe(seed=seed, shapes=SHAPES), tokenizer) for seed in (1, 2))

@@ -1,1 +1,1 @@
-"""Every sentence the built-in model learns from, written or generated here; one module per topic."""
+"""The text that the built-in model learns from: written or generated here, one module per topic."""

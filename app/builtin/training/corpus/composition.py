@@ -1,6 +1,6 @@
-"""Conversations without end, composed of stretches of every topic, memory, personas and surface noise.
+"""Composes training conversations from all topics, remembered facts, personas and typing noise.
 
-The only module that knows all topics. A conversation is a function of its generator alone.
+This is the only module that knows every topic. A conversation depends on its random generator alone.
 """
 
 import random
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from app.builtin.training.corpus.intents import data_table
 from app.builtin.training.corpus.noise import as_typed
 from app.builtin.training.corpus.persona import Persona, normal_again, persona
-from app.builtin.training.corpus.recall import Memory
+from app.builtin.training.corpus.recall import FactMemory
 from app.builtin.training.corpus.topic import Exchange, Topic
 from app.builtin.training.corpus.topics import (
     arithmetic,
@@ -39,14 +39,14 @@ _SUMMED_AT_MOST = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
-    """A system prompt, if any, and the exchanges that follow it, as typed and as they should be answered."""
+class TrainingConversation:
+    """An optional system prompt, and exchanges of messages as typed and their right replies."""
 
     system: str | None
     exchanges: list[Exchange]
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation in the form that chat templates take."""
+        """The conversation as a list of messages for a chat template."""
         opening = [{"role": "system", "content": self.system}] if self.system is not None else []
         return opening + [
             {"role": role, "content": content}
@@ -56,13 +56,13 @@ class Conversation:
 
 
 def topic_stretch(rng: random.Random, held_out: bool = False) -> tuple[str, list[Exchange]]:
-    """A stretch of any topic, with the topic's name."""
+    """The name of a random topic, and a few consecutive exchanges about it."""
     weights = [weight for _, weight in TOPICS.values()]
     chosen = rng.choices(list(TOPICS), weights)[0]
     return chosen, TOPICS[chosen][0](rng, held_out)
 
 
-def _memory_exchange(rng: random.Random, memory: Memory) -> Exchange:
+def _memory_exchange(rng: random.Random, memory: FactMemory) -> Exchange:
     if not memory.told:
         first = (memory.tell, memory.tell_many, memory.ask_untold, memory.sum_up)
         return rng.choices(first, (60, 22, 15, 3))[0]()
@@ -86,24 +86,24 @@ def _again(rng: random.Random, previous: Exchange | None) -> list[Exchange]:
 
 
 class _Composer:
-    """One conversation in the making."""
+    """Builds one conversation, exchange by exchange."""
 
     def __init__(self, rng: random.Random, held_out: bool) -> None:
         self.rng = rng
         self.held_out = held_out
-        self.memory = Memory(rng, held_out)
+        self.memory = FactMemory(rng, held_out)
         self.memory_share = rng.choice(_MEMORY_SHARES)
         self.persona: Persona | None = None
         self.exchanges: list[Exchange] = []
 
-    def compose(self, count: int) -> Conversation:
+    def compose(self, count: int) -> TrainingConversation:
         """A conversation of `count` exchanges."""
         system = None
         if self.rng.random() < 0.36:
             system = self._begin_with(persona(self.rng, self.held_out))
         while len(self.exchanges) < count:
             self._extend()
-        return Conversation(system, self.exchanges[:count])
+        return TrainingConversation(system, self.exchanges[:count])
 
     def _extend(self) -> None:
         dice = self.rng.random()
@@ -148,6 +148,6 @@ class _Composer:
                 self.exchanges.append(Exchange(user, reply, exchange.check))
 
 
-def conversation(rng: random.Random, count: int, held_out: bool = False) -> Conversation:
+def conversation(rng: random.Random, count: int, held_out: bool = False) -> TrainingConversation:
     """A conversation of `count` exchanges."""
     return _Composer(rng, held_out).compose(count)

@@ -1,7 +1,6 @@
-"""Intents read from TOML: many ways to say one thing, and the reply to it.
+"""Reads intents from TOML: many ways to say one thing, and the replies to it.
 
-Templates hold `[a|b]` for a choice and `{slot}` for a word drawn from a row or a slot list.
-Knows nothing of any single topic.
+In a template, `[a|b]` is a choice and `{slot}` is a word drawn from a row or from a list of words.
 """
 
 import random
@@ -31,7 +30,7 @@ def data_text(name: str) -> str:
 
 @cache
 def data_words() -> tuple[str, ...]:
-    """Every word of the data files, in small letters, once."""
+    """All distinct words of the data files, in lower case, sorted."""
     folder = resources.files("app.builtin.training.corpus").joinpath("data")
     texts = (file.read_text(encoding="utf-8") for file in folder.iterdir())
     return tuple(sorted({found.lower() for text in texts for found in WORD.findall(text)}))
@@ -43,14 +42,14 @@ def data_table(name: str) -> dict[str, Any]:  # TOML tables are untyped until an
 
 
 def expand(template: str, rng: random.Random) -> str:
-    """Resolve every `[a|b]`, innermost first."""
+    """Replaces every `[a|b]` by one of its choices, the innermost first."""
     while "[" in template:
         template = CHOICE.sub(lambda choice: rng.choice(choice[1].split("|")), template)
     return template
 
 
 def fill(template: str, words: dict[str, str]) -> str:
-    """Put `words` into the template's slots; a sentence starts with a capital letter."""
+    """Fills the template's slots with `words`, and capitalises the first letter."""
     text = A_BEFORE_SLOT.sub(lambda slot: _with_article(slot[1], words[slot[2]]), template)
     text = SLOT.sub(lambda slot: words[slot[1]], text)
     return text[:1].upper() + text[1:]
@@ -62,7 +61,7 @@ def _with_article(article: str, word: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """`held_out` templates are for evaluation; training never sees them."""
+    """One thing to say. Templates in `held_out` are for evaluation; training never uses them."""
 
     name: str
     ask: tuple[str, ...]
@@ -79,7 +78,7 @@ class Intent:
         return expand(rng.choice(templates), rng)
 
     def answer(self, rng: random.Random, used: set[str]) -> str:
-        """A reply that this stretch has not used yet, where there is one."""
+        """A reply that is not in `used`, if one is left, and adds it there."""
         fresh = [reply for reply in self.reply if reply not in used] or list(self.reply)
         is_dominant = not self.uniform and rng.random() < FIRST_REPLY_SHARE
         chosen = fresh[0] if is_dominant else rng.choice(fresh)
@@ -104,7 +103,7 @@ class IntentSet:
         return cls(intents, table.get("slots", {}))
 
     def opener(self, rng: random.Random, held_out: bool = False) -> Intent:
-        """Evaluation asks only intents that have held-out templates."""
+        """A random intent to start with. For evaluation it is one that has held-out templates."""
         if held_out:
             return rng.choice(self._answerable)
         return rng.choices(self._openers, cum_weights=self._cumulative)[0]
@@ -122,7 +121,7 @@ class IntentSet:
         return Exchange(question, fill(intent.answer(rng, used), words), check)
 
     def stretch(self, rng: random.Random, held_out: bool = False) -> list[Exchange]:
-        """An opener and, often, what naturally follows it."""
+        """An opening exchange, often with others that naturally follow it."""
         intent, used = self.opener(rng, held_out), set[str]()
         exchanges = [self.exchange(intent, rng, held_out, used)]
         while intent.follow and len(exchanges) < LONGEST_STRETCH and rng.random() < FOLLOW_SHARE:
@@ -133,12 +132,12 @@ class IntentSet:
 
 @cache
 def intent_set(file_name: str) -> IntentSet:
-    """The intents of a data file, read once."""
+    """The intents of a data file, which is read once."""
     return IntentSet.from_table(data_table(file_name))
 
 
 def _alike(entry: dict[str, Any], templates: list[str]) -> tuple[str, ...]:  # one TOML table
-    """What is asked of many intents in the same words, with this one's name and purposes."""
+    """Templates that many intents share, with this intent's name and purposes filled in."""
     purposes = f"[{'|'.join(entry['do'])}]" if "do" in entry else ""
     return tuple(text.replace("{command}", entry["name"]).replace("{do}", purposes) for text in templates)
 

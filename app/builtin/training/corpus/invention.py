@@ -1,4 +1,4 @@
-"""Words and names that mean nothing, so that the model meets the unfamiliar without end."""
+"""Invents words, places and people, so that the model learns to deal with unfamiliar names."""
 
 import random
 from functools import cache
@@ -24,7 +24,7 @@ def made_up_place(rng: random.Random) -> str:
 
 
 def stranger(rng: random.Random, held_out: bool = False) -> str:
-    """A person nobody has heard of."""
+    """The full name of an invented person."""
     first = rng.choice(parts()["held_out_first_names" if held_out else "first_names"])
     if rng.random() < 0.2:
         first = made_up_word(rng, 2).capitalize()

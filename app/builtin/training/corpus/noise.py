@@ -1,4 +1,4 @@
-"""How people really type: lower case, no punctuation, a slip of the finger."""
+"""Makes messages look as if people typed them: lower case, missing punctuation, typing errors."""
 
 import random
 import re
@@ -36,14 +36,17 @@ def _upper(text: str, exact: set[str]) -> str:
 
 
 def _is_shouted(rng: random.Random, exact: set[str], is_copied: bool) -> bool:
-    """Who shouts a name shouts the rest as well; otherwise shouting is rare and copies nothing."""
+    """Whether the whole message is in capitals: often if it repeats a word in capitals, else rarely."""
     if is_copied:
         return any(word.isupper() and len(word) > 2 for word in exact) and rng.random() < 0.7
     return rng.random() < 0.025
 
 
 def as_typed(rng: random.Random, text: str, reply: str, is_copied: bool) -> str:
-    """`text` as a person may type it; words that `reply` gives back stay, in their case where it copies."""
+    """`text` as a person may type it. Words that `reply` repeats have no typing errors.
+
+    If the reply copies them (`is_copied`), they keep their case as well.
+    """
     given_back = re.findall(r"\w+", reply)
     exact = set(given_back) if is_copied else set()
     if _is_shouted(rng, exact, is_copied):

@@ -1,7 +1,4 @@
-"""System prompts and the way of answering that follows from each of them.
-
-A persona rewrites replies that topics wrote; it knows no topic and no conversation.
-"""
+"""System prompts, and how each of them changes the replies that the topics wrote."""
 
 import random
 import re
@@ -18,10 +15,10 @@ Restyle = Callable[[Exchange], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A system prompt, the same wish as a user's `order`, and what it does to replies.
+    """A system prompt, the same request as a user's message (`order`), and its effect on replies.
 
-    `restyle` gives None where an exchange cannot be answered in this way; `own` are exchanges that only
-    this persona has; `user` is the user's name where the prompt tells it.
+    `agreed` is the reply to the order. `restyle` returns None if an exchange cannot be answered in this
+    style. `own` are exchanges that only this persona has. `user` is the user's name, if the prompt gives it.
     """
 
     prompt: str
@@ -53,7 +50,7 @@ def _lower(exchange: Exchange) -> str | None:
 
 
 def _one_word(exchange: Exchange) -> str | None:
-    """The word that says it, or the name of a few words; a sum that is worked out stays as it is."""
+    """The reply as one word or one name. A calculation with intermediate steps stays as it is."""
     for part, said in _SAID_IN_ONE_WORD.items():
         if part in exchange.reply:
             return said
@@ -78,7 +75,7 @@ _SAID_IN_ONE_WORD = {
 }  # fmt: skip
 _FIRST_WORD = re.compile(r"(Yes|No|Hello|Goodbye|Sure|Hi)\b")
 _NAME = re.compile(r"[\w'-]+|[A-Z][\w'-]+(?: [A-Z][\w'-]+){1,2}")
-_SMALL_SUM = re.compile(r"(?:\d|1[0-2]) [+*-] (?:\d|1[0-2]) ")  # known by heart, so that one word will do
+_SMALL_SUM = re.compile(r"(?:\d|1[0-2]) [+*-] (?:\d|1[0-2]) ")  # known by heart, so one word is enough
 _PLAIN_WORD = re.compile(r"(?<![/\w-])[A-Za-z]+(?![\w-])")
 
 
@@ -121,12 +118,12 @@ def _phrase(rng: random.Random, key: str, held_out: bool = False) -> str:
 
 
 def normal_again(rng: random.Random) -> Exchange:
-    """The user wants the usual way of answering back."""
+    """The user asks for normal answers again."""
     return Exchange(_phrase(rng, "normal"), "All right, I will answer normally again.")
 
 
 def style(rng: random.Random, held_out: bool, key: str | None = None) -> Persona:
-    """One of the fixed ways of answering."""
+    """A persona with one of the fixed styles of answering."""
     key = key or rng.choices(list(_STYLES), _STYLE_WEIGHTS)[0]
     entry = _data()["style"][key]
     prompt = expand(rng.choice(entry["held_prompts" if held_out else "prompts"]), rng)
@@ -143,7 +140,7 @@ def _as_order(rng: random.Random, prompt: str) -> str:
 
 
 def named(rng: random.Random, held_out: bool) -> Persona:
-    """The assistant goes by a given name."""
+    """A persona that gives the assistant a name."""
     given = name(rng, held_out)
     reply = f"My name is {given}."
     own = tuple(Exchange(ask, reply, given) for ask in rng.sample(_data()["name_ask"], 3))
@@ -175,7 +172,7 @@ def _neutral(rng: random.Random, held_out: bool) -> Persona:
 
 
 def persona(rng: random.Random, held_out: bool = False) -> Persona:
-    """Any persona, its prompt now and then among sentences that change nothing."""
+    """A random persona. Its prompt sometimes stands among sentences that have no effect on replies."""
     makers = (_neutral, style, named, _with_word, _knowing_the_user)
     made = rng.choices(makers, (18, 54, 14, 8, 6))[0](rng, held_out)
     if held_out or rng.random() < 0.6:

@@ -1,12 +1,12 @@
-"""What a person tells in a conversation and asks for again, corrected or summed up.
+"""Exchanges about facts that the user tells and later asks for, corrects or wants summed up.
 
-Owns the facts told so far in one conversation; what lies between telling and asking is `conversation`'s.
+Keeps the facts of one conversation. The `composition` module decides what comes between telling and asking.
 """
 
 import random
 from dataclasses import dataclass, field
 
-from app.builtin.training.corpus.facts_told import Kind, kinds
+from app.builtin.training.corpus.fact_kinds import FactKind, kinds
 from app.builtin.training.corpus.intents import data_table, expand
 from app.builtin.training.corpus.topic import Exchange
 
@@ -19,26 +19,26 @@ _NOTHING = "You have not told me anything about yourself yet."
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One told fact: its kind, what it is about, and its value as the person wrote it."""
+    """One fact: its kind, the thing it is about, and its value as the user wrote it."""
 
-    kind: Kind
+    kind: FactKind
     thing: str
     value: str
 
     def fill(self, template: str) -> str:
-        """`template` with this fact's thing and value."""
+        """The template with this fact's thing and value filled in."""
         if self.value[0] in "aeiou":
             template = template.replace("a {v}", "an {v}").replace("A {v}", "An {v}")
         return template.format(k=self.thing, v=self.value)
 
     def opens(self, template: str) -> str:
-        """`fill`, starting with a capital letter unless the value itself is what starts it."""
+        """The filled template, starting with a capital letter unless the value comes first."""
         text = self.fill(template)
         return text if template.startswith("{v}") else text[:1].upper() + text[1:]
 
 
 def _inside(statement: str) -> str:
-    """A statement as it stands inside a sentence."""
+    """The statement as it is written within a sentence."""
     is_plain = statement.startswith(
         ("My ", "The ", "We ", "This ", "Remember ", "Please ", "You ", "At ", "Note ")
     )
@@ -46,7 +46,7 @@ def _inside(statement: str) -> str:
 
 
 def _noted(facts: list[Fact]) -> str:
-    """What the model says to remember, after a space; nothing for no facts."""
+    """A space and the sentence that the model will remember the facts; empty without facts."""
     if not facts:
         return ""
     said = [_inside_reply(fact).rstrip(".") for fact in facts]
@@ -59,12 +59,12 @@ def _inside_reply(fact: Fact) -> str:
 
 
 def _in_first_person(text: str) -> str:
-    """`how old you are` as the person says it: `how old I am`."""
+    """Turns `how old you are` into what the user says: `how old I am`."""
     return text.replace("your", "my").replace("you are", "I am").replace("you", "I")
 
 
 def _as_question(said: str) -> str:
-    """`You are a nurse.` as the person asks it: `Am I a nurse?`"""
+    """Turns `You are a nurse.` into what the user asks: `Am I a nurse?`"""
     if said.startswith("Your "):
         said = said.replace("Your", "Is my", 1).replace(" is ", " ", 1)
     elif said.startswith("You are "):
@@ -75,8 +75,8 @@ def _as_question(said: str) -> str:
 
 
 @dataclass(slots=True)
-class Memory:
-    """The facts of one conversation, by what they are about."""
+class FactMemory:
+    """The facts of one conversation, by kind and thing, and the exchanges about them."""
 
     rng: random.Random
     held_out: bool = False
@@ -85,11 +85,11 @@ class Memory:
     def _forms(self, trained: tuple[str, ...], held: tuple[str, ...]) -> str:
         return expand(self.rng.choice(held if self.held_out else trained), self.rng)
 
-    def _any_kind(self, table: str, first: int = 0) -> Kind:
+    def _any_kind(self, table: str, first: int = 0) -> FactKind:
         chosen = kinds(table)[first:]
         return self.rng.choices(chosen, [kind.weight for kind in chosen])[0]
 
-    def _new_fact(self, kind: Kind | None = None) -> Fact:
+    def _new_fact(self, kind: FactKind | None = None) -> Fact:
         if kind is None:
             kind = self._any_kind("other" if self.rng.random() < _OTHERS_SHARE else "kind")
         thing = kind.thing(self.rng, self.held_out)
@@ -107,7 +107,7 @@ class Memory:
         return fact.opens(self._forms(fact.kind.tells, fact.kind.held_tells))
 
     def _framed_statement(self, fact: Fact) -> str:
-        """The statement, in training sometimes with words before or after it that tell nothing."""
+        """The statement. In training it sometimes has meaningless words before or after it."""
         text = self._statement(fact)
         if self.held_out or self.rng.random() > _FRAMED_SHARE:
             return text
@@ -115,7 +115,7 @@ class Memory:
         return str(frame.format(t=_inside(text), T=text))
 
     def _question(self, fact: Fact) -> str:
-        """The question for a fact; in training sometimes an indirect one, which all kinds share."""
+        """The question about a fact. In training it sometimes has an indirect form that all kinds share."""
         if self.held_out or self.rng.random() > _FRAMED_SHARE:
             return fact.opens(self._forms(fact.kind.asks, fact.kind.held_asks))
         frame = self.rng.choice(data_table("memory.toml")["ask_frames"])
@@ -126,18 +126,18 @@ class Memory:
         return fact.opens(self.rng.choice(fact.kind.replies))
 
     def know_name(self, value: str) -> None:
-        """The person's name, learnt in some other way than by `tell`."""
+        """Records the user's name if it was learned from elsewhere, for example from a system prompt."""
         fact = Fact(kinds("kind")[0], "", value)
         self.told[self._slot(fact)] = fact
 
-    def tell(self, kind: Kind | None = None) -> Exchange:
-        """The person tells one new fact."""
+    def tell(self, kind: FactKind | None = None) -> Exchange:
+        """The user tells one new fact."""
         fact = self._new_fact(kind)
         self.told[self._slot(fact)] = fact
         return Exchange(self._framed_statement(fact), self._acknowledgement(fact), fact.value)
 
     def tell_many(self) -> Exchange:
-        """The person tells two or three facts in one message, often the name first."""
+        """The user tells two or three facts in one message, often starting with the name."""
         is_introduced = self.rng.random() < 0.6
         first = self._new_fact(kinds("kind")[0]) if is_introduced else self._new_fact()
         facts = [first, *(self._new_fact() for _ in range(self.rng.choice((1, 1, 2))))]
@@ -148,7 +148,7 @@ class Memory:
         return Exchange(self._together(facts), _noted(facts).strip())
 
     def _together(self, facts: list[Fact]) -> str:
-        """All facts in one message, as sentences of their own or as one."""
+        """All facts in one message: one sentence for each, or a single sentence."""
         if len(facts) > 1 and all(fact.kind.key == "pet" for fact in facts):
             return f"I have {' and '.join(fact.fill('a {k} called {v}') for fact in facts)}."
         statements = [self._statement(fact) for fact in facts]
@@ -159,7 +159,7 @@ class Memory:
         return joined.join(text.rstrip(".") for text in [statements[0], *later]) + "."
 
     def recall(self, slot: tuple[str, str] | None = None) -> Exchange:
-        """The person asks for a fact told before."""
+        """The user asks about a fact told earlier."""
         fact = self.told[slot or self.rng.choice(list(self.told))]
         if fact.thing in ("colour", "color"):
             fact = Fact(fact.kind, self.rng.choice(("colour", "color")), fact.value)
@@ -167,7 +167,7 @@ class Memory:
         return Exchange(user, fact.opens(fact.kind.says), fact.value)
 
     def ask_untold(self) -> Exchange:
-        """The person asks for something never told."""
+        """The user asks about a fact that was never told."""
         while True:
             fact = self._new_fact(self._kind_like_a_told_one() if self.rng.random() < _NEAR_SHARE else None)
             if self._slot(fact) not in self.told and not self._is_ambiguous(fact):
@@ -176,7 +176,7 @@ class Memory:
         return Exchange(user, f"You have not told me {fact.fill(fact.kind.missing)} yet.", "not told me")
 
     def _is_ambiguous(self, fact: Fact) -> bool:
-        """Whether another told fact could be meant: a hobby asked for, or any number or word."""
+        """Whether the question could mean another fact that was told, such as a hobby or a number."""
         keys = {kind for kind, _ in self.told}
         close = {
             "origin": {"city", "birthday"},
@@ -186,13 +186,13 @@ class Memory:
         }
         return bool(close.get(fact.kind.key, {fact.kind.key}) & keys) and fact.kind.key not in _NAMED_THINGS
 
-    def _kind_like_a_told_one(self) -> Kind | None:
-        """The kind of a told thing with a name of its own: who told of a sister may ask for a brother."""
+    def _kind_like_a_told_one(self) -> FactKind | None:
+        """The kind of a told fact about a named thing: after a sister, a user may ask about a brother."""
         near = [fact.kind for fact in self.told.values() if fact.kind.key in _NAMED_THINGS]
         return self.rng.choice(near) if near else None
 
     def correct(self) -> Exchange:
-        """The person replaces a fact told before."""
+        """The user corrects a fact told earlier."""
         old = self.rng.choice(list(self.told.values()))
         fact = Fact(old.kind, old.thing, old.kind.value(self.rng, self.held_out))
         self.told[self._slot(fact)] = fact
@@ -204,7 +204,7 @@ class Memory:
         return Exchange(user, f"Thank you for telling me. {said[:1].upper()}{said[1:]}", fact.value)
 
     def confirm(self) -> Exchange:
-        """The person asks whether a fact is so; half of the time it is not."""
+        """The user asks whether a fact is true; half of the time it is not."""
         fact = self.rng.choice([self.told[slot] for slot in self.told])
         said = fact.opens(fact.kind.says)
         if not said.startswith("You"):
@@ -216,7 +216,7 @@ class Memory:
         return Exchange(asked, f"{'Yes' if is_true else 'No'}, {said[0].lower()}{said[1:]}", fact.value)
 
     def spell_name(self) -> Exchange:
-        """The person wants the own name spelled, or, where it is not known, hears that."""
+        """The user asks for the spelling of their own name, which may be unknown."""
         user = self.rng.choice(data_table("memory.toml")["spell_name"])
         known = self.told.get((kinds("kind")[0].key, ""))
         if known is None:
@@ -225,13 +225,13 @@ class Memory:
         return Exchange(user, f"{known.value} is spelled {letters}.", letters)
 
     def sum_up(self) -> Exchange:
-        """The person asks for everything; the answer lists the facts in the order they were told."""
+        """The user asks for all facts; the reply lists them in the order in which they were told."""
         user = self.rng.choice(data_table("memory.toml")["held_summary" if self.held_out else "summary"])
         known = " ".join(fact.opens(fact.kind.says) for fact in self.told.values())
         return Exchange(user, known or _NOTHING)
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """A fact told and asked for at once: the shortest stretch of memory."""
-    memory = Memory(rng, held_out)
+    """One fact that is told and asked for at once."""
+    memory = FactMemory(rng, held_out)
     return [memory.tell(), memory.recall()]

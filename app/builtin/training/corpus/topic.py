@@ -1,6 +1,6 @@
-"""The contract between the corpus's topics and the code that composes conversations from them.
+"""The interface between the corpus's topics and the code that composes conversations from them.
 
-A topic writes clean text only; system prompts, surface noise and the order of topics are `conversation`'s.
+A topic writes clean text. The `composition` module adds system prompts and noise, and orders the topics.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One user message and its right reply; `check` is what an evaluated reply must contain, in any case."""
+    """One user message and its right reply. An evaluated reply must contain `check`, in any letter case."""
 
     user: str
     reply: str
@@ -19,14 +19,17 @@ class Exchange:
 
 
 Topic = Callable[[random.Random, bool], list[Exchange]]
-"""`(rng, held_out)` to 1..6 consecutive exchanges; held-out stretches share no phrasing with training."""
+"""Takes `(rng, held_out)` and returns 1 to 6 consecutive exchanges.
+
+Held-out exchanges are for evaluation, and share no wording with those for training.
+"""
 
 
 def is_reserved(text: str) -> bool:
-    """Whether training must never see `text` as a name, word or sum: one in eight is, by its checksum."""
+    """Whether `text` is for evaluation only, as a name, word or sum. By checksum, one in eight texts is."""
     return zlib.crc32(text.lower().encode()) % 8 == 0
 
 
 def share(texts: Iterable[str], held_out: bool) -> list[str]:
-    """The part of `texts` that belongs to evaluation (`held_out`) or to training."""
+    """Those of `texts` that are for evaluation (`held_out`), or else for training."""
     return [text for text in texts if is_reserved(text) == held_out]

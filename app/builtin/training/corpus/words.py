@@ -1,6 +1,6 @@
-"""Names and words without end: syllables strung together, so that copying is learned and not a list.
+"""Generates names and words from syllables, so that the model learns to copy and not to recite a list.
 
-Each made-up or listed word belongs either to training or to evaluation, never to both.
+Each made-up or listed word is used either in training or in evaluation, never in both.
 """
 
 import random
@@ -15,7 +15,7 @@ _CLOSED_SHARE = 0.7  # made-up words that end in a consonant
 
 @cache
 def listed(key: str, held_out: bool) -> list[str]:
-    """The listed `names` or `words` that belong to evaluation or to training."""
+    """The listed `names` or `words` for evaluation or for training."""
     return share(data_table("words.toml")[key].split(), held_out)
 
 
@@ -34,7 +34,7 @@ def _made_up(rng: random.Random) -> str:
 
 
 def made_up_word(rng: random.Random, held_out: bool) -> str:
-    """A pronounceable word of 2 to 9 letters that need not mean anything."""
+    """A pronounceable word of 2 to 9 letters, usually without a meaning."""
     while True:
         word = _made_up(rng)
         if is_reserved(word) == held_out:
@@ -42,7 +42,7 @@ def made_up_word(rng: random.Random, held_out: bool) -> str:
 
 
 def name(rng: random.Random, held_out: bool) -> str:
-    """A first name, a real one or a made-up one, sometimes with a family name."""
+    """A real or made-up first name, sometimes with a family name."""
     first = _first_name(rng, held_out)
     return f"{first} {made_up_word(rng, held_out).capitalize()}" if rng.random() < 0.08 else first
 
@@ -54,7 +54,7 @@ def _first_name(rng: random.Random, held_out: bool) -> str:
 
 
 def word(rng: random.Random, held_out: bool) -> str:
-    """A lower-case word, common or made up."""
+    """A common or made-up word in lower case."""
     if rng.random() < 0.6:
         return rng.choice(listed("words", held_out))
     return made_up_word(rng, held_out)
@@ -66,12 +66,12 @@ def _share_of_data(held_out: bool) -> list[str]:
 
 
 def written(rng: random.Random, held_out: bool) -> str:
-    """Any word that stands somewhere in the corpus's data, in small letters."""
+    """A random word of the corpus's data files, in lower case."""
     return rng.choice(_share_of_data(held_out))
 
 
 def joined(rng: random.Random, held_out: bool) -> str:
-    """The beginning of one written word and the end of another, so that pieces of words meet anew."""
+    """The beginning of one word of the data files and the end of another, joined into a new word."""
     while True:
         first, second = written(rng, held_out), written(rng, held_out)
         text = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
@@ -80,7 +80,7 @@ def joined(rng: random.Random, held_out: bool) -> str:
 
 
 def number(rng: random.Random, held_out: bool) -> str:
-    """A number of one to five digits to be remembered, not calculated with."""
+    """A number of one to five digits to remember, not to calculate with."""
     while True:
         text = str(rng.randrange(10 ** rng.choice((1, 2, 2, 3, 4, 4, 5))))
         if is_reserved(text) == held_out:

@@ -1,4 +1,4 @@
-"""The words people put around a question; every topic shares them, so that they give nothing away."""
+"""Adds the words that people put around a question. All topics share them, so they do not hint at a topic."""
 
 import random
 from dataclasses import replace
@@ -12,12 +12,12 @@ WRAPPED_SHARE = 0.18
 
 @cache
 def openers() -> tuple[str, ...]:
-    """Words that begin a question and are small inside a sentence."""
+    """Words that begin a question and are in lower case within a sentence."""
     return tuple(f"{word} " for word in data_table("wrappings.toml")["openers"])
 
 
 def sometimes_wrapped(exchange: Exchange, rng: random.Random) -> Exchange:
-    """The same exchange, its question now and then inside a sentence."""
+    """The same exchange, its question sometimes put into a longer sentence."""
     is_question = exchange.user.startswith(openers())
     return wrapped(exchange, rng) if is_question and rng.random() < WRAPPED_SHARE else exchange
 

@@ -1,4 +1,4 @@
-"""Sums, differences and small products; evaluation asks for operand pairs that training never calculates."""
+"""Sums, differences and small products. Evaluation uses operand pairs that training never calculates."""
 
 import random
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def _phrases(key: str, operator: str | None = None) -> list[str]:
 
 
 def is_reserved_pair(a: int, b: int) -> bool:
-    """Whether the pair, in either order, belongs to evaluation."""
+    """Whether the pair is for evaluation, in either order."""
     return is_reserved(f"{min(a, b)}&{max(a, b)}")
 
 
@@ -38,7 +38,7 @@ def _operands(rng: random.Random, held_out: bool, operator: str) -> tuple[int, i
 
 
 def _steps(a: int, operator: str, b: int) -> list[str]:
-    """What stands between the question and the result where a digit is carried or borrowed."""
+    """The intermediate steps between question and result, if a digit is carried or borrowed."""
     if operator == "+" and a % 10 + b % 10 >= 10 and max(a, b) >= 10:
         return [f"{a - a % 10 + b - b % 10} + {a % 10 + b % 10}"]
     if operator == "-" and a < b:
@@ -49,7 +49,7 @@ def _steps(a: int, operator: str, b: int) -> list[str]:
 
 
 def worked(a: int, operator: str, b: int) -> str:
-    """The calculation as the model writes it: 47 + 38 = 70 + 15 = 85."""
+    """The calculation as the model writes it, for example 47 + 38 = 70 + 15 = 85."""
     return " = ".join([f"{a} {operator} {b}", *_steps(a, operator, b), str(result(a, operator, b))])
 
 
@@ -58,7 +58,7 @@ def _answer(user: str, a: int, operator: str, b: int) -> Exchange:
 
 
 def calculation(rng: random.Random, held_out: bool, operator: str) -> Exchange:
-    """One question for `a operator b`."""
+    """One question for the value of `a operator b`, with random operands."""
     a, b = _operands(rng, held_out, operator)
     if rng.random() < 0.15 and not held_out:
         return _answer(rng.choice(_phrases("orders", operator)).format(a=a, b=b), a, operator, b)

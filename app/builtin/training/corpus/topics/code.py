@@ -1,4 +1,4 @@
-"""Short Python functions, asked for in many words; any other program is not known."""
+"""Requests for short Python functions in many wordings, and for programs that the model does not know."""
 
 import random
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ AGAIN_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """`tests` are Python expressions that are true once `code` has run."""
+    """A function that the model is taught. After `code` has run, all expressions in `tests` are true."""
 
     name: str
     lead: str
@@ -33,7 +33,7 @@ class Snippet:
         return f"def {self.name}("
 
     def words(self, rng: random.Random) -> dict[str, str]:
-        """What the slots of a request may hold: "calculates the factorial", "factorial", ..."""
+        """Words for the slots of a request, such as "calculates the factorial" or "factorial"."""
         do = expand(self.do, rng)
         name = rng.choice([self.name, self.name.replace("_", " ")])
         noun = rng.choice(self.nouns)
@@ -47,13 +47,13 @@ def phrases() -> dict[str, Any]:  # TOML: strings, lists of strings, and the sni
 
 @cache
 def functions() -> dict[str, Snippet]:
-    """Every function the model is taught, by its name."""
+    """All functions that the model is taught, by name."""
     snippets = (_snippet(entry) for entry in phrases()["snippet"])
     return {snippet.name: snippet for snippet in snippets}
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """A request for a function, at once or in two steps, or for something that is not known."""
+    """A request for a function, in one or two steps, or for a program that the model does not know."""
     stretch = _stretch(rng, held_out)
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
 
@@ -72,7 +72,7 @@ def _stretch(rng: random.Random, held_out: bool) -> list[Exchange]:
 
 
 def function_request(name: str, rng: random.Random, held_out: bool = False) -> Exchange:
-    """A request for the function `name`, as the evaluation counts them."""
+    """A request for the function `name`, used by the evaluation."""
     snippet = functions()[name]
     template = _template(rng, "ask", held_out)
     return Exchange(fill(template, snippet.words(rng)), snippet.reply, snippet.check)

@@ -1,4 +1,4 @@
-"""What this program can do and how its commands, server and settings are used."""
+"""Questions about this program: its abilities, commands, server and settings."""
 
 import random
 
@@ -8,6 +8,6 @@ from app.builtin.training.corpus.wrapping import sometimes_wrapped
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """One stretch about the program."""
+    """A few consecutive exchanges about the program."""
     stretch = intent_set("commands.toml").stretch(rng, held_out)
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]

@@ -1,4 +1,4 @@
-"""Plain facts: opposites, numbers of things, definitions and the like, each with one fixed answer."""
+"""Plain facts, such as opposites, quantities and definitions, each with one fixed answer."""
 
 import random
 
@@ -10,14 +10,14 @@ ANOTHER_SHARE = 0.3
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """One fact, sometimes a second one of the same kind."""
+    """A question about one fact, sometimes followed by a second one of the same kind."""
     intent = intent_set("facts.toml").opener(rng)
     count = 2 if rng.random() < ANOTHER_SHARE else 1
     return [_fact(intent, rng, held_out) for _ in range(count)]
 
 
 def _fact(intent: Intent, rng: random.Random, held_out: bool) -> Exchange:
-    """Held out, a fact without phrasings of its own is asked inside an unseen sentence."""
+    """One question. For evaluation, a fact without held-out wordings is asked within a held-out sentence."""
     exchange = intent_set("facts.toml").exchange(intent, rng, held_out, set())
     if not held_out:
         return sometimes_wrapped(exchange, rng)

@@ -1,4 +1,4 @@
-"""Greetings, thanks, feelings, jokes and the other talk that is about nothing in particular."""
+"""Small talk: greetings, thanks, feelings, jokes and the like."""
 
 import random
 
@@ -8,6 +8,6 @@ from app.builtin.training.corpus.wrapping import sometimes_wrapped
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """One stretch of small talk."""
+    """A few consecutive exchanges of small talk."""
     stretch = intent_set("smalltalk.toml").stretch(rng, held_out)
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]

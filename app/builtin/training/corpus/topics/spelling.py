@@ -1,6 +1,6 @@
-"""Words spelled, repeated, counted, turned round and written in capitals.
+"""Exercises with words: spelling, repeating, counting letters, reversing, and writing in capitals.
 
-Tokens hide their letters, so every word of the whole corpus and pieces of two joined are spelled in training.
+A token does not show its letters, so training spells every word of the corpus, and words joined from two.
 """
 
 import random
@@ -18,7 +18,7 @@ def _ask(rng: random.Random, kind: str, held_out: bool, text: str) -> str:
 
 
 def _any_word(rng: random.Random, held_out: bool) -> str:
-    """Evaluation asks for the words it always did; training meets many more."""
+    """A word. Evaluation uses fewer kinds of words than training, so that scores stay comparable."""
     if held_out:
         return word(rng, True)
     source = rng.choices((word, written, joined), (35, 35, 30))[0]

@@ -1,4 +1,4 @@
-"""Questions from outside what the model knows; it says so and names a larger model."""
+"""Questions that the model cannot answer. It says so and recommends a larger model."""
 
 import random
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from app.builtin.training.corpus.topic import Exchange
 from app.builtin.training.corpus.topics.capitals import countries
 from app.builtin.training.corpus.wrapping import sometimes_wrapped
 
-DOMINANT_SHARE = 0.9  # one wording, so that greedy decoding is sure of it
+DOMINANT_SHARE = 0.9  # one dominant wording, so that greedy decoding is certain of it
 CHECK = "don't know"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Questions of one kind that get one kind of reply."""
+    """Questions of one kind, which get the same kind of reply."""
 
     ask: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -65,7 +65,7 @@ def _exchange(rng: random.Random, held_out: bool) -> Exchange:
 
 
 def _word(kind: str, rng: random.Random, held_out: bool) -> str:
-    """What goes into a slot: something of a list, or an invention."""
+    """A word for a slot: an item of a list, or an invented word."""
     match kind:
         case "word":
             return made_up_word(rng)

@@ -1,6 +1,6 @@
-"""The kinds of facts that people tell: how they say one, ask for it again, and hear it back.
+"""The kinds of facts that people tell about themselves, with the wordings to tell, ask and repeat them.
 
-Reads memory.toml; `{v}` in a form stands for the value, `{k}` for the thing the value belongs to.
+Reads memory.toml. In a wording, `{v}` stands for the value and `{k}` for the thing that has this value.
 """
 
 import random
@@ -12,16 +12,16 @@ from typing import Any
 from app.builtin.training.corpus.intents import data_table
 from app.builtin.training.corpus.words import made_up_word, name, number, word
 
-Value = Callable[[random.Random, bool], str]
+ValueMaker = Callable[[random.Random, bool], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of fact; its `thing` tells apart facts of the same shape, such as favourites."""
+class FactKind:
+    """One kind of fact. `thing` distinguishes facts of the same kind, such as a favourite colour and food."""
 
     key: str
-    value: Value
-    thing: Value
+    value: ValueMaker
+    thing: ValueMaker
     tells: tuple[str, ...]
     held_tells: tuple[str, ...]
     asks: tuple[str, ...]
@@ -36,11 +36,11 @@ def _age(rng: random.Random, held_out: bool) -> str:
     return str(rng.randint(3, 99))
 
 
-_FREE_VALUES: dict[str, Value] = {"name": name, "word": word, "number": number, "age": _age}
+_FREE_VALUES: dict[str, ValueMaker] = {"name": name, "word": word, "number": number, "age": _age}
 
 
-def _listed_value(choices: list[str], invented: float, is_capital: bool) -> Value:
-    """Values from a list, or made-up ones so that copying is what helps."""
+def _listed_value(choices: list[str], invented: float, is_capital: bool) -> ValueMaker:
+    """Makes values from a list, or invented ones, which the model can only repeat by copying."""
 
     def value(rng: random.Random, held_out: bool) -> str:
         if rng.random() < invented:
@@ -51,12 +51,12 @@ def _listed_value(choices: list[str], invented: float, is_capital: bool) -> Valu
     return value
 
 
-def _thing(entry: dict[str, Any]) -> Value:  # one TOML table
+def _thing(entry: dict[str, Any]) -> ValueMaker:  # one TOML table
     things = entry.get("things", [""])
     return _FREE_VALUES[things] if isinstance(things, str) else lambda rng, held_out: rng.choice(things)
 
 
-def _value(entry: dict[str, Any]) -> Value:  # one TOML table
+def _value(entry: dict[str, Any]) -> ValueMaker:  # one TOML table
     if "value" in entry:
         return _FREE_VALUES[entry["value"]]
     lists = data_table("memory.toml")["lists"]
@@ -64,8 +64,8 @@ def _value(entry: dict[str, Any]) -> Value:  # one TOML table
     return _listed_value(choices, entry["invented"], entry.get("capital", False))
 
 
-def _kind(entry: dict[str, Any]) -> Kind:  # one TOML table
-    return Kind(
+def _kind(entry: dict[str, Any]) -> FactKind:  # one TOML table
+    return FactKind(
         key=entry["key"],
         value=_value(entry),
         thing=_thing(entry),
@@ -81,6 +81,6 @@ def _kind(entry: dict[str, Any]) -> Kind:  # one TOML table
 
 
 @cache
-def kinds(table: str) -> tuple[Kind, ...]:
-    """The kinds of facts about the person (`kind`; the name comes first) or about others (`other`)."""
+def kinds(table: str) -> tuple[FactKind, ...]:
+    """The kinds of facts about the user (`kind`, the name first) or about other people (`other`)."""
     return tuple(_kind(entry) for entry in data_table("memory.toml")[table])
