@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from app.cli import startup_gc
+from app.cli import startup
 from app.cli.input.keyboard import quiet_keyboard
 from app.cli.options import Options
 
@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
 
 
 def run() -> int:
-    startup_gc.put_off()
+    startup.put_off()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # or all that is installed is read for some
     options = parse_arguments()
     try:

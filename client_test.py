@@ -16,7 +16,7 @@ from rich.text import Text
 
 from app.apicheck.checks import CHECKS
 from app.apicheck.menu import Menu, shown_route
-from app.apicheck.target import Outcome, Target, run_checks
+from app.apicheck.runner import Outcome, Target, run_checks
 from app.cli.errors import ClientError
 from app.cli.net.address import Address, address_of
 from app.cli.net.server import default_address, url_of

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 import client_test
 from app.api.dependencies import Services
 from app.apicheck.checks import CHECKS
-from app.apicheck.target import Target, run_checks
+from app.apicheck.runner import Target, run_checks
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.main import build_services, create_app

@@ -5,7 +5,7 @@ They run in order, on one conversation, and leave nothing behind but a model tha
 
 from collections.abc import Mapping
 
-from app.apicheck.target import API, Check, Target, expect, expect_refusal
+from app.apicheck.runner import API, Check, Target, expect, expect_refusal
 from app.models import schemas
 
 GREEDY = {"temperature": 0, "max_tokens": 24}

@@ -35,14 +35,14 @@ class Operation:
 
 def operations_of(schema: Schema) -> list[Operation]:
     return [
-        Operation(method.upper(), path, to_domain_error.get("description", ""), _example(to_domain_error))
+        Operation(method.upper(), path, described.get("description", ""), _example(described))
         for path, methods in schema["paths"].items()
-        for method, to_domain_error in methods.items()
+        for method, described in methods.items()
     ]
 
 
-def _example(to_domain_error: Schema) -> str | None:
-    content = to_domain_error.get("requestBody", {}).get("content", {}).get("application/json", {})
+def _example(described: Schema) -> str | None:
+    content = described.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = [json.dumps(example["value"]) for example in content.get("examples", {}).values()]
     return examples[0] if examples else None
 

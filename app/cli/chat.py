@@ -6,7 +6,7 @@ import traceback
 
 from pydantic import ValidationError
 
-from app.cli import startup_gc
+from app.cli import startup
 from app.cli.commands import registry as commands
 from app.cli.commands.model import choose_again
 from app.cli.conversation.session import Session
@@ -46,7 +46,7 @@ class Chat:
         """What fails here fails again in the answer that needs it, and is told there."""
         await asyncio.sleep(LOAD_AHEAD_S)
         await asyncio.to_thread(self._session.terminal.load_ahead)
-        startup_gc.settle()
+        startup.settle()
 
     async def _turn(self) -> None:
         line = await self._prompt.ask(self._session.draft)
@@ -80,7 +80,7 @@ class Chat:
             terminal.fail(f"This is a fault of the client: {error!r}.", _log_fault())
 
     def _tell_unwritten(self) -> None:
-        failure = self._session.journal.failure()
+        failure = self._session.autosave.failure()
         if failure is not None:
             self._session.terminal.fail(failure.message, "It is not kept; /save and /export may find room.")
 

@@ -15,7 +15,7 @@ from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import ChatRequest
 
 
-class Unusable(ClientError):
+class InputError(ClientError):
     """What was given is no message."""
 
 
@@ -24,23 +24,23 @@ def read_message(options: Options, is_piped: bool) -> str | None:
     before there is a server: a bad one starts none.
 
     Raises:
-        Unusable: it is no message.
+        InputError: it is no message.
     """
     if options.message is None and not is_piped:
         if options.json:
-            raise Unusable("--json needs a message.", "Give it with -p, or pipe it in.")
+            raise InputError("--json needs a message.", "Give it with -p, or pipe it in.")
         return None
     try:
         piped = sys.stdin.buffer.read().decode() if is_piped else ""
         text = "\n\n".join(part for part in (options.message, piped) if part is not None and part.strip())
         ChatRequest(message=text, system_prompt=options.system)
     except UnicodeDecodeError:
-        raise Unusable("Standard input is not UTF-8 text.") from None
+        raise InputError("Standard input is not UTF-8 text.") from None
     except ValidationError as error:
         if not text:
             hint = "Pipe a message in, or run this in a terminal."
-            raise Unusable("Standard input is empty.", hint) from None
-        raise Unusable(why_unsent(error)) from None
+            raise InputError("Standard input is empty.", hint) from None
+        raise InputError(why_unsent(error)) from None
     return text
 
 

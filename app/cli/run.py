@@ -26,10 +26,10 @@ from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.input.keyboard import quiet_keyboard
 from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.net.server import ServerDied
-from app.cli.oneshot import OneShot, Unusable, read_message
+from app.cli.oneshot import InputError, OneShot, read_message
 from app.cli.options import Options
 from app.cli.output.model_table import current_model_line
-from app.cli.output.terminal import Terminal, look_of
+from app.cli.output.terminal import Terminal, detect_style
 from app.cli.paths import sessions_folder, state_folder
 from app.cli.preferences import ConfigError, Preferences, decided, load_preferences
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # slow to import, and a pipe needs no line editor
 OK, FAILED, USAGE, UNREACHABLE, REFUSED, UNKNOWN_MODEL, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 ENDED = 128 + signal.SIGTERM
 BROKEN_PIPE = 128 + signal.SIGPIPE
-_USED_WRONGLY = (BadAddress, Unusable, ConfigError, TranscriptError, UsageError)
+_USED_WRONGLY = (BadAddress, InputError, ConfigError, TranscriptError, UsageError)
 
 
 def main(options: Options, typed: str = "") -> int:
@@ -64,11 +64,11 @@ def _run_in_thread(options: Options, interrupts: Interrupts, typed: str) -> int:
 
 
 def _run(options: Options, interrupts: Interrupts, typed: str, is_notebook: bool) -> int:
-    terminal = Terminal(look_of(sys.stdout, options.plain, options.no_color))
+    terminal = Terminal(detect_style(sys.stdout, options.plain, options.no_color))
     try:
         environ, preferences = _environment(), load_preferences()
         options = decided(options, environ, preferences)
-        look = look_of(sys.stdout, options.plain, options.no_color, preferences.thinking == "fold")
+        look = detect_style(sys.stdout, options.plain, options.no_color, preferences.thinking == "fold")
         terminal = Terminal(look)
         message = read_message(options, is_piped=not (sys.stdin.isatty() or is_notebook))
         ask_with = _line_prompt if is_notebook else partial(_terminal_prompt, typed)
@@ -94,7 +94,7 @@ class Client:
         self, options: Options, environ: Mapping[str, str], preferences: Preferences, interrupts: Interrupts
     ) -> None:
         self._options = options
-        self._wanted = ServerTarget(environ, options.url, options.api_key, options.model)
+        self._target = ServerTarget(environ, options.url, options.api_key, options.model)
         self._settings = preferences.settings
         self._interrupts = interrupts
 
@@ -104,9 +104,9 @@ class Client:
 
         _end_with_the_terminal()
         try:
-            async with connected(self._wanted, terminal, self._interrupts) as connection:
-                with contextlib.closing(Autosave(sessions_folder())) as journal:
-                    session = self._session(connection, terminal, journal)
+            async with connected(self._target, terminal, self._interrupts) as connection:
+                with contextlib.closing(Autosave(sessions_folder())) as autosave:
+                    session = self._session(connection, terminal, autosave)
                     await self._welcome(session, connection)
                     await Chat(session, connection, ask_with(session), self._interrupts).run()
                 terminal.say("Goodbye!", symbol="👋")
@@ -122,10 +122,10 @@ class Client:
         _end_with_the_terminal()
         shot = OneShot(terminal, self._options, self._interrupts)
         try:
-            async with connected(self._wanted, shot.terminal, self._interrupts) as connection:
+            async with connected(self._target, shot.terminal, self._interrupts) as connection:
                 folder = None if self._options.resume is None else sessions_folder()
-                with contextlib.closing(Autosave(folder)) as journal:
-                    await shot.answer(self._session(connection, shot.terminal, journal), message)
+                with contextlib.closing(Autosave(folder)) as autosave:
+                    await shot.answer(self._session(connection, shot.terminal, autosave), message)
                 return OK
         except Interrupted:
             shot.interrupted()
@@ -134,8 +134,8 @@ class Client:
             shot.failed(error)
             return exit_code(error)
 
-    def _session(self, connection: Connection, terminal: Terminal, journal: Autosave) -> Session:
-        return Session(connection.client, terminal, self._options.system or "", journal, self._settings)
+    def _session(self, connection: Connection, terminal: Terminal, autosave: Autosave) -> Session:
+        return Session(connection.client, terminal, self._options.system or "", autosave, self._settings)
 
     async def _welcome(self, session: Session, connection: Connection) -> None:
         from app.cli.commands import conversation as conversation_commands
@@ -166,7 +166,7 @@ def _environment() -> Mapping[str, str]:
     try:
         settings = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     except UnicodeDecodeError:
-        raise Unusable(".env is not UTF-8 text.", "Write it anew, or remove it.") from None
+        raise InputError(".env is not UTF-8 text.", "Write it anew, or remove it.") from None
     return settings | os.environ
 
 

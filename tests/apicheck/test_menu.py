@@ -19,13 +19,14 @@ def url() -> Iterator[str]:
 
 def shown(url: str, *answers: str, width: int = 200) -> str:
     """What a person sees who gives these answers and leaves."""
-    console = Console(file=io.StringIO(), width=width)
+    output = io.StringIO()
+    console = Console(file=output, width=width)
     with httpx.Client(base_url=url, trust_env=False) as http:
         schema = http.get("/openapi.json").json()
         routes = [f"{operation.method} {operation.path}" for operation in operations_of(schema)]
         numbered = [str(routes.index(answer) + 1) if answer in routes else answer for answer in answers]
         Menu(http, console, io.StringIO("\n".join([*numbered, "0", ""]))).run()
-    return console.file.getvalue()
+    return output.getvalue()
 
 
 def test_menu_lists_every_route(url: str) -> None:

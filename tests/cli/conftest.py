@@ -11,13 +11,13 @@ import pytest
 
 from app.cli.commands.registry import Call, parse
 from app.cli.conversation.autosave import Autosave
-from app.cli.conversation.saved import kept_sessions, load_session
 from app.cli.conversation.session import Session
+from app.cli.conversation.session_index import load_session, recent_sessions
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.cli.paths import sessions_folder
-from tests.cli.standin import StandIn, served
+from tests.cli.stand_in import StandIn, served
 
 Talk = Callable[..., Session]
 Steps = Callable[[Session], Coroutine[Any, Any, None]]
@@ -94,7 +94,7 @@ def interrupted(line: str, seen: Seen) -> Steps:
 
 def last_kept() -> list[str]:
     """What was said in the conversation that was last kept."""
-    (last,) = kept_sessions(sessions_folder(), limit=1)
+    (last,) = recent_sessions(sessions_folder(), limit=1)
     return [message.content for message in load_session(last.session_id, sessions_folder()).messages]
 
 
@@ -105,8 +105,8 @@ def talk(url: str, seen: Seen) -> Talk:
     def run(*steps: str | Steps, system_prompt: str = "") -> Session:
         async def go() -> Session:
             async with ChatClient(url) as client:
-                with contextlib.closing(Autosave(sessions_folder())) as journal:
-                    session = Session(client, seen.terminal(), system_prompt, journal)
+                with contextlib.closing(Autosave(sessions_folder())) as autosave:
+                    session = Session(client, seen.terminal(), system_prompt, autosave)
                     for step in steps:
                         await (typed(session, step) if isinstance(step, str) else step(session))
                 return session

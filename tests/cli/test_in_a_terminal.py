@@ -10,7 +10,7 @@ import pytest
 from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ, wait_until
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_session_in_a_terminal(url: str, standin: StandIn) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.transcripts import Transcript, load, save
+from app.cli.conversation.transcript_file import Transcript, load, save
 from app.cli.net.server import port_for_own
 from app.cli.paths import config_file, sessions_folder
 from app.models.schemas import TranscriptMessage
 from tests.cli.client_process import CLIENT, client_environ, piped
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_standard_input_is_one_message_and_its_answer_the_output(url: str, standin: StandIn) -> None:

@@ -11,7 +11,7 @@ from app.cli.options import Options
 from app.cli.run import main
 from tests.cli.client_process import client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_main_works_inside_a_running_loop(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from app.cli.conversation.saved import kept_sessions, load_session
+from app.cli.conversation.session_index import load_session, recent_sessions
 from app.cli.paths import sessions_folder
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
@@ -44,7 +44,7 @@ def test_session_goes_on_whatever_becomes_of_its_server(cache_with_tiny_gpt2: Pa
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
         assert "Traceback" not in terminal.text
-    (kept,) = kept_sessions(sessions_folder())
+    (kept,) = recent_sessions(sessions_folder())
     said = [message.content for message in load_session(kept.session_id, sessions_folder()).messages]
     assert said[0::2] == ["My name is Ann.", "What is my name?"]
 

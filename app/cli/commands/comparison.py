@@ -11,11 +11,11 @@ from rich.text import Text
 
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
+from app.cli.output.answer_view import without_controls
 from app.cli.output.formatting import count
-from app.cli.output.live_view import Painter
+from app.cli.output.live_view import LiveView
 from app.cli.output.markdown import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
-from app.cli.output.views import without_controls
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -98,14 +98,14 @@ class Comparison:
 
     async def run(self) -> None:
         terminal = self._session.terminal
-        if terminal.look.plain:
+        if terminal.style.plain:
             return await self._run_plain()
         rows = SideBySide(terminal.console, self._columns)
-        painter = Painter(ScreenWriter(terminal.console), rows, terminal.typed_ahead)
-        async with painter, asyncio.TaskGroup() as group:
-            painter.change()
+        view = LiveView(ScreenWriter(terminal.console), rows, terminal.typed_ahead)
+        async with view, asyncio.TaskGroup() as group:
+            view.change()
             for column in self._columns:
-                group.create_task(self._answer(column, painter))
+                group.create_task(self._answer(column, view))
 
     async def _run_plain(self) -> None:
         """One after the other: nothing is written over."""
@@ -118,9 +118,9 @@ class Comparison:
                     view.feed(column.text)
             terminal.note(column.status)
 
-    async def _answer(self, column: Column, painter: Painter | None) -> None:
+    async def _answer(self, column: Column, view: LiveView | None) -> None:
         try:
-            await self._ask(column, painter)
+            await self._ask(column, view)
         except ClientError as error:
             column.status = " ".join(filter(None, (error.message, error.hint)))
         except asyncio.CancelledError:
@@ -128,10 +128,10 @@ class Comparison:
             raise
         finally:
             column.is_over = True
-            if painter is not None:
-                painter.change()
+            if view is not None:
+                view.change()
 
-    async def _ask(self, column: Column, painter: Painter | None) -> None:
+    async def _ask(self, column: Column, view: LiveView | None) -> None:
         client, transcript = self._session.client, self._session.transcript
         *before, asked = _up_to_the_question(transcript.messages)
         begun = await client.new_chat(
@@ -152,8 +152,8 @@ class Comparison:
             async with contextlib.aclosing(client.chat(request)) as events:
                 async for event in events:
                     _take(event, column)
-                    if painter is not None:
-                        painter.change()
+                    if view is not None:
+                        view.change()
         finally:
             with contextlib.suppress(ClientError):
                 await client.delete(begun.conversation_id)

@@ -6,11 +6,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from app.cli.commands.command import Choice, Command, Leave
-from app.cli.conversation.saved import SHOWN, SessionEntry, delete_session, kept_sessions, load_session
 from app.cli.conversation.session import Session
-from app.cli.conversation.transcripts import FOLDER, Transcript, new_session_id, saved_names
-from app.cli.conversation.transcripts import load as load_transcript
-from app.cli.conversation.transcripts import save as save_transcript
+from app.cli.conversation.session_index import (
+    SHOWN,
+    SessionSummary,
+    delete_session,
+    load_session,
+    recent_sessions,
+)
+from app.cli.conversation.transcript_file import FOLDER, Transcript, new_session_id, saved_names
+from app.cli.conversation.transcript_file import load as load_transcript
+from app.cli.conversation.transcript_file import save as save_transcript
 from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import checked_name
 from app.cli.output.formatting import age_of, count
@@ -92,7 +98,7 @@ async def find_transcript(session: Session, argument: str) -> Transcript:
 
 async def go_on(session: Session, argument: str) -> None:
     transcript = await find_transcript(session, argument)
-    if not session.journal.claim(transcript.session_id):
+    if not session.autosave.claim(transcript.session_id):
         transcript.session_id = new_session_id()
         session.terminal.note("Another client goes on with this conversation: this one gets a copy.")
     await session.load(transcript)
@@ -113,7 +119,7 @@ async def rename(session: Session, argument: str) -> None:
     if not argument:
         raise UsageError("/rename needs a title.", "/rename TITLE gives it to this conversation.")
     session.transcript.title = argument
-    session.journal.write(session.transcript)
+    session.autosave.write(session.transcript)
     session.terminal.say(f"This conversation is called {argument} now.", symbol="📝")
 
 
@@ -165,32 +171,32 @@ async def leave(session: Session, argument: str) -> None:
 
 
 def _folder(session: Session) -> Path:
-    if session.journal.folder is None:
+    if session.autosave.folder is None:
         raise UsageError("No conversations are kept here.", "/save and /load work with files of their own.")
-    return session.journal.folder
+    return session.autosave.folder
 
 
 def _is_saved(argument: str) -> bool:
     return argument.removesuffix(".json") in saved_names()
 
 
-async def _listed(session: Session, query: str = "", limit: int = SHOWN) -> list[SessionEntry]:
+async def _listed(session: Session, query: str = "", limit: int = SHOWN) -> list[SessionSummary]:
     """Once the last state of this conversation is among them."""
 
-    def read() -> list[SessionEntry]:
+    def read() -> list[SessionSummary]:
         with contextlib.suppress(TranscriptError):
-            session.journal.settle()
-        return kept_sessions(_folder(session), query, limit)
+            session.autosave.settle()
+        return recent_sessions(_folder(session), query, limit)
 
     return await asyncio.to_thread(read)
 
 
-async def _found(session: Session, argument: str) -> SessionEntry | None:
+async def _found(session: Session, argument: str) -> SessionSummary | None:
     """
     Raises:
         Missing: the number is none of the list, or the words fit several.
     """
-    if session.journal.folder is None:
+    if session.autosave.folder is None:
         return None
     number = argument.removeprefix("#")
     if number.isdecimal():

@@ -19,7 +19,7 @@ async def list_models(session: Session, argument: str) -> None:
         await LiveModels(session).run()
     else:
         entries = listed(session.models.values())
-        terminal.show(model_table(entries, terminal.look.symbols, terminal.console.width))
+        terminal.show(model_table(entries, terminal.style.symbols, terminal.console.width))
     for entry in session.models.values():
         if entry.error is not None:
             terminal.note(f"{entry.name} failed: {entry.error}")
@@ -77,8 +77,8 @@ async def status(session: Session, argument: str) -> None:
         table.add_row("loading", f"{loading.model_name}: {loading.stage} {loading.fraction:.0%}")
     transcript = session.transcript
     table.add_row("conversation", f"{transcript.name or 'not begun'}, {count(transcript.turns, 'turn')}")
-    if session.journal.folder is not None and transcript.turns:
-        table.add_row("kept in", str(session.journal.folder / f"{transcript.session_id}.json"))
+    if session.autosave.folder is not None and transcript.turns:
+        table.add_row("kept in", str(session.autosave.folder / f"{transcript.session_id}.json"))
     session.terminal.show(table)
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from app.cli.commands import conversation, model, text, turn
+from app.cli.commands import conversation, import_export, model, turn
 from app.cli.commands.command import Choice, Command, Leave
 from app.cli.conversation.session import Session
 from app.cli.errors import UnknownCommand
@@ -97,7 +97,7 @@ COMMANDS = (
     *model.COMMANDS,
     *conversation.COMMANDS,
     *turn.COMMANDS,
-    *text.COMMANDS,
+    *import_export.COMMANDS,
     Command("help", "[COMMAND]", "show the commands and the keys", show_help, _named),
     Command("quit", "", "leave", conversation.leave),
 )

@@ -113,7 +113,7 @@ async def show_statistics(session: Session, argument: str) -> None:
     if not statistics.answers:
         raise UsageError("There was no answer since the client started.", "Type a message first.")
     terminal.show(statistics.table())
-    if terminal.look.symbols and len(statistics.speeds) > 1:
+    if terminal.style.symbols and len(statistics.speeds) > 1:
         slowest, fastest = min(statistics.speeds), max(statistics.speeds)
         terminal.say(f"{statistics.picture()}  {slowest:,.0f} to {fastest:,.0f} tokens/s, answer by answer")
 

@@ -6,16 +6,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from app.cli.errors import NotOurServer
-from app.cli.net.client import ChatClient, Events
+from app.cli.net.client import ChatClient, ServerEvents
+from app.cli.output.answer_view import AnswerView
 from app.cli.output.formatting import count
 from app.cli.output.load_progress import explained
 from app.cli.output.terminal import Terminal
-from app.cli.output.views import AnswerView
 from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, ThinkingEvent, TranscriptMessage
 
 
 @dataclass(slots=True)
-class Reply:
+class Answer:
     """`begun` is the text that the answer extends; `thoughts` is what the model said to itself before it."""
 
     begun: str = ""
@@ -54,7 +54,9 @@ class Reply:
         return self.done.usage.prompt_tokens + self.done.usage.completion_tokens
 
 
-async def opened(events: Events, client: ChatClient, terminal: Terminal) -> tuple[StartEvent, Events]:
+async def opened(
+    events: ServerEvents, client: ChatClient, terminal: Terminal
+) -> tuple[StartEvent, ServerEvents]:
     """The stream once the server has admitted the request, which may have to wait for its model."""
     async with explained(client, terminal):
         first = await anext(events)
@@ -65,7 +67,7 @@ async def opened(events: Events, client: ChatClient, terminal: Terminal) -> tupl
     return first, events
 
 
-async def show(start: StartEvent, events: Events, terminal: Terminal, reply: Reply) -> None:
+async def show(start: StartEvent, events: ServerEvents, terminal: Terminal, reply: Answer) -> None:
     """Feeds the answer to the screen and to `reply`, which holds what came also when this is cut short."""
     reply.start = start
     reply.admitted.set()
@@ -78,7 +80,7 @@ async def show(start: StartEvent, events: Events, terminal: Terminal, reply: Rep
         await _follow(events, view, reply)
 
 
-async def _follow(events: Events, view: AnswerView, reply: Reply) -> None:
+async def _follow(events: ServerEvents, view: AnswerView, reply: Answer) -> None:
     began = time.monotonic()
     async for event in events:
         if isinstance(event, ThinkingEvent):
@@ -92,12 +94,12 @@ async def _follow(events: Events, view: AnswerView, reply: Reply) -> None:
             reply.done = event
 
 
-def show_facts(terminal: Terminal, reply: Reply, answered_before: str | None, window: int | None) -> None:
+def show_facts(terminal: Terminal, reply: Answer, answered_before: str | None, window: int | None) -> None:
     """One line of numbers, and what else there is to know about the answer."""
     if reply.done is None:
         return
     facts = [*_numbers(reply.done), _context(reply, window)]
-    terminal.note((" · " if terminal.look.symbols else ", ").join(facts))
+    terminal.note((" · " if terminal.style.symbols else ", ").join(facts))
     if answered_before not in (None, reply.model_name):
         terminal.note(f"Answered by {reply.model_name}; before it was {answered_before}.")
     if reply.begun and not reply.has_grown:
@@ -122,5 +124,5 @@ def _numbers(done: ChatResponse) -> list[str]:
     ]
 
 
-def _context(reply: Reply, window: int | None) -> str:
+def _context(reply: Answer, window: int | None) -> str:
     return f"context {reply.context_used:,}" + (f" of {window:,}" if window is not None else "")

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from app.cli.conversation.transcripts import Transcript, save
+from app.cli.conversation.transcript_file import Transcript, save
 from app.cli.errors import TranscriptError
 from app.cli.files import sweep
 
@@ -19,7 +19,7 @@ class Autosave:
     def __init__(self, folder: Path | None) -> None:
         """`None` keeps nothing."""
         self.folder = folder
-        self._writer = ThreadPoolExecutor(1, "journal")
+        self._writer = ThreadPoolExecutor(1, "autosave")
         self._written: Future[None] | None = None
         self._claims: dict[str, int] = {}  # open files, locked until they are closed, however the client ends
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from app.cli.conversation.transcripts import Transcript, document_of
+from app.cli.conversation.transcript_file import Transcript, document_of
 from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import keep_beside, write_whole
 

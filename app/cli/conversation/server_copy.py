@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from app.cli.conversation.transcripts import Transcript
+from app.cli.conversation.transcript_file import Transcript
 from app.cli.errors import ClientError, Refused
 from app.cli.net.client import ChatClient
 from app.cli.output.formatting import count
@@ -16,7 +16,7 @@ T = TypeVar("T")
 SETTLING_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # waits while the server winds up an answer that was stopped
 
 
-class RemoteConversation:
+class ServerCopy:
     """What the server knows of a transcript."""
 
     def __init__(self, client: ChatClient, terminal: Terminal) -> None:

@@ -1,6 +1,6 @@
 """Owns one conversation as the user sees it: turns, transcript, settings, and the way back after a failure.
 
-The transcript here is what the conversation is; the server holds another copy of it, and the journal a third
+The transcript here is what the conversation is; the server holds another copy of it, and the autosave a third
 on disk.
 """
 
@@ -11,16 +11,16 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from app.cli.conversation.answer import Reply, opened, show, show_facts
+from app.cli.conversation.answer import Answer, opened, show, show_facts
 from app.cli.conversation.attachments import attachment, mentioned
 from app.cli.conversation.autosave import EVERY_S, Autosave
 from app.cli.conversation.reply_settings import SamplingSettings
-from app.cli.conversation.saved import SessionEntry
-from app.cli.conversation.server_copy import RemoteConversation
+from app.cli.conversation.server_copy import ServerCopy
+from app.cli.conversation.session_index import SessionSummary
 from app.cli.conversation.statistics import Statistics
-from app.cli.conversation.transcripts import Transcript
+from app.cli.conversation.transcript_file import Transcript
 from app.cli.errors import ClientError, StreamBroken
-from app.cli.net.client import ChatClient, Events
+from app.cli.net.client import ChatClient, ServerEvents
 from app.cli.output.formatting import count, size_of, tokens_about
 from app.cli.output.load_progress import shown_switch
 from app.cli.output.terminal import Step, Terminal
@@ -47,12 +47,12 @@ class Session:
         client: ChatClient,
         terminal: Terminal,
         system_prompt: str = "",
-        journal: Autosave | None = None,
+        autosave: Autosave | None = None,
         settings: SamplingSettings | None = None,
     ) -> None:
         self.client = client
         self.terminal = terminal
-        self.journal = journal or Autosave(None)
+        self.autosave = autosave or Autosave(None)
         self.settings = settings or SamplingSettings()
         self.statistics = Statistics()
         self.transcript = Transcript(system_prompt=system_prompt)
@@ -61,24 +61,24 @@ class Session:
         self.chosen_model: str | None = None  # by the user; the server may have lost it
         self.context_used = 0  # tokens, as the last reply told
         self.saved_as: str | None = None
-        self.listed: list[SessionEntry] = []  # what the numbers of /load and /delete mean
+        self.listed: list[SessionSummary] = []  # what the numbers of /load and /delete mean
         self.attached: list[str] = []  # texts that go with the next message
         self.draft = ""  # a message that was not answered, offered again
-        self.last_reply: Reply | None = None
+        self.last_reply: Answer | None = None
         self._answered_by: str | None = None
-        self._remote = RemoteConversation(client, terminal)
-        self._remote.knows_system_prompt = not system_prompt
+        self._server_copy = ServerCopy(client, terminal)
+        self._server_copy.knows_system_prompt = not system_prompt
 
     # Turns
 
     async def send(self, text: str) -> None:
         self.draft = text
-        await self._remote.settle(self.transcript)
+        await self._server_copy.settle(self.transcript)
         whole = "\n\n".join(dict.fromkeys([text, *self._mentioned(text), *self.attached]))
         asked = TranscriptMessage(role="user", content=whole)
         kept = list(self.transcript.messages)
         await self._answer(lambda: self.client.chat(self._request(whole)), [*kept, asked])
-        self._remote.knows_system_prompt = True  # a message tells it; to answer again or go on does not
+        self._server_copy.knows_system_prompt = True  # a message tells it; to answer again or go on does not
         self.attached.clear()
 
     def _mentioned(self, text: str) -> list[str]:
@@ -92,48 +92,50 @@ class Session:
 
     async def retry(self, model_name: str | None = None, **sampling: Any) -> None:  # Any: as /set types them
         """Answers the last message again, as the settings are now but for those given."""
-        await self._remote.settle(self.transcript)
+        await self._server_copy.settle(self.transcript)
         self._check_begun()
         named = {} if model_name is None else {"model_name": model_name}
         request = RegenerateRequest(stream=True, **named, **(self.settings.values | sampling))
         kept = self.transcript.messages[:-1]
-        await self._answer(lambda: self.client.regenerate(self._remote.id, request), kept)
+        await self._answer(lambda: self.client.regenerate(self._server_copy.id, request), kept)
 
     async def continue_(self) -> None:
         """Extends the last reply."""
-        await self._remote.settle(self.transcript)
+        await self._server_copy.settle(self.transcript)
         self._check_begun()
         request = ContinueRequest(stream=True, **self.settings.values)
         *kept, begun = self.transcript.messages
-        await self._answer(lambda: self.client.continue_reply(self._remote.id, request), kept, begun.content)
+        await self._answer(
+            lambda: self.client.continue_reply(self._server_copy.id, request), kept, begun.content
+        )
 
     async def undo(self, turns: int) -> int:
         """Drops the last turns, and returns how many there were."""
-        await self._remote.settle(self.transcript)
+        await self._server_copy.settle(self.transcript)
         self._check_begun()
         before = self.transcript.turns
-        await self._remote.call(
-            self.transcript, lambda: self.client.undo(self._remote.id, min(turns, before))
+        await self._server_copy.call(
+            self.transcript, lambda: self.client.undo(self._server_copy.id, min(turns, before))
         )
         self.transcript.messages = self.transcript.messages[: -2 * min(turns, before)]
         self.context_used = 0  # unknown until the next reply
-        self.journal.write(self.transcript)
+        self.autosave.write(self.transcript)
         return before - self.transcript.turns
 
     async def ask_instead(self, text: str) -> None:
         """Has `text` answered in place of the last message; until an answer comes, all stays as it is."""
-        await self._remote.settle(self.transcript)
+        await self._server_copy.settle(self.transcript)
         self._check_begun()
-        old, old_remote = self.transcript, self._remote
+        old, old_remote = self.transcript, self._server_copy
         self.transcript = replace(old, messages=old.messages[:-2])
-        self._remote = RemoteConversation(self.client, self.terminal)
+        self._server_copy = ServerCopy(self.client, self.terminal)
         try:
-            await self._remote.hand_over(self.transcript)
+            await self._server_copy.hand_over(self.transcript)
             await self.send(text)
         finally:
             if len(self.transcript.messages) < len(old.messages):
-                self.transcript, self._remote = old, old_remote
-                self.journal.write(old)
+                self.transcript, self._server_copy = old, old_remote
+                self.autosave.write(old)
 
     # The conversation as a whole
 
@@ -142,26 +144,26 @@ class Session:
         self.transcript = transcript
         self.context_used = 0
         self.saved_as = None
-        self._remote = RemoteConversation(self.client, self.terminal)
-        self._remote.knows_system_prompt = not transcript.system_prompt
+        self._server_copy = ServerCopy(self.client, self.terminal)
+        self._server_copy.knows_system_prompt = not transcript.system_prompt
 
     async def load(self, transcript: Transcript) -> None:
         """Goes on with a transcript, once the server has taken it."""
-        remote = RemoteConversation(self.client, self.terminal)
+        remote = ServerCopy(self.client, self.terminal)
         with self.terminal.bar() as bar:
             bar.show(Step(f"handing {count(transcript.turns, 'turn')} to the server"))
             await remote.hand_over(transcript)
         self.begin(transcript)
-        self._remote = remote
-        self.journal.write(transcript)
+        self._server_copy = remote
+        self.autosave.write(transcript)
 
     def set_system_prompt(self, text: str) -> None:
         self.transcript.system_prompt = text
-        self._remote.knows_system_prompt = False
-        self.journal.write(self.transcript)
+        self._server_copy.knows_system_prompt = False
+        self.autosave.write(self.transcript)
 
     async def settled_transcript(self) -> Transcript:
-        await self._remote.settle(self.transcript)
+        await self._server_copy.settle(self.transcript)
         return self.transcript
 
     # Models
@@ -179,46 +181,46 @@ class Session:
     # How a turn runs
 
     def _request(self, text: str) -> ChatRequest:
-        fields = self.settings.values | self._remote.fields(self.transcript)
+        fields = self.settings.values | self._server_copy.fields(self.transcript)
         return ChatRequest(message=text, stream=True, **fields)
 
     async def _answer(
-        self, open_stream: Callable[[], Events], kept: list[TranscriptMessage], begun: str = ""
+        self, open_stream: Callable[[], ServerEvents], kept: list[TranscriptMessage], begun: str = ""
     ) -> None:
         """Shows the reply and keeps it after `kept`; one that was cut is kept as far as it came."""
-        reply = self.last_reply = Reply(begun)
+        reply = self.last_reply = Answer(begun)
         try:
             async with self._written_meanwhile(kept, reply):
                 await self._receive(open_stream, reply)
         except (asyncio.CancelledError, StreamBroken):
             if reply.has_grown:
                 self._keep(kept, reply)
-                self._remote.may_differ = True
+                self._server_copy.may_differ = True
             raise
         finally:
             if reply.done is not None:
                 self._keep(kept, reply)
-            self.journal.write(self.transcript)
+            self.autosave.write(self.transcript)
         self.statistics.add(reply)
         show_facts(self.terminal, reply, self._answered_by, self._window())
         self._answered_by = reply.model_name
 
-    async def _receive(self, open_stream: Callable[[], Events], reply: Reply) -> None:
-        first, events = await self._remote.call(
+    async def _receive(self, open_stream: Callable[[], ServerEvents], reply: Answer) -> None:
+        first, events = await self._server_copy.call(
             self.transcript, lambda: opened(open_stream(), self.client, self.terminal)
         )
         async with aclosing(events):
-            self._remote.conversation_id = first.conversation_id or self._remote.conversation_id
+            self._server_copy.conversation_id = first.conversation_id or self._server_copy.conversation_id
             await show(first, events, self.terminal, reply)
 
     @contextlib.asynccontextmanager
-    async def _written_meanwhile(self, kept: list[TranscriptMessage], reply: Reply) -> AsyncIterator[None]:
+    async def _written_meanwhile(self, kept: list[TranscriptMessage], reply: Answer) -> AsyncIterator[None]:
         """Writes what was said so far as soon as the server took the message, and every two seconds then."""
 
         async def write() -> None:
             await reply.admitted.wait()
             while True:
-                self.journal.write(replace(self.transcript, messages=[*kept, reply.message]))
+                self.autosave.write(replace(self.transcript, messages=[*kept, reply.message]))
                 await asyncio.sleep(EVERY_S)
 
         writing = asyncio.create_task(write())
@@ -228,7 +230,7 @@ class Session:
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
 
-    def _keep(self, kept: list[TranscriptMessage], reply: Reply) -> None:
+    def _keep(self, kept: list[TranscriptMessage], reply: Answer) -> None:
         self.transcript.messages = [*kept, reply.message]
         self.transcript.model_name = reply.model_name
         self.draft = ""
@@ -245,4 +247,4 @@ class Session:
     @property
     def was_cut(self) -> bool:
         """Whether the last answer ended before its end."""
-        return self._remote.may_differ
+        return self._server_copy.may_differ

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app.cli.conversation.answer import Reply
+from app.cli.conversation.answer import Answer
 from app.cli.output.formatting import sparkline
 from app.models.schemas import ChatResponse
 
@@ -18,7 +18,7 @@ class Statistics:
     def __init__(self) -> None:
         self.answers: list[ChatResponse] = []
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: Answer) -> None:
         if reply.done is not None:
             self.answers.append(reply.done)
 

@@ -42,7 +42,7 @@ async def copied_by(text: str, terminal: Terminal) -> str:
         if await _runs(command, text):
             return f"with {command[0]}"
     content = text.encode()
-    if terminal.look.plain or not terminal.out.isatty() or len(content) > MAX_OSC52:
+    if terminal.style.plain or not terminal.out.isatty() or len(content) > MAX_OSC52:
         raise UsageError(
             "There is no clipboard here.", "wl-copy, xclip, xsel, pbcopy or tmux would reach one."
         )

@@ -86,7 +86,7 @@ class TerminalPrompt:
         self._editor = self._make_editor(history, screen or _screen())
 
     def _make_editor(self, history: History, screen: Output) -> PromptSession[str]:
-        session, look = self._session, self._session.terminal.look
+        session, look = self._session, self._session.terminal.style
         return PromptSession(
             history=history,
             auto_suggest=None if look.plain else AutoSuggestFromHistory(),

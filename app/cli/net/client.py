@@ -38,21 +38,21 @@ REPLY_TIMEOUT_S = 30.0
 HEALTH_TIMEOUT_S = 3.0  # a server that is well answers within milliseconds, whatever it is at
 SILENCE_TIMEOUT_S = 600.0  # until a model is loaded; a stream that has begun is kept alive
 
-Reply = TypeVar("Reply", bound=BaseModel)
+ResponseT = TypeVar("ResponseT", bound=BaseModel)
 
-Event = StartEvent | ThinkingEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
-Events = AsyncGenerator[Event, None]
+ServerEvent = StartEvent | ThinkingEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
+ServerEvents = AsyncGenerator[ServerEvent, None]
 
-_CHAT_EVENTS: Mapping[str, type[Event]] = {  # others are passed over: a newer server may send them
+_CHAT_EVENTS: Mapping[str, type[ServerEvent]] = {  # others are passed over: a newer server may send them
     "start": StartEvent,
     "thinking": ThinkingEvent,
     "delta": DeltaEvent,
     "done": ChatResponse,
 }
-_SWITCH_EVENTS: Mapping[str, type[Event]] = {"progress": LoadProgress, "done": SwitchModelResponse}
+_SWITCH_EVENTS: Mapping[str, type[ServerEvent]] = {"progress": LoadProgress, "done": SwitchModelResponse}
 
 
-def _parsed(kind: type[Reply], content: bytes | str) -> Reply:
+def _parsed(kind: type[ResponseT], content: bytes | str) -> ResponseT:
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
@@ -122,16 +122,16 @@ class ChatClient:
         path = f"/chat/conversation/{conversation_id}/undo"
         return await self._call("POST", path, UndoResponse, UndoRequest(turns=turns))
 
-    def chat(self, request: ChatRequest) -> Events:
+    def chat(self, request: ChatRequest) -> ServerEvents:
         return self._stream("/chat", request, _CHAT_EVENTS)
 
-    def regenerate(self, conversation_id: str, request: RegenerateRequest) -> Events:
+    def regenerate(self, conversation_id: str, request: RegenerateRequest) -> ServerEvents:
         return self._stream(f"/chat/conversation/{conversation_id}/regenerate", request, _CHAT_EVENTS)
 
-    def continue_reply(self, conversation_id: str, request: ContinueRequest) -> Events:
+    def continue_reply(self, conversation_id: str, request: ContinueRequest) -> ServerEvents:
         return self._stream(f"/chat/conversation/{conversation_id}/continue", request, _CHAT_EVENTS)
 
-    def switch(self, model_name: str) -> Events:
+    def switch(self, model_name: str) -> ServerEvents:
         request = SwitchModelRequest(model_name=model_name, stream=True)
         return self._stream("/chat/switch-model", request, _SWITCH_EVENTS)
 
@@ -139,10 +139,10 @@ class ChatClient:
         self,
         method: str,
         path: str,
-        kind: type[Reply],
+        kind: type[ResponseT],
         body: BaseModel | None = None,
         timeout_s: float = REPLY_TIMEOUT_S,
-    ) -> Reply:
+    ) -> ResponseT:
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
             response = await self._http.request(method, path, json=_json(body), timeout=timeout)
@@ -152,7 +152,9 @@ class ChatClient:
             raise _refusal(response)
         return _parsed(kind, response.content)
 
-    async def _stream(self, path: str, body: BaseModel, kinds: Mapping[str, type[Event]]) -> Events:
+    async def _stream(
+        self, path: str, body: BaseModel, kinds: Mapping[str, type[ServerEvent]]
+    ) -> ServerEvents:
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         has_begun = False
         try:
@@ -176,7 +178,7 @@ class ChatClient:
         return Unreachable(f"No server answers at {self.url} ({_cause(error)}).", "Is it running?")
 
 
-async def _events(source: EventSource, kinds: Mapping[str, type[Event]]) -> Events:
+async def _events(source: EventSource, kinds: Mapping[str, type[ServerEvent]]) -> ServerEvents:
     """The events of a stream up to its last, `done`. An `error` event is raised."""
     if not source.response.is_success:
         await source.response.aread()

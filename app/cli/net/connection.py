@@ -32,7 +32,7 @@ class Connection:
 
     def __init__(self, client: ChatClient, wanted: ServerTarget) -> None:
         self.client = client
-        self._wanted = wanted
+        self._target = wanted
         self._own: OwnServer | None = None
 
     async def open(self, terminal: Terminal, interrupts: Interrupts) -> None:
@@ -59,7 +59,7 @@ class Connection:
         Raises:
             ClientError: `error`, where it is not for us to start one; or why none can be started.
         """
-        if self._wanted.url is not None:
+        if self._target.url is not None:
             raise _with_command(error)
         if self._own is not None and not await self._own.ends_within(ENDING_S):
             raise error
@@ -78,14 +78,14 @@ class Connection:
         try:
             self.health = await self.client.health()
         except (Unreachable, NotOurServer) as error:
-            if self._wanted.url is None:
+            if self._target.url is None:
                 return False
             raise _with_command(error) from None
         return True
 
     def _make_own(self) -> OwnServer:
         self.close()
-        wanted = self._wanted
+        wanted = self._target
         host, port = default_address(wanted.environ)
         environ = dict(wanted.environ)
         if wanted.model is not None:

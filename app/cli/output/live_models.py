@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.cli.conversation.session import Session
-from app.cli.output.live_view import Painter
-from app.cli.output.load_progress import POLL_S, step_of
+from app.cli.output.live_view import LiveView
+from app.cli.output.load_progress import POLL_S, progress_of
 from app.cli.output.model_table import listed, loads_of, loads_table, model_table
 from app.cli.output.screen_writer import ScreenWriter
 from app.models.schemas import LoadProgress
@@ -25,7 +25,7 @@ _ROWS_OF_A_FOOTER = 2  # what is typed meanwhile
 
 
 class LiveModels:
-    """The rows of a painter. Only the list as it is in the end is final."""
+    """The rows of a view. Only the list as it is in the end is final."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -35,15 +35,15 @@ class LiveModels:
     async def run(self) -> None:
         """Returns once no model loads. Stopped, it leaves the list as it is by then."""
         try:
-            await (self._print() if self._terminal.look.plain else self._paint())
+            await (self._print() if self._terminal.style.plain else self._paint())
         except asyncio.CancelledError:
             self._terminal.note("The server goes on loading.")
             raise
 
     async def _paint(self) -> None:
-        async with Painter(ScreenWriter(self._console), self, self._terminal.typed_ahead) as painter:
+        async with LiveView(ScreenWriter(self._console), self, self._terminal.typed_ahead) as view:
             async for _ in self._news():
-                painter.change()
+                view.change()
 
     async def _print(self) -> None:
         self._terminal.show(self._table(self._console.width))
@@ -51,7 +51,7 @@ class LiveModels:
         with self._terminal.bar() as bar:
             async for loads in self._news():
                 for progress in loads:
-                    bar.show(step_of(progress))
+                    bar.show(progress_of(progress))
         self._terminal.show(self._table(self._console.width))
 
     async def _news(self) -> AsyncIterator[list[LoadProgress]]:
@@ -77,7 +77,7 @@ class LiveModels:
 
     def _table(self, width: int, is_short: bool = False) -> RenderableType:
         models = listed(self._session.models.values())
-        return model_table(models, self._terminal.look.symbols, width, is_short)
+        return model_table(models, self._terminal.style.symbols, width, is_short)
 
     def _rows(self, shown: RenderableType, width: int) -> "list[Row]":
         return self._console.render_lines(shown, self._console.options.update(width=width), pad=False)

@@ -37,11 +37,11 @@ class Rows(Protocol):
         """All the rest: it is final."""
 
 
-class Painter:
+class LiveView:
     """Paints rows into the terminal, a few times a second, from entering this context to leaving it."""
 
-    def __init__(self, canvas: ScreenWriter, rows: Rows, typed_ahead: "TypedAhead | None" = None) -> None:
-        self._canvas = canvas
+    def __init__(self, writer: ScreenWriter, rows: Rows, typed_ahead: "TypedAhead | None" = None) -> None:
+        self._writer = writer
         self._typed_ahead = typed_ahead
         self._footer = ""
         self._rows = rows
@@ -52,7 +52,7 @@ class Painter:
         self._frames: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._canvas.begin()
+        self._writer.begin()
         if self._typed_ahead is not None:
             self._typed_ahead.show = self.show_below
             self._footer = self._typed_ahead.text
@@ -69,9 +69,9 @@ class Painter:
         self._changed.set()
         try:
             await self._frames  # not cancelled: its thread would go on
-            self._canvas.draw(await asyncio.to_thread(self._rows.finish, self._width), [])
+            self._writer.draw(await asyncio.to_thread(self._rows.finish, self._width), [])
         finally:
-            self._canvas.end()
+            self._writer.end()
 
     def wait(self, status: str) -> None:
         """Shows why there are no rows yet."""
@@ -93,8 +93,8 @@ class Painter:
 
     def finish(self) -> None:
         """All of it is final now. In this thread."""
-        self._canvas.draw(self._rows.finish(self._width), [])
-        self._canvas.end()
+        self._writer.draw(self._rows.finish(self._width), [])
+        self._writer.end()
 
     async def _paint_frames(self) -> None:
         while True:
@@ -116,11 +116,11 @@ class Painter:
 
     def _draw(self, final: list[Row], live: list[Row]) -> None:
         self._live = live
-        self._canvas.draw(final, [*(live or self._status_rows()), *self._footer_rows(self._width)])
+        self._writer.draw(final, [*(live or self._status_rows()), *self._footer_rows(self._width)])
 
     @property
     def _width(self) -> int:
-        return self._canvas.size[0]
+        return self._writer.size[0]
 
     def _footer_rows(self, width: int) -> list[Row]:
         """The end of it, where it is longer than a row."""

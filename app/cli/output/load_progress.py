@@ -16,7 +16,7 @@ OWN_PATIENCE_S = 0.3  # where no reply can be on its way
 POLL_S = 0.2
 
 
-def step_of(progress: LoadProgress) -> Step:
+def progress_of(progress: LoadProgress) -> Step:
     note = f" ({progress.note})" if progress.note else ""
     label = f"{progress.model_name}: {progress.stage}{note}"
     return Step(label, progress.fraction or None, " ".join(_bytes(progress)))
@@ -38,7 +38,7 @@ def waiting_for(health: HealthResponse) -> Step:
     own = health.model.progress if health.model is not None else None
     progress = own or next(iter(health.loading), None)
     if health.status == "loading" and progress is not None:
-        return step_of(progress)
+        return progress_of(progress)
     return Step(f"waiting in a queue of {health.queued_requests}" if health.queued_requests else "reading")
 
 
@@ -87,7 +87,7 @@ async def shown_switch(client: ChatClient, terminal: Terminal, name: str) -> Swi
         async with aclosing(client.switch(name)) as events:
             async for event in events:
                 if isinstance(event, LoadProgress):
-                    bar.show(step_of(event))
+                    bar.show(progress_of(event))
                 if isinstance(event, SwitchModelResponse):
                     return event
     raise StreamBroken("The server ended the switch without a word.", "/models shows what is loaded.")

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from app.cli.output.formatting import size_of
-from app.cli.output.load_progress import step_of
+from app.cli.output.load_progress import progress_of
 from app.cli.output.terminal import BAR_WIDTH, NARROW
 from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
 
@@ -80,7 +80,7 @@ def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
     whole = [Column(no_wrap=True) for _ in range(1 if is_narrow else 2)]
     table = Table.grid(Column(overflow="fold"), *whole, padding=(0, 1))
     for progress in loads:
-        step = step_of(progress)
+        step = progress_of(progress)
         bar = ProgressBar(None if step.fraction is None else 1.0, step.fraction or 0.0, BAR_WIDTH)
         share = "" if step.fraction is None else f"{step.fraction:.0%}"
         table.add_row(f"⏳ {step}", *([] if is_narrow else [bar]), share)

@@ -12,8 +12,8 @@ from rich.console import COLOR_SYSTEMS, Console
 from rich.segment import Segment
 from rich.style import Style
 
+from app.cli.output.answer_view import CONTROLS
 from app.cli.output.markdown import Row
-from app.cli.output.views import CONTROLS
 
 BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows all between at once
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"

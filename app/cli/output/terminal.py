@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # slow to import, and most sessions never show a bar
 
     from app.cli.input.typed_ahead import TypedAhead
 
-from app.cli.output.views import AnswerView, PlainAnswer, without_controls
+from app.cli.output.answer_view import AnswerView, PlainAnswer, without_controls
 
 BAR_WIDTH = 15
 NARROW = 48  # columns; below, there is room for words alone
@@ -56,7 +56,7 @@ class TerminalStyle:
     folds_thoughts: bool = False  # shows only that the model thinks, and how long
 
 
-def look_of(file: TextIO, plain: bool, no_color: bool, folds_thoughts: bool = False) -> TerminalStyle:
+def detect_style(file: TextIO, plain: bool, no_color: bool, folds_thoughts: bool = False) -> TerminalStyle:
     """Plain where it is asked for (--plain, NO_COLOR, TERM=dumb, ACCESSIBLE) or nobody watches."""
     unicode = (file.encoding or "").lower().replace("-", "").startswith("utf")
     dumb = os.environ.get("TERM", "dumb") == "dumb"
@@ -71,7 +71,7 @@ class Terminal:
     """Answers go to `out`; in plain mode all else goes to `err`, so that a pipe gets the answer alone."""
 
     def __init__(self, look: TerminalStyle, out: IO[str] | None = None, err: IO[str] | None = None) -> None:
-        self.look = look
+        self.style = look
         self.typed_ahead: TypedAhead | None = None  # of the prompt, where there is one
         self.out = out or sys.stdout
         self.console = Console(
@@ -86,8 +86,8 @@ class Terminal:
 
     def say(self, text: str, style: str = "", symbol: str = "", whole: bool = False) -> None:
         """Breaks between words; where nobody watches, or the line must be copied `whole`, not at all."""
-        shown = f"{symbol} {text}" if symbol and self.look.symbols else text
-        self.console.print(Text(without_controls(shown), style), soft_wrap=whole or self.look.plain)
+        shown = f"{symbol} {text}" if symbol and self.style.symbols else text
+        self.console.print(Text(without_controls(shown), style), soft_wrap=whole or self.style.plain)
 
     def note(self, text: str) -> None:
         self.say(text, "dim")
@@ -109,28 +109,28 @@ class Terminal:
         self.console.print(renderable)
 
     def clear(self) -> None:
-        if not self.look.plain:
+        if not self.style.plain:
             self.console.clear()
 
     def answer(self) -> AnswerView:
-        if self.look.plain:
-            return PlainAnswer(self.out, None if self.look.folds_thoughts else self.console.file)
-        from app.cli.output.answer_rows import PaintedAnswer  # Markdown takes long to import; no prompt waits
+        if self.style.plain:
+            return PlainAnswer(self.out, None if self.style.folds_thoughts else self.console.file)
+        from app.cli.output.live_answer import LiveAnswer  # Markdown takes long to import; no prompt waits
 
-        return PaintedAnswer(self.console, self.look.folds_thoughts, self.typed_ahead)
+        return LiveAnswer(self.console, self.style.folds_thoughts, self.typed_ahead)
 
     def load_ahead(self) -> None:
         """Loads what only an answer needs, from any thread: else its first code keeps the keys waiting."""
-        if not self.look.plain:
-            from app.cli.output.answer_rows import PaintedAnswer  # noqa: F401  (to have it loaded)
+        if not self.style.plain:
             from app.cli.output.blocks import highlight
+            from app.cli.output.live_answer import LiveAnswer  # noqa: F401  (to have it loaded)
 
             highlight("pass", "python")
 
     @contextlib.contextmanager
     def bar(self) -> Iterator[Bar]:
         """A progress bar that leaves nothing behind; in plain mode, lines."""
-        if self.look.plain:
+        if self.style.plain:
             yield _StepLines(self)
             return
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn

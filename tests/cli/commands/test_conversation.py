@@ -3,13 +3,13 @@ import pytest
 from app.cli.commands.command import Leave
 from app.cli.commands.conversation import resume
 from app.cli.conversation.autosave import Autosave
-from app.cli.conversation.saved import kept_sessions
 from app.cli.conversation.session import Session
-from app.cli.conversation.transcripts import load
+from app.cli.conversation.session_index import recent_sessions
+from app.cli.conversation.transcript_file import load
 from app.cli.errors import ClientError, TranscriptError
 from app.cli.paths import sessions_folder
 from tests.cli.conftest import Seen, Talk, interrupted, last_kept
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_save_and_load_go_on(talk: Talk, seen: Seen, standin: StandIn) -> None:
@@ -68,7 +68,7 @@ def test_every_turn_is_kept_and_resumed(talk: Talk, seen: Seen, standin: StandIn
     assert last_kept() == ["one", "You said: one", "three", "You said: three"]
     session = talk(lambda session: resume(session, ""), "four")
     assert "one loaded: 2 turns to go on from." in seen.told and "You said: three" in seen.answers
-    assert session.transcript.turns == 3 and len(kept_sessions(sessions_folder())) == 1
+    assert session.transcript.turns == 3 and len(recent_sessions(sessions_folder())) == 1
     assert len(standin.conversations["conv_2"]) == 6
 
 
@@ -77,7 +77,7 @@ def test_sessions_are_listed_found_renamed_and_deleted(talk: Talk, seen: Seen) -
     assert "Other title" in seen.told and "first words" in seen.told
     session = talk("/sessions first", "/load #1", "/delete other")
     assert session.transcript.name == "first words"
-    assert [entry.name for entry in kept_sessions(sessions_folder())] == ["first words"]
+    assert [entry.name for entry in recent_sessions(sessions_folder())] == ["first words"]
     talk("first words", "/sessions nothing like it")
     assert "No conversation is like that." in seen.told
 
@@ -102,13 +102,13 @@ def test_what_is_no_conversation_is_said(talk: Talk, line: str, told: str) -> No
 
 def test_conversation_that_is_open_elsewhere_is_copied(talk: Talk, seen: Seen) -> None:
     async def open_elsewhere(session: Session) -> None:
-        assert elsewhere.claim(kept_sessions(sessions_folder())[0].session_id)
+        assert elsewhere.claim(recent_sessions(sessions_folder())[0].session_id)
 
     elsewhere = Autosave(sessions_folder())
     talk("one")
     talk(open_elsewhere, lambda session: resume(session, ""), "two")
     assert "this one gets a copy" in seen.told
-    assert sorted(entry.turns for entry in kept_sessions(sessions_folder())) == [1, 2]
+    assert sorted(entry.turns for entry in recent_sessions(sessions_folder())) == [1, 2]
     elsewhere.close()
 
 

@@ -6,7 +6,7 @@ from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused
 from app.cli.input.interrupts import Interrupted, Interrupts
 from tests.cli.conftest import Seen, Talk, typed
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_models_and_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:

@@ -6,7 +6,7 @@ from app.cli.conversation.session import NothingYet, Session
 from app.cli.errors import ClientError, Refused
 from app.cli.preferences import load_preferences
 from tests.cli.conftest import Seen, Talk, last_kept, typed
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_retry_undo_and_new(talk: Talk, seen: Seen, standin: StandIn) -> None:

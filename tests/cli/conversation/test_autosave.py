@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.conversation.autosave import Autosave
-from app.cli.conversation.transcripts import Transcript, load
+from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError
 from app.cli.files import sweep
 from app.cli.net.server import PROJECT
@@ -20,35 +20,35 @@ def _said(text: str) -> Transcript:
 
 
 def test_journal_writes_each_state_privately_and_in_order(tmp_path: Path) -> None:
-    journal, folder = Autosave(tmp_path / "sessions"), tmp_path / "sessions"
+    autosave, folder = Autosave(tmp_path / "sessions"), tmp_path / "sessions"
     transcript = _said("0")
     for number in range(1, 20):
         transcript.messages = [TranscriptMessage(role="user", content=str(number))]
-        journal.write(transcript)
+        autosave.write(transcript)
     transcript.messages = []  # after what was written was handed over
-    journal.settle()
+    autosave.settle()
     (file,) = folder.glob("*.json")
     assert load(file.stem, folder).messages[0].content == "19"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert journal.failure() is None
+    assert autosave.failure() is None
 
 
 def test_journal_makes_no_file_of_nothing(tmp_path: Path) -> None:
-    journal = Autosave(tmp_path / "sessions")
-    journal.write(Transcript())
-    journal.settle()
+    autosave = Autosave(tmp_path / "sessions")
+    autosave.write(Transcript())
+    autosave.settle()
     assert not list((tmp_path / "sessions").glob("*.json"))
     Autosave(None).write(_said("kept nowhere"))
 
 
 def test_journal_tells_once_that_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    journal = Autosave(tmp_path / "file")
-    journal.write(_said("hello"))
+    autosave = Autosave(tmp_path / "file")
+    autosave.write(_said("hello"))
     with pytest.raises(TranscriptError, match="cannot be written"):
-        journal.settle()
-    assert "cannot be written" in str(journal.failure())
-    assert journal.failure() is None
+        autosave.settle()
+    assert "cannot be written" in str(autosave.failure())
+    assert autosave.failure() is None
 
 
 def test_what_a_killed_client_left_is_swept_a_day_later(tmp_path: Path) -> None:
@@ -72,16 +72,16 @@ def test_conversation_is_written_by_one_client_at_a_time(tmp_path: Path) -> None
 _WRITER = """
 import sys
 from pathlib import Path
-from app.cli.conversation.autosave import Journal
-from app.cli.conversation.transcripts import Transcript
+from app.cli.conversation.autosave import Autosave
+from app.cli.conversation.transcript_file import Transcript
 from app.models.schemas import TranscriptMessage
-journal = Journal(Path(sys.argv[1]))
+autosave = Autosave(Path(sys.argv[1]))
 transcript = Transcript(session_id="talk")
 for number in range(10**9):
     transcript.messages = [TranscriptMessage(role="user", content=f"{number} " + "x" * 100_000)]
-    journal.write(transcript)
+    autosave.write(transcript)
     if number:
-        journal.settle()
+        autosave.settle()
     print(number, flush=True)
 """
 
@@ -96,7 +96,7 @@ def test_writing_that_is_killed_leaves_the_old_file_or_the_new(tmp_path: Path, k
         last = [int(process.stdout.readline()) for _ in range(2 + kill % 7)][-1]
         process.send_signal(signal.SIGKILL)
         process.wait()
-        last = int((process.stdout.read().split() or [last])[-1])
+        last = max([last, *map(int, process.stdout.read().split())])
         process.stdout.close()
         number, content = load("talk", tmp_path).messages[0].content.split()
         assert int(number) in (last, last + 1) and len(content) == 100_000

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.conversation.documents import code_blocks, document, write_document
-from app.cli.conversation.transcripts import Transcript, load
+from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError, UsageError
 from app.models.schemas import TranscriptMessage
 

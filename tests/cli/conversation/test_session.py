@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from app.cli.conversation.saved import kept_sessions
 from app.cli.conversation.session import Session
+from app.cli.conversation.session_index import recent_sessions
 from app.cli.errors import Refused, StreamBroken
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
 from tests.cli.conftest import Seen, Talk, interrupted, last_kept
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_answers_and_what_they_cost(talk: Talk, seen: Seen, standin: StandIn) -> None:
@@ -132,7 +132,7 @@ def test_answer_that_is_not_over_is_kept_as_far_as_it_came(talk: Talk, seen: See
     async def look_while_it_streams(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(session.send("hang on")))
-        while not kept_sessions(sessions_folder()):
+        while not recent_sessions(sessions_folder()):
             await asyncio.sleep(0.01)
         assert last_kept()[0] == "hang on"
         interrupts.fire()

@@ -11,12 +11,12 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from app.cli.conversation.session import Session
-from app.cli.conversation.transcripts import Transcript, save
+from app.cli.conversation.transcript_file import Transcript, save
 from app.cli.input.completion import CommandCompleter
 from app.cli.input.prompt import TerminalPrompt, open_history, status_line
 from app.cli.net.client import ChatClient
 from tests.cli.conftest import Seen
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t"
 

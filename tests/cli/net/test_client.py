@@ -8,7 +8,7 @@ import pytest
 from app.cli.errors import ClientError, NotOurServer, Refused, StreamBroken, Unreachable
 from app.cli.net.client import ChatClient
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, ModelListResponse, StartEvent
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 Answer = Callable[[httpx.Request], httpx.Response]
 

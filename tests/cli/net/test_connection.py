@@ -13,7 +13,7 @@ from app.cli.net.connection import ServerTarget, connected
 from app.cli.net.server import port_for_own
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def _connect(wanted: ServerTarget, seen: Seen) -> str:
@@ -51,7 +51,7 @@ def test_server_that_wants_a_key_is_not_replaced(url: str, seen: Seen, standin: 
 GONE = Unreachable("No server answers.", "Is it running?")
 
 
-def _wanted(**changes: str) -> ServerTarget:
+def _target(**changes: str) -> ServerTarget:
     """Of a server of one's own, which is a stand-in, and whose address nobody has yet."""
     return ServerTarget(
         os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))} | changes, command=COMMAND
@@ -60,7 +60,7 @@ def _wanted(**changes: str) -> ServerTarget:
 
 def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
     async def revive() -> None:
-        async with connected(_wanted(), seen.terminal(), Interrupts()) as connection:
+        async with connected(_target(), seen.terminal(), Interrupts()) as connection:
             with pytest.raises(Unreachable, match="No server answers"):
                 await connection.revive(GONE, seen.terminal())  # it lives: nothing is replaced
             connection.close()
@@ -73,7 +73,7 @@ def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
 
 def test_own_server_that_is_about_to_end_is_started_again(seen: Seen) -> None:
     async def revive() -> None:
-        async with connected(_wanted(), seen.terminal(), Interrupts()) as connection:
+        async with connected(_target(), seen.terminal(), Interrupts()) as connection:
             asyncio.get_running_loop().call_later(0.3, _kill_children)
             await connection.revive(GONE, seen.terminal())
 
@@ -89,7 +89,7 @@ def _kill_children() -> None:
 
 def test_server_of_another_client_is_replaced_by_an_own_one_when_it_ends(seen: Seen) -> None:
     async def revive() -> None:
-        wanted = _wanted()
+        wanted = _target()
         async with (
             connected(wanted, seen.terminal(), Interrupts()) as other,
             connected(wanted, seen.terminal(), Interrupts()) as joined,
@@ -107,7 +107,7 @@ def test_server_of_another_client_is_replaced_by_an_own_one_when_it_ends(seen: S
 
 def test_client_moves_to_the_port_that_its_new_server_got(seen: Seen) -> None:
     async def revive() -> None:
-        wanted = _wanted()
+        wanted = _target()
         async with connected(wanted, seen.terminal(), Interrupts()) as connection:
             before = connection.client.url
             connection.close()

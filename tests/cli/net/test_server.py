@@ -16,7 +16,7 @@ from app.cli.net.client import ChatClient
 from app.cli.net.server import PROJECT, OwnServer, ServerDied, default_address, port_for_own
 from tests.cli.conftest import Seen
 
-COMMAND = (sys.executable, "-m", "tests.cli.standin", "--exit-on-stdin-close")
+COMMAND = (sys.executable, "-m", "tests.cli.stand_in", "--exit-on-stdin-close")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def _download(fraction: float) -> LoadProgress:

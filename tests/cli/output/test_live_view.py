@@ -7,20 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from app.cli.output.answer_rows import PaintedAnswer
+from app.cli.output.answer_view import PlainAnswer, without_controls
+from app.cli.output.live_answer import LiveAnswer
 from app.cli.output.live_view import FRAME_S
 from app.cli.output.markdown import MarkdownStream
-from app.cli.output.views import PlainAnswer, without_controls
 from tests.cli.conftest import ReadableScreen
 from tests.cli.output.markdown_text import cuts
 
 Frame = tuple[list[str], list[str]]  # scrollback and screen
 
 
-def _painter(width: int = 40, height: int = 10) -> tuple[PaintedAnswer, io.StringIO]:
+def _painter(width: int = 40, height: int = 10) -> tuple[LiveAnswer, io.StringIO]:
     file = io.StringIO()
     console = Console(file=file, width=width, height=height, force_terminal=True, color_system="truecolor")
-    return PaintedAnswer(console), file
+    return LiveAnswer(console), file
 
 
 def _terminal(width: int = 40, height: int = 10) -> tuple[pyte.HistoryScreen, pyte.Stream]:
@@ -42,13 +42,13 @@ def _left(written: str, width: int, height: int) -> list[str]:
 
 
 def _painted(chunks: list[str], width: int = 40, height: int = 10) -> str:
-    painter, file = _painter(width, height)
-    painter.wait("...")
+    view, file = _painter(width, height)
+    view.wait("...")
     for chunk in chunks:
-        painter.paint()
-        painter.feed(chunk)
-        painter.paint()
-    painter.finish()
+        view.paint()
+        view.feed(chunk)
+        view.paint()
+    view.finish()
     return file.getvalue()
 
 
@@ -76,13 +76,13 @@ TALL = 300  # rows, so that reflowing pushes nothing out of reach
 def test_painter_doubles_and_loses_nothing_when_the_terminal_is_resized(
     chunks: list[str], widths: list[int]
 ) -> None:
-    painter, file = _painter(width=80, height=TALL)
-    console = painter._canvas._console
+    view, file = _painter(width=80, height=TALL)
+    console = view._writer._console
     shown, stream = _reflowed(pyte.Screen(80, TALL), 80)
     model, expected, read = MarkdownStream(console), [], 0
     for number, chunk in enumerate(chunks):
-        painter.feed(chunk)
-        painter.paint()
+        view.feed(chunk)
+        view.paint()
         model.feed(without_controls(chunk))
         expected += model.take(console.width)
         stream.feed(file.getvalue()[read:].replace("\n", "\r\n"))
@@ -90,7 +90,7 @@ def test_painter_doubles_and_loses_nothing_when_the_terminal_is_resized(
         if number < len(widths):
             console.width = widths[number]
             shown, stream = _reflowed(shown, console.width)
-    painter.finish()
+    view.finish()
     stream.feed(file.getvalue()[read:].replace("\n", "\r\n"))
     expected += model.finish(console.width)
     text = "".join(segment.text for row in expected for segment in row)
@@ -129,32 +129,32 @@ def test_painter_leaves_exactly_the_rows_of_two_thousand_lines() -> None:
 
 
 def test_painter_shows_the_end_of_what_is_taller_than_the_screen() -> None:
-    painter, file = _painter(height=6)
-    painter.feed("\n".join(f"line {n}" for n in range(20)))
-    painter.paint()
+    view, file = _painter(height=6)
+    view.feed("\n".join(f"line {n}" for n in range(20)))
+    view.paint()
     _, screen = _frame(file.getvalue(), height=6)
     assert screen == [f"line {n}" for n in range(15, 20)] + [""]
 
 
 def test_painter_rewrites_only_what_changed() -> None:
-    painter, file = _painter()
-    painter.feed("first line\nsecond")
-    painter.paint()
+    view, file = _painter()
+    view.feed("first line\nsecond")
+    view.paint()
     written = len(file.getvalue())
-    painter.paint()
+    view.paint()
     assert len(file.getvalue()) == written
-    painter.feed(" line")
-    painter.paint()
+    view.feed(" line")
+    view.paint()
     assert "first line" not in file.getvalue()[written:]
 
 
 def test_painter_repaints_for_the_width_of_now() -> None:
-    painter, file = _painter(width=40)
-    painter.feed("words that fill more than one row of a terminal that became narrow meanwhile")
-    painter.paint()
-    painter._canvas._console.width = 20
-    painter.paint()
-    painter.finish()
+    view, file = _painter(width=40)
+    view.feed("words that fill more than one row of a terminal that became narrow meanwhile")
+    view.paint()
+    view._writer._console.width = 20
+    view.paint()
+    view.finish()
     assert "narrow" in file.getvalue()
 
 
@@ -167,11 +167,11 @@ def test_painter_lets_no_escape_of_the_model_through(escape: str) -> None:
 
 def test_painter_paints_few_frames_of_many_chunks() -> None:
     async def stream() -> str:
-        painter, file = _painter()
-        async with painter:
+        view, file = _painter()
+        async with view:
             began = asyncio.get_running_loop().time()
             for n in range(200):
-                painter.feed(f"word{n} ")
+                view.feed(f"word{n} ")
                 await asyncio.sleep(0.001)
             self_time = asyncio.get_running_loop().time() - began
         assert file.getvalue().count("\x1b[?2026h") <= 3 + self_time / FRAME_S
@@ -198,7 +198,7 @@ def test_plain_answer_is_the_text_and_a_line_end() -> None:
 
 def _thought(fold: bool, chunks: list[tuple[str, str]], width: int = 40) -> list[str]:
     file = io.StringIO()
-    answer = PaintedAnswer(Console(file=file, width=width, height=10, force_terminal=True), fold)
+    answer = LiveAnswer(Console(file=file, width=width, height=10, force_terminal=True), fold)
     for kind, text in chunks:
         (answer.think if kind == "thinking" else answer.feed)(text)
         answer.paint()

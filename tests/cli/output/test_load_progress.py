@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from app.cli.output.load_progress import step_of
+from app.cli.output.load_progress import progress_of
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import LoadProgress
 from tests.cli.conftest import Seen
@@ -22,18 +22,20 @@ def _download(fraction: float, done_bytes: int) -> LoadProgress:
 
 def test_progress_is_told_as_far_as_it_was_measured() -> None:
     loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
-    assert str(step_of(loading)) == "gpt2: load"
-    assert str(step_of(loading.model_copy(update={"note": "a is unloaded"}))) == "gpt2: load (a is unloaded)"
+    assert str(progress_of(loading)) == "gpt2: load"
+    assert (
+        str(progress_of(loading.model_copy(update={"note": "a is unloaded"}))) == "gpt2: load (a is unloaded)"
+    )
     download = _download(0.5, 274_000_000)
-    assert str(step_of(download)) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
+    assert str(progress_of(download)) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
 
 
 def test_download_takes_a_line_for_each_tenth_where_nothing_is_written_over(seen: Seen) -> None:
     loading = LoadProgress(model_name="builtin", stage="load", fraction=0)
     with seen.terminal().bar() as bar:
         for percent in range(100):  # its bytes change every time
-            bar.show(step_of(_download(percent / 100, 5_480_000 * percent)))
-            bar.show(step_of(loading))
+            bar.show(progress_of(_download(percent / 100, 5_480_000 * percent)))
+            bar.show(progress_of(loading))
     lines = seen.told.splitlines()
     assert lines[:2] == [
         "gpt2: download 0 bytes of 548 MB at 2 MB/s (1 min 50 s left)...",
@@ -47,5 +49,5 @@ def test_bar_gives_way_to_its_words_where_the_terminal_is_narrow() -> None:
     shown = io.StringIO()
     terminal.console = Console(file=shown, width=25, force_terminal=True, color_system=None)
     with terminal.bar() as bar:
-        bar.show(step_of(_download(0.5, 274_000_000)))
+        bar.show(progress_of(_download(0.5, 274_000_000)))
     assert "gpt2: download" in shown.getvalue() and "━" not in shown.getvalue()

@@ -12,7 +12,7 @@ from statistics import median
 from app.cli.output.terminal import Terminal, TerminalStyle
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 from tests.server import ROOT
 
 LONGEST_S = 0.15  # five times what a person should ever wait: the machine may be busy with other tests
@@ -20,10 +20,10 @@ USUAL_S = 0.045  # less than the time between two frames, for none of which a ke
 KEYS, BETWEEN_KEYS_S = "abcdefgh" * 8, 0.03
 WATCHED = """
 import asyncio, sys
-from app.cli.output.terminal import Look, Terminal
+from app.cli.output.terminal import Terminal, TerminalStyle
 from tests.cli.output.test_responsive import longest_gap_s
 
-terminal = Terminal(Look(plain=False, color=True, symbols=True))
+terminal = Terminal(TerminalStyle(plain=False, color=True, symbols=True))
 print(asyncio.run(longest_gap_s(asyncio.to_thread(terminal.load_ahead))))
 assert "pygments.lexers.python" in sys.modules
 """

@@ -10,10 +10,10 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from app.cli.output.live_view import Painter
+from app.cli.output.answer_view import without_controls
+from app.cli.output.live_view import LiveView
 from app.cli.output.markdown import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
-from app.cli.output.views import without_controls
 
 if TYPE_CHECKING:  # a pipe has no line editor
     from app.cli.input.typed_ahead import TypedAhead
@@ -111,7 +111,7 @@ class AnswerRows:
         return rows
 
 
-class PaintedAnswer(Painter):
+class LiveAnswer(LiveView):
     """Shows one answer; used as an async context manager that leaves it whole on the screen."""
 
     def __init__(

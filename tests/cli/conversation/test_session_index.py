@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.saved import delete_session, kept_sessions, load_session
-from app.cli.conversation.transcripts import Transcript, save
+from app.cli.conversation.session_index import delete_session, load_session, recent_sessions
+from app.cli.conversation.transcript_file import Transcript, save
 from app.cli.errors import TranscriptError
 from app.models.schemas import TranscriptMessage
 
@@ -26,11 +26,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_sessions_are_listed_newest_first(folder: Path) -> None:
-    found = kept_sessions(folder)
+    found = recent_sessions(folder)
     assert [entry.name for entry in found] == ["capital of France", "Sorting in Rust", "how to bake bread"]
     assert (found[0].turns, found[0].model_name, found[0].changed_at) == (1, "gpt2", 30)
-    assert kept_sessions(folder, limit=1) == found[:1]
-    assert kept_sessions(folder / "missing") == []
+    assert recent_sessions(folder, limit=1) == found[:1]
+    assert recent_sessions(folder / "missing") == []
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_sessions_are_listed_newest_first(folder: Path) -> None:
     [("france", ["b"]), ("brd", ["a"]), ("RUST", ["c"]), ("r", ["b", "c", "a"]), ("zz", [])],
 )
 def test_sessions_are_found_by_letters_in_their_order(folder: Path, query: str, found: list[str]) -> None:
-    assert [entry.session_id for entry in kept_sessions(folder, query)] == found
+    assert [entry.session_id for entry in recent_sessions(folder, query)] == found
 
 
 def test_session_goes_on_in_its_own_file(folder: Path) -> None:

@@ -5,14 +5,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.cli.conversation.transcripts import Transcript, load
+from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError
 
 SHOWN = 20  # of a list that nobody searches
 
 
 @dataclass(frozen=True, slots=True)
-class SessionEntry:
+class SessionSummary:
     session_id: str
     name: str
     changed_at: float  # seconds since the epoch
@@ -20,9 +20,9 @@ class SessionEntry:
     turns: int
 
 
-def kept_sessions(folder: Path, query: str = "", limit: int = SHOWN) -> list[SessionEntry]:
+def recent_sessions(folder: Path, query: str = "", limit: int = SHOWN) -> list[SessionSummary]:
     """The last changed first; with a query the closest. Empty ones and other files are left out."""
-    found: list[tuple[int, SessionEntry]] = []
+    found: list[tuple[int, SessionSummary]] = []
     for path in _newest_first(folder):
         entry = _entry(path)
         distance = None if entry is None else _distance(query, f"{entry.name} {entry.model_name or ''}")
@@ -57,12 +57,12 @@ def _newest_first(folder: Path) -> list[Path]:
     return []
 
 
-def _entry(path: Path) -> SessionEntry | None:
+def _entry(path: Path) -> SessionSummary | None:
     with contextlib.suppress(TranscriptError, OSError):
         transcript = load(path.stem, path.parent)
         if transcript.messages:
             changed_at = path.stat().st_mtime
-            return SessionEntry(
+            return SessionSummary(
                 path.stem, transcript.name, changed_at, transcript.model_name, transcript.turns
             )
     return None

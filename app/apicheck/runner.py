@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.models.schemas import ErrorResponse
 
-Reply = TypeVar("Reply", bound=BaseModel)
+ResponseT = TypeVar("ResponseT", bound=BaseModel)
 
 API = "/api/v1"
 
@@ -45,14 +45,14 @@ class Target:
     def conversation(self) -> str:
         return f"{API}/chat/conversation/{self.conversation_id}"
 
-    def get(self, path: str, kind: type[Reply]) -> Reply:
+    def get(self, path: str, kind: type[ResponseT]) -> ResponseT:
         return _parsed(kind, self.http.get(path))
 
-    def post(self, path: str, kind: type[Reply], **body: object) -> Reply:
+    def post(self, path: str, kind: type[ResponseT], **body: object) -> ResponseT:
         """Without fields there is no body at all."""
         return _parsed(kind, self.http.post(path, json=body or None))
 
-    def stream(self, path: str, kind: type[Reply], **body: object) -> tuple[list[str], str, Reply]:
+    def stream(self, path: str, kind: type[ResponseT], **body: object) -> tuple[list[str], str, ResponseT]:
         """The names of the events, the text of the deltas, and the reply that the last event holds."""
         with connect_sse(self.http, "POST", path, json=body | {"stream": True}) as source:
             _expect_success(source.response)
@@ -105,6 +105,6 @@ def _expect_success(response: httpx.Response) -> None:
         raise CheckFailed(f"status {response.status_code}: {error.message}")
 
 
-def _parsed(kind: type[Reply], response: httpx.Response) -> Reply:
+def _parsed(kind: type[ResponseT], response: httpx.Response) -> ResponseT:
     _expect_success(response)
     return kind.model_validate_json(response.content)

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from app.cli.conversation.session import Session
-from app.cli.conversation.transcripts import Transcript
+from app.cli.conversation.transcript_file import Transcript
 from app.cli.errors import ClientError
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.models.schemas import TranscriptMessage
 from tests.cli.conftest import Seen, Talk, typed
-from tests.cli.standin import StandIn
+from tests.cli.stand_in import StandIn
 
 
 def test_files_go_with_the_message(talk: Talk, seen: Seen, standin: StandIn) -> None:

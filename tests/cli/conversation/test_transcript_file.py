@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.transcripts import Transcript, load, save, saved_names
+from app.cli.conversation.transcript_file import Transcript, load, save, saved_names
 from app.cli.errors import TranscriptError
 from app.cli.files import checked_name
 from app.cli.net.server import PROJECT
@@ -100,7 +100,7 @@ def test_saved_names_are_the_newest_first(tmp_path: Path) -> None:
 _SAVER = """
 import sys
 from pathlib import Path
-from app.cli.conversation.transcripts import Transcript, save
+from app.cli.conversation.transcript_file import Transcript, save
 from app.models.schemas import TranscriptMessage
 asked = TranscriptMessage(role="user", content="x" * 100_000)
 while True:
