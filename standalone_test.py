@@ -9,16 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.api.dependencies import Services
 from app.core.catalogue import BUILTIN_NAME, CATALOGUE
 from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
 from app.core.errors import DomainError
 from app.core.logging import configure
 from app.core.models_file import with_models_of
-from app.main import build_services
 from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
+from app.services import Services, build_services
 
 QUESTIONS = (
     "Hello, how are you today?",
@@ -134,7 +133,7 @@ async def check(services: Services, name: str) -> None:
 
 
 def report(services: Services, loaded: SwitchModelResponse) -> None:
-    info = services.overview.info(loaded.model_name)
+    info = services.status.info(loaded.model_name)
     table = Table(title=f"{info.display_name}", show_header=False)
     table.add_row("served from", loaded.model_id)
     table.add_row("load time", f"{loaded.load_time:.1f} s")

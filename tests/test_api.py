@@ -14,12 +14,12 @@ from starlette.responses import JSONResponse
 from transformers import AutoModelForCausalLM
 
 import client_test
-from app.api.dependencies import Services
 from app.apicheck.checks import CHECKS
 from app.apicheck.runner import Target, run_checks
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
-from app.main import build_services, create_app
+from app.main import create_app
+from app.services import Services, build_services
 from tests.api.fakes import serving
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
 

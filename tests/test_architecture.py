@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"core": 1, "engine": 2, "models": 3, "api": 4, "main": 5, "__main__": 6}
+LAYERS = {
+    "core": 1,
+    "engine": 2,
+    "models": 3,
+    "services": 4,
+    "lifecycle": 5,
+    "api": 5,
+    "main": 6,
+    "__main__": 7,
+}
 TORCH_FREE = (
     "app.main",
     "app.__main__",

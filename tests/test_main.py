@@ -95,7 +95,7 @@ def test_port_that_is_taken_is_told_in_one_line() -> None:
         with process("-m", "app", LLM_PORT=str(port)) as started:
             output, _ = started.communicate(timeout=START_S)
     assert started.returncode == 1
-    assert output == f"Port {port} is in use: stop the other server or set LLM_PORT.\n"
+    assert output == f"Port {port} is in use. Stop the other server, or set LLM_PORT to another port.\n"
 
 
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "192.0.2.1"])
@@ -103,7 +103,7 @@ def test_host_that_cannot_be_listened_at_is_told_in_one_line(host: str, offline:
     with process("-m", "app", **offline, LLM_HOST=host) as started:
         output, _ = started.communicate(timeout=START_S)
     assert started.returncode == 1
-    assert output == f"LLM_HOST: {host} is no address of this machine.\n"
+    assert output == f"LLM_HOST: {host} is not an address of this machine.\n"
 
 
 def test_misspelt_setting_in_the_environment_is_warned_of(offline: dict[str, str]) -> None:
@@ -112,8 +112,8 @@ def test_misspelt_setting_in_the_environment_is_warned_of(offline: dict[str, str
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
         server.terminate()
         output, _ = server.communicate(timeout=START_S)
-    assert "LLM_THREAD in the environment is no setting: is LLM_THREADS meant?" in output
-    assert "llm_modelname in the environment is no setting: is LLM_MODEL_NAME meant?" in output
+    assert "The environment variable LLM_THREAD is not a setting. Did you mean LLM_THREADS?" in output
+    assert "The environment variable llm_modelname is not a setting. Did you mean LLM_MODEL_NAME?" in output
     assert "LLM_USER_PATH" not in output and "secret" not in output
 
 

@@ -1,6 +1,5 @@
 """Owns what handlers may ask for: the services that the lifespan built, and parameters that they share."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
@@ -8,20 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.errors import InvalidRequest
-from app.models.chat.generation import TextGenerator
-from app.models.chat_manager import ChatModelManager
-from app.models.lifecycle.status import ServerStatus
-from app.models.model_manager import ModelManager
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """Everything below HTTP, built once for each application."""
-
-    models: ModelManager
-    chats: ChatModelManager
-    generator: TextGenerator
-    overview: ServerStatus
+from app.services import Services
 
 
 class QueryModel(BaseModel):

@@ -104,7 +104,7 @@ async def continue_reply(
 @router.get("/chat/models", tags=["Models"])
 async def list_models(services: ServicesDep) -> ModelListResponse:
     """Every model that the server knows, what each is served from, and which one is current."""
-    return services.overview.list_models()
+    return services.status.list_models()
 
 
 @router.post(
@@ -121,7 +121,7 @@ async def switch_model(body: SwitchModelBody, services: ServicesDep) -> Response
 @router.get("/model-info", tags=["Models"], responses=fails_with(404, 422))
 async def model_info(which: ModelParam, services: ServicesDep) -> ModelInfoResponse:
     """One model's facts: device, precision, size, memory, context window."""
-    return services.overview.info(which.model_name)
+    return services.status.info(which.model_name)
 
 
 @router.post(

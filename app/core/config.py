@@ -3,6 +3,8 @@
 The models that the server knows are in core/catalogue.py.
 """
 
+import difflib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +12,8 @@ from typing import Annotated, Literal
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "llama3-1b"
 NO_MODEL = "none"  # as a name: the server starts without a model
@@ -128,3 +132,19 @@ def _check_names(names: Iterable[str]) -> None:
         raise SettingsError(
             "\n".join(f"{name}: there is no such setting (in {ENV_FILE})" for name in misspelt)
         )
+
+
+def warn_of_misspelt_settings(names: Iterable[str]) -> None:
+    """Logs a warning for each variable of the environment whose name resembles one of the settings.
+
+    A misspelt setting would otherwise be ignored without a word. Other programs have variables that begin
+    with LLM_ as well, so a name that resembles no setting is left alone.
+    """
+    known = [field.upper() for field in Settings.model_fields]
+    for name in names:
+        prefix, setting = name.upper()[:4], name.upper()[4:]
+        nearest = difflib.get_close_matches(setting, known, n=1) if prefix == "LLM_" else []
+        if nearest and nearest != [setting]:
+            logger.warning(
+                "The environment variable %s is not a setting. Did you mean LLM_%s?", name, nearest[0]
+            )

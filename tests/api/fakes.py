@@ -4,18 +4,24 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
 
-from app.api.dependencies import Services
 from app.core.config import Settings
 from app.core.errors import ConversationBusy, ConversationNotFound, ModelNotFound, ShuttingDown, WorkerDied
 from app.main import create_app
 from app.models import schemas
+from app.models.chat.generation import GenerateEvent
+from app.models.chat.turn import TurnEvent
+from app.models.lifecycle.switch import LoadEvent
+from app.services import Services
 
+STOP_S = 30
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 USAGE = schemas.Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=0)
 TIMINGS = schemas.Timings(queue_s=0, first_token_s=0.1, total_s=0.2, tokens_per_second=20)
@@ -54,25 +60,42 @@ REPLY = schemas.ChatResponse(
     omitted_messages=0,
     parameters=PARAMETERS,
 )
+GENERATED = schemas.GenerateResponse(
+    generated_text=["Hello\nthere"],
+    finish_reasons=["stop"],
+    prompt="hello",
+    model_name="fake",
+    model_id="tests/fake",
+    generation_time=0.2,
+    parameters=PARAMETERS,
+    usage=USAGE,
+    timings=TIMINGS,
+)
 SWITCHED = schemas.SwitchModelResponse(
     message="Switched", model_name="fake", model_id="tests/fake", load_time=1
 )
 
 
+ReplyEvent = schemas.StartEvent | schemas.DeltaEvent | schemas.ChatResponse
+
+
 class Scripted:
-    """Answers by what the message says. Its events are set in the server's thread and awaited in a test's."""
+    """All services in one. A reply follows the script that its message names.
+
+    Its events are set in the server's thread and awaited in a test's.
+    """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self.calls: list[Any] = []
-        self.waiting = threading.Event()  # a generator has come to where it waits for ever
+        self.calls: list[object] = []
+        self.waiting = threading.Event()  # a generator waits for ever
         self.cancelled = threading.Event()  # and was cancelled there
         self.closing = asyncio.Event()
-        self.status = "ok"
+        self.state: Literal["ok", "loading", "unavailable"] = "ok"
 
-    async def run(self, script: str) -> AsyncGenerator[Any, None]:
+    async def run(self, script: str) -> AsyncGenerator[ReplyEvent, None]:
         if script == "busy":
             raise ConversationBusy("One turn at a time.", retry_after=3)
         if script == "bug":
@@ -106,23 +129,23 @@ class Scripted:
         await self.closing.wait()
         raise ShuttingDown("The server is shutting down.")
 
-    # The chat manager
+    # ChatService
 
-    def chat(self, request: schemas.ChatRequest) -> AsyncGenerator[Any, None]:
+    def chat(self, request: schemas.ChatRequest) -> AsyncGenerator[TurnEvent, None]:
         self.calls.append(request)
         if request.conversation_id == "conv_none":
-            raise ConversationNotFound("There is no conversation with this id.")
+            raise ConversationNotFound("No conversation has this id.")
         return self.run(request.message)
 
     def regenerate(
         self, conversation_id: str, request: schemas.RegenerateRequest
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[TurnEvent, None]:
         self.calls.append((conversation_id, request))
         return self.run("")
 
     def continue_reply(
         self, conversation_id: str, request: schemas.ContinueRequest
-    ) -> AsyncGenerator[Any, None]:
+    ) -> AsyncGenerator[TurnEvent, None]:
         self.calls.append((conversation_id, request))
         return self.run("")
 
@@ -164,13 +187,15 @@ class Scripted:
             conversation_id=conversation_id, removed_messages=2 * turns, message_count=0
         )
 
-    # The text generator
+    # GenerationService
 
-    def generate(self, request: schemas.GenerateRequest) -> AsyncGenerator[Any, None]:
+    async def generate(self, request: schemas.GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         self.calls.append(request)
-        return self.run(request.prompt)
+        async with aclosing(self.run(request.prompt)) as events:
+            async for event in events:
+                yield GENERATED if isinstance(event, schemas.ChatResponse) else event
 
-    # The model manager and the overview of its models
+    # ModelService
 
     async def start(self) -> None:
         pass
@@ -178,19 +203,21 @@ class Scripted:
     async def close(self) -> None:
         self.closing.set()
 
-    async def switch(self, name: str) -> AsyncGenerator[Any, None]:
+    async def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
         self.calls.append(name)
         if name == "none":
-            raise ModelNotFound("There is no model of that name.", hint="Did you mean builtin?")
+            raise ModelNotFound("No model has that name.", hint="Did you mean builtin?")
         yield schemas.LoadProgress(model_name=name, stage="load", fraction=0.5)
         yield SWITCHED
 
-    def load(self, name: str | None) -> AsyncGenerator[Any, None]:
+    def load(self, name: str | None) -> AsyncGenerator[LoadEvent, None]:
         return self.switch(name or "fake")
 
     async def unload(self, name: str | None) -> schemas.UnloadModelResponse:
         self.calls.append(name)
         return schemas.UnloadModelResponse(message="was unloaded", model_name="fake", was_loaded=True)
+
+    # StatusService
 
     def list_models(self) -> schemas.ModelListResponse:
         return schemas.ModelListResponse(models=[], current_model="fake")
@@ -207,11 +234,11 @@ class Scripted:
         )
 
     def is_ready(self) -> bool:
-        return self.status == "ok"
+        return self.state == "ok"
 
     def health(self) -> schemas.HealthResponse:
         return schemas.HealthResponse(
-            status=self.status,
+            status=self.state,
             timestamp=NOW,
             uptime=1.0,
             version="0",
@@ -224,15 +251,15 @@ class Scripted:
         )
 
 
-def fake_app(scripted: Scripted, **settings: Any):
+def fake_app(scripted: Scripted, **settings: Any) -> FastAPI:  # Any: as Settings types them
     def build(_: Settings) -> Services:
-        return Services(models=scripted, chats=scripted, generator=scripted, overview=scripted)
+        return Services(models=scripted, chats=scripted, generator=scripted, status=scripted)
 
     return create_app(Settings(_env_file=None, **settings), build)
 
 
 @contextmanager
-def serving(app, **options: Any) -> Iterator[str]:
+def serving(app: ASGIApp, **options: Any) -> Iterator[str]:  # Any: as uvicorn.Config types them
     """The URL of a real server. A client that comes too early waits in the listening socket."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="auto", **options))
@@ -242,5 +269,6 @@ def serving(app, **options: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(STOP_S)
         listening.close()
+        assert not thread.is_alive(), "the server did not stop"

@@ -54,7 +54,7 @@ async def index(request: Request) -> Index:
 @health_router.get("")
 async def health(services: ServicesDep) -> HealthResponse:
     """The state of the server and of its model, with the progress of a load. Always 200."""
-    return services.overview.health()
+    return services.status.health()
 
 
 @health_router.get("/live")
@@ -66,8 +66,8 @@ async def live() -> Alive:
 @health_router.get("/ready", responses=fails_with(503))
 async def ready(services: ServicesDep) -> HealthResponse:
     """Whether a request would be answered now: 503 while a model loads, or its worker is dead or stuck."""
-    state = services.overview.health()
-    if not services.overview.is_ready():
+    state = services.status.health()
+    if not services.status.is_ready():
         raise _not_ready(state)
     return state
 

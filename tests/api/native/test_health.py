@@ -9,7 +9,7 @@ from tests.api.fakes import Scripted
 @pytest.mark.parametrize("prefix", ["", "/api/v1"])
 @pytest.mark.parametrize("status", ["ok", "loading", "unavailable"])
 def test_health_tells_every_state(client: httpx.Client, scripted: Scripted, prefix: str, status: str) -> None:
-    scripted.status = status
+    scripted.state = status
     reply = client.get(f"{prefix}/health")
     assert (reply.status_code, reply.json()["status"]) == (200, status)
     assert client.get(f"{prefix}/health/live").json() == {"status": "ok"}
@@ -20,14 +20,14 @@ def test_ready_is_the_state_when_it_can_serve(client: httpx.Client) -> None:
 
 
 def test_ready_asks_for_patience_while_a_model_loads(client: httpx.Client, scripted: Scripted) -> None:
-    scripted.status = "loading"
+    scripted.state = "loading"
     reply = client.get("/api/v1/health/ready")
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "fake is loading.")
     assert reply.headers["retry-after"] == "2"
 
 
 def test_ready_says_why_nothing_can_serve(client: httpx.Client, scripted: Scripted) -> None:
-    scripted.status = "unavailable"
+    scripted.state = "unavailable"
     reply = client.get("/api/v1/health/ready")
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "It broke.")
     assert "retry-after" not in reply.headers

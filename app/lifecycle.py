@@ -1,0 +1,133 @@
+"""Starts and ends the server process: the check of its port, stop signals, and the death of its parent."""
+
+import asyncio
+import errno
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+
+from app.services import ModelService
+
+
+class AddressError(Exception):
+    """The server cannot listen at the address in its settings. The message says why."""
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises AddressError if no server can listen at the address."""
+    try:
+        _listen_once(host, port)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise AddressError(f"LLM_HOST: {host} is not an address of this machine.") from None
+        if error.errno == errno.EADDRINUSE:
+            raise AddressError(
+                f"Port {port} is in use. Stop the other server, or set LLM_PORT to another port."
+            ) from None
+        reason = os.strerror(error.errno or 0)
+        raise AddressError(f"LLM_HOST, LLM_PORT: cannot listen on {host}, port {port}: {reason}.") from None
+
+
+def _listen_once(host: str, port: int) -> None:
+    """Listens at the host's first address of each family, and stops at once.
+
+    Like asyncio's server, it is content with one family; raises OSError if none can be listened at.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = {family: address for family, _, _, _, address in reversed(found)}
+    missing: list[OSError] = []
+    for family, address in addresses.items():
+        try:
+            socket.create_server(address, family=family).close()
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            missing.append(error)
+    if len(missing) == len(addresses):
+        raise missing[0]
+
+
+def stop_at_end_of_stdin() -> None:
+    """Starts a thread that stops the server when standard input closes, because its owner has ended."""
+    threading.Thread(target=_read_stdin_to_its_end, daemon=True).start()
+
+
+def _read_stdin_to_its_end() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@asynccontextmanager
+async def running(models: ModelService) -> AsyncIterator[None]:
+    """Starts the models, and closes them at the first stop signal or at the end of the block.
+
+    The server leaves the block only after its last stream has ended. Closing at the signal lets each open
+    stream end with its own `error` event.
+    """
+    stopping = asyncio.Event()
+    closing = asyncio.create_task(_close_after(stopping, models))
+    try:
+        await models.start()
+        with _set_at_signal(stopping), _stopped_with_parent():
+            yield
+    finally:
+        stopping.set()
+        await closing
+
+
+async def _close_after(stopping: asyncio.Event, models: ModelService) -> None:
+    await stopping.wait()
+    await models.close()
+
+
+@contextmanager
+def _set_at_signal(stopping: asyncio.Event) -> Iterator[None]:
+    """Sets the event at SIGTERM and SIGINT, then calls the handler that the server had installed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may install handlers; this server is part of a test
+        return
+    loop = asyncio.get_running_loop()
+    installed = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stopping.set)
+        handler = installed[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number, handler in installed.items():
+        if callable(handler):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in installed.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _stopped_with_parent() -> Iterator[None]:
+    """Stops the server when its parent dies: `uvicorn --reload` serves from a child process."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    sentinel = parent.sentinel
+
+    def stop() -> None:
+        loop.remove_reader(sentinel)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.add_reader(sentinel, stop)
+    try:
+        yield
+    finally:
+        loop.remove_reader(sentinel)

@@ -1,0 +1,131 @@
+"""Everything below HTTP, built from the settings; and the interfaces that the HTTP handlers use.
+
+The tests' stand-ins implement the same Protocols.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.core.catalogue import CATALOGUE, ModelProfile
+from app.core.config import NO_MODEL, Settings, SettingsError
+from app.core.errors import ModelNotFound
+from app.core.models_file import with_models_of
+from app.models.chat.generation import GenerateEvent, TextGenerator
+from app.models.chat.store import ConversationStore
+from app.models.chat.turn import TurnEvent
+from app.models.chat_manager import ChatModelManager
+from app.models.hub.client import Hub
+from app.models.lifecycle.registry import ModelRegistry
+from app.models.lifecycle.status import ServerStatus
+from app.models.lifecycle.switch import LoadEvent
+from app.models.model_manager import ModelManager
+from app.models.schemas import (
+    ChatRequest,
+    ContinueRequest,
+    ConversationListResponse,
+    ConversationResponse,
+    DeletedResponse,
+    GenerateRequest,
+    HealthResponse,
+    ModelInfoResponse,
+    ModelListResponse,
+    NewChatRequest,
+    NewChatResponse,
+    RegenerateRequest,
+    UndoResponse,
+    UnloadModelResponse,
+)
+
+
+class ChatService(Protocol):
+    """Conversations and their turns."""
+
+    def chat(self, request: ChatRequest, /) -> AsyncGenerator[TurnEvent, None]: ...
+
+    def regenerate(
+        self, conversation_id: str, request: RegenerateRequest, /
+    ) -> AsyncGenerator[TurnEvent, None]: ...
+
+    def continue_reply(
+        self, conversation_id: str, request: ContinueRequest, /
+    ) -> AsyncGenerator[TurnEvent, None]: ...
+
+    async def new(self, request: NewChatRequest, /) -> NewChatResponse: ...
+
+    async def get(self, conversation_id: str, /) -> ConversationResponse: ...
+
+    async def list(self, limit: int, offset: int, /) -> ConversationListResponse: ...
+
+    async def delete(self, conversation_id: str, /) -> DeletedResponse: ...
+
+    async def undo(self, conversation_id: str, turns: int, /) -> UndoResponse: ...
+
+
+class GenerationService(Protocol):
+    """Text that continues a prompt, without a conversation."""
+
+    def generate(self, request: GenerateRequest, /) -> AsyncGenerator[GenerateEvent, None]: ...
+
+
+class ModelService(Protocol):
+    """Loading, switching and unloading of models."""
+
+    async def start(self) -> None:
+        """Starts loading the current model and returns without waiting for it."""
+
+    async def close(self) -> None:
+        """Ends every load and every worker. Open requests end with ShuttingDown."""
+
+    def switch(self, name: str, /) -> AsyncGenerator[LoadEvent, None]: ...
+
+    def load(self, name: str | None, /) -> AsyncGenerator[LoadEvent, None]: ...
+
+    async def unload(self, name: str | None, /) -> UnloadModelResponse: ...
+
+
+class StatusService(Protocol):
+    """The state of the server and of its models, which asking does not change."""
+
+    def list_models(self) -> ModelListResponse: ...
+
+    def info(self, name: str | None = None, /) -> ModelInfoResponse: ...
+
+    def is_ready(self) -> bool: ...
+
+    def health(self) -> HealthResponse: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of one application."""
+
+    models: ModelService
+    chats: ChatService
+    generator: GenerationService
+    status: StatusService
+
+
+def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = CATALOGUE) -> Services:
+    """The services that serve real models. Nothing is loaded before `models.start()`."""
+    catalogue = with_models_of(settings.models_file, catalogue)
+    token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
+    models = ModelManager(settings, catalogue, Hub(settings.model_cache_dir, token=token))
+    store = ConversationStore(max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl)
+    return Services(
+        models=models,
+        chats=ChatModelManager(settings, store, models),
+        generator=TextGenerator(settings, models),
+        status=ServerStatus(models),
+    )
+
+
+def check_models(settings: Settings) -> None:
+    """Raises SettingsError if the models file is wrong or no model has the name in the settings."""
+    catalogue = with_models_of(settings.models_file, CATALOGUE)
+    if settings.model_name == NO_MODEL:
+        return
+    try:
+        ModelRegistry(catalogue, settings.allow_any_model).find(settings.model_name)
+    except ModelNotFound as error:
+        raise SettingsError(f"LLM_MODEL_NAME: {error.message} {error.hint}") from None
