@@ -11,9 +11,11 @@ from app.core.catalogue import CATALOGUE, ModelProfile
 from app.core.config import NO_MODEL, Settings, SettingsError
 from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
-from app.models.chat.generation import GenerateEvent, TextGenerator
-from app.models.chat.store import ConversationStore
+from app.models.chat.completion import GenerateEvent, TextGenerator
+from app.models.chat.generation import ChatGenerator
+from app.models.chat.store import MemoryStore
 from app.models.chat.turn import TurnEvent
+from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
@@ -111,11 +113,14 @@ def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = C
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     models = ModelManager(settings, catalogue, Hub(settings.model_cache_dir, token=token))
-    store = ConversationStore(max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl)
+    generator, locks = ChatGenerator(models), TurnLocks()
+    store = MemoryStore(
+        max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl, held=locks.held
+    )
     return Services(
         models=models,
-        chats=ChatModelManager(settings, store, models),
-        generator=TextGenerator(settings, models),
+        chats=ChatModelManager(settings, store, locks, models, generator),
+        generator=TextGenerator(settings, generator),
         status=ServerStatus(models),
     )
 

@@ -1,14 +1,15 @@
-"""Owns what can be done with conversations: begin, answer, regenerate, continue, undo, list, delete.
+"""Answers messages in conversations, and lists, restores, changes and deletes conversations."""
 
-Knows no HTTP and nothing of how a model runs; turn.py has the one path that every reply takes.
-"""
-
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 
 from app.core.config import Settings
+from app.core.deadline import Deadline
 from app.core.errors import ConversationFull, InvalidRequest
+from app.models.chat.generation import ChatGenerator
 from app.models.chat.store import ConversationStore
 from app.models.chat.turn import Turn, TurnEvent, TurnRunner
+from app.models.chat.turn_locks import TurnLocks
 from app.models.conversation import Conversation, Message, now
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
@@ -30,86 +31,102 @@ PREVIEW_CHARACTERS = 80
 
 
 class ChatModelManager:
-    """Conversations with whichever model is asked. One turn at a time for each conversation."""
+    """The service behind the routes of conversations. Each conversation has one turn at a time."""
 
-    def __init__(self, settings: Settings, store: ConversationStore, models: ModelManager) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: ConversationStore,
+        locks: TurnLocks,
+        models: ModelManager,
+        generator: ChatGenerator,
+    ) -> None:
+        """`locks` must be those whose ids the store keeps from being evicted."""
         self._settings = settings
         self._store = store
+        self._locks = locks
         self._models = models
-        self._turns = TurnRunner(settings, store, models)
+        self._turns = TurnRunner(settings, store, generator)
 
-    # Turns
+    # Turns. Each finds its conversation, locks it, builds the turn and runs it.
 
-    def chat(self, request: ChatRequest) -> AsyncGenerator[TurnEvent, None]:
-        """Answers a message. A new conversation is kept once it has a turn.
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[TurnEvent, None]:
+        """Answers a message. A new conversation is stored together with its first turn.
 
         Raises:
-            ConversationNotFound: and what TurnRunner.answer raises.
+            ConversationNotFound, ConversationBusy, QueueFull, and all that TurnRunner.run raises.
         """
+        deadline = self._deadline()
+        async with self._found_or_new(request.conversation_id) as conversation:
+            turn = Turn.for_message(conversation, request)
+            async with aclosing(self._turns.run(turn, deadline)) as events:
+                async for event in events:
+                    yield event
 
-        def plan(conversation: Conversation) -> Turn:
-            system_prompt = request.system_prompt
-            return Turn(
-                conversation,
-                tuple(conversation.messages),
-                request,
-                request.model_name or conversation.model_name,
-                conversation.system_prompt if system_prompt is None else system_prompt,
-                asked=Message("user", request.message),
-            )
+    async def regenerate(
+        self, conversation_id: str, request: RegenerateRequest
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """Answers the last user message again. The old reply is replaced once the new one is whole.
 
-        return self._turns.answer(lambda: self._conversation_for(request), plan)
+        Raises:
+            NothingToDo, and all that `chat` raises.
+        """
+        deadline = self._deadline()
+        async with self._found(conversation_id) as conversation:
+            turn = Turn.for_regeneration(conversation, request)
+            async with aclosing(self._turns.run(turn, deadline)) as events:
+                async for event in events:
+                    yield event
 
-    def regenerate(self, conversation_id: str, request: RegenerateRequest) -> AsyncGenerator[TurnEvent, None]:
-        """Answers the last user message again; the old reply goes once the new one is there."""
-
-        def plan(conversation: Conversation) -> Turn:
-            conversation.last_reply()
-            return Turn(
-                conversation,
-                tuple(conversation.messages[:-1]),
-                request,
-                request.model_name or conversation.model_name,
-                conversation.system_prompt,
-            )
-
-        return self._turns.answer(lambda: self._store.get(conversation_id), plan)
-
-    def continue_reply(
+    async def continue_reply(
         self, conversation_id: str, request: ContinueRequest
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Extends the last reply; deltas are what is added, the response holds the whole."""
+        """Extends the last reply. The deltas are what is added, and the response holds the whole reply.
 
-        def plan(conversation: Conversation) -> Turn:
-            begun = conversation.last_reply()
-            return Turn(
-                conversation,
-                tuple(conversation.messages[:-1]),
-                request,
-                request.model_name or conversation.model_name,
-                conversation.system_prompt,
-                begun=begun,
-            )
+        Raises:
+            NothingToDo, and all that `chat` raises.
+        """
+        deadline = self._deadline()
+        async with self._found(conversation_id) as conversation:
+            turn = Turn.for_extension(conversation, request)
+            async with aclosing(self._turns.run(turn, deadline)) as events:
+                async for event in events:
+                    yield event
 
-        return self._turns.answer(lambda: self._store.get(conversation_id), plan)
+    def _deadline(self) -> Deadline:
+        return Deadline.after(self._settings.request_timeout)
 
-    def _conversation_for(self, request: ChatRequest) -> Conversation:
-        if request.conversation_id is not None:
-            return self._store.get(request.conversation_id)
-        return Conversation(system_prompt=self._settings.system_prompt)
+    @asynccontextmanager
+    async def _found(self, conversation_id: str) -> AsyncIterator[Conversation]:
+        """The conversation, with its turn lock held."""
+        await self._store.get(conversation_id)  # an unknown id is not found, rather than busy
+        with self._locks.hold(conversation_id):
+            yield await self._store.get(conversation_id)  # as the turn that ended meanwhile left it
+
+    @asynccontextmanager
+    async def _found_or_new(self, conversation_id: str | None) -> AsyncIterator[Conversation]:
+        if conversation_id is not None:
+            async with self._found(conversation_id) as conversation:
+                yield conversation
+            return
+        conversation = Conversation(system_prompt=self._settings.system_prompt)
+        with self._locks.hold(conversation.id):
+            await self._store.reserve(conversation.id)  # rather than refuse a reply that was generated
+            yield conversation
 
     # Conversations
 
     async def new(self, request: NewChatRequest) -> NewChatResponse:
-        """A conversation that may go on from a transcript.
+        """Stores a new conversation, empty or restored from a transcript.
 
         Raises:
             InvalidRequest: the transcript's turns are out of order.
-            ConversationFull: it is larger than what is kept.
+            ConversationFull: it is larger than LLM_MAX_CONVERSATION_BYTES.
             ModelNotFound: no model has that name.
+            QueueFull: every conversation that is stored is in a turn.
         """
         if request.model_name is not None:
-            self._models.entry(request.model_name)  # raises where there is none
+            self._models.entry(request.model_name)  # raises if no model has the name
         conversation = Conversation(
             title=request.title,
             system_prompt=self._settings.system_prompt
@@ -123,7 +140,7 @@ class ChatModelManager:
                 f"The conversation is larger than {self._settings.max_conversation_bytes:,} bytes.",
                 hint="Shorten system_prompt, leave out old turns, or raise LLM_MAX_CONVERSATION_BYTES.",
             )
-        self._store.put(conversation)
+        await self._store.put(conversation)
         return NewChatResponse(
             conversation_id=conversation.id,
             title=conversation.title,
@@ -134,7 +151,7 @@ class ChatModelManager:
         )
 
     async def get(self, conversation_id: str) -> ConversationResponse:
-        conversation = self._store.get(conversation_id)
+        conversation = await self._store.get(conversation_id)
         return ConversationResponse(
             conversation_id=conversation.id,
             title=conversation.title,
@@ -147,41 +164,60 @@ class ChatModelManager:
         )
 
     async def list(self, limit: int, offset: int) -> ConversationListResponse:
-        page = self._store.page(limit=limit, offset=offset)
-        summaries = [_summary(conversation) for conversation in page]
+        page = await self._store.page(limit=limit, offset=offset)
         return ConversationListResponse(
-            conversations=summaries, total=len(self._store), limit=limit, offset=offset
+            conversations=[_summary(conversation) for conversation in page.conversations],
+            total=page.total,
+            limit=limit,
+            offset=offset,
         )
 
     async def delete(self, conversation_id: str) -> DeletedResponse:
-        self._store.delete(conversation_id)
+        """Removes the conversation.
+
+        Raises:
+            ConversationNotFound, ConversationBusy.
+        """
+        async with self._found(conversation_id):
+            await self._store.delete(conversation_id)
         return DeletedResponse(conversation_id=conversation_id)
 
     async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
-        conversation = self._store.get(conversation_id)
-        with self._store.turn(conversation):
-            removed = conversation.drop_turns(turns)
+        """Drops the last `turns` turns, or all if there are fewer.
+
+        Raises:
+            ConversationNotFound, ConversationBusy.
+            NothingToDo: the conversation has no turn.
+        """
+        async with self._found(conversation_id) as conversation:
+            shorter = conversation.without_last_turns(turns)
+            await self._store.put(shorter)
         return UndoResponse(
             conversation_id=conversation_id,
-            removed_messages=removed,
-            message_count=len(conversation.messages),
+            removed_messages=len(conversation.messages) - len(shorter.messages),
+            message_count=len(shorter.messages),
         )
 
 
-def _restore(transcript: Sequence[TranscriptMessage]) -> "list[Message]":
+def _restore(transcript: Sequence[TranscriptMessage]) -> tuple[Message, ...]:
+    """The messages of a transcript in which user and assistant take turns.
+
+    Raises:
+        InvalidRequest: they do not, or the last message has no reply.
+    """
     for index, message in enumerate(transcript):
         expected = ("user", "assistant")[index % 2]
         if message.role != expected:
             raise InvalidRequest(
-                f"messages[{index}].role: expected {expected}, since user and assistant take turns.",
+                f"messages[{index}].role: expected {expected}, because user and assistant take turns.",
                 hint="A transcript begins with the user and ends with the assistant.",
             )
     if len(transcript) % 2:
         raise InvalidRequest(
             "messages: the transcript ends with a user message that has no reply.",
-            hint="Leave it out, and send it as the next message.",
+            hint="Leave the message out, and send it with POST /api/v1/chat.",
         )
-    return [
+    return tuple(
         Message(
             message.role,
             message.content,
@@ -190,7 +226,7 @@ def _restore(transcript: Sequence[TranscriptMessage]) -> "list[Message]":
             finish_reason=message.finish_reason,
         )
         for message in transcript
-    ]
+    )
 
 
 def _wire(message: Message) -> ConversationMessage:

@@ -1,8 +1,8 @@
-"""Owns what a conversation is: messages in turns, and which of them go into a prompt. Pure data."""
+"""Defines conversations and their messages as immutable values. Every change gives a new conversation."""
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from app.core.errors import NothingToDo
@@ -14,12 +14,14 @@ def now() -> datetime:
 
 
 def new_id(prefix: str) -> str:
-    """`prefix_` and 128 random bits: nobody guesses another's."""
+    """`prefix_` followed by 128 random bits, because knowing an id is enough to read the conversation."""
     return f"{prefix}_{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """What one side said. `model_name`, `model_id` and `finish_reason` are known of replies only."""
+
     role: Role
     content: str
     id: str = field(default_factory=lambda: new_id("msg"))
@@ -28,56 +30,75 @@ class Message:
     model_id: str | None = None
     finish_reason: FinishReason | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.content.encode())
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
-    """User and assistant messages in turns, beginning with the user. A turn is one of each."""
+    """Turns, each a user message and its reply, beginning with the user."""
 
     title: str | None = None
     system_prompt: str = ""
-    model_name: str | None = None  # None: whichever is current
-    messages: list[Message] = field(default_factory=list)
+    model_name: str | None = None  # None: the current model
+    messages: tuple[Message, ...] = ()
     id: str = field(default_factory=lambda: new_id("conv"))
     created_at: datetime = field(default_factory=now)
     updated_at: datetime = field(default_factory=now)
 
     @property
     def size_bytes(self) -> int:
-        """Of all text that is kept."""
-        texts = (self.title or "", self.system_prompt, *(message.content for message in self.messages))
-        return sum(len(text.encode()) for text in texts)
+        """The size of the title, the system prompt and all messages."""
+        texts = len((self.title or "").encode()) + len(self.system_prompt.encode())
+        return texts + sum(message.size_bytes for message in self.messages)
 
     def last_reply(self) -> Message:
         """The assistant's last message.
 
         Raises:
-            NothingToDo: the conversation has no turn yet.
+            NothingToDo: the conversation has no reply yet.
         """
         if not self.messages or self.messages[-1].role != "assistant":
             raise NothingToDo("The conversation has no reply yet.", hint="Send a message first.")
         return self.messages[-1]
 
-    def commit(self, messages: Sequence[Message], *, replacing: int = 0) -> None:
-        """Puts the messages at the end, in place of the last `replacing` ones."""
-        self.messages[len(self.messages) - replacing :] = messages
-        self.updated_at = now()
+    def with_system_prompt(self, system_prompt: str) -> "Conversation":
+        return replace(self, system_prompt=system_prompt)
 
-    def drop_turns(self, count: int) -> int:
-        """Drops the last `count` turns, or all if there are fewer; gives the number of messages dropped.
+    def with_message(self, message: Message) -> "Conversation":
+        """The conversation with the message at its end."""
+        return self._with((*self.messages, message))
+
+    def without_last_reply(self) -> "Conversation":
+        """The conversation up to its last user message.
 
         Raises:
-            NothingToDo: there is no turn to drop.
+            NothingToDo: the conversation has no reply yet.
         """
-        starts = [i for i, message in enumerate(self.messages) if message.role == "user"]
+        self.last_reply()
+        return self._with(self.messages[:-1])
+
+    def without_last_turns(self, count: int) -> "Conversation":
+        """The conversation without its last `count` turns, or without any if it has fewer.
+
+        Raises:
+            NothingToDo: the conversation has no turn.
+        """
+        starts = _turn_starts(self.messages)
         if not starts:
             raise NothingToDo("The conversation has no turn to undo.")
-        first = starts[-min(count, len(starts))]
-        dropped = len(self.messages) - first
-        self.commit((), replacing=dropped)
-        return dropped
+        return self._with(self.messages[: starts[-min(count, len(starts))]])
+
+    def _with(self, messages: tuple[Message, ...]) -> "Conversation":
+        return replace(self, messages=messages, updated_at=now())
 
 
 def last_turns(messages: Sequence[Message], count: int) -> Sequence[Message]:
-    """The messages of the last `count` turns; a user message without its reply is one."""
-    starts = [i for i, message in enumerate(messages) if message.role == "user"]
+    """The messages of the last `count` turns. A user message without a reply counts as a turn."""
+    starts = _turn_starts(messages)
     return messages[starts[-count] :] if len(starts) > count else messages
+
+
+def _turn_starts(messages: Sequence[Message]) -> list[int]:
+    return [index for index, message in enumerate(messages) if message.role == "user"]

@@ -16,7 +16,7 @@ from app.core.config import Settings
 from app.core.errors import ConversationBusy, ConversationNotFound, ModelNotFound, ShuttingDown, WorkerDied
 from app.main import create_app
 from app.models import schemas
-from app.models.chat.generation import GenerateEvent
+from app.models.chat.completion import GenerateEvent
 from app.models.chat.turn import TurnEvent
 from app.models.lifecycle.switch import LoadEvent
 from app.services import Services

@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.models.chat.generation import TextGenerator
-from app.models.chat.store import ConversationStore
+from app.models.chat.completion import TextGenerator
+from app.models.chat.generation import ChatGenerator
+from app.models.chat.store import MemoryStore
+from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.lifecycle.state import ServedModel
@@ -79,6 +81,13 @@ def profile(name: str, folder: Path) -> ModelProfile:
     return ModelProfile(name, name.title(), "tiny", (Source(str(folder)),), WINDOW, 1, 1, sampling)
 
 
+def chats_of(settings: Settings, models: ModelManager) -> ChatModelManager:
+    """Conversations in memory, answered by `models`."""
+    locks = TurnLocks()
+    store = MemoryStore(max_conversations=100, ttl_s=600, held=locks.held)
+    return ChatModelManager(settings, store, locks, models, ChatGenerator(models))
+
+
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each tiny model, as a person would have downloaded it."""
@@ -117,9 +126,8 @@ def world(
     catalogue["broken"] = profile("broken", tmp_path_factory.mktemp("broken"))
     with asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, Hub(tmp_path_factory.mktemp("cache")))
-        store = ConversationStore(max_conversations=100, ttl_s=600)
-        chats = ChatModelManager(settings, store, models)
-        made = World(runner, models, chats, TextGenerator(settings, models), ServerStatus(models))
+        text_generator = TextGenerator(settings, ChatGenerator(models))
+        made = World(runner, models, chats_of(settings, models), text_generator, ServerStatus(models))
         made.collect(models.switch("tiny-a"))
         yield made
         made.run(models.close())

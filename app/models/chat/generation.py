@@ -1,125 +1,100 @@
-"""Owns raw generation: text that goes on from a prompt, with no conversation and no template."""
+"""Generates a reply with the model asked for, loading it first if it must. Keeps nothing between requests."""
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
-import msgspec
-
-from app.core.config import Settings
+from app.core.catalogue import SamplingDefaults
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest
-from app.engine.ipc.messages import SamplingParams
-from app.models.chat.reply import Reply, sampling_for
+from app.engine.ipc.messages import Accepted, ChatMessage, Delta, Finished, SamplingParams
+from app.models.chat.reply import GeneratedReply, ReplyCollector
 from app.models.lifecycle.state import ServedModel
-from app.models.model_manager import ModelManager
-from app.models.schemas import (
-    DeltaEvent,
-    GenerateRequest,
-    GenerateResponse,
-    LoadProgress,
-    StartEvent,
-    ThinkingEvent,
-    Usage,
-)
+from app.models.schemas import DeltaEvent, LoadProgress, SamplingFields, StartEvent, ThinkingEvent
 
-GenerateEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | GenerateResponse
+ReplyEvent = StartEvent | ThinkingEvent | DeltaEvent | GeneratedReply
 
 
-class TextGenerator:
-    """Completes prompts with whichever model is asked."""
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """Chat `messages`, which are rendered with the model's template, or a raw `prompt`: exactly one of them.
 
-    def __init__(self, settings: Settings, models: ModelManager) -> None:
-        self._settings = settings
-        self._models = models
+    With `extends_last_message` the reply goes on with the last message instead of answering it. `think`
+    switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
+    """
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        """Start, deltas and the response; with several sequences, which run side by side, no deltas.
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    extends_last_message: bool = False
+    think: bool | None = None
+
+
+class ModelLeases(Protocol):
+    """Lends loaded models."""
+
+    def lease(self, name: str | None, deadline: Deadline) -> AsyncGenerator[LoadProgress | ServedModel, None]:
+        """Yields progress while the model is loaded, and at last the model, which stays loaded until this is
+        closed. `name` None means the current model.
 
         Raises:
-            InvalidRequest, ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow, DeadlineExceeded.
+            ModelNotFound, NoModelChosen, ModelUnavailable.
+            DeadlineExceeded: the model was not loaded in time.
         """
-        began = time.monotonic()
-        self._check_count(request.num_return_sequences)
-        deadline = Deadline.after(self._settings.request_timeout)
-        async with aclosing(self._models.lease(request.model_name, deadline)) as lease:
+
+
+class ChatGenerator:
+    """Turns chat messages, or a raw prompt, into the events of a reply."""
+
+    def __init__(self, models: ModelLeases) -> None:
+        self._models = models
+
+    async def generate(
+        self, model_input: ModelInput, sampling: SamplingFields, model_name: str | None, deadline: Deadline
+    ) -> AsyncGenerator[LoadProgress | ReplyEvent, None]:
+        """Yields load progress, a start, deltas, and at last the whole reply. Closing it cancels the request.
+
+        Raises:
+            ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow, InvalidRequest.
+            DeadlineExceeded: loading and generating together took too long.
+        """
+        async with aclosing(self._models.lease(model_name, deadline)) as lease:
             async for leased in lease:
-                if isinstance(leased, ServedModel):
-                    break
-                yield leased
-            served = leased
-            assert isinstance(served, ServedModel), "a lease ends with its model"
-            sampling = sampling_for(request, served)
-            if request.do_sample is False:
-                sampling = msgspec.structs.replace(sampling, temperature=0.0)
-            replies = [Reply(served) for _ in range(request.num_return_sequences)]
-            if len(replies) == 1:
-                async with aclosing(self._stream(request.prompt, sampling, replies[0], deadline)) as events:
+                if isinstance(leased, LoadProgress):
+                    yield leased
+                    continue
+                params = sampling_for(sampling, leased.sampling)
+                async with aclosing(_reply(leased, model_input, params, deadline)) as events:
                     async for event in events:
                         yield event
-            else:
-                await self._collect_all(request.prompt, sampling, replies, deadline)
-            yield _response(request, sampling, replies, time.monotonic() - began)
-
-    def _check_count(self, sequences: int) -> None:
-        """More than the server ever admits is no matter of coming back later."""
-        limit = self._settings.max_active_requests + self._settings.max_queued_requests
-        if sequences > limit:
-            raise InvalidRequest(
-                f"num_return_sequences: this server takes at most {limit} at once.",
-                hint="Ask for fewer, or raise LLM_MAX_QUEUED_REQUESTS.",
-            )
-
-    async def _collect_all(
-        self, prompt: str, sampling: SamplingParams, replies: list[Reply], deadline: Deadline
-    ) -> None:
-        tasks = [
-            asyncio.ensure_future(self._collect(prompt, _reseeded(sampling, index), reply, deadline))
-            for index, reply in enumerate(replies)
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _collect(self, prompt: str, sampling: SamplingParams, reply: Reply, deadline: Deadline) -> None:
-        async with aclosing(self._stream(prompt, sampling, reply, deadline)) as events:
-            async for _ in events:
-                pass
-
-    def _stream(
-        self, prompt: str, sampling: SamplingParams, reply: Reply, deadline: Deadline
-    ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
-        generation = reply.served.client.generate(sampling, prompt=prompt, timeout_s=deadline.remaining_s)
-        return reply.grow(generation)
 
 
-def _reseeded(sampling: SamplingParams, index: int) -> SamplingParams:
-    """Each sequence draws differently, and a given seed gives the same set again."""
-    if sampling.seed is None:
-        return sampling
-    return msgspec.structs.replace(sampling, seed=(sampling.seed + index) % 2**63)
+async def _reply(
+    model: ServedModel, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
+) -> AsyncGenerator[ReplyEvent, None]:
+    reply = ReplyCollector(model, sampling)
+    generation = model.client.generate(
+        sampling,
+        messages=model_input.messages,
+        prompt=model_input.prompt,
+        continue_final=model_input.extends_last_message,
+        think=model_input.think,
+        timeout_s=deadline.remaining_s,
+    )
+    async with aclosing(generation) as events:
+        async for event in events:
+            match event:
+                case Accepted():
+                    yield reply.start(event)
+                case Delta():
+                    yield reply.add(event)
+                case Finished():
+                    yield reply.finish(event)
 
 
-def _response(
-    request: GenerateRequest, sampling: SamplingParams, replies: list[Reply], seconds: float
-) -> GenerateResponse:
-    usages = [reply.usage() for reply in replies]
-    return GenerateResponse(
-        generated_text=[reply.text for reply in replies],
-        finish_reasons=[reply.finish_reason for reply in replies],
-        prompt=request.prompt,
-        model_name=replies[0].served.profile.name,
-        model_id=replies[0].served.model_id,
-        generation_time=seconds,
-        parameters=replies[0].parameters(sampling),
-        usage=Usage(
-            prompt_tokens=usages[0].prompt_tokens,
-            completion_tokens=sum(usage.completion_tokens for usage in usages),
-            cached_tokens=usages[0].cached_tokens,
-        ),
-        timings=replies[0].timings(),
+def sampling_for(request: SamplingFields, defaults: SamplingDefaults) -> SamplingParams:
+    """The numbers of the request, and the model's defaults for those that it leaves out."""
+    given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
+    stop = given.pop("stop", ())
+    return SamplingParams(
+        **(asdict(defaults) | given), stop=(stop,) if isinstance(stop, str) else tuple(stop)
     )

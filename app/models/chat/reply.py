@@ -1,17 +1,13 @@
-"""Owns what all replies have in common: sampling with a profile's defaults, growing, and what is reported."""
+"""Collects a reply while it is generated, and reports what it took."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from app.engine.ipc import messages
-from app.engine.ipc.client import Event
 from app.models.lifecycle.state import ServedModel
 from app.models.schemas import (
     DeltaEvent,
     FinishReason,
     Parameters,
-    SamplingFields,
     StartEvent,
     ThinkingEvent,
     Timings,
@@ -19,90 +15,81 @@ from app.models.schemas import (
 )
 
 
-def sampling_for(request: SamplingFields, served: ServedModel) -> messages.SamplingParams:
-    """The request's own numbers, and the model's where it says nothing."""
-    given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
-    stop = given.pop("stop", ())
-    defaults = asdict(served.sampling)
-    return messages.SamplingParams(
-        **(defaults | given), stop=(stop,) if isinstance(stop, str) else tuple(stop)
-    )
+@dataclass(frozen=True, slots=True)
+class GeneratedReply:
+    """A whole reply, with the facts that every surface reports in its own form."""
+
+    text: str
+    thinking: str | None
+    model_name: str
+    model_id: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    parameters: Parameters
 
 
 @dataclass(slots=True)
-class Reply:
-    """One reply as it grows."""
+class ReplyCollector:
+    """The reply of one request to the engine, as far as it has come."""
 
-    served: ServedModel
-    parts: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    omitted_messages: int = 0
-    max_tokens: int | None = None  # what the window left of those asked for; None: not admitted yet
-    finished: messages.Finished | None = None
+    model: ServedModel
+    sampling: messages.SamplingParams
+    _text: list[str] = field(default_factory=list)
+    _thinking: list[str] = field(default_factory=list)
+    _max_tokens: int | None = None
 
-    async def grow(
-        self, generation: AsyncGenerator[Event, None], **ids: str
-    ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
-        """Consumes a generation to its end. `ids` are what the start event says besides."""
-        async with aclosing(generation) as events:
-            async for event in events:
-                match event:
-                    case messages.Accepted():
-                        yield self._start(event, **ids)
-                    case messages.Delta(kind="thinking", text=text):
-                        self.thoughts.append(text)
-                        yield ThinkingEvent(text=text)
-                    case messages.Delta(kind="text", text=text):
-                        self.parts.append(text)
-                        yield DeltaEvent(text=text)
-                    case messages.Finished():
-                        self.finished = event
-
-    def _start(self, accepted: messages.Accepted, **ids: str) -> StartEvent:
-        self.omitted_messages += accepted.omitted_messages
-        self.max_tokens = accepted.max_tokens
+    def start(self, accepted: messages.Accepted) -> StartEvent:
+        self._max_tokens = accepted.max_tokens
         return StartEvent(
-            model_name=self.served.profile.name,
-            model_id=self.served.model_id,
+            model_name=self.model.profile.name,
+            model_id=self.model.model_id,
             prompt_tokens=accepted.prompt_tokens,
-            omitted_messages=self.omitted_messages,
-            **ids,
+            omitted_messages=accepted.omitted_messages,
         )
 
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
+    def add(self, delta: messages.Delta) -> ThinkingEvent | DeltaEvent:
+        if delta.kind == "thinking":
+            self._thinking.append(delta.text)
+            return ThinkingEvent(text=delta.text)
+        self._text.append(delta.text)
+        return DeltaEvent(text=delta.text)
 
-    @property
-    def thinking(self) -> str | None:
-        return "".join(self.thoughts) if self.thoughts else None
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        return "interrupted" if self.finished is None else self.finished.finish_reason
-
-    def parameters(self, sampling: messages.SamplingParams) -> Parameters:
-        """What was really used of `sampling`."""
-        fields = {name: getattr(sampling, name) for name in Parameters.model_fields}
-        return Parameters(**(fields | {"stop": list(sampling.stop), "max_tokens": self.max_tokens}))
-
-    def usage(self) -> Usage:
-        assert self.finished is not None
-        usage = self.finished.usage
-        return Usage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
+    def finish(self, finished: messages.Finished) -> GeneratedReply:
+        return GeneratedReply(
+            text="".join(self._text),
+            thinking="".join(self._thinking) if self._thinking else None,
+            model_name=self.model.profile.name,
+            model_id=self.model.model_id,
+            finish_reason=finished.finish_reason,
+            usage=_usage(finished),
+            timings=_timings(finished),
+            parameters=self._parameters(),
         )
 
-    def timings(self) -> Timings:
-        assert self.finished is not None
-        timings = self.finished.timings
-        decode_s = timings.total_s - timings.first_token_s
-        decoded = self.finished.usage.completion_tokens - 1
-        return Timings(
-            queue_s=timings.queue_s,
-            first_token_s=timings.first_token_s,
-            total_s=timings.total_s,
-            tokens_per_second=decoded / decode_s if decoded > 0 and decode_s > 0 else None,
-        )
+    def _parameters(self) -> Parameters:
+        fields = {name: getattr(self.sampling, name) for name in Parameters.model_fields}
+        return Parameters(**(fields | {"stop": list(self.sampling.stop), "max_tokens": self._max_tokens}))
+
+
+def _usage(finished: messages.Finished) -> Usage:
+    usage = finished.usage
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
+
+
+def _timings(finished: messages.Finished) -> Timings:
+    """The speed counts the tokens after the first, and the time after it."""
+    timings = finished.timings
+    decode_s = timings.total_s - timings.first_token_s
+    decoded_tokens = finished.usage.completion_tokens - 1
+    has_speed = decoded_tokens > 0 and decode_s > 0
+    return Timings(
+        queue_s=timings.queue_s,
+        first_token_s=timings.first_token_s,
+        total_s=timings.total_s,
+        tokens_per_second=decoded_tokens / decode_s if has_speed else None,
+    )

@@ -1,114 +1,141 @@
-"""Owns where conversations live: in memory, bounded in number and age. Knows nothing of models."""
+"""Keeps conversations: the interface of a store, and the store in memory, bounded in number and age."""
 
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from typing import Protocol
 
-from app.core.errors import ConversationBusy, ConversationNotFound, QueueFull
+from app.core.errors import ConversationNotFound, QueueFull
 from app.models.conversation import Conversation
 
 logger = logging.getLogger(__name__)
 
 
-class ConversationStore:
-    """Conversations in order of use. The least recently used leaves when there are too many."""
+@dataclass(frozen=True, slots=True)
+class ConversationPage:
+    """A part of the list of conversations, and how many there are in all."""
+
+    conversations: tuple[Conversation, ...]
+    total: int
+
+
+class ConversationStore(Protocol):
+    """Keeps conversations by id. Whoever changes one holds its turn lock (see TurnLocks)."""
+
+    async def get(self, conversation_id: str) -> Conversation:
+        """The conversation. Counts as a use of it.
+
+        Raises:
+            ConversationNotFound: it never existed, expired, or was evicted or deleted.
+        """
+
+    async def reserve(self, conversation_id: str) -> None:
+        """Makes sure that a new conversation, whose turn lock is held, can be put later.
+
+        Raises:
+            QueueFull: the store is full, and every conversation is in the middle of a turn.
+        """
+
+    async def put(self, conversation: Conversation) -> None:
+        """Keeps the conversation, new or changed. Once this returns, it is stored. Counts as a use of it.
+
+        Raises:
+            QueueFull: it is new and was not reserved, and no other conversation may be evicted for it.
+        """
+
+    async def delete(self, conversation_id: str) -> None:
+        """Removes the conversation.
+
+        Raises:
+            ConversationNotFound: as `get` does.
+        """
+
+    async def page(self, *, limit: int, offset: int) -> ConversationPage:
+        """At most `limit` conversations from `offset` on, the most recently used first."""
+
+
+class MemoryStore:
+    """Conversations in memory, in order of use. The least recently used is evicted if there are too many.
+
+    Those whose ids are in `held`, because they are in the middle of a turn, are neither evicted nor expired.
+    """
 
     def __init__(
-        self, *, max_conversations: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        max_conversations: int,
+        ttl_s: float,
+        held: Set[str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max = max_conversations
         self._ttl_s = ttl_s
+        self._held = held
         self._clock = clock
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
         self._used_at: dict[str, float] = {}
-        self._busy: set[str] = set()
 
-    def __len__(self) -> int:
-        return len(self._conversations)
-
-    def get(self, conversation_id: str) -> Conversation:
-        """The conversation, which counts as used by this.
-
-        Raises:
-            ConversationNotFound: there is none, it expired, or it left.
-        """
+    async def get(self, conversation_id: str) -> Conversation:
+        """See ConversationStore."""
         self._drop_expired()
-        if conversation_id not in self._conversations:
+        conversation = self._conversations.get(conversation_id)
+        if conversation is None:
             raise ConversationNotFound(
-                "There is no conversation with this id.",
-                hint="It may have expired or the server restarted; POST /api/v1/chat/new starts one.",
+                "No conversation has this id.",
+                hint="It may have expired, or the server restarted; POST /api/v1/chat/new starts one.",
             )
-        self._use(conversation_id)
-        return self._conversations[conversation_id]
+        self._touch(conversation_id)
+        return conversation
 
-    def put(self, conversation: Conversation) -> None:
-        """Keeps the conversation, new or changed, as the most recently used.
+    async def reserve(self, conversation_id: str) -> None:
+        """See ConversationStore. A held id has a place of its own, so nothing else need be kept."""
+        assert conversation_id in self._held, "a place is reserved by the turn that will fill it"
+        self._make_room_for(conversation_id)
 
-        Raises:
-            QueueFull: there are too many, and each is in the middle of a turn.
-        """
+    async def put(self, conversation: Conversation) -> None:
+        """See ConversationStore."""
         self._drop_expired()
-        if conversation.id not in self._conversations and conversation.id not in self._busy:
-            self._make_room()
+        if conversation.id not in self._conversations and conversation.id not in self._held:
+            self._make_room_for(conversation.id)
         self._conversations[conversation.id] = conversation
-        self._use(conversation.id)
+        self._touch(conversation.id)
 
-    def delete(self, conversation_id: str) -> None:
-        with self.turn(self.get(conversation_id)):
-            self._forget(conversation_id)
+    async def delete(self, conversation_id: str) -> None:
+        """See ConversationStore."""
+        await self.get(conversation_id)
+        self._remove(conversation_id)
 
-    def page(self, *, limit: int, offset: int) -> list[Conversation]:
-        """The most recently used first."""
+    async def page(self, *, limit: int, offset: int) -> ConversationPage:
+        """See ConversationStore."""
         self._drop_expired()
-        newest = list(reversed(self._conversations.values()))
-        return newest[offset : offset + limit]
+        newest_first = list(reversed(self._conversations.values()))
+        return ConversationPage(tuple(newest_first[offset : offset + limit]), len(newest_first))
 
-    @contextmanager
-    def turn(self, conversation: Conversation) -> Iterator[None]:
-        """Holds the conversation for one turn; it is neither changed by another nor evicted meanwhile.
-
-        A new one has its place from here on, so that a reply is not refused once it was given.
-
-        Raises:
-            ConversationBusy: another turn holds it.
-            QueueFull: it is new, and every other one is in the middle of a turn.
-        """
-        if conversation.id in self._busy:
-            raise ConversationBusy(
-                "The conversation is in the middle of a turn.",
-                hint="Wait for the reply to end, or close its stream.",
-            )
-        if conversation.id not in self._conversations:
-            self._make_room()
-        self._busy.add(conversation.id)
-        try:
-            yield
-        finally:
-            self._busy.discard(conversation.id)
-
-    def _use(self, conversation_id: str) -> None:
+    def _touch(self, conversation_id: str) -> None:
         self._conversations.move_to_end(conversation_id)
         self._used_at[conversation_id] = self._clock()
 
-    def _forget(self, conversation_id: str) -> None:
+    def _remove(self, conversation_id: str) -> None:
         del self._conversations[conversation_id], self._used_at[conversation_id]
 
-    def _idle(self) -> Iterator[Conversation]:
-        return (c for c in self._conversations.values() if c.id not in self._busy)
+    def _idle_ids(self) -> Iterator[str]:
+        """The ids of conversations that are not in a turn, the least recently used first."""
+        return (key for key in self._conversations if key not in self._held)
 
     def _drop_expired(self) -> None:
-        while (oldest := next(self._idle(), None)) is not None:
-            if self._clock() - self._used_at[oldest.id] <= self._ttl_s:
+        while (oldest := next(self._idle_ids(), None)) is not None:
+            if self._clock() - self._used_at[oldest] <= self._ttl_s:
                 return
-            self._forget(oldest.id)
-            logger.info("conversation expired: id=%s", oldest.id)
+            self._remove(oldest)
+            logger.info("conversation expired: id=%s", oldest)
 
-    def _make_room(self) -> None:
-        while len(self._conversations.keys() | self._busy) >= self._max:
-            oldest = next(self._idle(), None)
+    def _make_room_for(self, conversation_id: str) -> None:
+        """Evicts until the conversation fits beside those that are stored and those in their first turn."""
+        while len(self._conversations.keys() | self._held | {conversation_id}) > self._max:
+            oldest = next(self._idle_ids(), None)
             if oldest is None:
                 raise QueueFull("Every conversation is in use.", hint="Try again shortly.", retry_after=5)
-            self._forget(oldest.id)
-            logger.warning("conversation evicted, LLM_MAX_CONVERSATIONS reached: id=%s", oldest.id)
+            self._remove(oldest)
+            logger.warning("conversation evicted, LLM_MAX_CONVERSATIONS reached: id=%s", oldest)

@@ -1,160 +1,234 @@
-"""Owns a turn: history, model and reply, committed together. The one path that every chat reply takes."""
+"""Runs a turn of a conversation: generates the reply and commits it together with the user's message."""
 
-from asyncio import CancelledError
-from collections.abc import AsyncGenerator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import ConversationFull
-from app.engine.ipc.messages import ChatMessage, SamplingParams
-from app.models.chat.reply import Reply, sampling_for
+from app.engine.ipc.messages import ChatMessage
+from app.models.chat.generation import ChatGenerator, ModelInput, ReplyEvent
+from app.models.chat.reply import GeneratedReply
 from app.models.chat.store import ConversationStore
 from app.models.conversation import Conversation, Message, last_turns, new_id
-from app.models.lifecycle.state import ServedModel
-from app.models.model_manager import ModelManager
 from app.models.schemas import (
+    ChatRequest,
     ChatResponse,
+    ContinueRequest,
     DeltaEvent,
     LoadProgress,
+    RegenerateRequest,
     StartEvent,
     ThinkingEvent,
     TurnFields,
 )
 
-TurnEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | ChatResponse
+GenerationProgress = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent
+TurnEvent = GenerationProgress | ChatResponse
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What is asked of a conversation: the messages that lead to the reply, and what the reply replaces.
+    """A reply that is asked for. `history` is the conversation up to the reply, the new message included.
 
-    `before` are the messages that stay as they are, `asked` the new user message, `begun` a reply to extend.
+    `old_reply` is the reply that the new one replaces; if `extends` is set, the new one begins with it.
     """
 
-    conversation: Conversation
-    before: Sequence[Message]
+    history: Conversation
     request: TurnFields
     model_name: str | None
-    system_prompt: str
-    asked: Message | None = None
-    begun: Message | None = None
+    old_reply: Message | None = None
+    extends: bool = False
+    message_id: str = field(default_factory=lambda: new_id("msg"))
+
+    @classmethod
+    def for_message(cls, conversation: Conversation, request: ChatRequest) -> "Turn":
+        """A turn that answers a new message."""
+        if request.system_prompt is not None:
+            conversation = conversation.with_system_prompt(request.system_prompt)
+        new_message = Message("user", request.message)
+        return cls(
+            conversation.with_message(new_message), request, request.model_name or conversation.model_name
+        )
+
+    @classmethod
+    def for_regeneration(cls, conversation: Conversation, request: RegenerateRequest) -> "Turn":
+        """A turn that answers the last message again.
+
+        Raises:
+            NothingToDo: the conversation has no reply yet.
+        """
+        return cls(
+            conversation.without_last_reply(),
+            request,
+            request.model_name or conversation.model_name,
+            conversation.last_reply(),
+        )
+
+    @classmethod
+    def for_extension(cls, conversation: Conversation, request: ContinueRequest) -> "Turn":
+        """A turn that extends the last reply.
+
+        Raises:
+            NothingToDo: the conversation has no reply yet.
+        """
+        return cls(
+            conversation.without_last_reply(),
+            request,
+            request.model_name or conversation.model_name,
+            conversation.last_reply(),
+            extends=True,
+        )
 
     @property
-    def history(self) -> list[Message]:
-        return [*self.before, *filter(None, (self.asked, self.begun))]
+    def size_bytes(self) -> int:
+        """The size of the conversation with the new message and without the new reply."""
+        return self.history.size_bytes + (0 if self.old_reply is None else self.old_reply.size_bytes)
+
+    @property
+    def prefix(self) -> tuple[Message, ...]:
+        """The reply to extend, if there is one."""
+        return (self.old_reply,) if self.old_reply is not None and self.extends else ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All that the model is to go on from."""
+        return self.history.messages + self.prefix
+
+
+@dataclass(slots=True)
+class TurnReply:
+    """The reply of a turn as far as it has come."""
+
+    turn: Turn
+    omitted_messages: int  # by the limit on turns; the engine may omit more
+    start: StartEvent | None = None
+    said: list[str] = field(default_factory=list)
+    generated: GeneratedReply | None = None
+
+    def record(self, event: LoadProgress | ReplyEvent) -> GenerationProgress | None:
+        """The event for the turn's reader; None for the last one, which the response takes the place of."""
+        match event:
+            case GeneratedReply():
+                self.generated = event
+                return None
+            case StartEvent():
+                self.start = self._with_ids(event)
+                return self.start
+            case DeltaEvent():
+                self.said.append(event.text)
+        return event
+
+    def _with_ids(self, start: StartEvent) -> StartEvent:
+        return start.model_copy(
+            update={
+                "conversation_id": self.turn.history.id,
+                "message_id": self.turn.message_id,
+                "omitted_messages": self.omitted_messages + start.omitted_messages,
+            }
+        )
+
+    def conversation(self) -> Conversation:
+        """The conversation with the reply at its end, marked as interrupted if it is not whole."""
+        assert self.start is not None, "text follows the start"
+        text = [message.content for message in self.turn.prefix] + self.said
+        reply = Message(
+            "assistant",
+            "".join(text),
+            id=self.turn.message_id,
+            model_name=self.start.model_name,
+            model_id=self.start.model_id,
+            finish_reason="interrupted" if self.generated is None else self.generated.finish_reason,
+        )
+        return self.turn.history.with_message(reply)
+
+    def response(self, conversation: Conversation) -> ChatResponse:
+        """What is reported of the whole reply, once `conversation` is stored."""
+        assert self.generated is not None and self.start is not None
+        reply = conversation.last_reply()
+        return ChatResponse(
+            response=reply.content,
+            thinking=self.generated.thinking,
+            conversation_id=conversation.id,
+            message_id=reply.id,
+            model_name=self.generated.model_name,
+            model_id=self.generated.model_id,
+            generation_time=self.generated.timings.total_s,
+            finish_reason=self.generated.finish_reason,
+            message_count=len(conversation.messages),
+            usage=self.generated.usage,
+            timings=self.generated.timings,
+            omitted_messages=self.start.omitted_messages,
+            parameters=self.generated.parameters,
+            timestamp=reply.timestamp,
+        )
 
 
 class TurnRunner:
-    """Runs turns against whichever model they ask for."""
+    """Runs turns whose locks are held."""
 
-    def __init__(self, settings: Settings, store: ConversationStore, models: ModelManager) -> None:
+    def __init__(self, settings: Settings, store: ConversationStore, generator: ChatGenerator) -> None:
         self._settings = settings
         self._store = store
-        self._models = models
+        self._generator = generator
 
-    async def answer(
-        self, find: Callable[[], Conversation], plan: Callable[[Conversation], Turn]
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Lease, generate, commit. A failed turn changes nothing; one left early keeps what was said.
+    async def run(self, turn: Turn, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
+        """Yields what happens, commits, and yields the response. A failed turn changes nothing stored.
 
-        `plan` reads the conversation that `find` gave once it is held for the turn.
+        If the caller stops early, the text generated so far is committed and marked as interrupted.
 
         Raises:
-            ConversationBusy, ConversationFull, ModelNotFound, ModelUnavailable, QueueFull, ContextOverflow,
-            DeadlineExceeded: the conversation is as it was.
+            ConversationFull, ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow,
+            InvalidRequest, DeadlineExceeded.
         """
-        conversation = find()
-        with self._store.turn(conversation):
-            turn = plan(conversation)
-            self._check_size(turn)
-            deadline = Deadline.after(self._settings.request_timeout)
-            async with aclosing(self._models.lease(turn.model_name, deadline)) as lease:
-                async for leased in lease:
-                    if isinstance(leased, ServedModel):
-                        break
-                    yield leased
-                served = leased
-                assert isinstance(served, ServedModel), "a lease ends with its model"
-                sampling = sampling_for(turn.request, served)
-                reply, message_id = Reply(served), new_id("msg")
-                try:
-                    async with aclosing(
-                        self._generate(turn, reply, sampling, message_id, deadline)
-                    ) as events:
-                        async for event in events:
-                            yield event
-                except (GeneratorExit, CancelledError):
-                    if reply.parts:  # what was said stays, marked as interrupted
-                        self._commit(turn, reply, message_id)
-                    raise
-                self._commit(turn, reply, message_id)
-                yield self._response(turn, reply, message_id, sampling)
-
-    def _generate(
-        self, turn: Turn, reply: Reply, sampling: SamplingParams, message_id: str, deadline: Deadline
-    ) -> AsyncGenerator[StartEvent | ThinkingEvent | DeltaEvent, None]:
-        prompt, reply.omitted_messages = self._prompt(turn)
-        generation = reply.served.client.generate(
-            sampling,
-            messages=prompt,
-            continue_final=turn.begun is not None,
-            think=turn.request.think,
-            timeout_s=deadline.remaining_s,
-        )
-        return reply.grow(generation, conversation_id=turn.conversation.id, message_id=message_id)
-
-    def _prompt(self, turn: Turn) -> tuple[tuple[ChatMessage, ...], int]:
-        """The system prompt and the last turns; and how many messages the turn limit left out."""
-        kept = last_turns(turn.history, self._settings.max_conversation_length)
-        messages = [ChatMessage(message.role, message.content) for message in kept]
-        if turn.system_prompt:
-            messages.insert(0, ChatMessage("system", turn.system_prompt))
-        return tuple(messages), len(turn.history) - len(kept)
+        self._check_size(turn)
+        kept = last_turns(turn.messages, self._settings.max_conversation_length)
+        reply = TurnReply(turn, omitted_messages=len(turn.messages) - len(kept))
+        model_input = _model_input(turn, kept)
+        generation = self._generator.generate(model_input, turn.request, turn.model_name, deadline)
+        try:
+            async with aclosing(generation) as events:
+                async for event in events:
+                    if (reported := reply.record(event)) is not None:
+                        yield reported
+        except (GeneratorExit, asyncio.CancelledError):
+            if reply.said:
+                await _to_its_end(self._store.put(reply.conversation()))
+            raise
+        conversation = reply.conversation()
+        await _to_its_end(self._store.put(conversation))
+        yield reply.response(conversation)
 
     def _check_size(self, turn: Turn) -> None:
-        added = [turn.system_prompt, *([turn.asked.content] if turn.asked is not None else [])]
-        size = turn.conversation.size_bytes - len(turn.conversation.system_prompt.encode())
-        if size + sum(len(text.encode()) for text in added) > self._settings.max_conversation_bytes:
+        limit = self._settings.max_conversation_bytes
+        if turn.size_bytes > limit:
             raise ConversationFull(
-                f"The conversation would outgrow {self._settings.max_conversation_bytes:,} bytes.",
+                f"The conversation would grow beyond {limit:,} bytes.",
                 hint="Start a new one, drop turns with undo, or shorten system_prompt.",
             )
 
-    def _commit(self, turn: Turn, reply: Reply, message_id: str) -> None:
-        """User message and reply go in together, with what the request changed of the conversation."""
-        conversation = turn.conversation
-        served = reply.served
-        begun = "" if turn.begun is None else turn.begun.content
-        answer = Message(
-            "assistant",
-            begun + reply.text,
-            id=message_id,
-            model_name=served.profile.name,
-            model_id=served.model_id,
-            finish_reason=reply.finish_reason,
-        )
-        conversation.system_prompt = turn.system_prompt
-        new = [answer] if turn.asked is None else [turn.asked, answer]
-        conversation.commit(new, replacing=len(conversation.messages) - len(turn.before))
-        self._store.put(conversation)
 
-    def _response(self, turn: Turn, reply: Reply, message_id: str, sampling: SamplingParams) -> ChatResponse:
-        assert reply.finished is not None
-        return ChatResponse(
-            response=turn.conversation.messages[-1].content,
-            thinking=reply.thinking,
-            conversation_id=turn.conversation.id,
-            message_id=message_id,
-            model_name=reply.served.profile.name,
-            model_id=reply.served.model_id,
-            generation_time=reply.finished.timings.total_s,
-            finish_reason=reply.finish_reason,
-            message_count=len(turn.conversation.messages),
-            usage=reply.usage(),
-            timings=reply.timings(),
-            omitted_messages=reply.omitted_messages,
-            parameters=reply.parameters(sampling),
-            timestamp=turn.conversation.messages[-1].timestamp,
-        )
+def _model_input(turn: Turn, kept: Sequence[Message]) -> ModelInput:
+    """The system prompt and the kept messages."""
+    system = (ChatMessage("system", turn.history.system_prompt),) if turn.history.system_prompt else ()
+    messages = tuple(ChatMessage(message.role, message.content) for message in kept)
+    return ModelInput(system + messages, extends_last_message=turn.extends, think=turn.request.think)
+
+
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Awaits the work to its end, also if the caller is cancelled meanwhile, and raises that afterwards.
+
+    The turn lock must not be released, nor the reply be lost, while a commit is under way.
+    """
+    task = asyncio.create_task(work)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancellation = error
+    task.result()
+    if cancellation is not None:
+        raise cancellation

@@ -1,103 +1,131 @@
+import asyncio
 import logging
 
 import pytest
 
-from app.core.errors import ConversationBusy, ConversationNotFound, QueueFull
-from app.models.chat.store import ConversationStore
+from app.core.errors import ConversationNotFound, QueueFull
+from app.models.chat.store import ConversationStore, MemoryStore
+from app.models.chat.turn_locks import TurnLocks
 from app.models.conversation import Conversation
 
 
-def store(max_conversations: int = 2, ttl_s: float = 60) -> ConversationStore:
-    return ConversationStore(max_conversations=max_conversations, ttl_s=ttl_s)
-
-
-def put(into: ConversationStore, count: int = 1) -> list[Conversation]:
+async def put(store: ConversationStore, count: int = 1) -> list[Conversation]:
     made = [Conversation() for _ in range(count)]
     for conversation in made:
-        into.put(conversation)
+        await store.put(conversation)
     return made
 
 
-def test_the_least_recently_used_leaves_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    kept = store()
-    first, second = put(kept, 2)
-    kept.get(first.id)
-    with caplog.at_level(logging.WARNING):
-        put(kept)
-    assert kept.get(first.id) is first
-    with pytest.raises(ConversationNotFound):
-        kept.get(second.id)
-    assert second.id in caplog.text
+def memory_store(max_conversations: int = 2) -> tuple[MemoryStore, TurnLocks]:
+    locks = TurnLocks()
+    return MemoryStore(max_conversations=max_conversations, ttl_s=60, held=locks.held), locks
+
+
+def test_the_least_recently_used_is_evicted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        store, _ = memory_store()
+        first, second = await put(store, 2)
+        await store.get(first.id)
+        with caplog.at_level(logging.WARNING):
+            await put(store)
+        assert await store.get(first.id) is first
+        with pytest.raises(ConversationNotFound):
+            await store.get(second.id)
+        assert second.id in caplog.text
+
+    asyncio.run(scenario())
 
 
 def test_a_conversation_in_a_turn_is_never_evicted() -> None:
-    kept = store()
-    first, second = put(kept, 2)
-    with kept.turn(first):
-        put(kept)
-        assert kept.get(first.id) is first
+    async def scenario() -> None:
+        store, locks = memory_store()
+        first, second = await put(store, 2)
+        with locks.hold(first.id):
+            await put(store)
+            assert await store.get(first.id) is first
+            with pytest.raises(ConversationNotFound):
+                await store.get(second.id)
+
+    asyncio.run(scenario())
+
+
+def test_put_refuses_a_new_conversation_if_all_are_in_use() -> None:
+    async def scenario() -> None:
+        store, locks = memory_store(max_conversations=1)
+        (only,) = await put(store)
+        with locks.hold(only.id), pytest.raises(QueueFull):
+            await put(store)
+        assert await store.get(only.id) is only
+
+    asyncio.run(scenario())
+
+
+def test_reserve_gives_a_new_conversation_its_place_before_it_is_put() -> None:
+    async def scenario() -> None:
+        store, locks = memory_store()
+        (old,) = await put(store)
+        fresh, late = Conversation(), Conversation()
+        with locks.hold(old.id), locks.hold(fresh.id):
+            await store.reserve(fresh.id)
+            with locks.hold(late.id), pytest.raises(QueueFull):
+                await store.reserve(late.id)
+            with pytest.raises(QueueFull):
+                await put(store)
+            await store.put(fresh)
+        assert await store.get(fresh.id) is fresh
+        assert (await store.page(limit=10, offset=0)).total == 2
+
+    asyncio.run(scenario())
+
+
+def test_reserve_evicts_an_idle_conversation() -> None:
+    async def scenario() -> None:
+        store, locks = memory_store(max_conversations=1)
+        (old,) = await put(store)
+        with locks.hold("conv_new"):
+            await store.reserve("conv_new")
         with pytest.raises(ConversationNotFound):
-            kept.get(second.id)
+            await store.get(old.id)
+
+    asyncio.run(scenario())
 
 
-def test_nothing_is_dropped_when_everything_is_in_use() -> None:
-    kept = store(max_conversations=1)
-    (only,) = put(kept)
-    with kept.turn(only), pytest.raises(QueueFull):
-        put(kept)
-    assert kept.get(only.id) is only
+def test_delete_removes_a_conversation_once() -> None:
+    async def scenario() -> None:
+        store, _ = memory_store()
+        (only,) = await put(store)
+        await store.delete(only.id)
+        with pytest.raises(ConversationNotFound):
+            await store.delete(only.id)
+
+    asyncio.run(scenario())
 
 
-def test_a_new_conversation_has_its_place_from_the_beginning_of_its_turn() -> None:
-    kept = store(max_conversations=2)
-    (old,) = put(kept)
-    fresh = Conversation()
-    with kept.turn(old), kept.turn(fresh):
-        with pytest.raises(QueueFull), kept.turn(Conversation()):
-            pass
-        kept.put(fresh)
-    assert kept.get(fresh.id) is fresh
-    assert len(kept) == 2
-
-
-def test_a_turn_excludes_another_and_a_delete() -> None:
-    kept = store()
-    (only,) = put(kept)
-    with kept.turn(only):
-        with pytest.raises(ConversationBusy), kept.turn(only):
-            pass
-        with pytest.raises(ConversationBusy):
-            kept.delete(only.id)
-    kept.delete(only.id)
-    with pytest.raises(ConversationNotFound):
-        kept.get(only.id)
-
-
-def test_a_turn_ends_also_when_it_fails() -> None:
-    kept = store()
-    (only,) = put(kept)
-    with pytest.raises(ZeroDivisionError), kept.turn(only):
-        raise ZeroDivisionError
-    with kept.turn(only):
-        pass
-
-
-def test_old_conversations_are_forgotten() -> None:
+def test_an_idle_conversation_expires_and_one_in_a_turn_does_not() -> None:
     now_s = [0.0]
-    kept = ConversationStore(max_conversations=2, ttl_s=60, clock=lambda: now_s[0])
-    (old,) = put(kept)
-    now_s[0] = 50
-    (young,) = put(kept)
-    now_s[0] = 61
-    with pytest.raises(ConversationNotFound):
-        kept.get(old.id)
-    assert kept.page(limit=10, offset=0) == [young]
+
+    async def scenario() -> None:
+        locks = TurnLocks()
+        store = MemoryStore(max_conversations=3, ttl_s=60, held=locks.held, clock=lambda: now_s[0])
+        old, busy = await put(store, 2)
+        now_s[0] = 50
+        (young,) = await put(store)
+        now_s[0] = 61
+        with locks.hold(busy.id):
+            with pytest.raises(ConversationNotFound):
+                await store.get(old.id)
+            assert (await store.page(limit=10, offset=0)).conversations == (young, busy)
+
+    asyncio.run(scenario())
 
 
 def test_page_lists_the_most_recently_used_first() -> None:
-    kept = store(max_conversations=3)
-    first, second, third = put(kept, 3)
-    kept.get(first.id)
-    assert kept.page(limit=2, offset=0) == [first, third]
-    assert kept.page(limit=2, offset=2) == [second]
-    assert len(kept) == 3
+    async def scenario() -> None:
+        store, _ = memory_store(max_conversations=3)
+        first, second, third = await put(store, 3)
+        await store.get(first.id)
+        page = await store.page(limit=2, offset=0)
+        assert (page.conversations, page.total) == ((first, third), 3)
+        assert (await store.page(limit=2, offset=2)).conversations == (second,)
+
+    asyncio.run(scenario())

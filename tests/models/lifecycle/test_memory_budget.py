@@ -11,13 +11,12 @@ import pytest
 
 from app.core.config import Settings
 from app.core.errors import ModelCorrupt, ModelTooLarge
-from app.models.chat.store import ConversationStore
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
-from tests.models.conftest import asyncio_timeout, collect, leased, profile
+from tests.models.conftest import asyncio_timeout, chats_of, collect, leased, profile
 
 ENOUGH = 1_000_000_000
 TOO_LITTLE = 300_000_000  # bytes; a worker of a tiny model takes more
@@ -134,7 +133,7 @@ def test_memory_is_shared(
     residency = replace(EvictionPolicy.of(settings), max_loaded=9, available=machine.available)
     with asyncio.Runner() as runner:
         machine.models = models = ModelManager(settings, catalogue, Hub(tmp_path), residency)
-        chats = ChatModelManager(settings, ConversationStore(max_conversations=99, ttl_s=600), models)
+        chats = chats_of(settings, models)
         try:
             runner.run(asyncio_timeout(story(Loads(models, machine, chats))))
         finally:

@@ -15,14 +15,13 @@ import pytest
 from app.core.catalogue import Source
 from app.core.config import Settings
 from app.core.errors import DomainError
-from app.models.chat.generation import TextGenerator
-from app.models.chat.store import ConversationStore
-from app.models.chat_manager import ChatModelManager
+from app.models.chat.completion import TextGenerator
+from app.models.chat.generation import ChatGenerator
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import LoadProgress
 from tests.hub.standin import Mishap, Refusal, StandInHub, running
-from tests.models.conftest import World, profile
+from tests.models.conftest import World, chats_of, profile
 from tests.models.hub.requests import hub_of, make_folder
 
 ROUNDS = int(os.environ.get("SWITCH_ROUNDS", "0"))  # of a switch for each fault below; 0: one of each kind
@@ -80,8 +79,10 @@ def scene(
     files = {path.name: path.read_bytes() for path in tiny_folders["tiny-b"].iterdir()}
     with running(StandInHub()) as hub, asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, hub_of(hub, cache))
-        chats = ChatModelManager(settings, ConversationStore(max_conversations=99, ttl_s=600), models)
-        world = World(runner, models, chats, TextGenerator(settings, models), ServerStatus(models))
+        chats = chats_of(settings, models)
+        world = World(
+            runner, models, chats, TextGenerator(settings, ChatGenerator(models)), ServerStatus(models)
+        )
         world.collect(models.switch("tiny-a"))
         yield Scene(world, hub, cache, files)
         world.run(models.close())

@@ -1,0 +1,114 @@
+"""Completes raw prompts, without a conversation or a chat template."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from app.core.config import Settings
+from app.core.deadline import Deadline
+from app.core.errors import InvalidRequest
+from app.models.chat.generation import ChatGenerator, ModelInput, ReplyEvent
+from app.models.chat.reply import GeneratedReply
+from app.models.schemas import (
+    DeltaEvent,
+    GenerateRequest,
+    GenerateResponse,
+    LoadProgress,
+    StartEvent,
+    ThinkingEvent,
+    Usage,
+)
+
+GenerateEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | GenerateResponse
+
+
+class TextGenerator:
+    """The service behind POST /generate."""
+
+    def __init__(self, settings: Settings, generator: ChatGenerator) -> None:
+        self._settings = settings
+        self._generator = generator
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+        """Yields what happens and at last the response. Of several sequences only the response is yielded.
+
+        Raises:
+            InvalidRequest, ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow,
+            DeadlineExceeded.
+        """
+        began = time.monotonic()
+        deadline = Deadline.after(self._settings.request_timeout)
+        self._check_count(request.num_return_sequences)
+        if request.num_return_sequences > 1:
+            replies = await self._collect_all(request, deadline)
+            yield _response(request, replies, time.monotonic() - began)
+            return
+        async with aclosing(self._events(request, deadline)) as events:
+            async for event in events:
+                if isinstance(event, GeneratedReply):
+                    yield _response(request, [event], time.monotonic() - began)
+                else:
+                    yield event
+
+    def _check_count(self, sequences: int) -> None:
+        """Refuses a number that the server never admits as invalid, because trying again would not help."""
+        limit = self._settings.max_active_requests + self._settings.max_queued_requests
+        if sequences > limit:
+            raise InvalidRequest(
+                f"num_return_sequences: this server takes at most {limit} at once.",
+                hint="Ask for fewer, or raise LLM_MAX_QUEUED_REQUESTS.",
+            )
+
+    async def _collect_all(self, request: GenerateRequest, deadline: Deadline) -> list[GeneratedReply]:
+        """All sequences, which run side by side. If one fails, the others are cancelled."""
+        tasks = [
+            asyncio.create_task(self._collect(_reseeded(request, index), deadline))
+            for index in range(request.num_return_sequences)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _collect(self, request: GenerateRequest, deadline: Deadline) -> GeneratedReply:
+        async with aclosing(self._events(request, deadline)) as events:
+            async for event in events:
+                last = event
+        assert isinstance(last, GeneratedReply), "a generation ends with its reply"
+        return last
+
+    def _events(
+        self, request: GenerateRequest, deadline: Deadline
+    ) -> AsyncGenerator[LoadProgress | ReplyEvent, None]:
+        sampling = request.model_copy(update={"temperature": 0.0}) if request.do_sample is False else request
+        prompt = ModelInput(prompt=request.prompt)
+        return self._generator.generate(prompt, sampling, request.model_name, deadline)
+
+
+def _reseeded(request: GenerateRequest, index: int) -> GenerateRequest:
+    """Gives each sequence a seed of its own, such that the same request draws the same set again."""
+    if request.seed is None:
+        return request
+    return request.model_copy(update={"seed": (request.seed + index) % 2**63})
+
+
+def _response(request: GenerateRequest, replies: list[GeneratedReply], seconds: float) -> GenerateResponse:
+    first = replies[0]
+    return GenerateResponse(
+        generated_text=[reply.text for reply in replies],
+        finish_reasons=[reply.finish_reason for reply in replies],
+        prompt=request.prompt,
+        model_name=first.model_name,
+        model_id=first.model_id,
+        generation_time=seconds,
+        parameters=first.parameters,
+        usage=Usage(
+            prompt_tokens=first.usage.prompt_tokens,
+            completion_tokens=sum(reply.usage.completion_tokens for reply in replies),
+            cached_tokens=first.usage.cached_tokens,
+        ),
+        timings=first.timings,
+    )

@@ -1,0 +1,36 @@
+"""Lets a conversation have one turn at a time."""
+
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+
+from app.core.errors import ConversationBusy
+
+
+class TurnLocks:
+    """The conversations that are in the middle of a turn, by id. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+
+    @property
+    def held(self) -> Set[str]:
+        """The ids of the conversations in a turn, as they are at the time of looking."""
+        return self._held
+
+    @contextmanager
+    def hold(self, conversation_id: str) -> Iterator[None]:
+        """Keeps other turns out of the conversation. Never waits.
+
+        Raises:
+            ConversationBusy: another turn holds it.
+        """
+        if conversation_id in self._held:
+            raise ConversationBusy(
+                "The conversation is in the middle of a turn.",
+                hint="Wait for the reply to end, or close its stream.",
+            )
+        self._held.add(conversation_id)
+        try:
+            yield
+        finally:
+            self._held.discard(conversation_id)
