@@ -1,1 +1,1 @@
-"""How fast the server is, measured on the machine it runs on: `python -m tests.benchmarks --help`."""
+"""Measures how fast the server is on this machine: `python -m tests.benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks`: measures, shows the table, writes the figures."""
+"""Runs `python -m tests.benchmarks`: measures, prints a table and writes the figures as JSON."""
 
 import argparse
 import asyncio
@@ -39,38 +39,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=_DESCRIPTION)
-    parser.add_argument("--quick", action="store_true", help="small models and short replies, in two minutes")
-    parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES, help="which; all if left out")
-    parser.add_argument("--only", action="append", choices=LOADS, help="this load; may be given again")
-    parser.add_argument("--tokens", type=_count, help="tokens of a single reply")
-    parser.add_argument("--quantization", choices=("none", "int8"), default="none", help="of our own weights")
-    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="where the figures go")
-    parser.add_argument("--cache", type=Path, default=_CACHE, help="where the made models are kept")
+    parser.add_argument("--quick", action="store_true", help="small models and short replies (two minutes)")
+    parser.add_argument(
+        "--models", nargs="+", choices=NAMES, default=NAMES, help="the models to measure (default: all)"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=LOADS, help="measure this load only; may be repeated"
+    )
+    parser.add_argument("--tokens", type=_count, help="the length of a single reply in tokens")
+    parser.add_argument(
+        "--quantization", choices=("none", "int8"), default="none", help="the form of our own weights"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="the file for the figures")
+    parser.add_argument("--cache", type=Path, default=_CACHE, help="the folder for the generated models")
     parser.add_argument(
         "--transformers-serve",
         type=Path,
         metavar="PYTHON",
-        help="of an environment with transformers[serving]",
+        help="the Python of an environment with transformers[serving], to measure it as well",
     )
-    parser.add_argument("--llama-server", type=Path, metavar="BINARY")
+    parser.add_argument("--llama-server", type=Path, metavar="BINARY", help="a llama-server to measure")
     parser.add_argument(
         "--gguf",
         type=_named_file,
         action="append",
         default=[],
         metavar="[MODEL=]FILE",
-        help=f"what llama-server serves as that model ({LLAMA_1B.name}); may be given again",
+        help=f"the file that llama-server serves as MODEL (default: {LLAMA_1B.name}); may be repeated",
     )
     return parser
 
 
-_DESCRIPTION = "Measures the engine alone and the server over HTTP, against the limit that memory sets."
+_DESCRIPTION = "Measures the engine and the server over HTTP, and compares both with the memory bandwidth."
 
 
 def _count(text: str) -> int:
     count = int(text)
     if count < 4:
-        raise argparse.ArgumentTypeError("too few to measure a pace")
+        raise argparse.ArgumentTypeError("too few tokens to measure a rate (at least 4)")
     return count
 
 

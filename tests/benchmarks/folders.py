@@ -1,9 +1,9 @@
-"""Owns the model folders: written once, shard by shard, with random weights; and what a folder weighs.
+"""Generates model folders with random weights, shard by shard, and computes their sizes.
 
-A reply must not end before its `max_tokens`: the embedding, which is also the output layer, has small rows
-for all tokens but words. So a greedy reply never holds an end, a stop string or half a character.
-Nor may it repeat itself, or guessing ahead would look better than it is: the spreads below keep the last word
-strong beside the average of those before, and weak beside what the layers make of it.
+A reply must not end before `max_tokens`. Therefore the embedding, which is also the output layer, has small
+rows for all tokens except words: a greedy reply contains no end token, stop string or partial character.
+A reply must not repeat itself either, or speculation would look better than it is. With the standard
+deviations below, the last word outweighs the average of earlier words, and the layers' output outweighs it.
 """
 
 import json
@@ -18,21 +18,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from app.models.hub.client import is_complete
+from app.models.hub.folder import is_complete
 from tests.benchmarks.shapes import Shape
 from tests.benchmarks.vocabulary import FIRST_WORD, make_tokenizer
 
 _SHARD_BYTES = 500_000_000
 _TABLE_SPREAD = 0.1
-_ATTENTION_SHARE = 0.2  # of what attention adds, against the other layers
+_ATTENTION_SHARE = 0.2  # scale of the attention outputs, relative to the other layers
 _ATTENTION_OUTPUTS = ("attn.c_proj.weight", "attn.o_proj.weight")
 _EMBEDDINGS = ("wte.weight", "embed_tokens.weight")
-_RARE = 0.05  # of a word's row, where the token is none
-_LOOKED_UP = ("wpe.weight",)  # one row a token, however many there are
+_RARE = 0.05  # scale of the rows of tokens that are not words
+_LOOKED_UP = ("wpe.weight",)  # tables from which a token reads one row
 
 
 def ensure(shape: Shape, cache: Path) -> Path:
-    """The folder of the shape, in the place where a server with this cache finds it."""
+    """The folder of the model below `cache`, where a server looks for it. Generates it if it is missing."""
     folder = cache / shape.source.location
     if not is_complete(folder):
         partial = folder.with_name(folder.name + ".partial")
@@ -45,7 +45,7 @@ def ensure(shape: Shape, cache: Path) -> Path:
 
 
 def bytes_per_token(folder: Path, item_bytes: int) -> int:
-    """Weights that one token reads, in a form of `item_bytes` each: all but the tables of rows to look up."""
+    """Bytes of weights that one token reads, at `item_bytes` each: all weights except lookup tables."""
     sizes = dict(_sizes(folder))
     looked_up = _LOOKED_UP if "lm_head.weight" not in sizes else (*_LOOKED_UP, *_EMBEDDINGS)
     return sum(size for name, size in sizes.items() if not name.endswith(looked_up)) * item_bytes
@@ -62,14 +62,16 @@ def weights_bytes(folder: Path) -> int:
 def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+            for name in tensors.keys():  # noqa: SIM118 (it is not a mapping)
                 yield name, math.prod(tensors.get_slice(name).get_shape())
 
 
 def _write(shape: Shape, folder: Path) -> None:
     make_tokenizer(shape.vocabulary).save_pretrained(folder)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape.config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+            shape.config, dtype=torch.bfloat16
+        )
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tensors = {name: tensor.shape for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
@@ -109,5 +111,7 @@ def _weight(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
     elif name.endswith(_ATTENTION_OUTPUTS):
         weight *= _ATTENTION_SHARE
     elif not is_table:
-        weight -= weight.mean(inputs, keepdim=True)  # GELU's outputs have a mean, the same after every word
+        weight -= weight.mean(
+            inputs, keepdim=True
+        )  # GELU's outputs have a mean that does not depend on the word
     return weight.bfloat16()

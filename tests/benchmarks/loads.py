@@ -1,4 +1,4 @@
-"""Owns the loads: what is asked of a target, and the figures that come of it. The same for every target."""
+"""The loads: the requests that every target gets, and the figures computed from its replies."""
 
 import asyncio
 import time
@@ -7,27 +7,27 @@ from contextlib import asynccontextmanager
 from statistics import median
 
 from tests.benchmarks.plan import Plan
-from tests.benchmarks.targets import ChatFormat, Target
+from tests.benchmarks.targets import Dialogue, Target
 from tests.benchmarks.traces import Trace, median_first_token_s, total_tokens_per_s
 from tests.benchmarks.vocabulary import Words
 
 Figures = dict[str, float]
-Talkers = list["asyncio.Future[None]"]
+Replies = list["asyncio.Task[None]"]
 
 _TURNS = 4
-_SETTLED_PIECES = 8  # that each of several talkers must have said before anything is measured
-_TALK_TOKENS = 512  # at most, of a reply that is ended when enough of it was seen
-_MARGIN_TOKENS = 80  # of the window, for what the chat template writes
+_SETTLED_PIECES = 8  # that each of several replies must have before anything is measured
+_REPLY_TOKENS = 512  # the most, of a reply that is cancelled after the measurement
+_MARGIN_TOKENS = 80  # of the context, for the chat template
 
 
 async def warm_up(target: Target) -> None:
-    """What only the first request pays for: a connection, at a peer the model."""
+    """Pays the costs of the first request: the connection, and loading the model in other servers."""
     await target.dialogue().say("Hello", 4, Trace())
 
 
 async def single(target: Target, plan: Plan, messages: Sequence[str]) -> Figures:
-    """One conversation at a time, each with one message."""
-    traces = [await _told(target.dialogue(), message, plan.tokens) for message in messages]
+    """Conversations of one message, one after another."""
+    traces = [await _ask(target.dialogue(), message, plan.tokens) for message in messages]
     return {
         "single.decode": median(trace.tokens_per_s for trace in traces if trace.tokens > 2),
         "single.first": median_first_token_s(traces),
@@ -36,12 +36,12 @@ async def single(target: Target, plan: Plan, messages: Sequence[str]) -> Figures
 
 
 async def users(target: Target, plan: Plan, words: Words, count: int) -> Figures:
-    """So many at once, each with several turns, the next when the last is answered."""
+    """`count` concurrent conversations of several turns. Each sends the next message after a reply."""
 
     async def talk() -> list[Trace]:
         dialogue = target.dialogue()
         messages = [words.message(plan.user_message_tokens) for _ in range(plan.user_turns)]
-        return [await _told(dialogue, message, plan.user_tokens) for message in messages]
+        return [await _ask(dialogue, message, plan.user_tokens) for message in messages]
 
     dialogues = await asyncio.gather(*(talk() for _ in range(count)))
     traces = [trace for dialogue in dialogues for trace in dialogue]
@@ -56,13 +56,13 @@ async def users(target: Target, plan: Plan, words: Words, count: int) -> Figures
 
 
 async def together(target: Target, plan: Plan, words: Words, window: int, count: int) -> Figures:
-    """So many replies at once, measured while every one of them decodes; nothing where they never all do."""
+    """The rate of `count` concurrent replies while all of them decode. Empty if they never all do."""
     traces = [Trace() for _ in range(count)]
-    async with _talking(target, plan, words, window, traces) as talkers:
-        if not await _until_each_said(traces, _SETTLED_PIECES, talkers):
+    async with _streaming(target, plan, words, window, traces) as replies:
+        if not await _all_reached(traces, _SETTLED_PIECES, replies):
             return {}
         since = time.monotonic()
-        if not await _until_each_said(traces, _SETTLED_PIECES + plan.user_tokens, talkers):
+        if not await _all_reached(traces, _SETTLED_PIECES + plan.user_tokens, replies):
             return {}
         until = time.monotonic()
     tokens = sum(trace.tokens_within(since, until) for trace in traces)
@@ -70,7 +70,7 @@ async def together(target: Target, plan: Plan, words: Words, window: int, count:
 
 
 async def turns(target: Target, plan: Plan, words: Words, window: int) -> Figures:
-    """One conversation of four turns: short, two that fill the history, and short again."""
+    """A conversation of four turns: a short one, two that fill the history, and a short one."""
     room = window - window // 4 - _MARGIN_TOKENS - 2 * plan.message_tokens - 3 * plan.history_reply_tokens
     filling = min(plan.history_tokens, room) // 2
     lengths = (plan.message_tokens, filling, filling, plan.message_tokens)
@@ -78,7 +78,7 @@ async def turns(target: Target, plan: Plan, words: Words, window: int) -> Figure
     for _ in range(plan.repetitions):
         dialogue = target.dialogue()
         messages = [words.message(length) for length in lengths]
-        runs.append([await _told(dialogue, message, plan.history_reply_tokens) for message in messages])
+        runs.append([await _ask(dialogue, message, plan.history_reply_tokens) for message in messages])
     firsts = [median_first_token_s([run[turn] for run in runs]) for turn in range(_TURNS)]
     figures = {f"turns.first{turn}": value for turn, value in enumerate(firsts, start=1)}
     last = runs[-1][-1]
@@ -90,18 +90,18 @@ async def turns(target: Target, plan: Plan, words: Words, window: int) -> Figure
 
 
 async def long_prompt(target: Target, plan: Plan, words: Words, window: int) -> Figures:
-    """A long prompt arrives while short conversations are being answered: how their pace changes."""
+    """How a long prompt changes the gaps between the tokens of short conversations."""
     tokens = min(plan.long_tokens, window - _MARGIN_TOKENS - 8)
-    traces = [Trace() for _ in range(plan.talkers)]
-    async with _talking(target, plan, words, window, traces) as talkers:
-        if not await _until_each_said(traces, 2 * _SETTLED_PIECES, talkers):
+    traces = [Trace() for _ in range(plan.background_streams)]
+    async with _streaming(target, plan, words, window, traces) as replies:
+        if not await _all_reached(traces, 2 * _SETTLED_PIECES, replies):
             return {}
         since = max(trace.arrivals[0] for trace in traces)
-        long = await _told(target.dialogue(), words.message(tokens), 4)
+        long = await _ask(target.dialogue(), words.message(tokens), 4)
     before = [gap for trace in traces for gap in trace.gaps(since, long.began)]
     during = [gap for trace in traces for gap in trace.gaps(long.began, long.arrivals[0])]
     if not during:
-        during = [long.first_token_s]  # all stood still
+        during = [long.first_token_s]  # no stream advanced
     return {
         "long.before": median(before),
         "long.during": median(during),
@@ -112,37 +112,37 @@ async def long_prompt(target: Target, plan: Plan, words: Words, window: int) -> 
 
 
 @asynccontextmanager
-async def _talking(
+async def _streaming(
     target: Target, plan: Plan, words: Words, window: int, traces: Sequence[Trace]
-) -> AsyncIterator[Talkers]:
-    """A short conversation for each trace, given up at the end of the block."""
-    reply_tokens = min(_TALK_TOKENS, window - plan.message_tokens - _MARGIN_TOKENS)
+) -> AsyncIterator[Replies]:
+    """Runs a short conversation for each trace, and cancels them at the end."""
+    reply_tokens = min(_REPLY_TOKENS, window - plan.message_tokens - _MARGIN_TOKENS)
     messages = [words.message(plan.message_tokens) for _ in traces]
-    talks = [
-        asyncio.ensure_future(target.dialogue().say(message, reply_tokens, trace))
+    replies = [
+        asyncio.create_task(target.dialogue().say(message, reply_tokens, trace))
         for message, trace in zip(messages, traces, strict=True)
     ]
     try:
-        yield talks
+        yield replies
     finally:
-        for talk in talks:
-            talk.cancel()
-        await asyncio.gather(*talks, return_exceptions=True)
+        for reply in replies:
+            reply.cancel()
+        await asyncio.gather(*replies, return_exceptions=True)
 
 
-async def _until_each_said(traces: Sequence[Trace], pieces: int, talkers: Talkers) -> bool:
-    """Whether they all came so far before the first of them ended. Raises what went wrong with that one."""
+async def _all_reached(traces: Sequence[Trace], pieces: int, replies: Replies) -> bool:
+    """Whether all replies got this many pieces before one of them ended. Raises the error of a failed one."""
     while any(len(trace.arrivals) < pieces for trace in traces):
-        ended = [talker for talker in talkers if talker.done()]
-        for talker in ended:
-            talker.result()
+        ended = [reply for reply in replies if reply.done()]
+        for reply in ended:
+            reply.result()
         if ended:
             return False
         await asyncio.sleep(0.002)
     return True
 
 
-async def _told(dialogue: ChatFormat, message: str, max_tokens: int) -> Trace:
+async def _ask(dialogue: Dialogue, message: str, max_tokens: int) -> Trace:
     trace = Trace()
     await dialogue.say(message, max_tokens, trace)
     return trace

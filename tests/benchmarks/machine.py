@@ -1,4 +1,4 @@
-"""Owns what is said of the machine: its description, and how fast it reads memory."""
+"""Describes the machine, and measures its memory bandwidth and the memory of processes."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 import torch
 
 from app import __version__
@@ -37,15 +37,15 @@ def describe() -> dict[str, object]:
 
 
 def bandwidth(repetitions: int) -> float:
-    """Bytes per second of summing 1 GiB with every thread: the best of several, since it is a limit."""
+    """Memory bandwidth in bytes per second, from summing 1 GiB with all threads; the best of several runs."""
     numbers = torch.ones(_READ_BYTES // 4)
     return max(_READ_BYTES / _sum_s(numbers) for _ in range(repetitions))
 
 
 class PeakMemory:
-    """The most memory of their own that the processes started within the block have had at a time, in bytes.
+    """A context manager that records the peak private memory of the processes started within it, in bytes.
 
-    Mapped files, such as weights on their way in, are the system's cache: it takes them back as it likes.
+    Mapped files do not count, because the system can free their pages at any time.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class PeakMemory:
 
 
 def _own_bytes(process: psutil.Process) -> int:
-    """Where the system does not tell mapped files apart, all that is resident."""
+    """The private memory of the process, or its resident memory if the system does not report it."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Owns the other servers that may be measured beside this one, each in its own process."""
+"""Starts other servers, each in its own process, to compare this one with them."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ _LAST_WORDS = 600  # bytes
 
 @dataclass(frozen=True)
 class Peer:
-    """`command` starts it, `{port}` standing for the port; `fields` go into every request."""
+    """A server to compare with. `command` contains `{port}` for the port, and every request `fields`."""
 
     name: str
     command: tuple[str, ...]
@@ -30,7 +30,7 @@ class Peer:
 
 
 def transformers_serve(python: Path, folder: Path, *, batches: bool) -> Peer:
-    """In bfloat16 where the processor computes in it, else in float32, which is faster there."""
+    """transformers serve, in bfloat16 if the processor supports it, otherwise in float32."""
     dtype = "bfloat16" if computes_in_bfloat16() else "float32"
     options = ("--continuous-batching",) if batches else ()
     serve = (str(python), "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1")
@@ -52,10 +52,10 @@ def llama_server(binary: Path, gguf: Path, *, slots: int, slot_tokens: int) -> P
 
 @contextmanager
 def running(peer: Peer) -> Iterator[str]:
-    """Its address. It ends with the block.
+    """Starts the server, yields its address, and stops it at the end.
 
     Raises:
-        RuntimeError: it does not answer, or breaks off; with the end of what it said.
+        RuntimeError: the server does not answer or closes a connection. The message has the end of its log.
     """
     port = str(free_port())
     command = [part.replace("{port}", port) for part in peer.command]
@@ -103,4 +103,4 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        process.wait(_END_S)

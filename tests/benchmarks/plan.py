@@ -1,4 +1,4 @@
-"""Owns how much is measured: token counts, users and repetitions, in full and for a quick run."""
+"""Sets the size of the benchmark: token counts, users and repetitions, for a full and for a quick run."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ class Plan:
     user_turns: int
     user_message_tokens: int
     user_tokens: int  # of each user's replies
-    history_tokens: int  # before the last turn, where the window holds them
+    history_tokens: int  # before the last turn, or fewer if the context is shorter
     history_reply_tokens: int
-    long_tokens: int  # of the long prompt, where the window holds them
-    talkers: int  # short conversations that it arrives among
-    is_small: bool  # whether small models stand for the real ones
+    long_tokens: int  # of the long prompt, or fewer if the context is shorter
+    background_streams: int  # short conversations that run beside the long prompt
+    is_small: bool  # whether small models replace those of real shapes
 
     limit_s: float = 600  # for each measurement
 
@@ -32,7 +32,7 @@ FULL = Plan(
     history_tokens=2000,
     history_reply_tokens=32,
     long_tokens=4000,
-    talkers=4,
+    background_streams=4,
     is_small=False,
 )
 QUICK = Plan(
@@ -46,7 +46,7 @@ QUICK = Plan(
     history_tokens=200,
     history_reply_tokens=8,
     long_tokens=400,
-    talkers=4,
+    background_streams=4,
     is_small=True,
     limit_s=60,
 )

@@ -1,6 +1,7 @@
-"""`python -m tests.benchmarks.quality`: what 8-bit weights cost, on held-out talk of the built-in model's.
+"""Measures the effect of 8-bit weights on quality: `python -m tests.benchmarks.quality`.
 
-Perplexity of the reply tokens, and how often both forms of the weights would choose the same next token.
+Prints the built-in model's perplexity on held-out replies, and how often both forms of the weights would
+choose the same next token.
 """
 
 import random
@@ -24,7 +25,7 @@ _CONVERSATIONS = 300
 _EXCHANGES = 8
 _SEED = 7
 
-Talk = tuple[list[int], list[bool]]  # ids, and which of them belong to replies
+Talk = tuple[list[int], list[bool]]  # ids, and whether each belongs to a reply
 
 
 def main() -> int:
@@ -47,7 +48,7 @@ def main() -> int:
 
 def _loaded(quantization: Quantization) -> tuple[LoadedModel, list[Talk]]:
     loaded = load(WorkerSpec(str(BUILTIN_PATH), "builtin"), lambda *_: None)
-    maker = BatchMaker(loaded.tokenizer, (), _SEED)  # type: ignore[arg-type]  # it is a fast one
+    maker = BatchMaker(loaded.tokenizer, (), _SEED)  # type: ignore[arg-type]  # it is a fast tokenizer
     rng = random.Random(_SEED)
     talks = [maker.encode(conversation(rng, _EXCHANGES, held_out=True)) for _ in range(_CONVERSATIONS)]
     check_packed_path(loaded.model, loaded.dtype, quantization)
@@ -55,7 +56,7 @@ def _loaded(quantization: Quantization) -> tuple[LoadedModel, list[Talk]]:
 
 
 def _logits(loaded: LoadedModel, talk: Talk) -> torch.Tensor:
-    """`[reply tokens, vocabulary]`: before each token of a reply, in one pass."""
+    """The logits for each token of the replies, `[reply tokens, vocabulary]`, from one pass."""
     ids, is_reply = talk
     sequence = TokenSequence("talk", ids[:1], slot=Slot(len(ids)))
     logits = ModelRunner(loaded.model).forward([Chunk(sequence, 1, tuple(ids[1:]))])

@@ -1,4 +1,4 @@
-"""Owns how the figures are shown and kept: one table, and JSON beside it."""
+"""Collects the figures, and presents them as a table and as JSON."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ _SCALES = {_MILLISECONDS: 1e3, _MEGABYTES: 1e-6}
 
 @dataclass(frozen=True)
 class Measure:
-    """One row. `streams` says of how many sequences' limit the rate is a part."""
+    """One row of the table. `streams` is the number of sequences by which the limit is multiplied."""
 
     key: str
     label: str
@@ -23,7 +23,7 @@ class Measure:
 def _users(count: int) -> tuple[Measure, ...]:
     return (
         Measure(f"users{count}.decode", f"{count} users, all decoding", _RATE, count),
-        Measure(f"users{count}.total", f"{count} users, in all", _RATE),
+        Measure(f"users{count}.total", f"{count} users, total rate", _RATE),
         Measure(f"users{count}.first", f"{count} users, first token, turn 1", _MILLISECONDS),
         Measure(f"users{count}.later", f"{count} users, first token, turn 2", _MILLISECONDS),
         Measure(f"users{count}.gap", f"{count} users, gap between tokens", _MILLISECONDS),
@@ -32,19 +32,19 @@ def _users(count: int) -> tuple[Measure, ...]:
 
 MEASURES = (
     Measure("single.decode", "one stream", _RATE, 1),
-    Measure("single.share", "one stream, of the engine alone", _RATIO),
+    Measure("single.share", "one stream, share of the engine's rate", _RATIO),
     Measure("single.first", "one stream, first token", _MILLISECONDS),
-    Measure("single.step", "one stream, tokens at a time", _RATIO),
+    Measure("single.step", "one stream, tokens per piece", _RATIO),
     *_users(8),
     *_users(32),
     *(Measure(f"turns.first{n}", f"turn {n}, first token", _MILLISECONDS) for n in range(1, 5)),
-    Measure("turns.ratio", "turn 4 to turn 1", _RATIO),
+    Measure("turns.ratio", "turn 4, relative to turn 1", _RATIO),
     Measure("turns.prompt", "turn 4, prompt", _COUNT),
-    Measure("turns.cached", "turn 4, of it cached", _COUNT),
-    Measure("long.before", "gap before a long prompt", _MILLISECONDS),
-    Measure("long.during", "gap beside it", _MILLISECONDS),
-    Measure("long.worst", "longest gap beside it", _MILLISECONDS),
-    Measure("long.ratio", "gap beside it to before", _RATIO),
+    Measure("turns.cached", "turn 4, cached part of the prompt", _COUNT),
+    Measure("long.before", "gap between tokens before a long prompt", _MILLISECONDS),
+    Measure("long.during", "gap during the long prompt", _MILLISECONDS),
+    Measure("long.worst", "longest gap during the long prompt", _MILLISECONDS),
+    Measure("long.ratio", "gap during the prompt, relative to before", _RATIO),
     Measure("long.first", "first token of the long prompt", _SECOND),
     Measure("start.health", "start to first answer", _SECOND),
     Measure("start.ready", "start to ready", _SECOND),
@@ -52,13 +52,13 @@ MEASURES = (
     Measure("switch.cold", "switch to a model on disk", _SECOND),
     Measure("switch.back", "switch back to a loaded model", _MILLISECONDS),
     Measure("memory.peak", "peak memory after load", _MEGABYTES),
-    Measure("memory.beyond", "of it beside the weights", _MEGABYTES),
+    Measure("memory.beyond", "peak memory without the weights", _MEGABYTES),
 )
 
 
 @dataclass
 class ModelReport:
-    """Everything measured of one model: by target, by key of a measure, in seconds, bytes or tokens."""
+    """All figures of one model, by target and by the measure's key, in seconds, bytes or tokens."""
 
     name: str
     weights_bytes: int
@@ -83,7 +83,7 @@ class Report:
     machine: dict[str, object]
     plan: dict[str, object]
     models: list[ModelReport] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what was left out, and why
+    notes: list[str] = field(default_factory=list)  # what was skipped, and why
     failures: list[str] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
@@ -91,7 +91,7 @@ class Report:
         path.write_text(json.dumps(asdict(self) | {"ratios": self._ratios()}, indent=1) + "\n")
 
     def _ratios(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Of each rate to the model's limit."""
+        """Each rate divided by the model's limit, by model, target and measure."""
         return {
             model.name: {
                 target: {
@@ -124,9 +124,7 @@ class Report:
 
     def _remarks(self) -> list[str]:
         read = [f"{model.name} in {model.weights} {model.bandwidth / 1e9:.1f} GB/s" for model in self.models]
-        limits = (
-            "In brackets: share of the limit, which is the memory's speed over the weights that a token reads"
-        )
+        limits = "In brackets: share of the limit, that is memory bandwidth over the weights read per token"
         return [f"{limits} ({', '.join(read)}).", *self.notes, *(f"Failed: {line}" for line in self.failures)]
 
 
@@ -141,5 +139,5 @@ def _cells(model: ModelReport, measure: Measure, targets: list[str]) -> list[str
 
 
 def _number(value: float) -> str:
-    """Three digits that count."""
+    """The number with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

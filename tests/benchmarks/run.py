@@ -1,4 +1,4 @@
-"""Owns the order: for each model its limit, the engine alone, the server over HTTP, and the peers."""
+"""Runs the benchmark: for each model the limit, the engine alone, the server, and other servers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -14,15 +14,15 @@ from app.core.errors import DomainError
 from app.engine.ipc.messages import Quantization
 from tests.benchmarks import folders, loads, machine, peers, shapes, starts, targets
 from tests.benchmarks.loads import Figures
+from tests.benchmarks.models import BenchmarkModel, prepare_model
 from tests.benchmarks.peers import Peer
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.report import ModelReport, Report
-from tests.benchmarks.subjects import Subject, subject
 from tests.benchmarks.targets import EngineTarget, PeerTarget, ServerTarget, Target
 
 LOADS = ("single", "users", "turns", "long", "start", "switch", "memory")
 _ITEM_BYTES = {"float32": 4, "int8": 1}  # of the layers' weights; 2 otherwise
-_READS = 5  # of memory, before the engine's loads and after them
+_READS = 5  # of memory, before and after the engine's loads
 _HTTP = ServerTarget.name
 
 Work = Callable[[], Awaitable[Figures]]
@@ -30,7 +30,7 @@ Work = Callable[[], Awaitable[Figures]]
 
 @dataclass
 class Benchmark:
-    """`cache` holds the made models; `only` are the loads that are measured."""
+    """One run of the benchmark. `cache` holds the generated models; `only` names the loads to measure."""
 
     plan: Plan
     cache: Path
@@ -42,46 +42,46 @@ class Benchmark:
     ggufs: dict[str, Path] = field(default_factory=dict)  # by model
 
     async def run(self, names: Iterable[str], keep: Callable[[Report], None]) -> Report:
-        """`keep` gets the report after each part, so that a run that is broken off is not lost."""
+        """Measures the models. Calls `keep` after each part, so that an interrupted run keeps its figures."""
         report = Report(machine.describe(), asdict(self.plan))
         report.notes += self._left_out()
         folders.ensure(shapes.PARTNER, self.cache)
         for name in names:
             self.console.log(f"{name}: model folder")
-            found = subject(name, self.cache, is_small=self.plan.is_small)
+            found = prepare_model(name, self.cache, is_small=self.plan.is_small)
             if found is None:
-                report.notes.append(f"{name}: skipped, it has no weights here.")
+                report.notes.append(f"{name}: skipped, its weights are missing.")
             else:
                 await ModelRun(self, found, report).measure(keep)
         return report
 
-    def peers(self, asked: Subject) -> Iterator[Peer]:
-        """The slowest last: one at a time, it may take longer than all others together."""
-        if self.llama is not None and asked.name in self.ggufs:
-            tokens = min(self.plan.history_tokens + self.plan.long_tokens, asked.context_length)
+    def peers(self, model: BenchmarkModel) -> Iterator[Peer]:
+        """The servers to compare with, the slowest last."""
+        if self.llama is not None and model.name in self.ggufs:
+            tokens = min(self.plan.history_tokens + self.plan.long_tokens, model.context_length)
             slots = max(self.plan.users)
-            yield peers.llama_server(self.llama, self.ggufs[asked.name], slots=slots, slot_tokens=tokens)
+            yield peers.llama_server(self.llama, self.ggufs[model.name], slots=slots, slot_tokens=tokens)
         if self.python is not None:
             for batches in (True, False):
-                yield peers.transformers_serve(self.python, asked.folder, batches=batches)
+                yield peers.transformers_serve(self.python, model.folder, batches=batches)
 
     def _left_out(self) -> Iterator[str]:
         if self.python is None:
-            yield "transformers serve: skipped, --transformers-serve names no Python."
+            yield "transformers serve: skipped, because --transformers-serve is not given."
         if self.llama is None or not self.ggufs:
-            yield "llama-server: skipped, --llama-server and --gguf name no binary and no file."
+            yield "llama-server: skipped, because --llama-server or --gguf is not given."
 
 
 class ModelRun:
-    """Everything of one model. A load that fails is noted, and the next one measured."""
+    """Measures one model. If a load fails, its error goes into the report and the next load is measured."""
 
-    def __init__(self, benchmark: Benchmark, asked: Subject, report: Report) -> None:
+    def __init__(self, benchmark: Benchmark, model: BenchmarkModel, report: Report) -> None:
         self._benchmark = benchmark
         self._plan = benchmark.plan
-        self._subject = asked
+        self._model = model
         self._report = report
-        self._model = ModelReport(asked.name, asked.weights_bytes, machine.bandwidth(_READS))
-        report.models.append(self._model)
+        self._figures = ModelReport(model.name, model.weights_bytes, machine.bandwidth(_READS))
+        report.models.append(self._figures)
 
     async def measure(self, keep: Callable[[Report], None]) -> None:
         await self._engine()
@@ -90,32 +90,32 @@ class ModelRun:
         self._compare()
         keep(self._report)
         await self._note(_HTTP, "start", self._cold_start)
-        if self._subject.vocabulary is not None:
-            for peer in self._benchmark.peers(self._subject):
+        if self._model.vocabulary is not None:
+            for peer in self._benchmark.peers(self._model):
                 await self._note(peer.name, "peer", partial(self._peer, peer))
                 keep(self._report)
 
     async def _engine(self) -> None:
-        asked = self._subject
+        model = self._model
         async with AsyncExitStack() as stack:
             with machine.PeakMemory() as peak:
-                starting = targets.engine(asked, self._benchmark.quantization)
+                starting = targets.engine(model, self._benchmark.quantization)
                 target = await stack.enter_async_context(starting)
             info = target.client.info
-            self._model.load_seconds, self._model.weights = info.load_seconds, info.weights
+            self._figures.load_seconds, self._figures.weights = info.load_seconds, info.weights
             item_bytes = _ITEM_BYTES.get(info.weights, 2)
             await self._note(target.name, "memory", partial(self._memory, peak.bytes, item_bytes))
             await self._all_loads(target)
-        self._model.bandwidth = max(self._model.bandwidth, machine.bandwidth(_READS))
-        self._model.limit = asked.limit(self._model.bandwidth, item_bytes)
+        self._figures.bandwidth = max(self._figures.bandwidth, machine.bandwidth(_READS))
+        self._figures.limit = model.limit(self._figures.bandwidth, item_bytes)
 
     async def _memory(self, peak: int, item_bytes: int) -> Figures:
-        weights = folders.weights_count(self._subject.folder) * item_bytes
+        weights = folders.weights_count(self._model.folder) * item_bytes
         return {"memory.peak": peak, "memory.beyond": peak - weights}
 
     async def _server(self) -> None:
-        """Starts with the partner, switches to the model, and measures it there."""
-        name = self._subject.name
+        """Starts a server with the partner model, switches to the model, and measures it."""
+        name = self._model.name
         with starts.server(
             self._benchmark.cache, shapes.PARTNER.name, self._benchmark.quantization
         ) as running:
@@ -130,14 +130,14 @@ class ModelRun:
 
     async def _cold_start(self) -> Figures:
         benchmark = self._benchmark
-        start = partial(starts.cold_start, benchmark.cache, self._subject.name, benchmark.quantization)
+        start = partial(starts.cold_start, benchmark.cache, self._model.name, benchmark.quantization)
         return await asyncio.to_thread(start)
 
     def _compare(self) -> None:
-        """How much of the engine's pace a client sees."""
-        alone, seen = (self._model.figures.get(name, {}) for name in (EngineTarget.name, _HTTP))
+        """Adds the rate over HTTP as a share of the engine's."""
+        alone, seen = (self._figures.figures.get(name, {}) for name in (EngineTarget.name, _HTTP))
         if "single.decode" in alone and "single.decode" in seen:
-            self._model.add(_HTTP, {"single.share": seen["single.decode"] / alone["single.decode"]})
+            self._figures.add(_HTTP, {"single.share": seen["single.decode"] / alone["single.decode"]})
 
     async def _peer(self, peer: Peer) -> Figures:
         with peers.running(peer) as url:
@@ -151,11 +151,11 @@ class ModelRun:
             await self._note(target.name, name, work)
 
     def _loads(self, target: Target) -> Iterator[tuple[str, Work]]:
-        plan, asked = self._plan, self._subject
-        yield "single", partial(loads.single, target, plan, asked.messages(plan))
-        if asked.vocabulary is None:
+        plan, model = self._plan, self._model
+        yield "single", partial(loads.single, target, plan, model.messages(plan))
+        if model.vocabulary is None:
             return
-        words, window = asked.words, asked.context_length
+        words, window = model.words, model.context_length
         for count in plan.users:
             yield "users", partial(loads.together, target, plan, words, window, count)
             yield "users", partial(loads.users, target, plan, words, count)
@@ -165,11 +165,11 @@ class ModelRun:
     async def _note(self, target: str, name: str, work: Work) -> None:
         if name in LOADS and name not in self._benchmark.only:
             return
-        self._benchmark.console.log(f"{self._model.name}: {target}: {name}")
+        self._benchmark.console.log(f"{self._figures.name}: {target}: {name}")
         limit_s = self._plan.limit_s if name in LOADS else None
         try:
             async with asyncio.timeout(limit_s):
-                self._model.add(target, await work())
+                self._figures.add(target, await work())
         except (DomainError, httpx.HTTPError, OSError, RuntimeError, TimeoutError) as error:
             kind = type(error).__name__
-            self._report.failures.append(f"{self._model.name}, {target}, {name}: {kind} {error}".strip())
+            self._report.failures.append(f"{self._figures.name}, {target}, {name}: {kind} {error}".strip())

@@ -1,6 +1,7 @@
-"""Owns which models are measured: real shapes, and small ones of the same kinds for a quick run."""
+"""The shapes of the generated models: real ones, and small ones of the same kinds for a quick run."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
@@ -20,7 +21,7 @@ _LLAMA3_ROPE = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A model to make: `name` is its name in the catalogue, under whose first source it is put."""
+    """A model to generate. `name` is its name in the catalogue, where its first source names the folder."""
 
     name: str
     config: PreTrainedConfig
@@ -38,12 +39,12 @@ class Shape:
         return int(self.config.vocab_size)
 
 
-def _gpt2(**shape: int) -> PreTrainedConfig:
+def _gpt2(**shape: Any) -> PreTrainedConfig:  # Any: sizes; the configs have other fields, too
     assert SPECIAL[_END_ID] == "<|end|>"
     return GPT2Config(**shape, bos_token_id=0, eos_token_id=_END_ID)
 
 
-def _llama(**shape: int) -> PreTrainedConfig:
+def _llama(**shape: Any) -> PreTrainedConfig:  # Any: sizes; the configs have other fields, too
     return LlamaConfig(
         **shape,
         max_position_embeddings=131_072,
@@ -82,7 +83,7 @@ SMALL_LLAMA = replace(
         head_dim=32,
     ),
 )
-PARTNER = replace(SMALL_GPT2, name="distilgpt2")  # what a switch comes from and goes back to
+PARTNER = replace(SMALL_GPT2, name="distilgpt2")  # the other model of a switch
 
 FULL = {shape.name: shape for shape in (GPT2, LLAMA_1B)}
 SMALL = {shape.name: shape for shape in (SMALL_GPT2, SMALL_LLAMA)}

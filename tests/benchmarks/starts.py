@@ -1,4 +1,4 @@
-"""Owns what is measured of the server's process: how it starts, and how it switches models."""
+"""Measures how long a server takes to start and to switch models."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _BACK_AND_FORTH = 3
 
 @contextmanager
 def server(cache: Path, model_name: str, quantization: str) -> Iterator[RunningServer]:
-    """`python -m app` with the made models."""
+    """Runs `python -m app` with the generated models."""
     settings = {
         "LLM_MODEL_NAME": model_name,
         "LLM_MODEL_CACHE_DIR": str(cache.resolve()),
@@ -32,7 +32,7 @@ def server(cache: Path, model_name: str, quantization: str) -> Iterator[RunningS
 
 
 def cold_start(cache: Path, model_name: str, quantization: str) -> Figures:
-    """Seconds from the start of the process. The model's files are warm: they were read before."""
+    """Seconds from the start of the process. The model's files are in the page cache already."""
     began = time.monotonic()
     with server(cache, model_name, quantization) as running:
         health_s = time.monotonic() - began
@@ -44,7 +44,7 @@ def cold_start(cache: Path, model_name: str, quantization: str) -> Figures:
 
 
 def switch(running: RunningServer, model_name: str) -> Figures:
-    """To a model that is not loaded, and from the other one back to it while it still is."""
+    """Seconds to switch to a model on disk, and to switch back to it while it is still loaded."""
     cold_s = _switched_s(running, model_name)
     backs_s = []
     for _ in range(_BACK_AND_FORTH):

@@ -1,6 +1,6 @@
-"""Owns who is asked: the engine alone, the server over HTTP, or another server of the usual chat API.
+"""The targets of the loads: the engine alone, the server over HTTP, or a server with OpenAI's chat API.
 
-All answer greedily, and all are asked by the same loads.
+All of them decode greedily.
 """
 
 import json
@@ -21,23 +21,23 @@ from app.engine.ipc.messages import (
     SamplingParams,
     WorkerSpec,
 )
-from tests.benchmarks.subjects import Subject
+from tests.benchmarks.models import BenchmarkModel
 from tests.benchmarks.traces import Trace
 
-ACTIVE_REQUESTS = 32  # that may decode together, everywhere
+ACTIVE_REQUESTS = 32  # that may decode together, in every target
 SILENCE_S = 600.0
 _GREEDY = {"temperature": 0, "repetition_penalty": 1}
 
 
-class ChatFormat(Protocol):
+class Dialogue(Protocol):
     async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
-        """The next turn, noted in `trace` while it comes. Raises DomainError or httpx.HTTPError."""
+        """Sends the next message and records the reply in `trace`. Raises DomainError or httpx.HTTPError."""
 
 
 class Target(Protocol):
     name: str
 
-    def dialogue(self) -> ChatFormat: ...
+    def dialogue(self) -> Dialogue: ...
 
 
 class EngineDialogue:
@@ -48,7 +48,7 @@ class EngineDialogue:
     async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
         self._messages += (ChatMessage("user", message),)
         parts: list[str] = []
-        told = 0
+        counted = 0
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0)
         async with aclosing(self._client.generate(sampling, messages=self._messages)) as events:
             async for event in events:
@@ -56,16 +56,19 @@ class EngineDialogue:
                     case Accepted():
                         trace.prompt_tokens = event.prompt_tokens
                     case Delta():
-                        trace.piece(event.tokens - told)
-                        told = event.tokens
+                        trace.piece(event.tokens - counted)
+                        counted = event.tokens
                         parts.append(event.text)
                     case Finished(usage=usage):
-                        trace.told_tokens, trace.cached_tokens = usage.completion_tokens, usage.cached_tokens
+                        trace.reported_tokens, trace.cached_tokens = (
+                            usage.completion_tokens,
+                            usage.cached_tokens,
+                        )
         self._messages += (ChatMessage("assistant", "".join(parts)),)
 
 
 class EngineTarget:
-    """The engine in its own process, asked without HTTP."""
+    """The engine in its worker process, without HTTP."""
 
     name = "engine"
 
@@ -77,15 +80,15 @@ class EngineTarget:
 
 
 @asynccontextmanager
-async def engine(asked: Subject, quantization: Quantization) -> AsyncIterator[EngineTarget]:
+async def engine(model: BenchmarkModel, quantization: Quantization) -> AsyncIterator[EngineTarget]:
     spec = WorkerSpec(
-        model_path=str(asked.folder),
-        model_name=asked.name,
+        model_path=str(model.folder),
+        model_name=model.name,
         quantization=quantization,
-        context_length=asked.context_length,
+        context_length=model.context_length,
         max_active_requests=ACTIVE_REQUESTS,
-        chat_template=asked.source.chat_template,
-        stop=asked.source.stop,
+        chat_template=model.source.chat_template,
+        stop=model.source.stop,
     )
     client = await EngineClient.start(spec)
     try:
@@ -115,7 +118,7 @@ class ServerDialogue:
     def _note_end(self, reply: dict[str, Any], trace: Trace) -> None:  # Any: a reply as JSON
         usage = reply["usage"]
         trace.prompt_tokens, trace.cached_tokens = usage["prompt_tokens"], usage["cached_tokens"]
-        trace.told_tokens = usage["completion_tokens"]
+        trace.reported_tokens = usage["completion_tokens"]
         self._known = {"conversation_id": reply["conversation_id"]}
 
 
@@ -150,7 +153,7 @@ class PeerDialogue:
 
 
 class PeerTarget:
-    """`fields` go into every request beside the conversation."""
+    """Another server. Every request contains `fields` besides the conversation."""
 
     def __init__(self, name: str, http: httpx.AsyncClient, fields: dict[str, object]) -> None:
         self.name = name
@@ -168,7 +171,7 @@ def connection(url: str) -> httpx.AsyncClient:
 
 def _piece(chunk: dict[str, Any], trace: Trace) -> str:  # Any: a chunk as JSON
     if (usage := chunk.get("usage")) is not None:
-        trace.prompt_tokens, trace.told_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        trace.prompt_tokens, trace.reported_tokens = usage["prompt_tokens"], usage["completion_tokens"]
     choices = chunk.get("choices") or [{}]
     text = (choices[0].get("delta") or {}).get("content") or ""
     if text:
@@ -177,7 +180,7 @@ def _piece(chunk: dict[str, Any], trace: Trace) -> str:  # Any: a chunk as JSON
 
 
 def _words(text: str) -> int:
-    """Tokens of a piece, in the language of the made models, until the end tells how many there were."""
+    """The tokens of a piece of a generated model's text, until the end of the reply reports their number."""
     return max(1, text.count(" "))
 
 

@@ -1,4 +1,4 @@
-"""The benchmark itself, with the smallest model: every measurement is there, and no time is judged."""
+"""A quick run of the benchmark with the smallest model reports every measurement."""
 
 import json
 import math

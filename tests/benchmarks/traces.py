@@ -1,4 +1,4 @@
-"""Owns what is noted of one reply as it comes: when each piece arrived, and what it was made of."""
+"""Records one streamed reply: when each piece arrived, and how many tokens it had."""
 
 import time
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from statistics import median
 
 @dataclass(slots=True)
 class Trace:
-    """Seconds of the monotonic clock, as the asker sees them."""
+    """The course of one reply as the client sees it, in seconds of the monotonic clock."""
 
     began: float = field(default_factory=time.monotonic)
-    arrivals: list[float] = field(default_factory=list)  # of pieces, of one token or more
+    arrivals: list[float] = field(default_factory=list)  # of pieces of one or more tokens
     sizes: list[int] = field(default_factory=list)  # in tokens
-    prompt_tokens: int | None = None  # None: not told
+    prompt_tokens: int | None = None  # None: not reported
     cached_tokens: int | None = None
-    told_tokens: int | None = None
+    reported_tokens: int | None = None
 
     def piece(self, tokens: int = 1) -> None:
         self.arrivals.append(time.monotonic())
@@ -23,7 +23,7 @@ class Trace:
 
     @property
     def tokens(self) -> int:
-        return sum(self.sizes) if self.told_tokens is None else self.told_tokens
+        return sum(self.sizes) if self.reported_tokens is None else self.reported_tokens
 
     @property
     def first_token_s(self) -> float:
@@ -31,11 +31,11 @@ class Trace:
 
     @property
     def tokens_per_s(self) -> float:
-        """Of what followed the first token."""
+        """The decoding rate after the first token."""
         return (self.tokens - 1) / (self.arrivals[-1] - self.arrivals[0])
 
     def gaps(self, since: float, until: float) -> list[float]:
-        """Seconds between the pieces that came within that time."""
+        """Seconds between consecutive pieces that arrived within the given time."""
         times = [since, *(time for time in self.arrivals if since < time <= until)]
         return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
 
@@ -45,7 +45,7 @@ class Trace:
 
 
 def total_tokens_per_s(traces: Sequence[Trace]) -> float:
-    """All tokens, over the time from the first request to the last piece."""
+    """The number of all tokens divided by the time from the first request to the last piece."""
     took_s = max(trace.arrivals[-1] for trace in traces) - min(trace.began for trace in traces)
     return sum(trace.tokens for trace in traces) / took_s
 

@@ -1,16 +1,16 @@
-"""Owns what is measured: a model's folder, where a server finds it, and what it is asked."""
+"""The models to measure: their folders, their places in the catalogue, and the messages for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.catalogue import BUILTIN_NAME, BUILTIN_PATH, CATALOGUE, Source
-from app.models.hub.client import is_complete
+from app.models.hub.folder import is_complete
 from tests.benchmarks import folders, shapes
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.vocabulary import Words
 
-_CACHED_BYTES = 100_000_000  # weights below this may stay in the processor's caches
+_CACHED_BYTES = 100_000_000  # smaller weights may stay in the processor's caches
 _QUESTIONS = (
     "What can you do?",
     "Tell me a story.",
@@ -24,8 +24,10 @@ _QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Subject:
-    """`vocabulary` is that of a made model, or None for one that really answers, and so stops when it has."""
+class BenchmarkModel:
+    """A model to measure. `vocabulary` is the size of a generated model's, or None for the built-in model,
+    whose replies end by themselves.
+    """
 
     name: str
     folder: Path
@@ -35,12 +37,12 @@ class Subject:
 
     @property
     def words(self) -> Words:
-        """From their beginning, so that every target is asked the same."""
+        """A new source of words, which gives every target the same messages."""
         assert self.vocabulary is not None
         return Words(self.vocabulary)
 
     def messages(self, plan: Plan) -> Sequence[str]:
-        """For single replies."""
+        """The messages for single replies."""
         if self.vocabulary is None:
             return _QUESTIONS * plan.repetitions
         words = Words(self.vocabulary, seed=1)
@@ -51,18 +53,18 @@ class Subject:
         return folders.weights_bytes(self.folder)
 
     def limit(self, bandwidth: float, item_bytes: int) -> float | None:
-        """Tokens per second of one sequence, if every weight must come from memory."""
+        """Tokens per second of one sequence at this bandwidth; None if caches may hold the weights."""
         read = folders.bytes_per_token(self.folder, item_bytes)
         return bandwidth / read if read > _CACHED_BYTES else None
 
 
-def subject(name: str, cache: Path, *, is_small: bool) -> Subject | None:
-    """The model of that name, made if it must be; None where the built-in one has no weights."""
+def prepare_model(name: str, cache: Path, *, is_small: bool) -> BenchmarkModel | None:
+    """The model with the given name, generated if necessary. None if the built-in model has no weights."""
     if name == BUILTIN_NAME:
         profile = CATALOGUE[name]
         if not is_complete(BUILTIN_PATH):
             return None
-        return Subject(name, BUILTIN_PATH, profile.sources[0], profile.context_length, None)
+        return BenchmarkModel(name, BUILTIN_PATH, profile.sources[0], profile.context_length, None)
     shape = (shapes.SMALL if is_small else shapes.FULL)[name]
     folder = folders.ensure(shape, cache)
-    return Subject(name, folder, shape.source, shape.context_length, shape.vocabulary)
+    return BenchmarkModel(name, folder, shape.source, shape.context_length, shape.vocabulary)
