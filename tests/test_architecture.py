@@ -23,6 +23,7 @@ LAYERS = {
 TORCH_FREE = (
     "app.main",
     "app.__main__",
+    "app.engine.backend",
     "app.engine.ipc.client",
     "app.engine.scheduler",
     "app.engine.tokenization.detokenizer",

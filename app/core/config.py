@@ -7,11 +7,13 @@ import difflib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.core.literals import Device, DType, LogLevel, Quantization
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +51,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LLM_", env_file=ENV_FILE, frozen=True, extra="ignore")
 
     model_name: str = Field(DEFAULT_MODEL, min_length=1, max_length=200)
-    device: Literal["cpu", "cuda", "mps", "auto"] = "cpu"
+    device: Device = "cpu"
     model_cache_dir: Path = Path("./models")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    log_level: LogLevel = "INFO"
     max_conversation_length: int = Field(50, ge=1, le=10_000)
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["none", "int8"] = "none"
+    dtype: DType = "auto"
+    quantization: Quantization = "none"
     threads: Annotated[int | None, BeforeValidator(_auto_is_none)] = Field(None, ge=1, le=1024)
     system_prompt: str = Field("", max_length=32_000)
     host: str = Field("127.0.0.1", min_length=1)

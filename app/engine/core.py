@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from app.core.errors import DomainError, InternalError, InvalidRequest
+from app.core.literals import FinishReason
 from app.engine import sampler as sampling
 from app.engine.admission import Admission, ChatFormat
 from app.engine.execution.model_runner import ModelRunner
@@ -18,7 +19,6 @@ from app.engine.ipc.messages import (
     Delta,
     Deltas,
     Failed,
-    FinishReason,
     Outbound,
     Submit,
 )

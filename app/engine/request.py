@@ -6,7 +6,8 @@ Knows nothing of the requests beside it, nor of how tokens are computed.
 from collections.abc import Set
 from dataclasses import dataclass
 
-from app.engine.ipc.messages import Finished, FinishReason, Timings, Usage
+from app.core.literals import FinishReason
+from app.engine.ipc.messages import Finished, RequestTimings, TokenCounts
 from app.engine.sampler import RequestSampler
 from app.engine.scheduler import TokenSequence
 from app.engine.speculative.prompt_lookup import PromptLookup
@@ -92,6 +93,6 @@ class Request:
     def finished(self, reason: FinishReason, now: float) -> Finished:
         started = now if self.started is None else self.started
         first_token = now if self.first_token is None else self.first_token
-        usage = Usage(self.prompt_tokens, self.tokens, self.sequence.cached or 0)
-        timings = Timings(started - self.arrived, first_token - self.arrived, now - self.arrived)
+        usage = TokenCounts(self.prompt_tokens, self.tokens, self.sequence.cached or 0)
+        timings = RequestTimings(started - self.arrived, first_token - self.arrived, now - self.arrived)
         return Finished(self.request_id, reason, usage, timings)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from app.core.errors import NothingToDo
-from app.models.schemas import FinishReason, Role
+from app.core.literals import FinishReason, Role
 
 
 def now() -> datetime:

@@ -105,7 +105,7 @@ class ModelManager:
 
     def open_requests(self) -> tuple[int, int]:
         """Requests that run and requests that wait, over all workers."""
-        counts = [entry.loaded.client.open_requests for entry in self.entries() if entry.loaded]
+        counts = [entry.loaded.backend.stats.open_requests for entry in self.entries() if entry.loaded]
         running = [min(count, self._settings.max_active_requests) for count in counts]
         return sum(running), sum(counts) - sum(running)
 

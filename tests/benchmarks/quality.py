@@ -14,8 +14,9 @@ from rich.table import Table
 from app.builtin.training.batches import BatchMaker
 from app.builtin.training.corpus.composition import conversation
 from app.core.catalogue import BUILTIN_PATH
+from app.core.literals import Quantization
 from app.engine.execution.model_runner import ModelRunner
-from app.engine.ipc.messages import Quantization, WorkerSpec
+from app.engine.ipc.messages import WorkerSpec
 from app.engine.kv.slot import Slot
 from app.engine.loading.load import LoadedModel, load
 from app.engine.loading.self_check import check_packed_path

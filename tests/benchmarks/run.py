@@ -11,7 +11,7 @@ import httpx
 from rich.console import Console
 
 from app.core.errors import DomainError
-from app.engine.ipc.messages import Quantization
+from app.core.literals import Quantization
 from tests.benchmarks import folders, loads, machine, peers, shapes, starts, targets
 from tests.benchmarks.loads import Figures
 from tests.benchmarks.models import BenchmarkModel, prepare_model

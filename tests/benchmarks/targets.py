@@ -11,13 +11,15 @@ from typing import Any, Protocol
 import httpx
 from httpx_sse import aconnect_sse
 
-from app.engine.ipc.client import EngineClient
+from app.core.deadline import Deadline
+from app.core.literals import Quantization
+from app.engine.backend import ModelInput
+from app.engine.ipc.client import WorkerClient
 from app.engine.ipc.messages import (
     Accepted,
     ChatMessage,
     Delta,
     Finished,
-    Quantization,
     SamplingParams,
     WorkerSpec,
 )
@@ -41,7 +43,7 @@ class Target(Protocol):
 
 
 class EngineDialogue:
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: WorkerClient) -> None:
         self._client = client
         self._messages: tuple[ChatMessage, ...] = ()
 
@@ -50,7 +52,10 @@ class EngineDialogue:
         parts: list[str] = []
         counted = 0
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0)
-        async with aclosing(self._client.generate(sampling, messages=self._messages)) as events:
+        model_input = ModelInput(messages=self._messages)
+        async with aclosing(
+            self._client.generate(model_input, sampling, Deadline.after(SILENCE_S))
+        ) as events:
             async for event in events:
                 match event:
                     case Accepted():
@@ -72,7 +77,7 @@ class EngineTarget:
 
     name = "engine"
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: WorkerClient) -> None:
         self.client = client
 
     def dialogue(self) -> EngineDialogue:
@@ -90,7 +95,7 @@ async def engine(model: BenchmarkModel, quantization: Quantization) -> AsyncIter
         chat_template=model.source.chat_template,
         stop=model.source.stop,
     )
-    client = await EngineClient.start(spec)
+    client = await WorkerClient.start(spec)
     try:
         yield EngineTarget(client)
     finally:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.core.deadline import Deadline
+from app.engine.ipc.client import WorkerClient
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.store import MemoryStore
@@ -25,6 +26,13 @@ from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
+
+
+def pid_of(model: ServedModel | None) -> int:
+    """The process id of the worker that serves the model."""
+    assert model is not None and isinstance(model.backend, WorkerClient)
+    return model.backend.pid
+
 
 T = TypeVar("T")
 TINY = ("tiny-a", "tiny-b", "tiny-c")

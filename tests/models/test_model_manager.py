@@ -19,14 +19,12 @@ from app.models.schemas import (
     ModelEntry,
     SwitchModelResponse,
 )
-from tests.models.conftest import World, collect, profile
+from tests.models.conftest import World, collect, pid_of, profile
 
 
 def worker_pid(world: World) -> int:
     assert world.models.current is not None
-    loaded = world.models.current.loaded
-    assert loaded is not None
-    return loaded.client.pid
+    return pid_of(world.models.current.loaded)
 
 
 def test_switch_reports_progress_and_then_answers_with_the_new_model(world: World) -> None:
@@ -113,8 +111,7 @@ def test_a_model_asked_for_again_while_its_load_is_cancelled_is_loaded(world: Wo
 def test_an_unload_that_is_cancelled_still_ends_its_worker(world: World) -> None:
     world.collect(world.models.load("tiny-b"))
     entry = world.models.entry("tiny-b")
-    assert entry.loaded is not None
-    pid = entry.loaded.client.pid
+    pid = pid_of(entry.loaded)
     os.kill(pid, signal.SIGSTOP)  # it will not answer the request to end
 
     async def give_up() -> None:
@@ -162,11 +159,11 @@ def test_a_stuck_worker_is_told(
         await collect(models.switch("tiny-a"))
         loaded, overview = models.current.loaded, ServerStatus(models)
         assert loaded is not None
-        os.kill(loaded.client.pid, signal.SIGSTOP)
+        os.kill(pid_of(loaded), signal.SIGSTOP)
         while overview.is_ready():
             await asyncio.sleep(0.02)
         (told,) = overview.list_models().models
-        os.kill(loaded.client.pid, signal.SIGCONT)
+        os.kill(pid_of(loaded), signal.SIGCONT)
         await models.close()
         return told
 

@@ -1,14 +1,12 @@
-"""Owns the asyncio end of one worker: sends requests, fans its answers out, and tells its death.
-
-No torch here, and nothing of HTTP, settings or conversations.
-"""
+"""The EngineBackend that runs a model in a worker process on this machine."""
 
 import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
+from app.core.deadline import Deadline
 from app.core.errors import (
     DeadlineExceeded,
     DomainError,
@@ -18,11 +16,10 @@ from app.core.errors import (
     WorkerDied,
     error_for_code,
 )
+from app.engine.backend import BackendStats, GenerationEvent, ModelInput
 from app.engine.ipc.messages import (
     Accepted,
     Cancel,
-    ChatMessage,
-    Delta,
     Deltas,
     Failed,
     Finished,
@@ -31,6 +28,7 @@ from app.engine.ipc.messages import (
     Outbound,
     Progress,
     Ready,
+    ReportProgress,
     SamplingParams,
     Stats,
     Submit,
@@ -40,67 +38,79 @@ from app.engine.ipc.process import SHUTDOWN_GRACE_S, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-Event = Accepted | Delta | Finished
-Report = Callable[[Progress], None]
-Queue = asyncio.Queue[Event | DomainError]
+EventQueue = asyncio.Queue[GenerationEvent | DomainError]
 
 LOAD_SILENCE_S = 300.0  # between two signs of life of a worker that is loading
 
 
-class EngineClient:
-    """A worker that serves one model. Made by `start`, which waits until it can; `close` must be awaited."""
+class WorkerClient:
+    """A worker process that serves one model. Made by `start`, which waits until it is ready."""
 
-    def __init__(self, spec: WorkerSpec, process: WorkerProcess, report: Report, max_requests: int) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        process: WorkerProcess,
+        report: ReportProgress,
+        max_requests: int,
+        silence_limit_s: float,
+    ) -> None:
         self._name = spec.model_name
         self._process = process
         self._report = report
         self._max_requests = max_requests
-        self._requests: dict[str, Queue] = {}
+        self._silence_limit_s = silence_limit_s
+        self._requests: dict[str, EventQueue] = {}
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self._is_closing = False
         self._was_ready = False
         self._last_heard = time.monotonic()
         self._reader = asyncio.create_task(self._read(), name=f"worker {spec.model_name}")
-        self.stats: Stats | None = None
+        self._stats: Stats | None = None
 
     @classmethod
     async def start(
-        cls, spec: WorkerSpec, *, report: Report = lambda progress: None, max_requests: int = 1024
-    ) -> "EngineClient":
-        """A worker that is ready. `max_requests` bounds what is open at once, running and waiting.
+        cls,
+        spec: WorkerSpec,
+        *,
+        report: ReportProgress = lambda progress: None,
+        max_requests: int = 1024,
+        silence_limit_s: float = 60.0,
+    ) -> "WorkerClient":
+        """Returns a worker that is ready. `report` is called with the progress of loading.
+
+        At most `max_requests` may be open at once, running and waiting together. A worker that is silent for
+        `silence_limit_s` counts as stuck.
 
         Raises:
-            ModelUnavailable: the worker said why it cannot serve, ended without a word, or fell silent.
+            ModelUnavailable: the worker reported why it cannot serve, ended, or fell silent.
         """
         try:
             process = await WorkerProcess.spawn(spec)
         except OSError as error:
             raise ModelLoadFailed(f"No worker could be started: {error.strerror}.") from error
-        client = cls(spec, process, report, max_requests)
+        client = cls(spec, process, report, max_requests, silence_limit_s)
         try:
-            client.info = await client._wait_until_ready()
+            await client._wait_until_ready()
             client._was_ready = True
         except BaseException:
             await client.close()
             raise
         return client
 
-    async def _wait_until_ready(self) -> ModelInfo:
+    async def _wait_until_ready(self) -> None:
         while not self._ready.done():
             await asyncio.wait((self._ready,), timeout=1.0)
-            if not self._ready.done() and self.silence_s > LOAD_SILENCE_S:
+            if not self._ready.done() and self._silence_s > LOAD_SILENCE_S:
                 raise ModelLoadFailed(
-                    f"The worker of {self._name} gave no sign for {LOAD_SILENCE_S:.0f} s while loading.",
-                    hint="Is the folder of the model on a disk that answers?",
+                    f"The worker of {self._name} was silent for {LOAD_SILENCE_S:.0f} s while loading.",
+                    hint="Check that the disk with the model's folder responds.",
                 )
-        return self._ready.result()
-
-    info: ModelInfo
+        self._ready.result()
 
     async def close(self) -> None:
-        """Ends the process; open requests end with ShuttingDown. Idempotent."""
+        """See EngineBackend."""
         self._is_closing = True
-        self._ready.cancel()  # where a load is given up: nobody waits for its outcome any more
+        self._ready.cancel()  # in case the load was given up: nobody waits for its outcome any more
         self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
         await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
         self._reader.cancel()
@@ -111,50 +121,47 @@ class EngineClient:
         return self._process.is_alive and not self._is_closing
 
     @property
-    def silence_s(self) -> float:
-        """Seconds since the worker last gave a sign of life; it does so every second between two steps."""
-        return time.monotonic() - self._last_heard
+    def failure(self) -> str | None:
+        """See EngineBackend."""
+        if not self.is_alive:
+            return f"ended ({self._process.describe_end()})"
+        is_stuck = self._silence_s >= self._silence_limit_s
+        return f"has been silent for {self._silence_s:.0f} s" if is_stuck else None
 
     @property
-    def end(self) -> str:
-        """How the worker ended, where it is not alive."""
-        return self._process.describe_end()
+    def _silence_s(self) -> float:
+        return time.monotonic() - self._last_heard
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     @property
-    def open_requests(self) -> int:
-        """Running and waiting together."""
-        return len(self._requests)
+    def info(self) -> ModelInfo:
+        return self._ready.result()
 
     @property
-    def memory_bytes(self) -> int:
-        return self.info.memory_bytes if self.stats is None else self.stats.memory_bytes
+    def stats(self) -> BackendStats:
+        memory_bytes = self.info.memory_bytes if self._stats is None else self._stats.memory_bytes
+        return BackendStats(len(self._requests), memory_bytes)
 
     async def generate(
-        self,
-        sampling: SamplingParams,
-        *,
-        messages: tuple[ChatMessage, ...] | None = None,
-        prompt: str | None = None,
-        continue_final: bool = False,
-        think: bool | None = None,
-        timeout_s: float | None = None,
-    ) -> AsyncGenerator[Event, None]:
-        """One request: Accepted, Delta..., then Finished. Closing the generator cancels it in the worker.
-
-        Raises:
-            QueueFull: before anything else, when too many requests are open.
-            DeadlineExceeded: `timeout_s` passed.
-            DomainError: what the worker said, or WorkerDied.
-        """
+        self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """See EngineBackend."""
         request_id = uuid.uuid4().hex
         queue = self._open(request_id)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._process.send(Submit(request_id, sampling, messages, prompt, continue_final, think=think))
+            self._process.send(
+                Submit(
+                    request_id,
+                    sampling,
+                    model_input.messages,
+                    model_input.prompt,
+                    model_input.extends_last_message,
+                    think=model_input.think,
+                )
+            )
             while not isinstance(event := await _next_event(queue, deadline), Finished):
                 yield event
             yield event
@@ -162,16 +169,16 @@ class EngineClient:
             if self._requests.pop(request_id, None) is not None and self.is_alive:
                 self._process.send(Cancel(request_id))
 
-    def _open(self, request_id: str) -> Queue:
+    def _open(self, request_id: str) -> EventQueue:
         if not self.is_alive:
             raise WorkerDied("The model's worker is not running.", hint="Send the message again.")
         if len(self._requests) >= self._max_requests:
             raise QueueFull(
-                f"{len(self._requests)} requests are open, and no more may wait.",
+                f"{len(self._requests)} requests are open, and the queue is full.",
                 hint="Try again in a moment.",
                 retry_after=1 + len(self._requests) // 8,
             )
-        queue = self._requests[request_id] = Queue()
+        queue = self._requests[request_id] = EventQueue()
         return queue
 
     async def _read(self) -> None:
@@ -179,8 +186,8 @@ class EngineClient:
             async for message in self._process.messages():
                 self._last_heard = time.monotonic()
                 self._dispatch(message)
-        except Exception:  # the task's root: without a reader the worker is of no use
-            logger.exception("what the worker said could not be read: model=%s", self._name)
+        except Exception:  # the task's root: without a reader the worker is useless
+            logger.exception("a message of the worker could not be read: model=%s", self._name)
             self._process.kill()
         finally:
             self._died()
@@ -197,7 +204,7 @@ class EngineClient:
             case Failed(request_id, code, text, hint):
                 self._give_last(request_id, error_for_code(code, text, hint=hint))
             case Stats():
-                self.stats = message
+                self._stats = message
             case Progress():
                 self._report(message)
             case Ready(info):
@@ -205,11 +212,11 @@ class EngineClient:
             case LoadFailed(code, text, hint):
                 self._settle(error_for_code(code, text, hint=hint))
 
-    def _give(self, request_id: str, event: Event) -> None:
+    def _give(self, request_id: str, event: GenerationEvent) -> None:
         if request_id in self._requests:  # otherwise cancelled here while the answer was on its way
             self._requests[request_id].put_nowait(event)
 
-    def _give_last(self, request_id: str, event: Event | DomainError) -> None:
+    def _give_last(self, request_id: str, event: GenerationEvent | DomainError) -> None:
         queue = self._requests.pop(request_id, None)
         if queue is not None:
             queue.put_nowait(event)
@@ -219,7 +226,7 @@ class EngineClient:
             return
         if isinstance(outcome, DomainError):
             self._ready.set_exception(outcome)
-            self._ready.exception()  # whoever waited may have given up: asyncio need not complain
+            self._ready.exception()  # otherwise asyncio complains if every waiter has given up
         else:
             self._ready.set_result(outcome)
 
@@ -230,13 +237,13 @@ class EngineClient:
         self._settle(
             ModelLoadFailed(
                 f"The worker of {self._name} ended while it was loading ({how}).",
-                hint="The server's log says more; too little memory is the usual cause.",
+                hint="See the server's log. The usual cause is too little memory.",
             )
         )
         self._fail_all(
             WorkerDied(
                 f"The model's worker ended ({how}).",
-                hint="Send the message again: the worker is started anew.",
+                hint="Send the message again: a new worker will be started.",
             )
         )
 
@@ -246,9 +253,9 @@ class EngineClient:
         self._requests.clear()
 
 
-async def _next_event(queue: Queue, deadline: float | None) -> Event:
+async def _next_event(queue: EventQueue, deadline: Deadline) -> GenerationEvent:
     try:
-        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+        async with deadline.limit():
             event = await queue.get()
     except TimeoutError:
         raise DeadlineExceeded(

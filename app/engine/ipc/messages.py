@@ -3,13 +3,13 @@
 Both ends import this module and nothing else of each other. No torch, no pickle: msgpack through msgspec.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "cancelled"]
-Role = Literal["system", "user", "assistant"]
-Quantization = Literal["none", "int8"]
+from app.core.literals import Device, DType, FinishReason, LogLevel, Quantization, Role
+
 DeltaKind = Literal["text", "thinking"]
 Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
@@ -26,8 +26,8 @@ class WorkerSpec(Record, frozen=True):
 
     model_path: str
     model_name: str
-    device: str = "cpu"  # cpu, cuda, mps, auto
-    dtype: str = "auto"  # auto, float32, bfloat16, float16
+    device: Device = "cpu"
+    dtype: DType = "auto"
     quantization: Quantization = "none"
     threads: int | None = None  # None: one per core
     context_length: int | None = None  # tokens; None: the model's own window
@@ -38,7 +38,7 @@ class WorkerSpec(Record, frozen=True):
     stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
     draft_path: str | None = None  # local folder of a smaller model that guesses what this one says
     draft_name: str | None = None
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
     converts_to: str | None = (
         None  # folder that takes `pytorch_model.bin` as safetensors; None: it is refused
     )
@@ -159,13 +159,13 @@ class Deltas(Record, frozen=True):
     items: tuple[Delta, ...]
 
 
-class Usage(Record, frozen=True):
+class TokenCounts(Record, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int  # of the prompt, taken from the KV cache
 
 
-class Timings(Record, frozen=True):
+class RequestTimings(Record, frozen=True):
     """Seconds, measured in the worker from the moment the request arrived there."""
 
     queue_s: float
@@ -176,8 +176,8 @@ class Timings(Record, frozen=True):
 class Finished(Record, frozen=True):
     request_id: str
     finish_reason: FinishReason
-    usage: Usage
-    timings: Timings
+    usage: TokenCounts
+    timings: RequestTimings
 
 
 class Failed(Record, frozen=True):
@@ -198,6 +198,7 @@ class Stats(Record, frozen=True):
     steps: int
 
 
+ReportProgress = Callable[[Progress], None]
 Outbound = Progress | Ready | LoadFailed | Accepted | Deltas | Finished | Failed | Stats
 
 encode = msgspec.msgpack.Encoder().encode

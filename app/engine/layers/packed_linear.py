@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from app.engine.ipc.messages import Quantization
+from app.core.literals import Quantization
 from app.engine.layers.int8 import MakeLayer, int8_layer
 
 _log = logging.getLogger(__name__)

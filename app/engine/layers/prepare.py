@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
+from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
-from app.engine.ipc.messages import Quantization
 from app.engine.layers import fused as fusion
 from app.engine.layers import packed_linear as linear
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused, ModelUnsupported
+from app.core.literals import Quantization
 from app.engine.execution.model_runner import ModelRunner
-from app.engine.ipc.messages import Quantization
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.prepare import prepare

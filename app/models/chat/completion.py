@@ -8,7 +8,8 @@ from contextlib import aclosing
 from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
-from app.models.chat.generation import ChatGenerator, ModelInput, ReplyEvent
+from app.engine.backend import ModelInput
+from app.models.chat.generation import ChatGenerator, ReplyEvent
 from app.models.chat.reply import GeneratedReply
 from app.models.schemas import (
     DeltaEvent,

@@ -2,31 +2,18 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Protocol
 
 from app.core.catalogue import SamplingDefaults
 from app.core.deadline import Deadline
-from app.engine.ipc.messages import Accepted, ChatMessage, Delta, Finished, SamplingParams
+from app.engine.backend import ModelInput
+from app.engine.ipc.messages import Accepted, Delta, Finished, SamplingParams
 from app.models.chat.reply import GeneratedReply, ReplyCollector
 from app.models.lifecycle.state import ServedModel
 from app.models.schemas import DeltaEvent, LoadProgress, SamplingFields, StartEvent, ThinkingEvent
 
 ReplyEvent = StartEvent | ThinkingEvent | DeltaEvent | GeneratedReply
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInput:
-    """Chat `messages`, which are rendered with the model's template, or a raw `prompt`: exactly one of them.
-
-    With `extends_last_message` the reply goes on with the last message instead of answering it. `think`
-    switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
-    """
-
-    messages: tuple[ChatMessage, ...] | None = None
-    prompt: str | None = None
-    extends_last_message: bool = False
-    think: bool | None = None
 
 
 class ModelLeases(Protocol):
@@ -72,15 +59,7 @@ async def _reply(
     model: ServedModel, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
 ) -> AsyncGenerator[ReplyEvent, None]:
     reply = ReplyCollector(model, sampling)
-    generation = model.client.generate(
-        sampling,
-        messages=model_input.messages,
-        prompt=model_input.prompt,
-        continue_final=model_input.extends_last_message,
-        think=model_input.think,
-        timeout_s=deadline.remaining_s,
-    )
-    async with aclosing(generation) as events:
+    async with aclosing(model.backend.generate(model_input, sampling, deadline)) as events:
         async for event in events:
             match event:
                 case Accepted():

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import ConversationFull
+from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
-from app.models.chat.generation import ChatGenerator, ModelInput, ReplyEvent
+from app.models.chat.generation import ChatGenerator, ReplyEvent
 from app.models.chat.reply import GeneratedReply
 from app.models.chat.store import ConversationStore
 from app.models.conversation import Conversation, Message, last_turns, new_id

@@ -53,11 +53,11 @@ class EvictionPolicy:
 
     def room_bytes(self, entries: Iterable[ModelState]) -> int | None:
         """What another model may take; None where nothing is known: of a card before its first worker."""
-        clients = [entry.loaded.client for entry in entries if entry.loaded]
-        cards = [client.info.card_bytes for client in clients if client.info.card_bytes is not None]
+        backends = [entry.loaded.backend for entry in entries if entry.loaded]
+        cards = [backend.info.card_bytes for backend in backends if backend.info.card_bytes is not None]
         limit = int(max(cards) * _SHARE) if self.limit_bytes is None and cards else self.limit_bytes
         if limit is not None:
-            return limit - sum(client.memory_bytes for client in clients)
+            return limit - sum(backend.stats.memory_bytes for backend in backends)
         return int(self.available() * _SHARE) if self.is_on_host else None
 
     def next_to_leave(
@@ -85,7 +85,7 @@ class EvictionPolicy:
         room = self.room_bytes(entries)
         if room is None or leaving.loaded is None or leaving.profile.is_pinned:
             return False
-        return needed_bytes <= room + leaving.loaded.client.memory_bytes
+        return needed_bytes <= room + leaving.loaded.backend.stats.memory_bytes
 
     def check(self, entry: ModelState, needed_bytes: int, entries: Iterable[ModelState]) -> None:
         """Raises ModelTooLarge where there is no room, whoever might still leave having left."""

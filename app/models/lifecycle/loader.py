@@ -62,9 +62,8 @@ class ModelLoader:
         task.add_done_callback(self._tasks.discard)
 
     def is_serving(self, entry: ModelState) -> bool:
-        """Whether the worker is alive and has given a sign of life lately."""
-        client = entry.loaded.client if entry.loaded is not None else None
-        return client is not None and client.is_alive and client.silence_s < self._settings.worker_timeout
+        """Whether the model is loaded and its backend can serve."""
+        return entry.loaded is not None and entry.loaded.backend.failure is None
 
     def load(self, entry: ModelState) -> Load:
         """The load in progress, or a new one."""
@@ -128,8 +127,8 @@ class ModelLoader:
             entry.error = ModelLoadFailed(f"{entry.profile.name} could not be loaded.", hint="See the log.")
             raise entry.error from error
         entry.loaded, entry.error, entry.last_used = loaded, None, time.monotonic()
-        is_alone = loaded.client.info.draft is None  # what a draft takes is not the model's need
-        entry.measured_bytes = loaded.client.memory_bytes if is_alone else None
+        is_alone = loaded.backend.info.draft is None  # what a draft takes is not the model's need
+        entry.measured_bytes = loaded.backend.stats.memory_bytes if is_alone else None
         if weights.source.takes_pickle:
             self.spawn(self._hub.forget_pickle(weights.source))
         logger.info(
@@ -137,7 +136,7 @@ class ModelLoader:
             entry.profile.name,
             loaded.model_id,
             loaded.load_time_s,
-            loaded.client.memory_bytes,
+            loaded.backend.stats.memory_bytes,
         )
         return loaded
 
@@ -152,9 +151,9 @@ class ModelLoader:
             converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
             low_priority=any(other.loaded for other in self._entries.all()),
         )
-        client = await start_worker(spec, self._settings, report)
+        backend = await start_worker(spec, self._settings, report)
         report("ready", 1.0)
-        return ServedModel(entry.profile, source, client, time.monotonic() - began)
+        return ServedModel(entry.profile, source, backend, time.monotonic() - began)
 
     def _draft_for(self, entry: ModelState, weights: Weights) -> Weights | None:
         """The model that may guess for this one: if it lies on the disk, and nobody must leave for it."""
@@ -173,7 +172,7 @@ class ModelLoader:
         """Ends the entry's worker; goes on to its end also if this is cancelled."""
         loaded, entry.loaded = entry.loaded, None
         if loaded is not None:
-            unload = asyncio.create_task(loaded.client.close())
+            unload = asyncio.create_task(loaded.backend.close())
             self._unloads.add(unload)
             unload.add_done_callback(self._unloads.discard)
             await asyncio.shield(unload)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.core.errors import DomainError, ShuttingDown
-from app.engine.ipc.client import EngineClient
+from app.engine.backend import EngineBackend
+from app.engine.ipc.client import WorkerClient
 from app.engine.ipc.messages import Progress, WorkerSpec
 from app.models.hub.client import Weights
 from app.models.hub.progress import Report, Transfer
@@ -24,7 +25,7 @@ class ServedModel:
 
     profile: ModelProfile
     source: Source
-    client: EngineClient
+    backend: EngineBackend
     load_time_s: float
 
     @property
@@ -137,7 +138,7 @@ class ModelState:
     @property
     def is_idle(self) -> bool:
         """Whether nobody uses the model or waits for it."""
-        return self.leases == 0 and (self.loaded is None or self.loaded.client.open_requests == 0)
+        return self.leases == 0 and (self.loaded is None or self.loaded.backend.stats.open_requests == 0)
 
     @property
     def progress(self) -> LoadProgress | None:
@@ -146,7 +147,7 @@ class ModelState:
 
     @property
     def state(self) -> LoadState:
-        if self.loaded is not None and self.loaded.client.is_alive:
+        if self.loaded is not None and self.loaded.backend.is_alive:
             return "loaded"
         if self.progress is not None:
             return "loading"
@@ -183,7 +184,7 @@ def worker_spec(
     )
 
 
-async def start_worker(spec: WorkerSpec, settings: Settings, report: Report) -> EngineClient:
+async def start_worker(spec: WorkerSpec, settings: Settings, report: Report) -> EngineBackend:
     """A worker that serves what `spec` says; its stages are reported.
 
     Raises:
@@ -194,4 +195,6 @@ async def start_worker(spec: WorkerSpec, settings: Settings, report: Report) -> 
         report(event.stage, event.fraction)
 
     limit = settings.max_active_requests + settings.max_queued_requests
-    return await EngineClient.start(spec, report=progress, max_requests=limit)
+    return await WorkerClient.start(
+        spec, report=progress, max_requests=limit, silence_limit_s=settings.worker_timeout
+    )

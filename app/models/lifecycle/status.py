@@ -46,11 +46,11 @@ class ServerStatus:
             description=profile.description,
             context_length=profile.context_length
             if entry.loaded is None
-            else entry.loaded.client.info.context_length,
+            else entry.loaded.backend.info.context_length,
             size_bytes=profile.size_bytes,
             memory_bytes=profile.memory_bytes if entry.measured_bytes is None else entry.measured_bytes,
             is_pinned=profile.is_pinned,
-            open_requests=0 if entry.loaded is None else entry.loaded.client.open_requests,
+            open_requests=0 if entry.loaded is None else entry.loaded.backend.stats.open_requests,
             progress=entry.progress,
             error=self._trouble(entry),
         )
@@ -115,11 +115,12 @@ class ServerStatus:
 
     def _trouble(self, entry: ModelState) -> str | None:
         """Why the model cannot serve, though it was loaded or asked for; None where nothing is wrong."""
-        if entry.error is not None or entry.loaded is None or self._models.is_serving(entry):
-            return None if entry.error is None else entry.error.message
-        client = entry.loaded.client
-        how = f"has been silent for {client.silence_s:.0f} s" if client.is_alive else f"ended ({client.end})"
-        return f"The worker of {entry.profile.name} {how}; the next request starts it again."
+        if entry.error is not None:
+            return entry.error.message
+        failure = None if entry.loaded is None else entry.loaded.backend.failure
+        if failure is None:
+            return None
+        return f"The worker of {entry.profile.name} {failure}; the next request starts it again."
 
     def _state(self, entry: ModelState) -> LoadState:
         """`failed` for a worker that lives but is stuck, too."""
@@ -127,7 +128,7 @@ class ServerStatus:
 
 
 def _facts(loaded: ServedModel) -> dict[str, str | int | float | None]:
-    info = loaded.client.info
+    info = loaded.backend.info
     return {
         "model_id": loaded.model_id,
         "architecture": info.architecture,
@@ -136,7 +137,7 @@ def _facts(loaded: ServedModel) -> dict[str, str | int | float | None]:
         "weights": info.weights,
         "draft": info.draft,
         "parameters": info.parameters,
-        "memory_bytes": loaded.client.memory_bytes,
+        "memory_bytes": loaded.backend.stats.memory_bytes,
         "kv_cache_bytes": info.kv_cache_bytes,
         "context_length": info.context_length,
         "load_time": loaded.load_time_s,

@@ -5,6 +5,7 @@ by name, and its numbers and booleans are taken as they are written: `true` is n
 are passed over, so that a client can read what a newer server says.
 """
 
+from app.core.literals import FinishReason, Role
 from app.models.schemas.models import (
     FileProgress,
     HealthResponse,
@@ -52,12 +53,10 @@ from app.models.schemas.requests import (
 from app.models.schemas.wire import (
     MAX_STOP,
     MAX_TEXT,
-    FinishReason,
     LoadState,
     Message,
     Name,
     RequestModel,
-    Role,
     StopString,
     StopStrings,
     Text,

@@ -4,7 +4,8 @@ from datetime import datetime
 
 from pydantic import Field
 
-from app.models.schemas.wire import FinishReason, Role, WireModel
+from app.core.literals import FinishReason, Role
+from app.models.schemas.wire import WireModel
 
 
 class Usage(WireModel):

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
+from app.core.literals import FinishReason
 from app.models.schemas.wire import (
     MAX_STOP,
-    FinishReason,
     Message,
     Name,
     RequestModel,

@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled", "interrupted"]
 LoadState = Literal["available", "loading", "loaded", "failed"]
 
 MAX_TEXT = 400_000  # characters of one message; the request body has its own limit in bytes

@@ -4,7 +4,7 @@ import asyncio
 import gc
 from pathlib import Path
 
-from app.engine.ipc.client import EngineClient
+from app.engine.ipc.client import WorkerClient
 from app.engine.ipc.messages import WorkerSpec
 
 
@@ -15,7 +15,7 @@ def test_start_that_is_given_up_leaves_no_complaint(tmp_path: Path) -> None:
         loop, begun = asyncio.get_running_loop(), asyncio.Event()
         loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
         spec = WorkerSpec(str(tmp_path), "tiny")
-        start = asyncio.create_task(EngineClient.start(spec, report=lambda _: begun.set()))
+        start = asyncio.create_task(WorkerClient.start(spec, report=lambda _: begun.set()))
         await begun.wait()
         start.cancel()
         await asyncio.wait((start,))

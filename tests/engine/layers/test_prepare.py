@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from app.engine.ipc.messages import Finished, Quantization
+from app.core.literals import Quantization
+from app.engine.ipc.messages import Finished
 from app.engine.layers.packed_linear import PackedLinear
 from app.engine.loading.self_check import check_packed_path
 from tests.engine.conftest import ARCHITECTURES

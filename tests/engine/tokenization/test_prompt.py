@@ -4,7 +4,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import ContextOverflow, InvalidRequest
-from app.engine.ipc.messages import ChatMessage, Role, SamplingParams, Submit
+from app.core.literals import Role
+from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
 from app.engine.tokenization.prompt import PromptBuilder
 from tests.engine.tiny import SPECIAL, TEMPLATE, make_tokenizer
 

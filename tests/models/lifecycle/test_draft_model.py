@@ -45,7 +45,7 @@ def test_draft_is_used_where_it_can_be(
             runner.run(asyncio_timeout(collect(models.load("tiny-a"))))
             (entry,) = (entry for entry in models.entries() if entry.loaded is not None)
             assert entry.loaded is not None
-            assert entry.loaded.client.info.draft == (str(folders[draft]) if guesses else None)
+            assert entry.loaded.backend.info.draft == (str(folders[draft]) if guesses else None)
             assert (entry.measured_bytes is None) == guesses  # else a reload would count the draft twice
         finally:
             runner.run(models.close())

@@ -1,41 +1,29 @@
-"""Which model leaves when another needs its room. Entries are real; numbers stand for their workers."""
+"""Which model leaves when another needs its room. Their backends are stand-ins with given figures."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.core.catalogue import CATALOGUE
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
+from app.engine.backend import BackendStats
 from app.models.lifecycle.eviction import EvictionPolicy
-from app.models.lifecycle.state import ModelState
+from app.models.lifecycle.state import ModelState, ServedModel
+from tests.models.stand_in import INFO, StandInBackend
 
 GB = 1_000_000_000
 
 
-@dataclass
-class Numbers:
-    """What Residency reads of a worker."""
-
-    memory_bytes: int
-    open_requests: int = 0
-    card_bytes: int | None = None
-
-    @property
-    def client(self) -> "Numbers":
-        return self
-
-    @property
-    def info(self) -> "Numbers":
-        return self
-
-
 def entry(name: str, last_used: float, gigabytes: int = 1, **fields: Any) -> ModelState:
     profile = replace(CATALOGUE["gpt2"], name=name, is_pinned=fields.pop("is_pinned", False))
-    loaded: Any = Numbers(gigabytes * GB, fields.pop("open_requests", 0), fields.pop("card_bytes", None))
+    info = msgspec.structs.replace(INFO, card_bytes=fields.pop("card_bytes", None))
+    stats = BackendStats(fields.pop("open_requests", 0), gigabytes * GB)
+    loaded = ServedModel(profile, profile.sources[0], StandInBackend(info, stats), 1.0)
     return ModelState(profile, **({"loaded": loaded, "last_used": last_used} | fields))
 
 

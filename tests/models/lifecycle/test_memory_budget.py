@@ -16,7 +16,7 @@ from app.models.hub.client import Hub
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
-from tests.models.conftest import asyncio_timeout, chats_of, collect, leased, profile
+from tests.models.conftest import asyncio_timeout, chats_of, collect, leased, pid_of, profile
 
 ENOUGH = 1_000_000_000
 TOO_LITTLE = 300_000_000  # bytes; a worker of a tiny model takes more
@@ -34,7 +34,7 @@ class Machine:
         return self.total - self.used()
 
     def used(self) -> int:
-        return sum(entry.loaded.client.memory_bytes for entry in self.models.entries() if entry.loaded)
+        return sum(entry.loaded.backend.stats.memory_bytes for entry in self.models.entries() if entry.loaded)
 
     def have_free(self, count: int) -> None:
         self.total = self.used() + count
@@ -110,12 +110,12 @@ async def failed_replacement(loads: Loads) -> None:
 async def hopeless_replacement(loads: Loads) -> None:
     """What does not fit in the old model's place either leaves it alone."""
     await loads.load("tiny-a", ENOUGH)
-    pid = loads.models.entry("tiny-a").loaded.client.pid  # type: ignore[union-attr]
+    pid = pid_of(loads.models.entry("tiny-a").loaded)
     loads.models.entry("tiny-b").measured_bytes = 2 * ENOUGH
     loads.machine.have_free(TOO_LITTLE)
     with pytest.raises(ModelTooLarge):
         await collect(loads.models.switch("tiny-b"))
-    assert loads.models.entry("tiny-a").loaded.client.pid == pid  # type: ignore[union-attr]
+    assert pid_of(loads.models.entry("tiny-a").loaded) == pid
 
 
 @pytest.mark.parametrize("story", [third_model, replacement, failed_replacement, hopeless_replacement])

@@ -21,7 +21,7 @@ from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import LoadProgress
 from tests.hub.standin import Mishap, Refusal, StandInHub, running
-from tests.models.conftest import World, chats_of, profile
+from tests.models.conftest import World, chats_of, pid_of, profile
 from tests.models.hub.requests import hub_of, make_folder
 
 ROUNDS = int(os.environ.get("SWITCH_ROUNDS", "0"))  # of a switch for each fault below; 0: one of each kind
@@ -92,7 +92,7 @@ def kill_newcomer(scene: Scene) -> None:
     loaded = scene.world.models.entry("tiny-a").loaded
     assert loaded is not None
     for child in psutil.Process().children():
-        if child.pid != loaded.client.pid and "app.engine.worker" in child.cmdline():
+        if child.pid != pid_of(loaded) and "app.engine.worker" in child.cmdline():
             os.kill(child.pid, signal.SIGKILL)
 
 
@@ -166,7 +166,7 @@ FEW = (
 def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene) -> None:
     world = scene.world
     before = world.chat("hello").response
-    pid = world.models.entry("tiny-a").loaded.client.pid  # type: ignore[union-attr]
+    pid = pid_of(world.models.entry("tiny-a").loaded)
     for name in list(FAULTS) * ROUNDS or FEW:
         scene.reset()
         if world.run(FAULTS[name](scene)):  # a stage of a tiny model may be over before the fault comes
@@ -175,7 +175,7 @@ def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene) -> No
             world.run(world.models.unload("next"))
         assert world.models.current_name == "tiny-a", name
         assert world.chat("hello").response == before, name
-    assert world.models.entry("tiny-a").loaded.client.pid == pid  # type: ignore[union-attr]
+    assert pid_of(world.models.entry("tiny-a").loaded) == pid
     scene.reset()
     assert world.run(scene.switch())
     assert world.chat("hello").model_name == "next"

@@ -1,0 +1,10 @@
+"""Types of the words that settings, worker messages and wire models share, each defined once."""
+
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled", "interrupted"]  # `interrupted`: the reader left
+Quantization = Literal["none", "int8"]
+Device = Literal["cpu", "cuda", "mps", "auto"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

@@ -1,0 +1,65 @@
+"""Defines the interface between the services and the engine that serves a model."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.core.deadline import Deadline
+from app.engine.ipc.messages import Accepted, ChatMessage, Delta, Finished, ModelInfo, SamplingParams
+
+GenerationEvent = Accepted | Delta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """Chat `messages`, which are rendered with the model's template, or a raw `prompt`: exactly one of them.
+
+    With `extends_last_message` the reply goes on with the last message instead of answering it. `think`
+    switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
+    """
+
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | None = None
+    extends_last_message: bool = False
+    think: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    open_requests: int  # running and waiting together
+    memory_bytes: int
+
+
+class EngineBackend(Protocol):
+    """Serves one model. It is ready when it is handed out; `close` must be awaited."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts that stay the same as long as the model is loaded."""
+
+    @property
+    def stats(self) -> BackendStats:
+        """The newest figures known."""
+
+    @property
+    def is_alive(self) -> bool:
+        """False once it has ended or is being closed. A backend that is alive may still be stuck."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot serve, as a predicate such as `ended (signal 9)`; None if it can."""
+
+    def generate(
+        self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Yields Accepted, then Deltas, then Finished. Closing the generator cancels the request.
+
+        Raises:
+            QueueFull: before anything else, if too many requests are open.
+            DeadlineExceeded: the deadline passed.
+            WorkerDied: the backend ended.
+            DomainError: any other reason for which the model refused or could not finish the request.
+        """
+
+    async def close(self) -> None:
+        """Ends it; open requests end with ShuttingDown. May be called again."""
