@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import NO_MODEL, SettingsError
+from app.core.sampling import MAX_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
 _WINDOW = 8192  # tokens, where a new model's entry does not say
 _HEADER = re.compile(r"\s*\[\[?\s*(?P<path>[^\[\]]+?)\s*\]\]?")
@@ -31,12 +32,12 @@ class _Table(BaseModel):
 
 
 class _Sampling(_Table):
-    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=1_000_000)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    max_tokens: Annotated[int | None, MAX_TOKENS] = None
+    temperature: Annotated[float | None, TEMPERATURE] = None
+    top_p: Annotated[float | None, TOP_P] = None
+    top_k: Annotated[int | None, TOP_K] = None
+    min_p: Annotated[float | None, MIN_P] = None
+    repetition_penalty: Annotated[float | None, REPETITION_PENALTY] = None
 
 
 class _Source(_Table):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from app.core.errors import InvalidRequest
+from app.core.sampling import BOUNDS
 from app.engine.device import on_device
 from app.engine.ipc.messages import SamplingParams
 
@@ -22,18 +23,9 @@ _CANDIDATES = 1024  # most likely tokens looked at before sorting a whole vocabu
 
 def check(params: SamplingParams) -> None:
     """Raises InvalidRequest, naming the field, for a number outside its range; NaN is outside of each."""
-    in_range = {
-        "max_tokens": params.max_tokens is None or params.max_tokens >= 1,
-        "temperature": 0 <= params.temperature <= 2,
-        "top_p": 0 < params.top_p <= 1,
-        "top_k": params.top_k >= 0,
-        "min_p": 0 <= params.min_p <= 1,
-        "repetition_penalty": 0 < params.repetition_penalty <= 10,
-        "presence_penalty": -2 <= params.presence_penalty <= 2,
-        "frequency_penalty": -2 <= params.frequency_penalty <= 2,
-    }
-    for name, is_valid in in_range.items():
-        if not is_valid:
+    for name, bounds in BOUNDS.items():
+        value = getattr(params, name)
+        if value is not None and value not in bounds:
             raise InvalidRequest(f"{name} is out of range")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 from typing import Any
 
+from annotated_types import Interval
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
@@ -26,17 +27,9 @@ def range_of(key: str) -> str:
     """What values it takes, in words: `0 to 2`."""
     if key == "stop":
         return "a text, or several as a JSON list"
-    bounds = {
-        name: getattr(part, name)
-        for part in field_of(key).metadata
-        for name in _BOUNDS
-        if hasattr(part, name)
-    }
-    lower = f"{bounds['ge']:,}" if "ge" in bounds else f"above {bounds['gt']:,}"
-    return f"{lower} to {bounds['le']:,}"
-
-
-_BOUNDS = ("ge", "gt", "le")
+    (bounds,) = (part for part in field_of(key).metadata if isinstance(part, Interval))
+    lower = f"{bounds.ge:,}" if bounds.ge is not None else f"above {bounds.gt:,}"
+    return f"{lower} to {bounds.le:,}"
 
 
 class SamplingSettings:

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.core import sampling
 from app.core.literals import FinishReason
 from app.models.schemas.wire import (
     MAX_STOP,
@@ -39,24 +40,35 @@ class SamplingFields(RequestModel):
 
     model_config = ConfigDict(json_schema_extra=_describe_alias)
 
-    max_tokens: StrictInt | None = Field(
+    max_tokens: Annotated[StrictInt | None, sampling.MAX_TOKENS] = Field(
         None,
-        ge=1,
-        le=1_000_000,
         validation_alias=AliasChoices("max_tokens", "max_length"),
-        description="Most tokens in the reply, clamped to what is left of the window. Alias: `max_length`.",
+        description="The most tokens that the reply may have, at most what is left of the context window. "
+        "Alias: `max_length`.",
     )
-    temperature: StrictFloat | None = Field(
-        None, ge=0, le=2, description="0 is greedy: always the likeliest token."
+    temperature: Annotated[StrictFloat | None, sampling.TEMPERATURE] = Field(
+        None, description="0 is greedy: it always takes the most likely token."
     )
-    top_p: StrictFloat | None = Field(None, gt=0, le=1)
-    top_k: StrictInt | None = Field(None, ge=0, le=1_000_000, description="0 turns it off.")
-    min_p: StrictFloat | None = Field(None, ge=0, le=1)
-    repetition_penalty: StrictFloat | None = Field(None, gt=0, le=10)
-    presence_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
-    frequency_penalty: StrictFloat | None = Field(None, ge=-2, le=2)
-    seed: StrictInt | None = Field(
-        None, ge=0, le=2**63 - 1, description="The same seed draws the same reply."
+    top_p: Annotated[StrictFloat | None, sampling.TOP_P] = Field(
+        None, description="Draws from the most likely tokens that together have this probability."
+    )
+    top_k: Annotated[StrictInt | None, sampling.TOP_K] = Field(
+        None, description="Draws from this many of the most likely tokens. 0 turns it off."
+    )
+    min_p: Annotated[StrictFloat | None, sampling.MIN_P] = Field(
+        None, description="Leaves out tokens that are less likely than this share of the most likely one."
+    )
+    repetition_penalty: Annotated[StrictFloat | None, sampling.REPETITION_PENALTY] = Field(
+        None, description="Above 1, tokens of the prompt and the reply become less likely to come again."
+    )
+    presence_penalty: Annotated[StrictFloat | None, sampling.PRESENCE_PENALTY] = Field(
+        None, description="Above 0, tokens of the reply become less likely to come again."
+    )
+    frequency_penalty: Annotated[StrictFloat | None, sampling.FREQUENCY_PENALTY] = Field(
+        None, description="As `presence_penalty`, for each time that the token has come."
+    )
+    seed: Annotated[StrictInt | None, sampling.SEED] = Field(
+        None, description="The same request with the same seed gives the same reply."
     )
     stop: StopStrings | None = Field(None, description="Text that ends the reply; not part of it.")
 

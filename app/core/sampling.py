@@ -1,0 +1,52 @@
+"""Defines the parameters of sampling that are numbers, and the values that each may have.
+
+The wire models, the file of models and the engine's check take their bounds from here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from annotated_types import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds(Interval):
+    """The range of a number, from `ge`, or from above `gt`, to `le`. Pydantic reads it from `Annotated`."""
+
+    gt: float | None = None
+    ge: float | None = None
+    le: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        """Whether the value is in the range. NaN never is."""
+        return (
+            (self.gt is None or value > self.gt)
+            and (self.ge is None or value >= self.ge)
+            and (self.le is None or value <= self.le)
+        )
+
+
+MAX_TOKENS = Bounds(ge=1, le=1_000_000)
+TEMPERATURE = Bounds(ge=0, le=2)
+TOP_P = Bounds(gt=0, le=1)
+TOP_K = Bounds(ge=0, le=1_000_000)
+MIN_P = Bounds(ge=0, le=1)
+REPETITION_PENALTY = Bounds(gt=0, le=10)
+PRESENCE_PENALTY = Bounds(ge=-2, le=2)
+FREQUENCY_PENALTY = Bounds(ge=-2, le=2)
+SEED = Bounds(ge=0, le=2**63 - 1)
+
+BOUNDS: Mapping[str, Bounds] = MappingProxyType(
+    {
+        "max_tokens": MAX_TOKENS,
+        "temperature": TEMPERATURE,
+        "top_p": TOP_P,
+        "top_k": TOP_K,
+        "min_p": MIN_P,
+        "repetition_penalty": REPETITION_PENALTY,
+        "presence_penalty": PRESENCE_PENALTY,
+        "frequency_penalty": FREQUENCY_PENALTY,
+        "seed": SEED,
+    }
+)
