@@ -26,10 +26,11 @@ from app.core.errors import (
     ModelLoadFailed,
     ModelUnsupported,
 )
+from app.core.model_folder import PICKLE
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.folder_check import AGAIN, refuse_strange_files, refuse_unsafe
-from app.engine.loading.pickle_to_safetensors import PICKLE, convert
+from app.engine.loading.pickle_to_safetensors import convert
 
 _log = logging.getLogger(__name__)
 

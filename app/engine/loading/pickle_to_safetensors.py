@@ -1,7 +1,7 @@
-"""Owns the one way of `pytorch_model.bin` into this program: read as plain weights, kept as safetensors.
+"""Converts `pytorch_model.bin` to safetensors, which is the only way in which a pickle is ever read.
 
-torch's weights-only unpickler builds tensors and nothing else. Only models that the catalogue vouches for get
-here; every other pickle is refused unread.
+torch's weights-only unpickler builds tensors and nothing else. A pickle is read only if the model's catalogue
+entry says so; every other one is refused unread.
 """
 
 import os
@@ -15,28 +15,29 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from app.core.errors import ModelCorrupt, ModelRefused
-
-PICKLE = "pytorch_model.bin"
-_TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+from app.core.model_folder import PICKLE, WEIGHTS, text_files
 
 
 def convert(folder: Path, target: Path) -> Path:
-    """`target`, holding the folder's model with its weights as safetensors; made whole or not at all.
+    """`target`, which holds the folder's model with its weights as safetensors. Made whole or not at all.
 
-    Raises ModelRefused where the file holds more than weights, ModelCorrupt where it cannot be read.
+    Raises:
+        ModelRefused: the pickle holds more than weights.
+        ModelCorrupt: it cannot be read.
     """
-    if (target / "model.safetensors").is_file():
+    if (target / WEIGHTS).is_file():
         return target
     weights = _separate(_read(folder / PICKLE))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as made:
-        for pattern in _TEXTS:
-            for path in folder.glob(pattern):
-                shutil.copyfile(path, Path(made) / path.name)
-        save_file(weights, Path(made) / "model.safetensors", metadata={"format": "pt"})
+        for path in text_files(folder):
+            copy = Path(made) / path.relative_to(folder)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+        save_file(weights, Path(made) / WEIGHTS, metadata={"format": "pt"})
         shutil.rmtree(target, ignore_errors=True)
         os.rename(made, target)
-        Path(made).mkdir()  # for the end of the context to remove
+        Path(made).mkdir()  # TemporaryDirectory removes it
     return target
 
 

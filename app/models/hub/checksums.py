@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.models.hub.folder import model_files
+from app.core.model_folder import model_files
 
 _BLOCK = 2**24  # bytes read at a time
 _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's id of a small file, SHA-256 of a large one

@@ -19,9 +19,10 @@ from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
 from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
+from app.core.model_folder import PICKLE, is_complete
+from app.models.hub.cache import cache_name, snapshots
 from app.models.hub.checksums import Checksums
 from app.models.hub.errors import damaged, offline, to_model_error
-from app.models.hub.folder import PICKLE, cache_name, is_complete, snapshots
 from app.models.hub.progress import Meter, Report
 from app.models.hub.threads import NetworkTimeouts, in_thread
 

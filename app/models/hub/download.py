@@ -23,9 +23,9 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[att
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time only
 
 from app.core.errors import ModelCorrupt
+from app.models.hub.cache import cache_name
 from app.models.hub.checksums import Cancelled, Checksums, digest
 from app.models.hub.errors import disk_full
-from app.models.hub.folder import cache_name
 from app.models.hub.progress import Meter
 from app.models.hub.repository import RemoteFile, Repository
 from app.models.hub.threads import NetworkTimeouts, in_thread

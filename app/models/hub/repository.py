@@ -6,18 +6,16 @@ What the Hub says becomes names on this disk, so every one of them is checked.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoSibling
 
 from app.core.catalogue import Source
 from app.core.errors import HubUnreachable, ModelRefused
-from app.models.hub.folder import INDEX, PICKLE, TEXTS, WEIGHTS
+from app.core.model_folder import INDEX, TEMPLATE_FOLDER, is_text, weights_among
 
 LOOKUP_TIMEOUT_S = 10.0
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_NAME = re.compile(r"(additional_chat_templates/)?[\w-][\w.+-]*")
+_NAME = re.compile(rf"({TEMPLATE_FOLDER}/)?[\w-][\w.+-]*")
 _HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -51,7 +49,7 @@ def look_up(api: HfApi, source: Source) -> Repository:
         api.auth_check(source.location)
     offered = {sibling.rfilename: sibling for sibling in info.siblings or () if _is_wanted(sibling.rfilename)}
     weights = _weights(offered, source)
-    names = {name for name in offered if any(fnmatch(name, pattern) for pattern in TEXTS)} - {INDEX}
+    names = {name for name in offered if is_text(name)} - {INDEX}
     files = [_file(offered[name], source) for name in names] + [_file(offered[n], source) for n in weights]
     is_weight = set(weights)
     files.sort(key=lambda file: (file.name in is_weight, file.size))
@@ -63,15 +61,9 @@ def _is_wanted(name: str) -> bool:
 
 
 def _weights(names: Iterable[str], source: Source) -> list[str]:
-    """One set of weights, where a repository has several."""
-    offered = set(names)
-    if WEIGHTS in offered:
-        return [WEIGHTS]
-    shards = sorted(name for name in offered if _SHARD.fullmatch(name))
-    if shards and INDEX in offered:
-        return [*shards, INDEX]
-    if source.takes_pickle and PICKLE in offered:
-        return [PICKLE]
+    weights = weights_among(names, source.takes_pickle)
+    if weights:
+        return weights
     raise ModelRefused(
         f"{source.location} has no weights in the safetensors format.",
         hint="Other formats can run code when they are opened, so they are not read.",

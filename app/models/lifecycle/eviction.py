@@ -3,7 +3,6 @@
 Decides, and unloads nobody itself. Never names a model that is in use or pinned.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from pathlib import Path
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.core.machine import available_bytes
+from app.core.model_folder import CONFIG, BrokenFile, read_json, weight_bytes
 from app.models.hub.errors import gigabytes
-from app.models.hub.folder import weight_bytes
 from app.models.lifecycle.state import ModelState
 
 _RUNTIME_BYTES = 400_000_000  # of a worker beside its weights: the interpreter, torch, activations
@@ -101,7 +100,7 @@ class EvictionPolicy:
 
 def _is_stored_in_16_bits(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")
-    except (OSError, ValueError, AttributeError):
+        config = read_json(folder / CONFIG)
+    except BrokenFile:
         return False
+    return config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")

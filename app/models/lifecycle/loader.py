@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from app.core.config import Settings
 from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, ShuttingDown
+from app.core.model_folder import weight_bytes
 from app.models.hub.client import Hub, Weights
-from app.models.hub.folder import weight_bytes
 from app.models.hub.progress import Report
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.lifecycle.registry import ModelRegistry

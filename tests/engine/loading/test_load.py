@@ -103,7 +103,7 @@ def test_load_refuses_weights_outside_of_the_folder(folder: Path, name: object) 
 def test_load_refuses_what_is_no_regular_file(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(ModelRefused, match="no regular file"):
+    with pytest.raises(ModelRefused, match="not a regular file"):
         load(spec(folder), lambda *_: None)
 
 

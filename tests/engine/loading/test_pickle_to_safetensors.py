@@ -8,6 +8,7 @@ import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from app.core.errors import ModelCorrupt, ModelRefused
+from app.core.model_folder import text_files
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.load import load
 from app.engine.loading.pickle_to_safetensors import convert
@@ -39,6 +40,16 @@ def test_pickle_is_kept_as_safetensors_from_then_on(folder: Path, tmp_path: Path
     assert convert(folder, target) == target
     assert load(WorkerSpec(str(target), "old"), lambda *_: None).context_length == loaded.context_length
     assert [path.name for path in target.parent.iterdir()] == ["old"]
+
+
+def test_conversion_keeps_every_file_that_is_read(folder: Path, tmp_path: Path) -> None:
+    template = folder / "additional_chat_templates" / "tools.jinja"
+    template.parent.mkdir(exist_ok=True)
+    template.write_text("tools")
+    target = convert(folder, tmp_path / "target")
+    kept = {path.relative_to(target) for path in text_files(target)}
+    assert kept == {path.relative_to(folder) for path in text_files(folder)}
+    assert template.relative_to(folder) in kept
 
 
 def test_pickle_is_refused_where_nobody_vouches_for_it(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -22,8 +21,8 @@ from app.core.errors import (
     RateLimited,
     TokenRefused,
 )
+from app.models.hub.cache import cache_name
 from app.models.hub.client import Hub, Weights, _address
-from app.models.hub.folder import cache_name, is_complete
 from tests.hub.standin import Refusal, StandInHub, running
 from tests.models.hub.requests import HASTY, SECRET, TINY, fetch, hub_of, make_folder, profile
 
@@ -43,35 +42,6 @@ def test_find_prefers_the_first_source_on_disk(tmp_path: Path) -> None:
     assert hub.find(profile("one/a", "two/b")) == Weights(Source("two/b"), second)
     first = make_folder(tmp_path / "one" / "a")
     assert hub.find(profile("one/a", "two/b")) == Weights(Source("one/a"), first)
-
-
-def test_is_complete_wants_every_shard_and_a_tokenizer(tmp_path: Path) -> None:
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    files = {"config.json": b"{}", "tokenizer.json": b"{}", "model-1.safetensors": b""}
-    folder = make_folder(tmp_path / "m", files)
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert not is_complete(folder)
-    (folder / "model-2.safetensors").touch()
-    assert is_complete(folder)
-    (folder / "tokenizer.json").unlink()
-    assert not is_complete(folder)
-
-
-@pytest.mark.parametrize(
-    "index",
-    ["{", "[]", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "../x"}}', '{"weight_map": 3}', "{}"],
-)
-def test_is_complete_survives_a_broken_index(index: str, tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "m", {"config.json": b"{}", "tokenizer.json": b"{}"})
-    (folder / "model.safetensors.index.json").write_text(index)
-    assert not is_complete(folder)
-
-
-def test_is_complete_takes_a_pickle_only_where_it_is_allowed(tmp_path: Path) -> None:
-    files = {"config.json": b"{}", "tokenizer.json": b"{}", "pytorch_model.bin": b""}
-    folder = make_folder(tmp_path / "m", files)
-    assert not is_complete(folder)
-    assert is_complete(folder, takes_pickle=True)
 
 
 def test_llama_is_metas_with_a_token_that_was_accepted(tmp_path: Path, standin: StandInHub) -> None:
@@ -225,7 +195,6 @@ def test_a_cache_that_may_not_be_read_holds_nothing(tmp_path: Path) -> None:
     target = tmp_path / "a-file"
     target.write_text("")
     assert Hub(target).find(profile("owner/tiny")) is None
-    assert not is_complete(target / "below-a-file")
 
 
 def test_a_proxy_is_what_must_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from app.core.catalogue import BUILTIN_PATH
 from app.core.config import Settings
+from app.core.model_folder import weight_bytes
 from app.models.hub.client import Hub
-from app.models.hub.folder import weight_bytes
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.lifecycle.state import ModelState
 from app.models.model_manager import ModelManager

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from app.core.model_folder import (
+    INDEX,
+    BrokenFile,
+    UnsafeIndex,
+    is_complete,
+    is_text,
+    model_files,
+    safetensors,
+    text_files,
+    weight_bytes,
+    weights_among,
+)
+
+TEXTS = {"config.json": b"{}", "tokenizer.json": b"{}"}
+DEEP = "[" * 100_000
+
+
+def make(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def index_of(*names: object) -> bytes:
+    return json.dumps({"weight_map": {str(number): name for number, name in enumerate(names)}}).encode()
+
+
+def test_complete_needs_every_shard_and_a_tokenizer(tmp_path: Path) -> None:
+    index = index_of("model-1.safetensors", "model-2.safetensors")
+    folder = make(tmp_path, TEXTS | {INDEX: index, "model-1.safetensors": b"1"})
+    assert not is_complete(folder)
+    assert weight_bytes(folder) == 0
+    make(folder, {"model-2.safetensors": b"22"})
+    assert is_complete(folder)
+    assert weight_bytes(folder) == 3
+    (folder / "tokenizer.json").unlink()
+    assert not is_complete(folder)
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["{", "[]", "{}", DEEP, '{"weight_map": {}}', '{"weight_map": 3}', '{"weight_map": {"a": 5}}',
+     '{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {"a": "pytorch_model.bin"}}'],
+)  # fmt: skip
+def test_broken_index_makes_a_folder_incomplete(index: str, tmp_path: Path) -> None:
+    folder = make(tmp_path, TEXTS | {INDEX: index.encode(), "pytorch_model.bin": b""})
+    with pytest.raises(BrokenFile, match=INDEX):
+        safetensors(folder)
+    assert not is_complete(folder)
+
+
+def test_index_that_leads_elsewhere_is_unsafe(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeIndex):
+        safetensors(make(tmp_path, {INDEX: index_of("model-1.safetensors", "/etc/passwd")}))
+
+
+def test_pickle_counts_only_if_it_is_allowed_and_needed(tmp_path: Path) -> None:
+    folder = make(tmp_path, TEXTS | {"pytorch_model.bin": b"pickle"})
+    assert not is_complete(folder)
+    assert is_complete(folder, takes_pickle=True)
+    assert weight_bytes(folder) == 6
+    make(folder, {"model.safetensors": b"weights"})
+    assert weight_bytes(folder) == 7
+
+
+def test_path_below_a_file_is_incomplete(tmp_path: Path) -> None:
+    make(tmp_path, {"file": b""})
+    assert not is_complete(tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["model.safetensors", "model-1-of-1.safetensors", INDEX], ["model.safetensors"]),
+        (["b", "model-2-of-2.safetensors", "model-1-of-2.safetensors", INDEX, "consolidated.safetensors"],
+         ["model-1-of-2.safetensors", "model-2-of-2.safetensors", INDEX]),
+        (["model-1-of-2.safetensors"], []),
+        (["README.md"], []),
+    ],
+)  # fmt: skip
+def test_one_set_of_weights_is_chosen_from_a_listing(names: list[str], chosen: list[str]) -> None:
+    assert weights_among(names) == chosen
+    with_pickle = [*names, "pytorch_model.bin"]
+    assert weights_among(with_pickle) == chosen
+    assert weights_among(with_pickle, takes_pickle=True) == (chosen or ["pytorch_model.bin"])
+
+
+def test_listed_and_present_texts_are_the_same(tmp_path: Path) -> None:
+    names = ["config.json", "vocab.txt", "chat_template.jinja", "additional_chat_templates/tools.jinja"]
+    others = ["README.md", "onnx/config.json", "additional_chat_templates/notes.txt", "model.safetensors"]
+    folder = make(tmp_path, dict.fromkeys(names + others, b""))
+    present = {path.relative_to(folder).as_posix() for path in text_files(folder)}
+    assert present == {name for name in names + others if is_text(name)} == set(names)
+    assert set(model_files(folder)) == {folder / name for name in [*names, "model.safetensors"]}
