@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from app.models.hub.folder import is_complete
+from app.core.model_folder import is_complete
 from tests.benchmarks.shapes import Shape
 from tests.benchmarks.vocabulary import FIRST_WORD, make_tokenizer
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.catalogue import BUILTIN_NAME, BUILTIN_PATH, CATALOGUE, Source
-from app.models.hub.folder import is_complete
+from app.core.model_folder import is_complete
 from tests.benchmarks import folders, shapes
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.vocabulary import Words
