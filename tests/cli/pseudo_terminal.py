@@ -8,6 +8,7 @@ import struct
 import subprocess
 import termios
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +21,12 @@ class PseudoTerminal:
     """Runs a command; `wait_for` reads until the screen or its scrollback shows a text."""
 
     def __init__(
-        self, command: list[str], environ: dict[str, str], columns: int = 80, rows: int = 24
+        self,
+        command: list[str],
+        environ: dict[str, str],
+        columns: int = 80,
+        rows: int = 24,
+        folder: Path | None = None,
     ) -> None:
         self._screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self._screen)
@@ -34,6 +40,7 @@ class PseudoTerminal:
             stdout=theirs,
             stderr=theirs,
             env=environ,
+            cwd=folder,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
@@ -59,10 +66,15 @@ class PseudoTerminal:
         os.write(self._ours, keys.encode())
 
     @property
-    def text(self) -> str:
+    def screen(self) -> pyte.Screen:
+        """What a person sees now."""
         self._stream.feed(self._written[self._read_bytes :])
         self._read_bytes = len(self._written)
-        width = self._screen.columns
+        return self._screen
+
+    @property
+    def text(self) -> str:
+        width = self.screen.columns
         scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
         return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
 
