@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
@@ -15,10 +15,8 @@ from starlette.types import Scope
 from app import __version__
 from app.api import docs, endpoints
 from app.api.body import BodyGuard
-from app.api.dependencies import reject_unknown_input
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
-from app.api.native import health
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
 from app.lifecycle import running
@@ -50,7 +48,7 @@ def create_app(settings: Settings | None = None, build: Build = build_services) 
         redirect_slashes=False,
     )
     install_error_handlers(app)
-    _add_routes(app, has_key=settings.api_key is not None)
+    endpoints.add_routes(app, has_key=settings.api_key is not None)
     return app
 
 
@@ -91,16 +89,3 @@ def _check(settings: Settings) -> Callable[[Scope], None]:
     if settings.api_key is None:
         return HostCheck(settings.allowed_hosts, settings.cors_origins)
     return KeyCheck(settings.api_key.get_secret_value())
-
-
-def _add_routes(app: FastAPI, has_key: bool) -> None:
-    strict = Depends(reject_unknown_input)
-    app.include_router(
-        endpoints.router,
-        dependencies=[strict, *docs.key_fields(has_key)],
-        responses=docs.key_refusal(has_key),
-    )
-    app.include_router(health.health_router, prefix="/api/v1", dependencies=[strict])
-    app.include_router(health.health_router, include_in_schema=False, dependencies=[strict])
-    app.include_router(health.index_router, dependencies=[strict])
-    docs.add_docs_page(app)

@@ -27,7 +27,8 @@ uvicorn.run(fake_app(Scripted()), port=int(sys.argv[1]))
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager
@@ -159,8 +160,8 @@ def test_signal_ends_an_open_stream_with_one_error_event() -> None:
     with process("-c", FAKE_SERVER, str(port)) as server, httpx.Client(trust_env=False) as client:
         url = f"http://127.0.0.1:{port}"
         until_it_answers(url)
-        request = {"json": {"message": "until closed", "stream": True}}
-        with client.stream("POST", f"{url}/api/v1/chat", **request) as reply:
+        body = {"message": "until closed", "stream": True}
+        with client.stream("POST", f"{url}/api/v1/chat", json=body) as reply:
             lines = reply.iter_lines()
             assert next(lines) == "event: start"
             server.send_signal(signal.SIGTERM)

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.core.errors import InvalidRequest
 from app.services import Services
 
+PREFIX = "/api/v1"
+
 
 class QueryModel(BaseModel):
     """What may follow the question mark. Any other parameter is refused."""

@@ -3,6 +3,7 @@
 The page's script comes from an installed package, so that it works with no network.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request, Response, Security
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.params import Depends
 from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.staticfiles import StaticFiles
 
 from app.api.middleware import ASSETS
@@ -128,12 +130,16 @@ def key_refusal(has_key: bool) -> Documented:
 
 
 def describe(app: FastAPI) -> None:
-    """Makes the schema, which the application keeps: it takes 0.1 s that no request should wait for.
+    """Builds the OpenAPI schema, which the application keeps, and the validators of all bodies.
 
-    FastAPI holds every bound as a float. Those of whole numbers are whole again here; the float that is
-    nearest to the largest seed lies above it.
+    This takes 0.1 s that no request should wait for. FastAPI writes every bound as a float, so bounds of
+    integers become integers again here; the float nearest to the largest seed lies above it.
     """
-    for model in app.openapi()["components"]["schemas"].values():
+    with warnings.catch_warnings():
+        # FastAPI gives each body an alias. Pydantic warns of it when it builds a model that was deferred.
+        warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
+        schema = app.openapi()
+    for model in schema["components"]["schemas"].values():
         for field in model.get("properties", {}).values():
             for part in (field, *field.get("anyOf", ())):
                 if part.get("type") == "integer":

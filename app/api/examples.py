@@ -1,11 +1,19 @@
-"""Owns the request bodies that /docs offers to try. Pure data; each one works as it stands."""
+"""The request bodies that /docs offers to try, attached to the handlers' parameters. Each works as it stands.
 
-from typing import Annotated
+A body with a `default_factory` may be left out: that means the same as an empty object.
+"""
 
 from fastapi import Body
 from fastapi.openapi.models import Example
 
-from app.models import schemas
+from app.models.schemas import (
+    ContinueRequest,
+    LoadModelRequest,
+    NewChatRequest,
+    RegenerateRequest,
+    UndoRequest,
+    UnloadModelRequest,
+)
 
 
 def _examples(**bodies: tuple[str, dict[str, object]]) -> dict[str, Example]:
@@ -24,7 +32,7 @@ _CHAT = _examples(
 _NEW = _examples(
     empty=("An empty conversation", {}),
     restored=(
-        "A transcript to go on from",
+        "From a transcript",
         {
             "title": "Names",
             "messages": [
@@ -35,46 +43,34 @@ _NEW = _examples(
     ),
 )
 _REGENERATE = _examples(
-    again=("Draw another reply", {}),
-    warmer=("Draw a freer one", {"temperature": 1.1, "seed": 7}),
+    again=("Another reply", {}),
+    warmer=("A more random reply", {"temperature": 1.1, "seed": 7}),
 )
-_CONTINUE = _examples(longer=("Some more", {"max_tokens": 100}))
+_CONTINUE = _examples(longer=("Up to 100 more tokens", {"max_tokens": 100}))
 _UNDO = _examples(last=("The last turn", {}), two=("The last two", {"turns": 2}))
 _SWITCH = _examples(
     builtin=("The built-in model", {"model_name": "builtin"}),
-    progress=("GPT-2, with its progress", {"model_name": "gpt2", "stream": True}),
+    progress=("GPT-2, with progress", {"model_name": "gpt2", "stream": True}),
 )
 _LOAD = _examples(
     current=("The current model", {}),
-    named=("Another one, beside it", {"model_name": "gpt2"}),
+    named=("Another model", {"model_name": "gpt2"}),
 )
 _UNLOAD = _examples(named=("One model", {"model_name": "gpt2"}))
 _GENERATE = _examples(
-    story=("Go on with a text", {"prompt": "Once upon a time", "max_length": 50, "temperature": 0.8}),
+    story=("Continue a text", {"prompt": "Once upon a time", "max_length": 50, "temperature": 0.8}),
     several=(
-        "Three endings",
+        "Three continuations",
         {"prompt": "The best thing about rain is", "num_return_sequences": 3, "seed": 1},
     ),
 )
 
-# A body that may be left out stands for an empty object.
-ChatBody = Annotated[schemas.ChatRequest, Body(openapi_examples=_CHAT)]
-NewChatBody = Annotated[
-    schemas.NewChatRequest, Body(openapi_examples=_NEW, default_factory=schemas.NewChatRequest)
-]
-RegenerateBody = Annotated[
-    schemas.RegenerateRequest, Body(openapi_examples=_REGENERATE, default_factory=schemas.RegenerateRequest)
-]
-ContinueBody = Annotated[
-    schemas.ContinueRequest, Body(openapi_examples=_CONTINUE, default_factory=schemas.ContinueRequest)
-]
-UndoBody = Annotated[schemas.UndoRequest, Body(openapi_examples=_UNDO, default_factory=schemas.UndoRequest)]
-SwitchModelBody = Annotated[schemas.SwitchModelRequest, Body(openapi_examples=_SWITCH)]
-LoadModelBody = Annotated[
-    schemas.LoadModelRequest, Body(openapi_examples=_LOAD, default_factory=schemas.LoadModelRequest)
-]
-UnloadModelBody = Annotated[
-    schemas.UnloadModelRequest,
-    Body(openapi_examples=_UNLOAD, default_factory=schemas.UnloadModelRequest),
-]
-GenerateBody = Annotated[schemas.GenerateRequest, Body(openapi_examples=_GENERATE)]
+CHAT = Body(openapi_examples=_CHAT)
+NEW_CHAT = Body(openapi_examples=_NEW, default_factory=NewChatRequest)
+REGENERATE = Body(openapi_examples=_REGENERATE, default_factory=RegenerateRequest)
+CONTINUE = Body(openapi_examples=_CONTINUE, default_factory=ContinueRequest)
+UNDO = Body(openapi_examples=_UNDO, default_factory=UndoRequest)
+SWITCH_MODEL = Body(openapi_examples=_SWITCH)
+LOAD_MODEL = Body(openapi_examples=_LOAD, default_factory=LoadModelRequest)
+UNLOAD_MODEL = Body(openapi_examples=_UNLOAD, default_factory=UnloadModelRequest)
+GENERATE = Body(openapi_examples=_GENERATE)

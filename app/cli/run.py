@@ -138,8 +138,7 @@ class Client:
         return Session(connection.client, terminal, self._options.system or "", autosave, self._settings)
 
     async def _welcome(self, session: Session, connection: Connection) -> None:
-        from app.cli.commands import conversation as conversation_commands
-        from app.cli.commands import model as model_commands
+        from app.cli.commands import conversation as conversation_commands, model as model_commands
 
         session.terminal.say("Welcome to LLM Chat Interface!", "bold")
         await session.refresh_models()

@@ -76,6 +76,7 @@ SWITCHED = schemas.SwitchModelResponse(
 )
 
 
+State = Literal["ok", "loading", "unavailable"]
 ReplyEvent = schemas.StartEvent | schemas.DeltaEvent | schemas.ChatResponse
 
 
@@ -93,7 +94,7 @@ class Scripted:
         self.waiting = threading.Event()  # a generator waits for ever
         self.cancelled = threading.Event()  # and was cancelled there
         self.closing = asyncio.Event()
-        self.state: Literal["ok", "loading", "unavailable"] = "ok"
+        self.state: State = "ok"
 
     async def run(self, script: str) -> AsyncGenerator[ReplyEvent, None]:
         if script == "busy":

@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from app.api.body import BodyGuard
+from app.models.schemas import ChatRequest
 from tests.api.conftest import MAX_BODY_BYTES
 from tests.api.fakes import Scripted, serving
 
@@ -71,7 +72,7 @@ def test_body_that_is_no_strict_json_object(
 
 def test_surrogate_pair_is_one_character(client: httpx.Client, scripted: Scripted) -> None:
     assert client.post(CHAT, content=b'{"message": "\\ud83d\\ude00"}', headers=JSON).status_code == 200
-    assert scripted.calls[0].message == "\N{GRINNING FACE}"
+    assert scripted.calls == [ChatRequest(message="\N{GRINNING FACE}")]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_body_longer_than_declared_is_no_second_request(url: str, scripted: Scri
     assert scripted.calls == []
 
 
-async def echo_length(scope, receive, send) -> None:
+async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await PlainTextResponse(str(len((await receive())["body"])))(scope, receive, send)
 

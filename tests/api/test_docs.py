@@ -1,6 +1,7 @@
 """The page, with no network; and that what it offers to try works as it stands."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ from app.api.docs import describe
 from tests.api.fakes import Scripted, fake_app
 
 
-def schema_of(app: FastAPI) -> dict:
+def schema_of(app: FastAPI) -> dict[str, Any]:
     describe(app)
     return app.openapi()
 
@@ -48,7 +49,7 @@ def test_assets_cannot_be_left(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
-def test_every_route_is_described(path: str, method: str, operation: dict) -> None:
+def test_every_route_is_described(path: str, method: str, operation: dict[str, Any]) -> None:
     assert operation["description"]
     assert "HTTPValidationError" not in str(operation)
     errors = {status: said for status, said in operation["responses"].items() if status != "200"}
@@ -57,7 +58,7 @@ def test_every_route_is_described(path: str, method: str, operation: dict) -> No
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES)
-def test_every_example_works(client: httpx.Client, path: str, body: dict) -> None:
+def test_every_example_works(client: httpx.Client, path: str, body: dict[str, object]) -> None:
     reply = client.post(path.replace("{conversation_id}", "conv_1"), json=body)
     assert reply.status_code == 200
     reference = SCHEMA["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -87,7 +88,7 @@ def test_streams_are_described(path: str) -> None:
 
 def test_key_field_is_there_only_when_a_key_is_asked_for() -> None:
     assert "securitySchemes" not in SCHEMA["components"]
-    locked = fake_app(Scripted(), api_key="key").openapi()
+    locked = schema_of(fake_app(Scripted(), api_key="key"))
     assert set(locked["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyHeader"}
     assert "security" not in locked["paths"]["/api/v1/health"]["get"]
     assert "401" in locked["paths"]["/api/v1/chat"]["post"]["responses"]

@@ -23,7 +23,7 @@ CONVERSATION = "/api/v1/chat/conversation/conv_1"
     ],
 )
 def test_post_hands_on_its_body(
-    client: httpx.Client, scripted: Scripted, path: str, body: dict, call: object
+    client: httpx.Client, scripted: Scripted, path: str, body: dict[str, object], call: object
 ) -> None:
     assert client.post(path, json=body).status_code == 200
     assert scripted.calls == [call]
@@ -146,7 +146,7 @@ def test_switch_streams_its_progress(client: httpx.Client) -> None:
     ],
 )
 def test_blank_title_or_message_of_a_transcript_is_refused(
-    client: httpx.Client, scripted: Scripted, body: dict
+    client: httpx.Client, scripted: Scripted, body: dict[str, object]
 ) -> None:
     reply = client.post("/api/v1/chat/new", json=body)
     assert reply.status_code == 422 and "is empty" in reply.json()["error"]["message"]

@@ -74,7 +74,9 @@ def test_missing_key_names_the_scheme() -> None:
         ({"message": "hi", "top_p": 10**400}, "top_p: "),
     ],
 )
-def test_validation_names_the_field_and_the_cause(client: httpx.Client, body: dict, said: str) -> None:
+def test_validation_names_the_field_and_the_cause(
+    client: httpx.Client, body: dict[str, object], said: str
+) -> None:
     reply = client.post("/api/v1/chat", json=body)
     assert reply.status_code == 422
     assert reply.json()["error"]["code"] == "validation_error"

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from starlette.routing import Route
+from starlette.types import Scope
 
+from app.api.docs import describe
 from app.api.middleware import HostCheck, KeyCheck
 from app.core.errors import ForbiddenHost, NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, serving
@@ -17,7 +19,7 @@ OPEN = {"/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready
 OPEN |= {f"/api/v1{path}" for path in OPEN if path.startswith("/health")}
 
 
-def scope(path: str = "/api/v1/chat", **headers: str) -> dict:
+def scope(path: str = "/api/v1/chat", **headers: str) -> Scope:
     pairs = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
     return {"type": "http", "path": path, "headers": pairs}
 
@@ -98,6 +100,7 @@ def locked(locked_url: str) -> Iterator[httpx.Client]:
 
 def test_every_route_but_the_open_ones_asks_for_the_key(locked: httpx.Client) -> None:
     app = fake_app(Scripted(), api_key=KEY)
+    describe(app)
     plain = {route.path for route in app.routes if isinstance(route, Route)}
     paths = plain | set(app.openapi()["paths"]) | {"/api/v1/nothing", "/docs-assets", "/health/", "/redoc"}
     for path in paths:

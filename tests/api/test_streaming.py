@@ -1,9 +1,11 @@
 """Through a real server: what a client sees of a stream, and what a service sees of a client that leaves."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from app.api.streaming import respond
 from tests.api.fakes import LINE_ENDS, REPLY, Scripted, serving
@@ -11,7 +13,7 @@ from tests.api.fakes import LINE_ENDS, REPLY, Scripted, serving
 WAIT_S = 5
 
 
-def frames(text: str) -> list[tuple[str, dict]]:
+def frames(text: str) -> list[tuple[str, dict[str, Any]]]:
     events = [block for block in text.split("\n\n") if block and not block.startswith(":")]
     pairs = [block.split("\n", 1) for block in events]
     return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in pairs]
@@ -90,7 +92,7 @@ def test_client_that_leaves_cancels_the_work(
 
 
 def test_keep_alive_comes_while_nothing_else_does(scripted: Scripted) -> None:
-    async def app(scope, receive, send) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await respond(scripted.run("hang"), stream=True, keep_alive_s=0.01)(scope, receive, send)
 

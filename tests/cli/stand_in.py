@@ -22,9 +22,8 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
+from app.api.docs import describe
 from app.models import schemas as wire
-
-wire.build_requests()
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS = {"builtin": "/srv/builtin/weights", "gpt2": "openai-community/gpt2"}
@@ -260,6 +259,7 @@ def build(state: StandIn) -> FastAPI:
     async def refuse(request: Request, error: Refusal) -> JSONResponse:
         return JSONResponse(error.body, error.status)
 
+    describe(app)
     return app
 
 

@@ -14,9 +14,14 @@ from app.cli.conversation.session_index import (
     load_session,
     recent_sessions,
 )
-from app.cli.conversation.transcript_file import FOLDER, Transcript, new_session_id, saved_names
-from app.cli.conversation.transcript_file import load as load_transcript
-from app.cli.conversation.transcript_file import save as save_transcript
+from app.cli.conversation.transcript_file import (
+    FOLDER,
+    Transcript,
+    load as load_transcript,
+    new_session_id,
+    save as save_transcript,
+    saved_names,
+)
 from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import checked_name
 from app.cli.output.formatting import age_of, count

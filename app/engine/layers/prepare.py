@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
-from app.engine.layers import fused as fusion
-from app.engine.layers import packed_linear as linear
+from app.engine.layers import fused as fusion, packed_linear as linear
 
 
 class UpcastEmbedding(nn.Module):

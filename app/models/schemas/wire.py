@@ -40,18 +40,10 @@ StopStrings = Annotated[
 
 
 class WireModel(BaseModel):
-    # Built when it is first used: the client, which is to start at once, uses few.
+    # Each model is built at its first use, because the client must start at once and uses few of them. The
+    # server builds all that it needs while it starts (docs.describe).
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), frozen=True, defer_build=True)
 
 
 class RequestModel(WireModel):
     model_config = ConfigDict(extra="forbid")
-
-
-def build_requests(kind: type[RequestModel] = RequestModel) -> None:
-    """Builds all that are known by now. FastAPI validates a body in a way of its own, and warns where its
-    model is built only then."""
-    kind.model_config["defer_build"] = False
-    kind.model_rebuild()
-    for narrower in kind.__subclasses__():
-        build_requests(narrower)

@@ -3,12 +3,14 @@
 import httpx
 import pytest
 
-from tests.api.fakes import Scripted
+from tests.api.fakes import Scripted, State
 
 
 @pytest.mark.parametrize("prefix", ["", "/api/v1"])
 @pytest.mark.parametrize("status", ["ok", "loading", "unavailable"])
-def test_health_tells_every_state(client: httpx.Client, scripted: Scripted, prefix: str, status: str) -> None:
+def test_health_tells_every_state(
+    client: httpx.Client, scripted: Scripted, prefix: str, status: State
+) -> None:
     scripted.state = status
     reply = client.get(f"{prefix}/health")
     assert (reply.status_code, reply.json()["status"]) == (200, status)

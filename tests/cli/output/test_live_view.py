@@ -3,8 +3,7 @@ import io
 
 import pyte
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from rich.console import Console
 
 from app.cli.output.answer_view import PlainAnswer, without_controls

@@ -1,0 +1,19 @@
+"""The route that continues a prompt without a conversation."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+
+from app.api import examples
+from app.api.dependencies import PREFIX, ServicesDep
+from app.api.docs import REPLIES, STREAMS_TEXT
+from app.api.streaming import respond
+from app.models.schemas import GenerateRequest, GenerateResponse
+
+router = APIRouter(prefix=PREFIX, tags=["Generation"])
+
+
+@router.post("/generate", response_model=GenerateResponse, responses=STREAMS_TEXT | REPLIES)
+async def generate(body: Annotated[GenerateRequest, examples.GENERATE], services: ServicesDep) -> Response:
+    """Continues the prompt exactly as given, without a conversation and without a chat template."""
+    return respond(services.generator.generate(body), body.stream)
