@@ -1,62 +1,132 @@
-"""Owns how what was submitted becomes a request that can run: its prompt, its stops, its way to choose.
+"""Turns submitted requests into requests that can run, in a thread beside the step loop."""
 
-Whether there is room for it now is the scheduler's.
-"""
-
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from app.core.errors import DomainError, InternalError
 from app.engine import sampler as sampling
-from app.engine.ipc.messages import Accepted, Submit
+from app.engine.ipc.messages import Accepted, Failed, Submit
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
 from app.engine.sampler import RequestSampler
 from app.engine.scheduler import TokenSequence
 from app.engine.speculative.prompt_lookup import PromptLookup
 from app.engine.tokenization.parts import PartSplitter
-from app.engine.tokenization.prompt import PromptBuilder
+from app.engine.tokenization.prompt import Prompt, PromptBuilder
+from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tokenization.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """How a model's chats look, beyond what its tokenizer says."""
+    """The format of a model's chats, beyond its tokenizer."""
 
-    template: str | None = None  # Jinja; used where the tokenizer brings none
+    template: str | None = None  # Jinja; used if the tokenizer brings none
     stop: tuple[str, ...] = ()  # stop strings that belong to the format
 
 
-class Admission:
-    """To one model with a window of `context_length` tokens."""
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    request: Request
+    accepted: Accepted
 
-    def __init__(self, loaded: LoadedModel, context_length: int, dialogue: ChatFormat) -> None:
+
+class Admission:
+    """Admits requests to one model with a window of `context_length` tokens."""
+
+    def __init__(
+        self, loaded: LoadedModel, context_length: int, chat_format: ChatFormat, sandbox: TemplateSandbox
+    ) -> None:
         self._vocabulary = Vocabulary(loaded)
         self._prompts = PromptBuilder(
-            loaded.tokenizer, context_length=context_length, chat_template=dialogue.template
+            loaded.tokenizer,
+            context_length=context_length,
+            chat_template=chat_format.template,
+            sandbox=sandbox,
         )
-        self._stop = dialogue.stop
+        self._stop = chat_format.stop
 
-    def admit(self, submit: Submit, arrived: float) -> tuple[Request, Accepted]:
-        """The request, and what its sender is told. Raises DomainError where it cannot be."""
-        sampling.check(submit.sampling)
-        prompt = self._prompts.build(submit)
-        self._vocabulary.check(prompt.ids)
+    def admit(self, submit: Submit, arrived: float) -> Admitted | Failed:
+        """The request, ready for the scheduler, or the reason why it cannot run."""
+        try:
+            sampling.check(submit.sampling)
+            prompt = self._prompts.build(submit)
+            self._vocabulary.check(prompt.ids)
+            return self._admitted(submit, prompt, arrived)
+        except DomainError as error:
+            return Failed(submit.request_id, error.code, error.message, error.hint)
+        except Exception:  # the root of the thread's task: one request must not end the others
+            _log.exception("request %s cannot be prepared", submit.request_id)
+            return internal_failure(submit.request_id)
+
+    def _admitted(self, submit: Submit, prompt: Prompt, arrived: float) -> Admitted:
         stops = submit.sampling.stop + (self._stop if submit.messages is not None else ())
-        joins_prompt = submit.continue_final or submit.prompt is not None
+        continues_prompt = submit.continue_final or submit.prompt is not None
         request = Request(
             sequence=TokenSequence(submit.request_id, list(prompt.ids), submit.scope),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
             stop_ids=self._vocabulary.stop_ids,
             sampler=RequestSampler(submit.sampling, prompt.ids),
-            text=self._vocabulary.reply_text(stops, joins=prompt.ids if joins_prompt else ()),
+            text=self._vocabulary.reply_text(stops, joins=prompt.ids if continues_prompt else ()),
             parts=PartSplitter(prompt.thinking),
             guesser=PromptLookup(),
             arrived=arrived,
         )
         accepted = Accepted(
-            submit.request_id,
-            request.prompt_tokens,
-            prompt.omitted_messages,
-            request.max_tokens,
+            submit.request_id, request.prompt_tokens, prompt.omitted_messages, request.max_tokens
         )
-        return request, accepted
+        return Admitted(request, accepted)
+
+
+class AdmissionQueue:
+    """Admits requests one after the other, in order of arrival, while the step loop goes on.
+
+    For the thread of the step loop.
+    """
+
+    def __init__(self, admission: Admission, executor: Executor | None = None) -> None:
+        """`executor` runs one call at a time; None: a thread of its own."""
+        self._admission = admission
+        self._executor = ThreadPoolExecutor(1, "admission") if executor is None else executor
+        self._futures: dict[str, Future[Admitted | Failed]] = {}  # by request id, in order of arrival
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._futures))
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._futures
+
+    def add(self, submit: Submit, arrived: float) -> None:
+        self._futures[submit.request_id] = self._executor.submit(self._admission.admit, submit, arrived)
+
+    def cancel(self, request_id: str) -> None:
+        """Forgets the request; the thread is done with it at the latest when it has prepared it."""
+        self._futures.pop(request_id).cancel()
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until the oldest request is prepared, if there is any."""
+        wait(list(self._futures.values())[:1], timeout_s)
+
+    def take_prepared(self) -> list[Admitted | Failed]:
+        """The outcomes for the oldest requests, up to the first that is not prepared yet."""
+        outcomes = []
+        while self._futures and (oldest := next(iter(self._futures.values()))).done():
+            outcomes.append(oldest.result())
+            del self._futures[next(iter(self._futures))]
+        return outcomes
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._futures.clear()
+
+
+def internal_failure(request_id: str) -> Failed:
+    return Failed(request_id, InternalError.code, "the engine failed on this request", "The log says why.")

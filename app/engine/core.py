@@ -6,21 +6,25 @@ Ties prompt, scheduler, runner, sampling and text together. Knows no transport; 
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import torch
 
-from app.core.errors import DomainError, InternalError, InvalidRequest
+from app.core.errors import InvalidRequest
 from app.core.literals import FinishReason
 from app.engine import sampler as sampling
-from app.engine.admission import Admission, ChatFormat
+from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, internal_failure
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import (
     Delta,
     Deltas,
     Failed,
+    Finished,
     Outbound,
+    RequestTimings,
     Submit,
+    TokenCounts,
 )
 from app.engine.kv.pool import KVPool
 from app.engine.kv.prefix_cache import KVCache
@@ -31,10 +35,12 @@ from app.engine.request import Request
 from app.engine.scheduler import Chunk, Scheduler
 from app.engine.speculative.cost import CALIBRATION_TOKENS
 from app.engine.speculative.proposer import Proposer
+from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
 
 _PLAIN = ChatFormat()
+_ADMISSION_WAIT_S = 0.02  # with nothing else to do, before the inbox is looked at again
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,9 @@ class EngineCore:
         *,
         draft: LoadedModel | None = None,
         arena: KVPool | None = None,
-        dialogue: ChatFormat = _PLAIN,
+        chat_format: ChatFormat = _PLAIN,
+        sandbox: TemplateSandbox | None = None,
+        admission_executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Keys and values lie in the `arena`, where there is one, which has room for all of them."""
@@ -68,7 +76,9 @@ class EngineCore:
         self._store: KVAllocator = PerSlotAllocator() if arena is None else arena
         self._runner = ModelRunner(loaded.model, arena=arena)
         self._guessing = Proposer(None if draft is None else ModelRunner(draft.model, _layers(loaded), arena))
-        self._admission = Admission(loaded, limits.context_length, dialogue)
+        sandbox = TemplateSandbox() if sandbox is None else sandbox
+        admission = Admission(loaded, limits.context_length, chat_format, sandbox)
+        self._admissions = AdmissionQueue(admission, admission_executor)
         self.cache = KVCache(
             budget_bytes=limits.kv_cache_bytes,
             bytes_per_token=limits.bytes_per_token,
@@ -92,7 +102,7 @@ class EngineCore:
     @property
     def is_idle(self) -> bool:
         """Whether a step would have nothing to compute and nothing to tell."""
-        return not self._requests and not self._outbox
+        return not self._requests and not self._outbox and not self._admissions
 
     @property
     def device(self) -> torch.device:
@@ -104,36 +114,43 @@ class EngineCore:
 
     @property
     def waiting(self) -> int:
-        return len(self._scheduler.waiting)
+        """Requests that are being prepared, or that wait for room."""
+        return len(self._admissions) + len(self._scheduler.waiting)
 
     def submit(self, submit: Submit) -> None:
-        """Accept the request or fail it; the answer is in the next step's result."""
-        try:
-            if submit.request_id in self._requests:
-                raise InvalidRequest("a request of this id is running")
-            request, accepted = self._admission.admit(submit, self._clock())
-        except DomainError as error:
+        """Has the request prepared beside the step loop; a later step's result accepts or fails it."""
+        if submit.request_id in self._requests or submit.request_id in self._admissions:
+            error = InvalidRequest("a request with this id is open")
             self._outbox.append(Failed(submit.request_id, error.code, error.message, error.hint))
-        except Exception:  # one request's text must not end the others
-            _log.exception("request %s cannot be prepared", submit.request_id)
-            self._outbox.append(_internal(submit.request_id))
-        else:
-            self._requests[request.request_id] = request
-            self._scheduler.add(request.sequence)
-            self._outbox.append(accepted)
+            return
+        self._admissions.add(submit, self._clock())
+        self._take_prepared()
 
     def cancel(self, request_id: str) -> None:
         """No further delta; a request that is over already is left alone."""
+        if request_id in self._admissions:
+            self._admissions.cancel(request_id)
+            self._outbox.append(
+                Finished(request_id, "cancelled", TokenCounts(0, 0, 0), RequestTimings(0, 0, 0))
+            )
         request = self._requests.get(request_id)
         if request is not None:
             self._finish(request, "cancelled")
 
     def cancel_all(self) -> None:
-        for request_id in list(self._requests):
+        for request_id in (*self._admissions, *self._requests):
             self.cancel(request_id)
+
+    def close(self) -> None:
+        """Ends the thread that prepares requests. Cancel them before."""
+        self._admissions.close()
 
     def step(self) -> list[Outbound]:
         """One forward pass over what is scheduled, if anything is."""
+        self._take_prepared()
+        if not self._requests and not self._outbox:
+            self._admissions.wait(_ADMISSION_WAIT_S)
+            self._take_prepared()
         self._guess()
         chunks = self._plan()
         if chunks:
@@ -144,6 +161,16 @@ class EngineCore:
             self._pace.learn(self._clock() - began, prefill_rows)
         outbox, self._outbox = self._outbox, []
         return outbox
+
+    def _take_prepared(self) -> None:
+        for outcome in self._admissions.take_prepared():
+            match outcome:
+                case Admitted(request, accepted):
+                    self._requests[request.request_id] = request
+                    self._scheduler.add(request.sequence)
+                    self._outbox.append(accepted)
+                case Failed():
+                    self._outbox.append(outcome)
 
     def _plan(self) -> list[Chunk]:
         """This step's work. Whoever the device has no memory for, nothing finished being kept, fails."""
@@ -236,12 +263,8 @@ class EngineCore:
     def _fail(self, request: Request) -> None:
         del self._requests[request.request_id]
         self._scheduler.drop(request.sequence)
-        self._outbox.append(_internal(request.request_id))
+        self._outbox.append(internal_failure(request.request_id))
 
 
 def _layers(loaded: LoadedModel) -> int:
     return int(loaded.model.config.get_text_config().num_hidden_layers)
-
-
-def _internal(request_id: str) -> Failed:
-    return Failed(request_id, InternalError.code, "the engine failed on this request", "The log says why.")

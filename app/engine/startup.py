@@ -23,6 +23,7 @@ from app.engine.kv.pool import pool_for
 from app.engine.loading.load import LoadedModel, ReportStage, load
 from app.engine.loading.low_priority import run_at_low_priority
 from app.engine.loading.self_check import PackedPath, check_packed_path
+from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +48,11 @@ class ReadyEngine:
         """
         began = time.monotonic() if started is None else started
         _prepare(spec)
+        sandbox = TemplateSandbox()
+        sandbox.start()  # while the model loads
         loaded, parameters, path = run_at_low_priority(lambda: _load(spec, report), spec.low_priority)
         draft = run_at_low_priority(lambda: _draft(spec, loaded), spec.low_priority)
-        engine = _engine(spec, loaded, path, draft)
+        engine = _engine(spec, loaded, path, draft, sandbox)
         memory.give_back()
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
@@ -124,7 +127,9 @@ def _draft(spec: WorkerSpec, served: LoadedModel) -> _Draft | None:
     return _Draft(loaded, path)
 
 
-def _engine(spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Draft | None) -> EngineCore:
+def _engine(
+    spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Draft | None, sandbox: TemplateSandbox
+) -> EngineCore:
     paths = [path] if draft is None else [path, draft.path]
     bytes_per_token = sum(each.bytes_per_token for each in paths)
     device = loaded.model.device
@@ -155,7 +160,8 @@ def _engine(spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Dra
         limits,
         arena=pool_for(device, budget // bytes_per_token) if supports_cuda_graphs else None,
         draft=None if draft is None else draft.loaded,
-        dialogue=ChatFormat(spec.chat_template, spec.stop),
+        chat_format=ChatFormat(spec.chat_template, spec.stop),
+        sandbox=sandbox,
     )
 
 

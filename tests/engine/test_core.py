@@ -65,12 +65,12 @@ def test_engine_stop_string_is_cut(llama: TinyModel) -> None:
     assert end_of(collected).finish_reason == "stop"
 
 
-def test_engine_dialogue_stop_strings_belong_to_chats(llama: TinyModel) -> None:
+def test_engine_chat_format_stop_strings_belong_to_chats(llama: TinyModel) -> None:
     chat = Submit(
         "chat", SamplingParams(max_tokens=24, temperature=0), messages=(ChatMessage("user", "the cat"),)
     )
     whole = run(llama.engine(), chat).texts["chat"]
-    engine = llama.engine(dialogue=ChatFormat(stop=(whole[4:6],)))
+    engine = llama.engine(chat_format=ChatFormat(stop=(whole[4:6],)))
     collected = run(engine, chat, greedy("raw", "the cat"))
     assert collected.texts["chat"] == whole[: whole.index(whole[4:6])]
     assert end_of(collected, "raw").finish_reason == "length"

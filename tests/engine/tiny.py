@@ -1,8 +1,11 @@
 """Tiny real models with random weights, and a real byte-level tokenizer, for the engine's tests."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import cache
+from typing import ParamSpec, TypeVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -19,6 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
 from app.engine.ipc.messages import (
     Accepted,
@@ -32,6 +36,10 @@ from app.engine.ipc.messages import (
 from app.engine.kv.pool import KVPool
 from app.engine.loading.load import LoadedModel
 from app.engine.loading.self_check import check_packed_path
+from app.engine.tokenization.template_sandbox import TemplateSandbox
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 WINDOW = 160  # tokens of context
 SLIDING = 8  # tokens; less than the prompts
@@ -52,6 +60,21 @@ _SHAPE = {
     "initializer_range": 0.3,  # enough that greedy replies vary
 }
 _MIXED_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+class InlineExecutor(Executor):
+    """Runs each call at once, so that what a test submits is prepared before its next line."""
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(call(*args, **options))
+        return future
+
+
+@cache
+def shared_sandbox() -> TemplateSandbox:
+    """One process for all tests, because to start one takes longer than most of them."""
+    return TemplateSandbox()
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -123,8 +146,11 @@ class TinyModel:
         step_tokens: int = 64,
         max_active_requests: int = 8,
         arena: KVPool | None = None,
-        **options: object,
+        draft: LoadedModel | None = None,
+        chat_format: ChatFormat | None = None,
+        admission_executor: Executor | None = None,
     ) -> EngineCore:
+        """With no `admission_executor` requests are prepared when they are submitted."""
         limits = EngineLimits(
             context_length=WINDOW,
             kv_cache_bytes=cache_tokens * self.bytes_per_token,
@@ -134,7 +160,15 @@ class TinyModel:
         )
         if self.has_arena and arena is None:
             arena = KVPool(cache_tokens, first=64)
-        return EngineCore(LoadedModel(self.packed, self.tokenizer, WINDOW), limits, arena=arena, **options)
+        return EngineCore(
+            LoadedModel(self.packed, self.tokenizer, WINDOW),
+            limits,
+            arena=arena,
+            chat_format=chat_format or ChatFormat(),
+            draft=draft,
+            sandbox=shared_sandbox(),
+            admission_executor=admission_executor or InlineExecutor(),
+        )
 
     def generate(self, prompt: str, max_tokens: int) -> str:
         """The reply that transformers gives, greedy; cut off, it ends with its last whole character."""

@@ -1,68 +1,112 @@
-"""Owns the bounds of a chat template: code from a model's author that runs in a sandbox, but may never end.
+"""Renders chat templates within limits of time, memory and length, in a process that is killed beyond them.
 
-The sandbox is transformers' own. Here it gets a limit of time, of memory and of length.
+Only a process of its own can be bounded while the engine goes on: Python cannot end a loop inside C in
+another thread, and a limit of memory would hold for the engine's allocations as well.
 """
 
-import os
-import signal
+import json
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-TIME_LIMIT_S = 2.0
-MEMORY_LIMIT_BYTES = 1 << 30  # beyond what the process has
-LENGTH_LIMIT = 50_000_000  # characters
-_AGAIN_S = 0.05  # an exception may have been swallowed
+from app.engine.tokenization import template_process
+
+TIME_LIMIT_S = 2.0  # for one rendering
+_START_LIMIT_S = 60.0  # for the process to start, on a machine that is busy loading a model
+_KILL_AFTER = 2  # times the limit: the process ends itself before, but on systems without timers
 
 
 class TemplateOutOfBounds(Exception):
-    """It takes too long, or too much memory, or makes too long a text."""
+    """The template takes too long or too much memory, or makes too long a text."""
 
 
-@contextmanager
-def bounded(time_limit_s: float = TIME_LIMIT_S) -> Iterator[None]:
-    """Ends what runs inside with TemplateOutOfBounds. In the main thread of a Unix process: a worker's.
+class TemplateRefused(Exception):
+    """The template raised an error. The message is the template's own, or empty."""
 
-    A timer's signal also ends a loop inside C, such as the power of two large numbers.
+
+class TemplateSandbox:
+    """Starts the process when it is first needed, and again after it was killed. For one thread at a time.
+
+    The process ends with `close`, or with the last reference to this object.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-    previous = signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, time_limit_s, _AGAIN_S)
-    try:
-        with _memory_bounded():
-            yield
-    except (MemoryError, RecursionError, OverflowError) as error:
-        raise TemplateOutOfBounds from error
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+
+    def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
+        self._time_limit_s = time_limit_s
+        self._process: _Process | None = None
+
+    def start(self) -> None:
+        """Starts the process without waiting for it, so that it is ready when a template comes."""
+        if self._process is None or not self._process.is_alive:
+            self.close()
+            self._process = _Process()
+
+    def render(self, template: str, variables: dict[str, Any]) -> str:  # any JSON
+        """The text that the template makes of the variables.
+
+        Raises:
+            TemplateOutOfBounds, TemplateRefused.
+        """
+        self.start()
+        assert self._process is not None
+        request = {"template": template, "variables": variables, "time_limit_s": self._time_limit_s}
+        answer = self._process.ask(request, _KILL_AFTER * self._time_limit_s)
+        if answer is None:
+            self.close()
+            raise TemplateOutOfBounds
+        if "refused" in answer:
+            raise TemplateRefused(answer["refused"])
+        if "text" not in answer:
+            raise TemplateOutOfBounds
+        return answer["text"]
+
+    def close(self) -> None:
+        """Ends the process. A later rendering starts another one."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
 
-@contextmanager
-def _memory_bounded() -> Iterator[None]:
-    import resource  # here: Unix only
+class _Process:
+    """One run of template_process.py."""
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = _mapped_bytes() + MEMORY_LIMIT_BYTES
-    limits = [limit for limit in (wanted, soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    def __init__(self) -> None:
+        # -P: the modules beside the script are not importable by its plain names.
+        command = (sys.executable, "-P", str(Path(template_process.__file__)))
+        self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._is_ready = False
+        self.close = weakref.finalize(self, _end, self._popen)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def ask(self, request: dict[str, Any], time_limit_s: float) -> template_process.Answer | None:  # any JSON
+        """The answer; None if the process was killed or crashed over it."""
+        if not self._is_ready and self._answer(b"", _START_LIMIT_S) is None:
+            return None
+        self._is_ready = True
+        return self._answer(json.dumps(request).encode() + b"\n", time_limit_s)
+
+    def _answer(self, request: bytes, time_limit_s: float) -> template_process.Answer | None:
+        assert self._popen.stdin is not None and self._popen.stdout is not None
+        watchdog = threading.Timer(time_limit_s, self._popen.kill)
+        watchdog.start()
+        try:
+            self._popen.stdin.write(request)
+            self._popen.stdin.flush()
+            line = self._popen.stdout.readline()
+        except BrokenPipeError:
+            return None
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+        answer: template_process.Answer | None = json.loads(line) if line.endswith(b"\n") else None
+        return answer
 
 
-def _mapped_bytes() -> int:
-    """Address space in use. Where the system does not tell, more than any process has."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 1 << 48
-
-
-def _give_up(number: int, frame: FrameType | None) -> None:
-    raise TemplateOutOfBounds
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.communicate()  # also closes the pipes

@@ -7,7 +7,7 @@ from app.core.errors import ContextOverflow, InvalidRequest
 from app.core.literals import Role
 from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
 from app.engine.tokenization.prompt import PromptBuilder
-from tests.engine.tiny import SPECIAL, TEMPLATE, make_tokenizer
+from tests.engine.tiny import SPECIAL, TEMPLATE, make_tokenizer, shared_sandbox
 
 NO_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -18,7 +18,9 @@ NO_SYSTEM = (
 def builder(
     tokenizer: PreTrainedTokenizerFast, window: int = 200, chat_template: str | None = None
 ) -> PromptBuilder:
-    return PromptBuilder(tokenizer, context_length=window, chat_template=chat_template)
+    return PromptBuilder(
+        tokenizer, context_length=window, chat_template=chat_template, sandbox=shared_sandbox()
+    )
 
 
 def chat(*messages: tuple[Role, str], max_tokens: int | None = None, continue_final: bool = False) -> Submit:

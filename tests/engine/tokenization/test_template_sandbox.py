@@ -1,15 +1,14 @@
 """Chat templates are code of somebody else: they end in time, or the model is refused."""
 
-import signal
-import time
+import threading
 
 import pytest
 
 from app.core.errors import InvalidRequest, ModelRefused
 from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
 from app.engine.tokenization.prompt import Prompt, PromptBuilder
-from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, bounded
-from tests.engine.tiny import make_tokenizer
+from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
+from tests.engine.tiny import make_tokenizer, shared_sandbox
 from tests.hub.hostile import DOUBLES
 
 RUNS_AWAY = {
@@ -25,7 +24,7 @@ RUNS_AWAY = {
 def builder(template: str) -> PromptBuilder:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
-    return PromptBuilder(tokenizer, context_length=200, chat_template=None)
+    return PromptBuilder(tokenizer, context_length=200, chat_template=None, sandbox=shared_sandbox())
 
 
 def ask(template: str, think: bool | None = None, content: str = "hello") -> Prompt:
@@ -35,10 +34,8 @@ def ask(template: str, think: bool | None = None, content: str = "hello") -> Pro
 
 @pytest.mark.parametrize("name", RUNS_AWAY)
 def test_template_that_runs_away_is_refused_at_load(name: str) -> None:
-    began = time.monotonic()
     with pytest.raises(ModelRefused, match="template"):
         builder(RUNS_AWAY[name])
-    assert time.monotonic() - began < 10
 
 
 def test_template_that_runs_away_later_ends_that_request() -> None:
@@ -48,7 +45,7 @@ def test_template_that_runs_away_later_ends_that_request() -> None:
         + "{% endif %}{{ messages[-1].content }}"
     )
     assert ask(template).ids
-    with pytest.raises(InvalidRequest, match="does not end"):
+    with pytest.raises(InvalidRequest, match="exceeds its limits"):
         ask(template, content="boom")
 
 
@@ -68,13 +65,62 @@ def test_template_reaches_nothing_outside(attribute: str) -> None:
         ask("{{ " + attribute + " }}{{ messages[0].content }}")
 
 
-def test_bounds_leave_no_trace() -> None:
-    before = signal.getsignal(signal.SIGALRM)
-    with pytest.raises(TemplateOutOfBounds), bounded(0.05):
-        while True:
-            pass
-    assert signal.getsignal(signal.SIGALRM) == before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+@pytest.mark.parametrize("name", RUNS_AWAY)
+def test_sandbox_bounds_templates_in_any_thread_and_renders_afterwards(name: str) -> None:
+    sandbox = TemplateSandbox(time_limit_s=0.5)
+    outcomes: list[object] = []
+
+    def render() -> None:
+        try:
+            outcomes.append(sandbox.render(RUNS_AWAY[name], {}))
+        except TemplateOutOfBounds as error:
+            outcomes.append(type(error))
+        outcomes.append(sandbox.render("{{ word }}", {"word": "afterwards"}))
+
+    thread = threading.Thread(target=render, daemon=True)
+    thread.start()
+    thread.join(60)
+    sandbox.close()
+    assert outcomes == [TemplateOutOfBounds, "afterwards"]
+
+
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+TEMPLATES = {
+    "blocks": "  {% if true %}\n  a\n  {%- endif %}\n{% for m in messages %}\n{{ m.content }}\n{% endfor %}",
+    "json": "{{ messages | tojson }}{{ messages | tojson(indent=2, ensure_ascii=true, sort_keys=true) }}",
+    "generation": "{% set x = 1 %}{% generation %}{{ messages[0].content }}{{ x }}{% endgeneration %}",
+    "loop controls": "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+    "namespace": "{% set n = namespace(a=1, self=2) %}{% set n.a = n.a + 1 %}{{ n.a }}{{ n.self }}",
+    "dict": "{{ dict(a=1) }}{{ dict.fromkeys('ab', 1) }}{{ dict([('a', 2)], b=3) }}",
+    "variables": "{{ bos_token }}{{ eos_token }}{{ tools is none }}{{ add_generation_prompt }}",
+    "undefined": "{{ missing }}{{ messages[0].missing is defined }}",
+    "year": "{{ strftime_now('%Y') | length }}",
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_sandbox_renders_as_transformers_does(name: str) -> None:
+    messages = [{"role": "user", "content": '<é> \U0001f44d & "it"'}, {"role": "assistant", "content": "b"}]
+    variables = {
+        "messages": messages,
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+    } | TOKENS
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens(TOKENS)
+    own = tokenizer.apply_chat_template(
+        messages, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True
+    )
+    assert shared_sandbox().render(TEMPLATES[name], variables) == own
+
+
+@pytest.mark.parametrize(
+    "value", ["namespace(_x=1)", "namespace(**{'__class__': 1})", "dict.__class__", "dict.mro()"]
+)
+def test_sandbox_refuses_private_names(value: str) -> None:
+    with pytest.raises(TemplateRefused):
+        shared_sandbox().render("{{ " + value + ".x }}", {})
 
 
 SWITCHED = "{% if enable_thinking %}think{% else %}<think></think>{% endif %}{{ messages[0].content }}"

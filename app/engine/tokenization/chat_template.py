@@ -1,0 +1,97 @@
+"""Renders a chat with its model's template, in the sandbox."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from app.core.errors import InvalidRequest, ModelRefused
+from app.engine.tokenization.parts import Thinking
+from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
+
+END = "\ufdd2"  # a noncharacter, behind a message that is to be continued
+
+_OPENING, _CLOSING = "<think>", "</think>"  # what reasoning models write around their reasoning
+_SWITCH = "enable_thinking"  # the variable by which many templates turn reasoning off
+_LONGEST_REASON = 200  # characters of a template's own words when it refuses
+_EXCEEDS = "the model's chat template exceeds its limits of time, memory or length"
+
+TemplateMessage = dict[str, str]  # role and content
+
+
+class _ExceedsLimits(InvalidRequest):
+    """The template was stopped by a limit of the sandbox."""
+
+
+class ChatTemplate:
+    """The tokenizer's own template, else `fallback`, else none: then every rendering is refused."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, fallback: str | None, sandbox: TemplateSandbox
+    ) -> None:
+        """Raises ModelRefused if the template exceeds the sandbox's limits even with two short messages."""
+        own: str | dict[str, str] | None = tokenizer.chat_template
+        self._only_has_others = isinstance(own, dict)  # templates with names, such as tool_use
+        self.source = (own.get("default") if isinstance(own, dict) else own) or fallback
+        self._special_tokens = tokenizer.special_tokens_map
+        self._sandbox = sandbox
+        self.shows_system = self.source is None or self._shows_system()
+
+    def render(
+        self, messages: Sequence[TemplateMessage], *, opens_reply: bool = True, think: bool = False
+    ) -> str:
+        """The text of the chat. Raises InvalidRequest if the template refuses it or exceeds its limits."""
+        if self.source is None:
+            kind = "default chat template" if self._only_has_others else "chat template"
+            raise InvalidRequest(f"this model has no {kind}", hint="Use raw generation instead.")
+        variables = self._special_tokens | {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": opens_reply,
+            _SWITCH: think,
+        }
+        try:
+            return self._sandbox.render(self.source, variables)
+        except TemplateOutOfBounds as error:
+            raise _ExceedsLimits(f"{_EXCEEDS} with these messages") from error
+        except TemplateRefused as error:
+            reason = " ".join(str(error).split())[:_LONGEST_REASON]
+            message = "the model's chat template refuses these messages"
+            raise InvalidRequest(f"{message}: {reason}" if reason else message) from error
+
+    def render_unfinished(self, messages: Sequence[TemplateMessage]) -> str:
+        """The text up to the end of the last message, which ends as it was given: templates may trim it.
+
+        Raises InvalidRequest as `render` does, and if the template alters the message otherwise.
+        """
+        *before, last = messages
+        begun = last["content"]
+        marked = last | {"content": begun + END}
+        text, _, _ = self.render([*before, marked], opens_reply=False).rpartition(END)
+        if not text.endswith(begun.lstrip()) or not text:
+            raise InvalidRequest("the model's chat template alters the reply, so it cannot be continued")
+        return text if text.endswith(begun) else text.removesuffix(begun.lstrip()) + begun
+
+    def thinking(self, text: str, wanted: bool | None) -> Thinking:
+        """Where the reply to the rendered chat may hold thinking.
+
+        Raises InvalidRequest if thinking is wanted of a model that cannot, or unwanted of one that must.
+        """
+        source = self.source or ""
+        is_begun = text.rstrip().endswith(_OPENING)
+        if wanted and not is_begun and _SWITCH not in source:
+            raise InvalidRequest("this model does not think aloud", hint="Leave think out.")
+        if wanted is False and is_begun:
+            raise InvalidRequest("this model always thinks aloud", hint="Leave think out.")
+        return "begun" if is_begun else "marked" if _CLOSING in source else "none"
+
+    def _shows_system(self) -> bool:
+        """Whether the template takes a system message and shows it."""
+        system = {"role": "system", "content": "system-probe"}
+        try:
+            return "system-probe" in self.render((system, {"role": "user", "content": "user-probe"}))
+        except _ExceedsLimits as error:
+            hint = "Templates are code of the model's author: choose a model of another author."
+            raise ModelRefused(_EXCEEDS, hint=hint) from error
+        except InvalidRequest:
+            return False

@@ -1,0 +1,165 @@
+"""Renders chat templates, which are code of a model's author, in a process that holds nothing else.
+
+Run as a script: one request a line on stdin, one answer a line on stdout, both JSON, until stdin ends. It
+imports nothing of this project and of its dependencies jinja2 alone, so that it starts at once.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node, Scope
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+MEMORY_LIMIT_BYTES = 1 << 30  # beyond what the process has when it starts
+LENGTH_LIMIT = 50_000_000  # characters of a rendered chat
+Answer = dict[
+    str, str
+]  # {"text": ...}, {"refused": the template's own words, or ""} or {"out_of_bounds": ""}
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal
+    _bound_memory()
+    _write({"text": "ready"})
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        with _killed_after(request["time_limit_s"]):
+            answer = _rendered(request["template"], request["variables"])
+        _write(answer)
+
+
+def _write(answer: Answer) -> None:
+    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _rendered(template: str, variables: dict[str, Any]) -> Answer:  # any JSON
+    try:
+        text = _compiled(template).render(**variables)
+    except (MemoryError, RecursionError, OverflowError):
+        return {"out_of_bounds": ""}
+    except (
+        Exception
+    ) as error:  # a template can raise anything; its text may quote the chat and is not passed on
+        own_words = str(error) if type(error) is jinja2.TemplateError else ""
+        return {"refused": own_words}
+    return {"text": text} if len(text) <= LENGTH_LIMIT else {"out_of_bounds": ""}
+
+
+@lru_cache(4)
+def _compiled(template: str) -> jinja2.Template:
+    """With the environment that transformers gives to templates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": lambda format: datetime.now().strftime(format),
+        "dict": _Dict(),
+        "namespace": _Namespace,
+    }
+    return environment.from_string(template)
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}` marks the assistant's text for training; here its content is rendered as it is."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        return Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+
+class _Dict:
+    """Makes dicts, without the attributes of the type, some of which lead to Python's internals."""
+
+    def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:  # any values of a template
+        return dict(*args, **values)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:  # any values of a template
+        return dict.fromkeys(*args)
+
+
+class _Namespace(Namespace):
+    """Without names that begin with an underscore, which lead to Python's internals."""
+
+    def __init__(*args: Any, **values: Any) -> None:  # without `self`, which a template may use as a name
+        self, *rest = args
+        attributes = dict(*rest, **values)
+        for name in attributes:
+            _refuse_private(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:  # any value of a template
+        _refuse_private(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_private(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError("a namespace takes no names that begin with an underscore")
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(
+    value: Any,  # any value of a template
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike jinja2's own, it does not escape for HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _bound_memory() -> None:
+    """Sets a limit on the address space; where the system has none, the time limit bounds the memory, too."""
+    try:
+        import resource  # Unix only
+
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = used + MEMORY_LIMIT_BYTES
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, OSError, ValueError):
+        return
+
+
+@contextmanager
+def _killed_after(time_limit_s: float) -> Iterator[None]:
+    """Lets the system end this process if the block takes longer, even when its parent is gone.
+
+    Nothing handles the signal, so that it ends a loop inside C as well.
+    """
+    if not hasattr(signal, "setitimer"):
+        yield  # the parent's own limit is the only one
+        return
+    signal.setitimer(signal.ITIMER_REAL, time_limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""A chat that is encoded in parts has the ids of the whole, and no message is encoded twice."""
+
+import random
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import BatchEncoding, PreTrainedTokenizerFast
+
+from app.engine.ipc.messages import ChatMessage, Role, SamplingParams, Submit
+from app.engine.tokenization.prompt import Prompt, PromptBuilder
+from tests.engine.tiny import SPECIAL, TEMPLATE, make_tokenizer, shared_sandbox
+
+TEMPLATES = {
+    "marks around messages": TEMPLATE,
+    "line breaks between": (
+        "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n\n{{ m.content | trim }}<|end|>\n"
+        "{% endfor %}<|assistant|>\n\n"
+    ),
+    "plain text": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:",
+    "marks at ends only": "{% for m in messages %}\n {{ m.content }} <|end|>{% endfor %} ",
+}
+
+
+class WholeTokenizer(PreTrainedTokenizerFast):
+    """Makes no promise on which texts it encodes alike, so that every chat is encoded as a whole."""
+
+    @property
+    def is_fast(self) -> bool:
+        return False
+
+
+class CountingTokenizer(PreTrainedTokenizerFast):
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.encoded: list[str] = []
+
+    def __call__(self, text: str | list[str], **options: object) -> BatchEncoding:  # type: ignore[override]
+        self.encoded += [text] if isinstance(text, str) else text
+        return super().__call__(text, **options)
+
+
+def byte_level() -> Tokenizer:
+    return make_tokenizer().backend_tokenizer
+
+
+def trained(tokenizer: Tokenizer) -> Tokenizer:
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", *SPECIAL], show_progress=False)
+    tokenizer.train_from_iterator(["the cat sat on the mat:\n user assistant system é"] * 3, trainer)
+    return tokenizer
+
+
+def first_word_prefixed() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    return trained(tokenizer)
+
+
+def every_piece_prefixed() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return trained(tokenizer)
+
+
+def greedy_tokens() -> Tokenizer:
+    """Added tokens that take in spaces, contain each other, or are found in normalised text."""
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_special_tokens(
+        [
+            AddedToken("<|user|>", rstrip=True, special=True, normalized=False),
+            AddedToken("<|end|>", lstrip=True, special=True, normalized=False),
+            AddedToken("<|end|><|", special=True, normalized=False),
+        ]
+    )
+    tokenizer.add_tokens([AddedToken("The", normalized=True), AddedToken("\n\n", normalized=False)])
+    return tokenizer
+
+
+def whole_words() -> Tokenizer:
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens([AddedToken("cat", single_word=True, special=True, normalized=False)])
+    return tokenizer
+
+
+TOKENIZERS = {
+    made.__name__: made
+    for made in (byte_level, first_word_prefixed, every_piece_prefixed, greedy_tokens, whole_words)
+}
+
+
+def build(tokenizer: PreTrainedTokenizerFast, request: Submit) -> Prompt:
+    return PromptBuilder(tokenizer, context_length=300, chat_template=None, sandbox=shared_sandbox()).build(
+        request
+    )
+
+
+def some_chat(draw: random.Random) -> Submit:
+    words = ["the cat", " The", "sat\n", "\n\n", " ", "é", "<|end|>", "<|user|>x", "cats", "a", ":", "mat "]
+    roles: list[Role] = ["user", "assistant"] * draw.randint(1, 8)
+    if draw.random() < 0.5:
+        roles.insert(0, "system")
+    continues = draw.random() < 0.3
+    if not continues:
+        roles.append("user")
+    messages = [ChatMessage(role, "".join(draw.choices(words, k=draw.randint(1, 12)))) for role in roles]
+    return Submit("a", SamplingParams(max_tokens=20), tuple(messages), continue_final=continues)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_chats_in_parts_have_the_ids_of_the_whole(kind: str, template: str) -> None:
+    made = TOKENIZERS[kind]()
+    options = {"bos_token": "<|bos|>", "eos_token": "<|end|>", "chat_template": TEMPLATES[template]}
+    in_parts = PreTrainedTokenizerFast(tokenizer_object=made, **options)
+    whole = WholeTokenizer(tokenizer_object=made, **options)
+    trimmed = 0
+    for seed in range(20):
+        request = some_chat(random.Random(seed))
+        prompt = build(in_parts, request)
+        assert prompt == build(whole, request)
+        trimmed += prompt.omitted_messages > 0
+    assert trimmed > 0
+
+
+def test_each_message_is_encoded_once_when_history_is_left_out() -> None:
+    made = make_tokenizer()
+    tokenizer = CountingTokenizer(tokenizer_object=made.backend_tokenizer, chat_template=made.chat_template)
+    roles: list[Role] = ["user", "assistant"] * 20
+    messages = [ChatMessage(role, f"message {number}.") for number, role in enumerate([*roles, "user"])]
+    prompt = build(tokenizer, Submit("a", SamplingParams(), tuple(messages)))
+    assert prompt.omitted_messages > 0
+    counts = [sum(message.content in text for text in tokenizer.encoded) for message in messages]
+    assert counts == [1] * len(messages)
