@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 120.0
@@ -41,8 +42,8 @@ class RunningServer:
         return self.post("/api/v1/chat", message=message, **({"temperature": 0} | fields))
 
     def worker_pids(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child.pid for child in children if child.name() == "llm-worker"]
 
     def wait_until_ready(self) -> None:
         wait_for(lambda: self.http.get("/health/ready").status_code == 200, "the server to be ready")

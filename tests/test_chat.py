@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.server import ROOT, RunningServer, events, first_answer, free_port, running_server, wait_for
@@ -112,10 +113,29 @@ def is_running(pid: int) -> bool:
 def test_workers_end_with_the_server(how: signal.Signals, tmp_path: Path) -> None:
     with running_server(tmp_path, LLM_MODEL_NAME="builtin", TMPDIR=str(tmp_path)) as server:
         wait_for(server.worker_pids, "a worker")
-        (worker,) = server.worker_pids()
-        wait_for(lambda: not list(tmp_path.glob("llm-*")), "the folder of the worker's socket to go", 30)
+        server.wait_until_ready()
+        children = psutil.Process(server.process.pid).children(recursive=True)
         server.stop(how)
-        wait_for(lambda: not is_running(worker), "the worker to end", 10)
+        wait_for(lambda: not any(is_running(child.pid) for child in children), "all processes to end", 10)
+        wait_for(lambda: not list(tmp_path.glob("llm-*")), "the folders of sockets to go", 10)
+
+
+def test_server_whose_fork_server_is_killed_goes_on(tmp_path: Path) -> None:
+    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
+        server.wait_until_ready()
+        before = server.worker_pids()
+        (fork_server,) = (
+            child
+            for child in psutil.Process(server.process.pid).children()
+            if child.name() == "llm-fork-server"
+        )
+        fork_server.kill()
+        wait_for(lambda: not is_running(fork_server.pid), "the fork server to end")
+        assert "Paris" in server.chat("What is the capital of France?")["response"]
+        os.kill(before[0], signal.SIGKILL)
+        wait_for(lambda: server.http.get("/health/ready").status_code == 503, "its end to be noticed")
+        assert "Paris" in server.chat("What is the capital of France?")["response"]
+        assert server.worker_pids() and server.worker_pids() != before
 
 
 def test_the_default_starts_on_the_builtin_model_without_a_network(tmp_path: Path) -> None:

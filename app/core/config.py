@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     max_queued_requests: int = Field(64, ge=0, le=100_000)
     request_timeout: float = Field(300, gt=0, le=86_400)
     worker_timeout: float = Field(60, gt=0, le=86_400)
+    fork_server: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
     kv_cache_gb: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(None, gt=0, le=10_000)
     max_body_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
     allowed_hosts: Names = ()

@@ -1,4 +1,4 @@
-"""Owns what this process may and does use of the machine's memory, in bytes."""
+"""How much of the machine's memory this process may use, and how much it does, in bytes."""
 
 import contextlib
 import ctypes
@@ -12,44 +12,65 @@ from torch import Tensor
 
 from app.core.machine import CGROUPS, available_bytes
 
-_CACHE_SHARE_CPU = 0.4  # of what is free: other programs and activations need the rest
+_CACHE_SHARE_CPU = 0.4  # of the free memory: other programs and activations need the rest
 _CACHE_SHARE_CUDA = 0.8
-_MADV_PAGEOUT = 21  # of Linux, from 5.4 on; a kernel that does not know it refuses, and nothing happens
+_MADV_PAGEOUT = 21  # Linux 5.4 and later; older kernels refuse it
 
 
 def free_bytes(device: torch.device, cgroups: Path = CGROUPS) -> int:
-    """What is really free: on the host, within the control group's limit too."""
+    """Returns the free memory; on the host, also within the limit of the control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return available_bytes(cgroups)
 
 
 def card_bytes(device: torch.device) -> int | None:
-    """Of a graphics card, in all; None where the device shares the host's memory."""
+    """Returns the total memory of a graphics card; None if the device uses the host's memory."""
     return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else None
 
 
 def cache_budget(device: torch.device) -> int:
-    """A share of the free memory for keys and values."""
+    """Returns the share of the free memory that keys and values may take."""
     share = _CACHE_SHARE_CUDA if device.type == "cuda" else _CACHE_SHARE_CPU
     return int(free_bytes(device) * share)
 
 
-def used_bytes(device: torch.device) -> int:
-    """Allocated device memory, or the resident set of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
+class MemoryUse:
+    """How much memory this process takes on `device`. Made when the model has been loaded.
+
+    On the host a page shared by n processes, such as those of a fork server, counts as 1/n of it. The kernel
+    takes milliseconds to sum that up, so it is done once, and the resident set is followed from there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._elsewhere_bytes = 0 if device.type == "cuda" else _bytes_counted_elsewhere()
+
+    @property
+    def used_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.memory_allocated(self._device))
+        return int(psutil.Process().memory_info().rss) - self._elsewhere_bytes
 
 
-def give_back() -> None:
-    """Return to the system what loading used and freed; where the C library cannot, nothing happens."""
+def _bytes_counted_elsewhere(rollup: Path = Path("/proc/self/smaps_rollup")) -> int:
+    """Returns by how much the resident set exceeds this process's proportional share of it."""
+    try:
+        fields = [line.split() for line in rollup.read_text().splitlines()[1:]]
+    except OSError:  # not Linux
+        return 0
+    kilobytes = {field[0]: int(field[1]) for field in fields}
+    return 1024 * (kilobytes["Rss:"] - kilobytes["Pss:"])
+
+
+def return_freed() -> None:
+    """Returns freed memory to the system, if the C library can."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def page_out(tensor: Tensor) -> None:
-    """Lets the system have the tensor's pages until they are read again; a mapped file's cost nothing."""
+    """Lets the system take the tensor's pages until they are read again."""
     start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if tensor.device.type == "cpu" and sys.platform == "linux" and last > first:

@@ -23,6 +23,7 @@ from app.engine.kv.pool import pool_for
 from app.engine.loading.load import LoadedModel, ReportStage, load
 from app.engine.loading.low_priority import run_at_low_priority
 from app.engine.loading.self_check import PackedPath, check_packed_path
+from app.engine.memory import MemoryUse
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _SMALLEST_WINDOW = 16  # tokens; with less cache than this no request makes sens
 class ReadyEngine:
     engine: EngineCore
     info: ModelInfo
-    device: torch.device
+    memory_use: MemoryUse
 
     @classmethod
     def start(cls, spec: WorkerSpec, report: Report, started: float | None = None) -> "ReadyEngine":
@@ -53,14 +54,15 @@ class ReadyEngine:
         loaded, parameters, path = run_at_low_priority(lambda: _load(spec, report), spec.low_priority)
         draft = run_at_low_priority(lambda: _draft(spec, loaded), spec.low_priority)
         engine = _engine(spec, loaded, path, draft, sandbox)
-        memory.give_back()
+        memory.return_freed()
         report(Progress("warm up", 0.0))
         _warm_up(engine, spec.threads)
         report(Progress("warm up", 1.0))
-        info = _info(loaded, path, parameters, engine.limits, time.monotonic() - began)
+        memory_use = MemoryUse(loaded.model.device)
+        info = _info(loaded, path, parameters, engine.limits, memory_use, time.monotonic() - began)
         if draft is not None:
             info = msgspec.structs.replace(info, draft=spec.draft_name)
-        return cls(engine, info, loaded.model.device)
+        return cls(engine, info, memory_use)
 
     def stats(self) -> Stats:
         return Stats(
@@ -68,7 +70,7 @@ class ReadyEngine:
             waiting=self.engine.waiting,
             kv_used_bytes=self.engine.cache.used_bytes,
             kv_cache_bytes=self.engine.limits.kv_cache_bytes,
-            memory_bytes=memory.used_bytes(self.device),
+            memory_bytes=self.memory_use.used_bytes,
             steps=self.engine.steps,
         )
 
@@ -199,7 +201,12 @@ def _fastest_step_s(engine: EngineCore) -> float:
 
 
 def _info(
-    loaded: LoadedModel, path: PackedPath, parameters: int, limits: EngineLimits, load_seconds: float
+    loaded: LoadedModel,
+    path: PackedPath,
+    parameters: int,
+    limits: EngineLimits,
+    memory_use: MemoryUse,
+    load_seconds: float,
 ) -> ModelInfo:
     device = loaded.model.device
     return ModelInfo(
@@ -209,7 +216,7 @@ def _info(
         weights=path.weights,
         parameters=parameters,
         context_length=limits.context_length,
-        memory_bytes=memory.used_bytes(device),
+        memory_bytes=memory_use.used_bytes,
         kv_cache_bytes=limits.kv_cache_bytes,
         load_seconds=load_seconds,
         card_bytes=memory.card_bytes(device),

@@ -1,7 +1,7 @@
-"""Owns the worker process: `python -m app.engine.worker ADDRESS`, with a WorkerSpec as JSON on stdin.
+"""Runs the worker process, which serves one model: forked, or `python -m app.engine.worker ADDRESS`.
 
-Inbox, step, outbox, until it is told to stop or its stdin ends: the server keeps that open as a life-line.
-Heavy imports happen inside `main`, so that they are progress that is shown.
+The first line of its standard input is a WorkerSpec as JSON. It ends when standard input does, which the
+server keeps open as a life-line. Heavy imports happen while it runs, so that they are reported as progress.
 """
 
 import logging
@@ -18,6 +18,7 @@ import zmq
 
 from app.core.errors import DomainError, ModelLoadFailed
 from app.core.logging import configure
+from app.core.machine import name_process
 from app.engine.ipc.messages import (
     Cancel,
     Inbound,
@@ -70,15 +71,16 @@ class Link:
         self._context.term()
 
 
-def main() -> int:
-    # Ctrl-C reaches the whole terminal; it is the server that ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Threads that spin while they wait for each other starve on a busy machine. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSpec)
+def run(address: str) -> int:
+    """Serves one model over the socket at `address` until it is asked to stop. Returns the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the server ends its workers
+    name_process("llm-worker")
+    life_line = sys.stdin.fileno()
+    with open(life_line, "rb", closefd=False) as stream:
+        spec = msgspec.json.decode(stream.readline(), type=WorkerSpec)
     configure(spec.log_level)
-    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), name="life-line", daemon=True).start()
-    link = Link(sys.argv[1])
+    threading.Thread(target=_end_with, args=(life_line,), name="life-line", daemon=True).start()
+    link = Link(address)
     try:
         return _work(spec, link)
     finally:
@@ -165,4 +167,4 @@ def _send_all(link: Link, messages: list[Outbound]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(sys.argv[1]))

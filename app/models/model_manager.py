@@ -46,6 +46,7 @@ class ModelManager:
 
     async def start(self) -> None:
         """Begins to load and returns at once; see Switching.start."""
+        self._workers.start()
         self._workers.spawn(self._keep_house())
         self._switching.start(is_chosen=self._settings.model_was_chosen)
 

@@ -15,6 +15,7 @@ from app.core.deadline import Deadline
 from app.core.literals import Quantization
 from app.engine.backend import ModelInput
 from app.engine.ipc.client import WorkerClient
+from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import (
     Accepted,
     ChatMessage,
@@ -95,11 +96,15 @@ async def engine(model: BenchmarkModel, quantization: Quantization) -> AsyncIter
         chat_template=model.source.chat_template,
         stop=model.source.stop,
     )
-    client = await WorkerClient.start(spec)
+    launcher = WorkerLauncher()
     try:
-        yield EngineTarget(client)
+        client = await WorkerClient.start(spec, launcher)
+        try:
+            yield EngineTarget(client)
+        finally:
+            await client.close()
     finally:
-        await client.close()
+        launcher.close()
 
 
 class ServerDialogue:

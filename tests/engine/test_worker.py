@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,11 +51,10 @@ class Worker:
         self._socket = self._context.socket(zmq.PAIR)
         self._socket.bind(address)
         command = [sys.executable, "-m", "app.engine.worker", address]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE)
-        assert self.process.stdin is not None
-        self.life_line = self.process.stdin
-        self.life_line.write(msgspec.json.encode(WorkerSpec(str(model), "tiny", threads=1)) + b"\n")
-        self.life_line.flush()
+        self.life_line, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(command, stdin=theirs)
+        self.life_line.sendall(msgspec.json.encode(WorkerSpec(str(model), "tiny", threads=1)) + b"\n")
 
     def send(self, message: Inbound) -> None:
         self._socket.send(encode(message))

@@ -17,6 +17,7 @@ from app.core.errors import (
     error_for_code,
 )
 from app.engine.backend import BackendStats, GenerationEvent, ModelInput
+from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import (
     Accepted,
     Cancel,
@@ -71,6 +72,7 @@ class WorkerClient:
     async def start(
         cls,
         spec: WorkerSpec,
+        launcher: WorkerLauncher,
         *,
         report: ReportProgress = lambda progress: None,
         max_requests: int = 1024,
@@ -85,7 +87,8 @@ class WorkerClient:
             ModelUnavailable: the worker reported why it cannot serve, ended, or fell silent.
         """
         try:
-            process = await WorkerProcess.spawn(spec)
+            report(Progress("import", 0.0))
+            process = await WorkerProcess.start(spec, launcher)
         except OSError as error:
             raise ModelLoadFailed(f"No worker could be started: {error.strerror}.") from error
         client = cls(spec, process, report, max_requests, silence_limit_s)

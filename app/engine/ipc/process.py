@@ -1,14 +1,12 @@
-"""Owns one worker process and the socket to it: spawn, send, receive until it dies, end.
+"""One worker process and the connections to it: a socket for messages, and a life-line on its standard input.
 
-Knows nothing of requests. No torch here. The worker ends when this end closes, is cancelled or dies: it
-reads a life-line on its stdin.
+The worker ends when the other end of the life-line is closed, also by the death of this process.
 """
 
 import asyncio
 import contextlib
-import os
 import shutil
-import sys
+import socket
 import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -17,38 +15,40 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from app.engine.ipc.child_process import ChildProcess
+from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import Inbound, Outbound, Shutdown, WorkerSpec, decode_outbound, encode
 
 SHUTDOWN_GRACE_S = 3.0
-SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN")
 
 
 class WorkerProcess:
-    """A child that runs app.engine.worker. Made by `spawn`; `close` must be awaited."""
+    """A process that runs app.engine.worker. Made by `start`; `close` must be awaited."""
 
-    def __init__(self, process: asyncio.subprocess.Process, link: "_Link") -> None:
+    def __init__(self, process: ChildProcess, link: "_Link", life_line: asyncio.StreamWriter) -> None:
         self._process = process
         self._link = link
+        self._life_line = life_line
 
     @classmethod
-    async def spawn(cls, spec: WorkerSpec) -> "WorkerProcess":
-        """Raises OSError where the machine has no room for another process, socket or folder."""
+    async def start(cls, spec: WorkerSpec, launcher: WorkerLauncher) -> "WorkerProcess":
+        """Raises OSError if the machine has no room for another process, socket or folder."""
         link = _Link()
+        ours, theirs = socket.socketpair()
         try:
-            command = (sys.executable, "-m", "app.engine.worker", link.address)
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.PIPE, env=_environment()
-            )
+            with theirs:
+                process = await launcher.launch(link.address, theirs)
+            _, life_line = await asyncio.open_unix_connection(sock=ours)
         except BaseException:
             link.close()
+            ours.close()
             raise
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(spec) + b"\n")
-        return cls(process, link)
+        life_line.write(msgspec.json.encode(spec) + b"\n")
+        return cls(process, link, life_line)
 
     @property
     def is_alive(self) -> bool:
-        return self._process.returncode is None
+        return self._process.is_alive
 
     @property
     def pid(self) -> int:
@@ -59,7 +59,7 @@ class WorkerProcess:
         self._link.socket.send(encode(message))
 
     async def messages(self) -> AsyncGenerator[Outbound, None]:
-        """Everything the worker says, until it has ended and nothing is left to read."""
+        """Yields the worker's messages until it has ended and nothing is left to read."""
         ended = asyncio.create_task(self._process.wait())
         try:
             while True:
@@ -85,11 +85,10 @@ class WorkerProcess:
             raise
 
     def kill(self) -> None:
-        if self.is_alive:
-            self._process.kill()
+        self._process.kill()
 
     async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
-        """Ends the process: asked first, killed after a grace, at once if this is cancelled. Idempotent."""
+        """Asks the process to end; kills it after `grace_s`, or at once if cancelled. May be called again."""
         try:
             if self.is_alive and not self._link.socket.closed and grace_s > 0:
                 self.send(Shutdown())
@@ -98,15 +97,14 @@ class WorkerProcess:
         finally:
             self.kill()
             self._link.close()
+            self._life_line.close()
         await self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
 
     def describe_end(self) -> str:
-        """`signal 9` or `exit status 1`."""
-        code = self._process.returncode
+        """Returns `signal 9` or `exit status 1`, for example."""
+        code = self._process.exit_code
         if code is None:
-            return "given up by the server"
+            return "given up by the server" if self.is_alive else "exit status unknown"
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
@@ -124,7 +122,7 @@ class _Link:
         self.socket.bind(self.address)
 
     def leave_folder(self) -> None:
-        """Once the worker is connected nobody needs the name; it would outlive a server that is killed."""
+        """Removes the folder, which is needed only until the worker has connected."""
         if self._is_named:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._is_named = False
@@ -132,11 +130,3 @@ class _Link:
     def close(self) -> None:
         self.socket.close()
         self.leave_folder()
-
-
-def _environment() -> dict[str, str]:
-    """The worker's environment: no secrets, no fetching, and `app` is found where this process found it."""
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    fixed = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
-    return {name: value for name, value in os.environ.items() if name not in SECRETS} | fixed

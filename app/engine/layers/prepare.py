@@ -38,7 +38,7 @@ class PackProgress:
         self._report = report
 
     def add(self, count: int) -> None:
-        memory.give_back()  # what each layer took on its way would add up
+        memory.return_freed()  # what each layer took on its way would add up
         self._done += count
         self._report(self._done / self._total)
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from app.core.config import Settings
 from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, ShuttingDown
 from app.core.model_folder import weight_bytes
+from app.engine.ipc.launcher import WorkerLauncher
 from app.models.hub.client import Hub, Weights
 from app.models.hub.progress import Report
 from app.models.lifecycle.eviction import EvictionPolicy
@@ -41,10 +42,15 @@ class ModelLoader:
         self._entries = entries
         self._residency = residency
         self._current = current
+        self._launcher = WorkerLauncher(settings.fork_server)
         self._start_lock = asyncio.Lock()  # one model is loaded into memory at a time
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloads: set[asyncio.Task[None]] = set()
         self._is_closing = False
+
+    def start(self) -> None:
+        """Prepares for fast starts of workers, in the background."""
+        self._launcher.start()
 
     async def close(self) -> None:
         """Ends every load and every worker; open requests end with ShuttingDown."""
@@ -55,6 +61,7 @@ class ModelLoader:
         await asyncio.gather(*loads, *self._tasks, return_exceptions=True)
         await asyncio.gather(*map(self.unload, self._entries.all()))
         await asyncio.gather(*self._unloads)
+        self._launcher.close()
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -151,7 +158,7 @@ class ModelLoader:
             converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
             low_priority=any(other.loaded for other in self._entries.all()),
         )
-        backend = await start_worker(spec, self._settings, report)
+        backend = await start_worker(spec, self._launcher, self._settings, report)
         report("ready", 1.0)
         return ServedModel(entry.profile, source, backend, time.monotonic() - began)
 

@@ -13,6 +13,7 @@ from app.core.config import Settings
 from app.core.errors import DomainError, ShuttingDown
 from app.engine.backend import EngineBackend
 from app.engine.ipc.client import WorkerClient
+from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import Progress, WorkerSpec
 from app.models.hub.client import Weights
 from app.models.hub.progress import Report, Transfer
@@ -184,8 +185,10 @@ def worker_spec(
     )
 
 
-async def start_worker(spec: WorkerSpec, settings: Settings, report: Report) -> EngineBackend:
-    """A worker that serves what `spec` says; its stages are reported.
+async def start_worker(
+    spec: WorkerSpec, launcher: WorkerLauncher, settings: Settings, report: Report
+) -> EngineBackend:
+    """Returns a worker that serves the model of `spec`, and reports the stages of its start.
 
     Raises:
         ModelUnavailable: it cannot.
@@ -196,5 +199,5 @@ async def start_worker(spec: WorkerSpec, settings: Settings, report: Report) -> 
 
     limit = settings.max_active_requests + settings.max_queued_requests
     return await WorkerClient.start(
-        spec, report=progress, max_requests=limit, silence_limit_s=settings.worker_timeout
+        spec, launcher, report=progress, max_requests=limit, silence_limit_s=settings.worker_timeout
     )

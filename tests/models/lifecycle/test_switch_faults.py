@@ -91,8 +91,8 @@ def scene(
 def kill_newcomer(scene: Scene) -> None:
     loaded = scene.world.models.entry("tiny-a").loaded
     assert loaded is not None
-    for child in psutil.Process().children():
-        if child.pid != pid_of(loaded) and "app.engine.worker" in child.cmdline():
+    for child in psutil.Process().children(recursive=True):
+        if child.pid != pid_of(loaded) and child.name() == "llm-worker":
             os.kill(child.pid, signal.SIGKILL)
 
 

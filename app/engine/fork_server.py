@@ -1,0 +1,195 @@
+"""Runs the fork server: a process that has imported torch and transformers, and forks workers on request.
+
+`python -m app.engine.fork_server FD` accepts one connection for each worker on the listening socket FD. It
+ends when its standard input does, which its owner keeps open.
+"""
+
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from app.core.logging import configure
+from app.core.machine import name_process
+
+_log = logging.getLogger("app.engine.fork_server")  # __name__ is __main__ here
+
+REFUSED = 3  # exit status: this process cannot fork safely
+_MESSAGE_BYTES = 1 << 17
+_TIMEOUT_S = 5.0  # for a request to arrive on a new connection
+_STREAMS = 3  # standard input, output and error
+_ARCHITECTURES = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "qwen2", "qwen3")
+_PRELOADED = (
+    "app.engine.startup",
+    "app.engine.worker",
+    *(f"transformers.models.{name}.modeling_{name}" for name in _ARCHITECTURES),
+)
+
+
+class ForkRequest(msgspec.Struct, frozen=True):
+    """Asks for a worker. Descriptors of its standard input, output and error come with it."""
+
+    address: str
+    environment: dict[str, str]
+    folder: str  # to run in
+
+
+class Forked(msgspec.Struct, frozen=True):
+    """The answer to a request. A pidfd of the worker comes with it."""
+
+    pid: int
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """Sent when the worker has ended: its exit status, or minus the signal that ended it."""
+
+    code: int
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the owner acts on it
+    configure("INFO")
+    name_process("llm-fork-server")
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    path = Path(listening.getsockname())
+    _preload()
+    try:
+        request = _ForkLoop(listening).run()
+    except _UnsafeToFork as error:
+        _log.warning("workers are started without forking: %s", error)
+        return REFUSED
+    if request is None:  # the owner has closed our standard input, or is dead
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+        return 0
+    return _run_worker(request)
+
+
+class _UnsafeToFork(Exception):
+    """A fork would copy locks that threads hold, or a CUDA context, which no child can use."""
+
+
+def _preload() -> None:
+    for name in _PRELOADED:
+        with contextlib.suppress(ModuleNotFoundError):  # an architecture that this transformers lacks
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a worker would otherwise copy every page that it shares with this process
+
+
+class _ForkLoop:
+    """Forks, and reports how the children end. Single-threaded."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listening, selectors.EVENT_READ)
+        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        self._children: dict[int, tuple[int, socket.socket]] = {}  # pidfd: pid and connection
+
+    def run(self) -> ForkRequest | None:
+        """Returns twice: None in the server when its owner is gone, a request in each child.
+
+        Raises:
+            _UnsafeToFork
+        """
+        while True:
+            for fd in self._ready():
+                if fd == sys.stdin.fileno():
+                    return None
+                if fd != self._listening.fileno():
+                    self._report_end(fd)
+                elif (request := self._accept()) is not None:
+                    return request
+
+    def _ready(self) -> Iterator[int]:
+        for key, _ in self._selector.select():
+            yield key.fd
+
+    def _accept(self) -> ForkRequest | None:
+        """Forks as the next connection asks. Returns the request in the child, None in the server."""
+        connection, _ = self._listening.accept()
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            message, streams, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, _STREAMS)
+            request = msgspec.json.decode(message, type=ForkRequest)
+        except (OSError, msgspec.DecodeError):  # the client has gone
+            connection.close()
+            return None
+        _check_that_forking_is_safe()
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            self._leave_to_parent()
+            _take_streams(streams)
+            return request
+        for stream in streams:
+            os.close(stream)
+        self._adopt(pid, connection)
+        return None
+
+    def _adopt(self, pid: int, connection: socket.socket) -> None:
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = pid, connection
+        self._selector.register(pidfd, selectors.EVENT_READ)
+        with contextlib.suppress(OSError):  # without its client the worker ends by itself
+            socket.send_fds(connection, [msgspec.json.encode(Forked(pid))], [pidfd])
+
+    def _report_end(self, pidfd: int) -> None:
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        pid, connection = self._children.pop(pidfd)
+        _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(OSError):
+            connection.send(msgspec.json.encode(Exited(os.waitstatus_to_exitcode(status))))
+        connection.close()
+
+    def _leave_to_parent(self) -> None:
+        """Closes the child's copies of the descriptors that the server works with."""
+        self._selector.close()
+        self._listening.close()
+        for pidfd, (_, connection) in self._children.items():
+            os.close(pidfd)
+            connection.close()
+
+
+def _check_that_forking_is_safe() -> None:
+    import torch
+
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise _UnsafeToFork(f"the fork server has {threads} threads")
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise _UnsafeToFork("the fork server has used CUDA")
+
+
+def _take_streams(streams: list[int]) -> None:
+    for target, stream in enumerate(streams):
+        os.dup2(stream, target)
+        os.close(stream)
+
+
+def _run_worker(request: ForkRequest) -> int:
+    import torch
+
+    from app.engine.worker import run
+
+    os.environ.clear()
+    os.environ.update(request.environment)
+    os.chdir(request.folder)
+    torch.seed()  # Python's own generator is seeded anew by the fork
+    return run(request.address)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

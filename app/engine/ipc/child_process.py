@@ -1,0 +1,154 @@
+"""The process of one worker, spawned or forked: its id, its end and its exit status."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from app.engine.fork_server import Exited, Forked, ForkRequest
+
+SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN")
+_MESSAGE_BYTES = 1024
+_STATUS_TIMEOUT_S = 2.0  # for the fork server to report the status of a worker that has ended
+
+
+class ChildProcess(Protocol):
+    """A worker's process. Its starter must await its end."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """Minus the signal if one ended it; None while it runs, or if its exit status was lost."""
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> None:
+        """Returns when the process has ended."""
+
+
+class SpawnedProcess:
+    """A ChildProcess with a Python interpreter of its own, which imports all it needs."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, address: str, life_line: socket.socket) -> "SpawnedProcess":
+        command = (sys.executable, "-m", "app.engine.worker", address)
+        return cls(
+            await asyncio.create_subprocess_exec(*command, stdin=life_line.fileno(), env=worker_environment())
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.returncode
+
+    def kill(self) -> None:
+        if self.is_alive:
+            self._process.kill()
+
+    async def wait(self) -> None:
+        await self._process.wait()
+
+
+class ForkedProcess:
+    """A ChildProcess that a fork server forked, and whose exit status it reports."""
+
+    def __init__(self, pid: int, pidfd: int, connection: socket.socket) -> None:
+        self.pid = pid
+        self.exit_code: int | None = None
+        self._pidfd = pidfd
+        self._connection = connection
+        self._has_ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pidfd, self._has_ended.set)
+        self._end = asyncio.create_task(self._await_end(), name=f"end of process {pid}")
+
+    @classmethod
+    async def start(cls, server: Path, address: str, life_line: socket.socket) -> "ForkedProcess":
+        """Raises OSError if the fork server does not run, or refuses to fork."""
+        loop = asyncio.get_running_loop()
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
+        try:
+            await loop.sock_connect(connection, str(server))
+            request = ForkRequest(address, worker_environment(), os.getcwd())
+            streams = [life_line.fileno(), 1, 2]
+            socket.send_fds(connection, [msgspec.json.encode(request)], streams)
+            await _until_readable(connection)
+            message, fds, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 1)
+            if not message:
+                raise ConnectionResetError("the fork server ended")
+            return cls(msgspec.json.decode(message, type=Forked).pid, fds[0], connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._end.done()
+
+    def kill(self) -> None:
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def wait(self) -> None:
+        await asyncio.shield(self._end)
+
+    async def _await_end(self) -> None:
+        try:
+            await self._has_ended.wait()
+            self.exit_code = await self._reported_status()
+        finally:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._connection.close()
+
+    async def _reported_status(self) -> int | None:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_STATUS_TIMEOUT_S):
+                message = await self._loop.sock_recv(self._connection, _MESSAGE_BYTES)
+            return msgspec.json.decode(message, type=Exited).code if message else None
+        return None
+
+
+async def _until_readable(connection: socket.socket) -> None:
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connection)
+
+
+def worker_environment() -> dict[str, str]:
+    """This process's environment without secrets, offline, and with `app` importable."""
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    fixed = {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # spinning threads starve others
+        "PYTHONPATH": path,
+    }
+    return {name: value for name, value in os.environ.items() if name not in SECRETS} | fixed

@@ -1,0 +1,121 @@
+"""Starts worker processes: forks them from one that has imported torch, or spawns them if that fails."""
+
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from app.engine.fork_server import REFUSED
+from app.engine.ipc.child_process import ChildProcess, ForkedProcess, SpawnedProcess, worker_environment
+
+logger = logging.getLogger(__name__)
+
+
+class ForkServer:
+    """The process that workers are forked from; see app.engine.fork_server. `close` must be called.
+
+    It belongs to no event loop, and launchers of other processes may use it, too, by its `path`.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="llm-"))  # which only this user may enter
+        self.path = self._folder / "fork-server"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(str(self.path))
+            listening.listen()  # requests may wait here until the imports are done
+            fd = listening.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app.engine.fork_server", str(fd)],
+                stdin=subprocess.PIPE,
+                pass_fds=[fd],
+                env=worker_environment() | {"OPENBLAS_NUM_THREADS": "1"},  # it starts threads on import
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def has_refused(self) -> bool:
+        return self._process.poll() == REFUSED
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Ends it. Workers that it forked go on, but their exit status is lost. May be called again."""
+        self.kill()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class WorkerLauncher:
+    """Starts workers, and keeps a fork server for that. `close` must be called.
+
+    `shared` is the path of a fork server that belongs to somebody else and is used instead of an own one.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
+        self._server: ForkServer | None = None
+        self._may_fork = sys.platform == "linux"  # elsewhere system libraries break in forked processes
+        self._has_forked = False
+
+    @property
+    def fork_server(self) -> ForkServer | None:
+        """The own fork server, if one was started."""
+        return self._server
+
+    def start(self) -> None:
+        """Starts the fork server, or a new one if it has ended. Returns at once; its imports take seconds."""
+        if not self._may_fork or self._shared is not None:
+            return
+        if self._server is not None and not self._server.is_alive:
+            self._may_fork = not self._server.has_refused
+            self.close()
+        if self._server is None and self._may_fork:
+            try:
+                self._server = ForkServer()
+            except OSError as error:
+                logger.warning("the fork server could not be started: %s", error.strerror)
+
+    async def launch(self, address: str, life_line: socket.socket) -> ChildProcess:
+        """Returns a process that runs a worker, which connects to `address` and ends with `life_line`.
+
+        Raises:
+            OSError: the machine has no room for another process.
+        """
+        while (server := self._fork_server_path()) is not None:
+            try:
+                process = await ForkedProcess.start(server, address, life_line)
+            except OSError as error:
+                self._may_fork = (
+                    self._has_forked and self._shared is None
+                )  # it may have been killed: try anew
+                self._has_forked = False
+                logger.warning("a worker could not be forked: %s", error)
+            else:
+                self._has_forked = True
+                return process
+        return await SpawnedProcess.start(address, life_line)
+
+    def _fork_server_path(self) -> Path | None:
+        self.start()
+        if not self._may_fork or self._shared is not None:
+            return self._shared if self._may_fork else None
+        return None if self._server is None else self._server.path
+
+    def close(self) -> None:
+        """Ends the own fork server. May be called again."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None

@@ -1,0 +1,129 @@
+"""Workers that are forked, and spawned where forking fails. Real processes; the model folders are empty."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.engine.ipc.child_process import ForkedProcess
+from app.engine.ipc.launcher import ForkServer, WorkerLauncher
+from app.engine.ipc.messages import LoadFailed, WorkerSpec
+from app.engine.ipc.process import WorkerProcess
+
+TIMEOUT_S = 60
+
+
+@pytest.fixture(scope="module")
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def launcher() -> Iterator[WorkerLauncher]:
+    made = WorkerLauncher()
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def worker(launcher: WorkerLauncher, folder: Path) -> AsyncIterator[WorkerProcess]:
+    async with asyncio.timeout(TIMEOUT_S):
+        process = await WorkerProcess.start(WorkerSpec(str(folder), "tiny"), launcher)
+        try:
+            yield process
+        finally:
+            await process.close(grace_s=0)
+
+
+async def ended(process: WorkerProcess) -> WorkerProcess:
+    async for _ in process.messages():
+        pass
+    return process
+
+
+def test_forked_worker_reports_and_ends_like_a_spawned_one(
+    fork_server: ForkServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def load(launcher: WorkerLauncher) -> tuple[str, str]:
+        async with worker(launcher, tmp_path) as process:
+            *_, last = [message async for message in process.messages()]
+            assert isinstance(last, LoadFailed)
+            return last.code, process.describe_end()
+
+    assert asyncio.run(load(WorkerLauncher(fork_server.path))) == ("model_missing", "exit status 1")
+    assert "ERROR app.engine.worker [-] loading tiny failed: " in capfd.readouterr().err
+
+
+def test_forked_worker_says_which_signal_ended_it(fork_server: ForkServer, tmp_path: Path) -> None:
+    async def kill() -> str:
+        async with worker(WorkerLauncher(fork_server.path), tmp_path) as process:
+            os.kill(process.pid, signal.SIGKILL)
+            return (await ended(process)).describe_end()
+
+    assert asyncio.run(kill()) == "signal 9"
+
+
+def test_forked_worker_ends_with_its_life_line(fork_server: ForkServer) -> None:
+    async def cut() -> int | None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await ForkedProcess.start(fork_server.path, "ipc:///nowhere", theirs)
+        ours.sendall(b'{"type": "WorkerSpec", "model_path": "/nowhere", "model_name": "tiny"}\n')
+        ours.close()
+        async with asyncio.timeout(TIMEOUT_S):
+            await process.wait()
+        return process.exit_code
+
+    assert asyncio.run(cut()) is not None
+
+
+def test_server_with_a_dead_fork_server_goes_on_and_starts_another(
+    launcher: WorkerLauncher, tmp_path: Path
+) -> None:
+    async def kill_the_fork_server() -> tuple[int, int]:
+        async with worker(launcher, tmp_path) as first:
+            assert (server := launcher.fork_server) is not None
+            server.kill()
+            assert first.is_alive
+            first.kill()
+            assert (await ended(first)).describe_end() == "exit status unknown"
+        async with worker(launcher, tmp_path) as second:
+            os.kill(second.pid, signal.SIGKILL)
+            assert (await ended(second)).describe_end() == "signal 9"
+        assert launcher.fork_server is not None
+        return server.pid, launcher.fork_server.pid
+
+    before, after = asyncio.run(kill_the_fork_server())
+    assert before != after
+
+
+def test_worker_is_spawned_if_no_fork_server_answers(tmp_path: Path) -> None:
+    async def load() -> str:
+        async with worker(WorkerLauncher(tmp_path / "none"), tmp_path) as process:
+            assert "app.engine.worker" in psutil.Process(process.pid).cmdline()
+            return (await ended(process)).describe_end()
+
+    assert asyncio.run(load()) == "exit status 1"
+
+
+def test_fork_server_ends_with_its_owner(tmp_path: Path) -> None:
+    script = (
+        "import os, signal\n"
+        "from app.engine.ipc.launcher import ForkServer\n"
+        "print(ForkServer().pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    owner = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=TIMEOUT_S)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(owner.stdout)).wait(TIMEOUT_S)
