@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from typing import Protocol
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
@@ -11,7 +12,6 @@ from app.models.chat.store import ConversationStore
 from app.models.chat.turn import Turn, TurnEvent, TurnRunner
 from app.models.chat.turn_locks import TurnLocks
 from app.models.conversation import Conversation, Message, now
-from app.models.model_manager import ModelManager
 from app.models.schemas import (
     ChatRequest,
     ContinueRequest,
@@ -30,6 +30,21 @@ from app.models.schemas import (
 PREVIEW_CHARACTERS = 80
 
 
+class KnownModels(Protocol):
+    """The models that a conversation may ask for."""
+
+    @property
+    def current_name(self) -> str | None:
+        """The model that answers if none is named; None if none is current."""
+
+    def entry(self, name: str | None) -> object:
+        """What is known of the model.
+
+        Raises:
+            ModelNotFound: no model has that name.
+        """
+
+
 class ChatModelManager:
     """The service behind the routes of conversations. Each conversation has one turn at a time."""
 
@@ -38,7 +53,7 @@ class ChatModelManager:
         settings: Settings,
         store: ConversationStore,
         locks: TurnLocks,
-        models: ModelManager,
+        models: KnownModels,
         generator: ChatGenerator,
     ) -> None:
         """`locks` must be those whose ids the store keeps from being evicted."""

@@ -1,11 +1,24 @@
-"""A backend that serves nothing: its figures are set by a test, and its replies are given beforehand."""
+"""A backend whose figures and replies are set by a test, and models that are served by it."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.deadline import Deadline
 from app.engine.backend import BackendStats, EngineBackend, GenerationEvent, ModelInput
-from app.engine.ipc.messages import ModelInfo, SamplingParams
+from app.engine.ipc.messages import (
+    Accepted,
+    Delta,
+    Finished,
+    ModelInfo,
+    RequestTimings,
+    SamplingParams,
+    TokenCounts,
+)
+from app.models.chat.generation import ModelLeases
+from app.models.chat_manager import KnownModels
+from app.models.lifecycle.state import ServedModel
+from app.models.schemas import LoadProgress
 
 INFO = ModelInfo(
     architecture="StandIn",
@@ -18,6 +31,16 @@ INFO = ModelInfo(
     kv_cache_bytes=1,
     load_seconds=0.0,
 )
+HELLO = (
+    Accepted("r", prompt_tokens=3, omitted_messages=1, max_tokens=20),
+    Delta("r", "Well", 1, "thinking"),
+    Delta("r", "Hello", 2),
+    Delta("r", " there", 3),
+    Finished("r", "stop", TokenCounts(3, 4, 2), RequestTimings(0.0, 0.5, 2.0)),
+)
+SAMPLING = SamplingDefaults(max_tokens=16, temperature=0.7)
+PROFILE = ModelProfile("stand-in", "Stand-in", "", (Source("tests/stand-in"),), 160, 1, 1, SAMPLING)
+LOADING = LoadProgress(model_name="stand-in", stage="load", fraction=0.5)
 
 
 @dataclass
@@ -29,6 +52,8 @@ class StandInBackend:
     failure: str | None = None
     reply: Sequence[GenerationEvent] = ()
     requests: list[ModelInput] = field(default_factory=list)
+    sampling: list[SamplingParams] = field(default_factory=list)
+    deadlines: list[Deadline] = field(default_factory=list)
     is_closed: bool = False
 
     @property
@@ -39,6 +64,8 @@ class StandInBackend:
         self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
     ) -> AsyncGenerator[GenerationEvent, None]:
         self.requests.append(model_input)
+        self.sampling.append(sampling)
+        self.deadlines.append(deadline)
         for event in self.reply:
             yield event
 
@@ -48,3 +75,36 @@ class StandInBackend:
 
 def _is_a_backend(stand_in: StandInBackend) -> EngineBackend:
     return stand_in  # checked by mypy
+
+
+@dataclass
+class StandInModels:
+    """Lends one model under any name, after a while of loading."""
+
+    backend: StandInBackend
+    leased: list[str | None] = field(default_factory=list)
+    deadlines: list[Deadline] = field(default_factory=list)
+    returned: int = 0
+    current_name: str | None = "stand-in"
+
+    async def lease(
+        self, name: str | None, deadline: Deadline
+    ) -> AsyncGenerator[LoadProgress | ServedModel, None]:
+        self.leased.append(name)
+        self.deadlines.append(deadline)
+        try:
+            yield LOADING
+            yield ServedModel(PROFILE, PROFILE.sources[0], self.backend, load_time_s=1.0)
+        finally:
+            self.returned += 1
+
+    def entry(self, name: str | None) -> ModelProfile:
+        return PROFILE
+
+
+def _lends_models(stand_in: StandInModels) -> ModelLeases:
+    return stand_in
+
+
+def _knows_models(stand_in: StandInModels) -> KnownModels:
+    return stand_in

@@ -1,0 +1,71 @@
+import asyncio
+from contextlib import aclosing
+
+from app.core.catalogue import SamplingDefaults
+from app.core.config import Settings
+from app.core.deadline import Deadline
+from app.engine.backend import ModelInput
+from app.models.chat.completion import TextGenerator
+from app.models.chat.generation import ChatGenerator, ReplyEvent, sampling_for
+from app.models.chat.reply import GeneratedReply
+from app.models.schemas import (
+    DeltaEvent,
+    GenerateRequest,
+    LoadProgress,
+    SamplingFields,
+    StartEvent,
+    ThinkingEvent,
+)
+from tests.models.conftest import collect
+from tests.models.stand_in import HELLO, LOADING, StandInBackend, StandInModels
+
+PROMPT = ModelInput(prompt="the cat")
+
+
+def generate(models: StandInModels, request: SamplingFields) -> list[LoadProgress | ReplyEvent]:
+    generation = ChatGenerator(models).generate(PROMPT, request, "stand-in", Deadline.after(60))
+    return asyncio.run(collect(generation))
+
+
+def test_generate_yields_progress_start_deltas_and_the_whole_reply() -> None:
+    models = StandInModels(StandInBackend(reply=HELLO))
+    progress, start, *deltas, reply = generate(models, SamplingFields(temperature=0))
+    assert progress == LOADING
+    assert isinstance(start, StartEvent)
+    assert (start.model_name, start.model_id, start.omitted_messages) == ("stand-in", "tests/stand-in", 1)
+    assert deltas == [ThinkingEvent(text="Well"), DeltaEvent(text="Hello"), DeltaEvent(text=" there")]
+    assert isinstance(reply, GeneratedReply)
+    assert (reply.text, reply.thinking, reply.finish_reason) == ("Hello there", "Well", "stop")
+    assert (reply.parameters.temperature, reply.parameters.max_tokens) == (0, 20)
+    assert (reply.usage.completion_tokens, reply.timings.tokens_per_second) == (4, 2.0)
+    assert models.returned == 1
+
+
+def test_generate_returns_the_model_when_it_is_left_early() -> None:
+    models = StandInModels(StandInBackend(reply=HELLO))
+
+    async def leave() -> None:
+        generation = ChatGenerator(models).generate(PROMPT, SamplingFields(), None, Deadline.after(60))
+        async with aclosing(generation) as events:
+            async for event in events:
+                if isinstance(event, DeltaEvent):
+                    return
+
+    asyncio.run(leave())
+    assert models.returned == 1
+
+
+def test_loading_and_generating_have_one_deadline_together() -> None:
+    models = StandInModels(StandInBackend(reply=HELLO))
+    service = TextGenerator(Settings(_env_file=None), ChatGenerator(models))
+    asyncio.run(collect(service.generate(GenerateRequest(prompt="the cat", num_return_sequences=2))))
+    assert len(set(models.deadlines + models.backend.deadlines)) == 1
+    assert len(models.backend.deadlines) == 2
+
+
+def test_sampling_for_prefers_the_request_to_the_defaults() -> None:
+    defaults = SamplingDefaults(max_tokens=10, temperature=0.7, top_k=5)
+    params = sampling_for(SamplingFields(temperature=0, stop="\n", seed=0), defaults)
+    assert (params.max_tokens, params.temperature, params.top_k) == (10, 0, 5)
+    assert (params.stop, params.seed) == (("\n",), 0)
+    assert sampling_for(SamplingFields(stop=["a", "b"]), defaults).stop == ("a", "b")
