@@ -1,4 +1,4 @@
-"""The one server that the tests of the whole share, with the built-in model and a tiny other one."""
+"""Fixtures for tests of the whole program: a server with the built-in model and a tiny gpt2."""
 
 import os
 from collections.abc import Iterator
@@ -25,15 +25,17 @@ def cache_with_tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = None
     torch.manual_seed(0)
     config = configs(len(tokenizer))["gpt2"]
-    config.n_positions = 1024  # long enough a reply to be interrupted
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    config.n_positions = 1024  # room for a reply that is long enough to be interrupted
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return cache
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, cache_with_tiny_gpt2: Path) -> Iterator[RunningServer]:
+    """A server that many tests share. A test that switches its model switches back to `builtin`."""
     settings = {"LLM_MODEL_NAME": "builtin", "LLM_MODEL_CACHE_DIR": str(cache_with_tiny_gpt2)}
-    with running_server(tmp_path_factory.mktemp("server"), **settings) as made:
-        made.wait_until_ready()
-        yield made
+    with running_server(tmp_path_factory.mktemp("server"), **settings) as running:
+        running.wait_until_ready()
+        yield running

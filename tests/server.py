@@ -1,4 +1,4 @@
-"""A real server in its own process, as a person starts it, and what tests ask of it."""
+"""Starts a real server in a process of its own, and sends it requests."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,31 +13,32 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
+
+from tests.waiting import LIMIT_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT_S = 120.0
 
 
 @dataclass
 class RunningServer:
-    """`boot_s` is the time from the start of the process to its first answer."""
+    """A server process, and a client for it."""
 
     process: subprocess.Popen[bytes]
     url: str
-    boot_s: float
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=LIMIT_S, trust_env=False)
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str) -> Any:  # Any: a JSON document
         return self.http.get(path).raise_for_status().json()
 
-    def post(self, path: str, **body: Any) -> Any:
+    def post(self, path: str, **body: Any) -> Any:  # Any: JSON documents
         return self.http.post(path, json=body).raise_for_status().json()
 
-    def chat(self, message: str, **fields: Any) -> Any:
+    def chat(self, message: str, **fields: Any) -> Any:  # Any: JSON documents
+        """The reply to the message, greedy unless `fields` say otherwise."""
         return self.post("/api/v1/chat", message=message, **({"temperature": 0} | fields))
 
     def worker_pids(self) -> list[int]:
@@ -48,23 +48,15 @@ class RunningServer:
     def wait_until_ready(self) -> None:
         wait_for(lambda: self.http.get("/health/ready").status_code == 200, "the server to be ready")
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> None:
         self.http.close()
         if self.process.poll() is None:
-            self.process.send_signal(how)
-        self.process.wait(TIMEOUT_S)
+            self.process.send_signal(signal_number)
+        self.process.wait(LIMIT_S)
 
 
-def wait_for(condition: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Asks again and again; fails when the time is over."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.02)
-
-
-def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
-    """The name and the data of each event of a stream."""
+def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:  # Any: JSON documents
+    """The name and the data of each server-sent event."""
     name = ""
     for line in response.iter_lines():
         if line.startswith("event: "):
@@ -75,33 +67,41 @@ def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def running_server(folder: Path, **environment: str) -> Iterator[RunningServer]:
-    """`python -m app` in `folder`, on a free port, with only the given settings."""
+    """Runs `python -m app` in `folder` on a free port, with no other settings than those given.
+
+    Its log is `server.log` in that folder.
+    """
     port = free_port()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
-    given = {"LLM_PORT": str(port), "PYTHONPATH": str(ROOT), "HF_HUB_CACHE": str(folder / "hub")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
+    defaults = {"LLM_PORT": str(port), "PYTHONPATH": str(ROOT), "HF_HUB_CACHE": str(folder / "hub")}
     with (folder / "server.log").open("wb") as log:
-        began = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "app"], cwd=folder, env=clean | given | environment, stdout=log, stderr=log
+            [sys.executable, "-m", "app"],
+            cwd=folder,
+            env=inherited | defaults | environment,
+            stdout=log,
+            stderr=log,
         )
-        url = f"http://127.0.0.1:{port}"
-        server = RunningServer(process, url, boot_s=first_answer(process, url) - began)
+        server = RunningServer(process, f"http://127.0.0.1:{port}")
         try:
+            wait_until_answering(process, server.url)
             yield server
         finally:
             server.stop()
 
 
-def first_answer(process: subprocess.Popen[bytes], url: str) -> float:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
+def wait_until_answering(process: subprocess.Popen[Any], url: str) -> None:
+    """Returns when the server answers. Fails if its process ends first."""
+
+    def is_answering() -> bool:
+        assert process.poll() is None, f"the server ended with status {process.returncode}"
         try:
             httpx.get(f"{url}/health", trust_env=False)
         except httpx.TransportError:
-            time.sleep(0.01)
-        else:
-            return time.monotonic()
-    raise AssertionError("the server did not answer")
+            return False
+        return True
+
+    wait_for(is_answering, "the server to answer")
 
 
 def free_port() -> int:

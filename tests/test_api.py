@@ -1,9 +1,8 @@
-"""The whole way, from HTTP to worker processes with tiny models, and client_test.py against it."""
+"""Tests the app over HTTP with tiny models in worker processes, and client_test.py against it."""
 
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,16 +21,18 @@ from app.main import create_app
 from app.services import Services, build_services
 from tests.api.fakes import serving
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
-LOAD_S = 90
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
 
 def tiny(name: str, architecture: str, folder: Path) -> ModelProfile:
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture]).save_pretrained(folder)
+    config = configs(len(tokenizer))[architecture]
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return ModelProfile(
         name, name, "tiny", (Source(str(folder)),), WINDOW, 1, 1, SamplingDefaults(max_tokens=16)
@@ -40,7 +41,7 @@ def tiny(name: str, architecture: str, folder: Path) -> ModelProfile:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server whose catalogue holds two tiny models under names of the real one."""
+    """A server whose catalogue has two tiny models with names of the real catalogue."""
     folder = tmp_path_factory.mktemp("models")
     catalogue = {
         "builtin": tiny("builtin", "llama", folder / "a"),
@@ -51,16 +52,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     def build(settings: Settings) -> Services:
         return build_services(settings, catalogue)
 
+    def is_ready() -> bool:
+        return httpx.get(f"{address}/health/ready", timeout=10, trust_env=False).status_code == 200
+
     with serving(create_app(settings, build)) as address:
-        until_ready(address)
+        wait_for(is_ready, "the server to be ready")
         yield address
-
-
-def until_ready(url: str) -> None:
-    deadline = time.monotonic() + LOAD_S
-    while httpx.get(f"{url}/health/ready", timeout=10, trust_env=False).status_code != 200:
-        assert time.monotonic() < deadline, httpx.get(f"{url}/health", trust_env=False).text
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -69,17 +66,14 @@ def client(url: str) -> Iterator[httpx.Client]:
         yield found
 
 
-def test_client_test_finds_nothing_wrong(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert client_test.main(["--url", url]) == 0
-    assert f"{len(CHECKS)} of {len(CHECKS)} checks hold" in capsys.readouterr().out
-
-
-def test_client_test_shows_all_at_80_columns(
+def test_client_test_passes_and_fits_80_columns(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    client_test.main(["--url", url])
-    assert "…" not in capsys.readouterr().out
+    assert client_test.main(["--url", url]) == 0
+    output = capsys.readouterr().out
+    assert f"{len(CHECKS)} of {len(CHECKS)} checks hold" in output
+    assert "…" not in output
 
 
 def test_client_test_covers_every_route(url: str) -> None:
@@ -88,7 +82,7 @@ def test_client_test_covers_every_route(url: str) -> None:
     assert routes <= {check.route for check in CHECKS}
 
 
-def test_client_test_says_what_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+def test_client_test_names_the_command_to_start_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert client_test.main(["--url", "http://127.0.0.1:1"]) == 3
     assert "python -m app" in capsys.readouterr().out
 
@@ -103,7 +97,7 @@ def test_client_test_reads_the_env_file_below_the_environment(
     assert (options.url, options.api_key) == ("http://[::1]:8712", "open sesame")
 
 
-def test_client_test_refuses_an_env_file_that_is_no_text(
+def test_client_test_refuses_an_env_file_that_is_not_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -113,16 +107,16 @@ def test_client_test_refuses_an_env_file_that_is_no_text(
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "notaurl", "ftp://x"])
-def test_client_test_refuses_what_is_no_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_client_test_refuses_an_invalid_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert client_test.main(["--url", address]) == 2
     assert f"--url '{address}' is no http address." in capsys.readouterr().out
 
 
-def test_checks_tell_what_does_not_hold() -> None:
+def test_checks_fail_against_another_service() -> None:
     with serving(JSONResponse({})) as foreign, httpx.Client(base_url=foreign, trust_env=False) as http:
         outcomes = list(run_checks(CHECKS, Target(http)))
     kept = [outcome.check.what for outcome in outcomes if outcome.problem is None]
-    assert kept == ["says so"]  # of /health/live, where any answer will do
+    assert kept == ["says so"]  # of /health/live, which accepts any answer
 
 
 def test_menu_calls_a_route(url: str) -> None:
@@ -133,7 +127,7 @@ def test_menu_calls_a_route(url: str) -> None:
     assert "POST /api/v1/chat" in shown and "200 OK" in shown and '"response"' in shown
 
 
-def test_conversation_goes_on_over_a_switch(client: httpx.Client) -> None:
+def test_conversation_continues_after_a_switch(client: httpx.Client) -> None:
     first = client.post("/chat", json={"message": "hello", **GREEDY}).json()
     switched = client.post("/chat/switch-model", json={"model_name": "gpt2"}).json()
     assert switched["model_name"] == "gpt2"

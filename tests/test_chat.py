@@ -1,32 +1,33 @@
-"""What the whole does for a person: the built-in model, through a real server."""
+"""Tests chats with the built-in model through a real server."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from tests.server import ROOT, RunningServer, events, first_answer, free_port, running_server, wait_for
+from tests.server import ROOT, RunningServer, events, free_port, running_server, wait_until_answering
+from tests.waiting import wait_for
 
 LONG = "Tell me a story about a fox."
+SILENCE_S = 10  # longer than any pause in a stream
 
 
-def test_it_knows_the_capital_of_france(server: RunningServer) -> None:
+def test_builtin_model_knows_the_capital_of_france(server: RunningServer) -> None:
     reply = server.chat("What is the capital of France?")
     assert "Paris" in reply["response"]
     assert reply["finish_reason"] == "stop"
     assert reply["model_name"] == reply["model_id"] == "builtin"
 
 
-def test_it_writes_a_factorial_that_works(server: RunningServer) -> None:
+def test_builtin_model_writes_a_working_factorial(server: RunningServer) -> None:
     first = server.chat("Hello! Can you help me write a Python function?")
     reply = server.chat(
         "A function that calculates the factorial of a number", conversation_id=first["conversation_id"]
@@ -36,12 +37,12 @@ def test_it_writes_a_factorial_that_works(server: RunningServer) -> None:
     assert subprocess.run([sys.executable, "-I", "-c", script], timeout=30).returncode == 0
 
 
-def test_it_says_when_it_does_not_know(server: RunningServer) -> None:
+def test_builtin_model_says_when_it_does_not_know(server: RunningServer) -> None:
     reply = server.chat("How do I replace the head gasket of a tractor?")
     assert "/switch" in reply["response"]
 
 
-def test_it_still_knows_the_name_after_another_model_spoke(server: RunningServer) -> None:
+def test_builtin_model_remembers_a_name_across_model_switches(server: RunningServer) -> None:
     first = server.chat("Hi, my name is Marlowe.")
     conversation = {"conversation_id": first["conversation_id"]}
     assert server.post("/api/v1/chat/switch-model", model_name="gpt2")["message"].startswith("Successfully")
@@ -50,20 +51,18 @@ def test_it_still_knows_the_name_after_another_model_spoke(server: RunningServer
     assert "Marlowe" in server.chat("What is my name?", **conversation)["response"]
 
 
-def test_eight_at_once_say_the_same_as_one_after_another_and_faster(server: RunningServer) -> None:
+def test_eight_concurrent_requests_get_the_same_replies_as_single_ones(server: RunningServer) -> None:
     messages = [f"Hello, I am number {number}. {LONG}" for number in range(8)]
-    began = time.monotonic()
     alone = [server.chat(message) for message in messages]
-    alone_s = time.monotonic() - began
     with ThreadPoolExecutor(8) as pool:
-        began = time.monotonic()
         together = list(pool.map(server.chat, messages))
-        together_s = time.monotonic() - began
     assert [reply["response"] for reply in together] == [reply["response"] for reply in alone]
-    assert together_s < alone_s
+    timings = [reply["timings"] for reply in together]
+    # No request waits until another one has finished.
+    assert max(timing["first_token_s"] for timing in timings) < min(timing["total_s"] for timing in timings)
 
 
-def test_a_long_history_is_not_computed_again(server: RunningServer) -> None:
+def test_a_long_history_is_not_recomputed(server: RunningServer) -> None:
     text = "I like the sea and the mountains, and I walk there every day with my old brown dog. "
     first = server.chat(text * 30, max_tokens=40)
     assert first["usage"]["prompt_tokens"] > 600
@@ -71,37 +70,36 @@ def test_a_long_history_is_not_computed_again(server: RunningServer) -> None:
     assert second["usage"]["cached_tokens"] > 0.9 * first["usage"]["prompt_tokens"]
 
 
-def test_a_client_that_leaves_frees_the_model(server: RunningServer) -> None:
+def test_a_client_that_disconnects_frees_the_model(server: RunningServer) -> None:
     body = {"message": LONG, "stream": True, "temperature": 1.5, "seed": 1}
     with server.http.stream("POST", "/api/v1/chat", json=body) as response:
         stream = events(response)
         assert next(stream)[0] == "start"
         assert next(stream)[0] == "delta"
-    wait_for(lambda: server.get("/health")["active_requests"] == 0, "the request to be gone", 5)
+    wait_for(lambda: server.get("/health")["active_requests"] == 0, "the request to end", 10)
 
 
 def test_a_killed_worker_ends_its_streams_and_is_replaced(tmp_path: Path) -> None:
     with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
         server.wait_until_ready()
-        kept = server.chat("My name is Marlowe.")
-        body = {"message": LONG, "stream": True, "conversation_id": kept["conversation_id"]}
-        with server.http.stream("POST", "/api/v1/chat", json=body) as response:
+        first = server.chat("My name is Marlowe.")
+        body = {"message": LONG, "stream": True, "conversation_id": first["conversation_id"]}
+        with server.http.stream("POST", "/api/v1/chat", json=body, timeout=SILENCE_S) as response:
             stream = events(response)
             next(stream)
             (worker,) = server.worker_pids()
             os.kill(worker, signal.SIGKILL)
-            killed = time.monotonic()
             *_, (name, data) = stream
         assert (name, data["error"]["code"]) == ("error", "worker_died")
-        assert time.monotonic() - killed < 2
         assert server.http.get("/health/ready").status_code == 503
-        history = server.get(f"/api/v1/chat/conversation/{kept['conversation_id']}")
+        history = server.get(f"/api/v1/chat/conversation/{first['conversation_id']}")
         assert history["message_count"] == 2
-        reply = server.chat("What is my name?", conversation_id=kept["conversation_id"])
+        reply = server.chat("What is my name?", conversation_id=first["conversation_id"])
         assert "Marlowe" in reply["response"]
 
 
 def is_running(pid: int) -> bool:
+    """Whether the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
@@ -109,18 +107,21 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_workers_end_with_the_server(how: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_answers_while_loading_and_workers_end_with_it(
+    signal_number: signal.Signals, tmp_path: Path
+) -> None:
     with running_server(tmp_path, LLM_MODEL_NAME="builtin", TMPDIR=str(tmp_path)) as server:
+        assert server.get("/health")["status"] == "loading"
         wait_for(server.worker_pids, "a worker")
         server.wait_until_ready()
         children = psutil.Process(server.process.pid).children(recursive=True)
-        server.stop(how)
+        server.stop(signal_number)
         wait_for(lambda: not any(is_running(child.pid) for child in children), "all processes to end", 10)
-        wait_for(lambda: not list(tmp_path.glob("llm-*")), "the folders of sockets to go", 10)
+        wait_for(lambda: not list(tmp_path.glob("llm-*")), "the folders of the sockets to be deleted", 10)
 
 
-def test_server_whose_fork_server_is_killed_goes_on(tmp_path: Path) -> None:
+def test_server_continues_after_its_fork_server_is_killed(tmp_path: Path) -> None:
     with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
         server.wait_until_ready()
         before = server.worker_pids()
@@ -133,39 +134,17 @@ def test_server_whose_fork_server_is_killed_goes_on(tmp_path: Path) -> None:
         wait_for(lambda: not is_running(fork_server.pid), "the fork server to end")
         assert "Paris" in server.chat("What is the capital of France?")["response"]
         os.kill(before[0], signal.SIGKILL)
-        wait_for(lambda: server.http.get("/health/ready").status_code == 503, "its end to be noticed")
+        wait_for(lambda: server.http.get("/health/ready").status_code == 503, "the server to notice")
         assert "Paris" in server.chat("What is the capital of France?")["response"]
         assert server.worker_pids() and server.worker_pids() != before
 
 
-def test_the_default_starts_on_the_builtin_model_without_a_network(tmp_path: Path) -> None:
-    with running_server(tmp_path, HF_ENDPOINT="http://127.0.0.1:9") as server:
-        server.wait_until_ready()
-        assert "Paris" in server.chat("What is the capital of France?")["response"]
-        wait_for(lambda: not server.get("/health")["loading"], "the default to be given up")
-        health = server.get("/health")
-        assert health["current_model"] == "builtin"
-        assert "llama3-1b" in health["note"] or "Llama-3.2-1B" in health["note"]
+def test_the_server_never_loads_torch(server: RunningServer) -> None:
+    server.chat("Hello")
+    assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
 
 
-def test_a_chosen_model_is_never_replaced(tmp_path: Path) -> None:
-    settings = {"LLM_MODEL_NAME": "llama3-1b", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    with running_server(tmp_path, **settings) as server:
-        response = server.http.post("/api/v1/chat", json={"message": "hello"})
-        assert response.status_code == 503
-        assert response.json()["error"]["code"] == "model_offline"
-        assert server.http.get("/health/ready").status_code == 503
-
-
-def test_the_server_answers_at_once_and_never_loads_torch(tmp_path: Path) -> None:
-    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
-        assert server.boot_s < 10
-        assert server.get("/health")["status"] == "loading"
-        maps = Path(f"/proc/{server.process.pid}/maps").read_text()
-        assert "libtorch" not in maps
-
-
-def test_a_transcript_goes_on_after_a_restart(server: RunningServer) -> None:
+def test_an_imported_transcript_can_be_continued(server: RunningServer) -> None:
     messages = [
         {"role": "user", "content": "My favourite colour is violet."},
         {"role": "assistant", "content": "Violet is a lovely colour."},
@@ -198,7 +177,7 @@ def test_uvicorn_serves_it_as_the_readme_says(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "uvicorn", "app.main:app", "--reload", "--port", str(port)]
     environment = os.environ | {"LLM_MODEL_NAME": "builtin", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
-        first_answer(process, f"http://127.0.0.1:{port}")
+        wait_until_answering(process, f"http://127.0.0.1:{port}")
         with closing(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)) as http:
             reply: Any = http.post("/api/v1/chat", json={"message": "What is the capital of Italy?"}).json()
         process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""A model that comes and goes leaves nothing behind in the server, however often."""
+"""Loading and unloading a model repeatedly leaves no processes, threads, files or memory behind."""
 
 import os
 from dataclasses import dataclass
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 
-from tests.server import RunningServer, running_server, wait_for
+from tests.server import RunningServer, running_server
+from tests.waiting import wait_for
 
 ROUNDS = int(os.environ.get("LOAD_ROUNDS", "3"))
-ROOM_BYTES = 4_000_000  # what an interpreter's memory may grow by itself; a leak of a worker's is far more
+TOLERANCE_BYTES = 4_000_000  # an interpreter's memory may grow this much; a worker's is far larger
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the server holds of the machine."""
+    """The resources of a server process and its temporary folder."""
 
     resident_bytes: int
     children: int
@@ -36,10 +37,11 @@ class Footprint:
     def exceeds(self, other: "Footprint") -> bool:
         counts = [(f.children, f.threads, f.descriptors, f.folders) for f in (self, other)]
         is_more = any(mine > before for mine, before in zip(*counts, strict=True))
-        return is_more or self.resident_bytes > other.resident_bytes + ROOM_BYTES
+        return is_more or self.resident_bytes > other.resident_bytes + TOLERANCE_BYTES
 
 
-def come_and_go(server: RunningServer, name: str, temporary: Path) -> Footprint:
+def load_and_unload(server: RunningServer, name: str, temporary: Path) -> Footprint:
+    """The server's footprint after the model has been loaded, used and unloaded."""
     server.post("/api/v1/load-model", model_name=name)
     assert server.chat("hello", model_name=name, max_tokens=2)["model_name"] == name
     assert server.post("/api/v1/unload-model", model_name=name)["was_loaded"]
@@ -51,9 +53,11 @@ def rounds(folder: Path, cache: Path, name: str) -> list[Footprint]:
     temporary.mkdir()
     settings = {"LLM_MODEL_NAME": "none", "LLM_MODEL_CACHE_DIR": str(cache), "TMPDIR": str(temporary)}
     with running_server(folder, **settings) as server:
-        found = [come_and_go(server, name, temporary) for _ in range(ROUNDS)]
-        # Threads and connections end in their own time.
-        wait_for(lambda: not Footprint.of(server, temporary).exceeds(found[0]), "what is left to go", 10)
+        found = [load_and_unload(server, name, temporary) for _ in range(ROUNDS)]
+        # Threads and connections end a little later.
+        wait_for(
+            lambda: not Footprint.of(server, temporary).exceeds(found[0]), "all resources to be freed", 10
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""standalone_test.py as a person runs it, where it cannot do what it is asked for."""
+"""Tests the errors of standalone_test.py."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ def standalone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60)
 
 
-def test_model_that_cannot_be_had_is_told_once(tmp_path: Path) -> None:
+def test_model_that_cannot_be_downloaded_is_reported_once(tmp_path: Path) -> None:
     done = standalone(tmp_path, "--model", "distilgpt2")
     assert (done.returncode, done.stderr) == (1, "")
     assert "distilbert/distilgpt2 is not on this machine" in done.stdout
 
 
-def test_wrong_setting_is_told_as_it_is_written(tmp_path: Path) -> None:
+def test_wrong_setting_is_reported_literally(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LLM_[/red]=1\n")
     done = standalone(tmp_path)
     assert (done.returncode, done.stderr) == (2, "")
