@@ -1,4 +1,4 @@
-"""Answers messages in conversations, and lists, restores, changes and deletes conversations."""
+"""Answers messages, and creates, restores, lists, shortens and deletes conversations."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -38,10 +38,10 @@ class KnownModels(Protocol):
         """The model that answers if none is named; None if none is current."""
 
     def entry(self, name: str | None) -> object:
-        """What is known of the model.
+        """The state of the model; None means the current one.
 
         Raises:
-            ModelNotFound: no model has that name.
+            ModelNotFound, NoModelChosen.
         """
 
 
@@ -56,7 +56,7 @@ class ChatModelManager:
         models: KnownModels,
         generator: ChatGenerator,
     ) -> None:
-        """`locks` must be those whose ids the store keeps from being evicted."""
+        """The store must not evict a conversation that `locks` hold."""
         self._settings = settings
         self._store = store
         self._locks = locks
@@ -81,7 +81,7 @@ class ChatModelManager:
     async def regenerate(
         self, conversation_id: str, request: RegenerateRequest
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Answers the last user message again. The old reply is replaced once the new one is whole.
+        """Answers the last user message again. The old reply is replaced once the new one is complete.
 
         Raises:
             NothingToDo, and all that `chat` raises.
@@ -96,7 +96,7 @@ class ChatModelManager:
     async def continue_reply(
         self, conversation_id: str, request: ContinueRequest
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Extends the last reply. The deltas are what is added, and the response holds the whole reply.
+        """Extends the last reply. The deltas hold the extension, and the response holds the whole reply.
 
         Raises:
             NothingToDo, and all that `chat` raises.
@@ -114,9 +114,11 @@ class ChatModelManager:
     @asynccontextmanager
     async def _found(self, conversation_id: str) -> AsyncIterator[Conversation]:
         """The conversation, with its turn lock held."""
-        await self._store.get(conversation_id)  # an unknown id is not found, rather than busy
+        await self._store.get(conversation_id)  # raises ConversationNotFound before ConversationBusy
         with self._locks.hold(conversation_id):
-            yield await self._store.get(conversation_id)  # as the turn that ended meanwhile left it
+            yield await self._store.get(
+                conversation_id
+            )  # again, because another turn may have ended meanwhile
 
     @asynccontextmanager
     async def _found_or_new(self, conversation_id: str | None) -> AsyncIterator[Conversation]:
@@ -126,7 +128,7 @@ class ChatModelManager:
             return
         conversation = Conversation(system_prompt=self._settings.system_prompt)
         with self._locks.hold(conversation.id):
-            await self._store.reserve(conversation.id)  # rather than refuse a reply that was generated
+            await self._store.reserve(conversation.id)  # so that no generated reply is refused
             yield conversation
 
     # Conversations
@@ -138,7 +140,7 @@ class ChatModelManager:
             InvalidRequest: the transcript's turns are out of order.
             ConversationFull: it is larger than LLM_MAX_CONVERSATION_BYTES.
             ModelNotFound: no model has that name.
-            QueueFull: every conversation that is stored is in a turn.
+            QueueFull: the store is full, and every conversation is in the middle of a turn.
         """
         if request.model_name is not None:
             self._models.entry(request.model_name)  # raises if no model has the name
@@ -218,7 +220,7 @@ def _restore(transcript: Sequence[TranscriptMessage]) -> tuple[Message, ...]:
     """The messages of a transcript in which user and assistant take turns.
 
     Raises:
-        InvalidRequest: they do not, or the last message has no reply.
+        InvalidRequest: they do not take turns, or the last message has no reply.
     """
     for index, message in enumerate(transcript):
         expected = ("user", "assistant")[index % 2]

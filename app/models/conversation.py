@@ -1,4 +1,4 @@
-"""Defines conversations and their messages as immutable values. Every change gives a new conversation."""
+"""Defines conversations and their messages. Both are immutable: every change returns a new conversation."""
 
 import secrets
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def new_id(prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side said. `model_name`, `model_id` and `finish_reason` are known of replies only."""
+    """A message. Only a reply has `model_name`, `model_id` and `finish_reason`."""
 
     role: Role
     content: str
@@ -37,7 +37,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns, each a user message and its reply, beginning with the user."""
+    """A sequence of turns, each a user message and its reply."""
 
     title: str | None = None
     system_prompt: str = ""
@@ -80,7 +80,7 @@ class Conversation:
         return self._with(self.messages[:-1])
 
     def without_last_turns(self, count: int) -> "Conversation":
-        """The conversation without its last `count` turns, or without any if it has fewer.
+        """The conversation without its last `count` turns, or without all turns if there are fewer.
 
         Raises:
             NothingToDo: the conversation has no turn.

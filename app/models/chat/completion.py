@@ -32,7 +32,7 @@ class TextGenerator:
         self._generator = generator
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
-        """Yields what happens and at last the response. Of several sequences only the response is yielded.
+        """Yields progress and deltas, and at last the response; for several sequences the response alone.
 
         Raises:
             InvalidRequest, ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow,
@@ -53,7 +53,7 @@ class TextGenerator:
                     yield event
 
     def _check_count(self, sequences: int) -> None:
-        """Refuses a number that the server never admits as invalid, because trying again would not help."""
+        """Refuses as invalid what the server never admits, because trying again would not help."""
         limit = self._settings.max_active_requests + self._settings.max_queued_requests
         if sequences > limit:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Generates a reply with the model asked for, loading it first if it must. Keeps nothing between requests."""
+"""Generates a reply with a model, which is loaded first if necessary. Keeps no state between requests."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -71,7 +71,7 @@ async def _reply(
 
 
 def sampling_for(request: SamplingFields, defaults: SamplingDefaults) -> SamplingParams:
-    """The numbers of the request, and the model's defaults for those that it leaves out."""
+    """The request's parameters, and the model's defaults for those that it leaves out."""
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     stop = given.pop("stop", ())
     return SamplingParams(

@@ -1,4 +1,4 @@
-"""Collects a reply while it is generated, and reports what it took."""
+"""Collects a reply while it is generated, with its usage and timings."""
 
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from app.models.schemas import (
 
 @dataclass(frozen=True, slots=True)
 class GeneratedReply:
-    """A whole reply, with the facts that every surface reports in its own form."""
+    """A complete reply, with the facts that each surface reports in its own form."""
 
     text: str
     thinking: str | None
@@ -31,7 +31,7 @@ class GeneratedReply:
 
 @dataclass(slots=True)
 class ReplyCollector:
-    """The reply of one request to the engine, as far as it has come."""
+    """The reply to one request, as far as the engine has generated it."""
 
     model: ServedModel
     sampling: messages.SamplingParams
@@ -82,7 +82,7 @@ def _usage(finished: messages.Finished) -> Usage:
 
 
 def _timings(finished: messages.Finished) -> Timings:
-    """The speed counts the tokens after the first, and the time after it."""
+    """`tokens_per_second` is the speed after the first token."""
     timings = finished.timings
     decode_s = timings.total_s - timings.first_token_s
     decoded_tokens = finished.usage.completion_tokens - 1

@@ -1,4 +1,4 @@
-"""Keeps conversations: the interface of a store, and the store in memory, bounded in number and age."""
+"""Stores conversations: the interface, and a store in memory that is bounded in number and age."""
 
 import logging
 import time
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ConversationPage:
-    """A part of the list of conversations, and how many there are in all."""
+    """A part of the list of conversations, and the length of the whole list."""
 
     conversations: tuple[Conversation, ...]
     total: int
 
 
 class ConversationStore(Protocol):
-    """Keeps conversations by id. Whoever changes one holds its turn lock (see TurnLocks)."""
+    """Stores conversations by id. The caller holds the turn lock of a conversation that it changes."""
 
     async def get(self, conversation_id: str) -> Conversation:
         """The conversation. Counts as a use of it.
@@ -39,10 +39,10 @@ class ConversationStore(Protocol):
         """
 
     async def put(self, conversation: Conversation) -> None:
-        """Keeps the conversation, new or changed. Once this returns, it is stored. Counts as a use of it.
+        """Stores the conversation, new or changed. Counts as a use of it.
 
         Raises:
-            QueueFull: it is new and was not reserved, and no other conversation may be evicted for it.
+            QueueFull: it is new and was not reserved, and no other conversation can be evicted.
         """
 
     async def delete(self, conversation_id: str) -> None:
@@ -90,7 +90,7 @@ class MemoryStore:
         return conversation
 
     async def reserve(self, conversation_id: str) -> None:
-        """See ConversationStore. A held id has a place of its own, so nothing else need be kept."""
+        """See ConversationStore. A held id counts as stored, so the place needs no record of its own."""
         assert conversation_id in self._held, "a place is reserved by the turn that will fill it"
         self._make_room_for(conversation_id)
 

@@ -32,7 +32,7 @@ TurnEvent = GenerationProgress | ChatResponse
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A reply that is asked for. `history` is the conversation up to the reply, the new message included.
+    """A request for a reply. `history` is the conversation up to the reply, with the new message.
 
     `old_reply` is the reply that the new one replaces; if `extends` is set, the new one begins with it.
     """
@@ -95,7 +95,7 @@ class Turn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """All that the model is to go on from."""
+        """The messages that the reply follows, or extends."""
         return self.history.messages + self.prefix
 
 
@@ -110,7 +110,7 @@ class TurnReply:
     generated: GeneratedReply | None = None
 
     def record(self, event: LoadProgress | ReplyEvent) -> GenerationProgress | None:
-        """The event for the turn's reader; None for the last one, which the response takes the place of."""
+        """The event as the turn reports it, or None for the last one, which the response replaces."""
         match event:
             case GeneratedReply():
                 self.generated = event
@@ -132,8 +132,8 @@ class TurnReply:
         )
 
     def conversation(self) -> Conversation:
-        """The conversation with the reply at its end, marked as interrupted if it is not whole."""
-        assert self.start is not None, "text follows the start"
+        """The conversation with the reply at its end, marked as interrupted if it is not complete."""
+        assert self.start is not None, "deltas follow the start"
         text = [message.content for message in self.turn.prefix] + self.said
         reply = Message(
             "assistant",
@@ -146,7 +146,7 @@ class TurnReply:
         return self.turn.history.with_message(reply)
 
     def response(self, conversation: Conversation) -> ChatResponse:
-        """What is reported of the whole reply, once `conversation` is stored."""
+        """The report of the complete reply, to send once `conversation` is stored."""
         assert self.generated is not None and self.start is not None
         reply = conversation.last_reply()
         return ChatResponse(
@@ -176,7 +176,7 @@ class TurnRunner:
         self._generator = generator
 
     async def run(self, turn: Turn, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
-        """Yields what happens, commits, and yields the response. A failed turn changes nothing stored.
+        """Yields progress and deltas, commits, and yields the response. A failed turn stores nothing.
 
         If the caller stops early, the text generated so far is committed and marked as interrupted.
 
@@ -219,9 +219,9 @@ def _model_input(turn: Turn, kept: Sequence[Message]) -> ModelInput:
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:
-    """Awaits the work to its end, also if the caller is cancelled meanwhile, and raises that afterwards.
+    """Awaits the work to its end. If the caller is cancelled meanwhile, raises that afterwards.
 
-    The turn lock must not be released, nor the reply be lost, while a commit is under way.
+    While a commit is under way, its turn lock must be held, and its reply must not be lost.
     """
     task = asyncio.create_task(work)
     cancellation: asyncio.CancelledError | None = None

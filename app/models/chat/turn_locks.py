@@ -7,19 +7,19 @@ from app.core.errors import ConversationBusy
 
 
 class TurnLocks:
-    """The conversations that are in the middle of a turn, by id. Belongs to one event loop."""
+    """The ids of the conversations that are in the middle of a turn. For use in one event loop."""
 
     def __init__(self) -> None:
         self._held: set[str] = set()
 
     @property
     def held(self) -> Set[str]:
-        """The ids of the conversations in a turn, as they are at the time of looking."""
+        """A live view of those ids."""
         return self._held
 
     @contextmanager
     def hold(self, conversation_id: str) -> Iterator[None]:
-        """Keeps other turns out of the conversation. Never waits.
+        """Keeps other turns out of the conversation, without waiting.
 
         Raises:
             ConversationBusy: another turn holds it.

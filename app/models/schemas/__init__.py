@@ -53,11 +53,11 @@ from app.models.schemas.wire import (
     MAX_STOP as MAX_STOP,
     MAX_TEXT as MAX_TEXT,
     LoadState as LoadState,
-    Message as Message,
     Name as Name,
+    NonBlankText as NonBlankText,
     RequestModel as RequestModel,
+    StopField as StopField,
     StopString as StopString,
-    StopStrings as StopStrings,
     Text as Text,
     WireModel as WireModel,
 )

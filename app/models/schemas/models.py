@@ -1,4 +1,4 @@
-"""Owns what is asked and said of models: which there are, how far a load is, and the server's health."""
+"""The requests and replies about models, the progress of a load, and the server's health."""
 
 from datetime import datetime
 from typing import Literal
@@ -11,17 +11,17 @@ from app.models.schemas.wire import LoadState, Name, RequestModel, WireModel
 class SwitchModelRequest(RequestModel):
     model_name: Name = Field(examples=["builtin"])
     stream: StrictBool = Field(
-        False, description="Server-sent events: `progress`..., then `done` or `error`."
+        False, description="Answers with server-sent events: `progress`..., then `done` or `error`."
     )
 
 
 class LoadModelRequest(RequestModel):
-    model_name: Name | None = Field(None, description="None means the current model.")
+    model_name: Name | None = Field(None, description="If left out, the current model.")
     stream: StrictBool = False
 
 
 class UnloadModelRequest(RequestModel):
-    model_name: Name | None = Field(None, description="None means the current model.")
+    model_name: Name | None = Field(None, description="If left out, the current model.")
 
 
 class FileProgress(WireModel):
@@ -31,22 +31,22 @@ class FileProgress(WireModel):
 
 
 class LoadProgress(WireModel):
-    """How far a load has come, as measured.
+    """The measured progress of a load.
 
-    `stage` is verify, resolve, download, drain, convert, import, load, check, pack, warm up or ready; in
-    `drain` the model that makes way ends what it is at. What is said of bytes holds for a download, and is
-    null in the other stages.
+    `stage` is verify, resolve, download, drain, convert, import, load, check, pack, warm up or ready. In
+    `drain`, a model that is about to be unloaded finishes its requests. The figures about bytes are null in
+    all stages but `download`.
     """
 
     model_name: str
     stage: str
-    fraction: float = Field(ge=0, le=1, description="Of this stage.")
+    fraction: float = Field(ge=0, le=1, description="The share of this stage that is done.")
     done_bytes: int | None = None
     total_bytes: int | None = None
-    bytes_per_s: float | None = Field(None, description="Over the last seconds.")
+    bytes_per_s: float | None = Field(None, description="The speed over the last seconds.")
     seconds_left: float | None = None
     files: list[FileProgress] = Field(default_factory=list)
-    note: str | None = Field(None, description="What else happens on its way.")
+    note: str | None = Field(None, description="What a person should know about this load.")
 
 
 class ModelEntry(WireModel):
@@ -54,14 +54,16 @@ class ModelEntry(WireModel):
     display_name: str
     status: LoadState
     is_current: bool
-    model_id: str = Field(description="What it is served from, or the first place it would come from.")
+    model_id: str = Field(description="Where its weights come from, or would come from first.")
     sources: list[str]
     is_on_disk: bool
     description: str
     context_length: int
-    size_bytes: int | None = Field(description="Of the weights, about; null where nobody has told.")
-    memory_bytes: int | None = Field(description="What serving it needs: measured once it was loaded.")
-    is_pinned: bool = Field(False, description="Stays loaded, whatever else needs the memory.")
+    size_bytes: int | None = Field(description="The approximate size of the weights; null if unknown.")
+    memory_bytes: int | None = Field(
+        description="The memory that serving it takes, measured once it was loaded."
+    )
+    is_pinned: bool = Field(False, description="Is never unloaded to make room for another model.")
     open_requests: int = 0
     progress: LoadProgress | None = None
     error: str | None = Field(None, description="Why the last load failed.")
@@ -76,7 +78,7 @@ class SwitchModelResponse(WireModel):
     message: str
     model_name: str
     model_id: str
-    load_time: float = Field(description="Seconds; 0 when it was still loaded.")
+    load_time: float = Field(description="Seconds; 0 if it was loaded already.")
 
 
 class UnloadModelResponse(WireModel):
@@ -93,11 +95,11 @@ class ModelInfoResponse(WireModel):
     status: LoadState
     architecture: str | None = None
     device: str | None = None
-    dtype: str | None = Field(None, description="What it computes in.")
+    dtype: str | None = Field(None, description="The type that it computes in.")
     weights: str | None = Field(
-        None, description="The form of its layers' weights: float32, float16, bfloat16 or int8."
+        None, description="How its layers' weights are held: float32, float16, bfloat16 or int8."
     )
-    draft: str | None = Field(None, description="The model that guesses for it, whose guesses it checks.")
+    draft: str | None = Field(None, description="The smaller model whose draft tokens it verifies.")
     parameters: int | None = None
     memory_bytes: int | None = None
     kv_cache_bytes: int | None = None
@@ -119,10 +121,12 @@ class HealthResponse(WireModel):
     timestamp: datetime
     uptime: float
     version: str
-    boot_id: str = Field(description="New at every start: a client sees that the server's memory was lost.")
+    boot_id: str = Field(
+        description="Differs at every start, so a client can see that conversations were lost."
+    )
     current_model: str | None
     model: ModelHealth | None
     loading: list[LoadProgress]
-    note: str | None = Field(None, description="Why another model than the default answers.")
+    note: str | None = Field(None, description="Why a model other than the default answers.")
     active_requests: int
     queued_requests: int

@@ -1,4 +1,4 @@
-"""Owns what a reply about a conversation or a text holds, whole or as events of a stream."""
+"""The replies about conversations and texts, whole or as the events of a stream."""
 
 from datetime import datetime
 
@@ -11,11 +11,11 @@ from app.models.schemas.wire import WireModel
 class Usage(WireModel):
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int = Field(description="Tokens of the prompt that were not computed again.")
+    cached_tokens: int = Field(description="Tokens of the prompt that were taken from the KV cache.")
 
 
 class Timings(WireModel):
-    """Seconds from the request's arrival at the model, and the speed of what followed the first token."""
+    """Seconds since the model received the request, and the speed after the first token."""
 
     queue_s: float
     first_token_s: float
@@ -24,7 +24,7 @@ class Timings(WireModel):
 
 
 class Parameters(WireModel):
-    """What was really used to draw the reply."""
+    """The sampling parameters that were really used, defaults included."""
 
     max_tokens: int | None
     temperature: float
@@ -40,19 +40,23 @@ class Parameters(WireModel):
 
 class ChatResponse(WireModel):
     response: str
-    thinking: str | None = Field(None, description="What a reasoning model thought aloud.")
+    thinking: str | None = Field(None, description="The thinking of a reasoning model.")
     conversation_id: str
     message_id: str
-    model_name: str = Field(description="The name the model was asked for by.")
-    model_id: str = Field(description="What really answered: a Hub repository or a local folder.")
+    model_name: str = Field(description="The model's name in the catalogue.")
+    model_id: str = Field(description="Where its weights come from: a Hub repository or a local folder.")
     generation_time: float = Field(description="Seconds.")
     finish_reason: FinishReason
-    message_count: int = Field(description="Messages now stored in the conversation.")
+    message_count: int = Field(description="The number of messages now stored in the conversation.")
     usage: Usage
     timings: Timings
-    omitted_messages: int = Field(description="Oldest messages that were left out of the prompt.")
+    omitted_messages: int = Field(
+        description="The number of oldest messages that were left out of the prompt."
+    )
     parameters: Parameters
-    timestamp: datetime | None = Field(None, description="Of the reply, as the conversation keeps it.")
+    timestamp: datetime | None = Field(
+        None, description="When the reply ended, as the conversation keeps it."
+    )
 
 
 class NewChatResponse(WireModel):
@@ -60,7 +64,9 @@ class NewChatResponse(WireModel):
     message: str = "New conversation started"
     title: str | None
     system_prompt: str
-    model_name: str | None = Field(description="The model that answers next; null where none is current.")
+    model_name: str | None = Field(
+        description="The model that answers next; null if there is no current model."
+    )
     message_count: int
     created_at: datetime
 
@@ -80,7 +86,7 @@ class ConversationResponse(WireModel):
     title: str | None
     system_prompt: str
     model_name: str | None = Field(
-        description="The model this conversation asks for; none means the current one."
+        description="The model that answers in this conversation; null means the current one."
     )
     created_at: datetime
     updated_at: datetime
@@ -138,11 +144,11 @@ class ErrorResponse(WireModel):
     error: ErrorDetail
 
 
-# Stream events: the `data` of each frame, named by its `event`
+# Events of a stream: each is the `data` of a frame, whose `event` field names it.
 
 
 class StartEvent(WireModel):
-    """The request was admitted. Sent before the first token."""
+    """The request was accepted. Sent before the first token."""
 
     conversation_id: str | None = None
     message_id: str | None = None
@@ -153,12 +159,12 @@ class StartEvent(WireModel):
 
 
 class ThinkingEvent(WireModel):
-    """Text of a reasoning model's thinking to append; no part of the response."""
+    """A piece of a reasoning model's thinking, which is not part of the response."""
 
     text: str
 
 
 class DeltaEvent(WireModel):
-    """Text to append. All deltas of a stream are exactly its whole text."""
+    """A piece of the reply. Together the deltas of a stream are exactly its text."""
 
     text: str

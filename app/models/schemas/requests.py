@@ -1,4 +1,4 @@
-"""Owns what a request about a conversation or a text may hold."""
+"""The requests about conversations, and the request to complete a text."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -18,10 +18,10 @@ from app.core import sampling
 from app.core.literals import FinishReason
 from app.models.schemas.wire import (
     MAX_STOP,
-    Message,
     Name,
+    NonBlankText,
     RequestModel,
-    StopStrings,
+    StopField,
     Text,
     not_blank,
 )
@@ -31,12 +31,12 @@ def _describe_alias(schema: dict[str, Any]) -> None:  # Any: JSON schema
     properties = schema["properties"]
     properties["max_length"] = properties["max_tokens"] | {
         "title": "Max Length",
-        "description": "Another name of `max_tokens`: send one of them.",
+        "description": "Another name of `max_tokens`. Send only one of them.",
     }
 
 
 class SamplingFields(RequestModel):
-    """How to draw the reply. A field left out takes the model's own default."""
+    """How to sample the reply. A field that is left out has the model's own default."""
 
     model_config = ConfigDict(json_schema_extra=_describe_alias)
 
@@ -70,13 +70,15 @@ class SamplingFields(RequestModel):
     seed: Annotated[StrictInt | None, sampling.SEED] = Field(
         None, description="The same request with the same seed gives the same reply."
     )
-    stop: StopStrings | None = Field(None, description="Text that ends the reply; not part of it.")
+    stop: StopField | None = Field(
+        None, description="A text, or several, that ends the reply and is not part of it."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _one_name_for_the_limit(cls, data: Any) -> Any:  # Any: raw JSON, before validation
         if isinstance(data, dict) and "max_tokens" in data and "max_length" in data:
-            raise ValueError("max_tokens and max_length are the same field: send one of them")
+            raise ValueError("max_tokens and max_length are the same field: send only one of them")
         return data
 
     @model_validator(mode="after")
@@ -87,31 +89,36 @@ class SamplingFields(RequestModel):
 
 
 class TurnFields(SamplingFields):
-    """What every request for a reply may say."""
+    """What every request for a reply may hold."""
 
     think: StrictBool | None = Field(
         None,
-        description="Whether a reasoning model thinks aloud first, apart from its response. Left out: only "
-        "where it cannot do without. A model that cannot obey refuses.",
+        description="Whether a reasoning model thinks before it answers. Its thinking is not part of the "
+        "response. If left out, it thinks only if its chat template has no switch for it. A model that "
+        "cannot comply refuses the request.",
     )
 
 
 class ChatRequest(TurnFields):
-    message: Message = Field(description="What the user says.", examples=["What is the capital of France?"])
-    conversation_id: Name | None = Field(
-        None, description="Goes on with this conversation; none starts a new one."
+    message: NonBlankText = Field(
+        description="The user's message.", examples=["What is the capital of France?"]
     )
-    model_name: Name | None = Field(None, description="Answers with this model; none means the current one.")
+    conversation_id: Name | None = Field(
+        None, description="The conversation to continue. If left out, a new one is started."
+    )
+    model_name: Name | None = Field(
+        None, description="The model that answers. If left out, the current one does."
+    )
     system_prompt: Text | None = Field(
-        None, description="Replaces the conversation's system prompt from here on."
+        None, description="Replaces the conversation's system prompt from this message on."
     )
     stream: StrictBool = Field(
-        False, description="Server-sent events: `start`, `delta`..., then `done` or `error`."
+        False, description="Answers with server-sent events: `start`, `delta`..., then `done` or `error`."
     )
 
 
 class TranscriptMessage(RequestModel):
-    """One message of a conversation that is restored. What a past reply said of itself is kept."""
+    """One message of a conversation to restore. The facts about a past reply are kept with it."""
 
     role: Literal["user", "assistant"]
     content: Text
@@ -120,8 +127,8 @@ class TranscriptMessage(RequestModel):
     finish_reason: FinishReason | None = None
 
     @model_validator(mode="after")
-    def _user_says_something(self) -> "TranscriptMessage":
-        """As in a chat; a reply may be empty, since a model may stop at once."""
+    def _user_message_is_not_blank(self) -> "TranscriptMessage":
+        """As in a chat. A reply may be empty, because a model may end its reply at once."""
         if self.role == "user":
             not_blank(self.content)
         return self
@@ -130,11 +137,13 @@ class TranscriptMessage(RequestModel):
 class NewChatRequest(RequestModel):
     system_prompt: Text | None = None
     title: Annotated[Name, AfterValidator(not_blank)] | None = None
-    model_name: Name | None = Field(None, description="The model that this conversation asks for by default.")
+    model_name: Name | None = Field(
+        None, description="The model that answers in this conversation by default."
+    )
     messages: list[TranscriptMessage] = Field(
         default_factory=list,
         max_length=10_000,
-        description="A transcript to go on from: user and assistant in turns, beginning with the user.",
+        description="A transcript to restore. User and assistant take turns, and the user begins.",
     )
 
 
@@ -146,29 +155,33 @@ class RegenerateRequest(TurnFields):
 
 
 class ContinueRequest(TurnFields):
-    """Extends the last reply, as one that was cut by `max_tokens` or by Ctrl-C."""
+    """Extends the last reply, such as one that was cut off by `max_tokens` or by Ctrl-C."""
 
     model_name: Name | None = None
     stream: StrictBool = False
 
 
 class UndoRequest(RequestModel):
-    turns: StrictInt = Field(1, ge=1, le=10_000, description="How many turns to drop from the end.")
+    turns: StrictInt = Field(1, ge=1, le=10_000, description="The number of turns to drop from the end.")
 
 
 class GenerateRequest(SamplingFields):
-    prompt: Message = Field(description="Text to go on from, as it stands: no chat template.")
+    prompt: NonBlankText = Field(
+        description="The text to continue, exactly as it is: no chat template is applied."
+    )
     num_return_sequences: StrictInt = Field(1, ge=1, le=16)
-    do_sample: StrictBool | None = Field(None, description="False is greedy: temperature 0.")
+    do_sample: StrictBool | None = Field(None, description="False means greedy, as temperature 0 does.")
     model_name: Name | None = None
-    stream: StrictBool = Field(False, description="Server-sent events; one sequence only.")
+    stream: StrictBool = Field(
+        False, description="Answers with server-sent events. Possible with one sequence only."
+    )
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> "GenerateRequest":
         if self.do_sample and self.temperature == 0:
-            raise ValueError("do_sample is true and temperature 0, which is greedy: send one of them")
+            raise ValueError("do_sample is true, but temperature 0 is greedy: send only one of them")
         if self.do_sample is False and self.temperature:
-            raise ValueError("do_sample is false, which is greedy, and temperature above 0: send one of them")
+            raise ValueError("do_sample is false, which is greedy, but temperature is above 0: send only one")
         if self.stream and self.num_return_sequences > 1:
-            raise ValueError("stream gives one sequence: set num_return_sequences to 1")
+            raise ValueError("a stream holds one sequence: set num_return_sequences to 1")
         return self

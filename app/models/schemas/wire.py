@@ -1,4 +1,4 @@
-"""Owns what all wire models share: kinds of text, names, and how strictly each side is read."""
+"""Defines the base classes of the wire models, and the kinds of text that their fields hold."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ MAX_STOP = 16
 
 def _no_surrogates(text: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("holds a lone surrogate, which is no character")
+        raise ValueError("holds a lone surrogate, which is not a character")
     return text
 
 
@@ -23,7 +23,7 @@ def not_blank(text: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_no_surrogates)]
-Message = Annotated[Text, AfterValidator(not_blank)]
+NonBlankText = Annotated[Text, AfterValidator(not_blank)]
 StopString = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_surrogates)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_surrogates)]
 
@@ -32,8 +32,8 @@ def _one_or_many(value: object) -> str:
     return "a list" if isinstance(value, list) else "a text"
 
 
-# Told apart before they are validated, so that a wrong list is not called a wrong text besides.
-StopStrings = Annotated[
+# Discriminated before validation, so that a wrong list is not reported as a wrong text as well.
+StopField = Annotated[
     Annotated[list[StopString], Tag("a list")] | Annotated[StopString, Tag("a text")],
     Discriminator(_one_or_many),
 ]
