@@ -106,6 +106,7 @@ class Services:
     chats: ChatService
     generator: GenerationService
     status: StatusService
+    request_timeout_s: float
 
 
 def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = CATALOGUE) -> Services:
@@ -122,6 +123,7 @@ def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = C
         chats=ChatModelManager(settings, store, locks, models, generator),
         generator=TextGenerator(settings, generator),
         status=ServerStatus(models),
+        request_timeout_s=settings.request_timeout,
     )
 
 

@@ -6,6 +6,7 @@ from fastapi import Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.services import Services
 
@@ -47,7 +48,12 @@ async def _services(request: Request) -> Services:  # async: FastAPI would run a
     return services
 
 
+async def _deadline(services: Annotated[Services, Depends(_services)]) -> Deadline:
+    return Deadline.after(services.request_timeout_s)
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+DeadlineDep = Annotated[Deadline, Depends(_deadline)]
 PageParams = Annotated[PageQuery, Query()]
 ModelParam = Annotated[ModelQuery, Query()]
 ConversationId = Annotated[str, Path(description="As `POST /chat` and `POST /chat/new` give it.")]

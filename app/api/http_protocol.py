@@ -1,5 +1,6 @@
-"""Owns what the server's HTTP protocol does beyond uvicorn's: a deadline for the head of a request, and an
-answer in the one shape to what is no HTTP. Below ASGI, so it works where uvicorn is told of this class.
+"""The HTTP/1.1 protocol of the server: uvicorn's, with limits for clients that stop sending or reading.
+
+It works below ASGI, so plain `uvicorn` needs to be given this class with `--http`.
 """
 
 from asyncio import TimerHandle, Transport
@@ -11,32 +12,43 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from app.api.errors import error_body
 from app.core.errors import InvalidRequest
 
-HEAD_DEADLINE_S = 30.0  # as long as a body has
-
 
 class DeadlineProtocol(H11Protocol):
-    """Closes a connection whose first or next request has begun and does not come to the end of its head.
+    """Closes a connection if the head of a request does not arrive, or if the client reads nothing.
 
-    Between two requests the server's own, shorter keep-alive holds.
+    Between two requests uvicorn's own, shorter keep-alive holds. A request that is no HTTP gets a JSON error.
     """
 
-    head_deadline_s = HEAD_DEADLINE_S
-    _deadline: TimerHandle | None = None
+    head_deadline_s = 30.0  # for a head, from its first byte or from the start of the connection
+    stall_limit_s = 30.0  # without one byte read, while bytes wait to be sent
+
+    _head_timer: TimerHandle | None = None
+    _stall_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
-        self._watch()
+        transport.set_write_buffer_limits(high=0)  # pause as soon as a byte has to wait
+        self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
+        self._cancel_head_timer()
+        self._cancel_stall_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
-            self._unwatch()
-        elif self._deadline is None:
-            self._watch()
+            self._cancel_head_timer()
+        elif self._head_timer is None:
+            self._expect_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_progress()
+
+    def resume_writing(self) -> None:
+        self._cancel_stall_timer()
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         body = error_body(InvalidRequest(msg)).model_dump_json(exclude_none=True).encode()
@@ -50,10 +62,25 @@ class DeadlineProtocol(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _watch(self) -> None:
-        self._deadline = self.loop.call_later(self.head_deadline_s, self.transport.close)
+    def _expect_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_deadline_s, self.transport.close)
 
-    def _unwatch(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _expect_progress(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(self.stall_limit_s, self._check_progress, unsent)
+
+    def _check_progress(self, unsent_before: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent_before:
+            self._expect_progress()
+        else:
+            self.transport.abort()  # closing would wait for the reader
+
+    def _cancel_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None

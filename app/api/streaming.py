@@ -1,45 +1,54 @@
-"""Owns how a stream of events becomes an answer: server-sent events, or the collected reply.
+"""Turns a generator of events into an HTTP reply: server-sent events, or the collected reply as JSON.
 
-Both run the generator in one task from its first step to its last. The first event comes before the first
-byte, so that an error known by then is a status code. A client that leaves cancels the task, and its work.
+The generator runs in one task from its first step to its last. Its first event comes before the first byte,
+so an error known by then becomes a status code. A client that disconnects cancels the task; a client that
+stops reading loses its stream at the request's deadline. Either way the generator is closed.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import aclosing
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, TypeVar
 
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.api.errors import error_body, to_domain_error
-from app.models.schemas import DeltaEvent, ErrorResponse, LoadProgress, StartEvent, ThinkingEvent
+from app.core.deadline import Deadline
+
+logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
-
-_EVENT_NAMES: Mapping[type[BaseModel], str] = {
-    StartEvent: "start",
-    DeltaEvent: "delta",
-    ThinkingEvent: "thinking",
-    LoadProgress: "progress",
-    ErrorResponse: "error",
-}
-# No line ends in SSE, but for many a client's line reader (Python's splitlines among them).
-_LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-Events = AsyncGenerator[Any, None]  # Any: a union of wire models, another for each route
+EventGenerator = AsyncGenerator[BaseModel, None]
+Encode = Callable[[BaseModel], bytes]
 T = TypeVar("T")
 
 
-def respond(events: Events, stream: bool, keep_alive_s: float = KEEP_ALIVE_S) -> Response:
-    """The answer made of `events`, whose last one is the whole reply.
+def respond(
+    events: EventGenerator,
+    stream: bool,
+    encode: Encode,
+    deadline: Deadline | None,
+    keep_alive_s: float = KEEP_ALIVE_S,
+) -> Response:
+    """The reply made of `events`, whose last one is the whole reply.
 
-    What they raise reaches the error table; once a stream has begun, it is one `error` event instead.
+    An error that they raise reaches the error handlers, or, once a stream has begun, ends it as one event.
+    `encode` turns an event into the bytes of its frame. No write takes longer than `deadline`, if there is
+    one: a load has none, since it may take as long as its download does.
     """
-    return EventStream(events, keep_alive_s) if stream else CollectedReply(events)
+    if stream:
+        return EventStream(events, encode, deadline, keep_alive_s)
+    return CollectedReply(events, deadline)
+
+
+class ReaderStalled(Exception):
+    """The client has not read what was sent to it by the deadline."""
 
 
 class CollectedReply(Response):
@@ -47,47 +56,62 @@ class CollectedReply(Response):
 
     media_type = "application/json"
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: EventGenerator, deadline: Deadline | None) -> None:
         super().__init__()
         self.events = events
+        self.deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        collecting = await _until_gone(receive, _last(self.events))
-        if not collecting.cancelled():
-            reply = Response(collecting.result().model_dump_json(), media_type=self.media_type)
-            await reply(scope, receive, send)
+        collecting = await _until_disconnected(receive, _last(self.events))
+        if collecting.cancelled():
+            return
+        reply = Response(collecting.result().model_dump_json(), media_type=self.media_type)
+        try:
+            async with _limit(self.deadline):
+                await reply(scope, receive, send)
+        except TimeoutError:
+            _log_stalled()
 
 
 class EventStream(Response):
-    """Each event as a frame, and a comment whenever nothing came for `keep_alive_s`."""
+    """Each event as a frame, and a comment whenever nothing was sent for `keep_alive_s`."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, keep_alive_s: float) -> None:
+    def __init__(
+        self, events: EventGenerator, encode: Encode, deadline: Deadline | None, keep_alive_s: float
+    ) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
         self.events = events
+        self.encode = encode
+        self.deadline = deadline
         self.keep_alive_s = keep_alive_s
         self.has_begun = False
         self.last_frame_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = await _until_gone(receive, self._send_events(send))
+        sending = await _until_disconnected(receive, self._send_events(send))
         if sending.cancelled():
             return
         error = sending.exception()
         if error is not None and not self.has_begun:
             raise error
-        if error is not None:
-            await self._send(send, _frame(error_body(to_domain_error(error))))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            if isinstance(error, ReaderStalled):
+                raise error
+            if error is not None:
+                await self._send_frame(send, self.encode(error_body(to_domain_error(error))))
+            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        except ReaderStalled:
+            _log_stalled()  # the server closes a connection whose reply is not complete
 
     async def _send_events(self, send: Send) -> None:
         keeping_alive: asyncio.Task[None] | None = None
         try:
             async with aclosing(self.events):
                 async for event in self.events:
-                    await self._send(send, _frame(event))
+                    await self._send_frame(send, self.encode(event))
                     keeping_alive = keeping_alive or asyncio.create_task(self._keep_alive(send))
         finally:
             await _cancel(keeping_alive)
@@ -97,23 +121,35 @@ class EventStream(Response):
         while True:
             await asyncio.sleep(self.last_frame_at + self.keep_alive_s - clock())
             if clock() >= self.last_frame_at + self.keep_alive_s:
-                await self._send(send, format_sse_event(comment="keep-alive"))
+                await self._send_frame(send, format_sse_event(comment="keep-alive"))
 
-    async def _send(self, send: Send, frame: bytes) -> None:
+    async def _send_frame(self, send: Send, frame: bytes) -> None:
         if not self.has_begun:
             self.has_begun = True
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._send(
+                send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            )
         self.last_frame_at = asyncio.get_running_loop().time()
-        await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": frame, "more_body": True})
+
+    async def _send(self, send: Send, message: Message) -> None:
+        try:
+            async with _limit(self.deadline):
+                await send(message)
+        except TimeoutError:
+            raise ReaderStalled from None
 
 
-def _frame(event: BaseModel) -> bytes:
-    name = _EVENT_NAMES.get(type(event), "done")
-    data = event.model_dump_json(exclude_none=name == "error").translate(_LINE_ENDS)
-    return format_sse_event(event=name, data_str=data)
+def _limit(deadline: Deadline | None) -> AbstractAsyncContextManager[object]:
+    """Bounds one write. After the deadline a write still succeeds if it does not have to wait."""
+    return nullcontext() if deadline is None else deadline.limit()
 
 
-async def _last(events: Events) -> BaseModel:
+def _log_stalled() -> None:
+    logger.warning("the client stopped reading: its reply ends at the request's deadline")
+
+
+async def _last(events: EventGenerator) -> BaseModel:
     last: BaseModel | None = None
     async with aclosing(events):
         async for event in events:
@@ -122,14 +158,14 @@ async def _last(events: Events) -> BaseModel:
     return last
 
 
-async def _until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Runs `work` to its end, or until the client leaves: then it was cancelled, and has ended too."""
+async def _until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Runs `work` to its end, or until the client disconnects. Then its task was cancelled and has ended."""
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnect(receive))
+    disconnected = asyncio.create_task(_disconnect(receive))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await _cancel(task, gone)
+        await _cancel(task, disconnected)
     return task
 
 

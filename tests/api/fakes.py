@@ -37,6 +37,7 @@ PARAMETERS = schemas.Parameters(
     seed=None,
     stop=[],
 )
+LONG = "x" * 20_000_000  # more than all buffers on the way hold
 LINE_ENDS = "a\x85b\u2028c\u2029d\r\n\ne"
 START = schemas.StartEvent(
     conversation_id="conv_1",
@@ -103,6 +104,9 @@ class Scripted:
             raise ZeroDivisionError("secret")
         if script == "hang at once":
             await self._hang()
+        if script == "long":
+            yield REPLY.model_copy(update={"response": LONG})
+            return
         yield START
         yield schemas.DeltaEvent(text="Hello")
         if script == "line ends":
@@ -113,6 +117,10 @@ class Scripted:
             raise ZeroDivisionError("secret")
         if script == "hang":
             await self._hang()
+        if script == "flood":
+            async with aclosing(self._flood()) as deltas:
+                async for delta in deltas:
+                    yield delta
         if script == "until closed":
             await self._until_closed()
         yield schemas.DeltaEvent(text="\nthere")
@@ -122,6 +130,14 @@ class Scripted:
         self.waiting.set()
         try:
             await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+    async def _flood(self) -> AsyncGenerator[schemas.DeltaEvent, None]:
+        try:
+            while True:
+                yield schemas.DeltaEvent(text="x" * 100_000)
+                await asyncio.sleep(0)
         finally:
             self.cancelled.set()
 
@@ -253,8 +269,14 @@ class Scripted:
 
 
 def fake_app(scripted: Scripted, **settings: Any) -> FastAPI:  # Any: as Settings types them
-    def build(_: Settings) -> Services:
-        return Services(models=scripted, chats=scripted, generator=scripted, status=scripted)
+    def build(settings: Settings) -> Services:
+        return Services(
+            models=scripted,
+            chats=scripted,
+            generator=scripted,
+            status=scripted,
+            request_timeout_s=settings.request_timeout,
+        )
 
     return create_app(Settings(_env_file=None, **settings), build)
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from app.api.native.events import encode
 from app.api.streaming import respond
 from tests.api.fakes import LINE_ENDS, REPLY, Scripted, serving
 
@@ -94,7 +95,7 @@ def test_client_that_leaves_cancels_the_work(
 def test_keep_alive_comes_while_nothing_else_does(scripted: Scripted) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await respond(scripted.run("hang"), stream=True, keep_alive_s=0.01)(scope, receive, send)
+            await respond(scripted.run("hang"), True, encode, None, keep_alive_s=0.01)(scope, receive, send)
 
     with serving(app) as url, httpx.stream("POST", url, trust_env=False) as reply:
         lines = reply.iter_lines()

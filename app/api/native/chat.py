@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 
 from app.api import examples
-from app.api.dependencies import PREFIX, ConversationId, ServicesDep
+from app.api.dependencies import PREFIX, ConversationId, DeadlineDep, ServicesDep
 from app.api.docs import REPLIES, STREAMS_TEXT, fails_with
+from app.api.native.events import encode
 from app.api.streaming import respond
 from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, RegenerateRequest
 
@@ -15,9 +16,11 @@ TURN = STREAMS_TEXT | REPLIES | fails_with(409)
 
 
 @router.post("/chat", response_model=ChatResponse, responses=TURN)
-async def chat(body: Annotated[ChatRequest, examples.CHAT], services: ServicesDep) -> Response:
+async def chat(
+    body: Annotated[ChatRequest, examples.CHAT], services: ServicesDep, deadline: DeadlineDep
+) -> Response:
     """Answers a message. Without `conversation_id` this starts a conversation, and the reply holds its id."""
-    return respond(services.chats.chat(body), body.stream)
+    return respond(services.chats.chat(body), body.stream, encode, deadline)
 
 
 @router.post("/chat/conversation/{conversation_id}/regenerate", response_model=ChatResponse, responses=TURN)
@@ -25,9 +28,10 @@ async def regenerate(
     conversation_id: ConversationId,
     body: Annotated[RegenerateRequest, examples.REGENERATE],
     services: ServicesDep,
+    deadline: DeadlineDep,
 ) -> Response:
     """Answers the last user message again and replaces the old reply. The body may be left out."""
-    return respond(services.chats.regenerate(conversation_id, body), body.stream)
+    return respond(services.chats.regenerate(conversation_id, body), body.stream, encode, deadline)
 
 
 @router.post("/chat/conversation/{conversation_id}/continue", response_model=ChatResponse, responses=TURN)
@@ -35,6 +39,7 @@ async def continue_reply(
     conversation_id: ConversationId,
     body: Annotated[ContinueRequest, examples.CONTINUE],
     services: ServicesDep,
+    deadline: DeadlineDep,
 ) -> Response:
     """Extends the last reply, for example after `max_tokens` cut it off. Deltas hold only the new text."""
-    return respond(services.chats.continue_reply(conversation_id, body), body.stream)
+    return respond(services.chats.continue_reply(conversation_id, body), body.stream, encode, deadline)

@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 
 from app.api import examples
-from app.api.dependencies import PREFIX, ServicesDep
+from app.api.dependencies import PREFIX, DeadlineDep, ServicesDep
 from app.api.docs import REPLIES, STREAMS_TEXT
+from app.api.native.events import encode
 from app.api.streaming import respond
 from app.models.schemas import GenerateRequest, GenerateResponse
 
@@ -14,6 +15,8 @@ router = APIRouter(prefix=PREFIX, tags=["Generation"])
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=STREAMS_TEXT | REPLIES)
-async def generate(body: Annotated[GenerateRequest, examples.GENERATE], services: ServicesDep) -> Response:
+async def generate(
+    body: Annotated[GenerateRequest, examples.GENERATE], services: ServicesDep, deadline: DeadlineDep
+) -> Response:
     """Continues the prompt exactly as given, without a conversation and without a chat template."""
-    return respond(services.generator.generate(body), body.stream)
+    return respond(services.generator.generate(body), body.stream, encode, deadline)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from app.api import examples
 from app.api.dependencies import PREFIX, ModelParam, ServicesDep
 from app.api.docs import STREAMS_LOAD, STREAMS_SWITCH, TAKES_BODY, fails_with
+from app.api.native.events import encode
 from app.api.streaming import respond
 from app.models.schemas import (
     LoadModelRequest,
@@ -34,7 +35,7 @@ async def switch_model(
 ) -> Response:
     """Makes another model the current one. The old one answers until the new one is ready, and stays current
     if the load fails."""
-    return respond(services.models.switch(body.model_name), body.stream)
+    return respond(services.models.switch(body.model_name), body.stream, encode, deadline=None)
 
 
 @router.get("/model-info", responses=fails_with(404, 422))
@@ -48,7 +49,7 @@ async def load_model(
     body: Annotated[LoadModelRequest, examples.LOAD_MODEL], services: ServicesDep
 ) -> Response:
     """Loads a model without making it the current one. The body may be left out: the current model."""
-    return respond(services.models.load(body.model_name), body.stream)
+    return respond(services.models.load(body.model_name), body.stream, encode, deadline=None)
 
 
 @router.post("/unload-model", responses=TAKES_BODY | fails_with(404, 409))

@@ -1,0 +1,92 @@
+"""A client that stops reading without closing its connection loses its reply at the deadline."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from app.api.http_protocol import DeadlineProtocol
+from tests.api.fakes import LONG, Scripted, fake_app, serving
+
+TIMEOUT_S = 20
+
+
+class ImpatientProtocol(DeadlineProtocol):
+    stall_limit_s = 0.1
+    lost = threading.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+@pytest.fixture
+def lost() -> threading.Event:
+    """Set when the server has closed a connection."""
+    ImpatientProtocol.lost.clear()
+    return ImpatientProtocol.lost
+
+
+@contextmanager
+def stalled_reader(url: str, message: str, stream: bool) -> Iterator[socket.socket]:
+    """A connection that has sent a request and reads nothing. Small buffers fill up at once."""
+    body = json.dumps({"message": message, "stream": stream}).encode()
+    head = f"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    head += "Connection: close\r\nContent-Type: application/json\r\n\r\n"
+    address = urlsplit(url)
+    with socket.socket() as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((address.hostname, address.port))
+        connection.sendall(head.encode() + body)
+        yield connection
+
+
+def read_to_the_end(connection: socket.socket) -> bytearray:
+    received = bytearray()
+    while part := connection.recv(1_000_000):
+        received += part
+    return received
+
+
+def test_stalled_reader_loses_its_stream_at_the_deadline() -> None:
+    scripted = Scripted()
+    with serving(fake_app(scripted, request_timeout=0.3)) as url, stalled_reader(url, "flood", stream=True):
+        assert scripted.cancelled.wait(TIMEOUT_S)
+
+
+def test_stalled_reader_loses_its_connection_after_the_deadline(lost: threading.Event) -> None:
+    app = fake_app(Scripted(), request_timeout=0.1)
+    with serving(app, http=ImpatientProtocol) as url, stalled_reader(url, "flood", stream=True):
+        assert lost.wait(TIMEOUT_S)
+
+
+def test_reader_that_takes_nothing_loses_its_stream_before_the_deadline(lost: threading.Event) -> None:
+    scripted = Scripted()
+    with (
+        serving(fake_app(scripted), http=ImpatientProtocol) as url,
+        stalled_reader(url, "flood", stream=True),
+    ):
+        assert scripted.cancelled.wait(TIMEOUT_S)
+        assert lost.wait(TIMEOUT_S)
+
+
+def test_reader_that_takes_nothing_of_a_long_reply_loses_its_connection(lost: threading.Event) -> None:
+    with (
+        serving(fake_app(Scripted()), http=ImpatientProtocol) as url,
+        stalled_reader(url, "long", stream=False) as connection,
+    ):
+        assert lost.wait(TIMEOUT_S)
+        assert len(read_to_the_end(connection)) < len(LONG)
+
+
+def test_reader_that_goes_on_reading_gets_a_long_reply_whole() -> None:
+    with (
+        serving(fake_app(Scripted()), http=DeadlineProtocol) as url,
+        stalled_reader(url, "long", stream=False) as connection,
+    ):
+        assert len(read_to_the_end(connection)) > len(LONG)
