@@ -21,7 +21,7 @@ from app.models.chat.turn import TurnEvent
 from app.models.lifecycle.switch import LoadEvent
 from app.services import Services
 
-STOP_S = 30
+START_S = STOP_S = 30
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 USAGE = schemas.Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=0)
 TIMINGS = schemas.Timings(queue_s=0, first_token_s=0.1, total_s=0.2, tokens_per_second=20)
@@ -281,14 +281,27 @@ def fake_app(scripted: Scripted, **settings: Any) -> FastAPI:  # Any: as Setting
     return create_app(Settings(_env_file=None, **settings), build)
 
 
+class StartedServer(uvicorn.Server):
+    """Sets an event when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_started.set()
+
+
 @contextmanager
 def serving(app: ASGIApp, **options: Any) -> Iterator[str]:  # Any: as uvicorn.Config types them
-    """The URL of a real server. A client that comes too early waits in the listening socket."""
+    """The URL of a real server, which has started."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="auto", **options))
+    server = StartedServer(uvicorn.Config(app, log_config=None, lifespan="auto", **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
+        assert server.has_started.wait(START_S), "the server did not start"
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
