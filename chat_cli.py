@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""The terminal client. `python chat_cli.py --help` tells its options."""
+"""The terminal client. `python chat_cli.py --help` lists its options."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ from app.cli.options import Options
 
 
 class _PrintCompletion(argparse.Action):
-    """Writes what a shell completes the options from, and ends."""
+    """Prints the completion script for a shell and exits."""
 
     def __call__(
         self,
@@ -23,7 +22,7 @@ class _PrintCompletion(argparse.Action):
         values: str | Sequence[Any] | None,  # Any: as argparse types it
         option_string: str | None = None,
     ) -> None:
-        import shtab  # only where it is asked for
+        import shtab  # only this option needs it
 
         sys.stdout.write(shtab.complete(parser, str(values)) + "\n")
         parser.exit()
@@ -31,41 +30,46 @@ class _PrintCompletion(argparse.Action):
 
 def parse_arguments(arguments: list[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(
-        description="Chat with a language model in the terminal. Starts a server when none runs.",
-        epilog="Without a terminal, standard input is one message and standard output its answer. "
-        "What is not given here is taken from $CHAT_URL, $CHAT_MODEL, $CHAT_SYSTEM and $LLM_API_KEY, "
-        "and then from ~/.config/llm-serving/config.toml.",
+        description="Chat with a language model in the terminal. Starts a server if none is running.",
+        epilog="Without a terminal, standard input is the message and standard output the answer. "
+        "Options that are not given are read from $CHAT_URL, $CHAT_MODEL, $CHAT_SYSTEM and $LLM_API_KEY, "
+        "then from ~/.config/llm-serving/config.toml.",
     )
-    parser.add_argument("--url", help="only connect to this server, as http://127.0.0.1:8000")
-    parser.add_argument("--api-key", metavar="KEY", help="of the server")
-    parser.add_argument("-m", "--model", help="the model to talk to")
-    parser.add_argument("-s", "--system", metavar="TEXT", help="what the model is told first")
+    parser.add_argument("--url", help="connect to this server only, e.g. http://127.0.0.1:8000")
+    parser.add_argument("--api-key", metavar="KEY", help="API key of the server")
+    parser.add_argument("-m", "--model", help="model to talk to")
+    parser.add_argument("-s", "--system", metavar="TEXT", help="system prompt")
     parser.add_argument(
-        "--resume", nargs="?", const="", metavar="NAME", help="go on with the last conversation, or this one"
+        "--resume", nargs="?", const="", metavar="NAME", help="continue the last conversation, or this one"
     )
     parser.add_argument(
-        "-p", "--prompt", dest="message", metavar="TEXT", help="one message; piped input is put below it"
+        "-p",
+        "--prompt",
+        dest="message",
+        metavar="TEXT",
+        help="send this message and exit; piped input is appended to it",
     )
-    parser.add_argument("--json", action="store_true", help="the answer as one JSON object")
-    parser.add_argument("--plain", action="store_true", help="text as it comes: no Markdown, colours or bars")
+    parser.add_argument("--json", action="store_true", help="print the answer as one JSON object")
+    parser.add_argument(
+        "--plain", action="store_true", help="text as it arrives: no Markdown, colours or progress bars"
+    )
     parser.add_argument("--no-color", action="store_true", help="Markdown without colours")
     parser.add_argument(
         "--print-completion",
         action=_PrintCompletion,
         choices=("bash", "zsh"),
         default=argparse.SUPPRESS,
-        help="what that shell completes these options from",
+        help="print the completion script for this shell",
     )
     return Options(**vars(parser.parse_args(arguments)))
 
 
 def run() -> int:
-    startup.put_off()
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # or all that is installed is read for some
+    startup.begin()
     options = parse_arguments()
     try:
-        with quiet_keyboard() if options.asks else nullcontext("") as typed:
-            from app.cli.run import main  # takes a while, during which people type already
+        with quiet_keyboard() if options.is_interactive else nullcontext("") as typed:
+            from app.cli.run import main  # takes a while; keys typed meanwhile are kept
 
             return main(options, typed)
     except KeyboardInterrupt:

@@ -1,15 +1,13 @@
 """Checks a running server over HTTP, route by route.
 
-Exit status: 0 all hold, 1 some do not, 2 the options are wrong, 3 no server.
+Exit status: 0 all checks passed, 1 some failed, 2 invalid options, 3 no server.
 """
 
 import argparse
-import os
 import sys
 import time
 
 import httpx
-from dotenv import dotenv_values
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,10 +18,11 @@ from app.apicheck.runner import Outcome, Target, run_checks
 from app.cli.errors import ClientError
 from app.cli.net.address import Address, address_of
 from app.cli.net.server import default_address, url_of
+from app.cli.preferences import read_environment
 
 USAGE, UNREACHABLE = 2, 3
 TIMEOUT = httpx.Timeout(120, connect=3)
-LOADING_S = 600  # most time that a model gets to load before the checks begin
+LOAD_TIMEOUT_S = 600  # for the model to be loaded before the checks begin
 POLL_S = 0.5
 
 
@@ -33,17 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         address = address_of(options.url, options.api_key)
     except ClientError as error:
-        tell(console, error)
+        print_error(console, error)
         return USAGE
-    with opened(address) as http:
+    with open_client(address) as http:
         try:
             wait_until_loaded(http, console)
         except httpx.TransportError as error:
             hint = "Start one with: python -m app"
-            tell(console, ClientError(f"No server answers at {address.url} ({error}).", hint))
+            print_error(console, ClientError(f"No server answers at {address.url} ({error}).", hint))
             return UNREACHABLE
         if http.get("/api/v1/chat/models").status_code == 401:
-            console.print("The server asks for its key: --api-key KEY, or LLM_API_KEY.")
+            console.print("The server requires an API key. Pass it with --api-key KEY or set LLM_API_KEY.")
             return 1
         if options.interactive:
             Menu(http, console).run()
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         return check(Target(http, has_key=bool(address.headers)), console)
 
 
-def opened(address: Address) -> httpx.Client:
+def open_client(address: Address) -> httpx.Client:
     return httpx.Client(
         base_url=address.url,
         headers=address.headers,
@@ -60,25 +59,12 @@ def opened(address: Address) -> httpx.Client:
     )
 
 
-def tell(console: Console, error: ClientError) -> None:
+def print_error(console: Console, error: ClientError) -> None:
     console.print(f"{error.message} {error.hint or ''}", markup=False, soft_wrap=True)
 
 
-def environment() -> dict[str, str]:
-    """The environment, and below it what `.env` says to the server too.
-
-    Raises:
-        ClientError: the file is no text.
-    """
-    try:
-        values = dotenv_values(".env")
-    except UnicodeDecodeError:
-        raise ClientError(".env is not UTF-8 text.") from None
-    return {name: value for name, value in values.items() if value is not None} | os.environ
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    environ = environment()
+    environ = read_environment()
     parser = argparse.ArgumentParser(description="Checks a running server, route by route.")
     parser.add_argument("--url", default=url_of(*default_address(environ)), help="default: %(default)s")
     parser.add_argument("--api-key", default=environ.get("LLM_API_KEY"), help="default: LLM_API_KEY")
@@ -87,9 +73,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def wait_until_loaded(http: httpx.Client, console: Console) -> None:
-    """Waits while the server loads its model; what is wrong otherwise, the checks tell."""
-    deadline = time.monotonic() + LOADING_S
-    with console.status("Waiting for the model to be loaded"):
+    """Waits while the server is loading its model. Other problems are left to the checks."""
+    deadline = time.monotonic() + LOAD_TIMEOUT_S
+    with console.status("Waiting for the model to load"):
         while is_loading(http) and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
@@ -101,7 +87,7 @@ def is_loading(http: httpx.Client) -> bool:
 
 def check(target: Target, console: Console) -> int:
     table = Table(title=f"Checks of {target.http.base_url}")
-    for heading in ("Route", "What was checked", "Result"):
+    for heading in ("Route", "Check", "Result"):
         table.add_column(heading, overflow="fold")
     table.add_column("ms", justify="right", no_wrap=True)
     outcomes: list[Outcome] = []
@@ -110,11 +96,11 @@ def check(target: Target, console: Console) -> int:
             outcomes.append(outcome)
             result = Text("ok", "green") if outcome.problem is None else Text(outcome.problem, "red")
             route = shown_route(outcome.check.route)
-            table.add_row(route, outcome.check.what, result, f"{outcome.seconds * 1000:.0f}")
+            table.add_row(route, outcome.check.description, result, f"{outcome.seconds * 1000:.0f}")
     console.print(table)
     failed = sum(outcome.problem is not None for outcome in outcomes)
     console.print(
-        f"{len(outcomes) - failed} of {len(outcomes)} checks hold.", style="red" if failed else "green"
+        f"{len(outcomes) - failed} of {len(outcomes)} checks passed.", style="red" if failed else "green"
     )
     return 1 if failed else 0
 

@@ -72,7 +72,7 @@ def test_client_test_passes_and_fits_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     assert client_test.main(["--url", url]) == 0
     output = capsys.readouterr().out
-    assert f"{len(CHECKS)} of {len(CHECKS)} checks hold" in output
+    assert f"{len(CHECKS)} of {len(CHECKS)} checks passed" in output
     assert "…" not in output
 
 
@@ -109,14 +109,14 @@ def test_client_test_refuses_an_env_file_that_is_not_text(
 @pytest.mark.parametrize("address", ["http://[::1", "notaurl", "ftp://x"])
 def test_client_test_refuses_an_invalid_address(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert client_test.main(["--url", address]) == 2
-    assert f"--url '{address}' is no http address." in capsys.readouterr().out
+    assert f"--url '{address}' is not an HTTP address." in capsys.readouterr().out
 
 
 def test_checks_fail_against_another_service() -> None:
     with serving(JSONResponse({})) as foreign, httpx.Client(base_url=foreign, trust_env=False) as http:
         outcomes = list(run_checks(CHECKS, Target(http)))
-    kept = [outcome.check.what for outcome in outcomes if outcome.problem is None]
-    assert kept == ["says so"]  # of /health/live, which accepts any answer
+    kept = [outcome.check.description for outcome in outcomes if outcome.problem is None]
+    assert kept == ["reports that it is live"]  # of /health/live, which accepts any answer
 
 
 def test_menu_calls_a_route(url: str) -> None:

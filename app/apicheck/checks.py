@@ -1,6 +1,6 @@
-"""Owns the checks of a running server: one for each thing that a route promises. Knows no terminal.
+"""The checks of a running server, one for each property of a route.
 
-They run in order, on one conversation, and leave nothing behind but a model that was loaded already.
+They run in order, share one conversation, and delete it at the end.
 """
 
 from collections.abc import Mapping
@@ -13,27 +13,27 @@ QUESTION = "What is the capital of France?"
 CONVERSATION = f"{API}/chat/conversation/{{conversation_id}}"
 
 
-# What is here, and how it is
+# The server
 
 
 def index_lists_routes(target: Target) -> None:
     response = target.http.get("/")
-    expect(f"{API}/chat" in response.text, "POST /chat is not listed")
+    expect(f"{API}/chat" in response.text, "POST /chat is missing")
 
 
 def docs_need_no_network(target: Target) -> None:
     page = target.http.get("/docs").text
-    expect("swagger-ui-bundle.js" in page, "this is no Swagger page")
-    expect("https://" not in page, "the page asks another site")
+    expect("swagger-ui-bundle.js" in page, "it is not a Swagger page")
+    expect("https://" not in page, "the page loads from another site")
 
 
-def server_is_well(target: Target) -> None:
+def server_is_healthy(target: Target) -> None:
     health = target.get(f"{API}/health", schemas.HealthResponse)
-    expect(health.status == "ok", f"status is {health.status}")
+    expect(health.status == "ok", f"the status is {health.status}")
 
 
-def server_lives(target: Target) -> None:
-    expect(target.http.get(f"{API}/health/live").is_success, "it does not say so")
+def server_is_live(target: Target) -> None:
+    expect(target.http.get(f"{API}/health/live").is_success, "it does not report so")
 
 
 def server_is_ready(target: Target) -> None:
@@ -50,64 +50,64 @@ def conversation_starts(target: Target) -> None:
 def transcript_is_restored(target: Target) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
     restored = target.post(f"{API}/chat/new", schemas.NewChatResponse, messages=messages)
-    expect(restored.message_count == 2, f"{restored.message_count} messages, not 2")
+    expect(restored.message_count == 2, f"it has {restored.message_count} messages, not 2")
     target.http.delete(f"{API}/chat/conversation/{restored.conversation_id}")
 
 
 def message_is_answered(target: Target) -> None:
     reply = target.post(f"{API}/chat", schemas.ChatResponse, **_ask(target))
     expect(reply.conversation_id == target.conversation_id, "another conversation answered")
-    expect(reply.message_count == 2, f"{reply.message_count} messages, not 2")
+    expect(reply.message_count == 2, f"it has {reply.message_count} messages, not 2")
 
 
 def message_is_streamed(target: Target) -> None:
     names, text, reply = target.stream(f"{API}/chat", schemas.ChatResponse, **_ask(target))
     expect(names[:1] == ["start"], f"the stream began with {names[:1]}")
-    expect(text == reply.response, "the deltas are not the reply")
+    expect(text == reply.response, "the deltas differ from the reply")
 
 
 def history_is_whole(target: Target) -> None:
     history = target.get(target.conversation, schemas.ConversationResponse)
     roles = [message.role for message in history.messages]
-    expect(roles == ["user", "assistant"] * 2, f"roles are {roles}")
+    expect(roles == ["user", "assistant"] * 2, f"the roles are {roles}")
 
 
 def conversations_are_listed(target: Target) -> None:
     page = target.get(f"{API}/chat/conversations?limit=1", schemas.ConversationListResponse)
     listed = [conversation.conversation_id for conversation in page.conversations]
-    expect(listed == [target.conversation_id], "the one used last is not the first")
+    expect(listed == [target.conversation_id], "the last one used is not first")
 
 
-def reply_is_drawn_again(target: Target) -> None:
+def reply_is_regenerated(target: Target) -> None:
     reply = target.post(f"{target.conversation}/regenerate", schemas.ChatResponse, **GREEDY)
-    expect(reply.message_count == 4, f"{reply.message_count} messages, not 4")
+    expect(reply.message_count == 4, f"it has {reply.message_count} messages, not 4")
 
 
-def reply_is_drawn_again_streamed(target: Target) -> None:
+def reply_is_regenerated_streamed(target: Target) -> None:
     body = GREEDY | {"max_tokens": 2}
     _, text, reply = target.stream(f"{target.conversation}/regenerate", schemas.ChatResponse, **body)
-    expect(text == reply.response, "the deltas are not the reply")
+    expect(text == reply.response, "the deltas differ from the reply")
 
 
-def reply_goes_on(target: Target) -> None:
+def reply_is_continued(target: Target) -> None:
     before = target.get(target.conversation, schemas.ConversationResponse).messages[-1].content
     reply = target.post(f"{target.conversation}/continue", schemas.ChatResponse, temperature=0, max_tokens=4)
-    expect(reply.response.startswith(before), "what was said has changed")
+    expect(reply.response.startswith(before), "the earlier text has changed")
 
 
-def reply_goes_on_streamed(target: Target) -> None:
+def reply_is_continued_streamed(target: Target) -> None:
     body = {"temperature": 0, "max_tokens": 4}
     _, text, reply = target.stream(f"{target.conversation}/continue", schemas.ChatResponse, **body)
-    expect(reply.response.endswith(text), "the deltas are not what was added")
+    expect(reply.response.endswith(text), "the deltas differ from the added text")
 
 
 def turn_is_undone(target: Target) -> None:
     undone = target.post(f"{target.conversation}/undo", schemas.UndoResponse)
-    expect(undone.message_count == 2, f"{undone.message_count} messages, not 2")
+    expect(undone.message_count == 2, f"it has {undone.message_count} messages, not 2")
 
 
 def conversation_is_deleted(target: Target) -> None:
-    expect(target.http.delete(target.conversation).is_success, "it was not")
+    expect(target.http.delete(target.conversation).is_success, "it was not deleted")
     expect_refusal(target.http.get(target.conversation), 404, "conversation_not_found")
 
 
@@ -120,10 +120,10 @@ def _ask(target: Target) -> Mapping[str, object]:
 
 def models_are_listed(target: Target) -> None:
     models = target.get(f"{API}/chat/models", schemas.ModelListResponse)
-    expect(models.current_model in [entry.name for entry in models.models], "the current one is not listed")
+    expect(models.current_model in [entry.name for entry in models.models], "the current one is missing")
 
 
-def model_tells_its_facts(target: Target) -> None:
+def model_info_is_complete(target: Target) -> None:
     info = target.get(f"{API}/model-info", schemas.ModelInfoResponse)
     expect(info.loaded, f"{info.model_name} is {info.status}")
 
@@ -135,7 +135,7 @@ def model_is_loaded(target: Target) -> None:
 def model_is_switched(target: Target) -> None:
     name = _current(target)
     switched = target.post(f"{API}/chat/switch-model", schemas.SwitchModelResponse, model_name=name)
-    expect(switched.model_name == name, f"it is {switched.model_name} now")
+    expect(switched.model_name == name, f"the model is {switched.model_name}")
 
 
 def switch_is_streamed(target: Target) -> None:
@@ -143,16 +143,16 @@ def switch_is_streamed(target: Target) -> None:
     target.stream(f"{API}/chat/switch-model", schemas.SwitchModelResponse, **body)
 
 
-def text_goes_on(target: Target) -> None:
+def text_is_completed(target: Target) -> None:
     body = {"prompt": "Once upon a time", "max_length": 16, "num_return_sequences": 2, "seed": 1}
     reply = target.post(f"{API}/generate", schemas.GenerateResponse, **body)
-    expect(len(reply.generated_text) == 2, f"{len(reply.generated_text)} texts, not 2")
+    expect(len(reply.generated_text) == 2, f"it returned {len(reply.generated_text)} texts, not 2")
 
 
 def text_is_streamed(target: Target) -> None:
     body = {"prompt": "Once upon a time", "max_length": 16}
     _, text, reply = target.stream(f"{API}/generate", schemas.GenerateResponse, **body)
-    expect([text] == reply.generated_text, "the deltas are not the text")
+    expect([text] == reply.generated_text, "the deltas differ from the text")
 
 
 def _current(target: Target) -> str:
@@ -165,7 +165,7 @@ def _current(target: Target) -> str:
 def unknown_field_is_named(target: Target) -> None:
     response = target.http.post(f"{API}/chat", json={"message": "Hi", "tempratur": 1})
     expect_refusal(response, 422, "validation_error")
-    expect("tempratur" in response.text, "the field is not named")
+    expect("tempratur" in response.text, "the message does not name the field")
 
 
 def broken_json_is_refused(target: Target) -> None:
@@ -197,8 +197,8 @@ def wrong_method_is_refused(target: Target) -> None:
     expect_refusal(target.http.get(f"{API}/chat"), 405, "method_not_allowed")
 
 
-def strangers_are_refused(target: Target) -> None:
-    """Without the key where one is set; under a foreign name where none is."""
+def unauthorized_requests_are_refused(target: Target) -> None:
+    """Requests without a valid key are refused; if no key is set, requests under a foreign host name are."""
     if target.has_key:
         response = target.http.get(f"{API}/chat/models", headers={"Authorization": "Bearer wrong"})
         expect_refusal(response, 401, "not_authenticated")
@@ -208,40 +208,40 @@ def strangers_are_refused(target: Target) -> None:
 
 
 CHECKS = (
-    Check("GET /", "lists what is here", index_lists_routes),
-    Check("GET /docs", "works with no network", docs_need_no_network),
-    Check("GET /api/v1/health", "says ok", server_is_well),
-    Check("GET /api/v1/health/live", "says so", server_lives),
-    Check("GET /api/v1/health/ready", "can serve", server_is_ready),
+    Check("GET /", "lists the routes", index_lists_routes),
+    Check("GET /docs", "works offline", docs_need_no_network),
+    Check("GET /api/v1/health", "reports ok", server_is_healthy),
+    Check("GET /api/v1/health/live", "reports that it is live", server_is_live),
+    Check("GET /api/v1/health/ready", "reports that it is ready", server_is_ready),
     Check("GET /api/v1/chat/models", "lists the current model", models_are_listed),
-    Check("GET /api/v1/model-info", "tells its facts", model_tells_its_facts),
-    Check("POST /api/v1/load-model", "with no body: the current one", model_is_loaded),
+    Check("GET /api/v1/model-info", "describes the current model", model_info_is_complete),
+    Check("POST /api/v1/load-model", "without a body, loads the current model", model_is_loaded),
     Check("POST /api/v1/unload-model", "404: unknown model", unknown_model_is_not_unloaded),
-    Check("POST /api/v1/chat/switch-model", "to the current one", model_is_switched),
+    Check("POST /api/v1/chat/switch-model", "switches to the current model", model_is_switched),
     Check("POST /api/v1/chat/switch-model", "streamed", switch_is_streamed),
     Check("POST /api/v1/chat/new", "restores a transcript", transcript_is_restored),
     Check("POST /api/v1/chat/new", "starts a conversation", conversation_starts),
     Check("POST /api/v1/chat", "answers", message_is_answered),
-    Check("POST /api/v1/chat", "streamed: deltas are the reply", message_is_streamed),
-    Check(f"GET {CONVERSATION}", "holds the whole history", history_is_whole),
-    Check("GET /api/v1/chat/conversations", "the last one used is first", conversations_are_listed),
-    Check(f"POST {CONVERSATION}/regenerate", "replaces", reply_is_drawn_again),
+    Check("POST /api/v1/chat", "streamed: the deltas are the reply", message_is_streamed),
+    Check(f"GET {CONVERSATION}", "returns the whole history", history_is_whole),
+    Check("GET /api/v1/chat/conversations", "lists the last one used first", conversations_are_listed),
+    Check(f"POST {CONVERSATION}/regenerate", "replaces the reply", reply_is_regenerated),
     Check(
         f"POST {CONVERSATION}/regenerate",
         "streamed",
-        reply_is_drawn_again_streamed,
+        reply_is_regenerated_streamed,
     ),
-    Check(f"POST {CONVERSATION}/continue", "extends", reply_goes_on),
-    Check(f"POST {CONVERSATION}/continue", "streamed", reply_goes_on_streamed),
-    Check(f"POST {CONVERSATION}/undo", "drops the last turn", turn_is_undone),
-    Check(f"DELETE {CONVERSATION}", "is gone then", conversation_is_deleted),
-    Check("POST /api/v1/generate", "two texts", text_goes_on),
+    Check(f"POST {CONVERSATION}/continue", "extends the reply", reply_is_continued),
+    Check(f"POST {CONVERSATION}/continue", "streamed", reply_is_continued_streamed),
+    Check(f"POST {CONVERSATION}/undo", "removes the last turn", turn_is_undone),
+    Check(f"DELETE {CONVERSATION}", "deletes it", conversation_is_deleted),
+    Check("POST /api/v1/generate", "returns two texts", text_is_completed),
     Check("POST /api/v1/generate", "streamed", text_is_streamed),
     Check("POST /api/v1/chat", "422: unknown field", unknown_field_is_named),
     Check("POST /api/v1/chat", "400: NaN in the body", broken_json_is_refused),
     Check("POST /api/v1/chat", "415: a form", forms_are_refused),
-    Check("POST /api/v1/chat", "404: no such conversation", unknown_conversation_is_refused),
-    Check("POST /api/v1/chat/switch-model", "404: no such model", unknown_model_is_refused),
+    Check("POST /api/v1/chat", "404: unknown conversation", unknown_conversation_is_refused),
+    Check("POST /api/v1/chat/switch-model", "404: unknown model", unknown_model_is_refused),
     Check("GET /api/v1/chat", "405: wrong method", wrong_method_is_refused),
-    Check("GET /api/v1/chat/models", "strangers are refused", strangers_are_refused),
+    Check("GET /api/v1/chat/models", "unauthorized requests are refused", unauthorized_requests_are_refused),
 )

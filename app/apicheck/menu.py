@@ -1,4 +1,4 @@
-"""Owns the menu that calls routes by hand: it offers what the server's own schema describes."""
+"""A menu for calling the routes by hand. It offers what the server's OpenAPI schema describes."""
 
 import json
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ Schema = Mapping[str, Any]  # Any: an OpenAPI document
 
 
 def shown_route(route: str) -> str:
-    """As it fits beside other columns. Every id but a conversation's is in the body."""
+    """The route with a short path parameter, to fit into a table. Only conversation ids appear in paths."""
     return route.replace("{conversation_id}", "{id}")
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A route as the schema tells it, with the first example of its body."""
+    """A route of the schema, with the first example of its body."""
 
     method: str
     path: str
@@ -35,27 +35,27 @@ class Operation:
 
 def operations_of(schema: Schema) -> list[Operation]:
     return [
-        Operation(method.upper(), path, described.get("description", ""), _example(described))
+        Operation(method.upper(), path, operation.get("description", ""), _example(operation))
         for path, methods in schema["paths"].items()
-        for method, described in methods.items()
+        for method, operation in methods.items()
     ]
 
 
-def _example(described: Schema) -> str | None:
-    content = described.get("requestBody", {}).get("content", {}).get("application/json", {})
+def _example(operation: Schema) -> str | None:
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     examples = [json.dumps(example["value"]) for example in content.get("examples", {}).values()]
     return examples[0] if examples else None
 
 
 class Menu:
-    """Asks which route, what for, and shows the answer, until the person leaves."""
+    """Asks for a route and its parameters, and shows the response, until the user leaves."""
 
-    def __init__(self, http: httpx.Client, console: Console, person: TextIO | None = None) -> None:
-        """`person` is who answers: standard input if None."""
+    def __init__(self, http: httpx.Client, console: Console, user_input: TextIO | None = None) -> None:
+        """Reads from `user_input`, by default standard input."""
         self.http = http
         self.console = console
-        self.person = person
-        self.answers: dict[str, str] = {}  # what was last given for a parameter, offered again
+        self.user_input = user_input
+        self.answers: dict[str, str] = {}  # the last value of each parameter, offered as the default
 
     def run(self) -> None:
         operations = operations_of(self.http.get("/openapi.json").raise_for_status().json())
@@ -67,7 +67,7 @@ class Menu:
             else:
                 self._call(operations[int(chosen) - 1])
             chosen = Prompt.ask(
-                "Route", choices=choices, show_choices=False, console=self.console, stream=self.person
+                "Route", choices=choices, show_choices=False, console=self.console, stream=self.user_input
             )
 
     def _show(self, operations: list[Operation]) -> None:
@@ -79,7 +79,7 @@ class Menu:
             first_sentence = operation.description.partition(". ")[0]
             route = shown_route(f"{operation.method} {operation.path}")
             table.add_row(str(number), route, first_sentence)
-        table.add_row("?", "show this again", "")
+        table.add_row("?", "show this list again", "")
         table.add_row("0", "leave", "")
         self.console.print(table)
 
@@ -96,8 +96,8 @@ class Menu:
             self.console.print(f"The request failed: {error}", style="red", markup=False)
 
     def _ask(self, name: str, default: str) -> str:
-        given = Prompt.ask(name, default=default, console=self.console, stream=self.person)
-        self.answers[name] = given or default
+        answer = Prompt.ask(name, default=default, console=self.console, stream=self.user_input)
+        self.answers[name] = answer or default
         return self.answers[name]
 
     def _print(self, response: httpx.Response) -> None:
@@ -112,6 +112,6 @@ class Menu:
         self._remember(reply)
         self.console.print_json(data=reply)
 
-    def _remember(self, reply: Mapping[str, Any]) -> None:  # Any: whatever JSON a route answers with
+    def _remember(self, reply: Mapping[str, Any]) -> None:  # Any: JSON
         if reply.get("conversation_id"):
             self.answers["conversation_id"] = reply["conversation_id"]

@@ -1,4 +1,4 @@
-"""Owns how a running server is checked: requests whose answers must hold, and the outcome of each check."""
+"""Runs checks against a running server, and has the requests and expectations that checks consist of."""
 
 import json
 import time
@@ -18,23 +18,31 @@ API = "/api/v1"
 
 
 class CheckFailed(Exception):
-    """What was promised and not found, in a few words."""
+    """An expectation that does not hold, in a few words."""
 
 
-def expect(holds: bool, otherwise: str) -> None:
+def expect(holds: bool, problem: str) -> None:
+    """
+    Raises:
+        CheckFailed: with `problem`, unless the expectation holds.
+    """
     if not holds:
-        raise CheckFailed(otherwise)
+        raise CheckFailed(problem)
 
 
 def expect_refusal(response: httpx.Response, status: int, code: str) -> None:
-    """The answer has that status, and an error of the one shape."""
-    expect(response.status_code == status, f"status {response.status_code}, not {status}")
+    """Expects an error response with this status and this error code.
+
+    Raises:
+        CheckFailed: the response is another one.
+    """
+    expect(response.status_code == status, f"the status is {response.status_code}, not {status}")
     found = ErrorResponse.model_validate_json(response.content).error.code
-    expect(found == code, f"code {found}, not {code}")
+    expect(found == code, f"the error code is {found}, not {code}")
 
 
 class Target:
-    """The server that is checked, and the conversation that the checks share."""
+    """The server under test, and the conversation that the checks share."""
 
     def __init__(self, http: httpx.Client, has_key: bool = False) -> None:
         self.http = http
@@ -45,42 +53,44 @@ class Target:
     def conversation(self) -> str:
         return f"{API}/chat/conversation/{self.conversation_id}"
 
-    def get(self, path: str, kind: type[ResponseT]) -> ResponseT:
-        return _parsed(kind, self.http.get(path))
+    def get(self, path: str, model: type[ResponseT]) -> ResponseT:
+        return _parse(model, self.http.get(path))
 
-    def post(self, path: str, kind: type[ResponseT], **body: object) -> ResponseT:
-        """Without fields there is no body at all."""
-        return _parsed(kind, self.http.post(path, json=body or None))
+    def post(self, path: str, model: type[ResponseT], **body: object) -> ResponseT:
+        """Sends the fields as a JSON body; without fields, no body."""
+        return _parse(model, self.http.post(path, json=body or None))
 
-    def stream(self, path: str, kind: type[ResponseT], **body: object) -> tuple[list[str], str, ResponseT]:
-        """The names of the events, the text of the deltas, and the reply that the last event holds."""
+    def stream(self, path: str, model: type[ResponseT], **body: object) -> tuple[list[str], str, ResponseT]:
+        """Sends a streaming request. Returns the event names, the text of the deltas, and the last event."""
         with connect_sse(self.http, "POST", path, json=body | {"stream": True}) as source:
             _expect_success(source.response)
             events = [(event.event, event.data) for event in source.iter_sse()]
         names = [name for name, _ in events]
         expect(names[-1:] == ["done"], f"the stream ended with {names[-1:]}")
         text = "".join(json.loads(data)["text"] for name, data in events if name == "delta")
-        return names, text, kind.model_validate_json(events[-1][1])
+        return names, text, model.model_validate_json(events[-1][1])
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that a route promises. `run` raises CheckFailed where it does not hold."""
+    """One property of a route. `run` raises CheckFailed if it does not hold."""
 
     route: str
-    what: str
+    description: str
     run: Callable[[Target], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """The result of a check. `problem` is None if it passed."""
+
     check: Check
     problem: str | None
     seconds: float
 
 
 def run_checks(checks: Iterable[Check], target: Target) -> Iterator[Outcome]:
-    """Runs every check, whatever became of those before it."""
+    """Runs all checks in order, also after failures."""
     for check in checks:
         began = time.perf_counter()
         problem = _problem(check, target)
@@ -93,9 +103,9 @@ def _problem(check: Check, target: Target) -> str | None:
     except CheckFailed as failure:
         return str(failure)
     except ValidationError as error:
-        return f"the answer has another shape: {error.error_count()} differences"
+        return f"the response does not match the schema ({error.error_count()} differences)"
     except (httpx.HTTPError, SSEError) as error:
-        return f"the connection broke: {error or type(error).__name__}"
+        return f"the connection failed: {error or type(error).__name__}"
     return None
 
 
@@ -105,6 +115,6 @@ def _expect_success(response: httpx.Response) -> None:
         raise CheckFailed(f"status {response.status_code}: {error.message}")
 
 
-def _parsed(kind: type[ResponseT], response: httpx.Response) -> ResponseT:
+def _parse(model: type[ResponseT], response: httpx.Response) -> ResponseT:
     _expect_success(response)
-    return kind.model_validate_json(response.content)
+    return model.model_validate_json(response.content)

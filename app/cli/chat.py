@@ -1,4 +1,4 @@
-"""Owns the loop of questions and answers, and what is said of every failure in it."""
+"""The chat loop: asks for a line, runs it as a command or a message, and reports errors."""
 
 import asyncio
 import contextlib
@@ -8,24 +8,24 @@ from pydantic import ValidationError
 
 from app.cli import startup
 from app.cli.commands import registry as commands
-from app.cli.commands.model import choose_again
+from app.cli.commands.model import restore_chosen_model
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, UnknownCommand, Unreachable
 from app.cli.input.interrupts import Interrupted, Interrupts
-from app.cli.input.prompt import Prompt
+from app.cli.input.prompt import InputPrompt
 from app.cli.net.connection import Connection
-from app.cli.oneshot import why_unsent
+from app.cli.oneshot import invalid_message
 from app.cli.output.model_table import current_model_line
 from app.cli.paths import private_file, state_folder
 
-LOAD_AHEAD_S = 0.1  # until the first prompt is on the screen
+PRELOAD_DELAY_S = 0.1  # lets the first prompt appear
 
 
 class Chat:
-    """Asks, does what was asked for, and asks again: no error ends it."""
+    """Runs lines until the user leaves. No error ends the loop."""
 
     def __init__(
-        self, session: Session, connection: Connection, prompt: Prompt, interrupts: Interrupts
+        self, session: Session, connection: Connection, prompt: InputPrompt, interrupts: Interrupts
     ) -> None:
         self._session = session
         self._connection = connection
@@ -33,89 +33,90 @@ class Chat:
         self._interrupts = interrupts
 
     async def run(self) -> None:
-        loading = asyncio.ensure_future(self._load_ahead())
+        preloading = asyncio.ensure_future(self._preload())
         try:
             with contextlib.suppress(EOFError, commands.Leave), self._interrupts.on_ctrl_c():
                 while True:
-                    await self._turn()
+                    await self._run_next_line()
         finally:
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
+            preloading.cancel()
+            await asyncio.gather(preloading, return_exceptions=True)
 
-    async def _load_ahead(self) -> None:
-        """What fails here fails again in the answer that needs it, and is told there."""
-        await asyncio.sleep(LOAD_AHEAD_S)
-        await asyncio.to_thread(self._session.terminal.load_ahead)
-        startup.settle()
+    async def _preload(self) -> None:
+        """Imports what the first answer needs. A failure shows again, and is reported, in that answer."""
+        await asyncio.sleep(PRELOAD_DELAY_S)
+        await asyncio.to_thread(self._session.terminal.preload)
+        startup.end()
 
-    async def _turn(self) -> None:
+    async def _run_next_line(self) -> None:
         line = await self._prompt.ask(self._session.draft)
         self._session.draft = ""
         if line.strip():
-            await self._do(line)
-            self._tell_unwritten()
+            await self._run_line(line)
+            self._report_autosave_failure()
             self._session.terminal.say("")
 
-    async def _do(self, line: str) -> None:
-        terminal, reply_before = self._session.terminal, self._session.last_reply
+    async def _run_line(self, line: str) -> None:
+        terminal, answer_before = self._session.terminal, self._session.last_answer
         try:
-            await self._interrupts.run(self._act(line))
+            await self._interrupts.run(self._execute(line))
         except Interrupted:
-            was_answer = self._session.last_reply is not reply_before
-            goes_on = was_answer and self._session.was_cut
-            terminal.note("Stopped: /continue goes on." if goes_on else "Stopped.")
+            was_answering = self._session.last_answer is not answer_before
+            can_continue = was_answering and self._session.was_cut
+            terminal.note("Stopped. /continue extends the answer." if can_continue else "Stopped.")
         except UnknownCommand as error:
             self._session.draft = line
-            terminal.problem(error)
+            terminal.show_error(error)
         except Unreachable as error:
             self._session.draft = line
-            await self._revive(error)
+            await self._reconnect(error)
         except ClientError as error:
-            terminal.problem(error)
+            terminal.show_error(error)
         except ValidationError as error:
-            terminal.fail(why_unsent(error))
+            terminal.fail(invalid_message(error))
         except (commands.Leave, BrokenPipeError):
             raise
         except Exception as error:
-            terminal.fail(f"This is a fault of the client: {error!r}.", _log_fault())
+            terminal.fail(f"This is a bug in the client: {error!r}.", _log_traceback())
 
-    def _tell_unwritten(self) -> None:
+    def _report_autosave_failure(self) -> None:
         failure = self._session.autosave.failure()
         if failure is not None:
-            self._session.terminal.fail(failure.message, "It is not kept; /save and /export may find room.")
+            hint = "The conversation is not saved automatically. Try /save or /export."
+            self._session.terminal.fail(failure.message, hint)
 
-    async def _act(self, line: str) -> None:
-        meant = commands.parse(line)
-        if isinstance(meant, str):
-            await self._session.send(meant)
+    async def _execute(self, line: str) -> None:
+        parsed = commands.parse(line)
+        if isinstance(parsed, str):
+            await self._session.send(parsed)
         else:
-            await meant.command.run(self._session, meant.argument)
+            await parsed.command.run(self._session, parsed.argument)
+
+    async def _reconnect(self, error: Unreachable) -> None:
+        terminal = self._session.terminal
+        try:
+            await self._interrupts.run(self._revive(error))
+        except Interrupted:
+            terminal.note("Stopped.")
+        except ClientError as failure:
+            terminal.show_error(failure)
 
     async def _revive(self, error: Unreachable) -> None:
         terminal = self._session.terminal
-        try:
-            await self._interrupts.run(self._bring_back(error))
-        except Interrupted:
-            terminal.note("Stopped.")
-        except ClientError as again:
-            terminal.problem(again)
-
-    async def _bring_back(self, error: Unreachable) -> None:
-        terminal = self._session.terminal
         await self._connection.revive(error, terminal)
         await self._session.refresh_models()
-        await choose_again(self._session)
+        await restore_chosen_model(self._session)
         self._connection.health = await self._session.client.health()
         terminal.say(current_model_line(self._connection.health))
-        terminal.note("Enter sends your line again.")
+        terminal.note("Press Enter to send your line again.")
 
 
-def _log_fault() -> str:
-    """Returns where it is told in full."""
+def _log_traceback() -> str:
+    """Writes the traceback to client.log. Returns a hint that says where it is."""
     try:
         log = private_file(state_folder() / "client.log")
         with log.open("a") as file:
             file.write(traceback.format_exc())
     except OSError as error:
-        return f"It cannot be told in full: {error.strerror}."
-    return f"Told in full in {log}"
+        return f"The traceback cannot be saved: {error.strerror}."
+    return f"The traceback is in {log}"

@@ -1,28 +1,34 @@
-"""Owns what can go wrong, each told in one line of what happened and one of what to do.
+"""The errors of the client. Each has a one-line message and usually a hint on what to do.
 
 ClientError
-├── BadAddress       no server can be asked there, or with that key
-├── Unreachable      nobody answers there
-├── Foreign          somebody answers who does not speak this API
-├── Refused          the server said no, and why
+├── InputError       the message, standard input or .env cannot be used
+├── ConfigError      config.toml is invalid or cannot be written
+├── BadAddress       the server's address or API key is malformed
+├── Unreachable      no server answers
+├── NotOurServer     something answers, but not with this API
+├── ServerDied       the client's own server ended while it started
+├── Refused          the server rejected the request
 ├── StreamBroken     the connection ended in the middle of an answer
-├── TranscriptError  a name or a file of a conversation
+├── TranscriptError  a saved conversation has a bad name or a bad file
 ├── UnknownCommand
-└── Missing          a command lacks what it needs, or got what it cannot use
+├── UsageError       a command's argument is missing or invalid
+└── NoAnswerYet      the command needs an answer, and the conversation has none
 """
 
 from collections.abc import Mapping
 
 from app.models.schemas import ErrorResponse
 
-_HINTS: Mapping[str, str] = {  # in place of the server's, which speak of requests
-    "not_authenticated": "Give it with --api-key KEY, or as LLM_API_KEY in the environment.",
-    "validation_error": "/set shows the settings and what each takes.",
-    "conversation_not_found": "/new begins a new conversation.",
-    "conversation_full": "/new begins a new conversation, /undo makes room in this one.",
-    "context_length_exceeded": "Send less at once; /undo and /new make room, /models shows larger windows.",
-    "not_found": "Client and server must be of one version.",
-    "method_not_allowed": "Client and server must be of one version.",
+SAME_VERSION = "The client and the server must be the same version."
+_HINTS: Mapping[str, str] = {  # replace the server's hints, which are written for programmers
+    "not_authenticated": "Pass the key with --api-key KEY or set LLM_API_KEY.",
+    "validation_error": "/set lists the settings and their ranges.",
+    "conversation_not_found": "/new starts a new conversation.",
+    "conversation_full": "/new starts a new conversation; /undo makes room in this one.",
+    "context_length_exceeded": "Send a shorter message, or make room with /undo or /new. "
+    "/models shows the context size of each model.",
+    "not_found": SAME_VERSION,
+    "method_not_allowed": SAME_VERSION,
 }
 
 
@@ -31,6 +37,14 @@ class ClientError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class InputError(ClientError):
+    pass
+
+
+class ConfigError(ClientError):
+    pass
 
 
 class BadAddress(ClientError):
@@ -42,6 +56,10 @@ class Unreachable(ClientError):
 
 
 class NotOurServer(ClientError):
+    pass
+
+
+class ServerDied(ClientError):
     pass
 
 
@@ -61,12 +79,17 @@ class UsageError(ClientError):
     pass
 
 
+class NoAnswerYet(ClientError):
+    def __init__(self) -> None:
+        super().__init__("There is no answer in this conversation yet.", "Type a message first.")
+
+
 class Refused(ClientError):
-    """`code` is the server's stable name for the reason; `status` is None within a stream."""
+    """`code` is the stable name of the error. `status` is None for an error inside a stream."""
 
     def __init__(self, error: ErrorResponse, status: int | None) -> None:
         detail = error.error
-        again = f"Try again in {detail.retry_after} s." if detail.retry_after is not None else None
-        super().__init__(detail.message, _HINTS.get(detail.code) or detail.hint or again)
+        wait = f"Try again in {detail.retry_after} s." if detail.retry_after is not None else None
+        super().__init__(detail.message, _HINTS.get(detail.code) or detail.hint or wait)
         self.code = detail.code
         self.status = status

@@ -1,4 +1,4 @@
-"""Owns how the client writes files: names that are fit for any folder, and contents that are there whole."""
+"""Writes files atomically and checks the names that conversations are saved under."""
 
 import contextlib
 import os
@@ -10,38 +10,39 @@ from pathlib import Path
 from app.cli.errors import TranscriptError
 
 MAX_NAME_BYTES = 200
-UNFINISHED = ".saving-"  # begins the name of a file that is being written
-FORGOTTEN_AFTER_S = 24 * 3600.0
+TEMPORARY_PREFIX = ".saving-"
+ABANDONED_AFTER_S = 24 * 3600.0
 _NAME = re.compile(r"[^\W_][\w .()+-]*", re.UNICODE)
 
 
 def checked_name(name: str) -> str:
-    """The name without its ending, fit to be a file's in any folder.
+    """The name without `.json`, valid as a file name in any folder.
 
     Raises:
-        TranscriptError: saying what a name may hold.
+        TranscriptError: the name is not valid.
     """
     name = name.strip().removesuffix(".json")
     if not _NAME.fullmatch(name) or len(name.encode()) > MAX_NAME_BYTES:
         raise TranscriptError(
-            f"{name!r} cannot be a file's name.",
-            "A name begins with a letter or a digit and holds letters, digits, spaces and . _ - ( ) +.",
+            f"{name!r} is not a valid name.",
+            "A name starts with a letter or digit and contains letters, digits, spaces and . _ - ( ) +.",
         )
     return name
 
 
-def keep_beside(path: Path) -> None:
-    """Keeps what is there under the name with `~` at its end."""
-    beside = path.with_name(f"{path.name}~")
+def keep_backup(path: Path) -> None:
+    """Keeps the present file, if there is one, as `<name>~`."""
+    backup = path.with_name(f"{path.name}~")
     with contextlib.suppress(FileNotFoundError):
-        kept = path.with_name(f"{path.name}~{os.getpid()}")
-        os.link(path, kept)
-        os.replace(kept, beside)
+        link = path.with_name(f"{path.name}~{os.getpid()}")
+        os.link(path, link)
+        os.replace(link, backup)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Through a temporary file, which is made with mode 0600, so that no moment shows half of it."""
-    handle, temporary = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file with mode 0600 through a temporary file, so that no reader and no crash sees half of
+    it."""
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -49,21 +50,21 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+        with contextlib.suppress(FileNotFoundError):  # renamed already
             os.unlink(temporary)
     _sync_folder(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what a client that was killed left unfinished."""
+def remove_abandoned(folder: Path) -> None:
+    """Removes temporary files that a killed client left behind a day ago or earlier."""
     with contextlib.suppress(OSError):
-        for file in folder.glob(f"{UNFINISHED}*"):
-            if file.stat().st_mtime < time.time() - FORGOTTEN_AFTER_S:
+        for file in folder.glob(f"{TEMPORARY_PREFIX}*"):
+            if file.stat().st_mtime < time.time() - ABANDONED_AFTER_S:
                 file.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a power cut."""
+    """Makes the new name survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

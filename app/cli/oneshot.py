@@ -1,4 +1,4 @@
-"""Owns one message and its answer, for pipes and scripts: what the message is, and what comes out."""
+"""Answers one message, for pipes and scripts, as text or as one JSON object."""
 
 import io
 import json
@@ -8,27 +8,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.cli.conversation.session import Session
-from app.cli.errors import ClientError, Refused
+from app.cli.errors import ClientError, InputError, Refused
 from app.cli.input.interrupts import Interrupts
 from app.cli.options import Options
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import ChatRequest
 
 
-class InputError(ClientError):
-    """What was given is no message."""
-
-
 def read_message(options: Options, is_piped: bool) -> str | None:
-    """`-p`, and below it standard input where that is piped in; None if the user is to be asked. It is read
-    before there is a server: a bad one starts none.
+    """The message to send: `-p` followed by piped input. None if the user is to type messages.
+
+    Called before a server is started, so that an invalid message starts none.
 
     Raises:
-        InputError: it is no message.
+        InputError: there is no message, or it cannot be sent.
     """
     if options.message is None and not is_piped:
         if options.json:
-            raise InputError("--json needs a message.", "Give it with -p, or pipe it in.")
+            raise InputError("--json needs a message.", "Pass it with -p, or pipe it in.")
         return None
     try:
         piped = sys.stdin.buffer.read().decode() if is_piped else ""
@@ -40,26 +37,27 @@ def read_message(options: Options, is_piped: bool) -> str | None:
         if not text:
             hint = "Pipe a message in, or run this in a terminal."
             raise InputError("Standard input is empty.", hint) from None
-        raise InputError(why_unsent(error)) from None
+        raise InputError(invalid_message(error)) from None
     return text
 
 
-def why_unsent(error: ValidationError) -> str:
+def invalid_message(error: ValidationError) -> str:
+    """Says in one line why a chat request is invalid."""
     problem = error.errors()[0]
-    what = "system prompt" if "system_prompt" in problem["loc"] else "message"
-    return f"The {what} cannot be sent: {problem['msg'].removeprefix('Value error, ')}."
+    part = "system prompt" if "system_prompt" in problem["loc"] else "message"
+    return f"The {part} cannot be sent: {problem['msg'].removeprefix('Value error, ')}."
 
 
 class OneShot:
-    """The answer goes to standard output as it comes, or as one JSON object when it is over; beside that
-    object only a problem is told."""
+    """Prints the answer to standard output as it arrives, or one JSON object at the end. With JSON, nothing
+    but an error is written beside it."""
 
     def __init__(self, terminal: Terminal, options: Options, interrupts: Interrupts) -> None:
-        self._asked_in = terminal
+        self.terminal = _silent_terminal() if options.json else terminal
+        self._stdout_terminal = terminal
         self._options = options
         self._interrupts = interrupts
         self._session: Session | None = None
-        self.terminal = _unseen() if options.json else terminal
 
     async def answer(self, session: Session, message: str) -> None:
         self._session = session
@@ -67,41 +65,42 @@ class OneShot:
         if self._options.model not in (None, session.current_model):
             await self._interrupts.run(session.switch(self._options.model))
         if self._options.resume is not None:
-            from app.cli.commands.conversation import go_on
+            from app.cli.commands.saving import load_and_continue
 
-            await go_on(session, self._options.resume)
+            await load_and_continue(session, self._options.resume)
         await self._interrupts.run(session.send(message))
-        self._print({})
+        self._print_json({})
 
-    def interrupted(self) -> None:
-        self._print({})
+    def print_interrupted(self) -> None:
+        self._print_json({})
 
-    def failed(self, error: ClientError) -> None:
+    def print_error(self, error: ClientError) -> None:
         code = error.code if isinstance(error, Refused) else type(error).__name__
-        self._print({"error": {"code": code, "message": error.message, "hint": error.hint}})
-        self._asked_in.problem(error)
+        self._print_json({"error": {"code": code, "message": error.message, "hint": error.hint}})
+        self._stdout_terminal.show_error(error)
 
-    def _print(self, more: dict[str, Any]) -> None:  # Any: what JSON holds
+    def _print_json(self, extra: dict[str, Any]) -> None:  # Any: JSON
         if self._options.json:
-            self._asked_in.out.write(json.dumps(self._told() | more, ensure_ascii=False) + "\n")
-            self._asked_in.out.flush()
+            file = self._stdout_terminal.out
+            file.write(json.dumps(self._answer_fields() | extra, ensure_ascii=False) + "\n")
+            file.flush()
 
-    def _told(self) -> dict[str, Any]:  # Any: what JSON holds
-        """Of an answer that was cut, as far as it came."""
-        reply = None if self._session is None else self._session.last_reply
-        if reply is None or reply.start is None:
+    def _answer_fields(self) -> dict[str, Any]:  # Any: JSON
+        """The answer; if it was cut off, the part that arrived."""
+        answer = None if self._session is None else self._session.last_answer
+        if answer is None or answer.start is None:
             return {}
-        thoughts = {"thinking": reply.thoughts} if reply.thoughts else {}
-        if reply.done is not None:
-            return reply.done.model_dump(mode="json") | thoughts
-        message = reply.message
+        thinking = {"thinking": answer.thinking} if answer.thinking else {}
+        if answer.done is not None:
+            return answer.done.model_dump(mode="json") | thinking
+        message = answer.message
         return {
             "response": message.content,
             "model_name": message.model_name,
             "finish_reason": message.finish_reason,
-        } | thoughts
+        } | thinking
 
 
-def _unseen() -> Terminal:
-    look = TerminalStyle(plain=True, color=False, symbols=False)
-    return Terminal(look, out=io.StringIO(), err=io.StringIO())
+def _silent_terminal() -> Terminal:
+    style = TerminalStyle(plain=True, color=False, symbols=False)
+    return Terminal(style, out=io.StringIO(), err=io.StringIO())

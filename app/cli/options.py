@@ -1,4 +1,4 @@
-"""Owns what the command line can say. Light to import, as the keyboard is."""
+"""The command-line options. Imports nothing heavy, because the keyboard is set up before anything else."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """None is what was not said. `resume` is empty for the last conversation; `message` is a one-shot's."""
+    """None means not given. An empty `resume` means the last conversation. `message` is sent on its own,
+    without a chat."""
 
     url: str | None = None
     api_key: str | None = None
@@ -19,8 +20,8 @@ class Options:
     no_color: bool = False
 
     @property
-    def asks(self) -> bool:
-        """Whether messages are typed as it goes on, as far as the command line says."""
+    def is_interactive(self) -> bool:
+        """Whether messages are typed, as far as the options say: standard input may still be a pipe."""
         return self.message is None and not self.json
 
     def with_(self, **changes: Any) -> "Options":  # Any: as the fields are typed

@@ -1,14 +1,16 @@
-"""Owns where the client keeps its own files."""
+"""The folders and files that the client keeps for the user, by the XDG rules on every system."""
 
 import os
 import tempfile
 from pathlib import Path
 
+from platformdirs.unix import Unix  # not PlatformDirs: on macOS that would move the files
+
 
 def state_folder() -> Path:
-    """$XDG_STATE_HOME/llm-serving or its default; where that cannot be written, a temporary one."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    folder = Path(home) / "llm-serving"
+    """The folder of the history and the logs: $XDG_STATE_HOME/llm-serving. A temporary folder if that is not
+    writable."""
+    folder = Unix("llm-serving").user_state_path
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         tempfile.TemporaryFile(dir=folder).close()
@@ -18,19 +20,17 @@ def state_folder() -> Path:
 
 
 def sessions_folder() -> Path:
-    """Where conversations are kept as they go on: $XDG_DATA_HOME/llm-serving/sessions or its default."""
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "llm-serving" / "sessions"
+    """The folder of the autosaved conversations: $XDG_DATA_HOME/llm-serving/sessions."""
+    return Unix("llm-serving").user_data_path / "sessions"
 
 
 def config_file() -> Path:
-    """$XDG_CONFIG_HOME/llm-serving/config.toml or its default."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) / "llm-serving" / "config.toml"
+    """$XDG_CONFIG_HOME/llm-serving/config.toml, which need not exist."""
+    return Unix("llm-serving").user_config_path / "config.toml"
 
 
 def private_file(path: Path) -> Path:
-    """The path of a file that only its owner can read, made now if it was not there."""
+    """Creates the file if it is missing and makes it readable by its owner only. Returns `path`."""
     handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     os.fchmod(handle, 0o600)
     os.close(handle)

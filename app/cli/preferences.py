@@ -1,4 +1,4 @@
-"""Owns what the user's own configuration says: a TOML file, below flags and environment.
+"""The user's preferences: command-line options, then environment variables, then config.toml. For example:
 
 url = "http://gpu-box:8000"
 model = "qwen3-1.7b"
@@ -9,36 +9,31 @@ thinking = "fold"
 temperature = 0.7
 """
 
-import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.cli.conversation.reply_settings import SamplingSettings
-from app.cli.errors import ClientError
-from app.cli.files import write_whole
+from app.cli.conversation.sampling_settings import SamplingSettings
+from app.cli.errors import ConfigError, InputError
+from app.cli.files import write_atomically
 from app.cli.options import Options
 from app.cli.paths import config_file
 from app.models.schemas import SamplingFields
 
-_ENVIRONMENT = {  # an option's name, and its variable
+_VARIABLES = {  # name of the option: environment variable
     "url": "CHAT_URL",
     "api_key": "LLM_API_KEY",
     "model": "CHAT_MODEL",
     "system": "CHAT_SYSTEM",
 }
-_SAMPLING_TABLE = re.compile(r"^\[sampling\][^\n]*\n(?:(?!\[)[^\n]*\n?)*", re.MULTILINE)
-
-
-class ConfigError(ClientError):
-    pass
 
 
 class Preferences(BaseModel):
+    """The contents of config.toml."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     url: str | None = None
@@ -58,62 +53,79 @@ class Preferences(BaseModel):
         return settings
 
 
-def load_preferences(path: Path | None = None) -> Preferences:
-    """
+def read_environment() -> Mapping[str, str]:
+    """The environment variables, completed from `.env` as the server does it.
+
     Raises:
-        ConfigError: naming what in the file is wrong.
+        InputError: `.env` is not UTF-8 text.
+    """
+    if not os.path.exists(".env"):
+        return os.environ
+    from dotenv import dotenv_values  # few users have the file
+
+    try:
+        settings = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    except UnicodeDecodeError:
+        raise InputError(".env is not UTF-8 text.", "Rewrite it or remove it.") from None
+    return settings | os.environ
+
+
+def load_preferences(path: Path | None = None) -> Preferences:
+    """The preferences in `path`, by default the user's config.toml; the defaults if it does not exist.
+
+    Raises:
+        ConfigError: the file cannot be read or is invalid.
     """
     path = path or config_file()
     try:
-        return Preferences.model_validate(_parsed(path.read_text(encoding="utf-8")))
+        return Preferences.model_validate(_parse(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return Preferences.model_construct()  # nothing to judge: what judges need not be built
+        return Preferences.model_construct()  # without validation, whose validator takes time to build
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise ConfigError(f"{path}: {where}: {problem['msg']}.", "Change it, or remove the line.") from None
+        key = ".".join(str(part) for part in problem["loc"])
+        raise ConfigError(f"{path}: {key}: {problem['msg']}.", "Correct the line or remove it.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise ConfigError(f"{path} is no TOML: {error}.") from None
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
 
 
-def _parsed(text: str) -> dict[str, Any]:  # Any: what TOML holds
-    import tomllib  # only where there is such a file
+def _parse(text: str) -> dict[str, Any]:  # Any: TOML values
+    import tomllib  # few users have the file
 
     return tomllib.loads(text)
 
 
-def decided(options: Options, environ: Mapping[str, str], preferences: Preferences) -> Options:
-    """What holds: the flag; else the environment; else the file; else the default."""
+def resolve(options: Options, environ: Mapping[str, str], preferences: Preferences) -> Options:
+    """The options, completed from the environment and then from the preferences."""
     changes: dict[str, Any] = {}  # Any: as Options types each field
-    for name, variable in _ENVIRONMENT.items():
-        given, written = getattr(options, name), getattr(preferences, name)
-        changes[name] = given if given is not None else environ.get(variable) or written
+    for name, variable in _VARIABLES.items():
+        option, preference = getattr(options, name), getattr(preferences, name)
+        changes[name] = option if option is not None else environ.get(variable) or preference
     for name in ("plain", "no_color"):
         changes[name] = getattr(options, name) or getattr(preferences, name)
     return options.with_(**changes)
 
 
 def save_settings(settings: SamplingSettings, path: Path | None = None) -> Path:
-    """Writes them into the file as its `[sampling]`; the rest of the file stays as it is.
+    """Writes the settings to the `[sampling]` table of the file and leaves the rest of it unchanged. Returns
+    the path.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
+    import tomlkit  # slow to import, and only /set --save needs it
+
     path = path or config_file()
-    lines = [f"{key} = {_toml(value)}\n" for key, value in settings.values.items()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
-        kept = _SAMPLING_TABLE.sub("", before).rstrip()
-        written = "".join([f"{kept}\n\n" if kept else "", "[sampling]\n", *lines])
-        write_whole(Path(os.path.realpath(path)), written.encode())
+        document = tomlkit.parse(path.read_text(encoding="utf-8") if path.exists() else "")
+        table = document.setdefault("sampling", tomlkit.table())
+        for key in set(table) - set(settings.values):
+            del table[key]
+        table.update(settings.values)
+        write_atomically(Path(os.path.realpath(path)), tomlkit.dumps(document).encode())
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
     return path
-
-
-def _toml(value: Any) -> str:  # Any: a setting's number, text or list of texts
-    """JSON's numbers, strings and lists of them are TOML's too, but for DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -116,8 +116,9 @@ class ChatModelManager:
         """The conversation, with its turn lock held."""
         await self._store.get(conversation_id)  # raises ConversationNotFound before ConversationBusy
         with self._locks.hold(conversation_id):
-            # Read it again, because another turn may have ended meanwhile.
-            yield await self._store.get(conversation_id)
+            yield await self._store.get(
+                conversation_id
+            )  # again, because another turn may have ended meanwhile
 
     @asynccontextmanager
     async def _found_or_new(self, conversation_id: str | None) -> AsyncIterator[Conversation]:

@@ -1,4 +1,4 @@
-"""The menu against a small server that describes itself."""
+"""The menu, with a small server that has an OpenAPI schema."""
 
 import io
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def url() -> Iterator[str]:
 
 
 def shown(url: str, *answers: str, width: int = 200) -> str:
-    """What a person sees who gives these answers and leaves."""
+    """The output after these inputs."""
     output = io.StringIO()
     console = Console(file=output, width=width)
     with httpx.Client(base_url=url, trust_env=False) as http:
@@ -45,23 +45,23 @@ def test_menu_shows_a_stream(url: str) -> None:
     assert 'delta: {"text":"Hello"}' in text and "done: " in text
 
 
-def test_menu_offers_the_conversation_that_was_named_last(url: str) -> None:
+def test_menu_offers_the_last_conversation(url: str) -> None:
     text = shown(url, "POST /api/v1/chat", "", "GET /api/v1/chat/conversation/{conversation_id}", "")
     assert "conversation_id (conv_1)" in text and '"messages": []' in text
 
 
-def test_menu_offers_the_conversation_that_a_stream_named(url: str) -> None:
+def test_menu_offers_the_conversation_of_a_stream(url: str) -> None:
     body = '{"message": "hi", "stream": true}'
     text = shown(url, "POST /api/v1/chat", body, "GET /api/v1/chat/conversation/{conversation_id}", "")
     assert "conversation_id (conv_1)" in text
 
 
-def test_menu_names_every_route_whole_at_80_columns(url: str) -> None:
+def test_menu_shows_complete_routes_at_80_columns(url: str) -> None:
     text = shown(url, width=80)
     assert "POST /api/v1/chat/conversation/{id}/regenerate" in text and "…" not in text
 
 
-def test_menu_shows_what_went_wrong(url: str) -> None:
+def test_menu_shows_errors(url: str) -> None:
     text = shown(url, "POST /api/v1/chat", "{", "99")
     assert "400 Bad Request" in text and '"invalid_request"' in text
     assert "Please select one of the available options" in text

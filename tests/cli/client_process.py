@@ -1,4 +1,4 @@
-"""The client as a process of its own, as a person or a script starts it."""
+"""Starts the client as a process, as a user or a script does."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Fixtures of the client's tests: a scripted server on a real port, and a terminal that can be read."""
+"""Fixtures of the client's tests: a scripted server on a real port, and a readable terminal."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,15 @@ from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.cli.paths import sessions_folder
-from tests.cli.stand_in import StandIn, served
+from tests.cli.stand_in.process import served
+from tests.cli.stand_in.state import StandIn
 
 Talk = Callable[..., Session]
 Steps = Callable[[Session], Coroutine[Any, Any, None]]
 
 
 class ReadableScreen(io.StringIO):
-    """Says it is a terminal, as far as anybody asks."""
+    """Claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -32,7 +33,7 @@ class ReadableScreen(io.StringIO):
 
 @dataclass
 class Seen:
-    """What a plain terminal showed: answers in `out`, all else in `err`."""
+    """The output of a terminal. In plain mode answers go to `out` and everything else to `err`."""
 
     out: io.StringIO = field(default_factory=ReadableScreen)
     err: io.StringIO = field(default_factory=io.StringIO)
@@ -42,7 +43,7 @@ class Seen:
         return self.out.getvalue()
 
     @property
-    def told(self) -> str:
+    def messages(self) -> str:
         return self.err.getvalue()
 
     def terminal(self) -> Terminal:
@@ -69,15 +70,15 @@ def url(standin: StandIn) -> Iterator[str]:
 
 
 async def typed(session: Session, line: str) -> None:
-    meant = parse(line)
-    if isinstance(meant, Call):
-        await meant.command.run(session, meant.argument)
+    parsed = parse(line)
+    if isinstance(parsed, Call):
+        await parsed.command.run(session, parsed.argument)
     else:
-        await session.send(meant)
+        await session.send(parsed)
 
 
 def interrupted(line: str, seen: Seen) -> Steps:
-    """Types the line, and Ctrl-C once the answer shows."""
+    """Runs the line, and presses Ctrl-C once the answer appears."""
 
     async def go(session: Session) -> None:
         interrupts = Interrupts()
@@ -92,15 +93,15 @@ def interrupted(line: str, seen: Seen) -> Steps:
     return go
 
 
-def last_kept() -> list[str]:
-    """What was said in the conversation that was last kept."""
+def last_autosaved() -> list[str]:
+    """The messages of the last autosaved conversation."""
     (last,) = recent_sessions(sessions_folder(), limit=1)
     return [message.content for message in load_session(last.session_id, sessions_folder()).messages]
 
 
 @pytest.fixture
 def talk(url: str, seen: Seen) -> Talk:
-    """Runs lines, as they would be typed, or coroutines of one session, and gives it back."""
+    """Runs lines and coroutines in one session, in order, and returns the session."""
 
     def run(*steps: str | Steps, system_prompt: str = "") -> Session:
         async def go() -> Session:
@@ -118,7 +119,7 @@ def talk(url: str, seen: Seen) -> Talk:
 
 @pytest.fixture(autouse=True)
 def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Each test has its own working folder and its own folder of state."""
+    """Gives each test a working folder and XDG folders of its own."""
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
     for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))

@@ -1,4 +1,4 @@
-"""A program in a terminal of its own, as a person would see and type it."""
+"""Runs a program in a pseudo-terminal, types keys and reads the screen."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from typing import Self
 
 import pyte
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 class PseudoTerminal:
@@ -31,7 +31,7 @@ class PseudoTerminal:
         self._screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self._screen)
         self._written = b""
-        self._read_bytes = 0  # of what is written: a screen is made of them only where one is asked for
+        self._read_bytes = 0  # of `_written`; the rest is parsed when the screen is read
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
@@ -57,7 +57,7 @@ class PseudoTerminal:
         self.close()
 
     def close(self) -> None:
-        """As closing the window does."""
+        """Closes the terminal, as closing its window does."""
         if self._ours >= 0:
             os.close(self._ours)
             self._ours = -1
@@ -67,7 +67,7 @@ class PseudoTerminal:
 
     @property
     def screen(self) -> pyte.Screen:
-        """What a person sees now."""
+        """The visible screen."""
         self._stream.feed(self._written[self._read_bytes :])
         self._read_bytes = len(self._written)
         return self._screen
@@ -78,50 +78,50 @@ class PseudoTerminal:
         scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
         return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
 
-    def wait_for(self, text: str, times: int = 1, patience_s: float = PATIENCE_S) -> None:
-        deadline = time.monotonic() + patience_s
+    def wait_for(self, text: str, times: int = 1, timeout_s: float = TIMEOUT_S) -> None:
+        deadline = time.monotonic() + timeout_s
         while self.text.count(text) < times:
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
             self._read(0.1)
 
     def wait_for_more(self) -> None:
-        """Until something changed on the screen."""
-        before, deadline = self.text, time.monotonic() + PATIENCE_S
+        """Waits until the screen changes."""
+        before, deadline = self.text, time.monotonic() + TIMEOUT_S
         while self.text == before:
-            assert time.monotonic() < deadline, f"nothing follows:\n{before}"
+            assert time.monotonic() < deadline, f"nothing changed:\n{before}"
             self._read(0.1)
 
-    def take_as_a_shell_does(self) -> None:
-        """Line mode, as after Ctrl-Z."""
+    def set_line_mode(self) -> None:
+        """Sets line mode, as a shell does after Ctrl-Z."""
         mode = termios.tcgetattr(self._ours)
         mode[0] |= termios.ICRNL
         mode[3] |= termios.ICANON | termios.ECHO
         termios.tcsetattr(self._ours, termios.TCSANOW, mode)
 
     def wait_for_escape(self, sequence: str, times: int = 1) -> None:
-        """One that leaves nothing on the screen."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Waits for an escape sequence in the output."""
+        deadline = time.monotonic() + TIMEOUT_S
         while self._written.count(sequence.encode()) < times:
             assert time.monotonic() < deadline, f"no {sequence!r}"
             self._read(0.1)
 
     def watch(self, duration_s: float) -> None:
-        """As a person does between two keys."""
+        """Reads for this time, as a person does between two keys."""
         until = time.monotonic() + duration_s
         while (left := until - time.monotonic()) > 0:
             self._read(left)
 
     def echo_s(self, keys: str, shown: str) -> float:
-        """How long after `keys` were typed this was written."""
+        """Types `keys` and returns the time until `shown` is written."""
         before, began = len(self._written), time.perf_counter()
         self.type(keys)
         while shown.encode() not in self._written[before:]:
-            assert time.perf_counter() < began + PATIENCE_S, f"no {shown!r}"
+            assert time.perf_counter() < began + TIMEOUT_S, f"no {shown!r}"
             self._read(0.1)
         return time.perf_counter() - began
 
     def wait_for_end(self) -> int:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None and time.monotonic() < deadline:
             self._read(0.05)
         self._read(0)

@@ -1,4 +1,4 @@
-"""The loop of questions and answers."""
+"""The chat loop."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from app.cli.conversation.session import Session
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.net.connection import Connection, ServerTarget, connected
-from app.cli.net.server import port_for_own
+from app.cli.net.server import choose_port
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
 
 
 class ScriptedPrompt:
-    """Types lines, and keeps the drafts it was offered."""
+    """Types the lines, and records the drafts it was offered."""
 
     def __init__(self, lines: list[str], before_last: Callable[[], None] | None = None) -> None:
         self._lines = list(lines)
@@ -57,35 +57,35 @@ def test_no_error_ends_the_loop(url: str, seen: Seen) -> None:
     assert drafts == ["", "refuse", "", "/swich gpt2", "", "fail", "", "", "", ""]
 
 
-def test_message_that_the_wire_does_not_take_is_told(url: str, seen: Seen) -> None:
+def test_message_that_is_too_long_is_reported(url: str, seen: Seen) -> None:
     _chatted(url, seen, ["x" * 400_001])
-    assert "The message cannot be sent" in seen.told
+    assert "The message cannot be sent" in seen.messages
 
 
 def _break(session: Session) -> None:
-    session.settings = None  # type: ignore[assignment]  # whatever fails inside
+    session.settings = None  # type: ignore[assignment]  # provokes a bug
 
 
-def test_fault_of_the_client_is_logged_and_told_in_a_line(url: str, seen: Seen) -> None:
+def test_client_bug_is_logged_and_reported_in_one_line(url: str, seen: Seen) -> None:
     _chatted(url, seen, ["hello", "/help"], _break)
-    assert "This is a fault of the client" in seen.told and "/models" in seen.told
+    assert "This is a bug in the client" in seen.messages and "/models" in seen.messages
     log = Path(os.environ["XDG_STATE_HOME"]) / "llm-serving" / "client.log"
-    assert "Traceback" in log.read_text() and "Traceback" not in seen.told
+    assert "Traceback" in log.read_text() and "Traceback" not in seen.messages
 
 
-def test_fault_that_cannot_be_logged_is_told_all_the_same(url: str, seen: Seen) -> None:
+def test_client_bug_is_reported_if_it_cannot_be_logged(url: str, seen: Seen) -> None:
     (Path(os.environ["XDG_STATE_HOME"]) / "llm-serving" / "client.log").mkdir(parents=True)
     _chatted(url, seen, ["hello", "/help"], _break)
-    assert "This is a fault of the client" in seen.told and "/models" in seen.told
-    assert "It cannot be told in full: Is a directory." in seen.told
+    assert "This is a bug in the client" in seen.messages and "/models" in seen.messages
+    assert "The traceback cannot be saved: Is a directory." in seen.messages
 
 
 def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tuple[list[str], Session]:
-    """Types the lines. The client's own server, a stand-in, ends before the last of them; its successor does
-    not know the model that is `forgotten`."""
+    """Types the lines. The client's own server, a stand-in, ends before the last line; the next one lacks the
+    model `forgotten`."""
 
     async def run() -> tuple[list[str], Session]:
-        environ = os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))}
+        environ = os.environ | {"LLM_PORT": str(choose_port("127.0.0.1", 0))}
         wanted = ServerTarget(environ, command=COMMAND)
         async with connected(wanted, seen.terminal(), Interrupts()) as connection:
 
@@ -102,31 +102,31 @@ def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tupl
 
 
 @pytest.mark.parametrize("line", ["hello again", "/models", "/switch builtin", "//usr"])
-def test_line_that_met_no_server_is_offered_again(seen: Seen, line: str) -> None:
+def test_line_is_offered_again_after_the_server_ended(seen: Seen, line: str) -> None:
     drafts, _ = _chatted_with_own(seen, ["hello", line])
     assert drafts == ["", "", line]
-    assert "Enter sends your line again." in seen.told
+    assert "Press Enter to send your line again." in seen.messages
 
 
-def test_chosen_model_is_switched_to_again_in_a_new_server(seen: Seen) -> None:
+def test_chosen_model_is_restored_in_a_new_server(seen: Seen) -> None:
     _, session = _chatted_with_own(seen, ["/switch gpt2", "hello"])
     assert session.current_model == "gpt2"
-    assert seen.told.endswith(
-        "Current model: gpt2 (served from openai-community/gpt2)\nEnter sends your line again.\n\n"
+    assert seen.messages.endswith(
+        "Current model: gpt2 (served from openai-community/gpt2)\nPress Enter to send your line again.\n\n"
     )
 
 
-def test_chosen_model_that_a_new_server_refuses_is_said(seen: Seen) -> None:
+def test_chosen_model_that_a_new_server_lacks_is_reported(seen: Seen) -> None:
     _, session = _chatted_with_own(seen, ["/switch gpt2", "hello"], forgotten="gpt2")
     assert session.current_model == "builtin"
-    assert "builtin answers in place of gpt2." in seen.told
+    assert "builtin answers instead of gpt2." in seen.messages
 
 
-def test_leaving_ends_the_loop(url: str, seen: Seen) -> None:
+def test_quitting_ends_the_loop(url: str, seen: Seen) -> None:
     assert _chatted(url, seen, ["/quit", "never"]) == [""]
 
 
-def test_ctrl_c_offers_to_go_on_with_no_answer_but_the_one_it_stopped(url: str, seen: Seen) -> None:
+def test_ctrl_c_offers_continue_only_after_an_answer(url: str, seen: Seen) -> None:
     async def run() -> None:
         async with ChatClient(url) as client:
             interrupts = Interrupts()
@@ -135,11 +135,11 @@ def test_ctrl_c_offers_to_go_on_with_no_answer_but_the_one_it_stopped(url: str, 
             chat = Chat(Session(client, seen.terminal()), connection, prompt, interrupts)
             chatting = asyncio.create_task(chat.run())
             for shown in ("You said: hang on", "hang: load"):
-                while shown not in seen.answers + seen.told:
+                while shown not in seen.answers + seen.messages:
                     await asyncio.sleep(0.01)
                 interrupts.fire()
             await chatting
 
     asyncio.run(run())
-    told = [line for line in seen.told.splitlines() if line.startswith("Stopped")]
-    assert told == ["Stopped: /continue goes on.", "Stopped."]
+    notes = [line for line in seen.messages.splitlines() if line.startswith("Stopped")]
+    assert notes == ["Stopped. /continue extends the answer.", "Stopped."]

@@ -1,4 +1,4 @@
-"""What the client loads, and what it must not wait for."""
+"""The modules that the client imports, and those that must not delay the first prompt."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 
 
-def test_client_never_imports_torch_and_only_the_wire_of_the_server() -> None:
+def test_client_imports_neither_torch_nor_the_server() -> None:
     modules = "sorted(m for m in sys.modules if m.startswith(('app.', 'torch')))"
     code = f"import sys, app.cli.run, app.cli.chat, app.cli.commands.comparison; print(*{modules})"
     done = subprocess.run(
@@ -35,7 +35,7 @@ LATER |= {
 }
 
 
-def test_prompt_waits_for_nothing_that_only_an_answer_needs(url: str) -> None:
+def test_prompt_appears_before_slow_modules_are_imported(url: str) -> None:
     command = f"exec {sys.executable} -X importtime {CLIENT[1]} --url {url} 2> imports"
     with PseudoTerminal(["sh", "-c", command], client_environ()) as terminal:
         terminal.wait_for("You:")

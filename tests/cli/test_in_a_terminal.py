@@ -1,4 +1,4 @@
-"""The client in a terminal of its own."""
+"""The client in a pseudo-terminal."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ, wait_until
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 
 def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
@@ -26,7 +26,7 @@ def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
         terminal.wait_for("You said: hang on")
         terminal.type("typed meanwhile")
         terminal.type("\x03")
-        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("Stopped. /continue extends the answer.")
         terminal.wait_for("You: typed meanwhile")
         terminal.type("\x03")  # clears the line
         terminal.type("/save talk\r")
@@ -37,8 +37,8 @@ def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
     assert Path("conversations/talk.json").exists()
 
 
-def test_what_is_typed_before_the_prompt_is_up_is_sent(url: str, standin: StandIn) -> None:
-    paste = "\x1b[200~say three\rfour\x1b[201~"  # from the terminal's own line mode on
+def test_keys_typed_before_the_prompt_are_sent(url: str, standin: StandIn) -> None:
+    paste = "\x1b[200~say three\rfour\x1b[201~"  # while the terminal is still in line mode
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("say one\rsay two\r")
         terminal.wait_for_escape("\x1b[?2004h")
@@ -50,11 +50,11 @@ def test_what_is_typed_before_the_prompt_is_up_is_sent(url: str, standin: StandI
     assert asked == ["say one", "say two", "say three\nfour"]
 
 
-def test_enter_sends_also_after_the_client_was_stopped_and_continued(url: str, standin: StandIn) -> None:
+def test_enter_sends_after_the_client_was_suspended(url: str, standin: StandIn) -> None:
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("hang on\r")
         terminal.wait_for("You said: hang on")
-        terminal.take_as_a_shell_does()
+        terminal.set_line_mode()
         os.kill(terminal.process.pid, signal.SIGCONT)
         terminal.wait_for_escape("\x1b[?2004h", times=3)
         terminal.type("say next\r")
@@ -63,7 +63,7 @@ def test_enter_sends_also_after_the_client_was_stopped_and_continued(url: str, s
         terminal.wait_for("Assistant:", times=2)
 
 
-def test_message_waits_while_its_model_is_fetched(url: str, standin: StandIn) -> None:
+def test_message_waits_while_its_model_is_downloaded(url: str, standin: StandIn) -> None:
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.wait_for("Type a message")
         standin.loading = LoadProgress(
@@ -90,7 +90,7 @@ def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
         terminal.type("say next\rsay lasr\x7ft\r")
         terminal.wait_for("You: say next⏎ say last⏎")
         terminal.type("\x03")
-        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("Stopped. /continue extends the answer.")
         terminal.wait_for("Assistant:", times=3)
         assert [body["message"] for _, body in standin.requests] == ["hang on", "say next", "say last"]
 
@@ -110,10 +110,10 @@ def test_plain_terminal_gets_ascii(url: str, arguments: tuple[str, ...], changes
 
 
 def test_own_server_starts_and_ends_with_the_terminal() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:  # by something that does not answer
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # by a program that does not answer
         environ = client_environ(LLM_PORT=str(taken.getsockname()[1]), COLUMNS="200")
         with PseudoTerminal(CLIENT, environ, columns=200) as terminal:
-            terminal.wait_for("No server runs yet: starting one at")
+            terminal.wait_for("No server is running. Starting one at")
             terminal.wait_for("server.log")
             server = wait_until(lambda: _children(terminal.process.pid))[0]
             os.kill(terminal.process.pid, signal.SIGHUP)
@@ -125,7 +125,7 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_line_that_is_broken_looks_unlike_one_that_was_begun(url: str) -> None:
+def test_wrapped_line_looks_different_from_a_new_one(url: str) -> None:
     with PseudoTerminal([*CLIENT, "--url", url], client_environ(), columns=25) as terminal:
         terminal.wait_for("You:")
         terminal.type("a message that is long\nand goes on")

@@ -1,4 +1,4 @@
-"""One message and its answer, without a terminal."""
+"""The client without a terminal: one message and its answer."""
 
 import json
 import signal
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from app.cli.conversation.transcript_file import Transcript, load, save
-from app.cli.net.server import port_for_own
+from app.cli.net.server import choose_port
 from app.cli.paths import config_file, sessions_folder
 from app.models.schemas import TranscriptMessage
 from tests.cli.client_process import CLIENT, client_environ, piped
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 
-def test_standard_input_is_one_message_and_its_answer_the_output(url: str, standin: StandIn) -> None:
+def test_standard_input_is_the_message_and_output_the_answer(url: str, standin: StandIn) -> None:
     done = piped("say **one**\n", "--url", url, "-s", "Be brief.")
     assert (done.returncode, done.stdout) == (0, "**one**\n")
     assert "tokens" in done.stderr
@@ -24,77 +24,77 @@ def test_standard_input_is_one_message_and_its_answer_the_output(url: str, stand
 
 
 @pytest.mark.parametrize(
-    ("text", "arguments", "code", "told"),
+    ("text", "arguments", "code", "expected"),
     [
         ("", (), 2, "Standard input is empty"),
         ("refuse", (), 1, "The queue is full."),
         ("hello", ("-m", "gtp2"), 5, "Did you mean gpt2?"),
     ],
 )
-def test_exit_code_says_what_happened(
-    url: str, text: str, arguments: tuple[str, ...], code: int, told: str
+def test_exit_code_depends_on_the_error(
+    url: str, text: str, arguments: tuple[str, ...], code: int, expected: str
 ) -> None:
     done = piped(text, "--url", url, *arguments)
     assert (done.returncode, done.stdout) == (code, "")
-    assert told in done.stderr and "Traceback" not in done.stderr
+    assert expected in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("piped", "arguments", "told"),
+    ("piped", "arguments", "expected"),
     [
         (b"secret \xff", (), "Standard input is not UTF-8 text."),
         (b" \n", (), "Standard input is empty."),
         (b"x" * 400_001, (), "The message cannot be sent: String should have at most 400000 characters."),
-        (b"hello", ("--url", "http://[::1"), "--url 'http://[::1' is no http address."),
-        (b"hello", ("--url", "notaurl"), "--url 'notaurl' is no http address."),
-        (b"hello", ("--url", "ftp://x"), "--url 'ftp://x' is no http address."),
-        (b"hello", ("--api-key", "a\nb"), "The API key holds a control character."),
+        (b"hello", ("--url", "http://[::1"), "--url 'http://[::1' is not an HTTP address."),
+        (b"hello", ("--url", "notaurl"), "--url 'notaurl' is not an HTTP address."),
+        (b"hello", ("--url", "ftp://x"), "--url 'ftp://x' is not an HTTP address."),
+        (b"hello", ("--api-key", "a\nb"), "The API key contains a control character."),
     ],
 )
-def test_what_cannot_be_sent_is_told_before_a_server_is_started(
-    piped: bytes, arguments: tuple[str, ...], told: str
+def test_invalid_input_is_reported_before_a_server_starts(
+    piped: bytes, arguments: tuple[str, ...], expected: str
 ) -> None:
-    environ = client_environ(LLM_PORT=str(port_for_own("127.0.0.1", 0)))
+    environ = client_environ(LLM_PORT=str(choose_port("127.0.0.1", 0)))
     done = subprocess.run([*CLIENT, *arguments], input=piped, env=environ, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout) == (2, b"")
     lines = done.stderr.decode().splitlines()
-    assert told in lines[0] and len(lines) <= 2 and "secret" not in lines[0]
+    assert expected in lines[0] and len(lines) <= 2 and "secret" not in lines[0]
 
 
-def test_prompt_goes_before_what_is_piped_in(url: str, standin: StandIn) -> None:
+def test_prompt_option_precedes_piped_input(url: str, standin: StandIn) -> None:
     Path("notes.txt").write_text("noted")
     assert piped("a diff\n", "--url", url, "-p", "review @notes.txt").returncode == 0
     assert standin.requests[0][1]["message"].startswith("review @notes.txt\n\na diff\n\n\nnotes.txt:")
-    assert not list(sessions_folder().glob("*"))  # what a script asks is not kept
+    assert not list(sessions_folder().glob("*"))  # messages of scripts are not saved
     assert piped("", "--url", url, "-p", "hello").stdout == "You said: hello\n"
 
 
-def test_json_is_one_object_of_an_answer_or_an_error(url: str) -> None:
+def test_json_is_one_object_for_an_answer_or_an_error(url: str) -> None:
     done = piped("", "--url", url, "--json", "-p", "think hard")
-    told = json.loads(done.stdout)
-    assert (told["response"], told["thinking"]) == ("You said: think hard", "hard")
-    assert told["usage"]["completion_tokens"] == 12 and (done.returncode, done.stderr) == (0, "")
+    printed = json.loads(done.stdout)
+    assert (printed["response"], printed["thinking"]) == ("You said: think hard", "hard")
+    assert printed["usage"]["completion_tokens"] == 12 and (done.returncode, done.stderr) == (0, "")
     failed = piped("fail", "--url", url, "--json")
-    told = json.loads(failed.stdout)
-    assert (told["error"]["code"], told["response"]) == ("worker_died", "You said: fail")
+    printed = json.loads(failed.stdout)
+    assert (printed["error"]["code"], printed["response"]) == ("worker_died", "You said: fail")
     assert failed.returncode == 1 and failed.stderr.startswith("The model's process ended.")
     assert json.loads(piped("drop", "--url", url, "--json").stdout)["error"]["code"] == "StreamBroken"
 
 
 @pytest.mark.parametrize(("text", "arguments"), [("", ()), ("hello", ("--url", "notaurl"))])
-def test_json_is_one_object_also_of_what_cannot_be_sent(text: str, arguments: tuple[str, ...]) -> None:
+def test_json_is_one_object_for_invalid_input(text: str, arguments: tuple[str, ...]) -> None:
     done = piped(text, "--json", *arguments)
-    told = json.loads(done.stdout)["error"]
-    assert done.returncode == 2 and told["message"] in done.stderr
+    printed = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and printed["message"] in done.stderr
 
 
-def test_json_is_all_that_is_told_also_where_a_model_is_switched_to(url: str) -> None:
+def test_json_is_the_only_output_when_switching_models(url: str) -> None:
     Path("notes.txt").write_text("noted")
     done = piped("hello @notes.txt", "--url", url, "--json", "-m", "gpt2")
     assert json.loads(done.stdout)["model_name"] == "gpt2" and done.stderr == ""
 
 
-def test_one_message_goes_on_with_a_conversation_that_is_kept(url: str) -> None:
+def test_one_message_can_resume_a_conversation(url: str) -> None:
     kept = [TranscriptMessage(role="user", content="one"), TranscriptMessage(role="assistant", content="1")]
     save(Transcript(messages=kept), "a", sessions_folder())
     assert piped("two", "--url", url, "--resume").returncode == 0
@@ -102,7 +102,7 @@ def test_one_message_goes_on_with_a_conversation_that_is_kept(url: str) -> None:
     assert piped("two", "--url", url, "--resume", "nothing like it").returncode == 2
 
 
-def test_interrupted_message_says_so(url: str, standin: StandIn) -> None:
+def test_interrupted_message_prints_its_beginning(url: str, standin: StandIn) -> None:
     command = [*CLIENT, "--url", url, "-p", "hang on"]
     process = subprocess.Popen(
         command, env=client_environ(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -114,14 +114,14 @@ def test_interrupted_message_says_so(url: str, standin: StandIn) -> None:
     assert standin.left.wait(5)
 
 
-def test_configuration_that_is_wrong_is_told_before_anything_else() -> None:
+def test_invalid_configuration_is_reported_first() -> None:
     config_file().parent.mkdir(parents=True)
     config_file().write_text("colour = 1\n")
     done = piped("hello")
     assert done.returncode == 2 and "colour" in done.stderr
 
 
-def test_server_that_is_not_there_is_told_with_the_command(url: str) -> None:
+def test_missing_server_is_reported_with_the_start_command(url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     done = piped("hello", "--url", f"http://127.0.0.1:{port}")
@@ -130,13 +130,13 @@ def test_server_that_is_not_there_is_told_with_the_command(url: str) -> None:
     assert "uvicorn app.main:app" in done.stderr
 
 
-def test_own_server_that_does_not_know_the_model_says_so() -> None:
-    done = piped("hello", "-m", "no-such-model", LLM_PORT=str(port_for_own("127.0.0.1", 0)))
+def test_own_server_reports_an_unknown_model() -> None:
+    done = piped("hello", "-m", "no-such-model", LLM_PORT=str(choose_port("127.0.0.1", 0)))
     assert done.returncode == 5
     assert "LLM_MODEL_NAME" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_key_is_taken_from_option_environment_and_file(url: str, standin: StandIn) -> None:
+def test_api_key_comes_from_option_environment_or_file(url: str, standin: StandIn) -> None:
     standin.api_key = "secret"
     assert piped("hello", "--url", url).returncode == 4
     assert piped("hello", "--url", url, "--api-key", "secret").returncode == 0
@@ -149,5 +149,5 @@ def test_key_is_taken_from_option_environment_and_file(url: str, standin: StandI
     assert piped("hello", "--url", url, "--api-key", "schlüssel").returncode == 0
 
 
-def test_found_server_is_used(url: str) -> None:
+def test_running_server_is_used(url: str) -> None:
     assert piped("hello", LLM_PORT=url.rpartition(":")[2]).stdout == "You said: hello\n"

@@ -1,4 +1,4 @@
-"""The options, and what shells complete of them."""
+"""Command-line options and their shell completion."""
 
 import subprocess
 from shutil import which
@@ -10,7 +10,7 @@ from chat_cli import parse_arguments
 from tests.cli.client_process import CLIENT, piped
 
 
-def test_options_are_as_documented() -> None:
+def test_options_are_parsed() -> None:
     given = ["--url", "u", "--api-key", "k", "-m", "m", "-s", "be", "--plain", "--no-color"]
     given += ["-p", "hi", "--json", "--resume"]
     assert parse_arguments(given) == Options("u", "k", "m", "be", "", "hi", True, True, True)
@@ -19,7 +19,7 @@ def test_options_are_as_documented() -> None:
 
 
 def _completed(*words: str) -> list[str]:
-    """What bash offers for the last of the words behind the client's name."""
+    """bash's completions of the last word."""
     script = subprocess.run(
         [*CLIENT, "--print-completion", "bash"], capture_output=True, text=True, check=True, timeout=30
     ).stdout

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.reply_settings import SamplingSettings
+from app.cli.conversation.sampling_settings import SamplingSettings
+from app.cli.errors import ConfigError
 from app.cli.options import Options
 from app.cli.paths import config_file
-from app.cli.preferences import ConfigError, Preferences, decided, load_preferences, save_settings
+from app.cli.preferences import Preferences, load_preferences, resolve, save_settings
 
 
 def _write(text: str) -> Path:
@@ -15,15 +16,15 @@ def _write(text: str) -> Path:
     return path
 
 
-def test_flag_comes_before_environment_before_file_before_default() -> None:
+def test_resolve_prefers_option_then_environment_then_file() -> None:
     file = Preferences(url="file", model="file", system="file", plain=True)
-    options = decided(Options(url="flag"), {"CHAT_URL": "environment", "CHAT_MODEL": "environment"}, file)
+    options = resolve(Options(url="flag"), {"CHAT_URL": "environment", "CHAT_MODEL": "environment"}, file)
     assert (options.url, options.model, options.system) == ("flag", "environment", "file")
     assert (options.api_key, options.plain, options.no_color) == (None, True, False)
-    assert decided(Options(system=""), {"CHAT_SYSTEM": "x"}, file).system == ""
+    assert resolve(Options(system=""), {"CHAT_SYSTEM": "x"}, file).system == ""
 
 
-def test_file_may_be_missing_and_may_set_how_replies_are_drawn() -> None:
+def test_load_preferences_reads_sampling_settings() -> None:
     assert load_preferences() == Preferences()
     _write('thinking = "fold"\n[sampling]\ntemperature = 0\nstop = ["END"]\n')
     preferences = load_preferences()
@@ -32,21 +33,21 @@ def test_file_may_be_missing_and_may_set_how_replies_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("colour = 1", "colour: Extra"),
         ("[sampling]\ntemperature = 9", "sampling.temperature: Input should be less"),
         ("plain = 'yes'", "plain: Input should be a valid boolean"),
-        ("= 1", "no TOML"),
+        ("= 1", "not valid TOML"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named(text: str, told: str) -> None:
+def test_load_preferences_names_the_invalid_line(text: str, expected: str) -> None:
     _write(text)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=expected):
         load_preferences()
 
 
-def test_settings_are_saved_beside_what_else_is_written() -> None:
+def test_save_settings_keeps_the_rest_of_the_file() -> None:
     path = _write('# mine\nmodel = "gpt2"\n\n[sampling]\ntop_k = 1\n')
     settings = SamplingSettings()
     settings.set("stop", r"\nUser: ü \x7f")

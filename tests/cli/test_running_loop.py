@@ -1,4 +1,4 @@
-"""The client inside an event loop that runs already, as a notebook has."""
+"""The client inside a running event loop, as in a notebook."""
 
 import asyncio
 import io
@@ -11,7 +11,7 @@ from app.cli.options import Options
 from app.cli.run import main
 from tests.cli.client_process import client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 
 def test_main_works_inside_a_running_loop(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,19 +41,19 @@ asyncio.run(notebook())
 """
 
 
-def test_keys_are_the_clients_also_inside_a_running_loop(url: str, standin: StandIn) -> None:
+def test_keyboard_is_handled_inside_a_running_loop(url: str, standin: StandIn) -> None:
     command = [sys.executable, "-c", IN_A_LOOP, url]
     with PseudoTerminal(command, client_environ(PYTHONPATH=str(PROJECT))) as terminal:
         terminal.type("hang on\r")
         terminal.wait_for("You said: hang on")
         terminal.type("hang up")
-        terminal.wait_for("You: hang up")  # below the answer, and not into it
+        terminal.wait_for("You: hang up")  # below the answer, not inside it
         terminal.type("\x03")
-        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("Stopped. /continue extends the answer.")
         terminal.type("\r")
         terminal.wait_for("You said: hang up")
         terminal.type("\x03")
-        terminal.wait_for("Stopped: /continue goes on.", times=2)
+        terminal.wait_for("Stopped. /continue extends the answer.", times=2)
         terminal.type("/quit\r")
         terminal.wait_for("ended with 0")
         terminal.type("as usual\r")

@@ -14,16 +14,16 @@ def as_before() -> Iterator[None]:
     gc.set_threshold(*before)
 
 
-def test_what_a_start_loads_is_set_aside_and_the_rest_looked_through_as_usual() -> None:
+def test_objects_loaded_at_startup_are_frozen() -> None:
     before, set_aside = gc.get_threshold(), gc.get_freeze_count()
-    startup.put_off()
+    startup.begin()
     assert gc.get_threshold()[0] > before[0]
-    startup.settle()
+    startup.end()
     assert gc.get_threshold() == before
     assert gc.get_freeze_count() > set_aside
 
 
-def test_what_another_program_loaded_is_left_to_it() -> None:
+def test_objects_of_a_host_program_are_not_frozen() -> None:
     set_aside = gc.get_freeze_count()
-    startup.settle()
+    startup.end()
     assert gc.get_freeze_count() == set_aside

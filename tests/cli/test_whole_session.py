@@ -1,4 +1,4 @@
-"""The whole way through a terminal, with the client's own server and the models that need no network."""
+"""Whole sessions in a terminal, with a real server and models that need no network."""
 
 import os
 import signal
@@ -11,35 +11,35 @@ from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import RunningServer, free_port
 
 NEAREST = "Did you mean llama3-1b, llama3-3b, smollm2-1.7b"
-STARTING_S = 90.0  # a server, with its model
+START_TIMEOUT_S = 90.0  # for a server to load its model
 
 
-def test_session_goes_on_whatever_becomes_of_its_server(cache_with_tiny_gpt2: Path) -> None:
+def test_session_survives_the_death_of_its_server(cache_with_tiny_gpt2: Path) -> None:
     environ = client_environ(
         LLM_PORT=str(free_port()), LLM_MODEL_NAME="builtin", LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2)
     )
     with PseudoTerminal(CLIENT, environ, columns=100) as terminal:
-        terminal.wait_for("No server runs yet")
-        terminal.type("My name is Ann.\r")  # while the server starts
-        terminal.wait_for("Ann!", patience_s=STARTING_S)
+        terminal.wait_for("No server is running")
+        terminal.type("My name is Ann.\r")  # while the server is starting
+        terminal.wait_for("Ann!", timeout_s=START_TIMEOUT_S)
         terminal.type("/switch gpt2\r")
-        terminal.wait_for("✅ Successfully switched to gpt2", patience_s=STARTING_S)
+        terminal.wait_for("✅ Successfully switched to gpt2", timeout_s=START_TIMEOUT_S)
         terminal.type("/set max_tokens 900\r")
         terminal.type("go on and on\r")
         terminal.wait_for("Assistant:", times=2)
         terminal.wait_for_more()
         terminal.type("\x03")
-        terminal.wait_for("Stopped: /continue goes on.")
+        terminal.wait_for("Stopped. /continue extends the answer.")
         terminal.type("/undo\r/switch builtin\r")
-        terminal.wait_for("✅ Successfully switched to builtin", patience_s=STARTING_S)
+        terminal.wait_for("✅ Successfully switched to builtin", timeout_s=START_TIMEOUT_S)
         terminal.type("/set max_tokens default\r/save ann\r")
         terminal.wait_for("💾 Conversation saved to ann.json")
         _kill_server(terminal.process.pid)
         terminal.type("What is my name?\r")
-        terminal.wait_for("The server had ended; starting one.")
-        terminal.wait_for("Enter sends your line again.", patience_s=STARTING_S)
+        terminal.wait_for("The server has ended. Starting a new one.")
+        terminal.wait_for("Press Enter to send your line again.", timeout_s=START_TIMEOUT_S)
         terminal.type("\r")
-        terminal.wait_for("restored 1 turn.")
+        terminal.wait_for("Restored 1 turn.")
         terminal.wait_for("Your name is Ann.")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
@@ -49,7 +49,7 @@ def test_session_goes_on_whatever_becomes_of_its_server(cache_with_tiny_gpt2: Pa
     assert said[0::2] == ["My name is Ann.", "What is my name?"]
 
 
-def test_unknown_model_is_told_with_the_three_nearest(server: RunningServer) -> None:
+def test_unknown_model_is_reported_with_the_three_nearest(server: RunningServer) -> None:
     reply = server.http.post("/api/v1/chat/switch-model", json={"model_name": "llama3-1.7b"})
     hint = reply.json()["error"]["hint"]
     assert (reply.status_code, hint.partition("?")[0]) == (404, NEAREST)

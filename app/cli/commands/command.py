@@ -1,17 +1,17 @@
-"""Owns what a command is: its name, its arguments, its help and its completion in one place."""
+"""The definition of a command: name, arguments, help, function and completion."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from app.cli.conversation.session import Session
 
-Choice = tuple[str, str]  # what is inserted, and what it means
+Choice = tuple[str, str]  # the text to insert, and its meaning
 Choices = Callable[[Session, Sequence[str]], Iterable[Choice]]
-"""What can stand next, after the words that were typed behind the command's name."""
+"""Returns the possible next words, given the words typed after the command's name."""
 
 
 class Leave(Exception):
-    """The user wants to go."""
+    """The user wants to quit."""
 
 
 def no_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
@@ -20,7 +20,8 @@ def no_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`run` takes what was typed after the name. `takes_path`: its argument is completed as a file."""
+    """`run` receives the text after the name. With `takes_path`, the argument is completed as a path. `more`
+    is shown by /help COMMAND only."""
 
     name: str
     arguments: str

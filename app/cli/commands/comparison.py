@@ -1,4 +1,4 @@
-"""Owns the last question put to several models at once, and their answers side by side while they come."""
+"""Asks several models the last question at once and shows their answers side by side."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,7 @@ from rich.text import Text
 
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
-from app.cli.output.answer_view import without_controls
-from app.cli.output.formatting import count
+from app.cli.output.formatting import count, without_controls
 from app.cli.output.live_view import LiveView
 from app.cli.output.markdown import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
@@ -27,11 +26,11 @@ from app.models.schemas import (
 )
 
 GAP = " │ "
-NARROWEST = 24  # columns for one answer; where there are fewer, the answers stand one below the other
+MIN_COLUMN_WIDTH = 24  # with less room, the answers are shown one below the other
 
 
 class Column:
-    """The answer of one model as far as it has come, or why there is none."""
+    """One model's answer so far, and its status or error."""
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
@@ -43,14 +42,19 @@ class Column:
         heading = [Segment(self.model_name, Style(bold=True))]
         stream = MarkdownStream(console)
         stream.feed(without_controls(self.text))
-        said = [part for row in stream.finish(width) for part in _folded(row, width)]
-        status = Text(self.status, "red" if self.is_over and not self.text else "dim").wrap(console, width)
-        told = [[s for s in line.render(console) if s.text] for line in status] if self.status else []
-        return [heading, *said, *told]
+        answer = [part for row in stream.finish(width) for part in _folded(row, width)]
+        return [heading, *answer, *self._status_rows(console, width)]
+
+    def _status_rows(self, console: Console, width: int) -> list[Row]:
+        if not self.status:
+            return []
+        style = "red" if self.is_over and not self.text else "dim"
+        lines = Text(self.status, style).wrap(console, width)
+        return [[s for s in line.render(console) if s.text] for line in lines]
 
 
 class SideBySide:
-    """Columns beside each other where there is room. Nothing of them is final before all are over."""
+    """The rows of a LiveView: the columns beside each other if there is room. All stay live to the end."""
 
     def __init__(self, console: Console, columns: Sequence[Column]) -> None:
         self._console = console
@@ -61,17 +65,17 @@ class SideBySide:
 
     def live(self, width: int) -> list[Row]:
         each = (width - len(GAP) * (len(self._columns) - 1)) // len(self._columns)
-        if each < NARROWEST:
+        if each < MIN_COLUMN_WIDTH:
             return [row for column in self._columns for row in (*column.rows(self._console, width), [])]
-        drawn = [column.rows(self._console, each) for column in self._columns]
-        return [_joined(drawn, at, each) for at in range(max(map(len, drawn)))]
+        cells = [column.rows(self._console, each) for column in self._columns]
+        return [_joined(cells, at, each) for at in range(max(map(len, cells)))]
 
     def finish(self, width: int) -> list[Row]:
         return self.live(width)
 
 
 def _folded(row: Row, width: int) -> list[Row]:
-    """A row that is wider, as code may be, in pieces: beside another column it must end."""
+    """Breaks a row of code that is wider than its column."""
     length = sum(segment.cell_length for segment in row)
     if length <= width:
         return [row]
@@ -79,18 +83,18 @@ def _folded(row: Row, width: int) -> list[Row]:
     return [list(part) for part in Segment.divide(row, cuts)]
 
 
-def _joined(drawn: Sequence[Sequence[Row]], at: int, width: int) -> Row:
+def _joined(columns: Sequence[Sequence[Row]], at: int, width: int) -> Row:
     joined: Row = []
-    for number, rows in enumerate(drawn):
+    for number, rows in enumerate(columns):
         row = list(rows[at]) if at < len(rows) else []
-        if number < len(drawn) - 1:
+        if number < len(columns) - 1:
             row = Segment.adjust_line_length(row, width) + [Segment(GAP, Style(dim=True))]
         joined += row
     return joined
 
 
 class Comparison:
-    """Each model gets a conversation of its own on the server, which is removed afterwards."""
+    """Gives each model a conversation of its own on the server and deletes it afterwards."""
 
     def __init__(self, session: Session, model_names: Sequence[str]) -> None:
         self._session = session
@@ -108,7 +112,7 @@ class Comparison:
                 group.create_task(self._answer(column, view))
 
     async def _run_plain(self) -> None:
-        """One after the other: nothing is written over."""
+        """One model after the other, because nothing can be overwritten."""
         terminal = self._session.terminal
         for column in self._columns:
             terminal.say(f"{column.model_name}:", "bold")
@@ -133,17 +137,17 @@ class Comparison:
 
     async def _ask(self, column: Column, view: LiveView | None) -> None:
         client, transcript = self._session.client, self._session.transcript
-        *before, asked = _up_to_the_question(transcript.messages)
-        begun = await client.new_chat(
+        *history, question = _up_to_last_question(transcript.messages)
+        chat = await client.new_chat(
             NewChatRequest(
                 system_prompt=transcript.system_prompt or None,
                 model_name=column.model_name,
-                messages=before,
+                messages=history,
             )
         )
         request = ChatRequest(
-            message=asked.content,
-            conversation_id=begun.conversation_id,
+            message=question.content,
+            conversation_id=chat.conversation_id,
             model_name=column.model_name,
             stream=True,
             **self._session.settings.values,
@@ -156,12 +160,12 @@ class Comparison:
                         view.change()
         finally:
             with contextlib.suppress(ClientError):
-                await client.delete(begun.conversation_id)
+                await client.delete(chat.conversation_id)
 
 
 def _take(event: object, column: Column) -> None:
     if isinstance(event, StartEvent):
-        column.status = "reading..."
+        column.status = "reading the prompt..."
     elif isinstance(event, ThinkingEvent):
         column.status = "thinking..."
     elif isinstance(event, DeltaEvent):
@@ -169,10 +173,10 @@ def _take(event: object, column: Column) -> None:
         column.text += event.text
     elif isinstance(event, ChatResponse):
         speed = event.timings.tokens_per_second
-        paced = "" if speed is None else f", {speed:,.0f} tokens/s"
-        column.status = f"{count(event.usage.completion_tokens, 'token')}{paced}"
+        rate = "" if speed is None else f", {speed:,.0f} tokens/s"
+        column.status = f"{count(event.usage.completion_tokens, 'token')}{rate}"
 
 
-def _up_to_the_question(messages: list[TranscriptMessage]) -> list[TranscriptMessage]:
+def _up_to_last_question(messages: list[TranscriptMessage]) -> list[TranscriptMessage]:
     last = max(at for at, message in enumerate(messages) if message.role == "user")
     return messages[: last + 1]

@@ -1,4 +1,4 @@
-"""Owns the commands that bring text in and out: files, the clipboard, documents."""
+"""Commands that bring text in and out: /read, /copy and /export."""
 
 import asyncio
 import threading
@@ -9,9 +9,9 @@ from app.cli.commands.command import Choice, Command
 from app.cli.conversation.attachments import attachment
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
-from app.cli.input.clipboard import copied_by
-from app.cli.output.formatting import count, size_of, tokens_about
-from app.cli.output.load_progress import shown_if_long
+from app.cli.input.clipboard import copy_to_clipboard
+from app.cli.output.formatting import count, format_size, format_tokens
+from app.cli.output.load_progress import shown_if_slow
 
 
 async def read(session: Session, argument: str) -> None:
@@ -21,54 +21,53 @@ async def read(session: Session, argument: str) -> None:
         )
     text = attachment(argument)
     session.attached.append(text)
-    size = f"{size_of(len(text.encode()))}, {tokens_about(text)}"
-    session.terminal.say(f"{argument} goes with your next message: {size}.", symbol="📎")
+    size = f"{format_size(len(text.encode()))}, {format_tokens(text)}"
+    session.terminal.say(f"{argument} is attached to your next message: {size}.", symbol="📎")
 
 
 async def copy(session: Session, argument: str) -> None:
-    """The last answer; `2` the one before it; `code` its code; `all` the conversation. Raw, as it came."""
-    from app.cli.conversation.documents import (
-        as_markdown,  # Markdown takes long to import; the first prompt does not wait
-    )
-
+    """Copies Markdown source: the last answer, an earlier one by number, `code`, or `all`."""
     transcript = await session.settled_transcript()
     answers = [message.content for message in transcript.messages if message.role == "assistant"]
     if not answers:
         raise UsageError("There is no answer to copy yet.", "Type a message first.")
-    what, _, which = argument.partition(" ")
-    if what == "all":
-        told, text = "the conversation", as_markdown(transcript)
-    elif what == "code":
-        told, text = _code(answers[-1], which.strip())
+    kind, _, number = argument.partition(" ")
+    if kind == "all":
+        from app.cli.conversation.documents import as_markdown  # imports a Markdown parser, which is slow
+
+        label, text = "the conversation", as_markdown(transcript)
+    elif kind == "code":
+        label, text = _code_block(answers[-1], number.strip())
     else:
-        told, text = "the answer", answers[-_number(what or "1", len(answers), "answer")]
-    way = await copied_by(text, session.terminal)
+        label, text = "the answer", answers[-_checked_number(kind or "1", len(answers), "answer")]
+    means = await copy_to_clipboard(text, session.terminal)
     lines = count(len(text.splitlines()), "line")
-    session.terminal.say(f"Copied {told}, {lines}, {way}.", symbol="📋")
+    session.terminal.say(f"Copied {label}, {lines}, {means}.", symbol="📋")
 
 
-def _code(answer: str, which: str) -> tuple[str, str]:
+def _code_block(answer: str, typed: str) -> tuple[str, str]:
+    """A label for the block, and its code."""
     from app.cli.conversation.documents import code_blocks
 
     blocks = code_blocks(answer)
     if not blocks:
-        raise UsageError("There is no code in the last answer.", "/copy copies the whole of it.")
-    number = _number(which or "1", len(blocks), "code block")
+        raise UsageError("The last answer contains no code.", "/copy copies the whole answer.")
+    number = _checked_number(typed or "1", len(blocks), "code block")
     return f"code block {number} of {len(blocks)}", blocks[number - 1]
 
 
-def _number(typed: str, most: int, noun: str) -> int:
+def _checked_number(typed: str, most: int, noun: str) -> int:
     if not typed.isdecimal() or not 0 < int(typed) <= most:
         raise UsageError(
-            f"There is no {noun} {typed!r}: there {'is' if most == 1 else 'are'} {most}.",
-            "/help copy tells what it takes.",
+            f"There is no {noun} {typed!r}; there {'is' if most == 1 else 'are'} {most}.",
+            "/help copy shows the arguments.",
         )
     return int(typed)
 
 
 async def export(session: Session, argument: str) -> None:
     if not argument:
-        raise UsageError("/export needs the name of a file.", "It ends in .md, .json or .html.")
+        raise UsageError("/export needs a file name.", "It must end in .md, .json or .html.")
     from app.cli.conversation.documents import document, write_document
 
     transcript = await session.settled_transcript()
@@ -76,17 +75,17 @@ async def export(session: Session, argument: str) -> None:
         raise UsageError("There is nothing to export yet.", "Type a message first.")
     path = Path(argument).expanduser()
     stopped = threading.Event()
-    async with shown_if_long(session.terminal, f"writing {path}"):
+    async with shown_if_slow(session.terminal, f"writing {path}"):
         try:
-            content = await asyncio.to_thread(document, transcript, path, stopped.is_set)
+            content = await asyncio.to_thread(document, transcript, path, stopped)
         finally:
-            stopped.set()  # Ctrl-C ends the wait for the thread; the end of the client waits for it once more
+            stopped.set()  # after Ctrl-C nobody awaits the thread until the client exits
     write_document(content, path)
     session.terminal.say(f"Exported {count(transcript.turns, 'turn')} to {path}", symbol="💾")
 
 
-def _copies(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
-    return [("code", "its first code block"), ("all", "the whole conversation")] if not typed else ()
+def _copy_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
+    return [("code", "the first code block"), ("all", "the whole conversation")] if not typed else ()
 
 
 COMMANDS = (
@@ -94,15 +93,16 @@ COMMANDS = (
     Command(
         "copy",
         "[N|code [K]|all]",
-        "copy an answer, its code, or all",
+        "copy an answer, its code, or the conversation",
         copy,
-        _copies,
-        more="As it came, in Markdown: /copy 2 is the answer before the last, /copy code 2 the second block.",
+        _copy_choices,
+        more="Copies the Markdown source. /copy 2 copies the answer before the last one, /copy code 2 the "
+        "second code block.",
     ),
     Command(
         "export",
         "FILE.md|.json|.html",
-        "write the conversation as a document",
+        "export the conversation as a document",
         export,
         takes_path=True,
     ),

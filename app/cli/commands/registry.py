@@ -1,11 +1,11 @@
-"""Owns the list of commands, and what a typed line means."""
+"""The list of commands, /help, and the parser that tells commands from messages."""
 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from app.cli.commands import conversation, import_export, model, turn
+from app.cli.commands import conversation, import_export, model, saving, settings, status, turn
 from app.cli.commands.command import Choice, Command, Leave
 from app.cli.conversation.session import Session
 from app.cli.errors import UnknownCommand
@@ -15,30 +15,31 @@ __all__ = ["COMMANDS", "Call", "Command", "Leave", "find", "parse", "show_help"]
 _LINE = re.compile(r"/(?:([A-Za-z]\w*)(?:\s+(.*))?)?", re.DOTALL)
 _KEYS = (
     ("Enter", "send the message"),
-    ("Alt-Enter, Shift-Enter, Ctrl-J, \\ at the end", "begin a new line"),
-    ('"""', "begin and end a text of many lines"),
+    ("Alt-Enter, Shift-Enter, Ctrl-J, \\ at the end", "start a new line"),
+    ('"""', "start and end a text of several lines"),
     ("Tab", "complete commands, names and @files"),
-    ("right arrow", "take the suggestion"),
-    ("Ctrl-R", "search what was typed before"),
-    ("Ctrl-X Ctrl-E", "write in $EDITOR"),
+    ("right arrow", "accept the suggestion"),
+    ("Ctrl-R", "search the history"),
+    ("Ctrl-X Ctrl-E", "edit the line in $EDITOR"),
     ("Ctrl-C", "stop an answer and keep it; clear the line"),
-    ("Ctrl-L, Ctrl-D", "redraw, leave"),
+    ("Ctrl-L, Ctrl-D", "redraw; quit"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A command with what was typed after it."""
+    """A command and the text typed after its name."""
 
     command: Command
     argument: str
 
 
 def parse(line: str) -> Call | str:
-    """What a line means: a command, or a message. `/usr/bin` is a message, and so is what follows `//`.
+    """The command that the line calls, or else the message that it is. `/usr/bin` is a message, and so is
+    the text after `//`.
 
     Raises:
-        UnknownCommand: with the nearest names.
+        UnknownCommand: the line looks like a command, but no command matches.
     """
     if line.startswith("//"):
         return line[1:]
@@ -49,10 +50,10 @@ def parse(line: str) -> Call | str:
 
 
 def find(name: str) -> Command:
-    """The command of this name, or the only one that begins so.
+    """The command with this name, or the only one whose name starts with it.
 
     Raises:
-        UnknownCommand: with the nearest names.
+        UnknownCommand: no command matches, or several do. The hint names the nearest ones.
     """
     name = name.removeprefix("/").lower()
     found = [command for command in COMMANDS if command.name.startswith(name)]
@@ -61,21 +62,16 @@ def find(name: str) -> Command:
         return (exact or found)[0]
     near = [c.name for c in found] or difflib.get_close_matches(name, [c.name for c in COMMANDS], cutoff=0.5)
     hint = f"Did you mean {' or '.join(f'/{n}' for n in near)}?" if near else "/help lists the commands."
-    told = "can mean several commands" if found else "is no command"
-    raise UnknownCommand(f"/{name} {told}.", f"{hint} A message that begins with / is sent with //.")
+    problem = "matches several commands" if found else "is not a command"
+    raise UnknownCommand(f"/{name} {problem}.", f"{hint} To send a message that starts with /, type //.")
 
 
 async def show_help(session: Session, argument: str) -> None:
     from rich.table import Column, Table  # slow to import, and not needed for the first prompt
 
-    terminal = session.terminal
     if argument:
-        command = find(argument.split()[0])
-        terminal.say(command.usage, "bold")
-        terminal.say(f"  {command.help}")
-        for line in command.more.splitlines():
-            terminal.note(f"  {line}")
-        return
+        return _show_command_help(session, find(argument.split()[0]))
+    terminal = session.terminal
     commands, keys = (
         Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2)) for _ in range(2)
     )
@@ -86,18 +82,34 @@ async def show_help(session: Session, argument: str) -> None:
     terminal.show(commands)
     terminal.say("")
     terminal.show(keys)
-    terminal.note("Commands may be shortened; /help COMMAND tells more; @file in a message attaches it.")
+    terminal.note(
+        "Commands can be shortened. /help COMMAND shows details. @FILE in a message attaches the file."
+    )
 
 
-def _named(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
+def _show_command_help(session: Session, command: Command) -> None:
+    session.terminal.say(command.usage, "bold")
+    session.terminal.say(f"  {command.help}")
+    for line in command.more.splitlines():
+        session.terminal.note(f"  {line}")
+
+
+async def leave(session: Session, argument: str) -> None:
+    raise Leave
+
+
+def _command_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
     return [(command.name, command.help) for command in COMMANDS] if not typed else ()
 
 
 COMMANDS = (
     *model.COMMANDS,
     *conversation.COMMANDS,
+    *saving.COMMANDS,
     *turn.COMMANDS,
+    *settings.COMMANDS,
     *import_export.COMMANDS,
-    Command("help", "[COMMAND]", "show the commands and the keys", show_help, _named),
-    Command("quit", "", "leave", conversation.leave),
+    *status.COMMANDS,
+    Command("help", "[COMMAND]", "show the commands and keys", show_help, _command_names),
+    Command("quit", "", "leave", leave),
 )

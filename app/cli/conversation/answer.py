@@ -1,30 +1,27 @@
-"""Owns one answer as it grows: from the event stream onto the screen, and what is said of it afterwards."""
+"""Receives one answer: from the event stream onto the screen, and the summary line below it."""
 
 import asyncio
-import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from app.cli.errors import NotOurServer
+from app.cli.errors import SAME_VERSION, NotOurServer
 from app.cli.net.client import ChatClient, ServerEvents
-from app.cli.output.answer_view import AnswerView
 from app.cli.output.formatting import count
-from app.cli.output.load_progress import explained
+from app.cli.output.load_progress import wait_explained
 from app.cli.output.terminal import Terminal
 from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, ThinkingEvent, TranscriptMessage
 
 
 @dataclass(slots=True)
 class Answer:
-    """`begun` is the text that the answer extends; `thoughts` is what the model said to itself before it."""
+    """An answer as far as it has arrived. `prefix` is the earlier text that it extends, if any."""
 
-    begun: str = ""
+    prefix: str = ""
     added: str = ""
-    thoughts: str = ""
-    thought_s: float = 0.0
+    thinking: str = ""
     start: StartEvent | None = None
     done: ChatResponse | None = None
-    admitted: asyncio.Event = field(default_factory=asyncio.Event)
+    admitted: asyncio.Event = field(default_factory=asyncio.Event)  # set by the start event
 
     @property
     def has_grown(self) -> bool:
@@ -36,7 +33,7 @@ class Answer:
 
     @property
     def message(self) -> TranscriptMessage:
-        content = self.begun + self.added if self.done is None else self.done.response
+        content = self.prefix + self.added if self.done is None else self.done.response
         reason = "interrupted" if self.done is None else self.done.finish_reason
         return TranscriptMessage(
             role="assistant",
@@ -47,74 +44,68 @@ class Answer:
         )
 
     @property
-    def context_used(self) -> int:
-        """Tokens of the model's window; 0 while the server has not told."""
+    def context_tokens(self) -> int:
+        """Tokens used of the model's context; 0 before the answer is complete."""
         if self.done is None:
             return 0
         return self.done.usage.prompt_tokens + self.done.usage.completion_tokens
 
 
-async def opened(
+async def open_answer(
     events: ServerEvents, client: ChatClient, terminal: Terminal
 ) -> tuple[StartEvent, ServerEvents]:
-    """The stream once the server has admitted the request, which may have to wait for its model."""
-    async with explained(client, terminal):
+    """Waits until the server admits the request, for example because its model is loading. Returns the start
+    event and the remaining ones."""
+    async with wait_explained(client, terminal):
         first = await anext(events)
     if not isinstance(first, StartEvent):
-        raise NotOurServer(
-            "The stream does not begin with a start.", "Client and server must be of one version."
-        )
+        raise NotOurServer("The stream does not begin with a start event.", SAME_VERSION)
     return first, events
 
 
-async def show(start: StartEvent, events: ServerEvents, terminal: Terminal, reply: Answer) -> None:
-    """Feeds the answer to the screen and to `reply`, which holds what came also when this is cut short."""
-    reply.start = start
-    reply.admitted.set()
+async def show_answer(start: StartEvent, events: ServerEvents, terminal: Terminal, answer: Answer) -> None:
+    """Shows the events and collects them in `answer`, which is also valid if this is cancelled."""
+    answer.start = start
+    answer.admitted.set()
     terminal.heading("Assistant:")
-    await asyncio.to_thread(terminal.load_ahead)
+    await asyncio.to_thread(terminal.preload)
     async with aclosing(events), terminal.answer() as view:
         view.wait("…")
-        if reply.begun:
-            view.feed(reply.begun)
-        await _follow(events, view, reply)
+        if answer.prefix:
+            view.feed(answer.prefix)
+        async for event in events:
+            if isinstance(event, ThinkingEvent):
+                answer.thinking += event.text
+                view.think(event.text)
+            elif isinstance(event, DeltaEvent):
+                answer.added += event.text
+                view.feed(event.text)
+            elif isinstance(event, ChatResponse):
+                answer.done = event
 
 
-async def _follow(events: ServerEvents, view: AnswerView, reply: Answer) -> None:
-    began = time.monotonic()
-    async for event in events:
-        if isinstance(event, ThinkingEvent):
-            reply.thoughts += event.text
-            reply.thought_s = time.monotonic() - began
-            view.think(event.text)
-        elif isinstance(event, DeltaEvent):
-            reply.added += event.text
-            view.feed(event.text)
-        elif isinstance(event, ChatResponse):
-            reply.done = event
-
-
-def show_facts(terminal: Terminal, reply: Answer, answered_before: str | None, window: int | None) -> None:
-    """One line of numbers, and what else there is to know about the answer."""
-    if reply.done is None:
+def show_summary(terminal: Terminal, answer: Answer, previous_model: str | None, window: int | None) -> None:
+    """Prints a line of numbers about the answer, and notes about anything unusual. `window` is the model's
+    context size in tokens, if known."""
+    if answer.done is None:
         return
-    facts = [*_numbers(reply.done), _context(reply, window)]
+    facts = [*_facts(answer.done), _context(answer, window)]
     terminal.note((" · " if terminal.style.symbols else ", ").join(facts))
-    if answered_before not in (None, reply.model_name):
-        terminal.note(f"Answered by {reply.model_name}; before it was {answered_before}.")
-    if reply.begun and not reply.has_grown:
-        terminal.note("The model takes its answer for finished, and added nothing.")
-    if reply.done.finish_reason == "length":
-        terminal.note("The answer reached its limit of tokens: /continue goes on.")
-    if reply.done.omitted_messages:
+    if previous_model not in (None, answer.model_name):
+        terminal.note(f"This answer is from {answer.model_name}, the previous one from {previous_model}.")
+    if answer.prefix and not answer.has_grown:
+        terminal.note("The model considers its answer complete and added nothing.")
+    if answer.done.finish_reason == "length":
+        terminal.note("The answer reached its token limit. /continue extends it.")
+    if answer.done.omitted_messages:
         terminal.say(
-            f"{reply.done.omitted_messages:,} of the oldest messages no longer fit and were left out: "
-            "/undo or /new makes room.",
+            f"{answer.done.omitted_messages:,} of the oldest messages did not fit into the model's context "
+            "and were left out. Use /undo or /new to make room.",
             "yellow",
         )
 
 
-def _numbers(done: ChatResponse) -> list[str]:
+def _facts(done: ChatResponse) -> list[str]:
     speed = done.timings.tokens_per_second
     return [
         count(done.usage.completion_tokens, "token"),
@@ -124,5 +115,5 @@ def _numbers(done: ChatResponse) -> list[str]:
     ]
 
 
-def _context(reply: Answer, window: int | None) -> str:
-    return f"context {reply.context_used:,}" + (f" of {window:,}" if window is not None else "")
+def _context(answer: Answer, window: int | None) -> str:
+    return f"context {answer.context_tokens:,}" + (f" of {window:,}" if window is not None else "")

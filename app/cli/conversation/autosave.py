@@ -1,5 +1,7 @@
-"""Owns the file of the conversation that goes on: it is written as the conversation grows, in a thread of its
-own, one state after the other."""
+"""Saves the current conversation automatically, in a thread that writes one state after the other.
+
+A conversation is locked while a client has it open, so that two clients do not overwrite each other.
+"""
 
 import contextlib
 import fcntl
@@ -10,26 +12,26 @@ from pathlib import Path
 
 from app.cli.conversation.transcript_file import Transcript, save
 from app.cli.errors import TranscriptError
-from app.cli.files import sweep
+from app.cli.files import remove_abandoned
 
-EVERY_S = 2.0  # between two writes while an answer streams
+INTERVAL_S = 2.0  # between two writes while an answer arrives
 
 
 class Autosave:
     def __init__(self, folder: Path | None) -> None:
-        """`None` keeps nothing."""
+        """Writes to `folder`, or nowhere if it is None."""
         self.folder = folder
         self._writer = ThreadPoolExecutor(1, "autosave")
-        self._written: Future[None] | None = None
-        self._claims: dict[str, int] = {}  # open files, locked until they are closed, however the client ends
+        self._last_write: Future[None] | None = None
+        self._locks: dict[str, int] = {}  # file descriptors; the system unlocks them if the client dies
 
     def claim(self, session_id: str) -> bool:
-        """Whether the conversation is ours from here on: not while another client goes on with it."""
-        if self.folder is None or session_id in self._claims:
+        """Locks the conversation. Returns False if another client has it open."""
+        if self.folder is None or session_id in self._locks:
             return True
         locks = self.folder / "open"
-        with contextlib.suppress(OSError):  # what cannot be written at all is told by `failure`
-            for folder in (self.folder, locks):  # each is private
+        with contextlib.suppress(OSError):  # the next write fails, too, and `failure` reports it
+            for folder in (self.folder, locks):  # both are private
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = os.open(locks / session_id, os.O_CREAT | os.O_RDWR, 0o600)
             try:
@@ -37,41 +39,41 @@ class Autosave:
             except BlockingIOError:
                 os.close(lock)
                 return False
-            self._claims[session_id] = lock
+            self._locks[session_id] = lock
         return True
 
     def close(self) -> None:
-        """Leaves its conversations to other clients, once all is written."""
+        """Waits for pending writes and unlocks all conversations."""
         self._writer.shutdown()
-        for session_id, lock in self._claims.items():
+        for session_id, lock in self._locks.items():
             if self.folder is not None:
                 (self.folder / "open" / session_id).unlink(missing_ok=True)
             os.close(lock)
-        self._claims.clear()
+        self._locks.clear()
 
     def write(self, transcript: Transcript) -> None:
-        """Has the transcript written as it is now. One in which nothing was said makes no file."""
+        """Queues a write of the present state. An empty conversation creates no file."""
         if self.folder is None:
             return
         self.claim(transcript.session_id)
-        now = replace(transcript, messages=list(transcript.messages), session_id=transcript.session_id)
-        self._written = self._writer.submit(self._write, self.folder, now)
+        state = replace(transcript, messages=list(transcript.messages), session_id=transcript.session_id)
+        self._last_write = self._writer.submit(self._write, self.folder, state)
 
     def settle(self) -> None:
-        """Waits for what was to be written.
+        """Waits for pending writes.
 
         Raises:
-            TranscriptError: the last state could not be.
+            TranscriptError: the last state could not be written.
         """
-        if self._written is not None:
-            self._written.result()
+        if self._last_write is not None:
+            self._last_write.result()
 
     def failure(self) -> TranscriptError | None:
-        """Why the last state that was tried could not be written; each is told once."""
-        if self._written is None or not self._written.done():
+        """Why the last write failed, or None. Returns each failure once."""
+        if self._last_write is None or not self._last_write.done():
             return None
-        failed, self._written = self._written.exception(), None
-        return failed if isinstance(failed, TranscriptError) else None
+        error, self._last_write = self._last_write.exception(), None
+        return error if isinstance(error, TranscriptError) else None
 
     @staticmethod
     def _write(folder: Path, transcript: Transcript) -> None:
@@ -79,4 +81,4 @@ class Autosave:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if transcript.messages or (folder / f"{transcript.session_id}.json").exists():
             save(transcript, transcript.session_id, folder)
-        sweep(folder)
+        remove_abandoned(folder)

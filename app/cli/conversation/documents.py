@@ -1,15 +1,15 @@
-"""Owns a conversation as a document for other programs: Markdown, JSON or HTML, and the code in an answer."""
+"""Exports a conversation as Markdown, JSON or HTML, and extracts the code blocks of an answer."""
 
-from collections.abc import Callable
+import threading
 from html import escape
 from itertools import takewhile
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from app.cli.conversation.transcript_file import Transcript, document_of
+from app.cli.conversation.transcript_file import Transcript, to_json
 from app.cli.errors import TranscriptError, UsageError
-from app.cli.files import keep_beside, write_whole
+from app.cli.files import keep_backup, write_atomically
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
@@ -21,31 +21,33 @@ td, th { border: 1px solid #ccc; padding: .2rem .6rem; } h2 { font-size: 1rem; c
 """
 
 
-def document(transcript: Transcript, path: Path, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
-    """In the format that the path ends in. Of a long conversation it takes a second; once it is stopped it
-    ends within a message, and what it gives is of no use.
+def document(transcript: Transcript, path: Path, stopped: threading.Event | None = None) -> bytes:
+    """The conversation in the format of the path's suffix.
+
+    A long conversation takes a second or more. Setting `stopped` in another thread ends the work after the
+    current message; the result is incomplete then.
 
     Raises:
-        Missing: it ends in none that is known.
+        UsageError: the suffix is not .md, .json or .html.
     """
     if path.suffix == ".json":
-        return document_of(transcript)
+        return to_json(transcript)
     if path.suffix == ".md":
         return as_markdown(transcript).encode()
     if path.suffix == ".html":
-        return as_html(transcript, is_stopped).encode()
-    raise UsageError(f"{path} ends in no format that can be written.", "Use .md, .json or .html.")
+        return as_html(transcript, stopped or threading.Event()).encode()
+    raise UsageError(f"{path} does not end in a known format.", "Use .md, .json or .html.")
 
 
 def write_document(content: bytes, path: Path) -> None:
-    """A file that is there is kept beside it, ending in `~`.
+    """Writes the file, and keeps an existing one as `<name>~`.
 
     Raises:
-        TranscriptError: it cannot be written.
+        TranscriptError: the file cannot be written.
     """
     try:
-        keep_beside(path)
-        write_whole(path, content)
+        keep_backup(path)
+        write_atomically(path, content)
     except OSError as error:
         raise TranscriptError(f"{path} cannot be written: {error.strerror}.") from None
 
@@ -59,25 +61,25 @@ def as_markdown(transcript: Transcript) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(transcript: Transcript, is_stopped: Callable[[], bool]) -> str:
-    """One file that needs nothing else. HTML that a model wrote is shown, not obeyed."""
+def as_html(transcript: Transcript, stopped: threading.Event) -> str:
+    """A page that needs no other files. HTML in messages is escaped."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    said = "\n".join(
+    messages = "\n".join(
         f"<h2>{escape(_speaker(message.role, message.model_name))}</h2>\n{parser.render(message.content)}"
-        for message in takewhile(lambda _: not is_stopped(), transcript.messages)
+        for message in takewhile(lambda _: not stopped.is_set(), transcript.messages)
     )
     title = escape(transcript.name)
-    told = (
+    system_prompt = (
         f"<blockquote>{escape(transcript.system_prompt)}</blockquote>\n" if transcript.system_prompt else ""
     )
     return (
         f'<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n{told}{said}</body></html>\n"
+        f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n{system_prompt}{messages}</body></html>\n"
     )
 
 
 def code_blocks(answer: str) -> list[str]:
-    """What stands in the fences and indented blocks of Markdown, wherever they are nested."""
+    """The contents of all fenced and indented code blocks, nested ones included."""
     tokens = MarkdownIt("commonmark").parse(answer)
     return [token.content for token in tokens if token.type in ("fence", "code_block")]
 

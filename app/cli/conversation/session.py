@@ -1,7 +1,6 @@
-"""Owns one conversation as the user sees it: turns, transcript, settings, and the way back after a failure.
+"""One chat session: the conversation, its turns, the settings, and the models of the server.
 
-The transcript here is what the conversation is; the server holds another copy of it, and the autosave a third
-on disk.
+The client's transcript is authoritative. The server has a copy, and the autosave writes another to disk.
 """
 
 import asyncio
@@ -11,19 +10,20 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from app.cli.conversation.answer import Answer, opened, show, show_facts
+from app.cli.conversation.answer import Answer, open_answer, show_answer, show_summary
 from app.cli.conversation.attachments import attachment, mentioned
-from app.cli.conversation.autosave import EVERY_S, Autosave
-from app.cli.conversation.reply_settings import SamplingSettings
+from app.cli.conversation.autosave import INTERVAL_S, Autosave
+from app.cli.conversation.sampling_settings import SamplingSettings
 from app.cli.conversation.server_copy import ServerCopy
 from app.cli.conversation.session_index import SessionSummary
 from app.cli.conversation.statistics import Statistics
 from app.cli.conversation.transcript_file import Transcript
-from app.cli.errors import ClientError, StreamBroken
+from app.cli.errors import NoAnswerYet, StreamBroken
 from app.cli.net.client import ChatClient, ServerEvents
-from app.cli.output.formatting import count, size_of, tokens_about
-from app.cli.output.load_progress import shown_switch
-from app.cli.output.terminal import Step, Terminal
+from app.cli.output.formatting import count, format_size, format_tokens
+from app.cli.output.load_progress import switch_with_progress
+from app.cli.output.progress_bar import ProgressUpdate
+from app.cli.output.terminal import Terminal
 from app.models.schemas import (
     ChatRequest,
     ContinueRequest,
@@ -34,13 +34,8 @@ from app.models.schemas import (
 )
 
 
-class NothingYet(ClientError):
-    def __init__(self) -> None:
-        super().__init__("There is no answer in this conversation yet.", "Type a message first.")
-
-
 class Session:
-    """What the commands act on. Methods raise ClientError; what they changed by then is consistent."""
+    """The object that commands act on. Methods raise ClientError and leave a consistent state."""
 
     def __init__(
         self,
@@ -58,14 +53,14 @@ class Session:
         self.transcript = Transcript(system_prompt=system_prompt)
         self.models: dict[str, ModelEntry] = {}
         self.current_model: str | None = None
-        self.chosen_model: str | None = None  # by the user; the server may have lost it
-        self.context_used = 0  # tokens, as the last reply told
+        self.chosen_model: str | None = None  # by /switch; a restarted server may use another one
+        self.context_tokens = 0  # after the last answer; 0 if unknown
         self.saved_as: str | None = None
-        self.listed: list[SessionSummary] = []  # what the numbers of /load and /delete mean
-        self.attached: list[str] = []  # texts that go with the next message
-        self.draft = ""  # a message that was not answered, offered again
-        self.last_reply: Answer | None = None
-        self._answered_by: str | None = None
+        self.listed: list[SessionSummary] = []  # what the numbers of /load and /delete refer to
+        self.attached: list[str] = []  # texts for the next message
+        self.draft = ""  # an unanswered message, which the prompt offers again
+        self.last_answer: Answer | None = None
+        self._last_model: str | None = None  # that answered
         self._server_copy = ServerCopy(client, terminal)
         self._server_copy.knows_system_prompt = not system_prompt
 
@@ -75,86 +70,84 @@ class Session:
         self.draft = text
         await self._server_copy.settle(self.transcript)
         whole = "\n\n".join(dict.fromkeys([text, *self._mentioned(text), *self.attached]))
-        asked = TranscriptMessage(role="user", content=whole)
-        kept = list(self.transcript.messages)
-        await self._answer(lambda: self.client.chat(self._request(whole)), [*kept, asked])
-        self._server_copy.knows_system_prompt = True  # a message tells it; to answer again or go on does not
+        question = TranscriptMessage(role="user", content=whole)
+        history = list(self.transcript.messages)
+        await self._answer(lambda: self.client.chat(self._request(whole)), [*history, question])
+        self._server_copy.knows_system_prompt = True  # only a new message transmits it
         self.attached.clear()
 
     def _mentioned(self, text: str) -> list[str]:
-        """The files that the message names with @."""
+        """The texts of the files that the message mentions as @path."""
         texts = []
         for path in mentioned(text):
             texts.append(attachment(path))
-            size = f"{size_of(len(texts[-1].encode()))}, {tokens_about(texts[-1])}"
-            self.terminal.note(f"With {path}: {size}.")
+            size = f"{format_size(len(texts[-1].encode()))}, {format_tokens(texts[-1])}"
+            self.terminal.note(f"Attached {path}: {size}.")
         return texts
 
     async def retry(self, model_name: str | None = None, **sampling: Any) -> None:  # Any: as /set types them
-        """Answers the last message again, as the settings are now but for those given."""
+        """Regenerates the last answer with the present settings, except those given."""
         await self._server_copy.settle(self.transcript)
-        self._check_begun()
-        named = {} if model_name is None else {"model_name": model_name}
-        request = RegenerateRequest(stream=True, **named, **(self.settings.values | sampling))
-        kept = self.transcript.messages[:-1]
-        await self._answer(lambda: self.client.regenerate(self._server_copy.id, request), kept)
+        self._check_has_answer()
+        model = {} if model_name is None else {"model_name": model_name}
+        request = RegenerateRequest(stream=True, **model, **(self.settings.values | sampling))
+        history = self.transcript.messages[:-1]
+        await self._answer(lambda: self.client.regenerate(self._server_copy.id, request), history)
 
     async def continue_(self) -> None:
-        """Extends the last reply."""
+        """Extends the last answer."""
         await self._server_copy.settle(self.transcript)
-        self._check_begun()
+        self._check_has_answer()
         request = ContinueRequest(stream=True, **self.settings.values)
-        *kept, begun = self.transcript.messages
+        *history, last = self.transcript.messages
         await self._answer(
-            lambda: self.client.continue_reply(self._server_copy.id, request), kept, begun.content
+            lambda: self.client.continue_reply(self._server_copy.id, request), history, last.content
         )
 
     async def undo(self, turns: int) -> int:
-        """Drops the last turns, and returns how many there were."""
+        """Removes the last turns. Returns how many were removed."""
         await self._server_copy.settle(self.transcript)
-        self._check_begun()
-        before = self.transcript.turns
-        await self._server_copy.call(
-            self.transcript, lambda: self.client.undo(self._server_copy.id, min(turns, before))
-        )
-        self.transcript.messages = self.transcript.messages[: -2 * min(turns, before)]
-        self.context_used = 0  # unknown until the next reply
+        self._check_has_answer()
+        removed = min(turns, self.transcript.turns)
+        await self._server_copy.call(self.transcript, lambda: self.client.undo(self._server_copy.id, removed))
+        self.transcript.messages = self.transcript.messages[: -2 * removed]
+        self.context_tokens = 0
         self.autosave.write(self.transcript)
-        return before - self.transcript.turns
+        return removed
 
-    async def ask_instead(self, text: str) -> None:
-        """Has `text` answered in place of the last message; until an answer comes, all stays as it is."""
+    async def replace_last_message(self, text: str) -> None:
+        """Sends `text` in place of the last message. Unless an answer arrives, nothing changes."""
         await self._server_copy.settle(self.transcript)
-        self._check_begun()
-        old, old_remote = self.transcript, self._server_copy
+        self._check_has_answer()
+        old, old_server_copy = self.transcript, self._server_copy
         self.transcript = replace(old, messages=old.messages[:-2])
         self._server_copy = ServerCopy(self.client, self.terminal)
         try:
-            await self._server_copy.hand_over(self.transcript)
+            await self._server_copy.upload(self.transcript)
             await self.send(text)
         finally:
             if len(self.transcript.messages) < len(old.messages):
-                self.transcript, self._server_copy = old, old_remote
+                self.transcript, self._server_copy = old, old_server_copy
                 self.autosave.write(old)
 
     # The conversation as a whole
 
     def begin(self, transcript: Transcript) -> None:
-        """Goes on with another conversation. The server hears of it with the next message."""
+        """Changes to another conversation. The server learns of it with the next message."""
         self.transcript = transcript
-        self.context_used = 0
+        self.context_tokens = 0
         self.saved_as = None
         self._server_copy = ServerCopy(self.client, self.terminal)
         self._server_copy.knows_system_prompt = not transcript.system_prompt
 
     async def load(self, transcript: Transcript) -> None:
-        """Goes on with a transcript, once the server has taken it."""
-        remote = ServerCopy(self.client, self.terminal)
+        """Uploads the transcript to the server and changes to it."""
+        server_copy = ServerCopy(self.client, self.terminal)
         with self.terminal.bar() as bar:
-            bar.show(Step(f"handing {count(transcript.turns, 'turn')} to the server"))
-            await remote.hand_over(transcript)
+            bar.show(ProgressUpdate(f"sending {count(transcript.turns, 'turn')} to the server"))
+            await server_copy.upload(transcript)
         self.begin(transcript)
-        self._server_copy = remote
+        self._server_copy = server_copy
         self.autosave.write(transcript)
 
     def set_system_prompt(self, text: str) -> None:
@@ -163,6 +156,7 @@ class Session:
         self.autosave.write(self.transcript)
 
     async def settled_transcript(self) -> Transcript:
+        """The transcript, after an interrupted answer has been taken over from the server."""
         await self._server_copy.settle(self.transcript)
         return self.transcript
 
@@ -174,77 +168,76 @@ class Session:
         self.current_model = listing.current_model
 
     async def switch(self, name: str) -> SwitchModelResponse:
-        reply = await shown_switch(self.client, self.terminal, name)
-        self.current_model = self.chosen_model = self._answered_by = reply.model_name
-        return reply
+        response = await switch_with_progress(self.client, self.terminal, name)
+        self.current_model = self.chosen_model = self._last_model = response.model_name
+        return response
 
-    # How a turn runs
+    # How an answer is received
 
     def _request(self, text: str) -> ChatRequest:
-        fields = self.settings.values | self._server_copy.fields(self.transcript)
+        fields = self.settings.values | self._server_copy.request_fields(self.transcript)
         return ChatRequest(message=text, stream=True, **fields)
 
     async def _answer(
-        self, open_stream: Callable[[], ServerEvents], kept: list[TranscriptMessage], begun: str = ""
+        self, open_stream: Callable[[], ServerEvents], history: list[TranscriptMessage], prefix: str = ""
     ) -> None:
-        """Shows the reply and keeps it after `kept`; one that was cut is kept as far as it came."""
-        reply = self.last_reply = Answer(begun)
+        """Shows the answer and appends it to `history`. Of an interrupted answer, appends what arrived."""
+        answer = self.last_answer = Answer(prefix)
         try:
-            async with self._written_meanwhile(kept, reply):
-                await self._receive(open_stream, reply)
+            async with self._autosaved(history, answer):
+                await self._receive(open_stream, answer)
         except (asyncio.CancelledError, StreamBroken):
-            if reply.has_grown:
-                self._keep(kept, reply)
+            if answer.has_grown:
+                self._append(history, answer)
                 self._server_copy.may_differ = True
             raise
         finally:
-            if reply.done is not None:
-                self._keep(kept, reply)
+            if answer.done is not None:
+                self._append(history, answer)
             self.autosave.write(self.transcript)
-        self.statistics.add(reply)
-        show_facts(self.terminal, reply, self._answered_by, self._window())
-        self._answered_by = reply.model_name
+        self.statistics.add(answer)
+        show_summary(self.terminal, answer, self._last_model, self._context_length())
+        self._last_model = answer.model_name
 
-    async def _receive(self, open_stream: Callable[[], ServerEvents], reply: Answer) -> None:
+    async def _receive(self, open_stream: Callable[[], ServerEvents], answer: Answer) -> None:
         first, events = await self._server_copy.call(
-            self.transcript, lambda: opened(open_stream(), self.client, self.terminal)
+            self.transcript, lambda: open_answer(open_stream(), self.client, self.terminal)
         )
         async with aclosing(events):
             self._server_copy.conversation_id = first.conversation_id or self._server_copy.conversation_id
-            await show(first, events, self.terminal, reply)
+            await show_answer(first, events, self.terminal, answer)
 
     @contextlib.asynccontextmanager
-    async def _written_meanwhile(self, kept: list[TranscriptMessage], reply: Answer) -> AsyncIterator[None]:
-        """Writes what was said so far as soon as the server took the message, and every two seconds then."""
-
-        async def write() -> None:
-            await reply.admitted.wait()
-            while True:
-                self.autosave.write(replace(self.transcript, messages=[*kept, reply.message]))
-                await asyncio.sleep(EVERY_S)
-
-        writing = asyncio.create_task(write())
+    async def _autosaved(self, history: list[TranscriptMessage], answer: Answer) -> AsyncIterator[None]:
+        """Saves the answer while it arrives."""
+        saving = asyncio.create_task(self._save_repeatedly(history, answer))
         try:
             yield
         finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            saving.cancel()
+            await asyncio.gather(saving, return_exceptions=True)
 
-    def _keep(self, kept: list[TranscriptMessage], reply: Answer) -> None:
-        self.transcript.messages = [*kept, reply.message]
-        self.transcript.model_name = reply.model_name
+    async def _save_repeatedly(self, history: list[TranscriptMessage], answer: Answer) -> None:
+        await answer.admitted.wait()
+        while True:
+            self.autosave.write(replace(self.transcript, messages=[*history, answer.message]))
+            await asyncio.sleep(INTERVAL_S)
+
+    def _append(self, history: list[TranscriptMessage], answer: Answer) -> None:
+        self.transcript.messages = [*history, answer.message]
+        self.transcript.model_name = answer.model_name
         self.draft = ""
-        self.context_used = reply.context_used
+        self.context_tokens = answer.context_tokens
 
-    def _window(self) -> int | None:
-        entry = self.models.get(self.current_model or "")
-        return None if entry is None else entry.context_length
+    def _context_length(self) -> int | None:
+        model = self.models.get(self.current_model or "")
+        return None if model is None else model.context_length
 
-    def _check_begun(self) -> None:
+    def _check_has_answer(self) -> None:
         if not self.transcript.messages:
-            raise NothingYet
+            raise NoAnswerYet
 
     @property
     def was_cut(self) -> bool:
-        """Whether the last answer ended before its end."""
+        """Whether the last answer was interrupted."""
         return self._server_copy.may_differ

@@ -1,4 +1,4 @@
-"""Owns the list of the conversations that were kept, and how one is found in it by a few letters."""
+"""Lists, searches, loads and deletes the autosaved conversations."""
 
 import contextlib
 import re
@@ -8,11 +8,13 @@ from pathlib import Path
 from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError
 
-SHOWN = 20  # of a list that nobody searches
+DEFAULT_LIMIT = 20
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
+    """An autosaved conversation, without its messages."""
+
     session_id: str
     name: str
     changed_at: float  # seconds since the epoch
@@ -20,24 +22,25 @@ class SessionSummary:
     turns: int
 
 
-def recent_sessions(folder: Path, query: str = "", limit: int = SHOWN) -> list[SessionSummary]:
-    """The last changed first; with a query the closest. Empty ones and other files are left out."""
+def recent_sessions(folder: Path, query: str = "", limit: int = DEFAULT_LIMIT) -> list[SessionSummary]:
+    """The conversations, newest first; with a query the matching ones, best match first. Empty conversations
+    and files of another format are left out."""
     found: list[tuple[int, SessionSummary]] = []
     for path in _newest_first(folder):
-        entry = _entry(path)
-        distance = None if entry is None else _distance(query, f"{entry.name} {entry.model_name or ''}")
-        if entry is not None and distance is not None:
-            found.append((distance, entry))
+        summary = _summary(path)
+        distance = None if summary is None else _distance(query, f"{summary.name} {summary.model_name or ''}")
+        if summary is not None and distance is not None:
+            found.append((distance, summary))
         if not query and len(found) == limit:
             break
-    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])][:limit]
+    return [summary for _, summary in sorted(found, key=lambda pair: pair[0])][:limit]
 
 
 def load_session(session_id: str, folder: Path) -> Transcript:
-    """The conversation, to be kept in the same file as before.
+    """The conversation, which will be saved under the same id.
 
     Raises:
-        TranscriptError: it cannot be read.
+        TranscriptError: it does not exist or cannot be read.
     """
     transcript = load(session_id, folder)
     transcript.session_id = session_id
@@ -45,6 +48,11 @@ def load_session(session_id: str, folder: Path) -> Transcript:
 
 
 def delete_session(session_id: str, folder: Path) -> None:
+    """Deletes the conversation if it exists.
+
+    Raises:
+        TranscriptError: the file cannot be deleted.
+    """
     try:
         (folder / f"{session_id}.json").unlink(missing_ok=True)
     except OSError as error:
@@ -57,7 +65,7 @@ def _newest_first(folder: Path) -> list[Path]:
     return []
 
 
-def _entry(path: Path) -> SessionSummary | None:
+def _summary(path: Path) -> SessionSummary | None:
     with contextlib.suppress(TranscriptError, OSError):
         transcript = load(path.stem, path.parent)
         if transcript.messages:
@@ -69,6 +77,7 @@ def _entry(path: Path) -> SessionSummary | None:
 
 
 def _distance(query: str, text: str) -> int | None:
-    """Over how many characters the letters of the query lie, in their order; None where they do not."""
+    """The length of the shortest part of the text that contains the query's letters in order; None if no part
+    does."""
     letters = ".*?".join(map(re.escape, query.lower()))
     return min((len(match[1]) for match in re.finditer(f"(?=({letters}))", text.lower())), default=None)

@@ -1,4 +1,4 @@
-"""Owns what the answers of this run of the client cost, and how fast they came."""
+"""Collects token counts and speeds of the answers of this session, by model."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,24 +11,24 @@ if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
 _HEADINGS = ("Answers", "Tokens", "Tokens/s", "First token", "Prompt", "Cached")
-SHOWN = 40  # of the last answers, in the picture
+SPARKLINE_ANSWERS = 40
 
 
 class Statistics:
     def __init__(self) -> None:
         self.answers: list[ChatResponse] = []
 
-    def add(self, reply: Answer) -> None:
-        if reply.done is not None:
-            self.answers.append(reply.done)
+    def add(self, answer: Answer) -> None:
+        if answer.done is not None:
+            self.answers.append(answer.done)
 
     @property
     def speeds(self) -> list[float]:
-        """Tokens a second of the answers that took long enough to have a speed, in order."""
+        """Tokens per second, without answers too short to be measured, in order."""
         return [speed for answer in self.answers if (speed := answer.timings.tokens_per_second) is not None]
 
     def table(self) -> "Table":
-        """A column for each model, in the order in which they first answered: there are few."""
+        """One column for each model, in the order of their first answers."""
         from rich.table import Column, Table
 
         heading = Column("Model", no_wrap=True)
@@ -41,8 +41,8 @@ class Statistics:
             table.add_row(*row)
         return table
 
-    def picture(self) -> str:
-        return sparkline(self.speeds[-SHOWN:])
+    def sparkline(self) -> str:
+        return sparkline(self.speeds[-SPARKLINE_ANSWERS:])
 
 
 def _cells(answers: Sequence[ChatResponse]) -> list[str]:

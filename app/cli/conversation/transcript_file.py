@@ -1,8 +1,8 @@
-"""Owns the conversation as the client keeps it, and the files it is saved in.
+"""A conversation as the client keeps it, and the JSON files that /save and the autosave write.
 
-A file is JSON: `format` and `version` (below), `saved_at`, `title`, `system_prompt`, `model_name` (the last
-that answered) and `messages`, each with role, content and what the reply said of itself. Mode 0600.
-A file without `format`, as the server's own account of a conversation, is read where it has `messages`.
+A file has `format` and `version` (see below), `saved_at`, `title`, `system_prompt`, `model_name` (of the last
+answer) and `messages`, each with role, content and the facts about the answer. Its mode is 0600. A file
+without `format`, such as the server's own JSON of a conversation, can be loaded if it has `messages`.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.cli.errors import TranscriptError
-from app.cli.files import checked_name, keep_beside, write_whole
+from app.cli.files import checked_name, keep_backup, write_atomically
 from app.models.schemas import TranscriptMessage
 
 FORMAT = "llm-serving conversation"
 VERSION = 1
 FOLDER = Path("conversations")
 MAX_FILE_BYTES = 64_000_000
-MAX_TITLE = 60  # characters shown of a conversation without a title
+MAX_NAME_LENGTH = 60  # characters, for a conversation without a title
 _OWN_FIELDS = ("role", "content", "timestamp", "model_name", "finish_reason")
 
 
@@ -34,8 +34,7 @@ def new_session_id() -> str:
 
 @dataclass(slots=True)
 class Transcript:
-    """User and assistant in turns, beginning with the user. `session_id` names the file that it is kept in
-    while it goes on."""
+    """Messages of the user and the assistant in turn. `session_id` is the name of the autosave file."""
 
     system_prompt: str = ""
     title: str | None = None
@@ -49,12 +48,12 @@ class Transcript:
 
     @property
     def name(self) -> str:
-        """The title, or how the conversation began: the files that went along stand below an empty line."""
+        """The title, or else the beginning of the first message without its attachments."""
         if self.title is not None:
             return self.title
-        began = self.messages[0].content.strip().partition("\n\n")[0] if self.messages else ""
-        words = " ".join(began.split())
-        return words if len(words) <= MAX_TITLE else f"{words[: MAX_TITLE - 3]}..."
+        first = self.messages[0].content.strip().partition("\n\n")[0] if self.messages else ""
+        words = " ".join(first.split())
+        return words if len(words) <= MAX_NAME_LENGTH else f"{words[: MAX_NAME_LENGTH - 3]}..."
 
 
 class TranscriptFile(BaseModel):
@@ -70,15 +69,15 @@ class TranscriptFile(BaseModel):
 
 
 def saved_names(folder: Path = FOLDER) -> list[str]:
-    """Newest first."""
+    """The names of the saved conversations, newest first."""
     with contextlib.suppress(OSError):
         files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         return [file.stem for file in files]
     return []
 
 
-def document_of(transcript: Transcript) -> bytes:
-    """The transcript as a file holds it."""
+def to_json(transcript: Transcript) -> bytes:
+    """The contents of a transcript file."""
     document = TranscriptFile(
         format=FORMAT,
         version=VERSION,
@@ -92,79 +91,78 @@ def document_of(transcript: Transcript) -> bytes:
 
 
 def save(transcript: Transcript, name: str, folder: Path = FOLDER, replaces: bool = True) -> Path:
-    """Writes the file whole or not at all. One that is there already is kept beside it, ending in `~`, unless
-    this conversation `replaces` it.
+    """Writes the file atomically and returns its path. An existing file is kept as `NAME.json~`, unless this
+    conversation `replaces` it.
 
     Raises:
-        TranscriptError: the name is none, or the folder cannot be written.
+        TranscriptError: the name is not valid, or the file cannot be written.
     """
     path = folder / f"{checked_name(name)}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not replaces:
-            keep_beside(path)
-        write_whole(path, document_of(transcript))
+            keep_backup(path)
+        write_atomically(path, to_json(transcript))
     except OSError as error:
         raise TranscriptError(f"{path} cannot be written: {error.strerror}.", "Nothing was saved.") from None
     return path
 
 
 def load(name: str, folder: Path = FOLDER) -> Transcript:
-    """
+    """The conversation in `folder/name.json`, with a new session id.
+
     Raises:
-        TranscriptError: there is no such file, or it is no transcript.
+        TranscriptError: the file does not exist or is not a saved conversation.
     """
     path = folder / f"{checked_name(name)}.json"
-    document = _document(path)
+    document = _read(path)
     return Transcript(document.system_prompt, document.title, document.model_name, document.messages)
 
 
-def _document(path: Path) -> TranscriptFile:
-    data = _parsed(path)
+def _read(path: Path) -> TranscriptFile:
+    data = _read_json(path)
     if isinstance(data, dict) and "format" not in data and isinstance(data.get("messages"), list):
-        data = _first_version(data, path)
+        data = _from_messages(data, path)
     version = data.get("version") if isinstance(data, dict) and data.get("format") == FORMAT else None
     if isinstance(version, int) and version > VERSION:
         raise TranscriptError(
-            f"{path} was written by a newer version of this program (format {version}).", "Update this one."
+            f"{path} was written by a newer version of llm-serving (format {version}).", "Update llm-serving."
         )
     try:
         return TranscriptFile.model_validate(data)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole"
-        raise TranscriptError(
-            f"{path} is no conversation saved by this program ({where}).", "/save NAME writes one."
-        ) from None
+        field = ".".join(map(str, error.errors()[0]["loc"])) or "contents"
+        raise TranscriptError(f"{path} is not a saved conversation (invalid {field}).") from None
 
 
-def _first_version(data: Mapping[str, Any], path: Path) -> dict[str, Any]:  # Any: JSON, validated afterwards
-    """A bare list of messages in the format of version 1: a system message becomes the system prompt."""
+def _from_messages(data: Mapping[str, Any], path: Path) -> dict[str, Any]:  # Any: JSON, validated afterwards
+    """Converts an object with `messages` to version 1. The first system message becomes the system prompt."""
     messages = [message for message in data["messages"] if isinstance(message, dict)]
-    told = [message.get("content") for message in messages if message.get("role") == "system"]
-    said = [message for message in messages if message.get("role") != "system"]
+    system = [message.get("content") for message in messages if message.get("role") == "system"]
+    others = [message for message in messages if message.get("role") != "system"]
     return {
         "format": FORMAT,
         "version": VERSION,
         "saved_at": datetime.fromtimestamp(path.stat().st_mtime, UTC),
         "title": data.get("title"),
-        "system_prompt": data.get("system_prompt") or (told[0] if told else ""),
+        "system_prompt": data.get("system_prompt") or (system[0] if system else ""),
         "model_name": data.get("model_name"),
-        "messages": [{key: message[key] for key in _OWN_FIELDS if key in message} for message in said],
+        "messages": [{key: message[key] for key in _OWN_FIELDS if key in message} for message in others],
     }
 
 
-def _parsed(path: Path) -> object:
+def _read_json(path: Path) -> object:
     try:
         if not path.is_file() and path.exists():
-            raise TranscriptError(f"{path} is no regular file.")
+            raise TranscriptError(f"{path} is not a regular file.")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise TranscriptError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes: it was not read.")
+            raise TranscriptError(f"{path} is too large (over {MAX_FILE_BYTES:,} bytes).")
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         names = ", ".join(saved_names(path.parent)[:5])
-        hint = f"There are: {names}." if names else "/save NAME saves this conversation."
-        raise TranscriptError(f"There is no {path}.", hint) from None
+        hint = f"Saved conversations: {names}." if names else "/save NAME saves this conversation."
+        raise TranscriptError(f"{path} does not exist.", hint) from None
     except OSError as error:
         raise TranscriptError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):
-        raise TranscriptError(f"{path} is no JSON.", "/save NAME writes a file that loads.") from None
+        raise TranscriptError(f"{path} is not valid JSON.") from None

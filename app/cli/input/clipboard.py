@@ -1,4 +1,4 @@
-"""Owns the way to the clipboard: a tool of the system, or else the terminal itself."""
+"""Copies text to the clipboard with a program of the system, or else through the terminal."""
 
 import asyncio
 import base64
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from app.cli.errors import UsageError
 from app.cli.output.terminal import Terminal
 
-PATIENCE_S = 3.0
-MAX_OSC52 = 74_994  # bytes before encoding that common terminals take
+TIMEOUT_S = 3.0
+MAX_OSC52 = 74_994  # bytes before encoding; common terminals accept them
 
-_TOOLS = (  # what must be set for a tool to reach a clipboard, and how it is called
+_TOOLS = (  # the environment variable that shows that a clipboard exists, and the command
     ("WAYLAND_DISPLAY", ("wl-copy",)),
     ("DISPLAY", ("xclip", "-selection", "clipboard")),
     ("DISPLAY", ("xsel", "--clipboard", "--input")),
@@ -24,7 +24,7 @@ _TOOLS = (  # what must be set for a tool to reach a clipboard, and how it is ca
 
 
 def clipboard_tools(environ: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Those that are there and have a clipboard to reach, the best first."""
+    """The commands that are installed and have a clipboard, best first."""
     return [
         command
         for variable, command in _TOOLS
@@ -32,29 +32,27 @@ def clipboard_tools(environ: Mapping[str, str]) -> list[tuple[str, ...]]:
     ]
 
 
-async def copied_by(text: str, terminal: Terminal) -> str:
-    """Copies, and says by what means.
+async def copy_to_clipboard(text: str, terminal: Terminal) -> str:
+    """Copies the text. Returns by what means, such as "with xclip".
 
     Raises:
-        Missing: there is neither a tool nor a terminal that could.
+        UsageError: neither a program nor the terminal can copy it.
     """
     for command in clipboard_tools(os.environ):
-        if await _runs(command, text):
+        if await _succeeds(command, text):
             return f"with {command[0]}"
     content = text.encode()
     if terminal.style.plain or not terminal.out.isatty() or len(content) > MAX_OSC52:
-        raise UsageError(
-            "There is no clipboard here.", "wl-copy, xclip, xsel, pbcopy or tmux would reach one."
-        )
+        raise UsageError("No clipboard is available.", "Install wl-copy, xclip or xsel, or run this in tmux.")
     terminal.out.write(f"\x1b]52;c;{base64.b64encode(content).decode()}\x07")
     terminal.out.flush()
-    return "through the terminal, if it allows that (OSC 52)"
+    return "through the terminal, if it permits that (OSC 52)"
 
 
-async def _runs(command: tuple[str, ...], text: str) -> bool:
+async def _succeeds(command: tuple[str, ...], text: str) -> bool:
     try:
         process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL)
-        await asyncio.wait_for(process.communicate(text.encode()), PATIENCE_S)
+        await asyncio.wait_for(process.communicate(text.encode()), TIMEOUT_S)
     except (OSError, TimeoutError):
         return False
     return process.returncode == 0

@@ -1,4 +1,4 @@
-"""Owns what Tab offers: commands, what each of them takes, and files."""
+"""Completes commands, their arguments, and @files."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from app.cli.errors import UnknownCommand
 
 
 class CommandCompleter(Completer):
-    """Commands at the beginning of the line, then what the command takes; and files after @ in a message."""
+    """Completes a command at the start of the line, then its arguments, and files after @ in a message."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -25,8 +25,8 @@ class CommandCompleter(Completer):
             yield from self._paths.get_completions(Document(word[1:]), complete_event)
         if not text.startswith("/") or "\n" in text:
             return
-        name, blank, argument = text[1:].partition(" ")
-        if not blank:
+        name, space, argument = text[1:].partition(" ")
+        if not space:
             choices = [(command.name, command.help) for command in COMMANDS]
             yield from _matching(choices, name)
         else:
@@ -41,7 +41,7 @@ class CommandCompleter(Completer):
             yield from self._paths.get_completions(Document(argument), event)
         *typed, last = argument.split(" ")
         names = command.choices(self._session, ())
-        if typed:  # a name may hold blanks
+        if typed:  # names may contain spaces
             yield from _matching([choice for choice in names if " " in choice[0]], argument)
         yield from _matching(command.choices(self._session, typed), last)
 

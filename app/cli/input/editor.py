@@ -1,4 +1,4 @@
-"""Owns the way through the user's own editor."""
+"""Edits text in the user's editor."""
 
 import asyncio
 import os
@@ -13,11 +13,11 @@ from app.cli.input.keyboard import loud_keyboard
 from app.cli.output.terminal import Terminal
 
 
-async def edited(text: str, terminal: Terminal) -> str:
-    """The text as it is after $VISUAL or $EDITOR; Ctrl-C is the editor's meanwhile.
+async def edit_text(text: str, terminal: Terminal) -> str:
+    """Opens the text in $VISUAL or $EDITOR and returns the result. Ctrl-C goes to the editor meanwhile.
 
     Raises:
-        Missing: there is no such editor, or it failed.
+        UsageError: the editor cannot be started or fails.
     """
     command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
     with tempfile.TemporaryDirectory(prefix="llm-serving-") as folder, ExitStack() as stack:
@@ -30,16 +30,16 @@ async def edited(text: str, terminal: Terminal) -> str:
         try:
             process = await asyncio.create_subprocess_exec(*command, str(file))
         except OSError as error:
-            hint = "Set EDITOR to one that is there."
+            hint = "Set EDITOR to an editor that is installed."
             raise UsageError(f"{command[0]} cannot be started: {error.strerror}.", hint) from None
-        code = await _ended(process)
+        code = await _exit_status(process)
         if code != 0:
-            raise UsageError(f"{command[0]} ended with {code}: the message stays as it was.")
+            raise UsageError(f"{command[0]} exited with status {code}. The message was not changed.")
         return file.read_text(encoding="utf-8", errors="replace")
 
 
-async def _ended(process: asyncio.subprocess.Process) -> int:
-    """Ctrl-C reaches the editor too, which knows what to do with it."""
+async def _exit_status(process: asyncio.subprocess.Process) -> int:
+    """Waits for the process to end. Ignores cancellation by Ctrl-C, which the editor handles itself."""
     ending = asyncio.ensure_future(process.wait())
     while not ending.done():
         try:

@@ -1,4 +1,4 @@
-"""Owns Ctrl-C while something runs: it cancels that, and never the program."""
+"""Makes Ctrl-C cancel the running command, but never the program."""
 
 import asyncio
 import contextlib
@@ -7,34 +7,35 @@ import threading
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+WorkT = TypeVar("WorkT")
 
 
 class Interrupted(Exception):
-    """The user stopped what was running."""
+    """The user pressed Ctrl-C."""
 
 
 class Interrupts:
-    """Runs one thing at a time that Ctrl-C can stop."""
+    """Runs one coroutine at a time, which Ctrl-C cancels."""
 
     def __init__(self) -> None:
-        self._running: asyncio.Task[Any] | None = None  # Any: of whatever result
+        self._running: asyncio.Task[Any] | None = None  # Any: its result type varies
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def fire(self) -> None:
-        """Stops what is running. Called on the event loop."""
+        """Cancels the running coroutine. To be called in the event loop."""
         if self._running is not None:
             self._running.cancel()
 
     def fire_from_outside(self) -> None:
-        """The same, called in another thread."""
+        """Cancels the running coroutine. To be called in any other thread or in a signal handler."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.fire)
 
-    async def run(self, work: Coroutine[object, object, Result]) -> Result:
-        """
+    async def run(self, work: Coroutine[object, object, WorkT]) -> WorkT:
+        """Awaits the coroutine and returns its result.
+
         Raises:
-            Interrupted: Ctrl-C stopped it.
+            Interrupted: Ctrl-C cancelled it.
         """
         self._running = task = asyncio.ensure_future(work)
         self._loop = asyncio.get_running_loop()
@@ -51,19 +52,19 @@ class Interrupts:
 
     @contextlib.contextmanager
     def on_ctrl_c(self) -> Iterator[None]:
-        """Within, Ctrl-C stops what is running, and does nothing where nothing is."""
+        """Inside this context, Ctrl-C cancels the running coroutine, or does nothing if none is running."""
         self._loop = asyncio.get_running_loop()
         with self.fired_by_ctrl_c():
             yield
 
     @contextlib.contextmanager
     def fired_by_ctrl_c(self) -> Iterator[None]:
-        """The same, around what runs in another thread. Only the main thread gets signals: in any other this
-        changes nothing."""
+        """Like `on_ctrl_c`, but for a coroutine that runs in another thread. Has no effect outside the main
+        thread, which alone can handle signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        # Not the loop's own handlers: removing one leaves a moment in which Ctrl-C ends the program.
+        # Not the loop's own handler: between its removal and its replacement Ctrl-C would end the program.
         before = signal.signal(signal.SIGINT, lambda *_: self.fire_from_outside())
         try:
             yield

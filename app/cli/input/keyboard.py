@@ -1,7 +1,7 @@
-"""Owns the terminal's keyboard while the client runs, and what was typed before that.
+"""Sets the terminal's input mode while the client runs, so that keys typed between prompts are not echoed but
+kept for the next prompt.
 
-Between prompts nothing that is typed shows, and all of it waits for the next prompt. Imports nothing heavy:
-the client takes the keyboard first, and loads its modules then.
+Imports nothing heavy, because the client does this before it loads its other modules.
 """
 
 import contextlib
@@ -13,41 +13,44 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-MARK_PASTES, STOP_MARKING = "\x1b[?2004h", "\x1b[?2004l"  # or lines pasted between prompts look typed
-MAX_TYPED = 4096  # what a terminal holds
+MARK_PASTES, STOP_MARKING = "\x1b[?2004h", "\x1b[?2004l"  # else lines pasted between prompts look typed
+MAX_TYPED = 4096  # bytes; the terminal's buffer
 
 
 @contextlib.contextmanager
 def quiet_keyboard() -> Iterator[str]:
-    """Gives what was typed before, as it is typed from here on: Enter is a carriage return, and Ctrl-J, which
-    a terminal in line mode does not tell from it, is one too. Ctrl-C still interrupts."""
+    """Turns off echo and line mode inside this context. Ctrl-C still sends a signal.
+
+    Yields what was typed before. In it Enter is a carriage return, and so is Ctrl-J, which line mode does not
+    distinguish from Enter.
+    """
     if not sys.stdin.isatty():
         yield ""
         return
-    import termios  # only where there are terminals of this kind
+    import termios  # only on systems with such terminals
 
     before = termios.tcgetattr(sys.stdin)
     quiet = _quieted(before)
 
-    def quiet_again(number: int, frame: object) -> None:
-        """After Ctrl-Z and `fg` the shell has left the terminal as usual; a prompt has seen to it itself."""
+    def set_quiet_again(number: int, frame: object) -> None:
+        """After Ctrl-Z and `fg` the shell has restored line mode. (An open prompt handles this itself.)"""
         if termios.tcgetattr(sys.stdin)[3] & termios.ICANON:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-            _tell_terminal(MARK_PASTES)
+            _write_to_terminal(MARK_PASTES)
 
-    with _on_continue(quiet_again):
+    with _on_continue(set_quiet_again):
         try:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-            _tell_terminal(MARK_PASTES)
-            yield _waiting()
+            _write_to_terminal(MARK_PASTES)
+            yield _read_buffered()
         finally:
-            _tell_terminal(STOP_MARKING)
+            _write_to_terminal(STOP_MARKING)
             termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 @contextlib.contextmanager
 def _on_continue(act: Callable[[int, object], None]) -> Iterator[None]:
-    """Only the main thread gets signals."""
+    """Calls `act` on SIGCONT. Has no effect outside the main thread, which alone can handle signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -58,43 +61,43 @@ def _on_continue(act: Callable[[int, object], None]) -> Iterator[None]:
         signal.signal(signal.SIGCONT, before)
 
 
-def _quieted(mode: list[Any]) -> list[Any]:  # Any: as termios gives it
+def _quieted(mode: list[Any]) -> list[Any]:  # Any: as termios returns it
     import termios
 
     quiet = list(mode)
     quiet[0] &= ~termios.ICRNL
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
-    quiet[3] |= termios.NOFLSH  # or Ctrl-C drops what was typed before it
+    quiet[3] |= termios.NOFLSH  # else Ctrl-C discards what was typed before it
     return quiet
 
 
 @contextlib.contextmanager
 def loud_keyboard() -> Iterator[None]:
-    """Inside `quiet_keyboard`, for another program that takes the terminal: as terminals usually are."""
-    import termios  # only where there are terminals of this kind
+    """Restores echo and line mode for another program, inside `quiet_keyboard`."""
+    import termios  # only on systems with such terminals
 
     quiet = termios.tcgetattr(sys.stdin)
     usual = termios.tcgetattr(sys.stdin)
     usual[0] |= termios.ICRNL
     usual[3] |= termios.ECHO | termios.ICANON | termios.ISIG
-    _tell_terminal(STOP_MARKING)
+    _write_to_terminal(STOP_MARKING)
     termios.tcsetattr(sys.stdin, termios.TCSANOW, usual)
     try:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
-        _tell_terminal(MARK_PASTES)
+        _write_to_terminal(MARK_PASTES)
 
 
-def _waiting() -> str:
-    """What the terminal holds by now. The end of input that Ctrl-D makes in line mode reads as NUL."""
+def _read_buffered() -> str:
+    """Reads what was typed so far. In line mode, Ctrl-D arrives as NUL."""
     if not select.select([sys.stdin], [], [], 0)[0]:
         return ""
     held = os.read(sys.stdin.fileno(), MAX_TYPED)
     return held.decode(errors="ignore").replace("\n", "\r").replace("\0", "\x04")
 
 
-def _tell_terminal(sequence: str) -> None:
+def _write_to_terminal(sequence: str) -> None:
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         sys.stdout.write(sequence)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Owns what the keys do while a line is typed."""
+"""The key bindings of the line editor."""
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent
@@ -7,23 +7,23 @@ from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import ConditionalKeyBindings, KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
-QUOTES = '"""'  # begin and end a text of many lines
-_SHIFT_ENTER = ("\x1b[13;2u", "\x1b[27;2;13~")  # where a terminal tells it from Enter
+QUOTES = '"""'  # start and end a text of several lines
+_SHIFT_ENTER = ("\x1b[13;2u", "\x1b[27;2;13~")  # in terminals that distinguish it from Enter
 
 
-def know_shift_enter() -> None:
-    """prompt_toolkit takes it for Enter, or not at all; it is to be what Alt-Enter is."""
+def register_shift_enter() -> None:
+    """Makes Shift-Enter equal to Alt-Enter. By default prompt_toolkit treats it as Enter or ignores it."""
     for sequence in _SHIFT_ENTER:
         ANSI_SEQUENCES[sequence] = (Keys.Escape, Keys.ControlM)
 
 
 def is_open(text: str) -> bool:
-    """Whether a text of many lines was begun and not ended."""
+    """Whether a text of several lines was started but not ended."""
     return text.lstrip().startswith(QUOTES) and text.count(QUOTES) % 2 == 1
 
 
 def unquoted(text: str) -> str:
-    """Without the quotes around it. What stood in them is a message, also where it begins as a command."""
+    """The text without surrounding triple quotes. Quoted text is never a command."""
     stripped = text.strip()
     if len(stripped) < 2 * len(QUOTES) or not (stripped.startswith(QUOTES) and stripped.endswith(QUOTES)):
         return text
@@ -32,12 +32,12 @@ def unquoted(text: str) -> str:
 
 
 def key_bindings() -> ConditionalKeyBindings:
-    """Not for the line of Ctrl-R, which has keys of its own."""
+    """The bindings. They are inactive during a Ctrl-R search, which has its own."""
     keys = KeyBindings()
     keys.add("enter")(_send)
     keys.add("tab")(_complete)
-    keys.add("escape", "enter")(_begin_line)
-    keys.add("c-j")(_begin_line)
+    keys.add("escape", "enter")(_start_line)
+    keys.add("c-j")(_start_line)
     keys.add("c-c")(_clear_line)
     keys.add("c-x", "c-e")(_edit)
     return ConditionalKeyBindings(keys, ~is_searching)
@@ -46,10 +46,10 @@ def key_bindings() -> ConditionalKeyBindings:
 def _send(event: KeyPressEvent) -> None:
     buffer = event.current_buffer
     if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
-        buffer.complete_state = None  # takes the choice; the next Enter sends
+        buffer.complete_state = None  # accepts the choice; the next Enter sends
     elif is_open(buffer.text):
         buffer.insert_text("\n")
-    elif _goes_on(buffer):
+    elif _ends_in_backslash(buffer):
         buffer.delete_before_cursor()
         buffer.insert_text("\n")
     elif buffer.text.strip():
@@ -58,8 +58,8 @@ def _send(event: KeyPressEvent) -> None:
 
 def _complete(event: KeyPressEvent) -> None:
     buffer = event.current_buffer
-    asked = CompleteEvent(completion_requested=True)
-    found = list(buffer.completer.get_completions(buffer.document, asked))
+    request = CompleteEvent(completion_requested=True)
+    found = list(buffer.completer.get_completions(buffer.document, request))
     if len(found) == 1:
         buffer.apply_completion(found[0])
     elif buffer.complete_state is not None:
@@ -68,7 +68,7 @@ def _complete(event: KeyPressEvent) -> None:
         buffer.start_completion(insert_common_part=True)
 
 
-def _begin_line(event: KeyPressEvent) -> None:
+def _start_line(event: KeyPressEvent) -> None:
     event.current_buffer.insert_text("\n")
 
 
@@ -77,11 +77,11 @@ def _clear_line(event: KeyPressEvent) -> None:
 
 
 def _edit(event: KeyPressEvent) -> None:
-    """Unlike a shell's, it sends nothing: who leaves the editor may have thought better of it."""
+    """Opens the text in the editor. Unlike in a shell, closing the editor does not send it."""
     event.current_buffer.open_in_editor()
 
 
-def _goes_on(buffer: Buffer) -> bool:
-    """Whether the text ends in a backslash, which itself is not escaped by another."""
+def _ends_in_backslash(buffer: Buffer) -> bool:
+    """Whether the text ends in a backslash that is not itself escaped."""
     before = buffer.document.text_before_cursor
     return buffer.document.is_cursor_at_the_end and (len(before) - len(before.rstrip("\\"))) % 2 == 1

@@ -1,4 +1,4 @@
-"""Owns the line that the user types into: its history, what is typed ahead of it, and the line below it."""
+"""The prompt that reads the user's messages: a line editor in a terminal, plain lines elsewhere."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from prompt_toolkit.styles import Style
 
 from app.cli.conversation.session import Session
 from app.cli.input.completion import CommandCompleter
-from app.cli.input.keys import key_bindings, know_shift_enter, unquoted
+from app.cli.input.keys import key_bindings, register_shift_enter, unquoted
 from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.formatting import count, gauge
 from app.cli.paths import private_file
@@ -25,17 +25,17 @@ from app.cli.paths import private_file
 _STYLE = Style.from_dict({"you": "bold ansicyan", "bottom-toolbar": "noreverse ansibrightblack"})
 
 
-class Prompt(Protocol):
+class InputPrompt(Protocol):
     async def ask(self, draft: str) -> str:
-        """What the user typed, beginning from `draft`.
+        """Returns the next message or command. `draft` is offered for editing.
 
         Raises:
-            EOFError: the user leaves, or the terminal is gone.
+            EOFError: the user quits, or the terminal was closed.
         """
 
 
 class _LenientHistory(FileHistory):
-    """A history that cannot be written ends no session."""
+    """A history that ignores write errors."""
 
     def store_string(self, string: str) -> None:
         try:
@@ -45,28 +45,29 @@ class _LenientHistory(FileHistory):
 
 
 def open_history(path: Path) -> History:
+    """The history in this file; if it cannot be opened, an empty one in memory."""
     try:
         return _LenientHistory(str(private_file(path)))
     except OSError:
         return InMemoryHistory()
 
 
-class _Screen(Vt100_Output):
-    """Goes on marking pastes between prompts: lines that are pasted then must not be taken for typed ones."""
+class _TerminalOutput(Vt100_Output):
+    """Keeps bracketed paste on between prompts, so that lines pasted then are not mistaken for typed ones."""
 
     def disable_bracketed_paste(self) -> None:
         pass
 
 
-def _screen() -> Output:
+def _make_output() -> Output:
     terminal = next((file for file in (sys.stdout, sys.stderr) if file.isatty()), None)
     if terminal is None:
         return create_output()
-    return _Screen.from_pty(terminal, os.environ.get("TERM"), ColorDepth.from_env())
+    return _TerminalOutput.from_pty(terminal, os.environ.get("TERM"), ColorDepth.from_env())
 
 
 class TerminalPrompt:
-    """A line editor. Enter sends, and a paste of many lines does not."""
+    """A line editor with history and completion. Enter sends; pasted lines do not."""
 
     def __init__(
         self,
@@ -76,14 +77,14 @@ class TerminalPrompt:
         keyboard: Input | None = None,
         screen: Output | None = None,
     ) -> None:
-        """`typed` is what the user typed before there was an editor."""
-        know_shift_enter()
+        """`typed` is what the user typed before the editor existed."""
+        register_shift_enter()
         self._session = session
         self._keyboard = keyboard or create_input()
         if isinstance(self._keyboard, Vt100Input):
             self._keyboard.vt100_parser.feed(typed)
         self._typed_ahead = session.terminal.typed_ahead = TypedAhead(self._keyboard)
-        self._editor = self._make_editor(history, screen or _screen())
+        self._editor = self._make_editor(history, screen or _make_output())
 
     def _make_editor(self, history: History, screen: Output) -> PromptSession[str]:
         session, look = self._session, self._session.terminal.style
@@ -91,7 +92,7 @@ class TerminalPrompt:
             history=history,
             auto_suggest=None if look.plain else AutoSuggestFromHistory(),
             completer=CommandCompleter(session),
-            complete_while_typing=Condition(self._is_completed),
+            complete_while_typing=Condition(self._completes_unasked),
             key_bindings=key_bindings(),
             multiline=True,
             enable_open_in_editor=True,
@@ -106,41 +107,41 @@ class TerminalPrompt:
 
     async def ask(self, draft: str) -> str:
         if self._typed_ahead.end() and draft:
-            self._session.terminal.note("The arrow up brings back your line.")
+            self._session.terminal.note("Press the up arrow to get your line back.")
             draft = ""
-        # Ctrl-C is a key of the editor; before and after it, the client's own handler has the signal.
+        # In the editor Ctrl-C is a key. Before and after, the client's own handler receives the signal.
         text = await self._editor.prompt_async([("class:you", "You: ")], default=draft, handle_sigint=False)
         self._typed_ahead.begin()
         return unquoted(text)
 
-    def _is_completed(self) -> bool:
-        """Whether choices are offered unasked: for commands and @files, not amid a message."""
+    def _completes_unasked(self) -> bool:
+        """Whether completions appear while typing: for commands and @files, not within a message."""
         document = self._editor.default_buffer.document
         return document.text.startswith("/") or document.get_word_before_cursor(WORD=True).startswith("@")
 
     @property
     def text(self) -> str:
-        """What stands in the line now."""
+        """The present contents of the line."""
         return self._editor.default_buffer.text
 
 
 def continuation(width: int, line: int, wraps: int) -> str:
-    """What stands before each row but the first: dots where a line begins, nothing where one is broken."""
+    """The text before each row but the first: dots before a new line, nothing before a wrapped one."""
     return "" if wraps else "... "
 
 
 def status_line(session: Session) -> str:
-    """What stands below the line."""
-    parts = (session.current_model, _context(session), _conversation(session), _attached(session))
+    """The status line below the prompt."""
+    parts = (session.current_model, _context(session), _conversation(session), _attachments(session))
     return " · ".join(filter(None, parts))
 
 
 def _context(session: Session) -> str:
-    entry = session.models.get(session.current_model or "")
-    if entry is None or not session.context_used:
+    model = session.models.get(session.current_model or "")
+    if model is None or not session.context_tokens:
         return ""
-    share = session.context_used / entry.context_length
-    return f"{gauge(share)} {session.context_used:,}/{entry.context_length:,} tokens"
+    share = session.context_tokens / model.context_length
+    return f"{gauge(share)} {session.context_tokens:,}/{model.context_length:,} tokens"
 
 
 def _conversation(session: Session) -> str:
@@ -149,12 +150,12 @@ def _conversation(session: Session) -> str:
     return " · ".join(filter(None, (count(transcript.turns, "turn"), name)))
 
 
-def _attached(session: Session) -> str:
+def _attachments(session: Session) -> str:
     return f"{count(len(session.attached), 'file')} attached" if session.attached else ""
 
 
 class LinePrompt:
-    """For a place that has lines but no terminal, as a notebook has."""
+    """A prompt without a terminal, for notebooks."""
 
     async def ask(self, draft: str) -> str:
         line = input("You: ")

@@ -1,8 +1,8 @@
-"""Owns the keys that are pressed while no prompt is up: they are shown, and given to the next prompt."""
+"""Reads the keys that are pressed between prompts, to show them and to pass them to the next prompt."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
@@ -11,22 +11,22 @@ from prompt_toolkit.keys import Keys
 
 
 class TypedAhead:
-    """Between two prompts it reads the keyboard. `show`, if there is one, is told what they come to."""
+    """Reads the keyboard between `begin` and `end`."""
 
     def __init__(self, keyboard: Input) -> None:
-        self.show: Callable[[str], None] | None = None
         self._keyboard = keyboard
         self._keys: list[KeyPress] = []
+        self._key_pressed = asyncio.Event()
 
     def begin(self) -> None:
-        """From here on, until `end`, which must come before a prompt reads the keyboard itself."""
+        """Starts reading. Call `end` before a prompt reads the keyboard."""
         self._keys = get_typeahead(self._keyboard)
         if not self._keyboard.closed:
             asyncio.get_running_loop().add_reader(self._keyboard.fileno(), self._read)
 
     def end(self) -> bool:
-        """Hands all to the prompt. Whether it is text, which a draft must not be mixed with: an Enter alone
-        sends the draft."""
+        """Passes all keys to the next prompt. Returns whether they contain text; a draft must not be mixed
+        with it, but an Enter alone sends the draft."""
         if not self._keyboard.closed:
             asyncio.get_running_loop().remove_reader(self._keyboard.fileno())
         keys = [*self._keys, *get_typeahead(self._keyboard), *self._keyboard.read_keys()]
@@ -37,7 +37,7 @@ class TypedAhead:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """While another program has the keyboard."""
+        """Stops reading while another program uses the keyboard."""
         loop = asyncio.get_running_loop()
         was_reading = loop.remove_reader(self._keyboard.fileno())
         try:
@@ -46,9 +46,14 @@ class TypedAhead:
             if was_reading:
                 loop.add_reader(self._keyboard.fileno(), self._read)
 
+    async def wait_for_key(self) -> None:
+        """Waits until the next key is read."""
+        self._key_pressed.clear()
+        await self._key_pressed.wait()
+
     @property
     def text(self) -> str:
-        """What was typed, as far as keys are characters."""
+        """The text of the keys so far, on one line."""
         text = ""
         for key in self._keys:
             if key.key is Keys.Enter:
@@ -63,5 +68,4 @@ class TypedAhead:
         self._keys += self._keyboard.read_keys()
         if self._keyboard.closed:
             asyncio.get_running_loop().remove_reader(self._keyboard.fileno())
-        if self.show is not None:
-            self.show(self.text)
+        self._key_pressed.set()

@@ -1,4 +1,4 @@
-"""Owns what an address of a server is, and what its key may be."""
+"""Checks the address and the API key of a server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from app.cli.errors import BadAddress
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is, and what it asks for, as httpx takes both. Made by `address_of`."""
+    """The base URL of a server and the headers it needs, in the form httpx takes. Made by `address_of`."""
 
     url: str
     headers: Mapping[bytes, bytes]
 
     @property
     def is_remote(self) -> bool:
-        """Whether a proxy may stand on the way."""
+        """Whether a proxy may be used."""
         return httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1")
 
     @property
@@ -27,22 +27,25 @@ class Address:
 
 
 def address_of(url: str, api_key: str | None = None) -> Address:
-    """
+    """The address of a server from what the user typed.
+
     Raises:
-        BadAddress: the address is none of http, or the key cannot stand in a header.
+        BadAddress: it is not an HTTP address, or the key cannot be sent in a header.
     """
     if not _is_http(url):
-        raise BadAddress(f"--url {url!r} is no http address.", "One is like http://127.0.0.1:8000")
-    key = (api_key or "").strip().encode(errors="surrogateescape")  # the bytes that were typed
+        raise BadAddress(f"--url {url!r} is not an HTTP address.", "For example: http://127.0.0.1:8000")
+    key = (api_key or "").strip().encode(errors="surrogateescape")  # the bytes as typed
     if any(byte < 0x20 or byte == 0x7F for byte in key):
-        raise BadAddress("The API key holds a control character.", "Give it with --api-key, or LLM_API_KEY.")
+        raise BadAddress(
+            "The API key contains a control character.", "Pass it with --api-key or set LLM_API_KEY."
+        )
     return Address(url.rstrip("/"), {b"Authorization": b"Bearer " + key} if key else {})
 
 
 def _is_http(url: str) -> bool:
     try:
         parsed = httpx.URL(url)
-        port = urlsplit(url).port  # raises where it is none
+        port = urlsplit(url).port  # raises ValueError if it is not a port
     except (httpx.InvalidURL, ValueError):
         return False
     return parsed.scheme in ("http", "https") and bool(parsed.host) and port != 0 and "%" not in parsed.host

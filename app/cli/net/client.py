@@ -1,4 +1,4 @@
-"""Owns the wire to the server: requests out, replies and event streams back as typed objects."""
+"""The HTTP client of the server's API. Responses and event streams come back as typed objects."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Self, TypeVar
@@ -8,7 +8,7 @@ import httpx
 from httpx_sse import EventSource, SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
-from app.cli.errors import ClientError, NotOurServer, Refused, StreamBroken, Unreachable
+from app.cli.errors import SAME_VERSION, ClientError, NotOurServer, Refused, StreamBroken, Unreachable
 from app.cli.net.address import address_of
 from app.models.schemas import (
     ChatRequest,
@@ -34,16 +34,16 @@ from app.models.schemas import (
 )
 
 CONNECT_TIMEOUT_S = 3.0
-REPLY_TIMEOUT_S = 30.0
-HEALTH_TIMEOUT_S = 3.0  # a server that is well answers within milliseconds, whatever it is at
-SILENCE_TIMEOUT_S = 600.0  # until a model is loaded; a stream that has begun is kept alive
+RESPONSE_TIMEOUT_S = 30.0
+HEALTH_TIMEOUT_S = 3.0  # a healthy server answers within milliseconds, even under load
+SILENCE_TIMEOUT_S = 600.0  # loading a model may take this long; later, keep-alives arrive
 
 ResponseT = TypeVar("ResponseT", bound=BaseModel)
 
 ServerEvent = StartEvent | ThinkingEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
 ServerEvents = AsyncGenerator[ServerEvent, None]
 
-_CHAT_EVENTS: Mapping[str, type[ServerEvent]] = {  # others are passed over: a newer server may send them
+_CHAT_EVENTS: Mapping[str, type[ServerEvent]] = {  # others are ignored: a newer server may send them
     "start": StartEvent,
     "thinking": ThinkingEvent,
     "delta": DeltaEvent,
@@ -52,13 +52,13 @@ _CHAT_EVENTS: Mapping[str, type[ServerEvent]] = {  # others are passed over: a n
 _SWITCH_EVENTS: Mapping[str, type[ServerEvent]] = {"progress": LoadProgress, "done": SwitchModelResponse}
 
 
-def _parsed(kind: type[ResponseT], content: bytes | str) -> ResponseT:
+def _parse(model: type[ResponseT], content: bytes | str) -> ResponseT:
     try:
-        return kind.model_validate_json(content)
+        return model.model_validate_json(content)
     except ValidationError as error:
         raise NotOurServer(
-            f"The answer is not one that this client understands ({error.error_count()} differences).",
-            "Client and server must be of one version.",
+            f"The response does not match this client's API ({error.error_count()} differences).",
+            SAME_VERSION,
         ) from None
 
 
@@ -67,14 +67,14 @@ def _refusal(response: httpx.Response) -> ClientError:
         return Refused(ErrorResponse.model_validate_json(response.content), response.status_code)
     except ValidationError:
         return NotOurServer(
-            f"What answers at {response.url.copy_with(path='/')} is no server of this program "
+            f"The server at {response.url.copy_with(path='/')} is not llm-serving "
             f"(HTTP {response.status_code}).",
-            "Name another address with --url.",
+            "Pass another address with --url.",
         )
 
 
 class ChatClient:
-    """Talks to one server. Every method raises ClientError and nothing else."""
+    """Talks to one server. Methods raise ClientError only."""
 
     def __init__(
         self, url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
@@ -90,7 +90,7 @@ class ChatClient:
         )
 
     def move_to(self, url: str) -> None:
-        """Talks to another server of the same machine and key from here on."""
+        """Uses another address from now on; the machine and the key stay the same."""
         self.url = address_of(url).url
         self._http.base_url = httpx.URL(f"{self.url}/api/v1")
 
@@ -139,9 +139,9 @@ class ChatClient:
         self,
         method: str,
         path: str,
-        kind: type[ResponseT],
+        model: type[ResponseT],
         body: BaseModel | None = None,
-        timeout_s: float = REPLY_TIMEOUT_S,
+        timeout_s: float = RESPONSE_TIMEOUT_S,
     ) -> ResponseT:
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
@@ -150,60 +150,62 @@ class ChatClient:
             raise self._unreachable(error) from None
         if not response.is_success:
             raise _refusal(response)
-        return _parsed(kind, response.content)
+        return _parse(model, response.content)
 
     async def _stream(
-        self, path: str, body: BaseModel, kinds: Mapping[str, type[ServerEvent]]
+        self, path: str, body: BaseModel, models: Mapping[str, type[ServerEvent]]
     ) -> ServerEvents:
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        has_begun = False
+        has_started = False
         try:
             async with aconnect_sse(self._http, "POST", path, json=_json(body), timeout=timeout) as source:
-                has_begun = True
-                async for event in _events(source, kinds):
+                has_started = True
+                async for event in _events(source, models):
                     yield event
         except SSEError:
-            raise NotOurServer(
-                "The server sent no event stream.", "Client and server must be of one version."
-            ) from None
+            raise NotOurServer("The server did not send an event stream.", SAME_VERSION) from None
         except httpx.HTTPError as error:
-            if not has_begun:
+            if not has_started:
                 raise self._unreachable(error) from None
             raise StreamBroken(
-                f"The connection to the server broke: {_break(error)}.",
-                "What came is kept: /continue goes on from it, /retry asks again.",
+                f"The connection to the server was lost: {_stream_failure(error)}.",
+                "The text so far is kept. /continue extends it, /retry regenerates it.",
             ) from None
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        return Unreachable(f"No server answers at {self.url} ({_cause(error)}).", "Is it running?")
+        return Unreachable(
+            f"No server answers at {self.url} ({_connection_failure(error)}).", "Is it running?"
+        )
 
 
-async def _events(source: EventSource, kinds: Mapping[str, type[ServerEvent]]) -> ServerEvents:
-    """The events of a stream up to its last, `done`. An `error` event is raised."""
+async def _events(source: EventSource, models: Mapping[str, type[ServerEvent]]) -> ServerEvents:
+    """Yields the events of a stream up to and including `done`. Raises an `error` event."""
     if not source.response.is_success:
         await source.response.aread()
         raise _refusal(source.response)
     async for frame in source.aiter_sse():
         if frame.event == "error":
-            raise Refused(_parsed(ErrorResponse, frame.data), None)
-        if frame.event in kinds:
-            yield _parsed(kinds[frame.event], frame.data)
+            raise Refused(_parse(ErrorResponse, frame.data), None)
+        if frame.event in models:
+            yield _parse(models[frame.event], frame.data)
         if frame.event == "done":
             return
-    raise httpx.RemoteProtocolError("it ended early")
+    raise httpx.RemoteProtocolError("the stream ended early")
 
 
 def _json(body: BaseModel | None) -> object:
     return None if body is None else body.model_dump(mode="json", exclude_unset=True)
 
 
-def _cause(error: httpx.HTTPError) -> str:
+def _connection_failure(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.TimeoutException):
-        return "it does not answer in time"
+        return "timed out"
     if isinstance(error, httpx.ConnectError):
         return "connection refused"
     return "connection closed"
 
 
-def _break(error: httpx.HTTPError) -> str:
-    return "nothing came for too long" if isinstance(error, httpx.TimeoutException) else "it ended early"
+def _stream_failure(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "nothing arrived for too long"
+    return "the stream ended early"

@@ -1,22 +1,22 @@
-"""Owns the way to a server: one that is named, one that is found, or one that is started here."""
+"""Connects to a server: a named one, a running one, or one that the client starts itself."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.cli.errors import ClientError, NotOurServer, Unreachable
+from app.cli.errors import ClientError, NotOurServer, ServerDied, Unreachable
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
-from app.cli.net.server import COMMAND, OwnServer, ServerDied, default_address, port_for_own, url_of
+from app.cli.net.server import COMMAND, OwnServer, choose_port, default_address, url_of
 from app.cli.output.terminal import Terminal
 from app.models.schemas import HealthResponse
 
-ENDING_S = 1.0  # a process that is killed closes its connections a little before it has ended
+EXIT_TIMEOUT_S = 1.0  # a killed process closes its connections shortly before it ends
 
 
 @dataclass(frozen=True, slots=True)
 class ServerTarget:
-    """What the command line and the environment say about the server."""
+    """The server to use, from the options and the environment. `url` is None unless the user named one."""
 
     environ: Mapping[str, str]
     url: str | None = None
@@ -26,47 +26,49 @@ class ServerTarget:
 
 
 class Connection:
-    """The way to one server. Where none is named and none answers, it starts its own, and stops it."""
+    """A connection to one server. If none is named and none answers, starts one and stops it at the end."""
 
-    health: HealthResponse  # as it last was; from `open` on
+    health: HealthResponse  # the last known state; set by `open`
 
-    def __init__(self, client: ChatClient, wanted: ServerTarget) -> None:
+    def __init__(self, client: ChatClient, target: ServerTarget) -> None:
         self.client = client
-        self._target = wanted
+        self._target = target
         self._own: OwnServer | None = None
 
     async def open(self, terminal: Terminal, interrupts: Interrupts) -> None:
-        """
+        """Finds or starts a server and waits until it is ready.
+
         Raises:
-            ClientError: there is no server and none can be started, or it refuses.
-            Interrupted: Ctrl-C while it started.
+            ClientError: no server answers and none can be started, or the server refuses.
+            Interrupted: Ctrl-C during the start.
         """
         if await self._find():
             return
         own = self._make_own()
-        terminal.note(f"No server runs yet: starting one at {own.url}, and its log is")
+        terminal.note(f"No server is running. Starting one at {own.url}. Log file:")
         terminal.say(str(own.log), "dim", whole=True)
         try:
             await interrupts.run(self._start(own, terminal))
-        except ServerDied:  # another client's, begun in the same moment, may have been faster to the port
+        except ServerDied:  # another client started at the same time may have taken the port
             if not await self._find():
                 raise
-            terminal.note("Another server answers there now.")
+            terminal.note("Another client has started a server there. Using that one.")
 
     async def revive(self, error: Unreachable, terminal: Terminal) -> None:
-        """Has a server answer again after `error`: another client may have started one by now.
+        """Finds or starts a server after `error`.
 
         Raises:
-            ClientError: `error`, where it is not for us to start one; or why none can be started.
+            ClientError: `error`, if the server is a named one or is still running; or the reason why no
+                server can be started.
         """
         if self._target.url is not None:
-            raise _with_command(error)
-        if self._own is not None and not await self._own.ends_within(ENDING_S):
+            raise _with_start_command(error)
+        if self._own is not None and not await self._own.ends_within(EXIT_TIMEOUT_S):
             raise error
         if await self._find():
-            terminal.note("A server answers there again.")
+            terminal.note("A server is running there again.")
             return
-        terminal.note("The server had ended; starting one.")
+        terminal.note("The server has ended. Starting a new one.")
         await self._start(self._make_own(), terminal)
 
     def close(self) -> None:
@@ -74,25 +76,25 @@ class Connection:
             self._own.stop()
 
     async def _find(self) -> bool:
-        """Whether one answers as this program does; if it is named, it must."""
+        """Whether a server answers. Raises if a named one does not."""
         try:
             self.health = await self.client.health()
         except (Unreachable, NotOurServer) as error:
             if self._target.url is None:
                 return False
-            raise _with_command(error) from None
+            raise _with_start_command(error) from None
         return True
 
     def _make_own(self) -> OwnServer:
         self.close()
-        wanted = self._target
-        host, port = default_address(wanted.environ)
-        environ = dict(wanted.environ)
-        if wanted.model is not None:
-            environ["LLM_MODEL_NAME"] = wanted.model
-        if wanted.api_key is not None:
-            environ["LLM_API_KEY"] = wanted.api_key
-        self._own = OwnServer(host, port_for_own(host, port), environ, wanted.command)
+        target = self._target
+        host, port = default_address(target.environ)
+        environ = dict(target.environ)
+        if target.model is not None:
+            environ["LLM_MODEL_NAME"] = target.model
+        if target.api_key is not None:
+            environ["LLM_API_KEY"] = target.api_key
+        self._own = OwnServer(host, choose_port(host, port), environ, target.command)
         return self._own
 
     async def _start(self, own: OwnServer, terminal: Terminal) -> None:
@@ -104,12 +106,12 @@ class Connection:
 
 @asynccontextmanager
 async def connected(
-    wanted: ServerTarget, terminal: Terminal, interrupts: Interrupts
+    target: ServerTarget, terminal: Terminal, interrupts: Interrupts
 ) -> AsyncIterator[Connection]:
-    """A server that answers. Raises what `Connection.open` does."""
-    url = wanted.url or url_of(*default_address(wanted.environ))
-    async with ChatClient(url, wanted.api_key) as client:
-        connection = Connection(client, wanted)
+    """A connection to a server that is ready. Raises what `Connection.open` raises."""
+    url = target.url or url_of(*default_address(target.environ))
+    async with ChatClient(url, target.api_key) as client:
+        connection = Connection(client, target)
         try:
             await connection.open(terminal, interrupts)
             yield connection
@@ -117,6 +119,6 @@ async def connected(
             connection.close()
 
 
-def _with_command(error: ClientError) -> ClientError:
+def _with_start_command(error: ClientError) -> ClientError:
     hint = "Start one with: uvicorn app.main:app --host 0.0.0.0 --port 8000"
     return type(error)(error.message, hint) if isinstance(error, Unreachable) else error

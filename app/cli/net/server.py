@@ -1,6 +1,6 @@
-"""Owns the server that the client starts for itself, from finding an address to its end.
+"""Starts and stops the client's own server.
 
-The server holds the other end of a pipe: it ends when the client does, however that ends.
+The server's standard input is a pipe from the client. It exits when the pipe closes, however the client ends.
 """
 
 import asyncio
@@ -14,44 +14,49 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from app.cli.errors import ClientError, Unreachable
+from app.cli.errors import ClientError, ServerDied, Unreachable
 from app.cli.net.client import ChatClient
-from app.cli.output.load_progress import POLL_S, waiting_for
-from app.cli.output.terminal import Bar, Step
+from app.cli.output.load_progress import POLL_S, wait_reason
+from app.cli.output.progress_bar import Bar, ProgressUpdate
 from app.cli.paths import private_file, state_folder
 from app.models.schemas import HealthResponse
 
 PROJECT = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "app", "--exit-on-stdin-close")
-START_TIMEOUT_S = 60.0  # until it answers at all; a model may take longer
-STOP_GRACE_S = 12.0  # open answers get ten to end
+START_TIMEOUT_S = 60.0  # until the server answers; loading a model may take longer
+STOP_TIMEOUT_S = 12.0  # the server gives open answers ten seconds
 MAX_LOG_BYTES = 5_000_000
 SHOWN_LOG_LINES = 4
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
-
-class ServerDied(ClientError):
-    pass
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def default_address(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Where a server would be: LLM_HOST and LLM_PORT, or 127.0.0.1:8000."""
+    """Host and port from LLM_HOST and LLM_PORT, by default 127.0.0.1 and 8000.
+
+    Raises:
+        ClientError: LLM_PORT is not a port number.
+    """
     host = environ.get("LLM_HOST") or "127.0.0.1"
     port = environ.get("LLM_PORT") or "8000"
     if not port.isdecimal() or not 0 <= int(port) < 65_536:
         raise ClientError(
-            f"LLM_PORT is {port!r}, which is no port.", "Set it to a number from 0, any free one, to 65535."
+            f"LLM_PORT is {port!r}, which is not a port number.",
+            "Set it to a number from 0 (any free port) to 65535.",
         )
-    return _ANYWHERE.get(host, host), int(port)
+    return _LOOPBACK.get(host, host), int(port)
 
 
 def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def port_for_own(host: str, wanted: int) -> int:
-    """The wanted port if nobody has it, or else a free one."""
-    for port in (wanted, 0):
+def choose_port(host: str, preferred: int) -> int:
+    """The preferred port if it is free, otherwise any free port.
+
+    Raises:
+        ClientError: the host is not an address of this machine.
+    """
+    for port in (preferred, 0):
         with contextlib.suppress(OSError), socket.create_server((host, port), family=_family(host)) as probe:
             return int(probe.getsockname()[1])
     raise ClientError(f"No port can be opened at {host}.", "Set LLM_HOST to an address of this machine.")
@@ -62,13 +67,13 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 class OwnServer:
-    """A server process in a group of its own, which Ctrl-C in the terminal does not reach."""
+    """A server process in a process group of its own, so that Ctrl-C in the terminal does not reach it."""
 
     def __init__(
         self, host: str, port: int, environ: Mapping[str, str], command: tuple[str, ...] = COMMAND
     ) -> None:
         self.url = url_of(host, port)
-        self.log = private_file(_emptied_if_large(state_folder() / "server.log"))
+        self.log = private_file(_truncated_if_large(state_folder() / "server.log"))
         paths = filter(None, (str(PROJECT), environ.get("PYTHONPATH")))
         self._environ = {
             **environ,
@@ -79,22 +84,26 @@ class OwnServer:
         }
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._log_begins = 0
+        self._log_start = 0  # where the log of this run begins
 
     @property
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    async def ends_within(self, patience_s: float) -> bool:
-        """Whether it has ended, or does so within `patience_s` seconds."""
-        deadline = time.monotonic() + patience_s
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    async def ends_within(self, timeout_s: float) -> bool:
+        """Waits until the process ends, at most `timeout_s`. Returns whether it has ended."""
+        deadline = time.monotonic() + timeout_s
         while self.is_alive and time.monotonic() < deadline:
             await asyncio.sleep(POLL_S / 10)
         return not self.is_alive
 
     def start(self) -> None:
         self.stop()
-        self._log_begins = self.log.stat().st_size
+        self._log_start = self.log.stat().st_size
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -106,26 +115,28 @@ class OwnServer:
             )
 
     async def until_ready(self, client: ChatClient, bar: Bar) -> HealthResponse:
-        """Waits until it can answer, or has said why it cannot.
+        """Waits until the server can answer messages, or reports that its model failed.
 
         Raises:
-            ServerDied: with the end of its log.
+            ServerDied: the process ended or does not answer. The message has the end of the log.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
-        bar.show(Step("starting the server"))
+        bar.show(ProgressUpdate("starting the server"))
         while time.monotonic() < deadline:
             self._check_alive()
             with contextlib.suppress(Unreachable):
                 health = await client.health()
                 if health.status != "loading":
                     return health
-                bar.show(waiting_for(health))
+                bar.show(wait_reason(health))
                 deadline = time.monotonic() + START_TIMEOUT_S
             await asyncio.sleep(POLL_S / 2)
-        raise ServerDied(f"The server did not answer within {START_TIMEOUT_S:.0f} s.", f"Its log: {self.log}")
+        raise ServerDied(
+            f"The server did not answer within {START_TIMEOUT_S:.0f} s.", f"Log file: {self.log}"
+        )
 
     def stop(self) -> None:
-        """Asks it to end, and ends it when it does not; its worker processes with it."""
+        """Terminates the server, and kills it and its workers if it does not end in time."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -133,27 +144,27 @@ class OwnServer:
             process.stdin.close()
         process.terminate()
         try:
-            process.wait(STOP_GRACE_S)
+            process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def last_words(self) -> list[str]:
-        """The last lines of this run's log that say what happened: no frames of a traceback."""
+    def last_log_lines(self) -> list[str]:
+        """The last lines of this run's log, without the frames of tracebacks."""
         with self.log.open("rb") as log:
-            log.seek(self._log_begins)
+            log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()
-        telling = [line for line in lines if line.strip() and not line[0].isspace()]
-        return telling[-SHOWN_LOG_LINES:]
+        unindented = [line for line in lines if line.strip() and not line[0].isspace()]
+        return unindented[-SHOWN_LOG_LINES:]
 
     def _check_alive(self) -> None:
         if not self.is_alive:
-            words = "\n  ".join(self.last_words()) or "It said nothing."
-            raise ServerDied(f"The server ended while it started:\n  {words}", f"Its whole log: {self.log}")
+            lines = "\n  ".join(self.last_log_lines()) or "Its log is empty."
+            raise ServerDied(f"The server ended during start-up:\n  {lines}", f"Log file: {self.log}")
 
 
-def _emptied_if_large(log: Path) -> Path:
+def _truncated_if_large(log: Path) -> Path:
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > MAX_LOG_BYTES:
             os.truncate(log, 0)

@@ -1,27 +1,22 @@
-"""Owns how an answer is shown while it comes: what every view of it offers, and the plain one."""
+"""Shows an answer as it arrives: the interface of every view, and the plain view for pipes."""
 
 from types import TracebackType
 from typing import IO, Protocol, Self
 
-CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
-_ALL_BUT_LINES = dict.fromkeys(code for code in CONTROLS if chr(code) not in "\n\t")
-
-
-def without_controls(text: str) -> str:
-    """Without the characters that a model could steer the terminal with; newline and tab stay."""
-    return text.translate(_ALL_BUT_LINES)
+from app.cli.output.formatting import without_controls
 
 
 class AnswerView(Protocol):
-    """Shows one answer; used as an async context manager that leaves it whole on the screen."""
+    """Shows one answer. It is an async context manager; the whole answer is on the screen when it exits."""
 
-    def feed(self, text: str) -> None: ...
+    def feed(self, text: str) -> None:
+        """Adds text to the answer."""
 
     def think(self, text: str) -> None:
-        """Shows what the model says to itself before it answers."""
+        """Adds to the reasoning that comes before the answer."""
 
     def wait(self, status: str) -> None:
-        """Shows why nothing has come yet."""
+        """Shows a status until text arrives."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -31,31 +26,31 @@ class AnswerView(Protocol):
 
 
 class PlainAnswer:
-    """Writes the answer as it is; towards a terminal without control characters. Thoughts go where all else
-    goes that is no answer, if anywhere."""
+    """Writes the answer unchanged, but without control characters if `file` is a terminal. Reasoning goes to
+    `thinking`, or nowhere."""
 
-    def __init__(self, file: IO[str], thoughts: IO[str] | None = None) -> None:
+    def __init__(self, file: IO[str], thinking: IO[str] | None = None) -> None:
         self._file = file
-        self._thoughts = thoughts
+        self._thinking = thinking
         self._is_thinking = False
         self._is_terminal = file.isatty()
-        self._last = "\n"
+        self._last_character = "\n"
 
     def think(self, text: str) -> None:
-        if self._thoughts is not None:
+        if self._thinking is not None:
             self._is_thinking = True
-            self._thoughts.write(without_controls(text))
-            self._thoughts.flush()
+            self._thinking.write(without_controls(text))
+            self._thinking.flush()
 
     def feed(self, text: str) -> None:
-        if self._is_thinking and self._thoughts is not None:
-            self._thoughts.write("\n\n")
-            self._thoughts.flush()
+        if self._is_thinking and self._thinking is not None:
+            self._thinking.write("\n\n")
+            self._thinking.flush()
             self._is_thinking = False
         text = without_controls(text) if self._is_terminal else text
         self._file.write(text)
         self._file.flush()
-        self._last = text[-1:] or self._last
+        self._last_character = text[-1:] or self._last_character
 
     def wait(self, status: str) -> None:
         pass
@@ -66,6 +61,6 @@ class PlainAnswer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._last != "\n":
+        if self._last_character != "\n":
             self._file.write("\n")
         self._file.flush()

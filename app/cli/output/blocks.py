@@ -1,4 +1,4 @@
-"""Owns how the blocks of Markdown look in a terminal: nothing padded, nothing swallowed, code in colours."""
+"""Renders blocks of Markdown with rich: without padding, with highlighted code, and dropping no text."""
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -8,11 +8,11 @@ from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.text import Text
 
-NARROWEST = 8  # columns that a deeply nested block has at least
+NARROWEST = 8  # columns left for a deeply nested block
 
 
 def parse(source: str) -> list[Token]:
-    """CommonMark with tables, and without what would swallow the model's text: HTML and link definitions."""
+    """Parses CommonMark with tables. HTML and link definitions stay text, because rich would drop them."""
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": 100})
     tokens = parser.enable(["strikethrough", "table"]).disable("reference").parse(source)
     for token in tokens:
@@ -28,7 +28,7 @@ def highlight(code: str, language: str) -> Text:
 
 
 def _prefix(mark: str, options: ConsoleOptions) -> str:
-    """What begins the rows of a nested block; nothing where it would leave no room for them."""
+    """The prefix of the rows of a nested block; empty if they would get too narrow."""
     return mark if options.max_width - len(mark) >= NARROWEST else ""
 
 
@@ -52,7 +52,7 @@ class _Quote(BlockQuote):
 
 
 class _Item(ListItem):
-    """An item with its marker. A number is the one the model wrote."""
+    """A list item with its marker. Numbers stay as the model wrote them."""
 
     marker = " • "
 
@@ -78,7 +78,7 @@ class _List(ListElement):
 
 
 class Blocks(Markdown):
-    """Rich's Markdown over tokens that are parsed already."""
+    """Rich's Markdown, from tokens that are parsed already."""
 
     elements = Markdown.elements | {
         "fence": _Code,
@@ -96,7 +96,7 @@ class Blocks(Markdown):
 
 
 def _shown_inlines(children: list[Token]) -> list[Token]:
-    """Inline tokens as a terminal shows them: lines stay lines, images and bare addresses are their text."""
+    """Changes inline tokens for a terminal: line breaks are kept, images and bare links become text."""
     shown = []
     for token in children:
         if token.type == "softbreak":

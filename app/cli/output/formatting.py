@@ -1,32 +1,34 @@
-"""Owns how numbers are said: counted things, sizes, ages, and a row of them as a little picture."""
+"""Formats counts, sizes, ages and durations for a person, and removes control characters from text."""
 
 import math
 import time
 from collections.abc import Sequence
 
+CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
+_CONTROLS_BUT_LINES = dict.fromkeys(code for code in CONTROLS if chr(code) not in "\n\t")
 _AGES = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 _LEVELS = "▁▂▃▄▅▆▇█"
-_CHARACTERS_PER_TOKEN = 4  # of English, about
+_CHARACTERS_PER_TOKEN = 4  # a rule of thumb for English
 
 
 def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def size_of(size_bytes: float) -> str:
+def format_size(size_bytes: float) -> str:
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size_bytes >= limit:
             return f"{size_bytes / limit:.1f} {unit}" if limit == 1e9 else f"{size_bytes / limit:.0f} {unit}"
     return f"{size_bytes:.0f} bytes"
 
 
-def tokens_about(text: str) -> str:
-    """Only the server knows how many they are."""
+def format_tokens(text: str) -> str:
+    """An estimate: only the server can tokenise."""
     return f"about {math.ceil(len(text) / _CHARACTERS_PER_TOKEN):,} tokens"
 
 
-def age_of(changed_at: float) -> str:
-    """How long ago, in the largest unit that is whole."""
+def format_age(changed_at: float) -> str:
+    """How long ago a time (in seconds since the epoch) was, in its largest unit."""
     passed_s = max(0, int(time.time() - changed_at))
     for seconds, unit in _AGES:
         if passed_s >= seconds:
@@ -34,7 +36,7 @@ def age_of(changed_at: float) -> str:
     return "just now"
 
 
-def duration_of(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
@@ -45,6 +47,12 @@ def gauge(share: float, cells: int = 8) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Each value as a bar, from nothing to the largest of them."""
+    """One bar for each value, relative to the largest."""
     most = max(values, default=0) or 1
     return "".join(_LEVELS[min(len(_LEVELS) - 1, int(value / most * len(_LEVELS)))] for value in values)
+
+
+def without_controls(text: str) -> str:
+    """The text without control characters, by which a model could manipulate the terminal. Newlines and tabs
+    stay."""
+    return text.translate(_CONTROLS_BUT_LINES)

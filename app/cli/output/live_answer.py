@@ -1,4 +1,4 @@
-"""Owns an answer as rows of a terminal: what the model thought, dim, and then its Markdown."""
+"""Shows an answer in a terminal as it arrives: the model's reasoning, dimmed, and then Markdown."""
 
 import time
 from collections import deque
@@ -10,7 +10,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from app.cli.output.answer_view import without_controls
+from app.cli.output.formatting import without_controls
 from app.cli.output.live_view import LiveView
 from app.cli.output.markdown import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
@@ -19,34 +19,42 @@ if TYPE_CHECKING:  # a pipe has no line editor
     from app.cli.input.typed_ahead import TypedAhead
 
 _DIM = Style(dim=True, italic=True)
+Clock = Callable[[], float]
 
 
 class Thoughts:
-    """Dim text, broken between words. Folded, it is one line that says how long it took."""
+    """The reasoning as dimmed text, wrapped between words. Folded, it is one line that says how long it
+    took."""
 
-    def __init__(self, console: Console, folded: bool) -> None:
+    def __init__(self, console: Console, is_folded: bool, clock: Clock) -> None:
         self._console = console
-        self._folded = folded
+        self._is_folded = is_folded
         self._tail = ""
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
 
     def feed(self, text: str) -> None:
         self._tail += text
 
     def take(self, width: int) -> list[Row]:
-        whole, end, self._tail = ("", "", self._tail) if self._folded else self._tail.rpartition("\n")
-        return self._laid_out(whole, width) if end else []
+        if self._is_folded:
+            return []
+        complete, newline, self._tail = self._tail.rpartition("\n")
+        return self._laid_out(complete, width) if newline else []
 
     def live(self, width: int) -> list[Row]:
-        if self._folded and self._tail:
-            return [[Segment(f"thinking for {time.monotonic() - self._began:.0f} s...", _DIM)]]
+        if self._is_folded and self._tail:
+            return [[Segment(f"thinking for {self._elapsed_s:.0f} s...", _DIM)]]
         return self._laid_out(self._tail, width)
 
     def finish(self, width: int) -> list[Row]:
-        if self._folded and self._tail:
-            return [[Segment(f"Thought for {time.monotonic() - self._began:.0f} s.", _DIM)], []]
-        rows = self._laid_out(self._tail.rstrip(), width)
-        return [*rows, []]
+        if self._is_folded and self._tail:
+            return [[Segment(f"Thought for {self._elapsed_s:.0f} s.", _DIM)], []]
+        return [*self._laid_out(self._tail.rstrip(), width), []]
+
+    @property
+    def _elapsed_s(self) -> float:
+        return self._clock() - self._began
 
     def _laid_out(self, text: str, width: int) -> list[Row]:
         if not text:
@@ -56,42 +64,32 @@ class Thoughts:
 
 
 class AnswerRows:
-    """Thoughts, if there are any, and the answer below them. It grows in one thread and is laid out in
-    another, which takes in what came since at the beginning of a frame."""
+    """The rows of the reasoning, if any, and of the answer below it.
 
-    def __init__(self, console: Console, fold_thoughts: bool = False) -> None:
+    `think` and `feed` queue text in the event loop; the other methods take it from the queue in the thread
+    that lays out.
+    """
+
+    def __init__(self, console: Console, folds_thoughts: bool = False, clock: Clock = time.monotonic) -> None:
         self._console = console
-        self._fold = fold_thoughts
+        self._folds_thoughts = folds_thoughts
+        self._clock = clock
         self._thoughts: Thoughts | None = None
         self._is_answering = False
         self._markdown = MarkdownStream(console)
-        self._fed: deque[tuple[Callable[[str], None], str]] = deque()
+        self._queue: deque[tuple[bool, str]] = deque()  # whether the text is reasoning, and the text
 
     def think(self, text: str) -> None:
-        self._fed.append((self._add_thought, text))
+        self._queue.append((True, text))
 
     def feed(self, text: str) -> None:
-        self._fed.append((self._add_answer, text))
-
-    def _take_in(self) -> None:
-        while self._fed:
-            add, text = self._fed.popleft()
-            add(without_controls(text))
-
-    def _add_thought(self, text: str) -> None:
-        if self._thoughts is None:
-            self._thoughts = Thoughts(self._console, self._fold)
-        self._thoughts.feed(text)
-
-    def _add_answer(self, text: str) -> None:
-        self._is_answering = True
-        self._markdown.feed(text)
+        self._queue.append((False, text))
 
     def take(self, width: int) -> list[Row]:
-        self._take_in()
+        self._empty_queue()
         if not self._is_answering:
             return [] if self._thoughts is None else self._thoughts.take(width)
-        return self._thought(width) + self._markdown.take(width)
+        return self._finish_thoughts(width) + self._markdown.take(width)
 
     def live(self, width: int) -> list[Row]:
         if self._thoughts is not None:
@@ -99,11 +97,22 @@ class AnswerRows:
         return self._markdown.live(width)
 
     def finish(self, width: int) -> list[Row]:
-        self._take_in()
-        return self._thought(width) + self._markdown.finish(width)
+        self._empty_queue()
+        return self._finish_thoughts(width) + self._markdown.finish(width)
 
-    def _thought(self, width: int) -> list[Row]:
-        """The rest of the thoughts, which are over."""
+    def _empty_queue(self) -> None:
+        while self._queue:
+            is_reasoning, text = self._queue.popleft()
+            text = without_controls(text)
+            if not is_reasoning:
+                self._is_answering = True
+                self._markdown.feed(text)
+                continue
+            if self._thoughts is None:
+                self._thoughts = Thoughts(self._console, self._folds_thoughts, self._clock)
+            self._thoughts.feed(text)
+
+    def _finish_thoughts(self, width: int) -> list[Row]:
         if self._thoughts is None:
             return []
         rows = self._thoughts.take(width) + self._thoughts.finish(width)
@@ -112,12 +121,12 @@ class AnswerRows:
 
 
 class LiveAnswer(LiveView):
-    """Shows one answer; used as an async context manager that leaves it whole on the screen."""
+    """The AnswerView of a terminal."""
 
     def __init__(
-        self, console: Console, fold_thoughts: bool = False, typed_ahead: "TypedAhead | None" = None
+        self, console: Console, folds_thoughts: bool = False, typed_ahead: "TypedAhead | None" = None
     ) -> None:
-        self._answer = AnswerRows(console, fold_thoughts)
+        self._answer = AnswerRows(console, folds_thoughts)
         super().__init__(ScreenWriter(console), self._answer, typed_ahead)
 
     async def __aenter__(self) -> Self:

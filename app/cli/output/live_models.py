@@ -1,6 +1,6 @@
-"""Owns the list of the models while some of them load: it shows how far they are, until none does.
+"""Shows the list of models with the progress of those that are loading, until none is.
 
-It only watches: the server loads on for whoever waits for the model.
+It only watches: closing it does not stop a load.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ from rich.text import Text
 from app.cli.conversation.session import Session
 from app.cli.output.live_view import LiveView
 from app.cli.output.load_progress import POLL_S, progress_of
-from app.cli.output.model_table import listed, loads_of, loads_table, model_table
+from app.cli.output.model_table import in_list_order, loads_of, loads_table, model_table
 from app.cli.output.screen_writer import ScreenWriter
 from app.models.schemas import LoadProgress
 
 if TYPE_CHECKING:
     from app.cli.output.markdown import Row
 
-HINT = "Ctrl-C leaves the list; the server loads on."
-_ROWS_OF_A_FOOTER = 2  # what is typed meanwhile
+HINT = "Ctrl-C closes the list; loading continues."
+_FOOTER_ROWS = 2  # for what the user types meanwhile
 
 
 class LiveModels:
-    """The rows of a view. Only the list as it is in the end is final."""
+    """The rows of a LiveView. Only the last version of the list is final."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -33,29 +33,29 @@ class LiveModels:
         self._console = session.terminal.console
 
     async def run(self) -> None:
-        """Returns once no model loads. Stopped, it leaves the list as it is by then."""
+        """Returns once no model is loading. When cancelled, it leaves the present list on the screen."""
         try:
-            await (self._print() if self._terminal.style.plain else self._paint())
+            await (self._print() if self._terminal.style.plain else self._redraw())
         except asyncio.CancelledError:
-            self._terminal.note("The server goes on loading.")
+            self._terminal.note("The server continues loading.")
             raise
 
-    async def _paint(self) -> None:
+    async def _redraw(self) -> None:
         async with LiveView(ScreenWriter(self._console), self, self._terminal.typed_ahead) as view:
-            async for _ in self._news():
+            async for _ in self._updates():
                 view.change()
 
     async def _print(self) -> None:
         self._terminal.show(self._table(self._console.width))
         self._terminal.note(HINT)
         with self._terminal.bar() as bar:
-            async for loads in self._news():
+            async for loads in self._updates():
                 for progress in loads:
                     bar.show(progress_of(progress))
         self._terminal.show(self._table(self._console.width))
 
-    async def _news(self) -> AsyncIterator[list[LoadProgress]]:
-        """What loads, as the server tells it again and again, until nothing does."""
+    async def _updates(self) -> AsyncIterator[list[LoadProgress]]:
+        """Polls the server and yields the models that are loading, until none is."""
         while loads := loads_of(self._session.models.values()):
             yield loads
             await asyncio.sleep(POLL_S)
@@ -65,18 +65,19 @@ class LiveModels:
         return []
 
     def live(self, width: int) -> "list[Row]":
-        """The whole list where the terminal has room for it: of a long one the end alone would be seen."""
+        """The full list if it fits into the terminal, otherwise a short one, because a long list would scroll
+        out of view."""
         loads = loads_of(self._session.models.values())
         below = self._rows(Group(loads_table(loads, width), Text(HINT, "dim")), width)
         whole = self.finish(width)
-        room = self._console.height - len(below) - _ROWS_OF_A_FOOTER - 1
+        room = self._console.height - len(below) - _FOOTER_ROWS - 1
         return [*(whole if len(whole) <= room else self._rows(self._table(width, True), width)), *below]
 
     def finish(self, width: int) -> "list[Row]":
         return self._rows(self._table(width), width)
 
     def _table(self, width: int, is_short: bool = False) -> RenderableType:
-        models = listed(self._session.models.values())
+        models = in_list_order(self._session.models.values())
         return model_table(models, self._terminal.style.symbols, width, is_short)
 
     def _rows(self, shown: RenderableType, width: int) -> "list[Row]":

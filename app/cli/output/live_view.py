@@ -1,6 +1,7 @@
-"""Owns an answer that is painted while it comes: when a frame is painted, and of what.
+"""Redraws rows in the terminal while they grow, some twenty times a second.
 
-Rows are laid out in a thread, and what the user types is drawn between the frames: no key waits for Markdown.
+Rows are laid out in a thread, and what the user types is drawn between the frames, so that no key press waits
+for Markdown.
 """
 
 import asyncio
@@ -19,116 +20,141 @@ from app.cli.output.screen_writer import ScreenWriter
 if TYPE_CHECKING:  # a pipe has no line editor
     from app.cli.input.typed_ahead import TypedAhead
 
-FRAME_S = 0.05  # between two frames, at least
-PAINTING_SHARE = 0.25  # of the time, at most: an answer that is slow to lay out gets fewer frames
+FRAME_S = 0.05  # shortest time between two frames
+MAX_LAYOUT_SHARE = 0.25  # of the time; an answer that is slow to lay out gets fewer frames
 
 
 class Rows(Protocol):
-    """What is painted, at the width that the terminal has by then. One thread at a time lays it out, and not
-    the event loop's, in which it grows."""
+    """Content that grows in the event loop and is laid out, for the given width, in one thread at a time."""
 
     def take(self, width: int) -> list[Row]:
-        """Rows that became final, each once."""
+        """The rows that have become final since the last call."""
 
     def live(self, width: int) -> list[Row]:
-        """The rest as it is now; takes nothing."""
+        """The rows that are not final yet."""
 
     def finish(self, width: int) -> list[Row]:
-        """All the rest: it is final."""
+        """All remaining rows, as final ones."""
+
+
+class RowScreen:
+    """Draws rows, a status line until there are any, and below them what the user types."""
+
+    def __init__(self, writer: ScreenWriter, rows: Rows) -> None:
+        self.status = ""
+        self._writer = writer
+        self._rows = rows
+        self._live: list[Row] = []  # the last layout
+        self._footer = ""
+
+    def lay_out(self) -> tuple[list[Row], list[Row]]:
+        """The new final rows, and the live ones. May be called in any thread, one at a time."""
+        width = self._width
+        return self._rows.take(width), self._rows.live(width)
+
+    def lay_out_rest(self) -> list[Row]:
+        """All remaining rows. May be called in any thread, after the last `lay_out`."""
+        return self._rows.finish(self._width)
+
+    def begin(self) -> None:
+        self._writer.begin()
+
+    def draw(self, final: list[Row], live: list[Row]) -> None:
+        self._live = live
+        self._writer.draw(final, [*(live or self._status_rows()), *self._footer_rows()])
+
+    def draw_footer(self, text: str) -> None:
+        """Shows what the user has typed below the rows."""
+        self._footer = text
+        self.draw([], self._live)
+
+    def draw_rest(self, rest: list[Row]) -> None:
+        """Draws the last rows, and removes the status and the footer."""
+        self._writer.draw(rest, [])
+
+    def end(self) -> None:
+        self._writer.end()
+
+    @property
+    def _width(self) -> int:
+        return self._writer.size[0]
+
+    def _status_rows(self) -> list[Row]:
+        return [[Segment(self.status, Style(dim=True))]] if self.status else []
+
+    def _footer_rows(self) -> list[Row]:
+        """An empty row, and one with the end of the text."""
+        if not self._footer:
+            return []
+        mark = "You: "
+        shown = chop_cells(self._footer[::-1], max(1, self._width - len(mark) - 1))[0][::-1]
+        return [[], [Segment(mark + shown, Style(dim=True))]]
 
 
 class LiveView:
-    """Paints rows into the terminal, a few times a second, from entering this context to leaving it."""
+    """Redraws the rows whenever they change, as long as this context is open."""
 
-    def __init__(self, writer: ScreenWriter, rows: Rows, typed_ahead: "TypedAhead | None" = None) -> None:
-        self._writer = writer
+    def __init__(
+        self,
+        writer: ScreenWriter,
+        rows: Rows,
+        typed_ahead: "TypedAhead | None" = None,
+        frame_s: float = FRAME_S,
+    ) -> None:
+        self._screen = RowScreen(writer, rows)
         self._typed_ahead = typed_ahead
-        self._footer = ""
-        self._rows = rows
-        self._live: list[Row] = []  # as it was laid out last
-        self._status = ""
+        self._frame_s = frame_s
         self._changed = asyncio.Event()
         self._is_over = asyncio.Event()
-        self._frames: asyncio.Task[None] | None = None
+        self._drawing: asyncio.Task[None] | None = None
+        self._echoing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._writer.begin()
+        self._screen.begin()
+        self._drawing = asyncio.create_task(self._draw_frames())
         if self._typed_ahead is not None:
-            self._typed_ahead.show = self.show_below
-            self._footer = self._typed_ahead.text
-        self._frames = asyncio.create_task(self._paint_frames())
+            self._echoing = asyncio.create_task(self._echo_keys(self._typed_ahead))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._frames is not None
-        if self._typed_ahead is not None:
-            self._typed_ahead.show = None
+        assert self._drawing is not None
+        if self._echoing is not None:
+            self._echoing.cancel()
+            await asyncio.gather(self._echoing, return_exceptions=True)
         self._is_over.set()
         self._changed.set()
         try:
-            await self._frames  # not cancelled: its thread would go on
-            self._writer.draw(await asyncio.to_thread(self._rows.finish, self._width), [])
+            await self._drawing  # not cancelled: its thread would keep running
+            self._screen.draw_rest(await asyncio.to_thread(self._screen.lay_out_rest))
         finally:
-            self._writer.end()
+            self._screen.end()
 
     def wait(self, status: str) -> None:
-        """Shows why there are no rows yet."""
-        self._status = status
+        """Shows a status as long as there are no rows."""
+        self._screen.status = status
         self.change()
 
-    def show_below(self, text: str) -> None:
-        """What the user types meanwhile, at once; it goes when the rows are final."""
-        self._footer = text
-        self._draw([], self._live)
-
     def change(self) -> None:
-        """There is something new to paint."""
+        """Requests a frame, because the rows have changed."""
         self._changed.set()
 
-    def paint(self) -> None:
-        """A frame, in this thread."""
-        self._draw(*self._laid_out(self._width))
-
-    def finish(self) -> None:
-        """All of it is final now. In this thread."""
-        self._writer.draw(self._rows.finish(self._width), [])
-        self._writer.end()
-
-    async def _paint_frames(self) -> None:
+    async def _draw_frames(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
             if self._is_over.is_set():
                 return
             began = time.perf_counter()
-            self._draw(*await asyncio.to_thread(self._laid_out, self._width))
-            await self._pause(max(FRAME_S, (time.perf_counter() - began) / PAINTING_SHARE))
+            self._screen.draw(*await asyncio.to_thread(self._screen.lay_out))
+            await self._pause(max(self._frame_s, (time.perf_counter() - began) / MAX_LAYOUT_SHARE))
 
     async def _pause(self, duration_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_over.wait(), duration_s)
 
-    def _laid_out(self, width: int) -> tuple[list[Row], list[Row]]:
-        """What became final, and the rest."""
-        return self._rows.take(width), self._rows.live(width)
-
-    def _draw(self, final: list[Row], live: list[Row]) -> None:
-        self._live = live
-        self._writer.draw(final, [*(live or self._status_rows()), *self._footer_rows(self._width)])
-
-    @property
-    def _width(self) -> int:
-        return self._writer.size[0]
-
-    def _footer_rows(self, width: int) -> list[Row]:
-        """The end of it, where it is longer than a row."""
-        if not self._footer:
-            return []
-        mark = "You: "
-        shown = chop_cells(self._footer[::-1], max(1, width - len(mark) - 1))[0][::-1]
-        return [[], [Segment(mark + shown, Style(dim=True))]]
-
-    def _status_rows(self) -> list[Row]:
-        return [[Segment(self._status, Style(dim=True))]] if self._status else []
+    async def _echo_keys(self, typed_ahead: "TypedAhead") -> None:
+        while True:
+            self._screen.draw_footer(typed_ahead.text)
+            await typed_ahead.wait_for_key()

@@ -1,7 +1,7 @@
-"""Owns Markdown as it arrives: which part of an answer is final, and the rows it makes. Paints nothing.
+"""Lays out Markdown that is still arriving, and decides which of its rows are final.
 
-Text is final once a later block has begun, since Markdown is read line by line: an unfinished line decides
-nothing. Of the last block, the items of a list but the last and the whole lines of a fence are final too.
+A block is final once a later block has begun. Markdown is parsed by lines, so an incomplete line decides
+nothing. In the last block, all list items but the last one and the complete lines of a code fence are final.
 """
 
 import re
@@ -14,21 +14,21 @@ from rich.segment import Segment
 from app.cli.output.blocks import Blocks, highlight, parse
 
 Row = list[Segment]
-"""One line without its end. A row of code may be longer than the terminal is wide: it is never broken, so
-that it can be copied whole."""
+"""One line without its newline. A row of code may be wider than the terminal: it is not wrapped, so that it
+can be copied."""
 
-CONTEXT_LINES = 50  # final lines of a fence that are read again to colour the next ones
+CONTEXT_LINES = 50  # final lines of a fence that are parsed again to highlight the next ones
 _LISTS = ("bullet_list_open", "ordered_list_open")
 _INDENT = re.compile(r" {0,3}(?! )")
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece that becomes final at once: a top-level block, or one item of a top-level list."""
+    """The smallest part that becomes final: a top-level block, or one item of a top-level list."""
 
     tokens: list[Token]
     first_line: int
-    continues: bool  # the list of the unit before: no blank row between
+    continues: bool  # belongs to the same list as the previous unit: no blank row between them
 
     @property
     def is_code(self) -> bool:
@@ -45,7 +45,7 @@ def _blocks(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _items(block: list[Token]) -> list[list[Token]]:
-    """The items of a list, each as a list of its own."""
+    """Splits a list into lists of one item."""
     items: list[list[Token]] = []
     for token in block[1:-1]:
         if token.type == "list_item_open" and token.level == 1:
@@ -55,14 +55,14 @@ def _items(block: list[Token]) -> list[list[Token]]:
 
 
 def _line_of(tokens: list[Token]) -> int:
-    """Where a block begins, or the item of a list that `_items` made."""
+    """The first line of a block, or of the item in a list made by `_items`."""
     first = tokens[1] if tokens[0].type in _LISTS else tokens[0]
-    assert first.map is not None, "block tokens know their lines"
+    assert first.map is not None, "block tokens have line numbers"
     return first.map[0]
 
 
 def _stand_alone(items: list[list[Token]], lines: list[str]) -> bool:
-    """Whether each item means the same without those before it: only where all begin in the same column."""
+    """Whether each item can be parsed without the previous ones: only if all have the same indentation."""
     indents = [_INDENT.match(lines[_line_of(item)]) for item in items]
     return all(indents) and len({indent and indent.end() for indent in indents}) == 1
 
@@ -79,7 +79,7 @@ def _units(source: str) -> list[Unit]:
 
 
 def _trimmed(row: Row) -> Row:
-    """Without the blanks at its end, so that a copied line has none."""
+    """The row without trailing blanks, so that a copied line has none."""
     row = [segment for segment in row if not segment.control]
     while row and not row[-1].text.strip(" "):
         row.pop()
@@ -89,12 +89,12 @@ def _trimmed(row: Row) -> Row:
 
 
 class MarkdownStream:
-    """An answer that grows by `feed`. `take` gives the rows that became final, each once; `live` the rest."""
+    """Markdown that grows by `feed`. `take` returns each final row once, and `live` the remaining rows."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._tail = ""  # source that is not final; of a fence in progress, its first line and some context
-        self._shown_lines = 0  # of that fence: lines of the context, which are final
+        self._tail = ""  # source that is not final; for an open fence, its first line and some context
+        self._shown_lines = 0  # final lines of that fence's context
         self._continues = True  # no blank row before the tail
 
     def feed(self, text: str) -> None:
@@ -114,7 +114,7 @@ class MarkdownStream:
         return rows
 
     def live(self, width: int) -> list[Row]:
-        """Rows of what is not final; takes nothing."""
+        """The rows that are not final. Does not change the state."""
         kept = self._shown_lines, self._continues
         rows = self._rows(_units(self._tail), width)
         self._shown_lines, self._continues = kept
@@ -129,7 +129,7 @@ class MarkdownStream:
         self._tail = self._tail.split("\n", count)[count]
 
     def _take_code(self, fence: Unit, width: int) -> list[Row]:
-        """The whole lines of the fence that ends the tail; not blank ones, which may turn out to end it."""
+        """The complete lines of an open fence, but not trailing blank ones, which may turn out to end it."""
         rows = self._rows([fence], width)
         code = fence.tokens[0].content.rstrip()
         final = code.count("\n") + 1 if code else 0
@@ -157,7 +157,7 @@ class MarkdownStream:
         return [_trimmed(list(line.render(self._console))) for line in lines[self._shown_lines :]]
 
     def _block(self, unit: Unit, width: int) -> list[Row]:
-        """Items are laid out one by one also where they become final together, so that both look the same."""
+        """Lays out list items one by one, also if they become final together: the result must be the same."""
         pieces = _items(unit.tokens) if unit.tokens[0].type in _LISTS else [unit.tokens]
         return [row for piece in pieces for row in self._piece(piece, width)]
 

@@ -1,23 +1,23 @@
-"""Owns how models are named and listed: a name never hides what really serves it."""
+"""Formats the list of models and the line about the current one, with the repository that serves each."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from app.cli.output.formatting import size_of
+from app.cli.output.formatting import format_size
 from app.cli.output.load_progress import progress_of
-from app.cli.output.terminal import BAR_WIDTH, NARROW
+from app.cli.output.progress_bar import BAR_WIDTH, NARROW
 from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
 
 if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
-WIDE = 110  # columns that the whole table needs
+WIDE = 110  # columns; the full table needs them
 _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": ""}
 
 
 def served_from(model_id: str) -> str:
-    """A Hub repository as it is; of a local folder the end of its path."""
+    """A Hub repository unchanged; the last two parts of a local path."""
     path = PurePath(model_id)
     return f".../{path.parent.name}/{path.name}" if path.is_absolute() else model_id
 
@@ -32,19 +32,20 @@ def current_model_line(health: HealthResponse) -> str:
     return f"Current model: {model.name}{origin}"
 
 
-def listed(models: Iterable[ModelEntry]) -> list[ModelEntry]:
-    """In the order of the list: the current model last, where it stays on the screen."""
+def in_list_order(models: Iterable[ModelEntry]) -> list[ModelEntry]:
+    """The current model last, so that it stays visible in a long list."""
     return sorted(models, key=lambda model: model.is_current)
 
 
 def loads_of(models: Iterable[ModelEntry]) -> list[LoadProgress]:
-    """How far those are that load."""
+    """The progress of the models that are loading."""
     return [model.progress for model in models if model.progress is not None]
 
 
 def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_short: bool = False) -> "Table":
-    """Where the terminal is narrow, the numbers and the origin stand below the description; in a short one
-    neither does, and a model takes one line. Below NARROW it is short, and has no lines around the cells."""
+    """A table of models. In a terminal narrower than WIDE, sizes and origin are shown below the description.
+    A short table has one line per model. A terminal narrower than NARROW gets a short table without borders.
+    """
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 
@@ -58,8 +59,8 @@ def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_shor
     if not is_short:
         _add_columns(table, width)
     for model in models:
-        told = [] if is_short else _cells(model) if width >= WIDE else [_paragraph(model)]
-        table.add_row(model.name, _status(model, symbols), *told, style="bold" if model.is_current else "")
+        details = [] if is_short else _cells(model) if width >= WIDE else [_paragraph(model)]
+        table.add_row(model.name, _status(model, symbols), *details, style="bold" if model.is_current else "")
     return table
 
 
@@ -72,24 +73,24 @@ def _add_columns(table: "Table", width: int) -> None:
 
 
 def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
-    """A bar for each load. What nobody measured yet has no share."""
+    """A progress bar for each model that is loading."""
     from rich.progress_bar import ProgressBar
     from rich.table import Column, Table
 
     is_narrow = width < NARROW
-    whole = [Column(no_wrap=True) for _ in range(1 if is_narrow else 2)]
-    table = Table.grid(Column(overflow="fold"), *whole, padding=(0, 1))
+    unbroken = [Column(no_wrap=True) for _ in range(1 if is_narrow else 2)]
+    table = Table.grid(Column(overflow="fold"), *unbroken, padding=(0, 1))
     for progress in loads:
-        step = progress_of(progress)
-        bar = ProgressBar(None if step.fraction is None else 1.0, step.fraction or 0.0, BAR_WIDTH)
-        share = "" if step.fraction is None else f"{step.fraction:.0%}"
-        table.add_row(f"⏳ {step}", *([] if is_narrow else [bar]), share)
+        update = progress_of(progress)
+        bar = ProgressBar(None if update.fraction is None else 1.0, update.fraction or 0.0, BAR_WIDTH)
+        share = "" if update.fraction is None else f"{update.fraction:.0%}"
+        table.add_row(f"⏳ {update}", *([] if is_narrow else [bar]), share)
     return table
 
 
 def _cells(model: ModelEntry) -> list[str]:
     context = f"{model.context_length:,}"
-    size = "?" if model.size_bytes is None else size_of(model.size_bytes)
+    size = "?" if model.size_bytes is None else format_size(model.size_bytes)
     return [size, context, served_from(model.model_id), model.description]
 
 

@@ -1,7 +1,7 @@
-"""Owns the rows at the end of the terminal that are not final yet, and writes them over.
+"""Redraws the last rows of the terminal in place.
 
-Only what changed is rewritten, in one write a frame, and nothing is erased before it is written: nothing
-flickers, and the scrollback holds what is final as if it had been printed at once.
+Each frame is one write, rewrites only what changed, and erases nothing before it is overwritten. So nothing
+flickers, and the scrollback looks as if the final rows had been printed at once.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from rich.console import COLOR_SYSTEMS, Console
 from rich.segment import Segment
 from rich.style import Style
 
-from app.cli.output.answer_view import CONTROLS
+from app.cli.output.formatting import CONTROLS
 from app.cli.output.markdown import Row
 
-BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows all between at once
+BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows what is between at once
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 CLEAR_TO_END_OF_LINE, CLEAR_BELOW = "\x1b[K", "\x1b[J"
 
@@ -27,20 +27,21 @@ class _Line:
     ansi: str
     cells: int
 
-    def rows(self, width: int) -> int:
-        """Rows of the screen that it takes."""
+    def height(self, width: int) -> int:
+        """The number of screen rows that it occupies."""
         return max(1, math.ceil(self.cells / width))
 
-    def written(self, width: int) -> str:
-        """Over whatever the screen holds there. A line that is full leaves nothing to clear: the cursor still
-        stands on its last cell. A longer one may leave a cell free where a wide character did not fit."""
+    def overwriting(self, width: int) -> str:
+        """The text that replaces what is on the screen. A line of exactly the screen's width must not be
+        followed by "clear to end of line": the cursor is still on its last cell. A longer line may leave a
+        cell free where a wide character did not fit, so everything below is cleared first."""
         if self.cells > width:
             return f"{CLEAR_BELOW}{self.ansi}\n"
         return f"{self.ansi}{CLEAR_TO_END_OF_LINE if self.cells < width else ''}\n"
 
 
 class ScreenWriter:
-    """The end of the terminal. The rows drawn last that are not final stay above the cursor."""
+    """Writes final rows, and below them live rows that the next frame may replace."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -48,7 +49,7 @@ class ScreenWriter:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows, as they are now."""
+        """The present columns and rows."""
         return self._console.size
 
     def begin(self) -> None:
@@ -58,7 +59,7 @@ class ScreenWriter:
         self._write(SHOW_CURSOR)
 
     def draw(self, final: list[Row], live: list[Row]) -> None:
-        """Writes rows that are final, and below them as many of the others as the screen holds."""
+        """Writes the final rows, and below them as many of the last live rows as fit on the screen."""
         width, height = self.size
         cropped = [Segment.adjust_line_length(row, width, pad=False) for row in live]
         self._draw(final, cropped[-max(1, height - 1) :], width)
@@ -67,10 +68,10 @@ class ScreenWriter:
         lines = [self._line(row) for row in (*final, *live)]
         pairs = zip(self._live, lines, strict=False)
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        up = sum(line.rows(width) for line in self._live[same:])
+        up = sum(line.height(width) for line in self._live[same:])
         if up or lines[same:]:
             home = f"\x1b[{up}A\r" if up else "\r"
-            body = "".join(line.written(width) for line in lines[same:])
+            body = "".join(line.overwriting(width) for line in lines[same:])
             self._write(f"{BEGIN_FRAME}{home}{body}{CLEAR_BELOW}{END_FRAME}")
         self._live = lines[len(final) :]
 

@@ -17,7 +17,7 @@ def _column(name: str, text: str, status: str = "") -> Column:
     return column
 
 
-def test_answers_stand_side_by_side_and_code_is_folded() -> None:
+def test_comparison_is_side_by_side_and_wraps_code() -> None:
     long = "```\n" + "x" * 40 + "\n```"
     rows = _rows([_column("one", "- a\n- b", "2 tokens"), _column("two", long)], 63)
     assert rows == [
@@ -28,6 +28,6 @@ def test_answers_stand_side_by_side_and_code_is_folded() -> None:
     ]
 
 
-def test_answers_stand_below_each_other_where_there_is_no_room() -> None:
+def test_narrow_comparison_is_one_below_the_other() -> None:
     rows = _rows([_column("one", "a\x1b[2J"), _column("two", "", "waiting...")], 40)
     assert rows == ["one", "a[2J", "", "two", "waiting...", ""]

@@ -1,4 +1,4 @@
-"""Every command once, typed into a terminal, with the client's own server and its real models."""
+"""Types every command once into a terminal, with a real server and real models."""
 
 from pathlib import Path
 
@@ -7,34 +7,34 @@ from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import free_port
 
-STARTING_S = 90.0  # a server, with its model
-SESSION = (  # what is typed, and what is shown once more then, beside the line itself
+START_TIMEOUT_S = 90.0  # for a server to load its model
+SESSION = (  # a line to type, and text that then appears
     ("My name is Ann.", "Ann!"),
-    ("/help retry", "for this answer alone"),
+    ("/help retry", "for this answer only"),
     ("/models", "A tiny chat model"),
-    ("/status", "up since"),
+    ("/status", "started"),
     ("/history", "Nice to meet you, Ann!"),
-    ("/system Be brief.", "It holds from the next message on."),
+    ("/system Be brief.", "It applies from the next message on."),
     ("/set temperature 0", "0 is greedy"),
     ("/retry", "Nice to meet you, Ann!"),
     ("/continue", "added nothing"),
     ("/undo", "0 turns left"),
     ("My name is Bo.", "Bo!"),
     ("/edit", "Cy!"),
-    ("/read note.txt", "goes with your next message"),
-    ("/undo", "Dropped 1 turn"),
+    ("/read note.txt", "is attached to your next message"),
+    ("/undo", "Removed 1 turn"),
     ("My name is Di.", "Di!"),
     ("/copy all", "Copied the conversation"),
     ("/export talk.md", "Exported 1 turn"),
     ("/save talk", "saved to talk.json"),
-    ("/rename Friends", "This conversation is called Friends now."),
+    ("/rename Friends", "This conversation is now called Friends."),
     ("/new", "New conversation."),
-    ("/load talk", "1 turn to go on from"),
+    ("/load talk", "Loaded talk.json with 1 turn"),
     ("/sessions", "Friends"),
     ("/delete talk", "Deleted"),
     ("/stats", "tokens"),
     ("/switch gpt2", "Successfully switched to gpt2"),
-    ("/compare builtin gpt2", "None of these joined the conversation"),
+    ("/compare builtin gpt2", "These answers are not part of the conversation"),
 )
 
 
@@ -53,15 +53,15 @@ def test_every_command_on_a_real_server(cache_with_tiny_gpt2: Path, tmp_path: Pa
         VISUAL=str(editor),
     )
     with PseudoTerminal(CLIENT, environ, columns=110, rows=60) as terminal:
-        terminal.wait_for("You:", patience_s=STARTING_S)
+        terminal.wait_for("You:", timeout_s=START_TIMEOUT_S)
         for line, shown in SESSION:
             before, prompts = terminal.text.count(shown), terminal.text.count("You:")
             terminal.type(line + "\r")
-            terminal.wait_for(shown, times=before + 1, patience_s=STARTING_S)
+            terminal.wait_for(shown, times=before + 1, timeout_s=START_TIMEOUT_S)
             terminal.wait_for("You:", times=prompts + 1)
         terminal.type("/clear\r")
         terminal.wait_for_escape("\x1b[2J\x1b[H")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
         assert "❌" not in terminal.text
-        assert "Traceback" not in terminal.text and "fault of the client" not in terminal.text
+        assert "Traceback" not in terminal.text and "bug in the client" not in terminal.text

@@ -10,20 +10,20 @@ from app.cli.errors import ClientError
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.models.schemas import TranscriptMessage
 from tests.cli.conftest import Seen, Talk, typed
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 
-def test_files_go_with_the_message(talk: Talk, seen: Seen, standin: StandIn) -> None:
+def test_attached_files_are_sent_with_the_message(talk: Talk, seen: Seen, standin: StandIn) -> None:
     Path("a.txt").write_text("A\n")
     Path("b.txt").write_text("B\n")
     talk("/read a.txt", "look at @b.txt", "and now")
     asked = [body["message"] for _, body in standin.requests]
     assert asked == ["look at @b.txt\n\nb.txt:\n```txt\nB\n```\n\na.txt:\n```txt\nA\n```", "and now"]
-    assert "a.txt goes with your next message: 19 bytes, about 5 tokens." in seen.told
-    assert "With b.txt: 19 bytes, about 5 tokens." in seen.told
+    assert "a.txt is attached to your next message: 19 bytes, about 5 tokens." in seen.messages
+    assert "Attached b.txt: 19 bytes, about 5 tokens." in seen.messages
 
 
-def test_documents_are_exported(talk: Talk, seen: Seen) -> None:
+def test_export_writes_a_document(talk: Talk, seen: Seen) -> None:
     talk("one", "/export talk.md")
     assert "## Assistant (builtin)\n\nYou said: one" in Path("talk.md").read_text()
     for line in ("/export", "/export talk.pdf"):
@@ -37,15 +37,15 @@ def _long_talk(turns: int) -> Transcript:
     return Transcript(messages=[asked, TranscriptMessage(role="assistant", content=answer)] * turns)
 
 
-def test_export_of_a_long_conversation_shows_itself_and_can_be_stopped(talk: Talk, seen: Seen) -> None:
+def test_long_export_shows_progress_and_can_be_stopped(talk: Talk, seen: Seen) -> None:
     stopped_at = 0.0
 
     async def go(session: Session) -> None:
         nonlocal stopped_at
-        session.begin(_long_talk(turns=10_000))  # many seconds of work
+        session.begin(_long_talk(turns=10_000))  # exporting it takes many seconds
         interrupts = Interrupts()
         writing = asyncio.create_task(interrupts.run(typed(session, "/export talk.html")))
-        while not seen.told:
+        while not seen.messages:
             await asyncio.sleep(0.01)
         interrupts.fire()
         stopped_at = time.monotonic()
@@ -53,8 +53,8 @@ def test_export_of_a_long_conversation_shows_itself_and_can_be_stopped(talk: Tal
             await writing
 
     talk(go)
-    assert time.monotonic() - stopped_at < 2  # with the thread that wrote it
-    assert seen.told == "writing talk.html...\n" and not Path("talk.html").exists()
+    assert time.monotonic() - stopped_at < 2  # including the end of the thread
+    assert seen.messages == "writing talk.html...\n" and not Path("talk.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_export_of_a_long_conversation_shows_itself_and_can_be_stopped(talk: Tal
         ("/copy x", None),
     ],
 )
-def test_answers_are_copied_as_they_came(
+def test_copy_copies_the_markdown_source(
     talk: Talk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, copied: str | None
 ) -> None:
     (tmp_path / "wl-copy").write_text(f"#!/bin/sh\ncat > {tmp_path}/copied\n")

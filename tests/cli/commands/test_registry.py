@@ -10,7 +10,7 @@ from tests.cli.conftest import Seen
 
 
 @pytest.mark.parametrize("line", ["hello", "/usr/bin/env", "/ 3", "a /quit", "/1", "//set", "/etc/hosts x"])
-def test_text_is_text(line: str) -> None:
+def test_parse_returns_messages_unchanged(line: str) -> None:
     assert parse(line) == line.replace("//", "/")
 
 
@@ -25,7 +25,7 @@ def test_text_is_text(line: str) -> None:
         ("/", "help", ""),
     ],
 )
-def test_command_may_be_shortened(line: str, name: str, argument: str) -> None:
+def test_parse_accepts_shortened_commands(line: str, name: str, argument: str) -> None:
     call = parse(line)
     assert isinstance(call, Call)
     assert (call.command.name, call.argument) == (name, argument)
@@ -35,18 +35,18 @@ def test_command_may_be_shortened(line: str, name: str, argument: str) -> None:
     ("name", "near"),
     [("swich", "/switch"), ("st", "/status or /stats"), ("xyzzy", "/help lists")],
 )
-def test_unknown_command_names_the_nearest(name: str, near: str) -> None:
+def test_unknown_command_suggests_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UnknownCommand) as caught:
         find(name)
     assert near in str(caught.value.hint)
 
 
-def test_help_shows_every_command_and_one_in_particular(seen: Seen) -> None:
+def test_help_shows_all_commands_or_one(seen: Seen) -> None:
     async def ask(argument: str) -> None:
         async with ChatClient("http://nowhere") as client:
             await show_help(Session(client, seen.terminal()), argument)
 
     asyncio.run(ask(""))
-    assert all(command.usage in seen.told for command in COMMANDS)
+    assert all(command.usage in seen.messages for command in COMMANDS)
     asyncio.run(ask("/undo"))
-    assert seen.told.endswith("/undo [N]\n  drop the last turn, or the last N\n")
+    assert seen.messages.endswith("/undo [N]\n  remove the last turn, or the last N turns\n")

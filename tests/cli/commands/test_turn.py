@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.session import NothingYet, Session
-from app.cli.errors import ClientError, Refused
+from app.cli.conversation.session import Session
+from app.cli.errors import ClientError, NoAnswerYet, Refused
 from app.cli.preferences import load_preferences
-from tests.cli.conftest import Seen, Talk, last_kept, typed
-from tests.cli.stand_in import StandIn
+from tests.cli.conftest import Seen, Talk, last_autosaved, typed
+from tests.cli.stand_in.state import StandIn
 
 
 def test_retry_undo_and_new(talk: Talk, seen: Seen, standin: StandIn) -> None:
@@ -18,7 +18,7 @@ def test_retry_undo_and_new(talk: Talk, seen: Seen, standin: StandIn) -> None:
     assert session.transcript.title == "Other" and session.transcript.turns == 1
 
 
-def test_undo_takes_a_number_and_stops_at_the_beginning(talk: Talk, seen: Seen) -> None:
+def test_undo_takes_a_number_of_turns(talk: Talk, seen: Seen) -> None:
     assert talk("one", "two", "three", "/undo 2").transcript.turns == 1
     assert talk("one", "/undo 9").transcript.turns == 0
     with pytest.raises(ClientError, match="takes a number"):
@@ -26,21 +26,21 @@ def test_undo_takes_a_number_and_stops_at_the_beginning(talk: Talk, seen: Seen) 
 
 
 @pytest.mark.parametrize("command", ["/retry", "/continue", "/undo"])
-def test_nothing_to_act_on_is_said(talk: Talk, command: str) -> None:
-    with pytest.raises(NothingYet):
+def test_command_without_an_answer_is_rejected(talk: Talk, command: str) -> None:
+    with pytest.raises(NoAnswerYet):
         talk(command)
 
 
-def test_set_shows_and_checks(talk: Talk, seen: Seen) -> None:
+def test_set_shows_and_checks_settings(talk: Talk, seen: Seen) -> None:
     talk("/set", "/set top_k 5", "/set top_k default", "/set top_k")
-    assert "repetition_penalty" in seen.told and "0 to 1,000,000" in seen.told
-    with pytest.raises(ClientError, match="takes 0 to 2"):
+    assert "repetition_penalty" in seen.messages and "0 to 1,000,000" in seen.messages
+    with pytest.raises(ClientError, match="must be 0 to 2"):
         talk("/set temperature hot")
-    with pytest.raises(ClientError, match="no setting"):
+    with pytest.raises(ClientError, match="No setting is called"):
         talk("/set heat")
 
 
-def test_retry_takes_settings_for_once_and_a_model(talk: Talk, standin: StandIn) -> None:
+def test_retry_takes_settings_and_a_model_once(talk: Talk, standin: StandIn) -> None:
     session = talk("one", "/set seed 5", "/retry temperature=1.5 model=gpt2")
     wanted = {"stream": True, "seed": 5, "temperature": 1.5, "model_name": "gpt2"}
     assert standin.requests[-1] == ("regenerate", wanted)
@@ -57,17 +57,17 @@ def _editor(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setenv("VISUAL", str(path))
 
 
-def test_edited_message_replaces_the_last(
+def test_edit_replaces_the_last_message(
     talk: Talk, monkeypatch: pytest.MonkeyPatch, standin: StandIn
 ) -> None:
     _editor(monkeypatch, 'sed -i s/two/three/ "$1"')
     session = talk("one", "two", "/edit", "four")
     said = ["one", "You said: one", "three", "You said: three", "four", "You said: four"]
-    assert [message.content for message in session.transcript.messages] == said == last_kept()
+    assert [message.content for message in session.transcript.messages] == said == last_autosaved()
     assert [message["content"] for message in standin.conversations["conv_2"]] == said
 
 
-def test_edit_that_is_not_answered_changes_nothing(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unanswered_edit_changes_nothing(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(session: Session) -> None:
         _editor(monkeypatch, 'echo refuse > "$1"')
         with pytest.raises(Refused):
@@ -78,29 +78,29 @@ def test_edit_that_is_not_answered_changes_nothing(talk: Talk, monkeypatch: pyte
     assert (
         [message.content for message in session.transcript.messages]
         == ["one", "You said: one"]
-        == last_kept()
+        == last_autosaved()
     )
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
-    [("true", "Nothing was changed"), ("exit 3", "ended with 3"), (None, "cannot be started")],
+    ("script", "expected"),
+    [("true", "was not changed"), ("exit 3", "exited with status 3"), (None, "cannot be started")],
 )
-def test_editor_that_changes_nothing_or_fails_is_said(
-    talk: Talk, seen: Seen, monkeypatch: pytest.MonkeyPatch, script: str | None, told: str
+def test_unchanged_or_failed_edit_is_reported(
+    talk: Talk, seen: Seen, monkeypatch: pytest.MonkeyPatch, script: str | None, expected: str
 ) -> None:
     async def edit(session: Session) -> None:
         try:
             await typed(session, "/edit")
         except ClientError as error:
-            session.terminal.problem(error)
+            session.terminal.show_error(error)
 
     if script is None:
         monkeypatch.setenv("VISUAL", "no-such-editor")
     else:
         _editor(monkeypatch, script)
     assert talk("one", edit).transcript.turns == 1
-    assert told in seen.told
+    assert expected in seen.messages
 
 
 def test_system_prompt_may_come_from_a_file(talk: Talk, standin: StandIn) -> None:
@@ -109,6 +109,6 @@ def test_system_prompt_may_come_from_a_file(talk: Talk, standin: StandIn) -> Non
     assert standin.requests[0][1]["system_prompt"] == "You are a pirate."
 
 
-def test_settings_are_kept_for_the_next_time(talk: Talk, seen: Seen) -> None:
+def test_set_save_writes_the_preferences(talk: Talk, seen: Seen) -> None:
     talk("/set temperature 0.5 --save", "/set --save", "/set stop a b --save")
     assert load_preferences().settings.values == {"temperature": 0.5, "stop": "a b"}

@@ -10,7 +10,7 @@ import pytest
 from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError
-from app.cli.files import sweep
+from app.cli.files import remove_abandoned
 from app.cli.net.server import PROJECT
 from app.models.schemas import TranscriptMessage
 
@@ -19,13 +19,13 @@ def _said(text: str) -> Transcript:
     return Transcript(messages=[TranscriptMessage(role="user", content=text)])
 
 
-def test_journal_writes_each_state_privately_and_in_order(tmp_path: Path) -> None:
+def test_autosave_writes_states_in_order_and_privately(tmp_path: Path) -> None:
     autosave, folder = Autosave(tmp_path / "sessions"), tmp_path / "sessions"
     transcript = _said("0")
     for number in range(1, 20):
         transcript.messages = [TranscriptMessage(role="user", content=str(number))]
         autosave.write(transcript)
-    transcript.messages = []  # after what was written was handed over
+    transcript.messages = []  # has no effect on the queued state
     autosave.settle()
     (file,) = folder.glob("*.json")
     assert load(file.stem, folder).messages[0].content == "19"
@@ -33,7 +33,7 @@ def test_journal_writes_each_state_privately_and_in_order(tmp_path: Path) -> Non
     assert autosave.failure() is None
 
 
-def test_journal_makes_no_file_of_nothing(tmp_path: Path) -> None:
+def test_autosave_of_an_empty_conversation_creates_no_file(tmp_path: Path) -> None:
     autosave = Autosave(tmp_path / "sessions")
     autosave.write(Transcript())
     autosave.settle()
@@ -41,7 +41,7 @@ def test_journal_makes_no_file_of_nothing(tmp_path: Path) -> None:
     Autosave(None).write(_said("kept nowhere"))
 
 
-def test_journal_tells_once_that_it_cannot_write(tmp_path: Path) -> None:
+def test_autosave_reports_a_failure_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     autosave = Autosave(tmp_path / "file")
     autosave.write(_said("hello"))
@@ -51,15 +51,15 @@ def test_journal_tells_once_that_it_cannot_write(tmp_path: Path) -> None:
     assert autosave.failure() is None
 
 
-def test_what_a_killed_client_left_is_swept_a_day_later(tmp_path: Path) -> None:
+def test_abandoned_files_are_removed_after_a_day(tmp_path: Path) -> None:
     for name, age in ((".saving-old", 0), (".saving-new", 4_000_000_000), ("talk.json", 0)):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (age, age))
-    sweep(tmp_path)
+    remove_abandoned(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".saving-new", "talk.json"]
 
 
-def test_conversation_is_written_by_one_client_at_a_time(tmp_path: Path) -> None:
+def test_conversation_is_locked_by_one_client(tmp_path: Path) -> None:
     one, other = Autosave(tmp_path), Autosave(tmp_path)
     one.write(Transcript(session_id="talk"))
     assert one.claim("talk") and other.claim("other") and not other.claim("talk")
@@ -87,8 +87,8 @@ for number in range(10**9):
 
 
 @pytest.mark.parametrize("kills", [int(os.environ.get("TEST_KILLS", "5"))])
-def test_writing_that_is_killed_leaves_the_old_file_or_the_new(tmp_path: Path, kills: int) -> None:
-    """TEST_KILLS=500 kills that often."""
+def test_autosave_that_is_killed_leaves_the_old_or_the_new_file(tmp_path: Path, kills: int) -> None:
+    """TEST_KILLS sets the number of kills."""
     command = [sys.executable, "-c", _WRITER, str(tmp_path)]
     for kill in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)

@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def _write(path: Path) -> None:
     write_document(document(TALK, path), path)
 
 
-def test_markdown_holds_who_said_what() -> None:
+def test_markdown_names_the_speakers() -> None:
     _write(Path("talk.md"))
     assert Path("talk.md").read_text() == (
         "# Add <b>two</b>\n\n> Be brief.\n\n## You\n\nAdd <b>two</b>\n\n"
@@ -31,38 +32,40 @@ def test_markdown_holds_who_said_what() -> None:
     )
 
 
-def test_html_shows_what_was_said_and_obeys_nothing_of_it() -> None:
+def test_html_escapes_messages() -> None:
     _write(Path("talk.html"))
     written = Path("talk.html").read_text()
     assert "<script>" not in written and "<b>" not in written
     assert '<code class="language-py">1 + 2' in written and "<blockquote>Be brief.</blockquote>" in written
 
 
-def test_html_that_nobody_waits_for_ends_after_a_message() -> None:
-    asked = iter([False, True])
-    assert document(TALK, Path("talk.html"), lambda: next(asked)).count(b"<h2>") == 1
+def test_html_export_stops_when_asked() -> None:
+    stopped = threading.Event()
+    assert document(TALK, Path("talk.html"), stopped).count(b"<h2>") == 2
+    stopped.set()
+    assert document(TALK, Path("talk.html"), stopped).count(b"<h2>") == 0
 
 
-def test_json_loads_as_a_conversation() -> None:
+def test_exported_json_can_be_loaded() -> None:
     _write(Path("talk.json"))
     assert json.loads(Path("talk.json").read_text())["version"] == 1
     assert load("talk", Path()) == TALK
 
 
-def test_file_that_is_there_is_kept_beside() -> None:
+def test_existing_file_is_kept_as_a_backup() -> None:
     Path("talk.md").write_text("mine")
     _write(Path("talk.md"))
     assert Path("talk.md~").read_text() == "mine"
 
 
-def test_format_and_place_must_be_known() -> None:
-    with pytest.raises(UsageError, match="no format"):
+def test_unknown_format_and_missing_folder_are_rejected() -> None:
+    with pytest.raises(UsageError, match="not end in a known format"):
         _write(Path("talk.pdf"))
     with pytest.raises(TranscriptError, match="cannot be written"):
         _write(Path("missing/talk.md"))
 
 
-def test_code_is_found_wherever_it_is_nested() -> None:
+def test_nested_code_blocks_are_found() -> None:
     answer = "```\none\n```\n- item\n  ```py\n  two\n  ```\n\ntext\n\n    three\n"
     assert code_blocks(answer) == ["one\n", "two\n", "three\n"]
     assert code_blocks("`inline`") == []

@@ -1,10 +1,10 @@
-"""What the client takes over from the server after an answer that was cut."""
+"""After an interrupted answer, the client takes over the server's messages."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from app.cli.conversation.server_copy import _holds
+from app.cli.conversation.server_copy import contains_last_answer
 from app.models.schemas import ConversationMessage, TranscriptMessage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,12 +26,12 @@ def shown(*texts: str) -> list[TranscriptMessage]:
     ("there", "is_settled"),
     [
         (held("hi"), False),  # the turn is not committed yet
-        (held("hi", "An old answer"), False),  # nor the new answer to the same message
+        (held("hi", "An old answer"), False),  # an older answer to the same message
         (held("hi", "A new ans"), True),
         (held("hi", "A new answer, with words that never arrived"), True),
     ],
 )
-def test_cut_answer_is_taken_over_once_the_server_holds_it(
+def test_contains_last_answer_recognises_the_interrupted_answer(
     there: list[ConversationMessage], is_settled: bool
 ) -> None:
-    assert _holds(there, shown("hi", "A new ans")) is is_settled
+    assert contains_last_answer(there, shown("hi", "A new ans")) is is_settled

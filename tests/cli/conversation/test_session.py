@@ -1,4 +1,4 @@
-"""One conversation: its turns, what the server hears of them, and what is kept of them."""
+"""The turns of a session: what is shown, sent to the server, and saved."""
 
 import asyncio
 
@@ -9,19 +9,19 @@ from app.cli.conversation.session_index import recent_sessions
 from app.cli.errors import Refused, StreamBroken
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
-from tests.cli.conftest import Seen, Talk, interrupted, last_kept
-from tests.cli.stand_in import StandIn
+from tests.cli.conftest import Seen, Talk, interrupted, last_autosaved
+from tests.cli.stand_in.state import StandIn
 
 
-def test_answers_and_what_they_cost(talk: Talk, seen: Seen, standin: StandIn) -> None:
+def test_send_shows_answers_and_their_statistics(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("hello", "again")
     assert seen.answers == "You said: hello\nYou said: again\n"
-    assert "12 tokens · 240 tokens/s · first after 0.05 s · 8 cached · context 32" in seen.told
-    assert session.transcript.turns == 2 and session.context_used == 32
+    assert "12 tokens · 240 tokens/s · first after 0.05 s · 8 cached · context 32" in seen.messages
+    assert session.transcript.turns == 2 and session.context_tokens == 32
     assert list(standin.conversations) == ["conv_1"]
 
 
-def test_settings_and_system_prompt_go_with_the_message(talk: Talk, standin: StandIn) -> None:
+def test_send_includes_settings_and_changed_system_prompt(talk: Talk, standin: StandIn) -> None:
     talk(
         "/set temperature 0",
         "one",
@@ -37,43 +37,41 @@ def test_settings_and_system_prompt_go_with_the_message(talk: Talk, standin: Sta
     assert {body["temperature"] for body in bodies} == {0}
 
 
-def test_changed_system_prompt_is_told_by_the_next_message_also_after_retry(
-    talk: Talk, standin: StandIn
-) -> None:
+def test_changed_system_prompt_is_sent_with_the_next_message(talk: Talk, standin: StandIn) -> None:
     talk("one", "/system Be brief.", "/retry", "/continue", "two")
-    told = [(kind, body.get("system_prompt")) for kind, body in standin.requests]
-    assert told == [("chat", None), ("regenerate", None), ("continue", None), ("chat", "Be brief.")]
+    sent = [(kind, body.get("system_prompt")) for kind, body in standin.requests]
+    assert sent == [("chat", None), ("regenerate", None), ("continue", None), ("chat", "Be brief.")]
 
 
-def test_cleared_system_prompt_unsets_the_servers_own(talk: Talk, seen: Seen, standin: StandIn) -> None:
+def test_cleared_system_prompt_is_sent(talk: Talk, seen: Seen, standin: StandIn) -> None:
     talk("/system clear", "one")
     assert standin.requests == [("chat", standin.requests[0][1] | {"system_prompt": ""})]
-    assert "sets no system prompt" in seen.told
+    assert "has no system prompt" in seen.messages
 
 
-def test_left_out_messages_and_a_cut_answer_are_told(talk: Talk, seen: Seen, standin: StandIn) -> None:
+def test_omitted_messages_and_token_limit_are_reported(talk: Talk, seen: Seen, standin: StandIn) -> None:
     standin.omitted, standin.finish_reason = 4, "length"
     talk("hello")
-    assert "4 of the oldest messages no longer fit" in seen.told
-    assert "/continue goes on" in seen.told
+    assert "4 of the oldest messages did not fit" in seen.messages
+    assert "/continue extends it" in seen.messages
 
 
-def test_continued_answer_that_was_finished_is_said(talk: Talk, seen: Seen, standin: StandIn) -> None:
-    standin.has_said_all, standin.tokens = True, 1
+def test_continuing_a_complete_answer_is_reported(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    standin.is_complete, standin.tokens = True, 1
     talk("hello", "/continue")
-    assert seen.told.count("added nothing") == 1 and "1 token · " in seen.told
+    assert seen.messages.count("added nothing") == 1 and "1 token · " in seen.messages
 
 
-def test_ctrl_c_keeps_what_came_and_continue_extends_it(talk: Talk, seen: Seen, standin: StandIn) -> None:
+def test_continue_extends_an_interrupted_answer(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk(interrupted("hang on", seen))
     assert session.transcript.messages[-1].finish_reason == "interrupted"
-    assert session.was_cut and session.draft == "" and session.context_used == 0
+    assert session.was_cut and session.draft == "" and session.context_tokens == 0
     assert standin.left.wait(5)
     session = talk(interrupted("hang on", seen), "/continue")
     assert session.transcript.messages[-1].content == "You said: hang onmore of on"
 
 
-def test_ctrl_c_before_anything_came_offers_the_message_again(talk: Talk, seen: Seen) -> None:
+def test_ctrl_c_before_the_answer_offers_the_message_again(talk: Talk, seen: Seen) -> None:
     async def stop_at_once(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(session.send("hello")))
@@ -87,7 +85,7 @@ def test_ctrl_c_before_anything_came_offers_the_message_again(talk: Talk, seen: 
     assert session.draft == "hello" and not session.transcript.messages
 
 
-def test_refused_message_is_offered_again(talk: Talk) -> None:
+def test_refused_message_becomes_the_draft(talk: Talk) -> None:
     async def refused(session: Session) -> None:
         with pytest.raises(Refused, match="queue is full"):
             await session.send("refuse this")
@@ -95,7 +93,7 @@ def test_refused_message_is_offered_again(talk: Talk) -> None:
     assert talk(refused).draft == "refuse this"
 
 
-def test_answer_that_fails_changes_nothing(talk: Talk, seen: Seen) -> None:
+def test_failed_answer_changes_nothing(talk: Talk, seen: Seen) -> None:
     async def failed(session: Session) -> None:
         with pytest.raises(Refused, match="process ended"):
             await session.send("fail now")
@@ -105,7 +103,7 @@ def test_answer_that_fails_changes_nothing(talk: Talk, seen: Seen) -> None:
     assert "You said: fail now" in seen.answers
 
 
-def test_connection_that_breaks_keeps_what_came_and_resends_nothing(talk: Talk, standin: StandIn) -> None:
+def test_broken_connection_keeps_the_partial_answer(talk: Talk, standin: StandIn) -> None:
     async def broken(session: Session) -> None:
         with pytest.raises(StreamBroken) as caught:
             await session.send("drop now")
@@ -117,42 +115,42 @@ def test_connection_that_breaks_keeps_what_came_and_resends_nothing(talk: Talk, 
     assert session.was_cut and [kind for kind, _ in standin.requests] == ["chat"]
 
 
-def test_conversation_that_the_server_lost_is_restored_once(talk: Talk, seen: Seen, standin: StandIn) -> None:
+def test_lost_conversation_is_restored_once(talk: Talk, seen: Seen, standin: StandIn) -> None:
     async def forget(session: Session) -> None:
         standin.conversations.clear()
 
     session = talk("one", "two", forget, "three", forget, "/retry")
-    assert seen.told.count("restored 2 turns") == 1 and seen.told.count("restored 3 turns") == 1
+    assert seen.messages.count("Restored 2 turns") == 1 and seen.messages.count("Restored 3 turns") == 1
     assert session.transcript.turns == 3
     (kept,) = standin.conversations.values()
     assert [message["content"] for message in kept[::2]] == ["one", "two", "three"]
 
 
-def test_answer_that_is_not_over_is_kept_as_far_as_it_came(talk: Talk, seen: Seen) -> None:
+def test_answer_is_autosaved_while_it_arrives(talk: Talk, seen: Seen) -> None:
     async def look_while_it_streams(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(session.send("hang on")))
         while not recent_sessions(sessions_folder()):
             await asyncio.sleep(0.01)
-        assert last_kept()[0] == "hang on"
+        assert last_autosaved()[0] == "hang on"
         interrupts.fire()
         with pytest.raises(Interrupted):
             await running
 
     talk(look_while_it_streams)
-    assert last_kept() == ["hang on", "You said: hang on"]
+    assert last_autosaved() == ["hang on", "You said: hang on"]
 
 
-def test_answer_that_fails_leaves_the_file_as_it_was(talk: Talk) -> None:
+def test_failed_answer_does_not_change_the_file(talk: Talk) -> None:
     async def failed(session: Session) -> None:
         with pytest.raises(Refused):
             await session.send("fail now")
 
     talk("one", failed)
-    assert last_kept() == ["one", "You said: one"]
+    assert last_autosaved() == ["one", "You said: one"]
 
 
-def test_thoughts_are_shown_apart_and_stay_out_of_the_answer(talk: Talk, seen: Seen) -> None:
+def test_reasoning_is_shown_but_not_part_of_the_answer(talk: Talk, seen: Seen) -> None:
     session = talk("think about it")
-    assert seen.answers == "You said: think about it\n" and "about it\n\n" in seen.told
+    assert seen.answers == "You said: think about it\n" and "about it\n\n" in seen.messages
     assert session.transcript.messages[1].content == "You said: think about it"

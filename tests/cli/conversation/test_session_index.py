@@ -37,11 +37,11 @@ def test_sessions_are_listed_newest_first(folder: Path) -> None:
     ("query", "found"),
     [("france", ["b"]), ("brd", ["a"]), ("RUST", ["c"]), ("r", ["b", "c", "a"]), ("zz", [])],
 )
-def test_sessions_are_found_by_letters_in_their_order(folder: Path, query: str, found: list[str]) -> None:
+def test_sessions_are_found_by_letters_in_order(folder: Path, query: str, found: list[str]) -> None:
     assert [entry.session_id for entry in recent_sessions(folder, query)] == found
 
 
-def test_session_goes_on_in_its_own_file(folder: Path) -> None:
+def test_loaded_session_keeps_its_id(folder: Path) -> None:
     assert load_session("b", folder).session_id == "b"
     delete_session("b", folder)
     with pytest.raises(TranscriptError):

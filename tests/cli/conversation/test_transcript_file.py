@@ -21,12 +21,12 @@ def _transcript(word: str = "hello") -> Transcript:
     return Transcript("Be kind.", "Greeting", "gpt2", [asked, answered])
 
 
-def test_conversation_is_called_by_the_words_and_not_by_the_files_it_began_with() -> None:
+def test_transcript_name_is_the_first_message_without_attachments() -> None:
     asked = TranscriptMessage(role="user", content="\nWhat does\n@a.txt say?\n\na.txt:\n```txt\nA\n```")
     assert Transcript(messages=[asked]).name == "What does @a.txt say?"
 
 
-def test_save_and_load_give_the_same_conversation(tmp_path: Path) -> None:
+def test_load_returns_the_saved_conversation(tmp_path: Path) -> None:
     path = save(_transcript(), "talk", tmp_path)
     assert load("talk.json", tmp_path) == _transcript()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -39,7 +39,7 @@ def test_save_writes_the_documented_format(tmp_path: Path) -> None:
     assert [message["role"] for message in document["messages"]] == ["user", "assistant"]
 
 
-def test_save_keeps_another_conversation_of_that_name(tmp_path: Path) -> None:
+def test_save_keeps_a_backup_of_another_conversation(tmp_path: Path) -> None:
     save(_transcript("one"), "talk", tmp_path)
     save(_transcript("two"), "talk", tmp_path, replaces=False)
     save(_transcript("three"), "talk", tmp_path)
@@ -48,49 +48,49 @@ def test_save_keeps_another_conversation_of_that_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", ".hidden", "a\nb", "x" * 201, "-r"])
-def test_name_that_is_no_file_name_is_refused(name: str) -> None:
-    with pytest.raises(TranscriptError, match="cannot be a file's name"):
+def test_invalid_file_name_is_rejected(name: str) -> None:
+    with pytest.raises(TranscriptError, match="is not a valid name"):
         checked_name(name)
 
 
 @pytest.mark.parametrize("name", ["my_conversation", "Plan 2 (draft)", "übung", "a.b"])
-def test_name_may_be_words(name: str) -> None:
+def test_file_name_may_contain_words(name: str) -> None:
     assert checked_name(f"{name}.json") == name
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
-        (b"{}", "no conversation"),
-        (b"[1, 2]", "no conversation"),
-        (b"hello", "no JSON"),
-        (b"\xff\xfe\x00", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"{}", "not a saved conversation"),
+        (b"[1, 2]", "not a saved conversation"),
+        (b"hello", "not valid JSON"),
+        (b"\xff\xfe\x00", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
         (b'{"format": "llm-serving conversation", "version": 2}', "newer version"),
-        (b'{"format": "llm-serving conversation", "version": 1, "messages": 3}', "no conversation"),
-        (b'{"format": "llm-serving conversation", "version": "1"}', "no conversation"),
+        (b'{"format": "llm-serving conversation", "version": 1, "messages": 3}', "not a saved conversation"),
+        (b'{"format": "llm-serving conversation", "version": "1"}', "not a saved conversation"),
     ],
 )
-def test_load_refuses_what_is_no_transcript(tmp_path: Path, content: bytes, told: str) -> None:
+def test_load_rejects_other_files(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "bad.json").write_bytes(content)
-    with pytest.raises(TranscriptError, match=told):
+    with pytest.raises(TranscriptError, match=expected):
         load("bad", tmp_path)
 
 
-def test_load_names_what_there_is(tmp_path: Path) -> None:
+def test_load_of_a_missing_file_names_the_existing_ones(tmp_path: Path) -> None:
     save(_transcript(), "talk", tmp_path)
-    with pytest.raises(TranscriptError, match="There is no") as caught:
+    with pytest.raises(TranscriptError, match="does not exist") as caught:
         load("tolk", tmp_path)
-    assert caught.value.hint == "There are: talk."
+    assert caught.value.hint == "Saved conversations: talk."
 
 
-def test_save_says_why_it_cannot(tmp_path: Path) -> None:
+def test_save_reports_why_it_failed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TranscriptError, match="cannot be written"):
         save(_transcript(), "talk", tmp_path / "file")
 
 
-def test_saved_names_are_the_newest_first(tmp_path: Path) -> None:
+def test_saved_names_are_sorted_newest_first(tmp_path: Path) -> None:
     for age, name in enumerate(("old", "new")):
         os.utime(save(_transcript(), name, tmp_path), (age, age))
     assert saved_names(tmp_path) == ["new", "old"]
@@ -109,7 +109,7 @@ while True:
 """
 
 
-def test_save_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_save_that_is_killed_leaves_a_complete_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _SAVER, str(tmp_path)]
     for saves in range(2, 7):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)
@@ -124,5 +124,5 @@ def test_save_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
 
 def test_load_reads_regular_files_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")
-    with pytest.raises(TranscriptError, match="no regular file"):
+    with pytest.raises(TranscriptError, match="not a regular file"):
         load("pipe", tmp_path)

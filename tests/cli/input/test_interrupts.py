@@ -1,4 +1,4 @@
-"""Ctrl-C stops what is running, and between two things that run it ends nothing."""
+"""Ctrl-C cancels the running work, and has no effect between two runs."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_stops_what_runs() -> None:
+def test_ctrl_c_cancels_the_running_work() -> None:
     async def go() -> None:
         asyncio.get_running_loop().call_soon(press_ctrl_c)
         with pytest.raises(Interrupted):
@@ -22,7 +22,7 @@ def test_ctrl_c_stops_what_runs() -> None:
     asyncio.run(go())
 
 
-def test_ctrl_c_between_two_things_ends_nothing() -> None:
+def test_ctrl_c_between_two_runs_has_no_effect() -> None:
     async def go() -> list[int]:
         interrupts, done = Interrupts(), []
 
@@ -39,7 +39,7 @@ def test_ctrl_c_between_two_things_ends_nothing() -> None:
     assert asyncio.run(go()) == [0, 1, 2]
 
 
-def test_ctrl_c_is_the_callers_again_afterwards() -> None:
+def test_ctrl_c_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
 
     async def go() -> object:

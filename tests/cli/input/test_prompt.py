@@ -16,7 +16,7 @@ from app.cli.input.completion import CommandCompleter
 from app.cli.input.prompt import TerminalPrompt, open_history, status_line
 from app.cli.net.client import ChatClient
 from tests.cli.conftest import Seen
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 ENTER, ALT_ENTER, CTRL_J, CTRL_C, CTRL_D, TAB = "\r", "\x1b\r", "\n", "\x03", "\x04", "\t"
 
@@ -37,8 +37,8 @@ def _asked(
     ahead: str = "",
     history: tuple[str, ...] = (),
 ) -> list[str]:
-    """The lines that `keys` make once the prompt is up, after what was `typed` before there was an editor and
-    `ahead` of the prompt."""
+    """The lines that result from `typed` before the editor exists, `ahead` before the prompt appears, and
+    `keys` afterwards."""
 
     async def ask() -> list[str]:
         async with ChatClient("http://nowhere") as client:
@@ -67,19 +67,19 @@ def _typed(keyboard: PipeInput, seen: Seen, keys: str, draft: str = "") -> str:
         (f"gone{CTRL_C}here{ENTER}", "here"),
         (f"{ENTER}{ENTER}text{ENTER}", "text"),
         (f"/swi{TAB} gp{TAB}{ENTER}", "/switch gpt2"),
-        (f"a\x1b[13;2ub\x1b[27;2;13~c{ENTER}", "a\nb\nc"),  # Shift-Enter, as two kinds of terminals send it
+        (f"a\x1b[13;2ub\x1b[27;2;13~c{ENTER}", "a\nb\nc"),  # Shift-Enter in two kinds of terminals
         (f"a\\{ENTER}b\\\\{ENTER}", "a\nb\\\\"),
         (f'"""one{ENTER}{ENTER}two{ENTER}"""{ENTER}', "one\n\ntwo"),
         (f'"""{ENTER}/quit{ENTER}"""{ENTER}', "//quit"),
         (f'say """ aloud{ENTER}', 'say """ aloud'),
     ],
 )
-def test_keys_make_the_line(keyboard: PipeInput, seen: Seen, keys: str, line: str) -> None:
+def test_keys_edit_the_line(keyboard: PipeInput, seen: Seen, keys: str, line: str) -> None:
     assert _typed(keyboard, seen, keys) == line
 
 
 async def _slowly(keyboard: PipeInput, seen: Seen, history: tuple[str, ...], keys: list[str]) -> str:
-    """As a person types: the history is read meanwhile."""
+    """Types slowly, so that the history is read meanwhile."""
     session = Session(ChatClient("http://nowhere"), seen.rich())
     prompt = TerminalPrompt(session, InMemoryHistory(history), keyboard=keyboard, screen=DummyOutput())
     asking = asyncio.create_task(prompt.ask(""))
@@ -89,21 +89,21 @@ async def _slowly(keyboard: PipeInput, seen: Seen, history: tuple[str, ...], key
     return await asyncio.wait_for(asking, 5)
 
 
-def test_suggestion_is_taken_with_the_right_arrow(keyboard: PipeInput, seen: Seen) -> None:
+def test_right_arrow_accepts_the_suggestion(keyboard: PipeInput, seen: Seen) -> None:
     lines = ("what is the capital of France?",)
     keys = [*"what is", "\x1b[C", ENTER]
     assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == lines[0]
 
 
-def test_history_is_searched(keyboard: PipeInput, seen: Seen) -> None:
+def test_ctrl_r_searches_the_history(keyboard: PipeInput, seen: Seen) -> None:
     lines = ("capital of France?", "hello")
-    keys = ["\x12", *"Fran", ENTER, ENTER]  # takes what is found, and sends it
+    keys = ["\x12", *"Fran", ENTER, ENTER]  # accepts the match, and sends it
     assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == lines[0]
     keys = ["\x12", *"Fran", CTRL_C, "new", ENTER]
     assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == "new"
 
 
-def test_editor_takes_the_line_and_gives_it_back_unsent(
+def test_editor_changes_the_line_without_sending_it(
     keyboard: PipeInput, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("editor.sh").write_text('#!/bin/sh\nprintf "%s, edited" "$(cat "$1")" > "$1"\n')
@@ -125,27 +125,27 @@ def test_editor_takes_the_line_and_gives_it_back_unsent(
     assert asyncio.run(ask()) == "text, edited, twice"
 
 
-def test_line_below_tells_model_context_and_conversation(seen: Seen) -> None:
+def test_status_line_shows_model_context_and_conversation(seen: Seen) -> None:
     session = Session(ChatClient("http://nowhere"), seen.rich())
     session.models = {entry.name: entry for entry in StandIn().models().models}
-    session.current_model, session.context_used, session.attached = "gpt2", 512, ["a"]
+    session.current_model, session.context_tokens, session.attached = "gpt2", 512, ["a"]
     session.transcript.title = "Bread"
     assert status_line(session) == "gpt2 · ████░░░░ 512/1,024 tokens · 0 turns · Bread · 1 file attached"
 
 
-def test_a_draft_is_offered_again(keyboard: PipeInput, seen: Seen) -> None:
+def test_draft_is_offered_again(keyboard: PipeInput, seen: Seen) -> None:
     assert _typed(keyboard, seen, f" still{ENTER}", draft="here") == "here still"
 
 
-def test_lines_typed_ahead_are_taken_in_order(keyboard: PipeInput, seen: Seen) -> None:
-    typed, ahead = "first\r\x1b[200~a\rb", "\x1b[201~\rthi"  # a paste that the editor's start cut in two
+def test_lines_typed_ahead_are_used_in_order(keyboard: PipeInput, seen: Seen) -> None:
+    typed, ahead = "first\r\x1b[200~a\rb", "\x1b[201~\rthi"  # a paste during which the editor starts
     lines = _asked(keyboard, seen, f"rd{ENTER}", typed=typed, ahead=ahead, times=3)
     assert lines == ["first", "a\nb", "third"]
 
 
-def test_draft_is_not_mixed_with_what_was_typed_ahead(keyboard: PipeInput, seen: Seen) -> None:
+def test_draft_is_not_mixed_with_typed_ahead_text(keyboard: PipeInput, seen: Seen) -> None:
     assert _asked(keyboard, seen, "", draft="failed", ahead=f"next{ENTER}") == ["next"]
-    assert "arrow up brings back your line" in seen.answers
+    assert "up arrow to get your line back" in seen.answers
 
 
 def test_enter_typed_ahead_sends_the_draft(keyboard: PipeInput, seen: Seen) -> None:
@@ -153,12 +153,12 @@ def test_enter_typed_ahead_sends_the_draft(keyboard: PipeInput, seen: Seen) -> N
     assert lines == ["again", "next"]
 
 
-def test_ctrl_d_leaves(keyboard: PipeInput, seen: Seen) -> None:
+def test_ctrl_d_quits(keyboard: PipeInput, seen: Seen) -> None:
     with pytest.raises(EOFError):
         _typed(keyboard, seen, CTRL_D)
 
 
-def test_history_is_private_and_survives(tmp_path: Path) -> None:
+def test_history_file_is_private_and_persistent(tmp_path: Path) -> None:
     path = tmp_path / "history"
     open_history(path).append_string("hello")
     assert list(open_history(path).load_history_strings()) == ["hello"]

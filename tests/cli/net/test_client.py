@@ -8,7 +8,7 @@ import pytest
 from app.cli.errors import ClientError, NotOurServer, Refused, StreamBroken, Unreachable
 from app.cli.net.client import ChatClient
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, ModelListResponse, StartEvent
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -33,11 +33,11 @@ def _raises(error: Exception) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "told"),
+    ("answer", "kind", "expected"),
     [
         (_raises(httpx.ConnectError("no")), Unreachable, "connection refused"),
-        (_raises(httpx.ReadTimeout("slow")), Unreachable, "in time"),
-        (lambda request: httpx.Response(404, html="<p>nginx"), NotOurServer, "no server of this program"),
+        (_raises(httpx.ReadTimeout("slow")), Unreachable, "timed out"),
+        (lambda request: httpx.Response(404, html="<p>nginx"), NotOurServer, "is not llm-serving"),
         (lambda request: httpx.Response(200, json={"status": "ok"}), NotOurServer, "differences"),
         (lambda request: httpx.Response(200, content=b"\xff"), NotOurServer, "differences"),
         (
@@ -47,12 +47,12 @@ def _raises(error: Exception) -> Answer:
         ),
     ],
 )
-def test_call_tells_what_went_wrong(answer: Answer, kind: type[ClientError], told: str) -> None:
-    with pytest.raises(kind, match=told):
+def test_call_raises_a_client_error(answer: Answer, kind: type[ClientError], expected: str) -> None:
+    with pytest.raises(kind, match=expected):
         _ask(answer, lambda client: client.health())
 
 
-def test_refusal_keeps_code_status_and_when_to_come_back() -> None:
+def test_refusal_keeps_code_status_and_retry_time() -> None:
     body = {"error": {"code": "queue_full", "message": "Full.", "retry_after": 3}}
     with pytest.raises(Refused) as caught:
         _ask(lambda request: httpx.Response(429, json=body), _stream)
@@ -64,23 +64,23 @@ def test_refusal_keeps_code_status_and_when_to_come_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("not_authenticated", "--api-key"),
         ("validation_error", "/set"),
         ("conversation_not_found", "/new"),
         ("conversation_full", "/undo"),
-        ("context_length_exceeded", "/undo and /new make room"),
-        ("not_found", "one version"),
-        ("method_not_allowed", "one version"),
-        ("model_offline", "GET / tells more"),  # the server's own, where the client knows nothing better
+        ("context_length_exceeded", "/undo or /new"),
+        ("not_found", "same version"),
+        ("method_not_allowed", "same version"),
+        ("model_offline", "GET / tells more"),  # the server's own hint
     ],
 )
-def test_hints_that_speak_of_requests_are_the_clients_own(code: str, told: str) -> None:
+def test_hints_for_programmers_are_replaced(code: str, expected: str) -> None:
     body = {"error": {"code": code, "message": "No.", "hint": "GET / tells more."}}
     with pytest.raises(Refused) as caught:
         _ask(lambda request: httpx.Response(400, json=body), lambda client: client.models())
-    assert told in str(caught.value.hint)
+    assert expected in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_stream_that_ends_without_its_last_event_is_an_error(content: bytes, kin
         _ask(answer, _stream)
 
 
-def test_reply_of_a_newer_server_is_read() -> None:
+def test_response_of_a_newer_server_is_accepted() -> None:
     body = {"models": [], "current_model": "builtin", "invented_later": 1}
     listing = _ask(lambda request: httpx.Response(200, json=body), lambda client: client.models())
     assert listing == ModelListResponse(models=[], current_model="builtin")
 
 
-def test_stream_that_breaks_is_told_in_plain_words() -> None:
+def test_broken_stream_is_reported_in_plain_words() -> None:
     class Torn(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             yield b": begun\n\n"
@@ -115,16 +115,16 @@ def test_stream_that_breaks_is_told_in_plain_words() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, stream=Torn(), headers={"Content-Type": "text/event-stream"})
 
-    with pytest.raises(StreamBroken, match=r"The connection to the server broke: it ended early\."):
+    with pytest.raises(StreamBroken, match="was lost: the stream ended early"):
         _ask(answer, _stream)
 
 
-def test_stream_of_another_kind_is_foreign() -> None:
+def test_response_without_a_stream_is_not_our_server() -> None:
     with pytest.raises(NotOurServer):
         _ask(lambda request: httpx.Response(200, json={}), _stream)
 
 
-def test_key_and_body_go_out_as_they_were_given() -> None:
+def test_key_and_body_are_sent_unchanged() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == "Bearer key"
         assert request.content == b'{"message":"hello","stream":true}'

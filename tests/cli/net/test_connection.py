@@ -10,10 +10,10 @@ from app.cli.errors import NotOurServer, Refused, Unreachable
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.net.connection import ServerTarget, connected
-from app.cli.net.server import port_for_own
+from app.cli.net.server import choose_port
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 
 def _connect(wanted: ServerTarget, seen: Seen) -> str:
@@ -29,21 +29,21 @@ def test_server_at_the_default_address_is_used(url: str, seen: Seen) -> None:
     assert _connect(ServerTarget({"LLM_HOST": host, "LLM_PORT": port}), seen) == url
 
 
-def test_named_server_is_never_replaced_by_an_own_one(seen: Seen) -> None:
-    port = port_for_own("127.0.0.1", 0)
+def test_named_server_is_never_replaced(seen: Seen) -> None:
+    port = choose_port("127.0.0.1", 0)
     with pytest.raises(Unreachable) as caught:
         _connect(ServerTarget({}, url=f"http://127.0.0.1:{port}"), seen)
     assert "uvicorn app.main:app" in str(caught.value.hint)
 
 
-def test_named_address_with_another_program_is_said(url: str, seen: Seen) -> None:
-    with pytest.raises(NotOurServer, match="no server of this program"):
+def test_named_address_of_another_program_is_reported(url: str, seen: Seen) -> None:
+    with pytest.raises(NotOurServer, match="is not llm-serving"):
         _connect(ServerTarget({}, url=f"{url}/elsewhere"), seen)
 
 
 def test_server_that_wants_a_key_is_not_replaced(url: str, seen: Seen, standin: StandIn) -> None:
     standin.api_key = "secret"
-    with pytest.raises(Refused, match="key is needed"):
+    with pytest.raises(Refused, match="key is required"):
         _connect(ServerTarget({"LLM_PORT": url.rpartition(":")[2]}), seen)
     assert _connect(ServerTarget({}, url=url, api_key="secret"), seen) == url
 
@@ -52,33 +52,33 @@ GONE = Unreachable("No server answers.", "Is it running?")
 
 
 def _target(**changes: str) -> ServerTarget:
-    """Of a server of one's own, which is a stand-in, and whose address nobody has yet."""
+    """A target at a free address, for which the client starts a stand-in."""
     return ServerTarget(
-        os.environ | {"LLM_PORT": str(port_for_own("127.0.0.1", 0))} | changes, command=COMMAND
+        os.environ | {"LLM_PORT": str(choose_port("127.0.0.1", 0))} | changes, command=COMMAND
     )
 
 
-def test_own_server_that_ended_is_started_again(seen: Seen) -> None:
+def test_own_server_that_ended_is_restarted(seen: Seen) -> None:
     async def revive() -> None:
         async with connected(_target(), seen.terminal(), Interrupts()) as connection:
             with pytest.raises(Unreachable, match="No server answers"):
-                await connection.revive(GONE, seen.terminal())  # it lives: nothing is replaced
+                await connection.revive(GONE, seen.terminal())  # it is alive: nothing is replaced
             connection.close()
             await connection.revive(GONE, seen.terminal())
             assert (await connection.client.health()).status == "ok"
 
     asyncio.run(revive())
-    assert "The server had ended; starting one." in seen.told
+    assert "The server has ended. Starting a new one." in seen.messages
 
 
-def test_own_server_that_is_about_to_end_is_started_again(seen: Seen) -> None:
+def test_own_server_that_is_ending_is_restarted(seen: Seen) -> None:
     async def revive() -> None:
         async with connected(_target(), seen.terminal(), Interrupts()) as connection:
             asyncio.get_running_loop().call_later(0.3, _kill_children)
             await connection.revive(GONE, seen.terminal())
 
     asyncio.run(revive())
-    assert "The server had ended; starting one." in seen.told
+    assert "The server has ended. Starting a new one." in seen.messages
 
 
 def _kill_children() -> None:
@@ -87,7 +87,7 @@ def _kill_children() -> None:
         os.kill(int(child), signal.SIGKILL)
 
 
-def test_server_of_another_client_is_replaced_by_an_own_one_when_it_ends(seen: Seen) -> None:
+def test_server_of_another_client_is_replaced_when_it_ends(seen: Seen) -> None:
     async def revive() -> None:
         wanted = _target()
         async with (
@@ -95,17 +95,17 @@ def test_server_of_another_client_is_replaced_by_an_own_one_when_it_ends(seen: S
             connected(wanted, seen.terminal(), Interrupts()) as joined,
         ):
             await joined.revive(GONE, seen.terminal())
-            assert "A server answers there again." in seen.told
+            assert "A server is running there again." in seen.messages
             other.close()
             await joined.revive(GONE, seen.terminal())
             assert (await joined.client.health()).status == "ok"
 
     asyncio.run(revive())
-    assert seen.told.count("No server runs yet") == 1
-    assert seen.told.count("The server had ended; starting one.") == 1
+    assert seen.messages.count("No server is running") == 1
+    assert seen.messages.count("The server has ended. Starting a new one.") == 1
 
 
-def test_client_moves_to_the_port_that_its_new_server_got(seen: Seen) -> None:
+def test_client_moves_to_the_port_of_its_new_server(seen: Seen) -> None:
     async def revive() -> None:
         wanted = _target()
         async with connected(wanted, seen.terminal(), Interrupts()) as connection:
@@ -119,7 +119,7 @@ def test_client_moves_to_the_port_that_its_new_server_got(seen: Seen) -> None:
     asyncio.run(revive())
 
 
-def test_named_server_that_ended_is_told_with_the_command(url: str, seen: Seen) -> None:
+def test_named_server_that_ended_is_reported_with_the_start_command(url: str, seen: Seen) -> None:
     async def revive() -> None:
         async with connected(ServerTarget({}, url=url), seen.terminal(), Interrupts()) as connection:
             await connection.revive(GONE, seen.terminal())
@@ -129,7 +129,7 @@ def test_named_server_that_ended_is_told_with_the_command(url: str, seen: Seen) 
     assert "Start one with: uvicorn" in str(caught.value.hint)
 
 
-def test_server_that_hangs_up_before_it_answers_is_unreachable() -> None:
+def test_server_that_closes_the_connection_is_unreachable() -> None:
     async def ask() -> None:
         async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read(1)

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.errors import ClientError
+from app.cli.errors import ClientError, ServerDied
 from app.cli.net.client import ChatClient
-from app.cli.net.server import PROJECT, OwnServer, ServerDied, default_address, port_for_own
+from app.cli.net.server import PROJECT, OwnServer, choose_port, default_address
 from tests.cli.conftest import Seen
 
-COMMAND = (sys.executable, "-m", "tests.cli.stand_in", "--exit-on-stdin-close")
+COMMAND = (sys.executable, "-m", "tests.cli.stand_in.process", "--exit-on-stdin-close")
 
 
 @pytest.fixture
 def own() -> Iterator[OwnServer]:
-    server = OwnServer("127.0.0.1", port_for_own("127.0.0.1", 0), dict(os.environ), COMMAND)
+    server = OwnServer("127.0.0.1", choose_port("127.0.0.1", 0), dict(os.environ), COMMAND)
     yield server
     server.stop()
 
@@ -45,44 +45,44 @@ def _started(own: OwnServer, seen: Seen) -> str:
         ({"LLM_HOST": "::"}, ("::1", 8000)),
     ],
 )
-def test_default_address_is_that_of_the_settings(environ: dict[str, str], address: tuple[str, int]) -> None:
+def test_default_address_follows_the_settings(environ: dict[str, str], address: tuple[str, int]) -> None:
     assert default_address(environ) == address
 
 
-def test_port_that_is_none_is_said() -> None:
+def test_invalid_port_is_reported() -> None:
     with pytest.raises(ClientError, match="LLM_PORT"):
         default_address({"LLM_PORT": "http"})
 
 
-def test_port_that_is_taken_gives_a_free_one() -> None:
+def test_choose_port_avoids_a_taken_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert port_for_own("127.0.0.1", port) != port
+        assert choose_port("127.0.0.1", port) != port
 
 
-def test_own_server_starts_in_a_group_of_its_own_and_stops(own: OwnServer, seen: Seen) -> None:
+def test_own_server_has_a_process_group_and_stops(own: OwnServer, seen: Seen) -> None:
     assert _started(own, seen) == "ok"
-    assert own._process is not None
-    assert os.getpgid(own._process.pid) != os.getpgid(0)
+    assert own.pid is not None
+    assert os.getpgid(own.pid) != os.getpgid(0)
     assert own.log.stat().st_mode & 0o777 == 0o600
     own.stop()
     assert not own.is_alive
 
 
-def test_own_server_that_ends_at_once_shows_why(seen: Seen) -> None:
+def test_own_server_that_ends_at_once_reports_its_log(seen: Seen) -> None:
     environ = os.environ | {"LLM_MODEL_NAME": "broken"}
-    own = OwnServer("127.0.0.1", port_for_own("127.0.0.1", 0), environ, COMMAND)
+    own = OwnServer("127.0.0.1", choose_port("127.0.0.1", 0), environ, COMMAND)
     with pytest.raises(ServerDied, match="no model named 'broken'") as caught:
         _started(own, seen)
     own.stop()
     assert str(own.log) in str(caught.value.hint)
 
 
-def test_last_words_leave_out_the_frames_of_a_traceback(own: OwnServer) -> None:
+def test_last_log_lines_skip_the_frames_of_a_traceback(own: OwnServer) -> None:
     own.log.write_text(
         'Traceback (most recent call last):\n  File "a.py"\n    x\nModuleNotFoundError: no torch\n'
     )
-    assert own.last_words()[-1] == "ModuleNotFoundError: no torch"
+    assert own.last_log_lines()[-1] == "ModuleNotFoundError: no torch"
 
 
 _KILLED_CLIENT = """
@@ -90,13 +90,13 @@ import os, sys, time
 from app.cli.net.server import OwnServer
 own = OwnServer("127.0.0.1", int(sys.argv[1]), dict(os.environ), tuple(sys.argv[2:]))
 own.start()
-print(own._process.pid, flush=True)
+print(own.pid, flush=True)
 time.sleep(60)
 """
 
 
 def test_own_server_ends_when_the_client_is_killed() -> None:
-    port = str(port_for_own("127.0.0.1", 0))
+    port = str(choose_port("127.0.0.1", 0))
     client = subprocess.Popen(
         [sys.executable, "-c", _KILLED_CLIENT, port, *COMMAND], stdout=subprocess.PIPE, cwd=PROJECT
     )

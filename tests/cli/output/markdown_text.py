@@ -1,4 +1,4 @@
-"""Markdown for property tests: what models write, what they never should, and any cut of it into chunks."""
+"""Generates Markdown for property tests, including malformed Markdown, and cuts it into chunks."""
 
 from hypothesis import strategies as st
 
@@ -59,7 +59,7 @@ markdown = st.one_of(lines, wild)
 
 @st.composite
 def cuts(draw: st.DrawFn) -> list[str]:
-    """A text in chunks."""
+    """A text, cut into chunks."""
     text = draw(markdown)
     places = sorted(draw(st.sets(st.integers(0, max(0, len(text))), max_size=20)))
     return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]

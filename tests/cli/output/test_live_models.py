@@ -1,4 +1,4 @@
-"""The list of the models while one of them loads, in a terminal and where nothing is written over."""
+"""The list of models while one is loading, in a terminal and in plain mode."""
 
 import asyncio
 import io
@@ -13,7 +13,7 @@ from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.cli.stand_in import StandIn
+from tests.cli.stand_in.state import StandIn
 
 
 def _download(fraction: float) -> LoadProgress:
@@ -27,12 +27,12 @@ def _download(fraction: float) -> LoadProgress:
     )
 
 
-def test_list_is_live_until_no_model_loads(url: str, standin: StandIn) -> None:
+def test_model_list_is_live_while_a_model_loads(url: str, standin: StandIn) -> None:
     standin.loading = _download(0.25)
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("/models\r")
         terminal.wait_for("⏳ gpt2: download 137 MB of 548 MB at 2 MB/s")
-        terminal.wait_for("25%", times=2)  # of the table, and of the bar
+        terminal.wait_for("25%", times=2)  # in the table and beside the bar
         terminal.type("typed meanwhile")
         terminal.wait_for("You: typed meanwhile")
         standin.loading = _download(0.5)
@@ -45,13 +45,13 @@ def test_list_is_live_until_no_model_loads(url: str, standin: StandIn) -> None:
         assert "download" not in left and HINT not in left
 
 
-def test_ctrl_c_leaves_the_list_as_it_is_and_the_load_to_the_server(url: str, standin: StandIn) -> None:
+def test_ctrl_c_closes_the_list_and_keeps_the_load(url: str, standin: StandIn) -> None:
     standin.loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("/models\r")
         terminal.wait_for(HINT)
         terminal.type("\x03")
-        terminal.wait_for("The server goes on loading.")
+        terminal.wait_for("The server continues loading.")
         left = terminal.text.partition("Available Models:")[2]
         assert left.count("Description") == left.count("load 50%") == 1 and HINT not in left
         standin.loading = None
@@ -59,27 +59,25 @@ def test_ctrl_c_leaves_the_list_as_it_is_and_the_load_to_the_server(url: str, st
         terminal.wait_for("You said: hello")
 
 
-def test_list_is_told_line_by_line_where_nothing_is_written_over(
-    talk: Talk, seen: Seen, standin: StandIn
-) -> None:
+def test_plain_model_list_reports_progress_in_lines(talk: Talk, seen: Seen, standin: StandIn) -> None:
     async def watch(session: Session) -> None:
         watching = asyncio.create_task(typed(session, "/models"))
-        for fraction, told in ((0.25, "137 MB"), (0.5, "274 MB")):
+        for fraction, expected in ((0.25, "137 MB"), (0.5, "274 MB")):
             standin.loading = _download(fraction)
-            while told not in seen.told:
+            while expected not in seen.messages:
                 await asyncio.sleep(0.01)
         standin.loading, standin.current = None, "gpt2"
         await watching
 
     standin.loading = _download(0.25)
     talk(watch)
-    lines = [line for line in seen.told.splitlines() if line.startswith("gpt2: ")]
+    lines = [line for line in seen.messages.splitlines() if line.startswith("gpt2: ")]
     assert lines == [
         "gpt2: download 137 MB of 548 MB at 2 MB/s 25%",
         "gpt2: download 274 MB of 548 MB at 2 MB/s 50%",
     ]
-    before, _, after = seen.told.partition(HINT)
-    assert "download 25%" in before and "Loaded" in after and "\x1b" not in seen.told
+    before, _, after = seen.messages.partition(HINT)
+    assert "download 25%" in before and "Loaded" in after and "\x1b" not in seen.messages
 
 
 def _rows(standin: StandIn, height: int, width: int = 80) -> list[str]:
@@ -90,7 +88,7 @@ def _rows(standin: StandIn, height: int, width: int = 80) -> list[str]:
     return ["".join(segment.text for segment in row) for row in LiveModels(session).live(width)]
 
 
-def test_list_that_is_longer_than_the_terminal_is_shown_short_while_it_is_live(standin: StandIn) -> None:
+def test_model_list_is_short_if_it_is_too_long_for_the_terminal(standin: StandIn) -> None:
     standin.loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
     whole, short = _rows(standin, height=30), _rows(standin, height=12)
     assert "The gpt2 model" in "\n".join(whole)
@@ -98,7 +96,7 @@ def test_list_that_is_longer_than_the_terminal_is_shown_short_while_it_is_live(s
     assert all(name in "\n".join(short) for name in ("gpt2", "builtin", "gpt2: load", HINT))
 
 
-def test_load_is_told_in_words_alone_where_the_terminal_is_narrow(standin: StandIn) -> None:
+def test_narrow_model_list_shows_progress_without_a_bar(standin: StandIn) -> None:
     standin.loading = _download(0.25)
     rows = _rows(standin, height=30, width=25)
     assert any(row.startswith("⏳ gpt2: download") and row.endswith("25%") for row in rows)

@@ -20,7 +20,7 @@ def _download(fraction: float, done_bytes: int) -> LoadProgress:
     )
 
 
-def test_progress_is_told_as_far_as_it_was_measured() -> None:
+def test_progress_shows_only_known_figures() -> None:
     loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
     assert str(progress_of(loading)) == "gpt2: load"
     assert (
@@ -30,13 +30,13 @@ def test_progress_is_told_as_far_as_it_was_measured() -> None:
     assert str(progress_of(download)) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
 
 
-def test_download_takes_a_line_for_each_tenth_where_nothing_is_written_over(seen: Seen) -> None:
+def test_plain_progress_writes_a_line_for_each_tenth(seen: Seen) -> None:
     loading = LoadProgress(model_name="builtin", stage="load", fraction=0)
     with seen.terminal().bar() as bar:
-        for percent in range(100):  # its bytes change every time
+        for percent in range(100):  # the byte counts change every time
             bar.show(progress_of(_download(percent / 100, 5_480_000 * percent)))
             bar.show(progress_of(loading))
-    lines = seen.told.splitlines()
+    lines = seen.messages.splitlines()
     assert lines[:2] == [
         "gpt2: download 0 bytes of 548 MB at 2 MB/s (1 min 50 s left)...",
         "builtin: load...",
@@ -44,7 +44,7 @@ def test_download_takes_a_line_for_each_tenth_where_nothing_is_written_over(seen
     assert [line.rpartition(" ")[2] for line in lines[2:]] == [f"{tenth}0%" for tenth in range(1, 10)]
 
 
-def test_bar_gives_way_to_its_words_where_the_terminal_is_narrow() -> None:
+def test_narrow_terminal_shows_progress_without_a_bar() -> None:
     terminal = Terminal(TerminalStyle(plain=False, color=False, symbols=True))
     shown = io.StringIO()
     terminal.console = Console(file=shown, width=25, force_terminal=True, color_system=None)

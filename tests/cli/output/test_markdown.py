@@ -24,7 +24,7 @@ def _shown(source: str, width: int = 40) -> list[str]:
 
 @settings(max_examples=300, deadline=None)
 @given(cuts())
-@example(["- a\n  ```\n- a\n", " - e\n- a"])  # an empty fence, and items that do not stand alone
+@example(["- a\n  ```\n- a\n", " - e\n- a"])  # an empty fence, and items that cannot be parsed alone
 def test_stream_gives_the_same_rows_for_any_chunks(chunks: list[str]) -> None:
     stream = _stream()
     rows: list[Row] = []
@@ -57,12 +57,12 @@ def test_stream_lays_out_blocks(source: str, rows: list[str]) -> None:
     assert _shown(source) == rows
 
 
-def test_code_is_never_broken_to_fit() -> None:
+def test_code_is_never_wrapped() -> None:
     line = "x = " + "1 + " * 50 + "1"
     assert _shown(f"```python\n{line}\n```") == [line]
 
 
-def test_take_gives_finished_items_and_lines_of_a_fence_at_once() -> None:
+def test_take_returns_finished_items_and_fence_lines_at_once() -> None:
     stream = _stream()
     stream.feed("- a\n- b\n- c")
     assert _text(stream.take(40)) == [" • a"]

@@ -1,4 +1,4 @@
-"""Owns how replies are drawn, as the user set it with /set: typed and range-checked by the wire models."""
+"""The sampling settings that the user changes with /set. The API's own models check types and ranges."""
 
 import contextlib
 import json
@@ -14,61 +14,71 @@ KEYS = tuple(SamplingFields.model_fields)
 
 
 class SettingError(ValueError):
-    """A key that does not exist, or a value that it cannot have."""
+    """The key does not exist, or the value is not allowed."""
 
 
 def field_of(key: str) -> FieldInfo:
+    """The definition of a setting: its type, bounds and description.
+
+    Raises:
+        SettingError: no setting has that name.
+    """
     if key not in SamplingFields.model_fields:
-        raise SettingError(f"There is no setting {key!r}; there are {', '.join(KEYS)}.")
+        raise SettingError(f"No setting is called {key!r}. The settings are {', '.join(KEYS)}.")
     return SamplingFields.model_fields[key]
 
 
 def range_of(key: str) -> str:
-    """What values it takes, in words: `0 to 2`."""
+    """The allowed values in words, such as `0 to 2`."""
     if key == "stop":
-        return "a text, or several as a JSON list"
+        return "a string, or a JSON list of strings"
     (bounds,) = (part for part in field_of(key).metadata if isinstance(part, Interval))
     lower = f"{bounds.ge:,}" if bounds.ge is not None else f"above {bounds.gt:,}"
     return f"{lower} to {bounds.le:,}"
 
 
 class SamplingSettings:
-    """The settings that differ from the model's own defaults."""
+    """The settings that differ from the model's defaults."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}  # Any: as SamplingFields types each key
 
     def set(self, key: str, text: str) -> None:
-        """Sets a value as it was typed.
+        """Sets a value from the text that was typed.
 
         Raises:
-            SettingError: saying what the key takes.
+            SettingError: the key does not exist, or the value is not allowed.
         """
         field_of(key)
-        value = _stop_strings(text) if key == "stop" else _number(text)
+        value = _parse_stop(text) if key == "stop" else _parse_number(text)
         try:
             self.values[key] = getattr(SamplingFields.model_validate({key: value}), key)
         except ValidationError:
-            raise SettingError(f"{key} takes {range_of(key)}, not {text!r}.") from None
+            raise SettingError(f"{key} must be {range_of(key)}, not {text!r}.") from None
 
     def reset(self, key: str) -> None:
+        """Returns to the model's default.
+
+        Raises:
+            SettingError: the key does not exist.
+        """
         field_of(key)
         self.values.pop(key, None)
 
 
-def _number(text: str) -> int | float | str:
-    """The number that was typed; text that is none stays, and the wire model refuses it."""
+def _parse_number(text: str) -> int | float | str:
+    """The number, or the text unchanged if it is not one: validation rejects it then."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
 
 
-def _stop_strings(text: str) -> Any:  # Any: what JSON holds; the wire model judges it
-    """A JSON list or string; anything else is the text itself, with \\n and \\t as they are meant."""
+def _parse_stop(text: str) -> Any:  # Any: JSON, which is validated afterwards
+    """A JSON list or string. Anything else is the stop string itself, with \\n and \\t as escapes."""
     if text.startswith(("[", '"')):
         try:
             return json.loads(text)
         except ValueError:
-            raise SettingError(f"stop takes {range_of('stop')}; this is no JSON: {text}") from None
+            raise SettingError(f"stop must be {range_of('stop')}. This is not valid JSON: {text}") from None
     return text.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,0 +1,208 @@
+"""Commands that save, list, load and delete conversations: /save, /load, /sessions and /delete.
+
+/save writes conversations/NAME.json in the working folder (format: conversation/transcript_file.py). Besides,
+every conversation is saved automatically (conversation/autosave.py), and /sessions lists those.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from app.cli.commands.command import Choice, Command
+from app.cli.commands.conversation import history, show_system_prompt
+from app.cli.conversation.session import Session
+from app.cli.conversation.session_index import (
+    DEFAULT_LIMIT,
+    SessionSummary,
+    delete_session,
+    load_session,
+    recent_sessions,
+)
+from app.cli.conversation.transcript_file import (
+    FOLDER,
+    Transcript,
+    load as load_transcript,
+    new_session_id,
+    save as save_transcript,
+    saved_names,
+)
+from app.cli.errors import TranscriptError, UsageError
+from app.cli.files import checked_name
+from app.cli.output.formatting import count, format_age
+
+MAX_NAMED = 10  # saved files that /sessions names
+
+
+async def list_sessions(session: Session, argument: str) -> None:
+    from rich.table import Table  # slow to import, and not needed for the first prompt
+
+    session.listed = await _search(session, argument)
+    table = Table.grid(padding=(0, 2))
+    for number, entry in enumerate(session.listed, 1):
+        age, turns = format_age(entry.changed_at), count(entry.turns, "turn")
+        style = "bold" if entry.session_id == session.transcript.session_id else ""
+        table.add_row(f"{number}", entry.name, age, turns, entry.model_name or "", style=style)
+    if session.listed:
+        session.terminal.show(table)
+        session.terminal.note("/load NUMBER continues one of them.")
+    else:
+        session.terminal.note("No conversation matches." if argument else "There are no conversations yet.")
+    if names := saved_names():
+        session.terminal.note(f"Saved in {FOLDER}: {', '.join(names[:MAX_NAMED])}.")
+
+
+async def save(session: Session, argument: str) -> None:
+    name = argument or session.saved_as or session.transcript.title
+    transcript = await session.settled_transcript()
+    if not transcript.messages:
+        raise UsageError("There is nothing to save yet.", "Type a message first.")
+    if not name:
+        raise UsageError("/save needs a name.", "/save NAME saves to conversations/NAME.json.")
+    name = checked_name(name)
+    path = save_transcript(transcript, name, replaces=name == session.saved_as)
+    session.saved_as = name
+    session.terminal.say(f"Conversation saved to {path.name}", symbol="💾")
+
+
+async def load(session: Session, argument: str) -> None:
+    """Loads the saved file with this name, or else the session with this number or title."""
+    if not argument:
+        names = ", ".join(saved_names()[:5])
+        hint = f"Saved conversations: {names}." if names else "/sessions lists the conversations."
+        raise UsageError("/load needs a name.", hint)
+    await load_and_continue(session, argument)
+
+
+async def resume(session: Session, argument: str) -> None:
+    """Loads a conversation, by default the last one, and shows its last turn."""
+    await load_and_continue(session, argument)
+    await history(session, "1")
+    session.terminal.say("")
+
+
+async def load_and_continue(session: Session, argument: str) -> None:
+    """Loads a conversation, by default the last one, and sends it to the server.
+
+    Raises:
+        TranscriptError: there is no such conversation, or it cannot be read.
+        UsageError: several conversations match.
+    """
+    transcript = await _find_transcript(session, argument)
+    if not session.autosave.claim(transcript.session_id):
+        transcript.session_id = new_session_id()
+        session.terminal.note("This conversation is open in another client. You continue a copy.")
+    await session.load(transcript)
+    name = transcript.name
+    if _is_saved(argument):
+        session.saved_as = checked_name(argument)
+        name = f"{session.saved_as}.json"
+    session.terminal.say(f"Loaded {name} with {count(transcript.turns, 'turn')}.", symbol="📂")
+    show_system_prompt(session)
+
+
+async def delete(session: Session, argument: str) -> None:
+    if not argument:
+        raise UsageError("/delete needs a name.", "/sessions lists the conversations.")
+    entry = None if _is_saved(argument) else await _find_session(session, argument)
+    if entry is None:
+        return _delete_saved(session, checked_name(argument))
+    if entry.session_id == session.transcript.session_id:
+        raise UsageError("The current conversation cannot be deleted.", "Start another one first with /new.")
+    delete_session(entry.session_id, _folder(session))
+    session.listed = [other for other in session.listed if other != entry]
+    session.terminal.say(f"Deleted {entry.name}", symbol="🗑")
+
+
+def _delete_saved(session: Session, name: str) -> None:
+    path = FOLDER / f"{name}.json"
+    try:
+        path.unlink()
+    except OSError as error:
+        hint = "/sessions lists the conversations."
+        raise TranscriptError(f"{path} cannot be deleted: {error.strerror}.", hint) from None
+    session.terminal.say(f"Deleted {path}", symbol="🗑")
+
+
+async def _find_transcript(session: Session, argument: str) -> Transcript:
+    if _is_saved(argument):
+        return load_transcript(checked_name(argument))
+    if not argument:
+        session.listed = await _search(session, limit=1)
+        if not session.listed:
+            raise TranscriptError("There is no earlier conversation to continue.")
+    entry = await _find_session(session, argument or "#1")
+    if entry is None:
+        return load_transcript(checked_name(argument))  # raises, naming the files that exist
+    return load_session(entry.session_id, _folder(session))
+
+
+async def _find_session(session: Session, argument: str) -> SessionSummary | None:
+    """The session with this number in the last list, or with this title; None if there is none.
+
+    Raises:
+        UsageError: the number is not in the list, or several titles match.
+    """
+    if session.autosave.folder is None:
+        return None
+    number = argument.removeprefix("#")
+    if number.isdecimal():
+        if not session.listed:
+            session.listed = await _search(session)
+        if not 0 < int(number) <= len(session.listed):
+            raise UsageError(f"The list has no number {number}.", "/sessions shows the list.")
+        return session.listed[int(number) - 1]
+    found = await _search(session, argument)
+    exact = [entry for entry in found if entry.name.lower() == argument.lower()]
+    matches = exact or found
+    if len(matches) > 1:
+        session.listed = matches
+        names = ", ".join(f"#{n} {entry.name}" for n, entry in enumerate(matches[:5], 1))
+        raise UsageError(f"{argument!r} matches several conversations.", f"Choose by number: {names}.")
+    return matches[0] if matches else None
+
+
+async def _search(session: Session, query: str = "", limit: int = DEFAULT_LIMIT) -> list[SessionSummary]:
+    """The sessions that match, after the pending write of the current one."""
+
+    def read() -> list[SessionSummary]:
+        with contextlib.suppress(TranscriptError):
+            session.autosave.settle()
+        return recent_sessions(_folder(session), query, limit)
+
+    return await asyncio.to_thread(read)
+
+
+def _folder(session: Session) -> Path:
+    if session.autosave.folder is None:
+        raise UsageError("Conversations are not saved automatically here.", "Use /save NAME and /load NAME.")
+    return session.autosave.folder
+
+
+def _is_saved(argument: str) -> bool:
+    return argument.removesuffix(".json") in saved_names()
+
+
+def _all_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
+    if typed:
+        return ()
+    saved = [(name, "saved") for name in saved_names()]
+    return saved + [(entry.name, format_age(entry.changed_at)) for entry in session.listed]
+
+
+def _saved_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
+    return [(name, "") for name in saved_names()] if not typed else ()
+
+
+COMMANDS = (
+    Command("save", "[NAME]", "save the conversation to conversations/NAME.json", save, _saved_names),
+    Command("load", "NAME|NUMBER", "continue a saved conversation", load, _all_names),
+    Command(
+        "sessions",
+        "[QUERY]",
+        "list past conversations",
+        list_sessions,
+        more="Every conversation is saved automatically. QUERY is some letters of its title, in order.",
+    ),
+    Command("delete", "NAME|NUMBER", "delete a saved conversation", delete, _all_names),
+)

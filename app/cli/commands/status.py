@@ -1,0 +1,49 @@
+"""Commands that report: /status and /stats."""
+
+from app.cli.commands.command import Command
+from app.cli.conversation.session import Session
+from app.cli.errors import UsageError
+from app.cli.output.formatting import count, format_age, format_size
+from app.cli.output.model_table import served_from
+
+
+async def status(session: Session, argument: str) -> None:
+    from rich.table import Column, Table  # slow to import, and not needed for the first prompt
+
+    health = await session.client.health()
+    model = health.model
+    table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))  # no path is cut
+    table.add_row("server", f"{session.client.url}, version {health.version}, {health.status}")
+    table.add_row("started", format_age(health.timestamp.timestamp() - health.uptime))
+    table.add_row("requests", f"{health.active_requests} running, {health.queued_requests} waiting")
+    if model is not None:
+        info = await session.client.model_info(model.name)
+        device = " ".join(filter(None, (info.device, info.dtype)))
+        memory = "" if info.memory_bytes is None else f", {format_size(info.memory_bytes)} of memory"
+        table.add_row("model", f"{model.name}, {model.status}, {device}{memory}")
+        table.add_row("served from", served_from(model.model_id or "nothing yet"))
+    for loading in health.loading:
+        table.add_row("loading", f"{loading.model_name}: {loading.stage} {loading.fraction:.0%}")
+    transcript = session.transcript
+    table.add_row("conversation", f"{transcript.name or 'not started'}, {count(transcript.turns, 'turn')}")
+    if session.autosave.folder is not None and transcript.turns:
+        table.add_row("saved in", str(session.autosave.folder / f"{transcript.session_id}.json"))
+    session.terminal.show(table)
+
+
+async def show_statistics(session: Session, argument: str) -> None:
+    statistics, terminal = session.statistics, session.terminal
+    if not statistics.answers:
+        raise UsageError("There has been no answer since the client started.", "Type a message first.")
+    terminal.show(statistics.table())
+    if terminal.style.symbols and len(statistics.speeds) > 1:
+        slowest, fastest = min(statistics.speeds), max(statistics.speeds)
+        terminal.say(
+            f"{statistics.sparkline()}  {slowest:,.0f} to {fastest:,.0f} tokens/s, one bar per answer"
+        )
+
+
+COMMANDS = (
+    Command("status", "", "show the server, the model and this conversation", status),
+    Command("stats", "", "show token counts and speeds of the answers so far", show_statistics),
+)

@@ -1,0 +1,219 @@
+"""The state of a scripted server, and the events it answers with. See `StandIn.turn` for the script."""
+
+import asyncio
+import itertools
+import math
+import threading
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.models import schemas as wire
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MODELS = {"builtin": "/srv/builtin/weights", "gpt2": "openai-community/gpt2"}
+
+
+class Refusal(Exception):
+    def __init__(self, status: int, code: str, message: str, hint: str | None = None) -> None:
+        self.status = status
+        self.body = {"error": {"code": code, "message": message, "hint": hint}}
+
+
+def unknown_model(name: str | None) -> Refusal:
+    return Refusal(404, "model_not_found", f"No model is named {name}.", "Did you mean gpt2?")
+
+
+class UnknownEvent(BaseModel):
+    """An event of a newer server, which the client ignores."""
+
+
+class StandIn:
+    """The state of the server. Tests read and change it while the server runs."""
+
+    def __init__(self, models: dict[str, str] = MODELS) -> None:
+        self.model_ids = models
+        self.current = "builtin"
+        self.conversations: dict[str, list[dict[str, Any]]] = {}
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.note: str | None = None
+        self.status = "ok"
+        self.omitted = 0
+        self.answer: str | None = None  # the reply to every message, instead of an echo
+        self.chunks_per_s = math.inf
+        self.tokens = 12  # of a reply
+        self.finish_reason = "stop"
+        self.is_complete = False  # a continued reply gets no more text
+        self.api_key: str | None = None
+        self.loading: wire.LoadProgress | None = None  # messages wait until it is None
+        self.left = threading.Event()  # set when a client closes its stream early
+        self._ids = itertools.count(1)
+
+    def begin(self, messages: list[dict[str, Any]]) -> str:
+        conversation_id = f"conv_{next(self._ids)}"
+        self.conversations[conversation_id] = messages
+        return conversation_id
+
+    def messages(self, conversation_id: str) -> list[dict[str, Any]]:
+        if conversation_id not in self.conversations:
+            raise Refusal(404, "conversation_not_found", f"No conversation has the id {conversation_id}.")
+        return self.conversations[conversation_id]
+
+    def chunks(self, message: str) -> list[str]:
+        """The reply in pieces of three characters: X to `say X`, otherwise an echo."""
+        text = message.removeprefix("say ") if message.startswith("say ") else f"You said: {message}"
+        text = text if self.answer is None else self.answer
+        return [text[at : at + 3] for at in range(0, len(text), 3)]
+
+    async def turn(self, conversation_id: str, message: str, prefix: str = "") -> AsyncIterator[BaseModel]:
+        """The events of a reply.
+
+        To `think X` the reasoning X precedes it. To `hang` it never ends. To `fail` it ends with an error. To
+        `drop` the connection is closed.
+        """
+        history = self.messages(conversation_id)
+        while self.loading is not None:
+            await asyncio.sleep(0.01)
+        yield UnknownEvent()
+        yield wire.StartEvent(
+            conversation_id=conversation_id,
+            message_id="msg_1",
+            model_name=self.current,
+            model_id=self.model_ids[self.current],
+            prompt_tokens=len(history) + 1,
+            omitted_messages=self.omitted,
+        )
+        text = prefix
+        try:
+            if message.startswith("think "):
+                yield wire.ThinkingEvent(text=message.removeprefix("think "))
+            chunks = [] if prefix and self.is_complete else self.chunks(message)
+            async for chunk in self._paced(chunks):
+                text += chunk
+                yield wire.DeltaEvent(text=chunk)
+            await self._end(message)
+        except (asyncio.CancelledError, GeneratorExit):
+            self._commit(history, message, text, "interrupted")
+            self.left.set()
+            raise
+        self._commit(history, message, text, self.finish_reason)
+        yield self._reply(conversation_id, text)
+
+    async def _paced(self, chunks: list[str]) -> AsyncIterator[str]:
+        began = time.monotonic()
+        for index, chunk in enumerate(chunks):
+            early_s = began + index / self.chunks_per_s - time.monotonic()
+            if early_s > 0:
+                await asyncio.sleep(early_s)
+            yield chunk
+
+    async def _end(self, message: str) -> None:
+        if message.startswith("hang"):
+            await asyncio.Event().wait()
+        if message.startswith("fail"):
+            raise Refusal(503, "worker_died", "The model's process ended.", "Send the message again.")
+        if message.startswith("drop"):
+            raise ConnectionResetError
+
+    def _commit(self, history: list[dict[str, Any]], message: str, text: str, reason: str) -> None:
+        if history and history[-1]["role"] == "assistant" and history[-2]["content"] == message:
+            del history[-2:]
+        history += [message_json("user", message), message_json("assistant", text, self.current, reason)]
+
+    def _reply(self, conversation_id: str, text: str) -> wire.ChatResponse:
+        return wire.ChatResponse(
+            response=text,
+            conversation_id=conversation_id,
+            message_id="msg_1",
+            model_name=self.current,
+            model_id=self.model_ids[self.current],
+            generation_time=0.1,
+            finish_reason=self.finish_reason,
+            message_count=len(self.conversations[conversation_id]),
+            usage=wire.Usage(prompt_tokens=20, completion_tokens=self.tokens, cached_tokens=8),
+            timings=wire.Timings(queue_s=0, first_token_s=0.05, total_s=0.1, tokens_per_second=240),
+            omitted_messages=self.omitted,
+            parameters=wire.Parameters(
+                max_tokens=None,
+                temperature=0.7,
+                top_p=1,
+                top_k=0,
+                min_p=0,
+                repetition_penalty=1,
+                presence_penalty=0,
+                frequency_penalty=0,
+                seed=None,
+                stop=[],
+            ),
+        )
+
+    def health(self) -> wire.HealthResponse:
+        model = wire.ModelHealth(name=self.current, status="loaded", model_id=self.model_ids[self.current])
+        return wire.HealthResponse(
+            status="loading" if self.loading is not None else self.status,
+            timestamp=NOW,
+            uptime=1,
+            version="0",
+            boot_id="boot",
+            current_model=self.current,
+            model=model,
+            loading=[] if self.loading is None else [self.loading],
+            note=self.note,
+            active_requests=0,
+            queued_requests=0,
+        )
+
+    def models(self) -> wire.ModelListResponse:
+        entries = [self._entry(name, model_id) for name, model_id in self.model_ids.items()]
+        return wire.ModelListResponse(models=entries, current_model=self.current)
+
+    def _entry(self, name: str, model_id: str) -> wire.ModelEntry:
+        loading = self.loading if self.loading is not None and self.loading.model_name == name else None
+        idle: wire.LoadState = "available" if loading is None else "loading"
+        return wire.ModelEntry(
+            name=name,
+            display_name=name.upper(),
+            status="loaded" if name == self.current else idle,
+            is_current=name == self.current,
+            model_id=model_id,
+            sources=[model_id],
+            is_on_disk=name == "builtin",
+            description=f"The {name} model",
+            context_length=1024,
+            size_bytes=548_000_000,
+            memory_bytes=1_000_000_000,
+            progress=loading,
+        )
+
+    async def switch(self, name: str) -> AsyncIterator[BaseModel]:
+        """The events of a switch. The model `hang` never finishes loading."""
+        yield wire.LoadProgress(model_name=name, stage="load", fraction=0.5)
+        if name == "hang":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
+        self.current = name
+        yield wire.SwitchModelResponse(
+            message=f"Successfully switched to {name}",
+            model_name=name,
+            model_id=self.model_ids[name],
+            load_time=0.2,
+        )
+
+
+def message_json(
+    role: str, content: str, model: str | None = None, reason: str | None = None
+) -> dict[str, Any]:
+    return {
+        "id": "msg",
+        "role": role,
+        "content": content,
+        "timestamp": NOW.isoformat(),
+        "model_name": model,
+        "model_id": None,
+        "finish_reason": reason,
+    }
