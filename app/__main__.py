@@ -2,14 +2,12 @@
 
 import argparse
 import sys
+from functools import partial
 
-import uvicorn
-
-from app.api.http_protocol import DeadlineProtocol
-from app.core.config import SettingsError, load_settings
+from app.core.config import Settings, SettingsError, load_settings
 from app.core.logging import configure
+from app.engine.ipc.launcher import WorkerLauncher
 from app.lifecycle import AddressError, check_address, stop_at_end_of_stdin
-from app.main import create_app
 
 _GRACE_S = 10  # in which open replies may end after SIGTERM
 
@@ -20,11 +18,27 @@ def main() -> None:
     try:
         settings = load_settings()
         check_address(settings.host, settings.port)
-        app = create_app(settings)
+        launcher = WorkerLauncher(settings.fork_server)
+        launcher.start()
+        try:
+            _serve(settings, launcher)
+        finally:
+            launcher.close()
     except SettingsError as error:
         sys.exit(f"Wrong settings. {error}")
     except AddressError as error:
         sys.exit(str(error))
+
+
+def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
+    # Imported here, at the same time as the fork server imports torch: the first reply comes sooner.
+    import uvicorn
+
+    from app.api.http_protocol import DeadlineProtocol
+    from app.main import create_app
+    from app.services import build_services
+
+    app = create_app(settings, partial(build_services, launcher=launcher))
     configure(settings.log_level)
     uvicorn.run(
         app,

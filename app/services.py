@@ -11,6 +11,7 @@ from app.core.catalogue import CATALOGUE, ModelProfile
 from app.core.config import NO_MODEL, Settings, SettingsError
 from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
+from app.engine.ipc.launcher import WorkerLauncher
 from app.models.chat.completion import GenerateEvent, TextGenerator
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.store import MemoryStore
@@ -109,11 +110,15 @@ class Services:
     request_timeout_s: float
 
 
-def build_services(settings: Settings, catalogue: Mapping[str, ModelProfile] = CATALOGUE) -> Services:
+def build_services(
+    settings: Settings,
+    catalogue: Mapping[str, ModelProfile] = CATALOGUE,
+    launcher: WorkerLauncher | None = None,
+) -> Services:
     """The services that serve real models. Nothing is loaded before `models.start()`."""
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
-    models = ModelManager(settings, catalogue, Hub(settings.model_cache_dir, token=token))
+    models = ModelManager(settings, catalogue, Hub(settings.model_cache_dir, token=token), launcher=launcher)
     generator, locks = ChatGenerator(models), TurnLocks()
     store = MemoryStore(
         max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl, held=locks.held

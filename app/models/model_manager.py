@@ -11,6 +11,7 @@ from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
+from app.engine.ipc.launcher import WorkerLauncher
 from app.models.hub.client import Hub
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.lifecycle.loader import ModelLoader
@@ -31,6 +32,7 @@ class ModelManager:
         catalogue: Mapping[str, ModelProfile],
         hub: Hub,
         residency: EvictionPolicy | None = None,
+        launcher: WorkerLauncher | None = None,
     ) -> None:
         """Raises ModelNotFound where the settings name a model that there is not."""
         self._settings = settings
@@ -39,7 +41,10 @@ class ModelManager:
         self._residency = EvictionPolicy.of(settings) if residency is None else residency
         name = settings.model_name
         current = None if name == NO_MODEL else self._entries.find(name)
-        self._workers = ModelLoader(settings, hub, self._entries, self._residency, lambda: self.current)
+        launcher = WorkerLauncher(settings.fork_server) if launcher is None else launcher
+        self._workers = ModelLoader(
+            settings, hub, self._entries, self._residency, lambda: self.current, launcher
+        )
         self._switching = ModelSwitch(current, self._entries, hub, self._residency, self._workers)
 
     # Life

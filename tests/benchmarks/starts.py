@@ -1,16 +1,24 @@
-"""Measures how long a server takes to start and to switch models."""
+"""Measures how long a server takes to start and to switch models.
 
+`python -m tests.benchmarks.starts` prints the times of a cold start, a switch, and a restart after a crash.
+"""
+
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+import psutil
+
+from tests.benchmarks.folders import ensure
 from tests.benchmarks.loads import Figures
-from tests.benchmarks.shapes import PARTNER
+from tests.benchmarks.shapes import GPT2, PARTNER
 from tests.benchmarks.targets import ACTIVE_REQUESTS
-from tests.server import RunningServer, running_server
+from tests.server import RunningServer, running_server, wait_for
 
 _BACK_AND_FORTH = 3
 
@@ -57,3 +65,54 @@ def _switched_s(running: RunningServer, model_name: str) -> float:
     began = time.monotonic()
     running.post("/api/v1/chat/switch-model", model_name=model_name)
     return time.monotonic() - began
+
+
+@dataclass(frozen=True, slots=True)
+class StartFigures:
+    """One server: started, asked, switched to gpt2, its worker killed, asked again. Times in seconds."""
+
+    first_token_s: float  # from the start of the server's process
+    idle_bytes: int  # proportional set size of all processes after that
+    switch_s: float
+    restart_s: float  # from the death of the worker to the end of the next turn, of one token
+
+
+def measure_start(cache: Path) -> StartFigures:
+    began = time.monotonic()
+    settings = {"LLM_MODEL_NAME": "builtin", "LLM_MODEL_CACHE_DIR": str(cache.resolve())}
+    with TemporaryDirectory() as folder, running_server(Path(folder), **settings) as running:
+        running.chat("Hello", max_tokens=1)
+        first_token_s = time.monotonic() - began
+        idle_bytes = _proportional_bytes(running)
+        switch_s = _switched_s(running, GPT2.name)
+        newest = max(_workers(running), key=lambda process: process.create_time())
+        newest.kill()
+        wait_for(lambda: running.http.get("/health/ready").status_code == 503, "the death to be noticed")
+        began = time.monotonic()
+        running.chat("Hello", max_tokens=1)
+        return StartFigures(first_token_s, idle_bytes, switch_s, time.monotonic() - began)
+
+
+def _workers(running: RunningServer) -> list[psutil.Process]:
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    return [c for c in children if c.name() == "llm-worker" or "app.engine.worker" in c.cmdline()]
+
+
+def _proportional_bytes(running: RunningServer) -> int:
+    server = psutil.Process(running.process.pid)
+    return sum(process.memory_full_info().pss for process in (server, *server.children(recursive=True)))
+
+
+def main() -> None:
+    """Prints the median and the range of each figure, over the rounds given as argument or five."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    cache = Path.home() / ".cache" / "llm-server-benchmarks" / "full"
+    ensure(GPT2, cache)
+    figures = [measure_start(cache) for _ in range(rounds)]
+    for field in fields(StartFigures):
+        values = sorted(getattr(each, field.name) for each in figures)
+        sys.stdout.write(f"{field.name}: {median(values):.4g} ({values[0]:.4g} to {values[-1]:.4g})\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -36,13 +36,14 @@ class ModelLoader:
         entries: ModelRegistry,
         residency: EvictionPolicy,
         current: Callable[[], ModelState | None],
+        launcher: WorkerLauncher,
     ) -> None:
         self._settings = settings
         self._hub = hub
         self._entries = entries
         self._residency = residency
         self._current = current
-        self._launcher = WorkerLauncher(settings.fork_server)
+        self._launcher = launcher
         self._start_lock = asyncio.Lock()  # one model is loaded into memory at a time
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloads: set[asyncio.Task[None]] = set()
