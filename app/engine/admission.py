@@ -11,8 +11,7 @@ from app.engine.ipc.messages import Accepted, Failed, Submit
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
 from app.engine.sampler import RequestSampler
-from app.engine.scheduler import TokenSequence
-from app.engine.speculative.prompt_lookup import PromptLookup
+from app.engine.sequence import TokenSequence
 from app.engine.tokenization.parts import PartSplitter
 from app.engine.tokenization.prompt import Prompt, PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateSandbox
@@ -74,7 +73,6 @@ class Admission:
             sampler=RequestSampler(submit.sampling, prompt.ids),
             text=self._vocabulary.reply_text(stops, joins=prompt.ids if continues_prompt else ()),
             parts=PartSplitter(prompt.thinking),
-            guesser=PromptLookup(),
             arrived=arrived,
         )
         accepted = Accepted(

@@ -1,23 +1,19 @@
-"""Owns one accepted request on its way: its tokens, the text they make, and its times.
+"""One accepted request: its token sequence, the text of its reply, and its times."""
 
-Knows nothing of the requests beside it, nor of how tokens are computed.
-"""
-
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from app.core.literals import FinishReason
 from app.engine.ipc.messages import Finished, RequestTimings, TokenCounts
 from app.engine.sampler import RequestSampler
-from app.engine.scheduler import TokenSequence
-from app.engine.speculative.prompt_lookup import PromptLookup
+from app.engine.sequence import TokenSequence
 from app.engine.tokenization.detokenizer import ReplyText
 from app.engine.tokenization.parts import Part, PartSplitter
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Times are seconds of one monotonic clock; None: not yet."""
+    """Times are seconds on one monotonic clock; None: not yet."""
 
     sequence: TokenSequence
     prompt_tokens: int
@@ -26,7 +22,6 @@ class Request:
     sampler: RequestSampler
     text: ReplyText
     parts: PartSplitter
-    guesser: PromptLookup
     arrived: float
     started: float | None = None
     first_token: float | None = None
@@ -36,54 +31,40 @@ class Request:
         return self.sequence.request_id
 
     @property
-    def tokens(self) -> int:
-        """Reply tokens so far."""
+    def reply_tokens(self) -> int:
         return len(self.sequence.ids) - self.prompt_tokens
 
-    def guess(self, most: int, price: float) -> None:
-        """Lets the sequence have up to `most` guessed ids, each of which costs `price` steps."""
-        self.sequence.guess = self.guesser.guess(self.sequence.ids, self._room(most), price)
+    @property
+    def draft_room(self) -> int:
+        """Number of draft ids that the next step can use before the reply reaches `max_tokens`."""
+        return self.max_tokens - self.reply_tokens - 1
 
-    def drafts(self, most: int, price: float) -> int:
-        """How many ids a draft model shall guess, at that price."""
-        length = len(self.sequence.ids)
-        unread = length - self.sequence.slot.drafted
-        return self.guesser.drafts(length, self.tokens, unread, self._room(most), price)
-
-    def _room(self, most: int) -> int:
-        """Guesses that the reply has room for."""
-        return min(most, self.max_tokens - self.tokens - 1)
-
-    def begin(self, now: float) -> None:
-        """The request is part of a step; only the first one counts."""
+    def start(self, now: float) -> None:
+        """Note the request's first step. Later calls change nothing."""
         if self.started is None:
             self.started = now
 
-    def take(self, tokens: list[int], now: float) -> tuple[list[Part], FinishReason | None]:
-        """Takes the right guesses and the token after them, which a step gave.
+    def take(self, tokens: Sequence[int], now: float) -> tuple[list[Part], FinishReason | None]:
+        """Take a step's tokens: the draft tokens that were right, and the sampled token after them.
 
-        Returns the parts that have become final with them, and why the reply ends, if it does.
+        Returns the parts that have become final, and the reason if the reply ends.
         """
         if self.first_token is None:
             self.first_token = now
-        sequence, right = self.sequence, len(tokens) - 1
-        self.guesser.learn(len(sequence.guess), right)
-        text, reason = "", None
-        for token in tokens:
-            sequence.ids.append(token)
-            piece, reason = self._text_of(token)
+        text, reason, taken = "", None, 0
+        while reason is None and taken < len(tokens):
+            taken += 1
+            piece, reason = self._text_of(tokens[taken - 1], self.reply_tokens + taken)
             text += piece
-            if reason is not None:
-                break
-        sequence.computed = min(sequence.computed + right, len(sequence.ids))
+        self.sequence.accept(tokens[:taken], verified=len(tokens) - 1)
         parts = self.parts.push(text)
         return (parts if reason is None else parts + self.parts.flush()), reason
 
-    def _text_of(self, token: int) -> tuple[str, FinishReason | None]:
+    def _text_of(self, token: int, reply_tokens: int) -> tuple[str, FinishReason | None]:
         if token in self.stop_ids:
             return self.text.flush(), "stop"
         text = self.text.push(token)
-        is_full = self.tokens == self.max_tokens
+        is_full = reply_tokens == self.max_tokens
         if is_full:
             text += self.text.cut()
         if self.text.is_stopped:
@@ -93,6 +74,6 @@ class Request:
     def finished(self, reason: FinishReason, now: float) -> Finished:
         started = now if self.started is None else self.started
         first_token = now if self.first_token is None else self.first_token
-        usage = TokenCounts(self.prompt_tokens, self.tokens, self.sequence.cached or 0)
+        usage = TokenCounts(self.prompt_tokens, self.reply_tokens, self.sequence.cached)
         timings = RequestTimings(started - self.arrived, first_token - self.arrived, now - self.arrived)
         return Finished(self.request_id, reason, usage, timings)

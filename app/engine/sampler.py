@@ -111,15 +111,15 @@ def sample(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int]:
     return tokens
 
 
-def sample_following(
-    logits: Tensor, samplers: Sequence[RequestSampler], guesses: Sequence[tuple[int, ...]]
+def sample_and_verify(
+    logits: Tensor, samplers: Sequence[RequestSampler], drafts: Sequence[tuple[int, ...]]
 ) -> list[list[int]]:
-    """Of each request the guessed tokens that are what it chooses, and the token it chooses after them.
+    """Returns, for each request, the draft tokens that equal the sampled ones and the token after them.
 
-    `logits` has, request after request, a row for the next token and one behind each guessed token. Every
-    token is drawn as without the guess, so guessing changes neither the distribution nor what a seed gives.
+    `logits` has, request after request, a row for the next token and one after each draft token. Every token
+    is sampled as it would be without drafts, so they change neither the distribution nor a seed's draws.
     """
-    first_rows = list(accumulate((1 + len(guess) for guess in guesses[:-1]), initial=0))
+    first_rows = list(accumulate((1 + len(draft) for draft in drafts[:-1]), initial=0))
     chosen: list[list[int]] = [[] for _ in samplers]
     undecided = list(range(len(samplers)))
     for depth in count():
@@ -128,9 +128,7 @@ def sample_following(
         tokens = sample(own, [samplers[index] for index in undecided])
         for index, token in zip(undecided, tokens, strict=True):
             chosen[index].append(token)
-        undecided = [
-            index for index in undecided if guesses[index][depth : depth + 1] == (chosen[index][-1],)
-        ]
+        undecided = [index for index in undecided if drafts[index][depth : depth + 1] == (chosen[index][-1],)]
         if not undecided:
             return chosen
     raise AssertionError("unreachable")

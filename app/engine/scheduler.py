@@ -1,90 +1,55 @@
-"""Owns who runs: the waiting queue, the running sequences, a step's token budget, preemption, cancellation.
-
-Knows token ids and numbers only: no torch, no text, no model. Memory is asked for through `Memory`.
-"""
+"""Decides which sequences each step computes: queue, token budget, preemption. Needs no torch."""
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-_WORTH_WAITING = 64  # ids of a common prefix; for fewer it costs less to compute them twice
+from app.engine.sequence import Chunk, TokenSequence
 
-
-@dataclass(slots=True, eq=False)
-class TokenSequence:
-    """The token ids of one request, prompt and reply, and how many of them are in the KV cache."""
-
-    request_id: str
-    ids: list[int]
-    scope: str = ""
-    computed: int = 0  # leading ids whose keys and values are in `slot`
-    cached: int | None = None  # ids found in the cache at first admission; None: never admitted
-    slot: Any = None  # the memory's own handle; None while waiting
-    guess: tuple[int, ...] = ()  # ids that may follow, to be checked in the next step
-
-    @property
-    def pending(self) -> int:
-        """Ids that the next forward passes must compute; 1 while decoding."""
-        return len(self.ids) - self.computed
+_MIN_SHARED_PREFIX = 64  # ids; computing a shorter prefix twice costs less than waiting for it
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The next `count` pending ids of a sequence, part of this step's forward pass."""
-
-    sequence: TokenSequence
-    count: int
-    guess: tuple[int, ...] = ()  # computed behind the last pending id
-
-    @property
-    def rows(self) -> int:
-        return self.count + len(self.guess)
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing stays pending after it, so that its last row gives the next token."""
-        return self.count == self.sequence.pending
-
-
-class Memory(Protocol):
-    """Where keys and values live. What it raises leaves the sequence that it was asked for as it was."""
+class KVMemory(Protocol):
+    """Gives sequences slots for their keys and values. A call that raises leaves its sequence unchanged."""
 
     def attach(self, sequence: TokenSequence) -> bool:
-        """Give the sequence a slot with room for its ids and its longest known prefix; False: no room now."""
+        """Attach a slot with room for all ids, filled with their longest known prefix.
+
+        Returns False if there is no room now.
+        """
 
     def extend(self, sequence: TokenSequence) -> bool:
-        """Make room for all ids and the guess of a sequence that has a slot; False: no room now."""
+        """Make room in the slot for all ids and draft ids. Returns False if there is no room now."""
 
     def release(self, sequence: TokenSequence) -> None:
-        """Take the slot back and keep what is computed for later requests."""
+        """Detach the slot and keep its keys and values for later requests."""
 
     def discard(self, sequence: TokenSequence) -> None:
-        """Take the slot back and forget it."""
+        """Detach the slot and drop its keys and values."""
 
 
 class Scheduler:
-    """First come, first served. Running sequences are in order of admission, so the last is the youngest."""
+    """First come, first served. `running` is in order of admission, so the last sequence is the youngest."""
 
-    def __init__(self, memory: Memory, *, max_running: int, step_tokens: int) -> None:
+    def __init__(self, memory: KVMemory, *, max_running: int, step_tokens: int) -> None:
         self._memory = memory
         self._max_running = max_running
         self._step_tokens = step_tokens
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
-        self.placing: TokenSequence | None = None  # whom the memory was last asked for: guilty if it raised
+        self.placing: TokenSequence | None = None  # the last sequence that memory was asked for
 
     def add(self, sequence: TokenSequence) -> None:
         self.waiting.append(sequence)
 
     def plan(self, prefill_rows: int | None = None) -> list[Chunk]:
-        """This step's work: every decode, then prefill within the rest of the budget, at least one token.
+        """Returns this step's work: every decode, then prefill in the rest of the budget, at least one token.
 
-        Beside decodes there are no more than `prefill_rows` of prefill, if that is given.
+        `prefill_rows` limits the prefill of a step that also decodes.
         """
         self._make_room()
         decoding = [sequence for sequence in self.running if sequence.pending == 1]
-        chunks = [Chunk(sequence, 1, sequence.guess) for sequence in decoding]
+        chunks = [Chunk(sequence, 1, sequence.draft_ids) for sequence in decoding]
         budget = max(self._step_tokens - sum(chunk.rows for chunk in chunks), 1)
         if chunks and prefill_rows is not None:
             budget = min(budget, prefill_rows)
@@ -95,7 +60,7 @@ class Scheduler:
         return chunks
 
     def finish(self, sequence: TokenSequence) -> None:
-        """The sequence, waiting or running, is over; its keys and values stay with the memory."""
+        """End a waiting or running sequence. Its keys and values are kept for later requests."""
         if sequence in self.running:
             self.running.remove(sequence)
             self._memory.release(sequence)
@@ -103,7 +68,7 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def drop(self, sequence: TokenSequence) -> None:
-        """The sequence is over and its keys and values, if it has any, are not to be trusted."""
+        """End a waiting or running sequence and drop its keys and values, which may be wrong."""
         if sequence in self.running:
             self.running.remove(sequence)
             self._memory.discard(sequence)
@@ -111,7 +76,7 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def _prefills(self) -> Iterator[TokenSequence]:
-        """Running sequences with more than one pending id, then waiting ones, admitted when asked for."""
+        """Yields running sequences in prefill, then waiting ones, each admitted just before it is yielded."""
         yield from [sequence for sequence in self.running if sequence.pending > 1]
         while self.waiting and len(self.running) < self._max_running:
             if self._prefix_is_coming(self.waiting[0]):
@@ -124,27 +89,26 @@ class Scheduler:
             yield self.running[-1]
 
     def _prefix_is_coming(self, incoming: TokenSequence) -> bool:
-        """Whether a running sequence is about to compute what the newcomer can copy after this step."""
+        """Whether a running sequence is about to compute a prefix that `incoming` can copy after it."""
         for other in self.running:
-            reach = other.computed + _WORTH_WAITING
-            is_on_it = other.pending > 1 and other.scope == incoming.scope
-            if is_on_it and len(other.ids) >= reach and other.ids[:reach] == incoming.ids[:reach]:
+            reach = other.computed + _MIN_SHARED_PREFIX
+            is_prefilling = other.pending > 1 and other.scope == incoming.scope
+            if is_prefilling and len(other.ids) >= reach and other.ids[:reach] == incoming.ids[:reach]:
                 return True
         return False
 
     def _make_room(self) -> None:
-        """Preempt from the youngest until every running sequence has room for its ids; guesses go first."""
+        """Until every running sequence has room for its ids, clear draft ids, then preempt the youngest."""
         for sequence in list(self.running):
             self.placing = sequence
-            if sequence.guess and not self._memory.extend(sequence):
-                sequence.guess = ()
+            if sequence.draft_ids and not self._memory.extend(sequence):
+                sequence.clear_draft()
             while sequence in self.running and not self._memory.extend(sequence):
                 assert len(self.running) > 1, "the memory holds at least one sequence of any admitted length"
                 self._preempt(self.running[-1])
 
     def _preempt(self, sequence: TokenSequence) -> None:
-        """Back to the head of the queue; what was computed is dropped and computed again later."""
+        """Back to the head of the queue. Its keys and values are dropped and computed again later."""
         self.running.remove(sequence)
         self._memory.discard(sequence)
-        sequence.guess = ()
         self.waiting.appendleft(sequence)

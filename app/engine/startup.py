@@ -87,8 +87,8 @@ def _load(spec: WorkerSpec, report: Report) -> tuple[LoadedModel, int, PackedPat
 
 
 def _packed(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
-    arena = pool_for(loaded.model.device, _CHECKED_TOKENS)
-    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, arena)
+    pool = pool_for(loaded.model.device, _CHECKED_TOKENS)
+    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool)
     # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
     rows: Any = loaded.model.get_input_embeddings().weight  # a tensor in every module that has rows
     memory.page_out(rows)
@@ -160,7 +160,7 @@ def _engine(
     return EngineCore(
         loaded,
         limits,
-        arena=pool_for(device, budget // bytes_per_token) if supports_cuda_graphs else None,
+        pool=pool_for(device, budget // bytes_per_token) if supports_cuda_graphs else None,
         draft=None if draft is None else draft.loaded,
         chat_format=ChatFormat(spec.chat_template, spec.stop),
         sandbox=sandbox,

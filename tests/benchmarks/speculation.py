@@ -25,7 +25,7 @@ from app.engine.core import EngineCore
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import SamplingParams, Submit, WorkerSpec
 from app.engine.sampler import RequestSampler
-from app.engine.scheduler import Chunk
+from app.engine.sequence import Chunk
 from app.engine.startup import ReadyEngine
 from tests.benchmarks import folders
 from tests.benchmarks.shapes import DISTILGPT2, FULL, GPT2
@@ -104,7 +104,7 @@ def main() -> int:
     options = parser.parse_args()
     engine = _engine(options.model, options.draft is not None)
     if options.draft is not None:
-        drafting = engine._guessing._draft
+        drafting = engine.proposer.draft_model
         assert drafting is not None, "the draft model was refused; the log says why"
         drafting.runner.__class__ = PrescribedRunner
         drafting.runner.right = options.draft  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def main() -> int:
     )
     for text in texts():
         table.add_row(*_measure(engine, text))
-    Console().print(engine._guessing._price, table)
+    Console().print(engine.proposer.cost, table)
     return 0
 
 
@@ -149,9 +149,9 @@ def _decode_s(engine: EngineCore, prompt: list[int], reply: list[int], rows: int
     engine.submit(Submit("text", SamplingParams(max_tokens=len(reply), temperature=0), prompt=words))
     request = engine._requests["text"]
     request.sampler = Prescribed(reply)
-    if engine._guessing._draft is not None:
-        engine._guessing._draft.runner.ids = [*request.sequence.ids, *reply]  # type: ignore[attr-defined]
-    while request.tokens == 0:
+    if engine.proposer.draft_model is not None:
+        engine.proposer.draft_model.runner.ids = [*request.sequence.ids, *reply]  # type: ignore[attr-defined]
+    while request.reply_tokens == 0:
         engine.step()
     began, first = time.perf_counter(), engine.steps
     while not engine.is_idle:

@@ -4,9 +4,7 @@ import copy
 from dataclasses import replace
 
 import pytest
-import torch
 from tokenizers import decoders
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.engine.admission import ChatFormat
 from app.engine.ipc.messages import (
@@ -18,20 +16,15 @@ from app.engine.ipc.messages import (
     SamplingParams,
     Submit,
 )
-from tests.engine.tiny import WINDOW, Collected, TinyModel, finish, greedy, run
-
-
-def end_of(collected: Collected, request_id: str = "a") -> Finished:
-    end = collected.ends[request_id]
-    assert isinstance(end, Finished)
-    return end
+from tests.engine.out_of_memory import OutOfMemory
+from tests.engine.tiny import WINDOW, Collected, TinyModel, ended, finish, greedy, run
 
 
 def test_engine_reports_acceptance_usage_and_timings(llama: TinyModel) -> None:
     collected = run(llama.engine(), greedy("a", "the cat sat", 5))
     prompt_tokens = len(llama.tokenizer("the cat sat").input_ids)
     assert collected.accepted["a"] == Accepted("a", prompt_tokens, 0, 5)
-    end = end_of(collected)
+    end = ended(collected)
     assert (end.finish_reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (
         "length",
         prompt_tokens,
@@ -51,8 +44,8 @@ def test_engine_stop_id_ends_the_reply(llama: TinyModel) -> None:
         collected = run(llama.engine(), greedy("a", "the cat"))
     finally:
         llama.packed.generation_config.eos_token_id = 1
-    assert (end_of(collected).finish_reason, collected.texts["a"]) == ("stop", "")
-    assert end_of(collected).usage.completion_tokens == 1
+    assert (ended(collected).finish_reason, collected.texts["a"]) == ("stop", "")
+    assert ended(collected).usage.completion_tokens == 1
     assert engine.is_idle
 
 
@@ -62,7 +55,7 @@ def test_engine_stop_string_is_cut(llama: TinyModel) -> None:
     sampling = SamplingParams(max_tokens=24, temperature=0, stop=(stop,))
     collected = run(llama.engine(), Submit("a", sampling, prompt="the cat"))
     assert collected.texts["a"] == whole[: whole.index(stop)]
-    assert end_of(collected).finish_reason == "stop"
+    assert ended(collected).finish_reason == "stop"
 
 
 def test_engine_chat_format_stop_strings_belong_to_chats(llama: TinyModel) -> None:
@@ -73,7 +66,7 @@ def test_engine_chat_format_stop_strings_belong_to_chats(llama: TinyModel) -> No
     engine = llama.engine(chat_format=ChatFormat(stop=(whole[4:6],)))
     collected = run(engine, chat, greedy("raw", "the cat"))
     assert collected.texts["chat"] == whole[: whole.index(whole[4:6])]
-    assert end_of(collected, "raw").finish_reason == "length"
+    assert ended(collected, "raw").finish_reason == "length"
 
 
 def test_engine_types_the_deltas_of_a_reply_that_begins_with_thinking(llama: TinyModel) -> None:
@@ -136,9 +129,9 @@ def test_engine_reply_cut_by_its_length_ends_with_a_whole_character(llama: TinyM
 
 def test_engine_ends_at_the_window(llama: TinyModel) -> None:
     collected = run(llama.engine(), Submit("a", SamplingParams(temperature=0), prompt="x" * 150))
-    usage = end_of(collected).usage
+    usage = ended(collected).usage
     assert usage.prompt_tokens + usage.completion_tokens == WINDOW
-    assert end_of(collected).finish_reason == "length"
+    assert ended(collected).finish_reason == "length"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +151,7 @@ def test_engine_bad_requests_fail_before_acceptance(llama: TinyModel, submit: Su
     assert isinstance(failure, Failed)
     assert failure.code == code
     assert "a" not in collected.accepted
-    assert end_of(collected, "good").finish_reason == "length"
+    assert ended(collected, "good").finish_reason == "length"
 
 
 def test_engine_second_request_of_an_id_fails_and_the_first_goes_on(llama: TinyModel) -> None:
@@ -184,8 +177,8 @@ def test_engine_cancel_takes_effect_within_a_step(llama: TinyModel) -> None:
     last = engine.step()
     assert [type(message) for message in last] == [Finished, Finished]
     collected.take(last)
-    assert end_of(collected, "running").finish_reason == "cancelled"
-    assert end_of(collected, "waiting").usage.completion_tokens == 0
+    assert ended(collected, "running").finish_reason == "cancelled"
+    assert ended(collected, "waiting").usage.completion_tokens == 0
     finish(engine, collected)
 
 
@@ -202,26 +195,10 @@ def test_engine_failed_pass_fails_its_requests_and_goes_on(llama: TinyModel) -> 
     assert run(engine, greedy("b", "the cat", 4)).texts["b"] == llama.generate("the cat", 4)
 
 
-class Exhausted(TorchDispatchMode):
-    """A device whose memory ends: allocations of more than `longest` positions raise, the first `times`."""
-
-    def __init__(self, longest: int, times: int) -> None:
-        super().__init__()
-        self._longest = longest
-        self.left = times
-
-    def __torch_dispatch__(self, function: object, types: object, args: tuple = (), kwargs: object = None):
-        is_slot = function is torch.ops.aten.new_empty.default and len(args[1]) == 5
-        if is_slot and self.left and args[1][3] > self._longest:
-            self.left -= 1
-            raise torch.OutOfMemoryError("no memory is left")
-        return function(*args, **(kwargs or {}))
-
-
 def test_engine_gives_up_what_is_kept_where_memory_ends(llama: TinyModel) -> None:
     engine = llama.engine()
     run(engine, greedy("kept", "the cat sat on the mat"))
-    with Exhausted(longest=0, times=1) as device:
+    with OutOfMemory(longest=0, times=1) as device:
         collected = run(engine, greedy("a", "the cat sat", 8))
     assert device.left == 0
     assert collected.texts["a"] == llama.generate("the cat sat", 8)
@@ -230,7 +207,7 @@ def test_engine_gives_up_what_is_kept_where_memory_ends(llama: TinyModel) -> Non
 
 def test_engine_fails_only_whom_the_memory_has_no_room_for(llama: TinyModel) -> None:
     engine = llama.engine()
-    with Exhausted(longest=64, times=100) as device:
+    with OutOfMemory(longest=64, times=100) as device:
         collected = run(engine, greedy("short", "the cat", 20), greedy("long", "the cat sat " * 5, 100))
     assert device.left < 100
     assert isinstance(collected.ends["long"], Failed)
@@ -243,7 +220,7 @@ def test_engine_fails_a_newcomer_whose_prefix_cannot_be_copied(llama: TinyModel)
     engine.submit(greedy("running", "the cat sat on the mat", 20))
     collected.take(engine.step())
     engine.submit(greedy("new", "the cat sat on the mat", 20))
-    with Exhausted(longest=0, times=2):
+    with OutOfMemory(longest=0, times=2):
         collected.take(engine.step())
     finish(engine, collected)
     assert isinstance(collected.ends["new"], Failed)

@@ -19,11 +19,11 @@ PROMPTS = (
 )
 
 
-@pytest.fixture(params=product(ARCHITECTURES, ("slots", "arena")), ids="-".join)
+@pytest.fixture(params=product(ARCHITECTURES, ("slots", "pool")), ids="-".join)
 def tiny(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
     """Keys and values in tensors of their own, as on the CPU, and in one for all, as on a GPU."""
-    name, store = request.param
-    return replace(tiny_model(name), has_arena=store == "arena")
+    name, storage = request.param
+    return replace(tiny_model(name), uses_pool=storage == "pool")
 
 
 def expect(tiny: TinyModel, prompt: str, max_tokens: int = 24) -> str:

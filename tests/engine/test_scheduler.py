@@ -2,7 +2,8 @@
 
 import random
 
-from app.engine.scheduler import Chunk, Scheduler, TokenSequence
+from app.engine.scheduler import Scheduler
+from app.engine.sequence import Chunk, TokenSequence
 
 
 class CountingMemory:
@@ -23,7 +24,7 @@ class CountingMemory:
 
     def discard(self, sequence: TokenSequence) -> None:
         del self.held[sequence]
-        sequence.computed = 0
+        sequence.rewind()
 
     def _hold(self, sequence: TokenSequence) -> bool:
         others = sum(self.held.values()) - self.held.get(sequence, 0)
@@ -41,9 +42,9 @@ def advance(chunks: list[Chunk]) -> None:
     """What a forward pass does: compute, and append the next id where nothing is pending."""
     for chunk in chunks:
         is_last = chunk.is_last
-        chunk.sequence.computed += chunk.count
+        chunk.sequence.advance(chunk.count)
         if is_last:
-            chunk.sequence.ids.append(0)
+            chunk.sequence.accept([0])
 
 
 def shape(chunks: list[Chunk]) -> list[tuple[str, int]]:
@@ -157,14 +158,14 @@ def test_scheduler_random_load_loses_nobody() -> None:
     assert not memory.held
 
 
-def test_guess_of_a_preempted_sequence_is_forgotten() -> None:
+def test_draft_ids_of_a_preempted_sequence_are_cleared() -> None:
     memory = CountingMemory(12)
     scheduler = Scheduler(memory, max_running=8, step_tokens=100)
     old, young = make("old", 5), make("young", 5)
     scheduler.add(old)
     scheduler.add(young)
     advance(scheduler.plan())
-    young.guess = (7,)
+    young.propose([7])
     memory.room = 7  # for one of them
     assert shape(scheduler.plan()) == [("old", 1)]
-    assert young.guess == ()
+    assert not young.draft_ids

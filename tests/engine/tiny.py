@@ -36,6 +36,7 @@ from app.engine.ipc.messages import (
 from app.engine.kv.pool import KVPool
 from app.engine.loading.load import LoadedModel
 from app.engine.loading.self_check import check_packed_path
+from app.engine.speculative.cost import SpeculationCost
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 P = ParamSpec("P")
@@ -127,7 +128,7 @@ class TinyModel:
     packed: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     bytes_per_token: int
-    has_arena: bool = False  # whether its engines keep keys and values as on a GPU
+    uses_pool: bool = False  # whether its engines keep keys and values as on a GPU
     replies: dict[tuple[str, int], str] = field(default_factory=dict)  # of the reference, so far
 
     @classmethod
@@ -145,9 +146,11 @@ class TinyModel:
         cache_tokens: int = 4096,
         step_tokens: int = 64,
         max_active_requests: int = 8,
-        arena: KVPool | None = None,
+        speculation_rows: int = 8,
+        pool: KVPool | None = None,
         draft: LoadedModel | None = None,
         chat_format: ChatFormat | None = None,
+        speculation_cost: SpeculationCost | None = None,
         admission_executor: Executor | None = None,
     ) -> EngineCore:
         """With no `admission_executor` requests are prepared when they are submitted."""
@@ -157,15 +160,17 @@ class TinyModel:
             bytes_per_token=self.bytes_per_token,
             max_active_requests=max_active_requests,
             step_tokens=step_tokens,
+            speculation_rows=speculation_rows,
         )
-        if self.has_arena and arena is None:
-            arena = KVPool(cache_tokens, first=64)
+        if self.uses_pool and pool is None:
+            pool = KVPool(cache_tokens, first=64)
         return EngineCore(
             LoadedModel(self.packed, self.tokenizer, WINDOW),
             limits,
-            arena=arena,
-            chat_format=chat_format or ChatFormat(),
+            pool=pool,
             draft=draft,
+            chat_format=chat_format or ChatFormat(),
+            speculation_cost=speculation_cost,
             sandbox=shared_sandbox(),
             admission_executor=admission_executor or InlineExecutor(),
         )
@@ -223,9 +228,7 @@ class Collected:
                     self.ends[message.request_id] = message
 
     def cached(self, request_id: str) -> int:
-        end = self.ends[request_id]
-        assert isinstance(end, Finished)
-        return end.usage.cached_tokens
+        return ended(self, request_id).usage.cached_tokens
 
 
 def run(engine: EngineCore, *submits: Submit) -> Collected:
@@ -237,13 +240,20 @@ def run(engine: EngineCore, *submits: Submit) -> Collected:
     return collected
 
 
+def ended(collected: Collected, request_id: str = "a") -> Finished:
+    """How a request ended, which must not have failed."""
+    end = collected.ends[request_id]
+    assert isinstance(end, Finished)
+    return end
+
+
 def finish(engine: EngineCore, collected: Collected) -> None:
     for _ in range(5000):
         if engine.is_idle:
             engine.cache.check_integrity()
-            if isinstance(engine._store, KVPool):
-                engine._store.check_integrity()
-                assert set(engine._store._slots) == set(engine.cache._finished), "a slot that nobody has"
+            if engine.pool is not None:
+                engine.pool.check_integrity()
+                assert set(engine.pool.slots) == set(engine.cache.finished_slots), "a slot has leaked"
             return
         collected.take(engine.step())
     raise AssertionError("the engine does not come to rest")

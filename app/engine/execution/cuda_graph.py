@@ -1,7 +1,7 @@
-"""Owns passes over few rows, of fixed shapes: on a GPU each shape is recorded once and then repeated.
+"""Forward passes of few rows and fixed shapes: on a GPU each shape is captured once as a CUDA graph.
 
-A recorded pass costs one launch in place of one for each operation, which is what a small batch waits for
-there. Elsewhere the same pass is computed anew each time; tests do so.
+Replaying a graph takes one launch instead of one per operation, and launches dominate the time of a small
+batch. On other devices the same pass is computed anew each time; tests use that.
 """
 
 import logging
@@ -13,137 +13,151 @@ import torch
 from torch import Tensor
 
 from app.engine.device import on_device
-from app.engine.kv.pool import SCRATCH, KVPool
+from app.engine.kv.pool import PADDING_POSITION, KVPool
 from app.engine.loading.relative_error import relative_error
 
 _log = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
-_SHORTEST = 256  # positions; the lengths are this, doubled and doubled
-_MOST_SEEN_BYTES = 2**29  # of keys and values that all rows of a pass look at in a layer: so much is copied
-_REHEARSALS = 2  # what an operation sets up on first use cannot be recorded
-_TOLERANCE = 0.02  # of the logits' spread: what other sums of the same numbers may do
+_MIN_LENGTH = 256  # positions; lengths are this number, doubled and doubled again
+_MAX_READ_BYTES = 2**29  # of keys and values that all rows of a pass copy in one layer
+_WARM_UPS = 2  # passes before a capture: what an operation sets up on first use cannot be captured
+_TOLERANCE = 0.02  # relative error of the logits that a different order of summation may cause
 
-Compute = Callable[[Tensor, int], Tensor]  # ids, places and positions `[3, rows]`, and the length, to logits
-Pass = Callable[[], Tensor]
+Compute = Callable[[Tensor, int], Tensor]  # (ids, slot starts and positions `[3, rows]`; length) -> logits
+ForwardPass = Callable[[], Tensor]
 
 
 class CudaGraphs:
-    """`compute` makes logits `[rows, vocabulary]` in the arena of all sequences, and changes nothing else."""
+    """`compute` returns logits `[rows, vocabulary]` of sequences in the pool, and changes nothing else."""
 
-    def __init__(self, compute: Compute, arena: KVPool, device: torch.device) -> None:
+    def __init__(self, compute: Compute, pool: KVPool, device: torch.device) -> None:
         self._compute = compute
-        self.arena = arena
+        self.pool = pool
         self._device = device
         self._inputs: dict[int, Tensor] = {}
-        self._passes: dict[tuple[int, int], Pass | None] = {}  # None: there is no memory for it
-        self._moves = arena.moves
-        self._recorder = GraphCapture(device) if device.type == "cuda" else None
-        self.are_possible = True  # until the model turns out to be one that cannot be recorded
+        self._passes: dict[tuple[int, int], ForwardPass | None] = {}  # None: no memory to capture this shape
+        self._moves = pool.moves
+        self._capture = GraphCapture(device) if device.type == "cuda" else None
+        self.are_possible = True  # until a capture shows that this model cannot be captured
 
-    def logits(self, ids: Sequence[int], places: Sequence[int], positions: Sequence[int]) -> Tensor | None:
-        """Of each row, until the next call; None where such a pass is not for here: it is too large, or could
-        not be recorded."""
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Rows and length of every pass that is ready."""
+        return [shape for shape, forward in self._passes.items() if forward is not None]
+
+    def logits(
+        self, ids: Sequence[int], slot_starts: Sequence[int], positions: Sequence[int]
+    ) -> Tensor | None:
+        """Returns `[rows, vocabulary]`, valid until the next call; None if the pass is too large for a graph
+        or could not be captured."""
         rows = next((size for size in _ROWS if size >= len(ids)), None)
         length = _length(max(positions) + 1)
         if rows is None:
             return None
-        filling = rows - len(ids)
-        values = [[*ids, *[0] * filling], [*places, *[SCRATCH] * filling], [*positions, *[0] * filling]]
-        made = self._pass(self._filled(rows, values), length) if self.are_possible else None
-        return None if made is None else made()[: len(ids)]
+        padding = rows - len(ids)
+        values = [
+            [*ids, *[0] * padding],
+            [*slot_starts, *[PADDING_POSITION] * padding],
+            [*positions, *[0] * padding],
+        ]
+        forward = self._pass(self._filled(rows, values), length) if self.are_possible else None
+        return None if forward is None else forward()[: len(ids)]
 
     def forget(self) -> None:
-        """Gives back the memory of all that is recorded; what is wanted again is recorded anew.
+        """Give back the memory of all graphs. Those that are needed again are captured again.
 
-        All or nothing: they share a stream, whose work space ends with any of them (pytorch#193402).
+        All or none: they share a stream, whose workspace ends with any of them (pytorch#193402).
         """
         self._passes.clear()
-        if self._recorder is not None:
-            self._recorder = GraphCapture(self._device)
+        if self._capture is not None:
+            self._capture = GraphCapture(self._device)
 
     def _filled(self, rows: int, values: list[list[int]]) -> Tensor:
-        """The one tensor for passes of so many rows, with these values."""
+        """The input tensor of all passes with so many rows, filled with these values."""
         if rows not in self._inputs:
             self._inputs[rows] = torch.zeros((3, rows), dtype=torch.long, device=self._device)
         self._inputs[rows].copy_(on_device(values, self._device))
         return self._inputs[rows]
 
-    def _pass(self, inputs: Tensor, length: int) -> Pass | None:
-        if self._moves != self.arena.moves:  # what is recorded reads where the arena was
+    def _pass(self, inputs: Tensor, length: int) -> ForwardPass | None:
+        if self._moves != self.pool.moves:  # graphs read from where the pool's tensors were
             self.forget()
-            self._moves = self.arena.moves
-        key = (inputs.shape[1], length)
-        if key not in self._passes:
-            self._passes[key] = self._made(inputs, length)
-        return self._passes[key]
+            self._moves = self.pool.moves
+        shape = (inputs.shape[1], length)
+        if shape not in self._passes:
+            self._passes[shape] = self._new_pass(inputs, length)
+        return self._passes[shape]
 
-    def _made(self, inputs: Tensor, length: int) -> Pass | None:
+    def _new_pass(self, inputs: Tensor, length: int) -> ForwardPass | None:
         def compute() -> Tensor:
             return self._compute(inputs, length)
 
-        if inputs.shape[1] * length * max(self.arena.position_bytes, default=0) > _MOST_SEEN_BYTES:
+        if inputs.shape[1] * length * max(self.pool.position_bytes, default=0) > _MAX_READ_BYTES:
             return None
-        if self._recorder is None:
+        if self._capture is None:
             return compute
         try:
-            return self._recorder.recorded(compute)
+            return self._capture.capture(compute)
         except torch.OutOfMemoryError:
-            _log.warning("no memory for a recorded pass of %d rows over %d tokens", inputs.shape[1], length)
-        except RuntimeError:  # torch's own is one
-            _log.warning("this model's passes are not recorded", exc_info=True)
+            _log.warning("no memory for a CUDA graph of %d rows over %d tokens", inputs.shape[1], length)
+        except RuntimeError:  # torch's own errors are RuntimeErrors
+            _log.warning("this model runs without CUDA graphs", exc_info=True)
             self.are_possible = False
-        self.forget()  # a failed recording ends the others' work space, too
+        self.forget()  # a failed capture ends the other graphs' workspace, too
         return None
 
 
 def _length(tokens: int) -> int:
-    length = _SHORTEST
+    length = _MIN_LENGTH
     while length < tokens:
         length *= 2
     return length
 
 
 class GraphCapture:
-    """Records passes on a stream of its own, in memory that they share, as one runs at a time."""
+    """Captures passes on a stream of its own, in memory that they share because one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool: Any = torch.cuda.graph_pool_handle()
+        self._memory: Any = torch.cuda.graph_pool_handle()
 
-    def recorded(self, compute: Pass) -> Pass:
-        """Raises RuntimeError for a pass that waits for its own results, as that of a mixture of experts may,
-        and for one that is not the same when it is repeated."""
+    def capture(self, compute: ForwardPass) -> ForwardPass:
+        """Returns a function that replays the pass.
+
+        Raises RuntimeError for a pass that waits for its own results, as a mixture of experts may, and for
+        one whose replay gives other logits.
+        """
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         try:
-            expected = self._rehearsed(compute)
+            expected = self._warmed_up(compute)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
                 output = compute()
         finally:
-            torch.cuda.set_stream(current)  # torch does not, where the end of a recording raises
+            torch.cuda.set_stream(current)  # torch does not restore it if the end of a capture raises
             current.wait_stream(self._stream)
 
-        def repeat() -> Tensor:
+        def replay() -> Tensor:
             graph.replay()
             return output
 
-        if not relative_error(repeat(), expected) <= _TOLERANCE:  # also where it is not a number
-            raise RuntimeError("a recorded pass gives other logits than the one that was recorded")
-        return repeat
+        if not relative_error(replay(), expected) <= _TOLERANCE:  # also if it is NaN
+            raise RuntimeError("a CUDA graph gives other logits than the pass that was captured")
+        return replay
 
-    def _rehearsed(self, compute: Pass) -> Tensor:
+    def _warmed_up(self, compute: ForwardPass) -> Tensor:
         with torch.cuda.stream(self._stream):
-            for _ in range(_REHEARSALS):
+            for _ in range(_WARM_UPS):
                 compute()
-            with _no_waiting():
+            with _no_synchronisation():
                 return compute()
 
 
 @contextmanager
-def _no_waiting() -> Iterator[None]:
-    """Whatever would make this process wait for the device raises."""
+def _no_synchronisation() -> Iterator[None]:
+    """Inside, every operation that waits for the device raises."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1,49 +1,54 @@
-"""Owns which positions of a stretch of memory are free. Knows numbers only."""
+"""Keeps track of which positions of a pool are free."""
 
 from bisect import bisect_left
 
 
 class FreeList:
-    """Free ranges `[start, stop)` in order, none of them touching the next."""
+    """Free ranges `[start, stop)` in order. Ranges that touch are merged."""
 
     def __init__(self) -> None:
-        self._free: list[tuple[int, int]] = []
-
-    @property
-    def total(self) -> int:
-        return sum(stop - start for start, stop in self._free)
+        self._ranges: list[tuple[int, int]] = []
+        self.total = 0  # free positions
 
     def give(self, start: int, length: int) -> None:
-        """These positions are free from now on."""
+        """Make these positions, none of which may be free already, free."""
         if length == 0:
             return
-        index = bisect_left(self._free, (start, start))
+        index = bisect_left(self._ranges, (start, start))
         stop = start + length
-        assert index == 0 or self._free[index - 1][1] <= start, "given twice"
-        assert index == len(self._free) or stop <= self._free[index][0], "given twice"
-        if index < len(self._free) and self._free[index][0] == stop:
-            stop = self._free.pop(index)[1]
-        if index > 0 and self._free[index - 1][1] == start:
+        assert index == 0 or self._ranges[index - 1][1] <= start, "given twice"
+        assert index == len(self._ranges) or stop <= self._ranges[index][0], "given twice"
+        if index < len(self._ranges) and self._ranges[index][0] == stop:
+            stop = self._ranges.pop(index)[1]
+        if index > 0 and self._ranges[index - 1][1] == start:
             index -= 1
-            start = self._free.pop(index)[0]
-        self._free.insert(index, (start, stop))
+            start = self._ranges.pop(index)[0]
+        self._ranges.insert(index, (start, stop))
+        self.total += length
 
     def take(self, length: int) -> int | None:
-        """The first of so many positions in a row; None where there are none."""
-        for start, stop in self._free:
+        """Take `length` positions of the first free range that has them. Returns their start, or None."""
+        for index, (start, stop) in enumerate(self._ranges):
             if stop - start >= length:
-                self._cut(start, length)
+                self._cut(index, length)
                 return start
         return None
 
     def take_at(self, start: int, length: int) -> bool:
-        """Whether exactly these positions were free; they are not any more."""
-        is_free = any(begin == start and stop - begin >= length for begin, stop in self._free)
-        if is_free:
-            self._cut(start, length)
-        return is_free
+        """Take positions from `start` on if a free range that has them begins there. Returns whether so."""
+        index = bisect_left(self._ranges, (start, start))
+        if index == len(self._ranges) or self._ranges[index][0] != start:
+            return False
+        if self._ranges[index][1] - start < length:
+            return False
+        self._cut(index, length)
+        return True
 
-    def _cut(self, start: int, length: int) -> None:
-        index = bisect_left(self._free, (start, start))
-        stop = self._free.pop(index)[1]
-        self.give(start + length, stop - start - length)
+    def _cut(self, index: int, length: int) -> None:
+        """Take the first `length` positions of a range."""
+        start, stop = self._ranges[index]
+        self.total -= length
+        if stop - start == length:
+            del self._ranges[index]
+        else:
+            self._ranges[index] = (start + length, stop)

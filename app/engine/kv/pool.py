@@ -1,7 +1,7 @@
-"""Owns one stretch of memory for the keys and values of all slots, so that one kernel reaches every sequence.
+"""One tensor per layer for the keys and values of all slots, so that one kernel reaches every sequence.
 
-For a GPU, where recorded passes want tensors that stay where they are. It grows with what is used, up to a
-limit. Its first positions are no slot's: see `NOTHING` and `SCRATCH`.
+Used on GPUs, where CUDA graphs need tensors that stay where they are. The pool grows with its use, up to a
+limit. Its first positions belong to no slot: see ZERO_POSITION and PADDING_POSITION.
 """
 
 import logging
@@ -15,74 +15,83 @@ from app.engine.kv.slot import Slot
 
 _log = logging.getLogger(__name__)
 
-NOTHING = 0  # stays zero: what a row reads in place of what it must not see
-SCRATCH = 1  # where rows that only fill a pass up write and read
+ZERO_POSITION = 0  # stays zero: rows read it instead of positions that are hidden from them
+PADDING_POSITION = 1  # read and written by the rows that pad a pass to its fixed shape
 _RESERVED = 2
-_FIRST_TOKENS = 8192  # positions that it begins with
+_INITIAL_TOKENS = 8192  # positions
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class PooledSlot(Slot):
-    """Positions `start` to `start + capacity` of an arena."""
+    """Positions `start` to `start + capacity` of a pool."""
 
-    arena: "KVPool"
+    pool: "KVPool"
     start: int
 
-    def _whole(self, layer: int, pairs: Tensor) -> Tensor:
-        return self.arena.layer(layer, pairs).narrow(3, self.start, self.capacity)
+    def _stored(self, layer: int, pairs: Tensor) -> Tensor:
+        return self.pool.layer(layer, pairs).narrow(3, self.start, self.capacity)
 
     def nbytes(self) -> int:
-        return sum(self.arena.position_bytes) * self.capacity
+        return sum(self.pool.position_bytes) * self.capacity
 
 
 def pool_for(device: torch.device, limit: int) -> "KVPool | None":
-    """Where this device gains by it; None where slots have tensors of their own."""
+    """Returns a pool if the device gains by it; None if slots should have tensors of their own."""
     return KVPool(limit) if device.type == "cuda" else None
 
 
 class KVPool:
-    """A store of slots (slots.Store). `limit` is how many positions all its slots may have together."""
+    """A KVAllocator. All its slots together have at most `limit` positions."""
 
-    def __init__(self, limit: int, first: int = _FIRST_TOKENS) -> None:
+    def __init__(self, limit: int, first: int = _INITIAL_TOKENS) -> None:
         self._limit = limit
         self._size = min(first, limit)
         self._layers: dict[int, Tensor] = {}
-        self._slots: list[PooledSlot] = []
+        self._slots: dict[PooledSlot, None] = {}
         self._free = FreeList()
         self._free.give(_RESERVED, self._size)
-        self.moves = 0  # how often its tensors were replaced by others
+        self.moves = 0  # how often a tensor was replaced by a larger one
+
+    @property
+    def size(self) -> int:
+        """Number of positions that slots can have without growth."""
+        return self._size
+
+    @property
+    def slots(self) -> list[PooledSlot]:
+        return list(self._slots)
 
     @property
     def position_bytes(self) -> list[int]:
-        """Of one position, in each layer that was written to."""
+        """Bytes of one position, for each layer that was written to."""
         return [tensor.nbytes // tensor.shape[3] for tensor in self._layers.values()]
 
     def layer(self, layer: int, pairs: Tensor) -> Tensor:
-        """`[2, 1, kv_heads, positions, dim]`, for keys and values of the form of `pairs`."""
+        """Returns the layer's tensor `[2, 1, kv_heads, positions, dim]`, for keys and values like `pairs`."""
         if layer not in self._layers:
-            # Zeros: what is not seen still takes part in products, where it must be a number.
+            # Zeros, because hidden positions take part in products, which NaN would spoil.
             shape = (*pairs.shape[:3], _RESERVED + self._size, pairs.shape[4])
-            with torch.inference_mode(False):  # slots are moved between passes, too
+            with torch.inference_mode(False):  # slots are also moved outside passes
                 self._layers[layer] = pairs.new_zeros(shape)
         return self._layers[layer]
 
-    def place(self, slot: Slot) -> int:
-        """Where a slot of this arena begins, until the next one is made or resized."""
+    def start(self, slot: Slot) -> int:
+        """Returns where a slot of this pool starts. Valid until the next slot is made or resized."""
         assert isinstance(slot, PooledSlot)
         return slot.start
 
     def new(self, capacity: int, scope: str = "") -> PooledSlot:
-        slot = PooledSlot(capacity, scope, arena=self, start=self._take(capacity))
-        self._slots.append(slot)
+        slot = PooledSlot(capacity, scope, pool=self, start=self._take(capacity))
+        self._slots[slot] = None
         return slot
 
     def copy(self, slot: Slot, length: int, capacity: int) -> PooledSlot:
         assert isinstance(slot, PooledSlot)
-        twin = self.new(capacity, slot.scope)
-        twin.ids, twin.drafted = slot.ids[:length], slot.drafted
+        copy = self.new(capacity, slot.scope)
+        copy.draft_computed = min(slot.draft_computed, length)
         for tensor in self._layers.values():
-            _move(tensor, slot.start, twin.start, length)
-        return twin
+            _move(tensor, slot.start, copy.start, length)
+        return copy
 
     def resize(self, slot: Slot, length: int, capacity: int) -> None:
         assert isinstance(slot, PooledSlot)
@@ -90,12 +99,12 @@ class KVPool:
         if more <= 0:
             self._free.give(slot.start + capacity, -more)
         elif not self._free.take_at(slot.start + slot.capacity, more):
-            self._move_to_wider(slot, length, capacity)
+            self._relocate(slot, length, capacity)
         slot.capacity = capacity
 
     def drop(self, slot: Slot) -> None:
         assert isinstance(slot, PooledSlot)
-        self._slots.remove(slot)
+        del self._slots[slot]
         self._free.give(slot.start, slot.capacity)
 
     def check_integrity(self) -> None:
@@ -103,26 +112,28 @@ class KVPool:
         taken = sorted((slot.start, slot.start + slot.capacity) for slot in self._slots)
         assert all(stop <= start for (_, stop), (start, _) in zip(taken, taken[1:], strict=False))
         assert sum(stop - start for start, stop in taken) + self._free.total == self._size
-        assert all(not tensor[:, :, :, NOTHING].any() for tensor in self._layers.values())
+        assert all(tensor.shape[3] >= _RESERVED + self._size for tensor in self._layers.values())
+        assert all(not tensor[:, :, :, ZERO_POSITION].any() for tensor in self._layers.values())
 
-    def _move_to_wider(self, slot: PooledSlot, length: int, capacity: int) -> None:
+    def _relocate(self, slot: PooledSlot, length: int, capacity: int) -> None:
+        """Move the slot to a range of `capacity` positions."""
         if self._free.total < capacity - slot.capacity:
             self._grow(capacity)
         start = self._free.take(capacity)
         if start is None:
-            self._make_way(slot, length, capacity)
+            self._relocate_after_compaction(slot, length, capacity)
             return
         for tensor in self._layers.values():
             _move(tensor, slot.start, start, length)
         self._free.give(slot.start, slot.capacity)
         slot.start = start
 
-    def _make_way(self, slot: PooledSlot, length: int, capacity: int) -> None:
-        """Where a wider place is free only once the slot's own and the gaps between others are one."""
+    def _relocate_after_compaction(self, slot: PooledSlot, length: int, capacity: int) -> None:
+        """If no free range is large enough, the slot's own range and all gaps are merged into one that is."""
         kept = [tensor.narrow(3, slot.start, length).clone() for tensor in self._layers.values()]
         self.drop(slot)
         slot.start = self._take(capacity)
-        self._slots.append(slot)
+        self._slots[slot] = None
         for tensor, values in zip(self._layers.values(), kept, strict=True):
             tensor.narrow(3, slot.start, length).copy_(values)
 
@@ -141,29 +152,29 @@ class KVPool:
         """By at least `length`, as far as the limit allows."""
         try:
             self._widen(min(max(2 * self._size, self._size + length), self._limit))
-        except RuntimeError:  # torch's own is one
+        except RuntimeError:  # torch's own errors are RuntimeErrors
             self._widen(min(self._size + length, self._limit))
 
     def _widen(self, size: int) -> None:
-        """One layer after the other, so that little is held twice."""
+        """One layer after the other, so that few tensors exist twice."""
         for layer, tensor in self._layers.items():
-            if tensor.shape[3] < _RESERVED + size:  # an earlier attempt may have come as far as this
+            if tensor.shape[3] < _RESERVED + size:  # an earlier attempt may have widened this layer
                 self._layers[layer] = _widened(tensor, _RESERVED + size)
                 self.moves += 1
         self._free.give(_RESERVED + self._size, size - self._size)
         self._size = size
-        _log.info("there is room for the keys and values of %d tokens", size)
+        _log.info("the KV pool now has room for %d tokens", size)
 
     def _compact(self) -> None:
-        """Every slot to the front, so that what is free is in one piece. Needs no memory."""
+        """Move every slot to the front, so that the free positions form one range. Needs no memory."""
         self._free = FreeList()
-        begin = _RESERVED
+        next_start = _RESERVED
         for slot in sorted(self._slots, key=lambda slot: slot.start):
             for tensor in self._layers.values():
-                _move(tensor, slot.start, begin, slot.capacity)
-            slot.start = begin
-            begin += slot.capacity
-        self._free.give(begin, _RESERVED + self._size - begin)
+                _move(tensor, slot.start, next_start, slot.capacity)
+            slot.start = next_start
+            next_start += slot.capacity
+        self._free.give(next_start, _RESERVED + self._size - next_start)
 
 
 def _widened(tensor: Tensor, positions: int) -> Tensor:
@@ -173,10 +184,10 @@ def _widened(tensor: Tensor, positions: int) -> Tensor:
 
 
 def _move(tensor: Tensor, source: int, target: int, length: int) -> None:
-    """Positions to where others are; the two ranges may overlap where the target is the lower one."""
+    """Copy positions. The two ranges may overlap if `target` is the lower one."""
     if source == target:
         return
-    block = source - target if source > target else length  # so much, and what is moved is not in the way
+    block = source - target if source > target else length  # blocks this long do not overlap
     for done in range(0, length, block):
         count = min(block, length - done)
         tensor.narrow(3, target + done, count).copy_(tensor.narrow(3, source + done, count))

@@ -1,157 +1,188 @@
-"""Owns keys and values: one slot per sequence, kept after its end until the byte budget needs the room.
+"""Keeps keys and values within a byte budget: one slot per sequence, kept after its end for later prompts.
 
-A new sequence takes over, or copies, the longest prefix that a slot of its own scope shares with it.
-Knows token ids and tensors; nothing of requests' text, order or sampling.
+A new sequence takes over, or copies, the slot of its scope that shares the longest prefix with it. Ended
+sequences' slots are evicted, least recently used first, when running ones need their room.
 """
+
+from collections import OrderedDict
 
 import numpy as np
 
-from app.engine.kv.slot import Ids, KVAllocator, PerSlotAllocator, Slot
-from app.engine.scheduler import TokenSequence
+from app.engine.kv.prefix_index import Ids, PrefixIndex
+from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
+from app.engine.sequence import TokenSequence
 
-_GRAIN = 64  # tokens; slots grow by multiples of it
-_EXPENDABLE_TAIL = 16  # tokens; a finished slot that differs only here is taken over, not copied
+_BLOCK = 64  # tokens; capacities are multiples of it
+_EXPENDABLE_TAIL = 16  # tokens; a finished slot that holds no more than this beyond the prefix is taken over
 
 
 class KVCache:
-    """The memory of the scheduler. `budget_bytes` holds at least one sequence of `max_tokens` ids."""
+    """The scheduler's KVMemory. `budget_bytes` holds at least one sequence of `max_tokens` ids.
+
+    Counts in tokens: `used` is the capacity of all slots, `active` that of running sequences' slots.
+    """
 
     def __init__(
-        self, *, budget_bytes: int, bytes_per_token: int, max_tokens: int, store: KVAllocator | None = None
+        self,
+        *,
+        budget_bytes: int,
+        bytes_per_token: int,
+        max_tokens: int,
+        allocator: KVAllocator | None = None,
     ) -> None:
         assert budget_bytes >= bytes_per_token * max_tokens
-        self._budget = budget_bytes // bytes_per_token  # in tokens from here on
+        self._budget = budget_bytes // bytes_per_token
         self._bytes_per_token = bytes_per_token
         self._max_tokens = max_tokens
-        self._store = PerSlotAllocator() if store is None else store
-        self._active: list[TokenSequence] = []
-        self._finished: list[Slot] = []  # least recently used first
+        self._allocator = PerSlotAllocator() if allocator is None else allocator
+        self._index = PrefixIndex()
+        self._active: dict[TokenSequence, Ids] = {}  # with the ids that each had when it was attached
+        self._prefilling: dict[TokenSequence, None] = {}  # active ones whose index entry is not yet complete
+        self._finished: OrderedDict[Slot, None] = OrderedDict()  # least recently used first
+        self._active_tokens = 0
+        self._finished_tokens = 0
 
     @property
     def used_bytes(self) -> int:
-        return (self._active_tokens() + self._finished_tokens()) * self._bytes_per_token
+        return (self._active_tokens + self._finished_tokens) * self._bytes_per_token
+
+    @property
+    def finished_slots(self) -> list[Slot]:
+        """The slots kept for later prompts, least recently used first."""
+        return list(self._finished)
 
     def attach(self, sequence: TokenSequence) -> bool:
-        """See scheduler.Memory. The last id is always left to compute: its logits are wanted."""
+        """See KVMemory. The last id is always left to compute, because its logits are needed."""
         capacity = self._capacity_for(len(sequence.ids))
-        if self._active_tokens() + capacity > self._budget:
+        if self._active_tokens + capacity > self._budget:
             return False
+        self._index_prefills()
         ids = np.array(sequence.ids, np.int64)
-        donor, shared = self._longest_prefix(ids, sequence.scope)
-        sequence.slot = self._slot_from(donor, shared, capacity, sequence.scope)
-        sequence.slot.ids = ids
-        sequence.slot.drafted = min(sequence.slot.drafted, shared)
-        sequence.computed = shared
-        if sequence.cached is None:
-            sequence.cached = shared
-        self._active.append(sequence)
+        donor, shared = self._index.longest_prefix(ids[:-1], sequence.scope)
+        slot = self._slot_from(donor, shared, capacity, sequence.scope)
+        slot.draft_computed = min(slot.draft_computed, shared)
+        sequence.attach(slot, computed=shared)
+        self._active[sequence] = ids
+        self._prefilling[sequence] = None
+        self._active_tokens += slot.capacity
         return True
 
     def extend(self, sequence: TokenSequence) -> bool:
-        slot, needed = sequence.slot, len(sequence.ids) + len(sequence.guess)
+        slot, needed = sequence.slot, len(sequence.ids) + len(sequence.draft_ids)
         if needed <= slot.capacity:
             return True
-        room = self._budget - self._active_tokens() + slot.capacity
-        wished, least = self._capacity_for(needed + needed // 4), self._capacity_for(needed)
-        capacity = wished if wished <= room else least
+        room = self._budget - self._active_tokens + slot.capacity
+        generous, least = self._capacity_for(needed + needed // 4), self._capacity_for(needed)
+        capacity = generous if generous <= room else least
         if capacity > room:
             return False
-        self._evict_for(capacity - slot.capacity)
-        self._store.resize(slot, sequence.computed, capacity)
+        more = capacity - slot.capacity
+        self._evict_for(more)
+        self._allocator.resize(slot, sequence.computed, capacity)
+        self._active_tokens += more
         return True
 
     def release(self, sequence: TokenSequence) -> None:
         slot = self._detach(sequence)
         if sequence.computed > 0:
-            slot.ids = np.array(sequence.ids[: sequence.computed], np.int64)
-            self._finished.append(slot)
+            slot.tokens = sequence.computed
+            self._index.put(slot, np.array(sequence.ids[: slot.tokens], np.int64))
+            self._keep(slot)
         else:
-            self._store.drop(slot)
+            self._allocator.drop(slot)
 
     def discard(self, sequence: TokenSequence) -> None:
-        self._store.drop(self._detach(sequence))
-        sequence.computed = 0
+        self._allocator.drop(self._detach(sequence))
+        sequence.rewind()
 
     def forget_finished(self) -> None:
-        """Give back all memory that no running sequence needs."""
+        """Drop every slot that no running sequence uses."""
         while self._finished:
-            self._store.drop(self._finished.pop())
+            self._evict_oldest()
 
     def check_integrity(self) -> None:
-        """Assert what must hold between steps; for tests and for idle moments."""
-        assert self._active_tokens() + self._finished_tokens() <= self._budget
-        assert all(len(slot.ids) <= slot.capacity for slot in self._finished)
-        slots = [sequence.slot for sequence in self._active] + self._finished
-        assert len({id(slot) for slot in slots}) == len(slots)
-        for slot in slots:
-            assert slot.nbytes() <= slot.capacity * self._bytes_per_token
-            assert slot.drafted <= len(slot.ids) or slot not in self._finished
-
-    def _detach(self, sequence: TokenSequence) -> Slot:
-        slot: Slot = sequence.slot
-        self._active.remove(sequence)
-        sequence.slot = None
-        return slot
+        """Assert what must hold between steps; for tests."""
+        active = [sequence.slot for sequence in self._active]
+        slots = [*active, *self._finished]
+        assert self._active_tokens == sum(slot.capacity for slot in active)
+        assert self._finished_tokens == sum(slot.capacity for slot in self._finished)
+        assert self._active_tokens + self._finished_tokens <= self._budget
+        assert len(set(slots)) == len(slots)
+        assert all(0 < slot.tokens <= slot.capacity for slot in self._finished)
+        assert all(slot.draft_computed <= slot.tokens for slot in self._finished)
+        assert all(slot.nbytes() <= slot.capacity * self._bytes_per_token for slot in slots)
+        self._index.check_integrity()
+        assert len(self._finished) <= len(self._index) <= len(slots)
 
     def _capacity_for(self, tokens: int) -> int:
-        return min(-(-tokens // _GRAIN) * _GRAIN, self._max_tokens)
+        return min(-(-tokens // _BLOCK) * _BLOCK, self._max_tokens)
 
-    def _active_tokens(self) -> int:
-        return sum(sequence.slot.capacity for sequence in self._active)
+    def _index_prefills(self) -> None:
+        """Bring the index up to date with what running sequences have computed of their prompts."""
+        for sequence in list(self._prefilling):
+            ids = self._active[sequence]
+            computed = min(sequence.computed, len(ids))
+            if computed > 0:
+                self._index.put(sequence.slot, ids[:computed])
+            if computed == len(ids):
+                del self._prefilling[sequence]
 
-    def _finished_tokens(self) -> int:
-        return sum(slot.capacity for slot in self._finished)
-
-    def _longest_prefix(self, ids: Ids, scope: str) -> tuple[Slot | None, int]:
-        """The slot of this scope that shares most leading ids, and how many; the newest among equals."""
-        known = [(slot, len(slot.ids)) for slot in self._finished if slot.scope == scope]
-        known += [(other.slot, other.computed) for other in self._active if other.scope == scope]
-        best: tuple[Slot | None, int] = (None, 0)
-        for slot, length in known:
-            shared = _common_prefix(slot.ids[:length], ids[:-1])
-            if shared > 0 and shared >= best[1]:
-                best = (slot, shared)
-        return best
+    def _detach(self, sequence: TokenSequence) -> Slot:
+        del self._active[sequence]
+        self._prefilling.pop(sequence, None)
+        slot = sequence.detach()
+        self._active_tokens -= slot.capacity
+        self._index.remove(slot)
+        return slot
 
     def _slot_from(self, donor: Slot | None, shared: int, capacity: int, scope: str) -> Slot:
         if donor is None:
             self._evict_for(capacity)
-            return self._store.new(capacity, scope)
+            return self._allocator.new(capacity, scope)
         if donor in self._finished:
-            self._finished.remove(donor)
             if not self._is_worth_keeping(donor, shared, capacity):
-                return self._taken_over(donor, shared, capacity)
-            self._finished.append(donor)  # now the most recently used, so the last to be evicted
+                return self._take_over(donor, shared, capacity)
+            self._finished.move_to_end(donor)  # so that it is evicted last
         self._evict_for(capacity)
-        return self._store.copy(donor, shared, capacity)
+        return self._allocator.copy(donor, shared, capacity)
 
     def _is_worth_keeping(self, donor: Slot, shared: int, capacity: int) -> bool:
-        """Whether the donor holds more than the newcomer takes, and both fit."""
-        fits = self._active_tokens() + donor.capacity + capacity <= self._budget
-        return fits and len(donor.ids) - shared > _EXPENDABLE_TAIL
+        """Whether the donor holds more than the new sequence needs, and there is room for both."""
+        has_room = self._active_tokens + donor.capacity + capacity <= self._budget
+        return has_room and donor.tokens - shared > _EXPENDABLE_TAIL
 
-    def _taken_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
+    def _take_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
+        self._forget(donor)
         try:
-            self._make_fit(donor, shared, capacity)
-        except (RuntimeError, MemoryError):  # torch's own is a RuntimeError
-            self._store.drop(donor)  # nobody else has it any more
+            self._fit(donor, shared, capacity)
+        except (RuntimeError, MemoryError):  # torch's out-of-memory error is a RuntimeError
+            self._allocator.drop(donor)  # nothing refers to it any more
             raise
         return donor
 
-    def _make_fit(self, donor: Slot, shared: int, capacity: int) -> None:
-        if donor.capacity < capacity or self._active_tokens() + donor.capacity > self._budget:
+    def _fit(self, donor: Slot, shared: int, capacity: int) -> None:
+        """Give the donor at least this capacity, or exactly this one if its own is beyond the budget."""
+        if donor.capacity < capacity or self._active_tokens + donor.capacity > self._budget:
             self._evict_for(capacity)
-            self._store.resize(donor, shared, capacity)
+            self._allocator.resize(donor, shared, capacity)
         else:
             self._evict_for(donor.capacity)
 
+    def _keep(self, slot: Slot) -> None:
+        self._finished[slot] = None
+        self._finished_tokens += slot.capacity
+
+    def _forget(self, slot: Slot) -> None:
+        del self._finished[slot]
+        self._finished_tokens -= slot.capacity
+        self._index.remove(slot)
+
     def _evict_for(self, tokens: int) -> None:
         """Drop finished slots, least recently used first, until `tokens` more fit."""
-        while self._finished and self._active_tokens() + self._finished_tokens() + tokens > self._budget:
-            self._store.drop(self._finished.pop(0))
+        while self._finished and self._active_tokens + self._finished_tokens + tokens > self._budget:
+            self._evict_oldest()
 
-
-def _common_prefix(first: Ids, second: Ids) -> int:
-    length = min(len(first), len(second))
-    different = np.flatnonzero(first[:length] != second[:length])
-    return int(different[0]) if len(different) else length
+    def _evict_oldest(self) -> None:
+        slot = next(iter(self._finished))
+        self._forget(slot)
+        self._allocator.drop(slot)

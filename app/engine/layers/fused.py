@@ -180,11 +180,11 @@ def _window(attention: Any) -> int | None:  # Mistral's is in its config, Qwen's
 
 def _turns(step: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines `[1, rows, 1, dim]`; made once per step, for all its layers."""
-    if step.turns is None:
+    if step.rope is None:
         cos, sin = position_embeddings
         first, second = sin.chunk(2, dim=-1)
-        step.turns = (cos.unsqueeze(2), torch.cat((-first, second), dim=-1).unsqueeze(2))
-    return step.turns
+        step.rope = (cos.unsqueeze(2), torch.cat((-first, second), dim=-1).unsqueeze(2))
+    return step.rope
 
 
 def _turn(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.prepare import prepare
 from app.engine.loading.load import ReportStage
 from app.engine.loading.relative_error import relative_error
-from app.engine.scheduler import Chunk, TokenSequence
+from app.engine.sequence import Chunk, TokenSequence
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +50,9 @@ def check_packed_path(
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
     report: ReportStage = lambda stage, fraction: None,
-    arena: KVPool | None = None,
+    pool: KVPool | None = None,
 ) -> PackedPath:
-    """Puts the model on the packed path. It computes in `dtype` then, or as before. With an `arena` it tries
+    """Puts the model on the packed path. It computes in `dtype` then, or as before. With a `pool` it tries
     the pass over rows as well, which a model can do without.
 
     Raises ModelUnsupported unless every layer attends through the packed function, and the logits of two
@@ -75,9 +75,9 @@ def check_packed_path(
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
         _refuse_missing_layers(model, sequence.slot)
         _refuse_difference(own, packed, tolerance)
-    slot: Slot = sequences[0].slot
-    supports_cuda_graphs = arena is not None and _supports_cuda_graphs(
-        model, arena, prompts, expected, tolerance
+    slot = sequences[0].slot
+    supports_cuda_graphs = pool is not None and _supports_cuda_graphs(
+        model, pool, prompts, expected, tolerance
     )
     return PackedPath(weights, slot.nbytes() // slot.capacity, supports_cuda_graphs)
 
@@ -87,12 +87,12 @@ def _sequences(prompts: list[list[int]], store: KVAllocator) -> list[TokenSequen
 
 
 def _supports_cuda_graphs(
-    model: PreTrainedModel, arena: KVPool, prompts: list[list[int]], expected: list[Tensor], tolerance: float
+    model: PreTrainedModel, pool: KVPool, prompts: list[list[int]], expected: list[Tensor], tolerance: float
 ) -> bool:
     """What the pass over spans has shown to be served is served by that one where this one fails."""
-    runner = ModelRunner(model, arena=arena)
+    runner = ModelRunner(model, pool=pool)
     try:
-        logits = _packed_logits(runner, _sequences(prompts, arena))
+        logits = _packed_logits(runner, _sequences(prompts, pool))
         for own, packed in zip(expected, logits, strict=True):
             _refuse_difference(own, packed, tolerance)
         return runner.supports_cuda_graphs
@@ -155,7 +155,7 @@ def _packed_logits(runner: ModelRunner, sequences: list[TokenSequence]) -> list[
                 f"this architecture does not take packed sequences: {error}", hint=_OTHERS
             ) from error
         for sequence, count in zip(sequences, counts, strict=True):
-            sequence.computed += count
+            sequence.advance(count)
     return list(logits.float())
 
 

@@ -1,65 +1,68 @@
-"""Owns the draft model: a smaller one of the same vocabulary, which guesses what the served one says next.
+"""Makes draft tokens with a smaller model of the same vocabulary.
 
-Speculative decoding (https://arxiv.org/abs/2211.17192). Its keys and values lie in the slots of the served
-model, as further layers, so that they are kept, shared and evicted with them. Checking is the engine's.
+Speculative decoding, https://arxiv.org/abs/2211.17192. The draft model's keys and values are stored in the
+slots of the served model, as further layers, so that they are kept, shared and evicted together.
 """
 
 from collections.abc import Sequence
 
 from app.engine.execution.model_runner import ModelRunner
-from app.engine.scheduler import Chunk, TokenSequence
+from app.engine.sequence import Chunk, TokenSequence
 
-_ROWS = 64  # ids of a history that are read in one step, so that nobody waits long for it
+_MAX_CHUNK = 64  # ids of a long history that one step reads, so that the step stays short
 
 
 class DraftModel:
-    """`runner` has the draft model, whose layers are numbered behind those of the served one."""
+    """`runner` runs the draft model, whose layers are numbered after those of the served model."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
 
-    def guess(self, wanted: Sequence[tuple[TokenSequence, int]]) -> None:
-        """Sets the guess of sequences that decode: up to so many ids, as far as their slots have room.
+    def propose(self, wanted: Sequence[tuple[TokenSequence, int]]) -> None:
+        """Propose up to so many draft ids for each decoding sequence, as far as its slot has room.
 
-        One whose ids are not all read yet gets none; more of them are read.
+        A sequence that the draft model has not read completely gets none; some more of it is read.
         """
-        readers = [_Reader(*each) for each in wanted if len(each[0].ids) <= each[0].slot.capacity]
-        going = readers
+        drafts = [
+            _DraftSequence(sequence, count)
+            for sequence, count in wanted
+            if len(sequence.ids) <= sequence.slot.capacity
+        ]
+        unfinished = drafts
         try:
-            while going:
-                going = self._advance(going)
+            while unfinished:
+                unfinished = self._advance(unfinished)
         finally:
-            for reader in readers:
-                reader.close()
+            for draft in drafts:
+                draft.close()
 
-    def _advance(self, readers: Sequence["_Reader"]) -> list["_Reader"]:
-        """One pass; returns those that guess further."""
-        chunks = [Chunk(reader.view, min(reader.view.pending, _ROWS)) for reader in readers]
-        guessing = [reader for reader, chunk in zip(readers, chunks, strict=True) if chunk.is_last]
+    def _advance(self, drafts: Sequence["_DraftSequence"]) -> list["_DraftSequence"]:
+        """Run one pass. Returns the drafts that want more ids."""
+        chunks = [Chunk(draft.copy, min(draft.copy.pending, _MAX_CHUNK)) for draft in drafts]
+        drafting = [draft for draft, chunk in zip(drafts, chunks, strict=True) if chunk.is_last]
         tokens: list[int] = self.runner.forward(chunks).argmax(-1).tolist()
         for chunk in chunks:
-            chunk.sequence.computed += chunk.count
-        for reader, token in zip(guessing, tokens, strict=True):
-            reader.view.ids.append(token)
-        return [reader for reader in guessing if reader.guessed < reader.count]
+            chunk.sequence.advance(chunk.count)
+        for draft, token in zip(drafting, tokens, strict=True):
+            draft.copy.accept([token])
+        return [draft for draft in drafting if not draft.is_complete]
 
 
-class _Reader:
-    """A sequence as the draft model sees it. Guesses stand at the end of the same ids until it is closed."""
+class _DraftSequence:
+    """The draft ids that one sequence is getting. They grow at the end of a copy of its ids."""
 
     def __init__(self, sequence: TokenSequence, count: int) -> None:
-        slot = sequence.slot
         self._sequence = sequence
-        self._length = len(sequence.ids)
-        self.count = min(count, slot.capacity - self._length)
-        self.view = TokenSequence(sequence.request_id, sequence.ids, computed=slot.drafted, slot=slot)
+        self._end = len(sequence.ids) + min(count, sequence.slot.capacity - len(sequence.ids))
+        self.copy = TokenSequence(sequence.request_id, sequence.ids)
+        self.copy.attach(sequence.slot, sequence.slot.draft_computed)
 
     @property
-    def guessed(self) -> int:
-        return len(self.view.ids) - self._length
+    def is_complete(self) -> bool:
+        return len(self.copy.ids) >= self._end
 
     def close(self) -> None:
-        sequence, length = self._sequence, self._length
-        sequence.guess = tuple(sequence.ids[length : length + self.count])
-        del sequence.ids[length:]
-        sequence.slot.drafted = min(self.view.computed, length)
+        """Hand the draft ids over, and note how much of the sequence the draft model has read."""
+        length = len(self._sequence.ids)
+        self._sequence.propose(self.copy.ids[length : self._end])
+        self._sequence.slot.draft_computed = min(self.copy.computed, length)

@@ -1,4 +1,4 @@
-"""Passes over rows give what passes over spans give, in every mixture; and are made once for a shape."""
+"""Decode attention gives the logits of variable-length attention, and a pass is prepared once per shape."""
 
 import copy
 from dataclasses import replace
@@ -7,120 +7,122 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.engine.core import EngineCore
 from app.engine.execution.cuda_graph import CudaGraphs
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.self_check import check_packed_path
-from app.engine.scheduler import Chunk, TokenSequence
+from app.engine.sequence import Chunk, TokenSequence
 from tests.engine.tiny import TinyModel, greedy, run
 
 IDS = [(7 * step) % 290 for step in range(40)]
 
+Steps = list[list[tuple[int, tuple[int, ...]]]]  # per step and sequence: ids to compute, and draft ids
 
-def advance(
-    runner: ModelRunner, store: KVAllocator, steps: list[list[tuple[int, tuple[int, ...]]]]
-) -> list[Tensor]:
-    """Logits of each step; every sequence advances by so many of its ids, and guesses so many more."""
+
+def forward_all(runner: ModelRunner, allocator: KVAllocator, steps: Steps) -> list[Tensor]:
+    """The logits of each step."""
     lengths = [sum(step[index][0] for step in steps) for index in range(len(steps[0]))]
     sequences = [
-        TokenSequence(str(index), IDS[index : index + length], slot=store.new(length + 8))
+        TokenSequence(str(index), IDS[index : index + length], slot=allocator.new(length + 8))
         for index, length in enumerate(lengths)
     ]
-    found = []
+    logits = []
     for step in steps:
-        chunks = [Chunk(each, *work) for each, work in zip(sequences, step, strict=True) if work[0]]
-        found.append(runner.forward(chunks).clone())
+        chunks = [Chunk(sequence, *work) for sequence, work in zip(sequences, step, strict=True) if work[0]]
+        logits.append(runner.forward(chunks).clone())
         for chunk in chunks:
-            chunk.sequence.computed += chunk.count
-    return found
+            chunk.sequence.advance(chunk.count)
+    return logits
 
 
-def test_rows_give_the_logits_of_spans(tiny: TinyModel) -> None:
-    steps = [
+def test_decode_attention_gives_the_logits_of_varlen_attention(tiny: TinyModel) -> None:
+    steps: Steps = [
         [(5, ()), (9, ()), (1, ())],
         [(1, ()), (12, ()), (0, ())],
         [(1, (3, 4)), (1, ()), (1, (5,))],
     ]
-    arena = KVPool(128, first=16)
-    for spans, rows in zip(
-        advance(ModelRunner(tiny.packed), PerSlotAllocator(), steps),
-        advance(ModelRunner(tiny.packed, arena=arena), arena, steps),
+    pool = KVPool(128, first=16)
+    for varlen, decode in zip(
+        forward_all(ModelRunner(tiny.packed), PerSlotAllocator(), steps),
+        forward_all(ModelRunner(tiny.packed, pool=pool), pool, steps),
         strict=True,
     ):
-        torch.testing.assert_close(rows, spans, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(decode, varlen, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_no_number_spoils_only_its_own_sequence(llama: TinyModel) -> None:
-    arena = KVPool(128, first=128)
-    spoilt = arena.new(64)
+def test_nan_left_in_the_pool_does_not_reach_other_sequences(llama: TinyModel) -> None:
+    pool = KVPool(128, first=128)
+    spoilt = pool.new(64)
     for layer in range(3):
         spoilt.write(layer, 0, torch.full((2, 1, 2, 64, 8), torch.nan))
-    arena.drop(spoilt)
-    steps = [[(3, ())], [(1, ())]]
-    assert not advance(ModelRunner(llama.packed, arena=arena), arena, steps)[1].isnan().any()
+    pool.drop(spoilt)
+    steps: Steps = [[(3, ())], [(1, ())]]
+    assert not forward_all(ModelRunner(llama.packed, pool=pool), pool, steps)[1].isnan().any()
 
 
-def test_a_pass_is_made_once_for_its_shape_and_anew_when_the_arena_moves() -> None:
-    asked: list[tuple[int, int]] = []
+def test_a_pass_is_prepared_once_per_shape_and_again_when_the_pool_moves() -> None:
+    computed: list[tuple[int, int]] = []
 
     def compute(inputs: Tensor, length: int) -> Tensor:
-        asked.append((inputs.shape[1], length))
+        computed.append((inputs.shape[1], length))
         return inputs.t()
 
-    arena = KVPool(64, first=8)
-    passes = CudaGraphs(compute, arena, torch.device("cpu"))
-    assert passes.logits([5, 6, 7], [2, 2, 40], [0, 1, 300]).tolist() == [[5, 2, 0], [6, 2, 1], [7, 40, 300]]
-    passes.logits([5], [2], [255])
-    assert asked == [(4, 512), (1, 256)]
-    assert len(passes._passes) == 2
-    arena.layer(0, torch.zeros(2, 1, 1, 1, 1))
-    arena.new(20)
-    passes.logits([5], [2], [0])
-    assert len(passes._passes) == 1
+    pool = KVPool(64, first=8)
+    graphs = CudaGraphs(compute, pool, torch.device("cpu"))
+    logits = graphs.logits([5, 6, 7], [2, 2, 40], [0, 1, 300])
+    assert logits is not None
+    assert logits.tolist() == [[5, 2, 0], [6, 2, 1], [7, 40, 300]]
+    graphs.logits([5], [2], [255])
+    assert computed == graphs.shapes == [(4, 512), (1, 256)]
+    pool.layer(0, torch.zeros(2, 1, 1, 1, 1))
+    pool.new(20)
+    graphs.logits([5], [2], [0])
+    assert graphs.shapes == [(1, 256)]
 
 
-def test_passes_that_are_too_large_go_another_way() -> None:
-    arena = KVPool(8)
-    arena.layer(0, torch.zeros(2, 1, 8, 1, 64))  # 4 KiB for a position
-    passes = CudaGraphs(lambda inputs, length: inputs.t(), arena, torch.device("cpu"))
-    assert passes.logits([0] * 65, [2] * 65, [0] * 65) is None
-    assert passes.logits([0] * 64, [2] * 64, [5000] * 64) is None
-    assert passes.logits([0], [2], [5000]) is not None
+def test_passes_that_are_too_large_have_no_graph() -> None:
+    pool = KVPool(8)
+    pool.layer(0, torch.zeros(2, 1, 8, 1, 64))  # 4 KiB for a position
+    graphs = CudaGraphs(lambda inputs, length: inputs.t(), pool, torch.device("cpu"))
+    assert graphs.logits([0] * 65, [2] * 65, [0] * 65) is None
+    assert graphs.logits([0] * 64, [2] * 64, [5000] * 64) is None
+    assert graphs.logits([0], [2], [5000]) is not None
 
 
-def test_an_engine_in_an_arena_computes_decodes_by_rows(llama: TinyModel) -> None:
-    engine = replace(llama, has_arena=True).engine()
+def test_an_engine_with_a_pool_decodes_in_few_shapes(llama: TinyModel) -> None:
+    engine = replace(llama, uses_pool=True).engine()
     run(engine, greedy("a", "the cat"), greedy("b", "on the mat"))
-    shapes = {rows for rows, _ in engine._runner._passes._passes}
-    assert shapes <= {1, 2, 4, 8, 16} and {1, 2} & shapes
+    assert engine.runner.graphs is not None
+    rows = {rows for rows, _ in engine.runner.graphs.shapes}
+    assert rows <= {1, 2, 4, 8, 16} and {1, 2} & rows
 
 
-@pytest.mark.parametrize("arena", [KVPool(64), None])
-def test_the_check_tells_whether_rows_are_computed_rightly(llama: TinyModel, arena: KVPool | None) -> None:
+@pytest.mark.parametrize("pool", [KVPool(64), None])
+def test_the_check_reports_whether_decode_attention_is_right(llama: TinyModel, pool: KVPool | None) -> None:
     model = copy.deepcopy(llama.reference)
-    assert check_packed_path(model, arena=arena).supports_cuda_graphs == (arena is not None)
+    assert check_packed_path(model, pool=pool).supports_cuda_graphs == (pool is not None)
 
 
-def test_what_is_forgotten_is_made_again(llama: TinyModel) -> None:
-    engine = replace(llama, has_arena=True).engine()
+def test_recovered_runner_prepares_passes_again(llama: TinyModel) -> None:
+    engine = replace(llama, uses_pool=True).engine()
     first = run(engine, greedy("a", "the cat")).texts["a"]
-    engine._runner.recover()
-    assert not engine._runner._passes._passes
+    engine.runner.recover()
+    assert engine.runner.graphs is not None and not engine.runner.graphs.shapes
     assert run(engine, greedy("a", "the cat")).texts["a"] == first
 
 
-def test_the_check_goes_on_without_rows_where_they_fail(llama: TinyModel) -> None:
-    class Broken(KVPool):
+def test_the_check_goes_on_without_cuda_graphs_if_they_fail(llama: TinyModel) -> None:
+    class BrokenPool(KVPool):
         def layer(self, layer: int, pairs: Tensor) -> Tensor:
             raise RuntimeError("out of memory")
 
-    assert not check_packed_path(copy.deepcopy(llama.reference), arena=Broken(64)).supports_cuda_graphs
+    model = copy.deepcopy(llama.reference)
+    assert not check_packed_path(model, pool=BrokenPool(64)).supports_cuda_graphs
 
 
-def test_guesses_are_right_in_an_arena(llama: TinyModel) -> None:
-    """A prompt that repeats itself, so that its own text is guessed from."""
+def test_draft_tokens_are_verified_rightly_in_a_pool(llama: TinyModel) -> None:
+    """A prompt that repeats itself, so that prompt look-up finds draft tokens."""
     ask = greedy("a", "the cat sat on the mat, " * 4, 40)
-    engine: EngineCore = replace(llama, has_arena=True).engine()
+    engine = replace(llama, uses_pool=True).engine()
     assert run(engine, ask).texts["a"] == llama.generate(ask.prompt or "", 40)

@@ -1,10 +1,10 @@
-"""Prefixes are found, taken over or copied; bytes stay within the budget; scopes stay apart."""
+"""Prefixes are found, taken over or copied; slots stay within the budget; scopes stay apart."""
 
 import pytest
 import torch
 
 from app.engine.kv.prefix_cache import KVCache
-from app.engine.scheduler import TokenSequence
+from app.engine.sequence import TokenSequence
 
 BYTES_PER_TOKEN = 2 * 2 * 4 * 4  # key and value, 2 heads of 4 float32
 
@@ -14,33 +14,33 @@ def make_cache(tokens: int = 1024, longest: int = 512) -> KVCache:
 
 
 def key_of(ids: list[int]) -> torch.Tensor:
-    """A key that tells which id it belongs to."""
+    """Keys, every element of a row its id."""
     return torch.tensor(ids, dtype=torch.float32).view(1, 1, -1, 1).expand(1, 2, -1, 4)
 
 
 def compute(sequence: TokenSequence) -> None:
-    """Stand in for the model: write what is pending."""
-    pending = sequence.ids[sequence.computed :]
+    """Do what the model does: write keys and values of the pending ids."""
+    pending = list(sequence.ids[sequence.computed :])
     sequence.slot.write(0, sequence.computed, torch.stack((key_of(pending), -key_of(pending))))
-    sequence.computed = len(sequence.ids)
+    sequence.advance(sequence.pending)
 
 
 def admit(cache: KVCache, name: str, ids: list[int], scope: str = "") -> TokenSequence:
-    sequence = TokenSequence(name, list(ids), scope)
+    sequence = TokenSequence(name, ids, scope)
     assert cache.attach(sequence)
     compute(sequence)
     return sequence
 
 
 def serve(cache: KVCache, name: str, ids: list[int], scope: str = "") -> int:
-    """A request from admission to end; the number of its cached ids."""
+    """Run a request from admission to its end. Returns the number of its cached ids."""
     sequence = admit(cache, name, ids, scope)
     keys, values = sequence.slot.layers[0]
     assert keys[0, 0, : len(ids), 0].tolist() == ids, "the slot holds other keys than its ids say"
     assert torch.equal(values[:, :, : len(ids)], -keys[:, :, : len(ids)])
     cache.release(sequence)
     cache.check_integrity()
-    return sequence.cached or 0
+    return sequence.cached
 
 
 def test_attach_takes_the_longest_prefix_and_leaves_the_last_id() -> None:
@@ -60,7 +60,7 @@ def test_attach_takes_over_what_it_extends() -> None:
     assert cache.used_bytes == used
 
 
-def test_attach_copies_what_another_branch_may_want() -> None:
+def test_attach_copies_if_another_branch_may_need_the_slot() -> None:
     cache = make_cache()
     serve(cache, "trunk", [*range(100)])
     assert serve(cache, "branch", [*range(50), 7, 7]) == 50
@@ -98,7 +98,7 @@ def test_attach_waits_when_running_sequences_fill_the_budget() -> None:
     first = admit(cache, "first", [*range(100)])
     waiting = TokenSequence("second", [*range(100)])
     assert not cache.attach(waiting)
-    assert waiting.slot is None
+    assert not waiting.has_slot
     cache.release(first)
     assert cache.attach(waiting)
     assert waiting.computed == 99
@@ -109,10 +109,10 @@ def test_extend_grows_with_the_sequence_and_keeps_its_keys() -> None:
     sequence = admit(cache, "a", [5])
     assert sequence.slot.capacity < 100
     for number in range(400):
-        sequence.ids.append(number)
+        sequence.accept([number])
         assert cache.extend(sequence)
         compute(sequence)
-    assert sequence.slot.layers[0][0][0, 0, :401, 0].tolist() == sequence.ids
+    assert sequence.slot.layers[0][0][0, 0, :401, 0].tolist() == list(sequence.ids)
     assert sequence.slot.capacity <= 512
     cache.check_integrity()
 
@@ -120,27 +120,27 @@ def test_extend_grows_with_the_sequence_and_keeps_its_keys() -> None:
 def test_extend_refuses_beyond_the_budget() -> None:
     cache = make_cache(tokens=128, longest=128)
     first, second = admit(cache, "a", [*range(60)]), admit(cache, "b", [*range(200, 260)])
-    first.ids += range(10)
+    first.accept(range(10))
     assert not cache.extend(first)
     cache.discard(second)
     assert cache.extend(first)
     assert second.computed == 0
 
 
-def test_extend_takes_what_is_left_where_that_is_enough() -> None:
+def test_extend_takes_what_is_left_if_that_is_enough() -> None:
     cache = make_cache(tokens=384, longest=384)
     first, second = admit(cache, "a", [*range(256)]), admit(cache, "b", [*range(900, 960)])
-    first.ids += range(10)
+    first.accept(range(10))
     assert cache.extend(first)  # 320 fit beside the other's 64, a quarter more would not
     assert first.slot.capacity == 320
-    first.ids += range(60)
+    first.accept(range(60))
     assert not cache.extend(first)
     cache.release(second)
     cache.check_integrity()
 
 
 @pytest.mark.parametrize("tokens", [256, 1024])
-def test_cache_random_use_keeps_its_promises(tokens: int) -> None:
+def test_random_use_stays_within_the_budget(tokens: int) -> None:
     generator = torch.Generator().manual_seed(tokens)
     draws = torch.randint(0, 3, (300, 40), generator=generator).tolist()
     lengths = torch.randint(1, 40, (300,), generator=generator).tolist()

@@ -1,4 +1,4 @@
-"""A draft model changes no token, saves steps where it guesses well, and is let be where it does not."""
+"""A draft model changes no token, saves steps if it is often right, and is left alone if it is not."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,86 +13,93 @@ from app.engine.speculative.cost import SpeculationCost
 from tests.engine.tiny import WINDOW, Collected, TinyModel, configs, finish, greedy, run
 
 CHEAP = SpeculationCost(row=0.01, draft=0.05)
-DEAR = SpeculationCost(row=0.2, draft=0.9)
+EXPENSIVE = SpeculationCost(row=0.2, draft=0.9)
 PROMPTS = ("the cat sat", "on the mat, 日本語", "and é too")
 
 
-@pytest.fixture(params=["slots", "arena"])
+@pytest.fixture(params=["slots", "pool"])
 def gpt2(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
-    return replace(tiny_model("gpt2"), has_arena=request.param == "arena")
+    return replace(tiny_model("gpt2"), uses_pool=request.param == "pool")
 
 
 @pytest.fixture
-def stranger(gpt2: TinyModel) -> TinyModel:
-    """Of the same vocabulary, and with nothing else in common."""
+def unrelated(gpt2: TinyModel) -> TinyModel:
+    """A model that has nothing but the vocabulary in common with gpt2."""
     config = configs(len(gpt2.tokenizer))["llama"]
     return TinyModel.build(config, gpt2.tokenizer)
 
 
-def engine(
-    served: TinyModel, draft: TinyModel | None, price: SpeculationCost = CHEAP, **options: object
+def with_draft(
+    served: TinyModel,
+    draft: TinyModel,
+    cost: SpeculationCost = CHEAP,
+    *,
+    cache_tokens: int = 4096,
+    step_tokens: int = 64,
+    max_active_requests: int = 8,
 ) -> EngineCore:
-    """`draft` guesses for `served`; it may be that model itself, which always guesses right."""
-    if draft is None:
-        return served.engine(**options)  # type: ignore[arg-type]
-    loaded = LoadedModel(draft.packed, draft.tokenizer, WINDOW)
+    """An engine with a draft model, which may be the served model itself: then it is always right."""
     both = replace(served, bytes_per_token=served.bytes_per_token + draft.bytes_per_token)
-    made = both.engine(draft=loaded, **options)  # type: ignore[arg-type]
-    made._guessing._price = price
-    return made
+    return both.engine(
+        draft=LoadedModel(draft.packed, draft.tokenizer, WINDOW),
+        speculation_cost=cost,
+        cache_tokens=cache_tokens,
+        step_tokens=step_tokens,
+        max_active_requests=max_active_requests,
+    )
 
 
-def test_right_guesses_save_most_steps(gpt2: TinyModel) -> None:
-    plain, drafting = engine(gpt2, None), engine(gpt2, gpt2)
+def test_right_draft_tokens_save_most_steps(gpt2: TinyModel) -> None:
+    plain, drafting = gpt2.engine(), with_draft(gpt2, gpt2)
     ask = greedy("a", "the cat sat", 60)
     assert run(drafting, ask).texts == run(plain, ask).texts
     assert drafting.steps < 0.4 * plain.steps
 
 
-def test_wrong_guesses_cost_few_steps_and_no_token(gpt2: TinyModel, stranger: TinyModel) -> None:
-    drafting = engine(gpt2, stranger, DEAR)
+def test_wrong_draft_tokens_cost_few_steps_and_no_token(gpt2: TinyModel, unrelated: TinyModel) -> None:
+    drafting = with_draft(gpt2, unrelated, EXPENSIVE)
     assert run(drafting, greedy("a", "the cat sat", 60)).texts["a"] == gpt2.generate("the cat sat", 60)
     assert drafting.steps <= 61
 
 
-@pytest.mark.parametrize("price", [CHEAP, DEAR], ids=["cheap", "dear"])
+@pytest.mark.parametrize("cost", [CHEAP, EXPENSIVE], ids=["cheap", "expensive"])
 @pytest.mark.parametrize("is_same", [True, False])
 def test_replies_side_by_side_equal_generate(
-    gpt2: TinyModel, stranger: TinyModel, price: SpeculationCost, is_same: bool
+    gpt2: TinyModel, unrelated: TinyModel, cost: SpeculationCost, is_same: bool
 ) -> None:
-    drafting = engine(gpt2, gpt2 if is_same else stranger, price)
-    said = run(drafting, *(greedy(prompt, prompt, 40) for prompt in PROMPTS)).texts
-    assert said == {prompt: gpt2.generate(prompt, 40) for prompt in PROMPTS}
+    drafting = with_draft(gpt2, gpt2 if is_same else unrelated, cost)
+    texts = run(drafting, *(greedy(prompt, prompt, 40) for prompt in PROMPTS)).texts
+    assert texts == {prompt: gpt2.generate(prompt, 40) for prompt in PROMPTS}
 
 
-def test_drawn_replies_are_those_without_a_draft(gpt2: TinyModel, stranger: TinyModel) -> None:
+def test_drawn_replies_are_those_without_a_draft_model(gpt2: TinyModel, unrelated: TinyModel) -> None:
     params = SamplingParams(max_tokens=50, temperature=0.8, top_p=0.9, seed=5)
     ask = Submit("a", params, prompt="the cat sat")
-    expected = run(engine(gpt2, None), ask).texts
-    assert run(engine(gpt2, gpt2), ask).texts == run(engine(gpt2, stranger), ask).texts == expected
+    expected = run(gpt2.engine(), ask).texts
+    assert run(with_draft(gpt2, gpt2), ask).texts == run(with_draft(gpt2, unrelated), ask).texts == expected
 
 
 def test_long_histories_are_read_step_by_step_and_once(gpt2: TinyModel) -> None:
-    drafting = engine(gpt2, gpt2, step_tokens=160)
+    drafting = with_draft(gpt2, gpt2, step_tokens=160)
     prompt = "the cat sat on the mat and é too " * 8
     first = run(drafting, greedy("a", prompt, 20))
     assert first.texts["a"] == gpt2.generate(prompt, 20)
-    (slot,) = drafting.cache._finished
-    assert slot.drafted >= len(slot.ids) - 8 > 64
+    (slot,) = drafting.cache.finished_slots
+    assert slot.draft_computed >= slot.tokens - 8 > 64
     again = run(drafting, greedy("b", prompt, 20))
     assert again.texts["b"] == first.texts["a"]
     assert again.cached("b") > 64
 
 
-def test_memory_that_is_short_changes_nothing(gpt2: TinyModel, stranger: TinyModel) -> None:
-    for draft in (gpt2, stranger):
-        drafting = engine(gpt2, draft, cache_tokens=2 * WINDOW, max_active_requests=3)
-        said = run(drafting, *(greedy(prompt, prompt, 100) for prompt in PROMPTS)).texts
-        assert said == {prompt: gpt2.generate(prompt, 100) for prompt in PROMPTS}
+def test_scarce_memory_changes_no_token(gpt2: TinyModel, unrelated: TinyModel) -> None:
+    for draft in (gpt2, unrelated):
+        drafting = with_draft(gpt2, draft, cache_tokens=2 * WINDOW, max_active_requests=3)
+        texts = run(drafting, *(greedy(prompt, prompt, 100) for prompt in PROMPTS)).texts
+        assert texts == {prompt: gpt2.generate(prompt, 100) for prompt in PROMPTS}
 
 
 def test_a_cancelled_reply_leaves_the_others_right(gpt2: TinyModel) -> None:
-    drafting, collected = engine(gpt2, gpt2), Collected()
+    drafting, collected = with_draft(gpt2, gpt2), Collected()
     for prompt in PROMPTS:
         drafting.submit(greedy(prompt, prompt, 40))
     for _ in range(5):
@@ -103,16 +110,16 @@ def test_a_cancelled_reply_leaves_the_others_right(gpt2: TinyModel) -> None:
     assert collected.texts[PROMPTS[2]] == gpt2.generate(PROMPTS[2], 40)
 
 
-def test_a_draft_model_that_fails_is_not_asked_again(gpt2: TinyModel, stranger: TinyModel) -> None:
+def test_a_draft_model_that_fails_is_not_used_again(gpt2: TinyModel, unrelated: TinyModel) -> None:
     with torch.no_grad():
-        stranger.packed.get_input_embeddings().weight.data = torch.zeros(len(gpt2.tokenizer), 7)
-    drafting = engine(gpt2, stranger)
+        unrelated.packed.get_input_embeddings().weight.data = torch.zeros(len(gpt2.tokenizer), 7)
+    drafting = with_draft(gpt2, unrelated)
     assert run(drafting, greedy("a", "the cat sat", 30)).texts["a"] == gpt2.generate("the cat sat", 30)
-    assert drafting._guessing._draft is None
+    assert drafting.proposer.draft_model is None
 
 
-def test_prices_are_measured(gpt2: TinyModel) -> None:
-    drafting = engine(gpt2, gpt2)
+def test_costs_are_measured(gpt2: TinyModel) -> None:
+    drafting = with_draft(gpt2, gpt2)
     drafting.calibrate_speculation()
-    assert 0 <= drafting._guessing._price.row < 10
-    assert 0.1 < drafting._guessing._price.draft < 10
+    assert 0 <= drafting.proposer.cost.row < 10
+    assert 0.1 < drafting.proposer.cost.draft < 10

@@ -1,6 +1,6 @@
-"""Owns the attention function that transformers calls in every layer, registered under the name `packed`.
+"""The attention function that transformers calls in every layer, registered under the name `packed`.
 
-What a pass works on, and how it attends, is its Step's. Knows nothing of requests, scheduling or sampling.
+An AttentionBatch holds the sequences of one forward pass and attends for all of them.
 """
 
 from abc import ABC, abstractmethod
@@ -19,9 +19,9 @@ NAME = "packed"
 
 @dataclass(frozen=True, slots=True)
 class LayerAttention:
-    """What one layer's attention is like."""
+    """The parameters of one layer's attention. `index` is its number in the slots."""
 
-    layer: int
+    index: int
     scale: float
     window: int | None
     softcap: float | None
@@ -29,19 +29,19 @@ class LayerAttention:
 
 @dataclass(slots=True, kw_only=True)
 class AttentionBatch(ABC):
-    """What one forward pass works on. It reaches `attend` through the model's keyword arguments."""
+    """The sequences of one forward pass. It reaches `attend` as the keyword argument `step` of the model."""
 
-    first_layer: int = 0  # in the slots
-    turns: tuple[Tensor, Tensor] | None = None  # rotary positions, in the form of fused layers
+    first_layer: int = 0  # number of the model's first layer in the slots
+    rope: tuple[Tensor, Tensor] | None = None  # rotary cosines and sines, in the form that fused layers use
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     @abstractmethod
-    def attend(self, heads: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Writes keys and values, and returns `[1, rows, heads, dim]`; arguments as those of `attend`."""
+    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Write keys and values. Returns `[1, rows, heads, dim]`; for the arguments see `attend` below."""
 
 
 def register() -> None:
-    """Make `attn_implementation="packed"` known. No mask function belongs to it, so models build no mask."""
+    """Make `attn_implementation="packed"` known. It has no mask function, so models build no mask."""
     AttentionInterface.register(NAME, attend)
 
 
@@ -58,62 +58,59 @@ def attend(
     softcap: float | None = None,
     **others: Any,  # whatever else an architecture passes to its attention function
 ) -> tuple[Tensor, None]:
-    """Query `[1, heads, rows, dim]`, key, value `[1, kv_heads, rows, dim]`; output `[1, rows, heads, dim]`.
+    """Returns `[1, rows, heads, dim]`. Query `[1, heads, rows, dim]`; key, value `[1, kv_heads, rows, dim]`.
 
-    Raises ModelRefused where the architecture asks for something that would be computed wrongly.
+    Raises ModelRefused if the architecture asks for something that would be computed wrongly.
     """
     _refuse_unknown(attention_mask, others)
     if key.shape != value.shape:
         raise ModelRefused(
-            "this architecture's keys and values differ in size, which the engine does not store"
+            "this architecture's keys and values differ in size, which the engine cannot store"
         )
-    layer = step.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
+    index = step.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return step.attend(LayerAttention(layer, scale, sliding_window, softcap), query, key, value), None
+    return step.attend(LayerAttention(index, scale, sliding_window, softcap), query, key, value), None
 
 
 def _refuse_unknown(attention_mask: Tensor | None, others: dict[str, Any]) -> None:
     for name in ("s_aux", "position_bias"):
         if others.get(name) is not None:
             raise ModelRefused(
-                f"this architecture's attention uses {name}, which the engine does not compute"
+                f"this architecture's attention uses {name}, which the engine does not support"
             )
     if attention_mask is not None:
         raise ModelRefused(
-            "this architecture builds an attention mask of its own, which the engine does not apply"
+            "this architecture builds its own attention mask, which the engine does not support"
         )
 
 
 def attend_one(
-    heads: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    layer: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """One query row per sequence, `[sequences, heads, 1, dim]`, over keys `[sequences, kv_heads, keys, dim]`.
+    """Returns `[1, sequences, heads, dim]` for one query row per sequence, `[sequences, heads, 1, dim]`.
 
-    The heads of a group become rows that share their key head. Returns `[1, sequences, heads, dim]`.
+    Keys and values are `[sequences, kv_heads, keys, dim]`. Query heads that share a key head become its rows.
     """
-    sequences, count, _, dim = query.shape
+    sequences, heads, _, dim = query.shape
     kv_heads = keys.shape[1]
-    grouped = query.reshape(sequences, kv_heads, count // kv_heads, dim)
-    return product(heads, grouped, keys, values, mask).reshape(1, sequences, count, values.shape[3])
+    grouped = query.reshape(sequences, kv_heads, heads // kv_heads, dim)
+    output = scaled_dot_product(layer, grouped, keys, values, mask)
+    return output.reshape(1, sequences, heads, values.shape[3])
 
 
-def product(
-    heads: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+def scaled_dot_product(
+    layer: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Scaled dot-product attention with an additive mask, and the soft cap of Gemma 2 where there is one."""
-    if heads.softcap is None:
-        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=heads.scale)
-    scores = (
-        torch.matmul(query, keys.transpose(2, 3))
-        .mul_(heads.scale / heads.softcap)
-        .tanh_()
-        .mul_(heads.softcap)
-    )
+    """Scaled dot-product attention with an additive mask and, if the layer has one, Gemma 2's soft cap."""
+    if layer.softcap is None:
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=layer.scale)
+    scores = torch.matmul(query, keys.transpose(2, 3)).mul_(layer.scale / layer.softcap)
+    scores = scores.tanh_().mul_(layer.softcap)
     if mask is not None:
         scores = scores + mask
     return torch.matmul(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values)
 
 
-def additive(hidden: Tensor, like: Tensor) -> Tensor:
-    """The mask that leaves out what is `hidden`, to be added to scores of the type of `like`."""
+def additive_mask(hidden: Tensor, like: Tensor) -> Tensor:
+    """Returns 0 where `hidden` is False and minus infinity where it is True, in the dtype of `like`."""
     return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, -torch.inf)

@@ -1,6 +1,6 @@
-"""Owns the pass over spans: the tokens of all its sequences lie end to end, each attends within its own slot.
+"""Variable-length attention: the tokens of all sequences lie end to end, and each attends to its own slot.
 
-Of any length and mixture, prefills and decodes; a call of torch for every span in every layer.
+Takes prefills and decodes of any length in any mixture, with one torch call per sequence and layer.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from torch import Tensor
 from app.engine.execution.attention.interface import (
     AttentionBatch,
     LayerAttention,
-    additive,
+    additive_mask,
     attend_one,
-    product,
+    scaled_dot_product,
 )
 from app.engine.kv.slot import Slot
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Packed rows `begin` to `end` of a step: the tokens of one sequence from position `start` on."""
+class PackedSequence:
+    """Rows `begin` to `end` of a pass: the tokens of one sequence from position `start` on."""
 
     slot: Slot
     begin: int
@@ -33,33 +33,37 @@ class Span:
 
     @property
     def stop(self) -> int:
-        """Position after the span's last token: the history that its last token sees."""
+        """Position after the last token."""
         return self.start + self.rows
 
 
 @dataclass(slots=True)
 class VarlenAttention(AttentionBatch):
-    spans: list[Span]
+    sequences: list[PackedSequence]
 
-    def attend(self, heads: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # Each call of torch costs as much as the attention of one row, so all spans are cut at once.
-        counts = [span.rows for span in self.spans]
+    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # A torch call costs as much as the attention of one row, so one call splits all sequences.
+        counts = [sequence.rows for sequence in self.sequences]
         queries = query.split_with_sizes(counts, dim=2)
         pairs = torch.stack((key, value)).split_with_sizes(counts, dim=3)
-        rows = [self._attend_span(heads, *each) for each in zip(self.spans, queries, pairs, strict=True)]
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+        outputs = [
+            self._attend_sequence(layer, *each) for each in zip(self.sequences, queries, pairs, strict=True)
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-    def _attend_span(self, heads: LayerAttention, span: Span, query: Tensor, pairs: Tensor) -> Tensor:
-        """Output `[1, rows of the span, heads, dim]`."""
-        whole = span.slot.write(heads.layer, span.start, pairs)
-        first = 0 if heads.window is None else max(0, span.start - heads.window + 1)
-        keys, values = whole.narrow(3, first, span.stop - first).unbind(0)
-        if span.rows == 1:
-            return attend_one(heads, query, keys, values, None)
-        return self._attend_many(heads, span, query, keys, values)
+    def _attend_sequence(
+        self, layer: LayerAttention, sequence: PackedSequence, query: Tensor, pairs: Tensor
+    ) -> Tensor:
+        """Returns `[1, rows of the sequence, heads, dim]`."""
+        stored = sequence.slot.write(layer.index, sequence.start, pairs)
+        first = _first_visible(sequence, layer.window)
+        keys, values = stored.narrow(3, first, sequence.stop - first).unbind(0)
+        if sequence.rows == 1:
+            return attend_one(layer, query, keys, values, None)
+        return self._attend_many(layer, sequence, query, keys, values)
 
     def _attend_many(
-        self, heads: LayerAttention, span: Span, query: Tensor, keys: Tensor, values: Tensor
+        self, layer: LayerAttention, sequence: PackedSequence, query: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
         """Key heads are expanded over their group as a view, never copied."""
         kv_heads, rows = keys.shape[1], query.shape[2]
@@ -67,20 +71,24 @@ class VarlenAttention(AttentionBatch):
         grouped = query.reshape(kv_heads, group, rows, query.shape[3])
         keys = keys.transpose(0, 1).expand(-1, group, -1, -1)
         values = values.transpose(0, 1).expand(-1, group, -1, -1)
-        output = product(heads, grouped, keys, values, self._mask(span, heads.window, query))
+        output = scaled_dot_product(layer, grouped, keys, values, self._mask(sequence, layer.window, query))
         return output.reshape(1, kv_heads * group, rows, values.shape[3]).transpose(1, 2)
 
-    def _mask(self, span: Span, window: int | None, query: Tensor) -> Tensor:
-        """`[rows, keys]`: causal, and within the window; made once per step for all layers of a kind."""
-        key = (span.begin, window)
+    def _mask(self, sequence: PackedSequence, window: int | None, query: Tensor) -> Tensor:
+        """`[rows, keys]`: causal and within the window. Made once for all layers with this window."""
+        key = (sequence.begin, window)
         if key not in self.masks:
-            self.masks[key] = additive(_hidden(span, window, query.device), query)
+            self.masks[key] = additive_mask(_hidden(sequence, window, query.device), query)
         return self.masks[key]
 
 
-def _hidden(span: Span, window: int | None, device: torch.device) -> Tensor:
-    first = 0 if window is None else max(0, span.start - window + 1)
-    rows = torch.arange(span.start, span.stop, device=device).unsqueeze(1)
-    columns = torch.arange(first, span.stop, device=device).unsqueeze(0)
+def _first_visible(sequence: PackedSequence, window: int | None) -> int:
+    """The first position that any row of the sequence attends to."""
+    return 0 if window is None else max(0, sequence.start - window + 1)
+
+
+def _hidden(sequence: PackedSequence, window: int | None, device: torch.device) -> Tensor:
+    rows = torch.arange(sequence.start, sequence.stop, device=device).unsqueeze(1)
+    columns = torch.arange(_first_visible(sequence, window), sequence.stop, device=device).unsqueeze(0)
     hidden = columns > rows
     return hidden if window is None else hidden | (columns <= rows - window)

@@ -1,0 +1,128 @@
+"""Finds the slot whose token ids share the longest prefix with a prompt: one radix tree per scope.
+
+The cost of a look-up grows with the prompt's length and with the number of branches on its path through the
+tree, not with the number of slots.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engine.kv.slot import Slot
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """A run of ids that all slots below it share."""
+
+    ids: Ids
+    parent: "_Node | None"
+    children: "dict[int, _Node]" = field(default_factory=dict)  # by their first id; last changed last
+    slots: dict[Slot, None] = field(default_factory=dict)  # whose ids end with this run; newest last
+
+    def split(self, length: int) -> "_Node":
+        """Returns a new parent of this node with the first `length` ids; the others stay here."""
+        upper = _Node(self.ids[:length], self.parent)
+        self.ids, self.parent = self.ids[length:], upper
+        upper.children[int(self.ids[0])] = self
+        return upper
+
+    def merge_into_child(self) -> None:
+        """Give this node's ids and place to its only child."""
+        assert self.parent is not None
+        (child,) = self.children.values()
+        child.ids, child.parent = np.concatenate((self.ids, child.ids)), self.parent
+        self.parent.children[int(self.ids[0])] = child
+
+
+class PrefixIndex:
+    """Which token ids each slot holds. Slots of one scope are never found from another."""
+
+    def __init__(self) -> None:
+        self._roots: dict[str, _Node] = {}
+        self._ends: dict[Slot, _Node] = {}  # where each slot's ids end
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def put(self, slot: Slot, ids: Ids) -> None:
+        """The slot holds these ids, at least one, and no longer those of an earlier call."""
+        assert len(ids) > 0
+        self.remove(slot)
+        node, done = self._roots.setdefault(slot.scope, _Node(ids[:0], None)), 0
+        while done < len(ids):
+            first = int(ids[done])
+            child = node.children.pop(first, None)
+            if child is None:
+                child = _Node(ids[done:], node)
+            elif (common := common_prefix(child.ids, ids[done:])) < len(child.ids):
+                child = child.split(common)
+            node.children[first] = child
+            node, done = child, done + len(child.ids)
+        node.slots[slot] = None
+        self._ends[slot] = node
+
+    def remove(self, slot: Slot) -> None:
+        """The slot holds nothing. Does nothing if it is not in the index."""
+        node = self._ends.pop(slot, None)
+        if node is None:
+            return
+        del node.slots[slot]
+        while node.parent is not None and not node.slots and not node.children:
+            del node.parent.children[int(node.ids[0])]
+            node = node.parent
+        if node.parent is None:
+            if not node.children:
+                del self._roots[slot.scope]
+        elif not node.slots and len(node.children) == 1:
+            node.merge_into_child()
+
+    def longest_prefix(self, ids: Ids, scope: str) -> tuple[Slot | None, int]:
+        """Returns a slot that shares most leading ids with `ids`, and how many; (None, 0) if none shares any.
+
+        Among several it is one that goes on for least, so that it may be taken over, or else a new one.
+        """
+        node, shared = self._roots.get(scope), 0
+        while node is not None and shared < len(ids):
+            child = node.children.get(int(ids[shared]))
+            if child is None:
+                break
+            common = common_prefix(child.ids, ids[shared:])
+            node, shared = child, shared + common
+            if common < len(child.ids):
+                break
+        return (_newest_slot(node), shared) if node is not None and shared > 0 else (None, 0)
+
+    def check_integrity(self) -> None:
+        """Assert what must always hold; for tests."""
+        found = {}
+        for scope, root in self._roots.items():
+            assert len(root.ids) == 0 and not root.slots and root.children
+            unvisited = [root]
+            while unvisited:
+                node = unvisited.pop()
+                assert node is root or node.slots or len(node.children) > 1, "a run that should be merged"
+                assert all(slot.scope == scope for slot in node.slots)
+                found.update(dict.fromkeys(node.slots, node))
+                for first, child in node.children.items():
+                    assert child.parent is node and child.ids[0] == first
+                    unvisited.append(child)
+        assert found == self._ends
+
+
+def common_prefix(first: Ids, second: Ids) -> int:
+    """Returns how many leading ids are the same."""
+    length = min(len(first), len(second))
+    different = first[:length] != second[:length]
+    index = int(different.argmax()) if length else 0
+    return index if length and different[index] else length
+
+
+def _newest_slot(node: _Node) -> Slot:
+    """A slot at or below this node, of those that end first on the way along the newest branches."""
+    while not node.slots:
+        node = node.children[next(reversed(node.children))]
+    return next(reversed(node.slots))

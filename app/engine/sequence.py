@@ -1,0 +1,117 @@
+"""The token ids of one request, and how many of them the KV cache holds. Needs neither torch nor a model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.engine.kv.slot import Slot
+
+
+class TokenSequence:
+    """The prompt and reply of one request. Only its own methods change it.
+
+    The leading `computed` ids have their keys and values in the slot; the ids after them are pending.
+    Draft ids are guesses at what follows `ids`. The next forward pass verifies them.
+    """
+
+    __slots__ = ("_cached", "_computed", "_draft_ids", "_ids", "_slot", "request_id", "scope")
+
+    def __init__(
+        self, request_id: str, ids: Iterable[int], scope: str = "", slot: "Slot | None" = None
+    ) -> None:
+        self.request_id = request_id
+        self.scope = scope
+        self._ids = list(ids)
+        self._slot = slot
+        self._computed = 0
+        self._cached: int | None = None
+        self._draft_ids: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> Sequence[int]:
+        return self._ids
+
+    @property
+    def computed(self) -> int:
+        """Number of leading ids whose keys and values are in the slot."""
+        return self._computed
+
+    @property
+    def pending(self) -> int:
+        """Number of ids that the next forward passes must compute; 1 while decoding."""
+        return len(self._ids) - self._computed
+
+    @property
+    def cached(self) -> int:
+        """Number of ids that were in the KV cache when the sequence first got a slot; 0 before that."""
+        return self._cached or 0
+
+    @property
+    def slot(self) -> "Slot":
+        assert self._slot is not None, "a waiting sequence has no slot"
+        return self._slot
+
+    @property
+    def has_slot(self) -> bool:
+        return self._slot is not None
+
+    @property
+    def draft_ids(self) -> tuple[int, ...]:
+        return self._draft_ids
+
+    def attach(self, slot: "Slot", computed: int) -> None:
+        """Use this slot, which already holds the keys and values of the leading `computed` ids."""
+        assert self._slot is None, "attached twice"
+        self._slot = slot
+        self._computed = computed
+        if self._cached is None:
+            self._cached = computed
+
+    def detach(self) -> "Slot":
+        """Returns the slot, which the sequence no longer uses. `computed` says how much is in it."""
+        slot, self._slot = self.slot, None
+        self._draft_ids = ()
+        return slot
+
+    def rewind(self) -> None:
+        """Nothing is computed any more: the keys and values are lost."""
+        self._computed = 0
+        self._draft_ids = ()
+
+    def advance(self, count: int) -> None:
+        """A forward pass has computed the next `count` pending ids."""
+        assert count <= self.pending
+        self._computed += count
+
+    def propose(self, draft_ids: Sequence[int]) -> None:
+        """Let the next forward pass verify these draft ids."""
+        self._draft_ids = tuple(draft_ids)
+
+    def clear_draft(self) -> None:
+        self._draft_ids = ()
+
+    def accept(self, ids: Sequence[int], verified: int = 0) -> None:
+        """Append ids that follow. The last pass verified the first `verified` as draft ids, so it has
+        computed their keys and values."""
+        self._ids += ids
+        self._computed += min(verified, len(ids))
+        self._draft_ids = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The next `count` pending ids of a sequence, part of one forward pass."""
+
+    sequence: TokenSequence
+    count: int
+    draft_ids: tuple[int, ...] = ()  # computed after the last pending id
+
+    @property
+    def rows(self) -> int:
+        return self.count + len(self.draft_ids)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing stays pending after it, so that its last row gives the next token."""
+        return self.count == self.sequence.pending
