@@ -9,19 +9,15 @@ from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.engine.backend import ModelInput
-from app.models.chat.generation import ChatGenerator, ReplyEvent
+from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
 from app.models.schemas import (
-    DeltaEvent,
     GenerateRequest,
     GenerateResponse,
-    LoadProgress,
-    StartEvent,
-    ThinkingEvent,
     Usage,
 )
 
-GenerateEvent = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent | GenerateResponse
+GenerateEvent = ReplyProgress | GenerateResponse
 
 
 class TextGenerator:
@@ -81,9 +77,7 @@ class TextGenerator:
         assert isinstance(last, GeneratedReply), "a generation ends with its reply"
         return last
 
-    def _events(
-        self, request: GenerateRequest, deadline: Deadline
-    ) -> AsyncGenerator[LoadProgress | ReplyEvent, None]:
+    def _events(self, request: GenerateRequest, deadline: Deadline) -> AsyncGenerator[ReplyEvent, None]:
         sampling = request.model_copy(update={"temperature": 0.0}) if request.do_sample is False else request
         prompt = ModelInput(prompt=request.prompt)
         return self._generator.generate(prompt, sampling, request.model_name, deadline)

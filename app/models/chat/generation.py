@@ -13,7 +13,8 @@ from app.models.chat.reply import GeneratedReply, ReplyCollector
 from app.models.lifecycle.state import ServedModel
 from app.models.schemas import DeltaEvent, LoadProgress, SamplingFields, StartEvent, ThinkingEvent
 
-ReplyEvent = StartEvent | ThinkingEvent | DeltaEvent | GeneratedReply
+ReplyProgress = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent
+ReplyEvent = ReplyProgress | GeneratedReply
 
 
 class ModelLeases(Protocol):
@@ -37,7 +38,7 @@ class ChatGenerator:
 
     async def generate(
         self, model_input: ModelInput, sampling: SamplingFields, model_name: str | None, deadline: Deadline
-    ) -> AsyncGenerator[LoadProgress | ReplyEvent, None]:
+    ) -> AsyncGenerator[ReplyEvent, None]:
         """Yields load progress, a start, deltas, and at last the whole reply. Closing it cancels the request.
 
         Raises:

@@ -10,7 +10,7 @@ from app.core.deadline import Deadline
 from app.core.errors import ConversationFull
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
-from app.models.chat.generation import ChatGenerator, ReplyEvent
+from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
 from app.models.chat.store import ConversationStore
 from app.models.conversation import Conversation, Message, last_turns, new_id
@@ -19,15 +19,12 @@ from app.models.schemas import (
     ChatResponse,
     ContinueRequest,
     DeltaEvent,
-    LoadProgress,
     RegenerateRequest,
     StartEvent,
-    ThinkingEvent,
     TurnFields,
 )
 
-GenerationProgress = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent
-TurnEvent = GenerationProgress | ChatResponse
+TurnEvent = ReplyProgress | ChatResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +103,10 @@ class TurnReply:
     turn: Turn
     omitted_messages: int  # by the limit on turns; the engine may omit more
     start: StartEvent | None = None
-    said: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
     generated: GeneratedReply | None = None
 
-    def record(self, event: LoadProgress | ReplyEvent) -> GenerationProgress | None:
+    def record(self, event: ReplyEvent) -> ReplyProgress | None:
         """The event as the turn reports it, or None for the last one, which the response replaces."""
         match event:
             case GeneratedReply():
@@ -119,7 +116,7 @@ class TurnReply:
                 self.start = self._with_ids(event)
                 return self.start
             case DeltaEvent():
-                self.said.append(event.text)
+                self.text.append(event.text)
         return event
 
     def _with_ids(self, start: StartEvent) -> StartEvent:
@@ -131,13 +128,18 @@ class TurnReply:
             }
         )
 
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Whether the model said anything, or ended its reply without a word."""
+        return bool(self.text) or self.generated is not None
+
     def conversation(self) -> Conversation:
         """The conversation with the reply at its end, marked as interrupted if it is not complete."""
         assert self.start is not None, "deltas follow the start"
-        text = [message.content for message in self.turn.prefix] + self.said
+        prefix = [message.content for message in self.turn.prefix]
         reply = Message(
             "assistant",
-            "".join(text),
+            "".join(prefix + self.text),
             id=self.turn.message_id,
             model_name=self.start.model_name,
             model_id=self.start.model_id,
@@ -195,7 +197,7 @@ class TurnRunner:
                     if (reported := reply.record(event)) is not None:
                         yield reported
         except (GeneratorExit, asyncio.CancelledError):
-            if reply.said:
+            if reply.is_worth_keeping:
                 await _to_its_end(self._store.put(reply.conversation()))
             raise
         conversation = reply.conversation()

@@ -11,7 +11,6 @@ from app.models.chat.reply import GeneratedReply
 from app.models.schemas import (
     DeltaEvent,
     GenerateRequest,
-    LoadProgress,
     SamplingFields,
     StartEvent,
     ThinkingEvent,
@@ -22,7 +21,7 @@ from tests.models.stand_in import HELLO, LOADING, StandInBackend, StandInModels
 PROMPT = ModelInput(prompt="the cat")
 
 
-def generate(models: StandInModels, request: SamplingFields) -> list[LoadProgress | ReplyEvent]:
+def generate(models: StandInModels, request: SamplingFields) -> list[ReplyEvent]:
     generation = ChatGenerator(models).generate(PROMPT, request, "stand-in", Deadline.after(60))
     return asyncio.run(collect(generation))
 
