@@ -19,6 +19,7 @@ from app.models.chat.turn import TurnEvent
 from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
+from app.models.lifecycle.engines import WorkerStarter
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.status import ServerStatus
 from app.models.lifecycle.switch import LoadEvent
@@ -118,7 +119,8 @@ def build_services(
     """The services that serve real models. Nothing is loaded before `models.start()`."""
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
-    models = ModelManager(settings, catalogue, Hub(settings.model_cache_dir, token=token), launcher=launcher)
+    hub, engines = Hub(settings.model_cache_dir, token=token), WorkerStarter(settings, launcher)
+    models = ModelManager(settings, catalogue, hub, engines=engines)
     generator, locks = ChatGenerator(models), TurnLocks()
     store = MemoryStore(
         max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl, held=locks.held

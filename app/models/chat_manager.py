@@ -37,7 +37,7 @@ class KnownModels(Protocol):
     def current_name(self) -> str | None:
         """The model that answers if none is named; None if none is current."""
 
-    def entry(self, name: str | None) -> object:
+    def find(self, name: str | None) -> object:
         """The state of the model; None means the current one.
 
         Raises:
@@ -143,7 +143,7 @@ class ChatModelManager:
             QueueFull: the store is full, and every conversation is in the middle of a turn.
         """
         if request.model_name is not None:
-            self._models.entry(request.model_name)  # raises if no model has the name
+            self._models.find(request.model_name)  # raises if no model has the name
         conversation = Conversation(
             title=request.title,
             system_prompt=self._settings.system_prompt

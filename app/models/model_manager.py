@@ -1,9 +1,8 @@
-"""Owns the way from a model's name to a worker that serves it: lease, load and unload.
+"""Leases, loads, switches and unloads models by name.
 
-What a load takes is in workers.py, what may stay loaded in residency.py, which model answers in switching.py.
+One direction: manager, switch, loader, evictor; all four work on the states in the registry.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
@@ -11,113 +10,108 @@ from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
-from app.engine.ipc.launcher import WorkerLauncher
 from app.models.hub.client import Hub
+from app.models.lifecycle.background import BackgroundTasks
+from app.models.lifecycle.engines import EngineStarter, WorkerStarter
 from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.evictor import Evictor
 from app.models.lifecycle.loader import ModelLoader
 from app.models.lifecycle.registry import ModelRegistry
-from app.models.lifecycle.state import ModelState, ServedModel
+from app.models.lifecycle.served_model import ServedModel
+from app.models.lifecycle.state import ModelState
 from app.models.lifecycle.switch import LoadEvent, ModelSwitch, done
 from app.models.schemas import LoadProgress, UnloadModelResponse
 
-_LONGEST_NAP_S = 10.0  # between two looks for models that nobody has asked for
-
 
 class ModelManager:
-    """Which models are loaded, and which one answers when a request names none."""
+    """The service behind the routes that load, switch and unload models. `close` must be awaited."""
 
     def __init__(
         self,
         settings: Settings,
         catalogue: Mapping[str, ModelProfile],
         hub: Hub,
-        residency: EvictionPolicy | None = None,
-        launcher: WorkerLauncher | None = None,
+        policy: EvictionPolicy | None = None,
+        engines: EngineStarter | None = None,
     ) -> None:
-        """Raises ModelNotFound where the settings name a model that there is not."""
+        """Raises ModelNotFound if no model has the name in the settings."""
         self._settings = settings
         self._hub = hub
-        self._entries = ModelRegistry(catalogue, settings.allow_any_model)
-        self._residency = EvictionPolicy.of(settings) if residency is None else residency
-        name = settings.model_name
-        current = None if name == NO_MODEL else self._entries.find(name)
-        launcher = WorkerLauncher(settings.fork_server) if launcher is None else launcher
-        self._workers = ModelLoader(
-            settings, hub, self._entries, self._residency, lambda: self.current, launcher
-        )
-        self._switching = ModelSwitch(current, self._entries, hub, self._residency, self._workers)
+        self._background = background = BackgroundTasks()
+        self._registry = registry = ModelRegistry(catalogue, settings.allow_any_model)
+        if settings.model_name != NO_MODEL:
+            registry.current = registry.find(settings.model_name)
+        policy = EvictionPolicy.from_settings(settings) if policy is None else policy
+        self._engines = engines = WorkerStarter(settings) if engines is None else engines
+        self._evictor = evictor = Evictor(registry, policy, settings.request_timeout)
+        self._loader = ModelLoader(settings, hub, registry, policy, evictor, engines, background)
+        self._switch = ModelSwitch(registry, hub, policy, self._loader, evictor, background)
 
-    # Life
+    # Start and end
 
     async def start(self) -> None:
-        """Begins to load and returns at once; see Switching.start."""
-        self._workers.start()
-        self._workers.spawn(self._keep_house())
-        self._switching.start(is_chosen=self._settings.model_was_chosen)
+        """Begins to load the current model and returns at once; see ModelSwitch.start."""
+        self._engines.prepare()
+        self._background.spawn(self._sweep())
+        self._background.spawn(self._evictor.unload_idle_models())
+        self._switch.start(is_chosen=self._settings.model_was_chosen)
 
-    async def _keep_house(self) -> None:
-        """Clears up after killed downloads, then unloads models that nobody has asked for long enough."""
+    async def _sweep(self) -> None:
         with suppress(OSError):
             await self._hub.sweep()
-        timeout_s = self._residency.idle_timeout_s
-        while timeout_s is not None:
-            await asyncio.sleep(min(timeout_s / 4, _LONGEST_NAP_S))
-            while (entry := self._residency.idle_candidate(self.entries())) is not None:
-                await self._workers.unload(entry)
 
     async def close(self) -> None:
         """Ends every load and every worker; open requests end with ShuttingDown."""
-        await self._workers.close()
+        await self._background.close()
+        await self._loader.close()
+        await self._evictor.close()
+        self._engines.close()
 
-    # Looking
+    # Reading
 
     @property
     def current(self) -> ModelState | None:
-        return self._switching.current
+        return self._registry.current
 
     @property
     def current_name(self) -> str | None:
-        return None if self.current is None else self.current.profile.name
+        return None if self.current is None else self.current.name
 
     @property
     def note(self) -> str | None:
-        """What a person should know of the choice of the current model."""
-        return self._switching.note
+        """What a person should know about the choice of the current model."""
+        return self._registry.note
 
-    def entry(self, name: str | None) -> ModelState:
-        """What is known of the named model, or of the current one.
+    def find(self, name: str | None) -> ModelState:
+        """The state of the named model, or of the current one.
 
         Raises:
-            ModelNotFound: with the nearest names.
-            NoModelChosen: none is named, and none is current.
+            ModelNotFound: its hint has the nearest names.
+            NoModelChosen: no name was given, and no model is current.
         """
         if name is not None:
-            return self._entries.find(name)
+            return self._registry.find(name)
         if self.current is None:
             raise NoModelChosen(
                 "No model is chosen.", hint="Name one as model_name, or POST /api/v1/chat/switch-model first."
             )
         return self.current
 
-    def entries(self) -> list[ModelState]:
-        return self._entries.all()
+    def states(self) -> list[ModelState]:
+        return self._registry.all()
 
-    def served_from(self, entry: ModelState) -> tuple[str, bool]:
-        """What the model is, or would first be, served from; and whether that is on this disk."""
-        if entry.loaded is not None:
-            return entry.loaded.model_id, True
-        weights = self._hub.find(entry.profile)
-        return (weights.source if weights else entry.profile.sources[0]).model_id, weights is not None
+    def served_from(self, state: ModelState) -> tuple[str, bool]:
+        """The id of the weights that serve the model, or would; and whether they are on this disk."""
+        if state.loaded is not None:
+            return state.loaded.model_id, True
+        weights = self._hub.find(state.profile)
+        return (weights.source if weights else state.profile.sources[0]).model_id, weights is not None
 
     def open_requests(self) -> tuple[int, int]:
-        """Requests that run and requests that wait, over all workers."""
-        counts = [entry.loaded.backend.stats.open_requests for entry in self.entries() if entry.loaded]
+        """How many requests run and how many wait, over all workers."""
+        counts = [state.loaded.backend.stats.open_requests for state in self.states() if state.loaded]
         running = [min(count, self._settings.max_active_requests) for count in counts]
         return sum(running), sum(counts) - sum(running)
-
-    def is_serving(self, entry: ModelState) -> bool:
-        """Whether the worker is alive and has given a sign of life lately."""
-        return self._workers.is_serving(entry)
 
     # Using
 
@@ -133,70 +127,63 @@ class ModelManager:
             ModelNotFound, NoModelChosen, ModelUnavailable.
             DeadlineExceeded: the model was not loaded in time.
         """
-        entry = self.entry(name)
-        with self._workers.held(entry):
-            if entry.loaded is not None and self._workers.is_serving(entry):
-                yield entry.loaded
+        state = self.find(name)
+        with self._loader.pin(state):
+            if state.loaded is not None and state.is_serving:
+                yield state.loaded
                 return
-            self._workers.begin(entry)
-            load = self._workers.load(entry)
+            load = self._loader.start_background_load(state)
             async with aclosing(load.events()) as events:
-                while (progress := await self._next_progress(events, deadline, entry)) is not None:
+                while (progress := await _next(events, deadline, state)) is not None:
                     if progress.stage != "resolve":
                         yield progress
             yield await load.result()
 
-    @staticmethod
-    async def _next_progress(
-        events: AsyncGenerator[LoadProgress, None], deadline: Deadline, entry: ModelState
-    ) -> LoadProgress | None:
-        try:
-            async with deadline.limit():
-                return await anext(events, None)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"{entry.profile.name} was not loaded in time.",
-                hint="It goes on loading; try again later.",
-            ) from None
-
     def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
-        """See Switching.switch."""
-        return self._switching.switch(name)
+        """Makes another model the current one; see ModelSwitch.switch."""
+        return self._switch.switch(name)
 
     async def load(self, name: str | None) -> AsyncGenerator[LoadEvent, None]:
-        """Loads a model, the current one if none is named, and says how far it is. Switches nothing.
+        """Loads the named model, or the current one, and yields progress. Leaves the current model as it is.
 
         Raises:
             ModelNotFound, NoModelChosen, ModelUnavailable.
         """
-        entry = self.entry(name)
-        async with aclosing(self._workers.loading(entry)) as events:
+        state = self.find(name)
+        async with aclosing(self._loader.loading(state)) as events:
             async for event in events:
                 if isinstance(event, ServedModel):
-                    yield done(event, f"{entry.profile.name} is loaded")
+                    yield done(event, f"{state.name} is loaded")
                 else:
                     yield event
 
     async def unload(self, name: str | None) -> UnloadModelResponse:
-        """Gives the model's memory back. The current one stays current: the next request loads it again.
+        """Frees the model's memory. The current model stays current: the next request loads it again.
 
         Raises:
             ModelNotFound, NoModelChosen.
-            ModelBusy: it is in use, or somebody waits for it.
+            ModelBusy: a request uses the model or waits for it.
         """
-        entry = self.entry(name)
-        if not entry.is_idle:
+        state = self.find(name)
+        if not state.is_idle:
             raise ModelBusy(
-                f"{entry.profile.name} is in use.",
-                hint="Try again when its requests have ended.",
-                retry_after=2,
+                f"{state.name} is in use.", hint="Try again when its requests have ended.", retry_after=2
             )
-        was_loaded = entry.loaded is not None
-        if entry.load is not None:
-            await entry.load.cancel()
-        await self._workers.unload(entry)
-        entry.error = None
-        told = "was unloaded" if was_loaded else "was not loaded"
+        was_loaded = state.loaded is not None
+        await self._loader.unload(state)
+        outcome = "was unloaded" if was_loaded else "was not loaded"
         return UnloadModelResponse(
-            message=f"{entry.profile.name} {told}", model_name=entry.profile.name, was_loaded=was_loaded
+            message=f"{state.name} {outcome}", model_name=state.name, was_loaded=was_loaded
         )
+
+
+async def _next(
+    events: AsyncGenerator[LoadProgress, None], deadline: Deadline, state: ModelState
+) -> LoadProgress | None:
+    try:
+        async with deadline.limit():
+            return await anext(events, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"{state.name} was not loaded in time.", hint="It is still loading; try again later."
+        ) from None

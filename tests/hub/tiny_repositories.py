@@ -23,7 +23,7 @@ def tiny_repository(
     if not has_template:
         tokenizer.chat_template = None
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture])
+    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture])  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

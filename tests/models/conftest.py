@@ -21,7 +21,7 @@ from app.models.chat.store import MemoryStore
 from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
-from app.models.lifecycle.state import ServedModel
+from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse
@@ -46,10 +46,18 @@ class World:
     models: ModelManager
     chats: ChatModelManager
     generator: TextGenerator
-    overview: ServerStatus
+    status: ServerStatus
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(asyncio_timeout(work))
+
+    def unload(self, *names: str) -> None:
+        for name in names:
+            self.run(self.models.unload(name))
+
+    def load(self, *names: str) -> None:
+        for name in names:
+            self.collect(self.models.load(name))
 
     def collect(self, events: AsyncGenerator[T, None]) -> list[T]:
         return self.run(collect(events))
@@ -100,11 +108,11 @@ def chats_of(settings: Settings, models: ModelManager) -> ChatModelManager:
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each tiny model, as a person would have downloaded it."""
     tokenizer = make_tokenizer()
-    folders = {}
+    folders: dict[str, Path] = {}
     for name, architecture in zip(TINY, ("llama", "gpt2", "qwen3"), strict=True):
         torch.manual_seed(len(folders))
         folders[name] = tmp_path_factory.mktemp(name)
-        model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture])
+        model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[architecture])  # type: ignore[no-untyped-call]
         model.save_pretrained(folders[name])
         tokenizer.save_pretrained(folders[name])
     return folders
@@ -125,17 +133,23 @@ def settings() -> Settings:
     )
 
 
+@pytest.fixture
+def world(shared_world: World) -> World:
+    """The services of one server, on tiny-a. What else is loaded depends on the tests before."""
+    shared_world.collect(shared_world.models.switch("tiny-a"))
+    return shared_world
+
+
 @pytest.fixture(scope="session")
-def world(
+def shared_world(
     settings: Settings, tiny_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
-    """The services of one server, with tiny-a loaded, shared by all tests of the service layer."""
+    """The services that all tests of the service layer share, because starting workers takes long."""
     catalogue = {name: profile(name, folder) for name, folder in tiny_folders.items()}
     catalogue["broken"] = profile("broken", tmp_path_factory.mktemp("broken"))
     with asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, Hub(tmp_path_factory.mktemp("cache")))
         text_generator = TextGenerator(settings, ChatGenerator(models))
         made = World(runner, models, chats_of(settings, models), text_generator, ServerStatus(models))
-        made.collect(models.switch("tiny-a"))
         yield made
         made.run(models.close())

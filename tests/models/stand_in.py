@@ -17,7 +17,7 @@ from app.engine.ipc.messages import (
 )
 from app.models.chat.generation import ModelLeases
 from app.models.chat_manager import KnownModels
-from app.models.lifecycle.state import ServedModel
+from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import LoadProgress
 
 INFO = ModelInfo(
@@ -98,7 +98,7 @@ class StandInModels:
         finally:
             self.returned += 1
 
-    def entry(self, name: str | None) -> ModelProfile:
+    def find(self, name: str | None) -> ModelProfile:
         return PROFILE
 
 

@@ -28,6 +28,7 @@ def worker_pid(world: World) -> int:
 
 
 def test_switch_reports_progress_and_then_answers_with_the_new_model(world: World) -> None:
+    world.unload("tiny-b")
     before = world.chat("hello", model_name="tiny-a")
     *progress, done = world.collect(world.models.switch("tiny-b"))
     assert all(isinstance(event, LoadProgress) for event in progress)
@@ -48,19 +49,21 @@ def test_a_failed_switch_changes_nothing(world: World) -> None:
         world.collect(world.models.switch("broken"))
     assert world.models.current_name == "tiny-a"
     assert world.chat("hello").model_name == "tiny-a"
-    (entry,) = (entry for entry in world.overview.list_models().models if entry.name == "broken")
-    assert entry.status == "failed"
-    assert entry.error
+    (broken,) = (model for model in world.status.list_models().models if model.name == "broken")
+    assert broken.status == "failed"
+    assert broken.error
 
 
-def test_an_unknown_model_is_told_with_the_nearest(world: World) -> None:
+def test_error_for_an_unknown_model_names_the_nearest(world: World) -> None:
     with pytest.raises(ModelNotFound) as caught:
         world.collect(world.models.switch("tiny-z"))
     assert "tiny-a" in (caught.value.hint or "")
 
 
 def test_loads_of_the_same_model_are_one(world: World) -> None:
-    async def twice() -> list[SwitchModelResponse]:
+    world.unload("tiny-c")
+
+    async def twice() -> tuple[SwitchModelResponse, SwitchModelResponse]:
         async def load() -> SwitchModelResponse:
             async for event in world.models.load("tiny-c"):
                 last = event
@@ -73,28 +76,31 @@ def test_loads_of_the_same_model_are_one(world: World) -> None:
     assert first.load_time == second.load_time > 0
 
 
-def test_no_more_models_stay_loaded_than_allowed(world: World, settings: object) -> None:
-    world.collect(world.models.load("tiny-b"))
-    world.collect(world.models.load("tiny-c"))
-    loaded = [model.name for model in world.overview.list_models().models if model.status == "loaded"]
+def test_no_more_models_stay_loaded_than_allowed(world: World) -> None:
+    world.load("tiny-b", "tiny-c")
+    loaded = [model.name for model in world.status.list_models().models if model.status == "loaded"]
     assert set(loaded) == {"tiny-a", "tiny-c"}
 
 
 def test_a_cancelled_switch_changes_nothing(world: World) -> None:
+    world.unload("tiny-b")
+
     async def leave_early() -> None:
         async with aclosing(world.models.switch("tiny-b")) as events:
             await anext(events)
-        while world.models.entry("tiny-b").state == "loading":
+        while world.models.find("tiny-b").status == "loading":
             await asyncio.sleep(0.01)
 
     world.run(leave_early())
     assert world.models.current_name == "tiny-a"
     assert world.chat("hello").model_name == "tiny-a"
-    states = {model.name: model.status for model in world.overview.list_models().models}
+    states = {model.name: model.status for model in world.status.list_models().models}
     assert states["tiny-b"] == "available"
 
 
 def test_a_model_asked_for_again_while_its_load_is_cancelled_is_loaded(world: World) -> None:
+    world.unload("tiny-b")
+
     async def leave_and_return() -> SwitchModelResponse:
         async with aclosing(world.models.switch("tiny-b")) as events:
             await anext(events)
@@ -109,13 +115,12 @@ def test_a_model_asked_for_again_while_its_load_is_cancelled_is_loaded(world: Wo
 
 
 def test_an_unload_that_is_cancelled_still_ends_its_worker(world: World) -> None:
-    world.collect(world.models.load("tiny-b"))
-    entry = world.models.entry("tiny-b")
-    pid = pid_of(entry.loaded)
+    world.load("tiny-b")
+    pid = pid_of(world.models.find("tiny-b").loaded)
     os.kill(pid, signal.SIGSTOP)  # it will not answer the request to end
 
     async def give_up() -> None:
-        unload = asyncio.create_task(world.models._workers.unload(entry))
+        unload = asyncio.create_task(world.models.unload("tiny-b"))
         await asyncio.sleep(0)
         unload.cancel()
         await asyncio.gather(unload, return_exceptions=True)
@@ -137,8 +142,8 @@ def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(wor
 
     with pytest.raises(WorkerDied):
         world.run(kill_in_mid_sentence())
-    assert not world.overview.is_ready()
-    health = world.overview.health().model
+    assert not world.status.is_ready()
+    health = world.status.health().model
     assert health is not None and health.status == "failed"
     assert health.error == "The worker of tiny-a ended (signal 9); the next request starts it again."
     history = world.run(world.chats.get(kept.conversation_id))
@@ -146,10 +151,10 @@ def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(wor
     again = world.chat("hello")
     assert isinstance(again, ChatResponse)
     assert again.response == kept.response
-    assert world.overview.is_ready()
+    assert world.status.is_ready()
 
 
-def test_a_stuck_worker_is_told(
+def test_status_reports_a_stuck_worker(
     world: World, settings: Settings, tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     catalogue = {"tiny-a": profile("tiny-a", tiny_folders["tiny-a"])}
@@ -157,25 +162,24 @@ def test_a_stuck_worker_is_told(
     async def stop_the_worker() -> ModelEntry:
         models = ModelManager(settings.model_copy(update={"worker_timeout": 2}), catalogue, Hub(tmp_path))
         await collect(models.switch("tiny-a"))
-        loaded, overview = models.current.loaded, ServerStatus(models)
-        assert loaded is not None
+        loaded, status = models.find("tiny-a").loaded, ServerStatus(models)
         os.kill(pid_of(loaded), signal.SIGSTOP)
-        while overview.is_ready():
+        while status.is_ready():
             await asyncio.sleep(0.02)
-        (told,) = overview.list_models().models
+        (model,) = status.list_models().models
         os.kill(pid_of(loaded), signal.SIGCONT)
         await models.close()
-        return told
+        return model
 
-    told = world.run(stop_the_worker())
-    assert (told.status, told.error) == (
+    model = world.run(stop_the_worker())
+    assert (model.status, model.error) == (
         "failed",
         "The worker of tiny-a has been silent for 2 s; the next request starts it again.",
     )
 
 
 def test_a_request_waits_for_its_model_and_shows_how_far_it_is(world: World) -> None:
-    world.run(world.models.unload("tiny-c"))
+    world.unload("tiny-c")
     request = ChatRequest(message="hello", model_name="tiny-c", max_tokens=4)
     events = world.collect(world.chats.chat(request))
     kinds = [type(event).__name__ for event in events]
@@ -186,15 +190,15 @@ def test_a_request_waits_for_its_model_and_shows_how_far_it_is(world: World) -> 
     assert world.models.current_name == "tiny-a"
 
 
-def test_unload_gives_the_memory_back_and_the_next_request_loads_again(world: World) -> None:
+def test_unload_frees_the_memory_and_the_next_request_loads_again(world: World) -> None:
     kept = world.chat("hello")
     pid = worker_pid(world)
     done = world.run(world.models.unload(None))
     assert (done.model_name, done.was_loaded) == ("tiny-a", True)
     assert not Path(f"/proc/{pid}").exists()
-    assert world.overview.is_ready()
-    assert world.overview.health().status == "ok"
-    assert not world.overview.info().loaded
+    assert world.status.is_ready()
+    assert world.status.health().status == "ok"
+    assert not world.status.info().loaded
     assert not world.run(world.models.unload("tiny-a")).was_loaded
     assert world.chat("hello").response == kept.response
 
@@ -212,7 +216,7 @@ def test_a_model_in_use_is_not_unloaded(world: World) -> None:
 
 
 def test_two_models_answer_at_the_same_time(world: World) -> None:
-    world.collect(world.models.load("tiny-b"))
+    world.load("tiny-b")
 
     async def ask(name: str) -> tuple[float, float, str]:
         request = ChatRequest(message="count", model_name=name, temperature=0, max_tokens=60)
@@ -222,7 +226,7 @@ def test_two_models_answer_at_the_same_time(world: World) -> None:
         assert isinstance(event, ChatResponse)
         return came[0], came[-1], event.model_name
 
-    async def both() -> list[tuple[float, float, str]]:
+    async def both() -> tuple[tuple[float, float, str], tuple[float, float, str]]:
         return await asyncio.gather(ask("tiny-a"), ask("tiny-b"))
 
     first, second = world.run(both())
@@ -231,19 +235,19 @@ def test_two_models_answer_at_the_same_time(world: World) -> None:
 
 
 def test_a_conversation_goes_on_with_another_model_and_back(world: World) -> None:
-    world.collect(world.models.load("tiny-b"))
+    world.load("tiny-b")
     first = world.chat("hello")
     second = world.chat("and you?", first.conversation_id, model_name="tiny-b")
     assert second.message_count == 4
     assert world.chat("again?", first.conversation_id).usage.cached_tokens > 0
 
 
-def test_overview_tells_what_serves(world: World) -> None:
+def test_status_reports_the_model_that_serves(world: World) -> None:
     world.chat("hello")
-    info = world.overview.info()
+    info = world.status.info()
     assert info.loaded
     assert info.parameters and info.memory_bytes and info.dtype == "float32"
-    health = world.overview.health()
+    health = world.status.health()
     assert health.status == "ok"
     assert health.current_model == "tiny-a"
-    assert not world.overview.info("broken").loaded
+    assert not world.status.info("broken").loaded

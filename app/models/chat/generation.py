@@ -10,7 +10,7 @@ from app.core.deadline import Deadline
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import Accepted, Delta, Finished, SamplingParams
 from app.models.chat.reply import GeneratedReply, ReplyCollector
-from app.models.lifecycle.state import ServedModel
+from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import DeltaEvent, LoadProgress, SamplingFields, StartEvent, ThinkingEvent
 
 ReplyProgress = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent

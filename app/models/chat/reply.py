@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from app.engine.ipc import messages
-from app.models.lifecycle.state import ServedModel
+from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
     DeltaEvent,
     FinishReason,

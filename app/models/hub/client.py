@@ -23,7 +23,7 @@ from app.core.model_folder import PICKLE, is_complete
 from app.models.hub.cache import cache_name, snapshots
 from app.models.hub.checksums import Checksums
 from app.models.hub.errors import damaged, offline, to_model_error
-from app.models.hub.progress import Meter, Report
+from app.models.hub.progress import Meter, ReportProgress
 from app.models.hub.threads import NetworkTimeouts, in_thread
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Hub:
 
         await in_thread(lambda: sweep(self._cache_dir))
 
-    async def fetch(self, profile: ModelProfile, report: Report) -> Weights:
+    async def fetch(self, profile: ModelProfile, report: ReportProgress) -> Weights:
         """The weights of the first source that can be had, fetched if they must be.
 
         The next source takes the place of one that this machine may not have, and of no other.
@@ -130,7 +130,7 @@ class Hub:
         for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
             yield from snapshots(cache / cache_name(source.location), source.revision)
 
-    async def _have(self, source: Source, report: Report) -> Weights:
+    async def _have(self, source: Source, report: ReportProgress) -> Weights:
         """The source's weights, every file of which was compared with its checksum."""
         weights, damage = self._on_disk(source), None
         if weights is not None:
@@ -145,7 +145,7 @@ class Hub:
             raise damage
         return weights
 
-    async def _damage(self, weights: Weights, report: Report) -> ModelCorrupt | None:
+    async def _damage(self, weights: Weights, report: ReportProgress) -> ModelCorrupt | None:
         """What is wrong with files in a Hub's cache. This cache's own make way for being fetched again."""
         is_cancelled = threading.Event()
         try:
@@ -161,7 +161,7 @@ class Hub:
             blob.unlink(missing_ok=True)
         return damaged(weights.source)
 
-    async def _fetch_source(self, source: Source, report: Report) -> Path:
+    async def _fetch_source(self, source: Source, report: ReportProgress) -> Path:
         if source.is_local:
             raise ModelMissing(
                 f"The folder of {source.location} is missing or incomplete.",
@@ -189,7 +189,7 @@ class Hub:
         except OSError:  # TimeoutError is one
             raise offline(source) from None
 
-    async def _download(self, source: Source, report: Report) -> Path:
+    async def _download(self, source: Source, report: ReportProgress) -> Path:
         # Here: these imports would double the start of the server.
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # at run time only

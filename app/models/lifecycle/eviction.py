@@ -1,6 +1,6 @@
-"""Owns which loaded models may stay: how many, in how much memory, and for how long unused.
+"""Decides which models stay loaded: how many, in how much memory, and for how long without a request.
 
-Decides, and unloads nobody itself. Never names a model that is in use or pinned.
+Changes nothing itself, and never chooses a model that is in use or pinned.
 """
 
 import time
@@ -16,13 +16,14 @@ from app.models.hub.errors import gigabytes
 from app.models.lifecycle.state import ModelState
 
 _RUNTIME_BYTES = 400_000_000  # of a worker beside its weights: the interpreter, torch, activations
-_SHARE = 0.95  # of what is free: the rest is for everyone else
+_SHARE = 0.95  # of the memory that may be used; the rest is left to other programs
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionPolicy:
-    """`limit_bytes` None: whatever the machine has free, as `available` tells; on a graphics card a share of
-    what it has in all, as its first worker tells. No card was at hand to try the latter on."""
+    """The limits. If `limit_bytes` is None, the limit is the memory that is `available` on the host; on a
+    graphics card it is a share of the card's memory, as the first worker reports it. The latter is untested:
+    there was no card to try it on."""
 
     max_loaded: int
     limit_bytes: int | None
@@ -33,7 +34,7 @@ class EvictionPolicy:
     clock: Callable[[], float] = time.monotonic
 
     @classmethod
-    def of(cls, settings: Settings) -> "EvictionPolicy":
+    def from_settings(cls, settings: Settings) -> "EvictionPolicy":
         return cls(
             settings.max_loaded_models,
             settings.memory_bytes,
@@ -42,56 +43,57 @@ class EvictionPolicy:
             is_float32=settings.dtype == "float32",
         )
 
-    def needed_bytes(self, entry: ModelState, folder: Path) -> int:
-        """What loading the folder will take: measured where it was loaded before, else from its files."""
-        if entry.measured_bytes is not None:
-            return entry.measured_bytes
+    def needed_bytes(self, state: ModelState, folder: Path) -> int:
+        """The memory that loading the folder takes: as measured by an earlier load, or computed from its
+        files."""
+        if state.measured_bytes is not None:
+            return state.measured_bytes
         weights = weight_bytes(folder)
         widened = 2 if self.is_float32 and _is_stored_in_16_bits(folder) else 1
         return weights * widened + _RUNTIME_BYTES
 
-    def room_bytes(self, entries: Iterable[ModelState]) -> int | None:
-        """What another model may take; None where nothing is known: of a card before its first worker."""
-        backends = [entry.loaded.backend for entry in entries if entry.loaded]
+    def room_bytes(self, states: Iterable[ModelState]) -> int | None:
+        """The memory that another model may take; None if unknown, as on a card before its first worker."""
+        backends = [state.loaded.backend for state in states if state.loaded]
         cards = [backend.info.card_bytes for backend in backends if backend.info.card_bytes is not None]
         limit = int(max(cards) * _SHARE) if self.limit_bytes is None and cards else self.limit_bytes
         if limit is not None:
             return limit - sum(backend.stats.memory_bytes for backend in backends)
         return int(self.available() * _SHARE) if self.is_on_host else None
 
-    def next_to_leave(
-        self, entries: list[ModelState], current: ModelState | None, incoming: int = 0
+    def surplus_candidate(
+        self, states: list[ModelState], current: ModelState | None, incoming: int = 0
     ) -> ModelState | None:
-        """Where more models are loaded than may be: the one to unload."""
-        loaded = [entry for entry in entries if entry.loaded is not None]
-        return self.eviction_candidate(entries, current) if len(loaded) + incoming > self.max_loaded else None
+        """The model to unload if more are loaded than allowed, counting `incoming` further ones."""
+        loaded = [state for state in states if state.loaded is not None]
+        return self.eviction_candidate(states, current) if len(loaded) + incoming > self.max_loaded else None
 
-    def eviction_candidate(self, entries: list[ModelState], current: ModelState | None) -> ModelState | None:
-        """The model that is missed least: idle, least recently used; the current one after all others."""
-        idle = [e for e in entries if e.loaded is not None and e.is_idle and not e.profile.is_pinned]
-        return min(idle, key=lambda entry: (entry is current, entry.last_used), default=None)
+    def eviction_candidate(self, states: list[ModelState], current: ModelState | None) -> ModelState | None:
+        """The least recently used idle model; the current one only if no other is idle."""
+        idle = [s for s in states if s.loaded is not None and s.is_idle and not s.profile.is_pinned]
+        return min(idle, key=lambda state: (state is current, state.last_used), default=None)
 
-    def idle_candidate(self, entries: list[ModelState]) -> ModelState | None:
-        """A model that nobody has asked for long enough."""
+    def idle_candidate(self, states: list[ModelState]) -> ModelState | None:
+        """The model that has had no request for the idle timeout; None if there is none."""
         if self.idle_timeout_s is None:
             return None
-        oldest = self.eviction_candidate(entries, None)
+        oldest = self.eviction_candidate(states, None)
         is_over = oldest is not None and self.clock() - oldest.last_used >= self.idle_timeout_s
         return oldest if is_over else None
 
-    def fits_instead(self, needed_bytes: int, leaving: ModelState, entries: Iterable[ModelState]) -> bool:
-        """Whether a model that may be asked to leave, in use or not, would leave room enough."""
-        room = self.room_bytes(entries)
+    def fits_instead(self, needed_bytes: int, leaving: ModelState, states: Iterable[ModelState]) -> bool:
+        """Whether unloading `leaving`, which may be in use, would make enough room."""
+        room = self.room_bytes(states)
         if room is None or leaving.loaded is None or leaving.profile.is_pinned:
             return False
         return needed_bytes <= room + leaving.loaded.backend.stats.memory_bytes
 
-    def check(self, entry: ModelState, needed_bytes: int, entries: Iterable[ModelState]) -> None:
-        """Raises ModelTooLarge where there is no room, whoever might still leave having left."""
-        room = self.room_bytes(entries)
+    def check(self, state: ModelState, needed_bytes: int, states: Iterable[ModelState]) -> None:
+        """Raises ModelTooLarge if the model would not fit beside those that are loaded."""
+        room = self.room_bytes(states)
         if room is not None and needed_bytes > room:
             raise ModelTooLarge(
-                f"{entry.profile.name} needs about {gigabytes(needed_bytes)} of memory; "
+                f"{state.name} needs about {gigabytes(needed_bytes)} of memory; "
                 f"{gigabytes(max(room, 0))} are free.",
                 hint="Unload another model (POST /api/v1/unload-model), choose a smaller one, "
                 "or raise LLM_MEMORY_GB if it is set.",

@@ -1,227 +1,184 @@
-"""Owns the workers of all models: begins, shares and ends loads, makes room for them, and ends workers.
-
-Knows nothing of requests, nor why a model is wanted.
-"""
+"""Loads models: finds or fetches the weights, makes room, and starts a backend that serves them."""
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 from app.core.config import Settings
-from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, ShuttingDown
+from app.core.errors import ModelLoadFailed, ModelUnavailable, ShuttingDown
 from app.core.model_folder import weight_bytes
-from app.engine.ipc.launcher import WorkerLauncher
 from app.models.hub.client import Hub, Weights
-from app.models.hub.progress import Report
+from app.models.hub.progress import ReportProgress
+from app.models.lifecycle.background import BackgroundTasks
+from app.models.lifecycle.engines import EngineStarter, worker_spec
 from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.evictor import Evictor
+from app.models.lifecycle.load import Load, LoadMonitor
 from app.models.lifecycle.registry import ModelRegistry
-from app.models.lifecycle.state import Load, ModelState, ServedModel, start_worker, worker_spec
+from app.models.lifecycle.served_model import ServedModel
+from app.models.lifecycle.state import ModelState
 from app.models.schemas import LoadProgress
 
 logger = logging.getLogger(__name__)
 
-_DRAIN_POLL_S = 0.02
-
 
 class ModelLoader:
-    """One worker process for each loaded model. `current` is the model that leaves last."""
+    """A model has at most one load at a time, which all that wait for the model share. `close` must be
+    awaited."""
 
     def __init__(
         self,
         settings: Settings,
         hub: Hub,
-        entries: ModelRegistry,
-        residency: EvictionPolicy,
-        current: Callable[[], ModelState | None],
-        launcher: WorkerLauncher,
+        registry: ModelRegistry,
+        policy: EvictionPolicy,
+        evictor: Evictor,
+        engines: EngineStarter,
+        background: BackgroundTasks,
     ) -> None:
         self._settings = settings
         self._hub = hub
-        self._entries = entries
-        self._residency = residency
-        self._current = current
-        self._launcher = launcher
-        self._start_lock = asyncio.Lock()  # one model is loaded into memory at a time
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._unloads: set[asyncio.Task[None]] = set()
+        self._registry = registry
+        self._policy = policy
+        self._evictor = evictor
+        self._engines = engines
+        self._background = background
+        self._start_lock = asyncio.Lock()  # one model at a time is loaded into memory
+        self._loads: set[Load] = set()
         self._is_closing = False
 
-    def start(self) -> None:
-        """Prepares for fast starts of workers, in the background."""
-        self._launcher.start()
-
     async def close(self) -> None:
-        """Ends every load and every worker; open requests end with ShuttingDown."""
+        """Cancels every load and waits until they have ended. Later loads raise ShuttingDown."""
         self._is_closing = True
-        for task in self._tasks:
-            task.cancel()
-        loads = [entry.load.cancel() for entry in self._entries.all() if entry.load is not None]
-        await asyncio.gather(*loads, *self._tasks, return_exceptions=True)
-        await asyncio.gather(*map(self.unload, self._entries.all()))
-        await asyncio.gather(*self._unloads)
-        self._launcher.close()
+        for load in self._loads:
+            load.cancel()
+        await asyncio.gather(*(load.wait_closed() for load in self._loads))
 
-    def spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def load(self, state: ModelState) -> Load:
+        """The load in progress, or a new one.
 
-    def is_serving(self, entry: ModelState) -> bool:
-        """Whether the model is loaded and its backend can serve."""
-        return entry.loaded is not None and entry.loaded.backend.failure is None
-
-    def load(self, entry: ModelState) -> Load:
-        """The load in progress, or a new one."""
+        Raises:
+            ShuttingDown.
+        """
         if self._is_closing:
             raise ShuttingDown("The server is shutting down.")
-        old = entry.load
-        if old is not None and not old.is_done and not old.is_abandoned:
-            return old
-        entry.load = Load(entry.profile, lambda report: self._run_load(entry, report, old))
-        return entry.load
+        load = state.load
+        if load is None or load.is_done or load.is_cancelled:
+            monitor = LoadMonitor(state.name)
+            task = asyncio.create_task(self._run(state, monitor.report))
+            load = state.load = Load(task, monitor)
+            self._loads = {load, *(other for other in self._loads if not other.is_done)}
+        return load
 
-    def begin(self, entry: ModelState) -> None:
-        """A load that goes on whoever leaves."""
-        self.load(entry)
-        self.spawn(self.load_quietly(entry))
+    def start_background_load(self, state: ModelState) -> Load:
+        """Starts or joins a load that is not cancelled when its waiters leave.
 
-    async def load_quietly(self, entry: ModelState) -> None:
-        """Loads; a failure stays in `entry.error` for whoever asks."""
-        with suppress(DomainError):
-            await self.load(entry).result()
+        Raises:
+            ShuttingDown.
+        """
+        load = self.load(state)
+        load.is_kept = True
+        return load
 
     @contextmanager
-    def held(self, entry: ModelState) -> Iterator[None]:
-        """Keeps the model from leaving."""
-        entry.leases += 1
+    def pin(self, state: ModelState) -> Iterator[None]:
+        """Keeps the model from being unloaded while this is open."""
+        state.pins += 1
         try:
             yield
         finally:
-            entry.leases -= 1
-            entry.last_used = time.monotonic()
-            self.trim_soon()
+            state.pins -= 1
+            state.last_used = self._policy.clock()
+            self._evictor.trim()
 
-    async def loading(self, entry: ModelState) -> AsyncGenerator[LoadProgress | ServedModel, None]:
-        """Progress, and at the end the model, which is kept from leaving until this is closed."""
-        with self.held(entry):
-            if entry.loaded is not None and self.is_serving(entry):
-                yield replace(entry.loaded, load_time_s=0.0)
+    async def loading(self, state: ModelState) -> AsyncGenerator[LoadProgress | ServedModel, None]:
+        """Yields progress, then the model, which stays loaded until this is closed. A load that nothing else
+        waits for is cancelled if this is closed early.
+
+        Raises:
+            ModelUnavailable.
+        """
+        with self.pin(state):
+            if state.loaded is not None and state.is_serving:
+                yield replace(state.loaded, load_time_s=0.0)
                 return
-            load = self.load(entry)
+            load = self.load(state)
             async with aclosing(load.events()) as progress:
                 async for event in progress:
                     yield event
             yield await load.result()
 
-    async def _run_load(self, entry: ModelState, report: Report, old: Load | None) -> ServedModel:
-        """The work of a Load, begun once the `old` one has really ended."""
+    async def unload(self, state: ModelState) -> None:
+        """Cancels the model's load or takes the model out of service at once, then waits until its worker has
+        ended."""
+        load = state.load
+        if load is not None:
+            load.cancel()
+        state.error = None
+        await self._evictor.unload(state)
+        if load is not None:
+            await load.wait_closed()
+
+    async def _run(self, state: ModelState, report: ReportProgress) -> ServedModel:
         began = time.monotonic()
         try:
-            if old is not None:
-                await old.cancel()
-            await self.unload(entry)
-            weights = await self._hub.fetch(entry.profile, report)
+            await self._evictor.unload(state)  # a worker that has ended or is stuck
+            weights = await self._hub.fetch(state.profile, report)
             async with self._start_lock:
-                loaded = await self._start(entry, weights, report, began)
+                loaded = await self._start(state, weights, report, began)
         except ModelUnavailable as error:
-            logger.warning("model not loaded: model=%s code=%s", entry.profile.name, error.code)
-            entry.error = error
+            logger.warning("model not loaded: model=%s code=%s", state.name, error.code)
+            state.error = error
             raise
-        except Exception as error:  # the task's root: whoever waits is told, and the log has the traceback
-            logger.exception("model not loaded: model=%s", entry.profile.name)
-            entry.error = ModelLoadFailed(f"{entry.profile.name} could not be loaded.", hint="See the log.")
-            raise entry.error from error
-        entry.loaded, entry.error, entry.last_used = loaded, None, time.monotonic()
-        is_alone = loaded.backend.info.draft is None  # what a draft takes is not the model's need
-        entry.measured_bytes = loaded.backend.stats.memory_bytes if is_alone else None
-        if weights.source.takes_pickle:
-            self.spawn(self._hub.forget_pickle(weights.source))
-        logger.info(
-            "model loaded: model=%s from=%s s=%.1f bytes=%d",
-            entry.profile.name,
-            loaded.model_id,
-            loaded.load_time_s,
-            loaded.backend.stats.memory_bytes,
-        )
+        except Exception as error:  # the task's root: waiters get the error, the log has the traceback
+            logger.exception("model not loaded: model=%s", state.name)
+            state.error = ModelLoadFailed(f"{state.name} could not be loaded.", hint="See the log.")
+            raise state.error from error
+        self._finish(state, loaded)
         return loaded
 
-    async def _start(self, entry: ModelState, weights: Weights, report: Report, began: float) -> ServedModel:
-        await self._make_room(entry, weights, report)
+    def _finish(self, state: ModelState, loaded: ServedModel) -> None:
+        memory_bytes = loaded.backend.stats.memory_bytes
+        state.loaded, state.error, state.last_used = loaded, None, self._policy.clock()
+        has_draft = loaded.backend.info.draft is not None  # its memory is not counted as the model's
+        state.measured_bytes = None if has_draft else memory_bytes
+        if loaded.source.takes_pickle:
+            self._background.spawn(self._hub.forget_pickle(loaded.source))
+        logger.info(
+            "model loaded: model=%s from=%s s=%.1f bytes=%d",
+            state.name,
+            loaded.model_id,
+            loaded.load_time_s,
+            memory_bytes,
+        )
+
+    async def _start(
+        self, state: ModelState, weights: Weights, report: ReportProgress, began: float
+    ) -> ServedModel:
         source = weights.source
+        await self._evictor.make_room(state, self._policy.needed_bytes(state, weights.path), report)
         spec = worker_spec(
             self._settings,
-            entry.profile,
+            state.profile,
             weights,
-            draft=self._draft_for(entry, weights),
+            draft=self._draft_for(state, weights),
             converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
-            low_priority=any(other.loaded for other in self._entries.all()),
+            low_priority=any(other.loaded for other in self._registry.all()),
         )
-        backend = await start_worker(spec, self._launcher, self._settings, report)
+        backend = await self._engines.start(spec, report)
         report("ready", 1.0)
-        return ServedModel(entry.profile, source, backend, time.monotonic() - began)
+        return ServedModel(state.profile, source, backend, time.monotonic() - began)
 
-    def _draft_for(self, entry: ModelState, weights: Weights) -> Weights | None:
-        """The model that may guess for this one: if it lies on the disk, and nobody must leave for it."""
-        if entry.profile.draft is None:
+    def _draft_for(self, state: ModelState, weights: Weights) -> Weights | None:
+        """The model's draft model, if it is on the disk and fits without an eviction."""
+        if state.profile.draft is None:
             return None
-        draft = self._entries.find(entry.profile.draft)
-        found = self._hub.find(draft.profile)
-        if found is None:
+        draft = self._hub.find(self._registry.find(state.profile.draft).profile)
+        if draft is None:
             return None
-        residency = self._residency
-        room = residency.room_bytes(self._entries.all())
-        needed = residency.needed_bytes(entry, weights.path) + weight_bytes(found.path)
-        return found if room is None or needed <= room else None
-
-    async def unload(self, entry: ModelState) -> None:
-        """Ends the entry's worker; goes on to its end also if this is cancelled."""
-        loaded, entry.loaded = entry.loaded, None
-        if loaded is not None:
-            unload = asyncio.create_task(loaded.backend.close())
-            self._unloads.add(unload)
-            unload.add_done_callback(self._unloads.discard)
-            await asyncio.shield(unload)
-            logger.info("model unloaded: model=%s", entry.profile.name)
-
-    async def _make_room(self, entry: ModelState, weights: Weights, report: Report) -> None:
-        """Unloads whoever may leave until the newcomer fits. Raises ModelTooLarge where it cannot."""
-        residency = self._residency
-        while (surplus := residency.next_to_leave(self._entries.all(), self._current(), 1)) is not None:
-            await self.unload(surplus)
-        needed = residency.needed_bytes(entry, weights.path)
-        while (room := residency.room_bytes(self._entries.all())) is not None and room < needed:
-            leaving = residency.eviction_candidate(self._entries.all(), self._current())
-            if leaving is None and entry is self._current():
-                leaving = await self._drained(needed, report)
-            if leaving is None:
-                break
-            await self.unload(leaving)
-        residency.check(entry, needed, self._entries.all())
-
-    async def _drained(self, needed_bytes: int, report: Report) -> ModelState | None:
-        """A model whose room would do, once what it is at has ended; None where there is none, or it goes on
-        for longer than a request may."""
-        entries = self._entries.all()
-        in_use = (e for e in entries if self._residency.fits_instead(needed_bytes, e, entries))
-        entry = next(in_use, None)
-        if entry is None:
-            return None
-        report("drain", 0.0)
-        deadline = time.monotonic() + self._settings.request_timeout
-        while not entry.is_idle and time.monotonic() < deadline:
-            await asyncio.sleep(_DRAIN_POLL_S)
-        report("drain", 1.0)
-        return entry if entry.is_idle else None
-
-    def trim_soon(self) -> None:
-        """Unloads, in its own time, what is more than may be."""
-        surplus = self._residency.next_to_leave(self._entries.all(), self._current())
-        if surplus is not None and not self._is_closing:
-            self.spawn(self._trim())
-
-    async def _trim(self) -> None:
-        while (surplus := self._residency.next_to_leave(self._entries.all(), self._current())) is not None:
-            await self.unload(surplus)  # one by one: it takes a while, and much may change meanwhile
+        room = self._policy.room_bytes(self._registry.all())
+        needed = self._policy.needed_bytes(state, weights.path) + weight_bytes(draft.path)
+        return draft if room is None or needed <= room else None

@@ -1,4 +1,7 @@
-"""Owns the models that can be asked for: the catalogue's and, where it is allowed, any other by its name."""
+"""Holds the state of every known model, and which one is current.
+
+Known are the models of the catalogue and, if the settings allow it, any other that was asked for by name.
+"""
 
 import re
 from collections.abc import Mapping
@@ -8,42 +11,46 @@ from app.core.catalogue import ModelProfile, Source, find_profile
 from app.models.lifecycle.state import ModelState
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_MOST_OTHERS = 32  # models beyond the catalogue that are remembered at once
-_WINDOW = 8192  # tokens, of a model that nobody described; less where its own is smaller
+_MAX_OTHERS = 32  # remembered models beyond the catalogue's
+_CONTEXT_LENGTH = 8192  # tokens, of a model without a description; less if its own window is smaller
 
 
 class ModelRegistry:
+    """`current` answers requests that name no model; `note` tells a person why it is the current one."""
+
     def __init__(self, catalogue: Mapping[str, ModelProfile], allows_any: bool) -> None:
+        self.current: ModelState | None = None
+        self.note: str | None = None
         self._catalogue = catalogue
         self._allows_any = allows_any
-        self._entries = {name: ModelState(profile) for name, profile in catalogue.items()}
+        self._states = {name: ModelState(profile) for name, profile in catalogue.items()}
 
     def find(self, name: str) -> ModelState:
         """
         Raises:
-            ModelNotFound: with the nearest names.
+            ModelNotFound: its hint has the nearest names.
         """
-        if name not in self._entries and self._allows_any and (profile := _any_profile(name)) is not None:
+        if name not in self._states and self._allows_any and (profile := _undescribed(name)) is not None:
             self._forget_unused()
-            self._entries[name] = ModelState(profile)
-        return self._entries.get(name) or self._entries[find_profile(self._catalogue, name).name]
+            self._states[name] = ModelState(profile)
+        return self._states.get(name) or self._states[find_profile(self._catalogue, name).name]
 
     def all(self) -> list[ModelState]:
-        return list(self._entries.values())
+        return list(self._states.values())
 
     def _forget_unused(self) -> None:
-        others = [name for name in self._entries if name not in self._catalogue]
-        unused = [name for name in others if self._is_unused(self._entries[name])]
-        for name in unused[: max(0, len(others) + 1 - _MOST_OTHERS)]:
-            del self._entries[name]
+        others = [name for name in self._states if name not in self._catalogue]
+        unused = [name for name in others if self._is_unused(self._states[name])]
+        for name in unused[: max(0, len(others) + 1 - _MAX_OTHERS)]:
+            del self._states[name]
 
-    @staticmethod
-    def _is_unused(entry: ModelState) -> bool:
-        return entry.is_idle and entry.loaded is None and entry.progress is None
+    def _is_unused(self, state: ModelState) -> bool:
+        is_loaded = state.loaded is not None or state.progress is not None
+        return state.is_idle and not is_loaded and state is not self.current
 
 
-def _any_profile(name: str) -> ModelProfile | None:
-    """What is known of a repository or a folder that no catalogue describes: nothing but its name."""
+def _undescribed(name: str) -> ModelProfile | None:
+    """The profile of a repository or folder that no catalogue describes; None if the name is neither."""
     is_folder = name.startswith(("/", "./", "../", "~"))
     if not is_folder and not _REPOSITORY.fullmatch(name):
         return None
@@ -51,9 +58,9 @@ def _any_profile(name: str) -> ModelProfile | None:
     return ModelProfile(
         name,
         name.rstrip("/").rpartition("/")[2],
-        "A folder of this machine" if is_folder else "A repository of the Hugging Face Hub",
+        "A folder on this machine" if is_folder else "A repository of the Hugging Face Hub",
         (Source(location),),
-        context_length=_WINDOW,
+        context_length=_CONTEXT_LENGTH,
         size_bytes=None,
         memory_bytes=None,
     )

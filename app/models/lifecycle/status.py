@@ -1,4 +1,4 @@
-"""Owns what the server says of its models: the list, one model's facts, and its health. Changes nothing."""
+"""Reports the list of models, the facts of one model, and the health of the server."""
 
 import time
 import uuid
@@ -6,7 +6,8 @@ from typing import Literal
 
 from app import __version__
 from app.models.conversation import now
-from app.models.lifecycle.state import ModelState, ServedModel
+from app.models.lifecycle.served_model import ServedModel
+from app.models.lifecycle.state import ModelState
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
     HealthResponse,
@@ -19,7 +20,7 @@ from app.models.schemas import (
 
 
 class ServerStatus:
-    """Reads the manager. `boot_id` tells one run of the server from the next."""
+    """Reads the manager and changes nothing. Each run of the server has its own `boot_id`."""
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models
@@ -28,64 +29,65 @@ class ServerStatus:
 
     def list_models(self) -> ModelListResponse:
         return ModelListResponse(
-            models=[self._entry(entry) for entry in self._models.entries()],
+            models=[self._entry(state) for state in self._models.states()],
             current_model=self._models.current_name,
         )
 
-    def _entry(self, entry: ModelState) -> ModelEntry:
-        profile = entry.profile
-        model_id, is_on_disk = self._models.served_from(entry)
+    def _entry(self, state: ModelState) -> ModelEntry:
+        profile = state.profile
+        model_id, is_on_disk = self._models.served_from(state)
         return ModelEntry(
             name=profile.name,
             display_name=profile.display_name,
-            status=self._state(entry),
-            is_current=entry is self._models.current,
+            status=self._status_of(state),
+            is_current=state is self._models.current,
             model_id=model_id,
             sources=[source.model_id for source in profile.sources],
             is_on_disk=is_on_disk,
             description=profile.description,
             context_length=profile.context_length
-            if entry.loaded is None
-            else entry.loaded.backend.info.context_length,
+            if state.loaded is None
+            else state.loaded.backend.info.context_length,
             size_bytes=profile.size_bytes,
-            memory_bytes=profile.memory_bytes if entry.measured_bytes is None else entry.measured_bytes,
+            memory_bytes=profile.memory_bytes if state.measured_bytes is None else state.measured_bytes,
             is_pinned=profile.is_pinned,
-            open_requests=0 if entry.loaded is None else entry.loaded.backend.stats.open_requests,
-            progress=entry.progress,
-            error=self._trouble(entry),
+            open_requests=0 if state.loaded is None else state.loaded.backend.stats.open_requests,
+            progress=state.progress,
+            error=self._failure(state),
         )
 
     def info(self, name: str | None = None) -> ModelInfoResponse:
-        """Facts of one model, the current one if none is named.
+        """Facts of the named model, or of the current one.
 
         Raises:
-            ModelNotFound: with the nearest names.
+            ModelNotFound, NoModelChosen.
         """
-        entry = self._models.entry(name)
-        facts = {} if entry.loaded is None else _facts(entry.loaded)
+        state = self._models.find(name)
+        facts = {} if state.loaded is None else _facts(state.loaded)
         return ModelInfoResponse(
-            model_name=entry.profile.name,
-            display_name=entry.profile.display_name,
-            loaded=self._state(entry) == "loaded",
-            status=self._state(entry),
-            error=self._trouble(entry),
-            **({"model_id": None, "context_length": entry.profile.context_length} | facts),
+            model_name=state.name,
+            display_name=state.profile.display_name,
+            loaded=self._status_of(state) == "loaded",
+            status=self._status_of(state),
+            error=self._failure(state),
+            **({"model_id": None, "context_length": state.profile.context_length} | facts),
         )
 
     def is_ready(self) -> bool:
-        """Whether a request would be answered: the current model's worker lives and gives signs of it.
+        """Whether a request would be answered: the current model can serve.
 
-        A model that was unloaded since, or a server that was started without one, waits for requests too.
+        True as well if the current model was unloaded or the server was started without one, because the
+        next request loads a model.
         """
         current = self._models.current
-        return current is None or self._models.is_serving(current) or current.state == "available"
+        return current is None or current.is_serving or current.status == "available"
 
     def health(self) -> HealthResponse:
         current = self._models.current
-        loads = [entry.progress for entry in self._models.entries() if entry.progress is not None]
+        loads = [state.progress for state in self._models.states() if state.progress is not None]
         running, waiting = self._models.open_requests()
         return HealthResponse(
-            status=self._status(),
+            status=self._server_status(),
             timestamp=now(),
             uptime=time.monotonic() - self._started,
             version=__version__,
@@ -98,33 +100,33 @@ class ServerStatus:
             queued_requests=waiting,
         )
 
-    def _health(self, entry: ModelState) -> ModelHealth:
+    def _health(self, state: ModelState) -> ModelHealth:
         return ModelHealth(
-            name=entry.profile.name,
-            status=self._state(entry),
-            model_id=entry.loaded.model_id if entry.loaded is not None else None,
-            progress=entry.progress,
-            error=self._trouble(entry),
+            name=state.name,
+            status=self._status_of(state),
+            model_id=state.loaded.model_id if state.loaded is not None else None,
+            progress=state.progress,
+            error=self._failure(state),
         )
 
-    def _status(self) -> Literal["ok", "loading", "unavailable"]:
+    def _server_status(self) -> Literal["ok", "loading", "unavailable"]:
         current = self._models.current
         if self.is_ready():
             return "ok"
         return "loading" if current is not None and current.progress is not None else "unavailable"
 
-    def _trouble(self, entry: ModelState) -> str | None:
-        """Why the model cannot serve, though it was loaded or asked for; None where nothing is wrong."""
-        if entry.error is not None:
-            return entry.error.message
-        failure = None if entry.loaded is None else entry.loaded.backend.failure
+    def _failure(self, state: ModelState) -> str | None:
+        """Why the model cannot serve although it was loaded or requested; None if it can."""
+        if state.error is not None:
+            return state.error.message
+        failure = None if state.loaded is None else state.loaded.backend.failure
         if failure is None:
             return None
-        return f"The worker of {entry.profile.name} {failure}; the next request starts it again."
+        return f"The worker of {state.name} {failure}; the next request starts it again."
 
-    def _state(self, entry: ModelState) -> LoadState:
-        """`failed` for a worker that lives but is stuck, too."""
-        return "failed" if entry.state == "loaded" and self._trouble(entry) else entry.state
+    def _status_of(self, state: ModelState) -> LoadState:
+        """`failed` also for a worker that is alive but stuck."""
+        return "failed" if state.status == "loaded" and self._failure(state) else state.status
 
 
 def _facts(loaded: ServedModel) -> dict[str, str | int | float | None]:

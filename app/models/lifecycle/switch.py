@@ -1,19 +1,19 @@
-"""Owns which model answers when a request names none, and the way from one to another.
-
-Without a gap where the memory holds both; one after the other where it does not.
-"""
+"""Changes the current model: without a gap if the memory holds both, otherwise one after the other."""
 
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext, suppress
 
 from app.core.catalogue import BUILTIN_NAME
-from app.core.errors import ModelTooLarge, ShuttingDown
+from app.core.errors import DomainError, ModelTooLarge, ShuttingDown
 from app.models.hub.client import Hub
+from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.evictor import Evictor
 from app.models.lifecycle.loader import ModelLoader
 from app.models.lifecycle.registry import ModelRegistry
-from app.models.lifecycle.state import ModelState, ServedModel
+from app.models.lifecycle.served_model import ServedModel
+from app.models.lifecycle.state import ModelState
 from app.models.schemas import LoadProgress, SwitchModelResponse
 
 logger = logging.getLogger(__name__)
@@ -22,51 +22,58 @@ LoadEvent = LoadProgress | SwitchModelResponse
 
 
 class ModelSwitch:
-    """`note` is what a person should know of the choice."""
+    """Sets `current` and `note` of the registry."""
 
     def __init__(
         self,
-        current: ModelState | None,
-        entries: ModelRegistry,
+        registry: ModelRegistry,
         hub: Hub,
-        residency: EvictionPolicy,
-        workers: ModelLoader,
+        policy: EvictionPolicy,
+        loader: ModelLoader,
+        evictor: Evictor,
+        background: BackgroundTasks,
     ) -> None:
-        self.current = current
-        self.note: str | None = None
-        self._entries = entries
+        self._registry = registry
         self._hub = hub
-        self._residency = residency
-        self._workers = workers
-        self._awaited_default: ModelState | None = None  # takes over from the built-in model once it can
+        self._policy = policy
+        self._loader = loader
+        self._evictor = evictor
+        self._background = background
+        self._pending_default: ModelState | None = None  # replaces the built-in model once loaded
 
     def start(self, *, is_chosen: bool) -> None:
-        """Begins to load and returns at once.
+        """Begins to load the current model and returns at once.
 
-        A model that was chosen is waited for. The default is not, when it is not on disk: the built-in model
-        answers while the default is fetched, and goes on if it cannot be had.
+        A default that was not chosen and is not on the disk is not waited for: the built-in model answers
+        while it is fetched, and continues to if that fails.
         """
-        default = self.current
+        default = self._registry.current
         if default is None:
-            self.note = "The server was started without a model: name one, or switch to one."
+            self._registry.note = "The server was started without a model: name one, or switch to one."
         elif is_chosen or self._hub.has_first_source(default.profile):
-            self._workers.begin(default)
+            self._loader.start_background_load(default)
         else:
-            self.current, self._awaited_default = self._entries.find(BUILTIN_NAME), default
-            self.note = f"{default.profile.name} is not on this machine yet; the built-in model answers."
-            self._workers.begin(self.current)
-            self._workers.spawn(self._replace_builtin(default))
+            builtin = self._registry.find(BUILTIN_NAME)
+            self._registry.current, self._pending_default = builtin, default
+            self._registry.note = f"{default.name} is not on this machine yet; the built-in model answers."
+            self._loader.start_background_load(builtin)
+            self._background.spawn(self._replace_builtin(builtin, default))
 
-    async def _replace_builtin(self, default: ModelState) -> None:
-        """The ordinary gapless switch, begun by the server itself; any other switch overrules it."""
-        assert self.current is not None
-        await self._workers.load_quietly(self.current)
-        with self._workers.held(default):
-            await self._workers.load_quietly(default)
-            if self._awaited_default is default and default.state == "loaded":
+    async def _replace_builtin(self, builtin: ModelState, default: ModelState) -> None:
+        """A gapless switch begun by the server itself. Any other switch overrules it."""
+        await self._wait_for(builtin)
+        with self._loader.pin(default):
+            await self._wait_for(default)
+            if self._pending_default is default and default.status == "loaded":
                 self._make_current(default)
-            elif self._awaited_default is default and default.error is not None:
-                self.note = f"The built-in model answers: {default.error.message}"
+            elif self._pending_default is default and default.error is not None:
+                self._registry.note = f"The built-in model answers: {default.error.message}"
+
+    async def _wait_for(self, state: ModelState) -> None:
+        """Waits for the model's load; its failure is kept in `state.error`."""
+        if not state.is_serving:
+            with suppress(DomainError):
+                await self._loader.start_background_load(state).result()
 
     async def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
         """Makes another model the current one. The old one serves until then; a failure changes nothing.
@@ -74,69 +81,69 @@ class ModelSwitch:
         Raises:
             ModelNotFound, ModelUnavailable.
         """
-        entry, old = self._entries.find(name), self.current
+        new, old = self._registry.find(name), self._registry.current
         try:
-            with nullcontext() if old is None else self._workers.held(old):
-                async with aclosing(self._taking_over(entry)) as events:
+            with nullcontext() if old is None else self._loader.pin(old):
+                async with aclosing(self._load_and_make_current(new)) as events:
                     async for event in events:
                         yield event
             return
         except ModelTooLarge:
-            if old is None or not self._fits_instead(entry, old):
+            if old is None or not self._fits_instead(new, old):
                 raise
-        async with aclosing(self._replacing(old, entry)) as events:
+        async with aclosing(self._replace(old, new)) as events:
             async for event in events:
                 yield event
 
-    async def _taking_over(self, entry: ModelState) -> AsyncGenerator[LoadEvent, None]:
-        async with aclosing(self._workers.loading(entry)) as events:
+    async def _load_and_make_current(self, new: ModelState) -> AsyncGenerator[LoadEvent, None]:
+        async with aclosing(self._loader.loading(new)) as events:
             async for event in events:
                 if isinstance(event, ServedModel):
-                    self._make_current(entry)
-                    yield done(event, f"Successfully switched to {entry.profile.name}")
+                    self._make_current(new)
+                    yield done(event, f"Successfully switched to {new.name}")
                 else:
                     yield event
 
-    def _fits_instead(self, entry: ModelState, old: ModelState) -> bool:
-        weights = self._hub.find(entry.profile)
-        if weights is None or entry is old:
+    def _fits_instead(self, new: ModelState, old: ModelState) -> bool:
+        weights = self._hub.find(new.profile)
+        if weights is None or new is old:
             return False
-        needed = self._residency.needed_bytes(entry, weights.path)
-        return self._residency.fits_instead(needed, old, self._entries.all())
+        needed = self._policy.needed_bytes(new, weights.path)
+        return self._policy.fits_instead(needed, old, self._registry.all())
 
-    async def _replacing(self, old: ModelState, entry: ModelState) -> AsyncGenerator[LoadEvent, None]:
-        """Without memory for both: who asks from now on waits for the new model, while the old one ends what
-        it is at and leaves. It comes back if the new one cannot be had."""
-        note = f"not enough memory for both: {old.profile.name} is unloaded first"
-        self._make_current(entry)
-        self.note = f"Switching to {entry.profile.name}; {note}."
+    async def _replace(self, old: ModelState, new: ModelState) -> AsyncGenerator[LoadEvent, None]:
+        """Switches without memory for both: requests from now on wait for the new model, while the old one
+        finishes its own and is unloaded. It comes back if the new one fails to load."""
+        note = f"not enough memory for both: {old.name} is unloaded first"
+        self._make_current(new)
+        self._registry.note = f"Switching to {new.name}; {note}."
         try:
-            async with aclosing(self._taking_over(entry)) as events:
+            async with aclosing(self._load_and_make_current(new)) as events:
                 async for event in events:
                     is_progress = isinstance(event, LoadProgress)
                     yield event.model_copy(update={"note": note}) if is_progress else event
         finally:
-            if self.current is entry and entry.loaded is None:
-                self._roll_back(old, entry)
+            if self._registry.current is new and new.loaded is None:
+                self._roll_back(old, new)
 
-    def _roll_back(self, old: ModelState, entry: ModelState) -> None:
+    def _roll_back(self, old: ModelState, new: ModelState) -> None:
         self._make_current(old)
-        self.note = f"{entry.profile.name} could not be loaded; {old.profile.name} goes on."
+        self._registry.note = f"{new.name} could not be loaded; {old.name} goes on."
         with suppress(ShuttingDown):
-            if not self._workers.is_serving(old):
-                self._workers.begin(old)
+            if not old.is_serving:
+                self._loader.start_background_load(old)
 
-    def _make_current(self, entry: ModelState) -> None:
-        was = None if self.current is None else self.current.profile.name
-        logger.info("current model: %s (was %s)", entry.profile.name, was)
-        self.current, self.note, self._awaited_default = entry, None, None
-        self._workers.trim_soon()
+    def _make_current(self, state: ModelState) -> None:
+        before = self._registry.current
+        logger.info("current model: %s (was %s)", state.name, None if before is None else before.name)
+        self._registry.current, self._registry.note, self._pending_default = state, None, None
+        self._evictor.trim()
 
 
-def done(loaded: ServedModel, message: str) -> SwitchModelResponse:
+def done(model: ServedModel, message: str) -> SwitchModelResponse:
     return SwitchModelResponse(
         message=message,
-        model_name=loaded.profile.name,
-        model_id=loaded.model_id,
-        load_time=loaded.load_time_s,
+        model_name=model.profile.name,
+        model_id=model.model_id,
+        load_time=model.load_time_s,
     )

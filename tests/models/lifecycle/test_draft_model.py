@@ -36,16 +36,16 @@ def test_draft_is_used_where_it_can_be(
     folders = {**tiny_folders, "builtin": BUILTIN_PATH, "missing": tmp_path / "missing"}
     catalogue = {name: profile(name, folder) for name, folder in folders.items()}
     catalogue["tiny-a"] = replace(catalogue["tiny-a"], draft=draft)
-    residency = EvictionPolicy.of(settings)
-    alone = residency.needed_bytes(ModelState(catalogue["tiny-a"]), folders["tiny-a"])
+    policy = EvictionPolicy.from_settings(settings)
+    alone = policy.needed_bytes(ModelState(catalogue["tiny-a"]), folders["tiny-a"])
     limit = alone + weight_bytes(folders["tiny-b"]) - 1 if is_short else 10**12
     with asyncio.Runner() as runner:
-        models = ModelManager(settings, catalogue, Hub(tmp_path), replace(residency, limit_bytes=limit))
+        models = ModelManager(settings, catalogue, Hub(tmp_path), replace(policy, limit_bytes=limit))
         try:
             runner.run(asyncio_timeout(collect(models.load("tiny-a"))))
-            (entry,) = (entry for entry in models.entries() if entry.loaded is not None)
-            assert entry.loaded is not None
-            assert entry.loaded.backend.info.draft == (str(folders[draft]) if guesses else None)
-            assert (entry.measured_bytes is None) == guesses  # else a reload would count the draft twice
+            state = models.find("tiny-a")
+            assert state.loaded is not None
+            assert state.loaded.backend.info.draft == (str(folders[draft]) if guesses else None)
+            assert (state.measured_bytes is None) == guesses  # else a reload would count the draft twice
         finally:
             runner.run(models.close())

@@ -13,21 +13,23 @@ from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.engine.backend import BackendStats
 from app.models.lifecycle.eviction import EvictionPolicy
-from app.models.lifecycle.state import ModelState, ServedModel
+from app.models.lifecycle.served_model import ServedModel
+from app.models.lifecycle.state import ModelState
 from tests.models.stand_in import INFO, StandInBackend
 
 GB = 1_000_000_000
 
 
-def entry(name: str, last_used: float, gigabytes: int = 1, **fields: Any) -> ModelState:
+def state(name: str, last_used: float, gigabytes: int = 1, **fields: Any) -> ModelState:
     profile = replace(CATALOGUE["gpt2"], name=name, is_pinned=fields.pop("is_pinned", False))
     info = msgspec.structs.replace(INFO, card_bytes=fields.pop("card_bytes", None))
     stats = BackendStats(fields.pop("open_requests", 0), gigabytes * GB)
     loaded = ServedModel(profile, profile.sources[0], StandInBackend(info, stats), 1.0)
-    return ModelState(profile, **({"loaded": loaded, "last_used": last_used} | fields))
+    given: dict[str, Any] = {"loaded": loaded, "last_used": last_used} | fields
+    return ModelState(profile, **given)
 
 
-def residency(**fields: Any) -> EvictionPolicy:
+def policy(**fields: Any) -> EvictionPolicy:
     given = {
         "max_loaded": 2,
         "limit_bytes": None,
@@ -39,80 +41,80 @@ def residency(**fields: Any) -> EvictionPolicy:
 
 
 def test_the_least_recently_used_leaves_and_the_current_one_last() -> None:
-    current, old, new = entry("current", 0), entry("old", 1), entry("new", 2)
-    rules = residency()
-    assert rules.next_to_leave([current, old, new], current) is old
-    assert rules.next_to_leave([current, new], current) is None
-    assert rules.next_to_leave([current, new], current, incoming=1) is new
-    assert rules.eviction_candidate([current], current) is current
+    current, old, new = state("current", 0), state("old", 1), state("new", 2)
+    limits = policy()
+    assert limits.surplus_candidate([current, old, new], current) is old
+    assert limits.surplus_candidate([current, new], current) is None
+    assert limits.surplus_candidate([current, new], current, incoming=1) is new
+    assert limits.eviction_candidate([current], current) is current
 
 
-@pytest.mark.parametrize("why", [{"leases": 1}, {"open_requests": 1}, {"is_pinned": True}])
+@pytest.mark.parametrize("why", [{"pins": 1}, {"open_requests": 1}, {"is_pinned": True}])
 def test_a_model_in_use_or_pinned_never_leaves(why: dict[str, Any]) -> None:
-    rules = residency(max_loaded=1, idle_timeout_s=1, clock=lambda: 1000.0)
-    kept = entry("kept", 0, **why)
-    assert rules.next_to_leave([kept, entry("a", 5, leases=1)], None) is None
-    assert rules.eviction_candidate([kept], None) is None
-    assert rules.idle_candidate([kept]) is None
+    limits = policy(max_loaded=1, idle_timeout_s=1, clock=lambda: 1000.0)
+    kept = state("kept", 0, **why)
+    assert limits.surplus_candidate([kept, state("a", 5, pins=1)], None) is None
+    assert limits.eviction_candidate([kept], None) is None
+    assert limits.idle_candidate([kept]) is None
 
 
 def test_idleness_has_a_limit() -> None:
     now = [100.0]
-    rules = residency(idle_timeout_s=60, clock=lambda: now[0])
-    first, second = entry("first", 50), entry("second", 90)
-    assert rules.idle_candidate([second, first]) is None
+    limits = policy(idle_timeout_s=60, clock=lambda: now[0])
+    first, second = state("first", 50), state("second", 90)
+    assert limits.idle_candidate([second, first]) is None
     now[0] = 110
-    assert rules.idle_candidate([second, first]) is first
-    assert residency(clock=lambda: 1e9).idle_candidate([first]) is None
+    assert limits.idle_candidate([second, first]) is first
+    assert policy(clock=lambda: 1e9).idle_candidate([first]) is None
 
 
 def test_room_is_what_the_limit_leaves_or_what_is_free() -> None:
-    loaded = [entry("a", 0, 2), entry("b", 0, 1)]
-    assert residency(limit_bytes=5 * GB).room_bytes(loaded) == 2 * GB
-    assert residency(available=lambda: 100 * GB).room_bytes(loaded) == 95 * GB
-    assert residency(is_on_host=False).room_bytes(loaded) is None
-    assert residency(is_on_host=False, limit_bytes=5 * GB).room_bytes(loaded) == 2 * GB
+    loaded = [state("a", 0, 2), state("b", 0, 1)]
+    assert policy(limit_bytes=5 * GB).room_bytes(loaded) == 2 * GB
+    assert policy(available=lambda: 100 * GB).room_bytes(loaded) == 95 * GB
+    assert policy(is_on_host=False).room_bytes(loaded) is None
+    assert policy(is_on_host=False, limit_bytes=5 * GB).room_bytes(loaded) == 2 * GB
 
 
 def test_room_on_a_card_is_known_from_its_first_worker_on() -> None:
-    rules = residency(is_on_host=False)
-    on_card = entry("a", 0, 20, card_bytes=100 * GB)
-    assert rules.room_bytes([]) is None
-    assert rules.room_bytes([on_card, entry("b", 0, 30, card_bytes=100 * GB)]) == 45 * GB
-    rules.check(entry("small", 0), 70 * GB, [on_card])
+    limits = policy(is_on_host=False)
+    on_card = state("a", 0, 20, card_bytes=100 * GB)
+    assert limits.room_bytes([]) is None
+    assert limits.room_bytes([on_card, state("b", 0, 30, card_bytes=100 * GB)]) == 45 * GB
+    limits.check(state("small", 0), 70 * GB, [on_card])
     with pytest.raises(ModelTooLarge, match="needs about 80"):
-        rules.check(entry("large", 0), 80 * GB, [on_card])
+        limits.check(state("large", 0), 80 * GB, [on_card])
 
 
 def test_what_would_fit_if_a_model_left() -> None:
-    used, pinned = entry("used", 0, 2, leases=1), entry("pinned", 0, 9, is_pinned=True)
-    rules = residency(limit_bytes=12 * GB)
-    assert rules.fits_instead(3 * GB, used, [used, pinned])
-    assert not rules.fits_instead(4 * GB, used, [used, pinned])
-    assert not rules.fits_instead(1 * GB, pinned, [used, pinned])
-    assert not rules.fits_instead(1 * GB, entry("gone", 0, loaded=None), [used, pinned])
+    used, pinned = state("used", 0, 2, pins=1), state("pinned", 0, 9, is_pinned=True)
+    limits = policy(limit_bytes=12 * GB)
+    assert limits.fits_instead(3 * GB, used, [used, pinned])
+    assert not limits.fits_instead(4 * GB, used, [used, pinned])
+    assert not limits.fits_instead(1 * GB, pinned, [used, pinned])
+    assert not limits.fits_instead(1 * GB, state("gone", 0, loaded=None), [used, pinned])
 
 
 def test_need_is_computed_from_the_files_and_then_measured(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
     incoming = ModelState(CATALOGUE["gpt2"])
-    overhead = residency().needed_bytes(incoming, tmp_path) - 1000
+    overhead = policy().needed_bytes(incoming, tmp_path) - 1000
     assert overhead > 100_000_000
-    assert residency(is_float32=True).needed_bytes(incoming, tmp_path) == overhead + 2000
+    assert policy(is_float32=True).needed_bytes(incoming, tmp_path) == overhead + 2000
     incoming.measured_bytes = 5
-    assert residency().needed_bytes(incoming, tmp_path) == 5
+    assert policy().needed_bytes(incoming, tmp_path) == 5
 
 
 def test_a_model_that_cannot_fit_is_told_with_what_it_needs_and_what_there_is() -> None:
-    rules = residency(limit_bytes=4 * GB)
-    rules.check(ModelState(CATALOGUE["gpt2"]), 3 * GB, [entry("a", 0)])
+    limits = policy(limit_bytes=4 * GB)
+    limits.check(ModelState(CATALOGUE["gpt2"]), 3 * GB, [state("a", 0)])
     with pytest.raises(ModelTooLarge, match=r"gpt2 needs about 3.50 GB of memory; 3.00 GB are free"):
-        rules.check(ModelState(CATALOGUE["gpt2"]), 3_500_000_000, [entry("a", 0)])
+        limits.check(ModelState(CATALOGUE["gpt2"]), 3_500_000_000, [state("a", 0)])
 
 
 def test_settings_say_the_rules() -> None:
     settings = Settings(memory_gb=1.5, model_idle_timeout=60, device="cuda", dtype="float32", _env_file=None)
-    rules = EvictionPolicy.of(settings)
-    assert (rules.limit_bytes, rules.idle_timeout_s) == (1_500_000_000, 60)
-    assert (rules.is_on_host, rules.is_float32, rules.max_loaded) == (False, True, 2)
+    limits = EvictionPolicy.from_settings(settings)
+    assert (limits.limit_bytes, limits.idle_timeout_s) == (1_500_000_000, 60)
+    assert (limits.is_on_host, limits.is_float32, limits.max_loaded) == (False, True, 2)

@@ -34,7 +34,7 @@ class Machine:
         return self.total - self.used()
 
     def used(self) -> int:
-        return sum(entry.loaded.backend.stats.memory_bytes for entry in self.models.entries() if entry.loaded)
+        return sum(state.loaded.backend.stats.memory_bytes for state in self.models.states() if state.loaded)
 
     def have_free(self, count: int) -> None:
         self.total = self.used() + count
@@ -52,7 +52,7 @@ class Loads:
 
     @property
     def loaded(self) -> list[str]:
-        return [entry.profile.name for entry in self.models.entries() if entry.loaded is not None]
+        return [state.name for state in self.models.states() if state.loaded is not None]
 
 
 async def third_model(loads: Loads) -> None:
@@ -110,12 +110,12 @@ async def failed_replacement(loads: Loads) -> None:
 async def hopeless_replacement(loads: Loads) -> None:
     """What does not fit in the old model's place either leaves it alone."""
     await loads.load("tiny-a", ENOUGH)
-    pid = pid_of(loads.models.entry("tiny-a").loaded)
-    loads.models.entry("tiny-b").measured_bytes = 2 * ENOUGH
+    pid = pid_of(loads.models.find("tiny-a").loaded)
+    loads.models.find("tiny-b").measured_bytes = 2 * ENOUGH
     loads.machine.have_free(TOO_LITTLE)
     with pytest.raises(ModelTooLarge):
         await collect(loads.models.switch("tiny-b"))
-    assert pid_of(loads.models.entry("tiny-a").loaded) == pid
+    assert pid_of(loads.models.find("tiny-a").loaded) == pid
 
 
 @pytest.mark.parametrize("story", [third_model, replacement, failed_replacement, hopeless_replacement])
@@ -130,9 +130,9 @@ def test_memory_is_shared(
     folders = tiny_folders | {"damaged": damaged}
     catalogue = {name: profile(name, folder) for name, folder in folders.items()}
     machine = Machine()
-    residency = replace(EvictionPolicy.of(settings), max_loaded=9, available=machine.available)
+    policy = replace(EvictionPolicy.from_settings(settings), max_loaded=9, available=machine.available)
     with asyncio.Runner() as runner:
-        machine.models = models = ModelManager(settings, catalogue, Hub(tmp_path), residency)
+        machine.models = models = ModelManager(settings, catalogue, Hub(tmp_path), policy)
         chats = chats_of(settings, models)
         try:
             runner.run(asyncio_timeout(story(Loads(models, machine, chats))))

@@ -11,9 +11,9 @@ from app.models.lifecycle.registry import ModelRegistry
 def test_any_model_is_found_where_it_is_allowed(name: str) -> None:
     with pytest.raises(ModelNotFound):
         ModelRegistry(CATALOGUE, allows_any=False).find(name)
-    entries = ModelRegistry(CATALOGUE, allows_any=True)
-    found = entries.find(name)
-    assert entries.find(name) is found
+    registry = ModelRegistry(CATALOGUE, allows_any=True)
+    found = registry.find(name)
+    assert registry.find(name) is found
     assert found.profile.name == name
     assert found.profile.sources[0].is_local == (not name.startswith("Qwen"))
     if name == "./folder":
@@ -27,10 +27,10 @@ def test_what_is_no_name_of_a_repository_is_not_found(name: str) -> None:
 
 
 def test_unused_others_are_forgotten_in_time() -> None:
-    entries = ModelRegistry(CATALOGUE, allows_any=True)
-    used = entries.find("used/one")
-    used.leases = 1
+    registry = ModelRegistry(CATALOGUE, allows_any=True)
+    used = registry.find("used/one")
+    used.pins = 1
     for number in range(200):
-        entries.find(f"owner/model-{number}")
-    assert len(entries.all()) <= len(CATALOGUE) + 32
-    assert entries.find("used/one") is used
+        registry.find(f"owner/model-{number}")
+    assert len(registry.all()) <= len(CATALOGUE) + 32
+    assert registry.find("used/one") is used

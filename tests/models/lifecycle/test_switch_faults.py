@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from app.core.catalogue import Source
@@ -58,7 +58,7 @@ class Scene:
                         break
                     do()
                     is_done = True
-        while self.world.models.entry("next").state == "loading":
+        while self.world.models.find("next").status == "loading":
             await asyncio.sleep(0.01)
         return is_over
 
@@ -89,7 +89,7 @@ def scene(
 
 
 def kill_newcomer(scene: Scene) -> None:
-    loaded = scene.world.models.entry("tiny-a").loaded
+    loaded = scene.world.models.find("tiny-a").loaded
     assert loaded is not None
     for child in psutil.Process().children(recursive=True):
         if child.pid != pid_of(loaded) and child.name() == "llm-worker":
@@ -166,7 +166,7 @@ FEW = (
 def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene) -> None:
     world = scene.world
     before = world.chat("hello").response
-    pid = pid_of(world.models.entry("tiny-a").loaded)
+    pid = pid_of(world.models.find("tiny-a").loaded)
     for name in list(FAULTS) * ROUNDS or FEW:
         scene.reset()
         if world.run(FAULTS[name](scene)):  # a stage of a tiny model may be over before the fault comes
@@ -175,7 +175,7 @@ def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene) -> No
             world.run(world.models.unload("next"))
         assert world.models.current_name == "tiny-a", name
         assert world.chat("hello").response == before, name
-    assert pid_of(world.models.entry("tiny-a").loaded) == pid
+    assert pid_of(world.models.find("tiny-a").loaded) == pid
     scene.reset()
     assert world.run(scene.switch())
     assert world.chat("hello").model_name == "next"

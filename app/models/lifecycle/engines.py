@@ -1,0 +1,89 @@
+"""Starts the engine that serves a model: a worker process on this machine."""
+
+from typing import Protocol
+
+from app.core.catalogue import ModelProfile
+from app.core.config import Settings
+from app.engine.backend import EngineBackend
+from app.engine.ipc.client import WorkerClient
+from app.engine.ipc.launcher import WorkerLauncher
+from app.engine.ipc.messages import Progress, WorkerSpec
+from app.models.hub.client import Weights
+from app.models.hub.progress import ReportProgress
+
+
+class EngineStarter(Protocol):
+    """Starts the backends of all models. `close` must be called, after the last backend was closed."""
+
+    def prepare(self) -> None:
+        """Begins whatever makes later starts fast, and returns at once."""
+
+    def close(self) -> None: ...
+
+    async def start(self, spec: WorkerSpec, report: ReportProgress) -> EngineBackend:
+        """A backend that is ready to serve what `spec` describes; reports its stages meanwhile.
+
+        Raises:
+            ModelUnavailable: the model cannot be served.
+        """
+
+
+class WorkerStarter:
+    """Starts one worker process for each model."""
+
+    def __init__(self, settings: Settings, launcher: WorkerLauncher | None = None) -> None:
+        self._launcher = WorkerLauncher(settings.fork_server) if launcher is None else launcher
+        self._max_requests = settings.max_active_requests + settings.max_queued_requests
+        self._silence_limit_s = settings.worker_timeout
+
+    def prepare(self) -> None:
+        self._launcher.start()
+
+    def close(self) -> None:
+        self._launcher.close()
+
+    async def start(self, spec: WorkerSpec, report: ReportProgress) -> EngineBackend:
+        def progress(event: Progress) -> None:
+            report(event.stage, event.fraction)
+
+        return await WorkerClient.start(
+            spec,
+            self._launcher,
+            report=progress,
+            max_requests=self._max_requests,
+            silence_limit_s=self._silence_limit_s,
+        )
+
+
+def worker_spec(
+    settings: Settings,
+    profile: ModelProfile,
+    weights: Weights,
+    *,
+    draft: Weights | None,
+    converts_to: str | None,
+    low_priority: bool,
+) -> WorkerSpec:
+    """What a worker needs to know to serve these weights, with `draft` as its draft model if there is one.
+
+    `converts_to` is the folder for the safetensors made from a pickle. With `low_priority` the load lets
+    other models keep answering.
+    """
+    return WorkerSpec(
+        model_path=str(weights.path),
+        model_name=profile.name,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        threads=settings.threads,
+        context_length=profile.context_length,
+        max_active_requests=settings.max_active_requests,
+        kv_cache_bytes=settings.kv_cache_bytes,
+        chat_template=weights.source.chat_template,
+        stop=weights.source.stop,
+        draft_path=None if draft is None else str(draft.path),
+        draft_name=None if draft is None else draft.source.model_id,
+        log_level=settings.log_level,
+        converts_to=converts_to,
+        low_priority=low_priority,
+    )
