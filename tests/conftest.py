@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from app.engine.ipc.launcher import ForkServer
 from tests.server import RunningServer, running_server
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def shared_fork_server() -> Iterator[Path]:
+    """The socket of a fork server for all tests of the session, so that torch is imported only once."""
+    server = ForkServer()
+    yield server.path
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +42,15 @@ def cache_with_tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, cache_with_tiny_gpt2: Path) -> Iterator[RunningServer]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, cache_with_tiny_gpt2: Path, shared_fork_server: Path
+) -> Iterator[RunningServer]:
     """A server that many tests share. A test that switches its model switches back to `builtin`."""
-    settings = {"LLM_MODEL_NAME": "builtin", "LLM_MODEL_CACHE_DIR": str(cache_with_tiny_gpt2)}
+    settings = {
+        "LLM_MODEL_NAME": "builtin",
+        "LLM_MODEL_CACHE_DIR": str(cache_with_tiny_gpt2),
+        "LLM_FORK_SERVER": str(shared_fork_server),
+    }
     with running_server(tmp_path_factory.mktemp("server"), **settings) as running:
         running.wait_until_ready()
         yield running

@@ -40,14 +40,20 @@ def tiny(name: str, architecture: str, folder: Path) -> ModelProfile:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory, shared_fork_server: Path) -> Iterator[str]:
     """A server whose catalogue has two tiny models with names of the real catalogue."""
     folder = tmp_path_factory.mktemp("models")
     catalogue = {
         "builtin": tiny("builtin", "llama", folder / "a"),
         "gpt2": tiny("gpt2", "gpt2", folder / "b"),
     }
-    settings = Settings(model_name="builtin", dtype="float32", threads=1, _env_file=None)
+    settings = Settings(
+        model_name="builtin",
+        dtype="float32",
+        threads=1,
+        fork_server=shared_fork_server,
+        _env_file=None,
+    )
 
     def build(settings: Settings) -> Services:
         return build_services(settings, catalogue)

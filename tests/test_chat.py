@@ -172,10 +172,11 @@ def test_standalone_test_needs_no_server(tmp_path: Path) -> None:
     assert "tokens/s" in done.stdout
 
 
-def test_uvicorn_serves_it_as_the_readme_says(tmp_path: Path) -> None:
+def test_uvicorn_serves_it_as_the_readme_says(tmp_path: Path, shared_fork_server: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "app.main:app", "--reload", "--port", str(port)]
-    environment = os.environ | {"LLM_MODEL_NAME": "builtin", "PYTHONPATH": str(ROOT)}
+    settings = {"LLM_MODEL_NAME": "builtin", "LLM_FORK_SERVER": str(shared_fork_server)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
         wait_until_answering(process, f"http://127.0.0.1:{port}")
         with closing(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)) as http:

@@ -43,19 +43,25 @@ def hub() -> Iterator[StandInHub]:
         yield standin
 
 
-def serve(hub: StandInHub, folder: Path, **settings: str | None) -> AbstractContextManager[RunningServer]:
-    """Runs a server that uses the stand-in Hub. A setting of None is left at its default."""
-    folder.joinpath("models.toml").write_text(MODELS)
-    given = {
+@pytest.fixture(scope="module")
+def environment(hub: StandInHub, shared_fork_server: Path) -> dict[str, str]:
+    """The environment of a server that uses the stand-in Hub."""
+    return {
         "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(folder / "home"),
+        "HF_HOME": "home",
         "LLM_MODEL_NAME": "none",
         "LLM_MODELS_FILE": "models.toml",
         "LLM_ALLOW_ANY_MODEL": "true",
         "LLM_DTYPE": "float32",
         "LLM_THREADS": "1",
+        "LLM_FORK_SERVER": str(shared_fork_server),
     }
-    return running_server(folder, **{name: value for name, value in (given | settings).items() if value})
+
+
+def serve(folder: Path, environment: dict[str, str]) -> AbstractContextManager[RunningServer]:
+    """Runs a server in the folder, with a models file."""
+    folder.joinpath("models.toml").write_text(MODELS)
+    return running_server(folder, **environment)
 
 
 def models_by_name(server: RunningServer) -> dict[str, Any]:  # Any: JSON documents
@@ -76,9 +82,11 @@ def refusal(server: RunningServer, name: str) -> tuple[int, dict[str, Any]]:  # 
     return reply.status_code, reply.json()["error"]
 
 
-def test_a_request_downloads_its_model_and_reports_progress(hub: StandInHub, tmp_path: Path) -> None:
+def test_a_request_downloads_its_model_and_reports_progress(
+    hub: StandInHub, environment: dict[str, str], tmp_path: Path
+) -> None:
     hub.mishaps["model.safetensors"] = Mishap("trickle", times=1)
-    with serve(hub, tmp_path, LLM_HF_TOKEN=TOKEN) as server:
+    with serve(tmp_path, environment | {"LLM_HF_TOKEN": TOKEN}) as server:
         assert server.get("/api/v1/health")["current_model"] is None
         assert server.http.get("/health/ready").status_code == 200
         reply = server.http.post("/api/v1/chat", json={"message": "hello"})
@@ -110,9 +118,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenless(hub: StandInHub, folder: Path) -> Iterator[RunningServer]:
+def tokenless(environment: dict[str, str], folder: Path) -> Iterator[RunningServer]:
     """A server without a Hugging Face token, which may load any repository and any folder."""
-    with serve(hub, folder) as running:
+    with serve(folder, environment) as running:
         yield running
 
 
@@ -158,10 +166,14 @@ def test_any_repository_and_any_folder_can_be_served_if_allowed(
 
 
 def test_a_chosen_model_that_cannot_be_downloaded_is_reported_and_not_replaced(
-    hub: StandInHub, tmp_path: Path
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
-    settings = {"LLM_MODEL_NAME": "llama3-1b", "LLM_ALLOW_ANY_MODEL": "false"}
-    with serve(hub, tmp_path, HF_ENDPOINT=UNREACHABLE, **settings) as server:
+    environment = environment | {
+        "HF_ENDPOINT": UNREACHABLE,
+        "LLM_MODEL_NAME": "llama3-1b",
+        "LLM_ALLOW_ANY_MODEL": "false",
+    }
+    with serve(tmp_path, environment) as server:
         reply = server.http.post("/api/v1/chat", json={"message": "hello"})
         assert reply.status_code == 503
         error = reply.json()["error"]
@@ -173,8 +185,12 @@ def test_a_chosen_model_that_cannot_be_downloaded_is_reported_and_not_replaced(
         assert refusal(server, QWEN)[0] == refusal(server, "./mine")[0] == 404
 
 
-def test_builtin_model_replaces_a_default_that_cannot_be_downloaded(hub: StandInHub, tmp_path: Path) -> None:
-    with serve(hub, tmp_path, HF_ENDPOINT=UNREACHABLE, LLM_MODEL_NAME=None) as server:
+def test_builtin_model_replaces_a_default_that_cannot_be_downloaded(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment = environment | {"HF_ENDPOINT": UNREACHABLE}
+    del environment["LLM_MODEL_NAME"]
+    with serve(tmp_path, environment) as server:
         server.wait_until_ready()
         reply = server.chat("What is the capital of France?")
         assert (reply["model_name"], reply["model_id"]) == ("builtin", "builtin")

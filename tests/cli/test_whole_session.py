@@ -14,9 +14,14 @@ NEAREST = "Did you mean llama3-1b, llama3-3b, smollm2-1.7b"
 START_TIMEOUT_S = 90.0  # for a server to load its model
 
 
-def test_session_survives_the_death_of_its_server(cache_with_tiny_gpt2: Path) -> None:
+def test_session_survives_the_death_of_its_server(
+    cache_with_tiny_gpt2: Path, shared_fork_server: Path
+) -> None:
     environ = client_environ(
-        LLM_PORT=str(free_port()), LLM_MODEL_NAME="builtin", LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2)
+        LLM_PORT=str(free_port()),
+        LLM_MODEL_NAME="builtin",
+        LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2),
+        LLM_FORK_SERVER=str(shared_fork_server),
     )
     with PseudoTerminal(CLIENT, environ, columns=100) as terminal:
         terminal.wait_for("No server is running")

@@ -119,7 +119,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def settings() -> Settings:
+def settings(shared_fork_server: Path) -> Settings:
     return Settings(
         model_name="tiny-a",
         dtype="float32",
@@ -129,6 +129,7 @@ def settings() -> Settings:
         max_conversation_length=3,
         max_conversation_bytes=2_000,
         request_timeout=60,
+        fork_server=shared_fork_server,
         _env_file=None,
     )
 

@@ -38,7 +38,9 @@ SESSION = (  # a line to type, and text that then appears
 )
 
 
-def test_every_command_on_a_real_server(cache_with_tiny_gpt2: Path, tmp_path: Path) -> None:
+def test_every_command_on_a_real_server(
+    cache_with_tiny_gpt2: Path, shared_fork_server: Path, tmp_path: Path
+) -> None:
     typed = {line.split()[0].removeprefix("/") for line, _ in SESSION if line.startswith("/")}
     assert typed | {"clear", "quit"} == {command.name for command in COMMANDS}
     editor = tmp_path / "editor"
@@ -49,6 +51,7 @@ def test_every_command_on_a_real_server(cache_with_tiny_gpt2: Path, tmp_path: Pa
         LLM_PORT=str(free_port()),
         LLM_MODEL_NAME="builtin",
         LLM_MODEL_CACHE_DIR=str(cache_with_tiny_gpt2),
+        LLM_FORK_SERVER=str(shared_fork_server),
         EDITOR=str(editor),
         VISUAL=str(editor),
     )
