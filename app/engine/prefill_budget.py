@@ -1,33 +1,30 @@
-"""Owns how much prefill may join a step, so that a long prompt does not silence those who are talking.
+"""Limits how much prefill shares a step with decodes, so that a long prompt does not stall other replies."""
 
-Learns from the steps' own durations what a decode and a further row cost. Knows no torch, no requests.
-"""
-
-_STRETCH = 2.5  # times a decode that a step may take with prefill beside it
-_LEAST = 16  # rows; less would let the prompt wait for longer than it spares the others
-_NEWEST = 0.2  # weight of the newest step in the averages
+_MAX_SLOWDOWN = 2.5  # duration of a step with prefill, in plain decode steps
+_MIN_ROWS = 16  # fewer would delay the prompt by more than the other replies gain
+_NEWEST_WEIGHT = 0.2  # of the newest step in the averages
 
 
 class PrefillBudget:
-    """Averages over the steps so far, in seconds."""
+    """Learns from the durations of steps what a decode and a further row cost, as moving averages."""
 
     def __init__(self) -> None:
         self._decode_s: float | None = None
         self._row_s: float | None = None
 
     def learn(self, seconds: float, prefill_rows: int) -> None:
-        """A step took `seconds` and had this many rows beside its decodes."""
+        """A step took `seconds` and computed `prefill_rows` in addition to its decodes."""
         if prefill_rows == 0:
             self._decode_s = _average(self._decode_s, seconds)
-        elif prefill_rows >= _LEAST:
+        elif prefill_rows >= _MIN_ROWS:
             self._row_s = _average(self._row_s, max(seconds - (self._decode_s or 0.0), 0.0) / prefill_rows)
 
-    def prefill_rows(self, most: int) -> int:
-        """How many rows of prefill may share a step with decodes, `most` at the most."""
+    def prefill_rows(self, limit: int) -> int:
+        """Returns how many rows of prefill may share a step with decodes, at most `limit`."""
         if not self._decode_s or not self._row_s:
-            return most
-        return max(_LEAST, min(most, int((_STRETCH - 1) * self._decode_s / self._row_s)))
+            return limit
+        return max(_MIN_ROWS, min(limit, int((_MAX_SLOWDOWN - 1) * self._decode_s / self._row_s)))
 
 
 def _average(old: float | None, new: float) -> float:
-    return new if old is None else (1 - _NEWEST) * old + _NEWEST * new
+    return new if old is None else (1 - _NEWEST_WEIGHT) * old + _NEWEST_WEIGHT * new

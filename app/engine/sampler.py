@@ -1,6 +1,6 @@
-"""Owns the choice of the next tokens: one pass over all rows of a step, each with its own parameters.
+"""Samples the next token of every row of a step, each with its own parameters, in a few torch calls.
 
-A row's draw depends on its logits and its own noise alone, never on what shares the batch.
+A row's token depends only on its logits and its own random numbers, never on the rest of the batch.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from app.core.sampling import BOUNDS
 from app.engine.device import on_device
 from app.engine.ipc.messages import SamplingParams
 
-_COLDEST = 1e-5  # below it, float32 quotients overflow and the draw is the greedy one anyway
-_ALMOST_ONE = 1 - 2**-22  # the greatest noise whose product with a float32 sum stays below that sum
+_MIN_TEMPERATURE = 1e-5  # below it, float32 quotients overflow; the draw is already greedy here
+_MAX_NOISE = 1 - 2**-22  # the greatest number whose product with a float32 sum stays below that sum
 _CANDIDATES = 1024  # most likely tokens looked at before sorting a whole vocabulary
 
 
 def check(params: SamplingParams) -> None:
-    """Raises InvalidRequest, naming the field, for a number outside its range; NaN is outside of each."""
+    """Raises InvalidRequest, which names the field, if a number is outside its range. NaN always is."""
     for name, bounds in BOUNDS.items():
         value = getattr(params, name)
         if value is not None and value not in bounds:
@@ -31,11 +31,11 @@ def check(params: SamplingParams) -> None:
 
 @dataclass(slots=True, eq=False)
 class Penalties:
-    """What a request has said so far, counted as it goes; vectors over the vocabulary."""
+    """The tokens of one request so far, as vectors over the vocabulary."""
 
     params: SamplingParams
-    seen: Tensor  # bool: in prompt or reply
-    counts: Tensor  # float32: times in the reply
+    seen: Tensor  # bool: whether in the prompt or reply
+    counts: Tensor  # float32: how often in the reply
 
     @classmethod
     def start(
@@ -50,7 +50,7 @@ class Penalties:
         self.counts[token] += 1
 
     def apply(self, logits: Tensor) -> None:
-        """In place on one row: first the repetition penalty, as transformers has it, then OpenAI's two."""
+        """Penalise one row in place: first repetition as transformers does, then OpenAI's two penalties."""
         factor = self.params.repetition_penalty
         if factor != 1:
             penalised = torch.where(logits > 0, logits / factor, logits * factor)
@@ -60,7 +60,7 @@ class Penalties:
 
 
 class RequestSampler:
-    """One request's way to choose: parameters, noise and, where asked for, penalties."""
+    """One request's sampling parameters, random numbers and, if it has any, penalties."""
 
     def __init__(self, params: SamplingParams, prompt_ids: list[int]) -> None:
         self.params = params
@@ -82,7 +82,7 @@ class RequestSampler:
         return (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1, 0, 0)
 
     def penalise(self, logits: Tensor) -> None:
-        """In place on the request's row of float32 logits."""
+        """Penalise the request's row of float32 logits in place."""
         if self._penalties is None:
             self._penalties = Penalties.start(self.params, self._prompt_ids, len(logits), logits.device)
         self._penalties.apply(logits)
@@ -92,12 +92,12 @@ class RequestSampler:
             self._penalties.count(token)
 
     def uniform(self) -> float:
-        """The next number in [0, 1) of this request's own stream; one per token drawn."""
+        """Returns the next number in [0, 1) of this request's own generator. Each token drawn takes one."""
         return self._noise.random()
 
 
 def sample(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int]:
-    """The next token of each row of `logits` `[rows, vocabulary]`."""
+    """Returns the next token of each row of `logits` `[rows, vocabulary]`."""
     if all(sampler.is_greedy and not sampler.penalises for sampler in samplers):
         tokens: list[int] = logits.argmax(-1).tolist()
         return tokens
@@ -120,17 +120,19 @@ def sample_and_verify(
     is sampled as it would be without drafts, so they change neither the distribution nor a seed's draws.
     """
     first_rows = list(accumulate((1 + len(draft) for draft in drafts[:-1]), initial=0))
-    chosen: list[list[int]] = [[] for _ in samplers]
-    undecided = list(range(len(samplers)))
+    sampled: list[list[int]] = [[] for _ in samplers]
+    verifying = list(range(len(samplers)))
     for depth in count():
-        rows = [first_rows[index] + depth for index in undecided]
+        rows = [first_rows[index] + depth for index in verifying]
         own = logits if len(rows) == len(logits) else logits.index_select(0, on_device(rows, logits.device))
-        tokens = sample(own, [samplers[index] for index in undecided])
-        for index, token in zip(undecided, tokens, strict=True):
-            chosen[index].append(token)
-        undecided = [index for index in undecided if drafts[index][depth : depth + 1] == (chosen[index][-1],)]
-        if not undecided:
-            return chosen
+        tokens = sample(own, [samplers[index] for index in verifying])
+        for index, token in zip(verifying, tokens, strict=True):
+            sampled[index].append(token)
+        verifying = [
+            index for index in verifying if drafts[index][depth : depth + 1] == (sampled[index][-1],)
+        ]
+        if not verifying:
+            return sampled
     raise AssertionError("unreachable")
 
 
@@ -140,81 +142,82 @@ def _sample_rows(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int
     for draw, truncates in ((_draw, False), (_draw_truncated, True)):
         rows = [row for row in drawing if samplers[row].truncates is truncates]
         if rows:
-            own, places = [samplers[row] for row in rows], on_device(rows, logits.device)
-            tokens.index_copy_(0, places, draw(_apply_temperature(logits.index_select(0, places), own), own))
-    chosen: list[int] = tokens.tolist()
-    return chosen
+            own, indices = [samplers[row] for row in rows], on_device(rows, logits.device)
+            scaled = _apply_temperature(logits.index_select(0, indices), own)
+            tokens.index_copy_(0, indices, draw(scaled, own))
+    sampled: list[int] = tokens.tolist()
+    return sampled
 
 
 def _apply_temperature(logits: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
-    """Logits over temperature, the greatest of each row 0, so that their exponentials never overflow."""
-    temperature = _column([max(sampler.params.temperature, _COLDEST) for sampler in samplers], logits)
+    """Returns logits divided by temperature, each row's maximum at 0 so that no exponential overflows."""
+    temperature = _column([max(sampler.params.temperature, _MIN_TEMPERATURE) for sampler in samplers], logits)
     return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
-def _draw(heated: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
-    return _pick(heated.exp(), samplers).squeeze(1)
+def _draw(scaled: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
+    return _pick(scaled.exp(), samplers).squeeze(1)
 
 
-def _draw_truncated(heated: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
-    """top_k, then top_p and min_p over what it left; candidates are in order of likelihood, then of id.
+def _draw_truncated(scaled: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
+    """Apply top_k, then top_p and min_p to what it left. Candidates are ordered by likelihood, then by id.
 
-    However many of them are looked at, they are the first of one same order: in 16 bits many logits are
-    equal, and how wide the view is depends on the other rows.
+    In 16 bits many logits are equal, and the number of candidates depends on the other rows of the batch.
+    So they must always be the first of the same order.
     """
-    heated = heated.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # NaN has no place in an order
-    mass = heated.exp().sum(-1, keepdim=True)
-    width = min(max([_CANDIDATES, *(sampler.params.top_k for sampler in samplers)]), heated.shape[1])
-    values, tokens = _likeliest(heated, width)
+    scaled = scaled.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # NaN cannot be ordered
+    mass = scaled.exp().sum(-1, keepdim=True)
+    width = min(max([_CANDIDATES, *(sampler.params.top_k for sampler in samplers)]), scaled.shape[1])
+    values, tokens = _likeliest(scaled, width)
     weights, is_enough = _truncate(values.exp(), mass, samplers)
-    if width < heated.shape[1] and not bool(is_enough.all()):
-        values, tokens = heated.sort(descending=True, stable=True)
+    if width < scaled.shape[1] and not bool(is_enough.all()):
+        values, tokens = scaled.sort(descending=True, stable=True)
         weights, _ = _truncate(values.exp(), mass, samplers)
     return tokens.gather(1, _pick(weights, samplers)).squeeze(1)
 
 
-def _likeliest(heated: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The first `width` values of each row and their ids, as a stable descending sort orders them.
+def _likeliest(scaled: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Returns the first `width` values of each row and their ids, in the order of a stable descending sort.
 
-    `topk` alone orders equal values, and chooses among those at the cut, by an inner working of its own.
+    `topk` alone does not define the order of equal values, nor which of them it takes at the cut.
     """
-    values = heated.topk(width).values
+    values = scaled.topk(width).values
     cut = values[:, -1:]
-    tied = heated == cut
+    tied = scaled == cut
     room = (values == cut).sum(-1, keepdim=True)
-    chosen = (heated > cut) | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
-    tokens = chosen.nonzero()[:, 1].view(-1, width)  # ids ascending
-    values, order = heated.gather(1, tokens).sort(descending=True, stable=True)
+    is_taken = (scaled > cut) | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
+    tokens = is_taken.nonzero()[:, 1].view(-1, width)  # ids ascending
+    values, order = scaled.gather(1, tokens).sort(descending=True, stable=True)
     return values, tokens.gather(1, order)
 
 
 def _truncate(weights: Tensor, mass: Tensor, samplers: Sequence[RequestSampler]) -> tuple[Tensor, Tensor]:
-    """Zeroes what each row's parameters exclude; and says per row whether a wider view would add nothing.
+    """Returns the weights with excluded tokens at zero, and per row whether these candidates were enough.
 
-    `mass` is the sum over the whole vocabulary. The most likely token always stays.
+    `mass` is the sum of weights over the whole vocabulary. The most likely token always stays.
     """
     params = [sampler.params for sampler in samplers]
     top_k = _column([param.top_k if param.top_k > 0 else weights.shape[1] for param in params], weights)
     has_top_k = _column([float(param.top_k > 0) for param in params], weights) > 0
     weights = weights * (torch.arange(weights.shape[1], device=weights.device) < top_k)
-    through = weights.cumsum(-1)
+    cumulative = weights.cumsum(-1)
     limit = _column([param.top_p for param in params], weights) * torch.where(
-        has_top_k, through[:, -1:], mass
+        has_top_k, cumulative[:, -1:], mass
     )
     least = _column([param.min_p for param in params], weights)
-    keep = ((through - weights < limit) | (limit >= mass)) & (weights >= least)
+    keep = ((cumulative - weights < limit) | (limit >= mass)) & (weights >= least)
     keep[:, 0] = True
-    is_enough = has_top_k | (through[:, -1:] >= limit) | (weights[:, -1:] < least)
+    is_enough = has_top_k | (cumulative[:, -1:] >= limit) | (weights[:, -1:] < least)
     return weights * keep, is_enough
 
 
 def _pick(weights: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
-    """Column index `[rows, 1]` drawn in proportion to the weights, from one uniform number per row."""
-    through = weights.cumsum(-1)
-    noise = _column([min(sampler.uniform(), _ALMOST_ONE) for sampler in samplers], weights)
-    target = noise * through[:, -1:]
-    # The first column whose sum exceeds the target: a column of weight zero never is.
-    return torch.searchsorted(through, target, right=True).clamp_(max=weights.shape[1] - 1)
+    """Returns a column index `[rows, 1]`, drawn in proportion to the weights with one number per row."""
+    cumulative = weights.cumsum(-1)
+    noise = _column([min(sampler.uniform(), _MAX_NOISE) for sampler in samplers], weights)
+    target = noise * cumulative[:, -1:]
+    # The first column whose cumulative sum exceeds the target, so never one of weight zero.
+    return torch.searchsorted(cumulative, target, right=True).clamp_(max=weights.shape[1] - 1)
 
 
 def _column(numbers: Sequence[float], like: Tensor) -> Tensor:

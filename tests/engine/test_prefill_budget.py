@@ -1,22 +1,22 @@
-"""Prefill beside decodes takes what keeps a step within a few times a decode."""
+"""Prefill that shares a step with decodes keeps the step within a few times a plain decode."""
 
 from app.engine.prefill_budget import PrefillBudget
 
 
-def test_prefill_is_unbounded_until_something_is_known() -> None:
+def test_prefill_rows_are_unlimited_until_steps_were_measured() -> None:
     assert PrefillBudget().prefill_rows(512) == 512
 
 
-def test_prefill_fits_into_a_stretched_step() -> None:
-    pace = PrefillBudget()
+def test_prefill_rows_fit_into_a_slower_step() -> None:
+    budget = PrefillBudget()
     for _ in range(20):
-        pace.learn(0.1, 0)
-        pace.learn(0.1 + 0.512, 512)
-    rows = pace.prefill_rows(512)
+        budget.learn(0.1, 0)
+        budget.learn(0.1 + 0.512, 512)
+    rows = budget.prefill_rows(512)
     assert 0.2 < 0.1 + rows * 0.001 < 0.3
 
 
-def test_prefill_never_starves_nor_exceeds_the_budget() -> None:
+def test_prefill_rows_stay_between_the_minimum_and_the_limit() -> None:
     slow, fast = PrefillBudget(), PrefillBudget()
     slow.learn(0.001, 0)
     slow.learn(9.0, 64)

@@ -43,23 +43,25 @@ def expected(params: SamplingParams, logits: Tensor) -> Tensor:
         steps.append(TopPLogitsWarper(params.top_p))
     if params.min_p:
         steps.append(MinPLogitsWarper(params.min_p))
-    return steps(torch.zeros(1, 1, dtype=torch.long), logits).softmax(-1)[0]
+    no_ids = torch.zeros(1, 1, dtype=torch.long)
+    scores: Tensor = steps(no_ids, logits)  # type: ignore[arg-type]  # transformers asks for legacy types
+    return scores.softmax(-1)[0]
 
 
 @pytest.mark.parametrize("params", SHAPES)
-def test_choose_draws_the_reference_distribution(params: SamplingParams) -> None:
+def test_sample_draws_the_reference_distribution(params: SamplingParams) -> None:
     logits, draws = some_logits(), 20_000
     samplers = [RequestSampler(replace(params, seed=seed), [0]) for seed in range(draws)]
     counts = torch.bincount(torch.tensor(sample(logits.expand(draws, -1), samplers)), minlength=VOCABULARY)
     wanted = expected(params, logits)
     assert not counts[wanted == 0].any()
-    relative_error = (counts / draws - wanted).abs()
-    assert (relative_error <= 5 * (wanted * (1 - wanted) / draws).sqrt() + 1e-9).all()
+    deviation = (counts / draws - wanted).abs()
+    assert (deviation <= 5 * (wanted * (1 - wanted) / draws).sqrt() + 1e-9).all()
 
 
-def test_choose_row_is_independent_of_its_batch() -> None:
+def test_sample_row_is_independent_of_its_batch() -> None:
     logits = some_logits(6)
-    params = [SamplingParams(**_fields(shape), seed=7) for shape in SHAPES]
+    params = [replace(shape, seed=7) for shape in SHAPES]
     together = [
         sample(logits, samplers) for samplers in [[RequestSampler(p, [0]) for p in params]] for _ in range(20)
     ]
@@ -69,8 +71,8 @@ def test_choose_row_is_independent_of_its_batch() -> None:
         assert alone == [tokens[row] for tokens in together]
 
 
-def test_choose_wide_vocabulary_sorts_only_when_it_must() -> None:
-    """A flat distribution does not fit the candidates that are looked at first; the result is still exact."""
+def test_sample_wide_vocabulary_sorts_only_when_it_must() -> None:
+    """A flat distribution needs more than the first candidates; the result is still exact."""
     logits = some_logits(1, 5000) * 0.01
     params = SamplingParams(temperature=1.0, top_p=0.9)
     sampler, kept = RequestSampler(params, [0]), expected(params, logits) > 0
@@ -78,13 +80,16 @@ def test_choose_wide_vocabulary_sorts_only_when_it_must() -> None:
     assert all(kept[sample(logits, [sampler])[0]] for _ in range(300))
 
 
-@pytest.mark.parametrize("neighbour", [{"top_p": 0.999}, {"top_k": 5000}, {"top_k": 1500, "top_p": 0.99}])
-def test_choose_tied_logits_are_ordered_by_id_whatever_shares_the_batch(neighbour: dict[str, float]) -> None:
-    """In 16 bits many logits are equal; which of them a number falls on must not depend on neighbours."""
+@pytest.mark.parametrize(
+    "neighbour",
+    [SamplingParams(top_p=0.999), SamplingParams(top_k=5000), SamplingParams(top_k=1500, top_p=0.99)],
+)
+def test_sample_tied_logits_are_ordered_by_id_whatever_shares_the_batch(neighbour: SamplingParams) -> None:
+    """In 16 bits many logits are equal; which of them is drawn must not depend on the other rows."""
     logits = some_logits(2, 20_000).bfloat16()
     params = [
         SamplingParams(temperature=1.0, top_k=40, seed=5),
-        SamplingParams(temperature=1.0, **neighbour, seed=6),
+        replace(neighbour, temperature=1.0, seed=6),
     ]
     together = [RequestSampler(param, [0]) for param in params]
     alone = RequestSampler(params[0], [0])
@@ -93,13 +98,13 @@ def test_choose_tied_logits_are_ordered_by_id_whatever_shares_the_batch(neighbou
 
 
 @pytest.mark.parametrize("top_k", [3, 1500])
-def test_choose_ties_at_the_cut_go_to_the_lowest_ids(top_k: int) -> None:
+def test_sample_ties_at_the_cut_go_to_the_lowest_ids(top_k: int) -> None:
     sampler = RequestSampler(SamplingParams(temperature=1.0, top_k=top_k, seed=1), [0])
     drawn = {sample(torch.zeros(1, 6000, dtype=torch.bfloat16), [sampler])[0] for _ in range(300)}
     assert max(drawn) < top_k
 
 
-def test_choose_row_without_numbers_does_not_fail_its_batch() -> None:
+def test_sample_row_of_nan_does_not_fail_its_batch() -> None:
     logits = some_logits(2, 5000)
     logits[0] = math.nan
     samplers = [RequestSampler(SamplingParams(top_p=0.5, seed=1), [0]) for _ in range(2)]
@@ -108,13 +113,13 @@ def test_choose_row_without_numbers_does_not_fail_its_batch() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-8, 1e-3])
-def test_choose_tiny_temperature_is_greedy(temperature: float) -> None:
+def test_sample_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = some_logits(4) * 100
     samplers = [RequestSampler(SamplingParams(temperature=temperature, top_p=0.9), [0]) for _ in range(4)]
     assert sample(logits, samplers) == logits.argmax(-1).tolist()
 
 
-def test_choose_repetition_penalty_equals_transformers() -> None:
+def test_sample_repetition_penalty_equals_transformers() -> None:
     prompt, logits = [3, 5, 9], some_logits()
     sampler = RequestSampler(SamplingParams(temperature=0, repetition_penalty=1.7), prompt)
     ids = list(prompt)
@@ -124,18 +129,18 @@ def test_choose_repetition_penalty_equals_transformers() -> None:
         assert ids[-1] == int(reference.argmax())
 
 
-def test_choose_presence_and_frequency_penalties_are_openais() -> None:
+def test_sample_presence_and_frequency_penalties_are_openais() -> None:
     logits = some_logits()
     params = SamplingParams(temperature=0, presence_penalty=0.3, frequency_penalty=0.2)
-    sampler, said = RequestSampler(params, [int(logits.argmax())]), torch.zeros(VOCABULARY)
+    sampler, counts = RequestSampler(params, [int(logits.argmax())]), torch.zeros(VOCABULARY)
     for _ in range(40):
-        wanted = logits - 0.2 * said - 0.3 * (said > 0)
+        wanted = logits - 0.2 * counts - 0.3 * (counts > 0)
         token = sample(logits, [sampler])[0]
         assert token == int(wanted.argmax())
-        said[token] += 1
+        counts[token] += 1
 
 
-def test_choose_leaves_the_logits_as_they_were() -> None:
+def test_sample_leaves_the_logits_as_they_were() -> None:
     logits = some_logits()
     before = logits.clone()
     sample(logits, [RequestSampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=1.0), [1, 2])])
@@ -146,8 +151,4 @@ def test_choose_leaves_the_logits_as_they_were() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -3.0])
 def test_check_names_the_field_out_of_range(field: str, value: float) -> None:
     with pytest.raises(InvalidRequest, match=field):
-        check(SamplingParams(**{field: value}))
-
-
-def _fields(params: SamplingParams) -> dict[str, float]:
-    return {name: getattr(params, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        check(replace(SamplingParams(), **{field: value}))
