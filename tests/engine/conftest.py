@@ -14,7 +14,7 @@ ARCHITECTURES = ("gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3")
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Passes of tiny models are too short to share, and threads that wait starve on a busy machine."""
+    """Passes of tiny models are too short for several threads, which starve each other on a busy machine."""
     torch.set_num_threads(1)
 
 
@@ -25,7 +25,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], TinyModel]:
-    """The tiny model of an architecture by its name."""
+    """Returns the tiny model of an architecture by its name."""
 
     @cache
     def build(name: str) -> TinyModel:
@@ -36,7 +36,7 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], TinyModel]
 
 @pytest.fixture(params=ARCHITECTURES)
 def tiny(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
-    """Each architecture in turn."""
+    """The tiny model of each architecture in turn."""
     return tiny_model(request.param)
 
 

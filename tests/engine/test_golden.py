@@ -1,4 +1,4 @@
-"""Greedy output equals model.generate(do_sample=False), token for token, whatever happens around it."""
+"""Greedy output equals model.generate(do_sample=False), token for token, in any mix of requests."""
 
 import random
 from collections.abc import Callable
@@ -21,7 +21,7 @@ PROMPTS = (
 
 @pytest.fixture(params=product(ARCHITECTURES, ("slots", "pool")), ids="-".join)
 def tiny(request: pytest.FixtureRequest, tiny_model: Callable[[str], TinyModel]) -> TinyModel:
-    """Keys and values in tensors of their own, as on the CPU, and in one for all, as on a GPU."""
+    """With slots that have tensors of their own, as on the CPU, and with slots in a pool, as on a GPU."""
     name, storage = request.param
     return replace(tiny_model(name), uses_pool=storage == "pool")
 
@@ -81,7 +81,7 @@ def test_engine_same_prompt_again_equals_generate(tiny: TinyModel) -> None:
 
 
 def test_engine_eviction_and_preemption_equal_generate(tiny: TinyModel) -> None:
-    """Room for little more than one sequence, so that running ones preempt each other."""
+    """With room for little more than one sequence, so that running ones preempt each other."""
     engine = tiny.engine(cache_tokens=192)
     collected = run(engine, *(greedy(prompt, prompt, 70) for prompt in PROMPTS[:4]))
     assert collected.texts == {prompt: expect(tiny, prompt, 70) for prompt in PROMPTS[:4]}
@@ -104,7 +104,7 @@ def test_engine_cancellation_leaves_the_others_alone(tiny: TinyModel) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_engine_random_mix_equals_generate(tiny: TinyModel, seed: int) -> None:
-    """Arrivals, prefixes in common, cancellations and a small cache, in any order."""
+    """Arrivals, shared prefixes, cancellations and a small cache, in random order."""
     draw = random.Random(seed)
     engine = tiny.engine(cache_tokens=draw.choice([192, 320, 640]), step_tokens=draw.choice([4, 16]))
     collected, wanted, cancelled = Collected(), {}, set()

@@ -1,4 +1,4 @@
-"""Order, token budget, preemption and cancellation, over a memory that only counts."""
+"""Order, token budget, preemption and cancellation, with a memory that only counts."""
 
 import random
 
@@ -7,7 +7,7 @@ from app.engine.sequence import Chunk, TokenSequence
 
 
 class CountingMemory:
-    """Room for a number of ids, and no prefixes."""
+    """A KVMemory with room for a number of ids, and without prefixes."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -39,7 +39,7 @@ def make(name: str, length: int) -> TokenSequence:
 
 
 def advance(chunks: list[Chunk]) -> None:
-    """What a forward pass does: compute, and append the next id where nothing is pending."""
+    """Do what a forward pass does: compute, and append the next id if nothing is pending."""
     for chunk in chunks:
         is_last = chunk.is_last
         chunk.sequence.advance(chunk.count)
@@ -92,7 +92,7 @@ def test_plan_prefill_goes_on_when_decodes_fill_the_budget() -> None:
     assert shape(scheduler.plan()) == [("a", 1), ("b", 1), ("c", 1)]
 
 
-def test_plan_preempts_the_youngest_and_takes_it_up_again() -> None:
+def test_plan_preempts_the_youngest_and_resumes_it() -> None:
     scheduler = Scheduler(CountingMemory(10), max_running=8, step_tokens=100)
     old, young = make("old", 4), make("young", 4)
     scheduler.add(old)
@@ -105,7 +105,7 @@ def test_plan_preempts_the_youngest_and_takes_it_up_again() -> None:
     assert shape(scheduler.plan()) == [("young", len(young.ids))]
 
 
-def test_plan_lets_a_newcomer_wait_for_a_prefix_that_is_being_computed() -> None:
+def test_plan_lets_a_sequence_wait_for_a_prefix_that_is_being_computed() -> None:
     scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=500)
     for name in "ab":
         scheduler.add(make(name, 100))
@@ -138,7 +138,7 @@ def test_finish_takes_waiting_and_running_sequences_out() -> None:
     assert not memory.held
 
 
-def test_scheduler_random_load_loses_nobody() -> None:
+def test_scheduler_random_load_loses_no_sequence() -> None:
     draw = random.Random(1)
     memory = CountingMemory(60)
     scheduler = Scheduler(memory, max_running=4, step_tokens=7)

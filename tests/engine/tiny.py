@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -50,7 +50,7 @@ TEMPLATE = (
 )
 SPECIAL = ["<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
-_SHAPE = {
+_SHAPE: dict[str, Any] = {  # arguments that the configs of all these architectures take
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -90,7 +90,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the cat sat on the mat, 日本語 and é 👍 too"] * 3, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|end|>", chat_template=TEMPLATE
     )
 
@@ -122,19 +122,19 @@ def configs(vocabulary: int) -> dict[str, PreTrainedConfig]:
 
 @dataclass(frozen=True)
 class TinyModel:
-    """The same weights twice: `reference` generates the usual way, `packed` serves the engine."""
+    """The same weights twice: `reference` generates as transformers does, `packed` serves the engine."""
 
     reference: PreTrainedModel
     packed: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     bytes_per_token: int
-    uses_pool: bool = False  # whether its engines keep keys and values as on a GPU
-    replies: dict[tuple[str, int], str] = field(default_factory=dict)  # of the reference, so far
+    uses_pool: bool = False  # whether its engines store keys and values in a pool, as on a GPU
+    replies: dict[tuple[str, int], str] = field(default_factory=dict)  # cached, of the reference
 
     @classmethod
     def build(cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> "TinyModel":
         torch.manual_seed(0)
-        reference = AutoModelForCausalLM.from_config(
+        reference = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         packed = copy.deepcopy(reference)
@@ -176,14 +176,20 @@ class TinyModel:
         )
 
     def generate(self, prompt: str, max_tokens: int) -> str:
-        """The reply that transformers gives, greedy; cut off, it ends with its last whole character."""
+        """Returns the greedy reply of transformers. If cut off, it ends with its last whole character."""
         if (prompt, max_tokens) not in self.replies:
             self.replies[prompt, max_tokens] = self._generated(prompt, max_tokens)
         return self.replies[prompt, max_tokens]
 
     def _generated(self, prompt: str, max_tokens: int) -> str:
+        reply = self.generate_ids(prompt, max_tokens)
+        text = self.decode(reply)
+        return text if reply[-1] == 1 else text.removesuffix("\ufffd")
+
+    def generate_ids(self, prompt: str, max_tokens: int) -> list[int]:
+        """Returns the greedy reply of transformers as token ids, the stop id included."""
         ids = self.tokenizer(prompt, return_tensors="pt").input_ids
-        output = self.reference.generate(
+        output = self.reference.generate(  # type: ignore[operator]  # a method, which torch hides
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
@@ -191,12 +197,13 @@ class TinyModel:
             eos_token_id=1,
             pad_token_id=0,
         )
-        reply = output[0, ids.shape[1] :].tolist()
-        text = self.decode(reply)
-        return text if reply[-1] == 1 else text.removesuffix("\ufffd")
+        reply: list[int] = output[0, ids.shape[1] :].tolist()
+        return reply
 
     def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
 
 
 def greedy(request_id: str, prompt: str, max_tokens: int = 24, scope: str = "") -> Submit:
@@ -207,7 +214,7 @@ def greedy(request_id: str, prompt: str, max_tokens: int = 24, scope: str = "") 
 
 @dataclass
 class Collected:
-    """What became of each request."""
+    """The text, acceptance and end of each request."""
 
     texts: dict[str, str] = field(default_factory=dict)
     accepted: dict[str, Accepted] = field(default_factory=dict)
@@ -232,7 +239,7 @@ class Collected:
 
 
 def run(engine: EngineCore, *submits: Submit) -> Collected:
-    """Submit all, step until nothing is left."""
+    """Submit the requests and step until the engine is idle."""
     collected = Collected()
     for submit in submits:
         engine.submit(submit)
@@ -241,13 +248,14 @@ def run(engine: EngineCore, *submits: Submit) -> Collected:
 
 
 def ended(collected: Collected, request_id: str = "a") -> Finished:
-    """How a request ended, which must not have failed."""
+    """Returns the end of a request, which must not have failed."""
     end = collected.ends[request_id]
     assert isinstance(end, Finished)
     return end
 
 
 def finish(engine: EngineCore, collected: Collected) -> None:
+    """Step until the engine is idle, then check that nothing has leaked."""
     for _ in range(5000):
         if engine.is_idle:
             engine.cache.check_integrity()
@@ -256,4 +264,4 @@ def finish(engine: EngineCore, collected: Collected) -> None:
                 assert set(engine.pool.slots) == set(engine.cache.finished_slots), "a slot has leaked"
             return
         collected.take(engine.step())
-    raise AssertionError("the engine does not come to rest")
+    raise AssertionError("the engine does not become idle")
