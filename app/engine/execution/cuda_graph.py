@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app.engine.device import on_device
 from app.engine.kv.pool import PADDING_POSITION, KVPool
-from app.engine.loading.relative_error import relative_error
+from app.engine.layers.schemes import relative_error
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch.nn.functional import gelu, layer_norm, rms_norm, silu
 from transformers import PreTrainedModel
 
 from app.engine.execution.attention.interface import AttentionBatch, attend
-from app.engine.layers.packed_linear import Packer
+from app.engine.layers.packer import Packer
 
 # The modules of these names compute what their namesakes here do; another family's may differ in a detail.
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from app.engine.layers.packed_linear import MakeLayer
+
 _LARGEST = 127
 _ZERO = 128  # of unsigned activations
 _FEW_ROWS = 10  # beyond them, widening the weights again costs less than a product per row
 _BLOCK = 2**23  # weights that are widened at a time
 _SMALLEST_SCALE = 1e-12  # of a row or channel of zeros
-
-MakeLayer = Callable[[Tensor, Tensor | None], nn.Module]  # of weight `[outputs, inputs]`, as stored, and bias
 
 
 def int8_layer(dtype: torch.dtype) -> MakeLayer | None:

@@ -1,10 +1,9 @@
-"""Owns the way of a loaded model onto the engine's path: its attention, its layers, the form of its weights.
+"""Puts a loaded model on the engine's path: its attention, its layers and the form of its weights.
 
-Layer by layer, so that memory peaks at the weights in their new form and one layer in the old one.
+It goes layer by layer, so that memory peaks at the weights in their new form and one layer in the old one.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,17 @@ from transformers import PreTrainedModel
 from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
-from app.engine.layers import fused as fusion, packed_linear as linear
+from app.engine.layers.fused import fuse
+from app.engine.layers.packer import Packer, pack, pack_children, weight_count
+from app.engine.layers.schemes import Scheme
 
 
 class UpcastEmbedding(nn.Module):
-    """An embedding that keeps its rows as they are stored; only those looked up become `dtype`."""
+    """An embedding that keeps its rows as they are stored and converts only those looked up to `dtype`."""
 
-    def __init__(self, table: nn.Embedding, dtype: torch.dtype) -> None:
+    def __init__(self, stored: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = table.weight.detach()
+        self.weight = stored.weight.detach()
         self._dtype = dtype
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -30,15 +31,16 @@ class UpcastEmbedding(nn.Module):
 
 
 class PackProgress:
-    """Tells `report` which share of the linear layers' weights is done."""
+    """Reports which share of the linear layers' weights is packed."""
 
     def __init__(self, model: PreTrainedModel, report: Callable[[float], None]) -> None:
-        self._total = max(1, linear.weight_count(*model.modules()))
+        self._total = max(1, weight_count(*model.modules()))
         self._done = 0
         self._report = report
 
     def add(self, count: int) -> None:
-        memory.return_freed()  # what each layer took on its way would add up
+        """Counts weights of a layer that has just been packed."""
+        memory.return_freed()  # else the memory that each layer used for packing would add up
         self._done += count
         self._report(self._done / self._total)
 
@@ -48,24 +50,24 @@ def prepare(
     dtype: torch.dtype,
     quantization: Quantization = "none",
     report: Callable[[float], None] = lambda fraction: None,
-) -> str:
-    """From here on the model attends through `attention.attend` and computes in `dtype`.
+) -> Scheme:
+    """Returns the scheme of the linear layers' weights; `report` takes the share of them that is done.
 
-    Returns the form that its linear layers keep their weights in. `report` gets measured shares.
+    Afterwards the model attends through `attention.attend` and computes in `dtype`.
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
-    tally = PackProgress(model, report)
-    packer = replace(linear.packer(model.device, model.dtype, dtype, quantization), tell=tally.add)
-    linear.pack_children(model, packer)  # the output layer, the largest, while the others are not yet copied
-    fusion.fuse(model, packer)
-    linear.pack(model, packer)
+    progress = PackProgress(model, report)
+    packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add)
+    pack_children(model, packer)  # the output layer, the largest, while the others are not yet copied
+    fuse(model, packer)
+    pack(model, packer)
     _widen(model, dtype)
-    return packer.weights
+    return packer.scheme
 
 
 def _widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Whatever is left in fewer bits than it is to compute in."""
+    """Converts to `dtype` all other parameters that have fewer bits, embeddings only row by row."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Embedding and child.weight.dtype.itemsize < dtype.itemsize:

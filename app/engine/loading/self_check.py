@@ -1,6 +1,6 @@
-"""Owns the proof, at load, that a model computes rightly on the packed path; what does not is refused.
+"""Checks at load that a model computes the right logits on the packed path, and refuses it if it does not.
 
-Architectures whose attention does not go through transformers' interface would answer, wrongly, without it.
+Without the check, architectures whose attention bypasses transformers' interface would answer wrongly.
 """
 
 import logging
@@ -19,30 +19,25 @@ from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.prepare import prepare
+from app.engine.layers.schemes import relative_error
 from app.engine.loading.load import ReportStage
-from app.engine.loading.relative_error import relative_error
 from app.engine.sequence import Chunk, TokenSequence
 
 _log = logging.getLogger(__name__)
 
-_LENGTHS = (13, 9)  # ids of two sequences that share every pass
-_PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # ids of each per pass: the first, a chunk, decodes
-_TOLERANCE = 1e-3  # of the logits' spread, in float32: what rounding alone may do
-_TOLERANCE_HALF = 0.1  # the same in 16 bits
-_TOLERANCE_INT8 = 0.4  # and with quantised weights; a wrong path is beyond 1
+_LENGTHS = (13, 9)  # tokens of two sequences that share every pass
+_PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # tokens of each per pass: a first chunk, another, decodes
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
 
 
 @dataclass(frozen=True, slots=True)
 class PackedPath:
-    """What the check has found out on its way."""
+    """What the check has found out about a model."""
 
-    weights: str  # the form of the linear layers' weights
+    weights: str  # name of the linear layers' scheme
     bytes_per_token: int  # of keys and values
-    supports_cuda_graphs: (
-        bool  # whether the pass over rows (rows.py) computes rightly, too, where there is one
-    )
+    supports_cuda_graphs: bool  # whether the decode path computes the right logits, too
 
 
 def check_packed_path(
@@ -52,11 +47,12 @@ def check_packed_path(
     report: ReportStage = lambda stage, fraction: None,
     pool: KVPool | None = None,
 ) -> PackedPath:
-    """Puts the model on the packed path. It computes in `dtype` then, or as before. With a `pool` it tries
-    the pass over rows as well, which a model can do without.
+    """Puts the model on the packed path, to compute in `dtype` (None: as before), and checks its logits.
 
-    Raises ModelUnsupported unless every layer attends through the packed function, and the logits of two
-    sequences in mixed passes are those of the model's own path.
+    With a `pool` it tries the decode path for CUDA graphs as well, which a model can do without.
+
+    Raises ModelUnsupported unless every layer attends through the packed function, and two sequences in mixed
+    passes have the logits of the model's own path.
     """
     _refuse_layer_types(model)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
@@ -66,20 +62,19 @@ def check_packed_path(
     with _computing_in(dtype, model):
         expected = _own_logits(model, prompts)
     report("pack", 0.0)
-    weights = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
+    scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
     report("pack", 1.0)
-    report("check", 0.5)  # the model's own path is computed, the packed one is not
-    tolerance = _tolerance(dtype, quantization)
+    report("check", 0.5)  # the model's own path has been computed, the packed one has not
     sequences = _sequences(prompts, PerSlotAllocator())
     logits = _packed_logits(ModelRunner(model), sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
         _refuse_missing_layers(model, sequence.slot)
-        _refuse_difference(own, packed, tolerance)
+        _refuse_difference(own, packed, scheme.tolerance)
     slot = sequences[0].slot
     supports_cuda_graphs = pool is not None and _supports_cuda_graphs(
-        model, pool, prompts, expected, tolerance
+        model, pool, prompts, expected, scheme.tolerance
     )
-    return PackedPath(weights, slot.nbytes() // slot.capacity, supports_cuda_graphs)
+    return PackedPath(scheme.name, slot.nbytes() // slot.capacity, supports_cuda_graphs)
 
 
 def _sequences(prompts: list[list[int]], store: KVAllocator) -> list[TokenSequence]:
@@ -89,7 +84,7 @@ def _sequences(prompts: list[list[int]], store: KVAllocator) -> list[TokenSequen
 def _supports_cuda_graphs(
     model: PreTrainedModel, pool: KVPool, prompts: list[list[int]], expected: list[Tensor], tolerance: float
 ) -> bool:
-    """What the pass over spans has shown to be served is served by that one where this one fails."""
+    """If the decode path fails the check, the model is served with the packed path alone."""
     runner = ModelRunner(model, pool=pool)
     try:
         logits = _packed_logits(runner, _sequences(prompts, pool))
@@ -97,7 +92,7 @@ def _supports_cuda_graphs(
             _refuse_difference(own, packed, tolerance)
         return runner.supports_cuda_graphs
     except (ModelUnsupported, RuntimeError):  # torch's own is one
-        _log.warning("this model's decodes are not recorded", exc_info=True)
+        _log.warning("this model is served without CUDA graphs", exc_info=True)
         return False
     finally:
         runner.recover()
@@ -110,9 +105,9 @@ def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
 
 @torch.inference_mode()
 def _own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
-    """Logits after each prompt's last id by the model's own attention, nothing cached."""
+    """Logits after each prompt's last token by the model's own attention, without a cache."""
     longest = max(len(ids) for ids in prompts)
-    # Nothing looks at what comes later, so any id may fill the shorter rows.
+    # No token attends to later ones, so any id may fill the shorter rows.
     rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
     logits: Tensor = model(input_ids=rows, use_cache=False).logits
     return [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
@@ -120,7 +115,7 @@ def _own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor
 
 @contextmanager
 def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
-    """While a module runs its own weights are of this type, and only then: little is held twice."""
+    """Converts each module's own weights to `dtype` only while it runs, so that little is held twice."""
     stored: dict[nn.Parameter, Tensor] = {}
 
     def widen(module: nn.Module, _: Any) -> None:  # of any arguments
@@ -144,7 +139,7 @@ def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
 
 
 def _packed_logits(runner: ModelRunner, sequences: list[TokenSequence]) -> list[Tensor]:
-    """Logits after each sequence's last id, computed in the mixed passes of `_PASSES`."""
+    """Logits after each sequence's last token, computed in the mixed passes of `_PASSES`."""
     for counts in _PASSES:
         try:
             logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])
@@ -178,15 +173,9 @@ def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
         )
 
 
-def _tolerance(dtype: torch.dtype, quantization: Quantization) -> float:
-    if quantization == "int8":
-        return _TOLERANCE_INT8
-    return _TOLERANCE if dtype == torch.float32 else _TOLERANCE_HALF
-
-
 def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
     difference = relative_error(packed, own)
-    if not difference <= tolerance:  # also where it is not a number
+    if not difference <= tolerance:  # also refuses one that is not a number
         raise ModelUnsupported(
             f"packed attention gives other logits than the model's own ({difference:.2g} of spread)",
             hint=_OTHERS,

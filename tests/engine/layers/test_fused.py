@@ -10,10 +10,10 @@ from transformers.activations import NewGELUActivation
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from app.engine.layers.fused import RMSNorm, RotaryLayer, fuse
-from app.engine.layers.packed_linear import packer
+from app.engine.layers.packer import Packer
 from tests.engine.tiny import TinyModel, configs
 
-FLOAT32 = packer(torch.device("cpu"), torch.float32, torch.float32)
+FLOAT32 = Packer.choose(torch.device("cpu"), torch.float32, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

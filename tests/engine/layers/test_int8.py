@@ -1,7 +1,5 @@
 """8-bit layers stay near the ones they replace, for few rows and for many."""
 
-import logging
-
 import pytest
 import torch
 from torch import nn
@@ -12,7 +10,6 @@ from app.engine.layers.int8 import (
     has_int8_products,
     int8_layer,
 )
-from app.engine.layers.packed_linear import packer
 
 kinds = pytest.mark.parametrize("kind", [DynamicInt8Linear, WeightInt8Linear])
 ROWS = (1, 8, 33)
@@ -70,10 +67,3 @@ def test_int8_layer_is_one_that_works() -> None:
     assert make is not None
     assert (make.func is DynamicInt8Linear) == has_int8_products()
     assert make(torch.ones(8, 8), None)(torch.ones(1, 8)).tolist() == [[8.0] * 8]
-
-
-def test_packer_says_where_there_is_no_int8(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        made = packer(torch.device("meta"), torch.float32, torch.float32, "int8")
-    assert made.make is None
-    assert "unquantised" in caplog.text

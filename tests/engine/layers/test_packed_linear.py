@@ -8,14 +8,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from app.engine.layers.packed_linear import (
-    HalfLinear,
-    JointLinear,
-    PackedLinear,
-    computes_in_bfloat16,
-    pack,
-    packer,
-)
+from app.engine.layers.packed_linear import HalfLinear, PackedLinear, computes_in_bfloat16
+from app.engine.layers.packer import JointLinear, Packer, pack
 from tests.engine.tiny import configs
 
 CPU = torch.device("cpu")
@@ -38,7 +32,7 @@ def layer(inputs: int, outputs: int, dtype: torch.dtype, bias: bool = True) -> n
 @torch.inference_mode()
 def test_packed_linear_equals_linear(rows: int, bias: bool, dtype: torch.dtype) -> None:
     own, given = layer(48, 80, dtype, bias), torch.randn(1, rows, 48, dtype=dtype)
-    torch.testing.assert_close(packer(CPU, dtype, dtype).linear(own)(given), own(given))
+    torch.testing.assert_close(Packer.choose(CPU, dtype, dtype).linear(own)(given), own(given))
 
 
 @dtypes
@@ -55,20 +49,22 @@ def test_packed_linear_row_does_not_depend_on_its_neighbours(dtype: torch.dtype)
 def test_packer_makes_one_layer_of_several(dtype: torch.dtype) -> None:
     layers = [layer(48, outputs, dtype) for outputs in (32, 16, 64)]
     given = torch.randn(1, 5, 48, dtype=dtype)
-    joint = packer(CPU, dtype, dtype).linear(*layers)
+    joint = Packer.choose(CPU, dtype, dtype).linear(*layers)
     torch.testing.assert_close(joint(given), torch.cat([own(given) for own in layers], dim=-1))
 
 
 @torch.inference_mode()
 def test_packer_takes_transposed_layers() -> None:
     own, given = Conv1D(80, 48), torch.randn(1, 5, 48)
-    torch.testing.assert_close(packer(CPU, torch.float32, torch.float32).linear(own)(given), own(given))
+    torch.testing.assert_close(
+        Packer.choose(CPU, torch.float32, torch.float32).linear(own)(given), own(given)
+    )
 
 
 @torch.inference_mode()
 def test_packer_widens_weights_that_are_stored_in_fewer_bits() -> None:
     own, given = layer(48, 80, torch.bfloat16), torch.randn(1, 5, 48)
-    made = packer(CPU, torch.bfloat16, torch.float32)
+    made = Packer.choose(CPU, torch.bfloat16, torch.float32)
     torch.testing.assert_close(made.linear(own)(given), own.float()(given))
 
 
@@ -82,7 +78,7 @@ def test_half_linear_changes_no_weight_of_16_bits(rows: int) -> None:
 @torch.inference_mode()
 def test_joint_linear_equals_its_layers_in_any_order() -> None:
     layers = [layer(48, outputs, torch.float32) for outputs in (32, 16, 64)]
-    joint = JointLinear(packer(CPU, torch.float32, torch.float32).linear(*layers), [32, 16, 64])
+    joint = JointLinear(Packer.choose(CPU, torch.float32, torch.float32).linear(*layers), [32, 16, 64])
     for order in ((0, 1, 2), (2, 0, 1), (1, 1, 0)):
         given = torch.randn(1, 5, 48)
         for index in order:
@@ -98,7 +94,7 @@ def test_pack_keeps_the_models_logits(
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[name], dtype=dtype).eval()
     packed = copy.deepcopy(model)
-    pack(packed, packer(CPU, dtype, dtype))
+    pack(packed, Packer.choose(CPU, dtype, dtype))
     assert not any(type(module) in (nn.Linear, Conv1D) for module in packed.modules())
     ids = torch.arange(20).unsqueeze(0)
     own, other = model(ids).logits.float(), packed(ids).logits.float()
@@ -108,7 +104,7 @@ def test_pack_keeps_the_models_logits(
 def test_pack_leaves_alone_what_no_product_is_packed_for(tokenizer: PreTrainedTokenizerFast) -> None:
     model = AutoModelForCausalLM.from_config(configs(len(tokenizer))["llama"], dtype=torch.float16)
     before = [type(module) for module in model.modules()]
-    pack(model, packer(CPU, torch.float16, torch.float16))
+    pack(model, Packer.choose(CPU, torch.float16, torch.float16))
     assert [type(module) for module in model.modules()] == before
 
 

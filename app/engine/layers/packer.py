@@ -1,0 +1,154 @@
+"""Replaces a model's linear layers by those of a scheme, one after the other, so that little is held twice.
+
+Layers with the same input (query, key and value; gate and up) become one product, because on small models a
+call costs as much as its arithmetic.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from app.core.literals import Quantization
+from app.engine.layers.packed_linear import MakeLayer
+from app.engine.layers.schemes import Scheme, choose_scheme
+
+_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Makes linear layers that compute in `dtype`, each from one or several of transformers'."""
+
+    dtype: torch.dtype
+    scheme: Scheme
+    make_layer: MakeLayer | None  # None: ordinary layers stay as they are
+    on_packed: Callable[[int], None]  # takes the number of weights of each layer that was made
+
+    @classmethod
+    def choose(
+        cls,
+        device: torch.device,
+        stored: torch.dtype,
+        dtype: torch.dtype,
+        quantization: Quantization = "none",
+        on_packed: Callable[[int], None] = lambda count: None,
+    ) -> "Packer":
+        """The fastest for weights that were `stored` so on the device."""
+        return cls(dtype, *choose_scheme(device, stored, dtype, quantization), on_packed)
+
+    def linear(self, *layers: nn.Module) -> nn.Module:
+        """One layer whose outputs are those of `layers` for the same rows, end to end."""
+        made = self._made(layers)
+        self.on_packed(weight_count(*layers))
+        return made
+
+    def linears(self, *groups: Sequence[nn.Module]) -> list[nn.Module]:
+        """One layer for each group, made side by side, because one core takes long to convert weights."""
+        made = []
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            for layers, layer in zip(groups, threads.map(self._made, groups), strict=True):
+                self.on_packed(weight_count(*layers))
+                made.append(layer)
+        return made
+
+    def _made(self, layers: Sequence[nn.Module]) -> nn.Module:
+        weight = _joined([_weight(layer) for layer in layers])
+        biases = [layer.bias for layer in layers]
+        bias = None if biases[0] is None else _joined(biases).to(self.dtype)
+        if self.make_layer is None:
+            return _ordinary(weight.to(self.dtype), bias)
+        return self.make_layer(weight, bias)
+
+
+class JointLinear:
+    """Several layers over the same rows as one product, computed when the first of them is called."""
+
+    def __init__(self, linear: nn.Module, sizes: Sequence[int]) -> None:
+        self._linear = linear
+        self._sizes = list(sizes)
+        self._rows: Tensor | None = None
+        self._outputs: tuple[Tensor, ...] = ()
+
+    def output(self, index: int, rows: Tensor) -> Tensor:
+        """What the layer with this index computes of the rows."""
+        if rows is not self._rows:
+            self._rows, self._outputs = rows, self._linear(rows).split(self._sizes, dim=-1)
+        output = self._outputs[index]
+        if index == len(self._sizes) - 1:
+            self._rows, self._outputs = None, ()  # nothing outlives its pass
+        return output
+
+
+class LinearShare(nn.Module):
+    """Stands in the place of a layer that has become part of a joint product."""
+
+    def __init__(self, joint: JointLinear, index: int) -> None:
+        super().__init__()
+        self._joint = joint
+        self._index = index
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self._joint.output(self._index, rows)
+
+
+def pack(model: PreTrainedModel, packer: Packer) -> None:
+    """Replaces every linear layer of the model."""
+    for parent in list(model.modules()):
+        pack_children(parent, packer)
+
+
+def pack_children(parent: nn.Module, packer: Packer) -> None:
+    """Replaces the linear layers that are the module's own."""
+    if packer.make_layer is None:
+        return
+    for names in _SIBLINGS:
+        _join(parent, names, packer)
+    for name, child in parent.named_children():
+        # Exact types: a subclass may compute something else. Layers wider than the model's dtype stay.
+        if type(child) in (nn.Linear, Conv1D) and _fits(child, packer.dtype):
+            setattr(parent, name, packer.linear(child))
+
+
+def weight_count(*modules: nn.Module) -> int:
+    """Weights, without biases, of the modules that are ordinary linear layers."""
+    return sum(_weight(module).numel() for module in modules if type(module) in (nn.Linear, Conv1D))
+
+
+def _join(parent: nn.Module, names: Sequence[str], packer: Packer) -> None:
+    layers = [layer for name in names if type(layer := getattr(parent, name, None)) is nn.Linear]
+    has_bias = {layer.bias is not None for layer in layers}
+    if len(layers) < len(names) or len(has_bias) > 1 or len({layer.in_features for layer in layers}) > 1:
+        return
+    joint = JointLinear(packer.linear(*layers), [layer.out_features for layer in layers])
+    for index, name in enumerate(names):
+        setattr(parent, name, LinearShare(joint, index))
+
+
+def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
+    weight: Any = layer.weight  # both kinds have one
+    return bool(weight.element_size() <= dtype.itemsize)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """`[outputs, inputs]`; GPT-2's Conv1D has it transposed."""
+    weight: Any = layer.weight  # both kinds have one
+    detached: Tensor = weight.detach()
+    return detached.t() if type(layer) is Conv1D else detached
+
+
+def _joined(tensors: Sequence[Any]) -> Tensor:  # parameters of modules, which have no type of their own
+    return torch.cat([tensor.detach() for tensor in tensors]) if len(tensors) > 1 else tensors[0].detach()
+
+
+def _ordinary(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer

@@ -1,0 +1,65 @@
+"""The registry of the forms in which linear layers keep their weights, and how each is judged."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.core.literals import Quantization
+from app.engine.layers.int8 import int8_layer
+from app.engine.layers.packed_linear import MakeLayer, half_layer, packed_layer
+
+_log = logging.getLogger(__name__)
+
+_ROUNDING = 1e-3  # relative error that other sums in float32 may cause
+_ROUNDING_16_BITS = 0.1
+_CPU = frozenset({"cpu"})
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One form of weights."""
+
+    name: str  # in settings, if it quantises, and in reports
+    make_layer: Callable[[torch.dtype], MakeLayer | None]  # for rows of a dtype; None: not on this processor
+    tolerance: float  # greatest relative error of a model's logits; that of a wrong computation is beyond 1
+    devices: frozenset[str]  # types of the devices that have its layers
+
+    def layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
+        """The scheme's layer for rows of `dtype`; None if this device has none."""
+        return self.make_layer(dtype) if device.type in self.devices else None
+
+
+QUANTISED = {scheme.name: scheme for scheme in (Scheme("int8", int8_layer, 0.4, _CPU),)}
+_HALF_WEIGHTS = Scheme("float16", half_layer, _ROUNDING, _CPU)  # under rows in float32
+_AS_COMPUTED = {
+    torch.float32: Scheme("float32", packed_layer, _ROUNDING, _CPU),
+    torch.bfloat16: Scheme("bfloat16", packed_layer, _ROUNDING_16_BITS, _CPU),
+    torch.float16: Scheme("float16", packed_layer, _ROUNDING_16_BITS, _CPU),
+}
+
+
+def choose_scheme(
+    device: torch.device, stored: torch.dtype, dtype: torch.dtype, quantization: Quantization = "none"
+) -> tuple[Scheme, MakeLayer | None]:
+    """The fastest scheme for computing `dtype` with weights that were `stored` so, and its layer.
+
+    The layer is None if transformers' own are the fastest. If the device lacks the quantised layers that were
+    asked for, logs a warning and does without them.
+    """
+    if quantization != "none":
+        scheme = QUANTISED[quantization]
+        if (layer := scheme.layer_on(device, dtype)) is not None:
+            return scheme, layer
+        _log.warning("this device has no %s layers: the model is served unquantised", quantization)
+    if stored.itemsize < dtype.itemsize and (layer := _HALF_WEIGHTS.layer_on(device, dtype)) is not None:
+        return _HALF_WEIGHTS, layer
+    return _AS_COMPUTED[dtype], _AS_COMPUTED[dtype].layer_on(device, dtype)
+
+
+def relative_error(logits: Tensor, expected: Tensor) -> float:
+    """The norm of the difference over the norm of the expected logits' deviation from their mean."""
+    logits, expected = logits.float(), expected.float()
+    return float((expected - logits).norm() / (expected - expected.mean()).norm())

@@ -1,0 +1,74 @@
+"""Every quantisation of the settings has a scheme, and a device without its layers is served unquantised."""
+
+import logging
+from typing import get_args
+
+import pytest
+import torch
+
+from app.core.literals import Quantization
+from app.engine.layers.int8 import DynamicInt8Linear, WeightInt8Linear
+from app.engine.layers.packed_linear import HalfLinear, PackedLinear, computes_in_bfloat16, half_layer
+from app.engine.layers.schemes import QUANTISED, choose_scheme, relative_error
+
+CPU = torch.device("cpu")
+
+
+def test_every_quantisation_of_the_settings_has_a_scheme() -> None:
+    assert {"none", *QUANTISED} == set(get_args(Quantization))
+    assert all(0 < scheme.tolerance < 1 for scheme in QUANTISED.values())
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "quantization", "name", "kinds"),
+    [
+        (torch.float32, torch.float32, "none", "float32", (PackedLinear,)),
+        (torch.bfloat16, torch.float32, "int8", "int8", (DynamicInt8Linear, WeightInt8Linear)),
+        pytest.param(
+            torch.bfloat16,
+            torch.float32,
+            "none",
+            "float16",
+            (HalfLinear,),
+            marks=pytest.mark.skipif(half_layer(torch.float32) is None, reason="torch has no FBGEMM here"),
+        ),
+        pytest.param(
+            torch.bfloat16,
+            torch.bfloat16,
+            "none",
+            "bfloat16",
+            (PackedLinear,),
+            marks=pytest.mark.skipif(not computes_in_bfloat16(), reason="no products in bfloat16 here"),
+        ),
+    ],
+)
+def test_scheme_is_chosen_by_what_the_processor_computes(
+    stored: torch.dtype,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    name: str,
+    kinds: tuple[type[torch.nn.Module], ...],
+) -> None:
+    scheme, make_layer = choose_scheme(CPU, stored, dtype, quantization)
+    assert scheme.name == name
+    assert make_layer is not None
+    assert isinstance(make_layer(torch.ones(8, 8), None), kinds)
+
+
+def test_scheme_is_unquantised_where_the_device_has_no_such_layers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        scheme, make_layer = choose_scheme(torch.device("meta"), torch.float32, torch.float32, "int8")
+    assert (scheme.name, make_layer) == ("float32", None)
+    assert scheme.tolerance < QUANTISED["int8"].tolerance
+    assert "unquantised" in caplog.text
+
+
+def test_relative_error_is_a_share_of_the_logits_spread() -> None:
+    logits = torch.randn(100)
+    assert relative_error(logits, logits) == 0
+    assert relative_error(logits.flip(0), logits) > 1
+    assert relative_error(logits + 0.1, logits) == pytest.approx(
+        relative_error(logits + 9.1, logits + 9), 0.01
+    )
