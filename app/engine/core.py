@@ -97,6 +97,7 @@ class EngineCore:
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []
         self.steps = 0
+        self.step_tokens = 0  # of the newest step
 
     def calibrate_speculation(self) -> None:
         """Measure what draft tokens cost; until then typical costs are assumed. Call it while idle."""
@@ -157,6 +158,7 @@ class EngineCore:
             self._take_prepared()
         self._propose()
         chunks = self._plan()
+        self.step_tokens = sum(chunk.count for chunk in chunks)
         if chunks:
             began = self._clock()
             self.steps += 1

@@ -4,14 +4,15 @@ The first line of its standard input is a WorkerSpec as JSON. It ends when stand
 server keeps open as a life-line. Heavy imports happen while it runs, so that they are reported as progress.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import zmq
@@ -19,6 +20,7 @@ import zmq
 from app.core.errors import DomainError, ModelLoadFailed
 from app.core.logging import configure
 from app.core.machine import name_process
+from app.engine.ipc.heartbeat import Heartbeat
 from app.engine.ipc.messages import (
     Cancel,
     Inbound,
@@ -27,6 +29,7 @@ from app.engine.ipc.messages import (
     Progress,
     Ready,
     Shutdown,
+    Stats,
     Submit,
     WorkerSpec,
     decode_inbound,
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("app.engine.worker")  # __name__ is __main__ here
 
 _STATS_EVERY_S = 0.5
-_LINGER_MS = 2000  # how long the last words may take to leave
+_LINGER_MS = 2000  # in which the last messages may still be sent
 
 
 class Link:
@@ -56,15 +59,14 @@ class Link:
     def send(self, message: Outbound) -> None:
         self._socket.send(encode(message))
 
-    def receive(self, timeout_s: float) -> Iterator[Inbound]:
-        """Everything that has arrived; waits at most `timeout_s` for the first of it."""
-        if self._socket.poll(int(timeout_s * 1000)) == 0:
-            return
-        while True:
-            try:
-                yield decode_inbound(self._socket.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                return
+    def receive(self, timeout_s: float) -> list[Inbound]:
+        """Returns all messages that have arrived, and waits up to `timeout_s` for the first."""
+        messages: list[Inbound] = []
+        self._socket.poll(int(timeout_s * 1000))
+        with contextlib.suppress(zmq.Again):
+            while True:
+                messages.append(decode_inbound(self._socket.recv(zmq.NOBLOCK)))
+        return messages
 
     def close(self) -> None:
         self._socket.close()
@@ -88,9 +90,9 @@ def run(address: str) -> int:
 
 
 def _end_with(life_line: int) -> None:
-    """Leave at once when the server is gone, whatever the main thread is in.
+    """Ends the process at once when the server is gone, whatever the main thread is doing.
 
-    Reads the bare descriptor: a buffered reader's lock, held by this thread, aborts the interpreter's exit.
+    Reads the bare descriptor: the interpreter cannot exit while a thread holds a buffered reader's lock.
     """
     while os.read(life_line, 4096):
         pass
@@ -109,7 +111,7 @@ def _work(spec: WorkerSpec, link: Link) -> int:
         link.send(LoadFailed(ModelLoadFailed.code, f"{type(error).__name__}: {error}"))
         return 1
     link.send(Ready(service.info))
-    serve(service, link)
+    serve(service, link, Heartbeat(service.engine, partial(os.write, sys.stdin.fileno())))
     return 0
 
 
@@ -127,43 +129,67 @@ def _import() -> "type[ReadyEngine]":
     return ReadyEngine
 
 
-class Heartbeat:
-    """Stats to the server, as often as it is given the chance but no oftener than is wanted."""
+class ServableEngine(Protocol):
+    """The part of EngineCore that serving needs."""
 
-    def __init__(self, service: "ReadyEngine", link: Link) -> None:
-        self._service = service
-        self._link = link
-        self._last: float | None = None
+    @property
+    def is_idle(self) -> bool: ...
 
-    def beat(self) -> None:
-        now = time.monotonic()
-        if self._last is None or now - self._last >= _STATS_EVERY_S:
-            self._link.send(self._service.stats())
-            self._last = now
+    @property
+    def step_tokens(self) -> int: ...
 
+    def submit(self, submit: Submit) -> None: ...
 
-def serve(service: "ReadyEngine", link: Link) -> None:
-    """Until Shutdown: the inbox, one step, the outbox; a sign of life after each message and each step."""
-    heart = Heartbeat(service, link)
-    while True:
-        for message in link.receive(_STATS_EVERY_S if service.engine.is_idle else 0):
-            match message:
-                case Submit():
-                    service.engine.submit(message)
-                case Cancel():
-                    service.engine.cancel(message.request_id)
-                case Shutdown():
-                    service.engine.cancel_all()
-                    _send_all(link, service.engine.step())
-                    return
-            heart.beat()
-        _send_all(link, service.engine.step())
-        heart.beat()
+    def cancel(self, request_id: str) -> None: ...
+
+    def cancel_all(self) -> None: ...
+
+    def step(self) -> list[Outbound]: ...
 
 
-def _send_all(link: Link, messages: list[Outbound]) -> None:
+class ServableModel(Protocol):
+    """The part of ReadyEngine that serving needs."""
+
+    @property
+    def engine(self) -> ServableEngine: ...
+
+    def stats(self) -> Stats: ...
+
+
+def serve(model: ServableModel, link: Link, heartbeat: Heartbeat) -> None:
+    """Handles messages and computes steps until Shutdown arrives."""
+    engine = model.engine
+    stats_due = time.monotonic()
+    heartbeat.start()
+    try:
+        while True:
+            heartbeat.rest()
+            messages = link.receive(_STATS_EVERY_S if engine.is_idle else 0)
+            heartbeat.work()
+            is_shut_down = _handle(messages, engine)
+            for message in engine.step():
+                link.send(message)
+            if is_shut_down:
+                return
+            if time.monotonic() >= stats_due:
+                link.send(model.stats())
+                stats_due = time.monotonic() + _STATS_EVERY_S
+    finally:
+        heartbeat.stop()
+
+
+def _handle(messages: list[Inbound], engine: ServableEngine) -> bool:
+    """Passes messages to the engine, up to Shutdown. Returns whether that has arrived."""
     for message in messages:
-        link.send(message)
+        match message:
+            case Submit():
+                engine.submit(message)
+            case Cancel():
+                engine.cancel(message.request_id)
+            case Shutdown():
+                engine.cancel_all()
+                return True
+    return False
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from app.core.errors import (
     error_for_code,
 )
 from app.engine.backend import BackendStats, GenerationEvent, ModelInput
+from app.engine.ipc.heartbeat import Beat, Liveness
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import (
     Accepted,
@@ -53,19 +54,20 @@ class WorkerClient:
         process: WorkerProcess,
         report: ReportProgress,
         max_requests: int,
-        silence_limit_s: float,
+        stuck_after_s: float,
     ) -> None:
         self._name = spec.model_name
         self._process = process
         self._report = report
         self._max_requests = max_requests
-        self._silence_limit_s = silence_limit_s
+        self._liveness = Liveness(stuck_after_s)
         self._requests: dict[str, EventQueue] = {}
         self._ready: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self._is_closing = False
         self._was_ready = False
-        self._last_heard = time.monotonic()
+        self._last_message = time.monotonic()
         self._reader = asyncio.create_task(self._read(), name=f"worker {spec.model_name}")
+        self._beat_reader = asyncio.create_task(self._read_beats(), name=f"heartbeat {spec.model_name}")
         self._stats: Stats | None = None
 
     @classmethod
@@ -76,12 +78,12 @@ class WorkerClient:
         *,
         report: ReportProgress = lambda progress: None,
         max_requests: int = 1024,
-        silence_limit_s: float = 60.0,
+        stuck_after_s: float = 60.0,
     ) -> "WorkerClient":
         """Returns a worker that is ready. `report` is called with the progress of loading.
 
-        At most `max_requests` may be open at once, running and waiting together. A worker that is silent for
-        `silence_limit_s` counts as stuck.
+        At most `max_requests` may be open at once, running and waiting together. A worker without a heartbeat
+        for `stuck_after_s` counts as stuck, and so does one whose step takes that much longer than it may.
 
         Raises:
             ModelUnavailable: the worker reported why it cannot serve, ended, or fell silent.
@@ -91,7 +93,7 @@ class WorkerClient:
             process = await WorkerProcess.start(spec, launcher)
         except OSError as error:
             raise ModelLoadFailed(f"No worker could be started: {error.strerror}.") from error
-        client = cls(spec, process, report, max_requests, silence_limit_s)
+        client = cls(spec, process, report, max_requests, stuck_after_s)
         try:
             await client._wait_until_ready()
             client._was_ready = True
@@ -103,7 +105,7 @@ class WorkerClient:
     async def _wait_until_ready(self) -> None:
         while not self._ready.done():
             await asyncio.wait((self._ready,), timeout=1.0)
-            if not self._ready.done() and self._silence_s > LOAD_SILENCE_S:
+            if not self._ready.done() and time.monotonic() - self._last_message > LOAD_SILENCE_S:
                 raise ModelLoadFailed(
                     f"The worker of {self._name} was silent for {LOAD_SILENCE_S:.0f} s while loading.",
                     hint="Check that the disk with the model's folder responds.",
@@ -117,7 +119,8 @@ class WorkerClient:
         self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
         await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
         self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
+        self._beat_reader.cancel()
+        await asyncio.gather(self._reader, self._beat_reader, return_exceptions=True)
 
     @property
     def is_alive(self) -> bool:
@@ -128,12 +131,7 @@ class WorkerClient:
         """See EngineBackend."""
         if not self.is_alive:
             return f"ended ({self._process.describe_end()})"
-        is_stuck = self._silence_s >= self._silence_limit_s
-        return f"has been silent for {self._silence_s:.0f} s" if is_stuck else None
-
-    @property
-    def _silence_s(self) -> float:
-        return time.monotonic() - self._last_heard
+        return self._liveness.failure
 
     @property
     def pid(self) -> int:
@@ -184,10 +182,14 @@ class WorkerClient:
         queue = self._requests[request_id] = EventQueue()
         return queue
 
+    async def _read_beats(self) -> None:
+        async for beat in self._process.beats():
+            self._liveness.record(beat)
+
     async def _read(self) -> None:
         try:
             async for message in self._process.messages():
-                self._last_heard = time.monotonic()
+                self._last_message = time.monotonic()
                 self._dispatch(message)
         except Exception:  # the task's root: without a reader the worker is useless
             logger.exception("a message of the worker could not be read: model=%s", self._name)
@@ -211,6 +213,7 @@ class WorkerClient:
             case Progress():
                 self._report(message)
             case Ready(info):
+                self._liveness.record(Beat(0.0, 0))  # loading has other limits
                 self._settle(info)
             case LoadFailed(code, text, hint):
                 self._settle(error_for_code(code, text, hint=hint))

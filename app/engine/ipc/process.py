@@ -16,6 +16,7 @@ import zmq
 import zmq.asyncio
 
 from app.engine.ipc.child_process import ChildProcess
+from app.engine.ipc.heartbeat import Beat
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import Inbound, Outbound, Shutdown, WorkerSpec, decode_outbound, encode
 
@@ -25,9 +26,16 @@ SHUTDOWN_GRACE_S = 3.0
 class WorkerProcess:
     """A process that runs app.engine.worker. Made by `start`; `close` must be awaited."""
 
-    def __init__(self, process: ChildProcess, link: "_Link", life_line: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        process: ChildProcess,
+        link: "_Link",
+        heart: asyncio.StreamReader,
+        life_line: asyncio.StreamWriter,
+    ) -> None:
         self._process = process
         self._link = link
+        self._heart = heart
         self._life_line = life_line
 
     @classmethod
@@ -38,13 +46,13 @@ class WorkerProcess:
         try:
             with theirs:
                 process = await launcher.launch(link.address, theirs)
-            _, life_line = await asyncio.open_unix_connection(sock=ours)
+            heart, life_line = await asyncio.open_unix_connection(sock=ours)
         except BaseException:
             link.close()
             ours.close()
             raise
         life_line.write(msgspec.json.encode(spec) + b"\n")
-        return cls(process, link, life_line)
+        return cls(process, link, heart, life_line)
 
     @property
     def is_alive(self) -> bool:
@@ -73,6 +81,12 @@ class WorkerProcess:
                 yield message
         finally:
             ended.cancel()
+
+    async def beats(self) -> AsyncGenerator[Beat, None]:
+        """Yields the worker's heartbeats, which come every half second while it serves."""
+        with contextlib.suppress(ConnectionError):
+            async for line in self._heart:
+                yield msgspec.json.decode(line, type=Beat)
 
     async def _has_more(self) -> bool:
         """Nothing comes by a link that is closed, or is being closed meanwhile."""

@@ -51,7 +51,7 @@ class WorkerStarter:
             self._launcher,
             report=progress,
             max_requests=self._max_requests,
-            silence_limit_s=self._silence_limit_s,
+            stuck_after_s=self._silence_limit_s,
         )
 
 
