@@ -1,7 +1,7 @@
-"""Owns how a request's body is read: within a size and a time, as one strict JSON object.
+"""Reads each request's body within a size and a time, and accepts only one strict JSON object.
 
-Pure ASGI, before any route. The frameworks' own parsing takes NaN, lone surrogates and doubled keys, and
-waits for ever; what passes here it parses without surprises.
+Pure ASGI, before any route. The framework's own parser accepts NaN, lone surrogates and repeated keys, and
+waits for ever. A body that passes here is one that it parses without surprises.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import error_response
 from app.core.errors import BodyTooLarge, BodyTooSlow, DomainError, InvalidRequest, UnsupportedMediaType
 
-_LINGER_S = 2.0
-_LARGE_BYTES = 50_000  # from here on, parsing would hold up the event loop for milliseconds
-_MAX_KEY = 80  # characters of a key that are told
+_LINGER_S = 2.0  # in which a refused client may go on sending
+_LARGE_BYTES = 50_000  # parsing a larger body would block the event loop for milliseconds
+_MAX_KEY = 80  # characters of a key that an error message shows
 
 
 class BodyGuard:
-    """Reads the whole body before the route runs, so that a bad one has changed nothing."""
+    """Reads the whole body before the route runs, so a bad body changes nothing."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, deadline_s: float = 30.0) -> None:
         self.app = app
@@ -50,8 +50,10 @@ class BodyGuard:
             await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        if "content-length" in headers and "transfer-encoding" in headers:  # read in two ways by two servers
-            raise InvalidRequest("A request has Content-Length or Transfer-Encoding, not both.")
+        if (
+            "content-length" in headers and "transfer-encoding" in headers
+        ):  # two servers could read it in two ways
+            raise InvalidRequest("A request may have Content-Length or Transfer-Encoding, but not both.")
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self._too_large()
@@ -77,50 +79,50 @@ class BodyGuard:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(
             f"The body is larger than {self.max_bytes} bytes.",
-            hint="LLM_MAX_BODY_BYTES sets the limit where the server runs.",
+            hint="The server's setting LLM_MAX_BODY_BYTES is the limit.",
         )
 
 
 def check_media_type(headers: Headers) -> None:
-    """Only plain JSON: a browser asks first before it sends that to another site (CSRF).
+    """Accepts only plain JSON, which a browser does not send to another site without asking first (CSRF).
 
     Raises:
-        UnsupportedMediaType: naming the header that is wrong.
+        UnsupportedMediaType: the message names the wrong header.
     """
     content = MimeHeaders()
     content["Content-Type"] = headers.get("content-type", "")
     if content.get_content_type() != "application/json":
-        raise UnsupportedMediaType("The header Content-Type of a body must be application/json.")
+        raise UnsupportedMediaType("The header Content-Type must be application/json.")
     if str(content.get_param("charset", "utf-8")).lower() not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType("The charset in the header Content-Type of a body must be utf-8.")
+        raise UnsupportedMediaType("The charset in the header Content-Type must be utf-8.")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("The header Content-Encoding must be left out: send the body as it is.")
+        raise UnsupportedMediaType("The header Content-Encoding is not supported. Send the body unencoded.")
 
 
 def check_json_object(body: bytes) -> None:
-    """Refuses whatever is not one JSON object in UTF-8 that every parser reads alike.
+    """Accepts only one JSON object in UTF-8 that every parser reads in the same way.
 
     Raises:
-        InvalidRequest: naming the cause, never the content.
+        InvalidRequest: the message names the cause and never quotes the body.
     """
     try:
         text = body.decode("utf-8")
         value = json.loads(
-            text, parse_float=_finite, parse_constant=_no_constant, object_pairs_hook=_without_doubles
+            text, parse_float=_finite, parse_constant=_no_constant, object_pairs_hook=_without_repeats
         )
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not valid UTF-8.") from None
     except UnicodeEncodeError:
-        raise InvalidRequest("The body holds a lone surrogate, which is no character.") from None
+        raise InvalidRequest("The body contains a lone surrogate, which is not a character.") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidRequest(f"The body is not valid JSON: {error.msg} at {where}.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError:
-        raise InvalidRequest("The body holds a number with too many digits.") from None
+        raise InvalidRequest("The body contains a number with too many digits.") from None
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object, such as {}.")
 
@@ -135,25 +137,25 @@ async def _check_json_object(body: bytes) -> None:
 def _finite(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise InvalidRequest("The body holds a number that is too large.")
+        raise InvalidRequest("The body contains a number that is too large.")
     return number
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise InvalidRequest(f"The body holds {name}, which is not JSON.")
+    raise InvalidRequest(f"The body contains {name}, which is not valid JSON.")
 
 
-def _without_doubles(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
+def _without_repeats(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
     names = [name for name, _ in pairs]
-    double = next(name for name in names if names.count(name) > 1)
-    raise InvalidRequest(f"The field {json.dumps(double[:_MAX_KEY])} is given more than once.")
+    repeated = next(name for name in names if names.count(name) > 1)
+    raise InvalidRequest(f"The field {json.dumps(repeated[:_MAX_KEY])} appears more than once.")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """`receive` that begins with the whole body again; what follows it, the disconnect, is the server's."""
+    """A `receive` that returns the whole body first, then the server's next messages: the disconnect."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
@@ -163,8 +165,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse_unread(error: DomainError, receive: Receive, send: Send) -> None:
-    """Answers at once and closes, but reads on for a moment: a client that is still sending would see a reset
-    connection in place of the answer."""
+    """Sends the error at once and closes the connection, but goes on reading for a moment.
+
+    Otherwise a client that is still sending would see a reset connection instead of the error.
+    """
     response = error_response(error)
     response.headers["Connection"] = "close"
     await send(

@@ -1,6 +1,7 @@
-"""Owns what /docs shows beyond the code: the page, errors and streams in words, the field for the key.
+"""The page at /docs, and the parts of the OpenAPI schema that the handlers do not imply.
 
-The page's script comes from an installed package, so that it works with no network.
+These are descriptions, errors, streams and the field for the key. The page's script comes from an installed
+package, so it works without a network.
 """
 
 import warnings
@@ -22,24 +23,27 @@ _MAX_INT = 2**63 - 1
 Documented = dict[int | str, dict[str, Any]]  # Any: OpenAPI's response objects, as FastAPI types them
 
 DESCRIPTION = """
-Holds Hugging Face language models, keeps conversations, and answers over HTTP.
+Serves Hugging Face language models over HTTP and stores conversations.
 
-**First steps:** open `POST /api/v1/chat` and press *Execute*. The reply names a `conversation_id`: send it
-along with the next message to go on.
+**First steps:** open `POST /api/v1/chat` and press *Execute*. The reply contains a `conversation_id`. Send it
+with your next message to continue the conversation.
 
-**Streams:** with `"stream": true` the answer is `text/event-stream`: `start`, `delta`..., then `done`, which
-holds everything that the JSON reply has, or one `error`. While the model is still loading, `progress` events
-come before; a reasoning model's `thinking` events come before its deltas. This page shows a stream once it
-has ended.
+**Streams:** with `"stream": true` the reply is `text/event-stream`: a `start` event, `delta` events, and at
+the end either `done`, which contains the whole JSON reply, or `error`. While the model is loading, `progress`
+events come first. The `thinking` events of a reasoning model come before its deltas. This page shows a stream
+only after it has ended.
 
-**Errors** have one shape everywhere: `{"error": {"code", "message", "hint"?, "retry_after"?}}`.
+**Errors** always have the same shape: `{"error": {"code", "message", "hint"?, "retry_after"?}}`.
 """
 
 TAGS = [
-    {"name": "Chat", "description": "Conversations that the server keeps."},
-    {"name": "Models", "description": "What can answer, and which one does."},
-    {"name": "Generation", "description": "Text that goes on from a prompt, with no conversation."},
-    {"name": "Health", "description": "For people and probes; these routes need no key."},
+    {"name": "Chat", "description": "Conversations, which the server stores."},
+    {"name": "Models", "description": "Which models exist, and which one answers."},
+    {"name": "Generation", "description": "Text that continues a prompt, without a conversation."},
+    {
+        "name": "Health",
+        "description": "The state of the server, for people and probes. These routes need no key.",
+    },
 ]
 
 _CHAT_STREAM = """event: start
@@ -67,33 +71,45 @@ data: {"message": "Successfully switched to gpt2", "model_name": "gpt2", "model_
 _LOAD_STREAM = _SWITCH_STREAM.replace("Successfully switched to gpt2", "gpt2 is loaded")
 
 _ERRORS: Mapping[int, tuple[str, str, str]] = {
-    400: ("The request cannot be honoured as it stands.", "invalid_request", "The body is not valid UTF-8."),
-    401: ("The API key is missing or wrong.", "not_authenticated", "This server asks for its API key."),
+    400: ("The request is invalid.", "invalid_request", "The body is not valid UTF-8."),
+    401: ("The API key is missing or wrong.", "not_authenticated", "This server requires an API key."),
     404: (
-        "No such conversation or model.",
+        "The conversation or model does not exist.",
         "conversation_not_found",
-        "There is no conversation with this id.",
+        "No conversation has this id.",
     ),
-    409: ("What is asked for is in use.", "conversation_busy", "One turn at a time."),
+    409: ("The conversation or model is in use.", "conversation_busy", "The conversation is busy."),
     413: ("The body is too large.", "body_too_large", "The body is larger than 1000000 bytes."),
-    415: ("The body is not JSON.", "unsupported_media_type", "Content-Type must be application/json."),
-    422: ("A field is wrong.", "validation_error", "temperature: Input should be less than or equal to 2"),
+    415: (
+        "The body is not JSON.",
+        "unsupported_media_type",
+        "The header Content-Type must be application/json.",
+    ),
+    422: (
+        "A field or parameter is invalid.",
+        "validation_error",
+        "temperature: Input should be less than or equal to 2",
+    ),
     429: (
-        "The queue is full; the header Retry-After says when to come back.",
+        "The queue is full. The header Retry-After says when to try again.",
         "queue_full",
         "The queue is full.",
     ),
     503: (
-        "The model cannot serve; the message says why.",
+        "The model cannot serve. The message says why.",
         "model_load_failed",
         "The model could not be loaded.",
     ),
-    504: ("LLM_REQUEST_TIMEOUT passed.", "deadline_exceeded", "The reply was not finished in time."),
+    504: (
+        "The request took longer than LLM_REQUEST_TIMEOUT.",
+        "deadline_exceeded",
+        "The reply was not finished in time.",
+    ),
 }
 
 
 def fails_with(*statuses: int) -> Documented:
-    """The error responses of a route, each with an example."""
+    """Documents the error responses of a route, each with an example."""
     return {status: _error(*_ERRORS[status]) for status in statuses}
 
 
@@ -105,7 +121,7 @@ def _error(description: str, code: str, message: str) -> dict[str, Any]:
 
 def _stream(example: str) -> Documented:
     content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
-    return {200: {"description": 'The reply, or with `"stream": true` its events.', "content": content}}
+    return {200: {"description": 'The reply, or its events if `"stream"` is true.', "content": content}}
 
 
 STREAMS_TEXT = _stream(_CHAT_STREAM)
@@ -116,7 +132,7 @@ REPLIES = TAKES_BODY | fails_with(404, 429, 503, 504)
 
 
 def key_fields(has_key: bool) -> list[Depends]:
-    """The *Authorize* button of the page. The check itself is in api/middleware.py, for every route."""
+    """Shows the *Authorize* button on the page. middleware.py checks the key."""
     if not has_key:
         return []
     return [
@@ -147,7 +163,7 @@ def describe(app: FastAPI) -> None:
 
 
 def add_docs_page(app: FastAPI) -> None:
-    """Swagger UI at /docs, with every file from this server."""
+    """Adds Swagger UI at /docs. All its files come from this server."""
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs-assets")
     app.add_route("/docs", _page, include_in_schema=False)
 
@@ -165,6 +181,6 @@ async def _page(request: Request) -> Response:
             "persistAuthorization": True,
             "displayRequestDuration": True,
             "defaultModelsExpandDepth": 0,
-            "validatorUrl": None,  # it would send the schema to a site of its own
+            "validatorUrl": None,  # it would send the schema to another site
         },
     )

@@ -1,8 +1,8 @@
-"""Owns THE table from exception class to status, and the one shape of every error body.
+"""Turns every error into an HTTP response: one table of status codes, and one shape of the body.
 
     {"error": {"code", "message", "hint"?, "retry_after"?}}
 
-What is wrong is said in core/errors.py; this module only says it over HTTP. Input is never echoed.
+The errors themselves are in core/errors.py. A response never repeats the request's input.
 """
 
 import logging
@@ -21,11 +21,11 @@ from app.models.schemas import ErrorDetail, ErrorResponse
 
 logger = logging.getLogger(__name__)
 
-# A subclass that is not listed has the status of its nearest ancestor.
+# A class that is not listed has the status of its nearest ancestor.
 STATUS: Mapping[type[DomainError], int] = {
     errors.InvalidRequest: 400,
     errors.NotAuthenticated: 401,
-    errors.ForbiddenHost: 403,  # not 421: clients try that one again over another connection
+    errors.ForbiddenHost: 403,  # not 421, which clients retry over another connection
     errors.NotFound: 404,
     errors.BodyTooSlow: 408,
     errors.ConversationBusy: 409,
@@ -39,14 +39,14 @@ STATUS: Mapping[type[DomainError], int] = {
     DomainError: 500,
 }
 
-_MAX_PROBLEMS = 5  # of a validation error that are told
-_MAX_FIELD = 80  # characters of a field's name that are told
+_MAX_PROBLEMS = 5  # that the message of a validation error lists
+_MAX_FIELD = 80  # characters of a field's name that a message shows
 
 _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
-    404: ("There is no such route.", "GET / lists what is here."),
+    404: ("This route does not exist.", "GET / lists all routes."),
     405: (
-        "This route does not take that method.",
-        "GET / lists what is here; the header Allow says what it takes.",
+        "This route does not support this method.",
+        "The header Allow lists the methods of this route; GET / lists all routes.",
     ),
 }
 
@@ -73,16 +73,16 @@ def error_response(error: DomainError) -> Response:
 
 
 def to_domain_error(error: BaseException) -> DomainError:
-    """What the caller is told of an error. A bug of ours is logged with its traceback and told without it."""
+    """The error that the client sees. A bug is logged with its traceback and becomes an InternalError."""
     if isinstance(error, DomainError):
         return error
     logger.error("unexpected %s", type(error).__name__, exc_info=error)
-    hint = f"The server's log tells more under request id {request_id.get()}."
-    return InternalError("Something went wrong inside the server.", hint=hint)
+    hint = f"The server's log has the details under request id {request_id.get()}."
+    return InternalError("The server failed because of a bug.", hint=hint)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Everything that a route or its parsing raises is answered in the one shape."""
+    """Gives every error that a route or its parsing raises the same shape."""
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -96,14 +96,14 @@ async def _on_domain_error(_: Request, error: Exception) -> Response:
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [_problem(problem) for problem in error.errors()]
-    told_problems = "; ".join(problems[:_MAX_PROBLEMS])
-    more = len(problems) - _MAX_PROBLEMS
-    message = told_problems if more <= 0 else f"{told_problems}; and {more} more"
-    return _respond(422, _body("validation_error", message, "/docs shows what each route takes."))
+    message = "; ".join(problems[:_MAX_PROBLEMS])
+    if len(problems) > _MAX_PROBLEMS:
+        message += f"; and {len(problems) - _MAX_PROBLEMS} more"
+    return _respond(422, _body("validation_error", message, "/docs lists the fields of each route."))
 
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
-    """What the framework raises by itself: an unknown route, a wrong method."""
+    """An error that the framework raises: an unknown route or a wrong method."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     message, hint = _HTTP_ERRORS.get(error.status_code, (f"{phrase}.", None))
@@ -111,20 +111,20 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
 
 
 def _problem(problem: Mapping[str, Any]) -> str:  # Any: pydantic's error details
-    """`field: cause`, without the input that pydantic keeps beside them."""
+    """`field: cause`, without the input, which pydantic keeps beside them."""
     is_unknown = problem["type"] == "extra_forbidden"
-    parts = [str(part) for part in problem["loc"][1:] if is_unknown or _is_place(part)]
+    parts = [str(part) for part in problem["loc"][1:] if is_unknown or _is_location(part)]
     field = escape_control(".".join(parts)[:_MAX_FIELD])
     if is_unknown:
-        return f"{field}: there is no such field"
+        return f"{field}: unknown field"
     if problem["type"] == "missing" and not field:
         return "The request has no body."
     cause = str(problem["msg"]).removeprefix("Value error, ")
     return f"{field}: {cause}" if field else cause
 
 
-def _is_place(part: str | int) -> bool:
-    """A field or an index, and not pydantic's name for one branch of a union."""
+def _is_location(part: str | int) -> bool:
+    """Whether the part is a field or an index, and not pydantic's name for one branch of a union."""
     return isinstance(part, int) or part.isidentifier()
 
 

@@ -1,6 +1,6 @@
-"""The request bodies that /docs offers to try, attached to the handlers' parameters. Each works as it stands.
+"""Example request bodies for /docs, attached to the handlers' parameters. Each can be sent unchanged.
 
-A body with a `default_factory` may be left out: that means the same as an empty object.
+A body with a `default_factory` may be left out, which means the same as an empty object.
 """
 
 from fastapi import Body

@@ -1,6 +1,6 @@
-"""Owns what happens to every request before a route: its id and log line, and who may ask at all.
+"""Gives every request an id and a log line, and refuses requests without the key or from foreign sites.
 
-Pure ASGI. Decisions look at `scope["path"]` and the headers alone; bodies belong to api/body.py.
+Pure ASGI. All checks look only at `scope["path"]` and the headers; body.py checks the bodies.
 """
 
 import hmac
@@ -22,22 +22,22 @@ from app.core.logging import escape_control, request_id
 
 logger = logging.getLogger("app.access")
 
-# Open without a key: what a probe asks, and what any copy of this program shows alike. The page at /docs
-# needs its script and the schema before a person can enter the key there.
+# Open without a key: the paths that probes ask, and those that show nothing of this particular server. The
+# page at /docs needs its script and the schema before a person can enter the key there.
 HEALTH_PATHS = frozenset(
     f"{prefix}/health{part}" for prefix in ("", "/api/v1") for part in ("", "/live", "/ready")
 )
 ASSETS = "/docs-assets"
 _OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/openapi.json"}
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CLIENT_LEFT = 499  # nginx's number for a request whose client did not wait
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected before the reply
 
 
 class RequestLog:
-    """Gives every request an id and one line, and answers what nothing else caught.
+    """Gives every request an id and one log line, and turns uncaught exceptions into error responses.
 
-    A sane `x-request-id` is kept, so that a proxy's log and this one can be read side by side.
+    A valid `x-request-id` is kept, so that a proxy's log and this one can be read side by side.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,24 +48,24 @@ class RequestLog:
             return await self.app(scope, receive, send)
         began = time.perf_counter()
         token = request_id.set(_id_of(Headers(scope=scope)))
-        answer = _Answer(send)
+        reply = _ReplySend(send)
         try:
-            await self._run(scope, receive, answer)
+            await self._run(scope, receive, reply)
         finally:
-            _log(scope, answer.status, time.perf_counter() - began)
+            _log(scope, reply.status, time.perf_counter() - began)
             request_id.reset(token)
 
-    async def _run(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+    async def _run(self, scope: Scope, receive: Receive, reply: "_ReplySend") -> None:
         try:
-            await self.app(scope, receive, answer)
-        except Exception as error:  # the application's last handler
+            await self.app(scope, receive, reply)
+        except Exception as error:  # the root of every request
             response = error_response(to_domain_error(error))
-            if answer.status is None:
-                await response(scope, receive, answer)
+            if reply.status is None:
+                await response(scope, receive, reply)
 
 
-class _Answer:
-    """The `send` of one request: adds the id, remembers the status."""
+class _ReplySend:
+    """The `send` of one request. Adds the request's id to the headers and keeps the status."""
 
     def __init__(self, send: Send) -> None:
         self.send = send
@@ -79,7 +79,7 @@ class _Answer:
 
 
 class Guard:
-    """Runs a check on the head of every request. The check raises the DomainError to answer with."""
+    """Runs a check on the path and headers of every request. The check raises a DomainError to refuse it."""
 
     def __init__(self, app: ASGIApp, check: Callable[[Scope], None]) -> None:
         self.app = app
@@ -95,9 +95,9 @@ class Guard:
 
 
 class HostCheck:
-    """For a server without a key: refuses what another site's page can make a browser send.
+    """For a server without a key: refuses requests that a page of another site made the browser send.
 
-    DNS rebinding gives itself away by its name in Host, a plain cross-site request by its Origin.
+    After DNS rebinding the header Host names the other site. In a plain cross-site request Origin does.
     """
 
     def __init__(self, allowed_hosts: Sequence[str], origins: Sequence[str]) -> None:
@@ -112,29 +112,29 @@ class HostCheck:
     def __call__(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if not self._is_ours(_hostname(host)):
+        if not self._is_own_name(_hostname(host)):
             raise ForbiddenHost(
-                "This server does not answer to the name in the header Host.",
-                hint="Name it in LLM_ALLOWED_HOSTS, or set LLM_API_KEY.",
+                "This server does not accept the host name in the header Host.",
+                hint="Add it to LLM_ALLOWED_HOSTS, or set LLM_API_KEY.",
             )
         origin = headers.get("origin")
-        if origin is not None and not self._may_ask(origin, host):
+        if origin is not None and not self._is_allowed(origin, host):
             raise ForbiddenHost(
-                "This server does not answer to pages of another site.",
-                hint="Name the page's origin in LLM_CORS_ORIGINS.",
+                "This server does not accept requests from pages of other sites.",
+                hint="Add the page's origin to LLM_CORS_ORIGINS.",
             )
 
-    def _is_ours(self, name: str) -> bool:
+    def _is_own_name(self, name: str) -> bool:
         return name in self.names or "*" in self.names or name.endswith(".localhost") or _is_address(name)
 
-    def _may_ask(self, origin: str, host: str) -> bool:
+    def _is_allowed(self, origin: str, host: str) -> bool:
         return (
             origin in self.origins or "*" in self.origins or urlsplit(origin).netloc.lower() == host.lower()
         )
 
 
 class KeyCheck:
-    """Denies every route but the open ones to those without the key."""
+    """Refuses requests without the key on every path but the open ones."""
 
     def __init__(self, key: str) -> None:
         self.key = key.encode()
@@ -145,7 +145,7 @@ class KeyCheck:
             return
         if not hmac.compare_digest(_given_key(Headers(scope=scope)), self.key):
             raise NotAuthenticated(
-                "This server asks for its API key.",
+                "This server requires an API key.",
                 hint="Send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
             )
 
@@ -153,11 +153,11 @@ class KeyCheck:
 def _given_key(headers: Headers) -> bytes:
     scheme, _, key = headers.get("authorization", "").partition(" ")
     given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return given.encode("latin-1")  # as the server decoded it, so these are the bytes that were sent
+    return given.encode("latin-1")  # headers are decoded as Latin-1, so these are the bytes that were sent
 
 
 def _hostname(host: str) -> str:
-    """The name in a Host header, without its port and its brackets."""
+    """The name in a Host header, without its port and brackets."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -174,12 +174,12 @@ def _is_address(name: str) -> bool:
 
 def _id_of(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
+    return given if _VALID_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def _log(scope: Scope, status: int | None, seconds: float) -> None:
-    """One line. The route's template stands for the path, as ids of conversations open them."""
+    """Logs the route template, not the path, because conversation ids are secrets."""
     path = getattr(scope.get("route"), "path", None) or scope["path"]
     level = logging.DEBUG if scope["path"] in HEALTH_PATHS else logging.INFO
-    answered = _CLIENT_LEFT if status is None else status
-    logger.log(level, "%s %s %d %.0f ms", scope["method"], escape_control(path), answered, seconds * 1000)
+    shown = _CLIENT_CLOSED_REQUEST if status is None else status
+    logger.log(level, "%s %s %d %.0f ms", scope["method"], escape_control(path), shown, seconds * 1000)

@@ -1,4 +1,4 @@
-"""One server with scripted services for all tests of this folder, and a client of it."""
+"""One server with scripted services, shared by all tests of this folder, and a client for it."""
 
 from collections.abc import Iterator
 

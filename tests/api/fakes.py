@@ -1,4 +1,4 @@
-"""Services with scripted answers, and a real server in a thread to ask them through."""
+"""Services with scripted replies, and a real server in a thread that serves them."""
 
 import asyncio
 import socket

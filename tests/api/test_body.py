@@ -1,4 +1,4 @@
-"""Bad bodies, through a real server: each a 4xx that names the cause, and nothing has changed."""
+"""Invalid bodies, sent to a real server: each gets a 4xx that names the cause, and changes nothing."""
 
 import json
 import socket
@@ -20,7 +20,7 @@ CHAT = "/api/v1/chat"
 
 
 def exchange(url: str, request: bytes) -> bytes:
-    """What a server answers to bytes that no client library would send."""
+    """The server's reply to bytes that no client library would send."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(request)
@@ -47,7 +47,7 @@ def head(*lines: str) -> bytes:
         (b'{"message": "hi", "stop": ["\\ud83d\\ud83d"]}', "surrogate"),
         (b'{"message": "\xff"}', "UTF-8"),
         (b'{"message": "\xed\xa0\x80"}', "UTF-8"),
-        (b'{"message": "hi", "message": "ho"}', '"message" is given more than once'),
+        (b'{"message": "hi", "message": "ho"}', '"message" appears more than once'),
         (b'{"message": "hi", "stop": ' + b"[" * 4000, "nested too deeply"),
         (b'{"a":' * 1500 + b"1" + b"}" * 1500, "nested too deeply"),
         (b'{"message": "hi"', "not valid JSON"),
@@ -61,7 +61,7 @@ def head(*lines: str) -> bytes:
     ],
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
 )
-def test_body_that_is_no_strict_json_object(
+def test_body_must_be_a_strict_json_object(
     client: httpx.Client, scripted: Scripted, body: bytes, said: str
 ) -> None:
     reply = client.post(CHAT, content=body, headers=JSON)
@@ -101,7 +101,7 @@ def test_encoded_body_is_refused(client: httpx.Client) -> None:
     assert reply.status_code == 415
 
 
-def test_largest_body_passes_and_one_byte_more_does_not(client: httpx.Client, scripted: Scripted) -> None:
+def test_largest_body_passes_and_a_larger_one_does_not(client: httpx.Client, scripted: Scripted) -> None:
     body = b'{"message": "' + b"x" * (MAX_BODY_BYTES - 15) + b'"}'
     assert client.post(CHAT, content=body, headers=JSON).status_code == 200
     reply = client.post(CHAT, content=body + b" ", headers=JSON)
@@ -109,7 +109,7 @@ def test_largest_body_passes_and_one_byte_more_does_not(client: httpx.Client, sc
     assert len(scripted.calls) == 1
 
 
-def test_large_chunked_body_is_refused_and_the_answer_arrives(
+def test_large_chunked_body_is_refused_and_the_reply_arrives(
     client: httpx.Client, scripted: Scripted
 ) -> None:
     reply = client.post(CHAT, content=(b" " * 100_000 for _ in range(50)), headers=JSON)
@@ -117,19 +117,19 @@ def test_large_chunked_body_is_refused_and_the_answer_arrives(
     assert scripted.calls == []
 
 
-def test_declared_size_is_believed_before_a_byte_arrives(url: str) -> None:
+def test_large_declared_size_is_refused_before_the_body_arrives(url: str) -> None:
     answer = exchange(url, head("Content-Length: 99999999999"))
     assert answer.startswith(b"HTTP/1.1 413") and b"connection: close" in answer.lower()
 
 
-def test_body_of_two_lengths_is_refused(url: str, scripted: Scripted) -> None:
+def test_content_length_with_transfer_encoding_is_refused(url: str, scripted: Scripted) -> None:
     lengths = head("Content-Length: 2", "Transfer-Encoding: chunked")
     answer = exchange(url, lengths + b'11\r\n{"message": "hi"}\r\n0\r\n\r\n')
     assert answer.startswith(b"HTTP/1.1 400") and b"not both" in answer
     assert scripted.calls == []
 
 
-def test_body_longer_than_declared_is_no_second_request(url: str, scripted: Scripted) -> None:
+def test_bytes_after_the_body_are_not_read_as_a_request(url: str, scripted: Scripted) -> None:
     answer = exchange(url, head("Content-Length: 2") + b'{}{"message": "hi"}')
     assert answer.startswith(b"HTTP/1.1 422")
     assert scripted.calls == []
@@ -140,7 +140,7 @@ async def echo_length(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse(str(len((await receive())["body"])))(scope, receive, send)
 
 
-def test_body_that_never_ends_is_given_up() -> None:
+def test_body_that_does_not_arrive_in_time_is_refused() -> None:
     with serving(BodyGuard(echo_length, max_bytes=100, deadline_s=0.05)) as url:
         answer = exchange(url, head("Content-Length: 50") + b"{")
     assert answer.startswith(b"HTTP/1.1 408") and b"body_too_slow" in answer
@@ -152,7 +152,9 @@ def test_body_in_pieces_arrives_whole() -> None:
     assert reply.text == "8"
 
 
-def test_client_that_leaves_while_sending_is_no_error(url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_client_that_disconnects_while_sending_causes_no_error(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head("Content-Length: 50") + b"{")

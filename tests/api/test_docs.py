@@ -1,4 +1,4 @@
-"""The page, with no network; and that what it offers to try works as it stands."""
+"""The page at /docs works without a network, and its examples can be sent unchanged."""
 
 import re
 from typing import Any
@@ -30,7 +30,7 @@ BODIES = [
 ]
 
 
-def test_page_takes_everything_from_this_server(client: httpx.Client) -> None:
+def test_page_loads_all_files_from_this_server(client: httpx.Client) -> None:
     page = client.get("/docs").text
     assert "//" not in page.replace("<!--", "").replace("-->", "")
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
@@ -39,11 +39,11 @@ def test_page_takes_everything_from_this_server(client: httpx.Client) -> None:
         assert client.get(link).status_code == 200
 
 
-def test_no_other_page_asks_for_a_network(client: httpx.Client) -> None:
+def test_there_is_no_page_that_needs_a_network(client: httpx.Client) -> None:
     assert client.get("/redoc").status_code == 404
 
 
-def test_assets_cannot_be_left(client: httpx.Client) -> None:
+def test_no_file_outside_the_assets_is_served(client: httpx.Client) -> None:
     assert client.get("/docs-assets/%2e%2e/main.py").status_code == 404
     assert client.get("/docs-assets/").status_code == 404
 
@@ -67,14 +67,14 @@ def test_every_example_works(client: httpx.Client, path: str, body: dict[str, ob
     assert set(body) <= set(described["properties"])
 
 
-def test_bounds_of_whole_numbers_are_whole() -> None:
+def test_bounds_of_integers_are_integers() -> None:
     fields = SCHEMA["components"]["schemas"]["ChatRequest"]["properties"]
     bounds = fields["seed"]["anyOf"][0]
     assert (bounds["minimum"], bounds["maximum"]) == (0, 2**63 - 1)
     assert isinstance(bounds["maximum"], int) and isinstance(fields["top_k"]["anyOf"][0]["maximum"], int)
 
 
-def test_a_load_does_not_say_that_it_switched() -> None:
+def test_example_of_a_load_does_not_say_that_it_switched() -> None:
     answer = SCHEMA["paths"]["/api/v1/load-model"]["post"]["responses"]["200"]["content"]
     assert "gpt2 is loaded" in answer["text/event-stream"]["example"]
 
@@ -86,7 +86,7 @@ def test_streams_are_described(path: str) -> None:
     assert "event: done" in content["text/event-stream"]["example"]
 
 
-def test_key_field_is_there_only_when_a_key_is_asked_for() -> None:
+def test_key_field_is_shown_only_if_a_key_is_required() -> None:
     assert "securitySchemes" not in SCHEMA["components"]
     locked = schema_of(fake_app(Scripted(), api_key="key"))
     assert set(locked["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyHeader"}

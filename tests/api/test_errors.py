@@ -1,4 +1,4 @@
-"""The table, and the one shape of everything that goes wrong."""
+"""Status codes, and the one shape of every error body."""
 
 import logging
 
@@ -27,25 +27,25 @@ def test_only_internal_errors_fall_through_to_the_root() -> None:
     assert all(set(cls.__mro__) & (set(STATUS) - {DomainError}) for cls in subclasses(DomainError)[1:])
 
 
-def test_status_is_the_nearest_ancestors() -> None:
+def test_status_is_that_of_the_nearest_ancestor() -> None:
     assert status_of(errors.ContextOverflow("long")) == 400
-    assert status_of(errors.ModelGated("closed")) == 503
+    assert status_of(errors.ModelGated("gated")) == 503
 
 
-def test_body_leaves_out_what_is_not_known() -> None:
+def test_body_omits_absent_fields() -> None:
     assert (
-        error_response(errors.ModelGated("closed")).body
-        == b'{"error":{"code":"model_gated","message":"closed"}}'
+        error_response(errors.ModelGated("gated")).body
+        == b'{"error":{"code":"model_gated","message":"gated"}}'
     )
 
 
-def test_queue_full_always_says_when_to_come_back() -> None:
+def test_queue_full_always_says_when_to_retry() -> None:
     assert error_response(errors.QueueFull("full")).headers["retry-after"] == "1"
     assert error_response(errors.QueueFull("full", retry_after=9)).headers["retry-after"] == "9"
 
 
-def test_missing_key_names_the_scheme() -> None:
-    assert error_response(errors.NotAuthenticated("who?")).headers["www-authenticate"] == "Bearer"
+def test_missing_key_is_answered_with_the_scheme() -> None:
+    assert error_response(errors.NotAuthenticated("no key")).headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_missing_key_names_the_scheme() -> None:
     [
         ({}, "message: Field required"),
         ({"message": "hi", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
-        ({"message": "hi", "tempratur": 1}, "tempratur: there is no such field"),
+        ({"message": "hi", "tempratur": 1}, "tempratur: unknown field"),
         ({"message": " "}, "message: is empty"),
         (
             {"message": "hi", "stop": ["", ""]},
@@ -84,7 +84,7 @@ def test_validation_names_the_field_and_the_cause(
 
 
 @pytest.mark.parametrize("contradiction", [(True, 0), (False, 0.7)])
-def test_sampling_and_a_temperature_that_contradicts_it_are_both_named(
+def test_contradiction_of_do_sample_and_temperature_names_both(
     client: httpx.Client, contradiction: tuple[bool, float]
 ) -> None:
     do_sample, temperature = contradiction
@@ -95,7 +95,7 @@ def test_sampling_and_a_temperature_that_contradicts_it_are_both_named(
     assert "temperature" in reply.json()["error"]["message"]
 
 
-def test_whole_numbers_are_taken_for_fields_that_have_fractions(client: httpx.Client) -> None:
+def test_integers_are_accepted_by_float_fields(client: httpx.Client) -> None:
     body = {"prompt": "hi", "temperature": 0, "top_p": 1, "do_sample": False}
     assert client.post("/api/v1/generate", json=body).status_code == 200
 
@@ -108,7 +108,7 @@ def test_validation_never_echoes_the_input(client: httpx.Client) -> None:
     assert "hunter2" not in reply.text
 
 
-def test_validation_tells_a_few_problems_of_many(client: httpx.Client) -> None:
+def test_validation_lists_the_first_problems_of_many(client: httpx.Client) -> None:
     reply = client.post("/api/v1/chat", json={"message": "hi"} | {f"x{i}": 1 for i in range(100)})
     assert reply.json()["error"]["message"].endswith("; and 95 more")
 
@@ -124,13 +124,13 @@ def test_unknown_route(client: httpx.Client) -> None:
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
-def test_wrong_method_says_which_one_is_right(client: httpx.Client) -> None:
+def test_wrong_method_is_answered_with_the_right_one(client: httpx.Client) -> None:
     reply = client.get("/api/v1/chat")
     assert (reply.status_code, reply.json()["error"]["code"]) == (405, "method_not_allowed")
     assert reply.headers["allow"] == "POST"
 
 
-def test_bug_is_told_without_its_inside_and_logged_once(
+def test_bug_is_logged_once_and_its_details_are_not_sent(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = client.post("/api/v1/chat", json={"message": "bug"})

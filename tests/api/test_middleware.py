@@ -1,4 +1,4 @@
-"""Who may ask, and what the log says of it."""
+"""Hosts, origins and keys that are accepted, and the access log."""
 
 import logging
 import socket
@@ -32,7 +32,7 @@ def scope(path: str = "/api/v1/chat", **headers: str) -> Scope:
     ["localhost", "LocalHost:8000", "api.localhost", "127.0.0.1:80", "10.1.2.3", "[::1]:8000", "[fe80::1]"]
     + [socket.gethostname(), "models.example.org:8000"],
 )
-def test_host_check_answers_to_its_own_names(host: str) -> None:
+def test_host_check_accepts_its_own_names(host: str) -> None:
     HostCheck(["models.example.org"], [])(scope(host=host))
 
 
@@ -53,7 +53,7 @@ def test_host_check_refuses_other_names(host: str) -> None:
         HostCheck(["models.example.org"], [])(scope(host=host))
 
 
-def test_host_check_refuses_a_request_that_names_none() -> None:
+def test_host_check_refuses_a_request_without_a_host() -> None:
     with pytest.raises(ForbiddenHost):
         HostCheck([], [])(scope())
 
@@ -65,14 +65,14 @@ def test_star_allows_every_host() -> None:
 @pytest.mark.parametrize(
     "origin", ["http://localhost:8000", "https://LOCALHOST:8000", "https://page.example"]
 )
-def test_pages_of_this_server_and_named_ones_may_ask(origin: str) -> None:
+def test_host_check_accepts_its_own_and_allowed_origins(origin: str) -> None:
     HostCheck([], ["https://page.example"])(scope(host="localhost:8000", origin=origin))
 
 
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "http://localhost:9000", "null", "http://page.example", "["]
 )
-def test_pages_of_another_site_may_not_ask(origin: str) -> None:
+def test_host_check_refuses_other_origins(origin: str) -> None:
     with pytest.raises(ForbiddenHost):
         HostCheck([], ["https://page.example"])(scope(host="localhost:8000", origin=origin))
 
@@ -98,7 +98,7 @@ def locked(locked_url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_every_route_but_the_open_ones_asks_for_the_key(locked: httpx.Client) -> None:
+def test_every_route_but_the_open_ones_requires_the_key(locked: httpx.Client) -> None:
     app = fake_app(Scripted(), api_key=KEY)
     describe(app)
     plain = {route.path for route in app.routes if isinstance(route, Route)}
@@ -115,7 +115,7 @@ def test_open_routes_answer_without_the_key(locked: httpx.Client, path: str) -> 
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}])
-def test_key_opens(locked: httpx.Client, headers: dict[str, str]) -> None:
+def test_key_is_accepted_in_either_header(locked: httpx.Client, headers: dict[str, str]) -> None:
     assert locked.get("/api/v1/chat/models", headers=headers).status_code == 200
     assert locked.get("/api/v1/chat/models", headers={"X-API-Key": KEY}).status_code == 200
 
@@ -133,40 +133,40 @@ def test_key_opens(locked: httpx.Client, headers: dict[str, str]) -> None:
         {"x_api_key": KEY, "authorization": "Bearer wrong"},
     ],
 )
-def test_key_check_refuses_what_is_not_the_key(headers: dict[str, str]) -> None:
+def test_key_check_refuses_anything_but_the_key(headers: dict[str, str]) -> None:
     with pytest.raises(NotAuthenticated):
         KeyCheck(KEY)(scope(**headers))
 
 
 def test_key_may_hold_any_character() -> None:
-    given = "schlüssel".encode().decode("latin-1")  # the bytes that a client sends, as a server decodes them
+    given = "schlüssel".encode().decode("latin-1")  # as a server decodes the bytes
     KeyCheck("schlüssel")(scope(x_api_key=given))
 
 
-def test_with_a_key_any_host_is_answered(locked: httpx.Client) -> None:
+def test_with_a_key_any_host_is_accepted(locked: httpx.Client) -> None:
     headers = {"Host": "models.example", "X-API-Key": KEY}
     assert locked.get("/api/v1/chat/models", headers=headers).status_code == 200
 
 
-def test_named_origins_get_cross_origin_headers_also_on_refusals(locked: httpx.Client) -> None:
+def test_refusals_carry_cross_origin_headers_too(locked: httpx.Client) -> None:
     reply = locked.get("/api/v1/chat/models", headers={"Origin": "https://page.example"})
     assert reply.status_code == 401
     assert reply.headers["access-control-allow-origin"] == "https://page.example"
 
 
-def test_no_cross_origin_headers_unless_asked_for(client: httpx.Client) -> None:
+def test_no_cross_origin_headers_without_the_setting(client: httpx.Client) -> None:
     reply = client.get("/health", headers={"Origin": str(client.base_url).rstrip("/")})
     assert "access-control-allow-origin" not in reply.headers
 
 
-# Ids and lines
+# Ids and log lines
 
 
 def access_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "app.access"]
 
 
-def test_sane_request_id_is_kept_and_others_are_replaced(client: httpx.Client) -> None:
+def test_valid_request_id_is_kept_and_others_are_replaced(client: httpx.Client) -> None:
     ids = ["from-my-proxy_1.2", "with space", "x" * 65, ""]
     answered = [client.get("/", headers={"x-request-id": given}).headers["x-request-id"] for given in ids]
     assert answered[0] == ids[0]
@@ -177,7 +177,7 @@ def test_access_line_names_the_template_and_not_the_id(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.get("/api/v1/chat/conversation/conv_secret")
-    client.get("/")  # whose line comes after the one before
+    client.get("/")  # its line follows that of the first request
     assert access_lines(caplog)[0].startswith("GET /api/v1/chat/conversation/{conversation_id} 200 ")
     assert "conv_secret" not in caplog.text
 

@@ -1,4 +1,4 @@
-"""Through a real server: what a client sees of a stream, and what a service sees of a client that leaves."""
+"""Streams and collected replies, through a real server, and clients that disconnect."""
 
 import json
 from typing import Any
@@ -73,7 +73,7 @@ def test_late_error_of_a_collected_reply_is_a_status(client: httpx.Client) -> No
     assert ask(client, "die").status_code == 503
 
 
-def test_bug_in_a_stream_is_told_without_its_inside(client: httpx.Client) -> None:
+def test_bug_in_a_stream_is_reported_without_its_details(client: httpx.Client) -> None:
     reply = ask(client, "bug later", stream=True)
     name, data = frames(reply.text)[-1]
     assert (name, data["error"]["code"]) == ("error", "internal_error")
@@ -82,7 +82,7 @@ def test_bug_in_a_stream_is_told_without_its_inside(client: httpx.Client) -> Non
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("message", ["hang", "hang at once"])
-def test_client_that_leaves_cancels_the_work(
+def test_client_that_disconnects_cancels_the_work(
     url: str, scripted: Scripted, message: str, stream: bool
 ) -> None:
     body = {"message": message, "stream": stream}
@@ -92,7 +92,7 @@ def test_client_that_leaves_cancels_the_work(
     assert scripted.cancelled.wait(WAIT_S)
 
 
-def test_keep_alive_comes_while_nothing_else_does(scripted: Scripted) -> None:
+def test_keep_alive_is_sent_while_no_events_come(scripted: Scripted) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await respond(scripted.run("hang"), True, encode, None, keep_alive_s=0.01)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Owns what the server says of itself: what is here, whether it lives, and whether it can answer."""
+"""Routes that describe the server: the index, and the health checks for people and probes."""
 
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
@@ -12,7 +12,7 @@ from app.models.schemas import HealthResponse
 index_router = APIRouter(tags=["Health"])
 health_router = APIRouter(prefix="/health", tags=["Health"])
 
-_RETRY_AFTER_S = 2  # of a probe, while a model loads
+_RETRY_AFTER_S = 2  # while a model loads
 _CHAT = '{"message": "What is the capital of France?"}'
 
 
@@ -36,7 +36,7 @@ class Alive(BaseModel):
 
 @index_router.get("/")
 async def index(request: Request) -> Index:
-    """What is here, and what to try first."""
+    """Lists all routes, and requests to try first."""
     base = str(request.base_url).rstrip("/")
     return Index(
         name=request.app.title,
@@ -53,19 +53,19 @@ async def index(request: Request) -> Index:
 
 @health_router.get("")
 async def health(services: ServicesDep) -> HealthResponse:
-    """The state of the server and of its model, with the progress of a load. Always 200."""
+    """Reports the state of the server and its current model, and the progress of loads. Always 200."""
     return services.status.health()
 
 
 @health_router.get("/live")
 async def live() -> Alive:
-    """Whether the server answers at all. A probe that fails means: start it again."""
+    """Always 200 while the process serves. If this probe fails, restart the server."""
     return Alive()
 
 
 @health_router.get("/ready", responses=fails_with(503))
 async def ready(services: ServicesDep) -> HealthResponse:
-    """Whether a request would be answered now: 503 while a model loads, or its worker is dead or stuck."""
+    """200 if the server can answer now; 503 while the model loads, or if its worker is dead or stuck."""
     state = services.status.health()
     if not services.status.is_ready():
         raise _not_ready(state)
@@ -75,9 +75,9 @@ async def ready(services: ServicesDep) -> HealthResponse:
 def _not_ready(state: HealthResponse) -> ModelUnavailable:
     if state.status == "loading":
         return ModelUnavailable(f"{state.current_model} is loading.", retry_after=_RETRY_AFTER_S)
-    why = state.model.error if state.model is not None else None
+    error = state.model.error if state.model is not None else None
     return ModelUnavailable(
-        why or f"{state.current_model} cannot serve.", hint="GET /api/v1/health tells more."
+        error or f"{state.current_model} cannot serve.", hint="GET /api/v1/health has the details."
     )
 
 

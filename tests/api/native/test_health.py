@@ -1,4 +1,4 @@
-"""What the server says of itself."""
+"""The index, and the health checks."""
 
 import httpx
 import pytest
@@ -8,7 +8,7 @@ from tests.api.fakes import Scripted, State
 
 @pytest.mark.parametrize("prefix", ["", "/api/v1"])
 @pytest.mark.parametrize("status", ["ok", "loading", "unavailable"])
-def test_health_tells_every_state(
+def test_health_reports_every_state(
     client: httpx.Client, scripted: Scripted, prefix: str, status: State
 ) -> None:
     scripted.state = status
@@ -17,25 +17,25 @@ def test_health_tells_every_state(
     assert client.get(f"{prefix}/health/live").json() == {"status": "ok"}
 
 
-def test_ready_is_the_state_when_it_can_serve(client: httpx.Client) -> None:
+def test_ready_is_200_if_the_server_can_answer(client: httpx.Client) -> None:
     assert client.get("/api/v1/health/ready").json()["status"] == "ok"
 
 
-def test_ready_asks_for_patience_while_a_model_loads(client: httpx.Client, scripted: Scripted) -> None:
+def test_ready_is_503_with_a_retry_time_while_a_model_loads(client: httpx.Client, scripted: Scripted) -> None:
     scripted.state = "loading"
     reply = client.get("/api/v1/health/ready")
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "fake is loading.")
     assert reply.headers["retry-after"] == "2"
 
 
-def test_ready_says_why_nothing_can_serve(client: httpx.Client, scripted: Scripted) -> None:
+def test_ready_says_why_the_model_cannot_serve(client: httpx.Client, scripted: Scripted) -> None:
     scripted.state = "unavailable"
     reply = client.get("/api/v1/health/ready")
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "It broke.")
     assert "retry-after" not in reply.headers
 
 
-def test_index_lists_every_route_and_what_to_try(client: httpx.Client) -> None:
+def test_index_lists_every_route_and_requests_to_try(client: httpx.Client) -> None:
     index = client.get("/").json()
     listed = {(route["method"], route["path"]) for route in index["routes"]}
     assert {("POST", "/api/v1/chat"), ("DELETE", "/api/v1/chat/conversation/{conversation_id}")} <= listed
