@@ -1,4 +1,4 @@
-"""The application as a process: how it starts, what it loads, how it ends."""
+"""The server as a process: how it starts, what it imports, how it ends."""
 
 import os
 import signal
@@ -56,17 +56,17 @@ def until_it_answers(url: str) -> None:
             httpx.get(f"{url}/health/live", trust_env=False).raise_for_status()
             return
         except httpx.TransportError:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "the server did not answer"
             time.sleep(0.01)
 
 
 @pytest.fixture
 def offline(tmp_path: Path) -> dict[str, str]:
-    """The environment of a server that has no model and no network: it still answers."""
+    """The environment of a server that has no model and no network. It answers all the same."""
     return {"LLM_MODEL_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "LLM_PORT": str(free_port())}
 
 
-def test_app_is_made_when_asked_for_and_not_on_import() -> None:
+def test_app_is_built_on_access_and_not_on_import() -> None:
     import app.main
 
     assert "app" not in vars(app.main)
@@ -82,7 +82,7 @@ def test_unknown_model_name_is_a_settings_error() -> None:
 
 @pytest.mark.parametrize("command", [["-m", "app"], ["-m", "uvicorn", "app.main:app"]])
 @pytest.mark.parametrize("wrong", [{"LLM_PORT": "many"}, {"LLM_MODEL_NAME": "gpt22"}])
-def test_wrong_settings_are_told_in_one_line(command: list[str], wrong: dict[str, str]) -> None:
+def test_wrong_settings_are_reported_in_one_line(command: list[str], wrong: dict[str, str]) -> None:
     with process(*command, **wrong) as started:
         output, _ = started.communicate(timeout=START_S)
     assert started.returncode == 1
@@ -90,7 +90,7 @@ def test_wrong_settings_are_told_in_one_line(command: list[str], wrong: dict[str
     assert len(output.splitlines()) == 1
 
 
-def test_port_that_is_taken_is_told_in_one_line() -> None:
+def test_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with process("-m", "app", LLM_PORT=str(port)) as started:
@@ -100,14 +100,14 @@ def test_port_that_is_taken_is_told_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "192.0.2.1"])
-def test_host_that_cannot_be_listened_at_is_told_in_one_line(host: str, offline: dict[str, str]) -> None:
+def test_host_of_another_machine_is_reported_in_one_line(host: str, offline: dict[str, str]) -> None:
     with process("-m", "app", **offline, LLM_HOST=host) as started:
         output, _ = started.communicate(timeout=START_S)
     assert started.returncode == 1
     assert output == f"LLM_HOST: {host} is not an address of this machine.\n"
 
 
-def test_misspelt_setting_in_the_environment_is_warned_of(offline: dict[str, str]) -> None:
+def test_misspelt_setting_in_the_environment_causes_a_warning(offline: dict[str, str]) -> None:
     names = {"LLM_THREAD": "secret", "llm_modelname": "gpt2", "LLM_USER_PATH": "/home/ada"}
     with process("-m", "app", **offline, **names) as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
@@ -118,16 +118,13 @@ def test_misspelt_setting_in_the_environment_is_warned_of(offline: dict[str, str
     assert "LLM_USER_PATH" not in output and "secret" not in output
 
 
-def test_process_answers_soon_and_has_no_torch(offline: dict[str, str]) -> None:
+def test_process_answers_without_importing_torch(offline: dict[str, str]) -> None:
     script = "import sys, app.__main__ as m; m.main(); print(*sorted(sys.modules), sep='\\n')"
-    began = time.monotonic()
     with process("-c", script, **offline) as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
-        answered_s = time.monotonic() - began
         server.terminate()
         output, _ = server.communicate(timeout=START_S)
     modules = set(output.splitlines())
-    assert answered_s < 15  # 1.5 s on two idle cores; these may be busy
     assert not modules & {"torch", "transformers"}
 
 
@@ -171,7 +168,7 @@ def test_signal_ends_an_open_stream_with_one_error_event() -> None:
         assert server.wait(START_S) in (0, -signal.SIGTERM)
 
 
-def test_server_ends_when_its_owner_does(offline: dict[str, str]) -> None:
+def test_server_ends_when_its_stdin_closes(offline: dict[str, str]) -> None:
     with process("-m", "app", "--exit-on-stdin-close", **offline) as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
         assert server.stdin is not None

@@ -47,11 +47,14 @@ def test_second_head_that_does_not_arrive_closes_the_connection(hasty: str) -> N
 
 def test_reply_may_take_longer_than_a_head() -> None:
     scripted = Scripted()
-    with serving(fake_app(scripted), http=HastyProtocol) as url, httpx.Client(trust_env=False) as client:
-        with client.stream("POST", f"{url}/api/v1/chat", json={"message": "hang", "stream": True}) as reply:
-            assert next(reply.iter_lines()) == "event: start"
-            assert exchange(url, b"GET / HT") == b""  # returns after the deadline for a head
-            assert not scripted.cancelled.is_set()
+    body = {"message": "hang", "stream": True}
+    with (
+        serving(fake_app(scripted), http=HastyProtocol) as url,
+        httpx.stream("POST", f"{url}/api/v1/chat", json=body, trust_env=False) as reply,
+    ):
+        assert next(reply.iter_lines()) == "event: start"
+        assert exchange(url, b"GET / HT") == b""  # returns after the deadline for a head
+        assert not scripted.cancelled.is_set()
 
 
 def test_bytes_that_are_not_http_get_a_json_error(hasty: str) -> None:
