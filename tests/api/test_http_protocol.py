@@ -52,7 +52,8 @@ def test_reply_may_take_longer_than_a_head() -> None:
         serving(fake_app(scripted), http=HastyProtocol) as url,
         httpx.stream("POST", f"{url}/api/v1/chat", json=body, trust_env=False) as reply,
     ):
-        assert next(reply.iter_lines()) == "event: start"
+        lines = reply.iter_lines()
+        assert next(lines) == "event: start"
         assert exchange(url, b"GET / HT") == b""  # returns after the deadline for a head
         assert not scripted.cancelled.is_set()
 
