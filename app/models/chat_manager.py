@@ -1,33 +1,29 @@
 """Answers messages, and creates, restores, lists, shortens and deletes conversations."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import ConversationFull, InvalidRequest
+from app.core.errors import ConversationFull
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.store import ConversationStore
+from app.models.chat.transcript import restore_messages, to_summary, to_wire
 from app.models.chat.turn import Turn, TurnEvent, TurnRunner
 from app.models.chat.turn_locks import TurnLocks
-from app.models.conversation import Conversation, Message, now
+from app.models.conversation import Conversation
 from app.models.schemas import (
     ChatRequest,
     ContinueRequest,
     ConversationListResponse,
-    ConversationMessage,
     ConversationResponse,
-    ConversationSummary,
     DeletedResponse,
     NewChatRequest,
     NewChatResponse,
     RegenerateRequest,
-    TranscriptMessage,
     UndoResponse,
 )
-
-PREVIEW_CHARACTERS = 80
 
 
 class KnownModels(Protocol):
@@ -150,7 +146,7 @@ class ChatModelManager:
             if request.system_prompt is None
             else request.system_prompt,
             model_name=request.model_name,
-            messages=_restore(request.messages),
+            messages=restore_messages(request.messages),
         )
         if conversation.size_bytes > self._settings.max_conversation_bytes:
             raise ConversationFull(
@@ -168,22 +164,18 @@ class ChatModelManager:
         )
 
     async def get(self, conversation_id: str) -> ConversationResponse:
-        conversation = await self._store.get(conversation_id)
-        return ConversationResponse(
-            conversation_id=conversation.id,
-            title=conversation.title,
-            system_prompt=conversation.system_prompt,
-            model_name=conversation.model_name,
-            created_at=conversation.created_at,
-            updated_at=conversation.updated_at,
-            message_count=len(conversation.messages),
-            messages=[_wire(message) for message in conversation.messages],
-        )
+        """The whole conversation.
+
+        Raises:
+            ConversationNotFound.
+        """
+        return to_wire(await self._store.get(conversation_id))
 
     async def list(self, limit: int, offset: int) -> ConversationListResponse:
+        """At most `limit` conversations from `offset` on, the most recently used first."""
         page = await self._store.page(limit=limit, offset=offset)
         return ConversationListResponse(
-            conversations=[_summary(conversation) for conversation in page.conversations],
+            conversations=[to_summary(conversation) for conversation in page.conversations],
             total=page.total,
             limit=limit,
             offset=offset,
@@ -214,49 +206,3 @@ class ChatModelManager:
             removed_messages=len(conversation.messages) - len(shorter.messages),
             message_count=len(shorter.messages),
         )
-
-
-def _restore(transcript: Sequence[TranscriptMessage]) -> tuple[Message, ...]:
-    """The messages of a transcript in which user and assistant take turns.
-
-    Raises:
-        InvalidRequest: they do not take turns, or the last message has no reply.
-    """
-    for index, message in enumerate(transcript):
-        expected = ("user", "assistant")[index % 2]
-        if message.role != expected:
-            raise InvalidRequest(
-                f"messages[{index}].role: expected {expected}, because user and assistant take turns.",
-                hint="A transcript begins with the user and ends with the assistant.",
-            )
-    if len(transcript) % 2:
-        raise InvalidRequest(
-            "messages: the transcript ends with a user message that has no reply.",
-            hint="Leave the message out, and send it with POST /api/v1/chat.",
-        )
-    return tuple(
-        Message(
-            message.role,
-            message.content,
-            timestamp=message.timestamp or now(),
-            model_name=message.model_name,
-            finish_reason=message.finish_reason,
-        )
-        for message in transcript
-    )
-
-
-def _wire(message: Message) -> ConversationMessage:
-    return ConversationMessage(**{name: getattr(message, name) for name in ConversationMessage.model_fields})
-
-
-def _summary(conversation: Conversation) -> ConversationSummary:
-    first = conversation.messages[0].content if conversation.messages else ""
-    return ConversationSummary(
-        conversation_id=conversation.id,
-        title=conversation.title,
-        created_at=conversation.created_at,
-        updated_at=conversation.updated_at,
-        message_count=len(conversation.messages),
-        preview=" ".join(first.split())[:PREVIEW_CHARACTERS],
-    )

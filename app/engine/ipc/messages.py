@@ -54,13 +54,13 @@ class ChatMessage(Record, frozen=True):
 
 
 class SamplingParams(Record, frozen=True):
-    """How to draw the next token. With `temperature` 0 the likeliest is taken, whatever shapes a draw."""
+    """How to sample a reply; core/sampling.py has the bounds. `temperature` 0 takes the most likely token."""
 
     max_tokens: int | None = None  # None: what is left of the window
-    temperature: float = 0.7  # 0 to 2
-    top_p: float = 1.0  # (0, 1]
+    temperature: float = 0.7
+    top_p: float = 1.0
     top_k: int = 0  # 0: off
-    min_p: float = 0.0  # [0, 1]
+    min_p: float = 0.0
     repetition_penalty: float = 1.0  # transformers' and llama.cpp's meaning, over prompt and reply
     presence_penalty: float = 0.0  # OpenAI's meaning, over the reply
     frequency_penalty: float = 0.0

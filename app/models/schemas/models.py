@@ -61,7 +61,7 @@ class ModelEntry(WireModel):
     context_length: int
     size_bytes: int | None = Field(description="The approximate size of the weights; null if unknown.")
     memory_bytes: int | None = Field(
-        description="The memory that serving it takes, measured once it was loaded."
+        description="The memory that serving it takes: measured if it was loaded, else estimated."
     )
     is_pinned: bool = Field(False, description="Is never unloaded to make room for another model.")
     open_requests: int = 0

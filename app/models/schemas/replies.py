@@ -17,10 +17,10 @@ class Usage(WireModel):
 class Timings(WireModel):
     """Seconds since the model received the request, and the speed after the first token."""
 
-    queue_s: float
-    first_token_s: float
-    total_s: float
-    tokens_per_second: float | None
+    queue_s: float = Field(description="Until the request began to be computed.")
+    first_token_s: float = Field(description="Until the first token.")
+    total_s: float = Field(description="Until the last token.")
+    tokens_per_second: float | None = Field(description="null for fewer than two tokens.")
 
 
 class Parameters(WireModel):

@@ -135,7 +135,7 @@ class TranscriptMessage(RequestModel):
 
 
 class NewChatRequest(RequestModel):
-    system_prompt: Text | None = None
+    system_prompt: Text | None = Field(None, description="If left out, the server's LLM_SYSTEM_PROMPT.")
     title: Annotated[Name, AfterValidator(not_blank)] | None = None
     model_name: Name | None = Field(
         None, description="The model that answers in this conversation by default."
