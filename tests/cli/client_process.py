@@ -1,5 +1,6 @@
 """Starts the client as a process, as a user or a script does."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import TypeVar
 from app.cli.net.server import PROJECT
 
 T = TypeVar("T")
+TIMEOUT_S = 20.0
 CLIENT = [sys.executable, str(PROJECT / "chat_cli.py")]
 
 
@@ -30,8 +32,16 @@ def piped(text: str, *arguments: str, **changes: str) -> subprocess.CompletedPro
 
 
 def wait_until(condition: Callable[[], T]) -> T:
-    deadline = time.monotonic() + 20
+    """Waits until the condition returns something true, and returns that. Fails after TIMEOUT_S."""
+    deadline = time.monotonic() + TIMEOUT_S
     while not (found := condition()):
         assert time.monotonic() < deadline
         os.sched_yield()
     return found
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Like `wait_until`, while other tasks go on."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not condition():
+            await asyncio.sleep(0)

@@ -17,6 +17,7 @@ from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.cli.paths import sessions_folder
+from tests.cli.client_process import until
 from tests.cli.stand_in.process import served
 from tests.cli.stand_in.state import StandIn
 
@@ -84,8 +85,7 @@ def interrupted(line: str, seen: Seen) -> Steps:
         interrupts = Interrupts()
         shown = len(seen.answers)
         running = asyncio.create_task(interrupts.run(typed(session, line)))
-        while len(seen.answers) == shown:
-            await asyncio.sleep(0)
+        await until(lambda: len(seen.answers) > shown)
         interrupts.fire()
         with pytest.raises(Interrupted):
             await running

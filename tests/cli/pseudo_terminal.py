@@ -105,21 +105,6 @@ class PseudoTerminal:
             assert time.monotonic() < deadline, f"no {sequence!r}"
             self._read(0.1)
 
-    def watch(self, duration_s: float) -> None:
-        """Reads for this time, as a person does between two keys."""
-        until = time.monotonic() + duration_s
-        while (left := until - time.monotonic()) > 0:
-            self._read(left)
-
-    def echo_s(self, keys: str, shown: str) -> float:
-        """Types `keys` and returns the time until `shown` is written."""
-        before, began = len(self._written), time.perf_counter()
-        self.type(keys)
-        while shown.encode() not in self._written[before:]:
-            assert time.perf_counter() < began + TIMEOUT_S, f"no {shown!r}"
-            self._read(0.1)
-        return time.perf_counter() - began
-
     def wait_for_end(self) -> int:
         deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None and time.monotonic() < deadline:

@@ -13,6 +13,7 @@ from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.net.server import choose_port
+from tests.cli.client_process import until
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
 
@@ -134,10 +135,10 @@ def test_ctrl_c_offers_continue_only_after_an_answer(url: str, seen: Seen) -> No
             connection = Connection(client, ServerTarget({}, url=url))
             chat = Chat(Session(client, seen.terminal()), connection, prompt, interrupts)
             chatting = asyncio.create_task(chat.run())
-            for shown in ("You said: hang on", "hang: load"):
-                while shown not in seen.answers + seen.messages:
-                    await asyncio.sleep(0.01)
-                interrupts.fire()
+            await until(lambda: "You said: hang on" in seen.answers)
+            interrupts.fire()
+            await until(lambda: "hang: load" in seen.messages)
+            interrupts.fire()
             await chatting
 
     asyncio.run(run())

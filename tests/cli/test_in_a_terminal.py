@@ -130,3 +130,39 @@ def test_wrapped_line_looks_different_from_a_new_one(url: str) -> None:
         terminal.wait_for("You:")
         terminal.type("a message that is long\nand goes on")
         terminal.wait_for("You: a message that is lo\nng\n... and goes on")
+
+
+def test_right_arrow_accepts_the_suggestion(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("say Paris is the capital\r")
+        terminal.wait_for("12 tokens")
+        terminal.type("say")
+        terminal.wait_for("You: say Paris is the capital", times=2)
+        terminal.type("\x1b[C\r")
+        terminal.wait_for("12 tokens", times=2)
+    assert [body["message"] for _, body in standin.requests] == ["say Paris is the capital"] * 2
+
+
+def test_ctrl_r_searches_the_history(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("say Paris is the capital\rsay hello\r")
+        terminal.wait_for("12 tokens", times=2)
+        terminal.type("\x12capi")
+        terminal.wait_for("say Paris is the capital", times=2)
+        terminal.type("\r\r")  # accepts the match, and sends it
+        terminal.wait_for("12 tokens", times=3)
+    assert [body["message"] for _, body in standin.requests][2] == "say Paris is the capital"
+
+
+def test_editor_changes_the_line_without_sending_it(url: str, standin: StandIn, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf "%s, edited" "$(cat "$1")" > "$1"\n')
+    editor.chmod(0o700)
+    environ = client_environ(EDITOR=str(editor), VISUAL=str(editor))
+    with PseudoTerminal([*CLIENT, "--url", url], environ) as terminal:
+        terminal.wait_for("You:")
+        terminal.type("say text\x18\x05")
+        terminal.wait_for("You: say text, edited")
+        terminal.type(", twice\r")
+        terminal.wait_for("12 tokens")
+    assert standin.requests[0][1]["message"] == "say text, edited, twice"

@@ -1,30 +1,12 @@
 """The client inside a running event loop, as in a notebook."""
 
-import asyncio
-import io
+import subprocess
 import sys
 
-import pytest
-
 from app.cli.net.server import PROJECT
-from app.cli.options import Options
-from app.cli.run import main
 from tests.cli.client_process import client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
-
-
-def test_main_works_inside_a_running_loop(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n/quit\n"))
-    monkeypatch.setattr(sys, "stdout", shown)
-
-    async def notebook() -> int:
-        return main(Options(url=url))
-
-    assert asyncio.run(notebook()) == 0
-    assert "You said: hello" in shown.getvalue()
-
 
 IN_A_LOOP = """
 import asyncio, sys
@@ -39,6 +21,19 @@ async def notebook():
 
 asyncio.run(notebook())
 """
+
+
+def test_main_works_inside_a_running_loop(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_LOOP, url],
+        input="hello\n/quit\na line\n",
+        env=client_environ(PYTHONPATH=str(PROJECT)),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "You said: hello" in done.stdout
+    assert done.stdout.endswith("ended with 0\nline a line\n")
 
 
 def test_keyboard_is_handled_inside_a_running_loop(url: str, standin: StandIn) -> None:

@@ -96,8 +96,8 @@ COMMANDS = (
         "copy an answer, its code, or the conversation",
         copy,
         _copy_choices,
-        more="Copies the Markdown source. /copy 2 copies the answer before the last one, /copy code 2 the "
-        "second code block.",
+        more="Copies the Markdown source. /copy 2 copies the answer before the last one,\n"
+        "/copy code 2 the second code block.",
     ),
     Command(
         "export",

@@ -74,8 +74,8 @@ COMMANDS = (
         "",
         "list the models",
         list_models,
-        more="While a model is loading, the list shows its progress. Ctrl-C closes the list; loading "
-        "continues.",
+        more="While a model is loading, the list shows its progress.\n"
+        "Ctrl-C closes the list; loading continues.",
     ),
     Command(
         "switch",
@@ -83,7 +83,7 @@ COMMANDS = (
         "switch to another model",
         switch,
         _first_model_name,
-        more="The old model keeps answering until the new one is ready. Ctrl-C cancels the switch.",
+        more="The old model keeps answering until the new one is ready.\nCtrl-C cancels the switch.",
     ),
     Command(
         "compare",

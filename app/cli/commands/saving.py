@@ -202,7 +202,7 @@ COMMANDS = (
         "[QUERY]",
         "list past conversations",
         list_sessions,
-        more="Every conversation is saved automatically. QUERY is some letters of its title, in order.",
+        more="Every conversation is saved automatically.\nQUERY is some letters of its title, in order.",
     ),
     Command("delete", "NAME|NUMBER", "delete a saved conversation", delete, _all_names),
 )

@@ -65,8 +65,8 @@ COMMANDS = (
         "regenerate the last answer",
         retry,
         _retry_choices,
-        more="/retry temperature=1.2 changes a setting for this answer only. /retry model=NAME uses another "
-        "model.",
+        more="/retry temperature=1.2 changes a setting for this answer only.\n"
+        "/retry model=NAME uses another model.",
     ),
     Command("continue", "", "extend the last answer", continue_),
     Command("undo", "[N]", "remove the last turn, or the last N turns", undo),

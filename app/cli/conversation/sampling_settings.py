@@ -34,7 +34,8 @@ def range_of(key: str) -> str:
         return "a string, or a JSON list of strings"
     (bounds,) = (part for part in field_of(key).metadata if isinstance(part, Interval))
     lower = f"{bounds.ge:,}" if bounds.ge is not None else f"above {bounds.gt:,}"
-    return f"{lower} to {bounds.le:,}"
+    upper = "2^63 - 1" if bounds.le == 2**63 - 1 else f"{bounds.le:,}"
+    return f"{lower} to {upper}"
 
 
 class SamplingSettings:

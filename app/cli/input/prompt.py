@@ -14,6 +14,7 @@ from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
+from rich.cells import cell_len
 
 from app.cli.conversation.session import Session
 from app.cli.input.completion import CommandCompleter
@@ -119,11 +120,6 @@ class TerminalPrompt:
         document = self._editor.default_buffer.document
         return document.text.startswith("/") or document.get_word_before_cursor(WORD=True).startswith("@")
 
-    @property
-    def text(self) -> str:
-        """The present contents of the line."""
-        return self._editor.default_buffer.text
-
 
 def continuation(width: int, line: int, wraps: int) -> str:
     """The text before each row but the first: dots before a new line, nothing before a wrapped one."""
@@ -131,9 +127,15 @@ def continuation(width: int, line: int, wraps: int) -> str:
 
 
 def status_line(session: Session) -> str:
-    """The status line below the prompt."""
-    parts = (session.current_model, _context(session), _conversation(session), _attachments(session))
-    return " · ".join(filter(None, parts))
+    """The status line below the prompt, without the last parts if the terminal is too narrow."""
+    parts = (session.current_model, _context(session), _turns(session), _name(session), _attachments(session))
+    line = ""
+    for part in filter(None, parts):
+        longer = f"{line} · {part}" if line else part
+        if cell_len(longer) > session.terminal.console.width:
+            break
+        line = longer
+    return line
 
 
 def _context(session: Session) -> str:
@@ -144,10 +146,12 @@ def _context(session: Session) -> str:
     return f"{gauge(share)} {session.context_tokens:,}/{model.context_length:,} tokens"
 
 
-def _conversation(session: Session) -> str:
-    transcript = session.transcript
-    name = transcript.title or session.saved_as
-    return " · ".join(filter(None, (count(transcript.turns, "turn"), name)))
+def _turns(session: Session) -> str:
+    return count(session.transcript.turns, "turn")
+
+
+def _name(session: Session) -> str | None:
+    return session.transcript.title or session.saved_as
 
 
 def _attachments(session: Session) -> str:

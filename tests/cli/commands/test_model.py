@@ -5,6 +5,7 @@ import pytest
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused
 from app.cli.input.interrupts import Interrupted, Interrupts
+from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
 
@@ -30,8 +31,7 @@ def test_ctrl_c_cancels_a_switch(talk: Talk, seen: Seen, standin: StandIn) -> No
     async def stop(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(typed(session, "/switch hang")))
-        while "hang: load" not in seen.messages:
-            await asyncio.sleep(0)
+        await until(lambda: "hang: load" in seen.messages)
         interrupts.fire()
         with pytest.raises(Interrupted):
             await running

@@ -9,6 +9,7 @@ from app.cli.conversation.session_index import recent_sessions
 from app.cli.errors import Refused, StreamBroken
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
+from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, interrupted, last_autosaved
 from tests.cli.stand_in.state import StandIn
 
@@ -75,8 +76,7 @@ def test_ctrl_c_before_the_answer_offers_the_message_again(talk: Talk, seen: See
     async def stop_at_once(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(session.send("hello")))
-        while not session.draft:
-            await asyncio.sleep(0)
+        await until(lambda: session.draft)
         interrupts.fire()
         with pytest.raises(Interrupted):
             await running
@@ -130,8 +130,7 @@ def test_answer_is_autosaved_while_it_arrives(talk: Talk, seen: Seen) -> None:
     async def look_while_it_streams(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(session.send("hang on")))
-        while not recent_sessions(sessions_folder()):
-            await asyncio.sleep(0.01)
+        await until(lambda: recent_sessions(sessions_folder()))
         assert last_autosaved()[0] == "hang on"
         interrupts.fire()
         with pytest.raises(Interrupted):

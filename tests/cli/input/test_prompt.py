@@ -78,59 +78,14 @@ def test_keys_edit_the_line(keyboard: PipeInput, seen: Seen, keys: str, line: st
     assert _typed(keyboard, seen, keys) == line
 
 
-async def _slowly(keyboard: PipeInput, seen: Seen, history: tuple[str, ...], keys: list[str]) -> str:
-    """Types slowly, so that the history is read meanwhile."""
-    session = Session(ChatClient("http://nowhere"), seen.rich())
-    prompt = TerminalPrompt(session, InMemoryHistory(history), keyboard=keyboard, screen=DummyOutput())
-    asking = asyncio.create_task(prompt.ask(""))
-    for key in keys:
-        keyboard.send_text(key)
-        await asyncio.sleep(0.02)
-    return await asyncio.wait_for(asking, 5)
-
-
-def test_right_arrow_accepts_the_suggestion(keyboard: PipeInput, seen: Seen) -> None:
-    lines = ("what is the capital of France?",)
-    keys = [*"what is", "\x1b[C", ENTER]
-    assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == lines[0]
-
-
-def test_ctrl_r_searches_the_history(keyboard: PipeInput, seen: Seen) -> None:
-    lines = ("capital of France?", "hello")
-    keys = ["\x12", *"Fran", ENTER, ENTER]  # accepts the match, and sends it
-    assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == lines[0]
-    keys = ["\x12", *"Fran", CTRL_C, "new", ENTER]
-    assert asyncio.run(_slowly(keyboard, seen, lines, keys)) == "new"
-
-
-def test_editor_changes_the_line_without_sending_it(
-    keyboard: PipeInput, seen: Seen, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("editor.sh").write_text('#!/bin/sh\nprintf "%s, edited" "$(cat "$1")" > "$1"\n')
-    Path("editor.sh").chmod(0o700)
-    monkeypatch.setenv("EDITOR", str(Path("editor.sh").absolute()))
-    monkeypatch.delenv("VISUAL", raising=False)
-
-    async def ask() -> str:
-        session = Session(ChatClient("http://nowhere"), seen.rich())
-        prompt = TerminalPrompt(session, InMemoryHistory(), keyboard=keyboard, screen=DummyOutput())
-        asking = asyncio.create_task(prompt.ask(""))
-        keyboard.send_text("text\x18\x05")
-        async with asyncio.timeout(5):
-            while not prompt.text.endswith("edited"):
-                await asyncio.sleep(0.01)
-        keyboard.send_text(f", twice{ENTER}")
-        return await asyncio.wait_for(asking, 5)
-
-    assert asyncio.run(ask()) == "text, edited, twice"
-
-
 def test_status_line_shows_model_context_and_conversation(seen: Seen) -> None:
     session = Session(ChatClient("http://nowhere"), seen.rich())
     session.models = {entry.name: entry for entry in StandIn().models().models}
     session.current_model, session.context_tokens, session.attached = "gpt2", 512, ["a"]
     session.transcript.title = "Bread"
     assert status_line(session) == "gpt2 · ████░░░░ 512/1,024 tokens · 0 turns · Bread · 1 file attached"
+    session.terminal.console.width = 40
+    assert status_line(session) == "gpt2 · ████░░░░ 512/1,024 tokens"
 
 
 def test_draft_is_offered_again(keyboard: PipeInput, seen: Seen) -> None:

@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from app.cli.errors import ClientError, ServerDied
 from app.cli.net.client import ChatClient
 from app.cli.net.server import PROJECT, OwnServer, choose_port, default_address
+from tests.cli.client_process import wait_until
 from tests.cli.conftest import Seen
 
 COMMAND = (sys.executable, "-m", "tests.cli.stand_in.process", "--exit-on-stdin-close")
@@ -103,12 +103,9 @@ def test_own_server_ends_when_the_client_is_killed() -> None:
     assert client.stdout is not None
     server = int(client.stdout.readline())
     client.send_signal(signal.SIGKILL)
-    client.wait()
+    client.wait(20)
     client.stdout.close()
-    deadline = time.monotonic() + 10
-    while _is_running(server) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert not _is_running(server)
+    wait_until(lambda: not _is_running(server))
 
 
 def _is_running(pid: int) -> bool:

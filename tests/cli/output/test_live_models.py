@@ -10,7 +10,7 @@ from app.cli.net.client import ChatClient
 from app.cli.output.live_models import HINT, LiveModels
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import LoadProgress
-from tests.cli.client_process import CLIENT, client_environ
+from tests.cli.client_process import CLIENT, client_environ, until
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
@@ -62,10 +62,9 @@ def test_ctrl_c_closes_the_list_and_keeps_the_load(url: str, standin: StandIn) -
 def test_plain_model_list_reports_progress_in_lines(talk: Talk, seen: Seen, standin: StandIn) -> None:
     async def watch(session: Session) -> None:
         watching = asyncio.create_task(typed(session, "/models"))
-        for fraction, expected in ((0.25, "137 MB"), (0.5, "274 MB")):
-            standin.loading = _download(fraction)
-            while expected not in seen.messages:
-                await asyncio.sleep(0.01)
+        await until(lambda: "137 MB" in seen.messages)
+        standin.loading = _download(0.5)
+        await until(lambda: "274 MB" in seen.messages)
         standin.loading, standin.current = None, "gpt2"
         await watching
 

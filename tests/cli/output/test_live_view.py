@@ -1,5 +1,6 @@
 import asyncio
 import io
+import threading
 
 import pyte
 import pytest
@@ -12,8 +13,9 @@ from app.cli.output.answer_view import PlainAnswer
 from app.cli.output.formatting import without_controls
 from app.cli.output.live_answer import AnswerRows
 from app.cli.output.live_view import LiveView, RowScreen
-from app.cli.output.markdown import MarkdownStream
+from app.cli.output.markdown import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
+from tests.cli.client_process import until
 from tests.cli.conftest import ReadableScreen
 from tests.cli.output.markdown_text import cuts
 
@@ -208,15 +210,49 @@ def test_live_view_shows_keys_that_are_typed_meanwhile() -> None:
         typed_ahead.begin()
         async with LiveView(ScreenWriter(answer.console), answer.rows, typed_ahead, frame_s=3600):
             keyboard.send_text("nexr\x7ft")
-            async with asyncio.timeout(10):
-                while "You: next" not in answer.written:
-                    await asyncio.sleep(0)
+            await until(lambda: "You: next" in answer.written)
         typed_ahead.end()
         return answer.written
 
     with create_pipe_input() as keyboard:
         written = asyncio.run(stream(keyboard))
     assert _left(written, 40, 10) == ["before"]
+
+
+class BlockedRows:
+    """Rows whose layout takes until they are released."""
+
+    def __init__(self) -> None:
+        self.is_laying_out = threading.Event()
+        self.released = threading.Event()
+
+    def take(self, width: int) -> list[Row]:
+        self.is_laying_out.set()
+        assert self.released.wait(20)
+        return []
+
+    def live(self, width: int) -> list[Row]:
+        return []
+
+    def finish(self, width: int) -> list[Row]:
+        return []
+
+
+def test_live_view_shows_keys_while_rows_are_laid_out() -> None:
+    async def stream(keyboard: PipeInput) -> None:
+        file, rows, typed_ahead = io.StringIO(), BlockedRows(), TypedAhead(keyboard)
+        console = Console(file=file, width=40, height=10, force_terminal=True)
+        typed_ahead.begin()
+        async with LiveView(ScreenWriter(console), rows, typed_ahead) as view:
+            view.change()
+            await until(rows.is_laying_out.is_set)
+            keyboard.send_text("next")
+            await until(lambda: "You: next" in file.getvalue())
+            rows.released.set()
+        typed_ahead.end()
+
+    with create_pipe_input() as keyboard:
+        asyncio.run(stream(keyboard))
 
 
 def test_plain_answer_is_the_text_and_a_newline() -> None:
