@@ -1,6 +1,6 @@
-"""Owns whether files in the Hub's cache are what their names say: each is named by its own checksum.
+"""Checks files in the Hub's cache: the name of each is its own checksum.
 
-A file is read whole once, and again only after it changed: what was found out is kept in the cache's folder.
+A file is read whole once, and again only after it has changed. The result is kept in the cache's folder.
 """
 
 import hashlib
@@ -18,20 +18,26 @@ _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's id of a small file, SH
 
 
 class Cancelled(Exception):
-    """Nobody waits for the outcome any more."""
+    """The work was stopped because nobody waits for its result any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """`folder` takes a small file for each one that was read; it may be lost at any time."""
+    """Keeps a small record in `folder` for each file that was read. Records may be deleted at any time."""
 
     folder: Path
 
     def damaged(
         self, snapshot: Path, report: Callable[[float], None], is_cancelled: threading.Event
     ) -> Path | None:
-        """A file behind the snapshot's names that is not what it should be; None where all are, or where
-        nothing tells. `report` gets the share of bytes that were read. Raises Cancelled, OSError."""
+        """The first file of the snapshot that does not match its checksum; None if all match or have none.
+
+        Calls `report` with the share of bytes that were read.
+
+        Raises:
+            Cancelled: `is_cancelled` was set.
+            OSError.
+        """
         unknown = [blob for blob in _blobs(snapshot) if not self._is_known(blob)]
         total, done = sum(blob.stat().st_size for blob in unknown), 0
 
@@ -49,8 +55,8 @@ class Checksums:
         return None
 
     def remember(self, blob: Path) -> None:
-        """The blob was read, and is what its name says."""
-        with suppress(OSError):  # a cache that may only be read is read again next time
+        """Records that the blob matches its checksum."""
+        with suppress(OSError):  # a read-only cache is read again next time
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / blob.name).write_text(_state(blob), encoding="utf-8")
 
@@ -62,7 +68,8 @@ class Checksums:
 
 
 def digest(path: Path, length: int, read: Callable[[int], None] = lambda count: None) -> str:
-    """The SHA-256 of the file's bytes, or git's name for them, as `length` of its hexadecimal form tells."""
+    """The hexadecimal checksum of the file: its SHA-256 if `length` is 64, its git id if it is 40. Calls
+    `read` with the number of bytes after each block."""
     hashed = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as content:
         while block := content.read(_BLOCK):
@@ -72,7 +79,7 @@ def digest(path: Path, length: int, read: Callable[[int], None] = lambda count: 
 
 
 def _blobs(snapshot: Path) -> Iterable[Path]:
-    """The files of the model that the snapshot's names lead to, where those have a checksum for a name."""
+    """The files that the snapshot's links lead to, as far as a checksum is their name."""
     for pointer in model_files(snapshot):
         blob = pointer.resolve()
         if pointer.is_symlink() and _NAME.fullmatch(blob.name) and blob.is_file():
@@ -80,6 +87,6 @@ def _blobs(snapshot: Path) -> Iterable[Path]:
 
 
 def _state(blob: Path) -> str:
-    """Changes whenever the file does."""
+    """A text that changes whenever the file does."""
     found = blob.stat()
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"

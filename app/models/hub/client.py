@@ -1,6 +1,6 @@
-"""Owns where weights come from: a local folder, the cache, the Hub; the sources of a profile in order.
+"""Finds and fetches the weights of models: from a local folder, a cache, or the Hugging Face Hub.
 
-Knows nothing of workers. Never imports torch; never lets a token into a message.
+Tries the sources of a profile in order. No message ever contains a token.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _CHECKED = ".checked"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A complete local folder, and the source it came from."""
+    """A complete model folder on this disk, and the source that it came from."""
 
     source: Source
     path: Path
@@ -62,17 +62,17 @@ class Hub:
         return next((weights for source in profile.sources if (weights := self._on_disk(source))), None)
 
     def has_first_source(self, profile: ModelProfile) -> bool:
-        """Whether the profile would be served from where it is meant to come from, and at once."""
+        """Whether the files of the profile's preferred source are complete on this disk."""
         return self._on_disk(profile.sources[0]) is not None
 
     def converted(self, source: Source) -> Path:
-        """Where weights that came as a pickle are kept as safetensors."""
+        """The folder for the safetensors made from the source's pickle."""
         return self._cache_dir / _CONVERTED / source.location
 
     async def forget_pickle(self, source: Source) -> None:
-        """Gives the room of a pickle back, once what was made of it has shown that it serves.
+        """Deletes a downloaded pickle once the safetensors made from it are complete.
 
-        Only what was downloaded here: the user's own cache and folders are nobody else's to change.
+        Leaves the user's own cache and folders alone.
         """
         await in_thread(lambda: self._forget_pickle(source))
 
@@ -87,39 +87,40 @@ class Hub:
                 pointer.unlink(missing_ok=True)
 
     async def sweep(self) -> None:
-        """Removes what killed downloads left behind."""
-        from app.models.hub.download import sweep  # here, like below
+        """Removes the remains of killed downloads."""
+        from app.models.hub.download import sweep  # imported here as in `_download`
 
         await in_thread(lambda: sweep(self._cache_dir))
 
     async def fetch(self, profile: ModelProfile, report: ReportProgress) -> Weights:
-        """The weights of the first source that can be had, fetched if they must be.
+        """The weights of the first available source, fetched if they are not on this disk.
 
-        The next source takes the place of one that this machine may not have, and of no other.
+        The next source is tried only if this machine has no access to the one before. If none is available,
+        weights of any source that are on this disk will do.
 
         Raises:
-            ModelUnavailable: the subclass and the message of the first source say why none could be had.
+            ModelUnavailable: subclass and message say why the first source is not available.
         """
         first_error: ModelUnavailable | None = None
         for source in profile.sources:
             try:
-                return await self._have(source, report)
+                return await self._checked_weights(source, report)
             except ModelUnavailable as error:
                 logger.warning("model source unavailable: source=%s code=%s", source.location, error.code)
                 first_error = first_error or error
                 if not isinstance(error, NoAccess):
                     break
-        on_disk_anyway = self.find(profile)
-        if on_disk_anyway is not None and await self._damage(on_disk_anyway, report) is None:
-            return on_disk_anyway
+        fallback = self.find(profile)
+        if fallback is not None and await self._damage(fallback, report) is None:
+            return fallback
         assert first_error is not None, "a profile has a source"
         raise first_error
 
     def _on_disk(self, source: Source) -> Weights | None:
-        complete = (p for p in self._places(source) if is_complete(p, takes_pickle=source.takes_pickle))
+        complete = (p for p in self._folders(source) if is_complete(p, takes_pickle=source.takes_pickle))
         return next((Weights(source, folder) for folder in complete), None)
 
-    def _places(self, source: Source) -> Iterator[Path]:
+    def _folders(self, source: Source) -> Iterator[Path]:
         if source.is_local:
             yield Path(source.location)
             return
@@ -130,8 +131,8 @@ class Hub:
         for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
             yield from snapshots(cache / cache_name(source.location), source.revision)
 
-    async def _have(self, source: Source, report: ReportProgress) -> Weights:
-        """The source's weights, every file of which was compared with its checksum."""
+    async def _checked_weights(self, source: Source, report: ReportProgress) -> Weights:
+        """The source's weights, each file of which matches its checksum."""
         weights, damage = self._on_disk(source), None
         if weights is not None:
             damage = await self._damage(weights, report)
@@ -141,12 +142,13 @@ class Hub:
             weights = Weights(source, await self._fetch_source(source, report))
         except ModelOffline as error:
             raise damage or error from None
-        if damage := await self._damage(weights, report):  # in a file that was there before
+        if damage := await self._damage(weights, report):  # in a file that an earlier download left
             raise damage
         return weights
 
     async def _damage(self, weights: Weights, report: ReportProgress) -> ModelCorrupt | None:
-        """What is wrong with files in a Hub's cache. This cache's own make way for being fetched again."""
+        """The error to raise for a damaged file in a Hub cache, or None. A damaged file in this server's own
+        cache is deleted, so that it is fetched again."""
         is_cancelled = threading.Event()
         try:
             blob = await in_thread(
@@ -172,25 +174,25 @@ class Hub:
         path = await self._download(source, report)
         if not is_complete(path, takes_pickle=source.takes_pickle):
             raise ModelMissing(
-                f"{source.location} has no tokenizer or no config.json: it is no whole model.",
+                f"{source.location} has no tokenizer or no config.json: it is not a complete model.",
                 hint="Look for the repository that it was made from.",
             )
         return path
 
     async def _probe(self, source: Source) -> None:
-        """Finds out within the probe's time that there is no network, also where packets vanish."""
+        """Raises ModelOffline within the probe's timeout if the Hub is unreachable or silent."""
         if constants.HF_HUB_OFFLINE:
             raise offline(source)
-        address, limit_s = _address(self._endpoint), self._timeouts.probe_s
+        address, limit_s = network_address(self._endpoint), self._timeouts.probe_s
         try:
-            # Given up on from outside: to look a name up can take longer than a socket's own timeout.
+            # Looking up a name can take longer than the socket's own timeout.
             connecting = in_thread(lambda: socket.create_connection(address, limit_s).close())
             await asyncio.wait_for(connecting, limit_s)
         except OSError:  # TimeoutError is one
             raise offline(source) from None
 
     async def _download(self, source: Source, report: ReportProgress) -> Path:
-        # Here: these imports would double the start of the server.
+        # Imported here, because they would double the time that the server needs to start.
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # at run time only
 
@@ -208,13 +210,13 @@ class Hub:
                 repository, self._cache_dir, self._endpoint, headers, meter, self._timeouts, self._checksums
             )
             return await download.run()
-        except Exception as error:  # a broken connection has a class of the Hub's own client
+        except Exception as error:  # the Hub's HTTP client raises classes of its own
             logger.warning("download failed: source=%s error=%s", source.location, type(error).__name__)
             raise to_model_error(source, error, has_token="authorization" in headers) from None
 
 
-def _address(endpoint: str) -> tuple[str, int]:
-    """Host and port that a connection to the Hub is made to: its own, or those of a proxy."""
+def network_address(endpoint: str) -> tuple[str, int]:
+    """The host and port that connections to the Hub go to: its own, or a proxy's."""
     url = urlsplit(endpoint)
     proxy = getproxies().get(url.scheme)
     if proxy and url.hostname and not proxy_bypass(url.hostname):

@@ -1,8 +1,8 @@
-"""Owns the way of a repository's files onto this disk, in the layout of the Hub's cache.
+"""Downloads a repository's files into the layout of the Hub's cache.
 
-huggingface_hub begins a file anew after a kill, and compares only its size. So the bytes are fetched here:
-each file goes on where it stopped, is compared with the Hub's digest, and only then gets its name. Its locks
-are huggingface_hub's own, so that other programs may use the same cache.
+After a kill, huggingface_hub fetches a file from its beginning, and it compares only its size. This module
+resumes each file, compares it with the Hub's checksum, and only then gives it its name. It uses
+huggingface_hub's own locks, so that other programs can share the cache.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ from app.models.hub.threads import NetworkTimeouts, in_thread
 
 _PARALLEL = 4
 _LOCK_POLL_S = 0.2
-_TRIES = 6  # without a byte of progress
+_MAX_FAILURES = 6  # in a row, without a byte of progress
 _PARTIAL = ".incomplete"
-# What huggingface_hub leaves behind when it is killed. No name of it can be resumed.
+# Files that huggingface_hub leaves behind when it is killed. They cannot be resumed.
 _ORPHAN = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete|tmp_[0-9a-f-]{36}")
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Fetches one repository into `cache_dir`. `headers` hold what the Hub asks for, a token among it."""
+    """Fetches one repository into `cache_dir`. `headers` go with each request, a token among them."""
 
     repository: Repository
     cache_dir: Path
@@ -52,15 +52,15 @@ class Download:
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> Path:
-        """The complete snapshot's folder. Once this is cancelled its threads end by themselves.
+        """The folder of the complete snapshot. If this is cancelled, its threads end by themselves.
 
         Raises:
-            DiskFull, ModelCorrupt, OSError, and what the Hub's client raises.
+            DiskFull, ModelCorrupt, OSError, and the Hub client's errors.
         """
-        turns = asyncio.Semaphore(_PARALLEL)
+        slots = asyncio.Semaphore(_PARALLEL)
 
         async def fetch(file: RemoteFile) -> None:
-            async with turns:
+            async with slots:
                 await in_thread(lambda: self._fetch(file))
 
         try:
@@ -94,7 +94,7 @@ class Download:
         missing = 0
         for file in self.repository.files:
             on_disk = self._on_disk(file)
-            self.meter.have(file.name, on_disk)
+            self.meter.set_done(file.name, on_disk)
             missing += file.size - on_disk
         free = shutil.disk_usage(self._blobs).free
         if missing > free:
@@ -112,9 +112,9 @@ class Download:
         blob = self._blobs / file.digest
         with self._locked(file):
             if blob.exists():
-                self.meter.have(file.name, file.size)
+                self.meter.set_done(file.name, file.size)
                 return
-            for _ in range(2):  # a byte that was flipped on the way is right the second time
+            for _ in range(2):  # a byte that was flipped on the way is usually right the second time
                 self._complete(file, _partial(blob))
                 if digest(_partial(blob), len(file.digest)) == file.digest:
                     os.replace(_partial(blob), blob)
@@ -125,13 +125,13 @@ class Download:
 
     def _corrupt(self, file: RemoteFile) -> ModelCorrupt:
         return ModelCorrupt(
-            f"{file.name} of {self.repository.source.location} arrives damaged: not as the Hub lists it.",
+            f"{file.name} of {self.repository.source.location} does not match the Hub's checksum.",
             hint="Try again later, or over another network.",
         )
 
     @contextmanager
     def _locked(self, file: RemoteFile) -> Iterator[None]:
-        """One download of a file, however many threads and processes ask for it."""
+        """Lets one thread of one process at a time download the file."""
         path = self._locks / f"{file.digest}.lock"
         with ExitStack() as held:
             while True:
@@ -142,7 +142,7 @@ class Download:
             yield
 
     def _complete(self, file: RemoteFile, partial: Path) -> None:
-        """Appends what is missing; again and again where the connection breaks or stalls, or the Hub errs."""
+        """Appends the missing bytes. Tries again if the connection breaks or stalls, or the Hub fails."""
         failures = 0
         with partial.open("ab") as out:
             while (start := out.tell()) < file.size:
@@ -150,7 +150,7 @@ class Download:
                     self._append(file, start, out)
                 except (HTTPError, OSError) as error:
                     failures = 1 if out.tell() > start else failures + 1
-                    if failures == _TRIES or not _may_pass(error):
+                    if failures == _MAX_FAILURES or not _may_pass(error):
                         raise
                     self.is_cancelled.wait(self.timeouts.retry_s * failures)
                 self._stop_if_cancelled()
@@ -160,14 +160,14 @@ class Download:
         url = hf_hub_url(
             repository.source.location, file.name, revision=repository.commit, endpoint=self.endpoint
         )
-        # Not compressed, or the range would count other bytes than those on the disk.
+        # Not compressed: the range must count the same bytes as the file on the disk.
         headers = self.headers | {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
         with get_session().stream("GET", url, headers=headers, timeout=self.timeouts.read_s) as response:
             hf_raise_for_status(response)
             if response.status_code != 206 and start:
                 out.truncate(0)
                 out.seek(0)
-            self.meter.have(file.name, out.tell())
+            self.meter.set_done(file.name, out.tell())
             for chunk in response.iter_bytes():
                 self._stop_if_cancelled()
                 if out.tell() + len(chunk) > file.size:
@@ -175,16 +175,16 @@ class Download:
                 out.write(chunk)
                 self.meter.add(file.name, len(chunk))
         if out.tell() < file.size:
-            raise ConnectionError("the Hub ended it early")
+            raise ConnectionError("the Hub ended the file early")
 
     def _link(self) -> Path:
-        """Names in the snapshot, the weights' last: a snapshot with weights has everything."""
+        """Links the files into the snapshot, the weights last: a snapshot with weights has everything."""
         snapshot = self._folder / "snapshots" / self.repository.commit
         for file in self.repository.files:
             pointer = snapshot / file.name
             pointer.parent.mkdir(parents=True, exist_ok=True)
             if not pointer.exists():
-                _link(pointer, os.path.relpath(self._blobs / file.digest, pointer.parent))
+                replace_link(pointer, os.path.relpath(self._blobs / file.digest, pointer.parent))
         ref = self._folder / "refs" / (self.repository.source.revision or "main")
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(self.repository.commit, encoding="utf-8")
@@ -196,7 +196,7 @@ class Download:
 
 
 def sweep(cache_dir: Path) -> None:
-    """Removes what killed downloads left and nothing can go on from. Waits for nobody's lock."""
+    """Removes the remains of killed downloads that cannot be resumed. Does not wait for locks."""
     for path in cache_dir.glob("models--*/blobs/*"):
         digest = path.name.partition(".")[0]
         is_done = path.name == digest + _PARTIAL and path.with_name(digest).exists()
@@ -204,15 +204,15 @@ def sweep(cache_dir: Path) -> None:
             continue
         lock = cache_dir / ".locks" / path.parent.parent.name / f"{digest}.lock"
         with suppress(Timeout, OSError):
-            if lock.exists():  # whoever made the file may still be at it
+            if lock.exists():  # the download may still be running
                 with WeakFileLock(lock, timeout=0.01):
                     path.unlink()
             else:
                 path.unlink()
 
 
-def _link(pointer: Path, target: str) -> None:
-    """In one step, so that another download of the same may do so in the same moment."""
+def replace_link(pointer: Path, target: str) -> None:
+    """Creates the link in one step, because another download may create the same one at the same moment."""
     fresh = pointer.with_name(f".{pointer.name}.{uuid4().hex}")
     fresh.symlink_to(target)
     os.replace(fresh, pointer)
@@ -223,7 +223,8 @@ def _partial(blob: Path) -> Path:
 
 
 def _may_pass(error: Exception) -> bool:
-    """A connection that broke, a silence, an error of the Hub's own; not a refusal, not a full disk."""
+    """Whether trying again may help: after a broken or silent connection or an error in the Hub, not after a
+    refusal or on a full disk."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500
     return not (isinstance(error, OSError) and error.errno)

@@ -1,6 +1,6 @@
-"""Owns what a person is told when the Hub does not give a model: each cause its own error and advice.
+"""Turns the Hub's errors into domain errors with advice for the user.
 
-Nothing of a request goes into a message, so no token ever does.
+No part of a request goes into a message, and so no token does.
 """
 
 import errno
@@ -30,8 +30,8 @@ from app.core.errors import (
     TokenRefused,
 )
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_RETRY_AFTER_S = 60  # where the Hub does not say
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RETRY_AFTER_S = 60  # if the Hub does not say
 
 
 def offline(source: Source) -> ModelOffline:
@@ -43,8 +43,8 @@ def offline(source: Source) -> ModelOffline:
 
 def damaged(source: Source) -> ModelCorrupt:
     return ModelCorrupt(
-        f"{source.location} is damaged on this machine: a file is not as its checksum says.",
-        hint="Connect to the network and try again: it is fetched anew.",
+        f"{source.location} is damaged on this machine: a file does not match its checksum.",
+        hint="Connect to the network and try again: the file is fetched again.",
     )
 
 
@@ -52,7 +52,7 @@ def disk_full(source: Source, needed_bytes: int, free_bytes: int) -> DiskFull:
     return DiskFull(
         f"{source.location} needs {gigabytes(needed_bytes)} more on the disk, "
         f"which has {gigabytes(free_bytes)} free.",
-        hint="Make room, or set LLM_MODEL_CACHE_DIR to a larger disk.",
+        hint="Free space, or set LLM_MODEL_CACHE_DIR to a larger disk.",
     )
 
 
@@ -61,7 +61,7 @@ def gigabytes(count: float) -> str:
 
 
 def to_model_error(source: Source, error: Exception, has_token: bool) -> ModelUnavailable:
-    """The domain error for one of the Hub's. Subclasses come before their parents."""
+    """The domain error for an error of the Hub client. Subclasses are matched before their parents."""
     name = source.location
     match error:
         case ModelUnavailable():
@@ -75,14 +75,18 @@ def to_model_error(source: Source, error: Exception, has_token: bool) -> ModelUn
         case RepositoryNotFoundError():
             return _not_found(name, has_token)
         case EntryNotFoundError():
-            return ModelMissing(f"A file of {name} is not on the Hub any more.", hint="Try again.")
+            return ModelMissing(f"A file of {name} is no longer on the Hub.", hint="Try again.")
         case HfHubHTTPError():
-            return _refused(name, error.response.status_code, error.response.headers)
+            return _to_status_error(name, error.response.status_code, error.response.headers)
         case HFValidationError():
-            return ModelMissing(f"{name} is no valid name of a repository.", hint="One is like owner/name.")
+            return ModelMissing(
+                f"{name} is not a valid repository name.", hint="Repository names look like owner/name."
+            )
         case OSError(errno=int() as number):
-            return _not_stored(name, number)
-    return HubUnreachable(f"Fetching {name} broke off.", hint="Try again: it goes on where it stopped.")
+            return _to_disk_error(name, number)
+    return HubUnreachable(
+        f"The download of {name} was interrupted.", hint="Try again: the download is resumed."
+    )
 
 
 def _gated(name: str, has_token: bool) -> ModelGated:
@@ -93,7 +97,7 @@ def _gated(name: str, has_token: bool) -> ModelGated:
             hint=f"Accept its licence at {page} with the account of the token, then try again.",
         )
     return ModelGated(
-        f"{name} is gated: it needs a token to be read.",
+        f"{name} is gated: reading it needs a token.",
         hint=f"Accept its licence at {page} and set LLM_HF_TOKEN, or run `hf auth login`.",
     )
 
@@ -101,21 +105,21 @@ def _gated(name: str, has_token: bool) -> ModelGated:
 def _not_found(name: str, has_token: bool) -> ModelMissing:
     if has_token:
         return ModelMissing(
-            f"{name} was not found on the Hub, or this machine's token may not see it.",
-            hint="Check the name, and what the token may read.",
+            f"{name} was not found on the Hub, or this machine's token has no access to it.",
+            hint="Check the name and the token's permissions.",
         )
     return ModelMissing(
-        f"{name} was not found on the Hub, or needs a token to be seen.",
+        f"{name} was not found on the Hub, or needs a token.",
         hint="Check the name, or set LLM_HF_TOKEN.",
     )
 
 
-def _refused(name: str, status: int, headers: Mapping[str, str]) -> ModelUnavailable:
+def _to_status_error(name: str, status: int, headers: Mapping[str, str]) -> ModelUnavailable:
     if status == 429:
         seconds = _retry_after_s(headers)
         return RateLimited(
-            f"The Hub asks to come back in {seconds} s (429).",
-            hint="Set LLM_HF_TOKEN: with a token the Hub allows more.",
+            f"The Hub limits this machine's requests; try again in {seconds} s (429).",
+            hint="Set LLM_HF_TOKEN: with a token the Hub allows more requests.",
             retry_after=seconds,
         )
     if status == 401:
@@ -132,7 +136,7 @@ def _refused(name: str, status: int, headers: Mapping[str, str]) -> ModelUnavail
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> int:
-    # Here: only needed when things go wrong. The facade that exports it does so at run time only.
+    # Imported here, because it is needed only after an error. Its package exports it at run time only.
     from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
     given = headers.get("retry-after", "")
@@ -141,11 +145,11 @@ def _retry_after_s(headers: Mapping[str, str]) -> int:
     return min(max(1, seconds), 86_400)
 
 
-def _not_stored(name: str, number: int) -> ModelUnavailable:
-    if number in _NO_ROOM:
+def _to_disk_error(name: str, number: int) -> ModelUnavailable:
+    if number in _NO_SPACE:
         return DiskFull(
             f"{name} could not be stored: {os.strerror(number)}.",
-            hint="Make room, or set LLM_MODEL_CACHE_DIR to a larger disk; then it goes on where it stopped.",
+            hint="Free space, or set LLM_MODEL_CACHE_DIR to a larger disk; then the download is resumed.",
         )
     return HubUnreachable(
         f"{name} could not be stored: {os.strerror(number)}.",

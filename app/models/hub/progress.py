@@ -1,4 +1,4 @@
-"""Owns how far a load has come, as it was measured: its stage, its share, and the bytes of a download."""
+"""Measures the progress of a download: its bytes, its rate and the time that it has left."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-_WINDOW_S = 5.0  # the rate is that of the last seconds
+_WINDOW_S = 5.0  # the rate is measured over this time
 _EVERY_S = 0.1  # between two reports of one download
 
 
@@ -20,7 +20,7 @@ class FileTransfer:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Bytes over bytes. The rate is None until there is something to measure it by."""
+    """The bytes of several files. The rate is None until enough was received to measure it."""
 
     files: tuple[FileTransfer, ...]
     bytes_per_s: float | None = None
@@ -49,7 +49,7 @@ class ReportProgress(Protocol):
 
 
 class Meter:
-    """Counts the bytes of several files that arrive at once, in several threads."""
+    """Counts the bytes of several files that arrive at the same time. Any thread may call it."""
 
     def __init__(
         self, report: ReportProgress, sizes: Mapping[str, int], clock: Callable[[], float] = time.monotonic
@@ -63,20 +63,20 @@ class Meter:
         self._received = 0
         self._reported_at: float | None = None
 
-    def have(self, name: str, done_bytes: int) -> None:
-        """So much of a file is on the disk: from before, or after a new beginning."""
+    def set_done(self, name: str, done_bytes: int) -> None:
+        """Sets how many bytes of a file are on the disk."""
         with self._lock:
             self._done[name] = done_bytes
-            self._tell()
+            self._update()
 
     def add(self, name: str, count: int) -> None:
-        """Bytes that arrived just now."""
+        """Counts bytes that have just arrived."""
         with self._lock:
             self._done[name] += count
             self._received += count
-            self._tell()
+            self._update()
 
-    def _tell(self) -> None:
+    def _update(self) -> None:
         now = self._clock()
         is_complete = self._done == self._sizes
         if self._reported_at is not None and now - self._reported_at < _EVERY_S and not is_complete:

@@ -1,6 +1,6 @@
-"""Owns what a repository of the Hub has to offer: its commit, and the files that a model is made of.
+"""Asks the Hub for a repository's commit and for the files that belong to a model.
 
-What the Hub says becomes names on this disk, so every one of them is checked.
+The Hub's answers become file names on this disk, so each is checked.
 """
 
 import re
@@ -21,7 +21,7 @@ _HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """`digest` is the SHA-256 of a large file, or the git id of a small one; and its name in the cache."""
+    """`digest`, the name of the file in the cache, is the SHA-256 of a large file or a small one's git id."""
 
     name: str
     size: int
@@ -36,11 +36,12 @@ class Repository:
 
 
 def look_up(api: HfApi, source: Source) -> Repository:
-    """What the Hub has, and that this machine may read it.
+    """The repository's files, after checking that this machine may read them.
 
     Raises:
-        ModelRefused: it has no weights that may be read.
-        HubUnreachable: the answer makes no sense. And what HfApi.model_info raises.
+        ModelRefused: it has no weights in a safe format.
+        HubUnreachable: the answer makes no sense.
+        HfHubHTTPError: see HfApi.model_info.
     """
     info = api.model_info(
         source.location, revision=source.revision, files_metadata=True, timeout=LOOKUP_TIMEOUT_S
@@ -66,7 +67,7 @@ def _weights(names: Iterable[str], source: Source) -> list[str]:
         return weights
     raise ModelRefused(
         f"{source.location} has no weights in the safetensors format.",
-        hint="Other formats can run code when they are opened, so they are not read.",
+        hint="Other formats can run code when they are opened, so they are never read.",
     )
 
 
@@ -75,17 +76,18 @@ def _file(sibling: RepoSibling, source: Source) -> RemoteFile:
     digest = sibling.blob_id if large is None else large.sha256
     size = sibling.size if large is None else large.size
     if not isinstance(size, int) or size < 0:
-        raise _nonsense(source)
+        raise _invalid_answer(source)
     return RemoteFile(sibling.rfilename, size, _checked(digest, source))
 
 
 def _checked(digest: str | None, source: Source) -> str:
     if digest is None or not _HEX.fullmatch(digest):
-        raise _nonsense(source)
+        raise _invalid_answer(source)
     return digest
 
 
-def _nonsense(source: Source) -> HubUnreachable:
+def _invalid_answer(source: Source) -> HubUnreachable:
     return HubUnreachable(
-        f"What the Hub says of {source.location} makes no sense.", hint="Is HF_ENDPOINT the address of a Hub?"
+        f"The Hub's answer about {source.location} makes no sense.",
+        hint="Check that HF_ENDPOINT is the address of a Hub.",
     )

@@ -1,40 +1,49 @@
-"""Owns blocking work beside the event loop: threads that keep no process alive, and how long they wait."""
+"""Runs blocking work in daemon threads, and defines how long work on the network may take.
+
+asyncio's and anyio's worker threads are not daemons: one that hangs, in a name look-up or on a network disk,
+would keep the server from ending. So each piece of work gets a thread of its own here.
+"""
 
 import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkTimeouts:
-    """With the network, in seconds."""
-
-    probe_s: float = 3.0  # until it counts as not there
+    probe_s: float = 3.0  # to connect to the Hub before it counts as unreachable
     read_s: float = 10.0  # of silence in the middle of a file
-    retry_s: float = 0.5  # after the first failure; longer after each further one
+    retry_s: float = 0.5  # pause after the first failure; the next ones are longer
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Runs `work` in a daemon thread: unlike asyncio's own, one that hangs does not keep the process."""
+    """Returns or raises the outcome of `work`. If this is cancelled, the thread goes on by itself."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(settle_with: Callable[[Any], None], outcome: Any) -> None:  # Any: a result or an exception
-        if not future.done():
-            settle_with(outcome)
-
     def run() -> None:
         try:
-            outcome: tuple[Callable[[Any], None], Any] = (future.set_result, work())
-        except Exception as error:  # the thread's root: it is raised where the thread is waited for
-            outcome = (future.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, *outcome)
+            settle = partial(_set_result, future, work())
+        except Exception as error:  # the thread's root: the error is raised in the coroutine that waits
+            settle = partial(_set_exception, future, error)
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+            loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=run, name="hub", daemon=True).start()
     return await future
+
+
+def _set_result(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[T], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,6 +1,7 @@
-"""What the tests of fetching share: a tiny repository, profiles that name it, and a fetch."""
+"""A tiny repository, profiles that name it, and a fetch with a time limit, for the tests of the hub."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.hub.standin import StandInHub
 
 TINY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights" * 10_000}
 SECRET = "hf_secret"
+FETCH_TIMEOUT_S = 60.0  # less than a connection attempt takes whose packets vanish
 HASTY = NetworkTimeouts(probe_s=0.3, read_s=0.3, retry_s=0.01)
 
 
@@ -45,5 +47,13 @@ def hub_of(standin: StandInHub, cache: Path, token: str | None = SECRET) -> Hub:
 
 
 def fetch(hub: Hub, wanted: ModelProfile) -> tuple[Weights, Reports]:
+    """The weights and all reported progress."""
     reports = Reports()
-    return asyncio.run(hub.fetch(wanted, reports)), reports
+    return asyncio.run(asyncio.wait_for(hub.fetch(wanted, reports), FETCH_TIMEOUT_S)), reports
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits until the condition holds, for a while at most."""
+    async with asyncio.timeout(FETCH_TIMEOUT_S):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Files that other programs put into the Hub's cache are read once before they are used."""
+"""Files that other programs put into the Hub's cache are checked once before they are used."""
 
 import hashlib
 import os
@@ -60,15 +60,15 @@ def test_files_are_read_once_and_again_after_a_change(cached: Path) -> None:
     assert fetch(offline(cached), profile("owner/tiny"))[1].stages == [("verify", 1.0)]
 
 
-def test_damaged_file_is_told_where_there_is_no_network(cached: Path) -> None:
+def test_damaged_file_is_an_error_without_a_network(cached: Path) -> None:
     fetch(offline(cached), profile("owner/tiny"))
     flip(weights(cached))
     with pytest.raises(ModelCorrupt, match="owner/tiny is damaged") as caught:
         fetch(offline(cached), profile("owner/tiny"))
-    assert "fetched anew" in (caught.value.hint or "")
+    assert "fetched again" in (caught.value.hint or "")
 
 
-def test_damaged_file_is_fetched_anew_and_nothing_else(cached: Path, standin: StandInHub) -> None:
+def test_damaged_file_alone_is_fetched_again(cached: Path, standin: StandInHub) -> None:
     flip(weights(cached))
     found, _ = fetch(hub_of(standin, cached), profile("owner/tiny"))
     assert (found.path / "model.safetensors").read_bytes() == WEIGHTS
@@ -76,9 +76,7 @@ def test_damaged_file_is_fetched_anew_and_nothing_else(cached: Path, standin: St
     assert fetch(hub_of(standin, cached), profile("owner/tiny"))[0] == found
 
 
-def test_damaged_file_of_a_download_that_another_began_is_found_out(
-    cached: Path, standin: StandInHub
-) -> None:
+def test_damaged_file_of_an_earlier_download_is_found(cached: Path, standin: StandInHub) -> None:
     (cached / "models--owner--tiny" / "snapshots" / COMMIT / "config.json").unlink()
     flip(weights(cached))
     with pytest.raises(ModelCorrupt):
@@ -87,25 +85,25 @@ def test_damaged_file_of_a_download_that_another_began_is_found_out(
     assert (found.path / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_only_what_is_read_of_a_model_is_compared(cached: Path) -> None:
+def test_only_files_of_the_model_are_checked(cached: Path) -> None:
     other = cached / "models--owner--tiny" / "snapshots" / COMMIT / "model.onnx"
     (weights(cached).parent / ("0" * 64)).write_bytes(b"the same in another format")
     other.symlink_to("../../blobs/" + "0" * 64)
     assert fetch(offline(cached), profile("owner/tiny"))[0].path == other.parent
 
 
-def test_what_was_downloaded_here_is_not_read_again(tmp_path: Path, standin: StandInHub) -> None:
+def test_own_downloads_are_not_read_again(tmp_path: Path, standin: StandInHub) -> None:
     fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
     assert fetch(hub_of(standin, tmp_path), profile("owner/tiny"))[1].stages == []
 
 
-def test_cache_that_keeps_no_notes_is_read_every_time(cached: Path) -> None:
+def test_cache_without_records_is_read_every_time(cached: Path) -> None:
     (cached / ".checked").write_text("in the way")
     for _ in range(2):
         assert fetch(offline(cached), profile("owner/tiny"))[1].stages[-1] == ("verify", 1.0)
 
 
-def test_reading_ends_when_nobody_waits(cached: Path) -> None:
+def test_check_ends_when_cancelled(cached: Path) -> None:
     is_cancelled = threading.Event()
     is_cancelled.set()
     snapshot = cached / "models--owner--tiny" / "snapshots" / COMMIT

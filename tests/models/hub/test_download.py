@@ -1,4 +1,4 @@
-"""Bytes arrive whole, or not at all: whatever the network, the Hub, the disk or a kill does."""
+"""Downloads are complete or fail, whatever the network, the Hub, the disk or a kill does."""
 
 import asyncio
 import hashlib
@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from app.core.errors import DiskFull, HubUnreachable, ModelCorrupt, RateLimited
-from app.models.hub.download import _link
+from app.models.hub.download import replace_link
 from app.models.hub.progress import Meter, Transfer
 from tests.hub.standin import Mishap, Refusal, StandInHub, git_id, running
-from tests.models.hub.requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile
+from tests.models.hub.requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile, until
 from tests.server import ROOT
 
 WEIGHTS = TINY["model.safetensors"]
@@ -80,10 +80,10 @@ def test_progress_is_bytes_over_bytes(tmp_path: Path, standin: StandInHub) -> No
     assert last.seconds_left == 0
 
 
-def test_meter_tells_the_rate_of_the_last_seconds() -> None:
+def test_meter_measures_the_rate_of_the_last_seconds() -> None:
     now, transfers = [0.0], list[Transfer]()
     meter = Meter(lambda _, __, transfer=None: transfers.append(transfer), {"a": 1000}, lambda: now[0])
-    meter.have("a", 200)
+    meter.set_done("a", 200)
     assert transfers[-1].bytes_per_s is None and transfers[-1].seconds_left is None
     for _ in range(10):
         now[0] += 1
@@ -97,7 +97,7 @@ def test_meter_tells_the_rate_of_the_last_seconds() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cut", "stall", "flip", "error", "no range"])
-def test_mishap_that_passes_is_no_failure(tmp_path: Path, standin: StandInHub, kind: str) -> None:
+def test_download_survives_a_passing_mishap(tmp_path: Path, standin: StandInHub, kind: str) -> None:
     standin.mishaps["model.safetensors"] = Mishap(kind, times=1)
     weights, reports = fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
     assert (weights.path / "model.safetensors").read_bytes() == WEIGHTS
@@ -113,7 +113,7 @@ def test_mishap_that_passes_is_no_failure(tmp_path: Path, standin: StandInHub, k
         ("endless", ModelCorrupt),
     ],
 )
-def test_mishap_that_stays_is_told(
+def test_lasting_mishap_fails_the_download(
     tmp_path: Path, standin: StandInHub, kind: str, error: type[Exception]
 ) -> None:
     if kind == "short":  # less than the Hub lists, however often it is asked for
@@ -126,7 +126,7 @@ def test_mishap_that_stays_is_told(
     assert not (blobs(tmp_path) / DIGEST).exists()
 
 
-def test_download_goes_on_where_it_stopped(tmp_path: Path, standin: StandInHub) -> None:
+def test_download_is_resumed(tmp_path: Path, standin: StandInHub) -> None:
     blobs(tmp_path).mkdir(parents=True)
     (blobs(tmp_path) / f"{DIGEST}.incomplete").write_bytes(WEIGHTS[:-1000])
     fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
@@ -134,14 +134,14 @@ def test_download_goes_on_where_it_stopped(tmp_path: Path, standin: StandInHub) 
 
 
 @pytest.mark.parametrize("wrong", [b"x" * 100, b"x" * 100_000])
-def test_wrong_beginning_is_found_out(tmp_path: Path, standin: StandInHub, wrong: bytes) -> None:
+def test_wrong_beginning_is_replaced(tmp_path: Path, standin: StandInHub, wrong: bytes) -> None:
     blobs(tmp_path).mkdir(parents=True)
     (blobs(tmp_path) / f"{DIGEST}.incomplete").write_bytes(wrong)
     weights, _ = fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
     assert (weights.path / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_one_download_however_many_ask(tmp_path: Path, standin: StandInHub) -> None:
+def test_simultaneous_fetches_share_one_download(tmp_path: Path, standin: StandInHub) -> None:
     standin.mishaps["model.safetensors"] = Mishap("trickle")
 
     async def thrice() -> None:
@@ -152,10 +152,10 @@ def test_one_download_however_many_ask(tmp_path: Path, standin: StandInHub) -> N
     assert standin.bytes_sent < len(WEIGHTS) * 1.5
 
 
-def test_name_that_another_download_gave_meanwhile_is_no_failure(tmp_path: Path) -> None:
+def test_link_that_exists_already_is_replaced(tmp_path: Path) -> None:
     pointer = tmp_path / "model.safetensors"
     for _ in range(2):
-        _link(pointer, "../blobs/digest")
+        replace_link(pointer, "../blobs/digest")
     assert os.readlink(pointer) == "../blobs/digest"
     assert list(tmp_path.iterdir()) == [pointer]
 
@@ -177,9 +177,7 @@ def test_token_does_not_follow_to_another_host(tmp_path: Path, standin: StandInH
         {"lfs": {"sha256": DIGEST, "size": 5, "pointerSize": 1}},
     ],
 )
-def test_what_the_hub_lists_is_not_believed(
-    tmp_path: Path, standin: StandInHub, lie: dict[str, object]
-) -> None:
+def test_listing_of_the_hub_is_checked(tmp_path: Path, standin: StandInHub, lie: dict[str, object]) -> None:
     standin.lies["model.safetensors"] = lie
     with pytest.raises((HubUnreachable, ModelCorrupt)):
         fetch(hub_of(standin, tmp_path / "cache"), profile("owner/tiny"))
@@ -193,14 +191,14 @@ def test_names_that_lead_elsewhere_are_not_fetched(tmp_path: Path, standin: Stan
     assert not any("evil" in request or "x.json" in request for request in standin.requests)
 
 
-def test_disk_that_is_too_small_is_told_before_the_first_byte(tmp_path: Path, standin: StandInHub) -> None:
+def test_too_small_disk_is_an_error_before_the_first_byte(tmp_path: Path, standin: StandInHub) -> None:
     standin.lies["model.safetensors"] = {"lfs": {"sha256": DIGEST, "size": 10**16, "pointerSize": 1}}
     with pytest.raises(DiskFull, match=r"needs 10,000,000.00 GB more .* has [\d,.]+ GB free"):
         fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
     assert standin.bytes_sent == 0
 
 
-def test_disk_that_fills_up_is_told_and_what_came_is_kept(tmp_path: Path, standin: StandInHub) -> None:
+def test_full_disk_is_an_error_and_keeps_the_received_bytes(tmp_path: Path, standin: StandInHub) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # a quota
     try:
@@ -214,11 +212,10 @@ def test_disk_that_fills_up_is_told_and_what_came_is_kept(tmp_path: Path, standi
     assert standin.bytes_sent - sent < len(WEIGHTS)
 
 
-def test_rate_limit_in_the_middle_is_told_at_once(tmp_path: Path, standin: StandInHub) -> None:
+def test_rate_limit_during_a_download_fails_it_at_once(tmp_path: Path, standin: StandInHub) -> None:
     async def limited() -> None:
         task = asyncio.create_task(hub_of(standin, tmp_path).fetch(profile("owner/tiny"), Reports()))
-        while not standin.bytes_sent:
-            await asyncio.sleep(0.005)
+        await until(lambda: standin.bytes_sent)
         standin.refusals["owner/tiny"] = Refusal(429, headers={"Retry-After": "5"})
         await task
 
@@ -227,13 +224,12 @@ def test_rate_limit_in_the_middle_is_told_at_once(tmp_path: Path, standin: Stand
         asyncio.run(limited())
 
 
-def test_a_download_that_nobody_waits_for_ends(tmp_path: Path, standin: StandInHub) -> None:
+def test_cancelled_download_ends_its_threads(tmp_path: Path, standin: StandInHub) -> None:
     standin.mishaps["model.safetensors"] = Mishap("trickle")
 
     async def leave() -> None:
         task = asyncio.create_task(hub_of(standin, tmp_path).fetch(profile("owner/tiny"), Reports()))
-        while standin.bytes_sent < 3000:
-            await asyncio.sleep(0.01)
+        await until(lambda: standin.bytes_sent >= 3000)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -245,7 +241,7 @@ def test_a_download_that_nobody_waits_for_ends(tmp_path: Path, standin: StandInH
         assert not thread.is_alive()
 
 
-def test_start_sweeps_what_cannot_be_resumed(tmp_path: Path, standin: StandInHub) -> None:
+def test_sweep_removes_files_that_cannot_be_resumed(tmp_path: Path, standin: StandInHub) -> None:
     make_folder(blobs(tmp_path), {f"{DIGEST}.0a1b2c3d.incomplete": b"", f"{DIGEST}.incomplete": b"we"})
     done = "d" * 64
     for name in (done, f"{done}.incomplete", "tmp_01234567-0123-0123-0123-0123456789ab"):
