@@ -1,4 +1,4 @@
-"""Owns the way of a few numbers onto the device. On a GPU nobody waits for it, or a pass would begin late."""
+"""Copies small lists to the device; on CUDA asynchronously, from pinned memory."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ Numbers = Sequence[int] | Sequence[float] | Sequence[Sequence[int]]
 
 
 def on_device(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
-    """A tensor of their shape."""
+    """Returns a tensor of the shape of `numbers`. On CUDA the copy may still be running."""
     if device.type != "cuda":
         return torch.tensor(numbers, dtype=dtype, device=device)
-    # A copy waits unless it begins in pinned memory, which torch keeps until the copy is done.
+    # Only a copy from pinned memory is asynchronous. Torch keeps that memory until the copy is done.
     return torch.tensor(numbers, dtype=dtype, pin_memory=True).to(device, non_blocking=True)

@@ -42,9 +42,9 @@ class MemoryUse:
     takes milliseconds to sum that up, so it is done once, and the resident set is followed from there.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, rollup: Path = Path("/proc/self/smaps_rollup")) -> None:
         self._device = device
-        self._elsewhere_bytes = 0 if device.type == "cuda" else _bytes_counted_elsewhere()
+        self._elsewhere_bytes = 0 if device.type == "cuda" else _bytes_counted_elsewhere(rollup)
 
     @property
     def used_bytes(self) -> int:
@@ -53,7 +53,7 @@ class MemoryUse:
         return int(psutil.Process().memory_info().rss) - self._elsewhere_bytes
 
 
-def _bytes_counted_elsewhere(rollup: Path = Path("/proc/self/smaps_rollup")) -> int:
+def _bytes_counted_elsewhere(rollup: Path) -> int:
     """Returns by how much the resident set exceeds this process's proportional share of it."""
     try:
         fields = [line.split() for line in rollup.read_text().splitlines()[1:]]

@@ -1,13 +1,10 @@
-"""Owns a model that is ready to serve: loaded, checked, warmed up, an engine of the right size around it.
-
-What the worker process serves, and what a program without a server can use directly.
-"""
+"""Builds the engine that serves a model: loads and checks the model, sizes the KV cache, and warms up."""
 
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +15,16 @@ from app.core.errors import DomainError, ModelLoadFailed, ModelRefused
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
-from app.engine.ipc.messages import ModelInfo, Outbound, Progress, SamplingParams, Stats, Submit, WorkerSpec
+from app.engine.ipc.messages import (
+    ModelInfo,
+    Progress,
+    ReportProgress,
+    SamplingParams,
+    Stage,
+    Stats,
+    Submit,
+    WorkerSpec,
+)
 from app.engine.kv.pool import pool_for
 from app.engine.loading.load import LoadedModel, ReportStage, load
 from app.engine.loading.low_priority import run_at_low_priority
@@ -28,41 +34,18 @@ from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
 
-Report = Callable[[Outbound], None]
-
-_LONG_STEP_S = 0.03  # a model of longer steps gains from every core
-_CHECKED_TOKENS = 64  # that a check has room for
-_SMALLEST_WINDOW = 16  # tokens; with less cache than this no request makes sense
+_LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
+_CHECK_TOKENS = 64  # the size of the KV pool for the self-check
+_SMALLEST_WINDOW = 16  # tokens; no request makes sense in less
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyEngine:
+    """An engine that can serve requests, and the facts about its model."""
+
     engine: EngineCore
     info: ModelInfo
     memory_use: MemoryUse
-
-    @classmethod
-    def start(cls, spec: WorkerSpec, report: Report, started: float | None = None) -> "ReadyEngine":
-        """Load, check and warm up, reporting progress. Raises DomainError where the model cannot be served.
-
-        `started` is when the loading began, on the monotonic clock, if before this call.
-        """
-        began = time.monotonic() if started is None else started
-        _prepare(spec)
-        sandbox = TemplateSandbox()
-        sandbox.start()  # while the model loads
-        loaded, parameters, path = run_at_low_priority(lambda: _load(spec, report), spec.low_priority)
-        draft = run_at_low_priority(lambda: _draft(spec, loaded), spec.low_priority)
-        engine = _engine(spec, loaded, path, draft, sandbox)
-        memory.return_freed()
-        report(Progress("warm up", 0.0))
-        _warm_up(engine, spec.threads)
-        report(Progress("warm up", 1.0))
-        memory_use = MemoryUse(loaded.model.device)
-        info = _info(loaded, path, parameters, engine.limits, memory_use, time.monotonic() - began)
-        if draft is not None:
-            info = msgspec.structs.replace(info, draft=spec.draft_name)
-        return cls(engine, info, memory_use)
 
     def stats(self) -> Stats:
         return Stats(
@@ -75,28 +58,70 @@ class ReadyEngine:
         )
 
 
-def _load(spec: WorkerSpec, report: Report) -> tuple[LoadedModel, int, PackedPath]:
-    """The model on the engine's path, and its parameters, counted before layers take other forms."""
-    _set_threads(spec)  # torch's number is each thread's own
-    loaded = load(spec, lambda *stage: report(Progress(*stage)))
-    parameters = loaded.model.num_parameters()
+def build_engine(spec: WorkerSpec, report: ReportProgress, started: float | None = None) -> ReadyEngine:
+    """Returns the engine that serves the model of `spec`, and reports its progress meanwhile.
+
+    `started` is when loading began, on the monotonic clock, if that was before this call.
+
+    Raises:
+        DomainError: the model cannot be served.
+    """
+    started = time.monotonic() if started is None else started
+    _prepare(spec)
+    sandbox = TemplateSandbox()
+    sandbox.start()  # its process starts while the model loads
+    served = run_at_low_priority(partial(_load_served, spec, report), spec.low_priority)
+    draft = run_at_low_priority(partial(_load_draft, spec, served.loaded), spec.low_priority)
+    engine = _make_engine(spec, served, draft, sandbox)
+    memory.return_freed()
+    report(Progress("warm up", 0.0))
+    _warm_up(engine, spec.threads)
+    report(Progress("warm up", 1.0))
+    memory_use = MemoryUse(engine.device)
+    info = _info(served, engine.limits, memory_use, time.monotonic() - started)
+    if draft is not None:
+        info = msgspec.structs.replace(info, draft=spec.draft_name)
+    return ReadyEngine(engine, info, memory_use)
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckedModel:
+    """A model that passed the self-check. `parameters` were counted before its layers were packed."""
+
+    loaded: LoadedModel
+    parameters: int
+    path: PackedPath
+
+
+def _load_served(spec: WorkerSpec, report: ReportProgress) -> _CheckedModel:
+    report_stage = _stage_reporter(report)
+    _set_threads(spec)  # the number is a property of the thread
+    loaded = load(spec, report_stage)
     report(Progress("check", 0.0))
-    path = _packed(loaded, spec, lambda *stage: report(Progress(*stage)))
+    checked = _check(loaded, spec, report_stage)
     report(Progress("check", 1.0))
-    return loaded, parameters, path
+    return checked
 
 
-def _packed(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
-    pool = pool_for(loaded.model.device, _CHECKED_TOKENS)
+def _stage_reporter(report: ReportProgress) -> ReportStage:
+    def report_stage(stage: Stage, fraction: float) -> None:
+        report(Progress(stage, fraction))
+
+    return report_stage
+
+
+def _check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> _CheckedModel:
+    parameters = loaded.model.num_parameters()
+    pool = pool_for(loaded.model.device, _CHECK_TOKENS)
     path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool)
-    # Where the output layer shares these weights, packing it has read them all; now a row is a token's.
-    rows: Any = loaded.model.get_input_embeddings().weight  # a tensor in every module that has rows
-    memory.page_out(rows)
-    return path
+    # Packing an output layer that shares these weights read all of them; from now on each token reads a row.
+    embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
+    memory.page_out(embeddings)
+    return _CheckedModel(loaded, parameters, path)
 
 
 def _prepare(spec: WorkerSpec) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one prompt at a time; no threads beside torch's
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one prompt at a time needs no threads beside torch's
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _set_threads(spec)
@@ -107,33 +132,44 @@ def _set_threads(spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    loaded: LoadedModel
-    path: PackedPath
-
-
-def _draft(spec: WorkerSpec, served: LoadedModel) -> _Draft | None:
-    """The model that guesses, loaded and checked; None where it cannot: then the served one does without."""
+def _load_draft(spec: WorkerSpec, served: LoadedModel) -> _CheckedModel | None:
+    """Returns the draft model, or None if there is none or it cannot be used, which is logged."""
     if spec.draft_path is None:
         return None
     _set_threads(spec)
     try:
         loaded = load(msgspec.structs.replace(spec, model_path=spec.draft_path), lambda *stage: None)
         if loaded.tokenizer.get_vocab() != served.tokenizer.get_vocab():
-            raise ModelRefused("its vocabulary is another one")
-        path = _packed(loaded, spec, lambda *stage: None)
+            raise ModelRefused("its vocabulary differs")
+        return _check(loaded, spec, lambda *stage: None)
     except DomainError as error:
         _log.warning("the draft model %s is not used: %s", spec.draft_name, error.message)
         return None
-    return _Draft(loaded, path)
 
 
-def _engine(
-    spec: WorkerSpec, loaded: LoadedModel, path: PackedPath, draft: _Draft | None, sandbox: TemplateSandbox
+def _make_engine(
+    spec: WorkerSpec, served: _CheckedModel, draft: _CheckedModel | None, sandbox: TemplateSandbox
 ) -> EngineCore:
-    paths = [path] if draft is None else [path, draft.path]
-    bytes_per_token = sum(each.bytes_per_token for each in paths)
+    loaded, paths = served.loaded, [served.path] if draft is None else [served.path, draft.path]
+    limits = _limits(spec, loaded, sum(path.bytes_per_token for path in paths))
+    supports_cuda_graphs = all(path.supports_cuda_graphs for path in paths)
+    pool_tokens = limits.kv_cache_bytes // limits.bytes_per_token
+    return EngineCore(
+        loaded,
+        limits,
+        pool=pool_for(loaded.model.device, pool_tokens) if supports_cuda_graphs else None,
+        draft=None if draft is None else draft.loaded,
+        chat_format=ChatFormat(spec.chat_template, spec.stop),
+        sandbox=sandbox,
+    )
+
+
+def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> EngineLimits:
+    """Returns the size of the KV cache, and a context window that fits into it.
+
+    Raises:
+        ModelLoadFailed: the cache is too small for any request.
+    """
     device = loaded.model.device
     budget = spec.kv_cache_bytes if spec.kv_cache_bytes is not None else memory.cache_budget(device)
     context_length = min(loaded.context_length, budget // bytes_per_token)
@@ -144,34 +180,25 @@ def _engine(
         )
     if context_length < loaded.context_length:
         _log.warning(
-            "the context window is %d tokens instead of %d: that is what a KV cache of %d bytes holds",
+            "the context window is %d tokens instead of %d, because a KV cache of %d bytes holds no more",
             context_length,
             loaded.context_length,
             budget,
         )
-    limits = EngineLimits(
+    return EngineLimits(
         context_length=context_length,
         kv_cache_bytes=budget,
         bytes_per_token=bytes_per_token,
         max_active_requests=spec.max_active_requests,
         step_tokens=spec.step_tokens,
     )
-    supports_cuda_graphs = all(each.supports_cuda_graphs for each in paths)
-    return EngineCore(
-        loaded,
-        limits,
-        pool=pool_for(device, budget // bytes_per_token) if supports_cuda_graphs else None,
-        draft=None if draft is None else draft.loaded,
-        chat_format=ChatFormat(spec.chat_template, spec.stop),
-        sandbox=sandbox,
-    )
 
 
 def _warm_up(engine: EngineCore, threads: int | None) -> None:
-    """Short replies, so that the first request does not pay for what torch sets up on first use.
+    """Generates short replies, so that the first request does not pay for what torch sets up on first use.
 
-    Where the number of threads was left open they also decide between one and all cores: on the CPU the
-    passes of a small model are too short to be shared.
+    If no number of threads is set, they also decide between one core and all: a forward pass of a small model
+    is too short to be shared by cores.
     """
     is_short = _fastest_step_s(engine) <= _LONG_STEP_S
     if threads is None and engine.device.type == "cpu" and is_short:
@@ -181,15 +208,15 @@ def _warm_up(engine: EngineCore, threads: int | None) -> None:
 
 
 def _pick_threads(engine: EngineCore) -> None:
-    every = torch.get_num_threads()
-    with_every = _fastest_step_s(engine)
+    all_threads = torch.get_num_threads()
+    all_threads_s = _fastest_step_s(engine)
     torch.set_num_threads(1)
-    if _fastest_step_s(engine) > with_every:
-        torch.set_num_threads(every)
+    if _fastest_step_s(engine) > all_threads_s:
+        torch.set_num_threads(all_threads)
 
 
 def _fastest_step_s(engine: EngineCore) -> float:
-    """Of the steps of one short reply: the one least disturbed by whatever else the machine does."""
+    """Returns the shortest step of one short reply, which other programs have disturbed least."""
     sampling = SamplingParams(max_tokens=8, temperature=0)
     engine.submit(Submit("warm up", sampling, prompt="Hello", scope="warm up"))
     fastest = float("inf")
@@ -201,20 +228,15 @@ def _fastest_step_s(engine: EngineCore) -> float:
 
 
 def _info(
-    loaded: LoadedModel,
-    path: PackedPath,
-    parameters: int,
-    limits: EngineLimits,
-    memory_use: MemoryUse,
-    load_seconds: float,
+    served: _CheckedModel, limits: EngineLimits, memory_use: MemoryUse, load_seconds: float
 ) -> ModelInfo:
-    device = loaded.model.device
+    loaded, device = served.loaded, served.loaded.model.device
     return ModelInfo(
         architecture=type(loaded.model).__name__,
         device=str(device),
         dtype=str(loaded.dtype).removeprefix("torch."),
-        weights=path.weights,
-        parameters=parameters,
+        weights=served.path.weights,
+        parameters=served.parameters,
         context_length=limits.context_length,
         memory_bytes=memory_use.used_bytes,
         kv_cache_bytes=limits.kv_cache_bytes,

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -47,7 +48,7 @@ _LINGER_MS = 2000  # in which the last messages may still be sent
 
 
 class Link:
-    """The worker's end of the socket pair."""
+    """The worker's end of the message socket."""
 
     def __init__(self, address: str) -> None:
         self._context = zmq.Context()
@@ -101,7 +102,7 @@ def _end_with(life_line: int) -> None:
 
 def _work(spec: WorkerSpec, link: Link) -> int:
     try:
-        service = _start(spec, link)
+        ready = _start(spec, link)
     except DomainError as error:
         _log.error("loading %s failed: %s", spec.model_name, error.message)
         link.send(LoadFailed(error.code, error.message, error.hint))
@@ -110,23 +111,18 @@ def _work(spec: WorkerSpec, link: Link) -> int:
         _log.exception("loading %s failed", spec.model_name)
         link.send(LoadFailed(ModelLoadFailed.code, f"{type(error).__name__}: {error}"))
         return 1
-    link.send(Ready(service.info))
-    serve(service, link, Heartbeat(service.engine, partial(os.write, sys.stdin.fileno())))
+    link.send(Ready(ready.info))
+    serve(ready, link, Heartbeat(ready.engine, partial(os.write, sys.stdin.fileno())))
     return 0
 
 
 def _start(spec: WorkerSpec, link: Link) -> "ReadyEngine":
     started = time.monotonic()
     link.send(Progress("import", 0.0))
-    service = run_at_low_priority(_import, spec.low_priority)
+    startup = run_at_low_priority(partial(import_module, "app.engine.startup"), spec.low_priority)
     link.send(Progress("import", 1.0))
-    return service.start(spec, link.send, started)
-
-
-def _import() -> "type[ReadyEngine]":
-    from app.engine.startup import ReadyEngine
-
-    return ReadyEngine
+    ready: ReadyEngine = startup.build_engine(spec, link.send, started)
+    return ready
 
 
 class ServableEngine(Protocol):

@@ -26,7 +26,7 @@ from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import SamplingParams, Submit, WorkerSpec
 from app.engine.sampler import RequestSampler
 from app.engine.sequence import Chunk
-from app.engine.startup import ReadyEngine
+from app.engine.startup import build_engine
 from tests.benchmarks import folders
 from tests.benchmarks.shapes import DISTILGPT2, FULL, GPT2
 from tests.benchmarks.vocabulary import FIRST_WORD
@@ -121,7 +121,7 @@ def _engine(model: str, has_draft: bool) -> EngineCore:
     folder = str(folders.ensure(FULL[model], _CACHE / "full"))
     draft = str(folders.ensure(DISTILGPT2, _CACHE / "drafts")) if has_draft else None
     spec = WorkerSpec(folder, model, kv_cache_bytes=_KV_BYTES, draft_path=draft, draft_name=DISTILGPT2.name)
-    return ReadyEngine.start(spec, lambda event: None).engine
+    return build_engine(spec, lambda event: None).engine
 
 
 def _measure(engine: EngineCore, text: Text) -> tuple[str, ...]:

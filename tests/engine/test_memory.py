@@ -1,14 +1,14 @@
-"""What is free within a container's limit."""
+"""Free and used memory, also within a container's limit."""
 
 import sys
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.engine.memory import card_bytes, free_bytes, page_out
+from app.engine.memory import MemoryUse, card_bytes, free_bytes, page_out
 
 CPU = torch.device("cpu")
 
@@ -48,8 +48,8 @@ def test_free_bytes_without_a_limit_is_the_hosts(tmp_path: Path) -> None:
     assert free_bytes(CPU, tmp_path) > 100
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux alone")
-def test_page_out_gives_a_mapped_file_back_and_changes_no_value(tmp_path: Path) -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise is used on Linux only")
+def test_page_out_drops_pages_of_a_mapped_file_and_changes_no_value(tmp_path: Path) -> None:
     save_file({"rows": torch.arange(2**24, dtype=torch.float32)}, tmp_path / "rows.safetensors")
     rows = load_file(tmp_path / "rows.safetensors")["rows"]
     total = rows.sum()  # reads every page
@@ -59,11 +59,18 @@ def test_page_out_gives_a_mapped_file_back_and_changes_no_value(tmp_path: Path) 
     assert rows.sum() == total
 
 
-def test_page_out_leaves_memory_that_is_no_file_as_it_is() -> None:
+def test_page_out_changes_no_value_of_ordinary_memory() -> None:
     for size in (1, 10, 2**20):
         values = torch.arange(size)
         page_out(values)
         assert torch.equal(values, torch.arange(size))
+
+
+def test_memory_shared_with_other_processes_counts_by_its_share(tmp_path: Path) -> None:
+    rollup = tmp_path / "smaps_rollup"
+    rollup.write_text("1000-2000 ---p 0 00:00 0 [rollup]\nRss: 70000 kB\nPss: 10000 kB\nPss_Dirty: 1 kB\n")
+    alone = MemoryUse(CPU, tmp_path / "none").used_bytes
+    assert MemoryUse(CPU, rollup).used_bytes == pytest.approx(alone - 60_000 * 1024, abs=10_000_000)
 
 
 def test_host_has_no_card() -> None:

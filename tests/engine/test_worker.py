@@ -1,4 +1,4 @@
-"""The real process, over its real socket."""
+"""A spawned worker process over its real socket."""
 
 import re
 import signal
@@ -35,7 +35,7 @@ from app.engine.ipc.messages import (
 )
 from tests.engine.tiny import configs
 
-START_TIMEOUT_S = 90  # importing torch on a busy machine
+START_TIMEOUT_S = 90  # to import torch on a busy machine
 ANSWER_TIMEOUT_S = 20
 
 
@@ -64,7 +64,7 @@ class Worker:
         return message
 
     def until(self, *kinds: type) -> list[Outbound]:
-        """Everything up to the first message of one of the kinds."""
+        """Returns all messages up to the first of one of the kinds."""
         messages = [self.receive(START_TIMEOUT_S)]
         while not isinstance(messages[-1], kinds):
             messages.append(self.receive(START_TIMEOUT_S))
@@ -119,7 +119,7 @@ def test_worker_serves_cancels_and_shuts_down(start: Callable[[Path], Worker], m
     stages = list(dict.fromkeys(message.stage for message in loading if isinstance(message, Progress)))
     assert stages == ["import", "load", "check", "pack", "warm up"]
 
-    worker.process.send_signal(signal.SIGINT)  # Ctrl-C is the server's to act on
+    worker.process.send_signal(signal.SIGINT)  # Ctrl-C reaches it, too, but only the server acts on it
     worker.send(chat("short", 8))
     reply = worker.until(Finished, Failed)
     assert isinstance(reply[-1], Finished)
@@ -133,7 +133,7 @@ def test_worker_serves_cancels_and_shuts_down(start: Callable[[Path], Worker], m
     assert ended.finish_reason in ("cancelled", "length")
 
     worker.until(Stats)
-    worker.until(Stats)  # the heartbeat, idle
+    worker.until(Stats)  # they come while it is idle, too
     worker.send(Shutdown())
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 0
 
@@ -169,7 +169,7 @@ def test_worker_says_why_it_cannot_load(
     )
 
 
-def test_worker_refuses_an_architecture_beside_the_interface(
+def test_worker_refuses_an_architecture_without_the_attention_interface(
     start: Callable[[Path], Worker], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     config = FalconConfig(

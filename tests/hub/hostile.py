@@ -223,13 +223,13 @@ def load_all(corpus: Path) -> dict[str, str]:
     """Of each, the code of the error that it was refused with; or what was wrong with the refusal."""
     from app.core.errors import DomainError
     from app.engine.ipc.messages import WorkerSpec
-    from app.engine.startup import ReadyEngine
+    from app.engine.startup import build_engine
 
     outcomes = {}
     for folder in sorted(path for path in corpus.iterdir() if path.is_dir()):
         spec = WorkerSpec(str(folder), folder.name, dtype="float32", threads=1, kv_cache_bytes=10_000_000)
         try:
-            ReadyEngine.start(spec, lambda _: None)
+            build_engine(spec, lambda _: None)
             outcomes[folder.name] = "served"
         except DomainError as error:
             outcomes[folder.name] = error.code

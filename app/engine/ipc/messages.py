@@ -1,6 +1,6 @@
-"""Owns the records that cross the boundary between the API process and a worker, and their encoding.
+"""The messages between the API process and a worker, and their encoding (MessagePack, not pickle).
 
-Both ends import this module and nothing else of each other. No torch, no pickle: msgpack through msgspec.
+Both ends import this module and nothing else of each other.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Base of every message: immutable and tagged with its class name."""
 
 
-# What a worker is started with.
-
-
 class WorkerSpec(Record, frozen=True):
-    """Everything one worker needs to serve one model. `model_path` is a local folder; nothing is fetched."""
+    """Everything that a worker needs to serve a model. `model_path` is a local folder; nothing is fetched."""
 
     model_path: str
     model_name: str
@@ -34,15 +31,13 @@ class WorkerSpec(Record, frozen=True):
     max_active_requests: int = 32  # sequences that decode together
     step_tokens: int = 512  # most tokens in one forward pass
     kv_cache_bytes: int | None = None  # None: a share of the memory that is free
-    chat_template: str | None = None  # Jinja; used where the tokenizer brings none
-    stop: tuple[str, ...] = ()  # stop strings that belong to the dialogue format of a chat
-    draft_path: str | None = None  # local folder of a smaller model that guesses what this one says
+    chat_template: str | None = None  # Jinja; used if the tokenizer has none
+    stop: tuple[str, ...] = ()  # stop strings of the chat format
+    draft_path: str | None = None  # local folder of the draft model
     draft_name: str | None = None
     log_level: LogLevel = "INFO"
-    converts_to: str | None = (
-        None  # folder that takes `pytorch_model.bin` as safetensors; None: it is refused
-    )
-    low_priority: bool = False  # while it loads: another model is answering
+    converts_to: str | None = None  # folder for `pytorch_model.bin` as safetensors; None: it is refused
+    low_priority: bool = False  # while it loads, because another model is answering
 
 
 # API process -> worker
@@ -56,13 +51,13 @@ class ChatMessage(Record, frozen=True):
 class SamplingParams(Record, frozen=True):
     """How to sample a reply; core/sampling.py has the bounds. `temperature` 0 takes the most likely token."""
 
-    max_tokens: int | None = None  # None: what is left of the window
+    max_tokens: int | None = None  # None: the rest of the context window
     temperature: float = 0.7
     top_p: float = 1.0
     top_k: int = 0  # 0: off
     min_p: float = 0.0
-    repetition_penalty: float = 1.0  # transformers' and llama.cpp's meaning, over prompt and reply
-    presence_penalty: float = 0.0  # OpenAI's meaning, over the reply
+    repetition_penalty: float = 1.0  # as in transformers and llama.cpp: over prompt and reply
+    presence_penalty: float = 0.0  # as in OpenAI's API: over the reply
     frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
@@ -71,9 +66,9 @@ class SamplingParams(Record, frozen=True):
 class Submit(Record, frozen=True):
     """One request: chat `messages` (rendered with the template) or a raw `prompt`, exactly one of them.
 
-    With `continue_final` the last message is the assistant's, unfinished, and is extended.
-    `scope` separates principals: KV is reused only within one scope. `think` None leaves a reasoning model's
-    thinking off where its template has a switch.
+    With `continue_final` the reply extends the last message, an unfinished one of the assistant. Keys and
+    values are reused only within one `scope`. `think` None leaves a reasoning model's thinking off if its
+    template has a switch.
     """
 
     request_id: str
@@ -109,15 +104,15 @@ class Progress(Record, frozen=True):
 class ModelInfo(Record, frozen=True):
     architecture: str
     device: str
-    dtype: str  # that it computes in
+    dtype: str  # of its computations
     weights: str  # the form of its layers: float32, bfloat16, float16, int8
     parameters: int
     context_length: int  # tokens
-    memory_bytes: int  # resident set of the worker, or allocated device memory
+    memory_bytes: int  # see MemoryUse
     kv_cache_bytes: int  # the budget
     load_seconds: float
-    draft: str | None = None  # the model that guesses for it
-    card_bytes: int | None = None  # of the graphics card that it runs on, in all; None: on the host
+    draft: str | None = None  # name of the draft model in use
+    card_bytes: int | None = None  # total memory of the graphics card; None: on the host
 
 
 class Ready(Record, frozen=True):
@@ -125,7 +120,7 @@ class Ready(Record, frozen=True):
 
 
 class LoadFailed(Record, frozen=True):
-    """The model cannot be served. `code` is that of a class in core.errors."""
+    """The model cannot be served. `code` belongs to a class in core.errors."""
 
     code: str
     message: str
@@ -133,12 +128,12 @@ class LoadFailed(Record, frozen=True):
 
 
 class Accepted(Record, frozen=True):
-    """The request is valid and queued: whatever can be refused has been."""
+    """The request is valid and queued; it can no longer be refused."""
 
     request_id: str
     prompt_tokens: int
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
-    max_tokens: int  # what the reply may have, within the window
+    max_tokens: int  # limit of the reply, within the context window
 
 
 class Delta(Record, frozen=True):
@@ -154,7 +149,7 @@ class Delta(Record, frozen=True):
 
 
 class Deltas(Record, frozen=True):
-    """One engine step's worth of deltas."""
+    """The deltas of one engine step."""
 
     items: tuple[Delta, ...]
 
@@ -166,7 +161,7 @@ class TokenCounts(Record, frozen=True):
 
 
 class RequestTimings(Record, frozen=True):
-    """Seconds, measured in the worker from the moment the request arrived there."""
+    """Seconds since the request arrived in the worker."""
 
     queue_s: float
     first_token_s: float
@@ -188,7 +183,7 @@ class Failed(Record, frozen=True):
 
 
 class Stats(Record, frozen=True):
-    """Sent at least every second, also when idle: the worker's heartbeat."""
+    """Sent about every half second between steps, also when idle."""
 
     running: int
     waiting: int

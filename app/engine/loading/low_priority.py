@@ -1,6 +1,6 @@
-"""Owns how a load makes way for whoever is being answered meanwhile: it runs in a thread of low priority.
+"""Runs a model load at low priority, so that other models keep answering.
 
-In a thread, because a priority that was lowered can be raised again by nobody but an administrator.
+It runs in a thread of its own, because only an administrator can raise a priority again.
 """
 
 import os
@@ -12,22 +12,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_LOWER_BY = 5  # a third of what others get of a core that they want whole; all of one that nobody wants
+_LOWER_BY = 5  # on a busy core a third of what others get; all of an idle one
 _LOWEST = 19
 
 
 def run_at_low_priority(work: Callable[[], T], low_priority: bool) -> T:
-    """What `work` gives; where it makes way, it and the threads that it starts come after everyone else.
+    """Returns the result of `work`. With `low_priority`, other programs' threads come before its own.
 
-    On Linux: elsewhere a priority is the whole process's, and nothing is changed.
+    On Linux only: elsewhere a priority belongs to the whole process, and stays as it is.
     """
     if not low_priority:
         return work()
-    with ThreadPoolExecutor(1, initializer=_step_back) as thread:
+    with ThreadPoolExecutor(1, initializer=_lower_priority) as thread:
         return thread.submit(work).result()
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
         niceness = os.getpriority(os.PRIO_PROCESS, thread) + _LOWER_BY

@@ -1,4 +1,4 @@
-"""The asyncio end of a worker, with the real process at the other one."""
+"""The client of a worker, with a real worker process."""
 
 import asyncio
 import gc

@@ -18,7 +18,7 @@ from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.folder_check import refuse_unsafe
 from app.engine.loading.load import load, pick_device, pick_dtype
 from app.engine.loading.self_check import check_packed_path
-from app.engine.startup import ReadyEngine
+from app.engine.startup import build_engine
 from tests.engine.tiny import configs, greedy, run
 
 
@@ -50,9 +50,7 @@ def test_load_reports_a_growing_share_of_the_weights(folder: Path) -> None:
 
 def test_service_starts_and_serves(folder: Path) -> None:
     reports: list[Progress] = []
-    service = ReadyEngine.start(
-        spec(folder, context_length=100, threads=torch.get_num_threads()), reports.append
-    )
+    service = build_engine(spec(folder, context_length=100, threads=torch.get_num_threads()), reports.append)
     stages = list(dict.fromkeys(report.stage for report in reports))
     assert stages == ["load", "check", "pack", "warm up"]
     assert (service.info.architecture, service.info.context_length) == ("LlamaForCausalLM", 100)
@@ -63,7 +61,7 @@ def test_service_starts_and_serves(folder: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_service_counts_every_parameter(folder: Path, dtype: str) -> None:
-    service = ReadyEngine.start(spec(folder, dtype=dtype), lambda _: None)
+    service = build_engine(spec(folder, dtype=dtype), lambda _: None)
     assert service.info.parameters == LlamaForCausalLM.from_pretrained(folder).num_parameters()
     assert service.info.dtype == dtype
 
@@ -72,11 +70,11 @@ def test_service_window_shrinks_to_the_cache_and_says_so(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bytes_per_token = 3 * 2 * 2 * 8 * 4
-    service = ReadyEngine.start(spec(folder, kv_cache_bytes=50 * bytes_per_token), lambda _: None)
+    service = build_engine(spec(folder, kv_cache_bytes=50 * bytes_per_token), lambda _: None)
     assert service.info.context_length == 50
     assert "50 tokens instead of 160" in caplog.text
     with pytest.raises(ModelLoadFailed, match="holds 5 tokens"):
-        ReadyEngine.start(spec(folder, kv_cache_bytes=5 * bytes_per_token), lambda _: None)
+        build_engine(spec(folder, kv_cache_bytes=5 * bytes_per_token), lambda _: None)
 
 
 def test_load_refuses_code_of_the_repository(folder: Path) -> None:

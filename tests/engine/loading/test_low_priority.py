@@ -1,4 +1,4 @@
-"""A load comes after those who are answered; what serves afterwards does not."""
+"""A load runs at low priority; the serving after it does not."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from app.engine.loading.low_priority import run_at_low_priority
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a thread's priority is Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
 
 
 def niceness() -> int:
@@ -21,7 +21,7 @@ def in_another_thread() -> int:
         return threads.submit(niceness).result()
 
 
-def test_gently_lowers_the_work_and_its_threads_and_nothing_else() -> None:
+def test_low_priority_applies_to_the_work_and_its_threads_alone() -> None:
     before = niceness()
     assert run_at_low_priority(niceness, True) > before
     assert run_at_low_priority(in_another_thread, True) > before
@@ -29,14 +29,12 @@ def test_gently_lowers_the_work_and_its_threads_and_nothing_else() -> None:
     assert niceness() == in_another_thread() == before
 
 
-def test_gently_raises_what_the_work_raises() -> None:
+def test_low_priority_work_may_raise() -> None:
     with pytest.raises(ZeroDivisionError):
         run_at_low_priority(lambda: 1 // 0, True)
 
 
-def test_gently_lowers_a_server_that_is_nice_already() -> None:
-    """Back up is for administrators alone: whoever started the server gently may not do that."""
-
+def test_low_priority_has_a_lowest_value() -> None:
     def niced() -> tuple[int, int]:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 16)
         return niceness(), run_at_low_priority(niceness, True)
