@@ -11,15 +11,12 @@ from app.engine.ipc.messages import ChatMessage
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.store import ConversationStore, MemoryStore
 from app.models.chat.turn import Turn, TurnRunner
-from app.models.chat.turn_locks import TurnLocks
-from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation, Message
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
     ContinueRequest,
     DeltaEvent,
-    NewChatRequest,
     RegenerateRequest,
     StartEvent,
 )
@@ -169,21 +166,3 @@ def test_a_commit_runs_to_its_end_when_the_client_leaves_during_it() -> None:
         assert (reply.content, reply.finish_reason) == ("Hello there", "stop")
 
     asyncio.run(asyncio.wait_for(scenario(), timeout=30))
-
-
-def test_loading_and_generating_have_one_deadline_together() -> None:
-    models = StandInModels(StandInBackend(reply=HELLO))
-    chats = ChatModelManager(
-        Settings(_env_file=None), memory_store(), TurnLocks(), models, ChatGenerator(models)
-    )
-
-    async def scenario() -> None:
-        made = await chats.new(NewChatRequest())
-        request = ChatRequest(message="hi", conversation_id=made.conversation_id)
-        await collect(chats.chat(request))
-        await collect(chats.regenerate(made.conversation_id, RegenerateRequest()))
-        await collect(chats.continue_reply(made.conversation_id, ContinueRequest()))
-
-    asyncio.run(scenario())
-    assert models.deadlines == models.backend.deadlines
-    assert len(models.deadlines) == 3

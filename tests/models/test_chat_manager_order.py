@@ -1,0 +1,91 @@
+"""What ChatModelManager does before, during and after a turn, on a stand-in engine."""
+
+import asyncio
+
+import pytest
+
+from app.core.config import Settings
+from app.core.errors import QueueFull
+from app.models.chat.generation import ChatGenerator
+from app.models.chat.store import ConversationStore, MemoryStore
+from app.models.chat.turn_locks import TurnLocks
+from app.models.chat_manager import ChatModelManager
+from app.models.conversation import Conversation
+from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, NewChatRequest, RegenerateRequest
+from tests.models.conftest import collect
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+
+
+class SlowlyReadStore(MemoryStore):
+    """A store whose first `get` returns what it read when it was called, but only once it is released."""
+
+    def __init__(self, locks: TurnLocks) -> None:
+        super().__init__(max_conversations=10, ttl_s=60, held=locks.held)
+        self.reading = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def get(self, conversation_id: str) -> Conversation:
+        conversation = await super().get(conversation_id)
+        if not self.reading.is_set():
+            self.reading.set()
+            await self.released.wait()
+        return conversation
+
+
+def stand_in_models() -> StandInModels:
+    return StandInModels(StandInBackend(reply=HELLO))
+
+
+def manager(models: StandInModels, store: ConversationStore, locks: TurnLocks) -> ChatModelManager:
+    return ChatModelManager(Settings(_env_file=None), store, locks, models, ChatGenerator(models))
+
+
+def test_loading_and_generating_have_one_deadline_together() -> None:
+    models, locks = stand_in_models(), TurnLocks()
+    store = MemoryStore(max_conversations=1, ttl_s=60, held=locks.held)
+    chats = manager(models, store, locks)
+
+    async def scenario() -> None:
+        made = await chats.new(NewChatRequest())
+        await collect(chats.chat(ChatRequest(message="hi", conversation_id=made.conversation_id)))
+        await collect(chats.regenerate(made.conversation_id, RegenerateRequest()))
+        await collect(chats.continue_reply(made.conversation_id, ContinueRequest()))
+
+    asyncio.run(scenario())
+    assert models.deadlines == models.backend.deadlines
+    assert len(models.deadlines) == 3
+
+
+def test_a_new_conversation_that_finds_no_place_is_refused_before_anything_is_generated() -> None:
+    models, locks = stand_in_models(), TurnLocks()
+    store = MemoryStore(max_conversations=1, ttl_s=60, held=locks.held)
+    chats = manager(models, store, locks)
+
+    async def scenario() -> None:
+        made = await chats.new(NewChatRequest())
+        with locks.hold(made.conversation_id), pytest.raises(QueueFull):
+            await collect(chats.chat(ChatRequest(message="hi")))
+        assert not models.leased
+        assert not locks.held
+        await collect(chats.chat(ChatRequest(message="hi")))
+
+    asyncio.run(scenario())
+
+
+def test_a_turn_reads_its_conversation_after_the_turn_before_it_was_committed() -> None:
+    async def scenario() -> None:
+        models, locks = stand_in_models(), TurnLocks()
+        store = SlowlyReadStore(locks)
+        chats = manager(models, store, locks)
+        made = await chats.new(NewChatRequest())
+        request = ChatRequest(message="hi", conversation_id=made.conversation_id)
+
+        late = asyncio.create_task(collect(chats.chat(request)))
+        await store.reading.wait()  # the late turn has found its conversation, and holds no lock yet
+        await collect(chats.chat(request))
+        store.released.set()
+        response = (await late)[-1]
+        assert isinstance(response, ChatResponse)
+        assert response.message_count == 4
+
+    asyncio.run(asyncio.wait_for(scenario(), timeout=30))
