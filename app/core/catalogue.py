@@ -1,7 +1,4 @@
-"""Owns the models that the server knows by name: where each comes from, and how to talk with it.
-
-Pure data. models/hub.py finds the files, engine/ loads them.
-"""
+"""Lists the models that the server knows by name: where each comes from and how it is prompted."""
 
 import difflib
 from collections.abc import Mapping
@@ -14,9 +11,9 @@ from app.core.errors import ModelNotFound
 BUILTIN_NAME = "builtin"
 BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "weights"
 
-# A base model has only ever seen documents. Shown the transcript of a dialogue it goes on writing one,
-# and the stop strings end it where the next speaker would begin. Its replies begin with the space that
-# follows a colon, which is not doubled when they become history.
+# A base model has only seen documents. Given the transcript of a dialogue, it continues the transcript, and
+# the stop strings end its reply where the next speaker would begin. A reply begins with the space after the
+# colon, which must not be doubled when the reply becomes history.
 DIALOGUE_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
     "The following is a friendly conversation between a user and a helpful assistant.{% endif %}\n\n"
@@ -28,7 +25,7 @@ DIALOGUE_TEMPLATE = (
 )
 DIALOGUE_STOP = ("\nUser:", "\nAssistant:", "\n\n\n")
 
-# DialoGPT was trained on turns that are separated by the end-of-text token and nothing else.
+# DialoGPT was trained on turns that only the end-of-text token separates.
 END_OF_TEXT_TEMPLATE = (
     "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}"
     "{% if not loop.last or message['role'] == 'user' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -37,7 +34,7 @@ END_OF_TEXT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """What a request that says nothing gets."""
+    """The sampling parameters of a request that sets none."""
 
     max_tokens: int = 1024
     temperature: float = 0.7
@@ -49,19 +46,19 @@ class SamplingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place that weights can come from: a Hub repository (`owner/name`) or a local folder.
+    """A place that weights come from: a Hub repository (`owner/name`) or a local folder.
 
-    `chat_template` is used where the tokenizer brings none; `stop` ends a reply in that dialogue format;
-    `sampling` takes the place of the profile's where these weights want another. `takes_pickle` says that the
-    repository has nothing but `pytorch_model.bin`; it is read as plain weights and kept as safetensors.
+    `chat_template` is used if the tokenizer has none, and `stop` ends a reply in that format. `sampling`
+    replaces the profile's defaults. `takes_pickle` means that the repository has only `pytorch_model.bin`,
+    which is read as plain weights and kept as safetensors.
     """
 
     location: str
     chat_template: str | None = None
     stop: tuple[str, ...] = ()
     sampling: SamplingDefaults | None = None
-    label: str | None = None  # shown instead of a folder that means nothing to the reader
-    revision: str | None = None  # a branch, a tag or a commit; None: the newest
+    label: str | None = None  # shown instead of the folder's path
+    revision: str | None = None  # a branch, a tag or a commit; None means the newest
     takes_pickle: bool = False
 
     @property
@@ -75,18 +72,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """A model that can be asked for by name. `sources` are tried in order."""
+    """A model with a name. Its `sources` are tried in order."""
 
     name: str
     display_name: str
     description: str
     sources: tuple[Source, ...]
     context_length: int  # tokens
-    size_bytes: int | None  # of the weights of the first source, to download; None: nobody has told
-    memory_bytes: int | None  # about what serving it needs
+    size_bytes: int | None  # of the first source's weights; None if unknown
+    memory_bytes: int | None  # that serving it takes, roughly; None if unknown
     sampling: SamplingDefaults = SamplingDefaults()
-    is_pinned: bool = False  # stays loaded, whatever else needs the memory
-    draft: str | None = None  # a smaller model of the same vocabulary, whose guesses this one checks
+    is_pinned: bool = False  # is never unloaded to make room for another
+    draft: str | None = None  # a smaller model with the same vocabulary, for speculative decoding
 
 
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)
@@ -202,15 +199,9 @@ CATALOGUE: Mapping[str, ModelProfile] = MappingProxyType({profile.name: profile 
 
 
 def find_profile(catalogue: Mapping[str, ModelProfile], name: str) -> ModelProfile:
-    """The profile of that name.
-
-    Raises:
-        ModelNotFound: with the nearest names as the hint.
-    """
+    """Raises ModelNotFound, whose hint has the nearest names."""
     if name in catalogue:
         return catalogue[name]
     nearest = difflib.get_close_matches(name, catalogue, n=3, cutoff=0.4)
     question = f"Did you mean {', '.join(nearest)}? " if nearest else ""
-    raise ModelNotFound(
-        "There is no model of that name.", hint=f"{question}The models are: {', '.join(catalogue)}."
-    )
+    raise ModelNotFound("No model has that name.", hint=f"{question}The models are: {', '.join(catalogue)}.")

@@ -1,7 +1,4 @@
-"""Owns what a person can configure: the settings, read once from the environment and `.env`, and frozen.
-
-The models that the server knows are in core/catalogue.py.
-"""
+"""Reads the settings from the environment and `.env`. `.env.example` explains each to its user."""
 
 import difflib
 import logging
@@ -18,7 +15,7 @@ from app.core.literals import Device, DType, LogLevel, Quantization
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "llama3-1b"
-NO_MODEL = "none"  # as a name: the server starts without a model
+NO_MODEL = "none"  # as LLM_MODEL_NAME: the server starts without a model
 ENV_FILE = ".env"
 
 
@@ -38,7 +35,7 @@ def _never_is_none(value: object) -> object:
 
 
 def _auto_is_none(value: object) -> object:
-    """`auto` and an empty value mean: decide from what the machine has."""
+    """`auto` and an empty value let the server decide."""
     return None if isinstance(value, str) and value.strip().lower() in ("", "auto") else value
 
 
@@ -46,7 +43,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
 class Settings(BaseSettings):
-    """Every setting, with the prefix `LLM_` in the environment. `.env.example` explains each to its user."""
+    """All settings. In the environment their names have the prefix `LLM_`."""
 
     model_config = SettingsConfigDict(env_prefix="LLM_", env_file=ENV_FILE, frozen=True, extra="ignore")
 
@@ -96,7 +93,7 @@ class Settings(BaseSettings):
 
     @property
     def model_was_chosen(self) -> bool:
-        """Whether a person named the model, rather than leaving the default."""
+        """Whether the model was set, also if it was set to the default."""
         return "model_name" in self.model_fields_set
 
     @property
@@ -109,15 +106,11 @@ class Settings(BaseSettings):
 
 
 class SettingsError(ValueError):
-    """What is wrong in the environment or `.env`, one line each, without the values."""
+    """The settings cannot be used. The message has a line for each mistake, and never shows a value."""
 
 
 def load_settings() -> Settings:
-    """Settings from the environment and `.env`.
-
-    Raises:
-        SettingsError: naming each variable that is wrong and why.
-    """
+    """Raises SettingsError, which names each wrong variable and says why it is wrong."""
     try:
         _check_names(dotenv_values(ENV_FILE))
         return Settings()
@@ -132,16 +125,14 @@ def _check_names(names: Iterable[str]) -> None:
     known = {f"LLM_{name.upper()}" for name in Settings.model_fields}
     misspelt = [name for name in names if name.upper().startswith("LLM_") and name.upper() not in known]
     if misspelt:
-        raise SettingsError(
-            "\n".join(f"{name}: there is no such setting (in {ENV_FILE})" for name in misspelt)
-        )
+        raise SettingsError("\n".join(f"{name}: no such setting (in {ENV_FILE})" for name in misspelt))
 
 
 def warn_of_misspelt_settings(names: Iterable[str]) -> None:
     """Logs a warning for each variable of the environment whose name resembles one of the settings.
 
-    A misspelt setting would otherwise be ignored without a word. Other programs have variables that begin
-    with LLM_ as well, so a name that resembles no setting is left alone.
+    A misspelt setting would otherwise be ignored silently. Other programs have variables that begin with
+    LLM_ as well, so there is no warning about a name that resembles no setting.
     """
     known = [field.upper() for field in Settings.model_fields]
     for name in names:

@@ -1,4 +1,4 @@
-"""One deadline for a whole request: made where it arrives, and passed down to whatever may wait."""
+"""The deadline of a request: made when it arrives, and passed down to everything that waits."""
 
 import asyncio
 import time

@@ -1,45 +1,46 @@
-"""Owns the tree of domain errors: what can go wrong, in words a user can act on.
+"""Defines the domain errors. Each has a stable code, and a message and a hint for the user.
 
     DomainError
-    ├── InvalidRequest            the request cannot be honoured as it stands
-    │   ├── ContextOverflow       a single message does not fit the model's window
+    ├── InvalidRequest            the request is wrong
+    │   ├── ContextOverflow       a single message does not fit into the model's context
     │   ├── ConversationFull      the stored history reached its size limit
-    │   ├── NothingToDo           undo, regenerate or continue with nothing to act on
+    │   ├── NothingToDo           nothing to undo, regenerate or continue
     │   └── NoModelChosen         the request names no model, and none is current
     ├── NotAuthenticated          no key, or a wrong one
-    ├── ForbiddenHost             a Host header that this server does not answer to
+    ├── ForbiddenHost             this server does not answer to that Host header
     ├── BodyTooLarge
     ├── BodyTooSlow               the rest of the request did not arrive in time
     ├── UnsupportedMediaType
     ├── NotFound
     │   ├── ConversationNotFound
     │   └── ModelNotFound
-    ├── ConversationBusy          one turn at a time each
-    ├── ModelBusy                 it cannot be unloaded now
-    ├── QueueFull                 come back after `retry_after` seconds
+    ├── ConversationBusy          it has a turn in progress
+    ├── ModelBusy                 it is in use and cannot be unloaded
+    ├── QueueFull                 try again after `retry_after` seconds
     ├── DeadlineExceeded          LLM_REQUEST_TIMEOUT passed
     ├── ModelUnavailable          the model cannot serve now; the subclass says why
-    │   ├── ModelLoadFailed       its files are there, and a worker could not serve them
+    │   ├── ModelLoadFailed       a worker could not serve its files
     │   │   └── ModelTooLarge  ModelCorrupt
-    │   ├── NoAccess              whoever asks may not have it; an open alternative may take its place
+    │   ├── NoAccess              this machine may not have it; an open alternative may be used
     │   │   └── ModelGated  TokenRefused  ModelMissing
-    │   ├── ModelRefused          opening it could run code or read what is no part of it
+    │   ├── ModelRefused          opening it could run code or read files outside of its folder
     │   │   └── ModelNeedsCode
-    │   ├── ModelUnsupported      the engine does not compute its architecture
+    │   ├── ModelUnsupported      the engine does not support it
     │   ├── ModelOffline  RateLimited  HubUnreachable
     │   ├── DiskFull
     │   ├── WorkerDied
     │   └── ShuttingDown
-    └── InternalError             our bug; the log has the traceback
+    └── InternalError             a bug; the log has the traceback
 
-Knows no HTTP: api/errors.py holds the one table from these classes to status codes.
+api/errors.py maps the classes to HTTP status codes.
 """
 
 from typing import ClassVar
 
 
 class DomainError(Exception):
-    """Base of what is raised for the caller or the world. `code` is stable, `message` is for people."""
+    """Base of all errors that the caller or the world has caused. `code` is stable, `message` and `hint` are
+    for people, `retry_after` is in seconds."""
 
     code: ClassVar[str] = "internal_error"
 
@@ -198,5 +199,5 @@ def _subclasses(cls: type[DomainError]) -> dict[str, type[DomainError]]:
 
 
 def error_for_code(code: str, message: str, *, hint: str | None = None) -> DomainError:
-    """The error a worker named by its code; an unknown code is an InternalError."""
+    """The error with that code; an InternalError if the code is unknown."""
     return _subclasses(DomainError).get(code, InternalError)(message, hint=hint)

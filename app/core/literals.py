@@ -1,4 +1,4 @@
-"""Types of the words that settings, worker messages and wire models share, each defined once."""
+"""Defines the string literals that settings, worker messages and wire models share."""
 
 from typing import Literal
 

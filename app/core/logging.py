@@ -1,6 +1,6 @@
-"""Owns how log lines look, and where they go: standard error, one line each, with the request they belong to.
+"""Formats log lines and writes them to standard error, each with the id of its request.
 
-Lines tell of events with ids and numbers, never of prompts, replies, keys or tokens.
+Lines report events with ids and numbers, never prompts, replies, keys or tokens.
 """
 
 import logging
@@ -11,7 +11,7 @@ from types import TracebackType
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
-# Whatever could begin a new line, move the cursor of a terminal, or fail to be encoded.
+# Characters that could begin a new line, move a terminal's cursor, or fail to be encoded.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
@@ -19,12 +19,13 @@ ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] 
 
 
 def escape_control(text: str) -> str:
-    r"""The text on one line: a line feed becomes the six characters \u000a, and so on."""
+    r"""The text on one line: a line feed becomes the six characters \u000a, for example."""
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class LineFormatter(logging.Formatter):
-    """`time level logger [request] message`. No message can forge a second line; tracebacks are indented."""
+    """Formats `time level logger [request] message`. No message can forge a second line; tracebacks are
+    indented."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
@@ -39,7 +40,7 @@ class LineFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """One format for everything: this program and its server from `level` up, libraries from WARNING."""
+    """Logs this program and its server from `level` up, and libraries from WARNING, all in one format."""
     root = logging.getLogger()
     if not any(isinstance(handler.formatter, LineFormatter) for handler in root.handlers):
         handler = logging.StreamHandler(sys.stderr)
@@ -55,5 +56,5 @@ def _adopt_server_loggers() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(logging.NOTSET)  # it has its parent's, whatever the server was started with
-        logger.disabled = name == "uvicorn.access"  # api/middleware.py writes that line
+        logger.setLevel(logging.NOTSET)  # so that its parent's level applies
+        logger.disabled = name == "uvicorn.access"  # api/middleware.py writes the access log

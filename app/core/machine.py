@@ -1,4 +1,4 @@
-"""Owns what this machine has free of memory, in bytes. Knows no torch, so that every process may ask."""
+"""Measures the free memory of this machine, without torch."""
 
 import ctypes
 import sys
@@ -17,12 +17,12 @@ def name_process(name: str) -> None:
 
 
 def available_bytes(cgroups: Path = CGROUPS) -> int:
-    """What is really free on the host, within the control group's limit too."""
+    """The bytes that are available on the host and within the limits of this process's control groups."""
     return min([int(psutil.virtual_memory().available), *_cgroup_free(cgroups)])
 
 
 def _cgroup_free(root: Path) -> list[int]:
-    """Limit less use of the control group, version 2 or 1; nothing where there is no limit."""
+    """The free bytes of the control group, of version 2 or 1; empty if it has no limit."""
     versions = (
         (root, "memory.max", "memory.current", "inactive_file"),
         (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -31,7 +31,7 @@ def _cgroup_free(root: Path) -> list[int]:
     for folder, limit_name, used_name, cached_name in versions:
         limit, used = _number(folder / limit_name), _number(folder / used_name)
         if limit is not None and used is not None:
-            # Files read, the weights among them, count as used but make way for whoever needs the room.
+            # Cached files, the weights among them, count as used but are dropped when memory is needed.
             used -= _statistic(folder / "memory.stat", cached_name)
             free.append(max(limit - used, 0))
     return free

@@ -1,14 +1,14 @@
-"""Owns the file that a person describes models in: `LLM_MODELS_FILE`, in TOML, beside the catalogue.
+"""Reads `LLM_MODELS_FILE`: a TOML file that adds models to the catalogue and changes those in it.
 
-What is wrong is told with its line. models.example.toml explains every field to its reader.
+models.example.toml explains every field to its user.
 """
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,14 +16,13 @@ from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import NO_MODEL, SettingsError
 from app.core.sampling import MAX_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
-_WINDOW = 8192  # tokens, where a new model's entry does not say
-_HEADER = re.compile(r"\s*\[\[?\s*(?P<path>[^\[\]]+?)\s*\]\]?")
-_KEY = re.compile(r"""\s*(?P<key>[\w-]+|"[^"]+"|'[^']+')\s*=""")
+_CONTEXT_LENGTH = 8192  # tokens, if the file does not say
+_BARE_KEY = re.compile(r"[\w-]+", re.ASCII)
 
 
-def _fits_a_command(name: str) -> str:
+def _checked_name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name == NO_MODEL:
-        raise ValueError("a name has letters, digits, . _ - and at most one /; it is not `none`")
+        raise ValueError("a name consists of letters, digits, . _ - and at most one /, and is not `none`")
     return name
 
 
@@ -62,62 +61,66 @@ class _Model(_Table):
 
 
 class _File(_Table):
-    models: dict[Annotated[str, AfterValidator(_fits_a_command)], _Model] = Field(default_factory=dict)
+    models: dict[Annotated[str, AfterValidator(_checked_name)], _Model] = Field(default_factory=dict)
 
 
 def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> Mapping[str, ModelProfile]:
-    """The catalogue, with the file's models added and changed.
+    """The catalogue with the file's models added and changed. Without a file, the catalogue itself.
 
     Raises:
-        SettingsError: the file cannot be read, or what is wrong in it, each with its line.
+        SettingsError: the file cannot be read or used. Each line of the message is one mistake: the path of
+            its TOML key, or the line of a syntax error.
     """
     if path is None:
         return catalogue
+    described = _read(path)
+    folder = path.expanduser().parent
+    new = [name for name, model in described.items() if name not in catalogue and not _has_source(model)]
+    if new:
+        raise _error(path, [(("models", name), "this model is new, so it needs a source") for name in new])
+    added = {name: _profile(folder, name, model, catalogue.get(name)) for name, model in described.items()}
+    every = {**catalogue, **added}
+    wrong = [
+        name
+        for name, profile in added.items()
+        if profile.draft == name or profile.draft not in {*every, None}
+    ]
+    if wrong:
+        raise _error(path, [(("models", name, "draft"), "it must name another model") for name in wrong])
+    return every
+
+
+def _read(path: Path) -> dict[str, _Model]:
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
-        read = _File.model_validate(tomllib.loads(text))
+        return _File.model_validate(tomllib.loads(path.expanduser().read_text(encoding="utf-8"))).models
     except ValidationError as error:
-        problems = [_problem(path, text, problem) for problem in error.errors()]
-        raise SettingsError("\n".join(problems)) from None
+        raise _error(
+            path, [(problem["loc"], _cause(problem["type"], problem["msg"])) for problem in error.errors()]
+        ) from None
     except tomllib.TOMLDecodeError as error:  # its message has the line
         raise SettingsError(f"LLM_MODELS_FILE: {path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError(f"LLM_MODELS_FILE: {path} cannot be read: {reason}") from None
-    added = {name: _profile(path, text, name, model, catalogue) for name, model in read.models.items()}
-    every = {**catalogue, **added}
-    for name, profile in added.items():
-        if profile.draft is not None and (profile.draft == name or profile.draft not in every):
-            line = _line(text, ("models", name, "draft"))
-            raise SettingsError(f"LLM_MODELS_FILE: {path}:{line}: {name}: draft is the name of another model")
-    return every
 
 
-def _profile(
-    path: Path, text: str, name: str, model: _Model, catalogue: Mapping[str, ModelProfile]
-) -> ModelProfile:
-    sources = _sources(path.expanduser().parent, model)
-    known = catalogue.get(name)
-    if known is None and not sources:
-        line = _line(text, ("models", name))
-        raise SettingsError(f"LLM_MODELS_FILE: {path}:{line}: {name} is new, so it needs a source")
-    profile = known or ModelProfile(name, name, sources[0].location, sources, _WINDOW, None, None)
-    given = {
+def _has_source(model: _Model) -> bool:
+    return model.source is not None or model.sources is not None
+
+
+def _profile(folder: Path, name: str, model: _Model, known: ModelProfile | None) -> ModelProfile:
+    sources = _sources(folder, model)
+    profile = known or ModelProfile(name, name, sources[0].location, sources, _CONTEXT_LENGTH, None, None)
+    if sources:  # the catalogue's figures are those of other weights
+        profile = replace(profile, sources=sources, size_bytes=None, memory_bytes=None)
+    sampling = {} if model.sampling is None else model.sampling.model_dump(exclude_none=True)
+    changes = {
         field.name: value
         for field in fields(profile)
-        if (value := getattr(model, field.name, None)) is not None
+        if field.name not in ("sources", "sampling")
+        and (value := getattr(model, field.name, None)) is not None
     }
-    if sources and known is not None:  # what the catalogue says of other weights does not hold
-        profile = replace(profile, size_bytes=None, memory_bytes=None)
-    sampling = {} if model.sampling is None else model.sampling.model_dump(exclude_none=True)
-    return replace(
-        profile,
-        **given
-        | {
-            "sources": sources or profile.sources,
-            "sampling": SamplingDefaults(**(asdict(profile.sampling) | sampling)),
-        },
-    )
+    return replace(profile, **changes, sampling=SamplingDefaults(**(asdict(profile.sampling) | sampling)))
 
 
 def _sources(folder: Path, model: _Model) -> tuple[Source, ...]:
@@ -141,30 +144,21 @@ def _location(folder: Path, written: str) -> str:
     return str((folder / Path(written).expanduser()).resolve())
 
 
-def _problem(path: Path, text: str, problem: Mapping[str, Any]) -> str:  # Any: pydantic's error details
-    place = [part for part in problem["loc"] if part != "[key]"]
-    is_unknown = problem["type"] == "extra_forbidden"
-    cause = "there is no such field" if is_unknown else str(problem["msg"]).removeprefix("Value error, ")
-    return f"LLM_MODELS_FILE: {path}:{_line(text, place)}: {'.'.join(map(str, place))}: {cause}"
+def _error(path: Path, mistakes: Iterable[tuple[tuple[str | int, ...], str]]) -> SettingsError:
+    lines = [f"LLM_MODELS_FILE: {path}: {_toml_path(keys)}: {cause}" for keys, cause in mistakes]
+    return SettingsError("\n".join(lines))
 
 
-def _line(text: str, place: Sequence[str | int]) -> int:
-    """The line that the place begins in: the deepest part of it that a line of its own stands for."""
-    best, table, counts = (0, 1), (), dict[tuple[str, ...], int]()
-    for number, line in enumerate(text.splitlines(), start=1):
-        here: tuple[str | int, ...] = table
-        if header := _HEADER.match(line):
-            keys = tuple(
-                key.strip("\"'") for key in re.findall(r"""[\w-]+|"[^"]+"|'[^']+'""", header["path"])
-            )
-            table = keys
-            if line.lstrip().startswith("[["):
-                counts[keys] = counts.get(keys, -1) + 1
-                table = (*keys, counts[keys])
-            here = table
-        elif key := _KEY.match(line):
-            here = (*table, key["key"].strip("\"'"))
-        depth = len(here)
-        if depth > best[0] and tuple(place[:depth]) == here:
-            best = (depth, number)
-    return best[1]
+def _cause(kind: str, message: str) -> str:
+    return "no such field" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
+
+
+def _toml_path(keys: Iterable[str | int]) -> str:
+    """The path as TOML writes it, such as `models."qwen3-0.6b".sources[1].location`."""
+    path = ""
+    for key in keys:
+        if isinstance(key, int):
+            path += f"[{key}]"
+        elif key != "[key]":  # pydantic's mark for a mistake in the key itself
+            path += ("." if path else "") + (key if _BARE_KEY.fullmatch(key) else f'"{key}"')
+    return path

@@ -60,7 +60,7 @@ def test_unknown_model_is_reported_with_the_three_nearest(server: RunningServer)
     assert (reply.status_code, hint.partition("?")[0]) == (404, NEAREST)
     with PseudoTerminal([*CLIENT, "--url", server.url], client_environ(), columns=200) as terminal:
         terminal.type("/switch llama3-1.7b\r")
-        terminal.wait_for(f"❌ There is no model of that name.\n   {hint}")
+        terminal.wait_for(f"❌ No model has that name.\n   {hint}")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
 
