@@ -1,4 +1,4 @@
-"""Runs checks against a running server, and has the requests and expectations that checks consist of."""
+"""Runs checks against a running server, and defines the requests and expectations that checks use."""
 
 import json
 import time
@@ -22,9 +22,10 @@ class CheckFailed(Exception):
 
 
 def expect(holds: bool, problem: str) -> None:
-    """
+    """Fails the check unless the expectation holds.
+
     Raises:
-        CheckFailed: with `problem`, unless the expectation holds.
+        CheckFailed: with `problem`.
     """
     if not holds:
         raise CheckFailed(problem)

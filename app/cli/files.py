@@ -31,7 +31,7 @@ def checked_name(name: str) -> str:
 
 
 def keep_backup(path: Path) -> None:
-    """Keeps the present file, if there is one, as `<name>~`."""
+    """Keeps the existing file, if any, as `<name>~`."""
     backup = path.with_name(f"{path.name}~")
     with contextlib.suppress(FileNotFoundError):
         link = path.with_name(f"{path.name}~{os.getpid()}")

@@ -67,21 +67,12 @@ def find(name: str) -> Command:
 
 
 async def show_help(session: Session, argument: str) -> None:
-    from rich.table import Column, Table  # slow to import, and not needed for the first prompt
-
     if argument:
         return _show_command_help(session, find(argument.split()[0]))
     terminal = session.terminal
-    commands, keys = (
-        Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2)) for _ in range(2)
-    )
-    for command in COMMANDS:
-        commands.add_row(command.usage, command.help)
-    for key, meaning in _KEYS:
-        keys.add_row(key, meaning, style="dim")
-    terminal.show(commands)
+    terminal.show_grid([(command.usage, command.help) for command in COMMANDS])
     terminal.say("")
-    terminal.show(keys)
+    terminal.show_grid(_KEYS, ["dim"] * len(_KEYS))
     terminal.note(
         "Commands can be shortened. /help COMMAND shows details. @FILE in a message attaches the file."
     )

@@ -35,21 +35,23 @@ MAX_NAMED = 10  # saved files that /sessions names
 
 
 async def list_sessions(session: Session, argument: str) -> None:
-    from rich.table import Table  # slow to import, and not needed for the first prompt
-
     session.listed = await _search(session, argument)
-    table = Table.grid(padding=(0, 2))
-    for number, entry in enumerate(session.listed, 1):
-        age, turns = format_age(entry.changed_at), count(entry.turns, "turn")
-        style = "bold" if entry.session_id == session.transcript.session_id else ""
-        table.add_row(f"{number}", entry.name, age, turns, entry.model_name or "", style=style)
     if session.listed:
-        session.terminal.show(table)
+        current = session.transcript.session_id
+        styles = ["bold" if entry.session_id == current else "" for entry in session.listed]
+        session.terminal.show_grid(_session_rows(session.listed), styles)
         session.terminal.note("/load NUMBER continues one of them.")
     else:
         session.terminal.note("No conversation matches." if argument else "There are no conversations yet.")
     if names := saved_names():
         session.terminal.note(f"Saved in {FOLDER}: {', '.join(names[:MAX_NAMED])}.")
+
+
+def _session_rows(sessions: list[SessionSummary]) -> list[tuple[str, ...]]:
+    return [
+        (str(n), entry.name, format_age(entry.changed_at), count(entry.turns, "turn"), entry.model_name or "")
+        for n, entry in enumerate(sessions, 1)
+    ]
 
 
 async def save(session: Session, argument: str) -> None:

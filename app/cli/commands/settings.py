@@ -41,7 +41,8 @@ async def set_(session: Session, argument: str) -> None:
 
 
 def set_value(settings: SamplingSettings, key: str, value: str) -> None:
-    """
+    """Sets a value from the text that was typed.
+
     Raises:
         UsageError: the key does not exist, or the value is not allowed.
     """
@@ -59,14 +60,12 @@ def _check_key(key: str) -> None:
 
 
 def _show_settings(session: Session, keys: list[str]) -> None:
-    from rich.table import Table  # slow to import, and not needed for the first prompt
-
-    table = Table.grid(padding=(0, 2))
+    rows = []
     for key in keys:
         value = session.settings.values.get(key)
         shown = "model's default" if value is None else repr(value)
-        table.add_row(key, shown, range_of(key), field_of(key).description or "")
-    session.terminal.show(table)
+        rows.append((key, shown, range_of(key), field_of(key).description or ""))
+    session.terminal.show_grid(rows)
 
 
 def _set_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:

@@ -8,27 +8,26 @@ from app.cli.output.model_table import served_from
 
 
 async def status(session: Session, argument: str) -> None:
-    from rich.table import Column, Table  # slow to import, and not needed for the first prompt
-
     health = await session.client.health()
     model = health.model
-    table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))  # no path is cut
-    table.add_row("server", f"{session.client.url}, version {health.version}, {health.status}")
-    table.add_row("started", format_age(health.timestamp.timestamp() - health.uptime))
-    table.add_row("requests", f"{health.active_requests} running, {health.queued_requests} waiting")
+    rows = [
+        ("server", f"{session.client.url}, version {health.version}, {health.status}"),
+        ("started", format_age(health.timestamp.timestamp() - health.uptime)),
+        ("requests", f"{health.active_requests} running, {health.queued_requests} waiting"),
+    ]
     if model is not None:
         info = await session.client.model_info(model.name)
         device = " ".join(filter(None, (info.device, info.dtype)))
         memory = "" if info.memory_bytes is None else f", {format_size(info.memory_bytes)} of memory"
-        table.add_row("model", f"{model.name}, {model.status}, {device}{memory}")
-        table.add_row("served from", served_from(model.model_id or "nothing yet"))
+        rows.append(("model", f"{model.name}, {model.status}, {device}{memory}"))
+        rows.append(("served from", served_from(model.model_id or "nothing yet")))
     for loading in health.loading:
-        table.add_row("loading", f"{loading.model_name}: {loading.stage} {loading.fraction:.0%}")
+        rows.append(("loading", f"{loading.model_name}: {loading.stage} {loading.fraction:.0%}"))
     transcript = session.transcript
-    table.add_row("conversation", f"{transcript.name or 'not started'}, {count(transcript.turns, 'turn')}")
+    rows.append(("conversation", f"{transcript.name or 'not started'}, {count(transcript.turns, 'turn')}"))
     if session.autosave.folder is not None and transcript.turns:
-        table.add_row("saved in", str(session.autosave.folder / f"{transcript.session_id}.json"))
-    session.terminal.show(table)
+        rows.append(("saved in", str(session.autosave.folder / f"{transcript.session_id}.json")))
+    session.terminal.show_grid(rows)
 
 
 async def show_statistics(session: Session, argument: str) -> None:

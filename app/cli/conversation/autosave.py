@@ -52,7 +52,7 @@ class Autosave:
         self._locks.clear()
 
     def write(self, transcript: Transcript) -> None:
-        """Queues a write of the present state. An empty conversation creates no file."""
+        """Queues a write of the current state. An empty conversation creates no file."""
         if self.folder is None:
             return
         self.claim(transcript.session_id)

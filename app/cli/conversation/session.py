@@ -5,7 +5,7 @@ The client's transcript is authoritative. The server has a copy, and the autosav
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -32,6 +32,8 @@ from app.models.schemas import (
     SwitchModelResponse,
     TranscriptMessage,
 )
+
+AnswerRequest = ChatRequest | RegenerateRequest | ContinueRequest
 
 
 class Session:
@@ -72,7 +74,8 @@ class Session:
         whole = "\n\n".join(dict.fromkeys([text, *self._mentioned(text), *self.attached]))
         question = TranscriptMessage(role="user", content=whole)
         history = list(self.transcript.messages)
-        await self._answer(lambda: self.client.chat(self._request(whole)), [*history, question])
+        request = ChatRequest(message=whole, stream=True, **self.settings.values)
+        await self._answer(request, [*history, question])
         self._server_copy.knows_system_prompt = True  # only a new message transmits it
         self.attached.clear()
 
@@ -86,13 +89,13 @@ class Session:
         return texts
 
     async def retry(self, model_name: str | None = None, **sampling: Any) -> None:  # Any: as /set types them
-        """Regenerates the last answer with the present settings, except those given."""
+        """Regenerates the last answer with the current settings, except those given."""
         await self._server_copy.settle(self.transcript)
         self._check_has_answer()
         model = {} if model_name is None else {"model_name": model_name}
         request = RegenerateRequest(stream=True, **model, **(self.settings.values | sampling))
         history = self.transcript.messages[:-1]
-        await self._answer(lambda: self.client.regenerate(self._server_copy.id, request), history)
+        await self._answer(request, history)
 
     async def continue_(self) -> None:
         """Extends the last answer."""
@@ -100,9 +103,7 @@ class Session:
         self._check_has_answer()
         request = ContinueRequest(stream=True, **self.settings.values)
         *history, last = self.transcript.messages
-        await self._answer(
-            lambda: self.client.continue_reply(self._server_copy.id, request), history, last.content
-        )
+        await self._answer(request, history, last.content)
 
     async def undo(self, turns: int) -> int:
         """Removes the last turns. Returns how many were removed."""
@@ -174,18 +175,14 @@ class Session:
 
     # How an answer is received
 
-    def _request(self, text: str) -> ChatRequest:
-        fields = self.settings.values | self._server_copy.request_fields(self.transcript)
-        return ChatRequest(message=text, stream=True, **fields)
-
     async def _answer(
-        self, open_stream: Callable[[], ServerEvents], history: list[TranscriptMessage], prefix: str = ""
+        self, request: AnswerRequest, history: list[TranscriptMessage], prefix: str = ""
     ) -> None:
         """Shows the answer and appends it to `history`. Of an interrupted answer, appends what arrived."""
         answer = self.last_answer = Answer(prefix)
         try:
             async with self._autosaved(history, answer):
-                await self._receive(open_stream, answer)
+                await self._receive(request, answer)
         except (asyncio.CancelledError, StreamBroken):
             if answer.has_grown:
                 self._append(history, answer)
@@ -199,13 +196,22 @@ class Session:
         show_summary(self.terminal, answer, self._last_model, self._context_length())
         self._last_model = answer.model_name
 
-    async def _receive(self, open_stream: Callable[[], ServerEvents], answer: Answer) -> None:
+    async def _receive(self, request: AnswerRequest, answer: Answer) -> None:
         first, events = await self._server_copy.call(
-            self.transcript, lambda: open_answer(open_stream(), self.client, self.terminal)
+            self.transcript, lambda: open_answer(self._open_stream(request), self.client, self.terminal)
         )
         async with aclosing(events):
             self._server_copy.conversation_id = first.conversation_id or self._server_copy.conversation_id
             await show_answer(first, events, self.terminal, answer)
+
+    def _open_stream(self, request: AnswerRequest) -> ServerEvents:
+        """Sends the request for the conversation's current id, which changes if it is restored."""
+        if isinstance(request, ChatRequest):
+            fields = self._server_copy.request_fields(self.transcript)
+            return self.client.chat(ChatRequest(**request.model_dump(exclude_unset=True), **fields))
+        if isinstance(request, RegenerateRequest):
+            return self.client.regenerate(self._server_copy.id, request)
+        return self.client.continue_reply(self._server_copy.id, request)
 
     @contextlib.asynccontextmanager
     async def _autosaved(self, history: list[TranscriptMessage], answer: Answer) -> AsyncIterator[None]:

@@ -88,10 +88,10 @@ class TerminalPrompt:
         self._editor = self._make_editor(history, screen or _make_output())
 
     def _make_editor(self, history: History, screen: Output) -> PromptSession[str]:
-        session, look = self._session, self._session.terminal.style
+        session, style = self._session, self._session.terminal.style
         return PromptSession(
             history=history,
-            auto_suggest=None if look.plain else AutoSuggestFromHistory(),
+            auto_suggest=None if style.plain else AutoSuggestFromHistory(),
             completer=CommandCompleter(session),
             complete_while_typing=Condition(self._completes_unasked),
             key_bindings=key_bindings(),
@@ -100,8 +100,8 @@ class TerminalPrompt:
             enable_suspend=True,
             tempfile_suffix=".md",
             prompt_continuation=continuation,
-            bottom_toolbar=None if look.plain else lambda: status_line(session),
-            style=_STYLE if look.color else None,
+            bottom_toolbar=None if style.plain else lambda: status_line(session),
+            style=_STYLE if style.color else None,
             input=self._keyboard,
             output=screen,
         )

@@ -33,7 +33,7 @@ class LiveModels:
         self._console = session.terminal.console
 
     async def run(self) -> None:
-        """Returns once no model is loading. When cancelled, it leaves the present list on the screen."""
+        """Returns once no model is loading. When cancelled, it leaves the current list on the screen."""
         try:
             await (self._print() if self._terminal.style.plain else self._redraw())
         except asyncio.CancelledError:

@@ -49,7 +49,7 @@ class ScreenWriter:
 
     @property
     def size(self) -> tuple[int, int]:
-        """The present columns and rows."""
+        """The current number of columns and rows."""
         return self._console.size
 
     def begin(self) -> None:

@@ -1,7 +1,9 @@
 """Writes everything but answers to the terminal, and detects what the terminal can show."""
 
+import itertools
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol, TextIO
@@ -89,6 +91,15 @@ class Terminal:
 
     def show(self, renderable: RenderableType) -> None:
         self.console.print(renderable)
+
+    def show_grid(self, rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
+        """Prints rows of at least one column without borders. `styles` has one entry per row, or none."""
+        from rich.table import Column, Table  # slow to import, and not needed for the first prompt
+
+        grid = Table.grid(*(Column(overflow="fold") for _ in rows[0]), padding=(0, 2))
+        for cells, style in itertools.zip_longest(rows, styles, fillvalue=""):
+            grid.add_row(*cells, style=style)
+        self.console.print(grid)
 
     def clear(self) -> None:
         if not self.style.plain:
