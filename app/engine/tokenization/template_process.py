@@ -24,7 +24,7 @@ from jinja2.utils import Namespace
 
 MEMORY_LIMIT_BYTES = 1 << 30  # beyond what the process has when it starts
 LENGTH_LIMIT = 50_000_000  # characters of a rendered chat
-Answer = dict[
+TemplateAnswer = dict[
     str, str
 ]  # {"text": ...}, {"refused": the template's own words, or ""} or {"out_of_bounds": ""}
 
@@ -40,12 +40,12 @@ def main() -> None:
         _write(answer)
 
 
-def _write(answer: Answer) -> None:
+def _write(answer: TemplateAnswer) -> None:
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
-def _rendered(template: str, variables: dict[str, Any]) -> Answer:  # any JSON
+def _rendered(template: str, variables: dict[str, Any]) -> TemplateAnswer:  # any JSON
     try:
         text = _compiled(template).render(**variables)
     except (MemoryError, RecursionError, OverflowError):

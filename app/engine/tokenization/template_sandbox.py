@@ -83,14 +83,16 @@ class _Process:
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 
-    def ask(self, request: dict[str, Any], time_limit_s: float) -> template_process.Answer | None:  # any JSON
+    def ask(
+        self, request: dict[str, Any], time_limit_s: float
+    ) -> template_process.TemplateAnswer | None:  # any JSON
         """The answer; None if the process was killed or crashed over it."""
         if not self._is_ready and self._answer(b"", _START_LIMIT_S) is None:
             return None
         self._is_ready = True
         return self._answer(json.dumps(request).encode() + b"\n", time_limit_s)
 
-    def _answer(self, request: bytes, time_limit_s: float) -> template_process.Answer | None:
+    def _answer(self, request: bytes, time_limit_s: float) -> template_process.TemplateAnswer | None:
         assert self._popen.stdin is not None and self._popen.stdout is not None
         watchdog = threading.Timer(time_limit_s, self._popen.kill)
         watchdog.start()
@@ -103,7 +105,7 @@ class _Process:
         finally:
             watchdog.cancel()
             watchdog.join()
-        answer: template_process.Answer | None = json.loads(line) if line.endswith(b"\n") else None
+        answer: template_process.TemplateAnswer | None = json.loads(line) if line.endswith(b"\n") else None
         return answer
 
 
