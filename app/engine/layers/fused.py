@@ -1,6 +1,6 @@
-"""Owns layers in few operations: on a small model each call of torch costs as much as its arithmetic.
+"""Decoder layers in few operations, because on a small model a call of torch costs as much as its arithmetic.
 
-They stand in for modules of transformers and compute the same; the check at load compares the logits.
+They replace modules of transformers and compute the same, which the check at load verifies.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from app.engine.execution.attention.interface import AttentionBatch, attend
 from app.engine.layers.packer import Packer
 
-# The modules of these names compute what their namesakes here do; another family's may differ in a detail.
+# These modules compute what their replacements here compute; those of other families may differ in a detail.
 _LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 _NORMS = (
     *("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"),
@@ -24,7 +24,7 @@ _SILU = ("SiLUActivation", "SiLU")
 
 
 def fuse(model: PreTrainedModel, packer: Packer) -> None:
-    """Replace what can be, layer by layer, so that little is held twice; linear layers are the packer's."""
+    """Replaces the layers that have a fused form, one by one; the packer makes their linear layers."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             fused = _fused(child, model, packer)
@@ -45,14 +45,14 @@ def _fused(module: nn.Module, model: PreTrainedModel, packer: Packer) -> nn.Modu
 
 def _is_plain(layer: nn.Module, model: PreTrainedModel) -> bool:
     rope: dict[str, Any] = getattr(model.config, "rope_parameters", None) or {}  # as config.json has it
-    activation = type(layer.mlp.act_fn).__name__  # type: ignore[union-attr]  # every layer of these names has it
+    activation = type(layer.mlp.act_fn).__name__  # type: ignore[union-attr]  # every such layer has it
     return activation in _SILU and rope.get("partial_rotary_factor", 1.0) == 1.0
 
 
 class RMSNorm(nn.Module):
-    """`rows / sqrt(mean(rows²) + eps) * weight` (https://arxiv.org/abs/1910.07467), within in float32."""
+    """`rows / sqrt(mean(rows²) + eps) * weight` (https://arxiv.org/abs/1910.07467), computed in float32."""
 
-    def __init__(self, norm: Any, dtype: torch.dtype) -> None:  # one such class for each architecture
+    def __init__(self, norm: Any, dtype: torch.dtype) -> None:  # each architecture has its own class
         super().__init__()
         self.weight = nn.Parameter(norm.weight.detach().to(dtype), requires_grad=False)
         self._eps = float(norm.variance_epsilon)
@@ -60,16 +60,16 @@ class RMSNorm(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         if rows.is_cuda:
-            return rms_norm(rows, self.weight.shape, self.weight, self._eps)  # there it is one kernel
+            return rms_norm(rows, self.weight.shape, self.weight, self._eps)  # one kernel on CUDA
         norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.addcmul(self._eps_tensor, norm, norm, value=1 / rows.shape[-1]).rsqrt_()
         return (rows * scale).to(rows.dtype).mul_(self.weight)
 
 
 class RotaryLayer(nn.Module):
-    """A decoder layer of the Llama family: attention with rotary positions, then a gated MLP, each normed."""
+    """A decoder layer of the Llama family: norm, attention with rotary positions, norm, gated MLP."""
 
-    def __init__(self, layer: Any, packer: Packer) -> None:  # of `_LAYERS`, which have these attributes
+    def __init__(self, layer: Any, packer: Packer) -> None:  # one of `_LAYERS`, which have these attributes
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx = int(attention.layer_idx)
@@ -98,11 +98,11 @@ class RotaryLayer(nn.Module):
         *,
         position_embeddings: tuple[Tensor, Tensor],
         step: AttentionBatch,
-        **_: Any,  # what transformers passes to every layer for caches that are not used here
+        **_: Any,  # arguments of transformers for caches that are not used here
     ) -> Tensor:
         """Hidden states `[1, rows, width]`."""
-        query, key, value = self._projected(self.input_norm(hidden), _turns(step, position_embeddings))
-        seen, _weights = attend(
+        query, key, value = self._projected(self.input_norm(hidden), _rope(step, position_embeddings))
+        attended, _weights = attend(
             self,
             query,
             key,
@@ -112,25 +112,25 @@ class RotaryLayer(nn.Module):
             scaling=self._scaling,
             sliding_window=self._window,
         )
-        hidden = hidden + self.o_proj(seen.flatten(2))
+        hidden = hidden + self.o_proj(attended.flatten(2))
         gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
         output: Tensor = hidden + self.down_proj(silu(gate).mul_(up))
         return output
 
-    def _projected(self, rows: Tensor, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value `[1, heads, rows, dim]`, the first two turned by their positions."""
+    def _projected(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value `[1, heads, rows, dim]`, the first two with rotary positions."""
         heads = self.qkv(rows).unflatten(-1, (-1, self._head_dim))
-        turning, value = heads.split_with_sizes([self._heads + self._kv_heads, self._kv_heads], dim=2)
+        rotated, value = heads.split_with_sizes([self._heads + self._kv_heads, self._kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            query, key = turning.split_with_sizes([self._heads, self._kv_heads], dim=2)
-            turning = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
-        turned = _turn(turning, *turns).transpose(1, 2)
-        query, key = turned.split_with_sizes([self._heads, self._kv_heads], dim=1)
+            query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=2)
+            rotated = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
+        rotated = _rotate(rotated, *rope).transpose(1, 2)
+        query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=1)
         return query, key, value.transpose(1, 2)
 
 
 class GPT2Layer(nn.Module):
-    """A decoder layer of GPT-2: attention without positions of its own, then an MLP, each normed."""
+    """A decoder layer of GPT-2: norm, attention without rotary positions, norm, MLP."""
 
     def __init__(self, layer: Any, packer: Packer) -> None:  # a GPT2Block, whose attributes these are
         super().__init__()
@@ -148,7 +148,7 @@ class GPT2Layer(nn.Module):
         hidden: Tensor,
         past_key_values: None = None,
         attention_mask: Tensor | None = None,
-        *_: Any,  # what transformers passes to every layer for caches and encoders that are not used here
+        *_: Any,  # arguments of transformers for caches and encoders that are not used here
         step: AttentionBatch,
         **__: Any,
     ) -> Tensor:
@@ -157,8 +157,8 @@ class GPT2Layer(nn.Module):
             self.qkv(_normed(hidden, self.input_norm)).unflatten(-1, (3 * self._heads, -1)).transpose(1, 2)
         )
         query, key, value = heads.chunk(3, dim=1)
-        seen, _weights = attend(self, query, key, value, attention_mask, step=step, scaling=self._scaling)
-        hidden = self.o_proj(seen.flatten(2)).add_(hidden)
+        attended, _weights = attend(self, query, key, value, attention_mask, step=step, scaling=self._scaling)
+        hidden = self.o_proj(attended.flatten(2)).add_(hidden)
         inner = gelu(self.up_proj(_normed(hidden, self.mlp_norm)), approximate="tanh")
         output: Tensor = self.down_proj(inner).add_(hidden)
         return output
@@ -172,14 +172,14 @@ def _normed(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
     return layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
-def _window(attention: Any) -> int | None:  # Mistral's is in its config, Qwen's in the layer, Llama has none
+def _window(attention: Any) -> int | None:  # in Mistral's config, in Qwen's layer; Llama has none
     if type(attention).__name__ == "MistralAttention":
         return attention.config.sliding_window  # type: ignore[no-any-return]
     return getattr(attention, "sliding_window", None)
 
 
-def _turns(step: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines `[1, rows, 1, dim]`; made once per step, for all its layers."""
+def _rope(step: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines `[1, rows, 1, dim]`, computed once per step for all layers."""
     if step.rope is None:
         cos, sin = position_embeddings
         first, second = sin.chunk(2, dim=-1)
@@ -187,6 +187,6 @@ def _turns(step: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> 
     return step.rope
 
 
-def _turn(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Rotary positions (https://arxiv.org/abs/2104.09864): each half of a head turned against the other."""
+def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary positions (https://arxiv.org/abs/2104.09864) over the two halves of each head."""
     return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), signed_sin)

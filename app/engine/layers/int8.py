@@ -1,6 +1,6 @@
-"""Owns linear layers with 8-bit weights: a quarter of float32's bytes, half of bfloat16's.
+"""Linear layers with 8-bit weights: a quarter of float32's bytes, half of bfloat16's.
 
-Weights are rounded once, per output channel; which product is fast with them depends on the processor.
+Weights are rounded once, with one scale per output channel. Which product is fast depends on the processor.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from app.engine.layers.packed_linear import MakeLayer
 
 _LARGEST = 127
 _ZERO = 128  # of unsigned activations
-_FEW_ROWS = 10  # beyond them, widening the weights again costs less than a product per row
-_BLOCK = 2**23  # weights that are widened at a time
+_FEW_ROWS = 10  # for more, converting the weights back to float32 costs less than the int8 product
+_BLOCK = 2**23  # weights that are converted at a time
 _SMALLEST_SCALE = 1e-12  # of a row or channel of zeros
 
 
 def int8_layer(dtype: torch.dtype) -> MakeLayer | None:
-    """The kind of layer for this processor, for rows of `dtype`; None where torch has no such product."""
+    """Makes the layer that is fast on this processor, for rows of `dtype`; None if torch has none here."""
     kinds = (DynamicInt8Linear, WeightInt8Linear) if has_int8_products() else (WeightInt8Linear,)
     return next((partial(kind, dtype=dtype) for kind in kinds if _works(kind)), None)
 
 
 class DynamicInt8Linear(nn.Module):
-    """Products of integers by oneDNN; each row of activations is rounded as it comes."""
+    """Integer products by oneDNN. Each row of activations is rounded to integers when it arrives."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class DynamicInt8Linear(nn.Module):
 
 
 class WeightInt8Linear(nn.Module):
-    """Integers are widened within the product: for processors without products of integers."""
+    """Products in bfloat16 or float32 with integer weights, for processors without fast integer products."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class WeightInt8Linear(nn.Module):
 
 
 def _scales(weight: Tensor) -> Tensor:
-    """`[outputs, 1]`, float32: of one step of each channel."""
+    """The value of one integer step in each output channel: `[outputs, 1]`, float32."""
     return weight.float().abs().amax(1, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
 
 
@@ -97,14 +97,14 @@ def _shaped(output: Tensor, rows: Tensor, bias: Tensor | None, dtype: torch.dtyp
 
 
 def has_int8_products() -> bool:
-    """Whether the processor multiplies 8-bit integers into 32 bits; others overflow on the way."""
+    """Whether the processor adds products of 8-bit integers in 32 bits; others overflow in 16."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 @torch.inference_mode()
 def _works(kind: Callable[[Tensor, Tensor | None, torch.dtype], nn.Module]) -> bool:
-    """Whether torch has the product here and it computes what it should, for few rows and for many."""
+    """Whether torch has the product here and it computes the right values, for few rows and for many."""
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 32, generator=random)
     rows = torch.randn(2 * _FEW_ROWS, 32, generator=random)

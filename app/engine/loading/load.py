@@ -1,4 +1,4 @@
-"""Owns the way from a local folder to a model and its tokenizer in memory; device and dtype.
+"""Loads a model and its tokenizer from a local folder, and picks the device and the dtype.
 
 Nothing is fetched, and no code from the folder runs.
 """
@@ -45,11 +45,11 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     context_length: int  # tokens
-    dtype: torch.dtype = torch.float32  # to compute in; weights of fewer bits are as they are stored
+    dtype: torch.dtype = torch.float32  # to compute in; weights of fewer bits stay as they are stored
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Every id that ends a reply: of the generation config, the model's config and the tokenizer."""
+        """The ids that end a reply, from the generation config, the model's config and the tokenizer."""
         model = self.model
         sources = (model.generation_config, model.config, model.config.get_text_config(), self.tokenizer)
         found: set[int] = set()
@@ -60,7 +60,10 @@ class LoadedModel:
 
 
 def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
-    """Raises ModelMissing, ModelRefused, ModelUnsupported, ModelLoadFailed. `report` gets measured shares."""
+    """The model that the spec describes. `report` takes each stage with the measured share that is done.
+
+    Raises ModelUnavailable: missing, corrupt, refused, unsupported or failed to load.
+    """
     folder = _converted(Path(spec.model_path), spec.converts_to, report)
     refuse_unsafe(folder)
     device = pick_device(spec.device)
@@ -74,7 +77,7 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
 
 
 def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
-    """The folder; or where its weights are a pickle that may be read, the one that holds them safely."""
+    """The folder; if its weights are a pickle that may be read, `target` with them as safetensors."""
     if target is None or not (folder / PICKLE).is_file() or (folder / "model.safetensors").exists():
         return folder
     refuse_strange_files(folder)
@@ -85,7 +88,7 @@ def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU. Raises ModelLoadFailed for a device that is not there."""
+    """`auto` is CUDA, else MPS, else the CPU. Raises ModelLoadFailed if the machine lacks the device."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -99,7 +102,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
-    """`auto` is bfloat16 where that is fast and the checkpoint is not float32, else float32."""
+    """`auto` is bfloat16 if that is fast and the checkpoint has 16 bits, else float32; on CUDA 16 bits."""
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
@@ -113,7 +116,7 @@ def _stored_dtype(config: PreTrainedConfig) -> torch.dtype | None:
 
 
 def _loaded_dtype(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """On the CPU 16-bit weights stay mapped files until each layer takes the form that it computes in."""
+    """The dtype to load weights in. On the CPU 16-bit weights stay mapped files until a layer is packed."""
     stored = _stored_dtype(config)
     return stored if device.type == "cpu" and dtype == torch.float32 and stored in _HALVES else dtype
 
@@ -123,16 +126,16 @@ def _config(folder: Path) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # an author may have written anything, and the library raises anything
-        raise ModelUnsupported(f"config.json describes no model that transformers knows: {error}") from error
+    except Exception as error:  # the author may have written anything, and the library raises anything
+        raise ModelUnsupported(f"transformers does not know the model in config.json: {error}") from error
     if config.is_encoder_decoder:
-        raise ModelUnsupported(f"{config.model_type} is no causal language model")
+        raise ModelUnsupported(f"{config.model_type} is not a causal language model")
     return config
 
 
 def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, which its annotation does not tell
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, though its annotation says otherwise
             folder,
             config=config,
             dtype=dtype,
@@ -143,7 +146,7 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
             output_loading_info=True,
         )
     except ValueError as error:
-        raise ModelUnsupported(f"{config.model_type} is no causal language model: {error}") from error
+        raise ModelUnsupported(f"{config.model_type} is not a causal language model: {error}") from error
     except Exception as error:  # as above
         raise ModelCorrupt(f"the weights cannot be read: {error}", hint=AGAIN) from error
     model, found = loaded
@@ -156,7 +159,7 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # as above; that of the tokenizers library has no class of its own
+    except Exception as error:  # as above; the tokenizers library raises plain Exception
         raise ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
@@ -167,14 +170,14 @@ def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
     window = int(getattr(text, "max_position_embeddings", None) or 2048)
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
-        # Beyond it these turn every position by the longest sequence of the pass, which packing would mix up.
+        # Beyond it these rotate all positions by the longest sequence of the pass; packing would mix them up.
         window = int(rope.get("original_max_position_embeddings") or window)
     return window if wanted is None else min(window, wanted)
 
 
 @contextmanager
 def _weights_progress(report: Callable[[float], None]) -> Iterator[None]:
-    """Lets transformers' loop over the weights report how far it is, instead of drawing a bar."""
+    """Lets transformers' loop over the weights report its progress instead of drawing a bar."""
 
     def watch(
         factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

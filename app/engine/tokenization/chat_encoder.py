@@ -100,7 +100,7 @@ class ChatEncoder:
 
 
 class _Boundaries:
-    """Cuts texts in front of control tokens, where a tokenizer begins anew whatever comes before.
+    """Cuts texts in front of control tokens, where a tokenizer starts afresh, independent of the text before.
 
     The tokenizers library first finds added tokens in the whole text, from left to right, the longest first,
     and encodes the text between them piece by piece. A part that begins with such a token has the ids that it

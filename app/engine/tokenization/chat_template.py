@@ -73,7 +73,7 @@ class ChatTemplate:
         return text if text.endswith(begun) else text.removesuffix(begun.lstrip()) + begun
 
     def thinking(self, text: str, wanted: bool | None) -> Thinking:
-        """Where the reply to the rendered chat may hold thinking.
+        """Whether the reply to the rendered chat may begin with thinking, and whether the prompt opened it.
 
         Raises InvalidRequest if thinking is wanted of a model that cannot, or unwanted of one that must.
         """

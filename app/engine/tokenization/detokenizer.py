@@ -1,21 +1,21 @@
-"""Owns the way from token ids to text that is safe to show: no broken characters, no part of a stop string.
+"""Turns token ids into text that is safe to show: no broken characters, no part of a stop string.
 
-Work per token is bounded: only a short window of ids is decoded again. Knows no torch, no requests.
+The work per token is bounded, because only a short window of ids is decoded again.
 """
 
 from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\ufffd"
-# Ids; more than the bytes of a character, so that what a window's edge breaks stays in its context.
+# Ids; more than a character has bytes, so that a character broken at the window's edge stays in its context.
 _CONTEXT = 8
-_LONGEST_BEGUN = 3  # bytes of a character that is not whole
-_WINDOW = 24  # ids decoded at most, byte tokens in a row apart
+_LONGEST_BEGUN = 3  # bytes of an incomplete character
+_WINDOW = 24  # most ids that are decoded at once, except for longer runs of byte tokens
 
 Decode = Callable[[list[int]], str]
 
 
 class Detokenizer:
-    """Turns ids, one by one, into pieces of text that concatenate to the decoding of all ids."""
+    """Turns ids, one by one, into pieces of text that concatenate to the text of all ids."""
 
     def __init__(
         self,
@@ -24,17 +24,17 @@ class Detokenizer:
         byte_ids: frozenset[int] = frozenset(),
         silent_ids: frozenset[int] = frozenset(),
     ) -> None:
-        """`byte_ids` are byte-fallback tokens (`<0x0A>`), decoded in whole runs; `silent_ids` have none."""
+        """`byte_ids` are byte-fallback tokens (`<0x0A>`), decoded in runs; `silent_ids` have no text."""
         self._decode = decode
         self._byte_ids = byte_ids
         self._silent_ids = silent_ids
         self._window: list[int] = []
-        self._shown = 0  # characters of the window's text that have been given out
+        self._shown = 0  # characters of the window's text that have been returned
 
     def follow(self, ids: Sequence[int]) -> None:
-        """Before the first push: what comes joins the text of these ids, of which nothing is given out.
+        """Lets the text continue that of these ids, which is not returned. Call it before the first push.
 
-        The first word of a text is decoded without its leading space by some tokenizers.
+        Without it some tokenizers decode the first word without its leading space.
         """
         begin = max(len(ids) - _CONTEXT, 0)
         while begin > 0 and ids[begin] in self._byte_ids:
@@ -48,9 +48,9 @@ class Detokenizer:
             return ""
         self._window.append(token_id)
         if token_id in self._byte_ids:
-            return ""  # one wrong byte later in the run would change how all of it decodes
+            return ""  # an invalid byte later in the run would change the text of the whole run
         text = self._decode(self._window)
-        # Bytes that begin a character decode to one replacement character, which may yet become the real one.
+        # The first bytes of a character decode to a replacement character, which later bytes may complete.
         final = len(text) - 1 if text.endswith(_REPLACEMENT) else len(text)
         piece = text[self._shown : final]
         self._shown = max(self._shown, final)
@@ -58,14 +58,14 @@ class Detokenizer:
         return piece
 
     def flush(self) -> str:
-        """What is left when no id follows."""
+        """The rest of the text, if no id follows."""
         text = self._decode(self._window)
         piece = text[self._shown :]
         self._shown = len(text)
         return piece
 
     def cut(self) -> str:
-        """What is left when the text is cut off here, less a last character that has only begun."""
+        """The rest of the text, if it is cut off here, without an incomplete last character."""
         piece = self._whole_characters()[self._shown :]
         self._shown += len(piece)
         return piece
@@ -76,7 +76,7 @@ class Detokenizer:
             return text
         if self._window[-1] not in self._byte_ids:
             return text[:-1]
-        # One byte too many makes all of a run of byte tokens undecodable, so the text is tried without it.
+        # One incomplete character makes a whole run of byte tokens undecodable, so try without its bytes.
         shorter = (self._decode(self._window[:-count]) for count in range(1, _LONGEST_BEGUN + 1))
         return next((text for text in shorter if not text.endswith(_REPLACEMENT)), text)
 
@@ -89,9 +89,9 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Passes text through up to the first stop string, holding back any ending that may begin one.
+    """Passes text through up to the first stop string, and holds back an ending that may begin one.
 
-    The first is the one that is complete first, and the longest of those, however the text was split.
+    The first is the one that is complete first and, of several, the longest, however the text was split.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -100,7 +100,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """The part of what has been pushed that can be shown; nothing after a stop string was found."""
+        """The text that can be shown now; nothing after a stop string was found."""
         if self.found:
             return ""
         text = self._held + text
@@ -111,7 +111,7 @@ class StopStrings:
         return text[:keep]
 
     def flush(self) -> str:
-        """What was held back, now that no text follows."""
+        """The text that was held back, if none follows."""
         text, self._held = self._held, ""
         return text
 
@@ -129,7 +129,7 @@ class StopStrings:
 
 
 class ReplyText:
-    """The text of one reply: ids in, showable text out."""
+    """Turns the ids of one reply into text, up to the first stop string."""
 
     def __init__(self, detokenizer: Detokenizer, stops: StopStrings) -> None:
         self._detokenizer = detokenizer
@@ -142,10 +142,10 @@ class ReplyText:
         return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
 
     def cut(self) -> str:
-        """Like flush, where more would have followed: a character that has only begun is left out."""
+        """Like flush, without an incomplete last character: for a reply that is cut off."""
         return self._stops.push(self._detokenizer.cut()) + self._stops.flush()
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a stop string has been met; no text follows."""
+        """Whether a stop string was found, after which no text follows."""
         return self._stops.found

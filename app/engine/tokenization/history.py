@@ -1,4 +1,4 @@
-"""Owns the messages of a chat as turns, of which the oldest may be left out of a prompt."""
+"""Splits the messages of a chat into turns, of which a prompt may omit the oldest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from app.engine.ipc.messages import ChatMessage, Submit
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A chat cut into what must stay, `head` and `last`, and turns that may leave, oldest first."""
+    """A chat: `head` and `last`, which a prompt must hold, and the turns between them, oldest first."""
 
     head: tuple[ChatMessage, ...]
     turns: tuple[tuple[ChatMessage, ...], ...]
@@ -17,6 +17,7 @@ class History:
 
     @classmethod
     def of(cls, request: Submit) -> "History":
+        """Raises InvalidRequest if there is no message, or none of the assistant to continue."""
         messages = request.messages or ()
         if not messages:
             raise InvalidRequest("a chat needs at least one message")
@@ -27,10 +28,12 @@ class History:
         return cls(messages[:begin], turns[:-1], turns[-1] if turns else ())
 
     def without(self, omitted_turns: int) -> tuple[ChatMessage, ...]:
+        """The messages without those of the oldest turns."""
         kept = self.turns[omitted_turns:]
         return (*self.head, *(message for turn in kept for message in turn), *self.last)
 
     def messages_in(self, omitted_turns: int) -> int:
+        """How many messages the oldest turns have."""
         return sum(len(turn) for turn in self.turns[:omitted_turns])
 
 
@@ -45,7 +48,7 @@ def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ..
 
 
 def folded(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """System messages become the beginning of the user message that follows them."""
+    """The messages with each system message put in front of the message after it."""
     folded: list[ChatMessage] = []
     for message in messages:
         if folded and folded[-1].role == "system":

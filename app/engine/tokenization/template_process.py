@@ -132,7 +132,7 @@ def _to_json(
 
 
 def _bound_memory() -> None:
-    """Sets a limit on the address space; where the system has none, the time limit bounds the memory, too."""
+    """Limits the address space, on Linux. Elsewhere the time limit alone bounds the memory."""
     try:
         import resource  # Unix only
 

@@ -1,4 +1,4 @@
-"""Owns what the engine needs to know of a model's tokens: which end a reply, have no text, or are bytes."""
+"""Knows which of a model's tokens end a reply, have no text, or stand for bytes."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,12 @@ class Vocabulary:
         self.stop_ids = loaded.stop_ids
 
     def check(self, ids: Sequence[int]) -> None:
-        """Raises InvalidRequest for an id that the model has no embedding for."""
+        """Raises InvalidRequest if the model has no embedding for one of the ids."""
         if max(ids) >= self._size:
-            raise InvalidRequest("the text has a token that the model does not know")
+            raise InvalidRequest("the text has a token that is not in the model's vocabulary")
 
     def reply_text(self, stops: Sequence[str], *, joins: Sequence[int] = ()) -> ReplyText:
-        """`joins`: ids of the text that the reply goes on with, if it does not begin a text of its own."""
+        """A new reply's text. `joins` are the ids of the text that it continues, if any."""
         detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=self._silent_ids)
         detokenizer.follow(joins)
         return ReplyText(detokenizer, StopStrings(stops))
