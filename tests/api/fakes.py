@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import uvicorn
@@ -268,17 +269,18 @@ class Scripted:
         )
 
 
-def fake_app(scripted: Scripted, **settings: Any) -> FastAPI:  # Any: as Settings types them
-    def build(settings: Settings) -> Services:
-        return Services(
-            models=scripted,
-            chats=scripted,
-            generator=scripted,
-            status=scripted,
-            request_timeout_s=settings.request_timeout,
-        )
+def scripted_services(scripted: Scripted, settings: Settings) -> Services:
+    return Services(
+        models=scripted,
+        chats=scripted,
+        generator=scripted,
+        status=scripted,
+        request_timeout_s=settings.request_timeout,
+    )
 
-    return create_app(Settings(_env_file=None, **settings), build)
+
+def fake_app(scripted: Scripted, **settings: Any) -> FastAPI:  # Any: as Settings types them
+    return create_app(Settings(_env_file=None, **settings), partial(scripted_services, scripted))
 
 
 class StartedServer(uvicorn.Server):

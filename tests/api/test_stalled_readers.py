@@ -5,12 +5,23 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from app.api.http_protocol import DeadlineProtocol
-from tests.api.fakes import LONG, Scripted, fake_app, serving
+from app.core.config import Settings
+from app.engine.ipc.messages import Delta
+from app.main import create_app
+from app.models.chat.generation import ChatGenerator
+from app.models.chat.store import MemoryStore
+from app.models.chat.turn_locks import TurnLocks
+from app.models.chat_manager import ChatModelManager
+from tests.api.fakes import LONG, Scripted, fake_app, scripted_services, serving
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+from tests.waiting import wait_for
 
 TIMEOUT_S = 20
 
@@ -31,10 +42,16 @@ def lost() -> threading.Event:
     return ImpatientProtocol.lost
 
 
+def chats_of(settings: Settings, models: StandInModels) -> ChatModelManager:
+    locks = TurnLocks()
+    store = MemoryStore(max_conversations=10, ttl_s=600, held=locks.held)
+    return ChatModelManager(settings, store, locks, models, ChatGenerator(models))
+
+
 @contextmanager
-def stalled_reader(url: str, message: str, stream: bool) -> Iterator[socket.socket]:
+def stalled_reader(url: str, message: str, **fields: object) -> Iterator[socket.socket]:
     """A connection that has sent a request and reads nothing. Small buffers fill up at once."""
-    body = json.dumps({"message": message, "stream": stream}).encode()
+    body = json.dumps({"message": message} | fields).encode()
     head = f"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     head += "Connection: close\r\nContent-Type: application/json\r\n\r\n"
     address = urlsplit(url)
@@ -57,6 +74,23 @@ def test_stalled_reader_loses_its_stream_at_the_deadline() -> None:
     scripted = Scripted()
     with serving(fake_app(scripted, request_timeout=0.3)) as url, stalled_reader(url, "flood", stream=True):
         assert scripted.cancelled.wait(TIMEOUT_S)
+
+
+def test_stalled_reader_frees_its_conversation_and_its_model_at_the_deadline() -> None:
+    accepted, finished = HELLO[0], HELLO[-1]
+    endless = [Delta("r", "x" * 100_000, 1)] * 500  # more than all buffers on the way hold
+    models = StandInModels(StandInBackend(reply=[accepted, *endless, finished]))
+    settings = Settings(request_timeout=0.3, max_conversation_bytes=100_000_000, _env_file=None)
+    services = replace(scripted_services(Scripted(), settings), chats=chats_of(settings, models))
+    with (
+        serving(create_app(settings, lambda _: services)) as url,
+        httpx.Client(base_url=f"{url}/api/v1/chat", trust_env=False) as client,
+    ):
+        conversation_id = client.post("/new").json()["conversation_id"]
+        undo = f"/conversation/{conversation_id}/undo"  # 200 once the interrupted turn is stored
+        with stalled_reader(url, "hi", stream=True, conversation_id=conversation_id):
+            wait_for(lambda: client.post(undo).status_code == 200, "the turn to end", TIMEOUT_S)
+    assert models.returned == len(models.leased) == 1
 
 
 def test_stalled_reader_loses_its_connection_after_the_deadline(lost: threading.Event) -> None:
