@@ -112,9 +112,8 @@ class ChatModelManager:
         """The conversation, with its turn lock held."""
         await self._store.get(conversation_id)  # raises ConversationNotFound before ConversationBusy
         with self._locks.hold(conversation_id):
-            yield await self._store.get(
-                conversation_id
-            )  # again, because another turn may have ended meanwhile
+            # Read it again, because another turn may have ended meanwhile.
+            yield await self._store.get(conversation_id)
 
     @asynccontextmanager
     async def _found_or_new(self, conversation_id: str | None) -> AsyncIterator[Conversation]:
