@@ -30,7 +30,7 @@ def contents(world: World, conversation_id: str) -> list[str]:
     return [message.content for message in world.run(world.chats.get(conversation_id)).messages]
 
 
-def test_a_turn_streams_what_it_returns(world: World) -> None:
+def test_chat_streams_the_text_that_it_returns(world: World) -> None:
     world.collect(world.models.switch("tiny-a"))  # another test may have unloaded it
     start, *deltas, done = world.collect(world.chats.chat(ChatRequest(message="hello", temperature=0)))
     assert isinstance(start, StartEvent)
@@ -43,14 +43,14 @@ def test_a_turn_streams_what_it_returns(world: World) -> None:
     assert done.parameters.temperature == 0
 
 
-def test_a_second_turn_reuses_the_first(world: World) -> None:
+def test_chat_reuses_the_cached_tokens_of_earlier_turns(world: World) -> None:
     first = world.chat("hello " * 8)
     second = world.chat("and now?", first.conversation_id)
     assert second.usage.cached_tokens > first.usage.prompt_tokens / 2
     assert second.message_count == 4
 
 
-def test_the_turn_limit_is_told_and_the_history_stays_whole(world: World) -> None:
+def test_chat_reports_the_turn_limit_and_keeps_the_whole_history(world: World) -> None:
     conversation_id = None
     for number in range(4):
         reply = world.chat(f"q{number}", conversation_id, max_tokens=2)
@@ -59,14 +59,14 @@ def test_the_turn_limit_is_told_and_the_history_stays_whole(world: World) -> Non
     assert reply.message_count == 8
 
 
-def test_a_failed_turn_leaves_the_conversation_as_it_was(world: World) -> None:
+def test_chat_that_fails_leaves_the_conversation_as_it_was(world: World) -> None:
     kept = world.chat("hello")
     with pytest.raises(ContextOverflow, match="maximum context length"):
         world.chat("word " * 300, kept.conversation_id)
     assert contents(world, kept.conversation_id) == ["hello", kept.response]
 
 
-def test_a_turn_left_early_keeps_what_was_said(world: World) -> None:
+def test_chat_left_early_keeps_a_reply_that_can_be_continued(world: World) -> None:
     async def leave() -> tuple[str, str]:
         request = ChatRequest(message="hello", max_tokens=100, temperature=0)
         async with aclosing(world.chats.chat(request)) as events:
@@ -77,19 +77,19 @@ def test_a_turn_left_early_keeps_what_was_said(world: World) -> None:
                     return str(conversation_id), event.text
         raise AssertionError
 
-    conversation_id, said = world.run(leave())
+    conversation_id, text = world.run(leave())
     history = world.run(world.chats.get(conversation_id))
-    assert [message.content for message in history.messages] == ["hello", said]
+    assert [message.content for message in history.messages] == ["hello", text]
     assert history.messages[-1].finish_reason == "interrupted"
     longer = world.last(
         world.chats.continue_reply(conversation_id, ContinueRequest(max_tokens=4, temperature=0))
     )
-    assert longer.response.startswith(said)
-    assert len(longer.response) > len(said)
+    assert longer.response.startswith(text)
+    assert len(longer.response) > len(text)
     assert longer.message_count == 2
 
 
-def test_one_turn_at_a_time(world: World) -> None:
+def test_chat_allows_one_turn_at_a_time(world: World) -> None:
     kept = world.chat("hello")
 
     async def twice() -> None:
@@ -105,17 +105,17 @@ def test_one_turn_at_a_time(world: World) -> None:
     assert world.chat("again", kept.conversation_id).message_count >= 4
 
 
-def test_a_turn_asked_for_before_another_ended_sees_that_other(world: World) -> None:
+def test_chat_sees_a_turn_that_ended_after_it_was_called(world: World) -> None:
     kept = world.chat("hello")
     request = ChatRequest(message="later", conversation_id=kept.conversation_id, max_tokens=4)
-    asked_early = world.chats.chat(request)
+    called_early = world.chats.chat(request)
     world.chat("sooner", kept.conversation_id)
-    assert world.last(asked_early).message_count == 6
+    assert world.last(called_early).message_count == 6
 
 
-def test_a_reply_of_a_model_that_is_gone_is_continued_by_the_current_one(world: World) -> None:
-    said = TranscriptMessage(role="assistant", content="hi", model_name="no-longer-there")
-    messages = [TranscriptMessage(role="user", content="hello"), said]
+def test_continue_reply_uses_the_current_model_if_the_old_one_is_gone(world: World) -> None:
+    reply = TranscriptMessage(role="assistant", content="hi", model_name="no-longer-there")
+    messages = [TranscriptMessage(role="user", content="hello"), reply]
     made = world.run(world.chats.new(NewChatRequest(messages=messages)))
     request = ContinueRequest(max_tokens=4, temperature=0)
     longer = world.last(world.chats.continue_reply(made.conversation_id, request))
@@ -123,7 +123,7 @@ def test_a_reply_of_a_model_that_is_gone_is_continued_by_the_current_one(world: 
     assert longer.response.startswith("hi")
 
 
-def test_busy_comes_before_anything_else_that_is_wrong(world: World) -> None:
+def test_regenerate_reports_busy_before_any_other_error(world: World) -> None:
     made = world.run(world.chats.new(NewChatRequest()))
     request = ChatRequest(message="go", max_tokens=50, conversation_id=made.conversation_id)
 
@@ -146,7 +146,7 @@ def test_regenerate_replaces_the_reply(world: World) -> None:
     assert contents(world, first.conversation_id) == ["hello", again.response]
 
 
-def test_undo_drops_turns_until_nothing_is_left(world: World) -> None:
+def test_undo_drops_turns_until_none_is_left(world: World) -> None:
     first = world.chat("hello")
     world.chat("more", first.conversation_id)
     assert world.run(world.chats.undo(first.conversation_id, 1)).removed_messages == 2
@@ -158,7 +158,7 @@ def test_undo_drops_turns_until_nothing_is_left(world: World) -> None:
         world.last(world.chats.regenerate(first.conversation_id, RegenerateRequest()))
 
 
-def test_a_transcript_is_restored_and_goes_on(world: World) -> None:
+def test_new_restores_a_transcript_that_can_be_continued(world: World) -> None:
     messages = [
         TranscriptMessage(role="user", content="hello"),
         TranscriptMessage(role="assistant", content="hi", finish_reason="length"),
@@ -172,26 +172,26 @@ def test_a_transcript_is_restored_and_goes_on(world: World) -> None:
 
 
 @pytest.mark.parametrize("roles", [["assistant"], ["user"], ["user", "user"], ["user", "assistant", "user"]])
-def test_a_transcript_out_of_order_is_refused(roles: list[Any], world: World) -> None:
+def test_new_refuses_a_transcript_out_of_order(roles: list[Any], world: World) -> None:
     messages = [TranscriptMessage(role=role, content="x") for role in roles]
     with pytest.raises(InvalidRequest, match="messages"):
         world.run(world.chats.new(NewChatRequest(messages=messages)))
 
 
-def test_a_reply_has_the_time_that_its_conversation_keeps(world: World) -> None:
+def test_chat_reports_the_time_that_the_conversation_keeps(world: World) -> None:
     reply = world.chat("hello")
     history = world.run(world.chats.get(reply.conversation_id))
     assert reply.timestamp == history.messages[-1].timestamp
 
 
-def test_a_conversation_has_a_stated_size(world: World) -> None:
+def test_chat_refuses_a_conversation_that_would_be_too_large(world: World) -> None:
     kept = world.chat("hello")
     with pytest.raises(ConversationFull, match="2,000 bytes"):
         world.chat("x" * 2_000, kept.conversation_id)
     assert contents(world, kept.conversation_id)[0] == "hello"
 
 
-def test_a_system_prompt_and_a_title_count_towards_the_size(world: World) -> None:
+def test_new_counts_system_prompt_and_title_towards_the_size(world: World) -> None:
     with pytest.raises(ConversationFull, match="2,000 bytes"):
         world.run(world.chats.new(NewChatRequest(system_prompt="x" * 1_900, title="y" * 101)))
     kept = world.chat("hello")
@@ -199,7 +199,7 @@ def test_a_system_prompt_and_a_title_count_towards_the_size(world: World) -> Non
         world.chat("hello", kept.conversation_id, system_prompt="x" * 2_000)
 
 
-def test_list_and_delete(world: World) -> None:
+def test_list_shows_a_preview_and_delete_removes_the_conversation(world: World) -> None:
     reply = world.chat("find me  \n in the list")
     page = world.run(world.chats.list(limit=1, offset=0))
     assert page.conversations[0].conversation_id == reply.conversation_id
@@ -209,7 +209,7 @@ def test_list_and_delete(world: World) -> None:
         world.run(world.chats.get(reply.conversation_id))
 
 
-def test_too_many_requests_are_refused_and_the_others_answered(world: World) -> None:
+def test_chat_refuses_too_many_requests_and_answers_the_others(world: World) -> None:
     async def flood() -> list[Any]:
         async def one() -> ChatResponse:
             request = ChatRequest(message="hello", temperature=0, max_tokens=40)

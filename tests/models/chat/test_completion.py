@@ -6,7 +6,7 @@ from tests.engine.tiny import WINDOW
 from tests.models.conftest import World
 
 
-def test_generate_goes_on_from_the_prompt(world: World) -> None:
+def test_generate_continues_the_prompt(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=6, do_sample=False)
     start, *deltas, done = world.collect(world.generator.generate(request))
     assert isinstance(start, StartEvent)
@@ -16,7 +16,7 @@ def test_generate_goes_on_from_the_prompt(world: World) -> None:
     assert done.prompt == "the cat"
 
 
-def test_generate_gives_several_sequences_that_a_seed_repeats(world: World) -> None:
+def test_generate_repeats_several_sequences_with_the_same_seed(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=8, num_return_sequences=3, seed=7, temperature=1)
     first = world.last(world.generator.generate(request))
     second = world.last(world.generator.generate(request))
@@ -26,14 +26,14 @@ def test_generate_gives_several_sequences_that_a_seed_repeats(world: World) -> N
     assert first.usage.completion_tokens > first.timings.total_s
 
 
-def test_reply_says_how_many_tokens_the_window_left_to_it(world: World) -> None:
+def test_generate_reports_the_limit_that_the_context_window_left(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=1_000_000, seed=1)
     done = world.last(world.generator.generate(request))
     assert done.parameters.max_tokens == WINDOW - done.usage.prompt_tokens
     assert world.chat("hello", max_tokens=5).parameters.max_tokens == 5
 
 
-def test_more_sequences_than_the_server_ever_admits_are_no_full_queue(world: World) -> None:
+def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world: World) -> None:
     request = GenerateRequest(prompt="the cat", num_return_sequences=7)  # 4 run and 2 wait
     with pytest.raises(InvalidRequest, match="num_return_sequences: .* at most 6 at once"):
         world.collect(world.generator.generate(request))

@@ -1,6 +1,5 @@
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -27,15 +26,13 @@ ASKED = Conversation(system_prompt="be brief").with_message(Message("user", "hi"
 ANSWERED = ASKED.with_message(Message("assistant", "Oh", model_name="old"))
 
 
-@dataclass
 class SlowStore(MemoryStore):
-    """A store whose writing takes until it is released, as a database's may."""
+    """A store whose `put` waits until it is released, as a slow database's would."""
 
-    writing: asyncio.Event = field(default_factory=asyncio.Event)
-    released: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         super().__init__(max_conversations=10, ttl_s=60, held=set())
+        self.writing = asyncio.Event()
+        self.released = asyncio.Event()
 
     async def put(self, conversation: Conversation) -> None:
         self.writing.set()
@@ -47,34 +44,36 @@ def memory_store() -> MemoryStore:
     return MemoryStore(max_conversations=10, ttl_s=60, held=set())
 
 
-def runner(store: ConversationStore, models: StandInModels | None = None, **settings: int) -> TurnRunner:
+def runner(
+    store: ConversationStore, models: StandInModels | None = None, settings: Settings | None = None
+) -> TurnRunner:
     models = models or StandInModels(StandInBackend(reply=HELLO))
-    return TurnRunner(Settings(_env_file=None, **settings), store, ChatGenerator(models))  # type: ignore[arg-type]
+    return TurnRunner(settings or Settings(_env_file=None), store, ChatGenerator(models))
 
 
 def contents(conversation: Conversation) -> list[str]:
     return [message.content for message in conversation.messages]
 
 
-def test_a_turn_for_a_message_has_it_at_the_end_of_its_history() -> None:
+def test_turn_for_message_ends_its_history_with_the_message() -> None:
     turn = Turn.for_message(ANSWERED, ChatRequest(message="more", model_name="m", system_prompt=""))
     assert contents(turn.history) == ["hi", "Oh", "more"]
     assert (turn.model_name, turn.history.system_prompt, turn.prefix) == ("m", "", ())
 
 
-def test_a_turn_for_a_regeneration_replaces_the_reply() -> None:
+def test_turn_for_regeneration_replaces_the_reply() -> None:
     turn = Turn.for_regeneration(ANSWERED, RegenerateRequest())
     assert (contents(turn.history), turn.prefix) == (["hi"], ())
     assert turn.size_bytes == ANSWERED.size_bytes
 
 
-def test_a_turn_for_an_extension_begins_with_the_reply() -> None:
+def test_turn_for_extension_begins_with_the_reply() -> None:
     turn = Turn.for_extension(ANSWERED, ContinueRequest())
     assert [message.content for message in turn.messages] == ["hi", "Oh"]
     assert contents(turn.history) == ["hi"]
 
 
-def test_a_conversation_without_a_reply_has_none_to_replace_or_extend() -> None:
+def test_turn_raises_if_no_reply_can_be_replaced_or_extended() -> None:
     with pytest.raises(NothingToDo):
         Turn.for_regeneration(ASKED, RegenerateRequest())
     with pytest.raises(NothingToDo):
@@ -102,12 +101,15 @@ def test_run_sends_the_system_prompt_the_last_turns_and_the_reply_to_extend() ->
     models = StandInModels(StandInBackend(reply=HELLO))
     longer = ANSWERED.with_message(Message("user", "and?")).with_message(Message("assistant", "So"))
     turn = Turn.for_extension(longer, ContinueRequest(think=True))
-    *_, response = asyncio.run(
-        collect(runner(memory_store(), models, max_conversation_length=1).run(turn, Deadline.after(60)))
-    )
+    settings = Settings(max_conversation_length=1, _env_file=None)
+    run = runner(memory_store(), models, settings).run(turn, Deadline.after(60))
+    *_, response = asyncio.run(collect(run))
     (sent,) = models.backend.requests
-    roles_and_texts = (("system", "be brief"), ("user", "and?"), ("assistant", "So"))
-    assert sent.messages == tuple(ChatMessage(role, text) for role, text in roles_and_texts)  # type: ignore[arg-type]
+    assert sent.messages == (
+        ChatMessage("system", "be brief"),
+        ChatMessage("user", "and?"),
+        ChatMessage("assistant", "So"),
+    )
     assert (sent.extends_last_message, sent.think) == (True, True)
     assert isinstance(response, ChatResponse)
     assert (response.response, response.omitted_messages) == ("SoHello there", 3)
@@ -115,13 +117,13 @@ def test_run_sends_the_system_prompt_the_last_turns_and_the_reply_to_extend() ->
 
 def test_run_refuses_a_conversation_that_would_be_too_large() -> None:
     turn = Turn.for_message(ANSWERED, ChatRequest(message="x" * 1_000))
+    settings = Settings(max_conversation_bytes=1_000, _env_file=None)
+    run = runner(memory_store(), settings=settings).run(turn, Deadline.after(60))
     with pytest.raises(ConversationFull, match="1,000 bytes"):
-        asyncio.run(
-            collect(runner(memory_store(), max_conversation_bytes=1_000).run(turn, Deadline.after(60)))
-        )
+        asyncio.run(collect(run))
 
 
-def test_run_keeps_what_was_said_when_it_is_left_early() -> None:
+def test_run_keeps_the_text_so_far_when_it_is_left_early() -> None:
     async def scenario() -> None:
         store = memory_store()
         turn = Turn.for_extension(ANSWERED, ContinueRequest())
@@ -136,7 +138,7 @@ def test_run_keeps_what_was_said_when_it_is_left_early() -> None:
     asyncio.run(scenario())
 
 
-def test_run_stores_nothing_when_it_is_left_before_anything_was_said() -> None:
+def test_run_stores_nothing_when_it_is_left_before_the_first_delta() -> None:
     async def scenario() -> None:
         store = memory_store()
         turn = Turn.for_message(ANSWERED, ChatRequest(message="more"))
@@ -149,7 +151,7 @@ def test_run_stores_nothing_when_it_is_left_before_anything_was_said() -> None:
     asyncio.run(scenario())
 
 
-def test_a_commit_runs_to_its_end_when_the_client_leaves_during_it() -> None:
+def test_run_finishes_its_commit_when_the_client_leaves_during_it() -> None:
     async def scenario() -> None:
         store = SlowStore()
         turn = Turn.for_message(ANSWERED, ChatRequest(message="more"))
