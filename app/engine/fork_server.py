@@ -64,7 +64,7 @@ def main() -> int:
     _preload()
     try:
         request = _ForkLoop(listening).run()
-    except _UnsafeToFork as error:
+    except UnsafeToFork as error:
         _log.warning("workers are started without forking: %s", error)
         return REFUSED
     if request is None:  # the owner has closed our standard input, or is dead
@@ -75,7 +75,7 @@ def main() -> int:
     return _run_worker(request)
 
 
-class _UnsafeToFork(Exception):
+class UnsafeToFork(Exception):
     """A fork would copy locks that threads hold, or a CUDA context, which no child can use."""
 
 
@@ -103,7 +103,7 @@ class _ForkLoop:
         """Returns twice: None in the server when its owner is gone, a request in each child.
 
         Raises:
-            _UnsafeToFork
+            UnsafeToFork
         """
         while True:
             for fd in self._ready():
@@ -128,7 +128,7 @@ class _ForkLoop:
         except (OSError, msgspec.DecodeError):  # the client has gone
             connection.close()
             return None
-        _check_that_forking_is_safe()
+        check_that_forking_is_safe()
         pid = os.fork()
         if pid == 0:
             connection.close()
@@ -165,14 +165,15 @@ class _ForkLoop:
             connection.close()
 
 
-def _check_that_forking_is_safe() -> None:
+def check_that_forking_is_safe() -> None:
+    """Raises UnsafeToFork if this process has several threads or has used CUDA."""
     import torch
 
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
-        raise _UnsafeToFork(f"the fork server has {threads} threads")
+        raise UnsafeToFork(f"the fork server has {threads} threads")
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        raise _UnsafeToFork("the fork server has used CUDA")
+        raise UnsafeToFork("the fork server has used CUDA")
 
 
 def _take_streams(streams: list[int]) -> None:

@@ -18,8 +18,8 @@ from app.engine.core import EngineCore, EngineLimits
 from app.engine.ipc.messages import (
     ModelInfo,
     Progress,
-    ReportProgress,
     SamplingParams,
+    SendProgress,
     Stage,
     Stats,
     Submit,
@@ -58,7 +58,7 @@ class ReadyEngine:
         )
 
 
-def build_engine(spec: WorkerSpec, report: ReportProgress, started: float | None = None) -> ReadyEngine:
+def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None = None) -> ReadyEngine:
     """Returns the engine that serves the model of `spec`, and reports its progress meanwhile.
 
     `started` is when loading began, on the monotonic clock, if that was before this call.
@@ -93,7 +93,7 @@ class _CheckedModel:
     path: PackedPath
 
 
-def _load_served(spec: WorkerSpec, report: ReportProgress) -> _CheckedModel:
+def _load_served(spec: WorkerSpec, report: SendProgress) -> _CheckedModel:
     report_stage = _stage_reporter(report)
     _set_threads(spec)  # the number is a property of the thread
     loaded = load(spec, report_stage)
@@ -103,7 +103,7 @@ def _load_served(spec: WorkerSpec, report: ReportProgress) -> _CheckedModel:
     return checked
 
 
-def _stage_reporter(report: ReportProgress) -> ReportStage:
+def _stage_reporter(report: SendProgress) -> ReportStage:
     def report_stage(stage: Stage, fraction: float) -> None:
         report(Progress(stage, fraction))
 

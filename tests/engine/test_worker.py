@@ -1,6 +1,5 @@
 """A spawned worker process over its real socket."""
 
-import re
 import signal
 import socket
 import subprocess
@@ -145,28 +144,6 @@ def test_worker_ends_with_its_life_line(start: Callable[[Path], Worker], model_f
     worker.until(Deltas)
     worker.life_line.close()
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 0
-
-
-def test_worker_killed_is_seen_by_its_parent(start: Callable[[Path], Worker], model_folder: Path) -> None:
-    worker = start(model_folder)
-    worker.until(Progress)
-    worker.process.kill()
-    assert worker.process.wait(ANSWER_TIMEOUT_S) == -signal.SIGKILL
-
-
-def test_worker_says_why_it_cannot_load(
-    start: Callable[[Path], Worker], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    worker = start(broken)
-    failure = worker.until(Ready, LoadFailed)[-1]
-    assert isinstance(failure, LoadFailed)
-    assert failure.code == "model_missing"
-    assert worker.process.wait(ANSWER_TIMEOUT_S) == 1
-    assert re.search(
-        r"^\S+ \S+ ERROR app\.engine\.worker \[-\] loading tiny failed: ", capfd.readouterr().err, re.M
-    )
 
 
 def test_worker_refuses_an_architecture_without_the_attention_interface(

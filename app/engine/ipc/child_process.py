@@ -15,6 +15,7 @@ from app.engine.fork_server import Exited, Forked, ForkRequest
 
 SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN")
 _MESSAGE_BYTES = 1024
+_FORK_TIMEOUT_S = 120.0  # the fork server imports torch first, perhaps from a slow disk
 _STATUS_TIMEOUT_S = 2.0  # for the fork server to report the status of a worker that has ended
 
 
@@ -85,7 +86,7 @@ class ForkedProcess:
 
     @classmethod
     async def start(cls, server: Path, address: str, life_line: socket.socket) -> "ForkedProcess":
-        """Raises OSError if the fork server does not run, or refuses to fork."""
+        """Raises OSError if the fork server does not run, does not answer, or refuses to fork."""
         loop = asyncio.get_running_loop()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.setblocking(False)
@@ -94,7 +95,8 @@ class ForkedProcess:
             request = ForkRequest(address, worker_environment(), os.getcwd())
             streams = [life_line.fileno(), 1, 2]
             socket.send_fds(connection, [msgspec.json.encode(request)], streams)
-            await _until_readable(connection)
+            async with asyncio.timeout(_FORK_TIMEOUT_S):
+                await _until_readable(connection)
             message, fds, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 1)
             if not message:
                 raise ConnectionResetError("the fork server ended")

@@ -30,8 +30,8 @@ from app.engine.ipc.messages import (
     Outbound,
     Progress,
     Ready,
-    ReportProgress,
     SamplingParams,
+    SendProgress,
     Stats,
     Submit,
     WorkerSpec,
@@ -52,7 +52,7 @@ class WorkerClient:
         self,
         spec: WorkerSpec,
         process: WorkerProcess,
-        report: ReportProgress,
+        report: SendProgress,
         max_requests: int,
         stuck_after_s: float,
     ) -> None:
@@ -76,7 +76,7 @@ class WorkerClient:
         spec: WorkerSpec,
         launcher: WorkerLauncher,
         *,
-        report: ReportProgress = lambda progress: None,
+        report: SendProgress = lambda progress: None,
         max_requests: int = 1024,
         stuck_after_s: float = 60.0,
     ) -> "WorkerClient":

@@ -193,7 +193,7 @@ class Stats(Record, frozen=True):
     steps: int
 
 
-ReportProgress = Callable[[Progress], None]
+SendProgress = Callable[[Progress], None]
 Outbound = Progress | Ready | LoadFailed | Accepted | Deltas | Finished | Failed | Stats
 
 encode = msgspec.msgpack.Encoder().encode

@@ -29,7 +29,7 @@ class WorkerProcess:
     def __init__(
         self,
         process: ChildProcess,
-        link: "_Link",
+        link: "_MessageSocket",
         heart: asyncio.StreamReader,
         life_line: asyncio.StreamWriter,
     ) -> None:
@@ -41,7 +41,7 @@ class WorkerProcess:
     @classmethod
     async def start(cls, spec: WorkerSpec, launcher: WorkerLauncher) -> "WorkerProcess":
         """Raises OSError if the machine has no room for another process, socket or folder."""
-        link = _Link()
+        link = _MessageSocket()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -122,7 +122,7 @@ class WorkerProcess:
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-class _Link:
+class _MessageSocket:
     """This end of the socket pair, in a folder that only this user may enter."""
 
     def __init__(self) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
+from app.engine.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.child_process import ForkedProcess
 from app.engine.ipc.launcher import ForkServer, WorkerLauncher
 from app.engine.ipc.messages import LoadFailed, WorkerSpec
@@ -62,7 +65,9 @@ def test_forked_worker_reports_and_ends_like_a_spawned_one(
             return last.code, process.describe_end()
 
     assert asyncio.run(load(WorkerLauncher(fork_server.path))) == ("model_missing", "exit status 1")
-    assert "ERROR app.engine.worker [-] loading tiny failed: " in capfd.readouterr().err
+    assert re.search(
+        r"^\S+ \S+ ERROR app\.engine\.worker \[-\] loading tiny failed: ", capfd.readouterr().err, re.M
+    )
 
 
 def test_forked_worker_says_which_signal_ended_it(fork_server: ForkServer, tmp_path: Path) -> None:
@@ -127,3 +132,15 @@ def test_fork_server_ends_with_its_owner(tmp_path: Path) -> None:
     owner = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=TIMEOUT_S)
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(owner.stdout)).wait(TIMEOUT_S)
+
+
+def test_process_with_several_threads_does_not_fork() -> None:
+    is_over = threading.Event()
+    thread = threading.Thread(target=is_over.wait, args=(TIMEOUT_S,))
+    thread.start()
+    try:
+        with pytest.raises(UnsafeToFork, match="threads"):
+            check_that_forking_is_safe()
+    finally:
+        is_over.set()
+        thread.join()
