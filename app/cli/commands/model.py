@@ -13,7 +13,7 @@ async def list_models(session: Session, argument: str) -> None:
     terminal = session.terminal
     terminal.say("Available Models:", "bold", "📋")
     if loads_of(session.models.values()):
-        from app.cli.output.live_models import LiveModels  # slow to import
+        from app.cli.commands.live_models import LiveModels  # slow to import
 
         await LiveModels(session).run()
     else:

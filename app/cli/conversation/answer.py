@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from app.cli.errors import SAME_VERSION, NotOurServer
 from app.cli.net.client import ChatClient, ServerEvents
+from app.cli.net.waiting import wait_explained
 from app.cli.output.formatting import count
-from app.cli.output.load_progress import wait_explained
 from app.cli.output.terminal import Terminal
 from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, ThinkingEvent, TranscriptMessage
 

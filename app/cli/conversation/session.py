@@ -20,8 +20,8 @@ from app.cli.conversation.statistics import Statistics
 from app.cli.conversation.transcript_file import Transcript
 from app.cli.errors import NoAnswerYet, StreamBroken
 from app.cli.net.client import ChatClient, ServerEvents
+from app.cli.net.waiting import switch_with_progress
 from app.cli.output.formatting import count, format_size, format_tokens
-from app.cli.output.load_progress import switch_with_progress
 from app.cli.output.progress_bar import ProgressUpdate
 from app.cli.output.terminal import Terminal
 from app.models.schemas import (

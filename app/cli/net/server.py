@@ -16,7 +16,8 @@ from pathlib import Path
 
 from app.cli.errors import ClientError, ServerDied, Unreachable
 from app.cli.net.client import ChatClient
-from app.cli.output.load_progress import POLL_S, wait_reason
+from app.cli.net.waiting import POLL_S
+from app.cli.output.load_progress import wait_reason
 from app.cli.output.progress_bar import Bar, ProgressUpdate
 from app.cli.paths import private_file, state_folder
 from app.models.schemas import HealthResponse

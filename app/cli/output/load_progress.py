@@ -1,20 +1,15 @@
-"""Shows the progress of slow work: a model that the server loads, a queue, a long export."""
+"""Describes the progress of model loads and queues, and shows work of the client that takes long."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import aclosing
 
-from app.cli.errors import ClientError, StreamBroken
-from app.cli.net.client import ChatClient
 from app.cli.output.formatting import format_duration, format_size
 from app.cli.output.progress_bar import ProgressUpdate
 from app.cli.output.terminal import Terminal
-from app.models.schemas import HealthResponse, LoadProgress, SwitchModelResponse
+from app.models.schemas import HealthResponse, LoadProgress
 
-SERVER_DELAY_S = 0.7  # waiting for the server is explained after this time
-LOCAL_DELAY_S = 0.3
-POLL_S = 0.2
+DELAY_S = 0.3  # before slow work is shown
 
 
 def progress_of(progress: LoadProgress) -> ProgressUpdate:
@@ -45,21 +40,15 @@ def wait_reason(health: HealthResponse) -> ProgressUpdate:
 
 
 @contextlib.asynccontextmanager
-async def wait_explained(client: ChatClient, terminal: Terminal) -> AsyncIterator[None]:
-    """Shows what the server is doing if the body of this context waits for it long."""
-    async with _beside(_explain_wait(client, terminal)):
-        yield
-
-
-@contextlib.asynccontextmanager
 async def shown_if_slow(terminal: Terminal, label: str) -> AsyncIterator[None]:
     """Shows the label if the body of this context takes long."""
-    async with _beside(_show_label(terminal, label)):
+    async with beside(_show_label(terminal, label)):
         yield
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+async def beside(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Runs `work` in a task as long as this context is open."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -69,31 +58,7 @@ async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
 
 
 async def _show_label(terminal: Terminal, label: str) -> None:
-    await asyncio.sleep(LOCAL_DELAY_S)
+    await asyncio.sleep(DELAY_S)
     with terminal.bar() as bar:
         bar.show(ProgressUpdate(label))
         await asyncio.Event().wait()
-
-
-async def _explain_wait(client: ChatClient, terminal: Terminal) -> None:
-    await asyncio.sleep(SERVER_DELAY_S)
-    with terminal.bar() as bar, contextlib.suppress(ClientError):
-        while True:
-            bar.show(wait_reason(await client.health()))
-            await asyncio.sleep(POLL_S)
-
-
-async def switch_with_progress(client: ChatClient, terminal: Terminal, name: str) -> SwitchModelResponse:
-    """Switches the server to another model and shows a progress bar.
-
-    Raises:
-        ClientError: the switch failed.
-    """
-    with terminal.bar() as bar:
-        async with aclosing(client.switch(name)) as events:
-            async for event in events:
-                if isinstance(event, LoadProgress):
-                    bar.show(progress_of(event))
-                if isinstance(event, SwitchModelResponse):
-                    return event
-    raise StreamBroken("The server ended the switch without a result.", "/models shows what is loaded.")

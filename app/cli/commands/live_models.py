@@ -11,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.cli.conversation.session import Session
+from app.cli.net.waiting import POLL_S
 from app.cli.output.live_view import LiveView
-from app.cli.output.load_progress import POLL_S, progress_of
+from app.cli.output.load_progress import progress_of
 from app.cli.output.model_table import in_list_order, loads_of, loads_table, model_table
 from app.cli.output.screen_writer import ScreenWriter
 from app.models.schemas import LoadProgress

@@ -5,9 +5,9 @@ import io
 
 from rich.console import Console
 
+from app.cli.commands.live_models import HINT, LiveModels
 from app.cli.conversation.session import Session
 from app.cli.net.client import ChatClient
-from app.cli.output.live_models import HINT, LiveModels
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ, until
