@@ -107,7 +107,8 @@ class ChatRequest(TurnFields):
         None, description="The conversation to continue. If left out, a new one is started."
     )
     model_name: Name | None = Field(
-        None, description="The model that answers. If left out, the current one does."
+        None,
+        description="The model that answers. If left out, the conversation's model or else the current one.",
     )
     system_prompt: Text | None = Field(
         None, description="Replaces the conversation's system prompt from this message on."
