@@ -1,9 +1,9 @@
-"""`python -m tests.benchmarks.speculation`: what guessing ahead gains, or costs; the engine without a server.
+"""Measures what speculation gains or costs in the engine: `python -m tests.benchmarks.speculation`.
 
-Every reply is prescribed, so that it is real text whatever the made model would say: all is computed, and
-then the logit of the prescribed token is the greatest. Texts are cut by the built-in model's tokenizer, and
-each of its tokens is one word of the made model. With `--draft RIGHT` a draft model guesses, too: its
-computing is as real, and its guess is the prescribed token with that probability.
+The replies are prescribed, so that they are real text although the model has random weights: every pass is
+computed, and then the prescribed token gets the greatest logit. Texts are tokenised by the built-in model's
+tokenizer, and each token becomes one word of the generated model. With `--draft RIGHT` a draft model makes
+the draft tokens. It computes every pass as well, and is right with the given probability.
 """
 
 import argparse
@@ -11,32 +11,30 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from app.core.catalogue import BUILTIN_PATH
 from app.engine.core import EngineCore
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import SamplingParams, Submit, WorkerSpec
-from app.engine.sampler import RequestSampler
 from app.engine.sequence import Chunk
 from app.engine.startup import build_engine
 from tests.benchmarks import folders
 from tests.benchmarks.shapes import DISTILGPT2, FULL, GPT2
-from tests.benchmarks.vocabulary import FIRST_WORD
+from tests.benchmarks.vocabulary import FIRST_WORD, make_tokenizer
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _CACHE = Path.home() / ".cache" / "llm-server-benchmarks"
-_GREEDY = SamplingParams(temperature=0)
 _KV_BYTES = 2**30
 _REPETITIONS = 3
-_PROMPT_TOKENS, _REPLY_TOKENS = 480, 160  # at most
+_PROMPT_TOKENS, _REPLY_TOKENS = 480, 160  # the most
 
 
 @dataclass(frozen=True)
@@ -60,59 +58,76 @@ def texts() -> list[Text]:
     ]
 
 
-class Prescribed(RequestSampler):
-    """Chooses the given ids, one after the other."""
+@dataclass
+class Prescription:
+    """The reply that all runners give. It starts after the prompt of the first sequence they see."""
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        super().__init__(_GREEDY, [])
-        self._ids = ids
-        self._said = 0
+    reply: Sequence[int] = ()
+    start: int | None = None
+    has_begun: bool = False
+    right: float = 1.0  # the probability that a draft token is the prescribed one
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
 
-    @property
-    def penalises(self) -> bool:
-        return True
+    def prescribe(self, reply: Sequence[int]) -> None:
+        self.reply, self.start, self.has_begun = reply, None, False
 
-    def penalise(self, logits: Tensor) -> None:
-        logits[self._ids[self._said]] = torch.inf
-
-    def count(self, token: int) -> None:
-        self._said = min(self._said + 1, len(self._ids) - 1)
+    def token_at(self, position: int) -> int | None:
+        assert self.start is not None
+        index = position - self.start
+        return self.reply[index] if 0 <= index < len(self.reply) else None
 
 
 class PrescribedRunner(ModelRunner):
-    """Of a draft model that is right with a probability. `ids` are prompt and reply."""
+    """Runs another runner's model, and gives the prescribed tokens the greatest logits."""
 
-    ids: Sequence[int] = ()
-    right = 1.0
-    chance = random.Random(0)
+    def __init__(self, runner: ModelRunner, prescription: Prescription, *, is_draft: bool) -> None:
+        vars(self).update(vars(runner))  # the same model, pool and captured graphs
+        self.prescription = prescription
+        self.is_draft = is_draft
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        ends = [chunk.sequence.computed + chunk.count for chunk in chunks if chunk.is_last]
+        if self.prescription.start is None:
+            self.prescription.start = len(chunks[0].sequence.ids)
+        positions = [
+            chunk.sequence.computed + chunk.count + row
+            for chunk in chunks
+            if chunk.is_last
+            for row in range(1 + len(chunk.draft_ids))
+        ]
+        self.prescription.has_begun |= bool(positions) and not self.is_draft
         logits = super().forward(chunks).clone()
-        for row, end in zip(logits, ends, strict=True):
-            if end < len(self.ids) and self.chance.random() < self.right:
-                row[self.ids[end]] = torch.inf
+        for row, position in zip(logits, positions, strict=True):
+            token = self.prescription.token_at(position)
+            if token is not None and self._is_right():
+                row[token] = torch.inf
         return logits
+
+    def _is_right(self) -> bool:
+        return not self.is_draft or self.prescription.chance.random() < self.prescription.right
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.speculation")
     parser.add_argument("--model", choices=sorted(FULL), default=GPT2.name)
     parser.add_argument(
-        "--draft", type=float, metavar="RIGHT", help="how often distilgpt2 is right, for gpt2"
+        "--draft",
+        type=float,
+        metavar="RIGHT",
+        help="use distilgpt2 as a draft model for gpt2 that is right with this probability",
     )
     options = parser.parse_args()
     engine = _engine(options.model, options.draft is not None)
+    prescription = Prescription(right=1.0 if options.draft is None else options.draft)
+    engine.runner = PrescribedRunner(engine.runner, prescription, is_draft=False)
     if options.draft is not None:
-        drafting = engine.proposer.draft_model
-        assert drafting is not None, "the draft model was refused; the log says why"
-        drafting.runner.__class__ = PrescribedRunner
-        drafting.runner.right = options.draft  # type: ignore[attr-defined]
-    table = Table(
-        "text", "tokens", "plain, tok/s", "guessing, tok/s", "ratio", "tokens a step", title=options.model
-    )
+        draft = engine.proposer.draft_model
+        assert draft is not None, "the draft model was refused; the log says why"
+        draft.runner = PrescribedRunner(draft.runner, prescription, is_draft=True)
+    columns = ("text", "tokens", "plain, tok/s", "speculative, tok/s", "ratio", "tokens per step")
+    table = Table(*columns, title=options.model)
+    tokenizer = make_tokenizer(FULL[options.model].vocabulary)
     for text in texts():
-        table.add_row(*_measure(engine, text))
+        table.add_row(*_measure(engine, prescription, tokenizer, text))
     Console().print(engine.proposer.cost, table)
     return 0
 
@@ -124,34 +139,36 @@ def _engine(model: str, has_draft: bool) -> EngineCore:
     return build_engine(spec, lambda event: None).engine
 
 
-def _measure(engine: EngineCore, text: Text) -> tuple[str, ...]:
-    tokenizer = AutoTokenizer.from_pretrained(BUILTIN_PATH)
-    prompt, reply = (
-        [FIRST_WORD + token for token in tokenizer(part, add_special_tokens=False).input_ids][:most]
+def _measure(
+    engine: EngineCore, prescription: Prescription, tokenizer: PreTrainedTokenizerFast, text: Text
+) -> tuple[str, ...]:
+    """The row of the table for one text."""
+    text_tokenizer = AutoTokenizer.from_pretrained(BUILTIN_PATH)
+    prompt_ids, reply_ids = (
+        [FIRST_WORD + token for token in text_tokenizer(part, add_special_tokens=False).input_ids][:most]
         for part, most in ((text.prompt, _PROMPT_TOKENS), (text.reply, _REPLY_TOKENS))
     )
-    plain, guessing, steps = [], [], 0
+    prompt = str(tokenizer.decode(prompt_ids))
+    plain, speculative, steps = [], [], 0
     for _ in range(_REPETITIONS):
-        plain.append(_decode_s(engine, prompt, reply, rows=0)[0])
-        took_s, steps = _decode_s(engine, prompt, reply, rows=8)
-        guessing.append(took_s)
-    count = len(reply) - 1
-    ratio = min(plain) / min(guessing)
-    figures = (count / min(plain), count / min(guessing), ratio, count / steps)
-    return (text.name, str(len(reply)), *(f"{figure:.2f}" for figure in figures))
+        prescription.prescribe(reply_ids)
+        plain.append(_decode_s(engine, prescription, prompt, rows=0)[0])
+        prescription.prescribe(reply_ids)
+        took_s, steps = _decode_s(engine, prescription, prompt, rows=8)
+        speculative.append(took_s)
+    count = len(reply_ids) - 1
+    ratio = min(plain) / min(speculative)
+    figures = (count / min(plain), count / min(speculative), ratio, count / steps)
+    return (text.name, str(len(reply_ids)), *(f"{figure:.2f}" for figure in figures))
 
 
-def _decode_s(engine: EngineCore, prompt: list[int], reply: list[int], rows: int) -> tuple[float, int]:
-    """Seconds from the first token to the last, and the steps in between."""
+def _decode_s(engine: EngineCore, prescription: Prescription, prompt: str, rows: int) -> tuple[float, int]:
+    """Seconds from the first token to the last, and the number of steps between them."""
     engine.limits = replace(engine.limits, speculation_rows=rows)
     engine.cache.forget_finished()
-    words = engine._admission._vocabulary._tokenizer.decode(prompt)
-    engine.submit(Submit("text", SamplingParams(max_tokens=len(reply), temperature=0), prompt=words))
-    request = engine._requests["text"]
-    request.sampler = Prescribed(reply)
-    if engine.proposer.draft_model is not None:
-        engine.proposer.draft_model.runner.ids = [*request.sequence.ids, *reply]  # type: ignore[attr-defined]
-    while request.reply_tokens == 0:
+    sampling = SamplingParams(max_tokens=len(prescription.reply), temperature=0)
+    engine.submit(Submit("text", sampling, prompt=prompt))
+    while not prescription.has_begun:
         engine.step()
     began, first = time.perf_counter(), engine.steps
     while not engine.is_idle:

@@ -12,13 +12,14 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # ships no types
 
 from tests.benchmarks.folders import ensure
 from tests.benchmarks.loads import Figures
 from tests.benchmarks.shapes import GPT2, PARTNER
 from tests.benchmarks.targets import ACTIVE_REQUESTS
-from tests.server import RunningServer, running_server, wait_for
+from tests.server import RunningServer, running_server
+from tests.waiting import wait_for
 
 _BACK_AND_FORTH = 3
 
