@@ -12,6 +12,14 @@ from tests.server import RunningServer, running_server
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Escapes lone surrogates in captured output, because pytest-xdist cannot send them."""
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+
+
 @pytest.fixture(scope="session")
 def shared_fork_server() -> Iterator[Path]:
     """The socket of a fork server for all tests of the session, so that torch is imported only once."""
