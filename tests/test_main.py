@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ import pytest
 
 from app.core.config import Settings, SettingsError
 from app.main import create_app
+from tests.server import free_port
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 30
@@ -23,12 +24,6 @@ import sys, uvicorn
 from tests.api.fakes import Scripted, fake_app
 uvicorn.run(fake_app(Scripted()), port=int(sys.argv[1]))
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -49,15 +44,15 @@ def process(*command: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
+def is_alive(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
 def until_it_answers(url: str) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            httpx.get(f"{url}/health/live", trust_env=False).raise_for_status()
-            return
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, "the server did not answer"
-            time.sleep(0.01)
+    wait_for(lambda: is_alive(url), "the server to answer", START_S)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from app.models.schemas import ErrorResponse
 
 _BOUNDS = ("minimum", "maximum")
 _MAX_INT = 2**63 - 1
-Documented = dict[int | str, dict[str, Any]]  # Any: OpenAPI's response objects, as FastAPI types them
+ResponseDocs = dict[int | str, dict[str, Any]]  # Any: OpenAPI's response objects, as FastAPI types them
 
 DESCRIPTION = """
 Serves Hugging Face language models over HTTP and stores conversations.
@@ -108,7 +108,7 @@ _ERRORS: Mapping[int, tuple[str, str, str]] = {
 }
 
 
-def fails_with(*statuses: int) -> Documented:
+def fails_with(*statuses: int) -> ResponseDocs:
     """Documents the error responses of a route, each with an example."""
     return {status: _error(*_ERRORS[status]) for status in statuses}
 
@@ -119,7 +119,7 @@ def _error(description: str, code: str, message: str) -> dict[str, Any]:
     return {"model": ErrorResponse, "description": description, "content": content}
 
 
-def _stream(example: str) -> Documented:
+def _stream(example: str) -> ResponseDocs:
     content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
     return {200: {"description": 'The reply, or its events if `"stream"` is true.', "content": content}}
 
@@ -141,7 +141,7 @@ def key_fields(has_key: bool) -> list[Depends]:
     ]
 
 
-def key_refusal(has_key: bool) -> Documented:
+def key_refusal(has_key: bool) -> ResponseDocs:
     return fails_with(401) if has_key else {}
 
 

@@ -37,18 +37,7 @@ class Alive(BaseModel):
 @index_router.get("/")
 async def index(request: Request) -> Index:
     """Lists all routes, and requests to try first."""
-    base = str(request.base_url).rstrip("/")
-    return Index(
-        name=request.app.title,
-        version=__version__,
-        docs=f"{base}/docs",
-        first_requests=[
-            f"curl {base}/api/v1/health",
-            f"curl {base}/api/v1/chat/models",
-            f"curl -X POST {base}/api/v1/chat -H 'Content-Type: application/json' -d '{_CHAT}'",
-        ],
-        routes=_routes(request.app),
-    )
+    return _index(request.app, str(request.base_url).rstrip("/"))
 
 
 @health_router.get("")
@@ -78,6 +67,20 @@ def _not_ready(state: HealthResponse) -> ModelUnavailable:
     error = state.model.error if state.model is not None else None
     return ModelUnavailable(
         error or f"{state.current_model} cannot serve.", hint="GET /api/v1/health has the details."
+    )
+
+
+def _index(app: FastAPI, base: str) -> Index:
+    return Index(
+        name=app.title,
+        version=__version__,
+        docs=f"{base}/docs",
+        first_requests=[
+            f"curl {base}/api/v1/health",
+            f"curl {base}/api/v1/chat/models",
+            f"curl -X POST {base}/api/v1/chat -H 'Content-Type: application/json' -d '{_CHAT}'",
+        ],
+        routes=_routes(app),
     )
 
 
