@@ -24,7 +24,7 @@ TORCH_FREE = (
     "app.__main__",
     "app.engine.backend",
     "app.engine.ipc.client",
-    "app.engine.scheduler",
+    "app.engine.scheduling.scheduler",
     "app.engine.tokenization.detokenizer",
 )
 

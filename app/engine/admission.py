@@ -11,7 +11,7 @@ from app.engine.ipc.messages import Accepted, Failed, Submit
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
 from app.engine.sampler import RequestSampler
-from app.engine.sequence import TokenSequence
+from app.engine.scheduling.sequence import TokenSequence
 from app.engine.tokenization.parts import PartSplitter
 from app.engine.tokenization.prompt import Prompt, PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateSandbox

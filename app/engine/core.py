@@ -30,10 +30,10 @@ from app.engine.kv.pool import KVPool
 from app.engine.kv.prefix_cache import KVCache
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.load import LoadedModel
-from app.engine.prefill_budget import PrefillBudget
 from app.engine.request import Request
-from app.engine.scheduler import Scheduler
-from app.engine.sequence import Chunk
+from app.engine.scheduling.prefill_budget import PrefillBudget
+from app.engine.scheduling.scheduler import Scheduler
+from app.engine.scheduling.sequence import Chunk
 from app.engine.speculative.cost import CALIBRATION_TOKENS, SpeculationCost
 from app.engine.speculative.proposer import Proposer
 from app.engine.tokenization.template_sandbox import TemplateSandbox

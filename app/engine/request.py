@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.core.literals import FinishReason
 from app.engine.ipc.messages import Finished, RequestTimings, TokenCounts
 from app.engine.sampler import RequestSampler
-from app.engine.sequence import TokenSequence
+from app.engine.scheduling.sequence import TokenSequence
 from app.engine.tokenization.detokenizer import ReplyText
 from app.engine.tokenization.parts import Part, PartSplitter
 

@@ -20,7 +20,7 @@ from app.engine.ipc.messages import WorkerSpec
 from app.engine.kv.slot import Slot
 from app.engine.loading.load import LoadedModel, load
 from app.engine.loading.self_check import check_packed_path
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _CONVERSATIONS = 300
 _EXCHANGES = 8

@@ -24,7 +24,7 @@ from app.core.catalogue import BUILTIN_PATH
 from app.engine.core import EngineCore
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import SamplingParams, Submit, WorkerSpec
-from app.engine.sequence import Chunk
+from app.engine.scheduling.sequence import Chunk
 from app.engine.startup import build_engine
 from tests.benchmarks import folders
 from tests.benchmarks.shapes import DISTILGPT2, FULL, GPT2
@@ -45,7 +45,7 @@ class Text:
 
 
 def texts() -> list[Text]:
-    code = (_PROJECT / "app/engine/prefill_budget.py").read_text()
+    code = (_PROJECT / "app/engine/scheduling/prefill_budget.py").read_text()
     changes = (_PROJECT / "CHANGELOG.md").read_text()[:1500]
     notes = [
         line for line in (_PROJECT / "tests/benchmarks/README.md").read_text().splitlines() if len(line) > 80

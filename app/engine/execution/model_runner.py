@@ -16,7 +16,7 @@ from app.engine.execution.attention.decode import DecodeAttention
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
 from app.engine.execution.cuda_graph import CudaGraphs
 from app.engine.kv.pool import KVPool
-from app.engine.sequence import Chunk
+from app.engine.scheduling.sequence import Chunk
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from app.engine.kv.prefix_index import Ids, PrefixIndex
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
-from app.engine.sequence import TokenSequence
+from app.engine.scheduling.sequence import TokenSequence
 
 _BLOCK = 64  # tokens; capacities are multiples of it
 _EXPENDABLE_TAIL = 16  # tokens; a finished slot that holds no more than this beyond the prefix is taken over

@@ -21,7 +21,7 @@ from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.prepare import prepare
 from app.engine.layers.schemes import relative_error
 from app.engine.loading.load import ReportStage
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _log = logging.getLogger(__name__)
 

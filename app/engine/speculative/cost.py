@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.slot import KVAllocator
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _HISTORY = 16  # ids before the timed pass
 _DRAFT_IDS = 7  # rows in addition to the one that every decode computes

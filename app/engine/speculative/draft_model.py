@@ -7,7 +7,7 @@ slots of the served model, as further layers, so that they are kept, shared and 
 from collections.abc import Sequence
 
 from app.engine.execution.model_runner import ModelRunner
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _MAX_CHUNK = 64  # ids of a long history that one step reads, so that the step stays short
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.slot import KVAllocator
 from app.engine.request import Request
-from app.engine.sequence import TokenSequence
+from app.engine.scheduling.sequence import TokenSequence
 from app.engine.speculative.acceptance import AcceptanceRate
 from app.engine.speculative.cost import SpeculationCost
 from app.engine.speculative.draft_model import DraftModel

@@ -12,7 +12,7 @@ from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.self_check import check_packed_path
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 from tests.engine.tiny import TinyModel, greedy, run
 
 IDS = [(7 * step) % 290 for step in range(40)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from app.engine.kv.prefix_cache import KVCache
-from app.engine.sequence import TokenSequence
+from app.engine.scheduling.sequence import TokenSequence
 
 BYTES_PER_TOKEN = 2 * 2 * 4 * 4  # key and value, 2 heads of 4 float32
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app.engine.kv.prefix_cache import KVCache
 from app.engine.kv.prefix_index import common_prefix
 from app.engine.kv.slot import Slot
-from app.engine.sequence import TokenSequence
+from app.engine.scheduling.sequence import TokenSequence
 
 BYTES_PER_TOKEN = 3
 MAX_TOKENS = 200

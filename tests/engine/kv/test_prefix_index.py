@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from app.engine.kv.prefix_cache import KVCache
 from app.engine.kv.prefix_index import Ids, PrefixIndex, common_prefix
 from app.engine.kv.slot import Slot
-from app.engine.sequence import TokenSequence
+from app.engine.scheduling.sequence import TokenSequence
 
 SYSTEM_PROMPT = [7] * 100
 

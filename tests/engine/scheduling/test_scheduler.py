@@ -2,8 +2,8 @@
 
 import random
 
-from app.engine.scheduler import Scheduler
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.scheduler import Scheduler
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 
 class CountingMemory:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _MIN_SHARED_PREFIX = 64  # ids; computing a shorter prefix twice costs less than waiting for it
 

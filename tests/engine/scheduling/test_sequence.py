@@ -3,7 +3,7 @@
 import pytest
 
 from app.engine.kv.slot import Slot
-from app.engine.sequence import Chunk, TokenSequence
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 
 def test_accept_counts_verified_draft_ids_as_computed() -> None:

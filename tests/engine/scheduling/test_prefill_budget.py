@@ -1,6 +1,6 @@
 """Prefill that shares a step with decodes keeps the step within a few times a plain decode."""
 
-from app.engine.prefill_budget import PrefillBudget
+from app.engine.scheduling.prefill_budget import PrefillBudget
 
 
 def test_prefill_rows_are_unlimited_until_steps_were_measured() -> None:
