@@ -81,7 +81,7 @@ class ModelRunner:
             position_ids=on_device([packed.positions], self.device),
             logits_to_keep=on_device(packed.logits_rows, self.device),
             use_cache=False,
-            step=VarlenAttention(packed.sequences, first_layer=self._first_layer),
+            attention_batch=VarlenAttention(packed.sequences, first_layer=self._first_layer),
         )
         logits: Tensor = output.logits[0]
         return logits
@@ -99,7 +99,9 @@ class ModelRunner:
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            step=DecodeAttention(pool, slot_starts, positions, length, first_layer=self._first_layer),
+            attention_batch=DecodeAttention(
+                pool, slot_starts, positions, length, first_layer=self._first_layer
+            ),
         )
         logits: Tensor = output.logits[0]
         return logits

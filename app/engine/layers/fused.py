@@ -97,18 +97,20 @@ class RotaryLayer(nn.Module):
         attention_mask: Tensor | None = None,
         *,
         position_embeddings: tuple[Tensor, Tensor],
-        step: AttentionBatch,
+        attention_batch: AttentionBatch,
         **_: Any,  # arguments of transformers for caches that are not used here
     ) -> Tensor:
         """Hidden states `[1, rows, width]`."""
-        query, key, value = self._projected(self.input_norm(hidden), _rope(step, position_embeddings))
+        query, key, value = self._projected(
+            self.input_norm(hidden), _rope(attention_batch, position_embeddings)
+        )
         attended, _weights = attend(
             self,
             query,
             key,
             value,
             attention_mask,
-            step=step,
+            attention_batch=attention_batch,
             scaling=self._scaling,
             sliding_window=self._window,
         )
@@ -149,7 +151,7 @@ class GPT2Layer(nn.Module):
         past_key_values: None = None,
         attention_mask: Tensor | None = None,
         *_: Any,  # arguments of transformers for caches and encoders that are not used here
-        step: AttentionBatch,
+        attention_batch: AttentionBatch,
         **__: Any,
     ) -> Tensor:
         """Hidden states `[1, rows, width]`."""
@@ -157,7 +159,9 @@ class GPT2Layer(nn.Module):
             self.qkv(_normed(hidden, self.input_norm)).unflatten(-1, (3 * self._heads, -1)).transpose(1, 2)
         )
         query, key, value = heads.chunk(3, dim=1)
-        attended, _weights = attend(self, query, key, value, attention_mask, step=step, scaling=self._scaling)
+        attended, _weights = attend(
+            self, query, key, value, attention_mask, attention_batch=attention_batch, scaling=self._scaling
+        )
         hidden = self.o_proj(attended.flatten(2)).add_(hidden)
         inner = gelu(self.up_proj(_normed(hidden, self.mlp_norm)), approximate="tanh")
         output: Tensor = self.down_proj(inner).add_(hidden)
@@ -178,13 +182,13 @@ def _window(attention: Any) -> int | None:  # in Mistral's config, in Qwen's lay
     return getattr(attention, "sliding_window", None)
 
 
-def _rope(step: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _rope(batch: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Cosines and signed sines `[1, rows, 1, dim]`, computed once per step for all layers."""
-    if step.rope is None:
+    if batch.rope is None:
         cos, sin = position_embeddings
         first, second = sin.chunk(2, dim=-1)
-        step.rope = (cos.unsqueeze(2), torch.cat((-first, second), dim=-1).unsqueeze(2))
-    return step.rope
+        batch.rope = (cos.unsqueeze(2), torch.cat((-first, second), dim=-1).unsqueeze(2))
+    return batch.rope
 
 
 def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:

@@ -50,6 +50,18 @@ def test_longest_prefix_is_exact_to_the_token() -> None:
     assert index.longest_prefix(array([]), "") == (None, 0)
 
 
+def test_longest_prefix_prefers_a_slot_that_ends_there_and_then_a_new_one() -> None:
+    index = PrefixIndex()
+    slots = [Slot(64) for _ in range(4)]
+    for slot, ids in zip(slots, ([1, 2], [1, 2, 3, 3], [1, 2, 4, 4], [1, 2, 3, 5]), strict=True):
+        index.put(slot, array(ids))
+    assert index.longest_prefix(array([1, 2, 9]), "") == (slots[0], 2)
+    index.remove(slots[0])
+    assert index.longest_prefix(array([1, 2, 9]), "") == (slots[3], 2)
+    index.put(slots[2], array([1, 2, 4, 4]))
+    assert index.longest_prefix(array([1, 2, 9]), "") == (slots[2], 2)
+
+
 def test_put_replaces_and_remove_forgets() -> None:
     index, slot = PrefixIndex(), Slot(64)
     index.put(slot, array([1, 2]))

@@ -29,7 +29,7 @@ class LayerAttention:
 
 @dataclass(slots=True, kw_only=True)
 class AttentionBatch(ABC):
-    """The sequences of one forward pass. It reaches `attend` as the keyword argument `step` of the model."""
+    """The sequences of one forward pass, which reach `attend` as the model's argument `attention_batch`."""
 
     first_layer: int = 0  # number of the model's first layer in the slots
     rope: tuple[Tensor, Tensor] | None = None  # rotary cosines and sines, in the form that fused layers use
@@ -52,7 +52,7 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    step: AttentionBatch,
+    attention_batch: AttentionBatch,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -67,9 +67,10 @@ def attend(
         raise ModelRefused(
             "this architecture's keys and values differ in size, which the engine cannot store"
         )
-    index = step.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
+    index = attention_batch.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return step.attend(LayerAttention(index, scale, sliding_window, softcap), query, key, value), None
+    layer = LayerAttention(index, scale, sliding_window, softcap)
+    return attention_batch.attend(layer, query, key, value), None
 
 
 def _refuse_unknown(attention_mask: Tensor | None, others: dict[str, Any]) -> None:
