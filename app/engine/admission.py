@@ -73,7 +73,7 @@ class Admission:
             sampler=RequestSampler(submit.sampling, prompt.ids),
             text=self._vocabulary.reply_text(stops, joins=prompt.ids if continues_prompt else ()),
             parts=PartSplitter(prompt.thinking),
-            arrived=arrived,
+            arrived_at=arrived,
         )
         accepted = Accepted(
             submit.request_id, request.prompt_tokens, prompt.omitted_messages, request.max_tokens

@@ -219,7 +219,10 @@ class EngineCore:
         deltas: list[Delta] = []
         ended: list[tuple[Request, FinishReason]] = []
         for request, tokens in zip(sampled, replies, strict=True):
-            self._take_tokens(request, tokens, deltas, ended)
+            new_deltas, reason = self._take_tokens(request, tokens)
+            deltas += new_deltas
+            if reason is not None:
+                ended.append((request, reason))
         if deltas:
             self._outbox.append(Deltas(tuple(deltas)))
         for request, reason in ended:
@@ -242,23 +245,17 @@ class EngineCore:
             self._fail(self._requests[chunk.sequence.request_id])
         self._make_room()
 
-    def _take_tokens(
-        self,
-        request: Request,
-        tokens: list[int],
-        deltas: list[Delta],
-        ended: list[tuple[Request, FinishReason]],
-    ) -> None:
+    def _take_tokens(self, request: Request, tokens: list[int]) -> tuple[list[Delta], FinishReason | None]:
+        """Returns the request's new deltas, and the reason if its reply ends."""
         self.proposer.record(request, accepted=len(tokens) - 1)
         try:
             parts, reason = request.take(tokens, self._clock())
         except Exception:  # one request's text must not end the others
             _log.exception("the text of request %s failed", request.request_id)
             self._fail(request)
-            return
-        deltas += [Delta(request.request_id, part.text, request.reply_tokens, part.kind) for part in parts]
-        if reason is not None:
-            ended.append((request, reason))
+            return [], None
+        deltas = [Delta(request.request_id, part.text, request.reply_tokens, part.kind) for part in parts]
+        return deltas, reason
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         self._forget(request)

@@ -22,9 +22,9 @@ class Request:
     sampler: RequestSampler
     text: ReplyText
     parts: PartSplitter
-    arrived: float
-    started: float | None = None
-    first_token: float | None = None
+    arrived_at: float
+    started_at: float | None = None
+    first_token_at: float | None = None
 
     @property
     def request_id(self) -> str:
@@ -41,16 +41,16 @@ class Request:
 
     def start(self, now: float) -> None:
         """Note the request's first step. Later calls change nothing."""
-        if self.started is None:
-            self.started = now
+        if self.started_at is None:
+            self.started_at = now
 
     def take(self, tokens: Sequence[int], now: float) -> tuple[list[Part], FinishReason | None]:
         """Take a step's tokens: the draft tokens that were right, and the sampled token after them.
 
         Returns the parts that have become final, and the reason if the reply ends.
         """
-        if self.first_token is None:
-            self.first_token = now
+        if self.first_token_at is None:
+            self.first_token_at = now
         text, reason, taken = "", None, 0
         while reason is None and taken < len(tokens):
             taken += 1
@@ -72,8 +72,10 @@ class Request:
         return text, "length" if is_full else None
 
     def finished(self, reason: FinishReason, now: float) -> Finished:
-        started = now if self.started is None else self.started
-        first_token = now if self.first_token is None else self.first_token
+        started_at = now if self.started_at is None else self.started_at
+        first_token_at = now if self.first_token_at is None else self.first_token_at
         usage = TokenCounts(self.prompt_tokens, self.reply_tokens, self.sequence.cached)
-        timings = RequestTimings(started - self.arrived, first_token - self.arrived, now - self.arrived)
+        timings = RequestTimings(
+            started_at - self.arrived_at, first_token_at - self.arrived_at, now - self.arrived_at
+        )
         return Finished(self.request_id, reason, usage, timings)
