@@ -19,7 +19,7 @@ _EXPENDABLE_TAIL = 16  # tokens; a finished slot that holds no more than this be
 class KVCache:
     """The scheduler's KVMemory. `budget_bytes` holds at least one sequence of `max_tokens` ids.
 
-    Counts in tokens: `used` is the capacity of all slots, `active` that of running sequences' slots.
+    Inside, the budget and all capacities are counted in tokens.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class KVCache:
         self._allocator = PerSlotAllocator() if allocator is None else allocator
         self._index = PrefixIndex()
         self._active: dict[TokenSequence, Ids] = {}  # with the ids that each had when it was attached
-        self._prefilling: dict[TokenSequence, None] = {}  # active ones whose index entry is not yet complete
+        self._prefilling: dict[TokenSequence, None] = {}  # active ones that are not yet fully indexed
         self._finished: OrderedDict[Slot, None] = OrderedDict()  # least recently used first
         self._active_tokens = 0
         self._finished_tokens = 0
@@ -68,6 +68,7 @@ class KVCache:
         return True
 
     def extend(self, sequence: TokenSequence) -> bool:
+        """See KVMemory. The slot grows by a quarter more than it needs, if there is room."""
         slot, needed = sequence.slot, len(sequence.ids) + len(sequence.draft_ids)
         if needed <= slot.capacity:
             return True

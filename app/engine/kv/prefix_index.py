@@ -83,7 +83,7 @@ class PrefixIndex:
     def longest_prefix(self, ids: Ids, scope: str) -> tuple[Slot | None, int]:
         """Returns a slot that shares most leading ids with `ids`, and how many; (None, 0) if none shares any.
 
-        Among several it is one that goes on for least, so that it may be taken over, or else a new one.
+        Prefers a slot whose ids end at or soon after the shared prefix, and then a newer one.
         """
         node, shared = self._roots.get(scope), 0
         while node is not None and shared < len(ids):
@@ -122,7 +122,7 @@ def common_prefix(first: Ids, second: Ids) -> int:
 
 
 def _newest_slot(node: _Node) -> Slot:
-    """A slot at or below this node, of those that end first on the way along the newest branches."""
+    """Follows the newest branches down to the first node where slots end. Returns the newest of them."""
     while not node.slots:
         node = node.children[next(reversed(node.children))]
     return next(reversed(node.slots))

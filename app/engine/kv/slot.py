@@ -12,7 +12,7 @@ class Slot:
 
     capacity: int  # positions
     scope: str = ""  # sequences of other scopes never use it
-    tokens: int = 0  # leading positions to keep once the sequence has ended
+    tokens: int = 0  # leading positions that hold keys and values, once the sequence has ended
     layers: dict[int, Tensor] = field(default_factory=dict)
     draft_computed: int = 0  # leading positions that hold keys and values of the draft model, too
 
