@@ -19,7 +19,7 @@ TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that is read
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
-# Without the index a repository's other safetensors cannot be told from its shards, unless by their names.
+# In a listing, without the index, only the names distinguish shards from other safetensors.
 _NUMBERED_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""What a log line looks like, and what it cannot be made to look like."""
+"""The format of log lines, which no message can break."""
 
 import io
 import logging

@@ -1,6 +1,6 @@
-"""Downloads again and again in a process that is killed at a random moment: `killed.py URL CACHE TIMES`.
+"""Downloads in processes that are killed at random moments: `killed.py URL CACHE TIMES`.
 
-Prints how many were killed. Forks, so that the imports are paid for once.
+Prints how many were killed. The processes are forked, so that the imports happen once.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ def main() -> int:
             download(url, cache, theirs)
             os._exit(0)
         os.close(theirs)
-        select.select([ours], [], [], 20)  # it has begun
+        select.select([ours], [], [], 20)  # until it has begun
         select.select([child_end(child)], [], [], draw.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         os.close(ours)
         if os.WIFSIGNALED(status):
             killed += 1
-        else:  # it was faster: from the beginning
+        else:  # it was faster than the kill: begin again
             forget(cache)
     print(killed)  # noqa: T201
     return 0

@@ -1,7 +1,7 @@
-"""Owns the stand-in Hub: repositories that are dictionaries, and faults that a test asks for.
+"""A stand-in for the Hub: its repositories are dictionaries, and it fails as a test asks.
 
-Speaks what huggingface_hub and this project use of the Hub's protocol. Large files are in "LFS", which knows
-them by their SHA-256; small ones by git's id.
+It implements the part of the Hub's protocol that huggingface_hub and this project use. Large files are in LFS
+and identified by their SHA-256, small ones by their git id.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _WRONG_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"
 
 @dataclass
 class Refusal:
-    """Answers a repository's every request with this."""
+    """The answer to every request for a repository."""
 
     status: int
     code: str = ""
@@ -32,7 +32,8 @@ class Refusal:
 
 @dataclass
 class Mishap:
-    """What happens to a file, and how often: cut, flip, stall, trickle, endless, no range or error."""
+    """A fault in the transfer of a file: cut, flip, stall, trickle, endless, no range or error. It happens
+    `times` times."""
 
     kind: str
     times: int = 1_000_000
@@ -47,9 +48,9 @@ class StandInHub:
     known_tokens: set[str] | None = None  # None: any
     refusals: dict[str, Refusal] = field(default_factory=dict)
     mishaps: dict[str, Mishap] = field(default_factory=dict)  # by the name of the file
-    lies: dict[str, dict[str, object]] = field(default_factory=dict)  # by file: what the list says of it
+    lies: dict[str, dict[str, object]] = field(default_factory=dict)  # by file: false entries in the listing
     revisions: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
-    other_host: str | None = None  # large files are sent for to there
+    other_host: str | None = None  # large files are redirected to this host
     tokens: list[str | None] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     bytes_sent: int = 0
@@ -137,7 +138,7 @@ class StandInHub:
             if mishap in ("cut", "stall") and start > len(content) // 2:
                 if mishap == "cut":
                     raise ConnectionAbortedError("as the test asked")
-                await asyncio.Event().wait()  # until the client has had enough
+                await asyncio.Event().wait()  # until the client gives up
             if mishap == "trickle":
                 await asyncio.sleep(0.02)
             self.bytes_sent += len(content[start : start + size])
@@ -164,4 +165,5 @@ def running(hub: StandInHub) -> Iterator[StandInHub]:
             yield hub
         finally:
             server.should_exit = True
-            thread.join()
+            thread.join(60)
+            assert not thread.is_alive()

@@ -18,7 +18,7 @@ FALCON = "tiiuae/falcon-rw-1b"
 def tiny_repository(
     architecture: str, *, is_pickle: bool = False, has_template: bool = True
 ) -> dict[str, bytes]:
-    """The files of a model with random weights; as old repositories hold them, if they are to be a pickle."""
+    """The files of a model with random weights; with `is_pickle`, the weights are in the old format."""
     tokenizer = make_tokenizer()
     if not has_template:
         tokenizer.chat_template = None

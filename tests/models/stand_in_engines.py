@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from app.engine.backend import BackendStats
 from app.engine.ipc.messages import WorkerSpec
-from app.models.hub.progress import ReportProgress
+from app.models.hub.progress import LoadReporter
 from app.models.lifecycle.engines import EngineStarter
 from tests.models.stand_in import StandInBackend
 
@@ -44,7 +44,7 @@ class StandInEngines:
     def close(self) -> None:
         assert all(backend.has_ended for backend in self.backends)
 
-    async def start(self, spec: WorkerSpec, report: ReportProgress) -> SlowBackend:
+    async def start(self, spec: WorkerSpec, report: LoadReporter) -> SlowBackend:
         self.started.append(spec.model_name)
         report("load", 0.5)
         try:

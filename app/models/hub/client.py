@@ -23,7 +23,7 @@ from app.core.model_folder import PICKLE, is_complete
 from app.models.hub.cache import cache_name, snapshots
 from app.models.hub.checksums import Checksums
 from app.models.hub.errors import damaged, offline, to_model_error
-from app.models.hub.progress import Meter, ReportProgress
+from app.models.hub.progress import LoadReporter, Meter
 from app.models.hub.threads import NetworkTimeouts, in_thread
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Hub:
 
         await in_thread(lambda: sweep(self._cache_dir))
 
-    async def fetch(self, profile: ModelProfile, report: ReportProgress) -> Weights:
+    async def fetch(self, profile: ModelProfile, report: LoadReporter) -> Weights:
         """The weights of the first available source, fetched if they are not on this disk.
 
         The next source is tried only if this machine has no access to the one before. If none is available,
@@ -131,7 +131,7 @@ class Hub:
         for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
             yield from snapshots(cache / cache_name(source.location), source.revision)
 
-    async def _checked_weights(self, source: Source, report: ReportProgress) -> Weights:
+    async def _checked_weights(self, source: Source, report: LoadReporter) -> Weights:
         """The source's weights, each file of which matches its checksum."""
         weights, damage = self._on_disk(source), None
         if weights is not None:
@@ -146,7 +146,7 @@ class Hub:
             raise damage
         return weights
 
-    async def _damage(self, weights: Weights, report: ReportProgress) -> ModelCorrupt | None:
+    async def _damage(self, weights: Weights, report: LoadReporter) -> ModelCorrupt | None:
         """The error to raise for a damaged file in a Hub cache, or None. A damaged file in this server's own
         cache is deleted, so that it is fetched again."""
         is_cancelled = threading.Event()
@@ -163,7 +163,7 @@ class Hub:
             blob.unlink(missing_ok=True)
         return damaged(weights.source)
 
-    async def _fetch_source(self, source: Source, report: ReportProgress) -> Path:
+    async def _fetch_source(self, source: Source, report: LoadReporter) -> Path:
         if source.is_local:
             raise ModelMissing(
                 f"The folder of {source.location} is missing or incomplete.",
@@ -191,7 +191,7 @@ class Hub:
         except OSError:  # TimeoutError is one
             raise offline(source) from None
 
-    async def _download(self, source: Source, report: ReportProgress) -> Path:
+    async def _download(self, source: Source, report: LoadReporter) -> Path:
         # Imported here, because they would double the time that the server needs to start.
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # at run time only

@@ -42,7 +42,7 @@ class Transfer:
         return (self.total_bytes - self.done_bytes) / self.bytes_per_s if self.bytes_per_s else None
 
 
-class ReportProgress(Protocol):
+class LoadReporter(Protocol):
     """Takes the progress of a load, from any thread."""
 
     def __call__(self, stage: str, fraction: float, transfer: Transfer | None = None) -> None: ...
@@ -52,7 +52,7 @@ class Meter:
     """Counts the bytes of several files that arrive at the same time. Any thread may call it."""
 
     def __init__(
-        self, report: ReportProgress, sizes: Mapping[str, int], clock: Callable[[], float] = time.monotonic
+        self, report: LoadReporter, sizes: Mapping[str, int], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._report = report
         self._clock = clock

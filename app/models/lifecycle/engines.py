@@ -9,7 +9,7 @@ from app.engine.ipc.client import WorkerClient
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import Progress, WorkerSpec
 from app.models.hub.client import Weights
-from app.models.hub.progress import ReportProgress
+from app.models.hub.progress import LoadReporter
 
 
 class EngineStarter(Protocol):
@@ -20,7 +20,7 @@ class EngineStarter(Protocol):
 
     def close(self) -> None: ...
 
-    async def start(self, spec: WorkerSpec, report: ReportProgress) -> EngineBackend:
+    async def start(self, spec: WorkerSpec, report: LoadReporter) -> EngineBackend:
         """A backend that is ready to serve what `spec` describes; reports its stages meanwhile.
 
         Raises:
@@ -42,7 +42,7 @@ class WorkerStarter:
     def close(self) -> None:
         self._launcher.close()
 
-    async def start(self, spec: WorkerSpec, report: ReportProgress) -> EngineBackend:
+    async def start(self, spec: WorkerSpec, report: LoadReporter) -> EngineBackend:
         def progress(event: Progress) -> None:
             report(event.stage, event.fraction)
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 
-from app.models.hub.progress import ReportProgress
+from app.models.hub.progress import LoadReporter
 from app.models.lifecycle.eviction import EvictionPolicy
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.served_model import ServedModel
@@ -55,7 +55,7 @@ class Evictor:
             while (idle := self._policy.idle_candidate(self._registry.all())) is not None:
                 await self.unload(idle)
 
-    async def make_room(self, incoming: ModelState, needed_bytes: int, report: ReportProgress) -> None:
+    async def make_room(self, incoming: ModelState, needed_bytes: int, report: LoadReporter) -> None:
         """Unloads idle models until the incoming one fits. For the current model it also waits until another
         one's requests have ended.
 
@@ -81,7 +81,7 @@ class Evictor:
         room = self._policy.room_bytes(self._registry.all())
         return room is None or needed_bytes <= room
 
-    async def _drain(self, needed_bytes: int, report: ReportProgress) -> ModelState | None:
+    async def _drain(self, needed_bytes: int, report: LoadReporter) -> ModelState | None:
         """Waits until a model whose memory would suffice is idle. Returns that model, or None after the
         timeout or if there is no such model."""
         states = self._registry.all()

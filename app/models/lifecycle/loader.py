@@ -11,7 +11,7 @@ from app.core.config import Settings
 from app.core.errors import ModelLoadFailed, ModelUnavailable, ShuttingDown
 from app.core.model_folder import weight_bytes
 from app.models.hub.client import Hub, Weights
-from app.models.hub.progress import ReportProgress
+from app.models.hub.progress import LoadReporter
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.engines import EngineStarter, worker_spec
 from app.models.lifecycle.eviction import EvictionPolicy
@@ -122,7 +122,7 @@ class ModelLoader:
         if load is not None:
             await load.wait_closed()
 
-    async def _run(self, state: ModelState, report: ReportProgress) -> ServedModel:
+    async def _run(self, state: ModelState, report: LoadReporter) -> ServedModel:
         began = time.monotonic()
         try:
             await self._evictor.unload(state)  # a worker that has ended or is stuck
@@ -156,7 +156,7 @@ class ModelLoader:
         )
 
     async def _start(
-        self, state: ModelState, weights: Weights, report: ReportProgress, began: float
+        self, state: ModelState, weights: Weights, report: LoadReporter, began: float
     ) -> ServedModel:
         source = weights.source
         await self._evictor.make_room(state, self._policy.needed_bytes(state, weights.path), report)

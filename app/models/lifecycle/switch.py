@@ -128,7 +128,7 @@ class ModelSwitch:
 
     def _roll_back(self, old: ModelState, new: ModelState) -> None:
         self._make_current(old)
-        self._registry.note = f"{new.name} could not be loaded; {old.name} goes on."
+        self._registry.note = f"{new.name} could not be loaded; {old.name} answers again."
         with suppress(ShuttingDown):
             if not old.is_serving:
                 self._loader.start_background_load(old)

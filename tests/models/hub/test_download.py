@@ -91,9 +91,9 @@ def test_meter_measures_the_rate_of_the_last_seconds() -> None:
     assert transfers[-1].bytes_per_s == pytest.approx(10)
     assert transfers[-1].seconds_left == pytest.approx(70)
     assert transfers[-1].fraction == 0.3
-    told = len(transfers)
+    reports = len(transfers)
     meter.add("a", 1)
-    assert len(transfers) == told  # not more often than anyone can read
+    assert len(transfers) == reports  # the next report comes later
 
 
 @pytest.mark.parametrize("kind", ["cut", "stall", "flip", "error", "no range"])

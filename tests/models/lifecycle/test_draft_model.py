@@ -1,4 +1,4 @@
-"""Which model guesses for another: one on the disk, of the same vocabulary, where there is room for both."""
+"""A draft model is used if it is on the disk, has the same vocabulary, and fits beside its model."""
 
 import asyncio
 from dataclasses import replace
@@ -21,11 +21,11 @@ from tests.models.conftest import asyncio_timeout, collect, profile
     [
         ("tiny-b", False, True),
         ("tiny-b", True, False),
-        ("builtin", False, False),  # of another vocabulary
+        ("builtin", False, False),  # it has another vocabulary
         ("missing", False, False),
     ],
 )
-def test_draft_is_used_where_it_can_be(
+def test_draft_is_used_if_it_can_be(
     tiny_folders: dict[str, Path],
     settings: Settings,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Which model leaves when another needs its room. Their backends are stand-ins with given figures."""
+"""Which model is unloaded for another. The backends are stand-ins with given figures."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def policy(**fields: Any) -> EvictionPolicy:
     return EvictionPolicy(**(given | fields))
 
 
-def test_the_least_recently_used_leaves_and_the_current_one_last() -> None:
+def test_candidate_is_the_least_recently_used_and_the_current_one_last() -> None:
     current, old, new = state("current", 0), state("old", 1), state("new", 2)
     limits = policy()
     assert limits.surplus_candidate([current, old, new], current) is old
@@ -50,7 +50,7 @@ def test_the_least_recently_used_leaves_and_the_current_one_last() -> None:
 
 
 @pytest.mark.parametrize("why", [{"pins": 1}, {"open_requests": 1}, {"is_pinned": True}])
-def test_a_model_in_use_or_pinned_never_leaves(why: dict[str, Any]) -> None:
+def test_model_in_use_or_pinned_is_no_candidate(why: dict[str, Any]) -> None:
     limits = policy(max_loaded=1, idle_timeout_s=1, clock=lambda: 1000.0)
     kept = state("kept", 0, **why)
     assert limits.surplus_candidate([kept, state("a", 5, pins=1)], None) is None
@@ -68,7 +68,7 @@ def test_idleness_has_a_limit() -> None:
     assert policy(clock=lambda: 1e9).idle_candidate([first]) is None
 
 
-def test_room_is_what_the_limit_leaves_or_what_is_free() -> None:
+def test_room_is_the_rest_of_the_limit_or_the_free_memory() -> None:
     loaded = [state("a", 0, 2), state("b", 0, 1)]
     assert policy(limit_bytes=5 * GB).room_bytes(loaded) == 2 * GB
     assert policy(available=lambda: 100 * GB).room_bytes(loaded) == 95 * GB
@@ -86,7 +86,7 @@ def test_room_on_a_card_is_known_from_its_first_worker_on() -> None:
         limits.check(state("large", 0), 80 * GB, [on_card])
 
 
-def test_what_would_fit_if_a_model_left() -> None:
+def test_fits_instead_counts_the_memory_of_the_leaving_model() -> None:
     used, pinned = state("used", 0, 2, pins=1), state("pinned", 0, 9, is_pinned=True)
     limits = policy(limit_bytes=12 * GB)
     assert limits.fits_instead(3 * GB, used, [used, pinned])
@@ -95,7 +95,7 @@ def test_what_would_fit_if_a_model_left() -> None:
     assert not limits.fits_instead(1 * GB, state("gone", 0, loaded=None), [used, pinned])
 
 
-def test_need_is_computed_from_the_files_and_then_measured(tmp_path: Path) -> None:
+def test_needed_memory_is_computed_and_then_measured(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
     (tmp_path / "config.json").write_text(json.dumps({"dtype": "bfloat16"}))
     incoming = ModelState(CATALOGUE["gpt2"])
@@ -106,14 +106,14 @@ def test_need_is_computed_from_the_files_and_then_measured(tmp_path: Path) -> No
     assert policy().needed_bytes(incoming, tmp_path) == 5
 
 
-def test_a_model_that_cannot_fit_is_told_with_what_it_needs_and_what_there_is() -> None:
+def test_error_names_the_needed_and_the_free_memory() -> None:
     limits = policy(limit_bytes=4 * GB)
     limits.check(ModelState(CATALOGUE["gpt2"]), 3 * GB, [state("a", 0)])
     with pytest.raises(ModelTooLarge, match=r"gpt2 needs about 3.50 GB of memory; 3.00 GB are free"):
         limits.check(ModelState(CATALOGUE["gpt2"]), 3_500_000_000, [state("a", 0)])
 
 
-def test_settings_say_the_rules() -> None:
+def test_policy_comes_from_the_settings() -> None:
     settings = Settings(memory_gb=1.5, model_idle_timeout=60, device="cuda", dtype="float32", _env_file=None)
     limits = EvictionPolicy.from_settings(settings)
     assert (limits.limit_bytes, limits.idle_timeout_s) == (1_500_000_000, 60)

@@ -1,4 +1,4 @@
-"""Real workers in a budget: the least recently used leaves for a third, one in use never does."""
+"""Real workers that share the memory: idle ones are unloaded for others, those in use are not."""
 
 import asyncio
 import shutil
@@ -23,7 +23,7 @@ TOO_LITTLE = 300_000_000  # bytes; a worker of a tiny model takes more
 
 
 class Machine:
-    """Has bytes free besides what the models take; what one of them takes comes back when it leaves."""
+    """A machine whose memory holds the loaded models and some free bytes beside them."""
 
     models: ModelManager
 
@@ -56,7 +56,7 @@ class Loads:
 
 
 async def third_model(loads: Loads) -> None:
-    """It takes the place of the least recently used, and of none in use."""
+    """It replaces the least recently used one, and never one in use."""
     with pytest.raises(ModelTooLarge, match="tiny-a needs about"):
         await loads.load("tiny-a", TOO_LITTLE)
     await loads.load("tiny-a", ENOUGH)
@@ -78,7 +78,7 @@ async def reply(loads: Loads, message: str, max_tokens: int) -> ChatResponse:
 
 
 async def replacement(loads: Loads) -> None:
-    """While one model is in use another takes its place, for which there is no room beside it."""
+    """A model is replaced while it is in use, because there is no room for both."""
     await loads.load("tiny-a", ENOUGH)
     alone = await reply(loads, "go on", 100)
     loads.machine.have_free(TOO_LITTLE)
@@ -103,12 +103,12 @@ async def failed_replacement(loads: Loads) -> None:
     with pytest.raises(ModelCorrupt):
         await collect(loads.models.switch("damaged"))
     assert loads.models.current_name == "tiny-a"
-    assert "tiny-a goes on" in (loads.models.note or "")
+    assert "tiny-a answers again" in (loads.models.note or "")
     assert (await reply(loads, "hello", 8)).response == before.response
 
 
 async def hopeless_replacement(loads: Loads) -> None:
-    """What does not fit in the old model's place either leaves it alone."""
+    """A model that would not fit even instead of the old one leaves the old one alone."""
     await loads.load("tiny-a", ENOUGH)
     pid = pid_of(loads.models.find("tiny-a").loaded)
     loads.models.find("tiny-b").measured_bytes = 2 * ENOUGH

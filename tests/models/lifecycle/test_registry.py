@@ -8,7 +8,7 @@ from app.models.lifecycle.registry import ModelRegistry
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "./folder", "/srv/model", "~/model"])
-def test_any_model_is_found_where_it_is_allowed(name: str) -> None:
+def test_any_model_is_found_if_allowed(name: str) -> None:
     with pytest.raises(ModelNotFound):
         ModelRegistry(CATALOGUE, allows_any=False).find(name)
     registry = ModelRegistry(CATALOGUE, allows_any=True)
@@ -21,12 +21,12 @@ def test_any_model_is_found_where_it_is_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c"])
-def test_what_is_no_name_of_a_repository_is_not_found(name: str) -> None:
+def test_invalid_repository_names_are_not_found(name: str) -> None:
     with pytest.raises(ModelNotFound):
         ModelRegistry(CATALOGUE, allows_any=True).find(name)
 
 
-def test_unused_others_are_forgotten_in_time() -> None:
+def test_unused_models_beyond_the_catalogue_are_forgotten() -> None:
     registry = ModelRegistry(CATALOGUE, allows_any=True)
     used = registry.find("used/one")
     used.pins = 1

@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way to another model, at every stage: the old one answers as it did before."""
+"""Faults at every stage of a switch: the old model answers as before."""
 
 import asyncio
 import os
@@ -24,12 +24,14 @@ from tests.hub.standin import Mishap, Refusal, StandInHub, running
 from tests.models.conftest import World, chats_of, pid_of, profile
 from tests.models.hub.requests import hub_of, make_folder
 
-ROUNDS = int(os.environ.get("SWITCH_ROUNDS", "0"))  # of a switch for each fault below; 0: one of each kind
+ROUNDS = int(
+    os.environ.get("SWITCH_ROUNDS", "0")
+)  # of a switch with each of the faults below; 0 means a few of them once
 
 
 @dataclass
 class Scene:
-    """A server on `tiny-a`, whose way to `next` goes over the stand-in Hub."""
+    """A server on `tiny-a` that fetches `next` from the stand-in Hub."""
 
     world: World
     hub: StandInHub
@@ -37,7 +39,7 @@ class Scene:
     files: dict[str, bytes]
 
     def reset(self) -> None:
-        """Nothing of `next` on the disk, and no fault."""
+        """Deletes `next` from the disk, and ends the fault."""
         for path in sorted(self.cache.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         self.hub.refusals.clear()
@@ -45,7 +47,7 @@ class Scene:
         self.hub.repositories["owner/next"] = dict(self.files)
 
     async def switch(self, at: str | None = None, do: Callable[[], None] = lambda: None) -> bool:
-        """Whether the switch came to its end. `do` is done once, when it is at that stage."""
+        """Whether the switch completed. `do` is called once, at the stage `at`."""
         events: AsyncGenerator[Any, None] = self.world.models.switch("next")
         is_over, is_done = False, False
         with suppress(DomainError):
@@ -64,7 +66,7 @@ class Scene:
 
 
 def leave() -> None:
-    """Stands for: the client goes away."""
+    """Stands for a client that disconnects."""
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene) -> No
     pid = pid_of(world.models.find("tiny-a").loaded)
     for name in list(FAULTS) * ROUNDS or FEW:
         scene.reset()
-        if world.run(FAULTS[name](scene)):  # a stage of a tiny model may be over before the fault comes
+        if world.run(FAULTS[name](scene)):  # a tiny model's stage may end before the fault comes
             assert "killed" in name or "left" in name
             world.collect(world.models.switch("tiny-a"))
             world.run(world.models.unload("next"))
