@@ -1,14 +1,16 @@
-"""The house rules that a machine can check: who may import whom, and what must never be loaded."""
+"""Rules of the code that a test can check: imports, sizes of packages, names, docstrings."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+MAX_MODULES = 12  # besides __init__.py
 LAYERS = {
     "core": 1,
     "engine": 2,
@@ -74,3 +76,34 @@ def test_server_and_client_never_load_torch(module: str) -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
     assert not {"torch", "transformers"} & set(loaded)
+
+
+def test_no_package_has_more_than_twelve_modules() -> None:
+    sizes = Counter(path.parent for path in modules() if path.name != "__init__.py")
+    assert not {str(package.relative_to(ROOT)): n for package, n in sizes.items() if n > MAX_MODULES}
+
+
+def defined(path: Path) -> Iterator[str]:
+    """The classes and type aliases at the top of a module."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.ClassDef(name=name) if not name.startswith("_"):
+                yield name
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name[0].isupper():
+                if not name.isupper() and not isinstance(value, ast.Call):
+                    yield name
+
+
+def test_no_two_classes_or_aliases_share_a_name() -> None:
+    found: dict[str, list[str]] = {}
+    for path in modules():
+        for name in defined(path):
+            found.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert not {name: places for name, places in found.items() if len(places) > 1}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_docstring_says_what_the_module_does(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not (ast.get_docstring(tree) or "").startswith("Owns")
+    assert ast.get_docstring(tree) or not tree.body

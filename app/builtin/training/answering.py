@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-TemplateMessage = dict[str, str]
+TrainingMessage = dict[str, str]
 """A message as chat templates take it: its `role` and its `content`."""
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -33,7 +33,7 @@ class Answerer:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return cls(model, PreTrainedTokenizerFast.from_pretrained(folder), is_greedy)
 
-    def replies(self, conversations: list[list[TemplateMessage]]) -> list[str]:
+    def replies(self, conversations: list[list[TrainingMessage]]) -> list[str]:
         """One reply to each conversation, in the order of `conversations`."""
         prompts = [
             str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))

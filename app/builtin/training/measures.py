@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from app.builtin.training.answering import TemplateMessage
+from app.builtin.training.answering import TrainingMessage
 from app.builtin.training.corpus import persona
 from app.builtin.training.corpus.fact_kinds import FactKind, kinds
 from app.builtin.training.corpus.recall import FactMemory
@@ -37,7 +37,7 @@ _BETWEEN: tuple[Topic, ...] = (
 class Question:
     """A conversation that ends with a user message, and the test whether a reply to it is right."""
 
-    messages: list[TemplateMessage]
+    messages: list[TrainingMessage]
     is_right: Callable[[str], bool]
 
 
@@ -51,7 +51,7 @@ class Measure:
     goal: float
 
 
-def _messages(exchanges: list[Exchange], system: str | None = None) -> list[TemplateMessage]:
+def _messages(exchanges: list[Exchange], system: str | None = None) -> list[TrainingMessage]:
     """The exchanges as messages, without the last reply."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     for exchange in exchanges:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from app.engine.fork_server import Exited, Forked, ForkRequest
+from app.engine.ipc.fork_server import Exited, Forked, ForkRequest
 
 SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN")
 _MESSAGE_BYTES = 1024

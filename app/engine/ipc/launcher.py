@@ -8,14 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.engine.fork_server import REFUSED
 from app.engine.ipc.child_process import ChildProcess, ForkedProcess, SpawnedProcess, worker_environment
+from app.engine.ipc.fork_server import REFUSED
 
 logger = logging.getLogger(__name__)
 
 
 class ForkServer:
-    """The process that workers are forked from; see app.engine.fork_server. `close` must be called.
+    """The process that workers are forked from; see app.engine.ipc.fork_server. `close` must be called.
 
     It belongs to no event loop, and launchers of other processes may use it, too, by its `path`.
     """
@@ -28,7 +28,7 @@ class ForkServer:
             listening.listen()  # requests may wait here until the imports are done
             fd = listening.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.engine.fork_server", str(fd)],
+                [sys.executable, "-m", "app.engine.ipc.fork_server", str(fd)],
                 stdin=subprocess.PIPE,
                 pass_fds=[fd],
                 env=worker_environment() | {"OPENBLAS_NUM_THREADS": "1"},  # it starts threads on import

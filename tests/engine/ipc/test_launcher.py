@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from app.engine.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.child_process import ForkedProcess
+from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.launcher import ForkServer, WorkerLauncher
 from app.engine.ipc.messages import LoadFailed, WorkerSpec
 from app.engine.ipc.process import WorkerProcess

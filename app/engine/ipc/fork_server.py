@@ -1,7 +1,7 @@
 """Runs the fork server: a process that has imported torch and transformers, and forks workers on request.
 
-`python -m app.engine.fork_server FD` accepts one connection for each worker on the listening socket FD. It
-ends when its standard input does, which its owner keeps open.
+`python -m app.engine.ipc.fork_server FD` accepts one connection for each worker on the listening socket FD.
+It ends when its standard input does, which its owner keeps open.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import msgspec
 from app.core.logging import configure
 from app.core.machine import name_process
 
-_log = logging.getLogger("app.engine.fork_server")  # __name__ is __main__ here
+_log = logging.getLogger("app.engine.ipc.fork_server")  # __name__ is __main__ here
 
 REFUSED = 3  # exit status: this process cannot fork safely
 _MESSAGE_BYTES = 1 << 17
