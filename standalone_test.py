@@ -1,4 +1,4 @@
-"""Tries one model without a server: loads it, answers a few questions, prints load time, speed and memory."""
+"""Tests a model without a server: loads it, asks it questions, and prints load time, speed and memory."""
 
 import argparse
 import asyncio
@@ -27,23 +27,24 @@ QUESTIONS = (
 console = Console()
 
 
-def choose(settings: Settings, name: str | None) -> str:
-    """The named model; or the default, if it is on disk; or the built-in one, and says so."""
+def choose_model(settings: Settings, name: str | None) -> str:
+    """The named model, or the default if it is on this machine, or else the built-in model with a notice."""
     catalogue = with_models_of(settings.models_file, CATALOGUE)
-    entries = ModelRegistry(catalogue, settings.allow_any_model)
+    registry = ModelRegistry(catalogue, settings.allow_any_model)
     if name is not None:
-        return entries.find(name).profile.name
-    default = entries.find(BUILTIN_NAME if settings.model_name == NO_MODEL else settings.model_name).profile
+        return registry.find(name).profile.name
+    default = registry.find(BUILTIN_NAME if settings.model_name == NO_MODEL else settings.model_name).profile
     if settings.model_was_chosen or Hub(settings.model_cache_dir).find(default) is not None:
         return default.name
     console.print(
-        f"[dim]{default.name} is not on this machine; the built-in model answers. --model fetches.[/]"
+        f"[dim]{default.name} is not on this machine, so the built-in model is used. "
+        "To download a model, name it with --model.[/]"
     )
     return BUILTIN_NAME
 
 
-class Bars:
-    """Draws a load: a bar for the stage, and below it one for each file that is being fetched."""
+class LoadBars:
+    """Draws the progress of a load: a bar for the stage, and one for each file that is being downloaded."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -55,20 +56,20 @@ class Bars:
             if 0 < file.done_bytes < file.total_bytes or f"  {file.name}" in self._tasks:
                 self._draw(f"  {file.name}", file.done_bytes / max(1, file.total_bytes), "")
 
-    def _draw(self, title: str, fraction: float, told: str) -> None:
+    def _draw(self, title: str, fraction: float, facts_text: str) -> None:
         if title not in self._tasks:
             self._tasks[title] = self._bars.add_task(title, total=1.0, facts="")
-        self._bars.update(self._tasks[title], completed=fraction, facts=told)
+        self._bars.update(self._tasks[title], completed=fraction, facts=facts_text)
 
 
 def facts(progress: LoadProgress) -> str:
-    """Bytes over bytes, rate and time left, where there is a download to speak of."""
+    """Bytes, rate and remaining time of a download. Empty if nothing is downloaded."""
     if progress.done_bytes is None or progress.total_bytes is None:
         return ""
-    told = f"{progress.done_bytes / 1e6:,.0f}/{progress.total_bytes / 1e6:,.0f} MB"
+    text = f"{progress.done_bytes / 1e6:,.0f}/{progress.total_bytes / 1e6:,.0f} MB"
     if progress.bytes_per_s:
-        told += f", {progress.bytes_per_s / 1e6:,.1f} MB/s"
-    return told if progress.seconds_left is None else f"{told}, {progress.seconds_left:,.0f} s left"
+        text += f", {progress.bytes_per_s / 1e6:,.1f} MB/s"
+    return text if progress.seconds_left is None else f"{text}, {progress.seconds_left:,.0f} s left"
 
 
 async def load(services: Services, name: str) -> SwitchModelResponse:
@@ -80,7 +81,7 @@ async def load(services: Services, name: str) -> SwitchModelResponse:
         TextColumn("{task.fields[facts]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        bars = Bars(progress)
+        bars = LoadBars(progress)
         async with aclosing(services.models.load(name)) as events:
             async for event in events:
                 match event:
@@ -88,11 +89,11 @@ async def load(services: Services, name: str) -> SwitchModelResponse:
                         bars.show(event)
                     case SwitchModelResponse():
                         return event
-    raise AssertionError("a load ends with its response or raises")
+    raise AssertionError("a load ends with its response or an error")
 
 
 async def ask(services: Services, request: ChatRequest) -> ChatResponse:
-    """Streams the answer to the screen."""
+    """Prints the reply while it is generated, and returns the response."""
     console.print("[bold green]Assistant:[/] ", end="")
     async with aclosing(services.chats.chat(request)) as events:
         async for event in events:
@@ -102,7 +103,7 @@ async def ask(services: Services, request: ChatRequest) -> ChatResponse:
                 case ChatResponse():
                     console.print()
                     return event
-    raise AssertionError("a turn ends with its response or raises")
+    raise AssertionError("a turn ends with its response or an error")
 
 
 def speed(reply: ChatResponse) -> str:
@@ -112,7 +113,7 @@ def speed(reply: ChatResponse) -> str:
 
 
 async def converse(services: Services, name: str) -> None:
-    console.print("Type a message; an empty line or Ctrl-D leaves.")
+    console.print("Type a message. An empty line or Ctrl-D ends the conversation.")
     conversation_id = None
     with suppress(EOFError):
         while message := (await asyncio.to_thread(console.input, "[bold cyan]You:[/] ")).strip():
@@ -145,7 +146,7 @@ def report(services: Services, loaded: SwitchModelResponse) -> None:
 
 
 async def run(settings: Settings, arguments: argparse.Namespace) -> None:
-    name = choose(settings, arguments.model)
+    name = choose_model(settings, arguments.model)
     services = build_services(settings.model_copy(update={"model_name": name}))
     try:
         loaded = await load(services, name)
@@ -163,8 +164,12 @@ def fail(message: str, hint: str | None = None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="a name from the catalogue; without it the default")
-    parser.add_argument("--interactive", action="store_true", help="a conversation instead of the questions")
+    parser.add_argument(
+        "--model", help="the name of a model from the catalogue (default: the configured model)"
+    )
+    parser.add_argument(
+        "--interactive", action="store_true", help="hold a conversation instead of asking the questions"
+    )
     arguments = parser.parse_args()
     configure("ERROR")
     try:

@@ -1,15 +1,15 @@
 """Loading and unloading a model repeatedly leaves no processes, threads, files or memory behind."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
+import pytest
 
 from tests.server import RunningServer, running_server
 from tests.waiting import wait_for
 
-ROUNDS = int(os.environ.get("LOAD_ROUNDS", "3"))
+MANY = pytest.param(100, marks=pytest.mark.slow)
 TOLERANCE_BYTES = 4_000_000  # an interpreter's memory may grow this much; a worker's is far larger
 
 
@@ -48,12 +48,13 @@ def load_and_unload(server: RunningServer, name: str, temporary: Path) -> Footpr
     return Footprint.of(server, temporary)
 
 
-def rounds(folder: Path, cache: Path, name: str) -> list[Footprint]:
+def footprints(folder: Path, cache: Path, name: str, rounds: int) -> list[Footprint]:
+    """The server's footprint after each of so many loads."""
     temporary = folder / "tmp"
     temporary.mkdir()
     settings = {"LLM_MODEL_NAME": "none", "LLM_MODEL_CACHE_DIR": str(cache), "TMPDIR": str(temporary)}
     with running_server(folder, **settings) as server:
-        found = [load_and_unload(server, name, temporary) for _ in range(ROUNDS)]
+        found = [load_and_unload(server, name, temporary) for _ in range(rounds)]
         # Threads and connections end a little later.
         wait_for(
             lambda: not Footprint.of(server, temporary).exceeds(found[0]), "all resources to be freed", 10
@@ -61,6 +62,9 @@ def rounds(folder: Path, cache: Path, name: str) -> list[Footprint]:
     return found
 
 
-def test_load_and_unload_leave_nothing_behind(tmp_path: Path, cache_with_tiny_gpt2: Path) -> None:
-    last = rounds(tmp_path, cache_with_tiny_gpt2, "gpt2")[-1]
+@pytest.mark.parametrize("rounds", [3, MANY])
+def test_load_and_unload_leave_nothing_behind(
+    tmp_path: Path, cache_with_tiny_gpt2: Path, rounds: int
+) -> None:
+    last = footprints(tmp_path, cache_with_tiny_gpt2, "gpt2", rounds)[-1]
     assert last.children == last.folders == 1  # the fork server, and the folder of its socket

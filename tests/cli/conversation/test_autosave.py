@@ -86,16 +86,15 @@ for number in range(10**9):
 """
 
 
-@pytest.mark.parametrize("kills", [int(os.environ.get("TEST_KILLS", "5"))])
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
 def test_autosave_that_is_killed_leaves_the_old_or_the_new_file(tmp_path: Path, kills: int) -> None:
-    """TEST_KILLS sets the number of kills."""
     command = [sys.executable, "-c", _WRITER, str(tmp_path)]
     for kill in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT)
         assert process.stdout is not None
         last = [int(process.stdout.readline()) for _ in range(2 + kill % 7)][-1]
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(30)
         last = max([last, *map(int, process.stdout.read().split())])
         process.stdout.close()
         number, content = load("talk", tmp_path).messages[0].content.split()

@@ -24,10 +24,6 @@ from tests.hub.standin import Mishap, Refusal, StandInHub, running
 from tests.models.conftest import World, chats_of, pid_of, profile
 from tests.models.hub.requests import hub_of, make_folder
 
-ROUNDS = int(
-    os.environ.get("SWITCH_ROUNDS", "0")
-)  # of a switch with each of the faults below; 0 means a few of them once
-
 
 @dataclass
 class Scene:
@@ -165,11 +161,14 @@ FEW = (
 )
 
 
-def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "faults", [FEW, pytest.param(tuple(FAULTS) * 20, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene, faults: tuple[str, ...]) -> None:
     world = scene.world
     before = world.chat("hello").response
     pid = pid_of(world.models.find("tiny-a").loaded)
-    for name in list(FAULTS) * ROUNDS or FEW:
+    for name in faults:
         scene.reset()
         if world.run(FAULTS[name](scene)):  # a tiny model's stage may end before the fault comes
             assert "killed" in name or "left" in name
