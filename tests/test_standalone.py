@@ -25,4 +25,4 @@ def test_wrong_setting_is_reported_literally(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LLM_[/red]=1\n")
     done = standalone(tmp_path)
     assert (done.returncode, done.stderr) == (2, "")
-    assert "Wrong settings. LLM_[/red]: there is no such setting" in done.stdout
+    assert "Wrong settings. LLM_[/red]: no such setting" in done.stdout
