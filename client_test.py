@@ -86,23 +86,30 @@ def is_loading(http: httpx.Client) -> bool:
 
 
 def check(target: Target, console: Console) -> int:
-    table = Table(title=f"Checks of {target.http.base_url}")
-    for heading in ("Route", "Check", "Result"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("ms", justify="right", no_wrap=True)
-    outcomes: list[Outcome] = []
+    """Runs the checks and prints their results. Returns the exit status."""
     with console.status("Checking"):
-        for outcome in run_checks(CHECKS, target):
-            outcomes.append(outcome)
-            result = Text("ok", "green") if outcome.problem is None else Text(outcome.problem, "red")
-            route = shown_route(outcome.check.route)
-            table.add_row(route, outcome.check.description, result, f"{outcome.seconds * 1000:.0f}")
-    console.print(table)
-    failed = sum(outcome.problem is not None for outcome in outcomes)
-    console.print(
-        f"{len(outcomes) - failed} of {len(outcomes)} checks passed.", style="red" if failed else "green"
-    )
+        outcomes = list(run_checks(CHECKS, target))
+    failed = [outcome for outcome in outcomes if outcome.problem is not None]
+    console.print(result_table(outcomes, f"Checks of {target.http.base_url}"))
+    for outcome in failed:
+        problem = f"{outcome.check.route}, {outcome.check.description}: {outcome.problem}."
+        console.print(problem, style="red", markup=False)
+    passed = len(outcomes) - len(failed)
+    console.print(f"{passed} of {len(outcomes)} checks passed.", style="red" if failed else "green")
     return 1 if failed else 0
+
+
+def result_table(outcomes: list[Outcome], title: str) -> Table:
+    table = Table(box=None, title=title, header_style="bold", pad_edge=False)
+    table.add_column("Route", no_wrap=True)
+    table.add_column("Check", overflow="fold")
+    table.add_column("Result", no_wrap=True)
+    table.add_column("ms", justify="right", no_wrap=True)
+    for outcome in outcomes:
+        result = Text("ok", "green") if outcome.problem is None else Text("failed", "red")
+        route, check = shown_route(outcome.check.route), outcome.check.description
+        table.add_row(route, check, result, f"{outcome.seconds * 1000:.0f}")
+    return table
 
 
 if __name__ == "__main__":
