@@ -1,7 +1,7 @@
 """Tiny real models with random weights, and a real byte-level tokenizer, for the engine's tests."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import cache
@@ -90,9 +90,35 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(["the cat sat on the mat, 日本語 and é 👍 too"] * 3, trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|end|>", chat_template=TEMPLATE
+    return wrap(tokenizer, bos_token="<|bos|>", eos_token="<|end|>", chat_template=TEMPLATE)
+
+
+def wrap(tokenizer: Tokenizer, **options: str) -> PreTrainedTokenizerFast:
+    """Returns transformers' tokenizer around one of the tokenizers library."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)  # type: ignore[no-untyped-call]
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
+
+
+def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], *, skips_special: bool = False) -> str:
+    text = tokenizer.decode(list(ids), skip_special_tokens=skips_special, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
+
+
+def new_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Returns a model with the same random weights at every call."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, dtype=dtype, attn_implementation="eager"
     )
+    assert isinstance(model, PreTrainedModel)
+    model.train(False)
+    return model
 
 
 def configs(vocabulary: int) -> dict[str, PreTrainedConfig]:
@@ -133,10 +159,7 @@ class TinyModel:
 
     @classmethod
     def build(cls, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> "TinyModel":
-        torch.manual_seed(0)
-        reference = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+        reference = new_model(config)
         packed = copy.deepcopy(reference)
         return cls(reference, packed, tokenizer, check_packed_path(packed).bytes_per_token)
 
@@ -201,9 +224,7 @@ class TinyModel:
         return reply
 
     def decode(self, ids: list[int]) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
+        return decode(self.tokenizer, ids, skips_special=True)
 
 
 def greedy(request_id: str, prompt: str, max_tokens: int = 24, scope: str = "") -> Submit:

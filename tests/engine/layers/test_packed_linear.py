@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from app.engine.layers.packed_linear import HalfLinear, PackedLinear, computes_in_bfloat16
 from app.engine.layers.packer import JointLinear, Packer, pack
-from tests.engine.tiny import configs
+from tests.engine.tiny import configs, new_model
 
 CPU = torch.device("cpu")
 needs_bfloat16 = pytest.mark.skipif(
@@ -38,7 +38,7 @@ def test_packed_linear_equals_linear(rows: int, bias: bool, dtype: torch.dtype) 
 @dtypes
 @torch.inference_mode()
 def test_packed_linear_row_does_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
-    """Bit for bit, so that a greedy reply is the same whatever shares its passes."""
+    """Bit for bit, so that a greedy reply is the same for any other sequences in its passes."""
     own, given = layer(256, 512, dtype, bias=False), torch.randn(1, 8, 256, dtype=dtype)
     packed = PackedLinear(own.weight.detach(), None, dtype)
     assert torch.equal(packed(given), torch.cat([packed(row.view(1, 1, -1)) for row in given[0]], dim=1))
@@ -55,7 +55,8 @@ def test_packer_makes_one_layer_of_several(dtype: torch.dtype) -> None:
 
 @torch.inference_mode()
 def test_packer_takes_transposed_layers() -> None:
-    own, given = Conv1D(80, 48), torch.randn(1, 5, 48)
+    own = Conv1D(80, 48)  # type: ignore[no-untyped-call]
+    given = torch.randn(1, 5, 48)
     torch.testing.assert_close(
         Packer.choose(CPU, torch.float32, torch.float32).linear(own)(given), own(given)
     )
@@ -91,8 +92,7 @@ def test_joint_linear_equals_its_layers_in_any_order() -> None:
 def test_pack_keeps_the_models_logits(
     tokenizer: PreTrainedTokenizerFast, name: str, dtype: torch.dtype
 ) -> None:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))[name], dtype=dtype).eval()
+    model = new_model(configs(len(tokenizer))[name], dtype)
     packed = copy.deepcopy(model)
     pack(packed, Packer.choose(CPU, dtype, dtype))
     assert not any(type(module) in (nn.Linear, Conv1D) for module in packed.modules())
@@ -101,8 +101,8 @@ def test_pack_keeps_the_models_logits(
     assert (own - other).norm() < (1e-5 if dtype == torch.float32 else 0.05) * own.norm()
 
 
-def test_pack_leaves_alone_what_no_product_is_packed_for(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))["llama"], dtype=torch.float16)
+def test_pack_leaves_layers_alone_that_have_no_packed_product(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = new_model(configs(len(tokenizer))["llama"], torch.float16)
     before = [type(module) for module in model.modules()]
     pack(model, Packer.choose(CPU, torch.float16, torch.float16))
     assert [type(module) for module in model.modules()] == before

@@ -4,28 +4,26 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from app.core.literals import Quantization
 from app.engine.ipc.messages import Finished
 from app.engine.layers.packed_linear import PackedLinear
 from app.engine.loading.self_check import check_packed_path
 from tests.engine.conftest import ARCHITECTURES
-from tests.engine.tiny import TinyModel, configs, greedy, run
+from tests.engine.tiny import TinyModel, configs, greedy, new_model, run
 
 PROMPT = "sat on the mat, and then the cat sat on it"
 
 
 def stored_in_bfloat16(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = configs(len(tokenizer))[name]
-    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="eager").eval()
+    return new_model(configs(len(tokenizer))[name], torch.bfloat16)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_prepare_widens_what_is_stored_in_bfloat16(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     packed = stored_in_bfloat16(tokenizer, name)
-    reference = copy.deepcopy(packed).float()
+    reference = copy.deepcopy(packed).to(torch.float32)  # type: ignore[arg-type]  # wrapped by transformers
     bytes_per_token = check_packed_path(packed, torch.float32).bytes_per_token
     tiny = TinyModel(reference, packed, tokenizer, bytes_per_token)
     assert run(tiny.engine(), greedy("a", PROMPT)).texts["a"] == tiny.generate(PROMPT, 24)

@@ -1,4 +1,4 @@
-"""Repositories that mean harm are refused with a clear error, and nothing of theirs runs."""
+"""Hostile repositories are refused with a clear error, and none of their code runs."""
 
 import json
 import os
@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from tests.engine.tiny import configs
+from tests.engine.tiny import configs, new_model
 from tests.hub import hostile
 from tests.server import ROOT
 
@@ -27,8 +26,7 @@ REFUSALS = {
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
-    torch.manual_seed(0)
-    LlamaForCausalLM(configs(len(tokenizer))["llama"]).save_pretrained(folder / "sound")
+    new_model(configs(len(tokenizer))["llama"]).save_pretrained(folder / "sound")
     tokenizer.save_pretrained(folder / "sound")
     (folder / "corpus").mkdir()
     hostile.make(folder / "sound", folder / "corpus")

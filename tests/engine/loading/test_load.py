@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +20,13 @@ from app.engine.loading.folder_check import refuse_unsafe
 from app.engine.loading.load import load, pick_device, pick_dtype
 from app.engine.loading.self_check import check_packed_path
 from app.engine.startup import build_engine
-from tests.engine.tiny import configs, greedy, run
+from tests.engine.tiny import configs, greedy, new_model, run
 
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A tiny Llama as it lies on disk."""
-    torch.manual_seed(0)
-    LlamaForCausalLM(configs(len(tokenizer))["llama"]).save_pretrained(tmp_path)
+    """A tiny Llama on disk."""
+    new_model(configs(len(tokenizer))["llama"]).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     return tmp_path
 
@@ -35,7 +35,7 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def spec(folder: Path, **options: object) -> WorkerSpec:
+def spec(folder: Path, **options: Any) -> WorkerSpec:  # any field
     return WorkerSpec(str(folder), "tiny", **options)
 
 
@@ -168,7 +168,7 @@ def test_refuse_unsafe_takes_a_sound_folder(folder: Path) -> None:
 
 def test_check_refuses_layers_of_another_kind() -> None:
     config = LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-    model = LlamaForCausalLM(config).eval()
+    model = new_model(config)
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(ModelUnsupported, match="linear_attention"):
         check_packed_path(model)

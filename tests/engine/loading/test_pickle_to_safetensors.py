@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import ModelCorrupt, ModelRefused
 from app.core.model_folder import text_files
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.load import load
 from app.engine.loading.pickle_to_safetensors import convert
-from tests.engine.tiny import configs
+from tests.engine.tiny import configs, new_model
 from tests.hub.hostile import Evil
 
 
@@ -20,8 +20,7 @@ from tests.hub.hostile import Evil
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A tiny GPT-2 as old repositories hold it: `pytorch_model.bin`, with tied weights in one memory."""
     folder = tmp_path / "old"
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(configs(len(tokenizer))["gpt2"])
+    model = new_model(configs(len(tokenizer))["gpt2"])
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")

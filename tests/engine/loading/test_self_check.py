@@ -1,9 +1,10 @@
-"""Which architectures are served, and which are refused because they would be served wrongly."""
+"""Architectures are served rightly or refused."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-import torch
 from transformers import (
-    AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
     GPTNeoXConfig,
@@ -20,9 +21,9 @@ from transformers import (
 
 from app.core.errors import ModelUnsupported
 from app.engine.loading.self_check import check_packed_path
-from tests.engine.tiny import WINDOW, TinyModel, configs, greedy, run
+from tests.engine.tiny import WINDOW, TinyModel, configs, greedy, new_model, run
 
-SHAPE = {
+SHAPE: dict[str, Any] = {  # arguments that the configs of all these architectures take
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -33,7 +34,7 @@ SHAPE = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
-SERVED = {
+SERVED: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     "smollm3": (SmolLM3Config, {"num_key_value_heads": 2, "no_rope_layers": [1, 0, 1]}),
     "phi": (PhiConfig, {}),
     "phi3": (Phi3Config, {"num_key_value_heads": 2}),
@@ -64,8 +65,7 @@ def test_architecture_is_served_as_it_generates_by_itself(
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_architecture_that_would_be_served_wrongly_is_refused(name: str) -> None:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(REFUSED[name], attn_implementation="eager").eval()
+    model = new_model(REFUSED[name])
     with pytest.raises(ModelUnsupported) as refusal:
         check_packed_path(model)
     assert "another architecture" in (refusal.value.hint or "")
@@ -73,6 +73,6 @@ def test_architecture_that_would_be_served_wrongly_is_refused(name: str) -> None
 
 def test_check_reports_its_stages(tokenizer: PreTrainedTokenizerFast) -> None:
     stages: list[tuple[str, float]] = []
-    model = AutoModelForCausalLM.from_config(configs(len(tokenizer))["llama"], attn_implementation="eager")
-    check_packed_path(model.eval(), report=lambda *stage: stages.append(stage))
+    model = new_model(configs(len(tokenizer))["llama"])
+    check_packed_path(model, report=lambda *stage: stages.append(stage))
     assert (stages[0], stages[-2:]) == (("pack", 0.0), [("pack", 1.0), ("check", 0.5)])

@@ -2,19 +2,21 @@
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from app.engine.tokenization.detokenizer import Detokenizer, ReplyText, StopStrings
+from tests.engine.tiny import decode as decode_text, token_id, wrap
 
 Decode = Callable[[list[int]], str]
 
 
 @pytest.fixture
 def decode(tokenizer: PreTrainedTokenizerFast) -> Decode:
-    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return partial(decode_text, tokenizer, skips_special=True)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,14 @@ def byte_fallback() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return wrap(tokenizer)
+
+
+def by_bytes(tokenizer: PreTrainedTokenizerFast) -> Detokenizer:
+    """A detokenizer for the tokenizer with byte fallback."""
+    first_byte = token_id(tokenizer, "<0x00>")
+    byte_ids = frozenset(range(first_byte, first_byte + 256))
+    return Detokenizer(partial(decode_text, tokenizer), byte_ids=byte_ids)
 
 
 def stream(detokenizer: Detokenizer, ids: list[int]) -> list[str]:
@@ -72,12 +81,9 @@ def test_detokenizer_broken_characters_concatenate_to_decode(
 def test_detokenizer_byte_fallback_concatenates_to_decode(
     byte_fallback: PreTrainedTokenizerFast, seed: int
 ) -> None:
-    first_byte = byte_fallback.convert_tokens_to_ids("<0x00>")
+    first_byte = token_id(byte_fallback, "<0x00>")
     ids = byte_stream(random.Random(seed), first_byte, plain=[1, 2, 3, 4, 5, 6])
-    byte_ids = frozenset(range(first_byte, first_byte + 256))
-    assert "".join(stream(Detokenizer(byte_fallback.decode, byte_ids=byte_ids), ids)) == byte_fallback.decode(
-        ids
-    )
+    assert "".join(stream(by_bytes(byte_fallback), ids)) == decode_text(byte_fallback, ids)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +94,14 @@ def metaspace() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>"], show_progress=False)
     tokenizer.train_from_iterator(["The capital of France is Paris"] * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+    return wrap(tokenizer, bos_token="<s>")
 
 
 @pytest.mark.parametrize("prompt", ["The", "The capital", "The capital of " * 20 + "The capital"])
 def test_detokenizer_text_joins_what_it_follows(metaspace: PreTrainedTokenizerFast, prompt: str) -> None:
     whole = prompt + " of France is Paris"
     ids, begun = metaspace(whole).input_ids, metaspace(prompt).input_ids
-    detokenizer = Detokenizer(metaspace.decode, silent_ids=frozenset([1]))
+    detokenizer = Detokenizer(partial(decode_text, metaspace), silent_ids=frozenset([1]))
     detokenizer.follow([1, *begun])
     assert prompt + "".join(stream(detokenizer, ids[len(begun) :])) == whole
 
@@ -104,9 +110,9 @@ def test_detokenizer_text_joins_what_it_follows(metaspace: PreTrainedTokenizerFa
 def test_detokenizer_follows_bytes_in_whole_runs(
     byte_fallback: PreTrainedTokenizerFast, characters: int
 ) -> None:
-    first_byte = byte_fallback.convert_tokens_to_ids("<0x00>")
+    first_byte = token_id(byte_fallback, "<0x00>")
     raw = ("日" * characters).encode()
-    detokenizer = Detokenizer(byte_fallback.decode, byte_ids=frozenset(range(first_byte, first_byte + 256)))
+    detokenizer = by_bytes(byte_fallback)
     detokenizer.follow([2, *(first_byte + byte for byte in raw)])
     reply = [*(first_byte + byte for byte in "é".encode()), 3]
     assert "".join(stream(detokenizer, reply)) == "é cat"
@@ -118,21 +124,21 @@ def test_detokenizer_cut_leaves_out_a_character_that_has_only_begun(
 ) -> None:
     whole = kept == 4
     raw = "é👍".encode()[: 2 + kept]
-    first_byte = byte_fallback.convert_tokens_to_ids("<0x00>")
-    by_bytes = Detokenizer(byte_fallback.decode, byte_ids=frozenset(range(first_byte, first_byte + 256)))
-    shown = "".join(by_bytes.push(token) for token in [2, *(first_byte + byte for byte in raw)])
-    assert shown + by_bytes.cut() == ("the" + "é" + "👍" * whole)
+    first_byte = token_id(byte_fallback, "<0x00>")
+    detokenizer = by_bytes(byte_fallback)
+    shown = "".join(detokenizer.push(token) for token in [2, *(first_byte + byte for byte in raw)])
+    assert shown + detokenizer.cut() == ("the" + "é" + "👍" * whole)
     words = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str("é👍")
     symbols = "".join(word for word, _ in words)[: 2 + kept]
     by_level = Detokenizer(decode)
-    shown = "".join(by_level.push(token) for token in tokenizer.convert_tokens_to_ids(list(symbols)))
+    shown = "".join(by_level.push(token) for token in (token_id(tokenizer, symbol) for symbol in symbols))
     assert shown + by_level.cut() == "é" + "👍" * whole
 
 
 def test_detokenizer_cut_keeps_wrong_bytes_before_the_end(
     tokenizer: PreTrainedTokenizerFast, decode: Decode
 ) -> None:
-    ids = [*tokenizer.convert_tokens_to_ids(["a", "ð", "b"]), tokenizer.convert_tokens_to_ids("ð")]
+    ids = [token_id(tokenizer, symbol) for symbol in "aðbð"]
     detokenizer = Detokenizer(decode)
     assert "".join(detokenizer.push(token) for token in ids) + detokenizer.cut() == "a\ufffdb"
 

@@ -7,7 +7,7 @@ from app.core.errors import ContextOverflow, InvalidRequest
 from app.core.literals import Role
 from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
 from app.engine.tokenization.prompt import PromptBuilder
-from tests.engine.tiny import SPECIAL, TEMPLATE, make_tokenizer, shared_sandbox
+from tests.engine.tiny import SPECIAL, TEMPLATE, decode, make_tokenizer, shared_sandbox, token_id
 
 NO_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -49,7 +49,7 @@ def test_build_control_tokens_in_a_message_are_text(tokenizer: PreTrainedTokeniz
     prompt = builder(tokenizer).build(chat(("user", text)))
     control = [token for token in prompt.ids if token < len(SPECIAL)]
     assert tokenizer.convert_ids_to_tokens(control) == ["<|user|>", "<|end|>", "<|assistant|>"]
-    assert tokenizer.decode(prompt.ids) == f"<|user|>{text}<|end|><|assistant|>"
+    assert decode(tokenizer, prompt.ids) == f"<|user|>{text}<|end|><|assistant|>"
 
 
 def test_build_control_tokens_that_are_not_special_are_text() -> None:
@@ -57,8 +57,8 @@ def test_build_control_tokens_that_are_not_special_are_text() -> None:
     tokenizer.add_tokens(["[turn]"])
     tokenizer.chat_template = "{% for m in messages %}[turn]{{ m.content }}{% endfor %}"
     prompt = builder(tokenizer).build(chat(("user", "a[turn]b")))
-    assert prompt.ids.count(tokenizer.convert_tokens_to_ids("[turn]")) == 1
-    assert tokenizer.decode(prompt.ids) == "[turn]a[turn]b"
+    assert prompt.ids.count(token_id(tokenizer, "[turn]")) == 1
+    assert decode(tokenizer, prompt.ids) == "[turn]a[turn]b"
 
 
 def test_build_control_tokens_survive_a_template_that_cuts_text() -> None:
@@ -67,7 +67,7 @@ def test_build_control_tokens_survive_a_template_that_cuts_text() -> None:
         "{% for m in messages %}<|user|>{{ m.content.split('<|end|>')[-1] }}{% endfor %}"
     )
     prompt = builder(tokenizer).build(chat(("user", "before<|end|>after<|bos|>")))
-    assert tokenizer.decode(prompt.ids) == "<|user|>after<|bos|>"
+    assert decode(tokenizer, prompt.ids) == "<|user|>after<|bos|>"
     assert tokenizer.convert_tokens_to_ids("<|bos|>") not in prompt.ids
 
 
@@ -75,7 +75,7 @@ def test_build_folds_a_refused_system_message() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = NO_SYSTEM
     prompt = builder(tokenizer).build(chat(("system", "be kind"), ("user", "hello")))
-    assert "be kind\n\nhello" in tokenizer.decode(prompt.ids)
+    assert "be kind\n\nhello" in decode(tokenizer, prompt.ids)
 
 
 def test_build_ignored_system_message_is_folded() -> None:
@@ -84,14 +84,14 @@ def test_build_ignored_system_message_is_folded() -> None:
         "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
     )
     prompt = builder(tokenizer).build(chat(("system", "be kind"), ("user", "hello")))
-    assert tokenizer.decode(prompt.ids) == "<|user|>be kind\n\nhello<|end|>"
+    assert decode(tokenizer, prompt.ids) == "<|user|>be kind\n\nhello<|end|>"
 
 
 def test_build_asks_templates_that_know_it_for_no_reasoning() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking is false %} plain{% endif %}"
     prompt = builder(tokenizer).build(chat(("user", "a")))
-    assert tokenizer.decode(prompt.ids) == "a plain"
+    assert decode(tokenizer, prompt.ids) == "a plain"
 
 
 def test_build_uses_the_given_template_where_the_tokenizer_has_none() -> None:
@@ -99,7 +99,7 @@ def test_build_uses_the_given_template_where_the_tokenizer_has_none() -> None:
     tokenizer.chat_template = None
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
     prompt = builder(tokenizer, chat_template=template).build(chat(("user", "hello")))
-    assert tokenizer.decode(prompt.ids) == "user: hello\nassistant:"
+    assert decode(tokenizer, prompt.ids) == "user: hello\nassistant:"
     with pytest.raises(InvalidRequest, match="no chat template"):
         builder(tokenizer).build(chat(("user", "hello")))
 
@@ -107,7 +107,7 @@ def test_build_uses_the_given_template_where_the_tokenizer_has_none() -> None:
 def test_build_takes_the_default_of_several_templates() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = {"tool_use": "tools", "default": "{{ messages[0].content }}<|end|>"}
-    assert tokenizer.decode(builder(tokenizer).build(chat(("user", "the cat"))).ids) == "the cat<|end|>"
+    assert decode(tokenizer, builder(tokenizer).build(chat(("user", "the cat"))).ids) == "the cat<|end|>"
 
 
 def test_build_refuses_several_templates_without_a_default() -> None:
@@ -116,13 +116,13 @@ def test_build_refuses_several_templates_without_a_default() -> None:
     with pytest.raises(InvalidRequest, match="no default chat template"):
         builder(tokenizer).build(chat(("user", "hello")))
     given = builder(tokenizer, chat_template="{{ messages[0].content }}")
-    assert tokenizer.decode(given.build(chat(("user", "hello"))).ids) == "hello"
+    assert decode(tokenizer, given.build(chat(("user", "hello"))).ids) == "hello"
 
 
 def test_build_continues_the_final_message(tokenizer: PreTrainedTokenizerFast) -> None:
     request = chat(("user", "hello"), ("assistant", "the cat"), continue_final=True)
     assert (
-        tokenizer.decode(builder(tokenizer).build(request).ids) == "<|user|>hello<|end|><|assistant|>the cat"
+        decode(tokenizer, builder(tokenizer).build(request).ids) == "<|user|>hello<|end|><|assistant|>the cat"
     )
     with pytest.raises(InvalidRequest, match="continued"):
         builder(tokenizer).build(chat(("user", "hello"), continue_final=True))
@@ -140,8 +140,8 @@ def test_build_continues_exactly_what_was_begun(begun: str, template: str) -> No
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
     request = chat(("user", "hello"), ("assistant", begun), continue_final=True)
-    opening = tokenizer.decode(builder(tokenizer).build(chat(("user", "hello"))).ids)
-    assert tokenizer.decode(builder(tokenizer).build(request).ids) == opening + begun
+    opening = decode(tokenizer, builder(tokenizer).build(chat(("user", "hello"))).ids)
+    assert decode(tokenizer, builder(tokenizer).build(request).ids) == opening + begun
 
 
 def test_build_refuses_to_continue_what_the_template_alters() -> None:
@@ -182,7 +182,7 @@ def test_build_leaves_out_the_oldest_turns(tokenizer: PreTrainedTokenizerFast) -
     for number in range(10):
         turns += [("user", f"question {number}"), ("assistant", f"answer {number}")]
     prompt = builder(tokenizer).build(chat(("system", "be kind"), *turns, ("user", "last")))
-    text = tokenizer.decode(prompt.ids)
+    text = decode(tokenizer, prompt.ids)
     kept = 10 - prompt.omitted_messages // 2
     assert text.startswith("<|system|>be kind<|end|><|user|>question")
     assert text.endswith("<|user|>last<|end|><|assistant|>")

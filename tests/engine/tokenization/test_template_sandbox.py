@@ -108,7 +108,7 @@ def test_sandbox_renders_as_transformers_does(name: str) -> None:
         "add_generation_prompt": True,
     } | TOKENS
     tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens(TOKENS)
+    tokenizer.add_special_tokens({**TOKENS})
     own = tokenizer.apply_chat_template(
         messages, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True
     )
