@@ -11,57 +11,13 @@ from rich.console import Console
 from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.answer_view import PlainAnswer
 from app.cli.output.formatting import without_controls
-from app.cli.output.live_answer import AnswerRows
-from app.cli.output.live_view import LiveView, RowScreen
+from app.cli.output.live_view import LiveView
 from app.cli.output.markdown import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
 from tests.cli.client_process import until
 from tests.cli.conftest import ReadableScreen
+from tests.cli.output.drawn_answer import DrawnAnswer, frame, remaining_rows
 from tests.cli.output.markdown_text import cuts
-
-Frame = tuple[list[str], list[str]]  # scrollback and screen
-
-
-class DrawnAnswer:
-    """An answer in a terminal of its own, drawn frame by frame."""
-
-    def __init__(self, width: int = 40, height: int = 10, folds_thoughts: bool = False) -> None:
-        self.now_s = 0.0
-        self.file = io.StringIO()
-        self.console = Console(
-            file=self.file, width=width, height=height, force_terminal=True, color_system="truecolor"
-        )
-        self.rows = AnswerRows(self.console, folds_thoughts, clock=lambda: self.now_s)
-        self.screen = RowScreen(ScreenWriter(self.console), self.rows)
-
-    def frame(self) -> None:
-        self.screen.draw(*self.screen.lay_out())
-
-    def finish(self) -> None:
-        self.screen.draw_rest(self.screen.lay_out_rest())
-        self.screen.end()
-
-    @property
-    def written(self) -> str:
-        return self.file.getvalue()
-
-
-def _terminal(width: int = 40, height: int = 10) -> tuple[pyte.HistoryScreen, pyte.Stream]:
-    screen = pyte.HistoryScreen(width, height, history=100_000)
-    return screen, pyte.Stream(screen)
-
-
-def _frame(written: str, width: int = 40, height: int = 10) -> Frame:
-    screen, stream = _terminal(width, height)
-    stream.feed("before\r\n" + written.replace("\n", "\r\n"))
-    scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in screen.history.top]
-    return scrolled, [line.rstrip() for line in screen.display]
-
-
-def _left(written: str, width: int, height: int) -> list[str]:
-    """Scrollback and screen together, without the blank rows at the end."""
-    scrolled, screen = _frame(written, width, height)
-    return "\n".join([*scrolled, *screen]).rstrip("\n").split("\n")
 
 
 def _drawn(chunks: list[str], width: int = 40, height: int = 10) -> str:
@@ -79,8 +35,8 @@ def _drawn(chunks: list[str], width: int = 40, height: int = 10) -> str:
 @settings(max_examples=150, deadline=None)
 @given(cuts(), st.integers(20, 200), st.integers(4, 30))
 def test_row_screen_leaves_the_rows_of_one_print(chunks: list[str], width: int, height: int) -> None:
-    at_once = _left(_drawn(["".join(chunks)], width, height), width, height)
-    assert _left(_drawn(chunks, width, height), width, height) == at_once
+    at_once = remaining_rows(_drawn(["".join(chunks)], width, height), width, height)
+    assert remaining_rows(_drawn(chunks, width, height), width, height) == at_once
 
 
 def _reflowed(screen: pyte.Screen, width: int) -> tuple[pyte.Screen, pyte.Stream]:
@@ -122,7 +78,7 @@ def test_row_screen_neither_repeats_nor_loses_rows_when_resized(chunks: list[str
 def test_row_screen_leaves_the_rows_of_a_long_answer() -> None:
     answer = "".join(f"- item {n}\n" for n in range(300)) + "\n| a | b |\n|--|--|\n| 1 | 2 |\n\n```\n"
     answer += "".join(f"line {n}\n" for n in range(300)) + "```\n"
-    scrolled, screen = _frame(_drawn([answer[at : at + 32] for at in range(0, len(answer), 32)]))
+    scrolled, screen = frame(_drawn([answer[at : at + 32] for at in range(0, len(answer), 32)]))
     assert [row for row in scrolled if row.startswith(" • ")] == [f" • item {n}" for n in range(300)]
     lines = [row for row in (*scrolled, *screen) if row.startswith("line")]
     assert lines == [f"line {n}" for n in range(300)]
@@ -147,14 +103,14 @@ def test_row_screen_leaves_the_rows_of_two_thousand_lines() -> None:
     answer = "\n".join(lines)
     written = _drawn([answer[at : at + 64] for at in range(0, len(answer), 64)], 80, 24)
     assert len(lines) == 2_000
-    assert _left(written, 80, 24) == ["before", *rows[:-1]]
+    assert remaining_rows(written, 80, 24) == ["before", *rows[:-1]]
 
 
 def test_row_screen_shows_the_end_of_a_tall_answer() -> None:
     answer = DrawnAnswer(height=6)
     answer.rows.feed("\n".join(f"line {n}" for n in range(20)))
     answer.frame()
-    _, screen = _frame(answer.written, height=6)
+    _, screen = frame(answer.written, height=6)
     assert screen == [f"line {n}" for n in range(15, 20)] + [""]
 
 
@@ -200,7 +156,7 @@ def test_live_view_draws_few_frames_of_many_chunks() -> None:
 
     written = asyncio.run(stream())
     assert written.count("\x1b[?2026h") <= 2  # the first frame, and the last
-    assert "word199" in "".join(_frame(written)[1])
+    assert "word199" in "".join(frame(written)[1])
     assert written.endswith("\x1b[?25h")
 
 
@@ -216,7 +172,7 @@ def test_live_view_shows_keys_that_are_typed_meanwhile() -> None:
 
     with create_pipe_input() as keyboard:
         written = asyncio.run(stream(keyboard))
-    assert _left(written, 40, 10) == ["before"]
+    assert remaining_rows(written, 40, 10) == ["before"]
 
 
 class BlockedRows:
@@ -264,36 +220,3 @@ def test_plain_answer_is_the_text_and_a_newline() -> None:
 
     assert asyncio.run(write(io.StringIO())) == "**a**\x1b[2J\n"
     assert asyncio.run(write(ReadableScreen())) == "**a**[2J\n"
-
-
-# Thoughts
-
-
-def _thought(folds: bool, chunks: list[tuple[str, str]]) -> list[str]:
-    answer = DrawnAnswer(folds_thoughts=folds)
-    for kind, text in chunks:
-        (answer.rows.think if kind == "thinking" else answer.rows.feed)(text)
-        answer.frame()
-        answer.now_s += 3.5
-    answer.finish()
-    return _left(answer.written, 40, 10)
-
-
-THOUGHT = [
-    ("thinking", "First *this*,\nthen th"),
-    ("thinking", "at.\x1b[2J\n"),
-    ("delta", "**Done** it."),
-    ("delta", "\n"),
-]
-
-
-def test_thoughts_are_shown_above_the_answer() -> None:
-    assert _thought(False, THOUGHT) == ["before", "First *this*,", "then that.[2J", "", "Done it."]
-
-
-def test_folded_thoughts_are_one_line() -> None:
-    assert _thought(True, THOUGHT) == ["before", "Thought for 7 s.", "", "Done it."]
-
-
-def test_thoughts_without_an_answer_stay() -> None:
-    assert _thought(False, THOUGHT[:1]) == ["before", "First *this*,", "then th"]

@@ -49,6 +49,7 @@ def build(state: StandIn) -> FastAPI:
             raise Refusal(401, "not_authenticated", "An API key is required.")
 
     app = FastAPI(dependencies=[Depends(check_key)])
+    _add_turns(app, state)
     _add_conversations(app, state)
     _add_models(app, state)
 
@@ -60,7 +61,7 @@ def build(state: StandIn) -> FastAPI:
     return app
 
 
-def _add_conversations(app: FastAPI, state: StandIn) -> None:
+def _add_turns(app: FastAPI, state: StandIn) -> None:
     @app.post("/api/v1/chat")
     async def chat(body: wire.ChatRequest) -> Response:
         state.requests.append(("chat", body.model_dump(exclude_unset=True)))
@@ -72,6 +73,19 @@ def _add_conversations(app: FastAPI, state: StandIn) -> None:
         state.messages(conversation_id)
         return _stream(state.turn(conversation_id, body.message))
 
+    @app.post("/api/v1/chat/conversation/{conversation_id}/regenerate")
+    async def regenerate(conversation_id: str, body: wire.RegenerateRequest) -> Response:
+        state.requests.append(("regenerate", body.model_dump(exclude_unset=True)))
+        return _stream(state.turn(conversation_id, state.messages(conversation_id)[-2]["content"]))
+
+    @app.post("/api/v1/chat/conversation/{conversation_id}/continue")
+    async def continue_reply(conversation_id: str, body: wire.ContinueRequest) -> Response:
+        message, prefix = (entry["content"] for entry in state.messages(conversation_id)[-2:])
+        state.requests.append(("continue", body.model_dump(exclude_unset=True)))
+        return _stream(state.turn(conversation_id, message.replace("hang", "say more of"), prefix))
+
+
+def _add_conversations(app: FastAPI, state: StandIn) -> None:
     @app.post("/api/v1/chat/new")
     async def new(body: wire.NewChatRequest) -> wire.NewChatResponse:
         state.requests.append(("new", body.model_dump(exclude_unset=True)))
@@ -113,17 +127,6 @@ def _add_conversations(app: FastAPI, state: StandIn) -> None:
         return wire.UndoResponse(
             conversation_id=conversation_id, removed_messages=removed, message_count=len(messages)
         )
-
-    @app.post("/api/v1/chat/conversation/{conversation_id}/regenerate")
-    async def regenerate(conversation_id: str, body: wire.RegenerateRequest) -> Response:
-        state.requests.append(("regenerate", body.model_dump(exclude_unset=True)))
-        return _stream(state.turn(conversation_id, state.messages(conversation_id)[-2]["content"]))
-
-    @app.post("/api/v1/chat/conversation/{conversation_id}/continue")
-    async def continue_reply(conversation_id: str, body: wire.ContinueRequest) -> Response:
-        message, prefix = (entry["content"] for entry in state.messages(conversation_id)[-2:])
-        state.requests.append(("continue", body.model_dump(exclude_unset=True)))
-        return _stream(state.turn(conversation_id, message.replace("hang", "say more of"), prefix))
 
 
 def _add_models(app: FastAPI, state: StandIn) -> None:
