@@ -1,7 +1,7 @@
-"""A corpus of repositories that mean harm, each made from a sound tiny model; and the loading of all of them.
+"""A corpus of hostile repositories, each made from a sound tiny model, and a script that loads them all.
 
-`hostile.py FOLDER` loads every folder within it as a worker does, in this one process, and prints what came
-of each as JSON. Run under `python -O` too: nothing that keeps harm out may be an assert.
+`hostile.py FOLDER` loads every folder within it as a worker does, in one process, and prints the outcomes
+as JSON. It also runs under `python -O`, because no protection may be an assert.
 """
 
 import json
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 Damage = Callable[[Path], None]
-CANARY = "canary"  # a file beside the corpus that only code of a repository would make
+CANARY = "canary"  # a file beside the corpus that only a repository's code would create
 
 
 class Evil:
-    """Unpickled, it makes the canary."""
+    """Creates the canary when it is unpickled."""
 
     def __init__(self, canary: str) -> None:
         self.canary = canary
@@ -42,7 +42,7 @@ def edit(name: str, **changes: Any) -> Damage:
 
 
 def code(name: str = "config.json", **changes: Any) -> Damage:
-    """Names code in the repository, and puts it there."""
+    """Puts code into the repository and names it."""
 
     def damage(folder: Path) -> None:
         edit(name, **changes)(folder)
@@ -87,23 +87,23 @@ def fifo(name: str) -> Damage:
 
 
 def header(change: Callable[[dict[str, Any]], None] | None = None, length: int | None = None) -> Damage:
-    """A safetensors file whose header lies."""
+    """Falsifies the header of the safetensors file."""
 
     def damage(folder: Path) -> None:
         content = (folder / "model.safetensors").read_bytes()
         (size,) = struct.unpack("<Q", content[:8])
-        told = json.loads(content[8 : 8 + size])
+        fields = json.loads(content[8 : 8 + size])
         if change is not None:
-            change(told)
-        made = json.dumps(told).encode()
-        prefix = struct.pack("<Q", len(made) if length is None else length)
-        (folder / "model.safetensors").write_bytes(prefix + made + content[8 + size :])
+            change(fields)
+        changed = json.dumps(fields).encode()
+        prefix = struct.pack("<Q", len(changed) if length is None else length)
+        (folder / "model.safetensors").write_bytes(prefix + changed + content[8 + size :])
 
     return damage
 
 
-def first(told: dict[str, Any]) -> dict[str, Any]:
-    return next(value for name, value in told.items() if name != "__metadata__")
+def first(fields: dict[str, Any]) -> dict[str, Any]:
+    return next(value for name, value in fields.items() if name != "__metadata__")
 
 
 def template(text: str) -> Damage:
@@ -112,9 +112,9 @@ def template(text: str) -> Damage:
 
 def tokenizer(change: Callable[[dict[str, Any]], None]) -> Damage:
     def damage(folder: Path) -> None:
-        told = json.loads((folder / "tokenizer.json").read_text())
-        change(told)
-        (folder / "tokenizer.json").write_text(json.dumps(told))
+        fields = json.loads((folder / "tokenizer.json").read_text())
+        change(fields)
+        (folder / "tokenizer.json").write_text(json.dumps(fields))
 
     return damage
 
@@ -178,10 +178,10 @@ CORPUS: dict[str, Damage] = {
     "fifo-tokenizer": fifo("tokenizer_config.json"),
     "header-too-long": header(length=2**62),
     "header-longer-than-file": header(length=10**7),
-    "header-offsets-beyond": header(lambda told: first(told).update(data_offsets=[0, 2**50])),
-    "header-offsets-negative": header(lambda told: first(told).update(data_offsets=[-8, 0])),
-    "header-shape-lies": header(lambda told: first(told).update(shape=[2**31, 2**31])),
-    "header-unknown-type": header(lambda told: first(told).update(dtype="EVIL")),
+    "header-offsets-beyond": header(lambda fields: first(fields).update(data_offsets=[0, 2**50])),
+    "header-offsets-negative": header(lambda fields: first(fields).update(data_offsets=[-8, 0])),
+    "header-shape-lies": header(lambda fields: first(fields).update(shape=[2**31, 2**31])),
+    "header-unknown-type": header(lambda fields: first(fields).update(dtype="EVIL")),
     "header-is-no-json": write("model.safetensors", struct.pack("<Q", 5) + b"evil!"),
     "weights-empty": write("model.safetensors", b""),
     "config-is-no-json": write("config.json", b"{"),
@@ -195,13 +195,13 @@ CORPUS: dict[str, Damage] = {
     "template-wide": template("{{ '%2000000000d' % 1 }}"),
     "tokenizer-is-no-json": write("tokenizer.json", b"evil"),
     "tokenizer-is-a-list": write("tokenizer.json", b"[]"),
-    "tokenizer-of-another-kind": tokenizer(lambda told: told.update(model={"type": "Evil"})),
+    "tokenizer-of-another-kind": tokenizer(lambda fields: fields.update(model={"type": "Evil"})),
     "tokenizer-class-of-its-own": code("tokenizer_config.json", tokenizer_class="Evil", auto_map=AUTO_MAP),
 }  # fmt: skip
-# These hold nothing that is read or run: they are served, and do no harm.
+# These are served, because nothing hostile in them is read or run.
 HARMLESS: dict[str, Damage] = {
     "tokenizer-beyond-vocabulary": tokenizer(
-        lambda told: told["model"]["vocab"].update({f"evil{i}": 10**6 + i for i in range(9)})
+        lambda fields: fields["model"]["vocab"].update({f"evil{i}": 10**6 + i for i in range(9)})
     ),
     "pickle-beside": pickled("pytorch_model.bin", beside=True),
     "code-beside": code("README.json"),
@@ -212,7 +212,7 @@ HARMLESS: dict[str, Damage] = {
 
 
 def make(sound: Path, corpus: Path) -> None:
-    """Every repository of the corpus in a folder of its own."""
+    """Makes every repository of the corpus, each in its own folder."""
     (corpus.parent / "secret.json").write_text("{}")
     for name, damage in (CORPUS | HARMLESS).items():
         shutil.copytree(sound, corpus / name)
@@ -220,7 +220,7 @@ def make(sound: Path, corpus: Path) -> None:
 
 
 def load_all(corpus: Path) -> dict[str, str]:
-    """Of each, the code of the error that it was refused with; or what was wrong with the refusal."""
+    """Returns for each folder the code of the error that refused it, `served`, or an error without a code."""
     from app.core.errors import DomainError
     from app.engine.ipc.messages import WorkerSpec
     from app.engine.startup import build_engine
@@ -233,7 +233,7 @@ def load_all(corpus: Path) -> dict[str, str]:
             outcomes[folder.name] = "served"
         except DomainError as error:
             outcomes[folder.name] = error.code
-        except BaseException as error:  # whatever escapes is what the test looks for
+        except BaseException as error:  # the test looks for errors that escape
             outcomes[folder.name] = f"{type(error).__name__}: {error}"[:300]
     return outcomes
 

@@ -76,7 +76,7 @@ def test_pickle_of_something_else_is_refused(folder: Path, tmp_path: Path, conte
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x80"])
-def test_pickle_that_is_none_is_told(folder: Path, tmp_path: Path, content: bytes) -> None:
+def test_pickle_that_cannot_be_read_is_corrupt(folder: Path, tmp_path: Path, content: bytes) -> None:
     (folder / "pytorch_model.bin").write_bytes(content)
     with pytest.raises((ModelCorrupt, ModelRefused)):
         convert(folder, tmp_path / "target")

@@ -152,7 +152,7 @@ def test_build_refuses_to_continue_what_the_template_alters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "reason"),
     [
         ("{{ raise_exception('only\n  two roles') }}", ": only two roles"),
         ("{{ raise_exception('x' * 1000) }}", ": " + "x" * 200),
@@ -161,12 +161,12 @@ def test_build_refuses_to_continue_what_the_template_alters() -> None:
         ("{{ '%d' | format(messages[0].content | int(messages[0].content)) }}", ""),
     ],
 )
-def test_build_tells_of_a_refusal_what_the_template_says(template: str, told: str) -> None:
+def test_build_quotes_the_templates_own_reason_alone(template: str, reason: str) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(InvalidRequest) as refusal:
         builder(tokenizer).build(chat(("user", "secret")))
-    assert refusal.value.message == "the model's chat template refuses these messages" + told
+    assert refusal.value.message == "the model's chat template refuses these messages" + reason
 
 
 def test_build_says_that_a_reply_fills_the_window(tokenizer: PreTrainedTokenizerFast) -> None:

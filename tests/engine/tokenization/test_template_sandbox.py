@@ -1,7 +1,10 @@
-"""Chat templates are code of somebody else: they end in time, or the model is refused."""
+"""Chat templates are code of other authors: they end in time, or the model is refused."""
 
+import subprocess
+import sys
 import threading
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from app.core.errors import InvalidRequest, ModelRefused
@@ -10,6 +13,7 @@ from app.engine.tokenization.prompt import Prompt, PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
 from tests.engine.tiny import make_tokenizer, shared_sandbox
 from tests.hub.hostile import DOUBLES
+from tests.server import ROOT
 
 RUNS_AWAY = {
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -84,6 +88,32 @@ def test_sandbox_bounds_templates_in_any_thread_and_renders_afterwards(name: str
     assert outcomes == [TemplateOutOfBounds, "afterwards"]
 
 
+WITH_A_SANDBOX = """
+import sys
+from app.engine.tokenization.template_sandbox import TemplateSandbox
+sandbox = TemplateSandbox(time_limit_s=3)
+print(sandbox.render("ready", {}), flush=True)
+sandbox.render(sys.argv[1], {})
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("template", ["rendered", RUNS_AWAY["loops"]])
+def test_sandbox_process_ends_when_its_parent_is_killed(template: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WITH_A_SANDBOX, template],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        (renderer,) = psutil.Process(parent.pid).children()
+        parent.kill()
+    renderer.wait(timeout=60)  # raises if it goes on
+
+
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 TEMPLATES = {
     "blocks": "  {% if true %}\n  a\n  {%- endif %}\n{% for m in messages %}\n{{ m.content }}\n{% endfor %}",
@@ -134,12 +164,12 @@ def test_thinking_is_off_unless_it_is_asked_for() -> None:
     assert ask(SWITCHED).thinking == ask(SWITCHED, think=True).thinking == "marked"
 
 
-def test_thinking_that_the_prompt_begins_is_told() -> None:
+def test_thinking_that_the_prompt_opens_is_reported() -> None:
     assert ask(ALWAYS).thinking == ask(ALWAYS, think=True).thinking == "begun"
     assert ask("{{ messages[0].content }}", content="<think>").thinking != "marked"
 
 
 @pytest.mark.parametrize(("template", "think"), [("{{ messages[0].content }}", True), (ALWAYS, False)])
-def test_wish_that_a_model_cannot_meet_is_refused(template: str, think: bool) -> None:
+def test_thinking_wish_that_a_model_cannot_meet_is_refused(template: str, think: bool) -> None:
     with pytest.raises(InvalidRequest, match="think"):
         ask(template, think)
