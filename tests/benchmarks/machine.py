@@ -69,15 +69,15 @@ class PeakMemory:
 
 
 def _own_bytes(process: psutil.Process) -> int:
-    """The private memory of the process, or its resident memory if the system does not report it."""
+    """The process's share of memory that maps no files, or its resident memory if that is unknown."""
     try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
+        status = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except OSError:
         with contextlib.suppress(psutil.Error):
             return int(process.memory_info().rss)
         return 0
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    return int(fields.get("RssAnon", "0 kB").split()[0]) * 1024
+    fields = dict(line.split(":", 1) for line in status.splitlines()[1:])
+    return int(fields.get("Pss_Anon", "0 kB").split()[0]) * 1024
 
 
 def _sum_s(numbers: torch.Tensor) -> float:

@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from app.core.config import Settings
 from app.core.errors import ModelCorrupt, ModelTooLarge
+from app.engine.ipc.launcher import ForkServer
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.lifecycle.eviction import EvictionPolicy
@@ -116,6 +118,13 @@ async def hopeless_replacement(loads: Loads) -> None:
     with pytest.raises(ModelTooLarge):
         await collect(loads.models.switch("tiny-b"))
     assert pid_of(loads.models.find("tiny-a").loaded) == pid
+
+
+@pytest.fixture(scope="module")
+def settings(settings: Settings) -> Iterator[Settings]:
+    """Settings with a fork server for these tests alone: its other workers would share their memory."""
+    with closing(ForkServer()) as fork_server:
+        yield settings.model_copy(update={"fork_server": fork_server.path})
 
 
 @pytest.mark.parametrize("story", [third_model, replacement, failed_replacement, hopeless_replacement])
