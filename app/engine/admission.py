@@ -121,10 +121,6 @@ class AdmissionQueue:
             del self._futures[next(iter(self._futures))]
         return outcomes
 
-    def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        self._futures.clear()
-
 
 def internal_failure(request_id: str) -> Failed:
     return Failed(request_id, InternalError.code, "the engine failed on this request", "The log says why.")

@@ -146,10 +146,6 @@ class EngineCore:
         for request_id in (*self._admissions, *self._requests):
             self.cancel(request_id)
 
-    def close(self) -> None:
-        """End the thread that prepares requests. Cancel all requests first."""
-        self._admissions.close()
-
     def step(self) -> list[Outbound]:
         """Run one forward pass over the scheduled sequences, if there are any."""
         self._take_prepared()

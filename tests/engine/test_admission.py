@@ -53,10 +53,9 @@ class Held:
 @pytest.fixture
 def held(llama: TinyModel) -> Iterator[Held]:
     tokenizer = HeldTokenizer(tokenizer_object=llama.tokenizer.backend_tokenizer)
-    engine = replace(llama, tokenizer=tokenizer).engine(admission_executor=ThreadPoolExecutor(1))
-    yield Held(engine, tokenizer)
-    tokenizer.release.set()
-    engine.close()
+    with ThreadPoolExecutor(1) as executor:
+        yield Held(replace(llama, tokenizer=tokenizer).engine(admission_executor=executor), tokenizer)
+        tokenizer.release.set()
 
 
 def test_admission_lets_other_requests_go_on(held: Held, llama: TinyModel) -> None:
