@@ -2,18 +2,20 @@
 
 import json
 import socket
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.body import BodyGuard
-from app.models.schemas import ChatRequest
+from app.api.body import PARSED_BODY, BodyGuard
+from app.models.schemas import ChatRequest, GenerateRequest, NewChatRequest
 from tests.api.conftest import MAX_BODY_BYTES
-from tests.api.fakes import Scripted, serving
+from tests.api.fakes import Scripted, fake_app, serving
 
 JSON = {"Content-Type": "application/json"}
 CHAT = "/api/v1/chat"
@@ -68,6 +70,70 @@ def test_body_must_be_a_strict_json_object(
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
     assert said in reply.json()["error"]["message"]
     assert scripted.calls == []
+
+
+@pytest.fixture(scope="module")
+def roomy_url() -> Iterator[str]:
+    """A server that accepts bodies of the default size."""
+    with serving(fake_app(Scripted())) as url:
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (json.dumps(dict.fromkeys(map(str, range(80_000)), 0))[:-1] + ', "7": 0}', 400, '"7" appears more'),
+        (json.dumps({"message": "hi"} | dict.fromkeys(map(str, range(80_000)), 0)), 422, "too many fields"),
+        (json.dumps({"message": "hi", "stop": [""] * 200_000}), 422, "holds more than 16 strings"),
+    ],
+    ids=["one field twice", "unknown fields", "stop strings"],
+)
+def test_large_body_with_many_mistakes_is_answered_soon(
+    roomy_url: str, body: str, status: int, said: str
+) -> None:
+    reply = httpx.post(f"{roomy_url}{CHAT}", content=body, headers=JSON, timeout=10, trust_env=False)
+    assert reply.status_code == status
+    assert said in reply.json()["error"]["message"]
+
+
+def test_transcript_with_many_mistakes_names_the_first(roomy_url: str) -> None:
+    messages = [{"role": "user", "content": "hi", "extra": number} for number in range(10_000)]
+    reply = httpx.post(f"{roomy_url}{CHAT}/new", json={"messages": messages}, timeout=10, trust_env=False)
+    assert reply.json()["error"]["message"] == "messages.0.extra: unknown field"
+
+
+class SwappedBody:
+    """Replaces the object that the guard has parsed, so that a second parse of the body would show."""
+
+    parsed = {
+        CHAT: {"message": "parsed"},
+        f"{CHAT}/new": {"title": "parsed"},
+        "/api/v1/load-model": {"model_name": "parsed"},
+        "/api/v1/generate": {"prompt": "parsed"},
+    }
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if PARSED_BODY in scope:
+            scope[PARSED_BODY] = self.parsed[scope["path"]]
+        await self.app(scope, receive, send)
+
+
+def test_routes_take_the_object_that_the_guard_has_parsed() -> None:
+    scripted = Scripted()
+    app = fake_app(scripted)
+    app.user_middleware.append(Middleware(SwappedBody))  # the innermost
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        for path in SwappedBody.parsed:
+            assert client.post(path, json={"sent": True}).status_code == 200
+    assert scripted.calls == [
+        ChatRequest(message="parsed"),
+        NewChatRequest(title="parsed"),
+        "parsed",
+        GenerateRequest(prompt="parsed"),
+    ]
 
 
 def test_surrogate_pair_is_one_character(client: httpx.Client, scripted: Scripted) -> None:

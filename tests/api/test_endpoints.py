@@ -154,3 +154,26 @@ def test_blank_title_or_message_of_a_transcript_is_refused(
 def test_reply_of_a_transcript_may_be_empty(client: httpx.Client) -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]
     assert client.post("/api/v1/chat/new", json={"messages": messages}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("limits", "max_tokens"),
+    [
+        ({"max_tokens": None, "max_length": None}, None),
+        ({"max_tokens": None, "max_length": 5}, 5),
+        ({"max_tokens": 5, "max_length": None}, 5),
+        ({"max_length": None}, None),
+    ],
+)
+@pytest.mark.parametrize(("path", "text"), [("chat", "message"), ("generate", "prompt")])
+def test_null_counts_as_left_out_for_both_names_of_a_field(
+    client: httpx.Client,
+    scripted: Scripted,
+    path: str,
+    text: str,
+    limits: dict[str, object],
+    max_tokens: int | None,
+) -> None:
+    assert client.post(f"/api/v1/{path}", json={text: "hi"} | limits).status_code == 200
+    request = scripted.calls[0]
+    assert isinstance(request, schemas.SamplingFields) and request.max_tokens == max_tokens

@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 
 from app.api import examples
+from app.api.body import ParsedRoute
 from app.api.dependencies import PREFIX, ConversationId, DeadlineDep, ServicesDep
 from app.api.docs import REPLIES, STREAMS_TEXT, fails_with
 from app.api.native.events import encode
 from app.api.streaming import respond
 from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, RegenerateRequest
 
-router = APIRouter(prefix=PREFIX, tags=["Chat"])
+router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Chat"])
 TURN = STREAMS_TEXT | REPLIES | fails_with(409)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from app.api import examples
+from app.api.body import ParsedRoute
 from app.api.dependencies import PREFIX, ConversationId, PageParams, ServicesDep
 from app.api.docs import TAKES_BODY, fails_with
 from app.models.schemas import (
@@ -17,7 +18,7 @@ from app.models.schemas import (
     UndoResponse,
 )
 
-router = APIRouter(prefix=PREFIX, tags=["Chat"])
+router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Chat"])
 
 
 @router.post("/chat/new", responses=TAKES_BODY | fails_with(404, 429))

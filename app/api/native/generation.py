@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 
 from app.api import examples
+from app.api.body import ParsedRoute
 from app.api.dependencies import PREFIX, DeadlineDep, ServicesDep
 from app.api.docs import REPLIES, STREAMS_TEXT
 from app.api.native.events import encode
 from app.api.streaming import respond
 from app.models.schemas import GenerateRequest, GenerateResponse
 
-router = APIRouter(prefix=PREFIX, tags=["Generation"])
+router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Generation"])
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=STREAMS_TEXT | REPLIES)

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 
 from app.api import examples
+from app.api.body import ParsedRoute
 from app.api.dependencies import PREFIX, ModelParam, ServicesDep
 from app.api.docs import STREAMS_LOAD, STREAMS_SWITCH, TAKES_BODY, fails_with
 from app.api.native.events import encode
@@ -19,7 +20,7 @@ from app.models.schemas import (
     UnloadModelResponse,
 )
 
-router = APIRouter(prefix=PREFIX, tags=["Models"])
+router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Models"])
 LOADS = TAKES_BODY | fails_with(404, 503)
 
 

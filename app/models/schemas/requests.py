@@ -7,6 +7,7 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     ConfigDict,
+    FailFast,
     Field,
     StrictBool,
     StrictFloat,
@@ -17,7 +18,6 @@ from pydantic import (
 from app.core import sampling
 from app.core.literals import FinishReason
 from app.models.schemas.wire import (
-    MAX_STOP,
     Name,
     NonBlankText,
     RequestModel,
@@ -74,19 +74,6 @@ class SamplingFields(RequestModel):
         None, description="A text, or several, that ends the reply and is not part of it."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_name_for_the_limit(cls, data: Any) -> Any:  # Any: raw JSON, before validation
-        if isinstance(data, dict) and "max_tokens" in data and "max_length" in data:
-            raise ValueError("max_tokens and max_length are the same field: send only one of them")
-        return data
-
-    @model_validator(mode="after")
-    def _few_stop_strings(self) -> "SamplingFields":
-        if isinstance(self.stop, list) and len(self.stop) > MAX_STOP:
-            raise ValueError(f"stop holds more than {MAX_STOP} strings")
-        return self
-
 
 class TurnFields(SamplingFields):
     """What every request for a reply may hold."""
@@ -141,7 +128,7 @@ class NewChatRequest(RequestModel):
     model_name: Name | None = Field(
         None, description="The model that answers in this conversation by default."
     )
-    messages: list[TranscriptMessage] = Field(
+    messages: Annotated[list[TranscriptMessage], FailFast()] = Field(
         default_factory=list,
         max_length=10_000,
         description="A transcript to restore. User and assistant take turns, and the user begins.",

@@ -1,19 +1,24 @@
 """Defines the base classes of the wire models, and the kinds of text that their fields hold."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 LoadState = Literal["available", "loading", "loaded", "failed"]
 
 MAX_TEXT = 400_000  # characters of one message; the request body has its own limit in bytes
 MAX_STOP = 16
-
-
-def _no_surrogates(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("holds a lone surrogate, which is not a character")
-    return text
+_MAX_FIELDS = 200  # of one object: each unknown one costs the time of an error
 
 
 def not_blank(text: str) -> str:
@@ -22,10 +27,17 @@ def not_blank(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_no_surrogates)]
+def _few(strings: object) -> object:
+    if isinstance(strings, list) and len(strings) > MAX_STOP:
+        raise ValueError(f"holds more than {MAX_STOP} strings")
+    return strings
+
+
+# Pydantic refuses lone surrogates in each of these, because their length is limited.
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 NonBlankText = Annotated[Text, AfterValidator(not_blank)]
-StopString = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_surrogates)]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_surrogates)]
+StopString = Annotated[str, Field(min_length=1, max_length=200)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 def _one_or_many(value: object) -> str:
@@ -34,7 +46,7 @@ def _one_or_many(value: object) -> str:
 
 # Discriminated before validation, so that a wrong list is not reported as a wrong text as well.
 StopField = Annotated[
-    Annotated[list[StopString], Tag("a list")] | Annotated[StopString, Tag("a text")],
+    Annotated[list[StopString], BeforeValidator(_few), Tag("a list")] | Annotated[StopString, Tag("a text")],
     Discriminator(_one_or_many),
 ]
 
@@ -46,4 +58,30 @@ class WireModel(BaseModel):
 
 
 class RequestModel(WireModel):
+    """A request. A field that has several names may come under one of them; null counts as left out."""
+
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, data: Any) -> Any:  # Any: raw JSON, before validation
+        if not isinstance(data, dict):
+            return data
+        if len(data) > _MAX_FIELDS:
+            raise ValueError("the object has too many fields")
+        left_out = {name for names in cls._aliases() for name in _unused(names, data)}
+        return {name: value for name, value in data.items() if name not in left_out}
+
+    @classmethod
+    def _aliases(cls) -> list[list[str]]:
+        """The names of each field that has several."""
+        choices = [field.validation_alias for field in cls.model_fields.values()]
+        return [list(map(str, choice.choices)) for choice in choices if isinstance(choice, AliasChoices)]
+
+
+def _unused(names: list[str], data: dict[str, Any]) -> list[str]:
+    """The names of one field that are null. Raises ValueError if two of them have values."""
+    given = [name for name in names if data.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are the same field: send only one of them")
+    return [name for name in names if name not in given]
