@@ -1,4 +1,4 @@
-"""Shows the list of models with the progress of those that are loading, until none is.
+"""Shows the list of models with the progress of loading models, until none is loading.
 
 It only watches: closing it does not stop a load.
 """

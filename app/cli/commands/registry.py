@@ -1,6 +1,5 @@
 """The list of commands, /help, and the parser that tells commands from messages."""
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,6 +59,8 @@ def find(name: str) -> Command:
     exact = [command for command in found if command.name == name]
     if exact or len(found) == 1:
         return (exact or found)[0]
+    import difflib  # only a wrong command needs it
+
     near = [c.name for c in found] or difflib.get_close_matches(name, [c.name for c in COMMANDS], cutoff=0.5)
     hint = f"Did you mean {' or '.join(f'/{n}' for n in near)}?" if near else "/help lists the commands."
     problem = "matches several commands" if found else "is not a command"
