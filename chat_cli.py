@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from app.cli import startup
+from app.cli import startup_time
 from app.cli.input.keyboard import quiet_keyboard
 from app.cli.options import Options
 
@@ -65,7 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Options:
 
 
 def run() -> int:
-    startup.begin()
+    startup_time.begin()
     options = parse_arguments()
     try:
         with quiet_keyboard() if options.is_interactive else nullcontext("") as typed:

@@ -6,7 +6,7 @@ import traceback
 
 from pydantic import ValidationError
 
-from app.cli import startup
+from app.cli import startup_time
 from app.cli.commands import registry as commands
 from app.cli.commands.model import restore_chosen_model
 from app.cli.conversation.session import Session
@@ -46,7 +46,7 @@ class Chat:
         """Imports what the first answer needs. A failure shows again, and is reported, in that answer."""
         await asyncio.sleep(PRELOAD_DELAY_S)
         await asyncio.to_thread(self._session.terminal.preload)
-        startup.end()
+        startup_time.end()
 
     async def _run_next_line(self) -> None:
         line = await self._prompt.ask(self._session.draft)

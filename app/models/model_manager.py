@@ -13,7 +13,7 @@ from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
 from app.models.hub.client import Hub
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.engines import EngineStarter, WorkerStarter
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.evictor import Evictor
 from app.models.lifecycle.loader import ModelLoader
 from app.models.lifecycle.registry import ModelRegistry

@@ -30,7 +30,7 @@ LATER |= {
     "rich.markdown",
     "rich.table",
     "rich.progress",
-    "app.cli.output.markdown",
+    "app.cli.output.markdown_stream",
     "app.cli.commands.comparison",
 }
 

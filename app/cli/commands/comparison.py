@@ -13,7 +13,7 @@ from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
 from app.cli.output.formatting import count, without_controls
 from app.cli.output.live_view import LiveView
-from app.cli.output.markdown import MarkdownStream, Row
+from app.cli.output.markdown_stream import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
 from app.models.schemas import (
     ChatRequest,

@@ -19,7 +19,7 @@ from app.cli.output.screen_writer import ScreenWriter
 from app.models.schemas import LoadProgress
 
 if TYPE_CHECKING:
-    from app.cli.output.markdown import Row
+    from app.cli.output.markdown_stream import Row
 
 HINT = "Ctrl-C closes the list; loading continues."
 _FOOTER_ROWS = 2  # for what the user types meanwhile

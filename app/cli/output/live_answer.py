@@ -12,7 +12,7 @@ from rich.text import Text
 
 from app.cli.output.formatting import without_controls
 from app.cli.output.live_view import LiveView
-from app.cli.output.markdown import MarkdownStream, Row
+from app.cli.output.markdown_stream import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
 
 if TYPE_CHECKING:  # a pipe has no line editor

@@ -14,7 +14,7 @@ from rich.cells import chop_cells
 from rich.segment import Segment
 from rich.style import Style
 
-from app.cli.output.markdown import Row
+from app.cli.output.markdown_stream import Row
 from app.cli.output.screen_writer import ScreenWriter
 
 if TYPE_CHECKING:  # a pipe has no line editor

@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from app.cli.output.formatting import CONTROLS
-from app.cli.output.markdown import Row
+from app.cli.output.markdown_stream import Row
 
 BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows what is between at once
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"

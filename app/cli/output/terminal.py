@@ -115,8 +115,8 @@ class Terminal:
     def preload(self) -> None:
         """Imports what answers need, so that the first one does not delay key presses. For any thread."""
         if not self.style.plain:
-            from app.cli.output.blocks import highlight
             from app.cli.output.live_answer import LiveAnswer  # noqa: F401  (imported for later)
+            from app.cli.output.markdown_blocks import highlight
 
             highlight("pass", "python")
 

@@ -7,7 +7,7 @@ from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.slot import KVAllocator
 from app.engine.request import Request
 from app.engine.scheduling.sequence import TokenSequence
-from app.engine.speculative.acceptance import AcceptanceRate
+from app.engine.speculative.acceptance_rate import AcceptanceRate
 from app.engine.speculative.cost import SpeculationCost
 from app.engine.speculative.draft_model import DraftModel
 from app.engine.speculative.prompt_lookup import PromptLookup

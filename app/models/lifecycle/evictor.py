@@ -9,7 +9,7 @@ import logging
 import time
 
 from app.models.hub.progress import LoadReporter
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState

@@ -14,9 +14,9 @@ from app.models.hub.client import Hub, Weights
 from app.models.hub.progress import LoadReporter
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.engines import EngineStarter, worker_spec
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.evictor import Evictor
-from app.models.lifecycle.load import Load, LoadMonitor
+from app.models.lifecycle.load_task import Load, LoadMonitor
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState

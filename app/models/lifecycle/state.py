@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from app.core.catalogue import ModelProfile
 from app.core.errors import DomainError
-from app.models.lifecycle.load import Load
+from app.models.lifecycle.load_task import Load
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import LoadProgress, LoadState
 

@@ -8,7 +8,7 @@ from app.core.catalogue import BUILTIN_NAME
 from app.core.errors import DomainError, ModelTooLarge, ShuttingDown
 from app.models.hub.client import Hub
 from app.models.lifecycle.background import BackgroundTasks
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.evictor import Evictor
 from app.models.lifecycle.loader import ModelLoader
 from app.models.lifecycle.registry import ModelRegistry

@@ -12,7 +12,7 @@ from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.answer_view import PlainAnswer
 from app.cli.output.formatting import without_controls
 from app.cli.output.live_view import LiveView
-from app.cli.output.markdown import MarkdownStream, Row
+from app.cli.output.markdown_stream import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
 from tests.cli.client_process import until
 from tests.cli.conftest import ReadableScreen

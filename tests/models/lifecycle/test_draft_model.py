@@ -10,7 +10,7 @@ from app.core.catalogue import BUILTIN_PATH
 from app.core.config import Settings
 from app.core.model_folder import weight_bytes
 from app.models.hub.client import Hub
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.state import ModelState
 from app.models.model_manager import ModelManager
 from tests.models.conftest import asyncio_timeout, collect, profile

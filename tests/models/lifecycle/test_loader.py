@@ -14,7 +14,7 @@ from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelBusy, ModelUnavailable, ShuttingDown
 from app.models.hub.client import Hub
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import LoadProgress
 from tests.models.conftest import asyncio_timeout, collect, leased, profile

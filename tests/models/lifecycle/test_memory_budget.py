@@ -15,7 +15,7 @@ from app.core.errors import ModelCorrupt, ModelTooLarge
 from app.engine.ipc.launcher import ForkServer
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
 from tests.models.conftest import asyncio_timeout, chats_of, collect, leased, pid_of, profile

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from rich.console import Console
 
-from app.cli.output.markdown import MarkdownStream, Row
+from app.cli.output.markdown_stream import MarkdownStream, Row
 from tests.cli.output.markdown_text import cuts
 
 

@@ -12,7 +12,7 @@ from app.core.catalogue import CATALOGUE
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.engine.backend import BackendStats
-from app.models.lifecycle.eviction import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
 from tests.models.stand_in import INFO, StandInBackend

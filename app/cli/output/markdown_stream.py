@@ -11,7 +11,7 @@ from markdown_it.token import Token
 from rich.console import Console
 from rich.segment import Segment
 
-from app.cli.output.blocks import Blocks, highlight, parse
+from app.cli.output.markdown_blocks import Blocks, highlight, parse
 
 Row = list[Segment]
 """One line without its newline. A row of code may be wider than the terminal: it is not wrapped, so that it

@@ -1,6 +1,6 @@
 """Draft tokens are proposed as long as they pay, and speculation pauses while they do not."""
 
-from app.engine.speculative.acceptance import AcceptanceRate, best_draft_length
+from app.engine.speculative.acceptance_rate import AcceptanceRate, best_draft_length
 
 
 def test_speculation_that_does_not_pay_pauses_for_longer_each_time() -> None:
