@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +107,36 @@ def test_module_docstring_says_what_the_module_does(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not (ast.get_docstring(tree) or "").startswith("Owns")
     assert ast.get_docstring(tree) or not tree.body
+
+
+WAITING = (
+    "waiting.py",
+    "peers.py",
+    "standin.py",
+    "stand_in",
+)  # polling, and imitations of slow servers
+TESTS = [path for path in sorted((ROOT / "tests").rglob("*.py")) if not {*path.parts} & {*WAITING}]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_wait_with_a_bound_and_for_no_fixed_time(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    statements = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    assert [line for name, arguments, line in method_calls(ast.walk(tree)) if is_fixed(name, arguments)] == []
+    assert [line for name, arguments, line in method_calls(statements) if is_unbounded(name, arguments)] == []
+
+
+def method_calls(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str], int]]:
+    """The name, the arguments and the line of each call of a method or of a module's function."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+            yield node.func.attr, [ast.unparse(argument) for argument in arguments], node.lineno
+
+
+def is_fixed(name: str, arguments: list[str]) -> bool:
+    return name == "sleep" and arguments != ["0"]
+
+
+def is_unbounded(name: str, arguments: list[str]) -> bool:
+    return name in ("wait", "join", "communicate") and not arguments

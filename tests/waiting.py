@@ -8,7 +8,9 @@ LIMIT_S = 120.0
 _INTERVAL_S = 0.01
 
 
-def wait_for(condition: Callable[[], object], description: str, limit_s: float = LIMIT_S) -> None:
+def wait_for(
+    condition: Callable[[], object], description: str = "a condition", limit_s: float = LIMIT_S
+) -> None:
     """Returns when the condition holds. Fails if it does not within `limit_s`."""
     deadline = time.monotonic() + limit_s
     while not condition():
@@ -16,7 +18,9 @@ def wait_for(condition: Callable[[], object], description: str, limit_s: float =
         time.sleep(_INTERVAL_S)
 
 
-async def until(condition: Callable[[], object], description: str, limit_s: float = LIMIT_S) -> None:
+async def until(
+    condition: Callable[[], object], description: str = "a condition", limit_s: float = LIMIT_S
+) -> None:
     """Returns when the condition holds; other tasks run meanwhile. Fails if it does not within `limit_s`."""
     deadline = time.monotonic() + limit_s
     while not condition():

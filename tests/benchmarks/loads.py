@@ -10,6 +10,7 @@ from tests.benchmarks.plan import Plan
 from tests.benchmarks.targets import Dialogue, Target
 from tests.benchmarks.traces import Trace, median_first_token_s, total_tokens_per_s
 from tests.benchmarks.vocabulary import Words
+from tests.waiting import until
 
 Figures = dict[str, float]
 Replies = list["asyncio.Task[None]"]
@@ -17,6 +18,7 @@ Replies = list["asyncio.Task[None]"]
 _TURNS = 4
 _SETTLED_PIECES = 8  # that each of several replies must have before anything is measured
 _REPLY_TOKENS = 512  # the most, of a reply that is cancelled after the measurement
+_REPLIES_LIMIT_S = 600.0
 _MARGIN_TOKENS = 80  # of the context, for the chat template
 
 
@@ -132,14 +134,18 @@ async def _streaming(
 
 async def _all_reached(traces: Sequence[Trace], pieces: int, replies: Replies) -> bool:
     """Whether all replies got this many pieces before one of them ended. Raises the error of a failed one."""
-    while any(len(trace.arrivals) < pieces for trace in traces):
-        ended = [reply for reply in replies if reply.done()]
-        for reply in ended:
+
+    def have_all() -> bool:
+        return all(len(trace.arrivals) >= pieces for trace in traces)
+
+    def has_one_ended() -> bool:
+        return any(reply.done() for reply in replies)
+
+    await until(lambda: have_all() or has_one_ended(), "the replies", _REPLIES_LIMIT_S)
+    for reply in replies:
+        if reply.done():
             reply.result()
-        if ended:
-            return False
-        await asyncio.sleep(0.002)
-    return True
+    return have_all() and not has_one_ended()
 
 
 async def _ask(dialogue: Dialogue, message: str, max_tokens: int) -> Trace:

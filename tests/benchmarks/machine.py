@@ -60,7 +60,7 @@ class PeakMemory:
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        self._watch.join()
+        self._watch.join(30)
 
     def _look(self) -> None:
         while not self._is_over.wait(_LOOK_EVERY_S):

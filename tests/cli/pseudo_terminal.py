@@ -53,7 +53,7 @@ class PseudoTerminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.wait(30)
         self.close()
 
     def close(self) -> None:

@@ -71,7 +71,7 @@ class Worker:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.wait(30)
         self.life_line.close()
         self._socket.close()
         self._context.term()

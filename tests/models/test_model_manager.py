@@ -20,6 +20,7 @@ from app.models.schemas import (
     SwitchModelResponse,
 )
 from tests.models.conftest import World, collect, pid_of, profile
+from tests.waiting import until
 
 
 def worker_pid(world: World) -> int:
@@ -88,8 +89,7 @@ def test_a_cancelled_switch_changes_nothing(world: World) -> None:
     async def leave_early() -> None:
         async with aclosing(world.models.switch("tiny-b")) as events:
             await anext(events)
-        while world.models.find("tiny-b").status == "loading":
-            await asyncio.sleep(0.01)
+        await until(lambda: world.models.find("tiny-b").status != "loading", "the load to end")
 
     world.run(leave_early())
     assert world.models.current_name == "tiny-a"
@@ -124,8 +124,7 @@ def test_an_unload_that_is_cancelled_still_ends_its_worker(world: World) -> None
         await asyncio.sleep(0)
         unload.cancel()
         await asyncio.gather(unload, return_exceptions=True)
-        while Path(f"/proc/{pid}").exists():
-            await asyncio.sleep(0.02)
+        await until(lambda: not Path(f"/proc/{pid}").exists(), "the worker to end")
 
     world.run(give_up())
 
@@ -164,8 +163,7 @@ def test_status_reports_a_stuck_worker(
         await collect(models.switch("tiny-a"))
         loaded, status = models.find("tiny-a").loaded, ServerStatus(models)
         os.kill(pid_of(loaded), signal.SIGSTOP)
-        while status.is_ready():
-            await asyncio.sleep(0.02)
+        await until(lambda: not status.is_ready(), "the worker to be found stuck")
         (model,) = status.list_models().models
         os.kill(pid_of(loaded), signal.SIGCONT)
         await models.close()

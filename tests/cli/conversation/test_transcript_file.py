@@ -117,7 +117,7 @@ def test_save_that_is_killed_leaves_a_complete_file(tmp_path: Path) -> None:
         for _ in range(saves):
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(30)
         process.stdout.close()
         assert len(load("talk", tmp_path).messages[0].content) == 100_000
 

@@ -17,7 +17,7 @@ def test_ctrl_c_cancels_the_running_work() -> None:
     async def go() -> None:
         asyncio.get_running_loop().call_soon(press_ctrl_c)
         with pytest.raises(Interrupted):
-            await Interrupts().run(asyncio.sleep(60))
+            await Interrupts().run(asyncio.Event().wait())
 
     asyncio.run(go())
 

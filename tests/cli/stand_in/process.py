@@ -24,7 +24,7 @@ def served(state: StandIn, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(30)
         listening.close()
 
 

@@ -18,7 +18,7 @@ def test_start_that_is_given_up_leaves_no_complaint(tmp_path: Path) -> None:
         loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
         spec = WorkerSpec(str(tmp_path), "tiny")
         start = asyncio.create_task(WorkerClient.start(spec, launcher, report=lambda _: begun.set()))
-        await begun.wait()
+        await asyncio.wait_for(begun.wait(), 30)
         start.cancel()
         await asyncio.wait((start,))
 

@@ -143,4 +143,4 @@ def test_process_with_several_threads_does_not_fork() -> None:
             check_that_forking_is_safe()
     finally:
         is_over.set()
-        thread.join()
+        thread.join(30)

@@ -1,7 +1,6 @@
 """A tiny repository, profiles that name it, and a fetch with a time limit, for the tests of the hub."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,3 @@ def fetch(hub: Hub, wanted: ModelProfile) -> tuple[Weights, Reports]:
     """The weights and all reported progress."""
     reports = Reports()
     return asyncio.run(asyncio.wait_for(hub.fetch(wanted, reports), FETCH_TIMEOUT_S)), reports
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits until the condition holds, for a while at most."""
-    async with asyncio.timeout(FETCH_TIMEOUT_S):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -18,8 +18,9 @@ from app.core.errors import DiskFull, HubUnreachable, ModelCorrupt, RateLimited
 from app.models.hub.download import replace_link
 from app.models.hub.progress import Meter, Transfer
 from tests.hub.standin import Mishap, Refusal, StandInHub, git_id, running
-from tests.models.hub.requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile, until
+from tests.models.hub.requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile
 from tests.server import ROOT
+from tests.waiting import until
 
 WEIGHTS = TINY["model.safetensors"]
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
@@ -215,7 +216,7 @@ def test_full_disk_is_an_error_and_keeps_the_received_bytes(tmp_path: Path, stan
 def test_rate_limit_during_a_download_fails_it_at_once(tmp_path: Path, standin: StandInHub) -> None:
     async def limited() -> None:
         task = asyncio.create_task(hub_of(standin, tmp_path).fetch(profile("owner/tiny"), Reports()))
-        await until(lambda: standin.bytes_sent)
+        await until(lambda: standin.bytes_sent, "the download to begin")
         standin.refusals["owner/tiny"] = Refusal(429, headers={"Retry-After": "5"})
         await task
 
@@ -229,7 +230,7 @@ def test_cancelled_download_ends_its_threads(tmp_path: Path, standin: StandInHub
 
     async def leave() -> None:
         task = asyncio.create_task(hub_of(standin, tmp_path).fetch(profile("owner/tiny"), Reports()))
-        await until(lambda: standin.bytes_sent >= 3000)
+        await until(lambda: standin.bytes_sent >= 3000, "the download to begin")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -20,6 +20,7 @@ from app.models.schemas import LoadProgress
 from tests.models.conftest import asyncio_timeout, collect, leased, profile
 from tests.models.hub.requests import make_folder
 from tests.models.stand_in_engines import StandInEngines
+from tests.waiting import until
 
 NAMES = ("a", "b", "c")
 MOMENTS = range(25)  # turns of the event loop that a request comes later than what it meets
@@ -53,11 +54,6 @@ def open_engines() -> StandInEngines:
 async def turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-async def until(condition: Any) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 async def leave_after_first(events: AsyncGenerator[Any, None]) -> None:

@@ -23,6 +23,7 @@ from app.models.schemas import LoadProgress
 from tests.hub.standin import Mishap, Refusal, StandInHub, running
 from tests.models.conftest import World, chats_of, pid_of, profile
 from tests.models.hub.requests import hub_of, make_folder
+from tests.waiting import until
 
 
 @dataclass
@@ -56,8 +57,7 @@ class Scene:
                         break
                     do()
                     is_done = True
-        while self.world.models.find("next").status == "loading":
-            await asyncio.sleep(0.01)
+        await until(lambda: self.world.models.find("next").status != "loading", "the load to end")
         return is_over
 
 
