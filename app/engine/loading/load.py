@@ -31,6 +31,8 @@ from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.folder_check import AGAIN, refuse_strange_files, refuse_unsafe
 from app.engine.loading.pickle_to_safetensors import convert
+from app.engine.loading.tokenizer_check import refuse_growth
+from app.engine.tokenization.panics import panics_as_errors
 
 _log = logging.getLogger(__name__)
 
@@ -158,10 +160,12 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # as above; the tokenizers library raises plain Exception
         raise ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    refuse_growth(tokenizer)
     return tokenizer
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import InvalidRequest
 from app.engine.tokenization.chat_template import END
+from app.engine.tokenization.panics import panics_as_errors
 
 # Noncharacters, which no text may hold, around each control token that a message holds.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -46,7 +47,8 @@ class ChatEncoder:
 
     def encode_raw(self, text: str) -> list[int]:
         """Ids of a text as it stands, with the tokens that the tokenizer puts around one."""
-        ids: list[int] = self._tokenizer(text)["input_ids"]
+        with panics_as_errors():
+            ids: list[int] = self._tokenizer(text)["input_ids"]
         return ids or self._starting_ids()
 
     def encode_piece(self, text: str, known: KnownIds) -> list[int]:
@@ -54,7 +56,7 @@ class ChatEncoder:
         units = self._boundaries.cut(text)
         new = list(dict.fromkeys(unit for unit in units if unit not in known))
         if new:
-            known.update(zip(new, self._tokenizer(new, add_special_tokens=False)["input_ids"], strict=True))
+            known.update(zip(new, self._encode(new), strict=True))
         return [token_id for unit in units for token_id in known[unit]]
 
     def _encode_inner(self, text: str, known: KnownIds) -> list[int]:
@@ -95,8 +97,13 @@ class ChatEncoder:
     def _cuts_rightly(self) -> bool:
         """Whether a sample text has the same ids when it is cut."""
         text = self._boundaries.sample()
-        whole = self._tokenizer([text], add_special_tokens=False)["input_ids"][0] if text else []
+        whole = self._encode([text])[0] if text else []
         return self.encode_piece(text, {}) == whole
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        with panics_as_errors():
+            ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
 
 
 class _Boundaries:

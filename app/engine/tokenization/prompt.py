@@ -16,13 +16,23 @@ from app.engine.tokenization.history import History, folded
 from app.engine.tokenization.parts import Thinking
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
+_NO_THINKING: Thinking = "none"
+# Assumed bounds of the longest token: some tokenizers have one token for any unknown word, and a hostile one
+# may hold a token as long as a book.
+_FEWEST_CHARACTERS, _MOST_CHARACTERS = 64, 512
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     ids: list[int]
     max_tokens: int  # for the reply, within the window
     omitted_messages: int = 0
-    thinking: Thinking = "none"
+    thinking: Thinking = _NO_THINKING
+    characters: int = 0  # of a text that is too long to be tokenised at all, and then has no ids
+
+    def fits(self, limit: int) -> bool:
+        """Whether it has at most `limit` tokens."""
+        return self.characters == 0 and len(self.ids) <= limit
 
 
 class PromptBuilder:
@@ -40,6 +50,7 @@ class PromptBuilder:
         sandbox: TemplateSandbox,
     ) -> None:
         self._context_length = context_length
+        self._max_characters = context_length * _longest_token(tokenizer)
         self._template = ChatTemplate(tokenizer, chat_template, sandbox)
         self._encoder = ChatEncoder(tokenizer, self._template.source)
 
@@ -54,6 +65,8 @@ class PromptBuilder:
     def _build_raw(self, text: str, request: Submit) -> Prompt:
         if request.continue_final:
             raise InvalidRequest("only a chat has a final message to continue")
+        if len(text) > self._max_characters:
+            raise self._too_long(len(text), ())
         return self._fitted(Prompt(self._encoder.encode_raw(text), self._context_length), request, {})
 
     def _build_chat(self, request: Submit) -> Prompt:
@@ -61,7 +74,7 @@ class PromptBuilder:
         limit = self._context_length - self._reply_reserve(request)
         known: KnownIds = {}
         prompt = self._render(history, 0, request, known)
-        if len(prompt.ids) > limit and history.turns:
+        if not prompt.fits(limit) and history.turns:
             prompt = self._without_oldest(history, limit, request, known)
         return self._fitted(prompt, request, known)
 
@@ -72,7 +85,7 @@ class PromptBuilder:
         while low < high:
             middle = (low + high) // 2
             prompt = self._render(history, middle, request, known)
-            if len(prompt.ids) <= limit:
+            if prompt.fits(limit):
                 best, high = prompt, middle
             else:
                 low = middle + 1
@@ -85,13 +98,17 @@ class PromptBuilder:
         marked = [{"role": each.role, "content": self._encoder.marked(each.content)} for each in messages]
         omitted = history.messages_in(omitted_turns)
         if request.continue_final:
-            text = self._template.render_unfinished(marked)
-            return Prompt(self._encoder.encode_chat(text, known), 0, omitted)
-        text = self._template.render(marked, think=bool(request.think))
-        thinking = self._template.thinking(text, request.think)
+            text, thinking = self._template.render_unfinished(marked), _NO_THINKING
+        else:
+            text = self._template.render(marked, think=bool(request.think))
+            thinking = self._template.thinking(text, request.think)
+        if len(text) > self._max_characters:
+            return Prompt([], 0, omitted, thinking, len(text))
         return Prompt(self._encoder.encode_chat(text, known), 0, omitted, thinking)
 
     def _fitted(self, prompt: Prompt, request: Submit, known: KnownIds) -> Prompt:
+        if prompt.characters:
+            raise self._too_long(prompt.characters, request.messages or ())
         left = self._context_length - len(prompt.ids)
         if left < 1 and request.continue_final:
             raise ContextOverflow(
@@ -113,8 +130,24 @@ class PromptBuilder:
             return ContextOverflow(window + why, hint="Shorten system_prompt.")
         return ContextOverflow(f"{window}the message alone takes {tokens}.", hint="Shorten the message.")
 
+    def _too_long(self, characters: int, messages: Sequence[ChatMessage]) -> ContextOverflow:
+        """The error for a text that surely has too many tokens, so that they are not counted."""
+        window = f"This model's maximum context length is {self._context_length} tokens, but "
+        system = sum(len(message.content) for message in messages if message.role == "system")
+        if 2 * system > characters:
+            return ContextOverflow(f"{window}system_prompt has {system} characters.", hint="Shorten it.")
+        return ContextOverflow(
+            f"{window}the message alone makes {characters} characters.", hint="Shorten the message."
+        )
+
     def _reply_reserve(self, request: Submit) -> int:
         """Tokens of the window that history leaves to the reply."""
         quarter = max(self._context_length // 4, 1)
         wanted = request.sampling.max_tokens
         return quarter if wanted is None else min(wanted, quarter)
+
+
+def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The characters that one token may stand for. A text with more than that for each is surely too long."""
+    longest = max(map(len, tokenizer.get_vocab()), default=1)
+    return min(max(longest, _FEWEST_CHARACTERS), _MOST_CHARACTERS)

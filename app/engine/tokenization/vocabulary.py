@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from app.core.errors import InvalidRequest
 from app.engine.loading.load import LoadedModel
 from app.engine.tokenization.detokenizer import Detokenizer, ReplyText, StopStrings
+from app.engine.tokenization.panics import panics_as_errors
 
 
 class Vocabulary:
@@ -29,4 +30,7 @@ class Vocabulary:
         return ReplyText(detokenizer, StopStrings(stops))
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        with panics_as_errors():
+            return str(
+                self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            )

@@ -1,5 +1,7 @@
 """Prompts fit the window, say what they left out, and take no control token from a message."""
 
+from typing import Any
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -250,3 +252,62 @@ def test_build_empty_prompt_without_any_start_is_refused() -> None:
 def test_build_refuses_what_makes_no_prompt(tokenizer: PreTrainedTokenizerFast, request_: Submit) -> None:
     with pytest.raises(InvalidRequest):
         builder(tokenizer).build(request_)
+
+
+class MeasuringTokenizer(PreTrainedTokenizerFast):
+    """Notes the longest text that it is given to encode."""
+
+    longest = 0
+
+    def __call__(self, text: str | list[str], **options: Any) -> Any:  # as the method that it wraps
+        texts = [text] if isinstance(text, str) else text
+        self.longest = max(self.longest, *map(len, texts))
+        return super().__call__(text, **options)
+
+
+def measuring(template: str = TEMPLATE) -> MeasuringTokenizer:
+    backend = make_tokenizer().backend_tokenizer
+    return MeasuringTokenizer(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|end|>", chat_template=template
+    )
+
+
+ENDLESS = "{% for m in messages %}{{ m.content }}{% endfor %}{{ 'many words ' * (1000000 if long else 1) }}"
+TOO_LONG = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("request_", "blames"),
+    [
+        (raw(TOO_LONG), "the message"),
+        (chat(("user", TOO_LONG)), "the message"),
+        (chat(("system", TOO_LONG), ("user", "hi")), "system_prompt"),
+        (chat(("user", "hi"), ("assistant", TOO_LONG), continue_final=True), "the message"),
+    ],
+)
+def test_build_refuses_a_text_far_beyond_the_window_unread(request_: Submit, blames: str) -> None:
+    tokenizer = measuring()
+    with pytest.raises(ContextOverflow, match=f"200 tokens, but {blames}"):
+        builder(tokenizer, 200).build(request_)
+    assert tokenizer.longest < 200 * 64
+
+
+def test_build_refuses_a_template_that_writes_a_book() -> None:
+    tokenizer = measuring(ENDLESS.replace("long", "messages[0].content == 'write'"))
+    assert builder(tokenizer, 200).build(chat(("user", "hello"))).ids
+    with pytest.raises(ContextOverflow, match="11000005 characters"):
+        builder(tokenizer, 200).build(chat(("user", "write")))
+    assert tokenizer.longest < 200 * 64
+
+
+def test_build_omits_turns_of_a_history_that_is_too_long_to_tokenise() -> None:
+    tokenizer = measuring()
+    history = chat(("user", TOO_LONG), ("assistant", "so long"), ("user", "the cat"))
+    prompt = builder(tokenizer, 200).build(history)
+    assert (prompt.omitted_messages, "the cat" in decode(tokenizer, prompt.ids)) == (2, True)
+    assert tokenizer.longest < 200 * 64
+
+
+def test_build_counts_the_tokens_of_a_text_that_may_fit(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ContextOverflow, match="takes"):
+        builder(tokenizer, 200).build(raw("x" * 200 * 64))
