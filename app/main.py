@@ -14,9 +14,9 @@ from starlette.types import Scope
 
 from app import __version__
 from app.api import docs, endpoints
-from app.api.body import BodyGuard
+from app.api.body import BodyGuard, FramingGuard
 from app.api.errors import install_error_handlers
-from app.api.middleware import Guard, HostCheck, KeyCheck, RequestLog
+from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck, RequestLog
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
 from app.lifecycle import running
@@ -80,9 +80,14 @@ def _middleware(settings: Settings) -> list[Middleware]:
     cross_origin = Middleware(
         CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
     )
-    guard = Middleware(Guard, _check(settings))
-    body = Middleware(BodyGuard, settings.max_body_bytes)
-    return [Middleware(RequestLog), *([cross_origin] if origins else []), guard, body]
+    return [
+        Middleware(RequestLog),
+        Middleware(FramingGuard),
+        *([cross_origin] if origins else []),
+        Middleware(Guard, _check(settings)),
+        Middleware(BodyGuard, settings.max_body_bytes),
+        Middleware(HeadAsGet),
+    ]
 
 
 def _check(settings: Settings) -> Callable[[Scope], None]:

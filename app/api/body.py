@@ -28,6 +28,23 @@ _LARGE_BYTES = 16_000  # parsing a larger body would block the event loop for mi
 _MAX_KEY = 80  # characters of a key that an error message shows
 
 
+class FramingGuard:
+    """Refuses a request whose end two servers could find in two places (RFC 9112, section 6.1).
+
+    Closes its connection, because the bytes that follow could be read as another request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        names = {name for name, _ in scope["headers"]} if scope["type"] == "http" else set()
+        if {b"content-length", b"transfer-encoding"} <= names:
+            message = "A request may have Content-Length or Transfer-Encoding, but not both."
+            return await _refuse_unread(InvalidRequest(message), receive, send)
+        await self.app(scope, receive, send)
+
+
 class BodyGuard:
     """Reads the whole body before the route runs, so a bad body changes nothing."""
 
@@ -54,10 +71,6 @@ class BodyGuard:
             await self.app(scope, _replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        if (
-            "content-length" in headers and "transfer-encoding" in headers
-        ):  # two servers could read it in two ways
-            raise InvalidRequest("A request may have Content-Length or Transfer-Encoding, but not both.")
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise self._too_large()

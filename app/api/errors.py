@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.core import errors
 from app.core.errors import DomainError, InternalError
@@ -42,6 +43,7 @@ STATUS: Mapping[type[DomainError], int] = {
 _MAX_PROBLEMS = 5  # that the message of a validation error lists
 _MAX_FIELD = 80  # characters of a field's name that a message shows
 
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
     404: ("This route does not exist.", "GET / lists all routes."),
     405: (
@@ -102,12 +104,26 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     return _respond(422, _body("validation_error", message, "/docs lists the fields of each route."))
 
 
-async def _on_http_error(_: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     """An error that the framework raises: an unknown route or a wrong method."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     message, hint = _HTTP_ERRORS.get(error.status_code, (f"{phrase}.", None))
-    return _respond(error.status_code, _body(phrase.lower().replace(" ", "_"), message, hint), error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
+    return _respond(error.status_code, _body(phrase.lower().replace(" ", "_"), message, hint), headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods that the routes of this path support. The framework names those of the first route only."""
+    routes = request.app.routes
+    found = [
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return ["HEAD", *found] if "GET" in found else found
 
 
 def _problem(problem: Mapping[str, Any]) -> str:  # Any: pydantic's error details

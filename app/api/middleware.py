@@ -1,6 +1,7 @@
 """Gives every request an id and a log line, and refuses requests without the key or from foreign sites.
 
-Pure ASGI. All checks look only at `scope["path"]` and the headers; body.py checks the bodies.
+Pure ASGI. All checks look only at the headers and at the path below the server's own prefix (`root_path`);
+body.py checks the bodies.
 """
 
 import hmac
@@ -46,13 +47,13 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began = time.perf_counter()
+        began, path = time.perf_counter(), path_below_prefix(scope)
         token = request_id.set(_id_of(Headers(scope=scope)))
         reply = _ReplySend(send)
         try:
             await self._run(scope, receive, reply)
         finally:
-            _log(scope, reply.status, time.perf_counter() - began)
+            _log(scope, path, reply.status, time.perf_counter() - began)
             request_id.reset(token)
 
     async def _run(self, scope: Scope, receive: Receive, reply: "_ReplySend") -> None:
@@ -128,9 +129,7 @@ class HostCheck:
         return name in self.names or "*" in self.names or name.endswith(".localhost") or _is_address(name)
 
     def _is_allowed(self, origin: str, host: str) -> bool:
-        return (
-            origin in self.origins or "*" in self.origins or urlsplit(origin).netloc.lower() == host.lower()
-        )
+        return origin in self.origins or "*" in self.origins or _netloc(origin) == host.lower()
 
 
 class KeyCheck:
@@ -140,7 +139,7 @@ class KeyCheck:
         self.key = key.encode()
 
     def __call__(self, scope: Scope) -> None:
-        path = scope["path"]
+        path = path_below_prefix(scope)
         if path in _OPEN_PATHS or path.startswith(f"{ASSETS}/"):
             return
         if not hmac.compare_digest(_given_key(Headers(scope=scope)), self.key):
@@ -148,6 +147,30 @@ class KeyCheck:
                 "This server requires an API key.",
                 hint="Send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
             )
+
+
+class HeadAsGet:
+    """Lets each GET route answer HEAD. The server leaves out the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self.app(as_get, receive, send)
+        finally:
+            scope["route"] = as_get.get("route")  # for the log
+
+
+def path_below_prefix(scope: Scope) -> str:
+    """The path that the routes match. Behind a proxy, `root_path` is the prefix that leads to this server."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "")
+    below = path.removeprefix(prefix)
+    return below if below == "" or below.startswith("/") else path
 
 
 def _given_key(headers: Headers) -> bytes:
@@ -164,6 +187,14 @@ def _hostname(host: str) -> str:
         return ""
 
 
+def _netloc(origin: str) -> str | None:
+    """The host and port of an origin; None if it is not a URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -177,9 +208,9 @@ def _id_of(headers: Headers) -> str:
     return given if _VALID_ID.fullmatch(given) else secrets.token_hex(8)
 
 
-def _log(scope: Scope, status: int | None, seconds: float) -> None:
+def _log(scope: Scope, path: str, status: int | None, seconds: float) -> None:
     """Logs the route template, not the path, because conversation ids are secrets."""
-    path = getattr(scope.get("route"), "path", None) or scope["path"]
-    level = logging.DEBUG if scope["path"] in HEALTH_PATHS else logging.INFO
+    template = getattr(scope.get("route"), "path", None) or path
+    level = logging.DEBUG if path in HEALTH_PATHS else logging.INFO
     shown = _CLIENT_CLOSED_REQUEST if status is None else status
-    logger.log(level, "%s %s %d %.0f ms", scope["method"], escape_control(path), shown, seconds * 1000)
+    logger.log(level, "%s %s %d %.0f ms", scope["method"], escape_control(template), shown, seconds * 1000)

@@ -16,6 +16,7 @@ from app.api.body import PARSED_BODY, BodyGuard
 from app.models.schemas import ChatRequest, GenerateRequest, NewChatRequest
 from tests.api.conftest import MAX_BODY_BYTES
 from tests.api.fakes import Scripted, fake_app, serving
+from tests.api.raw_http import exchange as until_closed
 
 JSON = {"Content-Type": "application/json"}
 CHAT = "/api/v1/chat"
@@ -193,6 +194,15 @@ def test_content_length_with_transfer_encoding_is_refused(url: str, scripted: Sc
     answer = exchange(url, lengths + b'11\r\n{"message": "hi"}\r\n0\r\n\r\n')
     assert answer.startswith(b"HTTP/1.1 400") and b"not both" in answer
     assert scripted.calls == []
+
+
+@pytest.mark.parametrize("path", [CHAT, "/health", "/nothing"])
+def test_connection_is_closed_after_content_length_with_transfer_encoding(url: str, path: str) -> None:
+    request = head("Content-Length: 5", "Transfer-Encoding: chunked").replace(CHAT.encode(), path.encode())
+    next_request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = until_closed(url, request + b"0\r\n\r\n" + next_request)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 400") and b"connection: close" in answer.lower()
 
 
 def test_bytes_after_the_body_are_not_read_as_a_request(url: str, scripted: Scripted) -> None:

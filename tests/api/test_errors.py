@@ -139,3 +139,22 @@ def test_bug_is_logged_once_and_its_details_are_not_sent(
     assert reply.headers["x-request-id"] in reply.json()["error"]["hint"]
     failures = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.exc_info is not None for record in failures] == [True]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/v1/chat/conversation/conv_1", "HEAD, DELETE, GET"),
+        ("PATCH", "/api/v1/chat/conversation/conv_1", "HEAD, DELETE, GET"),
+        ("GET", "/api/v1/chat", "POST"),
+        ("HEAD", "/api/v1/chat", "POST"),
+        ("DELETE", "/health", "HEAD, GET"),
+        ("POST", "/", "HEAD, GET"),
+        ("POST", "/docs", "HEAD, GET"),
+    ],
+)
+def test_wrong_method_is_told_every_method_of_the_path(
+    client: httpx.Client, method: str, path: str, allowed: str
+) -> None:
+    reply = client.request(method, path)
+    assert (reply.status_code, reply.headers["allow"]) == (405, allowed)

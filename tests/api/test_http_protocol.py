@@ -1,16 +1,13 @@
 """Heads of requests that do not arrive, and bytes that are not HTTP."""
 
-import socket
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from app.api.http_protocol import DeadlineProtocol
 from tests.api.fakes import Scripted, fake_app, serving
-
-TIMEOUT_S = 10
+from tests.api.raw_http import exchange
 
 
 class HastyProtocol(DeadlineProtocol):
@@ -21,18 +18,6 @@ class HastyProtocol(DeadlineProtocol):
 def hasty() -> Iterator[str]:
     with serving(fake_app(Scripted()), http=HastyProtocol) as url:
         yield url
-
-
-def exchange(url: str, *parts: bytes) -> bytes:
-    """Everything that the server sends before it closes the connection."""
-    address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S) as connection:
-        for part in parts:
-            connection.sendall(part)
-        answer = b""
-        while part := connection.recv(65_536):
-            answer += part
-    return answer
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: local"])

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette._utils import get_route_path  # private: the definition that the routes use
 from starlette.routing import Route
 from starlette.types import Scope
 
 from app.api.docs import describe
-from app.api.middleware import HostCheck, KeyCheck
+from app.api.middleware import HostCheck, KeyCheck, path_below_prefix
 from app.core.errors import ForbiddenHost, NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, serving
 
@@ -70,7 +71,7 @@ def test_host_check_accepts_its_own_and_allowed_origins(origin: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "http://localhost:9000", "null", "http://page.example", "["]
+    "origin", ["http://evil.example", "http://localhost:9000", "null", "http://page.example", "[", "http://["]
 )
 def test_host_check_refuses_other_origins(origin: str) -> None:
     with pytest.raises(ForbiddenHost):
@@ -107,6 +108,44 @@ def test_every_route_but_the_open_ones_requires_the_key(locked: httpx.Client) ->
         for method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"):
             is_refused = locked.request(method, path).status_code == 401
             assert is_refused == (path not in OPEN), (method, path)
+
+
+@pytest.mark.parametrize("prefix", ["/llm", "/llm/", "/health", "/docs"])
+def test_prefix_of_a_proxy_changes_nothing_about_the_key(prefix: str) -> None:
+    app = fake_app(Scripted(), api_key=KEY)
+    with serving(app, root_path=prefix) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        for path in OPEN | {"/docs-assets/swagger-ui.css"}:
+            assert client.get(path).status_code == 200, path
+        for path in (
+            "/api/v1/chat/models",
+            "/docs/x",
+            "/health/x",
+            "/nothing",
+            "/llm/health",
+            "/docs-assets",
+        ):
+            assert client.get(path).status_code == 401, path
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "below"),
+    [
+        ("/llm/health", "/llm", "/health"),
+        ("/llm", "/llm", ""),
+        ("/llmx/health", "/llm", "/llmx/health"),
+        ("/health", "/llm", "/health"),
+        ("/health", "", "/health"),
+    ],
+)
+def test_path_below_prefix_is_the_one_that_the_routes_match(path: str, prefix: str, below: str) -> None:
+    found = {"type": "http", "path": path, "root_path": prefix}
+    assert path_below_prefix(found) == get_route_path(found) == below
+
+
+def test_health_checks_below_a_prefix_are_logged_as_details(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(fake_app(Scripted()), root_path="/llm") as url:
+        httpx.get(f"{url}/health/live", trust_env=False)
+    assert access_lines(caplog) == []
 
 
 @pytest.mark.parametrize("path", sorted(OPEN | {"/docs-assets/swagger-ui.css"}))
@@ -180,6 +219,14 @@ def test_access_line_names_the_template_and_not_the_id(
     client.get("/")  # its line follows that of the first request
     assert access_lines(caplog)[0].startswith("GET /api/v1/chat/conversation/{conversation_id} 200 ")
     assert "conv_secret" not in caplog.text
+
+
+def test_access_line_of_head_names_the_template(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.head("/api/v1/chat/conversation/conv_secret")
+    client.get("/")
+    assert access_lines(caplog)[0].startswith("HEAD /api/v1/chat/conversation/{conversation_id} 200 ")
 
 
 def test_path_cannot_forge_a_line(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -41,3 +41,18 @@ def test_index_lists_every_route_and_requests_to_try(client: httpx.Client) -> No
     assert {("POST", "/api/v1/chat"), ("DELETE", "/api/v1/chat/conversation/{conversation_id}")} <= listed
     assert all(route["description"] for route in index["routes"])
     assert all(str(client.base_url).rstrip("/") in request for request in index["first_requests"])
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/docs", "/openapi.json", "/health", "/health/live", "/api/v1/health/ready"]
+)
+def test_head_is_answered_as_get_without_the_body(client: httpx.Client, path: str) -> None:
+    reply = client.head(path)
+    assert (reply.status_code, reply.content) == (200, b"")
+    assert reply.headers["content-type"] == client.get(path).headers["content-type"]
+
+
+def test_head_of_a_server_that_is_not_ready_is_503(client: httpx.Client, scripted: Scripted) -> None:
+    scripted.state = "loading"
+    reply = client.head("/health/ready")
+    assert (reply.status_code, reply.headers["retry-after"], reply.content) == (503, "2", b"")

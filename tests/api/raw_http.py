@@ -1,0 +1,18 @@
+"""Sends bytes that no HTTP library would send."""
+
+import socket
+from urllib.parse import urlsplit
+
+TIMEOUT_S = 10
+
+
+def exchange(url: str, *parts: bytes) -> bytes:
+    """Everything that the server sends before it closes the connection."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S) as connection:
+        for part in parts:
+            connection.sendall(part)
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return answer
