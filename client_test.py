@@ -17,6 +17,8 @@ from app.apicheck.menu import Menu, shown_route
 from app.apicheck.runner import Outcome, Target, run_checks
 from app.cli.errors import ClientError
 from app.cli.net.address import Address, address_of
+from app.cli.net.environment import certificates_for, proxy_for
+from app.cli.net.failures import unreachable
 from app.cli.net.server import default_address, url_of
 from app.cli.preferences import read_environment
 
@@ -31,15 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse(arguments)
         address = address_of(options.url, options.api_key)
+        http = open_client(address)
     except ClientError as error:
         print_error(console, error)
         return USAGE
-    with open_client(address) as http:
+    with http:
         try:
             wait_until_loaded(http, console)
         except httpx.TransportError as error:
-            hint = "Start one with: python -m app"
-            print_error(console, ClientError(f"No server answers at {address.url} ({error}).", hint))
+            print_error(console, unreachable(address, proxy_for(address), error))
             return UNREACHABLE
         if http.get("/api/v1/chat/models").status_code == 401:
             console.print("The server requires an API key. Pass it with --api-key KEY or set LLM_API_KEY.")
@@ -51,11 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def open_client(address: Address) -> httpx.Client:
+    proxy = proxy_for(address)
     return httpx.Client(
         base_url=address.url,
         headers=address.headers,
         timeout=TIMEOUT,
-        trust_env=address.is_remote,
+        trust_env=False,
+        proxy=None if proxy is None else proxy.url,
+        verify=certificates_for(address),
     )
 
 

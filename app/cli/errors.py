@@ -2,7 +2,7 @@
 
 ClientError
 ├── InputError       the message, standard input or .env cannot be used
-├── ConfigError      config.toml is invalid or cannot be written
+├── ConfigError      config.toml or an environment variable is invalid, or config.toml cannot be written
 ├── BadAddress       the server's address or API key is malformed
 ├── Unreachable      no server answers
 ├── NotOurServer     something answers, but not with this API

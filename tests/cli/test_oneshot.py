@@ -61,6 +61,12 @@ def test_invalid_input_is_reported_before_a_server_starts(
     assert expected in lines[0] and len(lines) <= 2 and "secret" not in lines[0]
 
 
+@pytest.mark.parametrize(("variable", "value"), [("CHAT_URL", "notaurl"), ("LLM_HOST", "a b")])
+def test_invalid_address_names_its_variable(variable: str, value: str) -> None:
+    done = piped("hello", **{variable: value})
+    assert done.returncode == 2 and done.stderr.startswith(f"{variable} '") and value in done.stderr
+
+
 def test_prompt_option_precedes_piped_input(url: str, standin: StandIn) -> None:
     Path("notes.txt").write_text("noted")
     assert piped("a diff\n", "--url", url, "-p", "review @notes.txt").returncode == 0
@@ -127,7 +133,7 @@ def test_missing_server_is_reported_with_the_start_command(url: str) -> None:
     done = piped("hello", "--url", f"http://127.0.0.1:{port}")
     assert done.returncode == 3
     assert f"No server answers at http://127.0.0.1:{port}" in done.stderr
-    assert "uvicorn app.main:app" in done.stderr
+    assert f"uvicorn app.main:app --host 127.0.0.1 --port {port}" in done.stderr
 
 
 def test_own_server_reports_an_unknown_model() -> None:

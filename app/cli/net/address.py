@@ -26,14 +26,14 @@ class Address:
         return httpx.URL(self.url).scheme == "https"
 
 
-def address_of(url: str, api_key: str | None = None) -> Address:
-    """The address of a server from what the user typed.
+def address_of(url: str, api_key: str | None = None, setting: str = "--url") -> Address:
+    """The address of a server from what the user typed for `setting`.
 
     Raises:
         BadAddress: it is not an HTTP address, or the key cannot be sent in a header.
     """
     if not _is_http(url):
-        raise BadAddress(f"--url {url!r} is not an HTTP address.", "For example: http://127.0.0.1:8000")
+        raise BadAddress(f"{setting} {url!r} is not an HTTP address.", "For example: http://127.0.0.1:8000")
     key = (api_key or "").strip().encode(errors="surrogateescape")  # the bytes as typed
     if any(byte < 0x20 or byte == 0x7F for byte in key):
         raise BadAddress(

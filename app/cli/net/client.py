@@ -8,8 +8,10 @@ import httpx
 from httpx_sse import EventSource, SSEError, aconnect_sse
 from pydantic import BaseModel, ValidationError
 
-from app.cli.errors import SAME_VERSION, ClientError, NotOurServer, Refused, StreamBroken, Unreachable
+from app.cli.errors import SAME_VERSION, ClientError, NotOurServer, Refused, StreamBroken
 from app.cli.net.address import address_of
+from app.cli.net.environment import certificates_for, proxy_for
+from app.cli.net.failures import unreachable
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -77,21 +79,31 @@ class ChatClient:
     """Talks to one server. Methods raise ClientError only."""
 
     def __init__(
-        self, url: str, api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        api_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        setting: str = "--url",
     ) -> None:
-        address = address_of(url, api_key)
-        self.url = address.url
+        """`setting` is where the address comes from, for error messages."""
+        self._address = address_of(url, api_key, setting)
+        self._proxy = proxy_for(self._address) if transport is None else None
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/api/v1",
-            headers=address.headers,
+            headers=self._address.headers,
             transport=transport,
-            trust_env=address.is_remote,
-            verify=address.is_encrypted,
+            trust_env=False,
+            proxy=None if self._proxy is None else self._proxy.url,
+            verify=certificates_for(self._address),
         )
+
+    @property
+    def url(self) -> str:
+        return self._address.url
 
     def move_to(self, url: str) -> None:
         """Uses another address from now on; the machine and the key stay the same."""
-        self.url = address_of(url).url
+        self._address = address_of(url)
         self._http.base_url = httpx.URL(f"{self.url}/api/v1")
 
     async def __aenter__(self) -> Self:
@@ -147,7 +159,7 @@ class ChatClient:
         try:
             response = await self._http.request(method, path, json=_json(body), timeout=timeout)
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from None
+            raise unreachable(self._address, self._proxy, error) from None
         if not response.is_success:
             raise _refusal(response)
         return _parse(model, response.content)
@@ -166,16 +178,11 @@ class ChatClient:
             raise NotOurServer("The server did not send an event stream.", SAME_VERSION) from None
         except httpx.HTTPError as error:
             if not has_started:
-                raise self._unreachable(error) from None
+                raise unreachable(self._address, self._proxy, error) from None
             raise StreamBroken(
                 f"The connection to the server was lost: {_stream_failure(error)}.",
                 "The text so far is kept. /continue extends it, /retry regenerates it.",
             ) from None
-
-    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        return Unreachable(
-            f"No server answers at {self.url} ({_connection_failure(error)}).", "Is it running?"
-        )
 
 
 async def _events(source: EventSource, models: Mapping[str, type[ServerEvent]]) -> ServerEvents:
@@ -195,14 +202,6 @@ async def _events(source: EventSource, models: Mapping[str, type[ServerEvent]]) 
 
 def _json(body: BaseModel | None) -> object:
     return None if body is None else body.model_dump(mode="json", exclude_unset=True)
-
-
-def _connection_failure(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.TimeoutException):
-        return "timed out"
-    if isinstance(error, httpx.ConnectError):
-        return "connection refused"
-    return "connection closed"
 
 
 def _stream_failure(error: httpx.HTTPError) -> str:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.cli.errors import ClientError, NotOurServer, ServerDied, Unreachable
+from app.cli.errors import NotOurServer, ServerDied, Unreachable
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.net.server import COMMAND, OwnServer, choose_port, default_address, url_of
@@ -23,6 +23,13 @@ class ServerTarget:
     api_key: str | None = None
     model: str | None = None
     command: tuple[str, ...] = COMMAND
+
+    @property
+    def address_setting(self) -> str:
+        """The name of the setting that the address comes from, for error messages."""
+        if self.url is None:
+            return "LLM_HOST"
+        return "CHAT_URL" if self.url == self.environ.get("CHAT_URL") else "--url"
 
 
 class Connection:
@@ -62,7 +69,8 @@ class Connection:
                 server can be started.
         """
         if self._target.url is not None:
-            raise _with_start_command(error)
+            await self._find()  # if it has ended, that is the error to report
+            raise error
         if self._own is not None and not await self._own.ends_within(EXIT_TIMEOUT_S):
             raise error
         if await self._find():
@@ -79,10 +87,10 @@ class Connection:
         """Whether a server answers. Raises if a named one does not."""
         try:
             self.health = await self.client.health()
-        except (Unreachable, NotOurServer) as error:
+        except (Unreachable, NotOurServer):
             if self._target.url is None:
                 return False
-            raise _with_start_command(error) from None
+            raise
         return True
 
     def _make_own(self) -> OwnServer:
@@ -110,15 +118,10 @@ async def connected(
 ) -> AsyncIterator[Connection]:
     """A connection to a server that is ready. Raises what `Connection.open` raises."""
     url = target.url or url_of(*default_address(target.environ))
-    async with ChatClient(url, target.api_key) as client:
+    async with ChatClient(url, target.api_key, setting=target.address_setting) as client:
         connection = Connection(client, target)
         try:
             await connection.open(terminal, interrupts)
             yield connection
         finally:
             connection.close()
-
-
-def _with_start_command(error: ClientError) -> ClientError:
-    hint = "Start one with: uvicorn app.main:app --host 0.0.0.0 --port 8000"
-    return type(error)(error.message, hint) if isinstance(error, Unreachable) else error

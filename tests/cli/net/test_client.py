@@ -35,7 +35,7 @@ def _raises(error: Exception) -> Answer:
 @pytest.mark.parametrize(
     ("answer", "kind", "expected"),
     [
-        (_raises(httpx.ConnectError("no")), Unreachable, "connection refused"),
+        (_raises(httpx.ConnectError("no")), Unreachable, "connecting failed: no"),
         (_raises(httpx.ReadTimeout("slow")), Unreachable, "timed out"),
         (lambda request: httpx.Response(404, html="<p>nginx"), NotOurServer, "is not llm-serving"),
         (lambda request: httpx.Response(200, json={"status": "ok"}), NotOurServer, "differences"),

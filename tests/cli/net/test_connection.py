@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from app.cli.net.connection import ServerTarget, connected
 from app.cli.net.server import choose_port
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
+from tests.cli.stand_in.process import served
 from tests.cli.stand_in.state import StandIn
 
 
@@ -119,10 +121,13 @@ def test_client_moves_to_the_port_of_its_new_server(seen: Seen) -> None:
     asyncio.run(revive())
 
 
-def test_named_server_that_ended_is_reported_with_the_start_command(url: str, seen: Seen) -> None:
+def test_named_server_that_ended_is_reported_with_the_start_command(standin: StandIn, seen: Seen) -> None:
     async def revive() -> None:
-        async with connected(ServerTarget({}, url=url), seen.terminal(), Interrupts()) as connection:
-            await connection.revive(GONE, seen.terminal())
+        with ExitStack() as running:
+            target = ServerTarget({}, url=running.enter_context(served(standin)))
+            async with connected(target, seen.terminal(), Interrupts()) as connection:
+                await asyncio.to_thread(running.close)
+                await connection.revive(GONE, seen.terminal())
 
     with pytest.raises(Unreachable) as caught:
         asyncio.run(revive())
