@@ -35,6 +35,7 @@ from app.engine.scheduling.prefill_budget import PrefillBudget
 from app.engine.scheduling.scheduler import Scheduler
 from app.engine.scheduling.sequence import Chunk
 from app.engine.speculative.cost import CALIBRATION_TOKENS, SpeculationCost
+from app.engine.speculative.draft_model import DraftModel
 from app.engine.speculative.proposer import Proposer
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
@@ -78,8 +79,7 @@ class EngineCore:
         self.pool = pool
         self._allocator: KVAllocator = PerSlotAllocator() if pool is None else pool
         self.runner = ModelRunner(loaded.model, pool=pool)
-        draft_runner = None if draft is None else ModelRunner(draft.model, _layers(loaded), pool)
-        self.proposer = Proposer(draft_runner, speculation_cost)
+        self.proposer = Proposer(self._draft_model(draft, _layers(loaded)), speculation_cost)
         sandbox = TemplateSandbox() if sandbox is None else sandbox
         admission = Admission(loaded, limits.context_length, chat_format, sandbox)
         self._admissions = AdmissionQueue(admission, admission_executor)
@@ -98,6 +98,11 @@ class EngineCore:
         self._outbox: list[Outbound] = []
         self.steps = 0
         self.step_tokens = 0  # of the newest step
+
+    def _draft_model(self, draft: LoadedModel | None, first_layer: int) -> DraftModel | None:
+        if draft is None:
+            return None
+        return DraftModel(ModelRunner(draft.model, first_layer, self.pool), self.runner.vocabulary)
 
     def calibrate_speculation(self) -> None:
         """Measure what draft tokens cost; until then typical costs are assumed. Call it while idle."""

@@ -48,6 +48,7 @@ class ModelRunner:
         self._model = model
         self._first_layer = first_layer
         self.device = model.device
+        self.vocabulary = int(model.config.get_text_config().vocab_size)  # ids that have an embedding
         self.graphs = None if pool is None else CudaGraphs(partial(self._decode, pool), pool, self.device)
 
     @torch.inference_mode()

@@ -13,20 +13,26 @@ _MAX_CHUNK = 64  # ids of a long history that one step reads, so that the step s
 
 
 class DraftModel:
-    """`runner` runs the draft model, whose layers are numbered after those of the served model."""
+    """`runner` runs the draft model, whose layers are numbered after those of the served model.
 
-    def __init__(self, runner: ModelRunner) -> None:
+    `vocabulary` is the number of ids of the served model, which may differ from the draft model's: many are
+    padded to a round number.
+    """
+
+    def __init__(self, runner: ModelRunner, vocabulary: int) -> None:
         self.runner = runner
+        self._vocabulary = vocabulary
 
     def propose(self, wanted: Sequence[tuple[TokenSequence, int]]) -> None:
         """Propose up to so many draft ids for each decoding sequence, as far as its slot has room.
 
-        A sequence that the draft model has not read completely gets none; some more of it is read.
+        A sequence that the draft model has not read completely gets none; some more of it is read. One with
+        an id that the draft model does not know gets none.
         """
         drafts = [
             _DraftSequence(sequence, count)
             for sequence, count in wanted
-            if len(sequence.ids) <= sequence.slot.capacity
+            if len(sequence.ids) <= sequence.slot.capacity and self._knows(sequence)
         ]
         unfinished = drafts
         try:
@@ -36,11 +42,14 @@ class DraftModel:
             for draft in drafts:
                 draft.close()
 
+    def _knows(self, sequence: TokenSequence) -> bool:
+        return max(sequence.ids[sequence.slot.draft_computed :], default=0) < self.runner.vocabulary
+
     def _advance(self, drafts: Sequence["_DraftSequence"]) -> list["_DraftSequence"]:
         """Run one pass. Returns the drafts that want more ids."""
         chunks = [Chunk(draft.copy, min(draft.copy.pending, _MAX_CHUNK)) for draft in drafts]
         drafting = [draft for draft, chunk in zip(drafts, chunks, strict=True) if chunk.is_last]
-        tokens: list[int] = self.runner.forward(chunks).argmax(-1).tolist()
+        tokens: list[int] = self.runner.forward(chunks)[:, : self._vocabulary].argmax(-1).tolist()
         for chunk in chunks:
             chunk.sequence.advance(chunk.count)
         for draft, token in zip(drafting, tokens, strict=True):

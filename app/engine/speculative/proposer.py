@@ -22,11 +22,11 @@ _READ_FREE = 64
 class Proposer:
     """Speculation for all requests of one engine: `propose` before a step, `record` after it.
 
-    `draft_runner` runs a smaller model of the same vocabulary. `cost` holds until `calibrate` measures it.
+    `draft_model` has the served model's words. `cost` holds until `calibrate` measures it.
     """
 
-    def __init__(self, draft_runner: ModelRunner | None, cost: SpeculationCost | None = None) -> None:
-        self.draft_model = None if draft_runner is None else DraftModel(draft_runner)
+    def __init__(self, draft_model: DraftModel | None, cost: SpeculationCost | None = None) -> None:
+        self.draft_model = draft_model
         self.cost = SpeculationCost() if cost is None else cost
         self._requests: dict[str, _RequestSpeculation] = {}
 

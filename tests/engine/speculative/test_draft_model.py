@@ -123,3 +123,14 @@ def test_costs_are_measured(gpt2: TinyModel) -> None:
     drafting.calibrate_speculation()
     assert 0 <= drafting.proposer.cost.row < 10
     assert 0.1 < drafting.proposer.cost.draft < 10
+
+
+@pytest.mark.parametrize("rows", [8, 200, 310, 400])  # the served model has 302, and the words take 294
+def test_draft_model_may_have_fewer_or_more_embeddings(gpt2: TinyModel, rows: int) -> None:
+    served = TinyModel.build(configs(302)["gpt2"], gpt2.tokenizer)
+    served = replace(served, uses_pool=gpt2.uses_pool)
+    draft = TinyModel.build(configs(rows)["llama"], gpt2.tokenizer)
+    engine = with_draft(served, draft)
+    requests = [greedy(prompt, prompt, 40) for prompt in PROMPTS]
+    assert run(engine, *requests).texts == run(served.engine(), *requests).texts
+    assert engine.proposer.draft_model is not None
