@@ -6,11 +6,10 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from app.core.errors import DomainError, InternalError
-from app.engine import sampler as sampling
 from app.engine.ipc.messages import Accepted, Failed, Submit
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
-from app.engine.sampler import RequestSampler
+from app.engine.sampler import RequestSampler, check_sampling
 from app.engine.scheduling.sequence import TokenSequence
 from app.engine.tokenization.parts import PartSplitter
 from app.engine.tokenization.prompt import Prompt, PromptBuilder
@@ -52,7 +51,7 @@ class Admission:
     def admit(self, submit: Submit, arrived: float) -> Admitted | Failed:
         """The request, ready for the scheduler, or the reason why it cannot run."""
         try:
-            sampling.check(submit.sampling)
+            check_sampling(submit.sampling)
             prompt = self._prompts.build(submit)
             self._vocabulary.check(prompt.ids)
             return self._admitted(submit, prompt, arrived)

@@ -13,7 +13,6 @@ import torch
 
 from app.core.errors import InvalidRequest
 from app.core.literals import FinishReason
-from app.engine import sampler as sampling
 from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, internal_failure
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.ipc.messages import (
@@ -37,6 +36,7 @@ from app.engine.scheduling.sequence import Chunk
 from app.engine.speculative.cost import CALIBRATION_TOKENS, SpeculationCost
 from app.engine.speculative.draft_model import DraftModel
 from app.engine.speculative.proposer import Proposer
+from app.engine.speculative.verification import sample_and_verify
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class EngineCore:
             logits = self.runner.forward(chunks)
             samplers = [request.sampler for request in sampled]
             drafts = [chunk.draft_ids for chunk in chunks if chunk.is_last]
-            return sampling.sample_and_verify(logits, samplers, drafts) if sampled else []
+            return sample_and_verify(logits, samplers, drafts) if sampled else []
         except Exception:  # the root of this step's requests: they fail, the engine goes on
             _log.exception("a step of %d sequences failed", len(chunks))
             return None

@@ -5,7 +5,6 @@ A row's token depends only on its logits and its own random numbers, never on th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, count
 from random import Random
 
 import torch
@@ -21,7 +20,7 @@ _MAX_NOISE = 1 - 2**-22  # the greatest number whose product with a float32 sum 
 _CANDIDATES = 1024  # most likely tokens looked at before sorting a whole vocabulary
 
 
-def check(params: SamplingParams) -> None:
+def check_sampling(params: SamplingParams) -> None:
     """Raises InvalidRequest, which names the field, if a number is outside its range. NaN always is."""
     for name, bounds in BOUNDS.items():
         value = getattr(params, name)
@@ -109,31 +108,6 @@ def sample(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int]:
     for token, sampler in zip(tokens, samplers, strict=True):
         sampler.count(token)
     return tokens
-
-
-def sample_and_verify(
-    logits: Tensor, samplers: Sequence[RequestSampler], drafts: Sequence[tuple[int, ...]]
-) -> list[list[int]]:
-    """Returns, for each request, the draft tokens that equal the sampled ones and the token after them.
-
-    `logits` has, request after request, a row for the next token and one after each draft token. Every token
-    is sampled as it would be without drafts, so they change neither the distribution nor a seed's draws.
-    """
-    first_rows = list(accumulate((1 + len(draft) for draft in drafts[:-1]), initial=0))
-    sampled: list[list[int]] = [[] for _ in samplers]
-    verifying = list(range(len(samplers)))
-    for depth in count():
-        rows = [first_rows[index] + depth for index in verifying]
-        own = logits if len(rows) == len(logits) else logits.index_select(0, on_device(rows, logits.device))
-        tokens = sample(own, [samplers[index] for index in verifying])
-        for index, token in zip(verifying, tokens, strict=True):
-            sampled[index].append(token)
-        verifying = [
-            index for index in verifying if drafts[index][depth : depth + 1] == (sampled[index][-1],)
-        ]
-        if not verifying:
-            return sampled
-    raise AssertionError("unreachable")
 
 
 def _sample_rows(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int]:

@@ -4,7 +4,6 @@ The first line of its standard input is a WorkerSpec as JSON. It ends when stand
 server keeps open as a life-line. Heavy imports happen while it runs, so that they are reported as progress.
 """
 
-import contextlib
 import logging
 import os
 import signal
@@ -16,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-import zmq
 
 from app.core.errors import DomainError, ModelLoadFailed
 from app.core.logging import configure
@@ -33,9 +31,8 @@ from app.engine.ipc.messages import (
     Stats,
     Submit,
     WorkerSpec,
-    decode_inbound,
-    encode,
 )
+from app.engine.ipc.worker_link import WorkerLink
 from app.engine.loading.low_priority import run_at_low_priority
 
 if TYPE_CHECKING:
@@ -44,34 +41,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("app.engine.worker")  # __name__ is __main__ here
 
 _STATS_EVERY_S = 0.5
-_LINGER_MS = 2000  # in which the last messages may still be sent
-
-
-class Link:
-    """The worker's end of the message socket."""
-
-    def __init__(self, address: str) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
-        self._socket.connect(address)
-
-    def send(self, message: Outbound) -> None:
-        self._socket.send(encode(message))
-
-    def receive(self, timeout_s: float) -> list[Inbound]:
-        """Returns all messages that have arrived, and waits up to `timeout_s` for the first."""
-        messages: list[Inbound] = []
-        self._socket.poll(int(timeout_s * 1000))
-        with contextlib.suppress(zmq.Again):
-            while True:
-                messages.append(decode_inbound(self._socket.recv(zmq.NOBLOCK)))
-        return messages
-
-    def close(self) -> None:
-        self._socket.close()
-        self._context.term()
 
 
 def run(address: str) -> int:
@@ -83,7 +52,7 @@ def run(address: str) -> int:
         spec = msgspec.json.decode(stream.readline(), type=WorkerSpec)
     configure(spec.log_level)
     threading.Thread(target=_end_with, args=(life_line,), name="life-line", daemon=True).start()
-    link = Link(address)
+    link = WorkerLink(address)
     try:
         return _work(spec, link)
     finally:
@@ -100,7 +69,7 @@ def _end_with(life_line: int) -> None:
     os._exit(0)
 
 
-def _work(spec: WorkerSpec, link: Link) -> int:
+def _work(spec: WorkerSpec, link: WorkerLink) -> int:
     try:
         ready = _start(spec, link)
     except DomainError as error:
@@ -116,7 +85,7 @@ def _work(spec: WorkerSpec, link: Link) -> int:
     return 0
 
 
-def _start(spec: WorkerSpec, link: Link) -> "ReadyEngine":
+def _start(spec: WorkerSpec, link: WorkerLink) -> "ReadyEngine":
     started = time.monotonic()
     link.send(Progress("import", 0.0))
     startup = run_at_low_priority(partial(import_module, "app.engine.startup"), spec.low_priority)
@@ -152,7 +121,7 @@ class ServableModel(Protocol):
     def stats(self) -> Stats: ...
 
 
-def serve(model: ServableModel, link: Link, heartbeat: Heartbeat) -> None:
+def serve(model: ServableModel, link: WorkerLink, heartbeat: Heartbeat) -> None:
     """Handles messages and computes steps until Shutdown arrives."""
     engine = model.engine
     stats_due = time.monotonic()

@@ -17,7 +17,7 @@ from transformers import (
 
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import SamplingParams
-from app.engine.sampler import RequestSampler, check, sample
+from app.engine.sampler import RequestSampler, check_sampling, sample
 
 VOCABULARY = 60
 SHAPES = [
@@ -151,4 +151,4 @@ def test_sample_leaves_the_logits_as_they_were() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -3.0])
 def test_check_names_the_field_out_of_range(field: str, value: float) -> None:
     with pytest.raises(InvalidRequest, match=field):
-        check(replace(SamplingParams(), **{field: value}))
+        check_sampling(replace(SamplingParams(), **{field: value}))

@@ -31,13 +31,13 @@ class KVMemory(Protocol):
 class Scheduler:
     """First come, first served. `running` is in order of admission, so the last sequence is the youngest."""
 
-    def __init__(self, memory: KVMemory, *, max_running: int, step_tokens: int) -> None:
-        self._memory = memory
+    def __init__(self, cache: KVMemory, *, max_running: int, step_tokens: int) -> None:
+        self._cache = cache
         self._max_running = max_running
         self._step_tokens = step_tokens
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
-        self.placing: TokenSequence | None = None  # the last sequence that memory was asked for
+        self.placing: TokenSequence | None = None  # the sequence that the cache last made room for
 
     def add(self, sequence: TokenSequence) -> None:
         self.waiting.append(sequence)
@@ -63,7 +63,7 @@ class Scheduler:
         """End a waiting or running sequence. Its keys and values are kept for later requests."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self._memory.release(sequence)
+            self._cache.release(sequence)
         else:
             self.waiting.remove(sequence)
 
@@ -71,7 +71,7 @@ class Scheduler:
         """End a waiting or running sequence and drop its keys and values, which may be wrong."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self._memory.discard(sequence)
+            self._cache.discard(sequence)
         else:
             self.waiting.remove(sequence)
 
@@ -82,8 +82,8 @@ class Scheduler:
             if self._prefix_is_coming(self.waiting[0]):
                 return
             self.placing = self.waiting[0]
-            if not self._memory.attach(self.placing):
-                assert self.running, "the memory holds at least one sequence of any admitted length"
+            if not self._cache.attach(self.placing):
+                assert self.running, "the cache holds at least one sequence of any admitted length"
                 return
             self.running.append(self.waiting.popleft())
             yield self.running[-1]
@@ -101,14 +101,14 @@ class Scheduler:
         """Until every running sequence has room for its ids, clear draft ids, then preempt the youngest."""
         for sequence in list(self.running):
             self.placing = sequence
-            if sequence.draft_ids and not self._memory.extend(sequence):
+            if sequence.draft_ids and not self._cache.extend(sequence):
                 sequence.clear_draft()
-            while sequence in self.running and not self._memory.extend(sequence):
-                assert len(self.running) > 1, "the memory holds at least one sequence of any admitted length"
+            while sequence in self.running and not self._cache.extend(sequence):
+                assert len(self.running) > 1, "the cache holds at least one sequence of any admitted length"
                 self._preempt(self.running[-1])
 
     def _preempt(self, sequence: TokenSequence) -> None:
         """Back to the head of the queue. Its keys and values are dropped and computed again later."""
         self.running.remove(sequence)
-        self._memory.discard(sequence)
+        self._cache.discard(sequence)
         self.waiting.appendleft(sequence)

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import InvalidRequest, ModelRefused
-from app.engine.tokenization.parts import Thinking
+from app.engine.tokenization.parts import THINK_CLOSE, THINK_OPEN, Thinking
 from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
 
 END = "\ufdd2"  # a noncharacter, behind a message that is to be continued
 
-_OPENING, _CLOSING = "<think>", "</think>"  # what reasoning models write around their reasoning
 _SWITCH = "enable_thinking"  # the variable by which many templates turn reasoning off
 _LONGEST_REASON = 200  # characters of a template's own words when it refuses
 _EXCEEDS = "the model's chat template exceeds its limits of time, memory or length"
@@ -78,12 +77,12 @@ class ChatTemplate:
         Raises InvalidRequest if thinking is wanted of a model that cannot, or unwanted of one that must.
         """
         source = self.source or ""
-        is_begun = text.rstrip().endswith(_OPENING)
+        is_begun = text.rstrip().endswith(THINK_OPEN)
         if wanted and not is_begun and _SWITCH not in source:
             raise InvalidRequest("this model does not think aloud", hint="Leave think out.")
         if wanted is False and is_begun:
             raise InvalidRequest("this model always thinks aloud", hint="Leave think out.")
-        return "begun" if is_begun else "marked" if _CLOSING in source else "none"
+        return "begun" if is_begun else "marked" if THINK_CLOSE in source else "none"
 
     def _shows_system(self) -> bool:
         """Whether the template takes a system message and shows it."""

@@ -5,6 +5,8 @@ The work per token is bounded, because only a short window of ids is decoded aga
 
 from collections.abc import Callable, Sequence
 
+from app.engine.tokenization.stop_strings import StopStrings
+
 _REPLACEMENT = "\ufffd"
 # Ids; more than a character has bytes, so that a character broken at the window's edge stays in its context.
 _CONTEXT = 8
@@ -86,46 +88,6 @@ class Detokenizer:
         rest = len(self._decode(self._window)) - self._shown
         self._window = self._window[-_CONTEXT:]
         self._shown = len(self._decode(self._window)) - rest
-
-
-class StopStrings:
-    """Passes text through up to the first stop string, and holds back an ending that may begin one.
-
-    The first is the one that is complete first and, of several, the longest, however the text was split.
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
-        self.found = False
-
-    def push(self, text: str) -> str:
-        """The text that can be shown now; nothing after a stop string was found."""
-        if self.found:
-            return ""
-        text = self._held + text
-        cut = self._find(text)
-        self.found = cut is not None
-        keep = cut if cut is not None else len(text) - self._undecided(text)
-        self._held = "" if self.found else text[keep:]
-        return text[:keep]
-
-    def flush(self) -> str:
-        """The text that was held back, if none follows."""
-        text, self._held = self._held, ""
-        return text
-
-    def _find(self, text: str) -> int | None:
-        ends = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        return min(ends)[1] if ends else None
-
-    def _undecided(self, text: str) -> int:
-        """Length of the longest ending of `text` that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=0)
-        for length in range(min(longest - 1, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
 
 
 class ReplyText:

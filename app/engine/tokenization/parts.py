@@ -8,7 +8,7 @@ from app.engine.ipc.messages import DeltaKind
 
 Thinking = Literal["none", "marked", "begun"]  # in a reply: never, between marks, from the first token
 
-_OPEN, _CLOSE = "<think>", "</think>"
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"  # what reasoning models write around their reasoning
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class PartSplitter:
 
     def _decide(self) -> None:
         begun = self._held.lstrip()
-        if begun.startswith(_OPEN):
-            self._held, self._state, self._is_beginning = begun[len(_OPEN) :], "thinking", True
-        elif not _OPEN.startswith(begun):
+        if begun.startswith(THINK_OPEN):
+            self._held, self._state, self._is_beginning = begun[len(THINK_OPEN) :], "thinking", True
+        elif not THINK_OPEN.startswith(begun):
             self._state = "text"
 
     def _take_thinking(self) -> str:
         """Takes the final thinking from the held text; an ending that may begin the closing mark stays."""
-        thinking, mark, rest = self._held.partition(_CLOSE)
+        thinking, mark, rest = self._held.partition(THINK_CLOSE)
         if mark:
             thinking = self._without_leading_breaks(thinking).rstrip("\n")
             self._held, self._state, self._is_beginning = rest, "text", True
@@ -72,4 +72,7 @@ class PartSplitter:
 
 def _begun_mark(text: str) -> int:
     """Length of the longest ending of `text` that begins the closing mark."""
-    return next((n for n in range(min(len(_CLOSE) - 1, len(text)), 0, -1) if _CLOSE.startswith(text[-n:])), 0)
+    return next(
+        (n for n in range(min(len(THINK_CLOSE) - 1, len(text)), 0, -1) if THINK_CLOSE.startswith(text[-n:])),
+        0,
+    )

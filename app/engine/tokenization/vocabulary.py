@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from app.core.errors import InvalidRequest
 from app.engine.loading.load import LoadedModel
-from app.engine.tokenization.detokenizer import Detokenizer, ReplyText, StopStrings
+from app.engine.tokenization.detokenizer import Detokenizer, ReplyText
 from app.engine.tokenization.panics import panics_as_errors
+from app.engine.tokenization.stop_strings import StopStrings
 
 
 class Vocabulary:

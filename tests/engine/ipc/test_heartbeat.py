@@ -8,7 +8,8 @@ import zmq
 
 from app.engine.ipc.heartbeat import Beat, Heartbeat, Liveness
 from app.engine.ipc.messages import Outbound, Shutdown, Stats, Submit, encode
-from app.engine.worker import Link, serve
+from app.engine.ipc.worker_link import WorkerLink
+from app.engine.worker import serve
 
 TIMEOUT_S = 20
 
@@ -75,7 +76,7 @@ def test_heart_beats_while_a_step_lasts(tmp_path: Path) -> None:
     address, context = f"ipc://{tmp_path}/socket", zmq.Context()
     server = context.socket(zmq.PAIR)
     server.bind(address)
-    engine, link = BlockedEngine(), Link(address)
+    engine, link = BlockedEngine(), WorkerLink(address)
     beats: list[Beat] = []
 
     def receive(line: bytes) -> None:

@@ -1,0 +1,43 @@
+"""Ends a reply's text at the first stop string, even if the text comes in pieces."""
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Passes text through up to the first stop string, and holds back an ending that may begin one.
+
+    The first is the one that is complete first and, of several, the longest, however the text was split.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """The text that can be shown now; nothing after a stop string was found."""
+        if self.found:
+            return ""
+        text = self._held + text
+        cut = self._find(text)
+        self.found = cut is not None
+        keep = cut if cut is not None else len(text) - self._undecided(text)
+        self._held = "" if self.found else text[keep:]
+        return text[:keep]
+
+    def flush(self) -> str:
+        """The text that was held back, if none follows."""
+        text, self._held = self._held, ""
+        return text
+
+    def _find(self, text: str) -> int | None:
+        ends = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        return min(ends)[1] if ends else None
+
+    def _undecided(self, text: str) -> int:
+        """Length of the longest ending of `text` that begins a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=0)
+        for length in range(min(longest - 1, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
