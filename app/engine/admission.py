@@ -63,7 +63,7 @@ class Admission:
 
     def _admitted(self, submit: Submit, prompt: Prompt, arrived: float) -> Admitted:
         stops = submit.sampling.stop + (self._stop if submit.messages is not None else ())
-        continues_prompt = submit.continue_final or submit.prompt is not None
+        continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(
             sequence=TokenSequence(submit.request_id, list(prompt.ids), submit.scope),
             prompt_tokens=len(prompt.ids),

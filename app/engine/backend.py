@@ -14,13 +14,13 @@ GenerationEvent = Accepted | Delta | Finished
 class ModelInput:
     """Chat `messages`, which are rendered with the model's template, or a raw `prompt`: exactly one of them.
 
-    With `extends_last_message` the reply goes on with the last message instead of answering it. `think`
+    With `continue_final_message` the reply continues the last message instead of answering it. `think`
     switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
     prompt: str | None = None
-    extends_last_message: bool = False
+    continue_final_message: bool = False
     think: bool | None = None
 
 

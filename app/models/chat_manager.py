@@ -92,14 +92,14 @@ class ChatModelManager:
     async def continue_reply(
         self, conversation_id: str, request: ContinueRequest
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Extends the last reply. The deltas hold the extension, and the response holds the whole reply.
+        """Continues the last reply. The deltas hold the new text; the response holds the whole reply.
 
         Raises:
             NothingToDo, and all that `chat` raises.
         """
         deadline = self._deadline()
         async with self._found(conversation_id) as conversation:
-            turn = Turn.for_extension(conversation, request)
+            turn = Turn.for_continuation(conversation, request)
             async with aclosing(self._turns.run(turn, deadline)) as events:
                 async for event in events:
                     yield event

@@ -13,7 +13,7 @@ from app.core.errors import InvalidRequest
 from app.core.models_file import with_models_of
 from app.core.sampling import BOUNDS, MAX_TOKENS, TEMPERATURE, TOP_P, Bounds
 from app.engine.ipc.messages import SamplingParams
-from app.engine.sampler import check
+from app.engine.sampler import check_sampling
 from app.models.schemas import Parameters, SamplingFields
 
 DEFAULTED = [field.name for field in fields(SamplingDefaults)]
@@ -69,10 +69,10 @@ def test_wire_model_takes_what_is_within_the_bounds(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_engine_takes_what_is_within_the_bounds(name: str) -> None:
-    check(msgspec.structs.replace(SamplingParams(), **{name: BOUNDS[name].le}))
+    check_sampling(msgspec.structs.replace(SamplingParams(), **{name: BOUNDS[name].le}))
     for value in outside(name):
         with pytest.raises(InvalidRequest, match=name):
-            check(msgspec.structs.replace(SamplingParams(), **{name: value}))
+            check_sampling(msgspec.structs.replace(SamplingParams(), **{name: value}))
 
 
 @pytest.mark.parametrize("name", DEFAULTED)

@@ -97,7 +97,7 @@ def test_engine_reply_joins_the_text_that_it_continues(llama: TinyModel, continu
             str(seed),
             SamplingParams(max_tokens=1, temperature=2, seed=seed),
             messages=chat[: 1 + continues],
-            continue_final=continues,
+            continue_final_message=continues,
         )
         for seed in range(100)
     ]

@@ -159,7 +159,7 @@ class WorkerClient:
                     sampling,
                     model_input.messages,
                     model_input.prompt,
-                    model_input.extends_last_message,
+                    model_input.continue_final_message,
                     think=model_input.think,
                 )
             )

@@ -66,7 +66,7 @@ class SamplingParams(Record, frozen=True):
 class Submit(Record, frozen=True):
     """One request: chat `messages` (rendered with the template) or a raw `prompt`, exactly one of them.
 
-    With `continue_final` the reply extends the last message, an unfinished one of the assistant. Keys and
+    With `continue_final_message` the reply continues the last message, which is the assistant's. Keys and
     values are reused only within one `scope`. `think` None leaves a reasoning model's thinking off if its
     template has a switch.
     """
@@ -75,7 +75,7 @@ class Submit(Record, frozen=True):
     sampling: SamplingParams
     messages: tuple[ChatMessage, ...] | None = None
     prompt: str | None = None
-    continue_final: bool = False
+    continue_final_message: bool = False
     scope: str = ""
     think: bool | None = None
 

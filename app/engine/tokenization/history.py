@@ -21,7 +21,7 @@ class History:
         messages = request.messages or ()
         if not messages:
             raise InvalidRequest("a chat needs at least one message")
-        if request.continue_final and messages[-1].role != "assistant":
+        if request.continue_final_message and messages[-1].role != "assistant":
             raise InvalidRequest("only an assistant's final message can be continued")
         begin = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
         turns = _turns(messages[begin:])

@@ -63,7 +63,7 @@ class PromptBuilder:
         return self._build_chat(request)
 
     def _build_raw(self, text: str, request: Submit) -> Prompt:
-        if request.continue_final:
+        if request.continue_final_message:
             raise InvalidRequest("only a chat has a final message to continue")
         if len(text) > self._max_characters:
             raise self._too_long(len(text), ())
@@ -97,7 +97,7 @@ class PromptBuilder:
             messages = folded(messages)
         marked = [{"role": each.role, "content": self._encoder.marked(each.content)} for each in messages]
         omitted = history.messages_in(omitted_turns)
-        if request.continue_final:
+        if request.continue_final_message:
             text, thinking = self._template.render_unfinished(marked), _NO_THINKING
         else:
             text = self._template.render(marked, think=bool(request.think))
@@ -110,7 +110,7 @@ class PromptBuilder:
         if prompt.characters:
             raise self._too_long(prompt.characters, request.messages or ())
         left = self._context_length - len(prompt.ids)
-        if left < 1 and request.continue_final:
+        if left < 1 and request.continue_final_message:
             raise ContextOverflow(
                 f"The reply fills this model's context window of {self._context_length} tokens.",
                 hint="Send a new message instead.",

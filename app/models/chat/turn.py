@@ -31,14 +31,14 @@ TurnEvent = ReplyProgress | ChatResponse
 class Turn:
     """A request for a reply. `history` is the conversation up to the reply, with the new message.
 
-    `old_reply` is the reply that the new one replaces; if `extends` is set, the new one begins with it.
+    `old_reply` is the reply that the new one replaces; if `continues` is set, the new one begins with it.
     """
 
     history: Conversation
     request: TurnFields
     model_name: str | None
     old_reply: Message | None = None
-    extends: bool = False
+    continues: bool = False
     message_id: str = field(default_factory=lambda: new_id("msg"))
 
     @classmethod
@@ -66,8 +66,8 @@ class Turn:
         )
 
     @classmethod
-    def for_extension(cls, conversation: Conversation, request: ContinueRequest) -> "Turn":
-        """A turn that extends the last reply.
+    def for_continuation(cls, conversation: Conversation, request: ContinueRequest) -> "Turn":
+        """A turn that continues the last reply.
 
         Raises:
             NothingToDo: the conversation has no reply yet.
@@ -77,7 +77,7 @@ class Turn:
             request,
             request.model_name or conversation.model_name,
             conversation.last_reply(),
-            extends=True,
+            continues=True,
         )
 
     @property
@@ -87,12 +87,12 @@ class Turn:
 
     @property
     def prefix(self) -> tuple[Message, ...]:
-        """The reply to extend, if there is one."""
-        return (self.old_reply,) if self.old_reply is not None and self.extends else ()
+        """The reply to continue, if there is one."""
+        return (self.old_reply,) if self.old_reply is not None and self.continues else ()
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The messages that the reply follows, or extends."""
+        """The messages that the reply follows or continues."""
         return self.history.messages + self.prefix
 
 
@@ -217,7 +217,7 @@ def _model_input(turn: Turn, kept: Sequence[Message]) -> ModelInput:
     """The system prompt and the kept messages."""
     system = (ChatMessage("system", turn.history.system_prompt),) if turn.history.system_prompt else ()
     messages = tuple(ChatMessage(message.role, message.content) for message in kept)
-    return ModelInput(system + messages, extends_last_message=turn.extends, think=turn.request.think)
+    return ModelInput(system + messages, continue_final_message=turn.continues, think=turn.request.think)
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:

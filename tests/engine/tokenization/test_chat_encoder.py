@@ -106,7 +106,7 @@ def some_chat(draw: random.Random) -> Submit:
     if not continues:
         roles.append("user")
     messages = [ChatMessage(role, "".join(draw.choices(words, k=draw.randint(1, 12)))) for role in roles]
-    return Submit("a", SamplingParams(max_tokens=20), tuple(messages), continue_final=continues)
+    return Submit("a", SamplingParams(max_tokens=20), tuple(messages), continue_final_message=continues)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

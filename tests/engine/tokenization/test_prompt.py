@@ -25,12 +25,14 @@ def builder(
     )
 
 
-def chat(*messages: tuple[Role, str], max_tokens: int | None = None, continue_final: bool = False) -> Submit:
+def chat(
+    *messages: tuple[Role, str], max_tokens: int | None = None, continue_final_message: bool = False
+) -> Submit:
     return Submit(
         "id",
         SamplingParams(max_tokens=max_tokens),
         messages=tuple(ChatMessage(role, content) for role, content in messages),
-        continue_final=continue_final,
+        continue_final_message=continue_final_message,
     )
 
 
@@ -122,12 +124,12 @@ def test_build_refuses_several_templates_without_a_default() -> None:
 
 
 def test_build_continues_the_final_message(tokenizer: PreTrainedTokenizerFast) -> None:
-    request = chat(("user", "hello"), ("assistant", "the cat"), continue_final=True)
+    request = chat(("user", "hello"), ("assistant", "the cat"), continue_final_message=True)
     assert (
         decode(tokenizer, builder(tokenizer).build(request).ids) == "<|user|>hello<|end|><|assistant|>the cat"
     )
     with pytest.raises(InvalidRequest, match="continued"):
-        builder(tokenizer).build(chat(("user", "hello"), continue_final=True))
+        builder(tokenizer).build(chat(("user", "hello"), continue_final_message=True))
 
 
 TRIMS = (
@@ -141,7 +143,7 @@ TRIMS = (
 def test_build_continues_exactly_what_was_begun(begun: str, template: str) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
-    request = chat(("user", "hello"), ("assistant", begun), continue_final=True)
+    request = chat(("user", "hello"), ("assistant", begun), continue_final_message=True)
     opening = decode(tokenizer, builder(tokenizer).build(chat(("user", "hello"))).ids)
     assert decode(tokenizer, builder(tokenizer).build(request).ids) == opening + begun
 
@@ -150,7 +152,7 @@ def test_build_refuses_to_continue_what_the_template_alters() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}"
     with pytest.raises(InvalidRequest, match="cannot be continued"):
-        builder(tokenizer).build(chat(("user", "a"), ("assistant", "secret"), continue_final=True))
+        builder(tokenizer).build(chat(("user", "a"), ("assistant", "secret"), continue_final_message=True))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_build_quotes_the_templates_own_reason_alone(template: str, reason: str)
 
 
 def test_build_says_that_a_reply_fills_the_window(tokenizer: PreTrainedTokenizerFast) -> None:
-    request = chat(("user", "hello"), ("assistant", "x" * 200), continue_final=True)
+    request = chat(("user", "hello"), ("assistant", "x" * 200), continue_final_message=True)
     with pytest.raises(ContextOverflow, match="fills this model's context window of 200 tokens") as refusal:
         builder(tokenizer).build(request)
     assert "message" not in refusal.value.message
@@ -245,7 +247,7 @@ def test_build_empty_prompt_without_any_start_is_refused() -> None:
     [
         Submit("id", SamplingParams()),
         Submit("id", SamplingParams(), prompt="a", messages=(ChatMessage("user", "b"),)),
-        Submit("id", SamplingParams(), prompt="a", continue_final=True),
+        Submit("id", SamplingParams(), prompt="a", continue_final_message=True),
         Submit("id", SamplingParams(), messages=()),
     ],
 )
@@ -282,7 +284,7 @@ TOO_LONG = "x" * 1_000_000
         (raw(TOO_LONG), "the message"),
         (chat(("user", TOO_LONG)), "the message"),
         (chat(("system", TOO_LONG), ("user", "hi")), "system_prompt"),
-        (chat(("user", "hi"), ("assistant", TOO_LONG), continue_final=True), "the message"),
+        (chat(("user", "hi"), ("assistant", TOO_LONG), continue_final_message=True), "the message"),
     ],
 )
 def test_build_refuses_a_text_far_beyond_the_window_unread(request_: Submit, blames: str) -> None:

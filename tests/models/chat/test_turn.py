@@ -67,8 +67,8 @@ def test_turn_for_regeneration_replaces_the_reply() -> None:
     assert turn.size_bytes == ANSWERED.size_bytes
 
 
-def test_turn_for_extension_begins_with_the_reply() -> None:
-    turn = Turn.for_extension(ANSWERED, ContinueRequest())
+def test_turn_for_continuation_begins_with_the_reply() -> None:
+    turn = Turn.for_continuation(ANSWERED, ContinueRequest())
     assert [message.content for message in turn.messages] == ["hi", "Oh"]
     assert contents(turn.history) == ["hi"]
 
@@ -77,7 +77,7 @@ def test_turn_raises_if_no_reply_can_be_replaced_or_extended() -> None:
     with pytest.raises(NothingToDo):
         Turn.for_regeneration(ASKED, RegenerateRequest())
     with pytest.raises(NothingToDo):
-        Turn.for_extension(ASKED, ContinueRequest())
+        Turn.for_continuation(ASKED, ContinueRequest())
 
 
 def test_run_commits_message_and_reply_before_it_reports_the_response() -> None:
@@ -97,10 +97,10 @@ def test_run_commits_message_and_reply_before_it_reports_the_response() -> None:
     asyncio.run(scenario())
 
 
-def test_run_sends_the_system_prompt_the_last_turns_and_the_reply_to_extend() -> None:
+def test_run_sends_the_system_prompt_the_last_turns_and_the_reply_to_continue() -> None:
     models = StandInModels(StandInBackend(reply=HELLO))
     longer = ANSWERED.with_message(Message("user", "and?")).with_message(Message("assistant", "So"))
-    turn = Turn.for_extension(longer, ContinueRequest(think=True))
+    turn = Turn.for_continuation(longer, ContinueRequest(think=True))
     settings = Settings(max_conversation_length=1, _env_file=None)
     run = runner(memory_store(), models, settings).run(turn, Deadline.after(60))
     *_, response = asyncio.run(collect(run))
@@ -110,7 +110,7 @@ def test_run_sends_the_system_prompt_the_last_turns_and_the_reply_to_extend() ->
         ChatMessage("user", "and?"),
         ChatMessage("assistant", "So"),
     )
-    assert (sent.extends_last_message, sent.think) == (True, True)
+    assert (sent.continue_final_message, sent.think) == (True, True)
     assert isinstance(response, ChatResponse)
     assert (response.response, response.omitted_messages) == ("SoHello there", 3)
 
@@ -126,7 +126,7 @@ def test_run_refuses_a_conversation_that_would_be_too_large() -> None:
 def test_run_keeps_the_text_so_far_when_it_is_left_early() -> None:
     async def scenario() -> None:
         store = memory_store()
-        turn = Turn.for_extension(ANSWERED, ContinueRequest())
+        turn = Turn.for_continuation(ANSWERED, ContinueRequest())
         async with aclosing(runner(store).run(turn, Deadline.after(60))) as events:
             async for event in events:
                 if isinstance(event, DeltaEvent):
