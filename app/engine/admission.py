@@ -11,8 +11,9 @@ from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
 from app.engine.sampler import RequestSampler, check_sampling
 from app.engine.scheduling.sequence import TokenSequence
+from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.parts import PartSplitter
-from app.engine.tokenization.prompt import Prompt, PromptBuilder
+from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tokenization.vocabulary import Vocabulary
 

@@ -95,7 +95,10 @@ class Conversation:
 
 
 def last_turns(messages: Sequence[Message], count: int) -> Sequence[Message]:
-    """The messages of the last `count` turns. A user message without a reply counts as a turn."""
+    """Returns the messages of the last `count` turns. A user message without a reply counts as a turn.
+
+    The engine omits further turns if they do not fit the context window: tokenization/context_window.py.
+    """
     starts = _turn_starts(messages)
     return messages[starts[-count] :] if len(starts) > count else messages
 

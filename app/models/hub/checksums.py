@@ -49,7 +49,7 @@ class Checksums:
                 raise Cancelled
 
         for blob in unknown:
-            if digest(blob, len(blob.name), read) != blob.name:
+            if not matches(blob, blob.name, read):
                 return blob
             self.remember(blob)
         return None
@@ -67,15 +67,17 @@ class Checksums:
             return False
 
 
-def digest(path: Path, length: int, read: Callable[[int], None] = lambda count: None) -> str:
-    """The hexadecimal checksum of the file: its SHA-256 if `length` is 64, its git id if it is 40. Calls
-    `read` with the number of bytes after each block."""
-    hashed = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+def matches(path: Path, digest: str, read: Callable[[int], None] = lambda count: None) -> bool:
+    """Returns whether the file has this hexadecimal checksum: a SHA-256, or git's id if it has 40 digits.
+
+    Calls `read` with the number of bytes after each block.
+    """
+    hashed = hashlib.sha256() if len(digest) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as content:
         while block := content.read(_BLOCK):
             hashed.update(block)
             read(len(block))
-    return hashed.hexdigest()
+    return hashed.hexdigest() == digest
 
 
 def _blobs(snapshot: Path) -> Iterable[Path]:

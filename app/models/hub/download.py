@@ -24,7 +24,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # 
 
 from app.core.errors import ModelCorrupt
 from app.models.hub.cache import cache_name
-from app.models.hub.checksums import Cancelled, Checksums, digest
+from app.models.hub.checksums import Cancelled, Checksums, matches
 from app.models.hub.errors import disk_full
 from app.models.hub.progress import Meter
 from app.models.hub.repository import RemoteFile, Repository
@@ -116,7 +116,7 @@ class Download:
                 return
             for _ in range(2):  # a byte that was flipped on the way is usually right the second time
                 self._complete(file, _partial(blob))
-                if digest(_partial(blob), len(file.digest)) == file.digest:
+                if matches(_partial(blob), file.digest):
                     os.replace(_partial(blob), blob)
                     self.checksums.remember(blob)
                     return

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from app.core.literals import Role
 from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
-from app.engine.tokenization.prompt import Prompt, PromptBuilder
+from app.engine.tokenization.context_window import Prompt
+from app.engine.tokenization.prompt import PromptBuilder
 from tests.engine.tiny import SPECIAL, TEMPLATE, make_tokenizer, shared_sandbox, wrap
 
 TEMPLATES = {

@@ -9,7 +9,8 @@ import pytest
 
 from app.core.errors import InvalidRequest, ModelRefused
 from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
-from app.engine.tokenization.prompt import Prompt, PromptBuilder
+from app.engine.tokenization.context_window import Prompt
+from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
 from tests.engine.tiny import make_tokenizer, shared_sandbox
 from tests.hub.hostile import DOUBLES
