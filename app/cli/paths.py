@@ -1,5 +1,6 @@
 """The folders and files that the client keeps for the user, by the XDG rules on every system."""
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -9,24 +10,36 @@ from platformdirs.unix import Unix  # not PlatformDirs: on macOS that would move
 
 def state_folder() -> Path:
     """The folder of the history and the logs: $XDG_STATE_HOME/llm-serving. A temporary folder if that is not
-    writable."""
-    folder = Unix("llm-serving").user_state_path
+    writable, or if the user has no home."""
     try:
+        folder = Unix("llm-serving").user_state_path
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="llm-serving-"))
+    except (OSError, RuntimeError):
+        return _temporary_folder()
     return folder
 
 
 def sessions_folder() -> Path:
-    """The folder of the autosaved conversations: $XDG_DATA_HOME/llm-serving/sessions."""
-    return Unix("llm-serving").user_data_path / "sessions"
+    """The folder of the autosaved conversations: $XDG_DATA_HOME/llm-serving/sessions. A temporary folder if
+    the user has no home, as in some containers."""
+    try:
+        return Unix("llm-serving").user_data_path / "sessions"
+    except RuntimeError:
+        return _temporary_folder() / "sessions"
 
 
-def config_file() -> Path:
-    """$XDG_CONFIG_HOME/llm-serving/config.toml, which need not exist."""
-    return Unix("llm-serving").user_config_path / "config.toml"
+def config_file() -> Path | None:
+    """$XDG_CONFIG_HOME/llm-serving/config.toml, which need not exist. None if the user has no home."""
+    try:
+        return Unix("llm-serving").user_config_path / "config.toml"
+    except RuntimeError:
+        return None
+
+
+@functools.cache
+def _temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="llm-serving-"))
 
 
 def private_file(path: Path) -> Path:
@@ -35,3 +48,8 @@ def private_file(path: Path) -> Path:
     os.fchmod(handle, 0o600)
     os.close(handle)
     return path
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` and `~user` replaced by home folders. A user that does not exist stays as it is."""
+    return Path(os.path.expanduser(path))

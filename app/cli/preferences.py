@@ -77,8 +77,10 @@ def load_preferences(path: Path | None = None) -> Preferences:
         ConfigError: the file cannot be read or is invalid.
     """
     path = path or config_file()
+    if path is None:
+        return Preferences.model_construct()
     try:
-        return Preferences.model_validate(_parse(path.read_text(encoding="utf-8")))
+        return Preferences.model_validate(_parse(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         return Preferences.model_construct()  # without validation, whose validator takes time to build
     except ValidationError as error:
@@ -118,9 +120,11 @@ def save_settings(settings: SamplingSettings, path: Path | None = None) -> Path:
     import tomlkit  # slow to import, and only /set --save needs it
 
     path = path or config_file()
+    if path is None:
+        raise ConfigError("There is no home folder to save the settings in.", "Set HOME or XDG_CONFIG_HOME.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        document = tomlkit.parse(path.read_text(encoding="utf-8") if path.exists() else "")
+        document = tomlkit.parse(path.read_text(encoding="utf-8-sig") if path.exists() else "")
         table = document.setdefault("sampling", tomlkit.table())
         for key in set(table) - set(settings.values):
             del table[key]

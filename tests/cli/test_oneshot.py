@@ -13,6 +13,7 @@ from app.cli.net.server import choose_port
 from app.cli.paths import config_file, sessions_folder
 from app.models.schemas import TranscriptMessage
 from tests.cli.client_process import CLIENT, client_environ, piped
+from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
 
 
@@ -75,6 +76,54 @@ def test_prompt_option_precedes_piped_input(url: str, standin: StandIn) -> None:
     assert piped("", "--url", url, "-p", "hello").stdout == "You said: hello\n"
 
 
+@pytest.mark.parametrize(
+    "mention",
+    [
+        "@~bob",
+        "@~",
+        "@~no/body",
+        f"@{'x' * 5000}",
+        f"@{'x/' * 3000}",
+        "@.",
+        "@/dev/zero",
+        "@/proc/1/mem",
+        "@\x7f",
+    ],
+)
+def test_mention_of_no_readable_file_stays_text(url: str, standin: StandIn, mention: str) -> None:
+    done = piped(f"thanks {mention}", "--url", url)
+    assert (done.returncode, standin.requests[0][1]["message"]) == (0, f"thanks {mention}")
+
+
+def test_mention_of_a_file_that_cannot_be_attached_is_reported(url: str, standin: StandIn) -> None:
+    Path("photo.png").write_bytes(b"\x89PNG\0")
+    done = piped("see @photo.png", "--url", url)
+    assert standin.requests[0][1]["message"] == "see @photo.png"
+    assert "photo.png is not attached: photo.png is not a text file." in done.stderr
+
+
+AS_UNKNOWN_USER = ("unshare", "--user", "--map-user=54321")
+
+
+def _can_be_unknown_user() -> bool:
+    try:
+        return subprocess.run([*AS_UNKNOWN_USER, "true"], stderr=subprocess.DEVNULL).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not _can_be_unknown_user(), reason="needs user namespaces")
+def test_unknown_user_without_a_home_is_answered(url: str) -> None:
+    environ = client_environ()
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        environ.pop(name, None)
+    with PseudoTerminal([*AS_UNKNOWN_USER, *CLIENT, "--url", url], environ) as terminal:
+        terminal.type("hello\r/status\r/set top_k 5 --save\r/quit\r")
+        assert terminal.wait_for_end() == 0
+        assert "You said: hello" in terminal.text and "saved in" in terminal.text
+        assert "Set HOME or XDG_CONFIG_HOME." in terminal.text
+
+
 def test_json_is_one_object_for_an_answer_or_an_error(url: str) -> None:
     done = piped("", "--url", url, "--json", "-p", "think hard")
     printed = json.loads(done.stdout)
@@ -121,8 +170,10 @@ def test_interrupted_message_prints_its_beginning(url: str, standin: StandIn) ->
 
 
 def test_invalid_configuration_is_reported_first() -> None:
-    config_file().parent.mkdir(parents=True)
-    config_file().write_text("colour = 1\n")
+    config = config_file()
+    assert config is not None
+    config.parent.mkdir(parents=True)
+    config.write_text("colour = 1\n")
     done = piped("hello")
     assert done.returncode == 2 and "colour" in done.stderr
 

@@ -11,6 +11,7 @@ from app.cli.preferences import Preferences, load_preferences, resolve, save_set
 
 def _write(text: str) -> Path:
     path = config_file()
+    assert path is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path

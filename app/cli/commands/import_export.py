@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from app.cli.commands.command import Choice, Command
 from app.cli.conversation.attachments import attachment
@@ -12,6 +11,7 @@ from app.cli.errors import UsageError
 from app.cli.input.clipboard import copy_to_clipboard
 from app.cli.output.formatting import count, format_size, format_tokens
 from app.cli.output.load_progress import shown_if_slow
+from app.cli.paths import expanded
 
 
 async def read(session: Session, argument: str) -> None:
@@ -73,7 +73,7 @@ async def export(session: Session, argument: str) -> None:
     transcript = await session.settled_transcript()
     if not transcript.messages:
         raise UsageError("There is nothing to export yet.", "Type a message first.")
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     stopped = threading.Event()
     async with shown_if_slow(session.terminal, f"writing {path}"):
         try:

@@ -1,10 +1,12 @@
 """Attaches the text of files to a message: `@path` in the message, or /read."""
 
 import re
+import stat
 from pathlib import Path
 
 from app.cli.errors import UsageError
 from app.cli.output.formatting import format_size
+from app.cli.paths import expanded
 from app.models.schemas import MAX_TEXT
 
 _MENTION = re.compile(r"(?<!\S)@(\"[^\"\n]+\"|[^\s\"]+)")
@@ -17,9 +19,12 @@ def read_text(path: str) -> str:
     Raises:
         UsageError: the file cannot be read, is not UTF-8 text, or is too long for a message.
     """
-    file = Path(path.strip('"')).expanduser()
+    file = expanded(path.strip('"'))
     try:
-        size = file.stat().st_size
+        status = file.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise UsageError(f"{file} is not a regular file.")  # reading a pipe or a device may never end
+        size = status.st_size
         if size > MAX_BYTES_PER_CHARACTER * MAX_TEXT:
             raise UsageError(f"{file} is too large for a message ({format_size(size)}).")
         text = file.read_bytes().decode()
@@ -52,7 +57,15 @@ def mentioned(message: str) -> list[str]:
     because the message is an edited one, is left out."""
     names = [match[1].rstrip(".,;:!?)") for match in _MENTION.finditer(message)]
     new = [name for name in dict.fromkeys(names) if f"\n{_title(name)}\n" not in message]
-    return [name for name in new if Path(name.strip('"')).expanduser().is_file()]
+    return [name for name in new if _is_file(expanded(name.strip('"')))]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, as far as one may know."""
+    try:
+        return path.is_file()
+    except OSError:  # for example a name that is too long, or in a folder that may not be searched
+        return False
 
 
 def _title(path: str) -> str:

@@ -18,7 +18,7 @@ from app.cli.conversation.server_copy import ServerCopy
 from app.cli.conversation.session_index import SessionSummary
 from app.cli.conversation.statistics import Statistics
 from app.cli.conversation.transcript_file import Transcript
-from app.cli.errors import NoAnswerYet, StreamBroken
+from app.cli.errors import NoAnswerYet, StreamBroken, UsageError
 from app.cli.net.client import ChatClient, ServerEvents
 from app.cli.net.waiting import switch_with_progress
 from app.cli.output.formatting import count, format_size, format_tokens
@@ -80,10 +80,14 @@ class Session:
         self.attached.clear()
 
     def _mentioned(self, text: str) -> list[str]:
-        """The texts of the files that the message mentions as @path."""
+        """The texts of the files that the message mentions as @path. What cannot be attached stays text."""
         texts = []
         for path in mentioned(text):
-            texts.append(attachment(path))
+            try:
+                texts.append(attachment(path))
+            except UsageError as error:
+                self.terminal.say(f"{path} is not attached: {error.message}", "yellow")
+                continue
             size = f"{format_size(len(texts[-1].encode()))}, {format_tokens(texts[-1])}"
             self.terminal.note(f"Attached {path}: {size}.")
         return texts

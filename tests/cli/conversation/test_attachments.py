@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,10 @@ def test_unreadable_file_is_reported() -> None:
         attachment("missing")
     with pytest.raises(UsageError, match="Is a directory"):
         attachment(".")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "pipe", "~nobody-here/notes.txt"])
+def test_only_regular_files_are_read(path: str) -> None:
+    os.mkfifo("pipe")
+    with pytest.raises(UsageError):
+        read_text(path)
