@@ -9,6 +9,7 @@ from typing import Protocol
 
 from app.core.catalogue import CATALOGUE, ModelProfile
 from app.core.config import NO_MODEL, Settings, SettingsError
+from app.core.deadline import Deadline
 from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
 from app.engine.ipc.launcher import WorkerLauncher
@@ -45,14 +46,14 @@ from app.models.schemas import (
 class ChatService(Protocol):
     """Conversations and their turns."""
 
-    def chat(self, request: ChatRequest, /) -> AsyncGenerator[TurnEvent, None]: ...
+    def chat(self, request: ChatRequest, deadline: Deadline, /) -> AsyncGenerator[TurnEvent, None]: ...
 
     def regenerate(
-        self, conversation_id: str, request: RegenerateRequest, /
+        self, conversation_id: str, request: RegenerateRequest, deadline: Deadline, /
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
     def continue_reply(
-        self, conversation_id: str, request: ContinueRequest, /
+        self, conversation_id: str, request: ContinueRequest, deadline: Deadline, /
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
     async def new(self, request: NewChatRequest, /) -> NewChatResponse: ...
@@ -69,7 +70,9 @@ class ChatService(Protocol):
 class GenerationService(Protocol):
     """Text that continues a prompt, without a conversation."""
 
-    def generate(self, request: GenerateRequest, /) -> AsyncGenerator[GenerateEvent, None]: ...
+    def generate(
+        self, request: GenerateRequest, deadline: Deadline, /
+    ) -> AsyncGenerator[GenerateEvent, None]: ...
 
 
 class ModelService(Protocol):

@@ -61,13 +61,12 @@ class ChatModelManager:
 
     # Turns. Each finds its conversation, locks it, builds the turn and runs it.
 
-    async def chat(self, request: ChatRequest) -> AsyncGenerator[TurnEvent, None]:
+    async def chat(self, request: ChatRequest, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
         """Answers a message. A new conversation is stored together with its first turn.
 
         Raises:
             ConversationNotFound, ConversationBusy, QueueFull, and all that TurnRunner.run raises.
         """
-        deadline = self._deadline()
         async with self._found_or_new(request.conversation_id) as conversation:
             turn = Turn.for_message(conversation, request)
             async with aclosing(self._turns.run(turn, deadline)) as events:
@@ -75,14 +74,13 @@ class ChatModelManager:
                     yield event
 
     async def regenerate(
-        self, conversation_id: str, request: RegenerateRequest
+        self, conversation_id: str, request: RegenerateRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
         """Answers the last user message again. The old reply is replaced once the new one is complete.
 
         Raises:
             NothingToDo, and all that `chat` raises.
         """
-        deadline = self._deadline()
         async with self._found(conversation_id) as conversation:
             turn = Turn.for_regeneration(conversation, request)
             async with aclosing(self._turns.run(turn, deadline)) as events:
@@ -90,22 +88,18 @@ class ChatModelManager:
                     yield event
 
     async def continue_reply(
-        self, conversation_id: str, request: ContinueRequest
+        self, conversation_id: str, request: ContinueRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
         """Continues the last reply. The deltas hold the new text; the response holds the whole reply.
 
         Raises:
             NothingToDo, and all that `chat` raises.
         """
-        deadline = self._deadline()
         async with self._found(conversation_id) as conversation:
             turn = Turn.for_continuation(conversation, request)
             async with aclosing(self._turns.run(turn, deadline)) as events:
                 async for event in events:
                     yield event
-
-    def _deadline(self) -> Deadline:
-        return Deadline.after(self._settings.request_timeout)
 
     @asynccontextmanager
     async def _found(self, conversation_id: str) -> AsyncIterator[Conversation]:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app.core.config import Settings
+from app.core.deadline import Deadline
 from app.core.errors import ConversationBusy, ConversationNotFound, ModelNotFound, ShuttingDown, WorkerDied
 from app.main import create_app
 from app.models import schemas
@@ -149,20 +150,20 @@ class Scripted:
 
     # ChatService
 
-    def chat(self, request: schemas.ChatRequest) -> AsyncGenerator[TurnEvent, None]:
+    def chat(self, request: schemas.ChatRequest, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
         self.calls.append(request)
         if request.conversation_id == "conv_none":
             raise ConversationNotFound("No conversation has this id.")
         return self.run(request.message)
 
     def regenerate(
-        self, conversation_id: str, request: schemas.RegenerateRequest
+        self, conversation_id: str, request: schemas.RegenerateRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
         self.calls.append((conversation_id, request))
         return self.run("")
 
     def continue_reply(
-        self, conversation_id: str, request: schemas.ContinueRequest
+        self, conversation_id: str, request: schemas.ContinueRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
         self.calls.append((conversation_id, request))
         return self.run("")
@@ -207,7 +208,9 @@ class Scripted:
 
     # GenerationService
 
-    async def generate(self, request: schemas.GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(
+        self, request: schemas.GenerateRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerateEvent, None]:
         self.calls.append(request)
         async with aclosing(self.run(request.prompt)) as events:
             async for event in events:

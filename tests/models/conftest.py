@@ -69,7 +69,7 @@ class World:
         """A greedy turn of a few tokens."""
         given = {"temperature": 0, "max_tokens": 8} | fields
         request = ChatRequest(message=message, conversation_id=conversation_id, **given)
-        response = self.last(self.chats.chat(request))
+        response = self.last(self.chats.chat(request, soon()))
         assert isinstance(response, ChatResponse)
         return response
 
@@ -86,6 +86,11 @@ async def leased(models: ModelManager, name: str | None, timeout_s: float = 60) 
         async for event in lease:
             if isinstance(event, ServedModel):
                 yield event
+
+
+def soon() -> Deadline:
+    """A deadline that no test reaches."""
+    return Deadline.after(60)
 
 
 async def collect(events: AsyncGenerator[T, None]) -> list[T]:

@@ -23,7 +23,7 @@ from app.models.schemas import (
     StartEvent,
     TranscriptMessage,
 )
-from tests.models.conftest import World
+from tests.models.conftest import World, soon
 
 
 def contents(world: World, conversation_id: str) -> list[str]:
@@ -32,7 +32,9 @@ def contents(world: World, conversation_id: str) -> list[str]:
 
 def test_chat_streams_the_text_that_it_returns(world: World) -> None:
     world.collect(world.models.switch("tiny-a"))  # another test may have unloaded it
-    start, *deltas, done = world.collect(world.chats.chat(ChatRequest(message="hello", temperature=0)))
+    start, *deltas, done = world.collect(
+        world.chats.chat(ChatRequest(message="hello", temperature=0), soon())
+    )
     assert isinstance(start, StartEvent)
     assert isinstance(done, ChatResponse)
     assert start.conversation_id == done.conversation_id
@@ -69,7 +71,7 @@ def test_chat_that_fails_leaves_the_conversation_as_it_was(world: World) -> None
 def test_chat_left_early_keeps_a_reply_that_can_be_continued(world: World) -> None:
     async def leave() -> tuple[str, str]:
         request = ChatRequest(message="hello", max_tokens=100, temperature=0)
-        async with aclosing(world.chats.chat(request)) as events:
+        async with aclosing(world.chats.chat(request, soon())) as events:
             async for event in events:
                 if isinstance(event, StartEvent):
                     conversation_id = event.conversation_id
@@ -82,7 +84,7 @@ def test_chat_left_early_keeps_a_reply_that_can_be_continued(world: World) -> No
     assert [message.content for message in history.messages] == ["hello", text]
     assert history.messages[-1].finish_reason == "interrupted"
     longer = world.last(
-        world.chats.continue_reply(conversation_id, ContinueRequest(max_tokens=4, temperature=0))
+        world.chats.continue_reply(conversation_id, ContinueRequest(max_tokens=4, temperature=0), soon())
     )
     assert longer.response.startswith(text)
     assert len(longer.response) > len(text)
@@ -94,10 +96,10 @@ def test_chat_allows_one_turn_at_a_time(world: World) -> None:
 
     async def twice() -> None:
         request = ChatRequest(message="go", conversation_id=kept.conversation_id, max_tokens=50)
-        async with aclosing(world.chats.chat(request)) as events:
+        async with aclosing(world.chats.chat(request, soon())) as events:
             await anext(events)
             with pytest.raises(ConversationBusy):
-                await anext(world.chats.chat(request))
+                await anext(world.chats.chat(request, soon()))
             with pytest.raises(ConversationBusy):
                 await world.chats.undo(kept.conversation_id, 1)
 
@@ -108,7 +110,7 @@ def test_chat_allows_one_turn_at_a_time(world: World) -> None:
 def test_chat_sees_a_turn_that_ended_after_it_was_called(world: World) -> None:
     kept = world.chat("hello")
     request = ChatRequest(message="later", conversation_id=kept.conversation_id, max_tokens=4)
-    called_early = world.chats.chat(request)
+    called_early = world.chats.chat(request, soon())
     world.chat("sooner", kept.conversation_id)
     assert world.last(called_early).message_count == 6
 
@@ -118,7 +120,7 @@ def test_continue_reply_uses_the_current_model_if_the_old_one_is_gone(world: Wor
     messages = [TranscriptMessage(role="user", content="hello"), reply]
     made = world.run(world.chats.new(NewChatRequest(messages=messages)))
     request = ContinueRequest(max_tokens=4, temperature=0)
-    longer = world.last(world.chats.continue_reply(made.conversation_id, request))
+    longer = world.last(world.chats.continue_reply(made.conversation_id, request, soon()))
     assert longer.model_name == "tiny-a"
     assert longer.response.startswith("hi")
 
@@ -128,10 +130,10 @@ def test_regenerate_reports_busy_before_any_other_error(world: World) -> None:
     request = ChatRequest(message="go", max_tokens=50, conversation_id=made.conversation_id)
 
     async def regenerate_too_early() -> None:
-        async with aclosing(world.chats.chat(request)) as events:
+        async with aclosing(world.chats.chat(request, soon())) as events:
             await anext(events)
             with pytest.raises(ConversationBusy):
-                await anext(world.chats.regenerate(made.conversation_id, RegenerateRequest()))
+                await anext(world.chats.regenerate(made.conversation_id, RegenerateRequest(), soon()))
 
     world.run(regenerate_too_early())
 
@@ -139,7 +141,9 @@ def test_regenerate_reports_busy_before_any_other_error(world: World) -> None:
 def test_regenerate_replaces_the_reply(world: World) -> None:
     first = world.chat("hello")
     again = world.last(
-        world.chats.regenerate(first.conversation_id, RegenerateRequest(temperature=2, seed=5, max_tokens=8))
+        world.chats.regenerate(
+            first.conversation_id, RegenerateRequest(temperature=2, seed=5, max_tokens=8), soon()
+        )
     )
     assert again.message_count == 2
     assert again.response != first.response
@@ -155,7 +159,7 @@ def test_undo_drops_turns_until_none_is_left(world: World) -> None:
     with pytest.raises(NothingToDo):
         world.run(world.chats.undo(first.conversation_id, 1))
     with pytest.raises(NothingToDo):
-        world.last(world.chats.regenerate(first.conversation_id, RegenerateRequest()))
+        world.last(world.chats.regenerate(first.conversation_id, RegenerateRequest(), soon()))
 
 
 def test_new_restores_a_transcript_that_can_be_continued(world: World) -> None:
@@ -213,7 +217,7 @@ def test_chat_refuses_too_many_requests_and_answers_the_others(world: World) -> 
     async def flood() -> list[Any]:
         async def one() -> ChatResponse:
             request = ChatRequest(message="hello", temperature=0, max_tokens=40)
-            async for event in world.chats.chat(request):
+            async for event in world.chats.chat(request, soon()):
                 last = event
             assert isinstance(last, ChatResponse)
             return last

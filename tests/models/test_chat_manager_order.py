@@ -12,7 +12,7 @@ from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation
 from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, NewChatRequest, RegenerateRequest
-from tests.models.conftest import collect
+from tests.models.conftest import collect, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
 
@@ -47,9 +47,9 @@ def test_loading_and_generating_have_one_deadline_together() -> None:
 
     async def scenario() -> None:
         made = await chats.new(NewChatRequest())
-        await collect(chats.chat(ChatRequest(message="hi", conversation_id=made.conversation_id)))
-        await collect(chats.regenerate(made.conversation_id, RegenerateRequest()))
-        await collect(chats.continue_reply(made.conversation_id, ContinueRequest()))
+        await collect(chats.chat(ChatRequest(message="hi", conversation_id=made.conversation_id), soon()))
+        await collect(chats.regenerate(made.conversation_id, RegenerateRequest(), soon()))
+        await collect(chats.continue_reply(made.conversation_id, ContinueRequest(), soon()))
 
     asyncio.run(scenario())
     assert models.deadlines == models.backend.deadlines
@@ -64,10 +64,10 @@ def test_a_new_conversation_that_finds_no_place_is_refused_before_anything_is_ge
     async def scenario() -> None:
         made = await chats.new(NewChatRequest())
         with locks.hold(made.conversation_id), pytest.raises(QueueFull):
-            await collect(chats.chat(ChatRequest(message="hi")))
+            await collect(chats.chat(ChatRequest(message="hi"), soon()))
         assert not models.leased
         assert not locks.held
-        await collect(chats.chat(ChatRequest(message="hi")))
+        await collect(chats.chat(ChatRequest(message="hi"), soon()))
 
     asyncio.run(scenario())
 
@@ -80,9 +80,9 @@ def test_a_turn_reads_its_conversation_after_the_turn_before_it_was_committed() 
         made = await chats.new(NewChatRequest())
         request = ChatRequest(message="hi", conversation_id=made.conversation_id)
 
-        late = asyncio.create_task(collect(chats.chat(request)))
+        late = asyncio.create_task(collect(chats.chat(request, soon())))
         await store.reading.wait()  # the late turn has found its conversation, and holds no lock yet
-        await collect(chats.chat(request))
+        await collect(chats.chat(request, soon()))
         store.released.set()
         response = (await late)[-1]
         assert isinstance(response, ChatResponse)

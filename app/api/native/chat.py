@@ -21,7 +21,7 @@ async def chat(
     body: Annotated[ChatRequest, examples.CHAT], services: ServicesDep, deadline: DeadlineDep
 ) -> Response:
     """Answers a message. Without `conversation_id` this starts a conversation, and the reply holds its id."""
-    return respond(services.chats.chat(body), body.stream, encode, deadline)
+    return respond(services.chats.chat(body, deadline), body.stream, encode, deadline)
 
 
 @router.post("/chat/conversation/{conversation_id}/regenerate", response_model=ChatResponse, responses=TURN)
@@ -32,7 +32,7 @@ async def regenerate(
     deadline: DeadlineDep,
 ) -> Response:
     """Answers the last user message again and replaces the old reply. The body may be left out."""
-    return respond(services.chats.regenerate(conversation_id, body), body.stream, encode, deadline)
+    return respond(services.chats.regenerate(conversation_id, body, deadline), body.stream, encode, deadline)
 
 
 @router.post("/chat/conversation/{conversation_id}/continue", response_model=ChatResponse, responses=TURN)
@@ -43,4 +43,6 @@ async def continue_reply(
     deadline: DeadlineDep,
 ) -> Response:
     """Extends the last reply, for example after `max_tokens` cut it off. Deltas hold only the new text."""
-    return respond(services.chats.continue_reply(conversation_id, body), body.stream, encode, deadline)
+    return respond(
+        services.chats.continue_reply(conversation_id, body, deadline), body.stream, encode, deadline
+    )

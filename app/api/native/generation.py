@@ -20,4 +20,4 @@ async def generate(
     body: Annotated[GenerateRequest, examples.GENERATE], services: ServicesDep, deadline: DeadlineDep
 ) -> Response:
     """Continues the prompt exactly as given, without a conversation and without a chat template."""
-    return respond(services.generator.generate(body), body.stream, encode, deadline)
+    return respond(services.generator.generate(body, deadline), body.stream, encode, deadline)

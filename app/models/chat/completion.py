@@ -27,7 +27,9 @@ class TextGenerator:
         self._settings = settings
         self._generator = generator
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
+    async def generate(
+        self, request: GenerateRequest, deadline: Deadline
+    ) -> AsyncGenerator[GenerateEvent, None]:
         """Yields progress and deltas, and at last the response; for several sequences the response alone.
 
         Raises:
@@ -35,7 +37,6 @@ class TextGenerator:
             DeadlineExceeded.
         """
         began = time.monotonic()
-        deadline = Deadline.after(self._settings.request_timeout)
         self._check_count(request.num_return_sequences)
         if request.num_return_sequences > 1:
             replies = await self._collect_all(request, deadline)

@@ -3,12 +3,12 @@ import pytest
 from app.core.errors import InvalidRequest
 from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent
 from tests.engine.tiny import WINDOW
-from tests.models.conftest import World
+from tests.models.conftest import World, soon
 
 
 def test_generate_continues_the_prompt(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=6, do_sample=False)
-    start, *deltas, done = world.collect(world.generator.generate(request))
+    start, *deltas, done = world.collect(world.generator.generate(request, soon()))
     assert isinstance(start, StartEvent)
     assert isinstance(done, GenerateResponse)
     assert "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent)) == done.generated_text[0]
@@ -18,8 +18,8 @@ def test_generate_continues_the_prompt(world: World) -> None:
 
 def test_generate_repeats_several_sequences_with_the_same_seed(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=8, num_return_sequences=3, seed=7, temperature=1)
-    first = world.last(world.generator.generate(request))
-    second = world.last(world.generator.generate(request))
+    first = world.last(world.generator.generate(request, soon()))
+    second = world.last(world.generator.generate(request, soon()))
     assert len(set(first.generated_text)) == 3
     assert first.generated_text == second.generated_text
     assert len(first.finish_reasons) == 3
@@ -28,7 +28,7 @@ def test_generate_repeats_several_sequences_with_the_same_seed(world: World) -> 
 
 def test_generate_reports_the_limit_that_the_context_window_left(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=1_000_000, seed=1)
-    done = world.last(world.generator.generate(request))
+    done = world.last(world.generator.generate(request, soon()))
     assert done.parameters.max_tokens == WINDOW - done.usage.prompt_tokens
     assert world.chat("hello", max_tokens=5).parameters.max_tokens == 5
 
@@ -36,4 +36,4 @@ def test_generate_reports_the_limit_that_the_context_window_left(world: World) -
 def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world: World) -> None:
     request = GenerateRequest(prompt="the cat", num_return_sequences=7)  # 4 run and 2 wait
     with pytest.raises(InvalidRequest, match="num_return_sequences: .* at most 6 at once"):
-        world.collect(world.generator.generate(request))
+        world.collect(world.generator.generate(request, soon()))

@@ -15,7 +15,7 @@ from app.models.schemas import (
     StartEvent,
     ThinkingEvent,
 )
-from tests.models.conftest import collect
+from tests.models.conftest import collect, soon
 from tests.models.stand_in import HELLO, LOADING, StandInBackend, StandInModels
 
 PROMPT = ModelInput(prompt="the cat")
@@ -57,7 +57,7 @@ def test_generate_returns_the_model_when_it_is_left_early() -> None:
 def test_loading_and_generating_have_one_deadline_together() -> None:
     models = StandInModels(StandInBackend(reply=HELLO))
     service = TextGenerator(Settings(_env_file=None), ChatGenerator(models))
-    asyncio.run(collect(service.generate(GenerateRequest(prompt="the cat", num_return_sequences=2))))
+    asyncio.run(collect(service.generate(GenerateRequest(prompt="the cat", num_return_sequences=2), soon())))
     assert len(set(models.deadlines + models.backend.deadlines)) == 1
     assert len(models.backend.deadlines) == 2
 
