@@ -2,15 +2,26 @@
 
 import difflib
 import logging
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core.literals import Device, DType, LogLevel, Quantization
+from app.core.paths import expand
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +37,27 @@ def _split_commas(value: object) -> object:
     return value
 
 
-def _empty_is_none(value: object) -> object:
-    return None if value == "" else value
-
-
 def _never_is_none(value: object) -> object:
-    return None if isinstance(value, str) and value.strip().lower() in ("", "never") else value
+    return None if isinstance(value, str) and value.strip().lower() == "never" else value
 
 
 def _auto_is_none(value: object) -> object:
-    """`auto` and an empty value let the server decide."""
-    return None if isinstance(value, str) and value.strip().lower() in ("", "auto") else value
+    """`auto` lets the server decide."""
+    return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 
 
+def _stripped_secret(secret: SecretStr) -> SecretStr | None:
+    """Without the blanks or the newline that a file of secrets may have around it."""
+    text = secret.get_secret_value().strip()
+    if secret.get_secret_value() and not text:
+        raise ValueError("holds only blanks")
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("contains a control character, such as a newline, which no header can carry")
+    return SecretStr(text) if text else None
+
+
+LocalPath = Annotated[Path, AfterValidator(expand)]
+Secret = Annotated[SecretStr, AfterValidator(_stripped_secret)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
@@ -49,7 +68,7 @@ class Settings(BaseSettings):
 
     model_name: str = Field(DEFAULT_MODEL, min_length=1, max_length=200)
     device: Device = "cpu"
-    model_cache_dir: Path = Path("./models")
+    model_cache_dir: LocalPath = Path("./models")
     log_level: LogLevel = "INFO"
     max_conversation_length: int = Field(50, ge=1, le=10_000)
 
@@ -62,7 +81,7 @@ class Settings(BaseSettings):
     max_conversations: int = Field(1000, ge=1, le=1_000_000)
     max_conversation_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
     conversation_ttl: float = Field(86_400, gt=0)
-    models_file: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
+    models_file: LocalPath | None = None
     allow_any_model: bool = False
     max_loaded_models: int = Field(2, ge=1, le=64)
     memory_gb: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(None, gt=0, le=100_000)
@@ -73,23 +92,23 @@ class Settings(BaseSettings):
     max_queued_requests: int = Field(64, ge=0, le=100_000)
     request_timeout: float = Field(300, gt=0, le=86_400)
     worker_timeout: float = Field(60, gt=0, le=86_400)
-    fork_server: Annotated[Path | None, BeforeValidator(_empty_is_none)] = None
+    fork_server: LocalPath | None = None
     kv_cache_gb: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(None, gt=0, le=10_000)
     max_body_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
     allowed_hosts: Names = ()
     cors_origins: Names = ()
-    api_key: SecretStr | None = None
-    hf_token: SecretStr | None = None
+    api_key: Secret | None = None
+    hf_token: Secret | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: Any) -> Any:  # Any: as the sources hold them
+        return {name: value for name, value in values.items() if value != ""}
 
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
-
-    @field_validator("api_key", "hf_token", mode="after")
-    @classmethod
-    def _empty_secret_is_none(cls, value: SecretStr | None) -> SecretStr | None:
-        return value if value is not None and value.get_secret_value() else None
 
     @property
     def model_was_chosen(self) -> bool:
@@ -117,8 +136,12 @@ def load_settings() -> Settings:
     except UnicodeDecodeError:
         raise SettingsError(f"{ENV_FILE} is not UTF-8 text.") from None
     except ValidationError as error:
-        lines = [f"LLM_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(map(_mistake, error.errors()))) from None
+
+
+def _mistake(error: ErrorDetails) -> str:
+    name = "_".join(map(str, error["loc"])).upper()
+    return f"LLM_{name}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _check_names(names: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import NO_MODEL, SettingsError
+from app.core.paths import absolute, expand, is_path
 from app.core.sampling import MAX_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
 _CONTEXT_LENGTH = 8192  # tokens, if the file does not say
@@ -39,8 +40,17 @@ class _Sampling(_Table):
     repetition_penalty: Annotated[float | None, REPETITION_PENALTY] = None
 
 
+def _checked_location(text: str) -> str:
+    if is_path(text):
+        expand(text)
+    return text
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_checked_location)]
+
+
 class _Source(_Table):
-    location: str = Field(min_length=1)
+    location: Location
     revision: str | None = Field(None, min_length=1)
     chat_template: str | None = None
     stop: list[str] = Field(default_factory=list)
@@ -50,7 +60,7 @@ class _Source(_Table):
 class _Model(_Table):
     display_name: str | None = None
     description: str | None = None
-    source: str | None = Field(None, min_length=1)
+    source: Location | None = None
     sources: list[_Source] | None = Field(None, min_length=1)
     context_length: int | None = Field(None, ge=16, le=100_000_000)
     size_bytes: int | None = Field(None, ge=0)
@@ -74,7 +84,7 @@ def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> 
     if path is None:
         return catalogue
     described = _read(path)
-    folder = path.expanduser().parent
+    folder = path.parent
     new = [name for name, model in described.items() if name not in catalogue and not _has_source(model)]
     if new:
         raise _error(path, [(("models", name), "this model is new, so it needs a source") for name in new])
@@ -92,7 +102,7 @@ def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> 
 
 def _read(path: Path) -> dict[str, _Model]:
     try:
-        return _File.model_validate(tomllib.loads(path.expanduser().read_text(encoding="utf-8"))).models
+        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).models
     except ValidationError as error:
         raise _error(
             path, [(problem["loc"], _cause(problem["type"], problem["msg"])) for problem in error.errors()]
@@ -138,10 +148,8 @@ def _sources(folder: Path, model: _Model) -> tuple[Source, ...]:
 
 
 def _location(folder: Path, written: str) -> str:
-    """A path begins with `/`, `./`, `../` or `~`, and is meant from the file's own folder."""
-    if not written.startswith(("/", "./", "../", "~")):
-        return written
-    return str((folder / Path(written).expanduser()).resolve())
+    """A path is meant from the file's own folder."""
+    return str(absolute(written, folder)) if is_path(written) else written
 
 
 def _error(path: Path, mistakes: Iterable[tuple[tuple[str | int, ...], str]]) -> SettingsError:

@@ -75,6 +75,56 @@ def test_settings_error_never_shows_a_secret(monkeypatch: pytest.MonkeyPatch) ->
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_empty_setting_has_its_default(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(f"LLM_{name.upper()}", "")
+    assert load_settings() == Settings(_env_file=None)
+    assert name not in load_settings().model_fields_set
+
+
+def test_empty_variable_takes_precedence_over_the_env_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("LLM_PORT=9001\nLLM_API_KEY=hunter2\n")
+    monkeypatch.setenv("LLM_PORT", "")
+    monkeypatch.setenv("LLM_API_KEY", "")
+    assert (load_settings().port, load_settings().api_key) == (8000, None)
+
+
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "LLM_HF_TOKEN"])
+@pytest.mark.parametrize("written", ["hunter2\n", " hunter2\r\n", "\thunter2 ", "hunter2"])
+def test_blanks_around_a_secret_do_not_belong_to_it(
+    name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, written)
+    secret = getattr(load_settings(), name.removeprefix("LLM_").lower())
+    assert secret.get_secret_value() == "hunter2"
+
+
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "LLM_HF_TOKEN"])
+@pytest.mark.parametrize("written", [" ", "\n", "hunter\n2", "hunter\x1b2"])
+def test_secret_that_no_request_could_send_is_refused(
+    name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, written)
+    with pytest.raises(SettingsError, match=f"^{name}: ") as caught:
+        load_settings()
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["LLM_MODEL_CACHE_DIR", "LLM_MODELS_FILE", "LLM_FORK_SERVER"])
+def test_home_folder_of_an_unknown_user_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "~nobody-has-this-name/x")
+    with pytest.raises(SettingsError, match=f"^{name}: this machine does not know the home folder"):
+        load_settings()
+
+
+def test_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LLM_MODEL_CACHE_DIR", "~/models")
+    assert load_settings().model_cache_dir == tmp_path / "models"
+
+
 def test_env_file_with_a_misspelt_setting_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LLM_PROT=9001\nHF_TOKEN=anything\n")
     with pytest.raises(SettingsError, match="^LLM_PROT: no such setting") as caught:

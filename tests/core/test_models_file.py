@@ -65,6 +65,8 @@ def test_other_weights_have_another_size(tmp_path: Path) -> None:
         ('[models.a]\ndescription = "x"\n', "models.a: this model is new, so it needs a source"),
         ("[model.a]\n", "model: no such field"),
         ("[models.'a.b']\nsource = 'b/c'\nsampling = {top_k = -1}\n", 'models."a.b".sampling.top_k: '),
+        ('[models.a]\nsource = "~nobody-has-this-name/x"\n', "models.a.source: this machine does not"),
+        ('[models.a]\n[[models.a.sources]]\nlocation = "/a\\u0000b"\n', "models.a.sources[0].location: a pa"),
         ("models = 5\n", "models: Input should be a valid dictionary"),
     ],
 )  # fmt: skip

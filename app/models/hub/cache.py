@@ -12,11 +12,18 @@ def cache_name(location: str) -> str:
 
 def snapshots(repository: Path, revision: str | None = None) -> Iterator[Path]:
     """The snapshot of the revision, or of `main`, and then, if no revision is asked for, every other one."""
+    commit = _commit(repository / "refs" / (revision or "main"))
+    if commit is not None:
+        yield repository / "snapshots" / commit
     with suppress(OSError):  # a cache that this user may not read holds nothing for them
-        ref = repository / "refs" / (revision or "main")
-        if ref.is_file():
-            yield repository / "snapshots" / ref.read_text(encoding="utf-8").strip()
         if revision is not None:
             yield repository / "snapshots" / revision
         elif (repository / "snapshots").is_dir():
             yield from sorted((repository / "snapshots").iterdir())
+
+
+def _commit(reference: Path) -> str | None:
+    try:
+        return reference.read_text(encoding="ascii").strip() if reference.is_file() else None
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -51,7 +51,7 @@ class Hub:
         endpoint: str = constants.ENDPOINT,
         timeouts: NetworkTimeouts | None = None,
     ) -> None:
-        self._cache_dir = cache_dir.expanduser()
+        self._cache_dir = cache_dir
         self._checksums = Checksums(self._cache_dir / _CHECKED)
         self._token = token
         self._endpoint = endpoint

@@ -5,9 +5,9 @@ Known are the models of the catalogue and, if the settings allow it, any other t
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from app.core.catalogue import ModelProfile, Source, find_profile
+from app.core.paths import absolute, is_path
 from app.models.lifecycle.state import ModelState
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -51,10 +51,13 @@ class ModelRegistry:
 
 def _undescribed(name: str) -> ModelProfile | None:
     """The profile of a repository or folder that no catalogue describes; None if the name is neither."""
-    is_folder = name.startswith(("/", "./", "../", "~"))
+    is_folder = is_path(name)
     if not is_folder and not _REPOSITORY.fullmatch(name):
         return None
-    location = str(Path(name).expanduser().resolve()) if is_folder else name
+    try:
+        location = str(absolute(name)) if is_folder else name
+    except ValueError:
+        return None
     return ModelProfile(
         name,
         name.rstrip("/").rpartition("/")[2],

@@ -109,3 +109,10 @@ def test_check_ends_when_cancelled(cached: Path) -> None:
     snapshot = cached / "models--owner--tiny" / "snapshots" / COMMIT
     with pytest.raises(Cancelled):
         Checksums(cached / ".checked").damaged(snapshot, lambda _: None, is_cancelled)
+
+
+@pytest.mark.parametrize("reference", [b"\xff", b"a\0b", b"", b"../.."])
+def test_damaged_reference_does_not_hide_the_snapshots(cached: Path, reference: bytes) -> None:
+    (cached / "models--owner--tiny" / "refs" / "main").write_bytes(reference)
+    found = offline(cached).find(profile("owner/tiny"))
+    assert found is not None and found.path.name == COMMIT

@@ -1,9 +1,12 @@
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies as st
 
 from app.core.catalogue import CATALOGUE
 from app.core.errors import ModelNotFound
+from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
 
 
@@ -20,10 +23,31 @@ def test_any_model_is_found_if_allowed(name: str) -> None:
         assert found.profile.sources[0].location == str(Path("folder").resolve())
 
 
-@pytest.mark.parametrize("name", ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c"])
-def test_invalid_repository_names_are_not_found(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c"]
+    + ["~nobody-has-this-name/x", "~nobody-has-this-name", "/a\0b", "./\0", "owner/a\0b"],
+)
+def test_names_that_are_no_repository_and_no_path_are_not_found(name: str) -> None:
     with pytest.raises(ModelNotFound):
         ModelRegistry(CATALOGUE, allows_any=True).find(name)
+
+
+def test_link_to_itself_is_a_folder_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for name in (f"{tmp_path}/circle", f"{tmp_path}/circle/x"):
+        found = ModelRegistry(CATALOGUE, allows_any=True).find(name)
+        assert Hub(tmp_path).find(found.profile) is None
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+    st.sampled_from(["", "/", "~"]),
+)
+def test_every_name_is_found_or_not_found(text: str, prefix: str) -> None:
+    with suppress(ModelNotFound):
+        found = ModelRegistry(CATALOGUE, allows_any=True).find(prefix + text)
+        assert Hub(Path("/nonexistent")).find(found.profile) is None
 
 
 def test_unused_models_beyond_the_catalogue_are_forgotten() -> None:
