@@ -17,6 +17,7 @@ from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.evictor import Evictor
 from app.models.lifecycle.loader import ModelLoader
 from app.models.lifecycle.registry import ModelRegistry
+from app.models.lifecycle.reviver import Reviver
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
 from app.models.lifecycle.switch import LoadEvent, ModelSwitch, done
@@ -54,6 +55,7 @@ class ModelManager:
         self._engines.prepare()
         self._background.spawn(self._sweep())
         self._background.spawn(self._evictor.unload_idle_models())
+        self._background.spawn(Reviver(self._registry, self._loader).run())
         self._switch.start(is_chosen=self._settings.model_was_chosen)
 
     async def _sweep(self) -> None:

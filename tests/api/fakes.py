@@ -79,7 +79,7 @@ SWITCHED = schemas.SwitchModelResponse(
 )
 
 
-State = Literal["ok", "loading", "unavailable"]
+State = Literal["ok", "loading", "degraded", "unavailable"]
 ReplyEvent = schemas.StartEvent | schemas.DeltaEvent | schemas.ChatResponse
 
 

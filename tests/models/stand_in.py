@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.deadline import Deadline
+from app.core.errors import WorkerDied
 from app.engine.backend import BackendStats, EngineBackend, GenerationEvent, ModelInput
 from app.engine.ipc.messages import (
     Accepted,
@@ -55,6 +56,7 @@ class StandInBackend:
     sampling: list[SamplingParams] = field(default_factory=list)
     deadlines: list[Deadline] = field(default_factory=list)
     is_closed: bool = False
+    deaths: list[int] = field(default_factory=list)  # each: after so many events of a reply the worker dies
 
     @property
     def is_alive(self) -> bool:
@@ -66,8 +68,11 @@ class StandInBackend:
         self.requests.append(model_input)
         self.sampling.append(sampling)
         self.deadlines.append(deadline)
-        for event in self.reply:
+        for event in self.reply[: self.deaths[0]] if self.deaths else self.reply:
             yield event
+        if self.deaths:
+            self.deaths.pop(0)
+            raise WorkerDied("The model's worker ended (signal 9).")
 
     async def close(self) -> None:
         self.is_closed = True

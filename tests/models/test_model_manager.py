@@ -19,7 +19,7 @@ from app.models.schemas import (
     ModelEntry,
     SwitchModelResponse,
 )
-from tests.models.conftest import World, collect, pid_of, profile, soon
+from tests.models.conftest import World, asyncio_timeout, chats_of, collect, pid_of, profile, soon
 from tests.waiting import until
 
 
@@ -142,15 +142,72 @@ def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(wor
     with pytest.raises(WorkerDied):
         world.run(kill_in_mid_sentence())
     assert not world.status.is_ready()
+    assert world.status.health().status == "degraded"
     health = world.status.health().model
     assert health is not None and health.status == "failed"
-    assert health.error == "The worker of tiny-a ended (signal 9); the next request starts it again."
+    assert health.error == "The worker of tiny-a ended (signal 9); it is started again."
     history = world.run(world.chats.get(kept.conversation_id))
     assert [message.content for message in history.messages] == ["hello", kept.response]
     again = world.chat("hello")
     assert isinstance(again, ChatResponse)
     assert again.response == kept.response
     assert world.status.is_ready()
+
+
+def test_a_request_that_meets_the_death_of_its_worker_is_begun_on_another(world: World) -> None:
+    """The server does not know of the death yet when it sends the request."""
+    before = world.chat("hello")
+    for _ in range(3):
+        os.kill(worker_pid(world), signal.SIGKILL)
+        assert world.chat("hello").response == before.response
+
+
+def test_a_stream_of_a_stuck_worker_ends_long_before_its_deadline(
+    settings: Settings, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    catalogue = {"tiny-a": profile("tiny-a", tiny_folders["tiny-a"])}
+
+    async def stop_in_mid_sentence() -> None:
+        models = ModelManager(
+            settings.model_copy(update={"worker_timeout": 1, "request_timeout": 3600}),
+            catalogue,
+            Hub(tmp_path),
+        )
+        chats = chats_of(settings, models)
+        try:
+            async with aclosing(chats.chat(ChatRequest(message="go on", max_tokens=100), soon())) as events:
+                async for event in events:
+                    if isinstance(event, DeltaEvent):
+                        os.kill(pid_of(models.find("tiny-a").loaded), signal.SIGSTOP)
+        finally:
+            await models.close()
+
+    with pytest.raises(WorkerDied, match="has been silent"):
+        asyncio.run(asyncio_timeout(stop_in_mid_sentence()))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_failed_is_started_again_without_a_request(
+    settings: Settings, tiny_folders: dict[str, Path], tmp_path: Path, how: signal.Signals
+) -> None:
+    catalogue = {"tiny-a": profile("tiny-a", tiny_folders["tiny-a"])}
+
+    async def fail_and_wait() -> None:
+        models = ModelManager(settings.model_copy(update={"worker_timeout": 1}), catalogue, Hub(tmp_path))
+        status = ServerStatus(models)
+        try:
+            await models.start()
+            await until(status.is_ready, "the model to be loaded")
+            pid = pid_of(models.find("tiny-a").loaded)
+            os.kill(pid, how)
+            await until(lambda: status.health().status == "degraded", "the failure to be seen")
+            await until(status.is_ready, "another worker")
+            assert status.health().status == "ok"
+            assert pid_of(models.find("tiny-a").loaded) != pid
+        finally:
+            await models.close()
+
+    asyncio.run(asyncio_timeout(fail_and_wait()))
 
 
 def test_status_reports_a_stuck_worker(
@@ -172,7 +229,7 @@ def test_status_reports_a_stuck_worker(
     model = world.run(stop_the_worker())
     assert (model.status, model.error) == (
         "failed",
-        "The worker of tiny-a has been silent for 2 s; the next request starts it again.",
+        "The worker of tiny-a has been silent for 2 s; it is started again.",
     )
 
 

@@ -65,6 +65,9 @@ def _not_ready(state: HealthResponse) -> ModelUnavailable:
     if state.status == "loading":
         return ModelUnavailable(f"{state.current_model} is loading.", retry_after=_RETRY_AFTER_S)
     error = state.model.error if state.model is not None else None
+    if state.status == "degraded":
+        message = error or f"The worker of {state.current_model} failed; it is started again."
+        return ModelUnavailable(message, retry_after=_RETRY_AFTER_S)
     return ModelUnavailable(
         error or f"{state.current_model} cannot serve.", hint="GET /api/v1/health has the details."
     )

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 EventQueue = asyncio.Queue[GenerationEvent | DomainError]
 
+_WATCH_EVERY_S = 0.25
 LOAD_SILENCE_S = 300.0  # between two signs of life of a worker that is loading
 
 
@@ -66,8 +67,10 @@ class WorkerClient:
         self._is_closing = False
         self._was_ready = False
         self._last_message = time.monotonic()
-        self._reader = asyncio.create_task(self._read(), name=f"worker {spec.model_name}")
-        self._beat_reader = asyncio.create_task(self._read_beats(), name=f"heartbeat {spec.model_name}")
+        self._tasks = [
+            asyncio.create_task(self._read(), name=f"worker {spec.model_name}"),
+            asyncio.create_task(self._read_beats(), name=f"heartbeat {spec.model_name}"),
+        ]
         self._stats: Stats | None = None
 
     @classmethod
@@ -97,6 +100,7 @@ class WorkerClient:
         try:
             await client._wait_until_ready()
             client._was_ready = True
+            client._tasks.append(asyncio.create_task(client._watch(), name=f"watch {spec.model_name}"))
         except BaseException:
             await client.close()
             raise
@@ -114,13 +118,17 @@ class WorkerClient:
 
     async def close(self) -> None:
         """See EngineBackend."""
+        failure = self.failure
         self._is_closing = True
         self._ready.cancel()  # in case the load was given up: nobody waits for its outcome any more
-        self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
+        if failure is None:
+            self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
+        else:
+            self._fail_all(_worker_died(failure))
         await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
-        self._reader.cancel()
-        self._beat_reader.cancel()
-        await asyncio.gather(self._reader, self._beat_reader, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def is_alive(self) -> bool:
@@ -171,8 +179,8 @@ class WorkerClient:
                 self._process.send(Cancel(request_id))
 
     def _open(self, request_id: str) -> EventQueue:
-        if not self.is_alive:
-            raise WorkerDied("The model's worker is not running.", hint="Send the message again.")
+        if (failure := self.failure) is not None:
+            raise _worker_died(failure)
         if len(self._requests) >= self._max_requests:
             raise QueueFull(
                 f"{len(self._requests)} requests are open, and the queue is full.",
@@ -185,6 +193,13 @@ class WorkerClient:
     async def _read_beats(self) -> None:
         async for beat in self._process.beats():
             self._liveness.record(beat)
+
+    async def _watch(self) -> None:
+        """Ends the open requests of a worker that is stuck. They would wait until their deadline."""
+        while self.is_alive:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            if (failure := self._liveness.failure) is not None:
+                self._fail_all(_worker_died(failure))
 
     async def _read(self) -> None:
         try:
@@ -246,17 +261,18 @@ class WorkerClient:
                 hint="See the server's log. The usual cause is too little memory.",
             )
         )
-        self._fail_all(
-            WorkerDied(
-                f"The model's worker ended ({how}).",
-                hint="Send the message again: a new worker will be started.",
-            )
-        )
+        self._fail_all(_worker_died(f"ended ({how})"))
 
     def _fail_all(self, error: DomainError) -> None:
         for queue in self._requests.values():
             queue.put_nowait(error)
         self._requests.clear()
+
+
+def _worker_died(failure: str) -> WorkerDied:
+    return WorkerDied(
+        f"The model's worker {failure}.", hint="Send the message again: a new worker will be started."
+    )
 
 
 async def _next_event(queue: EventQueue, deadline: Deadline) -> GenerationEvent:

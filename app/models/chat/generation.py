@@ -1,5 +1,6 @@
 """Generates a reply with a model, which is loaded first if necessary. Keeps no state between requests."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
@@ -7,11 +8,14 @@ from typing import Protocol
 
 from app.core.catalogue import SamplingDefaults
 from app.core.deadline import Deadline
+from app.core.errors import WorkerDied
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import Accepted, Delta, Finished, SamplingParams
 from app.models.chat.reply import GeneratedReply, ReplyCollector
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import DeltaEvent, LoadProgress, SamplingFields, StartEvent, ThinkingEvent
+
+logger = logging.getLogger(__name__)
 
 ReplyProgress = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent
 ReplyEvent = ReplyProgress | GeneratedReply
@@ -41,10 +45,30 @@ class ChatGenerator:
     ) -> AsyncGenerator[ReplyEvent, None]:
         """Yields load progress, a start, deltas, and at last the whole reply. Closing it cancels the request.
 
+        A request that a worker had not begun when it died is begun again, once, on another worker.
+
         Raises:
             ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow, InvalidRequest.
             DeadlineExceeded: loading and generating together took too long.
         """
+        has_begun = False
+        try:
+            async with aclosing(self._attempt(model_input, sampling, model_name, deadline)) as events:
+                async for event in events:
+                    has_begun = has_begun or not isinstance(event, LoadProgress)
+                    yield event
+            return
+        except WorkerDied as error:
+            if has_begun:
+                raise
+            logger.warning("request begun again: %s", error.message)
+        async with aclosing(self._attempt(model_input, sampling, model_name, deadline)) as events:
+            async for event in events:
+                yield event
+
+    async def _attempt(
+        self, model_input: ModelInput, sampling: SamplingFields, model_name: str | None, deadline: Deadline
+    ) -> AsyncGenerator[ReplyEvent, None]:
         async with aclosing(self._models.lease(model_name, deadline)) as lease:
             async for leased in lease:
                 if isinstance(leased, LoadProgress):

@@ -117,7 +117,7 @@ class ModelLoader:
         load = state.load
         if load is not None:
             load.cancel()
-        state.error = None
+        state.error, state.is_recovering = None, False
         await self._evictor.unload(state)
         if load is not None:
             await load.wait_closed()
@@ -143,6 +143,7 @@ class ModelLoader:
     def _finish(self, state: ModelState, loaded: ServedModel) -> None:
         memory_bytes = loaded.backend.stats.memory_bytes
         state.loaded, state.error, state.last_used = loaded, None, self._policy.clock()
+        state.is_recovering = False
         has_draft = loaded.backend.info.draft is not None  # its memory is not counted as the model's
         state.measured_bytes = None if has_draft else memory_bytes
         if loaded.source.takes_pickle:

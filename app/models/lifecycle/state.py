@@ -14,8 +14,8 @@ class ModelState:
     """The state of one model. It has at most one backend and at most one load in progress.
 
     `pins` counts the requests that use the model or wait for it, `error` says why the last load failed, and
-    `measured_bytes` is what the last worker took, unless it held a draft model as well. `last_used` is on the
-    monotonic clock.
+    `measured_bytes` is what the last worker took, unless it held a draft model as well. `is_recovering` from
+    the failure of a worker until another one serves. `last_used` is on the monotonic clock.
     """
 
     profile: ModelProfile
@@ -25,6 +25,7 @@ class ModelState:
     pins: int = 0
     last_used: float = 0.0
     measured_bytes: int | None = None
+    is_recovering: bool = False
 
     @property
     def name(self) -> str:

@@ -2,7 +2,6 @@
 
 import time
 import uuid
-from typing import Literal
 
 from app import __version__
 from app.models.conversation import now
@@ -16,6 +15,7 @@ from app.models.schemas import (
     ModelHealth,
     ModelInfoResponse,
     ModelListResponse,
+    ServerState,
 )
 
 
@@ -109,10 +109,12 @@ class ServerStatus:
             error=self._failure(state),
         )
 
-    def _server_status(self) -> Literal["ok", "loading", "unavailable"]:
+    def _server_status(self) -> ServerState:
         current = self._models.current
         if self.is_ready():
             return "ok"
+        if current is not None and (current.is_recovering or current.loaded is not None):
+            return "degraded"
         return "loading" if current is not None and current.progress is not None else "unavailable"
 
     def _failure(self, state: ModelState) -> str | None:
@@ -122,7 +124,9 @@ class ServerStatus:
         failure = None if state.loaded is None else state.loaded.backend.failure
         if failure is None:
             return None
-        return f"The worker of {state.name} {failure}; the next request starts it again."
+        is_current = state is self._models.current
+        what_follows = "it is started again" if is_current else "the next request starts it again"
+        return f"The worker of {state.name} {failure}; {what_follows}."
 
     def _status_of(self, state: ModelState) -> LoadState:
         """`failed` also for a worker that is alive but stuck."""

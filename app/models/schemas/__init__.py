@@ -14,6 +14,7 @@ from app.models.schemas.models import (
     ModelHealth as ModelHealth,
     ModelInfoResponse as ModelInfoResponse,
     ModelListResponse as ModelListResponse,
+    ServerState as ServerState,
     SwitchModelRequest as SwitchModelRequest,
     SwitchModelResponse as SwitchModelResponse,
     UnloadModelRequest as UnloadModelRequest,

@@ -116,8 +116,11 @@ class ModelHealth(WireModel):
     error: str | None = None
 
 
+ServerState = Literal["ok", "loading", "degraded", "unavailable"]
+
+
 class HealthResponse(WireModel):
-    status: Literal["ok", "loading", "unavailable"]
+    status: ServerState = Field(description="`degraded` while a worker that failed is started again.")
     timestamp: datetime
     uptime: float
     version: str

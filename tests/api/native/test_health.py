@@ -7,7 +7,7 @@ from tests.api.fakes import Scripted, State
 
 
 @pytest.mark.parametrize("prefix", ["", "/api/v1"])
-@pytest.mark.parametrize("status", ["ok", "loading", "unavailable"])
+@pytest.mark.parametrize("status", ["ok", "loading", "degraded", "unavailable"])
 def test_health_reports_every_state(
     client: httpx.Client, scripted: Scripted, prefix: str, status: State
 ) -> None:
@@ -33,6 +33,15 @@ def test_ready_says_why_the_model_cannot_serve(client: httpx.Client, scripted: S
     reply = client.get("/api/v1/health/ready")
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "It broke.")
     assert "retry-after" not in reply.headers
+
+
+def test_ready_is_503_with_a_retry_time_while_a_worker_is_started_again(
+    client: httpx.Client, scripted: Scripted
+) -> None:
+    scripted.state = "degraded"
+    reply = client.get("/api/v1/health/ready")
+    assert (reply.status_code, reply.json()["error"]["message"]) == (503, "It broke.")
+    assert reply.headers["retry-after"] == "2"
 
 
 def test_index_lists_every_route_and_requests_to_try(client: httpx.Client) -> None:

@@ -1,9 +1,12 @@
 import asyncio
 from contextlib import aclosing
 
+import pytest
+
 from app.core.catalogue import SamplingDefaults
 from app.core.config import Settings
 from app.core.deadline import Deadline
+from app.core.errors import WorkerDied
 from app.engine.backend import ModelInput
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator, ReplyEvent, sampling_for
@@ -52,6 +55,22 @@ def test_generate_returns_the_model_when_it_is_left_early() -> None:
 
     asyncio.run(leave())
     assert models.returned == 1
+
+
+def test_generate_begins_a_request_again_that_its_worker_had_not_begun() -> None:
+    models = StandInModels(StandInBackend(reply=HELLO, deaths=[0]))
+    events = generate(models, SamplingFields())
+    assert [type(event).__name__ for event in events[:3]] == ["LoadProgress", "LoadProgress", "StartEvent"]
+    assert isinstance(events[-1], GeneratedReply)
+    assert models.returned == 2
+
+
+@pytest.mark.parametrize("deaths", [[0, 0], [1], [2], [0, 1]])
+def test_generate_reports_the_death_of_a_worker_that_had_begun_or_died_twice(deaths: list[int]) -> None:
+    models = StandInModels(StandInBackend(reply=HELLO, deaths=deaths))
+    with pytest.raises(WorkerDied):
+        generate(models, SamplingFields())
+    assert models.returned == len(models.leased) <= 2
 
 
 def test_loading_and_generating_have_one_deadline_together() -> None:
