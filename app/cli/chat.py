@@ -90,7 +90,7 @@ class Chat:
         if isinstance(parsed, str):
             await self._session.send(parsed)
         else:
-            await parsed.command.run(self._session, parsed.argument)
+            await parsed.command.call(self._session, parsed.argument)
 
     async def _reconnect(self, error: Unreachable) -> None:
         terminal = self._session.terminal

@@ -73,7 +73,7 @@ def url(standin: StandIn) -> Iterator[str]:
 async def typed(session: Session, line: str) -> None:
     parsed = parse(line)
     if isinstance(parsed, Call):
-        await parsed.command.run(session, parsed.argument)
+        await parsed.command.call(session, parsed.argument)
     else:
         await session.send(parsed)
 

@@ -4,10 +4,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from app.cli.conversation.session import Session
+from app.cli.errors import UsageError
 
 Choice = tuple[str, str]  # the text to insert, and its meaning
 Choices = Callable[[Session, Sequence[str]], Iterable[Choice]]
 """Returns the possible next words, given the words typed after the command's name."""
+
+
+MAX_DIGITS = 9
 
 
 class Leave(Exception):
@@ -34,3 +38,24 @@ class Command:
     @property
     def usage(self) -> str:
         return f"/{self.name} {self.arguments}".rstrip()
+
+    async def call(self, session: Session, argument: str) -> None:
+        """Runs the command.
+
+        Raises:
+            UsageError: it takes no argument but got one.
+        """
+        if argument and not self.arguments:
+            raise unexpected(self.name, argument, "no argument")
+        await self.run(session, argument)
+
+
+def unexpected(name: str, argument: str, expected: str) -> UsageError:
+    """The error for an argument that a command does not take."""
+    return UsageError(f"/{name} takes {expected}, not {argument!r}.", f"/help {name} says more.")
+
+
+def number_of(text: str) -> int | None:
+    """The positive number that the text is, or None."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+    return (int(text) or None) if is_number else None

@@ -1,6 +1,6 @@
 """Commands about the current conversation: /new, /history, /rename and /clear."""
 
-from app.cli.commands.command import Command
+from app.cli.commands.command import Command, number_of, unexpected
 from app.cli.conversation.session import Session
 from app.cli.conversation.transcript_file import Transcript
 from app.cli.errors import UsageError
@@ -14,12 +14,13 @@ async def new(session: Session, argument: str) -> None:
 
 
 async def history(session: Session, argument: str) -> None:
-    if argument and not argument.isdecimal():
-        raise UsageError(f"/history takes a number of turns, not {argument!r}.", "/history shows all turns.")
+    turns = number_of(argument)
+    if argument and turns is None:
+        raise unexpected("history", argument, "a number of turns")
     transcript = await session.settled_transcript()
     if not transcript.messages:
         session.terminal.note("This conversation has no messages yet.")
-    first = -2 * int(argument) if argument else 0
+    first = 0 if turns is None else -2 * turns
     for position, message in enumerate(transcript.messages[first:]):
         if position:
             session.terminal.say("")

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterable, Sequence
 
-from app.cli.commands.command import Choice, Command
+from app.cli.commands.command import Choice, Command, number_of, unexpected
 from app.cli.conversation.attachments import attachment
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
@@ -32,6 +32,8 @@ async def copy(session: Session, argument: str) -> None:
     if not answers:
         raise UsageError("There is no answer to copy yet.", "Type a message first.")
     kind, _, number = argument.partition(" ")
+    if number and kind != "code":
+        raise unexpected("copy", argument, "N, code, code K or all")
     if kind == "all":
         from app.cli.conversation.documents import as_markdown  # imports a Markdown parser, which is slow
 
@@ -57,12 +59,13 @@ def _code_block(answer: str, typed: str) -> tuple[str, str]:
 
 
 def _checked_number(typed: str, most: int, noun: str) -> int:
-    if not typed.isdecimal() or not 0 < int(typed) <= most:
+    number = number_of(typed)
+    if number is None or number > most:
         raise UsageError(
             f"There is no {noun} {typed!r}; there {'is' if most == 1 else 'are'} {most}.",
             "/help copy shows the arguments.",
         )
-    return int(typed)
+    return number
 
 
 async def export(session: Session, argument: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.cli.commands import conversation, import_export, model, saving, settings, status, turn
-from app.cli.commands.command import Choice, Command, Leave
+from app.cli.commands.command import Choice, Command, Leave, unexpected
 from app.cli.conversation.session import Session
 from app.cli.errors import UnknownCommand
 
@@ -69,7 +69,9 @@ def find(name: str) -> Command:
 
 async def show_help(session: Session, argument: str) -> None:
     if argument:
-        return _show_command_help(session, find(argument.split()[0]))
+        if len(argument.split()) > 1:
+            raise unexpected("help", argument, "one command")
+        return _show_command_help(session, find(argument))
     terminal = session.terminal
     terminal.show_grid([(command.usage, command.help) for command in COMMANDS])
     terminal.say("")

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from app.cli.commands.command import Choice, Command
+from app.cli.commands.command import Choice, Command, number_of
 from app.cli.commands.conversation import history, show_system_prompt
 from app.cli.conversation.session import Session
 from app.cli.conversation.session_index import (
@@ -151,9 +151,10 @@ async def _find_session(session: Session, argument: str) -> SessionSummary | Non
     if number.isdecimal():
         if not session.listed:
             session.listed = await _search(session)
-        if not 0 < int(number) <= len(session.listed):
+        place = number_of(number)
+        if place is None or place > len(session.listed):
             raise UsageError(f"The list has no number {number}.", "/sessions shows the list.")
-        return session.listed[int(number) - 1]
+        return session.listed[place - 1]
     found = await _search(session, argument)
     exact = [entry for entry in found if entry.name.lower() == argument.lower()]
     matches = exact or found

@@ -25,7 +25,8 @@ async def system(session: Session, argument: str) -> None:
 
 
 async def set_(session: Session, argument: str) -> None:
-    text = argument.removesuffix("--save").rstrip()
+    saves = argument.split()[-1:] == ["--save"]
+    text = argument.removesuffix("--save").rstrip() if saves else argument
     key, _, value = text.partition(" ")
     value = value.strip()
     if value == "default":
@@ -35,7 +36,7 @@ async def set_(session: Session, argument: str) -> None:
         set_value(session.settings, key, value)
     elif key:
         _check_key(key)
-    if text != argument:
+    if saves:
         session.terminal.note(f"Saved for future sessions in {save_settings(session.settings)}")
     _show_settings(session, [key] if key else list(KEYS))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from app.cli.commands.command import Choice, Command
+from app.cli.commands.command import Choice, Command, number_of, unexpected
 from app.cli.commands.model import model_names
 from app.cli.commands.settings import set_value
 from app.cli.conversation.sampling_settings import KEYS, SamplingSettings, range_of
@@ -16,8 +16,8 @@ async def retry(session: Session, argument: str) -> None:
     """Regenerates the last answer. `key=value` changes a setting, and `model=NAME` the model, this once."""
     settings, model_name = SamplingSettings(), None
     for pair in argument.split():
-        key, equals, value = pair.partition("=")
-        if not equals:
+        key, _, value = pair.partition("=")
+        if not value:
             raise UsageError(
                 f"/retry takes KEY=VALUE, not {pair!r}.", "For example: /retry temperature=1.2 top_k=50"
             )
@@ -33,9 +33,10 @@ async def continue_(session: Session, argument: str) -> None:
 
 
 async def undo(session: Session, argument: str) -> None:
-    if argument and not (argument.isdecimal() and int(argument) > 0):
-        raise UsageError(f"/undo takes a number of turns, not {argument!r}.", "/undo removes the last turn.")
-    removed = await session.undo(int(argument or 1))
+    turns = number_of(argument or "1")
+    if turns is None:
+        raise unexpected("undo", argument, "a number of turns")
+    removed = await session.undo(turns)
     left = count(session.transcript.turns, "turn")
     session.terminal.say(f"Removed {count(removed, 'turn')}; {left} left.", symbol="↩")
 
