@@ -1,4 +1,4 @@
-"""Asks several models the last question at once and shows their answers side by side."""
+"""Asks several models a question at once and shows their answers side by side."""
 
 import asyncio
 import contextlib
@@ -96,9 +96,11 @@ def _joined(columns: Sequence[Sequence[Row]], at: int, width: int) -> Row:
 class Comparison:
     """Gives each model a conversation of its own on the server and deletes it afterwards."""
 
-    def __init__(self, session: Session, model_names: Sequence[str]) -> None:
+    def __init__(self, session: Session, model_names: Sequence[str], question: str = "") -> None:
+        """Without a question, the last one of the conversation is asked again."""
         self._session = session
         self._columns = [Column(name) for name in model_names]
+        self._question = question
 
     async def run(self) -> None:
         terminal = self._session.terminal
@@ -137,7 +139,10 @@ class Comparison:
 
     async def _ask(self, column: Column, view: LiveView | None) -> None:
         client, transcript = self._session.client, self._session.transcript
-        *history, question = _up_to_last_question(transcript.messages)
+        history, question = transcript.messages, self._question
+        if not question:
+            *history, last = _up_to_last_question(transcript.messages)
+            question = last.content
         chat = await client.new_chat(
             NewChatRequest(
                 system_prompt=transcript.system_prompt or None,
@@ -146,7 +151,7 @@ class Comparison:
             )
         )
         request = ChatRequest(
-            message=question.content,
+            message=question,
             conversation_id=chat.conversation_id,
             model_name=column.model_name,
             stream=True,

@@ -1,11 +1,14 @@
 """Commands about models: /models, /switch and /compare."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command
 from app.cli.conversation.session import Session
 from app.cli.errors import Refused, UsageError
 from app.cli.output.model_table import in_list_order, loads_of, model_table, served_from
+
+MISTYPED = 0.66  # similarity to a name from which a word is taken for one
 
 
 async def list_models(session: Session, argument: str) -> None:
@@ -49,15 +52,41 @@ async def restore_chosen_model(session: Session) -> None:
 async def compare(session: Session, argument: str) -> None:
     from app.cli.commands.comparison import Comparison  # imports Markdown, which is slow
 
-    names = argument.replace(",", " ").split()
+    await session.refresh_models()
+    names, question = split_comparison(argument, session.models)
     if not names:
         raise UsageError("/compare needs the names of models.", "/models lists the models.")
-    if session.transcript.turns == 0:
-        raise UsageError("There is no question to compare answers to.", "Type a message first.")
-    await Comparison(session, list(dict.fromkeys(names))).run()
+    if not question and session.transcript.turns == 0:
+        hint = "Type one after the names, or send a message first."
+        raise UsageError("There is no question to compare answers to.", hint)
+    await Comparison(session, names, question).run()
     session.terminal.note(
         "These answers are not part of the conversation. To keep one, /switch to its model and /retry."
     )
+
+
+def split_comparison(argument: str, known: Collection[str]) -> tuple[list[str], str]:
+    """The models and the question, which begins at the first word that is no model. The first word is always
+    a model, and so is one with a slash: the path of a folder, or a repository.
+
+    Raises:
+        UsageError: the question begins like a mistyped name.
+    """
+    names: dict[str, None] = {}  # without repetitions, in order
+    for word in re.finditer(r"[^\s,]+", argument):
+        if names and word[0] not in known and "/" not in word[0]:
+            _check_is_no_model(word[0], known)
+            return list(names), argument[word.start() :]
+        names[word[0]] = None
+    return list(names), ""
+
+
+def _check_is_no_model(word: str, known: Collection[str]) -> None:
+    from difflib import get_close_matches  # few commands need it
+
+    if near := get_close_matches(word.lower(), known, n=1, cutoff=MISTYPED):
+        hint = f"Did you mean {near[0]}? A question that begins like this can be typed as a message."
+        raise UsageError(f"No model is named {word}.", hint)
 
 
 def model_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
@@ -87,10 +116,11 @@ COMMANDS = (
     ),
     Command(
         "compare",
-        "MODEL [MODEL]",
-        "ask several models the last question, side by side",
+        "MODEL [MODEL...] [QUESTION]",
+        "ask several models this question, or the last one, side by side",
         compare,
         model_names,
-        more="The answers are not added to the conversation. Ctrl-C stops all of them.",
+        more="The question begins at the first word that is no model.\n"
+        "The answers are not added to the conversation. Ctrl-C stops all of them.",
     ),
 )

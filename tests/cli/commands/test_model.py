@@ -2,8 +2,9 @@ import asyncio
 
 import pytest
 
+from app.cli.commands.model import split_comparison
 from app.cli.conversation.session import Session
-from app.cli.errors import ClientError, Refused
+from app.cli.errors import ClientError, Refused, UsageError
 from app.cli.input.interrupts import Interrupted, Interrupts
 from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, typed
@@ -65,10 +66,44 @@ def test_narrow_terminal_cuts_nothing_off(talk: Talk, seen: Seen) -> None:
 
 
 def test_compare_leaves_the_conversation_unchanged(talk: Talk, seen: Seen, standin: StandIn) -> None:
-    session = talk("one", "two", "/compare builtin gpt2 gtp2")
+    session = talk("one", "two", "/compare gtp2, builtin gpt2")
     assert seen.answers.endswith("You said: two\nYou said: two\nYou said: two\n")
     assert "gpt2:" in seen.messages and "No model is named gtp2. Did you mean gpt2?" in seen.messages
     assert session.transcript.turns == 2 and list(standin.conversations) == ["conv_1"]
     for lines in (["/compare gpt2"], ["one", "/compare"]):
         with pytest.raises(ClientError):
             talk(*lines)
+
+
+def test_compare_asks_the_question_after_the_models(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    session = talk("/compare builtin gpt2 Name three\n  colours.", "one", "/compare gpt2 builtin, two?")
+    asked = [body["message"] for name, body in standin.requests if name == "chat"]
+    assert asked == ["Name three\n  colours."] * 2 + ["one"] + ["two?"] * 2
+    histories = [len(body.get("messages", ())) for name, body in standin.requests if name == "new"]
+    assert histories == [0, 0, 2, 2] and session.transcript.turns == 1
+
+
+KNOWN = ("builtin", "gpt2", "smollm2-1.7b", "llama3-1b")
+
+
+@pytest.mark.parametrize(
+    ("argument", "names", "question"),
+    [
+        ("", [], ""),
+        ("gpt2", ["gpt2"], ""),
+        ("gpt2 gpt2, builtin", ["gpt2", "builtin"], ""),
+        ("unknown gpt2 Hi", ["unknown", "gpt2"], "Hi"),
+        ("gpt2 org/model Hi gpt2", ["gpt2", "org/model"], "Hi gpt2"),
+        ("gpt2 What is gpt2?", ["gpt2"], "What is gpt2?"),
+    ],
+)
+def test_comparison_splits_at_the_first_word_that_is_no_model(
+    argument: str, names: list[str], question: str
+) -> None:
+    assert split_comparison(argument, KNOWN) == (names, question)
+
+
+@pytest.mark.parametrize("word", ["smollm", "gtp2", "GPT2", "llama3", "buildin"])
+def test_comparison_refuses_a_mistyped_model(word: str) -> None:
+    with pytest.raises(UsageError, match=f"No model is named {word}."):
+        split_comparison(f"builtin {word} Name three colours.", KNOWN)
