@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 class ChatFormat:
     """The format of a model's chats, beyond its tokenizer."""
 
-    template: str | None = None  # Jinja; used if the tokenizer brings none
+    template: str | None = None  # Jinja; used if the tokenizer has none
     stop: tuple[str, ...] = ()  # stop strings that belong to the format
 
 
@@ -50,7 +50,7 @@ class Admission:
         self._stop = chat_format.stop
 
     def admit(self, submit: Submit, arrived: float) -> Admitted | Failed:
-        """The request, ready for the scheduler, or the reason why it cannot run."""
+        """Returns the request, ready for the scheduler, or the reason why it cannot run."""
         try:
             check_sampling(submit.sampling)
             prompt = self._prompts.build(submit)
@@ -84,11 +84,11 @@ class Admission:
 class AdmissionQueue:
     """Admits requests one after the other, in order of arrival, while the step loop goes on.
 
-    For the thread of the step loop.
+    Only the thread of the step loop may call it.
     """
 
     def __init__(self, admission: Admission, executor: Executor | None = None) -> None:
-        """`executor` runs one call at a time; None: a thread of its own."""
+        """`executor` must run one call at a time. The default is a thread of its own."""
         self._admission = admission
         self._executor = ThreadPoolExecutor(1, "admission") if executor is None else executor
         self._futures: dict[str, Future[Admitted | Failed]] = {}  # by request id, in order of arrival
@@ -106,7 +106,7 @@ class AdmissionQueue:
         self._futures[submit.request_id] = self._executor.submit(self._admission.admit, submit, arrived)
 
     def cancel(self, request_id: str) -> None:
-        """Forgets the request; the thread is done with it at the latest when it has prepared it."""
+        """Drops the request. The thread may still finish preparing it, but the outcome is ignored."""
         self._futures.pop(request_id).cancel()
 
     def wait(self, timeout_s: float) -> None:
@@ -114,7 +114,7 @@ class AdmissionQueue:
         wait(list(self._futures.values())[:1], timeout_s)
 
     def take_prepared(self) -> list[Admitted | Failed]:
-        """The outcomes for the oldest requests, up to the first that is not prepared yet."""
+        """Returns the outcomes of the oldest requests, up to the first that is not prepared yet."""
         outcomes = []
         while self._futures and (oldest := next(iter(self._futures.values()))).done():
             outcomes.append(oldest.result())

@@ -31,7 +31,7 @@ class BackendStats:
 
 
 class EngineBackend(Protocol):
-    """Serves one model. It is ready when it is handed out; `close` must be awaited."""
+    """Serves one model. It is ready from the start, and its owner must await `close`."""
 
     @property
     def info(self) -> ModelInfo:
@@ -43,11 +43,11 @@ class EngineBackend(Protocol):
 
     @property
     def is_alive(self) -> bool:
-        """False once it has ended or is being closed. A backend that is alive may still be stuck."""
+        """False once the backend has ended or is being closed. One that is alive may still be stuck."""
 
     @property
     def failure(self) -> str | None:
-        """Why it cannot serve, as a predicate such as `ended (signal 9)`; None if it can."""
+        """The reason why the backend cannot serve, such as `ended (signal 9)`; None if it can."""
 
     def generate(
         self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
@@ -58,8 +58,8 @@ class EngineBackend(Protocol):
             QueueFull: before anything else, if too many requests are open.
             DeadlineExceeded: the deadline passed.
             WorkerDied: the backend ended.
-            DomainError: any other reason for which the model refused or could not finish the request.
+            DomainError: the model refused the request, or could not finish it.
         """
 
     async def close(self) -> None:
-        """Ends it; open requests end with ShuttingDown. May be called again."""
+        """Ends the backend. Open requests end with ShuttingDown. May be called again."""

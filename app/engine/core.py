@@ -1,6 +1,6 @@
-"""The engine of one model without its process: takes requests, computes steps, returns what happened.
+"""The engine of one model: takes requests, computes steps, and returns the messages that they give rise to.
 
-Needs no transport; tests drive it directly.
+It knows nothing of processes and sockets, so that tests can drive it directly.
 """
 
 import logging
@@ -42,7 +42,7 @@ from app.engine.tokenization.template_sandbox import TemplateSandbox
 _log = logging.getLogger(__name__)
 
 _NO_CHAT_FORMAT = ChatFormat()
-_ADMISSION_WAIT_S = 0.02  # with nothing else to do, before the inbox is looked at again
+_ADMISSION_WAIT_S = 0.02  # how long an idle engine waits for admissions before the inbox is read again
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class EngineLimits:
 
 
 class EngineCore:
-    """Call `submit` and `cancel` between steps. `step` returns what has happened since the last step.
+    """Call `submit` and `cancel` between steps. `step` returns the messages since the last step.
 
     Every submitted request ends in exactly one Finished or Failed.
     """
@@ -105,7 +105,7 @@ class EngineCore:
         return DraftModel(ModelRunner(draft.model, first_layer, self.pool), self.runner.vocabulary)
 
     def calibrate_speculation(self) -> None:
-        """Measure what draft tokens cost; until then typical costs are assumed. Call it while idle."""
+        """Measure the cost of draft tokens; until then typical costs are assumed. Call it while idle."""
         if self.limits.context_length >= CALIBRATION_TOKENS:
             self.proposer.calibrate(self.runner, self._allocator)
 
@@ -180,14 +180,17 @@ class EngineCore:
                     self._outbox.append(outcome)
 
     def _propose(self) -> None:
-        """Draft tokens for decoding requests. A step that also does prefill verifies none."""
+        """Propose draft tokens for the decoding requests. A step that also does prefill verifies none."""
         running = self._scheduler.running
         decoding = [self._requests[sequence.request_id] for sequence in running if sequence.pending == 1]
         is_prefilling = self._scheduler.waiting or len(decoding) < len(running)
         self.proposer.propose(decoding, 0 if is_prefilling else self.limits.speculation_rows)
 
     def _plan(self) -> list[Chunk]:
-        """This step's work. If the device has no memory for a sequence even without the cache, it fails."""
+        """Returns this step's work.
+
+        A sequence for which the device has no memory, even after the cache was emptied, fails.
+        """
         prefill_rows = self._prefill_budget.prefill_rows(self.limits.step_tokens)
         has_room_been_made = False
         while True:
@@ -230,7 +233,7 @@ class EngineCore:
             self._finish(request, reason)
 
     def _compute(self, chunks: list[Chunk], sampled: list[Request]) -> list[list[int]] | None:
-        """The next tokens of each request in `sampled`, at least one; None if the pass failed."""
+        """Returns at least one next token for each request in `sampled`; None if the pass failed."""
         try:
             logits = self.runner.forward(chunks)
             samplers = [request.sampler for request in sampled]

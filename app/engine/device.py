@@ -9,7 +9,7 @@ Numbers = Sequence[int] | Sequence[float] | Sequence[Sequence[int]]
 
 
 def on_device(numbers: Numbers, device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
-    """Returns a tensor of the shape of `numbers`. On CUDA the copy may still be running."""
+    """Returns a tensor with the shape of `numbers`. On CUDA the copy may still be running."""
     if device.type != "cuda":
         return torch.tensor(numbers, dtype=dtype, device=device)
     # Only a copy from pinned memory is asynchronous. Torch keeps that memory until the copy is done.

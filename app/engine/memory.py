@@ -1,4 +1,4 @@
-"""How much of the machine's memory this process may use, and how much it does, in bytes."""
+"""Measures how much memory this process uses and may use, and returns memory to the system. In bytes."""
 
 import contextlib
 import ctypes
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from app.core.machine import CGROUPS, available_bytes
 
-_CACHE_SHARE_CPU = 0.4  # of the free memory: other programs and activations need the rest
+_CACHE_SHARE_CPU = 0.4  # of the free memory; other programs and activations need the rest
 _CACHE_SHARE_CUDA = 0.8
 _MADV_PAGEOUT = 21  # Linux 5.4 and later; older kernels refuse it
 
 
 def free_bytes(device: torch.device, cgroups: Path = CGROUPS) -> int:
-    """Returns the free memory; on the host, also within the limit of the control group."""
+    """Returns the free memory. On the host, the limit of the control group counts, too."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return available_bytes(cgroups)
@@ -36,10 +36,10 @@ def cache_budget(device: torch.device) -> int:
 
 
 class MemoryUse:
-    """How much memory this process takes on `device`. Made when the model has been loaded.
+    """How much memory this process uses on `device`. Create it after the model is loaded.
 
-    On the host a page shared by n processes, such as those of a fork server, counts as 1/n of it. The kernel
-    takes milliseconds to sum that up, so it is done once, and the resident set is followed from there.
+    On the host, a page that n processes share, as forked workers do, counts as 1/n of a page. The kernel
+    takes milliseconds to add that up, so it does so once; later figures follow the resident set from there.
     """
 
     def __init__(self, device: torch.device, rollup: Path = Path("/proc/self/smaps_rollup")) -> None:
@@ -54,7 +54,7 @@ class MemoryUse:
 
 
 def _bytes_counted_elsewhere(rollup: Path) -> int:
-    """Returns by how much the resident set exceeds this process's proportional share of it."""
+    """Returns how much larger the resident set is than this process's proportional share of it."""
     try:
         fields = [line.split() for line in rollup.read_text().splitlines()[1:]]
     except OSError:  # not Linux

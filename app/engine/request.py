@@ -13,7 +13,7 @@ from app.engine.tokenization.parts import Part, PartSplitter
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Times are seconds on one monotonic clock; None: not yet."""
+    """Times are in seconds on one monotonic clock; a time that has not come yet is None."""
 
     sequence: TokenSequence
     prompt_tokens: int

@@ -21,7 +21,7 @@ _CANDIDATES = 1024  # most likely tokens looked at before sorting a whole vocabu
 
 
 def check_sampling(params: SamplingParams) -> None:
-    """Raises InvalidRequest, which names the field, if a number is outside its range. NaN always is."""
+    """Raises InvalidRequest, which names the field, if a number is out of its range, or is NaN."""
     for name, bounds in BOUNDS.items():
         value = getattr(params, name)
         if value is not None and value not in bounds:
@@ -33,8 +33,8 @@ class Penalties:
     """The tokens of one request so far, as vectors over the vocabulary."""
 
     params: SamplingParams
-    seen: Tensor  # bool: whether in the prompt or reply
-    counts: Tensor  # float32: how often in the reply
+    seen: Tensor  # bool: whether the token is in the prompt or reply
+    counts: Tensor  # float32: how often it is in the reply
 
     @classmethod
     def start(
@@ -91,7 +91,7 @@ class RequestSampler:
             self._penalties.count(token)
 
     def uniform(self) -> float:
-        """Returns the next number in [0, 1) of this request's own generator. Each token drawn takes one."""
+        """Returns the next number in [0, 1) of the request's own generator. Each draw uses one."""
         return self._noise.random()
 
 
@@ -124,7 +124,7 @@ def _sample_rows(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int
 
 
 def _apply_temperature(logits: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
-    """Returns logits divided by temperature, each row's maximum at 0 so that no exponential overflows."""
+    """Returns logits divided by temperature. Each row's maximum is 0, so that no exponential overflows."""
     temperature = _column([max(sampler.params.temperature, _MIN_TEMPERATURE) for sampler in samplers], logits)
     return (logits - logits.amax(-1, keepdim=True)) / temperature
 
@@ -134,10 +134,10 @@ def _draw(scaled: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
 
 
 def _draw_truncated(scaled: Tensor, samplers: Sequence[RequestSampler]) -> Tensor:
-    """Apply top_k, then top_p and min_p to what it left. Candidates are ordered by likelihood, then by id.
+    """Apply top_k, then top_p and min_p to the tokens that it left.
 
-    In 16 bits many logits are equal, and the number of candidates depends on the other rows of the batch.
-    So they must always be the first of the same order.
+    Candidates are ordered by likelihood, then by id. In 16 bits many logits are equal, and the number of
+    candidates depends on the other rows of the batch, so they must always be the first of the same order.
     """
     scaled = scaled.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # NaN cannot be ordered
     mass = scaled.exp().sum(-1, keepdim=True)
@@ -153,7 +153,7 @@ def _draw_truncated(scaled: Tensor, samplers: Sequence[RequestSampler]) -> Tenso
 def _likeliest(scaled: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Returns the first `width` values of each row and their ids, in the order of a stable descending sort.
 
-    `topk` alone does not define the order of equal values, nor which of them it takes at the cut.
+    `topk` alone defines neither the order of equal values nor which of them it takes at the cut.
     """
     values = scaled.topk(width).values
     cut = values[:, -1:]

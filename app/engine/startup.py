@@ -36,12 +36,12 @@ _log = logging.getLogger(__name__)
 
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
 _CHECK_TOKENS = 64  # the size of the KV pool for the self-check
-_SMALLEST_WINDOW = 16  # tokens; no request makes sense in less
+_SMALLEST_WINDOW = 16  # tokens; a smaller window is of no use
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyEngine:
-    """An engine that can serve requests, and the facts about its model."""
+    """An engine that can serve requests, with the facts about its model."""
 
     engine: EngineCore
     info: ModelInfo
@@ -59,9 +59,9 @@ class ReadyEngine:
 
 
 def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None = None) -> ReadyEngine:
-    """Returns the engine that serves the model of `spec`, and reports its progress meanwhile.
+    """Returns an engine for the model of `spec`. `report` is called with the progress.
 
-    `started` is when loading began, on the monotonic clock, if that was before this call.
+    `started` is the time on the monotonic clock when loading began, if that was before this call.
 
     Raises:
         DomainError: the model cannot be served.
@@ -95,7 +95,7 @@ class _CheckedModel:
 
 def _load_served(spec: WorkerSpec, report: SendProgress) -> _CheckedModel:
     report_stage = _stage_reporter(report)
-    _set_threads(spec)  # the number is a property of the thread
+    _set_threads(spec)  # torch keeps this number per thread
     loaded = load(spec, report_stage)
     report(Progress("check", 0.0))
     checked = _check(loaded, spec, report_stage)
@@ -114,7 +114,7 @@ def _check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> _Check
     parameters = loaded.model.num_parameters()
     pool = pool_for(loaded.model.device, _CHECK_TOKENS)
     path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool)
-    # Packing an output layer that shares these weights read all of them; from now on each token reads a row.
+    # An output layer may share these weights, and packing it read them all. Now each token reads one row.
     embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
     memory.page_out(embeddings)
     return _CheckedModel(loaded, parameters, path)
@@ -133,7 +133,7 @@ def _set_threads(spec: WorkerSpec) -> None:
 
 
 def _load_draft(spec: WorkerSpec, served: LoadedModel) -> _CheckedModel | None:
-    """Returns the draft model, or None if there is none or it cannot be used, which is logged."""
+    """Returns the draft model; None if the spec names none, or if it cannot be used, which is logged."""
     if spec.draft_path is None:
         return None
     _set_threads(spec)
@@ -195,10 +195,10 @@ def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
 
 
 def _warm_up(engine: EngineCore, threads: int | None) -> None:
-    """Generates short replies, so that the first request does not pay for what torch sets up on first use.
+    """Generates short replies, so that the first request does not wait for torch's lazy initialisation.
 
-    If no number of threads is set, they also decide between one core and all: a forward pass of a small model
-    is too short to be shared by cores.
+    If no number of threads is set, their speed also decides between one core and all of them: a forward pass
+    of a small model is too short to be shared by cores.
     """
     is_short = _fastest_step_s(engine) <= _LONG_STEP_S
     if threads is None and engine.device.type == "cpu" and is_short:
@@ -216,7 +216,7 @@ def _pick_threads(engine: EngineCore) -> None:
 
 
 def _fastest_step_s(engine: EngineCore) -> float:
-    """Returns the shortest step of one short reply, which other programs have disturbed least."""
+    """Returns the duration of the shortest step of a reply: the one that other programs disturbed least."""
     sampling = SamplingParams(max_tokens=8, temperature=0)
     engine.submit(Submit("warm up", sampling, prompt="Hello", scope="warm up"))
     fastest = float("inf")

@@ -1,7 +1,7 @@
 """Runs the worker process, which serves one model: forked, or `python -m app.engine.worker ADDRESS`.
 
-The first line of its standard input is a WorkerSpec as JSON. It ends when standard input does, which the
-server keeps open as a life-line. Heavy imports happen while it runs, so that they are reported as progress.
+The first line of its standard input is a WorkerSpec as JSON. The server keeps that input open as a life-line;
+the worker exits when it ends. Heavy imports happen inside `run`, so that they are reported as progress.
 """
 
 import logging
@@ -45,7 +45,7 @@ _STATS_EVERY_S = 0.5
 
 def run(address: str) -> int:
     """Serves one model over the socket at `address` until it is asked to stop. Returns the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the server ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the server ends its workers
     name_process("llm-worker")
     life_line = sys.stdin.fileno()
     with open(life_line, "rb", closefd=False) as stream:
@@ -60,7 +60,7 @@ def run(address: str) -> int:
 
 
 def _end_with(life_line: int) -> None:
-    """Ends the process at once when the server is gone, whatever the main thread is doing.
+    """Exits at once when the server is gone, whatever the main thread is doing.
 
     Reads the bare descriptor: the interpreter cannot exit while a thread holds a buffered reader's lock.
     """
@@ -144,7 +144,7 @@ def serve(model: ServableModel, link: WorkerLink, heartbeat: Heartbeat) -> None:
 
 
 def _handle(messages: list[Inbound], engine: ServableEngine) -> bool:
-    """Passes messages to the engine, up to Shutdown. Returns whether that has arrived."""
+    """Passes messages to the engine, up to Shutdown. Returns whether Shutdown has arrived."""
     for message in messages:
         match message:
             case Submit():

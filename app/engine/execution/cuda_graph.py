@@ -1,7 +1,7 @@
-"""Forward passes of few rows and fixed shapes: on a GPU each shape is captured once as a CUDA graph.
+"""Runs forward passes of few rows and fixed shapes: on a GPU, each shape is captured once as a CUDA graph.
 
 Replaying a graph takes one launch instead of one per operation, and launches dominate the time of a small
-batch. On other devices the same pass is computed anew each time; tests use that.
+batch. On other devices the same pass is computed without a graph, which the tests use.
 """
 
 import logging
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _MIN_LENGTH = 256  # positions; lengths are this number, doubled and doubled again
 _MAX_READ_BYTES = 2**29  # of keys and values that all rows of a pass copy in one layer
-_WARM_UPS = 2  # passes before a capture: what an operation sets up on first use cannot be captured
+_WARM_UPS = 2  # passes before a capture, because an operation's initialisation cannot be captured
 _TOLERANCE = 0.02  # relative error of the logits that a different order of summation may cause
 
 Compute = Callable[[Tensor, int], Tensor]  # (ids, slot starts and positions `[3, rows]`; length) -> logits
@@ -36,21 +36,23 @@ class CudaGraphs:
         self.pool = pool
         self._device = device
         self._inputs: dict[int, Tensor] = {}
-        self._passes: dict[tuple[int, int], ForwardPass | None] = {}  # None: no memory to capture this shape
+        self._passes: dict[tuple[int, int], ForwardPass | None] = {}  # None: too little memory for this shape
         self._moves = pool.moves
         self._capture = GraphCapture(device) if device.type == "cuda" else None
         self.are_possible = True  # until a capture shows that this model cannot be captured
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """Rows and length of every pass that is ready."""
+        """The rows and length of every pass that is ready."""
         return [shape for shape, forward in self._passes.items() if forward is not None]
 
     def logits(
         self, ids: Sequence[int], slot_starts: Sequence[int], positions: Sequence[int]
     ) -> Tensor | None:
-        """Returns `[rows, vocabulary]`, valid until the next call; None if the pass is too large for a graph
-        or could not be captured."""
+        """Returns `[rows, vocabulary]`, valid until the next call.
+
+        Returns None if the pass is too large for a graph or could not be captured.
+        """
         rows = next((size for size in _ROWS if size >= len(ids)), None)
         length = _length(max(positions) + 1)
         if rows is None:
@@ -65,23 +67,23 @@ class CudaGraphs:
         return None if forward is None else forward()[: len(ids)]
 
     def forget(self) -> None:
-        """Give back the memory of all graphs. Those that are needed again are captured again.
+        """Give back the memory of all graphs. Shapes that are needed again are captured again.
 
-        All or none: they share a stream, whose workspace ends with any of them (pytorch#193402).
+        All graphs go together, because freeing one frees the workspace of their stream (pytorch#193402).
         """
         self._passes.clear()
         if self._capture is not None:
             self._capture = GraphCapture(self._device)
 
     def _filled(self, rows: int, values: list[list[int]]) -> Tensor:
-        """The input tensor of all passes with so many rows, filled with these values."""
+        """Returns the input tensor of all passes with this number of rows, filled with these values."""
         if rows not in self._inputs:
             self._inputs[rows] = torch.zeros((3, rows), dtype=torch.long, device=self._device)
         self._inputs[rows].copy_(on_device(values, self._device))
         return self._inputs[rows]
 
     def _pass(self, inputs: Tensor, length: int) -> ForwardPass | None:
-        if self._moves != self.pool.moves:  # graphs read from where the pool's tensors were
+        if self._moves != self.pool.moves:  # the graphs still read the pool's old tensors
             self.forget()
             self._moves = self.pool.moves
         shape = (inputs.shape[1], length)
@@ -100,11 +102,11 @@ class CudaGraphs:
         try:
             return self._capture.capture(compute)
         except torch.OutOfMemoryError:
-            _log.warning("no memory for a CUDA graph of %d rows over %d tokens", inputs.shape[1], length)
+            _log.warning("too little memory for a CUDA graph: rows=%d tokens=%d", inputs.shape[1], length)
         except RuntimeError:  # torch's own errors are RuntimeErrors
             _log.warning("this model runs without CUDA graphs", exc_info=True)
             self.are_possible = False
-        self.forget()  # a failed capture ends the other graphs' workspace, too
+        self.forget()  # a failed capture frees the other graphs' workspace, too
         return None
 
 
@@ -116,7 +118,7 @@ def _length(tokens: int) -> int:
 
 
 class GraphCapture:
-    """Captures passes on a stream of its own, in memory that they share because one runs at a time."""
+    """Captures passes on a stream of its own. They share memory, because only one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -125,8 +127,8 @@ class GraphCapture:
     def capture(self, compute: ForwardPass) -> ForwardPass:
         """Returns a function that replays the pass.
 
-        Raises RuntimeError for a pass that waits for its own results, as a mixture of experts may, and for
-        one whose replay gives other logits.
+        Raises RuntimeError if the pass waits for its own results, as a mixture of experts may, or if the
+        replay gives other logits.
         """
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
@@ -157,7 +159,7 @@ class GraphCapture:
 
 @contextmanager
 def _no_synchronisation() -> Iterator[None]:
-    """Inside, every operation that waits for the device raises."""
+    """A context in which every operation that waits for the device raises."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

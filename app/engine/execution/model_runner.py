@@ -1,6 +1,6 @@
-"""Runs the model's forward pass over the packed tokens of a step, as a CUDA graph if the device has them.
+"""Runs the model's forward pass over the packed tokens of a step, as a CUDA graph if possible.
 
-Computes logits only for rows that a next token is sampled from.
+It computes logits only for the rows from which a next token is sampled.
 """
 
 from collections.abc import Sequence
@@ -53,10 +53,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Returns logits `[rows, vocabulary]`, valid until the next pass: for each chunk that is its
-        sequence's last, in order, the row of its last id and of every draft id.
+        """Returns logits `[rows, vocabulary]`, valid until the next pass.
 
-        Writes keys and values into the slots. Calling `advance` on the sequences is up to the caller.
+        Each chunk that is the last of its sequence has, in order, a row for its last id and one for every
+        draft id. Keys and values are written into the slots. The caller must `advance` the sequences.
         """
         packed = _Packed()
         for chunk in chunks:
@@ -66,11 +66,11 @@ class ModelRunner:
 
     @property
     def supports_cuda_graphs(self) -> bool:
-        """Whether the model can be captured, as far as is known by now."""
+        """Whether the model can be captured, as far as it has been tried."""
         return self.graphs is not None and self.graphs.are_possible
 
     def recover(self) -> None:
-        """Give device memory back, after a failed pass or when the runner is no longer used."""
+        """Give back device memory after a failed pass, or when the runner is no longer used."""
         if self.graphs is not None:
             self.graphs.forget()
         if self.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The process of one worker, spawned or forked: its id, its end and its exit status."""
+"""The operating-system process of one worker, spawned or forked."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ _STATUS_TIMEOUT_S = 2.0  # for the fork server to report the status of a worker 
 
 
 class ChildProcess(Protocol):
-    """A worker's process. Its starter must await its end."""
+    """A worker's process. The caller that starts it must await `wait`."""
 
     @property
     def pid(self) -> int: ...
@@ -30,7 +30,7 @@ class ChildProcess(Protocol):
 
     @property
     def exit_code(self) -> int | None:
-        """Minus the signal if one ended it; None while it runs, or if its exit status was lost."""
+        """The exit status, or minus the signal that ended the process; None while it runs, or if unknown."""
 
     def kill(self) -> None: ...
 
@@ -39,7 +39,7 @@ class ChildProcess(Protocol):
 
 
 class SpawnedProcess:
-    """A ChildProcess with a Python interpreter of its own, which imports all it needs."""
+    """A ChildProcess with a new Python interpreter, which imports everything itself."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -72,7 +72,7 @@ class SpawnedProcess:
 
 
 class ForkedProcess:
-    """A ChildProcess that a fork server forked, and whose exit status it reports."""
+    """A ChildProcess made by a fork server, which also reports its exit status."""
 
     def __init__(self, pid: int, pidfd: int, connection: socket.socket) -> None:
         self.pid = pid
@@ -86,7 +86,7 @@ class ForkedProcess:
 
     @classmethod
     async def start(cls, server: Path, address: str, life_line: socket.socket) -> "ForkedProcess":
-        """Raises OSError if the fork server does not run, does not answer, or refuses to fork."""
+        """Raises OSError if the fork server is not running, does not answer, or refuses to fork."""
         loop = asyncio.get_running_loop()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.setblocking(False)
@@ -144,7 +144,7 @@ async def _until_readable(connection: socket.socket) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's environment without secrets, offline, and with `app` importable."""
+    """Returns this process's environment without secrets, set offline, and with `app` importable."""
     root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     fixed = {

@@ -47,7 +47,7 @@ LOAD_SILENCE_S = 300.0  # between two signs of life of a worker that is loading
 
 
 class WorkerClient:
-    """A worker process that serves one model. Made by `start`, which waits until it is ready."""
+    """A worker process that serves one model. Create it with `start`, which waits until it is ready."""
 
     def __init__(
         self,
@@ -85,8 +85,8 @@ class WorkerClient:
     ) -> "WorkerClient":
         """Returns a worker that is ready. `report` is called with the progress of loading.
 
-        At most `max_requests` may be open at once, running and waiting together. A worker without a heartbeat
-        for `stuck_after_s` counts as stuck, and so does one whose step takes that much longer than it may.
+        At most `max_requests` may be open at once, running and waiting together. A worker counts as stuck if
+        it sends no heartbeat for `stuck_after_s`, or if a step takes that much longer than its limit.
 
         Raises:
             ModelUnavailable: the worker reported why it cannot serve, ended, or fell silent.
@@ -120,7 +120,7 @@ class WorkerClient:
         """See EngineBackend."""
         failure = self.failure
         self._is_closing = True
-        self._ready.cancel()  # in case the load was given up: nobody waits for its outcome any more
+        self._ready.cancel()  # if the load was abandoned, nobody awaits its outcome any more
         if failure is None:
             self._fail_all(ShuttingDown("The model's worker was shut down.", hint="Send the message again."))
         else:
@@ -228,13 +228,13 @@ class WorkerClient:
             case Progress():
                 self._report(message)
             case Ready(info):
-                self._liveness.record(Beat(0.0, 0))  # loading has other limits
+                self._liveness.record(Beat(0.0, 0))  # loading has limits of its own
                 self._settle(info)
             case LoadFailed(code, text, hint):
                 self._settle(error_for_code(code, text, hint=hint))
 
     def _give(self, request_id: str, event: GenerationEvent) -> None:
-        if request_id in self._requests:  # otherwise cancelled here while the answer was on its way
+        if request_id in self._requests:  # otherwise it was cancelled while the answer was on its way
             self._requests[request_id].put_nowait(event)
 
     def _give_last(self, request_id: str, event: GenerationEvent | DomainError) -> None:

@@ -1,7 +1,7 @@
 """Runs the fork server: a process that has imported torch and transformers, and forks workers on request.
 
 `python -m app.engine.ipc.fork_server FD` accepts one connection for each worker on the listening socket FD.
-It ends when its standard input does, which its owner keeps open.
+Its owner keeps its standard input open; the fork server exits when that ends.
 """
 
 import contextlib
@@ -36,15 +36,15 @@ _PRELOADED = (
 
 
 class ForkRequest(msgspec.Struct, frozen=True):
-    """Asks for a worker. Descriptors of its standard input, output and error come with it."""
+    """Asks for a worker. The descriptors of its standard input, output and error are sent along."""
 
     address: str
     environment: dict[str, str]
-    folder: str  # to run in
+    folder: str  # working directory
 
 
 class Forked(msgspec.Struct, frozen=True):
-    """The answer to a request. A pidfd of the worker comes with it."""
+    """The answer to a request. A pidfd of the worker is sent along."""
 
     pid: int
 
@@ -67,7 +67,7 @@ def main() -> int:
     except UnsafeToFork as error:
         _log.warning("workers are started without forking: %s", error)
         return REFUSED
-    if request is None:  # the owner has closed our standard input, or is dead
+    if request is None:  # the owner has closed this process's standard input, or is dead
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             path.parent.rmdir()
@@ -76,11 +76,11 @@ def main() -> int:
 
 
 class UnsafeToFork(Exception):
-    """A fork would copy locks that threads hold, or a CUDA context, which no child can use."""
+    """A fork would copy locks that other threads hold, or a CUDA context, which no child can use."""
 
 
 def _preload() -> None:
-    """Imports without collecting garbage, of which imports make little: a quarter of their time."""
+    """Imports the libraries without garbage collection, which would take a quarter of the time."""
     gc.disable()
     for name in _PRELOADED:
         with contextlib.suppress(ModuleNotFoundError):  # an architecture that this transformers lacks
@@ -90,7 +90,7 @@ def _preload() -> None:
 
 
 class _ForkLoop:
-    """Forks, and reports how the children end. Single-threaded."""
+    """Forks children and reports how they end, in a single thread."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._listening = listening
@@ -100,7 +100,7 @@ class _ForkLoop:
         self._children: dict[int, tuple[int, socket.socket]] = {}  # pidfd: pid and connection
 
     def run(self) -> ForkRequest | None:
-        """Returns twice: None in the server when its owner is gone, a request in each child.
+        """Returns a request in each child, and None in the server when its owner is gone.
 
         Raises:
             UnsafeToFork
@@ -119,7 +119,7 @@ class _ForkLoop:
             yield key.fd
 
     def _accept(self) -> ForkRequest | None:
-        """Forks as the next connection asks. Returns the request in the child, None in the server."""
+        """Handles the next connection: forks, and returns the request in the child, None in the server."""
         connection, _ = self._listening.accept()
         connection.settimeout(_TIMEOUT_S)
         try:
@@ -157,7 +157,7 @@ class _ForkLoop:
         connection.close()
 
     def _leave_to_parent(self) -> None:
-        """Closes the child's copies of the descriptors that the server works with."""
+        """Closes the child's copies of the server's descriptors."""
         self._selector.close()
         self._listening.close()
         for pidfd, (_, connection) in self._children.items():

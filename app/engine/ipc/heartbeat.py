@@ -1,4 +1,4 @@
-"""The worker's heartbeat: how the worker reports that it makes progress, and how the server judges it."""
+"""The worker's heartbeat: reports that the worker makes progress, and tells the server if it is stuck."""
 
 import threading
 import time
@@ -8,11 +8,11 @@ from typing import Protocol
 import msgspec
 
 BEAT_EVERY_S = 0.5
-_TOKEN_LIMIT_S = 1.0  # far more than a token of a step takes on any machine that is of use
+_TOKEN_LIMIT_S = 1.0  # much longer than one token of a step takes on any usable machine
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """Sent as a line of JSON."""
+    """One heartbeat, sent as a line of JSON."""
 
     busy_s: float  # since the engine last waited for messages or began a step; 0 while it waits
     step_tokens: int  # tokens of the newest step
@@ -25,10 +25,10 @@ class StepCounter(Protocol):
 
 
 class Heartbeat:
-    """The worker's end: reports from a thread of its own, which a long step does not delay."""
+    """The worker's end. It reports from a thread of its own, so that a long step delays no report."""
 
     def __init__(self, engine: StepCounter, send: Callable[[bytes], object]) -> None:
-        """`send` is called from the thread. When it raises OSError, the server is gone."""
+        """The thread calls `send`. An OSError from it means that the server is gone."""
         self._engine = engine
         self._send = send
         self._busy_since: float | None = None
@@ -39,11 +39,11 @@ class Heartbeat:
         self._thread.start()
 
     def rest(self) -> None:
-        """The engine begins to wait for messages."""
+        """Call this before the engine waits for messages."""
         self._busy_since = None
 
     def work(self) -> None:
-        """The engine begins to handle messages, and then a step."""
+        """Call this before the engine handles messages and computes a step."""
         self._busy_since = time.monotonic()
 
     def stop(self) -> None:
@@ -74,7 +74,7 @@ class Liveness:
 
     @property
     def failure(self) -> str | None:
-        """Why the worker counts as stuck, as a predicate; None if it does not."""
+        """The reason why the worker counts as stuck, such as `has been silent for 60 s`; None if it works."""
         silence_s = self._clock() - self._last_heard
         if silence_s >= self._limit_s:
             return f"has been silent for {silence_s:.0f} s"

@@ -1,4 +1,4 @@
-"""Starts worker processes: forks them from one that has imported torch, or spawns them if that fails."""
+"""Starts worker processes: forks them from a process that has imported torch, or else spawns them."""
 
 import logging
 import shutil
@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class ForkServer:
-    """The process that workers are forked from; see app.engine.ipc.fork_server. `close` must be called.
+    """The process from which workers are forked: see app.engine.ipc.fork_server. The owner must call `close`.
 
-    It belongs to no event loop, and launchers of other processes may use it, too, by its `path`.
+    It is bound to no event loop. Launchers in other processes may use it as well, by its `path`.
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="llm-"))  # which only this user may enter
+        self._folder = Path(tempfile.mkdtemp(prefix="llm-"))  # only this user may enter it
         self.path = self._folder / "fork-server"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
             listening.bind(str(self.path))
@@ -51,7 +51,7 @@ class ForkServer:
         self._process.wait()
 
     def close(self) -> None:
-        """Ends it. Workers that it forked go on, but their exit status is lost. May be called again."""
+        """Ends the fork server. Workers keep running, but their exit status is lost. May be called again."""
         self.kill()
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -59,9 +59,9 @@ class ForkServer:
 
 
 class WorkerLauncher:
-    """Starts workers, and keeps a fork server for that. `close` must be called.
+    """Starts workers, with a fork server of its own. The owner must call `close`.
 
-    `shared` is the path of a fork server that belongs to somebody else and is used instead of an own one.
+    `shared` is the path of another owner's fork server, to use instead of its own.
     """
 
     def __init__(self, shared: Path | None = None) -> None:
@@ -72,11 +72,11 @@ class WorkerLauncher:
 
     @property
     def fork_server(self) -> ForkServer | None:
-        """The own fork server, if one was started."""
+        """The launcher's own fork server, if it has started one."""
         return self._server
 
     def start(self) -> None:
-        """Starts the fork server, or a new one if it has ended. Returns at once; its imports take seconds."""
+        """Starts the fork server, or a new one if it has ended, without waiting for the imports."""
         if not self._may_fork or self._shared is not None:
             return
         if self._server is not None and not self._server.is_alive:
@@ -89,7 +89,7 @@ class WorkerLauncher:
                 logger.warning("the fork server could not be started: %s", error.strerror)
 
     async def launch(self, address: str, life_line: socket.socket) -> ChildProcess:
-        """Returns a process that runs a worker, which connects to `address` and ends with `life_line`.
+        """Returns a process with a worker that connects to `address` and exits when `life_line` ends.
 
         Raises:
             OSError: the machine has no room for another process.
@@ -100,7 +100,7 @@ class WorkerLauncher:
             except OSError as error:
                 self._may_fork = (
                     self._has_forked and self._shared is None
-                )  # it may have been killed: try anew
+                )  # it may have been killed, so try again
                 self._has_forked = False
                 logger.warning("a worker could not be forked: %s", error)
             else:
@@ -115,7 +115,7 @@ class WorkerLauncher:
         return None if self._server is None else self._server.path
 
     def close(self) -> None:
-        """Ends the own fork server. May be called again."""
+        """Ends the launcher's own fork server. May be called again."""
         if self._server is not None:
             self._server.close()
             self._server = None

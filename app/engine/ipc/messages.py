@@ -19,7 +19,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 
 
 class WorkerSpec(Record, frozen=True):
-    """Everything that a worker needs to serve a model. `model_path` is a local folder; nothing is fetched."""
+    """The settings with which a worker serves a model. `model_path` is a local folder; nothing is fetched."""
 
     model_path: str
     model_name: str
@@ -36,8 +36,8 @@ class WorkerSpec(Record, frozen=True):
     draft_path: str | None = None  # local folder of the draft model
     draft_name: str | None = None
     log_level: LogLevel = "INFO"
-    converts_to: str | None = None  # folder for `pytorch_model.bin` as safetensors; None: it is refused
-    low_priority: bool = False  # while it loads, because another model is answering
+    converts_to: str | None = None  # folder for `pytorch_model.bin` as safetensors; None: refuse pickles
+    low_priority: bool = False  # for the load, because another model is answering
 
 
 # API process -> worker
@@ -49,7 +49,7 @@ class ChatMessage(Record, frozen=True):
 
 
 class SamplingParams(Record, frozen=True):
-    """How to sample a reply; core/sampling.py has the bounds. `temperature` 0 takes the most likely token."""
+    """How to sample a reply, within the bounds of core/sampling.py. `temperature` 0 means greedy sampling."""
 
     max_tokens: int | None = None  # None: the rest of the context window
     temperature: float = 0.7
@@ -104,8 +104,8 @@ class Progress(Record, frozen=True):
 class ModelInfo(Record, frozen=True):
     architecture: str
     device: str
-    dtype: str  # of its computations
-    weights: str  # the form of its layers: float32, bfloat16, float16, int8
+    dtype: str  # in which it computes
+    weights: str  # the form of the layers' weights: float32, bfloat16, float16 or int8
     parameters: int
     context_length: int  # tokens
     memory_bytes: int  # see MemoryUse
@@ -137,7 +137,7 @@ class Accepted(Record, frozen=True):
 
 
 class Delta(Record, frozen=True):
-    """A piece of a reply that is final and safe to show, never empty.
+    """A piece of a reply that is final and safe to show. It is never empty.
 
     The deltas of each kind concatenate to that part of the reply; thinking comes before text.
     """
@@ -157,7 +157,7 @@ class Deltas(Record, frozen=True):
 class TokenCounts(Record, frozen=True):
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int  # of the prompt, taken from the KV cache
+    cached_tokens: int  # tokens of the prompt that were taken from the KV cache
 
 
 class RequestTimings(Record, frozen=True):
@@ -183,7 +183,7 @@ class Failed(Record, frozen=True):
 
 
 class Stats(Record, frozen=True):
-    """Sent about every half second between steps, also when idle."""
+    """Figures of the engine, sent about every half second between steps, also when it is idle."""
 
     running: int
     waiting: int

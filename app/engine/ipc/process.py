@@ -1,6 +1,6 @@
 """One worker process and the connections to it: a socket for messages, and a life-line on its standard input.
 
-The worker ends when the other end of the life-line is closed, also by the death of this process.
+The worker exits when this end of the life-line is closed, even by the death of this process.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ SHUTDOWN_GRACE_S = 3.0
 
 
 class WorkerProcess:
-    """A process that runs app.engine.worker. Made by `start`; `close` must be awaited."""
+    """A process that runs app.engine.worker. Create it with `start`, and await `close`."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Inbound) -> None:
-        # Without a high-water mark a send never blocks, so the future that pyzmq gives is done already.
+        # Without a high-water mark a send never blocks, so the future that pyzmq returns is already done.
         self._link.socket.send(encode(message))
 
     async def messages(self) -> AsyncGenerator[Outbound, None]:
@@ -89,7 +89,7 @@ class WorkerProcess:
                 yield msgspec.json.decode(line, type=Beat)
 
     async def _has_more(self) -> bool:
-        """Nothing comes by a link that is closed, or is being closed meanwhile."""
+        """Returns whether another message can be read. A link that is closed meanwhile has none."""
         socket = self._link.socket
         try:
             return not socket.closed and bool(await socket.poll(timeout=50))
@@ -118,7 +118,7 @@ class WorkerProcess:
         """Returns `signal 9` or `exit status 1`, for example."""
         code = self._process.exit_code
         if code is None:
-            return "given up by the server" if self.is_alive else "exit status unknown"
+            return "abandoned by the server" if self.is_alive else "exit status unknown"
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 

@@ -6,7 +6,7 @@ import zmq
 
 from app.engine.ipc.messages import Inbound, Outbound, decode_inbound, encode
 
-_LINGER_MS = 2000  # in which the last messages may still be sent
+_LINGER_MS = 2000  # how long `close` may still send the last messages
 
 
 class WorkerLink:

@@ -1,4 +1,4 @@
-"""Keeps track of which positions of a pool are free."""
+"""Keeps track of the free positions of a pool."""
 
 from bisect import bisect_left
 
@@ -11,7 +11,7 @@ class FreeList:
         self.total = 0  # free positions
 
     def give(self, start: int, length: int) -> None:
-        """Make these positions, none of which may be free already, free."""
+        """Mark these positions as free. None of them may be free already."""
         if length == 0:
             return
         index = bisect_left(self._ranges, (start, start))
@@ -27,7 +27,7 @@ class FreeList:
         self.total += length
 
     def take(self, length: int) -> int | None:
-        """Take `length` positions of the first free range that has them. Returns their start, or None."""
+        """Take `length` positions from the first range that is long enough. Returns their start, or None."""
         for index, (start, stop) in enumerate(self._ranges):
             if stop - start >= length:
                 self._cut(index, length)
@@ -35,7 +35,10 @@ class FreeList:
         return None
 
     def take_at(self, start: int, length: int) -> bool:
-        """Take positions from `start` on if a free range that has them begins there. Returns whether so."""
+        """Take `length` positions from `start` on, if a free range begins there and is long enough.
+
+        Returns whether it took them.
+        """
         index = bisect_left(self._ranges, (start, start))
         if index == len(self._ranges) or self._ranges[index][0] != start:
             return False
@@ -45,7 +48,7 @@ class FreeList:
         return True
 
     def _cut(self, index: int, length: int) -> None:
-        """Take the first `length` positions of a range."""
+        """Remove the first `length` positions from a range."""
         start, stop = self._ranges[index]
         self.total -= length
         if stop - start == length:

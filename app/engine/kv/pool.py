@@ -1,7 +1,7 @@
-"""One tensor per layer for the keys and values of all slots, so that one kernel reaches every sequence.
+"""Stores the keys and values of all slots in one tensor per layer, so that one kernel reaches every sequence.
 
-Used on GPUs, where CUDA graphs need tensors that stay where they are. The pool grows with its use, up to a
-limit. Its first positions belong to no slot: see ZERO_POSITION and PADDING_POSITION.
+GPUs use it, because CUDA graphs need tensors that do not move. The pool grows on demand, up to a limit. Its
+first positions belong to no slot: see ZERO_POSITION and PADDING_POSITION.
 """
 
 import logging
@@ -15,7 +15,7 @@ from app.engine.kv.slot import Slot
 
 _log = logging.getLogger(__name__)
 
-ZERO_POSITION = 0  # stays zero: rows read it instead of positions that are hidden from them
+ZERO_POSITION = 0  # always zero; rows read it in place of positions that are hidden from them
 PADDING_POSITION = 1  # read and written by the rows that pad a pass to its fixed shape
 _RESERVED = 2
 _INITIAL_TOKENS = 8192  # positions
@@ -36,12 +36,12 @@ class PooledSlot(Slot):
 
 
 def pool_for(device: torch.device, limit: int) -> "KVPool | None":
-    """Returns a pool if the device gains by it; None if slots should have tensors of their own."""
+    """Returns a pool if the device profits from one; None if each slot should have its own tensors."""
     return KVPool(limit) if device.type == "cuda" else None
 
 
 class KVPool:
-    """A KVAllocator. All its slots together have at most `limit` positions."""
+    """A KVAllocator whose slots have at most `limit` positions in total."""
 
     def __init__(self, limit: int, first: int = _INITIAL_TOKENS) -> None:
         self._limit = limit
@@ -54,7 +54,7 @@ class KVPool:
 
     @property
     def size(self) -> int:
-        """Number of positions that slots can have without growth."""
+        """The number of positions that slots can have before the pool must grow."""
         return self._size
 
     @property
@@ -63,20 +63,20 @@ class KVPool:
 
     @property
     def position_bytes(self) -> list[int]:
-        """Bytes of one position, for each layer that was written to."""
+        """The bytes of one position in each layer that was written to."""
         return [tensor.nbytes // tensor.shape[3] for tensor in self._layers.values()]
 
     def layer(self, layer: int, pairs: Tensor) -> Tensor:
         """Returns the layer's tensor `[2, 1, kv_heads, positions, dim]`, for keys and values like `pairs`."""
         if layer not in self._layers:
-            # Zeros, because hidden positions take part in products, which NaN would spoil.
+            # Zeros, because hidden positions take part in products, and NaN would spread through them.
             shape = (*pairs.shape[:3], _RESERVED + self._size, pairs.shape[4])
-            with torch.inference_mode(False):  # slots are also moved outside passes
+            with torch.inference_mode(False):  # slots are also moved outside forward passes
                 self._layers[layer] = pairs.new_zeros(shape)
         return self._layers[layer]
 
     def start(self, slot: Slot) -> int:
-        """Returns where a slot of this pool starts. Valid until the next slot is made or resized."""
+        """Returns the position where a slot starts. It holds until the next slot is made or resized."""
         assert isinstance(slot, PooledSlot)
         return slot.start
 
@@ -129,7 +129,7 @@ class KVPool:
         slot.start = start
 
     def _relocate_after_compaction(self, slot: PooledSlot, length: int, capacity: int) -> None:
-        """If no free range is large enough, the slot's own range and all gaps are merged into one that is."""
+        """Move the slot although no free range is large enough: merge its own range and all gaps into one."""
         kept = [tensor.narrow(3, slot.start, length).clone() for tensor in self._layers.values()]
         self.drop(slot)
         slot.start = self._take(capacity)
@@ -149,14 +149,14 @@ class KVPool:
         return start
 
     def _grow(self, length: int) -> None:
-        """By at least `length`, as far as the limit allows."""
+        """Grow by at least `length` positions, up to the limit."""
         try:
             self._widen(min(max(2 * self._size, self._size + length), self._limit))
         except RuntimeError:  # torch's own errors are RuntimeErrors
             self._widen(min(self._size + length, self._limit))
 
     def _widen(self, size: int) -> None:
-        """One layer after the other, so that few tensors exist twice."""
+        """Widen one layer after the other, so that only one tensor exists twice."""
         for layer, tensor in self._layers.items():
             if tensor.shape[3] < _RESERVED + size:  # an earlier attempt may have widened this layer
                 self._layers[layer] = _widened(tensor, _RESERVED + size)
@@ -166,7 +166,7 @@ class KVPool:
         _log.info("the KV pool now has room for %d tokens", size)
 
     def _compact(self) -> None:
-        """Move every slot to the front, so that the free positions form one range. Needs no memory."""
+        """Move all slots to the front, so that the free positions form one range. This needs no memory."""
         self._free = FreeList()
         next_start = _RESERVED
         for slot in sorted(self._slots, key=lambda slot: slot.start):
@@ -184,7 +184,7 @@ def _widened(tensor: Tensor, positions: int) -> Tensor:
 
 
 def _move(tensor: Tensor, source: int, target: int, length: int) -> None:
-    """Copy positions. The two ranges may overlap if `target` is the lower one."""
+    """Copy positions. The two ranges may overlap if `target` is lower than `source`."""
     if source == target:
         return
     block = source - target if source > target else length  # blocks this long do not overlap

@@ -1,7 +1,7 @@
-"""Keeps keys and values within a byte budget: one slot per sequence, kept after its end for later prompts.
+"""Keeps keys and values within a byte budget: one slot per sequence, which later prompts can reuse.
 
-A new sequence takes over, or copies, the slot of its scope that shares the longest prefix with it. Ended
-sequences' slots are evicted, least recently used first, when running ones need their room.
+A new sequence takes over or copies the slot that shares the longest prefix with it in its scope. The slots of
+finished sequences are evicted, least recently used first, when running sequences need the room.
 """
 
 from collections import OrderedDict
@@ -13,13 +13,13 @@ from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.scheduling.sequence import TokenSequence
 
 _BLOCK = 64  # tokens; capacities are multiples of it
-_EXPENDABLE_TAIL = 16  # tokens; a finished slot that holds no more than this beyond the prefix is taken over
+_EXPENDABLE_TAIL = 16  # tokens; a finished slot with at most this many beyond the prefix is taken over
 
 
 class KVCache:
-    """The scheduler's KVMemory. `budget_bytes` holds at least one sequence of `max_tokens` ids.
+    """The scheduler's KVMemory. `budget_bytes` must hold at least one sequence of `max_tokens` ids.
 
-    Inside, the budget and all capacities are counted in tokens.
+    Internally the budget and all capacities are in tokens.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class KVCache:
         self._max_tokens = max_tokens
         self._allocator = PerSlotAllocator() if allocator is None else allocator
         self._index = PrefixIndex()
-        self._active: dict[TokenSequence, Ids] = {}  # with the ids that each had when it was attached
-        self._prefilling: dict[TokenSequence, None] = {}  # active ones that are not yet fully indexed
+        self._active: dict[TokenSequence, Ids] = {}  # with the ids of each when it was attached
+        self._prefilling: dict[TokenSequence, None] = {}  # active sequences that are not fully indexed yet
         self._finished: OrderedDict[Slot, None] = OrderedDict()  # least recently used first
         self._active_tokens = 0
         self._finished_tokens = 0
@@ -52,7 +52,7 @@ class KVCache:
         return list(self._finished)
 
     def attach(self, sequence: TokenSequence) -> bool:
-        """See KVMemory. The last id is always left to compute, because its logits are needed."""
+        """See KVMemory. The last id always stays pending, because its logits are needed."""
         capacity = self._capacity_for(len(sequence.ids))
         if self._active_tokens + capacity > self._budget:
             return False
@@ -143,12 +143,12 @@ class KVCache:
         if donor in self._finished:
             if not self._is_worth_keeping(donor, shared, capacity):
                 return self._take_over(donor, shared, capacity)
-            self._finished.move_to_end(donor)  # so that it is evicted last
+            self._finished.move_to_end(donor)  # the most recently used slot is evicted last
         self._evict_for(capacity)
         return self._allocator.copy(donor, shared, capacity)
 
     def _is_worth_keeping(self, donor: Slot, shared: int, capacity: int) -> bool:
-        """Whether the donor holds more than the new sequence needs, and there is room for both."""
+        """Returns whether the donor holds more than the new sequence needs, and there is room for both."""
         has_room = self._active_tokens + donor.capacity + capacity <= self._budget
         return has_room and donor.tokens - shared > _EXPENDABLE_TAIL
 
@@ -157,12 +157,12 @@ class KVCache:
         try:
             self._fit(donor, shared, capacity)
         except (RuntimeError, MemoryError):  # torch's out-of-memory error is a RuntimeError
-            self._allocator.drop(donor)  # nothing refers to it any more
+            self._allocator.drop(donor)  # the cache no longer refers to it
             raise
         return donor
 
     def _fit(self, donor: Slot, shared: int, capacity: int) -> None:
-        """Give the donor at least this capacity, or exactly this one if its own is beyond the budget."""
+        """Give the donor at least this capacity, or exactly this capacity if its own exceeds the budget."""
         if donor.capacity < capacity or self._active_tokens + donor.capacity > self._budget:
             self._evict_for(capacity)
             self._allocator.resize(donor, shared, capacity)

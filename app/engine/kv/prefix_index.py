@@ -20,11 +20,11 @@ class _Node:
 
     ids: Ids
     parent: "_Node | None"
-    children: "dict[int, _Node]" = field(default_factory=dict)  # by their first id; last changed last
-    slots: dict[Slot, None] = field(default_factory=dict)  # whose ids end with this run; newest last
+    children: "dict[int, _Node]" = field(default_factory=dict)  # by first id; last changed last
+    slots: dict[Slot, None] = field(default_factory=dict)  # slots whose ids end with this run; newest last
 
     def split(self, length: int) -> "_Node":
-        """Returns a new parent of this node with the first `length` ids; the others stay here."""
+        """Returns a new parent of this node that has its first `length` ids. This node keeps the others."""
         upper = _Node(self.ids[:length], self.parent)
         self.ids, self.parent = self.ids[length:], upper
         upper.children[int(self.ids[0])] = self
@@ -39,7 +39,7 @@ class _Node:
 
 
 class PrefixIndex:
-    """Which token ids each slot holds. Slots of one scope are never found from another."""
+    """The token ids that each slot holds. A slot is only found from its own scope."""
 
     def __init__(self) -> None:
         self._roots: dict[str, _Node] = {}
@@ -49,7 +49,7 @@ class PrefixIndex:
         return len(self._ends)
 
     def put(self, slot: Slot, ids: Ids) -> None:
-        """The slot holds these ids, at least one, and no longer those of an earlier call."""
+        """Record that the slot holds these ids, at least one, instead of those of an earlier call."""
         assert len(ids) > 0
         self.remove(slot)
         node, done = self._roots.setdefault(slot.scope, _Node(ids[:0], None)), 0
@@ -66,7 +66,7 @@ class PrefixIndex:
         self._ends[slot] = node
 
     def remove(self, slot: Slot) -> None:
-        """The slot holds nothing. Does nothing if it is not in the index."""
+        """Remove the slot from the index, if it is there."""
         node = self._ends.pop(slot, None)
         if node is None:
             return
@@ -81,9 +81,9 @@ class PrefixIndex:
             node.merge_into_child()
 
     def longest_prefix(self, ids: Ids, scope: str) -> tuple[Slot | None, int]:
-        """Returns a slot that shares most leading ids with `ids`, and how many; (None, 0) if none shares any.
+        """Returns the slot that shares most leading ids with `ids`, and how many; (None, 0) if none does.
 
-        Prefers a slot whose ids end at or soon after the shared prefix, and then a newer one.
+        Of several slots, prefers one whose ids end at or soon after the shared prefix, then a newer one.
         """
         node, shared = self._roots.get(scope), 0
         while node is not None and shared < len(ids):
@@ -114,7 +114,7 @@ class PrefixIndex:
 
 
 def common_prefix(first: Ids, second: Ids) -> int:
-    """Returns how many leading ids are the same."""
+    """Returns how many leading ids are equal."""
     length = min(len(first), len(second))
     different = first[:length] != second[:length]
     index = int(different.argmax()) if length else 0

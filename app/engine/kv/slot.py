@@ -1,4 +1,4 @@
-"""The memory of one sequence's keys and values, and the interface of what allocates it."""
+"""The memory for one sequence's keys and values, and its allocators."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One sequence's keys and values, per layer `[2, 1, kv_heads, capacity, dim]` from the first write on."""
+    """One sequence's keys and values: per layer `[2, 1, kv_heads, capacity, dim]` after the first write."""
 
     capacity: int  # positions
     scope: str = ""  # sequences of other scopes never use it
     tokens: int = 0  # leading positions that hold keys and values, once the sequence has ended
     layers: dict[int, Tensor] = field(default_factory=dict)
-    draft_computed: int = 0  # leading positions that hold keys and values of the draft model, too
+    draft_computed: int = 0  # leading positions that also hold keys and values of the draft model
 
     def write(self, layer: int, start: int, pairs: Tensor) -> Tensor:
         """Store `[2, 1, kv_heads, rows, dim]` from position `start` on. Returns the layer's whole tensor."""
@@ -32,22 +32,22 @@ class Slot:
 
 
 class KVAllocator(Protocol):
-    """Makes slots. A call that raises, for lack of memory, leaves the slot that it was given unchanged."""
+    """Makes slots. A call that raises for lack of memory leaves its slot unchanged."""
 
     def new(self, capacity: int, scope: str = "") -> Slot: ...
 
     def copy(self, slot: Slot, length: int, capacity: int) -> Slot:
-        """Returns a slot of its own with the first `length` positions of another."""
+        """Returns a new slot with a copy of the first `length` positions."""
 
     def resize(self, slot: Slot, length: int, capacity: int) -> None:
         """Change the capacity and keep the first `length` positions."""
 
     def drop(self, slot: Slot) -> None:
-        """Free the slot, which is not used any more."""
+        """Free the slot, which must not be used any more."""
 
 
 class PerSlotAllocator:
-    """Gives every slot tensors of its own, whose memory returns to the system with the slot."""
+    """Gives every slot its own tensors, whose memory returns to the system with the slot."""
 
     def new(self, capacity: int, scope: str = "") -> Slot:
         return Slot(capacity, scope)
@@ -57,7 +57,7 @@ class PerSlotAllocator:
         return Slot(capacity, slot.scope, layers=layers, draft_computed=min(slot.draft_computed, length))
 
     def resize(self, slot: Slot, length: int, capacity: int) -> None:
-        """One layer after the other, so that few tensors exist twice."""
+        """Resize one layer after the other, so that only one tensor exists twice."""
         for layer, tensor in slot.layers.items():
             slot.layers[layer] = _resized(tensor, length, capacity)
         slot.capacity = capacity  # only now: the device may run out of memory before the last layer

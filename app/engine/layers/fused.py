@@ -1,6 +1,6 @@
-"""Decoder layers in few operations, because on a small model a call of torch costs as much as its arithmetic.
+"""Decoder layers in few operations, because on a small model a torch call costs as much as its arithmetic.
 
-They replace modules of transformers and compute the same, which the check at load verifies.
+They replace modules of transformers and compute the same, which the self-check verifies at every load.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ _SILU = ("SiLUActivation", "SiLU")
 
 
 def fuse(model: PreTrainedModel, packer: Packer) -> None:
-    """Replaces the layers that have a fused form, one by one; the packer makes their linear layers."""
+    """Replaces the layers that have a fused form, one by one. The packer makes their linear layers."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             fused = _fused(child, model, packer)
@@ -100,7 +100,7 @@ class RotaryLayer(nn.Module):
         attention_batch: AttentionBatch,
         **_: Any,  # arguments of transformers for caches that are not used here
     ) -> Tensor:
-        """Hidden states `[1, rows, width]`."""
+        """Takes and returns hidden states `[1, rows, width]`."""
         query, key, value = self._projected(
             self.input_norm(hidden), _rope(attention_batch, position_embeddings)
         )
@@ -120,7 +120,7 @@ class RotaryLayer(nn.Module):
         return output
 
     def _projected(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value `[1, heads, rows, dim]`, the first two with rotary positions."""
+        """Returns query, key and value `[1, heads, rows, dim]`, the first two with rotary positions."""
         heads = self.qkv(rows).unflatten(-1, (-1, self._head_dim))
         rotated, value = heads.split_with_sizes([self._heads + self._kv_heads, self._kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -154,7 +154,7 @@ class GPT2Layer(nn.Module):
         attention_batch: AttentionBatch,
         **__: Any,
     ) -> Tensor:
-        """Hidden states `[1, rows, width]`."""
+        """Takes and returns hidden states `[1, rows, width]`."""
         heads = (
             self.qkv(_normed(hidden, self.input_norm)).unflatten(-1, (3 * self._heads, -1)).transpose(1, 2)
         )
@@ -176,14 +176,14 @@ def _normed(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
     return layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
-def _window(attention: Any) -> int | None:  # in Mistral's config, in Qwen's layer; Llama has none
+def _window(attention: Any) -> int | None:  # Mistral has it in the config, Qwen in the layer, Llama nowhere
     if type(attention).__name__ == "MistralAttention":
         return attention.config.sliding_window  # type: ignore[no-any-return]
     return getattr(attention, "sliding_window", None)
 
 
 def _rope(batch: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines `[1, rows, 1, dim]`, computed once per step for all layers."""
+    """Returns cosines and signed sines `[1, rows, 1, dim]`, computed once per step for all layers."""
     if batch.rope is None:
         cos, sin = position_embeddings
         first, second = sin.chunk(2, dim=-1)
@@ -192,5 +192,5 @@ def _rope(batch: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> 
 
 
 def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Rotary positions (https://arxiv.org/abs/2104.09864) over the two halves of each head."""
+    """Applies rotary positions (https://arxiv.org/abs/2104.09864) to the two halves of each head."""
     return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), signed_sin)

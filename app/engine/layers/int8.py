@@ -1,6 +1,6 @@
 """Linear layers with 8-bit weights: a quarter of float32's bytes, half of bfloat16's.
 
-Weights are rounded once, with one scale per output channel. Which product is fast depends on the processor.
+Weights are rounded once, with one scale per output channel. The fastest product depends on the processor.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from app.engine.layers.packed_linear import MakeLayer
 
 _LARGEST = 127
 _ZERO = 128  # of unsigned activations
-_FEW_ROWS = 10  # for more, converting the weights back to float32 costs less than the int8 product
+_FEW_ROWS = 10  # with more rows, converting the weights back to float32 costs less than the int8 product
 _BLOCK = 2**23  # weights that are converted at a time
-_SMALLEST_SCALE = 1e-12  # of a row or channel of zeros
+_SMALLEST_SCALE = 1e-12  # the scale of a row or channel of zeros
 
 
 def int8_layer(dtype: torch.dtype) -> MakeLayer | None:
-    """Makes the layer that is fast on this processor, for rows of `dtype`; None if torch has none here."""
+    """Returns the layer that is fast on this processor for rows of `dtype`; None if torch has none."""
     kinds = (DynamicInt8Linear, WeightInt8Linear) if has_int8_products() else (WeightInt8Linear,)
     return next((partial(kind, dtype=dtype) for kind in kinds if _works(kind)), None)
 
 
 class DynamicInt8Linear(nn.Module):
-    """Integer products by oneDNN. Each row of activations is rounded to integers when it arrives."""
+    """Computes integer products with oneDNN. Each row of activations is rounded to integers on arrival."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class DynamicInt8Linear(nn.Module):
 
 
 class WeightInt8Linear(nn.Module):
-    """Products in bfloat16 or float32 with integer weights, for processors without fast integer products."""
+    """Multiplies rows in bfloat16 or float32 by integer weights, for processors without integer products."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class WeightInt8Linear(nn.Module):
 
 
 def _scales(weight: Tensor) -> Tensor:
-    """The value of one integer step in each output channel: `[outputs, 1]`, float32."""
+    """Returns the value of one integer step in each output channel, `[outputs, 1]` in float32."""
     return weight.float().abs().amax(1, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
 
 
@@ -97,14 +97,14 @@ def _shaped(output: Tensor, rows: Tensor, bias: Tensor | None, dtype: torch.dtyp
 
 
 def has_int8_products() -> bool:
-    """Whether the processor adds products of 8-bit integers in 32 bits; others overflow in 16."""
+    """Returns whether the processor adds products of 8-bit integers in 32 bits; 16 bits would overflow."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 @torch.inference_mode()
 def _works(kind: Callable[[Tensor, Tensor | None, torch.dtype], nn.Module]) -> bool:
-    """Whether torch has the product here and it computes the right values, for few rows and for many."""
+    """Returns whether torch has the product here, and it is right for few rows and for many."""
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 32, generator=random)
     rows = torch.randn(2 * _FEW_ROWS, 32, generator=random)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 MakeLayer = Callable[[Tensor, Tensor | None], nn.Module]  # of weight `[outputs, inputs]`, as stored, and bias
 
-_EXPECTED_ROWS = 8  # the layout is chosen for this many tokens in a pass; others work as well
+_EXPECTED_ROWS = 8  # the layout is optimised for this many tokens in a pass; any number works
 _BLOCK = 2**24  # weights that are converted to float16 at a time
 
 
 class PackedLinear(nn.Module):
-    """`rows @ weight.T + bias` in bfloat16 or float32; `weight` `[outputs, inputs]` in oneDNN's layout."""
+    """`rows @ weight.T + bias` in bfloat16 or float32; `weight` is `[outputs, inputs]` in oneDNN's layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class PackedLinear(nn.Module):
 
 
 class HalfLinear(nn.Module):
-    """Products and sums in float32 with weights kept in float16, by FBGEMM, which halves the bytes to read.
+    """Computes in float32 with weights kept in float16, which halves the bytes to read. Uses FBGEMM.
 
-    Weights of a 16-bit checkpoint do not change, except those of bfloat16 below 1e-7.
+    The weights of a 16-bit checkpoint keep their values, except bfloat16 weights below 1e-7.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, block: int = _BLOCK) -> None:
         super().__init__()
-        # By blocks of outputs: to pack a whole vocabulary at once takes twice the memory and thrice the time.
+        # Packing a whole vocabulary at once takes twice the memory and three times as long as blocks of it.
         weights = weight.chunk(-(-weight.numel() // block))
         biases = (
             [None] * len(weights)
@@ -52,18 +52,18 @@ class HalfLinear(nn.Module):
 
 
 def packed_layer(dtype: torch.dtype) -> MakeLayer | None:
-    """Makes a PackedLinear for rows of `dtype`; None if oneDNN has no such product on this processor."""
+    """Returns PackedLinear for rows of `dtype`; None if oneDNN has no such product on this processor."""
     is_fast = computes_in_bfloat16() if dtype == torch.bfloat16 else dtype == torch.float32 and _has_onednn()
     return partial(PackedLinear, dtype=dtype) if is_fast else None
 
 
 def half_layer(dtype: torch.dtype) -> MakeLayer | None:
-    """Makes a HalfLinear for rows in float32; None for others, or if torch has no such product here."""
+    """Returns HalfLinear for rows in float32; None for other rows, or if torch has no such product here."""
     return HalfLinear if dtype == torch.float32 and _has_half_products() else None
 
 
 def computes_in_bfloat16(operators: Any = torch.ops.mkldnn) -> bool:  # torch fills it at run time
-    """Whether oneDNN computes in bfloat16 on this processor. Torch's builds for Apple's have no oneDNN."""
+    """Returns whether oneDNN computes in bfloat16 on this processor. Torch for macOS has no oneDNN."""
     if not _has_onednn(operators) or not hasattr(operators, "_is_mkldnn_bf16_supported"):
         return False
     return bool(operators._is_mkldnn_bf16_supported())
@@ -71,10 +71,10 @@ def computes_in_bfloat16(operators: Any = torch.ops.mkldnn) -> bool:  # torch fi
 
 @torch.inference_mode()
 def _has_half_products() -> bool:
-    """Whether torch was built with FBGEMM for this processor."""
+    """Returns whether torch was built with FBGEMM for this processor."""
     try:
         return bool(HalfLinear(torch.ones(8, 8), None)(torch.ones(1, 8)).eq(8).all())
-    except (RuntimeError, AttributeError):  # no such operator in this build, or no engine for it
+    except (RuntimeError, AttributeError):  # this build lacks the operator, or an engine for it
         return False
 
 

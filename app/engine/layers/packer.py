@@ -1,4 +1,4 @@
-"""Replaces a model's linear layers by those of a scheme, one after the other, so that little is held twice.
+"""Replaces a model's linear layers with those of a scheme, one after the other to save memory.
 
 Layers with the same input (query, key and value; gate and up) become one product, because on small models a
 call costs as much as its arithmetic.
@@ -23,12 +23,12 @@ _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 @dataclass(frozen=True, slots=True)
 class Packer:
-    """Makes linear layers that compute in `dtype`, each from one or several of transformers'."""
+    """Makes linear layers that compute in `dtype`, each from one or several layers of transformers."""
 
     dtype: torch.dtype
     scheme: Scheme
-    make_layer: MakeLayer | None  # None: ordinary layers stay as they are
-    on_packed: Callable[[int], None]  # takes the number of weights of each layer that was made
+    make_layer: MakeLayer | None  # None: keep ordinary layers
+    on_packed: Callable[[int], None]  # called with the number of weights in each new layer
 
     @classmethod
     def choose(
@@ -39,17 +39,17 @@ class Packer:
         quantization: Quantization = "none",
         on_packed: Callable[[int], None] = lambda count: None,
     ) -> "Packer":
-        """The fastest for weights that were `stored` so on the device."""
+        """Returns the fastest packer on the device for weights that are `stored` in this dtype."""
         return cls(dtype, *choose_scheme(device, stored, dtype, quantization), on_packed)
 
     def linear(self, *layers: nn.Module) -> nn.Module:
-        """One layer whose outputs are those of `layers` for the same rows, end to end."""
+        """Returns one layer whose outputs are the concatenated outputs of `layers`."""
         made = self._made(layers)
         self.on_packed(weight_count(*layers))
         return made
 
     def linears(self, *groups: Sequence[nn.Module]) -> list[nn.Module]:
-        """One layer for each group, made side by side, because one core takes long to convert weights."""
+        """Returns one layer per group. They are made in parallel, because converting weights takes long."""
         made = []
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
             for layers, layer in zip(groups, threads.map(self._made, groups), strict=True):
@@ -67,7 +67,7 @@ class Packer:
 
 
 class JointLinear:
-    """Several layers over the same rows as one product, computed when the first of them is called."""
+    """Several layers over the same rows, computed as one product when the first of them is called."""
 
     def __init__(self, linear: nn.Module, sizes: Sequence[int]) -> None:
         self._linear = linear
@@ -76,17 +76,17 @@ class JointLinear:
         self._outputs: tuple[Tensor, ...] = ()
 
     def output(self, index: int, rows: Tensor) -> Tensor:
-        """What the layer with this index computes of the rows."""
+        """Returns the output of the layer with this index."""
         if rows is not self._rows:
             self._rows, self._outputs = rows, self._linear(rows).split(self._sizes, dim=-1)
         output = self._outputs[index]
         if index == len(self._sizes) - 1:
-            self._rows, self._outputs = None, ()  # nothing outlives its pass
+            self._rows, self._outputs = None, ()  # keep nothing after the pass
         return output
 
 
 class LinearShare(nn.Module):
-    """Stands in the place of a layer that has become part of a joint product."""
+    """Replaces a layer that has become part of a joint product."""
 
     def __init__(self, joint: JointLinear, index: int) -> None:
         super().__init__()
@@ -104,19 +104,19 @@ def pack(model: PreTrainedModel, packer: Packer) -> None:
 
 
 def pack_children(parent: nn.Module, packer: Packer) -> None:
-    """Replaces the linear layers that are the module's own."""
+    """Replaces the linear layers among the module's direct children."""
     if packer.make_layer is None:
         return
     for names in _SIBLINGS:
         _join(parent, names, packer)
     for name, child in parent.named_children():
-        # Exact types: a subclass may compute something else. Layers wider than the model's dtype stay.
+        # Exact types only: a subclass may compute something else. Layers wider than the model's dtype stay.
         if type(child) in (nn.Linear, Conv1D) and _fits(child, packer.dtype):
             setattr(parent, name, packer.linear(child))
 
 
 def weight_count(*modules: nn.Module) -> int:
-    """Weights, without biases, of the modules that are ordinary linear layers."""
+    """Returns the number of weights, without biases, in those modules that are ordinary linear layers."""
     return sum(_weight(module).numel() for module in modules if type(module) in (nn.Linear, Conv1D))
 
 
@@ -136,7 +136,7 @@ def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _weight(layer: nn.Module) -> Tensor:
-    """`[outputs, inputs]`; GPT-2's Conv1D has it transposed."""
+    """Returns the weight as `[outputs, inputs]`. GPT-2's Conv1D stores it transposed."""
     weight: Any = layer.weight  # both kinds have one
     detached: Tensor = weight.detach()
     return detached.t() if type(layer) is Conv1D else detached

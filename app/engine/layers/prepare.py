@@ -1,6 +1,6 @@
-"""Puts a loaded model on the engine's path: its attention, its layers and the form of its weights.
+"""Converts a loaded model for the engine: its attention, its layers and the form of its weights.
 
-It goes layer by layer, so that memory peaks at the weights in their new form and one layer in the old one.
+One layer is converted at a time, so that at most one layer's weights are in memory twice.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from app.engine.layers.schemes import Scheme
 
 
 class UpcastEmbedding(nn.Module):
-    """An embedding that keeps its rows as they are stored and converts only those looked up to `dtype`."""
+    """An embedding that keeps its rows in the stored dtype and converts only the rows that it returns."""
 
     def __init__(self, stored: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class UpcastEmbedding(nn.Module):
 
 
 class PackProgress:
-    """Reports which share of the linear layers' weights is packed."""
+    """Reports the share of the linear layers' weights that is packed."""
 
     def __init__(self, model: PreTrainedModel, report: Callable[[float], None]) -> None:
         self._total = max(1, weight_count(*model.modules()))
@@ -39,8 +39,8 @@ class PackProgress:
         self._report = report
 
     def add(self, count: int) -> None:
-        """Counts weights of a layer that has just been packed."""
-        memory.return_freed()  # else the memory that each layer used for packing would add up
+        """Counts the weights of a layer that has just been packed."""
+        memory.return_freed()  # otherwise the memory used for packing each layer would add up
         self._done += count
         self._report(self._done / self._total)
 
@@ -51,15 +51,15 @@ def prepare(
     quantization: Quantization = "none",
     report: Callable[[float], None] = lambda fraction: None,
 ) -> Scheme:
-    """Returns the scheme of the linear layers' weights; `report` takes the share of them that is done.
+    """Makes the model attend through `attention.attend` and compute in `dtype`.
 
-    Afterwards the model attends through `attention.attend` and computes in `dtype`.
+    Returns the scheme of the linear layers' weights. `report` is called with the share that is done.
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
     progress = PackProgress(model, report)
     packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add)
-    pack_children(model, packer)  # the output layer, the largest, while the others are not yet copied
+    pack_children(model, packer)  # the output layer first: it is the largest, and nothing else is copied yet
     fuse(model, packer)
     pack(model, packer)
     _widen(model, dtype)
@@ -67,7 +67,7 @@ def prepare(
 
 
 def _widen(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Converts to `dtype` all other parameters that have fewer bits, embeddings only row by row."""
+    """Converts all other parameters that have fewer bits to `dtype`. Embeddings are converted row by row."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Embedding and child.weight.dtype.itemsize < dtype.itemsize:

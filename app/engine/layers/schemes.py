@@ -1,4 +1,4 @@
-"""The registry of the forms in which linear layers keep their weights, and how each is judged."""
+"""The registry of schemes: the forms in which linear layers keep their weights, and their tolerances."""
 
 import logging
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from app.engine.layers.packed_linear import MakeLayer, half_layer, packed_layer
 
 _log = logging.getLogger(__name__)
 
-_ROUNDING = 1e-3  # relative error that other sums in float32 may cause
+_ROUNDING = 1e-3  # relative error that another order of float32 sums may cause
 _ROUNDING_16_BITS = 0.1
 _CPU = frozenset({"cpu"})
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """One form of weights."""
+    """One form in which weights are kept."""
 
-    name: str  # in settings, if it quantises, and in reports
+    name: str  # in reports, and in the settings if it quantises
     make_layer: Callable[[torch.dtype], MakeLayer | None]  # for rows of a dtype; None: not on this processor
-    tolerance: float  # greatest relative error of a model's logits; that of a wrong computation is beyond 1
+    tolerance: float  # greatest relative error of a model's logits; a wrong computation has more than 1
     devices: frozenset[str]  # types of the devices that have its layers
 
     def layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
-        """The scheme's layer for rows of `dtype`; None if this device has none."""
+        """Returns the scheme's kind of layer for rows of `dtype`; None if this device has none."""
         return self.make_layer(dtype) if device.type in self.devices else None
 
 
@@ -44,10 +44,10 @@ _AS_COMPUTED = {
 def choose_scheme(
     device: torch.device, stored: torch.dtype, dtype: torch.dtype, quantization: Quantization = "none"
 ) -> tuple[Scheme, MakeLayer | None]:
-    """The fastest scheme for computing `dtype` with weights that were `stored` so, and its layer.
+    """Returns the fastest scheme for computing in `dtype` with weights `stored` in that dtype, and its layer.
 
-    The layer is None if transformers' own are the fastest. If the device lacks the quantised layers that were
-    asked for, logs a warning and does without them.
+    The layer is None if transformers' own layers are the fastest. If the device lacks the requested quantised
+    layers, this logs a warning and chooses an unquantised scheme.
     """
     if quantization != "none":
         scheme = QUANTISED[quantization]
@@ -60,6 +60,6 @@ def choose_scheme(
 
 
 def relative_error(logits: Tensor, expected: Tensor) -> float:
-    """The norm of the difference over the norm of the expected logits' deviation from their mean."""
+    """Returns the norm of the difference over the norm of the expected logits' deviation from their mean."""
     logits, expected = logits.float(), expected.float()
     return float((expected - logits).norm() / (expected - expected.mean()).norm())

@@ -1,6 +1,6 @@
-"""Checks a model folder before anything is loaded from it, and refuses what is unsafe or unsupported.
+"""Checks a model folder before anything is loaded from it, and refuses unsafe and unsupported models.
 
-An author may have written anything there. Reads only small files, as data.
+The folder's author is not trusted. Only small files are read, as data.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ AGAIN = "Fetch the model again."  # the hint for a damaged model
 
 
 def refuse_unsafe(folder: Path) -> None:
-    """Raises ModelUnavailable if the folder is no model, asks to run its own code, or has no safe weights."""
+    """Raises ModelUnavailable if the folder has no model, needs code of its own, or has no safe weights."""
     if not (folder / CONFIG).is_file():
         raise ModelMissing(f"{folder} is not a model folder: it has no {CONFIG}")
     refuse_strange_files(folder)
@@ -40,7 +40,7 @@ def _refuse_unsupported(folder: Path) -> None:
 
 
 def refuse_strange_files(folder: Path) -> None:
-    """Raises ModelRefused for files that would block when read and links that leave the model's folder."""
+    """Raises ModelRefused for files that would block when read and for links that leave the folder."""
     root = folder.resolve()
     # In the Hub's cache the files of snapshots/<commit>/ are links into the same repository's blobs/.
     home = root.parent.parent if root.parent.name == "snapshots" else root
@@ -63,7 +63,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _json(path: Path) -> dict[str, Any]:  # Any: whatever the model's author wrote
+def _json(path: Path) -> dict[str, Any]:  # Any: the model's author may have written anything
     try:
         return read_json(path)
     except BrokenFile as error:

@@ -47,7 +47,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     context_length: int  # tokens
-    dtype: torch.dtype = torch.float32  # to compute in; weights of fewer bits stay as they are stored
+    dtype: torch.dtype = torch.float32  # in which it computes; weights with fewer bits keep their own
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -62,9 +62,9 @@ class LoadedModel:
 
 
 def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
-    """The model that the spec describes. `report` takes each stage with the measured share that is done.
+    """Returns the model of the spec. `report` is called with each stage and the share of it that is done.
 
-    Raises ModelUnavailable: missing, corrupt, refused, unsupported or failed to load.
+    Raises ModelUnavailable if the model is missing, corrupt, refused or unsupported, or fails to load.
     """
     folder = _converted(Path(spec.model_path), spec.converts_to, report)
     refuse_unsafe(folder)
@@ -79,7 +79,7 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
 
 
 def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
-    """The folder; if its weights are a pickle that may be read, `target` with them as safetensors."""
+    """Returns the folder; if its weights are a pickle that may be read, `target` with safetensors instead."""
     if target is None or not (folder / PICKLE).is_file() or (folder / "model.safetensors").exists():
         return folder
     refuse_strange_files(folder)
@@ -90,7 +90,7 @@ def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU. Raises ModelLoadFailed if the machine lacks the device."""
+    """Returns the device; `auto` prefers CUDA, then MPS. Raises ModelLoadFailed if the machine lacks it."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -104,7 +104,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
-    """`auto` is bfloat16 if that is fast and the checkpoint has 16 bits, else float32; on CUDA 16 bits."""
+    """Returns the dtype to compute in. For `auto`, 16 bits on CUDA; elsewhere float32, or bfloat16 if the
+    checkpoint has 16 bits and bfloat16 is fast."""
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
@@ -118,7 +119,7 @@ def _stored_dtype(config: PreTrainedConfig) -> torch.dtype | None:
 
 
 def _loaded_dtype(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to load weights in. On the CPU 16-bit weights stay mapped files until a layer is packed."""
+    """Returns the dtype to load weights in. On the CPU, 16-bit weights stay mapped until they are packed."""
     stored = _stored_dtype(config)
     return stored if device.type == "cpu" and dtype == torch.float32 and stored in _HALVES else dtype
 
@@ -128,7 +129,7 @@ def _config(folder: Path) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # the author may have written anything, and the library raises anything
+    except Exception as error:  # the file may hold anything, and the library may raise anything
         raise ModelUnsupported(f"transformers does not know the model in config.json: {error}") from error
     if config.is_encoder_decoder:
         raise ModelUnsupported(f"{config.model_type} is not a causal language model")
@@ -143,7 +144,7 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation="eager",  # config.json may name another, even kernels to be fetched
+            attn_implementation="eager",  # config.json may name another one, even kernels to download
             local_files_only=True,
             output_loading_info=True,
         )
@@ -174,14 +175,15 @@ def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
     window = int(getattr(text, "max_position_embeddings", None) or 2048)
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
-        # Beyond it these rotate all positions by the longest sequence of the pass; packing would mix them up.
+        # Beyond this length they rotate all positions by the longest sequence of the pass, so that packed
+        # sequences would change each other's positions.
         window = int(rope.get("original_max_position_embeddings") or window)
     return window if wanted is None else min(window, wanted)
 
 
 @contextmanager
 def _weights_progress(report: Callable[[float], None]) -> Iterator[None]:
-    """Lets transformers' loop over the weights report its progress instead of drawing a bar."""
+    """Makes transformers' loop over the weights report its progress instead of drawing a bar."""
 
     def watch(
         factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

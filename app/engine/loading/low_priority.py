@@ -1,6 +1,6 @@
 """Runs a model load at low priority, so that other models keep answering.
 
-It runs in a thread of its own, because only an administrator can raise a priority again.
+The load runs in a thread of its own, because only an administrator can raise a priority again.
 """
 
 import os
@@ -12,14 +12,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_LOWER_BY = 5  # on a busy core a third of what others get; all of an idle one
+_LOWER_BY = 5  # the thread gets a third of the others' share of a busy core, and all of an idle one
 _LOWEST = 19
 
 
 def run_at_low_priority(work: Callable[[], T], low_priority: bool) -> T:
-    """Returns the result of `work`. With `low_priority`, other programs' threads come before its own.
+    """Returns the result of `work`. With `low_priority`, other threads on the machine come first.
 
-    On Linux only: elsewhere a priority belongs to the whole process, and stays as it is.
+    This works on Linux only. Elsewhere a priority belongs to the whole process, so it is not changed.
     """
     if not low_priority:
         return work()

@@ -1,7 +1,7 @@
-"""Converts `pytorch_model.bin` to safetensors, which is the only way in which a pickle is ever read.
+"""Converts `pytorch_model.bin` to safetensors. No other code reads a pickle.
 
-torch's weights-only unpickler builds tensors and nothing else. A pickle is read only if the model's catalogue
-entry says so; every other one is refused unread.
+torch's weights-only unpickler builds nothing but tensors. A pickle is read only if the model's catalogue
+entry allows it; every other pickle is refused unread.
 """
 
 import os
@@ -19,11 +19,11 @@ from app.core.model_folder import PICKLE, WEIGHTS, text_files
 
 
 def convert(folder: Path, target: Path) -> Path:
-    """`target`, which holds the folder's model with its weights as safetensors. Made whole or not at all.
+    """Returns `target`, the folder's model with its weights as safetensors. Makes it whole or not at all.
 
     Raises:
         ModelRefused: the pickle holds more than weights.
-        ModelCorrupt: it cannot be read.
+        ModelCorrupt: the pickle cannot be read.
     """
     if (target / WEIGHTS).is_file():
         return target
@@ -48,10 +48,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelRefused(
             f"{path.name} holds more than weights, which could run code.", hint="Choose another model."
         ) from error
-    except Exception as error:  # anything may stand in the file, and the unpickler raises anything
+    except Exception as error:  # the file may hold anything, and the unpickler may raise anything
         raise ModelCorrupt(f"{path.name} cannot be read: {type(error).__name__}") from error
     if not isinstance(weights, dict) or not all(map(_is_weight, weights.items())):
-        raise ModelRefused(f"{path.name} holds something else than weights.", hint="Choose another model.")
+        raise ModelRefused(f"{path.name} holds something other than weights.", hint="Choose another model.")
     return weights
 
 
@@ -63,5 +63,5 @@ def _is_weight(item: tuple[object, object]) -> bool:
 
 
 def _separate(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor in memory of its own: safetensors keeps no sharing."""
+    """Returns the tensors in memory of their own, because safetensors cannot store shared memory."""
     return {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}

@@ -1,6 +1,6 @@
 """Checks at load that a model computes the right logits on the packed path, and refuses it if it does not.
 
-Without the check, architectures whose attention bypasses transformers' interface would answer wrongly.
+Without this check, an architecture whose attention bypasses transformers' interface would give wrong replies.
 """
 
 import logging
@@ -26,14 +26,20 @@ from app.engine.scheduling.sequence import Chunk, TokenSequence
 _log = logging.getLogger(__name__)
 
 _LENGTHS = (13, 9)  # tokens of two sequences that share every pass
-_PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # tokens of each per pass: a first chunk, another, decodes
+_PASSES = (
+    (5, 4),
+    (5, 2),
+    (1, 1),
+    (1, 1),
+    (1, 1),
+)  # tokens of each sequence per pass: two chunks, then decodes
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
 
 
 @dataclass(frozen=True, slots=True)
 class PackedPath:
-    """What the check has found out about a model."""
+    """The facts that the check has found about a model."""
 
     weights: str  # name of the linear layers' scheme
     bytes_per_token: int  # of keys and values
@@ -47,16 +53,16 @@ def check_packed_path(
     report: ReportStage = lambda stage, fraction: None,
     pool: KVPool | None = None,
 ) -> PackedPath:
-    """Puts the model on the packed path, to compute in `dtype` (None: as before), and checks its logits.
+    """Converts the model to the packed path, to compute in `dtype` (None: as before), and checks its logits.
 
-    With a `pool` it tries the decode path for CUDA graphs as well, which a model can do without.
+    With a `pool` it also tries the decode path for CUDA graphs, which a model may lack.
 
-    Raises ModelUnsupported unless every layer attends through the packed function, and two sequences in mixed
-    passes have the logits of the model's own path.
+    Raises ModelUnsupported if a layer does not attend through the packed function, or if the logits of two
+    sequences in mixed passes differ from those of the model's own path.
     """
     _refuse_layer_types(model)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # sdpa, in some versions the default, leaves the soft cap out
+        model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
     dtype = model.dtype if dtype is None else dtype
     prompts = [_some_ids(model, length) for length in _LENGTHS]
     with _computing_in(dtype, model):
@@ -64,7 +70,7 @@ def check_packed_path(
     report("pack", 0.0)
     scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
     report("pack", 1.0)
-    report("check", 0.5)  # the model's own path has been computed, the packed one has not
+    report("check", 0.5)  # the model's own path is computed; the packed one is not
     sequences = _sequences(prompts, PerSlotAllocator())
     logits = _packed_logits(ModelRunner(model), sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
@@ -84,14 +90,14 @@ def _sequences(prompts: list[list[int]], store: KVAllocator) -> list[TokenSequen
 def _supports_cuda_graphs(
     model: PreTrainedModel, pool: KVPool, prompts: list[list[int]], expected: list[Tensor], tolerance: float
 ) -> bool:
-    """If the decode path fails the check, the model is served with the packed path alone."""
+    """Returns whether the decode path passes the check. If not, the packed path alone serves the model."""
     runner = ModelRunner(model, pool=pool)
     try:
         logits = _packed_logits(runner, _sequences(prompts, pool))
         for own, packed in zip(expected, logits, strict=True):
             _refuse_difference(own, packed, tolerance)
         return runner.supports_cuda_graphs
-    except (ModelUnsupported, RuntimeError):  # torch's own is one
+    except (ModelUnsupported, RuntimeError):  # torch's own errors are RuntimeErrors
         _log.warning("this model is served without CUDA graphs", exc_info=True)
         return False
     finally:
@@ -105,7 +111,7 @@ def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
 
 @torch.inference_mode()
 def _own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
-    """Logits after each prompt's last token by the model's own attention, without a cache."""
+    """Returns the logits after each prompt's last token, by the model's own attention without a cache."""
     longest = max(len(ids) for ids in prompts)
     # No token attends to later ones, so any id may fill the shorter rows.
     rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
@@ -115,7 +121,7 @@ def _own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor
 
 @contextmanager
 def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
-    """Converts each module's own weights to `dtype` only while it runs, so that little is held twice."""
+    """Converts each module's own weights to `dtype` only while it runs, to save memory."""
     stored: dict[nn.Parameter, Tensor] = {}
 
     def widen(module: nn.Module, _: Any) -> None:  # of any arguments
@@ -139,7 +145,7 @@ def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
 
 
 def _packed_logits(runner: ModelRunner, sequences: list[TokenSequence]) -> list[Tensor]:
-    """Logits after each sequence's last token, computed in the mixed passes of `_PASSES`."""
+    """Returns the logits after each sequence's last token, computed in the mixed passes of `_PASSES`."""
     for counts in _PASSES:
         try:
             logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])
@@ -175,8 +181,8 @@ def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
 
 def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
     difference = relative_error(packed, own)
-    if not difference <= tolerance:  # also refuses one that is not a number
+    if not difference <= tolerance:  # also refuses NaN
         raise ModelUnsupported(
-            f"packed attention gives other logits than the model's own ({difference:.2g} of spread)",
+            f"packed attention gives other logits than the model's own (relative error {difference:.2g})",
             hint=_OTHERS,
         )

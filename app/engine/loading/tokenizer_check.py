@@ -1,4 +1,4 @@
-"""Refuses a tokenizer that makes a text many times longer, which could fill the memory with one request."""
+"""Refuses a tokenizer that makes texts many times longer, because one request could then fill the memory."""
 
 import base64
 import json
@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import ModelRefused
 
-_MOST = 64  # a real one makes of one character 18 at most, a ligature of Arabic
-_LENGTH_BYTES = 4  # of the number in front of a precompiled normaliser
+_MOST = 64  # real tokenizers turn one character into 18 at most, for an Arabic ligature
+_LENGTH_BYTES = 4  # size of the number in front of a precompiled normaliser
 
 
 def refuse_growth(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -27,7 +27,7 @@ def refuse_growth(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _growth(part: dict[str, Any]) -> float:  # any JSON
-    """How many times longer a text may become."""
+    """Returns how many times longer a text may become."""
     match part:
         case {"type": "Sequence"}:
             return math.prod(map(_growth, part.get("normalizers") or part.get("decoders") or ()))
@@ -43,7 +43,10 @@ def _growth(part: dict[str, Any]) -> float:  # any JSON
 
 
 def _longest_replacement(charsmap: bytes) -> int:
-    """Of sentencepiece's map of characters: a trie, then the texts, each with a null byte behind it."""
+    """Returns the length of the longest text in sentencepiece's map of characters.
+
+    The map is a trie, followed by the texts, each with a null byte behind it.
+    """
     trie_bytes = int.from_bytes(charsmap[:_LENGTH_BYTES], "little")
     texts = charsmap[_LENGTH_BYTES + trie_bytes :].split(b"\0")
     return max(1, *(len(text.decode(errors="replace")) for text in texts))

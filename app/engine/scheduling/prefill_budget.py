@@ -1,19 +1,19 @@
 """Limits how much prefill shares a step with decodes, so that a long prompt does not stall other replies."""
 
 _MAX_SLOWDOWN = 2.5  # duration of a step with prefill, in plain decode steps
-_MIN_ROWS = 16  # fewer would delay the prompt by more than the other replies gain
-_NEWEST_WEIGHT = 0.2  # of the newest step in the averages
+_MIN_ROWS = 16  # fewer rows would delay the prompt by more than the other replies gain
+_NEWEST_WEIGHT = 0.2  # weight of the newest step in the averages
 
 
 class PrefillBudget:
-    """Learns from the durations of steps what a decode and a further row cost, as moving averages."""
+    """Estimates the cost of a decode and of a further row as moving averages over the durations of steps."""
 
     def __init__(self) -> None:
         self._decode_s: float | None = None
         self._row_s: float | None = None
 
     def learn(self, seconds: float, prefill_rows: int) -> None:
-        """A step took `seconds` and computed `prefill_rows` in addition to its decodes."""
+        """Learn from a step that took `seconds` and computed `prefill_rows` in addition to its decodes."""
         if prefill_rows == 0:
             self._decode_s = _average(self._decode_s, seconds)
         elif prefill_rows >= _MIN_ROWS:

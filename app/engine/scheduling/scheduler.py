@@ -1,4 +1,4 @@
-"""Decides which sequences each step computes: queue, token budget, preemption. Needs no torch."""
+"""Decides which sequences each step computes: queue, token budget, preemption. It does not import torch."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def _prefills(self) -> Iterator[TokenSequence]:
-        """Yields running sequences in prefill, then waiting ones, each admitted just before it is yielded."""
+        """Yields running sequences in prefill, then waiting ones, each just after it was admitted."""
         yield from [sequence for sequence in self.running if sequence.pending > 1]
         while self.waiting and len(self.running) < self._max_running:
             if self._prefix_is_coming(self.waiting[0]):
@@ -89,7 +89,7 @@ class Scheduler:
             yield self.running[-1]
 
     def _prefix_is_coming(self, incoming: TokenSequence) -> bool:
-        """Whether a running sequence is about to compute a prefix that `incoming` can copy after it."""
+        """Returns whether a running sequence is about to compute a prefix that `incoming` can then copy."""
         for other in self.running:
             reach = other.computed + _MIN_SHARED_PREFIX
             is_prefilling = other.pending > 1 and other.scope == incoming.scope
@@ -98,7 +98,7 @@ class Scheduler:
         return False
 
     def _make_room(self) -> None:
-        """Until every running sequence has room for its ids, clear draft ids, then preempt the youngest."""
+        """Clear draft ids, then preempt the youngest sequences, until all others have room for their ids."""
         for sequence in list(self.running):
             self.placing = sequence
             if sequence.draft_ids and not self._cache.extend(sequence):
@@ -108,7 +108,7 @@ class Scheduler:
                 self._preempt(self.running[-1])
 
     def _preempt(self, sequence: TokenSequence) -> None:
-        """Back to the head of the queue. Its keys and values are dropped and computed again later."""
+        """Put the sequence back at the head of the queue. Its keys and values will be computed again."""
         self.running.remove(sequence)
         self._cache.discard(sequence)
         self.waiting.appendleft(sequence)

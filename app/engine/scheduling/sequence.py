@@ -1,4 +1,4 @@
-"""The token ids of one request, and how many of them the KV cache holds. Needs neither torch nor a model."""
+"""The token ids of one request, and how many of them the KV cache holds. It does not import torch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,17 +34,17 @@ class TokenSequence:
 
     @property
     def computed(self) -> int:
-        """Number of leading ids whose keys and values are in the slot."""
+        """The number of leading ids whose keys and values are in the slot."""
         return self._computed
 
     @property
     def pending(self) -> int:
-        """Number of ids that the next forward passes must compute; 1 while decoding."""
+        """The number of ids that forward passes still have to compute; 1 while decoding."""
         return len(self._ids) - self._computed
 
     @property
     def cached(self) -> int:
-        """Number of ids that were in the KV cache when the sequence first got a slot; 0 before that."""
+        """The number of ids that were in the KV cache when the sequence first got a slot; 0 before that."""
         return self._cached or 0
 
     @property
@@ -61,7 +61,7 @@ class TokenSequence:
         return self._draft_ids
 
     def attach(self, slot: "Slot", computed: int) -> None:
-        """Use this slot, which already holds the keys and values of the leading `computed` ids."""
+        """Use this slot, which holds the keys and values of the first `computed` ids."""
         assert self._slot is None, "attached twice"
         self._slot = slot
         self._computed = computed
@@ -69,18 +69,18 @@ class TokenSequence:
             self._cached = computed
 
     def detach(self) -> "Slot":
-        """Returns the slot, which the sequence no longer uses. `computed` says how much is in it."""
+        """Stop using the slot, and return it. `computed` still says how much is in it."""
         slot, self._slot = self.slot, None
         self._draft_ids = ()
         return slot
 
     def rewind(self) -> None:
-        """Nothing is computed any more: the keys and values are lost."""
+        """Start again from the first id, because the keys and values are lost."""
         self._computed = 0
         self._draft_ids = ()
 
     def advance(self, count: int) -> None:
-        """A forward pass has computed the next `count` pending ids."""
+        """Record that a forward pass has computed the next `count` pending ids."""
         assert count <= self.pending
         self._computed += count
 
@@ -92,8 +92,8 @@ class TokenSequence:
         self._draft_ids = ()
 
     def accept(self, ids: Sequence[int], verified: int = 0) -> None:
-        """Append ids that follow. The last pass verified the first `verified` as draft ids, so it has
-        computed their keys and values."""
+        """Append ids. The first `verified` were draft ids of the last pass, which computed their keys and
+        values."""
         self._ids += ids
         self._computed += min(verified, len(ids))
         self._draft_ids = ()
@@ -113,5 +113,5 @@ class Chunk:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing stays pending after it, so that its last row gives the next token."""
+        """Whether no id stays pending after this chunk, so that its last row yields the next token."""
         return self.count == self.sequence.pending

@@ -1,13 +1,13 @@
-"""Estimates how often draft tokens are right, and from that how many are worth verifying."""
+"""Estimates how often draft tokens are right, and how many of them are worth verifying."""
 
 _PRIOR_WEIGHT = 4.0  # weight of the prior acceptance rate, in tokens
-_DECAY = 0.9  # weight of everything learned before, per verified token
-_SETTLED = 16  # verified tokens after which an acceptance rate that pays is no longer luck
+_DECAY = 0.9  # by which each verified token reduces the weight of the earlier ones
+_SETTLED = 16  # verified tokens after which a good acceptance rate is no longer luck
 _FIRST_PAUSE = 64  # tokens without speculation; doubled each time speculation fails to pay again
 
 
 class AcceptanceRate:
-    """How often one source of draft tokens was right for one request. Pauses it while it does not pay."""
+    """How often one source of draft tokens was right for one request. A source that does not pay pauses."""
 
     def __init__(self, prior: float) -> None:
         self._prior = prior
@@ -29,7 +29,10 @@ class AcceptanceRate:
         return length
 
     def learn(self, proposed: int, accepted: int) -> None:
-        """The first `accepted` of `proposed` draft tokens were right. Those after a wrong one say nothing."""
+        """Learn that the first `accepted` of `proposed` draft tokens were right.
+
+        The tokens after the first wrong one do not count.
+        """
         verified = min(accepted + 1, proposed)
         self._accepted = self._accepted * _DECAY**verified + accepted
         self._verified = self._verified * _DECAY**verified + verified
@@ -40,7 +43,7 @@ class AcceptanceRate:
 
 
 def best_draft_length(acceptance_rate: float, cost: float, limit: int) -> int:
-    """Returns the number of draft tokens that yields most tokens per time; 0 if a plain step does.
+    """Returns the number of draft tokens that yields most tokens per second; 0 if a plain step does.
 
     A step with k draft tokens takes 1 + k · cost plain steps and is expected to yield 1 + rate + … + rate^k
     tokens (https://arxiv.org/abs/2211.17192, equation 1).

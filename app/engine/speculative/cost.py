@@ -1,4 +1,4 @@
-"""Measures what draft tokens cost, so that speculation happens only when it gains more than that."""
+"""Measures the cost of draft tokens, so that speculation happens only when it gains more than it costs."""
 
 import time
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _HISTORY = 16  # ids before the timed pass
 _DRAFT_IDS = 7  # rows in addition to the one that every decode computes
-CALIBRATION_TOKENS = _HISTORY + _DRAFT_IDS  # that the context window must have room for
-_REPETITIONS = 3  # the fastest counts, because it was disturbed least by other programs
+CALIBRATION_TOKENS = _HISTORY + _DRAFT_IDS  # the context window must have room for them
+_REPETITIONS = 3  # the fastest counts, because other programs disturbed it least
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class SpeculationCost:
         return cls(max(verify_s / decode_s - 1, 0.0) / _DRAFT_IDS, draft_s / decode_s)
 
     def verifying(self, decoding: int) -> float:
-        """Cost of verifying one draft token per sequence, relative to a step of `decoding` sequences."""
+        """Returns the cost of verifying one draft token per sequence, in steps of `decoding` sequences."""
         return decoding * self.row / (1 + self.row * (decoding - 1))
 
     def drafting(self, decoding: int) -> float:
-        """Cost of verifying one draft token that the draft model makes, for all sequences in one pass."""
+        """Returns the cost of making that token with the draft model, in one pass, and verifying it."""
         return self.verifying(decoding) + self.draft / (1 + self.row * (decoding - 1))
 
 

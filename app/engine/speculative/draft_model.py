@@ -1,7 +1,7 @@
-"""Makes draft tokens with a smaller model of the same vocabulary.
+"""Makes draft tokens with a smaller model of the same vocabulary: https://arxiv.org/abs/2211.17192.
 
-Speculative decoding, https://arxiv.org/abs/2211.17192. The draft model's keys and values are stored in the
-slots of the served model, as further layers, so that they are kept, shared and evicted together.
+The draft model's keys and values are further layers of the served model's slots, so that both are kept,
+shared and evicted together.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class DraftModel:
         self._vocabulary = vocabulary
 
     def propose(self, wanted: Sequence[tuple[TokenSequence, int]]) -> None:
-        """Propose up to so many draft ids for each decoding sequence, as far as its slot has room.
+        """Propose up to the wanted number of draft ids for each decoding sequence, if its slot has room.
 
-        A sequence that the draft model has not read completely gets none; some more of it is read. One with
-        an id that the draft model does not know gets none.
+        A sequence gets none if it has an id that the draft model does not know, or if the draft model has not
+        read all of it yet; then it reads some more.
         """
         drafts = [
             _DraftSequence(sequence, count)
@@ -58,7 +58,7 @@ class DraftModel:
 
 
 class _DraftSequence:
-    """The draft ids that one sequence is getting. They grow at the end of a copy of its ids."""
+    """The draft ids of one sequence while they are made, at the end of a copy of its ids."""
 
     def __init__(self, sequence: TokenSequence, count: int) -> None:
         self._sequence = sequence
@@ -71,7 +71,7 @@ class _DraftSequence:
         return len(self.copy.ids) >= self._end
 
     def close(self) -> None:
-        """Hand the draft ids over, and note how much of the sequence the draft model has read."""
+        """Propose the draft ids, and record how much of the sequence the draft model has read."""
         length = len(self._sequence.ids)
         self._sequence.propose(self.copy.ids[length : self._end])
         self._sequence.slot.draft_computed = min(self.copy.computed, length)

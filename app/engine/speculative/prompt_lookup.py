@@ -1,6 +1,6 @@
-"""Finds draft tokens in the sequence itself: what followed the last few tokens where they occurred before.
+"""Finds draft tokens in the sequence itself: those that followed an earlier occurrence of its last tokens.
 
-Prompt look-up decoding, https://github.com/apoorvumang/prompt-lookup-decoding.
+This is prompt look-up decoding: https://github.com/apoorvumang/prompt-lookup-decoding.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ class PromptLookup:
     def __init__(self) -> None:
         self._last_end: dict[tuple[int, ...], int] = {}  # where the last occurrence of an n-gram ended
         self._indexed = 0
-        self._match: int | None = None  # where the last n-gram of the sequence had ended before
+        self._match: int | None = None  # where the previous occurrence of the last n-gram ended
 
     @property
     def has_match(self) -> bool:
-        """Whether the last n-gram that was indexed had occurred before."""
+        """Whether the last indexed n-gram has occurred before."""
         return self._match is not None
 
     def index(self, ids: Sequence[int]) -> None:
-        """Add the n-grams that are new since the last call. `ids` only grows from call to call."""
+        """Add the n-grams that are new since the last call. `ids` may only grow between calls."""
         for end in range(max(self._indexed + 1, _NGRAM), len(ids) + 1):
             ngram = tuple(ids[end - _NGRAM : end])
             self._match = self._last_end.get(ngram)
@@ -30,7 +30,7 @@ class PromptLookup:
         self._indexed = len(ids)
 
     def continuation(self, ids: Sequence[int], count: int) -> tuple[int, ...]:
-        """Returns `count` ids that may follow the indexed `ids`; none without a match.
+        """Returns `count` ids that may follow the indexed `ids`; none if there is no match.
 
         If the earlier occurrence is too close to the end, its continuation repeats periodically.
         """

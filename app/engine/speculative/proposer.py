@@ -1,4 +1,4 @@
-"""Proposes draft tokens for decoding requests, from prompt look-up or else a draft model, where that pays."""
+"""Proposes draft tokens for decoding requests, by prompt look-up or else a draft model, if that pays."""
 
 import logging
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ class Proposer:
         self._requests: dict[str, _RequestSpeculation] = {}
 
     def calibrate(self, runner: ModelRunner, allocator: KVAllocator) -> None:
-        """Measure what draft tokens of this model cost."""
+        """Measure the cost of this model's draft tokens."""
         draft_runner = None if self.draft_model is None else self.draft_model.runner
         self.cost = SpeculationCost.calibrate(runner, draft_runner, allocator)
         _log.info("a draft token costs %.3f steps to verify, %.3f to make", self.cost.row, self.cost.draft)
 
     def recover(self) -> None:
-        """Give device memory back."""
+        """Give back the draft model's device memory."""
         if self.draft_model is not None:
             self.draft_model.runner.recover()
 
@@ -50,15 +50,15 @@ class Proposer:
             self._draft(self.draft_model, decoding, limit)
 
     def record(self, request: Request, accepted: int) -> None:
-        """The first `accepted` of the request's draft ids were right. Call it before they are accepted."""
+        """Record that the first `accepted` draft ids of the request were right, before they are accepted."""
         self._of(request).learn(len(request.sequence.draft_ids), accepted)
 
     def forget(self, request: Request) -> None:
-        """The request has ended."""
+        """Drop the state of a request that has ended."""
         self._requests.pop(request.request_id, None)
 
     def _draft(self, draft_model: DraftModel, decoding: Sequence[Request], limit: int) -> None:
-        """For requests without a match in their own text. A draft model that fails is not used again."""
+        """Use the draft model for requests without a match in their own text; if it fails, never again."""
         cost = self.cost.drafting(len(decoding))
         unmatched = [request for request in decoding if not request.sequence.draft_ids]
         wanted = [
@@ -90,7 +90,8 @@ class _RequestSpeculation:
         self._last_rate = self._lookup_rate  # of the source of the last draft ids
 
     def look_up(self, limit: int, cost: float) -> None:
-        """Propose up to `limit` ids that followed the last ones before; none if that does not pay."""
+        """Propose up to `limit` ids that followed the last ids earlier; none if that does not pay."""
+
         ids = self._sequence.ids
         self._lookup.index(ids)
         count = 0

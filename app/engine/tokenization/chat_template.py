@@ -1,4 +1,4 @@
-"""Renders a chat with its model's template, in the sandbox."""
+"""Renders a chat with the model's template, in the sandbox."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from app.core.errors import InvalidRequest, ModelRefused
 from app.engine.tokenization.parts import THINK_CLOSE, THINK_OPEN, Thinking
 from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
 
-END = "\ufdd2"  # a noncharacter, behind a message that is to be continued
+END = "\ufdd2"  # a noncharacter after a message that will be continued
 
 _SWITCH = "enable_thinking"  # the variable by which many templates turn reasoning off
-_LONGEST_REASON = 200  # characters of a template's own words when it refuses
+_LONGEST_REASON = 200  # characters of a template's own error message
 _EXCEEDS = "the model's chat template exceeds its limits of time, memory or length"
 
 TemplateMessage = dict[str, str]  # role and content
@@ -22,7 +22,7 @@ class _ExceedsLimits(InvalidRequest):
 
 
 class ChatTemplate:
-    """The tokenizer's own template, else `fallback`, else none: then every rendering is refused."""
+    """The tokenizer's own template, or else `fallback`. Without either, `render` raises InvalidRequest."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, fallback: str | None, sandbox: TemplateSandbox
@@ -38,7 +38,7 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[TemplateMessage], *, opens_reply: bool = True, think: bool = False
     ) -> str:
-        """The text of the chat. Raises InvalidRequest if the template refuses it or exceeds its limits."""
+        """Returns the chat's text. Raises InvalidRequest if the template refuses it or exceeds its limits."""
         if self.source is None:
             kind = "default chat template" if self._only_has_others else "chat template"
             raise InvalidRequest(f"this model has no {kind}", hint="Use raw generation instead.")
@@ -59,9 +59,9 @@ class ChatTemplate:
             raise InvalidRequest(f"{message}: {reason}" if reason else message) from error
 
     def render_unfinished(self, messages: Sequence[TemplateMessage]) -> str:
-        """The text up to the end of the last message, which ends as it was given: templates may trim it.
+        """Returns the text up to the end of the last message, whose end is restored if the template trims it.
 
-        Raises InvalidRequest as `render` does, and if the template alters the message otherwise.
+        Raises InvalidRequest as `render` does, and if the template alters the message in another way.
         """
         *before, last = messages
         begun = last["content"]
@@ -72,9 +72,9 @@ class ChatTemplate:
         return text if text.endswith(begun) else text.removesuffix(begun.lstrip()) + begun
 
     def thinking(self, text: str, wanted: bool | None) -> Thinking:
-        """Whether the reply to the rendered chat may begin with thinking, and whether the prompt opened it.
+        """Returns whether the reply may begin with thinking, and whether the prompt has already opened it.
 
-        Raises InvalidRequest if thinking is wanted of a model that cannot, or unwanted of one that must.
+        Raises InvalidRequest if a model that cannot think should, or one that always thinks should not.
         """
         source = self.source or ""
         is_begun = text.rstrip().endswith(THINK_OPEN)
@@ -85,12 +85,12 @@ class ChatTemplate:
         return "begun" if is_begun else "marked" if THINK_CLOSE in source else "none"
 
     def _shows_system(self) -> bool:
-        """Whether the template takes a system message and shows it."""
+        """Returns whether the template accepts a system message and shows it."""
         system = {"role": "system", "content": "system-probe"}
         try:
             return "system-probe" in self.render((system, {"role": "user", "content": "user-probe"}))
         except _ExceedsLimits as error:
-            hint = "Templates are code of the model's author: choose a model of another author."
+            hint = "Templates are code by the model's author. Choose a model of another author."
             raise ModelRefused(_EXCEEDS, hint=hint) from error
         except InvalidRequest:
             return False

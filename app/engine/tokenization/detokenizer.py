@@ -1,4 +1,4 @@
-"""Turns token ids into text that is safe to show: no broken characters, no part of a stop string.
+"""Turns token ids into text that is safe to show, without broken characters or parts of a stop string.
 
 The work per token is bounded, because only a short window of ids is decoded again.
 """
@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from app.engine.tokenization.stop_strings import StopStrings
 
 _REPLACEMENT = "\ufffd"
-# Ids; more than a character has bytes, so that a character broken at the window's edge stays in its context.
+# Ids. A character has fewer bytes, so that one broken at the window's edge stays within the context.
 _CONTEXT = 8
-_LONGEST_BEGUN = 3  # bytes of an incomplete character
-_WINDOW = 24  # most ids that are decoded at once, except for longer runs of byte tokens
+_LONGEST_BEGUN = 3  # bytes of the longest incomplete character
+_WINDOW = 24  # most ids that are decoded at once, except in longer runs of byte tokens
 
 Decode = Callable[[list[int]], str]
 
@@ -34,9 +34,9 @@ class Detokenizer:
         self._shown = 0  # characters of the window's text that have been returned
 
     def follow(self, ids: Sequence[int]) -> None:
-        """Lets the text continue that of these ids, which is not returned. Call it before the first push.
+        """Makes the text continue that of these ids, which is not returned. Call it before the first push.
 
-        Without it some tokenizers decode the first word without its leading space.
+        Otherwise some tokenizers decode the first word without its leading space.
         """
         begin = max(len(ids) - _CONTEXT, 0)
         while begin > 0 and ids[begin] in self._byte_ids:
@@ -45,7 +45,7 @@ class Detokenizer:
         self._shown = len(self._decode(self._window))
 
     def push(self, token_id: int) -> str:
-        """The text that has become final with this id."""
+        """Returns the text that has become final with this id."""
         if token_id in self._silent_ids:
             return ""
         self._window.append(token_id)
@@ -60,14 +60,14 @@ class Detokenizer:
         return piece
 
     def flush(self) -> str:
-        """The rest of the text, if no id follows."""
+        """Returns the rest of the text. Call it after the last id."""
         text = self._decode(self._window)
         piece = text[self._shown :]
         self._shown = len(text)
         return piece
 
     def cut(self) -> str:
-        """The rest of the text, if it is cut off here, without an incomplete last character."""
+        """Returns the rest of a text that is cut off here, without an incomplete last character."""
         piece = self._whole_characters()[self._shown :]
         self._shown += len(piece)
         return piece
@@ -78,7 +78,7 @@ class Detokenizer:
             return text
         if self._window[-1] not in self._byte_ids:
             return text[:-1]
-        # One incomplete character makes a whole run of byte tokens undecodable, so try without its bytes.
+        # One incomplete character makes a whole run of byte tokens undecodable, so try it without its bytes.
         shorter = (self._decode(self._window[:-count]) for count in range(1, _LONGEST_BEGUN + 1))
         return next((text for text in shorter if not text.endswith(_REPLACEMENT)), text)
 
@@ -104,7 +104,7 @@ class ReplyText:
         return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
 
     def cut(self) -> str:
-        """Like flush, without an incomplete last character: for a reply that is cut off."""
+        """Returns the rest of a reply that is cut off here, without an incomplete last character."""
         return self._stops.push(self._detokenizer.cut()) + self._stops.flush()
 
     @property

@@ -1,4 +1,4 @@
-"""Splits the messages of a chat into turns, of which a prompt may omit the oldest."""
+"""Splits the messages of a chat into turns. A prompt may omit the oldest turns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from app.engine.ipc.messages import ChatMessage, Submit
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A chat: `head` and `last`, which a prompt must hold, and the turns between them, oldest first."""
+    """A chat. `head` and `last` must stay in the prompt; the `turns` between them, oldest first, may go."""
 
     head: tuple[ChatMessage, ...]
     turns: tuple[tuple[ChatMessage, ...], ...]
@@ -17,7 +17,7 @@ class History:
 
     @classmethod
     def of(cls, request: Submit) -> "History":
-        """Raises InvalidRequest if there is no message, or none of the assistant to continue."""
+        """Raises InvalidRequest if the request has no message, or no assistant's message to continue."""
         messages = request.messages or ()
         if not messages:
             raise InvalidRequest("a chat needs at least one message")
@@ -28,17 +28,17 @@ class History:
         return cls(messages[:begin], turns[:-1], turns[-1] if turns else ())
 
     def without(self, omitted_turns: int) -> tuple[ChatMessage, ...]:
-        """The messages without those of the oldest turns."""
+        """Returns the messages without those of the oldest turns."""
         kept = self.turns[omitted_turns:]
         return (*self.head, *(message for turn in kept for message in turn), *self.last)
 
     def messages_in(self, omitted_turns: int) -> int:
-        """How many messages the oldest turns have."""
+        """Returns how many messages the oldest turns have."""
         return sum(len(turn) for turn in self.turns[:omitted_turns])
 
 
 def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ...]:
-    """A turn begins at each user message."""
+    """Returns the turns, each of which begins with a user message."""
     turns: list[list[ChatMessage]] = []
     for message in messages:
         if message.role == "user" or not turns:
@@ -48,7 +48,7 @@ def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ..
 
 
 def folded(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """The messages with each system message put in front of the message after it."""
+    """Returns the messages with each system message prepended to the message after it."""
     folded: list[ChatMessage] = []
     for message in messages:
         if folded and folded[-1].role == "system":

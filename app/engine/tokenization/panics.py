@@ -1,7 +1,7 @@
 """Turns panics inside the tokenizers library into ordinary errors.
 
-A panic of Rust code, such as a regular expression that backtracks too long, reaches Python as an exception
-that is no `Exception`, so that it would end the whole process.
+A panic in Rust code, such as a regular expression that backtracks too long, reaches Python as an exception
+that is not an `Exception`, so it would end the whole process.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ def panics_as_errors() -> Iterator[None]:
             raise
         raise InvalidRequest(
             "the model's tokenizer cannot handle this text", hint="Change the text, or use another model."
-        ) from None  # the panic's own text may quote the prompt
+        ) from None  # the panic's own message may quote the prompt
 
 
 def _is_panic(error: BaseException) -> bool:
-    """pyo3 offers the class to no importer, and each extension has one of its own."""
+    """Recognises the class by name, because it cannot be imported and each extension has its own."""
     return type(error).__module__ == "pyo3_runtime" and type(error).__name__ == "PanicException"

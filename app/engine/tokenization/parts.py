@@ -1,4 +1,4 @@
-"""Splits a reply's text, which comes in pieces, into typed parts: thinking and text."""
+"""Splits a reply's text, which arrives in pieces, into typed parts: thinking and text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 from app.engine.ipc.messages import DeltaKind
 
-Thinking = Literal["none", "marked", "begun"]  # in a reply: never, between marks, from the first token
+Thinking = Literal["none", "marked", "begun"]  # in a reply: never, between marks, or from the first token
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"  # what reasoning models write around their reasoning
 
@@ -18,21 +18,21 @@ class Part:
 
 
 class PartSplitter:
-    """Splits one reply. Only thinking at the beginning counts; the marks around it belong to no part."""
+    """Splits one reply. Only thinking at the beginning counts. The marks around it are left out."""
 
     def __init__(self, thinking: Thinking = "none") -> None:
-        """With `begun` the prompt ends with the opening mark, so the reply begins with thinking."""
+        """`begun` means that the prompt ends with the opening mark, so the reply begins with thinking."""
         self._state = {"none": "text", "marked": "undecided", "begun": "thinking"}[thinking]
         self._held = ""
         self._is_beginning = thinking == "begun"  # line breaks here belong to the mark before
 
     def push(self, text: str) -> list[Part]:
-        """The parts that are final with this piece, none of them empty."""
+        """Returns the parts that have become final with this piece. None of them is empty."""
         self._held += text
         return [part for part in self._advance() if part.text]
 
     def flush(self) -> list[Part]:
-        """The text that was held back, now that none follows."""
+        """Returns the text that was held back. Call it after the last piece."""
         held, self._held = self._held, ""
         return [Part("thinking" if self._state == "thinking" else "text", held)] if held else []
 
@@ -53,7 +53,7 @@ class PartSplitter:
             self._state = "text"
 
     def _take_thinking(self) -> str:
-        """Takes the final thinking from the held text; an ending that may begin the closing mark stays."""
+        """Takes the final thinking from the held text. An ending that may begin the closing mark is kept."""
         thinking, mark, rest = self._held.partition(THINK_CLOSE)
         if mark:
             thinking = self._without_leading_breaks(thinking).rstrip("\n")
@@ -71,7 +71,7 @@ class PartSplitter:
 
 
 def _begun_mark(text: str) -> int:
-    """Length of the longest ending of `text` that begins the closing mark."""
+    """Returns the length of the longest ending of `text` with which the closing mark begins."""
     return next(
         (n for n in range(min(len(THINK_CLOSE) - 1, len(text)), 0, -1) if THINK_CLOSE.startswith(text[-n:])),
         0,

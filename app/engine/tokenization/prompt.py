@@ -16,9 +16,10 @@ from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 
 class PromptBuilder:
-    """For one tokenizer and one window of `context_length` tokens. `chat_template` is used if it brings none.
+    """Builds prompts with one tokenizer, for a window of `context_length` tokens.
 
-    Raises ModelRefused if the template exceeds the sandbox's limits.
+    `chat_template` is used if the tokenizer has none. Raises ModelRefused if the template exceeds the limits
+    of the sandbox.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class PromptBuilder:
         self._encoder = ChatEncoder(tokenizer, self._template.source)
 
     def build(self, request: Submit) -> Prompt:
-        """Raises InvalidRequest if the request makes no prompt, ContextOverflow if it cannot fit."""
+        """Returns the prompt. Raises InvalidRequest, or ContextOverflow if the request cannot fit."""
         if (request.messages is None) == (request.prompt is None):
             raise InvalidRequest("a request has either messages or a prompt")
         if request.prompt is not None:
@@ -84,7 +85,7 @@ class PromptBuilder:
         raise self._overflow(len(prompt.ids), request.messages or (), known)
 
     def _overflow(self, tokens: int, messages: Sequence[ChatMessage], known: KnownIds) -> ContextOverflow:
-        """Names the system prompt or the message, whichever takes most of the `tokens` that do not fit."""
+        """Returns an error that names the system prompt or the message, whichever is longer."""
         window = f"This model's maximum context length is {self._window.tokens} tokens, but "
         texts = [message.content for message in messages if message.role == "system"]
         system = sum(len(self._encoder.encode_piece(text, known)) for text in texts)
@@ -94,11 +95,13 @@ class PromptBuilder:
         return ContextOverflow(f"{window}the message alone takes {tokens}.", hint="Shorten the message.")
 
     def _too_long(self, characters: int, messages: Sequence[ChatMessage]) -> ContextOverflow:
-        """The error for a text that surely has too many tokens, so that they are not counted."""
+        """Returns the error for a text that is certainly too long, so that its tokens are not counted."""
         window = f"This model's maximum context length is {self._window.tokens} tokens, but "
         system = sum(len(message.content) for message in messages if message.role == "system")
         if 2 * system > characters:
-            return ContextOverflow(f"{window}system_prompt has {system} characters.", hint="Shorten it.")
+            return ContextOverflow(
+                f"{window}system_prompt has {system} characters.", hint="Shorten system_prompt."
+            )
         return ContextOverflow(
-            f"{window}the message alone makes {characters} characters.", hint="Shorten the message."
+            f"{window}the message alone has {characters} characters.", hint="Shorten the message."
         )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 class StopStrings:
     """Passes text through up to the first stop string, and holds back an ending that may begin one.
 
-    The first is the one that is complete first and, of several, the longest, however the text was split.
+    The first stop string is the one that is complete first or, of several, the longest. It does not depend on
+    how the text is split into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -15,7 +16,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """The text that can be shown now; nothing after a stop string was found."""
+        """Returns the text that can be shown now. After a stop string there is none."""
         if self.found:
             return ""
         text = self._held + text
@@ -26,7 +27,7 @@ class StopStrings:
         return text[:keep]
 
     def flush(self) -> str:
-        """The text that was held back, if none follows."""
+        """Returns the text that was held back. Call it after the last piece."""
         text, self._held = self._held, ""
         return text
 
@@ -35,7 +36,7 @@ class StopStrings:
         return min(ends)[1] if ends else None
 
     def _undecided(self, text: str) -> int:
-        """Length of the longest ending of `text` that begins a stop string."""
+        """Returns the length of the longest ending of `text` with which a stop string begins."""
         longest = max((len(stop) for stop in self._stops), default=0)
         for length in range(min(longest - 1, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):

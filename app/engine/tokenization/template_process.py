@@ -1,7 +1,7 @@
-"""Renders chat templates, which are code of a model's author, in a process that holds nothing else.
+"""Renders chat templates, which are code by the model's author, in a process that has nothing else in memory.
 
-Run as a script: one request a line on stdin, one answer a line on stdout, both JSON, until stdin ends. It
-imports nothing of this project and of its dependencies jinja2 alone, so that it starts at once.
+Run it as a script. It reads one JSON request per line from stdin and writes one JSON answer per line to
+stdout, until stdin ends. It imports nothing but jinja2, so that it starts at once.
 """
 
 import json
@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MEMORY_LIMIT_BYTES = 1 << 30  # beyond what the process has when it starts
+MEMORY_LIMIT_BYTES = 1 << 30  # in addition to the memory that the process has when it starts
 LENGTH_LIMIT = 50_000_000  # characters of a rendered chat
 TemplateAnswer = dict[
     str, str
@@ -60,7 +60,7 @@ def _rendered(template: str, variables: dict[str, Any]) -> TemplateAnswer:  # an
 
 @lru_cache(4)
 def _compiled(template: str) -> jinja2.Template:
-    """With the environment that transformers gives to templates."""
+    """Returns the template, compiled in the same environment as in transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
@@ -75,7 +75,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks the assistant's text for training; here its content is rendered as it is."""
+    """Renders the content of `{% generation %}`, which marks text for training, without a change."""
 
     tags = {"generation"}
 
@@ -85,7 +85,7 @@ class _GenerationTag(Extension):
 
 
 class _Dict:
-    """Makes dicts, without the attributes of the type, some of which lead to Python's internals."""
+    """Makes dicts, but lacks the attributes of the type `dict`, some of which lead to Python's internals."""
 
     def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:  # any values of a template
         return dict(*args, **values)
@@ -95,7 +95,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """Without names that begin with an underscore, which lead to Python's internals."""
+    """A namespace without names that begin with an underscore, which lead to Python's internals."""
 
     def __init__(*args: Any, **values: Any) -> None:  # without `self`, which a template may use as a name
         self, *rest = args
@@ -111,7 +111,7 @@ class _Namespace(Namespace):
 
 def _refuse_private(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError("a namespace takes no names that begin with an underscore")
+        raise jinja2.exceptions.SecurityError("names in a namespace must not begin with an underscore")
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -125,14 +125,14 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike jinja2's own, it does not escape for HTML."""
+    """Returns the value as JSON. Unlike jinja2's own filter, it does not escape for HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
 def _bound_memory() -> None:
-    """Limits the address space, on Linux. Elsewhere the time limit alone bounds the memory."""
+    """Limits the address space on Linux. On other systems, only the time limit bounds the memory."""
     try:
         import resource  # Unix only
 
@@ -147,12 +147,12 @@ def _bound_memory() -> None:
 
 @contextmanager
 def _killed_after(time_limit_s: float) -> Iterator[None]:
-    """Lets the system end this process if the block takes longer, even when its parent is gone.
+    """Makes the system kill this process if the block takes longer, even if the parent is gone.
 
-    Nothing handles the signal, so that it ends a loop inside C as well.
+    The signal has no handler, so that it also ends a loop inside C.
     """
     if not hasattr(signal, "setitimer"):
-        yield  # the parent's own limit is the only one
+        yield  # only the parent's own limit applies
         return
     signal.setitimer(signal.ITIMER_REAL, time_limit_s)
     try:

@@ -1,7 +1,7 @@
-"""Renders chat templates within limits of time, memory and length, in a process that is killed beyond them.
+"""Renders chat templates in a process that is killed when it exceeds its limits of time, memory or length.
 
-Only a process of its own can be bounded while the engine goes on: Python cannot end a loop inside C in
-another thread, and a limit of memory would hold for the engine's allocations as well.
+Only a separate process can be limited while the engine keeps running: Python cannot stop a loop inside C in
+another thread, and a memory limit would apply to the engine's allocations as well.
 """
 
 import json
@@ -15,22 +15,22 @@ from typing import Any
 from app.engine.tokenization import template_process
 
 TIME_LIMIT_S = 2.0  # for one rendering
-_START_LIMIT_S = 60.0  # for the process to start, on a machine that is busy loading a model
-_KILL_AFTER = 2  # times the limit: the process ends itself before, but on systems without timers
+_START_LIMIT_S = 60.0  # for the process to start while the machine is busy loading a model
+_KILL_AFTER = 2  # times the limit; by then the process has ended itself, if the system has timers
 
 
 class TemplateOutOfBounds(Exception):
-    """The template takes too long or too much memory, or makes too long a text."""
+    """The template took too long, used too much memory, or made too long a text."""
 
 
 class TemplateRefused(Exception):
-    """The template raised an error. The message is the template's own, or empty."""
+    """The template raised an error. The message is the template's own message, or empty."""
 
 
 class TemplateSandbox:
-    """Starts the process when it is first needed, and again after it was killed. For one thread at a time.
+    """Starts the process when it is first needed, and again after it was killed. It is not thread-safe.
 
-    The process ends with `close`, or with the last reference to this object.
+    The process ends with `close`, or when this object is garbage-collected.
     """
 
     def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
@@ -38,13 +38,13 @@ class TemplateSandbox:
         self._process: _Process | None = None
 
     def start(self) -> None:
-        """Starts the process without waiting for it, so that it is ready when a template comes."""
+        """Starts the process without waiting for it, so that it is ready for the first template."""
         if self._process is None or not self._process.is_alive:
             self.close()
             self._process = _Process()
 
     def render(self, template: str, variables: dict[str, Any]) -> str:  # any JSON
-        """The text that the template makes of the variables.
+        """Returns the rendered template.
 
         Raises:
             TemplateOutOfBounds, TemplateRefused.
@@ -70,10 +70,10 @@ class TemplateSandbox:
 
 
 class _Process:
-    """One run of template_process.py."""
+    """One running template_process.py."""
 
     def __init__(self) -> None:
-        # -P: the modules beside the script are not importable by its plain names.
+        # With -P, the script cannot import the modules beside it by their plain names.
         command = (sys.executable, "-P", str(Path(template_process.__file__)))
         self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._is_ready = False
@@ -86,7 +86,7 @@ class _Process:
     def ask(
         self, request: dict[str, Any], time_limit_s: float
     ) -> template_process.TemplateAnswer | None:  # any JSON
-        """The answer; None if the process was killed or crashed over it."""
+        """Returns the answer; None if the process was killed or crashed meanwhile."""
         if not self._is_ready and self._answer(b"", _START_LIMIT_S) is None:
             return None
         self._is_ready = True

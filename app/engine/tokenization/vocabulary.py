@@ -1,4 +1,4 @@
-"""Knows which of a model's tokens end a reply, have no text, or stand for bytes."""
+"""Classifies the tokens of a model: those that end a reply, have no text, or stand for bytes."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class Vocabulary:
             raise InvalidRequest("the text has a token that is not in the model's vocabulary")
 
     def reply_text(self, stops: Sequence[str], *, joins: Sequence[int] = ()) -> ReplyText:
-        """A new reply's text. `joins` are the ids of the text that it continues, if any."""
+        """Returns the text of a new reply. `joins` are the ids of the text that it continues, if any."""
         detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=self._silent_ids)
         detokenizer.follow(joins)
         return ReplyText(detokenizer, StopStrings(stops))

@@ -1,4 +1,4 @@
-"""Attention for decode steps: every row is one token of some sequence, and all rows attend in the same calls.
+"""Attention for decode steps: every row is one token of a sequence, and all rows attend in the same calls.
 
 Two passes of the same shape differ only in the values of tensors, so that a CUDA graph can be replayed.
 """
@@ -19,8 +19,8 @@ from app.engine.kv.pool import ZERO_POSITION, KVPool
 
 @dataclass(slots=True)
 class DecodeAttention(AttentionBatch):
-    """`slot_starts[i]`: where the slot of row i's sequence starts in the pool. `positions[i]`: token position
-    of row i, below `length`. Both are `[rows]`; several rows may belong to one sequence."""
+    """`slot_starts[i]` is where the slot of row i's sequence starts in the pool, and `positions[i]` the token
+    position of row i, below `length`. Both are `[rows]`; several rows may belong to one sequence."""
 
     pool: KVPool
     slot_starts: Tensor
@@ -31,7 +31,7 @@ class DecodeAttention(AttentionBatch):
 
     def __post_init__(self) -> None:
         self.write_indices = self.slot_starts + self.positions
-        # Instead of hidden positions, which may hold NaN, rows read one that is always zero.
+        # Hidden positions may hold NaN, so rows read a position that is always zero instead.
         indices = self.slot_starts.unsqueeze(1) + self._columns()
         self.read_indices = indices.masked_fill_(self._is_later(), ZERO_POSITION).flatten()
 
@@ -45,7 +45,7 @@ class DecodeAttention(AttentionBatch):
         return attend_one(layer, query.transpose(0, 2), keys, values, self._mask(layer.window, query))
 
     def _mask(self, window: int | None, query: Tensor) -> Tensor:
-        """`[rows, 1, 1, length]`, made once per pass for all layers with this window."""
+        """Returns `[rows, 1, 1, length]`. It is computed once per pass for all layers with this window."""
         key = (0, window)
         if key not in self.masks:
             hidden = self._is_later()
@@ -58,5 +58,5 @@ class DecodeAttention(AttentionBatch):
         return torch.arange(self.length, device=self.positions.device).unsqueeze(0)
 
     def _is_later(self) -> Tensor:
-        """`[rows, length]`: whether a position is after the row's own."""
+        """Returns `[rows, length]`: whether a position is after the row's own."""
         return self._columns() > self.positions.unsqueeze(1)

@@ -19,7 +19,7 @@ NAME = "packed"
 
 @dataclass(frozen=True, slots=True)
 class LayerAttention:
-    """The parameters of one layer's attention. `index` is its number in the slots."""
+    """The parameters of one layer's attention. `index` is the layer's number in the slots."""
 
     index: int
     scale: float
@@ -29,7 +29,7 @@ class LayerAttention:
 
 @dataclass(slots=True, kw_only=True)
 class AttentionBatch(ABC):
-    """The sequences of one forward pass, which reach `attend` as the model's argument `attention_batch`."""
+    """The sequences of one forward pass. It reaches `attend` as the model's argument `attention_batch`."""
 
     first_layer: int = 0  # number of the model's first layer in the slots
     rope: tuple[Tensor, Tensor] | None = None  # rotary cosines and sines, in the form that fused layers use
@@ -37,11 +37,11 @@ class AttentionBatch(ABC):
 
     @abstractmethod
     def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Write keys and values. Returns `[1, rows, heads, dim]`; for the arguments see `attend` below."""
+        """Write keys and values. Returns `[1, rows, heads, dim]`. `attend` below describes the arguments."""
 
 
 def register() -> None:
-    """Make `attn_implementation="packed"` known. It has no mask function, so models build no mask."""
+    """Register `attn_implementation="packed"`. It has no mask function, so models build no mask."""
     AttentionInterface.register(NAME, attend)
 
 
@@ -56,11 +56,11 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **others: Any,  # whatever else an architecture passes to its attention function
+    **others: Any,  # any other arguments that an architecture passes to its attention function
 ) -> tuple[Tensor, None]:
     """Returns `[1, rows, heads, dim]`. Query `[1, heads, rows, dim]`; key, value `[1, kv_heads, rows, dim]`.
 
-    Raises ModelRefused if the architecture asks for something that would be computed wrongly.
+    Raises ModelRefused if the architecture needs a kind of attention that would be computed wrongly.
     """
     _refuse_unknown(attention_mask, others)
     if key.shape != value.shape:
@@ -102,7 +102,7 @@ def attend_one(
 def scaled_dot_product(
     layer: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Scaled dot-product attention with an additive mask and, if the layer has one, Gemma 2's soft cap."""
+    """Computes scaled dot-product attention with an additive mask and, if the layer has it, a soft cap."""
     if layer.softcap is None:
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=layer.scale)
     scores = torch.matmul(query, keys.transpose(2, 3)).mul_(layer.scale / layer.softcap)

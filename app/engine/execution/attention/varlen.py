@@ -1,6 +1,6 @@
 """Variable-length attention: the tokens of all sequences lie end to end, and each attends to its own slot.
 
-Takes prefills and decodes of any length in any mixture, with one torch call per sequence and layer.
+Prefills and decodes of any length can be mixed. Each sequence takes one torch call per layer.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class VarlenAttention(AttentionBatch):
     sequences: list[PackedSequence]
 
     def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # A torch call costs as much as the attention of one row, so one call splits all sequences.
+        # A torch call costs as much as the attention of one row, so the rows are split in one call.
         counts = [sequence.rows for sequence in self.sequences]
         queries = query.split_with_sizes(counts, dim=2)
         pairs = torch.stack((key, value)).split_with_sizes(counts, dim=3)
@@ -65,7 +65,7 @@ class VarlenAttention(AttentionBatch):
     def _attend_many(
         self, layer: LayerAttention, sequence: PackedSequence, query: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        """Key heads are expanded over their group as a view, never copied."""
+        """Attends with many rows. Key heads are expanded over their groups as views, without a copy."""
         kv_heads, rows = keys.shape[1], query.shape[2]
         group = query.shape[1] // kv_heads
         grouped = query.reshape(kv_heads, group, rows, query.shape[3])
@@ -75,7 +75,7 @@ class VarlenAttention(AttentionBatch):
         return output.reshape(1, kv_heads * group, rows, values.shape[3]).transpose(1, 2)
 
     def _mask(self, sequence: PackedSequence, window: int | None, query: Tensor) -> Tensor:
-        """`[rows, keys]`: causal and within the window. Made once for all layers with this window."""
+        """Returns the causal mask within the window, `[rows, keys]`, computed once for all such layers."""
         key = (sequence.begin, window)
         if key not in self.masks:
             self.masks[key] = additive_mask(_hidden(sequence, window, query.device), query)
@@ -83,7 +83,7 @@ class VarlenAttention(AttentionBatch):
 
 
 def _first_visible(sequence: PackedSequence, window: int | None) -> int:
-    """The first position that any row of the sequence attends to."""
+    """Returns the first position that any row of the sequence attends to."""
     return 0 if window is None else max(0, sequence.start - window + 1)
 
 
