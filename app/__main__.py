@@ -1,4 +1,4 @@
-"""`python -m app`: the server, at the host and port in its settings."""
+"""Runs the server at the host and port in its settings: `python -m app`."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from app.core.logging import configure
 from app.engine.ipc.launcher import WorkerLauncher
 from app.lifecycle import AddressError, check_address, stop_at_end_of_stdin
 
-_GRACE_S = 10  # in which open replies may end after SIGTERM
+_GRACE_S = 10  # the time that open replies have to end after SIGTERM
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
-    # Imported here, at the same time as the fork server imports torch: the first reply comes sooner.
+    # Imported here, while the fork server imports torch, so that the first reply comes sooner.
     import uvicorn
 
     from app.api.http_protocol import DeadlineProtocol

@@ -1,4 +1,4 @@
-"""Starts and ends the server process: the check of its port, stop signals, and the death of its parent."""
+"""Starts and stops the server process: checks its port, handles stop signals, watches its parent process."""
 
 import asyncio
 import errno
@@ -16,7 +16,7 @@ from app.services import ModelService
 
 
 class AddressError(Exception):
-    """The server cannot listen at the address in its settings. The message says why."""
+    """The server cannot listen at the address in its settings. The message has the reason."""
 
 
 def check_address(host: str, port: int) -> None:
@@ -35,9 +35,9 @@ def check_address(host: str, port: int) -> None:
 
 
 def _listen_once(host: str, port: int) -> None:
-    """Listens at the host's first address of each family, and stops at once.
+    """Listens at the host's first address of each family for a moment.
 
-    Like asyncio's server, it is content with one family; raises OSError if none can be listened at.
+    One family is enough, as for asyncio's server. Raises OSError if none works.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = {family: address for family, _, _, _, address in reversed(found)}
@@ -54,7 +54,7 @@ def _listen_once(host: str, port: int) -> None:
 
 
 def stop_at_end_of_stdin() -> None:
-    """Starts a thread that stops the server when standard input closes, because its owner has ended."""
+    """Starts a thread that stops the server when standard input closes, which means that its owner ended."""
     threading.Thread(target=_read_stdin_to_its_end, daemon=True).start()
 
 
@@ -68,8 +68,8 @@ def _read_stdin_to_its_end() -> None:
 async def running(models: ModelService) -> AsyncIterator[None]:
     """Starts the models, and closes them at the first stop signal or at the end of the block.
 
-    The server leaves the block only after its last stream has ended. Closing at the signal lets each open
-    stream end with its own `error` event.
+    The server leaves the block only after its last stream has ended. Because the models close at the signal,
+    each open stream ends with an `error` event of its own.
     """
     stopping = asyncio.Event()
     closing = asyncio.create_task(_close_after(stopping, models))
@@ -89,9 +89,9 @@ async def _close_after(stopping: asyncio.Event, models: ModelService) -> None:
 
 @contextmanager
 def _set_at_signal(stopping: asyncio.Event) -> Iterator[None]:
-    """Sets the event at SIGTERM and SIGINT, then calls the handler that the server had installed."""
+    """Sets the event on SIGTERM and SIGINT, then calls the handler that the server had installed."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may install handlers; this server is part of a test
+        yield  # only the main thread may install handlers; in another thread, the server is part of a test
         return
     loop = asyncio.get_running_loop()
     installed = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -114,7 +114,7 @@ def _set_at_signal(stopping: asyncio.Event) -> Iterator[None]:
 
 @contextmanager
 def _stopped_with_parent() -> Iterator[None]:
-    """Stops the server when its parent dies: `uvicorn --reload` serves from a child process."""
+    """Stops the server when its parent dies, because `uvicorn --reload` serves from a child process."""
     parent = multiprocessing.parent_process()
     if parent is None:
         yield

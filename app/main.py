@@ -1,6 +1,6 @@
 """Builds the application from the settings.
 
-`uvicorn app.main:app` reads `app` through `__getattr__` below, so importing this module builds nothing.
+Importing this module builds nothing: `uvicorn app.main:app` gets `app` from `__getattr__` below.
 """
 
 import os
@@ -27,12 +27,12 @@ Build = Callable[[Settings], Services]
 
 
 def create_app(settings: Settings | None = None, build: Build = build_services) -> FastAPI:
-    """An application that builds its services when it starts and closes them when it stops.
+    """Returns an application that builds its services when it starts and closes them when it stops.
 
-    Settings that are not given are read from the environment and `.env`.
+    Without `settings`, they are read from the environment and `.env`.
 
     Raises:
-        SettingsError: a setting is wrong, or names a model that is not in the catalogue.
+        SettingsError: a setting is wrong, or no model has the name in the settings.
     """
     settings = load_settings() if settings is None else settings
     check_models(settings)
@@ -75,7 +75,8 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
-    """The outermost first. Refusals carry cross-origin headers, too, or a page could not read the reason."""
+    """Returns the middleware, the outermost first. CORS comes before the checks, so that a page can also read
+    a refusal."""
     origins = list(settings.cors_origins)
     cross_origin = Middleware(
         CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]

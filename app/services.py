@@ -1,6 +1,6 @@
-"""Everything below HTTP, built from the settings; and the interfaces that the HTTP handlers use.
+"""Builds the services below HTTP from the settings, and defines the Protocols that the HTTP handlers use.
 
-The tests' stand-ins implement the same Protocols.
+The stand-ins of the tests implement the same Protocols.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -44,7 +44,7 @@ from app.models.schemas import (
 
 
 class ChatService(Protocol):
-    """Conversations and their turns."""
+    """Manages conversations and runs their turns."""
 
     def chat(self, request: ChatRequest, deadline: Deadline, /) -> AsyncGenerator[TurnEvent, None]: ...
 
@@ -68,7 +68,7 @@ class ChatService(Protocol):
 
 
 class GenerationService(Protocol):
-    """Text that continues a prompt, without a conversation."""
+    """Continues raw prompts, without a conversation."""
 
     def generate(
         self, request: GenerateRequest, deadline: Deadline, /
@@ -76,7 +76,7 @@ class GenerationService(Protocol):
 
 
 class ModelService(Protocol):
-    """Loading, switching and unloading of models."""
+    """Loads, switches and unloads models."""
 
     async def start(self) -> None:
         """Starts loading the current model and returns without waiting for it."""
@@ -92,7 +92,7 @@ class ModelService(Protocol):
 
 
 class StatusService(Protocol):
-    """The state of the server and of its models, which asking does not change."""
+    """Reports the state of the server and its models, without changing it."""
 
     def list_models(self) -> ModelListResponse: ...
 
@@ -119,7 +119,7 @@ def build_services(
     catalogue: Mapping[str, ModelProfile] = CATALOGUE,
     launcher: WorkerLauncher | None = None,
 ) -> Services:
-    """The services that serve real models. Nothing is loaded before `models.start()`."""
+    """Returns services that serve real models. They load nothing before `models.start()`."""
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     hub, engines = Hub(settings.model_cache_dir, token=token), WorkerStarter(settings, launcher)
@@ -138,7 +138,7 @@ def build_services(
 
 
 def check_models(settings: Settings) -> None:
-    """Raises SettingsError if the models file is wrong or no model has the name in the settings."""
+    """Raises SettingsError if the models file is wrong, or if no model has the name in the settings."""
     catalogue = with_models_of(settings.models_file, CATALOGUE)
     if settings.model_name == NO_MODEL:
         return

@@ -1,7 +1,8 @@
-"""Reads each request's body within a size and a time, and accepts only one strict JSON object.
+"""Reads each request's body within limits of size and time, and accepts only one strict JSON object.
 
-Pure ASGI, before any route. The framework's own parser accepts NaN, lone surrogates and repeated keys, waits
-for ever, and parses large bodies on the event loop. `ParsedRoute` takes the object that was parsed here.
+This is plain ASGI and runs before any route. The framework's own parser accepts NaN, lone surrogates and
+repeated keys, waits for ever, and parses large bodies on the event loop. `ParsedRoute` uses the object that
+was parsed here.
 """
 
 import asyncio
@@ -23,15 +24,15 @@ from app.core.errors import BodyTooLarge, BodyTooSlow, DomainError, InvalidReque
 
 PARSED_BODY = "app.parsed_body"  # in the scope of a request with a body: the JSON object
 
-_LINGER_S = 2.0  # in which a refused client may go on sending
+_LINGER_S = 2.0  # how long a refused client may keep sending
 _LARGE_BYTES = 16_000  # parsing a larger body would block the event loop for milliseconds
 _MAX_KEY = 80  # characters of a key that an error message shows
 
 
 class FramingGuard:
-    """Refuses a request whose end two servers could find in two places (RFC 9112, section 6.1).
+    """Refuses a request if two servers could disagree about where it ends (RFC 9112, section 6.1).
 
-    Closes its connection, because the bytes that follow could be read as another request.
+    It closes the connection, because the bytes that follow could be read as another request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -101,7 +102,7 @@ class BodyGuard:
 
 
 def check_media_type(headers: Headers) -> None:
-    """Accepts only plain JSON, which a browser does not send to another site without asking first (CSRF).
+    """Accepts only plain JSON. A browser sends that to another site only after asking it (CSRF).
 
     Raises:
         UnsupportedMediaType: the message names the wrong header.
@@ -117,7 +118,7 @@ def check_media_type(headers: Headers) -> None:
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:  # Any: JSON
-    """The JSON object in UTF-8 that every parser reads in the same way.
+    """Returns the JSON object in the body. Accepts only UTF-8 that every JSON parser reads in the same way.
 
     Raises:
         InvalidRequest: the message names the cause and never quotes the body.
@@ -180,7 +181,7 @@ def _first_repeated(names: Iterable[str]) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns the whole body first, then the server's next messages: the disconnect."""
+    """Returns a `receive` that first returns the whole body, then the server's next messages (disconnect)."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
@@ -190,9 +191,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse_unread(error: DomainError, receive: Receive, send: Send) -> None:
-    """Sends the error at once and closes the connection, but goes on reading for a moment.
+    """Sends the error at once and closes the connection, but keeps reading for a moment.
 
-    Otherwise a client that is still sending would see a reset connection instead of the error.
+    Otherwise a client that is still sending would see a connection reset instead of the error.
     """
     response = error_response(error)
     response.headers["Connection"] = "close"
@@ -207,14 +208,14 @@ async def _refuse_unread(error: DomainError, receive: Receive, send: Send) -> No
 
 
 class ParsedRequest(Request):
-    """A request whose `json()` is the object that the guard has parsed."""
+    """A request whose `json()` returns the object that the guard has parsed."""
 
     async def json(self) -> Any:  # Any: JSON
         return self.scope[PARSED_BODY]
 
 
 class ParsedRoute(APIRoute):
-    """A route whose body is not parsed a second time."""
+    """A route that does not parse the body a second time."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:  # Any: as FastAPI's
         handle = super().get_route_handler()

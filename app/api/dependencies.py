@@ -1,4 +1,4 @@
-"""What handlers declare as parameters: the services, the request's deadline, shared query parameters."""
+"""The parameters that handlers declare: the services, the request's deadline, shared query parameters."""
 
 from typing import Annotated
 
@@ -31,7 +31,7 @@ class ModelQuery(QueryModel):
 
 
 async def reject_unknown_input(request: Request) -> None:
-    """A dependency of every route: refuses query parameters and bodies that the route does not read.
+    """Refuses query parameters and bodies that the route does not read. Every route depends on this.
 
     A route that reads them has a model for them, which refuses unknown names itself.
     """

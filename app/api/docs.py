@@ -1,7 +1,7 @@
-"""The page at /docs, and the parts of the OpenAPI schema that the handlers do not imply.
+"""Adds the page at /docs, and completes the OpenAPI schema with parts that the handlers do not imply.
 
-These are descriptions, errors, streams and the field for the key. The page's script comes from an installed
-package, so it works without a network.
+These parts are descriptions, errors, streams and the field for the key. The page's script comes from an
+installed package, so the page works without a network.
 """
 
 import warnings
@@ -38,7 +38,7 @@ only after it has ended.
 
 TAGS = [
     {"name": "Chat", "description": "Conversations, which the server stores."},
-    {"name": "Models", "description": "Which models exist, and which one answers."},
+    {"name": "Models", "description": "The models of the server: list, describe, switch, load, unload."},
     {"name": "Generation", "description": "Text that continues a prompt, without a conversation."},
     {
         "name": "Health",
@@ -132,7 +132,7 @@ REPLIES = TAKES_BODY | fails_with(404, 429, 503, 504)
 
 
 def key_fields(has_key: bool) -> list[Depends]:
-    """Shows the *Authorize* button on the page. middleware.py checks the key."""
+    """Returns dependencies that show the *Authorize* button on the page. middleware.py checks the key."""
     if not has_key:
         return []
     return [
@@ -148,8 +148,8 @@ def key_refusal(has_key: bool) -> ResponseDocs:
 def describe(app: FastAPI) -> None:
     """Builds the OpenAPI schema, which the application keeps, and the validators of all bodies.
 
-    This takes 0.1 s that no request should wait for. FastAPI writes every bound as a float, so bounds of
-    integers become integers again here; the float nearest to the largest seed lies above it.
+    This takes 0.1 s, for which no request should wait. FastAPI writes every bound as a float. This function
+    turns the bounds of integers back into integers, because the float nearest to the largest seed exceeds it.
     """
     with warnings.catch_warnings():
         # FastAPI gives each body an alias. Pydantic warns of it when it builds a model that was deferred.
@@ -163,7 +163,7 @@ def describe(app: FastAPI) -> None:
 
 
 def add_docs_page(app: FastAPI) -> None:
-    """Adds Swagger UI at /docs. All its files come from this server."""
+    """Adds Swagger UI at /docs, with all its files on this server."""
     app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs-assets")
     app.add_route("/docs", _page, include_in_schema=False)
 
@@ -181,6 +181,6 @@ async def _page(request: Request) -> Response:
             "persistAuthorization": True,
             "displayRequestDuration": True,
             "defaultModelsExpandDepth": 0,
-            "validatorUrl": None,  # it would send the schema to another site
+            "validatorUrl": None,  # a validator would send the schema to another site
         },
     )

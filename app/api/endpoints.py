@@ -1,6 +1,6 @@
-"""Adds every native route to the application: /api/v1, health, the index and the page at /docs.
+"""Adds all native routes to the application: /api/v1, health, the index and the page at /docs.
 
-Each handler parses its request, calls one method of a service, and returns. Errors are raised below it.
+Each handler parses its request, calls one method of a service, and returns. The services raise the errors.
 """
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -15,7 +15,7 @@ for part in (chat, conversations, models, generation):
 
 
 def add_routes(app: FastAPI, has_key: bool) -> None:
-    """`has_key` says whether requests need an API key, which /docs then asks for."""
+    """Adds the routes. If requests need an API key (`has_key`), /docs asks for it."""
     strict = Depends(reject_unknown_input)
     app.include_router(
         router, dependencies=[strict, *docs.key_fields(has_key)], responses=docs.key_refusal(has_key)

@@ -1,8 +1,8 @@
-"""Turns every error into an HTTP response: one table of status codes, and one shape of the body.
+"""Turns every error into an HTTP response, with one table of status codes and one shape of body.
 
     {"error": {"code", "message", "hint"?, "retry_after"?}}
 
-The errors themselves are in core/errors.py. A response never repeats the request's input.
+core/errors.py defines the errors. A response never repeats the request's input.
 """
 
 import logging
@@ -40,7 +40,7 @@ STATUS: Mapping[type[DomainError], int] = {
     DomainError: 500,
 }
 
-_MAX_PROBLEMS = 5  # that the message of a validation error lists
+_MAX_PROBLEMS = 5  # listed in the message of a validation error
 _MAX_FIELD = 80  # characters of a field's name that a message shows
 
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
@@ -54,7 +54,7 @@ _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
 
 
 def status_of(error: DomainError) -> int:
-    """The status of the nearest listed ancestor."""
+    """Returns the status of the nearest ancestor class in the table."""
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
@@ -75,7 +75,7 @@ def error_response(error: DomainError) -> Response:
 
 
 def to_domain_error(error: BaseException) -> DomainError:
-    """The error that the client sees. A bug is logged with its traceback and becomes an InternalError."""
+    """Returns the error for the client. A bug is logged with its traceback and becomes an InternalError."""
     if isinstance(error, DomainError):
         return error
     logger.error("unexpected %s", type(error).__name__, exc_info=error)
@@ -84,7 +84,7 @@ def to_domain_error(error: BaseException) -> DomainError:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Gives every error that a route or its parsing raises the same shape."""
+    """Gives all errors of routes, and of parsing requests, the same shape."""
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -105,7 +105,7 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """An error that the framework raises: an unknown route or a wrong method."""
+    """Handles the framework's own errors: an unknown route or a wrong method."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     message, hint = _HTTP_ERRORS.get(error.status_code, (f"{phrase}.", None))
@@ -116,7 +116,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """The methods that the routes of this path support. The framework names those of the first route only."""
+    """Returns the methods of all routes with this path. The framework names only those of the first route."""
     routes = request.app.routes
     found = [
         method
@@ -127,7 +127,7 @@ def _methods(request: Request) -> list[str]:
 
 
 def _problem(problem: Mapping[str, Any]) -> str:  # Any: pydantic's error details
-    """`field: cause`, without the input, which pydantic keeps beside them."""
+    """Returns `field: cause`, without the input that pydantic's error contains."""
     is_unknown = problem["type"] == "extra_forbidden"
     parts = [str(part) for part in problem["loc"][1:] if is_unknown or _is_location(part)]
     field = escape_control(".".join(parts)[:_MAX_FIELD])
@@ -140,7 +140,7 @@ def _problem(problem: Mapping[str, Any]) -> str:  # Any: pydantic's error detail
 
 
 def _is_location(part: str | int) -> bool:
-    """Whether the part is a field or an index, and not pydantic's name for one branch of a union."""
+    """Returns whether the part is a field or an index, not pydantic's name for one branch of a union."""
     return isinstance(part, int) or part.isidentifier()
 
 

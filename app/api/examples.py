@@ -1,6 +1,6 @@
 """Example request bodies for /docs, attached to the handlers' parameters. Each can be sent unchanged.
 
-A body with a `default_factory` may be left out, which means the same as an empty object.
+A body with a `default_factory` is optional. Without it, the request means the same as an empty object.
 """
 
 from fastapi import Body

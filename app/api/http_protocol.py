@@ -1,6 +1,6 @@
-"""The HTTP/1.1 protocol of the server: uvicorn's, with limits for clients that stop sending or reading.
+"""The server's HTTP/1.1 protocol: uvicorn's, with limits for clients that stop sending or reading.
 
-It works below ASGI, so plain `uvicorn` needs to be given this class with `--http`.
+It works below ASGI, so plain `uvicorn` needs the option `--http` with this class.
 """
 
 from asyncio import TimerHandle, Transport
@@ -16,11 +16,11 @@ from app.core.errors import InvalidRequest
 class DeadlineProtocol(H11Protocol):
     """Closes a connection if the head of a request does not arrive, or if the client reads nothing.
 
-    Between two requests uvicorn's own, shorter keep-alive holds. A request that is no HTTP gets a JSON error.
+    Between requests, uvicorn's shorter keep-alive limit applies. Bytes that are not HTTP get a JSON error.
     """
 
     head_deadline_s = 30.0  # for a head, from its first byte or from the start of the connection
-    stall_limit_s = 30.0  # without one byte read, while bytes wait to be sent
+    stall_limit_s = 30.0  # in which the client must read at least one of the bytes that wait
 
     _head_timer: TimerHandle | None = None
     _stall_timer: TimerHandle | None = None

@@ -1,7 +1,7 @@
 """Gives every request an id and a log line, and refuses requests without the key or from foreign sites.
 
-Pure ASGI. All checks look only at the headers and at the path below the server's own prefix (`root_path`);
-body.py checks the bodies.
+This is plain ASGI. All checks look only at the headers and at the path below the server's own prefix
+(`root_path`); body.py checks the bodies.
 """
 
 import hmac
@@ -23,8 +23,8 @@ from app.core.logging import escape_control, request_id
 
 logger = logging.getLogger("app.access")
 
-# Open without a key: the paths that probes ask, and those that show nothing of this particular server. The
-# page at /docs needs its script and the schema before a person can enter the key there.
+# Paths that need no key: those that probes request, and those that reveal nothing about this server. The page
+# at /docs needs its script and the schema before a person can enter the key.
 HEALTH_PATHS = frozenset(
     f"{prefix}/health{part}" for prefix in ("", "/api/v1") for part in ("", "/live", "/ready")
 )
@@ -38,7 +38,7 @@ _CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected be
 class RequestLog:
     """Gives every request an id and one log line, and turns uncaught exceptions into error responses.
 
-    A valid `x-request-id` is kept, so that a proxy's log and this one can be read side by side.
+    A valid `x-request-id` is kept, so that a proxy's log can be matched with this one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -96,9 +96,9 @@ class Guard:
 
 
 class HostCheck:
-    """For a server without a key: refuses requests that a page of another site made the browser send.
+    """Protects a server without a key from requests that a page of another site makes a browser send.
 
-    After DNS rebinding the header Host names the other site. In a plain cross-site request Origin does.
+    After DNS rebinding, the header Host names the other site; in an ordinary cross-site request, Origin does.
     """
 
     def __init__(self, allowed_hosts: Sequence[str], origins: Sequence[str]) -> None:
@@ -133,7 +133,7 @@ class HostCheck:
 
 
 class KeyCheck:
-    """Refuses requests without the key on every path but the open ones."""
+    """Refuses requests without the key, except on open paths."""
 
     def __init__(self, key: str) -> None:
         self.key = key.encode()
@@ -150,7 +150,7 @@ class KeyCheck:
 
 
 class HeadAsGet:
-    """Lets each GET route answer HEAD. The server leaves out the body."""
+    """Makes each GET route answer HEAD as well. The server leaves out the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -166,7 +166,7 @@ class HeadAsGet:
 
 
 def path_below_prefix(scope: Scope) -> str:
-    """The path that the routes match. Behind a proxy, `root_path` is the prefix that leads to this server."""
+    """Returns the path that the routes match. Behind a proxy, `root_path` is the prefix of this server."""
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "")
     below = path.removeprefix(prefix)
@@ -180,7 +180,7 @@ def _given_key(headers: Headers) -> bytes:
 
 
 def _hostname(host: str) -> str:
-    """The name in a Host header, without its port and brackets."""
+    """Returns the name in a Host header, without port and brackets."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -188,7 +188,7 @@ def _hostname(host: str) -> str:
 
 
 def _netloc(origin: str) -> str | None:
-    """The host and port of an origin; None if it is not a URL."""
+    """Returns the host and port of an origin; None if it is not a URL."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

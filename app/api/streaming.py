@@ -1,8 +1,8 @@
 """Turns a generator of events into an HTTP reply: server-sent events, or the collected reply as JSON.
 
-The generator runs in one task from its first step to its last. Its first event comes before the first byte,
-so an error known by then becomes a status code. A client that disconnects cancels the task; a client that
-stops reading loses its stream at the request's deadline. Either way the generator is closed.
+The generator runs in one task from its first step to its last. No byte is sent before its first event, so an
+earlier error becomes a status code. A client that disconnects cancels the task; a client that stops reading
+loses its stream at the request's deadline. Either way the generator is closed.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ def respond(
     deadline: Deadline | None,
     keep_alive_s: float = KEEP_ALIVE_S,
 ) -> Response:
-    """The reply made of `events`, whose last one is the whole reply.
+    """Returns the response for `events`, of which the last is the whole reply.
 
-    An error that they raise reaches the error handlers, or, once a stream has begun, ends it as one event.
-    `encode` turns an event into the bytes of its frame. No write takes longer than `deadline`, if there is
-    one: a load has none, since it may take as long as its download does.
+    An error from `events` reaches the error handlers or, once a stream has begun, becomes its last event.
+    `encode` turns an event into the bytes of its frame. Every write ends by the `deadline`. A load has none,
+    because its download may take any time.
     """
     if stream:
         return EventStream(events, encode, deadline, keep_alive_s)
@@ -48,11 +48,11 @@ def respond(
 
 
 class ReaderStalled(Exception):
-    """The client has not read what was sent to it by the deadline."""
+    """The client did not read the reply before the deadline."""
 
 
 class CollectedReply(Response):
-    """The last event as JSON."""
+    """Sends the last event as JSON."""
 
     media_type = "application/json"
 
@@ -74,7 +74,7 @@ class CollectedReply(Response):
 
 
 class EventStream(Response):
-    """Each event as a frame, and a comment whenever nothing was sent for `keep_alive_s`."""
+    """Sends each event as a frame, and a comment whenever nothing was sent for `keep_alive_s`."""
 
     media_type = "text/event-stream"
 
@@ -104,7 +104,7 @@ class EventStream(Response):
                 await self._send_frame(send, self.encode(error_body(to_domain_error(error))))
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except ReaderStalled:
-            _log_stalled()  # the server closes a connection whose reply is not complete
+            _log_stalled()  # uvicorn closes the connection, because the reply is incomplete
 
     async def _send_events(self, send: Send) -> None:
         keeping_alive: asyncio.Task[None] | None = None
@@ -141,12 +141,12 @@ class EventStream(Response):
 
 
 def _limit(deadline: Deadline | None) -> AbstractAsyncContextManager[object]:
-    """Bounds one write. After the deadline a write still succeeds if it does not have to wait."""
+    """Limits one write. After the deadline, a write still succeeds if it need not wait."""
     return nullcontext() if deadline is None else deadline.limit()
 
 
 def _log_stalled() -> None:
-    logger.warning("the client stopped reading: its reply ends at the request's deadline")
+    logger.warning("the client stopped reading, so its reply was cut off at the request's deadline")
 
 
 async def _last(events: EventGenerator) -> BaseModel:
@@ -159,7 +159,7 @@ async def _last(events: EventGenerator) -> BaseModel:
 
 
 async def _until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Runs `work` to its end, or until the client disconnects. Then its task was cancelled and has ended."""
+    """Runs `work` until it ends or the client disconnects. Returns its task, ended or cancelled."""
     task = asyncio.create_task(work)
     disconnected = asyncio.create_task(_disconnect(receive))
     try:

@@ -1,4 +1,4 @@
-"""Lists the models that the server knows by name: where each comes from and how it is prompted."""
+"""Lists the models that the server knows by name: their sources, their chat formats, their defaults."""
 
 import difflib
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from app.core.errors import ModelNotFound
 BUILTIN_NAME = "builtin"
 BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "weights"
 
-# A base model has only seen documents. Given the transcript of a dialogue, it continues the transcript, and
-# the stop strings end its reply where the next speaker would begin. A reply begins with the space after the
-# colon, which must not be doubled when the reply becomes history.
+# A base model has only seen documents. It continues the transcript of a dialogue, and the stop strings end
+# its reply before the next speaker. A reply begins with the space after the colon, which must not be doubled
+# when the reply becomes history.
 DIALOGUE_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
     "The following is a friendly conversation between a user and a helpful assistant.{% endif %}\n\n"
@@ -25,7 +25,7 @@ DIALOGUE_TEMPLATE = (
 )
 DIALOGUE_STOP = ("\nUser:", "\nAssistant:", "\n\n\n")
 
-# DialoGPT was trained on turns that only the end-of-text token separates.
+# DialoGPT was trained on turns separated by nothing but the end-of-text token.
 END_OF_TEXT_TEMPLATE = (
     "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}"
     "{% if not loop.last or message['role'] == 'user' %}{{ eos_token }}{% endif %}{% endfor %}"
@@ -34,7 +34,7 @@ END_OF_TEXT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """The sampling parameters of a request that sets none."""
+    """The sampling parameters for requests that set none."""
 
     max_tokens: int = 1024
     temperature: float = 0.7
@@ -46,11 +46,11 @@ class SamplingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A place that weights come from: a Hub repository (`owner/name`) or a local folder.
+    """A source of weights: a Hub repository (`owner/name`) or a local folder.
 
     `chat_template` is used if the tokenizer has none, and `stop` ends a reply in that format. `sampling`
     replaces the profile's defaults. `takes_pickle` means that the repository has only `pytorch_model.bin`,
-    which is read as plain weights and kept as safetensors.
+    which is read as plain weights and stored as safetensors.
     """
 
     location: str
@@ -58,7 +58,7 @@ class Source:
     stop: tuple[str, ...] = ()
     sampling: SamplingDefaults | None = None
     label: str | None = None  # shown instead of the folder's path
-    revision: str | None = None  # a branch, a tag or a commit; None means the newest
+    revision: str | None = None  # a branch, tag or commit; None means the newest
     takes_pickle: bool = False
 
     @property
@@ -80,9 +80,9 @@ class ModelProfile:
     sources: tuple[Source, ...]
     context_length: int  # tokens
     size_bytes: int | None  # of the first source's weights; None if unknown
-    memory_bytes: int | None  # that serving it takes, roughly; None if unknown
+    memory_bytes: int | None  # roughly the memory for serving it; None if unknown
     sampling: SamplingDefaults = SamplingDefaults()
-    is_pinned: bool = False  # is never unloaded to make room for another
+    is_pinned: bool = False  # whether it is never unloaded to make room for another
     draft: str | None = None  # a smaller model with the same vocabulary, for speculative decoding
 
 
@@ -199,7 +199,7 @@ CATALOGUE: Mapping[str, ModelProfile] = MappingProxyType({profile.name: profile 
 
 
 def find_profile(catalogue: Mapping[str, ModelProfile], name: str) -> ModelProfile:
-    """Raises ModelNotFound, whose hint has the nearest names."""
+    """Returns the profile with that name. Raises ModelNotFound, with the most similar names as a hint."""
     if name in catalogue:
         return catalogue[name]
     nearest = difflib.get_close_matches(name, catalogue, n=3, cutoff=0.4)

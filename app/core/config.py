@@ -1,4 +1,4 @@
-"""Reads the settings from the environment and `.env`. `.env.example` explains each to its user."""
+"""Reads the settings from the environment and `.env`. `.env.example` explains each setting to users."""
 
 import difflib
 import logging
@@ -31,7 +31,7 @@ ENV_FILE = ".env"
 
 
 def _split_commas(value: object) -> object:
-    """`a, b` from the environment becomes ("a", "b")."""
+    """Turns `a, b` from the environment into ("a", "b")."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -42,12 +42,12 @@ def _never_is_none(value: object) -> object:
 
 
 def _auto_is_none(value: object) -> object:
-    """`auto` lets the server decide."""
+    """Turns `auto`, which lets the server decide, into None."""
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 
 
 def _stripped_secret(secret: SecretStr) -> SecretStr | None:
-    """Without the blanks or the newline that a file of secrets may have around it."""
+    """Removes blanks and newlines around the secret, which files of secrets often have."""
     text = secret.get_secret_value().strip()
     if secret.get_secret_value() and not text:
         raise ValueError("holds only blanks")
@@ -62,7 +62,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
 class Settings(BaseSettings):
-    """All settings. In the environment their names have the prefix `LLM_`."""
+    """All settings. Their environment variables have the prefix `LLM_`."""
 
     model_config = SettingsConfigDict(env_prefix="LLM_", env_file=ENV_FILE, frozen=True, extra="ignore")
 
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
 
     @property
     def model_was_chosen(self) -> bool:
-        """Whether the model was set, also if it was set to the default."""
+        """Whether the model was set, even if to the default."""
         return "model_name" in self.model_fields_set
 
     @property
@@ -125,11 +125,11 @@ class Settings(BaseSettings):
 
 
 class SettingsError(ValueError):
-    """The settings cannot be used. The message has a line for each mistake, and never shows a value."""
+    """The settings cannot be used. The message has one line per mistake and never shows a value."""
 
 
 def load_settings() -> Settings:
-    """Raises SettingsError, which names each wrong variable and says why it is wrong."""
+    """Returns the settings. Raises SettingsError, which names each wrong variable and the reason."""
     try:
         _check_names(dotenv_values(ENV_FILE))
         return Settings()
@@ -152,10 +152,10 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 def warn_of_misspelt_settings(names: Iterable[str]) -> None:
-    """Logs a warning for each variable of the environment whose name resembles one of the settings.
+    """Logs a warning for each environment variable whose name resembles that of a setting.
 
-    A misspelt setting would otherwise be ignored silently. Other programs have variables that begin with
-    LLM_ as well, so there is no warning about a name that resembles no setting.
+    Otherwise a misspelt setting would be ignored silently. Other programs have variables that begin with LLM_
+    as well, so a name that resembles no setting causes no warning.
     """
     known = [field.upper() for field in Settings.model_fields]
     for name in names:

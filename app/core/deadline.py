@@ -1,4 +1,4 @@
-"""The deadline of a request: made when it arrives, and passed down to everything that waits."""
+"""The deadline of a request. The handler creates it on arrival and passes it to every function that waits."""
 
 import asyncio
 import time
@@ -17,9 +17,9 @@ class Deadline:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left; 0 once the deadline has passed."""
+        """The seconds left; 0 once the deadline has passed."""
         return max(0.0, self.at - time.monotonic())
 
     def limit(self) -> asyncio.Timeout:
-        """An async context manager that raises TimeoutError at the deadline."""
+        """Returns an async context manager that raises TimeoutError at the deadline."""
         return asyncio.timeout(self.remaining_s)

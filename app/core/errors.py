@@ -1,31 +1,31 @@
-"""Defines the domain errors. Each has a stable code, and a message and a hint for the user.
+"""Defines the domain errors. Each has a stable code, and a message and a hint for people.
 
     DomainError
     ├── InvalidRequest            the request is wrong
-    │   ├── ContextOverflow       a single message does not fit into the model's context
-    │   ├── ConversationFull      the stored history reached its size limit
-    │   ├── NothingToDo           nothing to undo, regenerate or continue
+    │   ├── ContextOverflow       a single message does not fit the model's context window
+    │   ├── ConversationFull      the stored history has reached its size limit
+    │   ├── NothingToDo           there is nothing to undo, regenerate or continue
     │   └── NoModelChosen         the request names no model, and none is current
-    ├── NotAuthenticated          no key, or a wrong one
-    ├── ForbiddenHost             this server does not answer to that Host header
+    ├── NotAuthenticated          the key is missing or wrong
+    ├── ForbiddenHost             the server does not accept that Host header
     ├── BodyTooLarge
     ├── BodyTooSlow               the rest of the request did not arrive in time
     ├── UnsupportedMediaType
     ├── NotFound
     │   ├── ConversationNotFound
     │   └── ModelNotFound
-    ├── ConversationBusy          it has a turn in progress
-    ├── ModelBusy                 it is in use and cannot be unloaded
+    ├── ConversationBusy          the conversation is in the middle of a turn
+    ├── ModelBusy                 the model is in use and cannot be unloaded
     ├── QueueFull                 try again after `retry_after` seconds
-    ├── DeadlineExceeded          LLM_REQUEST_TIMEOUT passed
-    ├── ModelUnavailable          the model cannot serve now; the subclass says why
-    │   ├── ModelLoadFailed       a worker could not serve its files
+    ├── DeadlineExceeded          LLM_REQUEST_TIMEOUT has passed
+    ├── ModelUnavailable          the model cannot serve now, for the reason in the subclass
+    │   ├── ModelLoadFailed       a worker could not serve the model's files
     │   │   └── ModelTooLarge  ModelCorrupt
-    │   ├── NoAccess              this machine may not have it; an open alternative may be used
+    │   ├── NoAccess              this machine may not download it; an open alternative may be used
     │   │   └── ModelGated  TokenRefused  ModelMissing
-    │   ├── ModelRefused          opening it could run code or read files outside of its folder
+    │   ├── ModelRefused          opening it could run code or read files outside its folder
     │   │   └── ModelNeedsCode
-    │   ├── ModelUnsupported      the engine does not support it
+    │   ├── ModelUnsupported      the engine does not support the model
     │   ├── ModelOffline  RateLimited  HubUnreachable
     │   ├── DiskFull
     │   ├── WorkerDied
@@ -39,8 +39,10 @@ from typing import ClassVar
 
 
 class DomainError(Exception):
-    """Base of all errors that the caller or the world has caused. `code` is stable, `message` and `hint` are
-    for people, `retry_after` is in seconds."""
+    """Base of all errors that are caused by the caller or the world, not by a bug.
+
+    `code` is stable, `message` and `hint` are for people, and `retry_after` is in seconds.
+    """
 
     code: ClassVar[str] = "internal_error"
 
@@ -199,5 +201,5 @@ def _subclasses(cls: type[DomainError]) -> dict[str, type[DomainError]]:
 
 
 def error_for_code(code: str, message: str, *, hint: str | None = None) -> DomainError:
-    """The error with that code; an InternalError if the code is unknown."""
+    """Returns an error with that code; an InternalError if the code is unknown."""
     return _subclasses(DomainError).get(code, InternalError)(message, hint=hint)

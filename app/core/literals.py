@@ -3,7 +3,7 @@
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled", "interrupted"]  # `interrupted`: the reader left
+FinishReason = Literal["stop", "length", "cancelled", "interrupted"]  # `interrupted`: the client disconnected
 Quantization = Literal["none", "int8"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]

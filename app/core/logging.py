@@ -1,6 +1,6 @@
 """Formats log lines and writes them to standard error, each with the id of its request.
 
-Lines report events with ids and numbers, never prompts, replies, keys or tokens.
+Log lines contain events, ids and numbers, but never prompts, replies, keys or tokens.
 """
 
 import logging
@@ -11,7 +11,7 @@ from types import TracebackType
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
-# Characters that could begin a new line, move a terminal's cursor, or fail to be encoded.
+# Characters that could begin a new line, move a terminal's cursor, or be impossible to encode.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SERVER_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
@@ -19,13 +19,12 @@ ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] 
 
 
 def escape_control(text: str) -> str:
-    r"""The text on one line: a line feed becomes the six characters \u000a, for example."""
+    r"""Returns the text on one line. A line feed becomes the six characters \u000a, for example."""
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class LineFormatter(logging.Formatter):
-    """Formats `time level logger [request] message`. No message can forge a second line; tracebacks are
-    indented."""
+    """Formats `time level logger [request] message` on one line. Tracebacks follow, indented."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
@@ -40,7 +39,7 @@ class LineFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Logs this program and its server from `level` up, and libraries from WARNING, all in one format."""
+    """Sets up logging: this program and uvicorn from `level` up, libraries from WARNING, in one format."""
     root = logging.getLogger()
     if not any(isinstance(handler.formatter, LineFormatter) for handler in root.handlers):
         handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,4 @@
-"""Measures the free memory of this machine, without torch."""
+"""Measures the free memory of this machine, and names processes. It does not import torch."""
 
 import ctypes
 import sys
@@ -11,18 +11,18 @@ _PR_SET_NAME = 15  # of prctl(2)
 
 
 def name_process(name: str) -> None:
-    """Sets the name that `ps` and `top` show, of at most 15 characters; on Linux only."""
+    """Sets the name that `ps` and `top` show, at most 15 characters. It does nothing except on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def available_bytes(cgroups: Path = CGROUPS) -> int:
-    """The bytes that are available on the host and within the limits of this process's control groups."""
+    """Returns the bytes available on the host and within the limits of this process's control groups."""
     return min([int(psutil.virtual_memory().available), *_cgroup_free(cgroups)])
 
 
 def _cgroup_free(root: Path) -> list[int]:
-    """The free bytes of the control group, of version 2 or 1; empty if it has no limit."""
+    """Returns the free bytes of the control group, version 2 or 1; an empty list if it has no limit."""
     versions = (
         (root, "memory.max", "memory.current", "inactive_file"),
         (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -31,7 +31,7 @@ def _cgroup_free(root: Path) -> list[int]:
     for folder, limit_name, used_name, cached_name in versions:
         limit, used = _number(folder / limit_name), _number(folder / used_name)
         if limit is not None and used is not None:
-            # Cached files, the weights among them, count as used but are dropped when memory is needed.
+            # Cached files, such as weights, count as used, but the kernel drops them when memory is needed.
             used -= _statistic(folder / "memory.stat", cached_name)
             free.append(max(limit - used, 0))
     return free

@@ -1,7 +1,7 @@
-"""Defines what a model folder is: which files are read, which are the weights, and when it is complete.
+"""Defines a model folder: the files that the server reads, the weights among them, and its completeness.
 
-Everything that lists, fetches, checks or converts models uses this definition. It opens small files only, as
-data: an author may have written anything into them.
+All code that lists, downloads, checks or converts models uses this definition. It opens only small files, as
+data, because their author is not trusted.
 """
 
 import json
@@ -15,24 +15,24 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
-TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that is read
+TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that the server reads
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
-# In a listing, without the index, only the names distinguish shards from other safetensors.
+# In a list of files, without the index, only the names distinguish shards from other safetensors.
 _NUMBERED_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 class BrokenFile(ValueError):
-    """A file of the folder cannot be used. The message says which and why."""
+    """A file of the folder cannot be used. The message names the file and the reason."""
 
 
 class UnsafeIndex(BrokenFile):
-    """The index names something that is not a safetensors file in the folder itself."""
+    """The index lists a file that is outside the folder or is not a safetensors file."""
 
 
 def is_complete(folder: Path, *, takes_pickle: bool = False) -> bool:
-    """Whether the folder holds a configuration, a tokenizer and every file of the weights."""
+    """Returns whether the folder has a configuration, a tokenizer and all files of the weights."""
     try:
         has_tokenizer = any((folder / name).is_file() for name in _TOKENIZERS)
         return has_tokenizer and (folder / CONFIG).is_file() and bool(weights(folder, takes_pickle))
@@ -41,8 +41,10 @@ def is_complete(folder: Path, *, takes_pickle: bool = False) -> bool:
 
 
 def weights(folder: Path, takes_pickle: bool = False) -> list[Path]:
-    """The files of the weights; empty if there are none, or not all of them. A pickle counts only if
-    `takes_pickle`, and only without safetensors."""
+    """Returns the files of the weights; an empty list if any of them is missing.
+
+    A pickle counts only if `takes_pickle` is set and the folder has no safetensors.
+    """
     with suppress(BrokenFile):
         paths = safetensors(folder)
         if paths and all(path.is_file() for path in paths):
@@ -51,8 +53,9 @@ def weights(folder: Path, takes_pickle: bool = False) -> list[Path]:
 
 
 def safetensors(folder: Path) -> list[Path]:
-    """The safetensors files that the folder should hold: a single one, or those that the index lists. Empty
-    if it has neither.
+    """Returns the safetensors files of a complete folder: a single one, or those that the index lists.
+
+    The list is empty if the folder has neither a single file nor an index.
 
     Raises:
         UnsafeIndex, BrokenFile: the index cannot be used.
@@ -66,13 +69,16 @@ def safetensors(folder: Path) -> list[Path]:
         raise BrokenFile(f"{INDEX} lists no weights")
     for name in shards.values():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
-            raise UnsafeIndex(f"{INDEX} names a file outside of the model's folder, or one of another format")
+            raise UnsafeIndex(f"{INDEX} lists a file outside the model's folder, or one of another format")
     return [folder / name for name in sorted(set(shards.values()))]
 
 
 def weights_among(names: Iterable[str], takes_pickle: bool = False) -> list[str]:
-    """The names of the weights in a repository's list of files, the index last; empty if there are none that
-    are read. A repository may hold the same weights in several formats."""
+    """Returns the names of the weights in a repository's list of files, the index last.
+
+    A repository may have the same weights in several formats. The list is empty if the server reads none.
+
+    """
     offered = set(names)
     if WEIGHTS in offered:
         return [WEIGHTS]
@@ -83,34 +89,34 @@ def weights_among(names: Iterable[str], takes_pickle: bool = False) -> list[str]
 
 
 def is_text(name: str) -> bool:
-    """Whether a file of this name, relative to the folder, is read beside the weights."""
+    """Returns whether the server reads a file with this name, relative to the folder, besides the weights."""
     path = PurePosixPath("/", name)
     return any(path.match(f"/{pattern}") for pattern in _TEXTS)
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The files that are read beside the weights."""
+    """Returns the files that the server reads besides the weights."""
     return [path for pattern in _TEXTS for path in folder.glob(pattern)]
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Every file that is read."""
+    """Returns all files that the server reads."""
     return [*weights(folder, takes_pickle=True), *text_files(folder)]
 
 
 def weight_bytes(folder: Path) -> int:
-    """The size of the weights on the disk; 0 if there are none."""
+    """Returns the size of the weights on the disk; 0 without weights."""
     with suppress(OSError):
         return sum(path.stat().st_size for path in weights(folder, takes_pickle=True))
     return 0
 
 
-def read_json(path: Path) -> dict[str, Any]:  # Any: whatever the model's author wrote
-    """Raises BrokenFile if the file cannot be read or holds no JSON object."""
+def read_json(path: Path) -> dict[str, Any]:  # Any: the model's author may have written anything
+    """Returns the JSON object in the file. Raises BrokenFile if it cannot be read or is not an object."""
     try:
         parsed = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BrokenFile(f"{path.name} cannot be read: {error}") from error
     if not isinstance(parsed, dict):
-        raise BrokenFile(f"{path.name} does not hold an object")
+        raise BrokenFile(f"{path.name} is not a JSON object")
     return parsed

@@ -1,6 +1,6 @@
 """Reads `LLM_MODELS_FILE`: a TOML file that adds models to the catalogue and changes those in it.
 
-models.example.toml explains every field to its user.
+models.example.toml explains every field to users.
 """
 
 import re
@@ -75,11 +75,11 @@ class _File(_Table):
 
 
 def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> Mapping[str, ModelProfile]:
-    """The catalogue with the file's models added and changed. Without a file, the catalogue itself.
+    """Returns the catalogue with the file's models added and changed; without a file, the catalogue itself.
 
     Raises:
-        SettingsError: the file cannot be read or used. Each line of the message is one mistake: the path of
-            its TOML key, or the line of a syntax error.
+        SettingsError: the file cannot be read or used. Each line of the message describes one mistake, with
+            its TOML key or, for a syntax error, its line.
     """
     if path is None:
         return catalogue
@@ -121,7 +121,7 @@ def _has_source(model: _Model) -> bool:
 def _profile(folder: Path, name: str, model: _Model, known: ModelProfile | None) -> ModelProfile:
     sources = _sources(folder, model)
     profile = known or ModelProfile(name, name, sources[0].location, sources, _CONTEXT_LENGTH, None, None)
-    if sources:  # the catalogue's figures are those of other weights
+    if sources:  # the catalogue's figures belong to other weights
         profile = replace(profile, sources=sources, size_bytes=None, memory_bytes=None)
     sampling = {} if model.sampling is None else model.sampling.model_dump(exclude_none=True)
     changes = {
@@ -148,7 +148,7 @@ def _sources(folder: Path, model: _Model) -> tuple[Source, ...]:
 
 
 def _location(folder: Path, written: str) -> str:
-    """A path is meant from the file's own folder."""
+    """Returns a source's location. A relative path starts from the folder of the models file."""
     return str(absolute(written, folder)) if is_path(written) else written
 
 
@@ -162,7 +162,7 @@ def _cause(kind: str, message: str) -> str:
 
 
 def _toml_path(keys: Iterable[str | int]) -> str:
-    """The path as TOML writes it, such as `models."qwen3-0.6b".sources[1].location`."""
+    """Returns the keys in TOML's notation, such as `models."qwen3-0.6b".sources[1].location`."""
     path = ""
     for key in keys:
         if isinstance(key, int):

@@ -1,19 +1,19 @@
-"""Turns text from settings, files and requests into paths of this machine."""
+"""Turns text from settings, files and requests into paths on this machine."""
 
 import os
 from pathlib import Path
 
 
 def is_path(text: str) -> bool:
-    """Whether the text is meant as a path, and not as the name of a repository."""
+    """Returns whether the text is meant as a path, not as the name of a repository."""
     return text.startswith(("/", "./", "../", "~"))
 
 
 def expand(path: str | Path) -> Path:
-    """The path with `~` and `~user` replaced by home folders.
+    """Returns the path with `~` and `~user` replaced by home folders.
 
     Raises:
-        ValueError: no path of this machine can have that name. The message does not repeat it.
+        ValueError: no path on this machine can have that name. The message does not repeat the name.
     """
     if "\0" in str(path):
         raise ValueError("a path cannot contain a null character")
@@ -24,6 +24,8 @@ def expand(path: str | Path) -> Path:
 
 
 def absolute(path: str | Path, folder: Path = Path()) -> Path:
-    """The absolute path without links, for a path that is meant from `folder`. Links in a circle stay as they
-    are. Raises ValueError as `expand` does."""
+    """Returns the absolute path without links. A relative `path` starts from `folder`.
+
+    Links that form a circle are kept. Raises ValueError as `expand` does.
+    """
     return Path(os.path.realpath(folder / expand(path)))

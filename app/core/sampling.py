@@ -1,6 +1,6 @@
-"""Defines the parameters of sampling that are numbers, and the values that each may have.
+"""Defines the bounds of all numeric sampling parameters.
 
-The wire models, the file of models and the engine's check take their bounds from here.
+The wire models, the models file and the engine's check take their bounds from here.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class Bounds(Interval):
     le: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        """Whether the value is in the range. NaN never is."""
+        """Returns whether the value is in the range. NaN never is."""
         return (
             (self.gt is None or value > self.gt)
             and (self.ge is None or value >= self.ge)

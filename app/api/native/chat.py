@@ -1,4 +1,4 @@
-"""Routes for replies: a message, another reply to the last message, and more of the last reply."""
+"""Routes for replies: answer a message, regenerate the last reply, continue the last reply."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ TURN = STREAMS_TEXT | REPLIES | fails_with(409)
 async def chat(
     body: Annotated[ChatRequest, examples.CHAT], services: ServicesDep, deadline: DeadlineDep
 ) -> Response:
-    """Answers a message. Without `conversation_id` this starts a conversation, and the reply holds its id."""
+    """Answers a message. Without `conversation_id` it starts a conversation, whose id is in the reply."""
     return respond(services.chats.chat(body, deadline), body.stream, encode, deadline)
 
 
@@ -31,7 +31,7 @@ async def regenerate(
     services: ServicesDep,
     deadline: DeadlineDep,
 ) -> Response:
-    """Answers the last user message again and replaces the old reply. The body may be left out."""
+    """Answers the last user message again and replaces the old reply. The body is optional."""
     return respond(services.chats.regenerate(conversation_id, body, deadline), body.stream, encode, deadline)
 
 
@@ -42,7 +42,7 @@ async def continue_reply(
     services: ServicesDep,
     deadline: DeadlineDep,
 ) -> Response:
-    """Extends the last reply, for example after `max_tokens` cut it off. Deltas hold only the new text."""
+    """Continues the last reply, for example after `max_tokens` cut it off. Deltas have only the new text."""
     return respond(
         services.chats.continue_reply(conversation_id, body, deadline), body.stream, encode, deadline
     )

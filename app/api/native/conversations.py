@@ -25,7 +25,7 @@ router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Chat"])
 async def start_conversation(
     body: Annotated[NewChatRequest, examples.NEW_CHAT], services: ServicesDep
 ) -> NewChatResponse:
-    """Starts a conversation, empty or from a transcript. The body may be left out."""
+    """Starts a conversation, empty or from a transcript. The body is optional."""
     return await services.chats.new(body)
 
 
@@ -51,5 +51,5 @@ async def delete_conversation(conversation_id: ConversationId, services: Service
 async def undo(
     conversation_id: ConversationId, body: Annotated[UndoRequest, examples.UNDO], services: ServicesDep
 ) -> UndoResponse:
-    """Removes the last `turns`: user messages with their replies. The body may be left out: one turn."""
+    """Removes the last `turns` user messages with their replies. Without a body it removes one turn."""
     return await services.chats.undo(conversation_id, body.turns)

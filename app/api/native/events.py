@@ -1,4 +1,4 @@
-"""Encodes the events of /api/v1 as server-sent events, named by their kind."""
+"""Encodes the events of /api/v1 as server-sent events with names."""
 
 from collections.abc import Mapping
 
@@ -14,12 +14,12 @@ _NAMES: Mapping[type[BaseModel], str] = {
     LoadProgress: "progress",
     ErrorResponse: "error",
 }
-# These do not end a line in SSE, but do for many line readers, such as Python's splitlines.
+# These characters end no line in SSE, but they do for many readers, such as Python's splitlines.
 _LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
 
 def encode(event: BaseModel) -> bytes:
-    """One frame. An event of any other kind is the reply itself, which is named `done`."""
+    """Returns one frame. A model that is not listed as an event is the reply itself, named `done`."""
     name = _NAMES.get(type(event), "done")
     data = event.model_dump_json(exclude_none=name == "error").translate(_LINE_ENDS)
     return format_sse_event(event=name, data_str=data)

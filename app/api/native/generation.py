@@ -1,4 +1,4 @@
-"""The route that continues a prompt without a conversation."""
+"""The route for raw generation, which continues a prompt without a conversation."""
 
 from typing import Annotated
 

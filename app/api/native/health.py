@@ -36,25 +36,25 @@ class Alive(BaseModel):
 
 @index_router.get("/")
 async def index(request: Request) -> Index:
-    """Lists all routes, and requests to try first."""
+    """Lists all routes, and some requests to try first."""
     return _index(request.app, str(request.base_url).rstrip("/"))
 
 
 @health_router.get("")
 async def health(services: ServicesDep) -> HealthResponse:
-    """Reports the state of the server and its current model, and the progress of loads. Always 200."""
+    """Reports the state of the server and of the current model, and the progress of loads, always as 200."""
     return services.status.health()
 
 
 @health_router.get("/live")
 async def live() -> Alive:
-    """Always 200 while the process serves. If this probe fails, restart the server."""
+    """Returns 200 as long as the process serves. If this probe fails, restart the server."""
     return Alive()
 
 
 @health_router.get("/ready", responses=fails_with(503))
 async def ready(services: ServicesDep) -> HealthResponse:
-    """200 if the server can answer now; 503 while the model loads, or if its worker is dead or stuck."""
+    """Returns 200 if the server can answer now; 503 while the model loads, or if its worker is stuck."""
     state = services.status.health()
     if not services.status.is_ready():
         raise _not_ready(state)

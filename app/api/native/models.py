@@ -26,7 +26,7 @@ LOADS = TAKES_BODY | fails_with(404, 503)
 
 @router.get("/chat/models")
 async def list_models(services: ServicesDep) -> ModelListResponse:
-    """Lists every model that the server knows, its state and its source, and names the current one."""
+    """Lists the models that the server knows, with their states and sources, and names the current one."""
     return services.status.list_models()
 
 
@@ -34,8 +34,8 @@ async def list_models(services: ServicesDep) -> ModelListResponse:
 async def switch_model(
     body: Annotated[SwitchModelRequest, examples.SWITCH_MODEL], services: ServicesDep
 ) -> Response:
-    """Makes another model the current one. The old one answers until the new one is ready, and stays current
-    if the load fails."""
+    """Makes another model the current one. The old model answers until the new one is ready, and stays
+    current if the load fails."""
     return respond(services.models.switch(body.model_name), body.stream, encode, deadline=None)
 
 
@@ -49,7 +49,7 @@ async def model_info(model: ModelParam, services: ServicesDep) -> ModelInfoRespo
 async def load_model(
     body: Annotated[LoadModelRequest, examples.LOAD_MODEL], services: ServicesDep
 ) -> Response:
-    """Loads a model without making it the current one. The body may be left out: the current model."""
+    """Loads a model without making it the current one. Without a body it loads the current model."""
     return respond(services.models.load(body.model_name), body.stream, encode, deadline=None)
 
 
@@ -57,5 +57,6 @@ async def load_model(
 async def unload_model(
     body: Annotated[UnloadModelRequest, examples.UNLOAD_MODEL], services: ServicesDep
 ) -> UnloadModelResponse:
-    """Frees a model's memory; refused while the model is in use. The next request for it loads it again."""
+    """Frees a model's memory, unless the model is in use. The next request for it loads it again."""
+
     return await services.models.unload(body.model_name)
