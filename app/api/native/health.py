@@ -54,7 +54,7 @@ async def live() -> Alive:
 
 @health_router.get("/ready", responses=fails_with(503))
 async def ready(services: ServicesDep) -> HealthResponse:
-    """Returns 200 if the server can answer now; 503 while the model loads, or if its worker is stuck."""
+    """Returns 200 if the server can answer now; 503 if its model is loading, or its worker dead or stuck."""
     state = services.status.health()
     if not services.status.is_ready():
         raise _not_ready(state)
