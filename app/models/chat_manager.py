@@ -1,4 +1,4 @@
-"""Answers messages, and creates, restores, lists, shortens and deletes conversations."""
+"""Runs the turns of conversations, and creates, restores, lists, shortens and deletes conversations."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -31,10 +31,10 @@ class KnownModels(Protocol):
 
     @property
     def current_name(self) -> str | None:
-        """The model that answers if none is named; None if none is current."""
+        """The name of the current model, which answers requests that name none; None without one."""
 
     def find(self, name: str | None) -> object:
-        """The state of the model; None means the current one.
+        """Returns the state of the model; of the current one if `name` is None.
 
         Raises:
             ModelNotFound, NoModelChosen.
@@ -52,7 +52,7 @@ class ChatModelManager:
         models: KnownModels,
         generator: ChatGenerator,
     ) -> None:
-        """The store must not evict a conversation that `locks` hold."""
+        """`store` must not evict a conversation whose lock is held in `locks`."""
         self._settings = settings
         self._store = store
         self._locks = locks
@@ -65,7 +65,7 @@ class ChatModelManager:
         """Answers a message. A new conversation is stored together with its first turn.
 
         Raises:
-            ConversationNotFound, ConversationBusy, QueueFull, and all that TurnRunner.run raises.
+            ConversationNotFound, ConversationBusy, QueueFull, and the errors of TurnRunner.run.
         """
         async with self._found_or_new(request.conversation_id) as conversation:
             turn = Turn.for_message(conversation, request)
@@ -79,7 +79,7 @@ class ChatModelManager:
         """Answers the last user message again. The old reply is replaced once the new one is complete.
 
         Raises:
-            NothingToDo, and all that `chat` raises.
+            NothingToDo, and the errors of `chat`.
         """
         async with self._found(conversation_id) as conversation:
             turn = Turn.for_regeneration(conversation, request)
@@ -90,10 +90,10 @@ class ChatModelManager:
     async def continue_reply(
         self, conversation_id: str, request: ContinueRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Continues the last reply. The deltas hold the new text; the response holds the whole reply.
+        """Continues the last reply. The deltas contain the new text, the response the whole reply.
 
         Raises:
-            NothingToDo, and all that `chat` raises.
+            NothingToDo, and the errors of `chat`.
         """
         async with self._found(conversation_id) as conversation:
             turn = Turn.for_continuation(conversation, request)
@@ -103,10 +103,10 @@ class ChatModelManager:
 
     @asynccontextmanager
     async def _found(self, conversation_id: str) -> AsyncIterator[Conversation]:
-        """The conversation, with its turn lock held."""
+        """Yields the conversation and holds its turn lock."""
         await self._store.get(conversation_id)  # raises ConversationNotFound before ConversationBusy
         with self._locks.hold(conversation_id):
-            # Read it again, because another turn may have ended meanwhile.
+            # Read the conversation again, because another turn may have ended meanwhile.
             yield await self._store.get(conversation_id)
 
     @asynccontextmanager
@@ -117,7 +117,7 @@ class ChatModelManager:
             return
         conversation = Conversation(system_prompt=self._settings.system_prompt)
         with self._locks.hold(conversation.id):
-            await self._store.reserve(conversation.id)  # so that no generated reply is refused
+            await self._store.reserve(conversation.id)  # so that the finished turn can always be stored
             yield conversation
 
     # Conversations
@@ -127,7 +127,7 @@ class ChatModelManager:
 
         Raises:
             InvalidRequest: the transcript's turns are out of order.
-            ConversationFull: it is larger than LLM_MAX_CONVERSATION_BYTES.
+            ConversationFull: the conversation is larger than LLM_MAX_CONVERSATION_BYTES.
             ModelNotFound: no model has that name.
             QueueFull: the store is full, and every conversation is in the middle of a turn.
         """
@@ -157,7 +157,7 @@ class ChatModelManager:
         )
 
     async def get(self, conversation_id: str) -> ConversationResponse:
-        """The whole conversation.
+        """Returns the whole conversation.
 
         Raises:
             ConversationNotFound.
@@ -165,7 +165,7 @@ class ChatModelManager:
         return to_wire(await self._store.get(conversation_id))
 
     async def list(self, limit: int, offset: int) -> ConversationListResponse:
-        """At most `limit` conversations from `offset` on, the most recently used first."""
+        """Returns at most `limit` conversations from `offset` on, the most recently used first."""
         page = await self._store.page(limit=limit, offset=offset)
         return ConversationListResponse(
             conversations=[to_summary(conversation) for conversation in page.conversations],

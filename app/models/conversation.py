@@ -14,7 +14,7 @@ def now() -> datetime:
 
 
 def new_id(prefix: str) -> str:
-    """`prefix_` followed by 128 random bits, because knowing an id is enough to read the conversation."""
+    """Returns `prefix_` and 128 random bits, because anyone who knows an id can read the conversation."""
     return f"{prefix}_{secrets.token_hex(16)}"
 
 
@@ -54,7 +54,7 @@ class Conversation:
         return texts + sum(message.size_bytes for message in self.messages)
 
     def last_reply(self) -> Message:
-        """The assistant's last message.
+        """Returns the assistant's last message.
 
         Raises:
             NothingToDo: the conversation has no reply yet.
@@ -67,11 +67,11 @@ class Conversation:
         return replace(self, system_prompt=system_prompt)
 
     def with_message(self, message: Message) -> "Conversation":
-        """The conversation with the message at its end."""
+        """Returns the conversation with the message at its end."""
         return self._with((*self.messages, message))
 
     def without_last_reply(self) -> "Conversation":
-        """The conversation up to its last user message.
+        """Returns the conversation up to its last user message.
 
         Raises:
             NothingToDo: the conversation has no reply yet.
@@ -80,7 +80,7 @@ class Conversation:
         return self._with(self.messages[:-1])
 
     def without_last_turns(self, count: int) -> "Conversation":
-        """The conversation without its last `count` turns, or without all turns if there are fewer.
+        """Returns the conversation without its last `count` turns; without any turn if it has fewer.
 
         Raises:
             NothingToDo: the conversation has no turn.

@@ -1,6 +1,6 @@
 """Leases, loads, switches and unloads models by name.
 
-One direction: manager, switch, loader, evictor; all four work on the states in the registry.
+The calls go in one direction: manager, switch, loader, evictor. All four work on the states in the registry.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -25,7 +25,7 @@ from app.models.schemas import LoadProgress, UnloadModelResponse
 
 
 class ModelManager:
-    """The service behind the routes that load, switch and unload models. `close` must be awaited."""
+    """The service behind the routes that load, switch and unload models. Its owner must await `close`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ModelManager:
     # Start and end
 
     async def start(self) -> None:
-        """Begins to load the current model and returns at once; see ModelSwitch.start."""
+        """Starts loading the current model without waiting for it. See ModelSwitch.start."""
         self._engines.prepare()
         self._background.spawn(self._sweep())
         self._background.spawn(self._evictor.unload_idle_models())
@@ -63,7 +63,7 @@ class ModelManager:
             await self._hub.sweep()
 
     async def close(self) -> None:
-        """Ends every load and every worker; open requests end with ShuttingDown."""
+        """Ends every load and every worker. Open requests end with ShuttingDown."""
         await self._background.close()
         await self._loader.close()
         await self._evictor.close()
@@ -81,14 +81,14 @@ class ModelManager:
 
     @property
     def note(self) -> str | None:
-        """What a person should know about the choice of the current model."""
+        """A message for people about the choice of the current model."""
         return self._registry.note
 
     def find(self, name: str | None) -> ModelState:
-        """The state of the named model, or of the current one.
+        """Returns the state of the named model, or of the current one.
 
         Raises:
-            ModelNotFound: its hint has the nearest names.
+            ModelNotFound: the hint has the most similar names.
             NoModelChosen: no name was given, and no model is current.
         """
         if name is not None:
@@ -103,14 +103,14 @@ class ModelManager:
         return self._registry.all()
 
     def served_from(self, state: ModelState) -> tuple[str, bool]:
-        """The id of the weights that serve the model, or would; and whether they are on this disk."""
+        """Returns the id of the weights that do or would serve the model, and whether they are on disk."""
         if state.loaded is not None:
             return state.loaded.model_id, True
         weights = self._hub.find(state.profile)
         return (weights.source if weights else state.profile.sources[0]).model_id, weights is not None
 
     def open_requests(self) -> tuple[int, int]:
-        """How many requests run and how many wait, over all workers."""
+        """Returns the numbers of running and of waiting requests of all workers."""
         counts = [state.loaded.backend.stats.open_requests for state in self.states() if state.loaded]
         running = [min(count, self._settings.max_active_requests) for count in counts]
         return sum(running), sum(counts) - sum(running)
@@ -122,8 +122,8 @@ class ModelManager:
     ) -> AsyncGenerator[LoadProgress | ServedModel, None]:
         """Yields progress while the model loads, then the model, which stays loaded until this is closed.
 
-        Leaves out progress of the stage `resolve`, so that an error in it comes before anything is yielded
-        and can become a status code. The load continues if its requests are cancelled.
+        It yields nothing in the stage `resolve`, so that an error there can still become a status code. The
+        load continues if its requests are cancelled.
 
         Raises:
             ModelNotFound, NoModelChosen, ModelUnavailable.
@@ -142,11 +142,11 @@ class ModelManager:
             yield await load.result()
 
     def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
-        """Makes another model the current one; see ModelSwitch.switch."""
+        """Makes another model the current one. See ModelSwitch.switch."""
         return self._switch.switch(name)
 
     async def load(self, name: str | None) -> AsyncGenerator[LoadEvent, None]:
-        """Loads the named model, or the current one, and yields progress. Leaves the current model as it is.
+        """Loads the named model, or the current one, and yields progress. The current model stays current.
 
         Raises:
             ModelNotFound, NoModelChosen, ModelUnavailable.
@@ -160,7 +160,7 @@ class ModelManager:
                     yield event
 
     async def unload(self, name: str | None) -> UnloadModelResponse:
-        """Frees the model's memory. The current model stays current: the next request loads it again.
+        """Frees the model's memory. The current model stays current, and the next request loads it again.
 
         Raises:
             ModelNotFound, NoModelChosen.

@@ -85,7 +85,7 @@ def roomy_url() -> Iterator[str]:
     [
         (json.dumps(dict.fromkeys(map(str, range(80_000)), 0))[:-1] + ', "7": 0}', 400, '"7" appears more'),
         (json.dumps({"message": "hi"} | dict.fromkeys(map(str, range(80_000)), 0)), 422, "too many fields"),
-        (json.dumps({"message": "hi", "stop": [""] * 200_000}), 422, "holds more than 16 strings"),
+        (json.dumps({"message": "hi", "stop": [""] * 200_000}), 422, "has more than 16 strings"),
     ],
     ids=["one field twice", "unknown fields", "stop strings"],
 )

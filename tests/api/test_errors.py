@@ -68,7 +68,7 @@ def test_missing_key_is_answered_with_the_scheme() -> None:
         ({"message": "hi", "stream": "yes"}, "stream: Input should be a valid boolean"),
         (
             {"message": "hi", "max_tokens": 1, "max_length": 1},
-            "max_tokens and max_length are the same field: send only one of them",
+            "max_tokens and max_length are the same field; send only one of them",
         ),
         ({"message": "hi", "top_k": 10**400}, "top_k: "),
         ({"message": "hi", "top_p": 10**400}, "top_p: "),

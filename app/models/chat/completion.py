@@ -30,7 +30,7 @@ class TextGenerator:
     async def generate(
         self, request: GenerateRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerateEvent, None]:
-        """Yields progress and deltas, and at last the response; for several sequences the response alone.
+        """Yields progress and deltas, then the response. For several sequences it yields only the response.
 
         Raises:
             InvalidRequest, ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow,
@@ -50,7 +50,7 @@ class TextGenerator:
                     yield event
 
     def _check_count(self, sequences: int) -> None:
-        """Refuses as invalid what the server never admits, because trying again would not help."""
+        """Raises InvalidRequest for more sequences than the server ever admits: a retry would not help."""
         limit = self._settings.max_active_requests + self._settings.max_queued_requests
         if sequences > limit:
             raise InvalidRequest(
@@ -59,7 +59,7 @@ class TextGenerator:
             )
 
     async def _collect_all(self, request: GenerateRequest, deadline: Deadline) -> list[GeneratedReply]:
-        """All sequences, which run side by side. If one fails, the others are cancelled."""
+        """Returns all sequences, which are generated in parallel. If one fails, the others are cancelled."""
         tasks = [
             asyncio.create_task(self._collect(_reseeded(request, index), deadline))
             for index in range(request.num_return_sequences)
@@ -85,7 +85,7 @@ class TextGenerator:
 
 
 def _reseeded(request: GenerateRequest, index: int) -> GenerateRequest:
-    """Gives each sequence a seed of its own, such that the same request draws the same set again."""
+    """Returns the request with a seed for this sequence, so that an equal request gives equal sequences."""
     if request.seed is None:
         return request
     return request.model_copy(update={"seed": (request.seed + index) % 2**63})

@@ -1,4 +1,4 @@
-"""Generates a reply with a model, which is loaded first if necessary. Keeps no state between requests."""
+"""Generates a reply with a model, which it loads first if necessary. It keeps no state between requests."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -25,8 +25,9 @@ class ModelLeases(Protocol):
     """Lends loaded models."""
 
     def lease(self, name: str | None, deadline: Deadline) -> AsyncGenerator[LoadProgress | ServedModel, None]:
-        """Yields progress while the model is loaded, and at last the model, which stays loaded until this is
-        closed. `name` None means the current model.
+        """Yields progress while the model loads, then the model, which stays loaded until this is closed.
+
+        `name` None means the current model.
 
         Raises:
             ModelNotFound, NoModelChosen, ModelUnavailable.
@@ -43,7 +44,7 @@ class ChatGenerator:
     async def generate(
         self, model_input: ModelInput, sampling: SamplingFields, model_name: str | None, deadline: Deadline
     ) -> AsyncGenerator[ReplyEvent, None]:
-        """Yields load progress, a start, deltas, and at last the whole reply. Closing it cancels the request.
+        """Yields load progress, a start, deltas, then the whole reply. Closing it cancels the request.
 
         A request that a worker had not begun when it died is begun again, once, on another worker.
 
@@ -96,7 +97,7 @@ async def _reply(
 
 
 def sampling_for(request: SamplingFields, defaults: SamplingDefaults) -> SamplingParams:
-    """The request's parameters, and the model's defaults for those that it leaves out."""
+    """Returns the request's parameters, with the model's defaults for those that it leaves out."""
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     stop = given.pop("stop", ())
     return SamplingParams(

@@ -17,7 +17,7 @@ from app.models.schemas import (
 
 @dataclass(frozen=True, slots=True)
 class GeneratedReply:
-    """A complete reply, with the facts that each surface reports in its own form."""
+    """A complete reply, with the facts about it that every API reports."""
 
     text: str
     thinking: str | None
@@ -31,7 +31,7 @@ class GeneratedReply:
 
 @dataclass(slots=True)
 class ReplyCollector:
-    """The reply to one request, as far as the engine has generated it."""
+    """The reply to one request, while it is generated."""
 
     model: ServedModel
     sampling: messages.SamplingParams
@@ -82,7 +82,7 @@ def _usage(finished: messages.Finished) -> Usage:
 
 
 def _timings(finished: messages.Finished) -> Timings:
-    """`tokens_per_second` is the speed after the first token."""
+    """Returns the timings. `tokens_per_second` is the speed after the first token."""
     timings = finished.timings
     decode_s = timings.total_s - timings.first_token_s
     decoded_tokens = finished.usage.completion_tokens - 1

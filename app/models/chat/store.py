@@ -1,4 +1,4 @@
-"""Stores conversations: the interface, and a store in memory that is bounded in number and age."""
+"""Defines the store of conversations, and a store in memory with limits of number and age."""
 
 import logging
 import time
@@ -22,44 +22,44 @@ class ConversationPage:
 
 
 class ConversationStore(Protocol):
-    """Stores conversations by id. The caller holds the turn lock of a conversation that it changes."""
+    """Stores conversations by id. A caller that changes a conversation must hold its turn lock."""
 
     async def get(self, conversation_id: str) -> Conversation:
-        """The conversation. Counts as a use of it.
+        """Returns the conversation. This counts as a use of it.
 
         Raises:
-            ConversationNotFound: it never existed, expired, or was evicted or deleted.
+            ConversationNotFound: the conversation never existed, expired, or was evicted or deleted.
         """
 
     async def reserve(self, conversation_id: str) -> None:
-        """Makes sure that a new conversation, whose turn lock is held, can be put later.
+        """Makes sure that a new conversation, whose turn lock must be held, can be stored later.
 
         Raises:
             QueueFull: the store is full, and every conversation is in the middle of a turn.
         """
 
     async def put(self, conversation: Conversation) -> None:
-        """Stores the conversation, new or changed. Counts as a use of it.
+        """Stores the conversation, new or changed. This counts as a use of it.
 
         Raises:
-            QueueFull: it is new and was not reserved, and no other conversation can be evicted.
+            QueueFull: the conversation is new and not reserved, and no other conversation can be evicted.
         """
 
     async def delete(self, conversation_id: str) -> None:
         """Removes the conversation.
 
         Raises:
-            ConversationNotFound: as `get` does.
+            ConversationNotFound.
         """
 
     async def page(self, *, limit: int, offset: int) -> ConversationPage:
-        """At most `limit` conversations from `offset` on, the most recently used first."""
+        """Returns at most `limit` conversations from `offset` on, the most recently used first."""
 
 
 class MemoryStore:
-    """Conversations in memory, in order of use. The least recently used is evicted if there are too many.
+    """Keeps conversations in memory, in order of use, and evicts the least recently used beyond the limit.
 
-    Those whose ids are in `held`, because they are in the middle of a turn, are neither evicted nor expired.
+    Conversations whose ids are in `held` are in the middle of a turn; they are neither evicted nor expire.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class MemoryStore:
         return conversation
 
     async def reserve(self, conversation_id: str) -> None:
-        """See ConversationStore. A held id counts as stored, so the place needs no record of its own."""
-        assert conversation_id in self._held, "a place is reserved by the turn that will fill it"
+        """See ConversationStore. A held id counts as stored, so the reservation needs no record."""
+        assert conversation_id in self._held, "the turn that reserves a place must hold its lock"
         self._make_room_for(conversation_id)
 
     async def put(self, conversation: Conversation) -> None:
@@ -121,7 +121,7 @@ class MemoryStore:
         del self._conversations[conversation_id], self._used_at[conversation_id]
 
     def _idle_ids(self) -> Iterator[str]:
-        """The ids of conversations that are not in a turn, the least recently used first."""
+        """Yields the ids of conversations that are not in a turn, the least recently used first."""
         return (key for key in self._conversations if key not in self._held)
 
     def _drop_expired(self) -> None:
@@ -132,7 +132,7 @@ class MemoryStore:
             logger.info("conversation expired: id=%s", oldest)
 
     def _make_room_for(self, conversation_id: str) -> None:
-        """Evicts until the conversation fits beside those that are stored and those in their first turn."""
+        """Evicts conversations until this one fits beside those that are stored or in their first turn."""
         while len(self._conversations.keys() | self._held | {conversation_id}) > self._max:
             oldest = next(self._idle_ids(), None)
             if oldest is None:

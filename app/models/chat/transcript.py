@@ -1,4 +1,4 @@
-"""Translates conversations between the form that is stored and the wire models."""
+"""Translates stored conversations to the wire models, and transcripts to stored messages."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ PREVIEW_CHARACTERS = 80
 
 
 def restore_messages(transcript: Sequence[TranscriptMessage]) -> tuple[Message, ...]:
-    """The messages of a transcript in which user and assistant take turns.
+    """Returns the messages of a transcript in which user and assistant take turns.
 
     Raises:
-        InvalidRequest: they do not take turns, or the last message has no reply.
+        InvalidRequest: user and assistant do not take turns, or the last message has no reply.
     """
     for index, message in enumerate(transcript):
         expected = ("user", "assistant")[index % 2]
@@ -45,7 +45,7 @@ def restore_messages(transcript: Sequence[TranscriptMessage]) -> tuple[Message, 
 
 
 def to_wire(conversation: Conversation) -> ConversationResponse:
-    """The whole conversation as the API shows it."""
+    """Returns the whole conversation as the API shows it."""
     return ConversationResponse(
         conversation_id=conversation.id,
         title=conversation.title,
@@ -63,7 +63,7 @@ def _message_to_wire(message: Message) -> ConversationMessage:
 
 
 def to_summary(conversation: Conversation) -> ConversationSummary:
-    """The conversation's entry in a list."""
+    """Returns the conversation's entry in a list."""
     first = conversation.messages[0].content if conversation.messages else ""
     return ConversationSummary(
         conversation_id=conversation.id,

@@ -31,7 +31,7 @@ TurnEvent = ReplyProgress | ChatResponse
 class Turn:
     """A request for a reply. `history` is the conversation up to the reply, with the new message.
 
-    `old_reply` is the reply that the new one replaces; if `continues` is set, the new one begins with it.
+    The new reply replaces `old_reply`; if `continues` is set, it begins with its text.
     """
 
     history: Conversation
@@ -43,7 +43,7 @@ class Turn:
 
     @classmethod
     def for_message(cls, conversation: Conversation, request: ChatRequest) -> "Turn":
-        """A turn that answers a new message."""
+        """Returns a turn that answers a new message."""
         if request.system_prompt is not None:
             conversation = conversation.with_system_prompt(request.system_prompt)
         new_message = Message("user", request.message)
@@ -53,7 +53,7 @@ class Turn:
 
     @classmethod
     def for_regeneration(cls, conversation: Conversation, request: RegenerateRequest) -> "Turn":
-        """A turn that answers the last message again.
+        """Returns a turn that answers the last message again.
 
         Raises:
             NothingToDo: the conversation has no reply yet.
@@ -67,7 +67,7 @@ class Turn:
 
     @classmethod
     def for_continuation(cls, conversation: Conversation, request: ContinueRequest) -> "Turn":
-        """A turn that continues the last reply.
+        """Returns a turn that continues the last reply.
 
         Raises:
             NothingToDo: the conversation has no reply yet.
@@ -98,16 +98,16 @@ class Turn:
 
 @dataclass(slots=True)
 class TurnReply:
-    """The reply of a turn as far as it has come."""
+    """The reply of a turn, while it is generated."""
 
     turn: Turn
-    omitted_messages: int  # by the limit on turns; the engine may omit more
+    omitted_messages: int  # because of the limit on turns; the engine may omit more
     start: StartEvent | None = None
     text: list[str] = field(default_factory=list)
     generated: GeneratedReply | None = None
 
     def record(self, event: ReplyEvent) -> ReplyProgress | None:
-        """The event as the turn reports it, or None for the last one, which the response replaces."""
+        """Returns the event to report; None for the last event, which the response replaces."""
         match event:
             case GeneratedReply():
                 self.generated = event
@@ -130,11 +130,11 @@ class TurnReply:
 
     @property
     def is_worth_keeping(self) -> bool:
-        """Whether the model said anything, or ended its reply without a word."""
+        """Whether the model has generated any text, or has ended its reply without text."""
         return bool(self.text) or self.generated is not None
 
     def conversation(self) -> Conversation:
-        """The conversation with the reply at its end, marked as interrupted if it is not complete."""
+        """Returns the conversation with the reply at its end, marked as interrupted if it is incomplete."""
         assert self.start is not None, "deltas follow the start"
         prefix = [message.content for message in self.turn.prefix]
         reply = Message(
@@ -148,7 +148,7 @@ class TurnReply:
         return self.turn.history.with_message(reply)
 
     def response(self, conversation: Conversation) -> ChatResponse:
-        """The report of the complete reply, to send once `conversation` is stored."""
+        """Returns the response with the complete reply. Send it after `conversation` was stored."""
         assert self.generated is not None and self.start is not None
         reply = conversation.last_reply()
         return ChatResponse(
@@ -170,7 +170,7 @@ class TurnReply:
 
 
 class TurnRunner:
-    """Runs turns whose locks are held."""
+    """Runs turns. The caller must hold their locks."""
 
     def __init__(self, settings: Settings, store: ConversationStore, generator: ChatGenerator) -> None:
         self._settings = settings
@@ -178,9 +178,9 @@ class TurnRunner:
         self._generator = generator
 
     async def run(self, turn: Turn, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
-        """Yields progress and deltas, commits, and yields the response. A failed turn stores nothing.
+        """Yields progress and deltas, commits the turn, and yields the response. A failed turn is not stored.
 
-        If the caller stops early, the text generated so far is committed and marked as interrupted.
+        If the caller stops early, the text so far is committed and marked as interrupted.
 
         Raises:
             ConversationFull, ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow,
@@ -214,16 +214,16 @@ class TurnRunner:
 
 
 def _model_input(turn: Turn, kept: Sequence[Message]) -> ModelInput:
-    """The system prompt and the kept messages."""
+    """Returns the system prompt and the kept messages."""
     system = (ChatMessage("system", turn.history.system_prompt),) if turn.history.system_prompt else ()
     messages = tuple(ChatMessage(message.role, message.content) for message in kept)
     return ModelInput(system + messages, continue_final_message=turn.continues, think=turn.request.think)
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:
-    """Awaits the work to its end. If the caller is cancelled meanwhile, raises that afterwards.
+    """Awaits the work to its end, even if the caller is cancelled, and raises CancelledError only then.
 
-    While a commit is under way, its turn lock must be held, and its reply must not be lost.
+    During a commit, the turn lock must stay held, and the reply must not be lost.
     """
     task = asyncio.create_task(work)
     cancellation: asyncio.CancelledError | None = None

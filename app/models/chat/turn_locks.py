@@ -1,4 +1,4 @@
-"""Lets a conversation have one turn at a time."""
+"""Limits each conversation to one turn at a time."""
 
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from app.core.errors import ConversationBusy
 
 
 class TurnLocks:
-    """The ids of the conversations that are in the middle of a turn. For use in one event loop."""
+    """The ids of the conversations that are in the middle of a turn. Use it in one event loop only."""
 
     def __init__(self) -> None:
         self._held: set[str] = set()
 
     @property
     def held(self) -> Set[str]:
-        """A live view of those ids."""
+        """A live view of these ids."""
         return self._held
 
     @contextmanager

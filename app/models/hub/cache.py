@@ -1,4 +1,4 @@
-"""Finds models in the layout of the Hugging Face cache: folders of repositories, snapshots of commits."""
+"""Finds models in the layout of the Hugging Face cache: folders for repositories, snapshots of commits."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cache_name(location: str) -> str:
-    """The name of a repository's folder in the cache."""
+    """Returns the name of a repository's folder in the cache."""
     return "models--" + location.replace("/", "--")
 
 

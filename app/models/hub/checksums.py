@@ -1,6 +1,6 @@
-"""Checks files in the Hub's cache: the name of each is its own checksum.
+"""Checks files in the Hub's cache against their names, which are their checksums.
 
-A file is read whole once, and again only after it has changed. The result is kept in the cache's folder.
+Each file is read once, and again only after it has changed. The results are kept in the cache's folder.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ _NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's id of a small file, SH
 
 
 class Cancelled(Exception):
-    """The work was stopped because nobody waits for its result any more."""
+    """The work was stopped, because nobody waits for its result any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """Keeps a small record in `folder` for each file that was read. Records may be deleted at any time."""
+    """Keeps a small record in `folder` for each checked file. Records may be deleted at any time."""
 
     folder: Path
 
     def damaged(
         self, snapshot: Path, report: Callable[[float], None], is_cancelled: threading.Event
     ) -> Path | None:
-        """The first file of the snapshot that does not match its checksum; None if all match or have none.
+        """Returns the first file of the snapshot that does not match its checksum; None if none is damaged.
 
-        Calls `report` with the share of bytes that were read.
+        Files without a checksum count as undamaged. `report` is called with the share of bytes read.
 
         Raises:
             Cancelled: `is_cancelled` was set.
@@ -56,7 +56,7 @@ class Checksums:
 
     def remember(self, blob: Path) -> None:
         """Records that the blob matches its checksum."""
-        with suppress(OSError):  # a read-only cache is read again next time
+        with suppress(OSError):  # files in a read-only cache are checked again next time
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / blob.name).write_text(_state(blob), encoding="utf-8")
 
@@ -81,7 +81,7 @@ def matches(path: Path, digest: str, read: Callable[[int], None] = lambda count:
 
 
 def _blobs(snapshot: Path) -> Iterable[Path]:
-    """The files that the snapshot's links lead to, as far as a checksum is their name."""
+    """Yields the targets of the snapshot's links whose names are checksums."""
     for pointer in model_files(snapshot):
         blob = pointer.resolve()
         if pointer.is_symlink() and _NAME.fullmatch(blob.name) and blob.is_file():
@@ -89,6 +89,6 @@ def _blobs(snapshot: Path) -> Iterable[Path]:
 
 
 def _state(blob: Path) -> str:
-    """A text that changes whenever the file does."""
+    """Returns a text that changes whenever the file changes."""
     found = blob.stat()
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"

@@ -1,6 +1,6 @@
-"""Finds and fetches the weights of models: from a local folder, a cache, or the Hugging Face Hub.
+"""Finds and downloads the weights of models: from a local folder, a cache, or the Hugging Face Hub.
 
-Tries the sources of a profile in order. No message ever contains a token.
+It tries the sources of a profile in order. No message contains a token.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ _CHECKED = ".checked"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A complete model folder on this disk, and the source that it came from."""
+    """A complete model folder on this disk, and its source."""
 
     source: Source
     path: Path
 
 
 class Hub:
-    """Finds the files of a profile and fetches them into `cache_dir`, in the layout of the Hub's cache."""
+    """Finds the files of a profile, and downloads them into `cache_dir` in the layout of the Hub's cache."""
 
     def __init__(
         self,
@@ -58,21 +58,21 @@ class Hub:
         self._timeouts = NetworkTimeouts() if timeouts is None else timeouts
 
     def find(self, profile: ModelProfile) -> Weights | None:
-        """The first source of the profile whose files are complete on this disk."""
+        """Returns the first source of the profile whose files are complete on this disk; None without one."""
         return next((weights for source in profile.sources if (weights := self._on_disk(source))), None)
 
     def has_first_source(self, profile: ModelProfile) -> bool:
-        """Whether the files of the profile's preferred source are complete on this disk."""
+        """Returns whether the files of the profile's first source are complete on this disk."""
         return self._on_disk(profile.sources[0]) is not None
 
     def converted(self, source: Source) -> Path:
-        """The folder for the safetensors made from the source's pickle."""
+        """Returns the folder for safetensors made from the source's pickle."""
         return self._cache_dir / _CONVERTED / source.location
 
     async def forget_pickle(self, source: Source) -> None:
-        """Deletes a downloaded pickle once the safetensors made from it are complete.
+        """Deletes a downloaded pickle if the safetensors made from it are complete.
 
-        Leaves the user's own cache and folders alone.
+        The user's own cache and folders are not touched.
         """
         await in_thread(lambda: self._forget_pickle(source))
 
@@ -93,13 +93,13 @@ class Hub:
         await in_thread(lambda: sweep(self._cache_dir))
 
     async def fetch(self, profile: ModelProfile, report: LoadReporter) -> Weights:
-        """The weights of the first available source, fetched if they are not on this disk.
+        """Returns the weights of the first available source, downloaded if they are not on this disk.
 
-        The next source is tried only if this machine has no access to the one before. If none is available,
-        weights of any source that are on this disk will do.
+        Another source is tried only if this machine has no access to the previous one. If no source is
+        available, weights from any source that are on this disk are used.
 
         Raises:
-            ModelUnavailable: subclass and message say why the first source is not available.
+            ModelUnavailable: the first source is not available, for the reason in the subclass and message.
         """
         first_error: ModelUnavailable | None = None
         for source in profile.sources:
@@ -132,7 +132,7 @@ class Hub:
             yield from snapshots(cache / cache_name(source.location), source.revision)
 
     async def _checked_weights(self, source: Source, report: LoadReporter) -> Weights:
-        """The source's weights, each file of which matches its checksum."""
+        """Returns the source's weights, in which every file matches its checksum."""
         weights, damage = self._on_disk(source), None
         if weights is not None:
             damage = await self._damage(weights, report)
@@ -147,8 +147,10 @@ class Hub:
         return weights
 
     async def _damage(self, weights: Weights, report: LoadReporter) -> ModelCorrupt | None:
-        """The error to raise for a damaged file in a Hub cache, or None. A damaged file in this server's own
-        cache is deleted, so that it is fetched again."""
+        """Returns the error for a damaged file in a Hub cache; None if no file is damaged.
+
+        A damaged file in this server's own cache is deleted, so that it is downloaded again.
+        """
         is_cancelled = threading.Event()
         try:
             blob = await in_thread(
@@ -188,11 +190,11 @@ class Hub:
             # Looking up a name can take longer than the socket's own timeout.
             connecting = in_thread(lambda: socket.create_connection(address, limit_s).close())
             await asyncio.wait_for(connecting, limit_s)
-        except OSError:  # TimeoutError is one
+        except OSError:  # includes TimeoutError
             raise offline(source) from None
 
     async def _download(self, source: Source, report: LoadReporter) -> Path:
-        # Imported here, because they would double the time that the server needs to start.
+        # Imported here, because these imports would double the server's start-up time.
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # at run time only
 
@@ -216,7 +218,7 @@ class Hub:
 
 
 def network_address(endpoint: str) -> tuple[str, int]:
-    """The host and port that connections to the Hub go to: its own, or a proxy's."""
+    """Returns the host and port for connections to the Hub: its own, or those of a proxy."""
     url = urlsplit(endpoint)
     proxy = getproxies().get(url.scheme)
     if proxy and url.hostname and not proxy_bypass(url.hostname):

@@ -1,7 +1,7 @@
 """Downloads a repository's files into the layout of the Hub's cache.
 
-After a kill, huggingface_hub fetches a file from its beginning, and it compares only its size. This module
-resumes each file, compares it with the Hub's checksum, and only then gives it its name. It uses
+After a kill, huggingface_hub downloads a file again from the start, and it checks only the size. This module
+resumes each file, compares it with the Hub's checksum, and only then gives it its final name. It uses
 huggingface_hub's own locks, so that other programs can share the cache.
 """
 
@@ -40,7 +40,7 @@ _ORPHAN = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete|tmp_[0-9a-f-]{36
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Fetches one repository into `cache_dir`. `headers` go with each request, a token among them."""
+    """Downloads one repository into `cache_dir`. `headers`, with the token, are sent with each request."""
 
     repository: Repository
     cache_dir: Path
@@ -52,7 +52,7 @@ class Download:
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> Path:
-        """The folder of the complete snapshot. If this is cancelled, its threads end by themselves.
+        """Returns the folder of the complete snapshot. After a cancellation its threads end by themselves.
 
         Raises:
             DiskFull, ModelCorrupt, OSError, and the Hub client's errors.
@@ -114,7 +114,7 @@ class Download:
             if blob.exists():
                 self.meter.set_done(file.name, file.size)
                 return
-            for _ in range(2):  # a byte that was flipped on the way is usually right the second time
+            for _ in range(2):  # a byte that was corrupted on the way is usually right the second time
                 self._complete(file, _partial(blob))
                 if matches(_partial(blob), file.digest):
                     os.replace(_partial(blob), blob)
@@ -131,7 +131,7 @@ class Download:
 
     @contextmanager
     def _locked(self, file: RemoteFile) -> Iterator[None]:
-        """Lets one thread of one process at a time download the file."""
+        """Allows only one thread of one process to download the file."""
         path = self._locks / f"{file.digest}.lock"
         with ExitStack() as held:
             while True:
@@ -142,7 +142,7 @@ class Download:
             yield
 
     def _complete(self, file: RemoteFile, partial: Path) -> None:
-        """Appends the missing bytes. Tries again if the connection breaks or stalls, or the Hub fails."""
+        """Appends the missing bytes. It retries if the connection breaks or stalls, or if the Hub fails."""
         failures = 0
         with partial.open("ab") as out:
             while (start := out.tell()) < file.size:
@@ -160,7 +160,7 @@ class Download:
         url = hf_hub_url(
             repository.source.location, file.name, revision=repository.commit, endpoint=self.endpoint
         )
-        # Not compressed: the range must count the same bytes as the file on the disk.
+        # Without compression, because the range must count the same bytes as the file on the disk.
         headers = self.headers | {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
         with get_session().stream("GET", url, headers=headers, timeout=self.timeouts.read_s) as response:
             hf_raise_for_status(response)
@@ -178,7 +178,7 @@ class Download:
             raise ConnectionError("the Hub ended the file early")
 
     def _link(self) -> Path:
-        """Links the files into the snapshot, the weights last: a snapshot with weights has everything."""
+        """Links the files into the snapshot, weights last, so that a snapshot with weights is complete."""
         snapshot = self._folder / "snapshots" / self.repository.commit
         for file in self.repository.files:
             pointer = snapshot / file.name
@@ -196,7 +196,7 @@ class Download:
 
 
 def sweep(cache_dir: Path) -> None:
-    """Removes the remains of killed downloads that cannot be resumed. Does not wait for locks."""
+    """Removes the remains of killed downloads that cannot be resumed. It waits for no lock."""
     for path in cache_dir.glob("models--*/blobs/*"):
         digest = path.name.partition(".")[0]
         is_done = path.name == digest + _PARTIAL and path.with_name(digest).exists()
@@ -212,7 +212,7 @@ def sweep(cache_dir: Path) -> None:
 
 
 def replace_link(pointer: Path, target: str) -> None:
-    """Creates the link in one step, because another download may create the same one at the same moment."""
+    """Creates the link atomically, because another download may create the same one at the same time."""
     fresh = pointer.with_name(f".{pointer.name}.{uuid4().hex}")
     fresh.symlink_to(target)
     os.replace(fresh, pointer)
@@ -223,8 +223,11 @@ def _partial(blob: Path) -> Path:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether trying again may help: after a broken or silent connection or an error in the Hub, not after a
-    refusal or on a full disk."""
+    """Returns whether a retry may help.
+
+    It may after a broken or silent connection or an error in the Hub, but not after a refusal or with a full
+    disk.
+    """
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500
     return not (isinstance(error, OSError) and error.errno)

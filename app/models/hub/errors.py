@@ -1,6 +1,6 @@
 """Turns the Hub's errors into domain errors with advice for the user.
 
-No part of a request goes into a message, and so no token does.
+Messages contain no part of a request, and therefore no token.
 """
 
 import errno
@@ -36,7 +36,7 @@ _RETRY_AFTER_S = 60  # if the Hub does not say
 
 def offline(source: Source) -> ModelOffline:
     return ModelOffline(
-        f"{source.location} is not on this machine and the Hugging Face Hub cannot be reached.",
+        f"{source.location} is not on this machine, and the Hugging Face Hub cannot be reached.",
         hint="Connect to the network and try again, or use the built-in model.",
     )
 
@@ -44,7 +44,7 @@ def offline(source: Source) -> ModelOffline:
 def damaged(source: Source) -> ModelCorrupt:
     return ModelCorrupt(
         f"{source.location} is damaged on this machine: a file does not match its checksum.",
-        hint="Connect to the network and try again: the file is fetched again.",
+        hint="Connect to the network and try again: the file is downloaded again.",
     )
 
 
@@ -61,7 +61,7 @@ def gigabytes(count: float) -> str:
 
 
 def to_model_error(source: Source, error: Exception, has_token: bool) -> ModelUnavailable:
-    """The domain error for an error of the Hub client. Subclasses are matched before their parents."""
+    """Returns the domain error for an error of the Hub client. Subclasses are matched before parents."""
     name = source.location
     match error:
         case ModelUnavailable():

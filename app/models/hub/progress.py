@@ -1,4 +1,4 @@
-"""Measures the progress of a download: its bytes, its rate and the time that it has left."""
+"""Measures the progress of a download: its bytes, its rate and the remaining time."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ class FileTransfer:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The bytes of several files. The rate is None until enough was received to measure it."""
+    """The bytes of several files. The rate is None until it can be measured."""
 
     files: tuple[FileTransfer, ...]
     bytes_per_s: float | None = None
@@ -43,13 +43,13 @@ class Transfer:
 
 
 class LoadReporter(Protocol):
-    """Takes the progress of a load, from any thread."""
+    """Receives the progress of a load. Any thread may call it."""
 
     def __call__(self, stage: str, fraction: float, transfer: Transfer | None = None) -> None: ...
 
 
 class Meter:
-    """Counts the bytes of several files that arrive at the same time. Any thread may call it."""
+    """Counts the bytes of several files that are downloaded in parallel. Any thread may call it."""
 
     def __init__(
         self, report: LoadReporter, sizes: Mapping[str, int], clock: Callable[[], float] = time.monotonic

@@ -1,6 +1,6 @@
 """Asks the Hub for a repository's commit and for the files that belong to a model.
 
-The Hub's answers become file names on this disk, so each is checked.
+The Hub's answers become file names on this disk, so all of them are checked.
 """
 
 import re
@@ -21,7 +21,7 @@ _HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """`digest`, the name of the file in the cache, is the SHA-256 of a large file or a small one's git id."""
+    """A file on the Hub. `digest`, its name in the cache, is the SHA-256 if it is large, else git's id."""
 
     name: str
     size: int
@@ -36,10 +36,10 @@ class Repository:
 
 
 def look_up(api: HfApi, source: Source) -> Repository:
-    """The repository's files, after checking that this machine may read them.
+    """Returns the repository's files, after checking that this machine may read them.
 
     Raises:
-        ModelRefused: it has no weights in a safe format.
+        ModelRefused: the repository has no weights in a safe format.
         HubUnreachable: the answer makes no sense.
         HfHubHTTPError: see HfApi.model_info.
     """

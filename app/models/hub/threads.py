@@ -1,7 +1,7 @@
 """Runs blocking work in daemon threads, and defines how long work on the network may take.
 
-asyncio's and anyio's worker threads are not daemons: one that hangs, in a name look-up or on a network disk,
-would keep the server from ending. So each piece of work gets a thread of its own here.
+The worker threads of asyncio and anyio are not daemons. One that hangs, in a name look-up or on a network
+disk, would keep the server from exiting. Here, each piece of work gets a thread of its own.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class NetworkTimeouts:
-    probe_s: float = 3.0  # to connect to the Hub before it counts as unreachable
+    probe_s: float = 3.0  # for connecting to the Hub, before it counts as unreachable
     read_s: float = 10.0  # of silence in the middle of a file
-    retry_s: float = 0.5  # pause after the first failure; the next ones are longer
+    retry_s: float = 0.5  # pause after the first failure; later pauses are longer
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Returns or raises the outcome of `work`. If this is cancelled, the thread goes on by itself."""
+    """Returns the result of `work`, or raises its error. After a cancellation the thread keeps running."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
         try:
             settle = partial(_set_result, future, work())
-        except Exception as error:  # the thread's root: the error is raised in the coroutine that waits
+        except Exception as error:  # the thread's root: the error is raised in the waiting coroutine
             settle = partial(_set_exception, future, error)
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no coroutine waits any more
             loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=run, name="hub", daemon=True).start()

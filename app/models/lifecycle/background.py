@@ -1,4 +1,4 @@
-"""Runs background work of the model lifecycle, logs its failures, and ends it with the server."""
+"""Runs the background tasks of the model lifecycle, logs their failures, and ends them with the server."""
 
 import asyncio
 import logging
@@ -9,14 +9,14 @@ logger = logging.getLogger(__name__)
 
 
 class BackgroundTasks:
-    """Tasks that run until they end or the server does. `close` must be awaited."""
+    """Tasks that run until they or the server end. The owner must await `close`."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields and is sent
-        """Starts the work, or drops it if `close` was called."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:  # Any: a coroutine's yield and send types
+        """Starts the work, or drops it if `close` was called before."""
         if self._is_closed:
             work.close()
             return

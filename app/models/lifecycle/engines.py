@@ -13,15 +13,15 @@ from app.models.hub.progress import LoadReporter
 
 
 class EngineStarter(Protocol):
-    """Starts the backends of all models. `close` must be called, after the last backend was closed."""
+    """Starts the backends of all models. Call `close` after the last backend is closed."""
 
     def prepare(self) -> None:
-        """Begins whatever makes later starts fast, and returns at once."""
+        """Starts the preparation that makes later starts fast, without waiting for it."""
 
     def close(self) -> None: ...
 
     async def start(self, spec: WorkerSpec, report: LoadReporter) -> EngineBackend:
-        """A backend that is ready to serve what `spec` describes; reports its stages meanwhile.
+        """Returns a backend that is ready to serve the model of `spec`. `report` is called with its stages.
 
         Raises:
             ModelUnavailable: the model cannot be served.
@@ -64,10 +64,10 @@ def worker_spec(
     converts_to: str | None,
     low_priority: bool,
 ) -> WorkerSpec:
-    """What a worker needs to know to serve these weights, with `draft` as its draft model if there is one.
+    """Returns the specification of a worker for these weights, with `draft` as its draft model, if any.
 
-    `converts_to` is the folder for the safetensors made from a pickle. With `low_priority` the load lets
-    other models keep answering.
+    `converts_to` is the folder for safetensors made from a pickle. With `low_priority`, other models keep
+    answering during the load.
     """
     return WorkerSpec(
         model_path=str(weights.path),

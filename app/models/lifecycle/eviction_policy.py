@@ -1,6 +1,6 @@
 """Decides which models stay loaded: how many, in how much memory, and for how long without a request.
 
-Changes nothing itself, and never chooses a model that is in use or pinned.
+It only decides. It never chooses a model that is in use or pinned.
 """
 
 import time
@@ -15,15 +15,17 @@ from app.core.model_folder import CONFIG, BrokenFile, read_json, weight_bytes
 from app.models.hub.errors import gigabytes
 from app.models.lifecycle.state import ModelState
 
-_RUNTIME_BYTES = 400_000_000  # of a worker beside its weights: the interpreter, torch, activations
-_SHARE = 0.95  # of the memory that may be used; the rest is left to other programs
+_RUNTIME_BYTES = 400_000_000  # of a worker besides its weights: the interpreter, torch, activations
+_SHARE = 0.95  # of the memory may be used; the rest is for other programs
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionPolicy:
-    """The limits. If `limit_bytes` is None, the limit is the memory that is `available` on the host; on a
-    graphics card it is a share of the card's memory, as the first worker reports it. The latter is untested:
-    there was no card to try it on."""
+    """The limits. Without `limit_bytes`, the limit is the memory that is `available` on the host.
+
+    On a graphics card it is a share of the card's memory, which the first worker reports. That part has not
+    been tested on a card.
+    """
 
     max_loaded: int
     limit_bytes: int | None
@@ -44,8 +46,7 @@ class EvictionPolicy:
         )
 
     def needed_bytes(self, state: ModelState, folder: Path) -> int:
-        """The memory that loading the folder takes: as measured by an earlier load, or computed from its
-        files."""
+        """Returns the memory for loading the folder: measured by an earlier load, or estimated from files."""
         if state.measured_bytes is not None:
             return state.measured_bytes
         weights = weight_bytes(folder)
@@ -53,7 +54,7 @@ class EvictionPolicy:
         return weights * widened + _RUNTIME_BYTES
 
     def room_bytes(self, states: Iterable[ModelState]) -> int | None:
-        """The memory that another model may take; None if unknown, as on a card before its first worker."""
+        """Returns the memory that another model may take; None if unknown, as on a card without a worker."""
         backends = [state.loaded.backend for state in states if state.loaded]
         cards = [backend.info.card_bytes for backend in backends if backend.info.card_bytes is not None]
         limit = int(max(cards) * _SHARE) if self.limit_bytes is None and cards else self.limit_bytes
@@ -64,17 +65,17 @@ class EvictionPolicy:
     def surplus_candidate(
         self, states: list[ModelState], current: ModelState | None, incoming: int = 0
     ) -> ModelState | None:
-        """The model to unload if more are loaded than allowed, counting `incoming` further ones."""
+        """Returns the model to unload if `incoming` more models would exceed the number allowed."""
         loaded = [state for state in states if state.loaded is not None]
         return self.eviction_candidate(states, current) if len(loaded) + incoming > self.max_loaded else None
 
     def eviction_candidate(self, states: list[ModelState], current: ModelState | None) -> ModelState | None:
-        """The least recently used idle model; the current one only if no other is idle."""
+        """Returns the least recently used idle model; the current one only if no other is idle."""
         idle = [s for s in states if s.loaded is not None and s.is_idle and not s.profile.is_pinned]
         return min(idle, key=lambda state: (state is current, state.last_used), default=None)
 
     def idle_candidate(self, states: list[ModelState]) -> ModelState | None:
-        """The model that has had no request for the idle timeout; None if there is none."""
+        """Returns a model that has had no request for the idle timeout; None if all had one."""
         if self.idle_timeout_s is None:
             return None
         oldest = self.eviction_candidate(states, None)
@@ -82,14 +83,14 @@ class EvictionPolicy:
         return oldest if is_over else None
 
     def fits_instead(self, needed_bytes: int, leaving: ModelState, states: Iterable[ModelState]) -> bool:
-        """Whether unloading `leaving`, which may be in use, would make enough room."""
+        """Returns whether unloading `leaving`, which may be in use, would make enough room."""
         room = self.room_bytes(states)
         if room is None or leaving.loaded is None or leaving.profile.is_pinned:
             return False
         return needed_bytes <= room + leaving.loaded.backend.stats.memory_bytes
 
     def check(self, state: ModelState, needed_bytes: int, states: Iterable[ModelState]) -> None:
-        """Raises ModelTooLarge if the model would not fit beside those that are loaded."""
+        """Raises ModelTooLarge if the model does not fit beside the loaded ones."""
         room = self.room_bytes(states)
         if room is not None and needed_bytes > room:
             raise ModelTooLarge(

@@ -1,7 +1,7 @@
 """Unloads models: to make room for another one, to keep within the limits, and after the idle timeout.
 
-A model is taken out of service in the same turn of the event loop in which it was chosen, before anything is
-awaited. So no request can get a model whose worker is about to end.
+A model is taken out of service as soon as it is chosen, before the next `await`, so that no request can get a
+model whose worker is about to end.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _MAX_IDLE_POLL_S = 10.0
 
 
 class Evictor:
-    """`drain_timeout_s` limits how long a load waits for another model's requests to end."""
+    """Unloads models. `drain_timeout_s` limits how long a load waits for another model's requests to end."""
 
     def __init__(self, registry: ModelRegistry, policy: EvictionPolicy, drain_timeout_s: float) -> None:
         self._registry = registry
@@ -30,25 +30,27 @@ class Evictor:
         self._unloads: set[asyncio.Task[None]] = set()
 
     async def unload(self, state: ModelState) -> None:
-        """Takes the model out of service at once, then waits until its worker has ended. The worker ends even
-        if the wait is cancelled."""
+        """Takes the model out of service at once, then waits until its worker has ended.
+
+        The worker ends even if the wait is cancelled.
+        """
         unload = self._start_unload(state)
         if unload is not None:
             await asyncio.shield(unload)
 
     async def close(self) -> None:
-        """Unloads every model; open requests end with ShuttingDown."""
+        """Unloads every model. Open requests end with ShuttingDown."""
         for state in self._registry.all():
             self._start_unload(state)
         await self._finish_unloads()
 
     def trim(self) -> None:
-        """Begins to unload what exceeds the number of models that may be loaded."""
+        """Starts unloading the models that exceed the number allowed."""
         while (surplus := self._surplus(incoming=0)) is not None:
             self._start_unload(surplus)
 
     async def unload_idle_models(self) -> None:
-        """Unloads models that have had no request for the idle timeout, for as long as the server runs."""
+        """Unloads each model that has had no request for the idle timeout, as long as the server runs."""
         timeout_s = self._policy.idle_timeout_s
         while timeout_s is not None:
             await asyncio.sleep(min(timeout_s / 4, _MAX_IDLE_POLL_S))
@@ -56,13 +58,14 @@ class Evictor:
                 await self.unload(idle)
 
     async def make_room(self, incoming: ModelState, needed_bytes: int, report: LoadReporter) -> None:
-        """Unloads idle models until the incoming one fits. For the current model it also waits until another
-        one's requests have ended.
+        """Unloads idle models until the incoming one fits.
+
+        For the current model it also waits until the requests of another one have ended.
 
         Raises:
             ModelTooLarge: the model would not fit even after every possible eviction.
         """
-        await self._finish_unloads()  # the memory of workers that are ending is about to become free
+        await self._finish_unloads()  # workers that are ending are about to free their memory
         while (surplus := self._surplus(incoming=1)) is not None:
             await self.unload(surplus)
         while not self._fits(needed_bytes):
@@ -82,8 +85,10 @@ class Evictor:
         return room is None or needed_bytes <= room
 
     async def _drain(self, needed_bytes: int, report: LoadReporter) -> ModelState | None:
-        """Waits until a model whose memory would suffice is idle. Returns that model, or None after the
-        timeout or if there is no such model."""
+        """Waits until a model that is large enough becomes idle, and returns it.
+
+        Returns None after the timeout, or if no model is large enough.
+        """
         states = self._registry.all()
         suitable = (state for state in states if self._policy.fits_instead(needed_bytes, state, states))
         state = next(suitable, None)

@@ -1,4 +1,4 @@
-"""A load in progress: shared by every request that waits for it, and cancelled when the last one leaves."""
+"""A load in progress, which all requests that wait for it share. It is cancelled when the last one leaves."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,7 +11,7 @@ from app.models.schemas import FileProgress, LoadProgress
 
 
 class LoadMonitor:
-    """The newest progress of a load, and an event for its next change. Made within a running event loop."""
+    """The newest progress of a load, and an event for its next change. Create it in a running event loop."""
 
     def __init__(self, model_name: str) -> None:
         self.progress = LoadProgress(model_name=model_name, stage="resolve", fraction=0)
@@ -19,13 +19,13 @@ class LoadMonitor:
         self._loop = asyncio.get_running_loop()
 
     def report(self, stage: str, fraction: float, transfer: Transfer | None = None) -> None:
-        """Takes new progress. Any thread may call this."""
+        """Records new progress. Any thread may call this."""
         progress = _progress(self.progress.model_name, stage, fraction, transfer)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no request waits any more
             self._loop.call_soon_threadsafe(self._set, progress)
 
     def wake(self) -> None:
-        """Lets every waiter look again."""
+        """Wakes all waiters, so that they read the progress again."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -35,8 +35,10 @@ class LoadMonitor:
 
 
 class Load:
-    """`task` loads the model, and reports to `monitor`. A load that `is_kept` is never cancelled by its
-    waiters."""
+    """A load in progress. `task` loads the model and reports to `monitor`.
+
+    If `is_kept` is set, the load goes on when its waiters leave.
+    """
 
     def __init__(self, task: asyncio.Task[ServedModel], monitor: LoadMonitor) -> None:
         self.is_kept = False
@@ -86,19 +88,21 @@ class Load:
         return self._task.result()
 
     def cancel(self) -> None:
-        """Cancels the load unless it has ended. Only the first call counts: a second cancellation would
-        interrupt the end of its worker."""
+        """Cancels the load unless it has ended.
+
+        Only the first call has an effect: a second cancellation would interrupt the worker's shutdown.
+        """
         if not self.is_cancelled and not self._task.done():
             self.is_cancelled = True
             self._task.cancel()
 
     async def wait_closed(self) -> None:
-        """Returns once the load has ended, with everything that it began."""
+        """Waits until the load and everything it started have ended."""
         await asyncio.wait((self._task,))
 
     def _on_done(self, task: asyncio.Task[ServedModel]) -> None:
         if not task.cancelled():
-            task.exception()  # marks it as retrieved: the state has the error, and maybe nobody waits
+            task.exception()  # marks it as retrieved: the state keeps the error, even if nobody waits
         self._monitor.wake()
 
 

@@ -1,4 +1,4 @@
-"""Loads models: finds or fetches the weights, makes room, and starts a backend that serves them."""
+"""Loads models: finds or downloads the weights, makes room, and starts a backend that serves them."""
 
 import asyncio
 import logging
@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class ModelLoader:
-    """A model has at most one load at a time, which all that wait for the model share. `close` must be
-    awaited."""
+    """Loads models. All requests that wait for a model share its one load. The owner must await `close`."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class ModelLoader:
         self._evictor = evictor
         self._engines = engines
         self._background = background
-        self._start_lock = asyncio.Lock()  # one model at a time is loaded into memory
+        self._start_lock = asyncio.Lock()  # only one model at a time is loaded into memory
         self._loads: set[Load] = set()
         self._is_closing = False
 
@@ -58,7 +57,7 @@ class ModelLoader:
         await asyncio.gather(*(load.wait_closed() for load in self._loads))
 
     def load(self, state: ModelState) -> Load:
-        """The load in progress, or a new one.
+        """Returns the load in progress, or a new one.
 
         Raises:
             ShuttingDown.
@@ -85,7 +84,7 @@ class ModelLoader:
 
     @contextmanager
     def pin(self, state: ModelState) -> Iterator[None]:
-        """Keeps the model from being unloaded while this is open."""
+        """Keeps the model loaded while this is open."""
         state.pins += 1
         try:
             yield
@@ -95,8 +94,9 @@ class ModelLoader:
             self._evictor.trim()
 
     async def loading(self, state: ModelState) -> AsyncGenerator[LoadProgress | ServedModel, None]:
-        """Yields progress, then the model, which stays loaded until this is closed. A load that nothing else
-        waits for is cancelled if this is closed early.
+        """Yields progress, then the model, which stays loaded until this is closed.
+
+        If this is closed early and no other request waits for the load, the load is cancelled.
 
         Raises:
             ModelUnavailable.
@@ -112,8 +112,7 @@ class ModelLoader:
             yield await load.result()
 
     async def unload(self, state: ModelState) -> None:
-        """Cancels the model's load or takes the model out of service at once, then waits until its worker has
-        ended."""
+        """Cancels the model's load, or takes it out of service, at once; then waits for its worker's end."""
         load = state.load
         if load is not None:
             load.cancel()
@@ -125,7 +124,7 @@ class ModelLoader:
     async def _run(self, state: ModelState, report: LoadReporter) -> ServedModel:
         began = time.monotonic()
         try:
-            await self._evictor.unload(state)  # a worker that has ended or is stuck
+            await self._evictor.unload(state)  # its worker has ended or is stuck
             weights = await self._hub.fetch(state.profile, report)
             async with self._start_lock:
                 loaded = await self._start(state, weights, report, began)
@@ -133,7 +132,7 @@ class ModelLoader:
             logger.warning("model not loaded: model=%s code=%s", state.name, error.code)
             state.error = error
             raise
-        except Exception as error:  # the task's root: waiters get the error, the log has the traceback
+        except Exception as error:  # the task's root: waiters get the error, the log gets the traceback
             logger.exception("model not loaded: model=%s", state.name)
             state.error = ModelLoadFailed(f"{state.name} could not be loaded.", hint="See the log.")
             raise state.error from error
@@ -174,7 +173,7 @@ class ModelLoader:
         return ServedModel(state.profile, source, backend, time.monotonic() - began)
 
     def _draft_for(self, state: ModelState, weights: Weights) -> Weights | None:
-        """The model's draft model, if it is on the disk and fits without an eviction."""
+        """Returns the draft model, if it is on the disk and fits without an eviction."""
         if state.profile.draft is None:
             return None
         draft = self._hub.find(self._registry.find(state.profile.draft).profile)

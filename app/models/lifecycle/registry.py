@@ -1,6 +1,6 @@
-"""Holds the state of every known model, and which one is current.
+"""Keeps the state of every known model, and which of them is current.
 
-Known are the models of the catalogue and, if the settings allow it, any other that was asked for by name.
+The known models are those of the catalogue and, if the settings allow it, others that were requested by name.
 """
 
 import re
@@ -11,8 +11,8 @@ from app.core.paths import absolute, is_path
 from app.models.lifecycle.state import ModelState
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_MAX_OTHERS = 32  # remembered models beyond the catalogue's
-_CONTEXT_LENGTH = 8192  # tokens, of a model without a description; less if its own window is smaller
+_MAX_OTHERS = 32  # known models that are not in the catalogue
+_CONTEXT_LENGTH = 8192  # tokens, for a model outside the catalogue; less if its own window is smaller
 
 
 class ModelRegistry:
@@ -50,7 +50,7 @@ class ModelRegistry:
 
 
 def _undescribed(name: str) -> ModelProfile | None:
-    """The profile of a repository or folder that no catalogue describes; None if the name is neither."""
+    """Returns a profile for a repository or folder that is not in the catalogue; None if it is neither."""
     is_folder = is_path(name)
     if not is_folder and not _REPOSITORY.fullmatch(name):
         return None

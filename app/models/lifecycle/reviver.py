@@ -1,6 +1,6 @@
-"""Starts the worker of the current model again after it ended or got stuck, without waiting for a request.
+"""Restarts the worker of the current model after it ended or got stuck, without waiting for a request.
 
-Behind a load balancer that asks for readiness, no request would come.
+A load balancer that checks readiness would send no request.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _MAX_DELAY_S = 60.0
-_FORGET_AFTER_S = 300.0  # without a new start the next one has no delay
+_FORGET_AFTER_S = 300.0  # after this time without a restart, the next one has no delay
 
 
 class Reviver:
-    """Each start that follows another one soon waits twice as long as the one before, up to a minute."""
+    """Restarts the worker. The delay before a restart doubles with each restart in a row, up to a minute."""
 
     def __init__(
         self, registry: ModelRegistry, loader: ModelLoader, clock: Callable[[], float] = time.monotonic
@@ -34,13 +34,13 @@ class Reviver:
         self._last_start = -_FORGET_AFTER_S
 
     async def run(self) -> None:
-        """Watches the current model for as long as the server runs."""
+        """Watches the current model as long as the server runs."""
         while True:
             self.check()
             await asyncio.sleep(_POLL_S)
 
     def check(self) -> None:
-        """Begins to load the current model if its worker has failed and the delay is over."""
+        """Starts loading the current model if its worker has failed and the delay is over."""
         state = self._registry.current
         if state is None or not _is_down(state):
             return
@@ -51,7 +51,7 @@ class Reviver:
         if now - self._last_start < self._delay_s:
             return
         self._starts, self._last_start = self._starts + 1, now
-        logger.info("starting a worker again: model=%s start=%d", state.name, self._starts)
+        logger.info("restarting a worker: model=%s restart=%d", state.name, self._starts)
         with suppress(ShuttingDown):
             self._loader.start_background_load(state)
 
@@ -61,7 +61,7 @@ class Reviver:
 
 
 def _is_down(state: ModelState) -> bool:
-    """Whether the model's worker has failed, or could not be started again, and no load is in progress."""
+    """Returns whether the worker has failed, or could not be restarted, and no load is in progress."""
     if state.progress is not None:
         return False
     return not state.is_serving if state.loaded is not None else state.is_recovering

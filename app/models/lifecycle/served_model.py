@@ -8,7 +8,7 @@ from app.engine.backend import EngineBackend
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """`source` is the one of the profile's sources that was loaded."""
+    """A loaded model. `source` is the one of the profile's sources that was loaded."""
 
     profile: ModelProfile
     source: Source

@@ -1,4 +1,4 @@
-"""The state of one model: not loaded, loading, loaded or failed."""
+"""Keeps the state of one model: not loaded, loading, loaded or failed."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from app.models.schemas import LoadProgress, LoadState
 class ModelState:
     """The state of one model. It has at most one backend and at most one load in progress.
 
-    `pins` counts the requests that use the model or wait for it, `error` says why the last load failed, and
+    `pins` counts the requests that use the model or wait for it, `error` is the error of the last load, and
     `measured_bytes` is what the last worker took, unless it held a draft model as well. `is_recovering` from
     the failure of a worker until another one serves. `last_used` is on the monotonic clock.
     """

@@ -1,4 +1,4 @@
-"""Reports the list of models, the facts of one model, and the health of the server."""
+"""Reports the list of models, the facts about one model, and the health of the server."""
 
 import time
 import uuid
@@ -20,7 +20,7 @@ from app.models.schemas import (
 
 
 class ServerStatus:
-    """Reads the manager and changes nothing. Each run of the server has its own `boot_id`."""
+    """Reads the manager without changing it. Each run of the server has its own `boot_id`."""
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models
@@ -57,7 +57,7 @@ class ServerStatus:
         )
 
     def info(self, name: str | None = None) -> ModelInfoResponse:
-        """Facts of the named model, or of the current one.
+        """Returns the facts about the named model, or about the current one.
 
         Raises:
             ModelNotFound, NoModelChosen.
@@ -118,7 +118,7 @@ class ServerStatus:
         return "loading" if current is not None and current.progress is not None else "unavailable"
 
     def _failure(self, state: ModelState) -> str | None:
-        """Why the model cannot serve although it was loaded or requested; None if it can."""
+        """Returns the reason why a loaded or requested model cannot serve; None if it can."""
         if state.error is not None:
             return state.error.message
         failure = None if state.loaded is None else state.loaded.backend.failure

@@ -1,4 +1,4 @@
-"""Changes the current model: without a gap if the memory holds both, otherwise one after the other."""
+"""Changes the current model: without a gap if memory suffices for both, otherwise one after the other."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -22,7 +22,7 @@ LoadEvent = LoadProgress | SwitchModelResponse
 
 
 class ModelSwitch:
-    """Sets `current` and `note` of the registry."""
+    """Changes `current` and `note` in the registry."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class ModelSwitch:
         self._loader = loader
         self._evictor = evictor
         self._background = background
-        self._pending_default: ModelState | None = None  # replaces the built-in model once loaded
+        self._pending_default: ModelState | None = None  # will replace the built-in model when it is loaded
 
     def start(self, *, is_chosen: bool) -> None:
-        """Begins to load the current model and returns at once.
+        """Starts loading the current model without waiting for it.
 
-        A default that was not chosen and is not on the disk is not waited for: the built-in model answers
-        while it is fetched, and continues to if that fails.
+        If the default model was not set explicitly and is not on the disk, the built-in model answers while
+        it is downloaded, and keeps answering if the download fails.
         """
         default = self._registry.current
         if default is None:
@@ -60,7 +60,7 @@ class ModelSwitch:
             self._background.spawn(self._replace_builtin(builtin, default))
 
     async def _replace_builtin(self, builtin: ModelState, default: ModelState) -> None:
-        """A gapless switch begun by the server itself. Any other switch overrules it."""
+        """Switches to the default without a gap, unless a request switches to another model meanwhile."""
         await self._wait_for(builtin)
         with self._loader.pin(default):
             await self._wait_for(default)
@@ -70,7 +70,7 @@ class ModelSwitch:
                 self._registry.note = f"The built-in model answers: {default.error.message}"
 
     async def _wait_for(self, state: ModelState) -> None:
-        """Waits for the model's load; its failure is kept in `state.error`."""
+        """Waits for the model's load. `state.error` keeps its failure."""
         if not state.is_serving:
             with suppress(DomainError):
                 await self._loader.start_background_load(state).result()
@@ -112,9 +112,12 @@ class ModelSwitch:
         return self._policy.fits_instead(needed, old, self._registry.all())
 
     async def _replace(self, old: ModelState, new: ModelState) -> AsyncGenerator[LoadEvent, None]:
-        """Switches without memory for both: requests from now on wait for the new model, while the old one
-        finishes its own and is unloaded. It comes back if the new one fails to load."""
-        note = f"not enough memory for both: {old.name} is unloaded first"
+        """Switches without memory for both models.
+
+        New requests wait for the new model, while the old one finishes its requests and is unloaded. If the
+        new model fails to load, the old one is loaded again.
+        """
+        note = f"not enough memory for both, so {old.name} is unloaded first"
         self._make_current(new)
         self._registry.note = f"Switching to {new.name}; {note}."
         try:

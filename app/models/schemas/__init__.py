@@ -1,7 +1,7 @@
-"""The wire models of /api/v1, shared with the terminal client, so nothing here imports the server.
+"""Defines the wire models of /api/v1. The terminal client shares them, so they must not import the server.
 
-A request with an unknown field is refused, and its numbers and booleans must have their own JSON type: `true`
-is not 1. A reply's unknown fields are ignored, so that a client can read the replies of a newer server.
+Requests with unknown fields are refused, and numbers and booleans must have their own JSON type: `true` is
+not 1. Unknown fields of replies are ignored, so that a client can read the replies of a newer server.
 """
 
 from app.core.literals import FinishReason as FinishReason, Role as Role

@@ -1,4 +1,4 @@
-"""The requests and replies about models, the progress of a load, and the server's health."""
+"""Defines the requests and replies about models, the progress of a load, and the server's health."""
 
 from datetime import datetime
 from typing import Literal
@@ -33,9 +33,9 @@ class FileProgress(WireModel):
 class LoadProgress(WireModel):
     """The measured progress of a load.
 
-    `stage` is verify, resolve, download, drain, convert, import, load, check, pack, warm up or ready. In
-    `drain`, a model that is about to be unloaded finishes its requests. The figures about bytes are null in
-    all stages but `download`.
+    `stage` is verify, resolve, download, drain, convert, import, load, check, pack, warm up or ready. During
+    `drain`, a model that is about to be unloaded finishes its requests. The figures about bytes are null
+    except during `download`.
     """
 
     model_name: str
@@ -46,7 +46,7 @@ class LoadProgress(WireModel):
     bytes_per_s: float | None = Field(None, description="The speed over the last seconds.")
     seconds_left: float | None = None
     files: list[FileProgress] = Field(default_factory=list)
-    note: str | None = Field(None, description="What a person should know about this load.")
+    note: str | None = Field(None, description="A message for people about this load.")
 
 
 class ModelEntry(WireModel):
@@ -54,16 +54,16 @@ class ModelEntry(WireModel):
     display_name: str
     status: LoadState
     is_current: bool
-    model_id: str = Field(description="Where its weights come from, or would come from first.")
+    model_id: str = Field(description="The source of its weights, or the first source that would be tried.")
     sources: list[str]
     is_on_disk: bool
     description: str
     context_length: int
     size_bytes: int | None = Field(description="The approximate size of the weights; null if unknown.")
     memory_bytes: int | None = Field(
-        description="The memory that serving it takes: measured if it was loaded, else estimated."
+        description="The memory for serving it: measured if it was loaded, otherwise estimated."
     )
-    is_pinned: bool = Field(False, description="Is never unloaded to make room for another model.")
+    is_pinned: bool = Field(False, description="Whether it is never unloaded to make room for another model.")
     open_requests: int = 0
     progress: LoadProgress | None = None
     error: str | None = Field(None, description="Why the last load failed.")
@@ -78,7 +78,7 @@ class SwitchModelResponse(WireModel):
     message: str
     model_name: str
     model_id: str
-    load_time: float = Field(description="Seconds; 0 if it was loaded already.")
+    load_time: float = Field(description="Seconds; 0 if it was already loaded.")
 
 
 class UnloadModelResponse(WireModel):
@@ -95,9 +95,9 @@ class ModelInfoResponse(WireModel):
     status: LoadState
     architecture: str | None = None
     device: str | None = None
-    dtype: str | None = Field(None, description="The type that it computes in.")
+    dtype: str | None = Field(None, description="The number format in which it computes.")
     weights: str | None = Field(
-        None, description="How its layers' weights are held: float32, float16, bfloat16 or int8."
+        None, description="The number format of its layers' weights: float32, float16, bfloat16 or int8."
     )
     draft: str | None = Field(None, description="The smaller model whose draft tokens it verifies.")
     parameters: int | None = None

@@ -1,4 +1,4 @@
-"""The replies about conversations and texts, whole or as the events of a stream."""
+"""Defines the replies about conversations and texts, and the events of a stream."""
 
 from datetime import datetime
 
@@ -17,14 +17,14 @@ class Usage(WireModel):
 class Timings(WireModel):
     """Seconds since the model received the request, and the speed after the first token."""
 
-    queue_s: float = Field(description="Until the request began to be computed.")
+    queue_s: float = Field(description="Until the first step of the request.")
     first_token_s: float = Field(description="Until the first token.")
     total_s: float = Field(description="Until the last token.")
     tokens_per_second: float | None = Field(description="null for fewer than two tokens.")
 
 
 class Parameters(WireModel):
-    """The sampling parameters that were really used, defaults included."""
+    """The sampling parameters that were used, including defaults."""
 
     max_tokens: int | None
     temperature: float
@@ -44,7 +44,7 @@ class ChatResponse(WireModel):
     conversation_id: str
     message_id: str
     model_name: str = Field(description="The model's name in the catalogue.")
-    model_id: str = Field(description="Where its weights come from: a Hub repository or a local folder.")
+    model_id: str = Field(description="The source of its weights: a Hub repository or a local folder.")
     generation_time: float = Field(description="Seconds.")
     finish_reason: FinishReason
     message_count: int = Field(description="The number of messages now stored in the conversation.")
@@ -55,7 +55,7 @@ class ChatResponse(WireModel):
     )
     parameters: Parameters
     timestamp: datetime | None = Field(
-        None, description="When the reply ended, as the conversation keeps it."
+        None, description="When the reply ended, as stored in the conversation."
     )
 
 
@@ -148,7 +148,7 @@ class ErrorResponse(WireModel):
 
 
 class StartEvent(WireModel):
-    """The request was accepted. Sent before the first token."""
+    """The request was accepted. This event comes before the first token."""
 
     conversation_id: str | None = None
     message_id: str | None = None

@@ -1,4 +1,4 @@
-"""The requests about conversations, and the request to complete a text."""
+"""Defines the requests about conversations, and the request to continue a text."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -36,36 +36,37 @@ def _describe_alias(schema: dict[str, Any]) -> None:  # Any: JSON schema
 
 
 class SamplingFields(RequestModel):
-    """How to sample the reply. A field that is left out has the model's own default."""
+    """How to sample the reply. A field that is left out takes the model's default."""
 
     model_config = ConfigDict(json_schema_extra=_describe_alias)
 
     max_tokens: Annotated[StrictInt | None, sampling.MAX_TOKENS] = Field(
         None,
         validation_alias=AliasChoices("max_tokens", "max_length"),
-        description="The most tokens that the reply may have, at most what is left of the context window. "
+        description="The most tokens that the reply may have. The context window limits it as well. "
         "Alias: `max_length`.",
     )
     temperature: Annotated[StrictFloat | None, sampling.TEMPERATURE] = Field(
         None, description="0 is greedy: it always takes the most likely token."
     )
     top_p: Annotated[StrictFloat | None, sampling.TOP_P] = Field(
-        None, description="Draws from the most likely tokens that together have this probability."
+        None, description="Samples from the most likely tokens that together have this probability."
     )
     top_k: Annotated[StrictInt | None, sampling.TOP_K] = Field(
-        None, description="Draws from this many of the most likely tokens. 0 turns it off."
+        None, description="Samples from this many of the most likely tokens. 0 turns it off."
     )
     min_p: Annotated[StrictFloat | None, sampling.MIN_P] = Field(
-        None, description="Leaves out tokens that are less likely than this share of the most likely one."
+        None,
+        description="Excludes tokens less likely than this share of the most likely token's probability.",
     )
     repetition_penalty: Annotated[StrictFloat | None, sampling.REPETITION_PENALTY] = Field(
-        None, description="Above 1, tokens of the prompt and the reply become less likely to come again."
+        None, description="Above 1, tokens of the prompt and the reply become less likely to be repeated."
     )
     presence_penalty: Annotated[StrictFloat | None, sampling.PRESENCE_PENALTY] = Field(
-        None, description="Above 0, tokens of the reply become less likely to come again."
+        None, description="Above 0, tokens of the reply become less likely to be repeated."
     )
     frequency_penalty: Annotated[StrictFloat | None, sampling.FREQUENCY_PENALTY] = Field(
-        None, description="As `presence_penalty`, for each time that the token has come."
+        None, description="As `presence_penalty`, but once for each occurrence of the token."
     )
     seed: Annotated[StrictInt | None, sampling.SEED] = Field(
         None, description="The same request with the same seed gives the same reply."
@@ -76,7 +77,7 @@ class SamplingFields(RequestModel):
 
 
 class TurnFields(SamplingFields):
-    """What every request for a reply may hold."""
+    """The fields of every request for a reply."""
 
     think: StrictBool | None = Field(
         None,
@@ -106,7 +107,7 @@ class ChatRequest(TurnFields):
 
 
 class TranscriptMessage(RequestModel):
-    """One message of a conversation to restore. The facts about a past reply are kept with it."""
+    """One message of a conversation to restore, with the facts about a past reply."""
 
     role: Literal["user", "assistant"]
     content: Text
@@ -116,7 +117,7 @@ class TranscriptMessage(RequestModel):
 
     @model_validator(mode="after")
     def _user_message_is_not_blank(self) -> "TranscriptMessage":
-        """As in a chat. A reply may be empty, because a model may end its reply at once."""
+        """Checks a user message as in a chat. A reply may be empty, because a model may end it at once."""
         if self.role == "user":
             not_blank(self.content)
         return self
@@ -143,7 +144,7 @@ class RegenerateRequest(TurnFields):
 
 
 class ContinueRequest(TurnFields):
-    """Extends the last reply, such as one that was cut off by `max_tokens` or by Ctrl-C."""
+    """Continues the last reply, such as one that was cut off by `max_tokens` or by Ctrl-C."""
 
     model_name: Name | None = None
     stream: StrictBool = False
@@ -155,21 +156,21 @@ class UndoRequest(RequestModel):
 
 class GenerateRequest(SamplingFields):
     prompt: NonBlankText = Field(
-        description="The text to continue, exactly as it is: no chat template is applied."
+        description="The text to continue. It is used as it is, without a chat template."
     )
     num_return_sequences: StrictInt = Field(1, ge=1, le=16)
     do_sample: StrictBool | None = Field(None, description="False means greedy, as temperature 0 does.")
     model_name: Name | None = None
     stream: StrictBool = Field(
-        False, description="Answers with server-sent events. Possible with one sequence only."
+        False, description="Answers with server-sent events. It requires num_return_sequences 1."
     )
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> "GenerateRequest":
         if self.do_sample and self.temperature == 0:
-            raise ValueError("do_sample is true, but temperature 0 is greedy: send only one of them")
+            raise ValueError("do_sample is true, but temperature 0 is greedy; send only one of them")
         if self.do_sample is False and self.temperature:
-            raise ValueError("do_sample is false, which is greedy, but temperature is above 0: send only one")
+            raise ValueError("do_sample is false, which is greedy, but temperature is above 0; send only one")
         if self.stream and self.num_return_sequences > 1:
-            raise ValueError("a stream holds one sequence: set num_return_sequences to 1")
+            raise ValueError("a stream has only one sequence, so set num_return_sequences to 1")
         return self

@@ -1,4 +1,4 @@
-"""Defines the base classes of the wire models, and the kinds of text that their fields hold."""
+"""Defines the base classes of the wire models, and the types of text for their fields."""
 
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ LoadState = Literal["available", "loading", "loaded", "failed"]
 
 MAX_TEXT = 400_000  # characters of one message; the request body has its own limit in bytes
 MAX_STOP = 16
-_MAX_FIELDS = 200  # of one object: each unknown one costs the time of an error
+_MAX_FIELDS = 200  # of one object, because building an error for each unknown field takes time
 
 
 def not_blank(text: str) -> str:
@@ -29,11 +29,11 @@ def not_blank(text: str) -> str:
 
 def _few(strings: object) -> object:
     if isinstance(strings, list) and len(strings) > MAX_STOP:
-        raise ValueError(f"holds more than {MAX_STOP} strings")
+        raise ValueError(f"has more than {MAX_STOP} strings")
     return strings
 
 
-# Pydantic refuses lone surrogates in each of these, because their length is limited.
+# Pydantic refuses lone surrogates in all of these types, because their length is limited.
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 NonBlankText = Annotated[Text, AfterValidator(not_blank)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
@@ -44,7 +44,7 @@ def _one_or_many(value: object) -> str:
     return "a list" if isinstance(value, list) else "a text"
 
 
-# Discriminated before validation, so that a wrong list is not reported as a wrong text as well.
+# The discriminator comes before validation, so that a wrong list is not also reported as a wrong text.
 StopField = Annotated[
     Annotated[list[StopString], BeforeValidator(_few), Tag("a list")] | Annotated[StopString, Tag("a text")],
     Discriminator(_one_or_many),
@@ -52,13 +52,14 @@ StopField = Annotated[
 
 
 class WireModel(BaseModel):
-    # Each model is built at its first use, because the client must start at once and uses few of them. The
-    # server builds all that it needs while it starts (docs.describe).
+    # Each model is built at its first use, because the client must start fast and uses few of them. The
+    # server builds its models during start-up (docs.describe).
+
     model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), frozen=True, defer_build=True)
 
 
 class RequestModel(WireModel):
-    """A request. A field that has several names may come under one of them; null counts as left out."""
+    """A request. A field with several names may be sent under one of them. Null counts as left out."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,14 +75,15 @@ class RequestModel(WireModel):
 
     @classmethod
     def _aliases(cls) -> list[list[str]]:
-        """The names of each field that has several."""
+        """Returns the names of each field that has several."""
         choices = [field.validation_alias for field in cls.model_fields.values()]
         return [list(map(str, choice.choices)) for choice in choices if isinstance(choice, AliasChoices)]
 
 
 def _unused(names: list[str], data: dict[str, Any]) -> list[str]:
-    """The names of one field that are null. Raises ValueError if two of them have values."""
+    """Returns the names of one field that have no value. Raises ValueError if two of them have values."""
     given = [name for name in names if data.get(name) is not None]
     if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} are the same field: send only one of them")
+        raise ValueError(f"{' and '.join(given)} are the same field; send only one of them")
+
     return [name for name in names if name not in given]

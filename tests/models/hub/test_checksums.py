@@ -65,7 +65,7 @@ def test_damaged_file_is_an_error_without_a_network(cached: Path) -> None:
     flip(weights(cached))
     with pytest.raises(ModelCorrupt, match="owner/tiny is damaged") as caught:
         fetch(offline(cached), profile("owner/tiny"))
-    assert "fetched again" in (caught.value.hint or "")
+    assert "downloaded again" in (caught.value.hint or "")
 
 
 def test_damaged_file_alone_is_fetched_again(cached: Path, standin: StandInHub) -> None:

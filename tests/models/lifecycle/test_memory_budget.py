@@ -92,7 +92,7 @@ async def replacement(loads: Loads) -> None:
         if isinstance(event, LoadProgress) and event.stage == "drain":
             waiting = waiting or asyncio.create_task(reply(loads, "hello", 4))
             notes.add(event.note)
-    assert notes == {"not enough memory for both: tiny-a is unloaded first"}
+    assert notes == {"not enough memory for both, so tiny-a is unloaded first"}
     assert (await running).response == alone.response
     assert waiting is not None and (await waiting).model_name == "tiny-b"
     assert loads.loaded == ["tiny-b"] and loads.models.note is None
