@@ -1,1 +1,1 @@
-"""The chat model that ships with the project: its weights and all that makes them."""
+"""The chat model that ships with the project: its weights and the code that trains them."""

@@ -43,7 +43,7 @@ class Chat:
             await asyncio.gather(preloading, return_exceptions=True)
 
     async def _preload(self) -> None:
-        """Imports what the first answer needs. A failure shows again, and is reported, in that answer."""
+        """Imports the modules for the first answer. A failure recurs in that answer, which reports it."""
         await asyncio.sleep(PRELOAD_DELAY_S)
         await asyncio.to_thread(self._session.terminal.preload)
         startup_time.end()
@@ -112,7 +112,7 @@ class Chat:
 
 
 def _log_traceback() -> str:
-    """Writes the traceback to client.log. Returns a hint that says where it is."""
+    """Writes the traceback to client.log. Returns a hint with the path of that file."""
     try:
         log = private_file(state_folder() / "client.log")
         with log.open("a") as file:

@@ -42,15 +42,15 @@ def read_message(options: Options, is_piped: bool) -> str | None:
 
 
 def invalid_message(error: ValidationError) -> str:
-    """Says in one line why a chat request is invalid."""
+    """Returns one line with the reason why a chat request is invalid."""
     problem = error.errors()[0]
     part = "system prompt" if "system_prompt" in problem["loc"] else "message"
     return f"The {part} cannot be sent: {problem['msg'].removeprefix('Value error, ')}."
 
 
 class OneShot:
-    """Prints the answer to standard output as it arrives, or one JSON object at the end. With JSON, nothing
-    but an error is written beside it."""
+    """Prints the answer to standard output as it arrives, or as one JSON object at the end. With JSON, only
+    errors are written as well."""
 
     def __init__(self, terminal: Terminal, options: Options, interrupts: Interrupts) -> None:
         self.terminal = _silent_terminal() if options.json else terminal

@@ -1,4 +1,4 @@
-"""Runs the client: settles the options, connects to a server, and chats or answers one message."""
+"""Runs the client: completes the options, connects to a server, and chats or answers one message."""
 
 import asyncio
 import contextlib
@@ -30,10 +30,10 @@ if TYPE_CHECKING:  # slow to import, and a pipe needs no line editor
 
 
 def main(options: Options, typed: str = "") -> int:
-    """Runs the client and returns its exit code. `typed` is what the user has typed so far.
+    """Runs the client and returns its exit code. `typed` is the text that the user has typed so far.
 
-    Called inside a running event loop, as in a notebook, it runs in a thread of its own and blocks the loop
-    until it ends.
+    If an event loop is already running, as in a notebook, the client runs in a thread of its own, and this
+    call blocks the loop until the client ends.
     """
     interrupts = Interrupts()
     try:
@@ -69,7 +69,7 @@ def _run(options: Options, interrupts: Interrupts, typed: str, is_notebook: bool
 
 
 class Client:
-    """One run of the client, with the options settled."""
+    """One run of the client, with complete options."""
 
     def __init__(
         self,

@@ -19,8 +19,9 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Excludes the objects loaded so far from garbage collection, so that collections stay short and no key
-    press waits for one. Does nothing if `begin` was not called: a notebook's objects are not ours to freeze.
+    """Excludes the objects loaded so far from garbage collection, so that no key press waits for a long one.
+
+    It does nothing if `begin` was not called, because a notebook's objects must not be frozen.
     """
     if gc.get_threshold()[0] == POSTPONED_THRESHOLD:
         gc.freeze()

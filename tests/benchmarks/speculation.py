@@ -1,9 +1,10 @@
 """Measures what speculation gains or costs in the engine: `python -m tests.benchmarks.speculation`.
 
-The replies are prescribed, so that they are real text although the model has random weights: every pass is
-computed, and then the prescribed token gets the greatest logit. Texts are tokenised by the built-in model's
-tokenizer, and each token becomes one word of the generated model. With `--draft RIGHT` a draft model makes
-the draft tokens. It computes every pass as well, and is right with the given probability.
+The model has random weights, but its replies are real text: after each pass, the token of a prescribed reply
+gets the greatest logit. The built-in model's tokenizer tokenises the texts, and each token becomes one word
+of the generated model. With `--draft RIGHT`, a draft model makes the draft tokens. It computes every pass as
+well, and is right with the given probability.
+
 """
 
 import argparse
@@ -34,7 +35,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 _CACHE = Path.home() / ".cache" / "llm-server-benchmarks"
 _KV_BYTES = 2**30
 _REPETITIONS = 3
-_PROMPT_TOKENS, _REPLY_TOKENS = 480, 160  # the most
+_PROMPT_TOKENS, _REPLY_TOKENS = 480, 160  # longer texts are cut
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def piped(text: str, *arguments: str, **changes: str) -> subprocess.CompletedPro
 
 
 def wait_until(condition: Callable[[], T]) -> T:
-    """Waits until the condition returns something true, and returns that. Fails after TIMEOUT_S."""
+    """Waits until the condition returns a true value, and returns that value. Fails after TIMEOUT_S."""
     deadline = time.monotonic() + TIMEOUT_S
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -41,7 +41,8 @@ def wait_until(condition: Callable[[], T]) -> T:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Like `wait_until`, while other tasks go on."""
+    """Waits as `wait_until` does, but lets other tasks run."""
+
     async with asyncio.timeout(TIMEOUT_S):
         while not condition():
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The questions of the held-out evaluation, and how their replies are judged.
+"""Defines the questions of the held-out evaluation and the tests for their replies.
 
 Names, numbers and wordings come from the held-out part of the corpus.
 """
@@ -35,7 +35,7 @@ _BETWEEN: tuple[Topic, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A conversation that ends with a user message, and the test whether a reply to it is right."""
+    """A conversation that ends with a user message. `is_right` tests a reply to it."""
 
     messages: list[TrainingMessage]
     is_right: Callable[[str], bool]
@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One ability to measure: makes its questions; `goal` is the share of `count` that must be right."""
+    """One ability to measure. `make` makes a question; the share `goal` of `count` replies must be right."""
 
     name: str
     make: Callable[[random.Random], Question]

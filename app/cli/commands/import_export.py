@@ -1,4 +1,4 @@
-"""Commands that bring text in and out: /read, /copy and /export."""
+"""Commands that import and export text: /read, /copy and /export."""
 
 import asyncio
 import threading

@@ -34,8 +34,9 @@ class Call:
 
 
 def parse(line: str) -> Call | str:
-    """The command that the line calls, or else the message that it is. `/usr/bin` is a message, and so is
-    the text after `//`.
+    """Returns the command that the line calls, or the line as a message.
+
+    `/usr/bin` is a message, and so is the text after `//`.
 
     Raises:
         UnknownCommand: the line looks like a command, but no command matches.
@@ -49,10 +50,10 @@ def parse(line: str) -> Call | str:
 
 
 def find(name: str) -> Command:
-    """The command with this name, or the only one whose name starts with it.
+    """Returns the command with this name, or the only command whose name starts with it.
 
     Raises:
-        UnknownCommand: no command matches, or several do. The hint names the nearest ones.
+        UnknownCommand: no command matches, or several do. The hint names the most similar commands.
     """
     name = name.removeprefix("/").lower()
     found = [command for command in COMMANDS if command.name.startswith(name)]

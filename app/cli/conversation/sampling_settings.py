@@ -29,13 +29,14 @@ def field_of(key: str) -> FieldInfo:
 
 
 def range_of(key: str) -> str:
-    """The allowed values in words, such as `0 to 2`."""
+    """Returns the allowed values in words, such as `0 to 2`."""
     if key == "stop":
         return "a string, or a JSON list of strings"
     (bounds,) = (part for part in field_of(key).metadata if isinstance(part, Interval))
-    lower = f"{bounds.ge:,}" if bounds.ge is not None else f"above {bounds.gt:,}"
     upper = "2^63 - 1" if bounds.le == 2**63 - 1 else f"{bounds.le:,}"
-    return f"{lower} to {upper}"
+    if bounds.ge is None:
+        return f"above {bounds.gt:,} and at most {upper}"
+    return f"{bounds.ge:,} to {upper}"
 
 
 class SamplingSettings:
@@ -68,7 +69,7 @@ class SamplingSettings:
 
 
 def _parse_number(text: str) -> int | float | str:
-    """The number, or the text unchanged if it is not one: validation rejects it then."""
+    """Returns the number; text that is not a number is returned unchanged, and validation rejects it."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
@@ -76,7 +77,7 @@ def _parse_number(text: str) -> int | float | str:
 
 
 def _parse_stop(text: str) -> Any:  # Any: JSON, which is validated afterwards
-    """A JSON list or string. Anything else is the stop string itself, with \\n and \\t as escapes."""
+    """Returns a JSON list or string. Other text is the stop string itself, with \\n and \\t as escapes."""
     if text.startswith(("[", '"')):
         try:
             return json.loads(text)

@@ -58,11 +58,11 @@ class Session:
         self.chosen_model: str | None = None  # by /switch; a restarted server may use another one
         self.context_tokens = 0  # after the last answer; 0 if unknown
         self.saved_as: str | None = None
-        self.listed: list[SessionSummary] = []  # what the numbers of /load and /delete refer to
+        self.listed: list[SessionSummary] = []  # the numbers of /load and /delete refer to this list
         self.attached: list[str] = []  # texts for the next message
         self.draft = ""  # an unanswered message, which the prompt offers again
         self.last_answer: Answer | None = None
-        self._last_model: str | None = None  # that answered
+        self._last_model: str | None = None  # the model of the last answer
         self._server_copy = ServerCopy(client, terminal)
         self._server_copy.knows_system_prompt = not system_prompt
 
@@ -182,7 +182,7 @@ class Session:
     async def _answer(
         self, request: AnswerRequest, history: list[TranscriptMessage], prefix: str = ""
     ) -> None:
-        """Shows the answer and appends it to `history`. Of an interrupted answer, appends what arrived."""
+        """Shows the answer and appends it to `history`, also the text of an interrupted answer."""
         answer = self.last_answer = Answer(prefix)
         try:
             async with self._autosaved(history, answer):

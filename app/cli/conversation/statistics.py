@@ -24,11 +24,11 @@ class Statistics:
 
     @property
     def speeds(self) -> list[float]:
-        """Tokens per second, without answers too short to be measured, in order."""
+        """Returns the tokens per second of each answer, in order, except answers too short to measure."""
         return [speed for answer in self.answers if (speed := answer.timings.tokens_per_second) is not None]
 
     def table(self) -> "Table":
-        """One column for each model, in the order of their first answers."""
+        """Returns a table with one column per model, in the order of their first answers."""
         from rich.table import Column, Table
 
         heading = Column("Model", no_wrap=True)

@@ -22,12 +22,12 @@ class Interrupts:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def fire(self) -> None:
-        """Cancels the running coroutine. To be called in the event loop."""
+        """Cancels the running coroutine. Call this in the event loop."""
         if self._running is not None:
             self._running.cancel()
 
     def fire_from_outside(self) -> None:
-        """Cancels the running coroutine. To be called in any other thread or in a signal handler."""
+        """Cancels the running coroutine. Call this in another thread or in a signal handler."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.fire)
 

@@ -21,8 +21,8 @@ MAX_TYPED = 4096  # bytes; the terminal's buffer
 def quiet_keyboard() -> Iterator[str]:
     """Turns off echo and line mode inside this context. Ctrl-C still sends a signal.
 
-    Yields what was typed before. In it Enter is a carriage return, and so is Ctrl-J, which line mode does not
-    distinguish from Enter.
+    Yields the text that was typed before. Enter is a carriage return in it, and so is Ctrl-J, because line
+    mode does not distinguish them.
     """
     if not sys.stdin.isatty():
         yield ""
@@ -90,7 +90,7 @@ def loud_keyboard() -> Iterator[None]:
 
 
 def _read_buffered() -> str:
-    """Reads what was typed so far. In line mode, Ctrl-D arrives as NUL."""
+    """Reads the text that was typed so far. In line mode, Ctrl-D arrives as NUL."""
     if not select.select([sys.stdin], [], [], 0)[0]:
         return ""
     held = os.read(sys.stdin.fileno(), MAX_TYPED)

@@ -78,7 +78,7 @@ class TerminalPrompt:
         keyboard: Input | None = None,
         screen: Output | None = None,
     ) -> None:
-        """`typed` is what the user typed before the editor existed."""
+        """`typed` is the text that the user typed before the editor existed."""
         register_shift_enter()
         self._session = session
         self._keyboard = keyboard or create_input()

@@ -11,7 +11,7 @@ from app.cli.errors import BadAddress
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The base URL of a server and the headers it needs, in the form httpx takes. Made by `address_of`."""
+    """The base URL of a server and the headers for it, as httpx takes them. Create it with `address_of`."""
 
     url: str
     headers: Mapping[bytes, bytes]
@@ -30,7 +30,7 @@ def address_of(url: str, api_key: str | None = None, setting: str = "--url") -> 
     """The address of a server from what the user typed for `setting`.
 
     Raises:
-        BadAddress: it is not an HTTP address, or the key cannot be sent in a header.
+        BadAddress: the text is not an HTTP address, or the key cannot be sent in a header.
     """
     if not _is_http(url):
         raise BadAddress(f"{setting} {url!r} is not an HTTP address.", "For example: http://127.0.0.1:8000")

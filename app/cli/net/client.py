@@ -85,7 +85,7 @@ class ChatClient:
         transport: httpx.AsyncBaseTransport | None = None,
         setting: str = "--url",
     ) -> None:
-        """`setting` is where the address comes from, for error messages."""
+        """`setting` names the option or variable with the address, for error messages."""
         self._address = address_of(url, api_key, setting)
         self._proxy = proxy_for(self._address) if transport is None else None
         self._http = httpx.AsyncClient(

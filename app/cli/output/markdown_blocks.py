@@ -1,4 +1,4 @@
-"""Renders blocks of Markdown with rich: without padding, with highlighted code, and dropping no text."""
+"""Renders blocks of Markdown with rich, without padding, with highlighted code, and without losing text."""
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token

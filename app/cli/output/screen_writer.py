@@ -1,7 +1,7 @@
 """Redraws the last rows of the terminal in place.
 
-Each frame is one write, rewrites only what changed, and erases nothing before it is overwritten. So nothing
-flickers, and the scrollback looks as if the final rows had been printed at once.
+Each frame is one write, rewrites only changed rows, and erases no row before it is overwritten. Therefore the
+screen does not flicker, and the scrollback looks as if the final rows had been printed at once.
 """
 
 import itertools
@@ -15,26 +15,29 @@ from rich.style import Style
 from app.cli.output.formatting import CONTROLS
 from app.cli.output.markdown_stream import Row
 
-BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows what is between at once
+BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows everything between them at once
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 CLEAR_TO_END_OF_LINE, CLEAR_BELOW = "\x1b[K", "\x1b[J"
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A row as it is written."""
+    """A row in the form in which it is written to the terminal."""
 
     ansi: str
     cells: int
 
     def height(self, width: int) -> int:
-        """The number of screen rows that it occupies."""
+        """Returns the number of screen rows that the line occupies."""
         return max(1, math.ceil(self.cells / width))
 
     def overwriting(self, width: int) -> str:
-        """The text that replaces what is on the screen. A line of exactly the screen's width must not be
-        followed by "clear to end of line": the cursor is still on its last cell. A longer line may leave a
-        cell free where a wide character did not fit, so everything below is cleared first."""
+        """Returns the text that overwrites the line on the screen.
+
+        A line of exactly the screen's width must not be followed by "clear to end of line", because the
+        cursor is still on its last cell. A longer line may leave a cell free if a wide character did not fit,
+        so everything below is cleared first.
+        """
         if self.cells > width:
             return f"{CLEAR_BELOW}{self.ansi}\n"
         return f"{self.ansi}{CLEAR_TO_END_OF_LINE if self.cells < width else ''}\n"

@@ -1,4 +1,4 @@
-"""Writes everything but answers to the terminal, and detects what the terminal can show."""
+"""Writes everything except answers to the terminal, and detects the terminal's capabilities."""
 
 import itertools
 import os
@@ -113,7 +113,7 @@ class Terminal:
         return LiveAnswer(self.console, self.style.folds_thoughts, self.typed_ahead)
 
     def preload(self) -> None:
-        """Imports what answers need, so that the first one does not delay key presses. For any thread."""
+        """Imports the modules for answers, so that the first answer delays no key press. Thread-safe."""
         if not self.style.plain:
             from app.cli.output.live_answer import LiveAnswer  # noqa: F401  (imported for later)
             from app.cli.output.markdown_blocks import highlight

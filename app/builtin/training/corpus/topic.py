@@ -1,6 +1,6 @@
-"""The interface between the corpus's topics and the code that composes conversations from them.
+"""Defines the interface between the corpus's topics and the code that composes conversations from them.
 
-A topic writes clean text. The `composition` module adds system prompts and noise, and orders the topics.
+A topic writes clean text. The `composition` module orders the topics and adds system prompts and noise.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One user message and its right reply. An evaluated reply must contain `check`, in any letter case."""
+    """One user message and its right reply. In the evaluation a reply must contain `check`, in any case."""
 
     user: str
     reply: str
@@ -26,10 +26,10 @@ Held-out exchanges are for evaluation, and share no wording with those for train
 
 
 def is_reserved(text: str) -> bool:
-    """Whether `text` is for evaluation only, as a name, word or sum. By checksum, one in eight texts is."""
+    """Returns whether a name, word or sum is for evaluation only. The checksum decides, for one in eight."""
     return zlib.crc32(text.lower().encode()) % 8 == 0
 
 
 def share(texts: Iterable[str], held_out: bool) -> list[str]:
-    """Those of `texts` that are for evaluation (`held_out`), or else for training."""
+    """Returns the texts for evaluation if `held_out`, otherwise those for training."""
     return [text for text in texts if is_reserved(text) == held_out]
