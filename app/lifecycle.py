@@ -8,10 +8,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
 from types import FrameType
 
+from app.core.config import SettingsError
 from app.services import ModelService
 
 
@@ -51,6 +53,30 @@ def _listen_once(host: str, port: int) -> None:
             missing.append(error)
     if len(missing) == len(addresses):
         raise missing[0]
+
+
+def check_single_process(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Raises SettingsError in a process that is one of several that uvicorn was asked to serve from.
+
+    Conversations live in the memory of one process, so they would be missing from the others.
+    """
+    is_child = multiprocessing.parent_process() is not None
+    is_reloading = "--reload" in arguments or environ.get("UVICORN_RELOAD", "0").lower() not in ("0", "false")
+    if is_child and not is_reloading and _asked_workers(arguments, environ) not in ("", "1"):
+        raise SettingsError(
+            "--workers, WEB_CONCURRENCY: the server keeps its conversations in one process, so it cannot "
+            "run as several. docs/operations.md says how to have more than one server."
+        )
+
+
+def _asked_workers(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
+    """The number of processes, from where uvicorn takes it."""
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == "--workers":
+            return following
+        if argument.startswith("--workers="):
+            return argument.removeprefix("--workers=")
+    return environ.get("UVICORN_WORKERS") or environ.get("WEB_CONCURRENCY", "")
 
 
 def stop_at_end_of_stdin() -> None:

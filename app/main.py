@@ -3,7 +3,9 @@
 Importing this module builds nothing: `uvicorn app.main:app` gets `app` from `__getattr__` below.
 """
 
+import multiprocessing
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -19,10 +21,11 @@ from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck, RequestLog
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
-from app.lifecycle import running
+from app.lifecycle import check_single_process, running
 from app.services import Services, build_services, check_models
 
 NAME = "LLM server"
+_STARTUP_FAILURE = 3  # of a child process: uvicorn ends, instead of starting the child again and again
 Build = Callable[[Settings], Services]
 
 
@@ -56,9 +59,11 @@ def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(name)
     try:
+        check_single_process(sys.argv, os.environ)
         return create_app()
     except SettingsError as error:
-        raise SystemExit(f"Wrong settings. {error}") from None
+        sys.stderr.write(f"Wrong settings. {error}\n")
+        sys.exit(1 if multiprocessing.parent_process() is None else _STARTUP_FAILURE)
 
 
 def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -85,6 +85,55 @@ def test_wrong_settings_are_reported_in_one_line(command: list[str], wrong: dict
     assert len(output.splitlines()) == 1
 
 
+UVICORN = ["-m", "uvicorn", "app.main:app"]
+
+
+@pytest.mark.parametrize(
+    ("options", "environ"),
+    [
+        (["--workers", "2"], {}),
+        (["--workers=3"], {"WEB_CONCURRENCY": "1"}),
+        ([], {"WEB_CONCURRENCY": "2"}),
+        ([], {"UVICORN_WORKERS": "2"}),
+    ],
+)
+def test_several_processes_are_refused_in_a_sentence(
+    options: list[str], environ: dict[str, str], offline: dict[str, str]
+) -> None:
+    with process(*UVICORN, "--port", offline["LLM_PORT"], *options, **offline, **environ) as started:
+        output, _ = started.communicate(timeout=START_S)
+    assert "WEB_CONCURRENCY: the server keeps its conversations in one process" in output
+    assert "Traceback" not in output
+
+
+def test_wrong_setting_ends_uvicorn_with_several_processes(offline: dict[str, str]) -> None:
+    with process(*UVICORN, "--port", "0", "--workers", "2", **offline | {"LLM_PORT": "many"}) as started:
+        output, _ = started.communicate(timeout=START_S)
+    assert "Wrong settings." in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("command", "concurrency"),
+    [(["-m", "app"], "2"), (["-m", "app"], "many"), ([*UVICORN, "--workers", "1"], "2")],
+)
+def test_server_of_one_process_ignores_web_concurrency(
+    command: list[str], concurrency: str, offline: dict[str, str]
+) -> None:
+    port = ["--port", offline["LLM_PORT"]] if command[1] == "uvicorn" else []
+    with process(*command, *port, **offline, WEB_CONCURRENCY=concurrency) as server:
+        until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
+        server.terminate()
+        server.communicate(timeout=START_S)
+
+
+def test_reloading_server_ignores_web_concurrency(offline: dict[str, str]) -> None:
+    options = ["--reload", "--reload-dir", "app/api", "--port", offline["LLM_PORT"]]
+    with process(*UVICORN, *options, **offline, WEB_CONCURRENCY="2") as server:
+        until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
+        server.terminate()
+        server.communicate(timeout=START_S)
+
+
 def test_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
