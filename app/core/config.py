@@ -102,7 +102,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_is_unset(cls, values: Any) -> Any:  # Any: as the sources hold them
+    def _empty_is_unset(cls, values: Any) -> Any:  # Any: the values of any source
+
         return {name: value for name, value in values.items() if value != ""}
 
     @field_validator("log_level", mode="before")

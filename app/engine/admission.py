@@ -82,7 +82,7 @@ class Admission:
 
 
 class AdmissionQueue:
-    """Admits requests one after the other, in order of arrival, while the step loop goes on.
+    """Admits requests one after the other, in order of arrival, while the step loop runs.
 
     Only the thread of the step loop may call it.
     """

@@ -239,7 +239,7 @@ class EngineCore:
             samplers = [request.sampler for request in sampled]
             drafts = [chunk.draft_ids for chunk in chunks if chunk.is_last]
             return sample_and_verify(logits, samplers, drafts) if sampled else []
-        except Exception:  # the root of this step's requests: they fail, the engine goes on
+        except Exception:  # the root of this step's requests: they fail, the engine continues
             _log.exception("a step of %d sequences failed", len(chunks))
             return None
 

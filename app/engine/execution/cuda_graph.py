@@ -159,7 +159,7 @@ class GraphCapture:
 
 @contextmanager
 def _no_synchronisation() -> Iterator[None]:
-    """A context in which every operation that waits for the device raises."""
+    """Makes every operation that waits for the device raise inside this context."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -76,7 +76,7 @@ class KVPool:
         return self._layers[layer]
 
     def start(self, slot: Slot) -> int:
-        """Returns the position where a slot starts. It holds until the next slot is made or resized."""
+        """Returns the position where a slot starts, which is valid until another slot is made or resized."""
         assert isinstance(slot, PooledSlot)
         return slot.start
 
@@ -129,7 +129,8 @@ class KVPool:
         slot.start = start
 
     def _relocate_after_compaction(self, slot: PooledSlot, length: int, capacity: int) -> None:
-        """Move the slot although no free range is large enough: merge its own range and all gaps into one."""
+        """Move the slot if no free range is large enough: set its values aside, and merge its range and all
+        gaps into one."""
         kept = [tensor.narrow(3, slot.start, length).clone() for tensor in self._layers.values()]
         self.drop(slot)
         slot.start = self._take(capacity)

@@ -38,7 +38,7 @@ class History:
 
 
 def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ...]:
-    """Returns the turns, each of which begins with a user message."""
+    """Returns the turns. A new turn begins at each user message."""
     turns: list[list[ChatMessage]] = []
     for message in messages:
         if message.role == "user" or not turns:

@@ -11,11 +11,11 @@ def cache_name(location: str) -> str:
 
 
 def snapshots(repository: Path, revision: str | None = None) -> Iterator[Path]:
-    """The snapshot of the revision, or of `main`, and then, if no revision is asked for, every other one."""
+    """Yields the snapshot of the revision. Without a revision, yields that of `main`, then all others."""
     commit = _commit(repository / "refs" / (revision or "main"))
     if commit is not None:
         yield repository / "snapshots" / commit
-    with suppress(OSError):  # a cache that this user may not read holds nothing for them
+    with suppress(OSError):  # a cache that this user may not read counts as empty
         if revision is not None:
             yield repository / "snapshots" / revision
         elif (repository / "snapshots").is_dir():

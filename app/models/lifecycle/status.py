@@ -74,10 +74,10 @@ class ServerStatus:
         )
 
     def is_ready(self) -> bool:
-        """Whether a request would be answered: the current model can serve.
+        """Returns whether the server can answer requests.
 
-        True as well if the current model was unloaded or the server was started without one, because the
-        next request loads a model.
+        It can if the current model can serve. It also can if that model was unloaded, or if no model is
+        current, because the next request then loads a model.
         """
         current = self._models.current
         return current is None or current.is_serving or current.status == "available"
@@ -129,7 +129,7 @@ class ServerStatus:
         return f"The worker of {state.name} {failure}; {what_follows}."
 
     def _status_of(self, state: ModelState) -> LoadState:
-        """`failed` also for a worker that is alive but stuck."""
+        """Returns the state to report: `failed` also for a worker that is alive but stuck."""
         return "failed" if state.status == "loaded" and self._failure(state) else state.status
 
 
