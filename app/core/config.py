@@ -46,7 +46,7 @@ def _auto_is_none(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 
 
-def _stripped_secret(secret: SecretStr) -> SecretStr | None:
+def _strip_secret(secret: SecretStr) -> SecretStr | None:
     """Removes blanks and newlines around the secret, which files of secrets often have."""
     text = secret.get_secret_value().strip()
     if secret.get_secret_value() and not text:
@@ -57,7 +57,7 @@ def _stripped_secret(secret: SecretStr) -> SecretStr | None:
 
 
 LocalPath = Annotated[Path, AfterValidator(expand)]
-Secret = Annotated[SecretStr, AfterValidator(_stripped_secret)]
+Secret = Annotated[SecretStr, AfterValidator(_strip_secret)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
 

@@ -21,7 +21,7 @@ _CONTEXT_LENGTH = 8192  # tokens, if the file does not say
 _BARE_KEY = re.compile(r"[\w-]+", re.ASCII)
 
 
-def _checked_name(name: str) -> str:
+def _check_name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name == NO_MODEL:
         raise ValueError("a name consists of letters, digits, . _ - and at most one /, and is not `none`")
     return name
@@ -40,13 +40,13 @@ class _Sampling(_Table):
     repetition_penalty: Annotated[float | None, REPETITION_PENALTY] = None
 
 
-def _checked_location(text: str) -> str:
+def _check_location(text: str) -> str:
     if is_path(text):
         expand(text)
     return text
 
 
-Location = Annotated[str, Field(min_length=1), AfterValidator(_checked_location)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(_check_location)]
 
 
 class _Source(_Table):
@@ -71,7 +71,7 @@ class _Model(_Table):
 
 
 class _File(_Table):
-    models: dict[Annotated[str, AfterValidator(_checked_name)], _Model] = Field(default_factory=dict)
+    models: dict[Annotated[str, AfterValidator(_check_name)], _Model] = Field(default_factory=dict)
 
 
 def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> Mapping[str, ModelProfile]:

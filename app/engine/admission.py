@@ -55,14 +55,14 @@ class Admission:
             check_sampling(submit.sampling)
             prompt = self._prompts.build(submit)
             self._vocabulary.check(prompt.ids)
-            return self._admitted(submit, prompt, arrived)
+            return self._make_request(submit, prompt, arrived)
         except DomainError as error:
             return Failed(submit.request_id, error.code, error.message, error.hint)
         except Exception:  # the root of the thread's task: one request must not end the others
             _log.exception("request %s cannot be prepared", submit.request_id)
             return internal_failure(submit.request_id)
 
-    def _admitted(self, submit: Submit, prompt: Prompt, arrived: float) -> Admitted:
+    def _make_request(self, submit: Submit, prompt: Prompt, arrived: float) -> Admitted:
         stops = submit.sampling.stop + (self._stop if submit.messages is not None else ())
         continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(

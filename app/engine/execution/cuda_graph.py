@@ -63,7 +63,7 @@ class CudaGraphs:
             [*slot_starts, *[PADDING_POSITION] * padding],
             [*positions, *[0] * padding],
         ]
-        forward = self._pass(self._filled(rows, values), length) if self.are_possible else None
+        forward = self._pass(self._fill_inputs(rows, values), length) if self.are_possible else None
         return None if forward is None else forward()[: len(ids)]
 
     def forget(self) -> None:
@@ -75,7 +75,7 @@ class CudaGraphs:
         if self._capture is not None:
             self._capture = GraphCapture(self._device)
 
-    def _filled(self, rows: int, values: list[list[int]]) -> Tensor:
+    def _fill_inputs(self, rows: int, values: list[list[int]]) -> Tensor:
         """Returns the input tensor of all passes with this number of rows, filled with these values."""
         if rows not in self._inputs:
             self._inputs[rows] = torch.zeros((3, rows), dtype=torch.long, device=self._device)
@@ -133,7 +133,7 @@ class GraphCapture:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         try:
-            expected = self._warmed_up(compute)
+            expected = self._warm_up(compute)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
                 output = compute()
@@ -149,7 +149,7 @@ class GraphCapture:
             raise RuntimeError("a CUDA graph gives other logits than the pass that was captured")
         return replay
 
-    def _warmed_up(self, compute: ForwardPass) -> Tensor:
+    def _warm_up(self, compute: ForwardPass) -> Tensor:
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
                 compute()

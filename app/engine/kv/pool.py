@@ -160,7 +160,7 @@ class KVPool:
         """Widen one layer after the other, so that only one tensor exists twice."""
         for layer, tensor in self._layers.items():
             if tensor.shape[3] < _RESERVED + size:  # an earlier attempt may have widened this layer
-                self._layers[layer] = _widened(tensor, _RESERVED + size)
+                self._layers[layer] = _enlarge(tensor, _RESERVED + size)
                 self.moves += 1
         self._free.give(_RESERVED + self._size, size - self._size)
         self._size = size
@@ -178,7 +178,7 @@ class KVPool:
         self._free.give(next_start, _RESERVED + self._size - next_start)
 
 
-def _widened(tensor: Tensor, positions: int) -> Tensor:
+def _enlarge(tensor: Tensor, positions: int) -> Tensor:
     wider = tensor.new_zeros((*tensor.shape[:3], positions, tensor.shape[4]))
     wider.narrow(3, 0, tensor.shape[3]).copy_(tensor)
     return wider

@@ -53,20 +53,20 @@ class PerSlotAllocator:
         return Slot(capacity, scope)
 
     def copy(self, slot: Slot, length: int, capacity: int) -> Slot:
-        layers = {layer: _resized(tensor, length, capacity) for layer, tensor in slot.layers.items()}
+        layers = {layer: _resize(tensor, length, capacity) for layer, tensor in slot.layers.items()}
         return Slot(capacity, slot.scope, layers=layers, draft_computed=min(slot.draft_computed, length))
 
     def resize(self, slot: Slot, length: int, capacity: int) -> None:
         """Resize one layer after the other, so that only one tensor exists twice."""
         for layer, tensor in slot.layers.items():
-            slot.layers[layer] = _resized(tensor, length, capacity)
+            slot.layers[layer] = _resize(tensor, length, capacity)
         slot.capacity = capacity  # only now: the device may run out of memory before the last layer
 
     def drop(self, slot: Slot) -> None:
         slot.layers.clear()
 
 
-def _resized(tensor: Tensor, length: int, capacity: int) -> Tensor:
+def _resize(tensor: Tensor, length: int, capacity: int) -> Tensor:
     resized = tensor.new_empty((*tensor.shape[:3], capacity, tensor.shape[4]))
     resized.narrow(3, 0, length).copy_(tensor.narrow(3, 0, length))
     return resized

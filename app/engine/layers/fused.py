@@ -27,12 +27,12 @@ def fuse(model: PreTrainedModel, packer: Packer) -> None:
     """Replaces the layers that have a fused form, one by one. The packer makes their linear layers."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            fused = _fused(child, model, packer)
+            fused = _fuse_layer(child, model, packer)
             if fused is not None:
                 setattr(parent, name, fused.eval())
 
 
-def _fused(module: nn.Module, model: PreTrainedModel, packer: Packer) -> nn.Module | None:
+def _fuse_layer(module: nn.Module, model: PreTrainedModel, packer: Packer) -> nn.Module | None:
     kind = type(module).__name__
     if kind in _LAYERS and _is_plain(module, model):
         return RotaryLayer(module, packer)
@@ -101,7 +101,7 @@ class RotaryLayer(nn.Module):
         **_: Any,  # arguments of transformers for caches that are not used here
     ) -> Tensor:
         """Takes and returns hidden states `[1, rows, width]`."""
-        query, key, value = self._projected(
+        query, key, value = self._project(
             self.input_norm(hidden), _rope(attention_batch, position_embeddings)
         )
         attended, _weights = attend(
@@ -119,7 +119,7 @@ class RotaryLayer(nn.Module):
         output: Tensor = hidden + self.down_proj(silu(gate).mul_(up))
         return output
 
-    def _projected(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Returns query, key and value `[1, heads, rows, dim]`, the first two with rotary positions."""
         heads = self.qkv(rows).unflatten(-1, (-1, self._head_dim))
         rotated, value = heads.split_with_sizes([self._heads + self._kv_heads, self._kv_heads], dim=2)

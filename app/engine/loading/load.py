@@ -66,7 +66,7 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
 
     Raises ModelUnavailable if the model is missing, corrupt, refused or unsupported, or fails to load.
     """
-    folder = _converted(Path(spec.model_path), spec.converts_to, report)
+    folder = _convert_pickle(Path(spec.model_path), spec.converts_to, report)
     refuse_unsafe(folder)
     device = pick_device(spec.device)
     config = _config(folder)
@@ -78,7 +78,7 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
 
 
-def _converted(folder: Path, target: str | None, report: ReportStage) -> Path:
+def _convert_pickle(folder: Path, target: str | None, report: ReportStage) -> Path:
     """Returns the folder; if its weights are a pickle that may be read, `target` with safetensors instead."""
     if target is None or not (folder / PICKLE).is_file() or (folder / "model.safetensors").exists():
         return folder

@@ -26,7 +26,7 @@ class ChatEncoder:
         if not self._cuts_rightly():
             self._boundaries = _Boundaries()
 
-    def marked(self, content: str) -> str:
+    def mark_control_tokens(self, content: str) -> str:
         """Returns a message's content for the template, with marks around the control tokens in it."""
         plain = re.sub(f"[{_OPEN}{_CLOSE}{END}]", "", content)
         return self._control.sub(f"{_OPEN}\\g<0>{_CLOSE}", plain)

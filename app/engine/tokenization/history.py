@@ -47,7 +47,7 @@ def _turns(messages: Sequence[ChatMessage]) -> tuple[tuple[ChatMessage, ...], ..
     return tuple(tuple(turn) for turn in turns)
 
 
-def folded(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+def fold_system_messages(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     """Returns the messages with each system message prepended to the message after it."""
     folded: list[ChatMessage] = []
     for message in messages:

@@ -11,7 +11,7 @@ from app.engine.ipc.messages import ChatMessage, Submit
 from app.engine.tokenization.chat_encoder import ChatEncoder, KnownIds
 from app.engine.tokenization.chat_template import ChatTemplate
 from app.engine.tokenization.context_window import NO_THINKING, ContextWindow, Prompt
-from app.engine.tokenization.history import History, folded
+from app.engine.tokenization.history import History, fold_system_messages
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 
@@ -59,8 +59,11 @@ class PromptBuilder:
     def _render(self, history: History, request: Submit, known: KnownIds, omitted_turns: int) -> Prompt:
         messages = history.without(omitted_turns)
         if not self._template.shows_system:
-            messages = folded(messages)
-        marked = [{"role": each.role, "content": self._encoder.marked(each.content)} for each in messages]
+            messages = fold_system_messages(messages)
+        marked = [
+            {"role": each.role, "content": self._encoder.mark_control_tokens(each.content)}
+            for each in messages
+        ]
         omitted = history.messages_in(omitted_turns)
         if request.continue_final_message:
             text, thinking = self._template.render_unfinished(marked), NO_THINKING

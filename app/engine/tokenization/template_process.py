@@ -35,8 +35,8 @@ def main() -> None:
     _write({"text": "ready"})
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        with _killed_after(request["time_limit_s"]):
-            answer = _rendered(request["template"], request["variables"])
+        with _kill_after(request["time_limit_s"]):
+            answer = _render(request["template"], request["variables"])
         _write(answer)
 
 
@@ -45,9 +45,9 @@ def _write(answer: TemplateAnswer) -> None:
     sys.stdout.buffer.flush()
 
 
-def _rendered(template: str, variables: dict[str, Any]) -> TemplateAnswer:  # any JSON
+def _render(template: str, variables: dict[str, Any]) -> TemplateAnswer:  # any JSON
     try:
-        text = _compiled(template).render(**variables)
+        text = _compile(template).render(**variables)
     except (MemoryError, RecursionError, OverflowError):
         return {"out_of_bounds": ""}
     except (
@@ -59,7 +59,7 @@ def _rendered(template: str, variables: dict[str, Any]) -> TemplateAnswer:  # an
 
 
 @lru_cache(4)
-def _compiled(template: str) -> jinja2.Template:
+def _compile(template: str) -> jinja2.Template:
     """Returns the template, compiled in the same environment as in transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
@@ -146,7 +146,7 @@ def _bound_memory() -> None:
 
 
 @contextmanager
-def _killed_after(time_limit_s: float) -> Iterator[None]:
+def _kill_after(time_limit_s: float) -> Iterator[None]:
     """Makes the system kill this process if the block takes longer, even if the parent is gone.
 
     The signal has no handler, so that it also ends a loop inside C.

@@ -61,7 +61,7 @@ class TextGenerator:
     async def _collect_all(self, request: GenerateRequest, deadline: Deadline) -> list[GeneratedReply]:
         """Returns all sequences, which are generated in parallel. If one fails, the others are cancelled."""
         tasks = [
-            asyncio.create_task(self._collect(_reseeded(request, index), deadline))
+            asyncio.create_task(self._collect(_reseed(request, index), deadline))
             for index in range(request.num_return_sequences)
         ]
         try:
@@ -84,7 +84,7 @@ class TextGenerator:
         return self._generator.generate(prompt, sampling, request.model_name, deadline)
 
 
-def _reseeded(request: GenerateRequest, index: int) -> GenerateRequest:
+def _reseed(request: GenerateRequest, index: int) -> GenerateRequest:
     """Returns the request with a seed for this sequence, so that an equal request gives equal sequences."""
     if request.seed is None:
         return request

@@ -27,7 +27,7 @@ class Checksums:
 
     folder: Path
 
-    def damaged(
+    def find_damaged(
         self, snapshot: Path, report: Callable[[float], None], is_cancelled: threading.Event
     ) -> Path | None:
         """Returns the first file of the snapshot that does not match its checksum; None if none is damaged.

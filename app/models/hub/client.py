@@ -65,7 +65,7 @@ class Hub:
         """Returns whether the files of the profile's first source are complete on this disk."""
         return self._on_disk(profile.sources[0]) is not None
 
-    def converted(self, source: Source) -> Path:
+    def conversion_folder(self, source: Source) -> Path:
         """Returns the folder for safetensors made from the source's pickle."""
         return self._cache_dir / _CONVERTED / source.location
 
@@ -78,7 +78,7 @@ class Hub:
 
     def _forget_pickle(self, source: Source) -> None:
         is_shared = self._cache_dir.resolve() == Path(constants.HF_HUB_CACHE).resolve()
-        if is_shared or not is_complete(self.converted(source)):
+        if is_shared or not is_complete(self.conversion_folder(source)):
             return
         for snapshot in snapshots(self._cache_dir / cache_name(source.location)):
             pointer = snapshot / PICKLE
@@ -104,7 +104,7 @@ class Hub:
         first_error: ModelUnavailable | None = None
         for source in profile.sources:
             try:
-                return await self._checked_weights(source, report)
+                return await self._check_weights(source, report)
             except ModelUnavailable as error:
                 logger.warning("model source unavailable: source=%s code=%s", source.location, error.code)
                 first_error = first_error or error
@@ -125,13 +125,13 @@ class Hub:
             yield Path(source.location)
             return
         if source.takes_pickle:
-            yield self.converted(source)
+            yield self.conversion_folder(source)
         if source.revision is None:
             yield self._cache_dir / source.location
         for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
             yield from snapshots(cache / cache_name(source.location), source.revision)
 
-    async def _checked_weights(self, source: Source, report: LoadReporter) -> Weights:
+    async def _check_weights(self, source: Source, report: LoadReporter) -> Weights:
         """Returns the source's weights, in which every file matches its checksum."""
         weights, damage = self._on_disk(source), None
         if weights is not None:
@@ -154,7 +154,7 @@ class Hub:
         is_cancelled = threading.Event()
         try:
             blob = await in_thread(
-                lambda: self._checksums.damaged(weights.path, partial(report, "verify"), is_cancelled)
+                lambda: self._checksums.find_damaged(weights.path, partial(report, "verify"), is_cancelled)
             )
         finally:
             is_cancelled.set()

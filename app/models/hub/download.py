@@ -110,7 +110,7 @@ class Download:
 
     def _fetch(self, file: RemoteFile) -> None:
         blob = self._blobs / file.digest
-        with self._locked(file):
+        with self._lock(file):
             if blob.exists():
                 self.meter.set_done(file.name, file.size)
                 return
@@ -130,7 +130,7 @@ class Download:
         )
 
     @contextmanager
-    def _locked(self, file: RemoteFile) -> Iterator[None]:
+    def _lock(self, file: RemoteFile) -> Iterator[None]:
         """Allows only one thread of one process to download the file."""
         path = self._locks / f"{file.digest}.lock"
         with ExitStack() as held:

@@ -54,7 +54,7 @@ def look_up(api: HfApi, source: Source) -> Repository:
     files = [_file(offered[name], source) for name in names] + [_file(offered[n], source) for n in weights]
     is_weight = set(weights)
     files.sort(key=lambda file: (file.name in is_weight, file.size))
-    return Repository(source, _checked(info.sha, source), tuple(files))
+    return Repository(source, _check_hex(info.sha, source), tuple(files))
 
 
 def _is_wanted(name: str) -> bool:
@@ -77,10 +77,10 @@ def _file(sibling: RepoSibling, source: Source) -> RemoteFile:
     size = sibling.size if large is None else large.size
     if not isinstance(size, int) or size < 0:
         raise _invalid_answer(source)
-    return RemoteFile(sibling.rfilename, size, _checked(digest, source))
+    return RemoteFile(sibling.rfilename, size, _check_hex(digest, source))
 
 
-def _checked(digest: str | None, source: Source) -> str:
+def _check_hex(digest: str | None, source: Source) -> str:
     if digest is None or not _HEX.fullmatch(digest):
         raise _invalid_answer(source)
     return digest

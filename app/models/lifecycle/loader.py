@@ -165,7 +165,7 @@ class ModelLoader:
             state.profile,
             weights,
             draft=self._draft_for(state, weights),
-            converts_to=str(self._hub.converted(source)) if source.takes_pickle else None,
+            converts_to=str(self._hub.conversion_folder(source)) if source.takes_pickle else None,
             low_priority=any(other.loaded for other in self._registry.all()),
         )
         backend = await self._engines.start(spec, report)

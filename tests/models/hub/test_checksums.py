@@ -108,7 +108,7 @@ def test_check_ends_when_cancelled(cached: Path) -> None:
     is_cancelled.set()
     snapshot = cached / "models--owner--tiny" / "snapshots" / COMMIT
     with pytest.raises(Cancelled):
-        Checksums(cached / ".checked").damaged(snapshot, lambda _: None, is_cancelled)
+        Checksums(cached / ".checked").find_damaged(snapshot, lambda _: None, is_cancelled)
 
 
 @pytest.mark.parametrize("reference", [b"\xff", b"a\0b", b"", b"../.."])

@@ -70,13 +70,13 @@ def test_pickle_is_deleted_once_its_weights_are_safetensors(tmp_path: Path, stan
     source = fetch(hub, llama)[0].source
     asyncio.run(hub.forget_pickle(source))
     assert list(tmp_path.rglob("pytorch_model.bin"))  # nothing else holds the weights yet
-    make_folder(hub.converted(source))
+    make_folder(hub.conversion_folder(source))
     sent = standin.bytes_sent
     asyncio.run(hub.forget_pickle(source))
     assert not list(tmp_path.rglob("pytorch_model.bin"))
     assert not (tmp_path / cache_name(DIALOGPT) / "blobs" / hashlib.sha256(b"pickle").hexdigest()).exists()
     for again in (hub, Hub(tmp_path, endpoint="http://127.0.0.1:9", timeouts=HASTY)):
-        assert fetch(again, llama)[0].path == hub.converted(source)
+        assert fetch(again, llama)[0].path == hub.conversion_folder(source)
     assert standin.bytes_sent == sent
 
 
@@ -85,7 +85,7 @@ def test_pickle_in_a_folder_of_the_user_stays(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / DIALOGPT, files)
     hub = Hub(tmp_path)
     source = CATALOGUE["llama3-1b"].sources[1]
-    make_folder(hub.converted(source))
+    make_folder(hub.conversion_folder(source))
     asyncio.run(hub.forget_pickle(source))
     assert (folder / "pytorch_model.bin").is_file()
 
