@@ -44,7 +44,7 @@ def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
         app,
         host=settings.host,
         port=settings.port,
-        workers=1,  # also if WEB_CONCURRENCY is set: conversations live in this process
+        workers=1,  # even if WEB_CONCURRENCY is set, because conversations live in this process
         log_config=None,
         http=DeadlineProtocol,
         timeout_graceful_shutdown=_GRACE_S,

@@ -56,9 +56,9 @@ def _listen_once(host: str, port: int) -> None:
 
 
 def check_single_process(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Raises SettingsError in a process that is one of several that uvicorn was asked to serve from.
+    """Raises SettingsError if uvicorn was asked to serve from several processes, of which this is one.
 
-    Conversations live in the memory of one process, so they would be missing from the others.
+    Conversations live in the memory of one process, so the other processes would not find them.
     """
     is_child = multiprocessing.parent_process() is not None
     is_reloading = "--reload" in arguments or environ.get("UVICORN_RELOAD", "0").lower() not in ("0", "false")
@@ -70,7 +70,7 @@ def check_single_process(arguments: Sequence[str], environ: Mapping[str, str]) -
 
 
 def _asked_workers(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
-    """The number of processes, from where uvicorn takes it."""
+    """Returns the number of processes that uvicorn was asked for."""
     for argument, following in pairwise([*arguments, ""]):
         if argument == "--workers":
             return following

@@ -25,14 +25,14 @@ from app.lifecycle import check_single_process, running
 from app.services import Services, build_services, check_models
 
 NAME = "LLM server"
-_STARTUP_FAILURE = 3  # of a child process: uvicorn ends, instead of starting the child again and again
+_STARTUP_FAILURE = 3  # exit status with which uvicorn gives up instead of restarting a child for ever
 Build = Callable[[Settings], Services]
 
 
 def create_app(settings: Settings | None = None, build: Build = build_services) -> FastAPI:
     """Returns an application that builds its services when it starts and closes them when it stops.
 
-    Without `settings`, they are read from the environment and `.env`.
+    If `settings` is None, it reads them from the environment and `.env`.
 
     Raises:
         SettingsError: a setting is wrong, or no model has the name in the settings.

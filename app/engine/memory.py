@@ -39,7 +39,7 @@ class MemoryUse:
     """How much memory this process uses on `device`. Create it after the model is loaded.
 
     On the host, a page that n processes share, as forked workers do, counts as 1/n of a page. The kernel
-    takes milliseconds to add that up, so it does so once; later figures follow the resident set from there.
+    takes milliseconds to add that up, so this is done once; later figures follow the resident set from there.
     """
 
     def __init__(self, device: torch.device, rollup: Path = Path("/proc/self/smaps_rollup")) -> None:
@@ -70,7 +70,7 @@ def return_freed() -> None:
 
 
 def page_out(tensor: Tensor) -> None:
-    """Lets the system take the tensor's pages until they are read again."""
+    """Allows the system to page the tensor out until it is read again."""
     start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if tensor.device.type == "cpu" and sys.platform == "linux" and last > first:

@@ -195,7 +195,7 @@ class WorkerClient:
             self._liveness.record(beat)
 
     async def _watch(self) -> None:
-        """Ends the open requests of a worker that is stuck. They would wait until their deadline."""
+        """Ends the open requests of a stuck worker, which would otherwise wait until their deadlines."""
         while self.is_alive:
             await asyncio.sleep(_WATCH_EVERY_S)
             if (failure := self._liveness.failure) is not None:

@@ -119,7 +119,7 @@ class KVCache:
         return min(-(-tokens // _BLOCK) * _BLOCK, self._max_tokens)
 
     def _index_prefills(self) -> None:
-        """Bring the index up to date with what running sequences have computed of their prompts."""
+        """Add to the index the ids that running sequences have computed of their prompts."""
         for sequence in list(self._prefilling):
             ids = self._active[sequence]
             computed = min(sequence.computed, len(ids))

@@ -46,7 +46,7 @@ class ChatGenerator:
     ) -> AsyncGenerator[ReplyEvent, None]:
         """Yields load progress, a start, deltas, then the whole reply. Closing it cancels the request.
 
-        A request that a worker had not begun when it died is begun again, once, on another worker.
+        If a worker dies before it has begun the request, the request is submitted once more, to a new worker.
 
         Raises:
             ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow, InvalidRequest.
@@ -62,7 +62,8 @@ class ChatGenerator:
         except WorkerDied as error:
             if has_begun:
                 raise
-            logger.warning("request begun again: %s", error.message)
+            logger.warning("request submitted again: %s", error.message)
+
         async with aclosing(self._attempt(model_input, sampling, model_name, deadline)) as events:
             async for event in events:
                 yield event
