@@ -15,7 +15,7 @@ Schema = Mapping[str, Any]  # Any: an OpenAPI document
 
 
 def shown_route(route: str) -> str:
-    """The route with a short path parameter, to fit into a table. Only conversation ids appear in paths."""
+    """Returns the route with a short path parameter, to fit into a table. Only conversation ids occur."""
     return route.replace("{conversation_id}", "{id}")
 
 

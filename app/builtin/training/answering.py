@@ -34,7 +34,7 @@ class Answerer:
         return cls(model, PreTrainedTokenizerFast.from_pretrained(folder), is_greedy)
 
     def replies(self, conversations: list[list[TrainingMessage]]) -> list[str]:
-        """One reply to each conversation, in the order of `conversations`."""
+        """Returns one reply to each conversation, in the order of `conversations`."""
         prompts = [
             str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
             for messages in conversations

@@ -35,7 +35,7 @@ class BatchMaker:
         self._end, self._pad = vocabulary[END], vocabulary[PAD]
 
     def encode(self, talk: TrainingConversation) -> tuple[list[int], list[bool]]:
-        """The token ids as the chat template writes them, and whether each belongs to a reply."""
+        """Returns the token ids as the chat template writes them, and whether each belongs to a reply."""
         messages = talk.messages()
         texts = [f"<|{message['role']}|>{message['content']}" for message in messages]
         encoded = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -48,7 +48,7 @@ class BatchMaker:
         return ids, is_reply
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """Every `parts`-th row of the batch for `step`, starting at row `part`, padded on the right."""
+        """Returns every `parts`-th row of the batch for `step`, from row `part` on, padded on the right."""
         weights = [weight for *_, weight in self._shapes]
         rows, length, _ = random.Random(f"{self._seed} {step}").choices(self._shapes, weights)[0]
         ids, labels = zip(*(self._row(step, row, length) for row in range(part, rows, parts)), strict=True)

@@ -38,7 +38,7 @@ class Score:
 
 
 def score(measure: Measure, answerer: Answerer, seed: int = 0, part: float = 1.0) -> Score:
-    """The score for a share (`part`) of the measure's questions, which depend on the seed alone."""
+    """Returns the score for a share (`part`) of the measure's questions, which depend on the seed alone."""
     rng = random.Random(f"evaluation {measure.name} {seed}")
     questions = [measure.make(rng) for _ in range(max(1, round(measure.count * part)))]
     replies = answerer.replies([question.messages for question in questions])
@@ -51,7 +51,7 @@ def score(measure: Measure, answerer: Answerer, seed: int = 0, part: float = 1.0
 
 
 def evaluate(answerer: Answerer, seed: int = 0, part: float = 1.0) -> list[Score]:
-    """The scores of all measures, and of how many replies ended with the end token."""
+    """Returns the scores of all measures, and of how many replies ended with the end token."""
     scores = [score(measure, answerer, seed, part) for measure in MEASURES]
     return [*scores, Score("replies that end by themselves", answerer.ended, answerer.asked, 0.99, [])]
 

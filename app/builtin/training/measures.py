@@ -52,7 +52,7 @@ class Measure:
 
 
 def _messages(exchanges: list[Exchange], system: str | None = None) -> list[TrainingMessage]:
-    """The exchanges as messages, without the last reply."""
+    """Returns the exchanges as messages, without the last reply."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     for exchange in exchanges:
         messages.append({"role": "user", "content": exchange.user})

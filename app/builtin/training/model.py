@@ -39,7 +39,7 @@ AttentionInterface.register(TRAINING_ATTENTION, causal_attention)
 
 
 def build_model(vocabulary: int, end: int, pad: int, is_training: bool) -> LlamaForCausalLM:
-    """A model with random float32 weights. For training it uses `causal_attention`."""
+    """Returns a model with random float32 weights. For training it uses `causal_attention`."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=WIDTH,
@@ -58,14 +58,14 @@ def build_model(vocabulary: int, end: int, pad: int, is_training: bool) -> Llama
 
 
 def round_parameters(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same model with its parameters converted to bfloat16. Rotary frequencies stay float32."""
+    """Returns the same model with its parameters converted to bfloat16. Rotary frequencies stay float32."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     return model
 
 
 def sampling_defaults(end: int, pad: int) -> GenerationConfig:
-    """The sampling for requests that set none: close to greedy."""
+    """Returns the sampling for requests that set none: close to greedy."""
     return GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         do_sample=True, temperature=0.3, top_p=0.9, max_new_tokens=256, eos_token_id=end, pad_token_id=pad
     )

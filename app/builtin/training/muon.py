@@ -11,7 +11,7 @@ _STEPS = 5
 
 
 def orthogonalized(updates: torch.Tensor) -> torch.Tensor:
-    """The matrices `[count, rows, columns]`, made nearly orthogonal by Newton-Schulz iteration.
+    """Returns the matrices `[count, rows, columns]`, made nearly orthogonal by Newton-Schulz iteration.
 
     Follows Keller Jordan et al., https://kellerjordan.github.io/posts/muon.
     """
@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(matrices, list(updates.unbind()), alpha=-rate * size)
 
     def _momentum(self, matrix: torch.Tensor) -> torch.Tensor:
-        """The gradient with Nesterov momentum."""
+        """Returns the gradient with Nesterov momentum."""
         gradient = matrix.grad
         assert gradient is not None
         kept = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))

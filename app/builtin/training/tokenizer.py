@@ -31,7 +31,7 @@ def _texts(seed: int, conversations: int) -> Iterator[str]:
 
 
 def train_tokenizer(seed: int, conversations: int = 12_000) -> PreTrainedTokenizerFast:
-    """A tokenizer trained on the given number of generated conversations."""
+    """Returns a tokenizer trained on the given number of generated conversations."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

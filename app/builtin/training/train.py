@@ -70,7 +70,7 @@ def train(trainer: Trainer, plan: Plan) -> None:
 
 
 def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
-    """A newly trained tokenizer, or that of the weights that training continues from."""
+    """Returns a newly trained tokenizer, or that of the weights that training continues from."""
     kept = plan.out if plan.is_resumed else plan.start
     if kept is None:
         return train_tokenizer(plan.recipe.seed)

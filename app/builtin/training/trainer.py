@@ -36,7 +36,8 @@ class Recipe:
     average: float = 0.995
 
     def rate(self, step: int) -> float:
-        """The factor on the learning rates at `step`: warm-up, plateau, then a decay to zero as 1 - sqrt."""
+        """Returns the factor on the learning rates at `step`: warm-up, plateau, decay to zero as 1 - sqrt."""
+
         decay_steps = int(self.steps * self.decay_share)
         left = max(0, self.steps - step)
         if left < decay_steps:
@@ -58,7 +59,7 @@ SECOND_STAGE = Recipe(
 
 
 def _computes_in_bfloat16() -> bool:
-    """Whether the processor has bfloat16 arithmetic. Emulated, it takes sixty times as long as float32."""
+    """Returns whether the processor has bfloat16 arithmetic. Emulated, it is 60 times slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -165,7 +166,7 @@ class Trainer:
             torch._foreach_copy_(held, [*model.parameters()])
 
     def averaged_model(self) -> LlamaForCausalLM:
-        """The averaged weights as an ordinary model in bfloat16."""
+        """Returns the averaged weights as an ordinary model in bfloat16."""
         model = build_model(len(self.tokenizer), self._end, self._pad, is_training=False)
         round_parameters(model)
         with torch.no_grad():

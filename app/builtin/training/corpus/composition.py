@@ -46,7 +46,7 @@ class TrainingConversation:
     exchanges: list[Exchange]
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation as a list of messages for a chat template."""
+        """Returns the conversation as a list of messages for a chat template."""
         opening = [{"role": "system", "content": self.system}] if self.system is not None else []
         return opening + [
             {"role": role, "content": content}
@@ -56,7 +56,7 @@ class TrainingConversation:
 
 
 def topic_stretch(rng: random.Random, held_out: bool = False) -> tuple[str, list[Exchange]]:
-    """The name of a random topic, and a few consecutive exchanges about it."""
+    """Returns the name of a random topic, and a few consecutive exchanges about it."""
     weights = [weight for _, weight in TOPICS.values()]
     chosen = rng.choices(list(TOPICS), weights)[0]
     return chosen, TOPICS[chosen][0](rng, held_out)
@@ -97,7 +97,7 @@ class _Composer:
         self.exchanges: list[Exchange] = []
 
     def compose(self, count: int) -> TrainingConversation:
-        """A conversation of `count` exchanges."""
+        """Returns a conversation of `count` exchanges."""
         system = None
         if self.rng.random() < 0.36:
             system = self._begin_with(persona(self.rng, self.held_out))
@@ -149,5 +149,5 @@ class _Composer:
 
 
 def conversation(rng: random.Random, count: int, held_out: bool = False) -> TrainingConversation:
-    """A conversation of `count` exchanges."""
+    """Returns a conversation of `count` exchanges."""
     return _Composer(rng, held_out).compose(count)

@@ -82,5 +82,5 @@ def _kind(entry: dict[str, Any]) -> FactKind:  # one TOML table
 
 @cache
 def kinds(table: str) -> tuple[FactKind, ...]:
-    """The kinds of facts about the user (`kind`, the name first) or about other people (`other`)."""
+    """Returns the kinds of facts about the user (`kind`, the name first) or about other people (`other`)."""
     return tuple(_kind(entry) for entry in data_table("memory.toml")[table])

@@ -24,13 +24,13 @@ LONGEST_STRETCH = 5
 
 
 def data_text(name: str) -> str:
-    """The text of a data file of this package."""
+    """Returns the text of a data file of this package."""
     return resources.files("app.builtin.training.corpus").joinpath("data", name).read_text(encoding="utf-8")
 
 
 @cache
 def data_words() -> tuple[str, ...]:
-    """All distinct words of the data files, in lower case, sorted."""
+    """Returns all distinct words of the data files, in lower case, sorted."""
     folder = resources.files("app.builtin.training.corpus").joinpath("data")
     texts = (file.read_text(encoding="utf-8") for file in folder.iterdir())
     return tuple(sorted({found.lower() for text in texts for found in WORD.findall(text)}))
@@ -78,7 +78,7 @@ class Intent:
         return expand(rng.choice(templates), rng)
 
     def answer(self, rng: random.Random, used: set[str]) -> str:
-        """A reply that is not in `used`, if one is left, and adds it there."""
+        """Returns a reply that is not in `used`, if one is left, and adds it there."""
         fresh = [reply for reply in self.reply if reply not in used] or list(self.reply)
         is_dominant = not self.uniform and rng.random() < FIRST_REPLY_SHARE
         chosen = fresh[0] if is_dominant else rng.choice(fresh)
@@ -103,7 +103,7 @@ class IntentSet:
         return cls(intents, table.get("slots", {}))
 
     def opener(self, rng: random.Random, held_out: bool = False) -> Intent:
-        """A random intent to start with. For evaluation it is one that has held-out templates."""
+        """Returns a random intent to start with. For evaluation it is one that has held-out templates."""
         if held_out:
             return rng.choice(self._answerable)
         return rng.choices(self._openers, cum_weights=self._cumulative)[0]
@@ -121,7 +121,7 @@ class IntentSet:
         return Exchange(question, fill(intent.answer(rng, used), words), check)
 
     def stretch(self, rng: random.Random, held_out: bool = False) -> list[Exchange]:
-        """An opening exchange, often with others that naturally follow it."""
+        """Returns an opening exchange, often with others that naturally follow it."""
         intent, used = self.opener(rng, held_out), set[str]()
         exchanges = [self.exchange(intent, rng, held_out, used)]
         while intent.follow and len(exchanges) < LONGEST_STRETCH and rng.random() < FOLLOW_SHARE:
@@ -132,7 +132,7 @@ class IntentSet:
 
 @cache
 def intent_set(file_name: str) -> IntentSet:
-    """The intents of a data file, which is read once."""
+    """Returns the intents of a data file, which is read once."""
     return IntentSet.from_table(data_table(file_name))
 
 

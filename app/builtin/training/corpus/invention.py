@@ -24,7 +24,7 @@ def made_up_place(rng: random.Random) -> str:
 
 
 def stranger(rng: random.Random, held_out: bool = False) -> str:
-    """The full name of an invented person."""
+    """Returns the full name of an invented person."""
     first = rng.choice(parts()["held_out_first_names" if held_out else "first_names"])
     if rng.random() < 0.2:
         first = made_up_word(rng, 2).capitalize()

@@ -36,14 +36,14 @@ def _upper(text: str, exact: set[str]) -> str:
 
 
 def _is_shouted(rng: random.Random, exact: set[str], is_copied: bool) -> bool:
-    """Whether the whole message is in capitals: often if it repeats a word in capitals, else rarely."""
+    """Decides whether the whole message is in capitals: often if it repeats such a word, else rarely."""
     if is_copied:
         return any(word.isupper() and len(word) > 2 for word in exact) and rng.random() < 0.7
     return rng.random() < 0.025
 
 
 def as_typed(rng: random.Random, text: str, reply: str, is_copied: bool) -> str:
-    """`text` as a person may type it. Words that `reply` repeats have no typing errors.
+    """Returns `text` as a person may type it. Words that `reply` repeats have no typing errors.
 
     If the reply copies them (`is_copied`), they keep their case as well.
     """

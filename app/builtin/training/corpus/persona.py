@@ -50,7 +50,7 @@ def _lower(exchange: Exchange) -> str | None:
 
 
 def _one_word(exchange: Exchange) -> str | None:
-    """The reply as one word or one name. A calculation with intermediate steps stays as it is."""
+    """Returns the reply as one word or one name. A calculation with intermediate steps stays as it is."""
     for part, said in _SAID_IN_ONE_WORD.items():
         if part in exchange.reply:
             return said
@@ -123,7 +123,7 @@ def normal_again(rng: random.Random) -> Exchange:
 
 
 def style(rng: random.Random, held_out: bool, key: str | None = None) -> Persona:
-    """A persona with one of the fixed styles of answering."""
+    """Returns a persona with one of the fixed styles of answering."""
     key = key or rng.choices(list(_STYLES), _STYLE_WEIGHTS)[0]
     entry = _data()["style"][key]
     prompt = expand(rng.choice(entry["held_prompts" if held_out else "prompts"]), rng)
@@ -140,7 +140,7 @@ def _as_order(rng: random.Random, prompt: str) -> str:
 
 
 def named(rng: random.Random, held_out: bool) -> Persona:
-    """A persona that gives the assistant a name."""
+    """Returns a persona that gives the assistant a name."""
     given = name(rng, held_out)
     reply = f"My name is {given}."
     own = tuple(Exchange(ask, reply, given) for ask in rng.sample(_data()["name_ask"], 3))
@@ -172,7 +172,7 @@ def _neutral(rng: random.Random, held_out: bool) -> Persona:
 
 
 def persona(rng: random.Random, held_out: bool = False) -> Persona:
-    """A random persona. Its prompt sometimes stands among sentences that have no effect on replies."""
+    """Returns a random persona. Its prompt may stand among sentences that have no effect on replies."""
     makers = (_neutral, style, named, _with_word, _knowing_the_user)
     made = rng.choices(makers, (18, 54, 14, 8, 6))[0](rng, held_out)
     if held_out or rng.random() < 0.6:

@@ -26,19 +26,19 @@ class Fact:
     value: str
 
     def fill(self, template: str) -> str:
-        """The template with this fact's thing and value filled in."""
+        """Returns the template with this fact's thing and value filled in."""
         if self.value[0] in "aeiou":
             template = template.replace("a {v}", "an {v}").replace("A {v}", "An {v}")
         return template.format(k=self.thing, v=self.value)
 
     def opens(self, template: str) -> str:
-        """The filled template, starting with a capital letter unless the value comes first."""
+        """Returns the filled template, starting with a capital letter unless the value comes first."""
         text = self.fill(template)
         return text if template.startswith("{v}") else text[:1].upper() + text[1:]
 
 
 def _inside(statement: str) -> str:
-    """The statement as it is written within a sentence."""
+    """Returns the statement as it is written within a sentence."""
     is_plain = statement.startswith(
         ("My ", "The ", "We ", "This ", "Remember ", "Please ", "You ", "At ", "Note ")
     )
@@ -46,7 +46,7 @@ def _inside(statement: str) -> str:
 
 
 def _noted(facts: list[Fact]) -> str:
-    """A space and the sentence that the model will remember the facts; empty without facts."""
+    """Returns a space and the sentence that the model will remember the facts; empty without facts."""
     if not facts:
         return ""
     said = [_inside_reply(fact).rstrip(".") for fact in facts]
@@ -107,7 +107,7 @@ class FactMemory:
         return fact.opens(self._forms(fact.kind.tells, fact.kind.held_tells))
 
     def _framed_statement(self, fact: Fact) -> str:
-        """The statement. In training it sometimes has meaningless words before or after it."""
+        """Returns the statement. In training it sometimes has meaningless words before or after it."""
         text = self._statement(fact)
         if self.held_out or self.rng.random() > _FRAMED_SHARE:
             return text
@@ -115,7 +115,7 @@ class FactMemory:
         return str(frame.format(t=_inside(text), T=text))
 
     def _question(self, fact: Fact) -> str:
-        """The question about a fact. In training it sometimes has an indirect form that all kinds share."""
+        """Returns a question about a fact. In training it may have an indirect form that all kinds share."""
         if self.held_out or self.rng.random() > _FRAMED_SHARE:
             return fact.opens(self._forms(fact.kind.asks, fact.kind.held_asks))
         frame = self.rng.choice(data_table("memory.toml")["ask_frames"])
@@ -148,7 +148,7 @@ class FactMemory:
         return Exchange(self._together(facts), _noted(facts).strip())
 
     def _together(self, facts: list[Fact]) -> str:
-        """All facts in one message: one sentence for each, or a single sentence."""
+        """Returns all facts in one message: one sentence for each, or a single sentence."""
         if len(facts) > 1 and all(fact.kind.key == "pet" for fact in facts):
             return f"I have {' and '.join(fact.fill('a {k} called {v}') for fact in facts)}."
         statements = [self._statement(fact) for fact in facts]
@@ -176,7 +176,7 @@ class FactMemory:
         return Exchange(user, f"You have not told me {fact.fill(fact.kind.missing)} yet.", "not told me")
 
     def _is_ambiguous(self, fact: Fact) -> bool:
-        """Whether the question could mean another fact that was told, such as a hobby or a number."""
+        """Returns whether the question could mean another fact that was told, such as a hobby or a number."""
         keys = {kind for kind, _ in self.told}
         close = {
             "origin": {"city", "birthday"},
@@ -187,7 +187,7 @@ class FactMemory:
         return bool(close.get(fact.kind.key, {fact.kind.key}) & keys) and fact.kind.key not in _NAMED_THINGS
 
     def _kind_like_a_told_one(self) -> FactKind | None:
-        """The kind of a told fact about a named thing: after a sister, a user may ask about a brother."""
+        """Returns the kind of a told fact about a named thing: after a sister, one asks about a brother."""
         near = [fact.kind for fact in self.told.values() if fact.kind.key in _NAMED_THINGS]
         return self.rng.choice(near) if near else None
 
@@ -232,6 +232,6 @@ class FactMemory:
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """One fact that is told and asked for at once."""
+    """Returns one fact that is told and asked for at once."""
     memory = FactMemory(rng, held_out)
     return [memory.tell(), memory.recall()]

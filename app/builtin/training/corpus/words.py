@@ -15,7 +15,7 @@ _CLOSED_SHARE = 0.7  # made-up words that end in a consonant
 
 @cache
 def listed(key: str, held_out: bool) -> list[str]:
-    """The listed `names` or `words` for evaluation or for training."""
+    """Returns the listed `names` or `words` for evaluation or for training."""
     return share(data_table("words.toml")[key].split(), held_out)
 
 
@@ -34,7 +34,7 @@ def _made_up(rng: random.Random) -> str:
 
 
 def made_up_word(rng: random.Random, held_out: bool) -> str:
-    """A pronounceable word of 2 to 9 letters, usually without a meaning."""
+    """Returns a pronounceable word of 2 to 9 letters, usually without a meaning."""
     while True:
         word = _made_up(rng)
         if is_reserved(word) == held_out:
@@ -42,7 +42,7 @@ def made_up_word(rng: random.Random, held_out: bool) -> str:
 
 
 def name(rng: random.Random, held_out: bool) -> str:
-    """A real or made-up first name, sometimes with a family name."""
+    """Returns a real or made-up first name, sometimes with a family name."""
     first = _first_name(rng, held_out)
     return f"{first} {made_up_word(rng, held_out).capitalize()}" if rng.random() < 0.08 else first
 
@@ -54,7 +54,7 @@ def _first_name(rng: random.Random, held_out: bool) -> str:
 
 
 def word(rng: random.Random, held_out: bool) -> str:
-    """A common or made-up word in lower case."""
+    """Returns a common or made-up word in lower case."""
     if rng.random() < 0.6:
         return rng.choice(listed("words", held_out))
     return made_up_word(rng, held_out)
@@ -66,12 +66,12 @@ def _share_of_data(held_out: bool) -> list[str]:
 
 
 def written(rng: random.Random, held_out: bool) -> str:
-    """A random word of the corpus's data files, in lower case."""
+    """Returns a random word of the corpus's data files, in lower case."""
     return rng.choice(_share_of_data(held_out))
 
 
 def joined(rng: random.Random, held_out: bool) -> str:
-    """The beginning of one word of the data files and the end of another, joined into a new word."""
+    """Returns the beginning of one word of the data files and the end of another, joined into a new word."""
     while True:
         first, second = written(rng, held_out), written(rng, held_out)
         text = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
@@ -80,7 +80,7 @@ def joined(rng: random.Random, held_out: bool) -> str:
 
 
 def number(rng: random.Random, held_out: bool) -> str:
-    """A number of one to five digits to remember, not to calculate with."""
+    """Returns a number of one to five digits to remember, not to calculate with."""
     while True:
         text = str(rng.randrange(10 ** rng.choice((1, 2, 2, 3, 4, 4, 5))))
         if is_reserved(text) == held_out:

@@ -17,7 +17,7 @@ def openers() -> tuple[str, ...]:
 
 
 def sometimes_wrapped(exchange: Exchange, rng: random.Random) -> Exchange:
-    """The same exchange, its question sometimes put into a longer sentence."""
+    """Returns the same exchange, its question sometimes put into a longer sentence."""
     is_question = exchange.user.startswith(openers())
     return wrapped(exchange, rng) if is_question and rng.random() < WRAPPED_SHARE else exchange
 

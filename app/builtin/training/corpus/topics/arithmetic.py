@@ -16,12 +16,12 @@ def _phrases(key: str, operator: str | None = None) -> list[str]:
 
 
 def is_reserved_pair(a: int, b: int) -> bool:
-    """Whether the pair is for evaluation, in either order."""
+    """Returns whether the pair is for evaluation, in either order."""
     return is_reserved(f"{min(a, b)}&{max(a, b)}")
 
 
 def result(a: int, operator: str, b: int) -> int:
-    """The value of `a operator b`."""
+    """Returns the value of `a operator b`."""
     return {"+": a + b, "-": a - b, "*": a * b}[operator]
 
 
@@ -38,7 +38,7 @@ def _operands(rng: random.Random, held_out: bool, operator: str) -> tuple[int, i
 
 
 def _steps(a: int, operator: str, b: int) -> list[str]:
-    """The intermediate steps between question and result, if a digit is carried or borrowed."""
+    """Returns the intermediate steps between question and result, if a digit is carried or borrowed."""
     if operator == "+" and a % 10 + b % 10 >= 10 and max(a, b) >= 10:
         return [f"{a - a % 10 + b - b % 10} + {a % 10 + b % 10}"]
     if operator == "-" and a < b:
@@ -49,7 +49,7 @@ def _steps(a: int, operator: str, b: int) -> list[str]:
 
 
 def worked(a: int, operator: str, b: int) -> str:
-    """The calculation as the model writes it, for example 47 + 38 = 70 + 15 = 85."""
+    """Returns the calculation as the model writes it, for example 47 + 38 = 70 + 15 = 85."""
     return " = ".join([f"{a} {operator} {b}", *_steps(a, operator, b), str(result(a, operator, b))])
 
 
@@ -58,7 +58,7 @@ def _answer(user: str, a: int, operator: str, b: int) -> Exchange:
 
 
 def calculation(rng: random.Random, held_out: bool, operator: str) -> Exchange:
-    """One question for the value of `a operator b`, with random operands."""
+    """Returns one question for the value of `a operator b`, with random operands."""
     a, b = _operands(rng, held_out, operator)
     if rng.random() < 0.15 and not held_out:
         return _answer(rng.choice(_phrases("orders", operator)).format(a=a, b=b), a, operator, b)
@@ -150,7 +150,7 @@ _RARE: list[_Maker] = [
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """A few calculations in a row."""
+    """Returns a few calculations in a row."""
     if not held_out and rng.random() < 0.25:
         return rng.choice(_RARE)(rng, held_out)
     operators = rng.choices("+-*", (55, 30, 15), k=rng.choice((1, 1, 2, 3, 4)))

@@ -26,7 +26,7 @@ class Country:
     aliases: tuple[str, ...]
 
     def spoken(self, rng: random.Random) -> str:
-        """One of the names that a person may use for the country."""
+        """Returns one of the names that a person may use for the country."""
         return rng.choice(self.aliases) if self.aliases and rng.random() < ALIAS_SHARE else self.name
 
 
@@ -47,7 +47,7 @@ def phrases() -> dict[str, Any]:  # TOML; every value is a string or a list of s
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """A question about a capital or a country, often with follow-ups."""
+    """Returns a question about a capital or a country, often with follow-ups."""
     stretch = _stretch(rng, held_out)
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
 
@@ -72,7 +72,7 @@ def _stretch(rng: random.Random, held_out: bool) -> list[Exchange]:
 
 
 def capital_question(rng: random.Random, held_out: bool = False) -> Exchange:
-    """One plain question for a capital, used by the evaluation."""
+    """Returns one plain question for a capital, used by the evaluation."""
     return _capital(rng, held_out, "ask")
 
 
@@ -133,7 +133,7 @@ def _about(rng: random.Random, held_out: bool) -> Exchange:
 
 
 def _no_country(rng: random.Random, held_out: bool, key: str) -> Exchange:
-    """A question about the capital of a place that is not a country, real or made up."""
+    """Returns a question about the capital of a place that is not a country, real or made up."""
     regions = phrases()["held_out_regions" if held_out else "regions"]
     place = rng.choice(regions) if rng.random() < 0.3 else made_up_place(rng)
     words = {"country": place, "place": place}

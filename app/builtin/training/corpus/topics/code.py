@@ -47,13 +47,13 @@ def phrases() -> dict[str, Any]:  # TOML: strings, lists of strings, and the sni
 
 @cache
 def functions() -> dict[str, Snippet]:
-    """All functions that the model is taught, by name."""
+    """Returns all functions that the model is taught, by name."""
     snippets = (_snippet(entry) for entry in phrases()["snippet"])
     return {snippet.name: snippet for snippet in snippets}
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """A request for a function, in one or two steps, or for a program that the model does not know."""
+    """Returns a request for a function, in one or two steps, or for a program unknown to the model."""
     stretch = _stretch(rng, held_out)
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
 
@@ -72,7 +72,7 @@ def _stretch(rng: random.Random, held_out: bool) -> list[Exchange]:
 
 
 def function_request(name: str, rng: random.Random, held_out: bool = False) -> Exchange:
-    """A request for the function `name`, used by the evaluation."""
+    """Returns a request for the function `name`, used by the evaluation."""
     snippet = functions()[name]
     template = _template(rng, "ask", held_out)
     return Exchange(fill(template, snippet.words(rng)), snippet.reply, snippet.check)

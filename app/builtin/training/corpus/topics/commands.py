@@ -8,6 +8,6 @@ from app.builtin.training.corpus.wrapping import sometimes_wrapped
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """A few consecutive exchanges about the program."""
+    """Returns a few consecutive exchanges about the program."""
     stretch = intent_set("commands.toml").stretch(rng, held_out)
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]

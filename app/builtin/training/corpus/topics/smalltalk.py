@@ -8,6 +8,6 @@ from app.builtin.training.corpus.wrapping import sometimes_wrapped
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """A few consecutive exchanges of small talk."""
+    """Returns a few consecutive exchanges of small talk."""
     stretch = intent_set("smalltalk.toml").stretch(rng, held_out)
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]

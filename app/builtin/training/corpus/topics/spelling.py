@@ -18,7 +18,7 @@ def _ask(rng: random.Random, kind: str, held_out: bool, text: str) -> str:
 
 
 def _any_word(rng: random.Random, held_out: bool) -> str:
-    """A word. Evaluation uses fewer kinds of words than training, so that scores stay comparable."""
+    """Returns a word. Evaluation uses fewer kinds of words than training, so that scores stay comparable."""
     if held_out:
         return word(rng, True)
     source = rng.choices((word, written, joined), (35, 35, 30))[0]
@@ -76,5 +76,5 @@ def _exercise(rng: random.Random, held_out: bool) -> Exchange:
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """One to three small exercises with words."""
+    """Returns one to three small exercises with words."""
     return [_exercise(rng, held_out) for _ in range(rng.choice((1, 1, 2, 3)))]

@@ -50,7 +50,7 @@ def cumulative_weights() -> tuple[float, ...]:
 
 
 def exchanges(rng: random.Random, held_out: bool = False) -> list[Exchange]:
-    """One or two questions that the model cannot answer."""
+    """Returns one or two questions that the model cannot answer."""
     count = 2 if rng.random() < 0.2 else 1
     stretch = [_exchange(rng, held_out) for _ in range(count)]
     return stretch if held_out else [sometimes_wrapped(exchange, rng) for exchange in stretch]
@@ -65,7 +65,7 @@ def _exchange(rng: random.Random, held_out: bool) -> Exchange:
 
 
 def _word(kind: str, rng: random.Random, held_out: bool) -> str:
-    """A word for a slot: an item of a list, or an invented word."""
+    """Returns a word for a slot: an item of a list, or an invented word."""
     match kind:
         case "word":
             return made_up_word(rng)
