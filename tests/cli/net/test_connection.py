@@ -74,19 +74,26 @@ def test_own_server_that_ended_is_restarted(seen: Seen) -> None:
 
 
 def test_own_server_that_is_ending_is_restarted(seen: Seen) -> None:
+    others = _children()
+
     async def revive() -> None:
         async with connected(_target(), seen.terminal(), Interrupts()) as connection:
-            asyncio.get_running_loop().call_later(0.3, _kill_children)
+            asyncio.get_running_loop().call_later(0.3, _kill, _children() - others)
             await connection.revive(GONE, seen.terminal())
 
     asyncio.run(revive())
     assert "The server has ended. Starting a new one." in seen.messages
 
 
-def _kill_children() -> None:
+def _children() -> set[int]:
+    """The processes that this one has started, among them servers that other tests share."""
     process = os.getpid()
-    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        os.kill(int(child), signal.SIGKILL)
+    return {int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()}
+
+
+def _kill(processes: set[int]) -> None:
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_server_of_another_client_is_replaced_when_it_ends(seen: Seen) -> None:
