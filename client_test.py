@@ -20,6 +20,7 @@ from app.cli.net.address import Address, address_of
 from app.cli.net.environment import certificates_for, proxy_for
 from app.cli.net.failures import unreachable
 from app.cli.net.server import default_address, url_of
+from app.cli.output.console import SafeConsole
 from app.cli.preferences import read_environment
 
 USAGE, UNREACHABLE = 2, 3
@@ -29,7 +30,7 @@ POLL_S = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
-    console = Console()
+    console = SafeConsole()
     try:
         options = parse(arguments)
         address = address_of(options.url, options.api_key)
@@ -97,7 +98,7 @@ def check(target: Target, console: Console) -> int:
     failed = [outcome for outcome in outcomes if outcome.problem is not None]
     console.print(result_table(outcomes, f"Checks of {target.http.base_url}"))
     for outcome in failed:
-        problem = f"{outcome.check.route}, {outcome.check.description}: {outcome.problem}."
+        problem = f"{shown_route(outcome.check.route)}, {outcome.check.description}: {outcome.problem}."
         console.print(problem, style="red", markup=False)
     passed = len(outcomes) - len(failed)
     console.print(f"{passed} of {len(outcomes)} checks passed.", style="red" if failed else "green")

@@ -8,9 +8,11 @@ from typing import Any, TextIO
 import httpx
 from httpx_sse import EventSource
 from rich.console import Console
+from rich.markup import escape
 from rich.prompt import Prompt
 from rich.table import Table
 
+LEAVING = ("0", "exit", "quit", "q")
 Schema = Mapping[str, Any]  # Any: an OpenAPI document
 
 
@@ -59,15 +61,20 @@ class Menu:
 
     def run(self) -> None:
         operations = operations_of(self.http.get("/openapi.json").raise_for_status().json())
-        choices = ["?", *(str(number) for number in range(len(operations) + 1))]
+        choices = ["?", *LEAVING, *(str(number) for number in range(1, len(operations) + 1))]
         chosen = "?"
-        while chosen != "0":
+        while chosen not in LEAVING:
             if chosen == "?":
                 self._show(operations)
             else:
                 self._call(operations[int(chosen) - 1])
             chosen = Prompt.ask(
-                "Route", choices=choices, show_choices=False, console=self.console, stream=self.user_input
+                "Route",
+                choices=choices,
+                case_sensitive=False,
+                show_choices=False,
+                console=self.console,
+                stream=self.user_input,
             )
 
     def _show(self, operations: list[Operation]) -> None:
@@ -80,7 +87,7 @@ class Menu:
             route = shown_route(f"{operation.method} {operation.path}")
             table.add_row(str(number), route, first_sentence)
         table.add_row("?", "show this list again", "")
-        table.add_row("0", "leave", "")
+        table.add_row("0", "leave, also: exit, quit, q", "")
         self.console.print(table)
 
     def _call(self, operation: Operation) -> None:
@@ -96,7 +103,7 @@ class Menu:
             self.console.print(f"The request failed: {error}", style="red", markup=False)
 
     def _ask(self, name: str, default: str) -> str:
-        answer = Prompt.ask(name, default=default, console=self.console, stream=self.user_input)
+        answer = Prompt.ask(escape(name), default=default, console=self.console, stream=self.user_input)
         self.answers[name] = answer or default
         return self.answers[name]
 

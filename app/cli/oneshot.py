@@ -14,6 +14,8 @@ from app.cli.options import Options
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import ChatRequest
 
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}  # controls that JSON need not escape
+
 
 def read_message(options: Options, is_piped: bool) -> str | None:
     """The message to send: `-p` followed by piped input. None if the user is to type messages.
@@ -82,7 +84,8 @@ class OneShot:
     def _print_json(self, extra: dict[str, Any]) -> None:  # Any: JSON
         if self._options.json:
             file = self._stdout_terminal.out
-            file.write(json.dumps(self._answer_fields() | extra, ensure_ascii=False) + "\n")
+            printed = json.dumps(self._answer_fields() | extra, ensure_ascii=False)
+            file.write(printed.translate(_ESCAPED) + "\n")
             file.flush()
 
     def _answer_fields(self) -> dict[str, Any]:  # Any: JSON

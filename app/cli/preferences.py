@@ -126,10 +126,14 @@ def save_settings(settings: SamplingSettings, path: Path | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         document = tomlkit.parse(path.read_text(encoding="utf-8-sig") if path.exists() else "")
         table = document.setdefault("sampling", tomlkit.table())
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: sampling is not a table.", "Correct the line or remove it.")
         for key in set(table) - set(settings.values):
             del table[key]
         table.update(settings.values)
         write_atomically(Path(os.path.realpath(path)), tomlkit.dumps(document).encode())
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     return path

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from rich.console import Console
 
-from app.apicheck.menu import Menu, operations_of
+from app.apicheck.menu import LEAVING, Menu, operations_of
+from app.cli.output.console import SafeConsole
 from tests.api.fakes import Scripted, fake_app, serving
 
 
@@ -20,7 +20,7 @@ def url() -> Iterator[str]:
 def shown(url: str, *answers: str, width: int = 200) -> str:
     """The output after these inputs."""
     output = io.StringIO()
-    console = Console(file=output, width=width)
+    console = SafeConsole(file=output, width=width)
     with httpx.Client(base_url=url, trust_env=False) as http:
         schema = http.get("/openapi.json").json()
         routes = [f"{operation.method} {operation.path}" for operation in operations_of(schema)]
@@ -59,6 +59,17 @@ def test_menu_offers_the_conversation_of_a_stream(url: str) -> None:
 def test_menu_shows_complete_routes_at_80_columns(url: str) -> None:
     text = shown(url, width=80)
     assert "POST /api/v1/chat/conversation/{id}/regenerate" in text and "…" not in text
+
+
+@pytest.mark.parametrize("word", [*LEAVING, "EXIT"])
+def test_menu_is_left_with_any_usual_word(url: str, word: str) -> None:
+    text = shown(url, word, "99")
+    assert "Please select" not in text and text.endswith("Route: ")
+
+
+def test_menu_shows_no_control_characters(url: str) -> None:
+    text = shown(url, "POST /api/v1/chat", '{"message": "\x9b2J"}', "GET /api/v1/health")
+    assert text.replace("\n", "").isprintable()
 
 
 def test_menu_shows_errors(url: str) -> None:

@@ -124,6 +124,12 @@ def test_unknown_user_without_a_home_is_answered(url: str) -> None:
         assert "Set HOME or XDG_CONFIG_HOME." in terminal.text
 
 
+def test_json_has_no_control_characters(url: str) -> None:
+    done = piped("", "--url", url, "--json", "-p", "say a\x9b2J\x1b[2J\x7fb")
+    assert json.loads(done.stdout)["response"] == "a\x9b2J\x1b[2J\x7fb"
+    assert done.stdout.rstrip("\n").isprintable()
+
+
 def test_json_is_one_object_for_an_answer_or_an_error(url: str) -> None:
     done = piped("", "--url", url, "--json", "-p", "think hard")
     printed = json.loads(done.stdout)

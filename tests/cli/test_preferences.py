@@ -62,3 +62,42 @@ def test_save_settings_keeps_the_rest_of_the_file() -> None:
     save_settings(SamplingSettings())
     left = load_preferences()
     assert (left.model, left.settings.values) == ("gpt2", {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[ sampling ]\ntop_k = 1\n",
+        "[sampling]",
+        'model = "gpt2"\n[sampling]',
+        "[sampling]\r\ntop_k = 1\r\n",
+        '["sampling"]\ntop_k = 1',
+        "sampling = {top_k = 1}",
+        "sampling = {}",
+        'sampling.top_k = 1\nmodel = "gpt2"\n',
+        "# only a comment",
+        "[sampling] # note\ntop_k = 1 # mine\n\n# end",
+        "\ufeff[sampling]\n",
+    ],
+)
+def test_save_settings_finds_the_table_however_it_is_written(text: str) -> None:
+    path = _write(text)
+    before = load_preferences()
+    settings = SamplingSettings()
+    settings.set("temperature", "0.5")
+    save_settings(settings)
+    save_settings(settings)
+    after = load_preferences()
+    assert (after.model, after.settings.values) == (before.model, {"temperature": 0.5})
+    assert path.read_text().count("sampling") == 1 and ("#" in text) == ("#" in path.read_text())
+
+
+@pytest.mark.parametrize(
+    "content", [b"sampling = 3", b"[[sampling]]\ntop_k = 1", b"[sampling\n", b"# \xff", b"a = 1\na = 2"]
+)
+def test_save_settings_reports_a_file_that_it_cannot_change(content: bytes) -> None:
+    path = _write("")
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="config.toml"):
+        save_settings(SamplingSettings())
+    assert path.read_bytes() == content

@@ -39,7 +39,7 @@ async def list_sessions(session: Session, argument: str) -> None:
     if session.listed:
         current = session.transcript.session_id
         styles = ["bold" if entry.session_id == current else "" for entry in session.listed]
-        session.terminal.show_grid(_session_rows(session.listed), styles)
+        session.terminal.show_grid(_session_rows(session.listed, current), styles)
         session.terminal.note("/load NUMBER continues one of them.")
     else:
         session.terminal.note("No conversation matches." if argument else "There are no conversations yet.")
@@ -47,11 +47,13 @@ async def list_sessions(session: Session, argument: str) -> None:
         session.terminal.note(f"Saved in {FOLDER}: {', '.join(names[:MAX_NAMED])}.")
 
 
-def _session_rows(sessions: list[SessionSummary]) -> list[tuple[str, ...]]:
-    return [
-        (str(n), entry.name, format_age(entry.changed_at), count(entry.turns, "turn"), entry.model_name or "")
-        for n, entry in enumerate(sessions, 1)
-    ]
+def _session_rows(sessions: list[SessionSummary], current: str) -> list[tuple[str, ...]]:
+    """Number, name, age, turns and model of each."""
+    rows: list[tuple[str, ...]] = []
+    for number, entry in enumerate(sessions, 1):
+        age = format_age(entry.changed_at) + (" (current)" if entry.session_id == current else "")
+        rows.append((str(number), entry.name, age, count(entry.turns, "turn"), entry.model_name or ""))
+    return rows
 
 
 async def save(session: Session, argument: str) -> None:

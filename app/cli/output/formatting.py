@@ -4,8 +4,8 @@ import math
 import time
 from collections.abc import Sequence
 
-CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
-_CONTROLS_BUT_LINES = dict.fromkeys(code for code in CONTROLS if chr(code) not in "\n\t")
+_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
+_CONTROLS_BUT_LINES = dict.fromkeys(code for code in _CONTROLS if chr(code) not in "\n\t")
 _AGES = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 _LEVELS = "▁▂▃▄▅▆▇█"
 _CHARACTERS_PER_TOKEN = 4  # a rule of thumb for English
@@ -52,7 +52,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_LEVELS[min(len(_LEVELS) - 1, int(value / most * len(_LEVELS)))] for value in values)
 
 
-def without_controls(text: str) -> str:
-    """The text without control characters, by which a model could manipulate the terminal. Newlines and tabs
-    stay."""
-    return text.translate(_CONTROLS_BUT_LINES)
+def without_controls(text: str, keeps_lines: bool = True) -> str:
+    """The text without control characters, by which a model or a server could manipulate the terminal.
+    Newlines and tabs stay if `keeps_lines`."""
+    return text.translate(_CONTROLS_BUT_LINES if keeps_lines else _CONTROLS)

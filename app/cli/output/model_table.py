@@ -105,4 +105,5 @@ def _status(model: ModelEntry, symbols: bool) -> str:
         word = f"{model.progress.stage} {model.progress.fraction:.0%}"
     elif model.status == "available" and not model.is_on_disk:
         word = "To download"
-    return f"{_SYMBOLS[model.status] if symbols else ''}{word}"
+    mark = " (current)" if model.is_current else ""
+    return f"{_SYMBOLS[model.status] if symbols else ''}{word}{mark}"

@@ -66,7 +66,7 @@ def rich_bar(console: Console) -> Iterator[Bar]:
 
     is_narrow = console.width < NARROW
     columns = (
-        TextColumn("⏳ {task.description}", table_column=Column()),  # the only column that may wrap
+        TextColumn("⏳ {task.description}", markup=False, table_column=Column()),  # the only one that wraps
         *(() if is_narrow else (BarColumn(BAR_WIDTH, table_column=unbroken()),)),
         TaskProgressColumn(table_column=unbroken()),
         *(() if is_narrow else (TimeElapsedColumn(table_column=unbroken()),)),

@@ -12,7 +12,7 @@ from rich.console import COLOR_SYSTEMS, Console
 from rich.segment import Segment
 from rich.style import Style
 
-from app.cli.output.formatting import CONTROLS
+from app.cli.output.formatting import without_controls
 from app.cli.output.markdown_stream import Row
 
 BEGIN_FRAME, END_FRAME = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows everything between them at once
@@ -81,7 +81,7 @@ class ScreenWriter:
     def _line(self, row: Row) -> _Line:
         system = self._console.color_system
         colors = COLOR_SYSTEMS[system] if system else None
-        segments = [Segment(part.text.translate(CONTROLS), part.style) for part in row]
+        segments = [Segment(without_controls(part.text, keeps_lines=False), part.style) for part in row]
         if self._console.no_color:
             segments = list(Segment.remove_color(segments))
         ansi = "".join((s.style or Style.null()).render(s.text, color_system=colors) for s in segments)

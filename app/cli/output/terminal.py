@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from app.cli.output.answer_view import AnswerView, PlainAnswer
-from app.cli.output.formatting import without_controls
+from app.cli.output.console import SafeConsole
 from app.cli.output.progress_bar import Bar, ProgressLines, rich_bar
 
 if TYPE_CHECKING:  # a pipe has no line editor
@@ -57,21 +57,18 @@ class Terminal:
         self.style = style
         self.typed_ahead: TypedAhead | None = None  # set by the prompt
         self.out = out or sys.stdout
-        self.console = Console(
+        self.console: Console = SafeConsole(
             file=(err or sys.stderr) if style.plain else self.out,
             force_terminal=False if style.plain else None,
             no_color=not style.color,
             theme=_THEME,
-            markup=False,
-            highlight=False,
-            emoji=False,
         )
 
     def say(self, text: str, style: str = "", symbol: str = "", whole: bool = False) -> None:
         """Prints a line, wrapped between words unless it is `whole`, such as a path to copy, or the mode is
         plain."""
         shown = f"{symbol} {text}" if symbol and self.style.symbols else text
-        self.console.print(Text(without_controls(shown), style), soft_wrap=whole or self.style.plain)
+        self.console.print(Text(shown, style), soft_wrap=whole or self.style.plain)
 
     def note(self, text: str) -> None:
         self.say(text, "dim")
