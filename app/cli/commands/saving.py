@@ -6,6 +6,7 @@ every conversation is saved automatically (conversation/autosave.py), and /sessi
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from app.cli.conversation.transcript_file import (
 from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import checked_name
 from app.cli.output.formatting import count, format_age
+from app.cli.output.terminal import Terminal
 
 MAX_NAMED = 10  # saved files that /sessions names
 
@@ -64,9 +66,29 @@ async def save(session: Session, argument: str) -> None:
     if not name:
         raise UsageError("/save needs a name.", "/save NAME saves to conversations/NAME.json.")
     name = checked_name(name)
-    path = save_transcript(transcript, name, replaces=name == session.saved_as)
+    is_own = name == session.saved_as
+    replaces = not is_own and await may_replace(FOLDER / f"{name}.json", session.terminal)
+    path = save_transcript(transcript, name, replaces=is_own)
     session.saved_as = name
     session.terminal.say(f"Conversation saved to {path.name}", symbol="💾")
+    if replaces:
+        session.terminal.note(f"The file that it replaces is kept as {path}~")
+
+
+async def may_replace(path: Path, terminal: Terminal) -> bool:
+    """Whether the path is an existing file, which the user agrees to replace. False if nothing is there.
+
+    Raises:
+        UsageError: the user does not agree, or cannot be asked, or it is no file.
+    """
+    if not os.path.lexists(path):
+        return False
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file.")
+    if not await terminal.confirms(f"{path} exists. Replace it?"):
+        hint = "Choose another name, or remove the file first."
+        raise UsageError(f"{path} exists and was not replaced.", hint)
+    return True
 
 
 async def load(session: Session, argument: str) -> None:

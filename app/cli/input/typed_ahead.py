@@ -51,6 +51,12 @@ class TypedAhead:
         self._key_pressed.clear()
         await self._key_pressed.wait()
 
+    async def next_key(self) -> str:
+        """Waits for a key and takes it. Empty if the keyboard was closed."""
+        while not self._keys and not self._keyboard.closed:
+            await self.wait_for_key()
+        return self._keys.pop(0).data if self._keys else ""
+
     @property
     def text(self) -> str:
         """The text of the keys so far, on one line."""

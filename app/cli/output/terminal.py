@@ -102,6 +102,14 @@ class Terminal:
         if not self.style.plain:
             self.console.clear()
 
+    async def confirms(self, question: str) -> bool:
+        """Whether the user presses y. False if nobody can be asked: there is no keyboard, or the next line is
+        typed already."""
+        if self.typed_ahead is None or self.typed_ahead.text:
+            return False
+        self.say(f"{question} Press y for yes, any other key for no.", "yellow")
+        return (await self.typed_ahead.next_key()).lower() == "y"
+
     def answer(self) -> AnswerView:
         if self.style.plain:
             return PlainAnswer(self.out, None if self.style.folds_thoughts else self.console.file)

@@ -1,0 +1,61 @@
+"""Saving and exporting over files that exist."""
+
+from pathlib import Path
+
+import pytest
+
+from app.cli.conversation.transcript_file import load
+from app.cli.errors import ClientError
+from tests.cli.client_process import CLIENT, client_environ
+from tests.cli.conftest import Seen, Talk
+from tests.cli.pseudo_terminal import PseudoTerminal
+
+
+@pytest.mark.parametrize(
+    ("line", "path"), [("/save talk", "conversations/talk.json"), ("/export notes.md", "notes.md")]
+)
+def test_existing_file_is_not_replaced_without_a_terminal(talk: Talk, line: str, path: str) -> None:
+    talk("one", line)
+    before = Path(path).read_bytes()
+    with pytest.raises(ClientError, match=f"{path} exists and was not replaced."):
+        talk("two", line)
+    assert Path(path).read_bytes() == before
+
+
+def test_own_file_is_saved_again_without_a_question(talk: Talk, seen: Seen) -> None:
+    talk("one", "/save talk", "two", "/save talk", "/save")
+    assert load("talk").turns == 2 and "kept as" not in seen.messages
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_only_regular_files_are_replaced(talk: Talk, kind: str) -> None:
+    Path("folder.md").mkdir()
+    Path("pipe.md").symlink_to("/dev/null")
+    with pytest.raises(ClientError, match=f"{kind}.md is not a regular file."):
+        talk("one", f"/export {kind}.md")
+
+
+def test_terminal_asks_before_a_file_is_replaced(url: str) -> None:
+    Path("notes.md").write_text("mine")
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ(), columns=100) as terminal:
+        terminal.type("hello\r")
+        terminal.wait_for("12 tokens")
+        terminal.wait_for("You:", times=2)
+        terminal.type("/export notes.md\r")
+        terminal.wait_for("notes.md exists. Replace it?")
+        terminal.type("n\r")
+        terminal.wait_for("notes.md exists and was not replaced.")
+        assert Path("notes.md").read_text() == "mine"
+        terminal.wait_for("You:", times=3)
+        terminal.type("/export notes.md\r")
+        terminal.wait_for("notes.md exists. Replace it?", times=2)
+        terminal.type("y")
+        terminal.wait_for("The file that it replaces is kept as notes.md~")
+        terminal.wait_for("You:", times=4)
+        terminal.type("/export notes.md\rsay next\r")  # what is typed ahead is no answer
+        terminal.wait_for("notes.md exists and was not replaced.", times=2)
+        terminal.wait_for("next\n12 tokens")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+    assert "You said: hello" in Path("notes.md").read_text()
+    assert Path("notes.md~").read_text() == "mine"
