@@ -56,7 +56,7 @@ class Chat:
             self._report_autosave_failure()
             self._session.terminal.say("")
 
-    async def _run_line(self, line: str) -> None:
+    async def _run_line(self, line: str, is_repeated: bool = False) -> None:
         terminal, answer_before = self._session.terminal, self._session.last_answer
         try:
             await self._interrupts.run(self._execute(line))
@@ -69,7 +69,10 @@ class Chat:
             terminal.show_error(error)
         except Unreachable as error:
             self._session.draft = line
-            await self._reconnect(error)
+            if is_repeated:
+                terminal.show_error(error)
+            elif await self._reconnect(error):
+                await self._offer_again(line)
         except ClientError as error:
             terminal.show_error(error)
         except ValidationError as error:
@@ -92,14 +95,27 @@ class Chat:
         else:
             await parsed.command.call(self._session, parsed.argument)
 
-    async def _reconnect(self, error: Unreachable) -> None:
+    async def _reconnect(self, error: Unreachable) -> bool:
+        """Finds or starts a server. Returns whether there is one."""
         terminal = self._session.terminal
         try:
             await self._interrupts.run(self._revive(error))
+            return True
         except Interrupted:
             terminal.note("Stopped.")
         except ClientError as failure:
             terminal.show_error(failure)
+        return False
+
+    async def _offer_again(self, line: str) -> None:
+        """Offers the line for sending; sends it if others wait already, to keep the order."""
+        terminal = self._session.terminal
+        if terminal.typed_ahead is None or not terminal.typed_ahead.text:
+            terminal.note("Press Enter to send your line again.")
+            return
+        terminal.note("Sending your line again, before those that you typed meanwhile.")
+        self._session.draft = ""
+        await self._run_line(line, is_repeated=True)
 
     async def _revive(self, error: Unreachable) -> None:
         terminal = self._session.terminal
@@ -108,7 +124,6 @@ class Chat:
         await restore_chosen_model(self._session)
         self._connection.health = await self._session.client.health()
         terminal.say(current_model_line(self._connection.health))
-        terminal.note("Press Enter to send your line again.")
 
 
 def _log_traceback() -> str:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.input import create_pipe_input
 
 from app.cli.chat import Chat
 from app.cli.conversation.session import Session
 from app.cli.input.interrupts import Interrupts
+from app.cli.input.typed_ahead import TypedAhead
 from app.cli.net.client import ChatClient
 from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.net.server import choose_port
@@ -81,9 +83,11 @@ def test_client_bug_is_reported_if_it_cannot_be_logged(url: str, seen: Seen) -> 
     assert "The traceback cannot be saved: Is a directory." in seen.messages
 
 
-def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tuple[list[str], Session]:
+def _chatted_with_own(
+    seen: Seen, lines: list[str], forgotten: str = "", typed_ahead: TypedAhead | None = None
+) -> tuple[list[str], Session]:
     """Types the lines. The client's own server, a stand-in, ends before the last line; the next one lacks the
-    model `forgotten`."""
+    model `forgotten`. From then on, keys are typed ahead."""
 
     async def run() -> tuple[list[str], Session]:
         environ = os.environ | {"LLM_PORT": str(choose_port("127.0.0.1", 0))}
@@ -93,6 +97,9 @@ def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tupl
             def end() -> None:
                 environ["FORGOTTEN"] = forgotten
                 connection.close()
+                if typed_ahead is not None:
+                    session.terminal.typed_ahead = typed_ahead
+                    typed_ahead.begin()
 
             session = Session(connection.client, seen.terminal())
             prompt = ScriptedPrompt(lines, before_last=end)
@@ -100,6 +107,14 @@ def _chatted_with_own(seen: Seen, lines: list[str], forgotten: str = "") -> tupl
             return prompt.drafts, session
 
     return asyncio.run(run())
+
+
+def test_line_is_sent_again_before_those_typed_meanwhile(seen: Seen) -> None:
+    with create_pipe_input() as keyboard:
+        keyboard.send_text("later\r")
+        drafts, session = _chatted_with_own(seen, ["hello", "again"], typed_ahead=TypedAhead(keyboard))
+    assert drafts == ["", "", ""] and seen.answers.endswith("You said: again\n")
+    assert session.transcript.turns == 2 and "Press Enter" not in seen.messages
 
 
 @pytest.mark.parametrize("line", ["hello again", "/models", "/switch builtin", "//usr"])
