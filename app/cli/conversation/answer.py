@@ -72,7 +72,7 @@ async def show_answer(start: StartEvent, events: ServerEvents, terminal: Termina
     async with aclosing(events), terminal.answer() as view:
         view.wait("…")
         if answer.prefix:
-            view.feed(answer.prefix)
+            view.resume(answer.prefix)
         async for event in events:
             if isinstance(event, ThinkingEvent):
                 answer.thinking += event.text

@@ -12,6 +12,9 @@ class AnswerView(Protocol):
     def feed(self, text: str) -> None:
         """Adds text to the answer."""
 
+    def resume(self, text: str) -> None:
+        """Begins with text that was shown before, of which at most the last row is shown again."""
+
     def think(self, text: str) -> None:
         """Adds to the reasoning that comes before the answer."""
 
@@ -35,6 +38,9 @@ class PlainAnswer:
         self._is_thinking = False
         self._is_terminal = file.isatty()
         self._last_character = "\n"
+
+    def resume(self, text: str) -> None:
+        pass
 
     def think(self, text: str) -> None:
         if self._thinking is not None:

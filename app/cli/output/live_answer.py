@@ -78,6 +78,8 @@ class AnswerRows:
         self._is_answering = False
         self._markdown = MarkdownStream(console)
         self._queue: deque[tuple[bool, str]] = deque()  # whether the text is reasoning, and the text
+        self._resumed = ""  # text that was shown before
+        self._shown_rows = 0  # of that text, which are not to be shown again
 
     def think(self, text: str) -> None:
         self._queue.append((True, text))
@@ -85,20 +87,40 @@ class AnswerRows:
     def feed(self, text: str) -> None:
         self._queue.append((False, text))
 
+    def resume(self, text: str) -> None:
+        """Begins with text that was shown before. Of its rows only the last one, which grows, is shown."""
+        self._resumed = without_controls(text)
+        self.feed(text)
+
     def take(self, width: int) -> list[Row]:
         self._empty_queue()
         if not self._is_answering:
             return [] if self._thoughts is None else self._thoughts.take(width)
-        return self._finish_thoughts(width) + self._markdown.take(width)
+        self._count_shown_rows(width)
+        return self._finish_thoughts(width) + self._unseen(self._markdown.take(width))
 
     def live(self, width: int) -> list[Row]:
         if self._thoughts is not None:
             return self._thoughts.live(width)
-        return self._markdown.live(width)
+        return self._markdown.live(width)[self._shown_rows :]
 
     def finish(self, width: int) -> list[Row]:
         self._empty_queue()
-        return self._finish_thoughts(width) + self._markdown.finish(width)
+        self._count_shown_rows(width)
+        return self._finish_thoughts(width) + self._unseen(self._markdown.finish(width))
+
+    def _count_shown_rows(self, width: int) -> None:
+        if self._resumed:
+            before = MarkdownStream(self._console)
+            before.feed(self._resumed)
+            self._shown_rows = max(0, len(before.finish(width)) - 1)
+            self._resumed = ""
+
+    def _unseen(self, rows: list[Row]) -> list[Row]:
+        """The rows that were not shown before."""
+        seen = min(self._shown_rows, len(rows))
+        self._shown_rows -= seen
+        return rows[seen:]
 
     def _empty_queue(self) -> None:
         while self._queue:
@@ -131,6 +153,10 @@ class LiveAnswer(LiveView):
 
     async def __aenter__(self) -> Self:
         return await super().__aenter__()
+
+    def resume(self, text: str) -> None:
+        self._answer.resume(text)
+        self.change()
 
     def think(self, text: str) -> None:
         self._answer.think(text)

@@ -70,6 +70,7 @@ def test_continue_extends_an_interrupted_answer(talk: Talk, seen: Seen, standin:
     assert standin.left.wait(5)
     session = talk(interrupted("hang on", seen), "/continue")
     assert session.transcript.messages[-1].content == "You said: hang onmore of on"
+    assert seen.answers.endswith("You said: hang on\nmore of on\n")  # the beginning is not shown again
 
 
 def test_ctrl_c_before_the_answer_offers_the_message_again(talk: Talk, seen: Seen) -> None:

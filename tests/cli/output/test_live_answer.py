@@ -1,3 +1,5 @@
+import pytest
+
 from tests.cli.output.drawn_answer import DrawnAnswer, remaining_rows
 
 
@@ -29,3 +31,24 @@ def test_folded_thoughts_are_one_line() -> None:
 
 def test_thoughts_without_an_answer_stay() -> None:
     assert _thought(False, THOUGHT[:1]) == ["before", "First *this*,", "then th"]
+
+
+@pytest.mark.parametrize(
+    ("before", "added", "shown"),
+    [
+        ("One two", " three.", ["One two three."]),
+        ("First.\n\nSecond", " part.\n\nThird.", ["Second part.", "", "Third."]),
+        ("- a\n- b\n- c", "d\n- e\n", [" • cd", " • e"]),
+        ("```\na\nb\n", "c\n```\n", ["b", "c"]),
+        ("word " * 20 + "wor", "d.", ["word word word word word."]),
+        ("Done.\n", "", ["Done."]),
+    ],
+)
+def test_resumed_answer_shows_only_its_last_row_again(before: str, added: str, shown: list[str]) -> None:
+    answer = DrawnAnswer()
+    answer.rows.resume(before)
+    for character in added:
+        answer.rows.feed(character)
+        answer.frame()
+    answer.finish()
+    assert remaining_rows(answer.written, 40, 10) == ["before", *shown]
