@@ -16,7 +16,7 @@ _NAME = re.compile(r"[^\W_][\w .()+-]*", re.UNICODE)
 
 
 def checked_name(name: str) -> str:
-    """The name without `.json`, valid as a file name in any folder.
+    """Returns the name without `.json`, valid as a file name in any folder.
 
     Raises:
         TranscriptError: the name is not valid.

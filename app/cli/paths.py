@@ -1,4 +1,4 @@
-"""The folders and files that the client keeps for the user, by the XDG rules on every system."""
+"""Names the folders and files that the client keeps for the user, by the XDG rules on every system."""
 
 import functools
 import os
@@ -9,8 +9,10 @@ from platformdirs.unix import Unix  # not PlatformDirs: on macOS that would move
 
 
 def state_folder() -> Path:
-    """The folder of the history and the logs: $XDG_STATE_HOME/llm-serving. A temporary folder if that is not
-    writable, or if the user has no home."""
+    """Returns the folder of the history and the logs: $XDG_STATE_HOME/llm-serving.
+
+    It is a temporary folder if that one is not writable, or if the user has no home.
+    """
     try:
         folder = Unix("llm-serving").user_state_path
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -21,8 +23,10 @@ def state_folder() -> Path:
 
 
 def sessions_folder() -> Path:
-    """The folder of the autosaved conversations: $XDG_DATA_HOME/llm-serving/sessions. A temporary folder if
-    the user has no home, as in some containers."""
+    """Returns the folder of the autosaved conversations: $XDG_DATA_HOME/llm-serving/sessions.
+
+    It is a temporary folder if the user has no home, as in some containers.
+    """
     try:
         return Unix("llm-serving").user_data_path / "sessions"
     except RuntimeError:
@@ -30,7 +34,7 @@ def sessions_folder() -> Path:
 
 
 def config_file() -> Path | None:
-    """$XDG_CONFIG_HOME/llm-serving/config.toml, which need not exist. None if the user has no home."""
+    """Returns $XDG_CONFIG_HOME/llm-serving/config.toml, which may not exist; None if the user has no home."""
     try:
         return Unix("llm-serving").user_config_path / "config.toml"
     except RuntimeError:
@@ -51,5 +55,5 @@ def private_file(path: Path) -> Path:
 
 
 def expanded(path: str) -> Path:
-    """The path with `~` and `~user` replaced by home folders. A user that does not exist stays as it is."""
+    """Returns the path with `~` and `~user` replaced by home folders. An unknown user is not replaced."""
     return Path(os.path.expanduser(path))

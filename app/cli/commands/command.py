@@ -51,11 +51,11 @@ class Command:
 
 
 def unexpected(name: str, argument: str, expected: str) -> UsageError:
-    """The error for an argument that a command does not take."""
+    """Returns the error for an argument that a command does not take."""
     return UsageError(f"/{name} takes {expected}, not {argument!r}.", f"/help {name} says more.")
 
 
 def number_of(text: str) -> int | None:
-    """The positive number that the text is, or None."""
+    """Returns the positive number that the text is, or None."""
     is_number = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
     return (int(text) or None) if is_number else None

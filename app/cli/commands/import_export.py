@@ -49,7 +49,7 @@ async def copy(session: Session, argument: str) -> None:
 
 
 def _code_block(answer: str, typed: str) -> tuple[str, str]:
-    """A label for the block, and its code."""
+    """Returns a label for the block, and its code."""
     from app.cli.conversation.documents import code_blocks
 
     blocks = code_blocks(answer)

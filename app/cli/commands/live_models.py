@@ -66,8 +66,10 @@ class LiveModels:
         return []
 
     def live(self, width: int) -> "list[Row]":
-        """The full list if it fits into the terminal, otherwise a short one, because a long list would scroll
-        out of view."""
+        """Returns the full list if it fits into the terminal, otherwise a short one.
+
+        A longer list would scroll out of view.
+        """
         loads = loads_of(self._session.models.values())
         below = self._rows(Group(loads_table(loads, width), Text(HINT, "dim")), width)
         whole = self.finish(width)

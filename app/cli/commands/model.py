@@ -66,8 +66,9 @@ async def compare(session: Session, argument: str) -> None:
 
 
 def split_comparison(argument: str, known: Collection[str]) -> tuple[list[str], str]:
-    """The models and the question, which begins at the first word that is no model. The first word is always
-    a model, and so is one with a slash: the path of a folder, or a repository.
+    """Returns the models and the question, which begins at the first word that is not a model.
+
+    The first word is always a model, and so is a word with a slash: the path of a folder, or a repository.
 
     Raises:
         UsageError: the question begins like a mistyped name.

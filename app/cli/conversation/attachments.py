@@ -14,7 +14,7 @@ MAX_BYTES_PER_CHARACTER = 4  # in UTF-8
 
 
 def read_text(path: str) -> str:
-    """The text of a file.
+    """Returns the text of a file.
 
     Raises:
         UsageError: the file cannot be read, is not UTF-8 text, or is too long for a message.
@@ -40,7 +40,7 @@ def read_text(path: str) -> str:
 
 
 def attachment(path: str) -> str:
-    """The name and the text of a file, in a code fence longer than any in the text.
+    """Returns the name and the text of a file, in a code fence longer than any in the text.
 
     Raises:
         UsageError: as `read_text` does.
@@ -53,15 +53,17 @@ def attachment(path: str) -> str:
 
 
 def mentioned(message: str) -> list[str]:
-    """The existing files that the message mentions as `@path`. A file whose text is already in the message,
-    because the message is an edited one, is left out."""
+    """Returns the existing files that the message mentions as `@path`.
+
+    A file whose text is already in the message, because the message was edited, is left out.
+    """
     names = [match[1].rstrip(".,;:!?)") for match in _MENTION.finditer(message)]
     new = [name for name in dict.fromkeys(names) if f"\n{_title(name)}\n" not in message]
     return [name for name in new if _is_file(expanded(name.strip('"')))]
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file, as far as one may know."""
+    """Returns whether it is a file. A path that this user may not look up counts as none."""
     try:
         return path.is_file()
     except OSError:  # for example a name that is too long, or in a folder that may not be searched
@@ -69,5 +71,5 @@ def _is_file(path: Path) -> bool:
 
 
 def _title(path: str) -> str:
-    """The line above the text."""
+    """Returns the line above the text."""
     return path.strip('"') + ":"

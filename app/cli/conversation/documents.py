@@ -22,7 +22,7 @@ td, th { border: 1px solid #ccc; padding: .2rem .6rem; } h2 { font-size: 1rem; c
 
 
 def document(transcript: Transcript, path: Path, stopped: threading.Event | None = None) -> bytes:
-    """The conversation in the format of the path's suffix.
+    """Returns the conversation in the format of the path's suffix.
 
     A long conversation takes a second or more. Setting `stopped` in another thread ends the work after the
     current message; the result is incomplete then.
@@ -62,7 +62,7 @@ def as_markdown(transcript: Transcript) -> str:
 
 
 def as_html(transcript: Transcript, stopped: threading.Event) -> str:
-    """A page that needs no other files. HTML in messages is escaped."""
+    """Returns a page that needs no other files. HTML in messages is escaped."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     messages = "\n".join(
         f"<h2>{escape(_speaker(message.role, message.model_name))}</h2>\n{parser.render(message.content)}"
@@ -79,7 +79,7 @@ def as_html(transcript: Transcript, stopped: threading.Event) -> str:
 
 
 def code_blocks(answer: str) -> list[str]:
-    """The contents of all fenced and indented code blocks, nested ones included."""
+    """Returns the contents of all fenced and indented code blocks, nested ones included."""
     tokens = MarkdownIt("commonmark").parse(answer)
     return [token.content for token in tokens if token.type in ("fence", "code_block")]
 

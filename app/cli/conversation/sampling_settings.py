@@ -18,7 +18,7 @@ class SettingError(ValueError):
 
 
 def field_of(key: str) -> FieldInfo:
-    """The definition of a setting: its type, bounds and description.
+    """Returns the definition of a setting: its type, bounds and description.
 
     Raises:
         SettingError: no setting has that name.

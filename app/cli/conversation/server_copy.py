@@ -36,7 +36,7 @@ class ServerCopy:
         return self.conversation_id or "unknown"
 
     def request_fields(self, transcript: Transcript) -> dict[str, Any]:  # Any: as ChatRequest types them
-        """The fields that put a message into this conversation."""
+        """Returns the fields that put a message into this conversation."""
         fields: dict[str, Any] = {}
         if not self.knows_system_prompt:
             fields["system_prompt"] = transcript.system_prompt
@@ -97,8 +97,10 @@ class ServerCopy:
 
 
 def contains_last_answer(held: Sequence[ConversationMessage], shown: Sequence[TranscriptMessage]) -> bool:
-    """Whether the server's messages `held` include the answer that was shown last. Until the server has ended
-    an interrupted answer, they may end with an older one."""
+    """Returns whether the server's messages `held` include the answer that was shown last.
+
+    Until the server has ended an interrupted answer, they may end with an older one.
+    """
     return len(held) >= len(shown) and held[-1].content.startswith(shown[-1].content.rstrip())
 
 

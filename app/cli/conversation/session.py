@@ -80,7 +80,7 @@ class Session:
         self.attached.clear()
 
     def _mentioned(self, text: str) -> list[str]:
-        """The texts of the files that the message mentions as @path. What cannot be attached stays text."""
+        """Returns the texts of files mentioned as @path. A file that cannot be attached stays a mention."""
         texts = []
         for path in mentioned(text):
             try:
@@ -161,7 +161,7 @@ class Session:
         self.autosave.write(self.transcript)
 
     async def settled_transcript(self) -> Transcript:
-        """The transcript, after an interrupted answer has been taken over from the server."""
+        """Returns the transcript, after an interrupted answer has been taken over from the server."""
         await self._server_copy.settle(self.transcript)
         return self.transcript
 

@@ -23,8 +23,10 @@ class SessionSummary:
 
 
 def recent_sessions(folder: Path, query: str = "", limit: int = DEFAULT_LIMIT) -> list[SessionSummary]:
-    """The conversations, newest first; with a query the matching ones, best match first. Empty conversations
-    and files of another format are left out."""
+    """Returns the conversations, newest first; with a query only the matching ones, best match first.
+
+    Empty conversations and files of another format are left out.
+    """
     found: list[tuple[int, SessionSummary]] = []
     for path in _newest_first(folder):
         summary = _summary(path)
@@ -37,7 +39,7 @@ def recent_sessions(folder: Path, query: str = "", limit: int = DEFAULT_LIMIT) -
 
 
 def load_session(session_id: str, folder: Path) -> Transcript:
-    """The conversation, which will be saved under the same id.
+    """Returns the conversation, which will be saved under the same id.
 
     Raises:
         TranscriptError: it does not exist or cannot be read.
@@ -77,7 +79,9 @@ def _summary(path: Path) -> SessionSummary | None:
 
 
 def _distance(query: str, text: str) -> int | None:
-    """The length of the shortest part of the text that contains the query's letters in order; None if no part
-    does."""
+    """Returns the length of the shortest part of the text that contains the query's letters in order.
+
+    Returns None if no part does.
+    """
     letters = ".*?".join(map(re.escape, query.lower()))
     return min((len(match[1]) for match in re.finditer(f"(?=({letters}))", text.lower())), default=None)

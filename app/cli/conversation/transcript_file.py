@@ -69,7 +69,7 @@ class TranscriptFile(BaseModel):
 
 
 def saved_names(folder: Path = FOLDER) -> list[str]:
-    """The names of the saved conversations, newest first."""
+    """Returns the names of the saved conversations, newest first."""
     with contextlib.suppress(OSError):
         files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         return [file.stem for file in files]
@@ -77,7 +77,7 @@ def saved_names(folder: Path = FOLDER) -> list[str]:
 
 
 def to_json(transcript: Transcript) -> bytes:
-    """The contents of a transcript file."""
+    """Returns the contents of a transcript file."""
     document = TranscriptFile(
         format=FORMAT,
         version=VERSION,
@@ -109,7 +109,7 @@ def save(transcript: Transcript, name: str, folder: Path = FOLDER, replaces: boo
 
 
 def load(name: str, folder: Path = FOLDER) -> Transcript:
-    """The conversation in `folder/name.json`, with a new session id.
+    """Returns the conversation in `folder/name.json`, with a new session id.
 
     Raises:
         TranscriptError: the file does not exist or is not a saved conversation.

@@ -24,7 +24,7 @@ _TOOLS = (  # the environment variable that shows that a clipboard exists, and t
 
 
 def clipboard_tools(environ: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """The commands that are installed and have a clipboard, best first."""
+    """Returns the commands that are installed and have a clipboard, best first."""
     return [
         command
         for variable, command in _TOOLS

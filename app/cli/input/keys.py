@@ -18,12 +18,12 @@ def register_shift_enter() -> None:
 
 
 def is_open(text: str) -> bool:
-    """Whether a text of several lines was started but not ended."""
+    """Returns whether a text of several lines was started but not ended."""
     return text.lstrip().startswith(QUOTES) and text.count(QUOTES) % 2 == 1
 
 
 def unquoted(text: str) -> str:
-    """The text without surrounding triple quotes. Quoted text is never a command."""
+    """Returns the text without surrounding triple quotes. Quoted text is never a command."""
     stripped = text.strip()
     if len(stripped) < 2 * len(QUOTES) or not (stripped.startswith(QUOTES) and stripped.endswith(QUOTES)):
         return text
@@ -32,7 +32,7 @@ def unquoted(text: str) -> str:
 
 
 def key_bindings() -> ConditionalKeyBindings:
-    """The bindings. They are inactive during a Ctrl-R search, which has its own."""
+    """Returns the bindings. They are inactive during a Ctrl-R search, which has its own."""
     keys = KeyBindings()
     keys.add("enter")(_send)
     keys.add("tab")(_complete)
@@ -82,6 +82,6 @@ def _edit(event: KeyPressEvent) -> None:
 
 
 def _ends_in_backslash(buffer: Buffer) -> bool:
-    """Whether the text ends in a backslash that is not itself escaped."""
+    """Returns whether the text ends in a backslash that is not itself escaped."""
     before = buffer.document.text_before_cursor
     return buffer.document.is_cursor_at_the_end and (len(before) - len(before.rstrip("\\"))) % 2 == 1

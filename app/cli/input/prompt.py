@@ -46,7 +46,7 @@ class _LenientHistory(FileHistory):
 
 
 def open_history(path: Path) -> History:
-    """The history in this file; if it cannot be opened, an empty one in memory."""
+    """Returns the history in this file; if it cannot be opened, an empty one in memory."""
     try:
         return _LenientHistory(str(private_file(path)))
     except OSError:
@@ -116,18 +116,18 @@ class TerminalPrompt:
         return unquoted(text)
 
     def _completes_unasked(self) -> bool:
-        """Whether completions appear while typing: for commands and @files, not within a message."""
+        """Returns whether completions appear while typing: for commands and @files, not within a message."""
         document = self._editor.default_buffer.document
         return document.text.startswith("/") or document.get_word_before_cursor(WORD=True).startswith("@")
 
 
 def continuation(width: int, line: int, wraps: int) -> str:
-    """The text before each row but the first: dots before a new line, nothing before a wrapped one."""
+    """Returns the text before each row after the first: dots before a new line, none before a wrapped one."""
     return "" if wraps else "... "
 
 
 def status_line(session: Session) -> str:
-    """The status line below the prompt, without the last parts if the terminal is too narrow."""
+    """Returns the status line below the prompt, without the last parts if the terminal is too narrow."""
     parts = (session.current_model, _context(session), _turns(session), _name(session), _attachments(session))
     line = ""
     for part in filter(None, parts):

@@ -27,7 +27,7 @@ class Address:
 
 
 def address_of(url: str, api_key: str | None = None, setting: str = "--url") -> Address:
-    """The address of a server from what the user typed for `setting`.
+    """Returns the address of a server from what the user typed for `setting`.
 
     Raises:
         BadAddress: the text is not an HTTP address, or the key cannot be sent in a header.

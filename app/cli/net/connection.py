@@ -84,7 +84,7 @@ class Connection:
             self._own.stop()
 
     async def _find(self) -> bool:
-        """Whether a server answers. Raises if a named one does not."""
+        """Returns whether a server answers. Raises if a named one does not."""
         try:
             self.health = await self.client.health()
         except (Unreachable, NotOurServer):
@@ -116,7 +116,7 @@ class Connection:
 async def connected(
     target: ServerTarget, terminal: Terminal, interrupts: Interrupts
 ) -> AsyncIterator[Connection]:
-    """A connection to a server that is ready. Raises what `Connection.open` raises."""
+    """Yields a connection to a server that is ready. Raises what `Connection.open` raises."""
     url = target.url or url_of(*default_address(target.environ))
     async with ChatClient(url, target.api_key, setting=target.address_setting) as client:
         connection = Connection(client, target)

@@ -1,4 +1,4 @@
-"""Takes the proxy and the certificates for a server from the environment variables that curl knows, too."""
+"""Takes the proxy and the certificates for a server from the same environment variables as curl."""
 
 import os
 import ssl
@@ -26,10 +26,10 @@ class Proxy:
 
 
 def proxy_for(address: Address, environ: Mapping[str, str] = os.environ) -> Proxy | None:
-    """The proxy to use, if any. Servers on this machine and in NO_PROXY need none.
+    """Returns the proxy to use, if any. Servers on this machine and in NO_PROXY need none.
 
     Raises:
-        ConfigError: it is not an address, or needs a package that is not installed.
+        ConfigError: the proxy is not an address, or needs a package that is not installed.
     """
     url = httpx.URL(address.url)
     no_proxy = environ.get("no_proxy", environ.get("NO_PROXY", ""))
@@ -61,8 +61,9 @@ def without_password(url: str) -> str:
 
 
 def certificates_for(address: Address, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext | bool:
-    """How to check the server's certificate: against SSL_CERT_FILE and SSL_CERT_DIR, or else the usual
-    authorities. False if the connection is not encrypted.
+    """Returns the authorities for certificates: those of SSL_CERT_FILE and SSL_CERT_DIR, or the usual ones.
+
+    Returns False if the connection is not encrypted.
 
     Raises:
         ConfigError: a file that the environment names cannot be used.

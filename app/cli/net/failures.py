@@ -16,7 +16,7 @@ _IS_IT_RUNNING = "Is it running?"
 
 
 def unreachable(address: Address, proxy: Proxy | None, error: httpx.HTTPError) -> Unreachable:
-    """The error to report for a request that got no answer."""
+    """Returns the error to report for a request that got no answer."""
     host = httpx.URL(address.url).host if proxy is None else httpx.URL(proxy.url).host
     reason, hint = _reason(error, address, host)
     if proxy is None:
@@ -29,7 +29,7 @@ def unreachable(address: Address, proxy: Proxy | None, error: httpx.HTTPError) -
 
 
 def _reason(error: httpx.HTTPError, address: Address, host: str) -> tuple[str, str]:
-    """A few words about the cause, and a hint."""
+    """Returns a few words about the cause, and a hint."""
     for cause in _causes(error):
         match cause:
             case httpx.ConnectTimeout():
@@ -57,7 +57,7 @@ def _reason(error: httpx.HTTPError, address: Address, host: str) -> tuple[str, s
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and all that led to it, outermost first."""
+    """Yields the error, and all that led to it, outermost first."""
     while error is not None:
         yield error
         if isinstance(error, BaseExceptionGroup):

@@ -52,7 +52,7 @@ def url_of(host: str, port: int) -> str:
 
 
 def choose_port(host: str, preferred: int) -> int:
-    """The preferred port if it is free, otherwise any free port.
+    """Returns the preferred port if it is free, otherwise any free port.
 
     Raises:
         ClientError: the host is not an address of this machine.
@@ -152,7 +152,7 @@ class OwnServer:
             process.wait()
 
     def last_log_lines(self) -> list[str]:
-        """The last lines of this run's log, without the frames of tracebacks."""
+        """Returns the last lines of this run's log, without the frames of tracebacks."""
         with self.log.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()

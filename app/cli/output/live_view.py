@@ -28,13 +28,13 @@ class Rows(Protocol):
     """Content that grows in the event loop and is laid out, for the given width, in one thread at a time."""
 
     def take(self, width: int) -> list[Row]:
-        """The rows that have become final since the last call."""
+        """Returns the rows that have become final since the last call."""
 
     def live(self, width: int) -> list[Row]:
-        """The rows that are not final yet."""
+        """Returns the rows that are not final yet."""
 
     def finish(self, width: int) -> list[Row]:
-        """All remaining rows, as final ones."""
+        """Returns all remaining rows, as final ones."""
 
 
 class RowScreen:
@@ -48,12 +48,12 @@ class RowScreen:
         self._footer = ""
 
     def lay_out(self) -> tuple[list[Row], list[Row]]:
-        """The new final rows, and the live ones. May be called in any thread, one at a time."""
+        """Returns the new final rows, and the live ones. May be called in any thread, one at a time."""
         width = self._width
         return self._rows.take(width), self._rows.live(width)
 
     def lay_out_rest(self) -> list[Row]:
-        """All remaining rows. May be called in any thread, after the last `lay_out`."""
+        """Returns all remaining rows. May be called in any thread, after the last `lay_out`."""
         return self._rows.finish(self._width)
 
     def begin(self) -> None:
@@ -83,7 +83,7 @@ class RowScreen:
         return [[Segment(self.status, Style(dim=True))]] if self.status else []
 
     def _footer_rows(self) -> list[Row]:
-        """An empty row, and one with the end of the text."""
+        """Returns an empty row, and one with the end of the text."""
         if not self._footer:
             return []
         mark = "You: "

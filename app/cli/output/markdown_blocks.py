@@ -28,7 +28,7 @@ def highlight(code: str, language: str) -> Text:
 
 
 def _prefix(mark: str, options: ConsoleOptions) -> str:
-    """The prefix of the rows of a nested block; empty if it would make them too narrow."""
+    """Returns the prefix of the rows of a nested block; empty if it would make them too narrow."""
     return mark if options.max_width - len(mark) >= NARROWEST else ""
 
 

@@ -55,14 +55,14 @@ def _items(block: list[Token]) -> list[list[Token]]:
 
 
 def _line_of(tokens: list[Token]) -> int:
-    """The first line of a block, or of the item in a list made by `_items`."""
+    """Returns the first line of a block, or of the item in a list made by `_items`."""
     first = tokens[1] if tokens[0].type in _LISTS else tokens[0]
     assert first.map is not None, "block tokens have line numbers"
     return first.map[0]
 
 
 def _stand_alone(items: list[list[Token]], lines: list[str]) -> bool:
-    """Whether each item can be parsed without the previous ones: only if all have the same indentation."""
+    """Returns whether each item can be parsed on its own: only if all have the same indentation."""
     indents = [_INDENT.match(lines[_line_of(item)]) for item in items]
     return all(indents) and len({indent and indent.end() for indent in indents}) == 1
 
@@ -79,7 +79,7 @@ def _units(source: str) -> list[Unit]:
 
 
 def _trimmed(row: Row) -> Row:
-    """The row without trailing blanks, so that a copied line has none."""
+    """Returns the row without trailing blanks, so that a copied line has none."""
     row = [segment for segment in row if not segment.control]
     while row and not row[-1].text.strip(" "):
         row.pop()
@@ -114,7 +114,7 @@ class MarkdownStream:
         return rows
 
     def live(self, width: int) -> list[Row]:
-        """The rows that are not final. Does not change the state."""
+        """Returns the rows that are not final. Does not change the state."""
         kept = self._shown_lines, self._continues
         rows = self._rows(_units(self._tail), width)
         self._shown_lines, self._continues = kept
@@ -129,7 +129,7 @@ class MarkdownStream:
         self._tail = self._tail.split("\n", count)[count]
 
     def _take_code(self, fence: Unit, width: int) -> list[Row]:
-        """The complete lines of an open fence, but not trailing blank ones, which may turn out to end it."""
+        """Returns the complete lines of an open fence, without trailing blank lines, which may end it."""
         rows = self._rows([fence], width)
         code = fence.tokens[0].content.rstrip()
         final = code.count("\n") + 1 if code else 0
