@@ -2,12 +2,29 @@
 
 import ctypes
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 _PR_SET_NAME = 15  # of prctl(2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The names of a version of control groups."""
+
+    controller: str  # in /proc/self/cgroup
+    limit: str
+    used: str
+    cached: str  # in memory.stat
+
+
+_VERSION_2 = _Names("", "memory.max", "memory.current", "inactive_file")
+_VERSION_1 = _Names("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def name_process(name: str) -> None:
@@ -16,25 +33,51 @@ def name_process(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
-def available_bytes(cgroups: Path = CGROUPS) -> int:
-    """Returns the bytes available on the host and within the limits of this process's control groups."""
-    return min([int(psutil.virtual_memory().available), *_cgroup_free(cgroups)])
+def available_bytes(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> int:
+    """The bytes that are available on the host and within the limits of this process's control groups.
+
+    `own_cgroups` lists the groups that the process is in.
+    """
+    return min([int(psutil.virtual_memory().available), *_cgroup_free(cgroups, own_cgroups)])
 
 
-def _cgroup_free(root: Path) -> list[int]:
-    """Returns the free bytes of the control group, version 2 or 1; an empty list if it has no limit."""
-    versions = (
-        (root, "memory.max", "memory.current", "inactive_file"),
-        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    )
-    free = []
-    for folder, limit_name, used_name, cached_name in versions:
-        limit, used = _number(folder / limit_name), _number(folder / used_name)
-        if limit is not None and used is not None:
-            # Cached files, such as weights, count as used, but the kernel drops them when memory is needed.
-            used -= _statistic(folder / "memory.stat", cached_name)
-            free.append(max(limit - used, 0))
-    return free
+def _cgroup_free(root: Path, own_cgroups: Path) -> Iterator[int]:
+    """The free bytes of each control group with a limit, of version 2 or 1."""
+    for hierarchy, names in (
+        (root, _VERSION_2),
+        (root / "unified", _VERSION_2),
+        (root / "memory", _VERSION_1),
+    ):
+        for group in _groups(own_cgroups, names.controller):
+            folder = hierarchy / group
+            limit, used = _number(folder / names.limit), _number(folder / names.used)
+            if limit is not None and used is not None:
+                # Cached files, the weights among them, count as used but are dropped when memory is needed.
+                used -= _statistic(folder / "memory.stat", names.cached)
+                yield max(limit - used, 0)
+
+
+def _groups(own_cgroups: Path, controller: str) -> Iterator[PurePosixPath]:
+    """The process's group and those around it, whose limits hold as well, as paths below the root.
+
+    The root itself is always among them: a container may see its own group there, and the host's path in
+    /proc, which then leads nowhere.
+    """
+    groups = [PurePosixPath()]
+    for line in _lines(own_cgroups):
+        _, controllers, path = line.split(":", 2)
+        parts = PurePosixPath(path.lstrip("/"))
+        if controller in controllers.split(",") and ".." not in parts.parts:
+            groups += [parts, *parts.parents]
+    return iter(dict.fromkeys(groups))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of the form `number:controllers:path`."""
+    try:
+        return [line for line in path.read_text().splitlines() if line.count(":") >= 2]
+    except OSError:  # not Linux
+        return []
 
 
 def _statistic(path: Path, name: str) -> int:

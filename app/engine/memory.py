@@ -10,18 +10,18 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 import torch
 from torch import Tensor
 
-from app.core.machine import CGROUPS, available_bytes
+from app.core.machine import available_bytes
 
 _CACHE_SHARE_CPU = 0.4  # of the free memory; other programs and activations need the rest
 _CACHE_SHARE_CUDA = 0.8
 _MADV_PAGEOUT = 21  # Linux 5.4 and later; older kernels refuse it
 
 
-def free_bytes(device: torch.device, cgroups: Path = CGROUPS) -> int:
-    """Returns the free memory. On the host, the limit of the control group counts, too."""
+def free_bytes(device: torch.device) -> int:
+    """Returns the free memory; on the host, also within the limits of the control groups."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return available_bytes(cgroups)
+    return available_bytes()
 
 
 def card_bytes(device: torch.device) -> int | None:
