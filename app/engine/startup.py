@@ -57,6 +57,10 @@ class ReadyEngine:
             steps=self.engine.steps,
         )
 
+    def trim(self) -> None:
+        """Return memory that the engine has freed to the system. Takes milliseconds."""
+        memory.return_freed()
+
 
 def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None = None) -> ReadyEngine:
     """Returns an engine for the model of `spec`. `report` is called with the progress.

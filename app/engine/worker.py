@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("app.engine.worker")  # __name__ is __main__ here
 
 _STATS_EVERY_S = 0.5
+_TRIM_EVERY_S = 20.0  # while requests keep coming
 
 
 def run(address: str) -> int:
@@ -120,22 +122,43 @@ class ServableModel(Protocol):
 
     def stats(self) -> Stats: ...
 
+    def trim(self) -> None: ...
+
+
+class Trimmer:
+    """Trims a model's memory when it comes to rest, and now and then while it works."""
+
+    def __init__(self, model: ServableModel, clock: Callable[[], float] = time.monotonic) -> None:
+        self._model = model
+        self._clock = clock
+        self._due_at: float | None = None  # None: nothing has been freed since the last time
+
+    def after_step(self, is_at_rest: bool) -> None:
+        """Call it after each step. `is_at_rest`: nothing is to be done, and nothing has arrived."""
+        if not is_at_rest and self._due_at is None:
+            self._due_at = self._clock() + _TRIM_EVERY_S
+        if self._due_at is not None and (is_at_rest or self._clock() >= self._due_at):
+            self._model.trim()
+            self._due_at = None
+
 
 def serve(model: ServableModel, link: WorkerLink, heartbeat: Heartbeat) -> None:
     """Handles messages and computes steps until Shutdown arrives."""
-    engine = model.engine
+    engine, trimmer = model.engine, Trimmer(model)
     stats_due = time.monotonic()
     heartbeat.start()
     try:
         while True:
             heartbeat.rest()
-            messages = link.receive(_STATS_EVERY_S if engine.is_idle else 0)
+            is_idle = engine.is_idle
+            messages = link.receive(_STATS_EVERY_S if is_idle else 0)
             heartbeat.work()
             is_shut_down = _handle(messages, engine)
             for message in engine.step():
                 link.send(message)
             if is_shut_down:
                 return
+            trimmer.after_step(is_at_rest=is_idle and not messages)
             if time.monotonic() >= stats_due:
                 link.send(model.stats())
                 stats_due = time.monotonic() + _STATS_EVERY_S

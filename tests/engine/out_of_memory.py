@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _ALLOCATIONS = (torch.ops.aten.new_empty.default, torch.ops.aten.new_zeros.default)
+_VIEW = torch.ops.aten.view.default  # gives mapped memory, which has one dimension, its shape
 
 
 class OutOfMemory(TorchDispatchMode):
@@ -24,8 +25,8 @@ class OutOfMemory(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        is_allocation = function in _ALLOCATIONS and len(args[1]) == 5
-        if is_allocation and self.left and args[1][3] > self._longest:
+        is_allocation = function in _ALLOCATIONS or (function is _VIEW and args[0].dim() == 1)
+        if is_allocation and len(args[1]) == 5 and self.left and args[1][3] > self._longest:
             self.left -= 1
             raise torch.OutOfMemoryError("no memory is left")
         return function(*args, **(kwargs or {}))

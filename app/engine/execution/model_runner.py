@@ -16,6 +16,8 @@ from app.engine.execution.attention.decode import DecodeAttention
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
 from app.engine.execution.cuda_graph import CudaGraphs
 from app.engine.kv.pool import KVPool
+from app.engine.layers.schemes import has_compiled_products
+from app.engine.scheduling import pass_size
 from app.engine.scheduling.sequence import Chunk
 
 
@@ -27,6 +29,7 @@ class _Packed:
     positions: list[int] = field(default_factory=list)
     sequences: list[PackedSequence] = field(default_factory=list)
     logits_rows: list[int] = field(default_factory=list)
+    padding: int = 0  # rows after those of the sequences
 
     def add(self, chunk: Chunk) -> None:
         sequence, start, begin = chunk.sequence, chunk.sequence.computed, len(self.ids)
@@ -36,6 +39,12 @@ class _Packed:
         self.sequences.append(PackedSequence(sequence.slot, begin, len(self.ids), start))
         if chunk.is_last:
             self.logits_rows += range(len(self.ids) - 1 - len(chunk.draft_ids), len(self.ids))
+
+    def pad(self, rows: int) -> None:
+        """Add rows that belong to no sequence until there are so many."""
+        self.padding = rows - len(self.ids)
+        self.ids += [0] * self.padding
+        self.positions += [0] * self.padding
 
 
 class ModelRunner:
@@ -47,6 +56,7 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel, first_layer: int = 0, pool: KVPool | None = None) -> None:
         self._model = model
         self._first_layer = first_layer
+        self._pads = has_compiled_products(model)
         self.device = model.device
         self.vocabulary = int(model.config.get_text_config().vocab_size)  # ids that have an embedding
         self.graphs = None if pool is None else CudaGraphs(partial(self._decode, pool), pool, self.device)
@@ -62,7 +72,13 @@ class ModelRunner:
         for chunk in chunks:
             packed.add(chunk)
         logits = None if self.graphs is None else self._graph_logits(self.graphs, packed)
-        return self._varlen_logits(packed) if logits is None else logits
+        if logits is not None:
+            return logits
+        if self._pads and (
+            len(packed.ids) > pass_size.MOST_EXACT or any(chunk.count > 1 for chunk in chunks)
+        ):
+            packed.pad(pass_size.padded(len(packed.ids)))
+        return self._varlen_logits(packed)
 
     @property
     def supports_cuda_graphs(self) -> bool:
@@ -82,7 +98,7 @@ class ModelRunner:
             position_ids=on_device([packed.positions], self.device),
             logits_to_keep=on_device(packed.logits_rows, self.device),
             use_cache=False,
-            attention_batch=VarlenAttention(packed.sequences, first_layer=self._first_layer),
+            attention_batch=VarlenAttention(packed.sequences, packed.padding, first_layer=self._first_layer),
         )
         logits: Tensor = output.logits[0]
         return logits

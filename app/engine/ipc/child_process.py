@@ -152,5 +152,8 @@ def worker_environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),  # spinning threads starve others
         "PYTHONPATH": path,
+        # Products that oneDNN has compiled, half a megabyte each; by default, 1,024 in either cache.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256"),
+        "LRU_CACHE_CAPACITY": os.environ.get("LRU_CACHE_CAPACITY", "256"),  # the cache of torch's wrapper
     }
     return {name: value for name, value in os.environ.items() if name not in SECRETS} | fixed

@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from app.engine.kv.mapped import new_tensor
+
 
 @dataclass(slots=True, eq=False)
 class Slot:
@@ -24,7 +26,7 @@ class Slot:
 
     def _stored(self, layer: int, pairs: Tensor) -> Tensor:
         if layer not in self.layers:
-            self.layers[layer] = pairs.new_empty((*pairs.shape[:3], self.capacity, pairs.shape[4]))
+            self.layers[layer] = new_tensor(pairs, (*pairs.shape[:3], self.capacity, pairs.shape[4]))
         return self.layers[layer]
 
     def nbytes(self) -> int:
@@ -67,6 +69,6 @@ class PerSlotAllocator:
 
 
 def _resize(tensor: Tensor, length: int, capacity: int) -> Tensor:
-    resized = tensor.new_empty((*tensor.shape[:3], capacity, tensor.shape[4]))
+    resized = new_tensor(tensor, (*tensor.shape[:3], capacity, tensor.shape[4]))
     resized.narrow(3, 0, length).copy_(tensor.narrow(3, 0, length))
     return resized

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.core.literals import Quantization
-from app.engine.layers.int8 import int8_layer
-from app.engine.layers.packed_linear import MakeLayer, half_layer, packed_layer
+from app.engine.layers.int8 import DynamicInt8Linear, int8_layer
+from app.engine.layers.packed_linear import MakeLayer, PackedLinear, half_layer, packed_layer
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +57,11 @@ def choose_scheme(
     if stored.itemsize < dtype.itemsize and (layer := _HALF_WEIGHTS.layer_on(device, dtype)) is not None:
         return _HALF_WEIGHTS, layer
     return _AS_COMPUTED[dtype], _AS_COMPUTED[dtype].layer_on(device, dtype)
+
+
+def has_compiled_products(model: nn.Module) -> bool:
+    """Whether products of its layers are compiled, and kept in memory, for each number of rows."""
+    return any(isinstance(module, (PackedLinear, DynamicInt8Linear)) for module in model.modules())
 
 
 def relative_error(logits: Tensor, expected: Tensor) -> float:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
+from app.engine.scheduling import pass_size
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _MIN_SHARED_PREFIX = 64  # ids; computing a shorter prefix twice costs less than waiting for it
@@ -45,14 +46,15 @@ class Scheduler:
     def plan(self, prefill_rows: int | None = None) -> list[Chunk]:
         """Returns this step's work: every decode, then prefill in the rest of the budget, at least one token.
 
-        `prefill_rows` limits the prefill of a step that also decodes.
+        `prefill_rows` limits the prefill of a step that also decodes, whose rows are cut to a pass size.
         """
         self._make_room()
         decoding = [sequence for sequence in self.running if sequence.pending == 1]
         chunks = [Chunk(sequence, 1, sequence.draft_ids) for sequence in decoding]
-        budget = max(self._step_tokens - sum(chunk.rows for chunk in chunks), 1)
+        rows = sum(chunk.rows for chunk in chunks)
+        budget = max(self._step_tokens - rows, 1)
         if chunks and prefill_rows is not None:
-            budget = min(budget, prefill_rows)
+            budget = min(budget, max(pass_size.cut(rows + prefill_rows) - rows, 1))
         prefills = self._prefills()
         while budget > 0 and (sequence := next(prefills, None)) is not None:
             chunks.append(Chunk(sequence, min(sequence.pending, budget)))

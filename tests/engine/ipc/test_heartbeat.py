@@ -67,6 +67,9 @@ class BlockedEngine:
     def cancel_all(self) -> None:
         pass
 
+    def trim(self) -> None:
+        pass
+
     def step(self) -> list[Outbound]:
         assert self.is_released.wait(TIMEOUT_S)
         return []

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from app.engine.scheduling.scheduler import Scheduler
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
@@ -67,11 +69,20 @@ def test_plan_puts_decodes_first_and_fills_up_with_prefill() -> None:
 def test_plan_holds_prefill_back_only_beside_decodes() -> None:
     scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=64)
     scheduler.add(make("a", 40))
-    chunks = scheduler.plan(prefill_rows=4)
+    chunks = scheduler.plan(prefill_rows=7)
     assert shape(chunks) == [("a", 40)]
     advance(chunks)
     scheduler.add(make("b", 40))
-    assert shape(scheduler.plan(prefill_rows=4)) == [("a", 1), ("b", 4)]
+    assert shape(scheduler.plan(prefill_rows=7)) == [("a", 1), ("b", 7)]
+
+
+@pytest.mark.parametrize(("prefill_rows", "rows"), [(1, 1), (4, 3), (10, 7), (40, 39), (100, 95)])
+def test_plan_cuts_prefill_beside_decodes_to_a_pass_size(prefill_rows: int, rows: int) -> None:
+    scheduler = Scheduler(CountingMemory(1000), max_running=8, step_tokens=512)
+    scheduler.add(make("a", 40))
+    advance(scheduler.plan())
+    scheduler.add(make("b", 400))
+    assert shape(scheduler.plan(prefill_rows)) == [("a", 1), ("b", rows)]
 
 
 def test_plan_runs_at_most_max_running_in_order_of_arrival() -> None:

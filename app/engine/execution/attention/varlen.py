@@ -40,15 +40,19 @@ class PackedSequence:
 @dataclass(slots=True)
 class VarlenAttention(AttentionBatch):
     sequences: list[PackedSequence]
+    padding: int = 0  # rows after the last sequence, which attend to nothing
 
     def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # A torch call costs as much as the attention of one row, so the rows are split in one call.
-        counts = [sequence.rows for sequence in self.sequences]
+        # A torch call costs as much as the attention of one row, so one call splits all sequences.
+        counts = [*(sequence.rows for sequence in self.sequences), self.padding]
         queries = query.split_with_sizes(counts, dim=2)
         pairs = torch.stack((key, value)).split_with_sizes(counts, dim=3)
         outputs = [
-            self._attend_sequence(layer, *each) for each in zip(self.sequences, queries, pairs, strict=True)
+            self._attend_sequence(layer, *each) for each in zip(self.sequences, queries, pairs, strict=False)
         ]
+        if self.padding > 0:
+            first = outputs[0]
+            outputs.append(first.new_zeros((1, self.padding, *first.shape[2:])))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def _attend_sequence(
