@@ -10,7 +10,8 @@ from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
-from app.models.hub.client import Hub
+from app.models.hub.client import Hub, Weights
+from app.models.hub.disk_view import DiskView
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.engines import EngineStarter, WorkerStarter
 from app.models.lifecycle.eviction_policy import EvictionPolicy
@@ -38,6 +39,7 @@ class ModelManager:
         """Raises ModelNotFound if no model has the name in the settings."""
         self._settings = settings
         self._hub = hub
+        self._disk = DiskView(hub)
         self._background = background = BackgroundTasks()
         self._registry = registry = ModelRegistry(catalogue, settings.allow_any_model)
         if settings.model_name != NO_MODEL:
@@ -56,7 +58,7 @@ class ModelManager:
         self._background.spawn(self._sweep())
         self._background.spawn(self._evictor.unload_idle_models())
         self._background.spawn(Reviver(self._registry, self._loader).run())
-        self._switch.start(is_chosen=self._settings.model_was_chosen)
+        await self._switch.start(is_chosen=self._settings.model_was_chosen)
 
     async def _sweep(self) -> None:
         with suppress(OSError):
@@ -65,6 +67,7 @@ class ModelManager:
     async def close(self) -> None:
         """Ends every load and every worker. Open requests end with ShuttingDown."""
         await self._background.close()
+        await self._disk.close()
         await self._loader.close()
         await self._evictor.close()
         self._engines.close()
@@ -102,12 +105,9 @@ class ModelManager:
     def states(self) -> list[ModelState]:
         return self._registry.all()
 
-    def served_from(self, state: ModelState) -> tuple[str, bool]:
-        """Returns the id of the weights that do or would serve the model, and whether they are on disk."""
-        if state.loaded is not None:
-            return state.loaded.model_id, True
-        weights = self._hub.find(state.profile)
-        return (weights.source if weights else state.profile.sources[0]).model_id, weights is not None
+    async def on_disk(self) -> Mapping[str, Weights]:
+        """Returns the weights of the models that are complete on this disk, by the model's name."""
+        return await self._disk.look([state.profile for state in self.states()])
 
     def open_requests(self) -> tuple[int, int]:
         """Returns the numbers of running and of waiting requests of all workers."""

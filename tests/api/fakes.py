@@ -240,7 +240,7 @@ class Scripted:
 
     # StatusService
 
-    def list_models(self) -> schemas.ModelListResponse:
+    async def list_models(self) -> schemas.ModelListResponse:
         return schemas.ModelListResponse(models=[], current_model="fake")
 
     def info(self, name: str | None = None) -> schemas.ModelInfoResponse:

@@ -1,15 +1,19 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from app.core.model_folder import (
+    CONFIG,
     INDEX,
+    WEIGHTS,
     BrokenFile,
     UnsafeIndex,
     is_complete,
     is_text,
     model_files,
+    read_json,
     safetensors,
     text_files,
     weight_bytes,
@@ -98,3 +102,20 @@ def test_listed_and_present_texts_are_the_same(tmp_path: Path) -> None:
     present = {path.relative_to(folder).as_posix() for path in text_files(folder)}
     assert present == {name for name in names + others if is_text(name)} == set(names)
     assert set(model_files(folder)) == {folder / name for name in [*names, "model.safetensors"]}
+
+
+def test_read_json_does_not_wait_for_a_pipe_or_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    (tmp_path / "link.json").symlink_to("/dev/zero")
+    for name in ("config.json", "link.json", "missing.json"):
+        with pytest.raises(BrokenFile, match=name):
+            read_json(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [CONFIG, INDEX, WEIGHTS, "tokenizer.json"])
+def test_folder_with_a_pipe_is_not_complete(tmp_path: Path, name: str) -> None:
+    for each in (CONFIG, "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / each).write_text("{}")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert not is_complete(tmp_path)

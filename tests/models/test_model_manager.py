@@ -50,7 +50,7 @@ def test_a_failed_switch_changes_nothing(world: World) -> None:
         world.collect(world.models.switch("broken"))
     assert world.models.current_name == "tiny-a"
     assert world.chat("hello").model_name == "tiny-a"
-    (broken,) = (model for model in world.status.list_models().models if model.name == "broken")
+    (broken,) = (model for model in world.run(world.status.list_models()).models if model.name == "broken")
     assert broken.status == "failed"
     assert broken.error
 
@@ -79,7 +79,9 @@ def test_loads_of_the_same_model_are_one(world: World) -> None:
 
 def test_no_more_models_stay_loaded_than_allowed(world: World) -> None:
     world.load("tiny-b", "tiny-c")
-    loaded = [model.name for model in world.status.list_models().models if model.status == "loaded"]
+    loaded = [
+        model.name for model in world.run(world.status.list_models()).models if model.status == "loaded"
+    ]
     assert set(loaded) == {"tiny-a", "tiny-c"}
 
 
@@ -94,7 +96,7 @@ def test_a_cancelled_switch_changes_nothing(world: World) -> None:
     world.run(leave_early())
     assert world.models.current_name == "tiny-a"
     assert world.chat("hello").model_name == "tiny-a"
-    states = {model.name: model.status for model in world.status.list_models().models}
+    states = {model.name: model.status for model in world.run(world.status.list_models()).models}
     assert states["tiny-b"] == "available"
 
 
@@ -221,7 +223,7 @@ def test_status_reports_a_stuck_worker(
         loaded, status = models.find("tiny-a").loaded, ServerStatus(models)
         os.kill(pid_of(loaded), signal.SIGSTOP)
         await until(lambda: not status.is_ready(), "the worker to be found stuck")
-        (model,) = status.list_models().models
+        (model,) = (await status.list_models()).models
         os.kill(pid_of(loaded), signal.SIGCONT)
         await models.close()
         return model

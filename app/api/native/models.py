@@ -27,7 +27,7 @@ LOADS = TAKES_BODY | fails_with(404, 503)
 @router.get("/chat/models")
 async def list_models(services: ServicesDep) -> ModelListResponse:
     """Lists the models that the server knows, with their states and sources, and names the current one."""
-    return services.status.list_models()
+    return await services.status.list_models()
 
 
 @router.post("/chat/switch-model", response_model=SwitchModelResponse, responses=STREAMS_SWITCH | LOADS)

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,12 +19,12 @@ from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
 from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
-from app.core.model_folder import PICKLE, is_complete
+from app.core.model_folder import PICKLE, is_complete, weight_bytes
 from app.models.hub.cache import cache_name, snapshots
 from app.models.hub.checksums import Checksums
 from app.models.hub.errors import damaged, offline, to_model_error
 from app.models.hub.progress import LoadReporter, Meter
-from app.models.hub.threads import NetworkTimeouts, in_thread
+from app.models.hub.threads import NetworkTimeouts, ask_disk, in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,11 @@ _CHECKED = ".checked"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A complete model folder on this disk, and its source."""
+    """A complete model folder on this disk, the source that it came from, and the size of its weights."""
 
     source: Source
     path: Path
+    size_bytes: int = field(default=0, compare=False)
 
 
 class Hub:
@@ -58,12 +59,28 @@ class Hub:
         self._timeouts = NetworkTimeouts() if timeouts is None else timeouts
 
     def find(self, profile: ModelProfile) -> Weights | None:
-        """Returns the first source of the profile whose files are complete on this disk; None without one."""
+        """Returns the first source of the profile whose files are complete on this disk; None without one.
+
+        Call it in a thread, because a disk on a network may not answer. `on_disk` does.
+        """
         return next((weights for source in profile.sources if (weights := self._on_disk(source))), None)
 
-    def has_first_source(self, profile: ModelProfile) -> bool:
-        """Returns whether the files of the profile's first source are complete on this disk."""
-        return self._on_disk(profile.sources[0]) is not None
+    async def on_disk(self, profile: ModelProfile) -> Weights | None:
+        """Returns the same as `find`, in a thread and with a time limit.
+
+        Raises:
+            ModelLoadFailed: the disk does not answer.
+        """
+        return await ask_disk(lambda: self.find(profile), self._timeouts.disk_s)
+
+    async def has_first_source(self, profile: ModelProfile) -> bool:
+        """Returns whether the files of the profile's first source are complete on this disk.
+
+        Raises:
+            ModelLoadFailed: the disk does not answer.
+        """
+        preferred = replace(profile, sources=profile.sources[:1])
+        return await self.on_disk(preferred) is not None
 
     def conversion_folder(self, source: Source) -> Path:
         """Returns the folder for safetensors made from the source's pickle."""
@@ -110,7 +127,7 @@ class Hub:
                 first_error = first_error or error
                 if not isinstance(error, NoAccess):
                     break
-        fallback = self.find(profile)
+        fallback = await self.on_disk(profile)
         if fallback is not None and await self._damage(fallback, report) is None:
             return fallback
         assert first_error is not None, "a profile has a source"
@@ -118,7 +135,7 @@ class Hub:
 
     def _on_disk(self, source: Source) -> Weights | None:
         complete = (p for p in self._folders(source) if is_complete(p, takes_pickle=source.takes_pickle))
-        return next((Weights(source, folder) for folder in complete), None)
+        return next((Weights(source, folder, weight_bytes(folder)) for folder in complete), None)
 
     def _folders(self, source: Source) -> Iterator[Path]:
         if source.is_local:
@@ -132,8 +149,9 @@ class Hub:
             yield from snapshots(cache / cache_name(source.location), source.revision)
 
     async def _check_weights(self, source: Source, report: LoadReporter) -> Weights:
-        """Returns the source's weights, in which every file matches its checksum."""
-        weights, damage = self._on_disk(source), None
+        """The source's weights, each file of which matches its checksum."""
+        weights = await ask_disk(lambda: self._on_disk(source), self._timeouts.disk_s)
+        damage = None
         if weights is not None:
             damage = await self._damage(weights, report)
             if damage is None:
@@ -174,7 +192,8 @@ class Hub:
         report("resolve", 0.0)
         await self._probe(source)
         path = await self._download(source, report)
-        if not is_complete(path, takes_pickle=source.takes_pickle):
+        look = partial(is_complete, path, takes_pickle=source.takes_pickle)
+        if not await ask_disk(look, self._timeouts.disk_s):
             raise ModelMissing(
                 f"{source.location} has no tokenizer or no config.json: it is not a complete model.",
                 hint="Look for the repository that it was made from.",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from app.core.errors import ModelLoadFailed
+
 T = TypeVar("T")
 
 
@@ -19,7 +21,8 @@ T = TypeVar("T")
 class NetworkTimeouts:
     probe_s: float = 3.0  # for connecting to the Hub, before it counts as unreachable
     read_s: float = 10.0  # of silence in the middle of a file
-    retry_s: float = 0.5  # pause after the first failure; later pauses are longer
+    retry_s: float = 0.5  # pause after the first failure; the next ones are longer
+    disk_s: float = 10.0  # to look at the files of one model; the disk may be on a network, too
 
 
 async def in_thread(work: Callable[[], T]) -> T:
@@ -37,6 +40,21 @@ async def in_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="hub", daemon=True).start()
     return await future
+
+
+async def ask_disk(look: Callable[[], T], limit_s: float) -> T:
+    """Returns what `look` finds on a disk.
+
+    Raises:
+        ModelLoadFailed: the disk does not answer within `limit_s`. The thread waits on by itself.
+    """
+    try:
+        return await asyncio.wait_for(in_thread(look), limit_s)
+    except TimeoutError:
+        raise ModelLoadFailed(
+            "The disk with the model's files does not answer.",
+            hint="Check the disk of LLM_MODEL_CACHE_DIR, or of the folder that was named.",
+        ) from None
 
 
 def _set_result(future: asyncio.Future[T], result: T) -> None:

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from app.core.config import Settings
 from app.core.errors import ModelLoadFailed, ModelUnavailable, ShuttingDown
-from app.core.model_folder import weight_bytes
 from app.models.hub.client import Hub, Weights
 from app.models.hub.progress import LoadReporter
+from app.models.hub.threads import in_thread
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.engines import EngineStarter, worker_spec
 from app.models.lifecycle.eviction_policy import EvictionPolicy
@@ -159,12 +159,13 @@ class ModelLoader:
         self, state: ModelState, weights: Weights, report: LoadReporter, began: float
     ) -> ServedModel:
         source = weights.source
-        await self._evictor.make_room(state, self._policy.needed_bytes(state, weights.path), report)
+        needed = await in_thread(lambda: self._policy.needed_bytes(state, weights.path))
+        await self._evictor.make_room(state, needed, report)
         spec = worker_spec(
             self._settings,
             state.profile,
             weights,
-            draft=self._draft_for(state, weights),
+            draft=await self._draft_for(state, needed),
             converts_to=str(self._hub.conversion_folder(source)) if source.takes_pickle else None,
             low_priority=any(other.loaded for other in self._registry.all()),
         )
@@ -172,13 +173,12 @@ class ModelLoader:
         report("ready", 1.0)
         return ServedModel(state.profile, source, backend, time.monotonic() - began)
 
-    def _draft_for(self, state: ModelState, weights: Weights) -> Weights | None:
-        """Returns the draft model, if it is on the disk and fits without an eviction."""
+    async def _draft_for(self, state: ModelState, needed_bytes: int) -> Weights | None:
+        """The model's draft model, if it is on the disk and fits beside the model without an eviction."""
         if state.profile.draft is None:
             return None
-        draft = self._hub.find(self._registry.find(state.profile.draft).profile)
+        draft = await self._hub.on_disk(self._registry.find(state.profile.draft).profile)
         if draft is None:
             return None
         room = self._policy.room_bytes(self._registry.all())
-        needed = self._policy.needed_bytes(state, weights.path) + weight_bytes(draft.path)
-        return draft if room is None or needed <= room else None
+        return draft if room is None or needed_bytes + draft.size_bytes <= room else None

@@ -3,11 +3,12 @@
 The known models are those of the catalogue and, if the settings allow it, others that were requested by name.
 """
 
+import os
 import re
 from collections.abc import Mapping
 
 from app.core.catalogue import ModelProfile, Source, find_profile
-from app.core.paths import absolute, is_path
+from app.core.paths import expand, is_path
 from app.models.lifecycle.state import ModelState
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -36,7 +37,15 @@ class ModelRegistry:
         return self._states.get(name) or self._states[find_profile(self._catalogue, name).name]
 
     def all(self) -> list[ModelState]:
-        return list(self._states.values())
+        """The models of the catalogue, and others that are in use or have served. A name that led to nothing
+        is not among them."""
+        return [
+            state for name, state in self._states.items() if name in self._catalogue or self._counts(state)
+        ]
+
+    def _counts(self, state: ModelState) -> bool:
+        has_served = state.measured_bytes is not None and state.error is None
+        return has_served or not self._is_unused(state)
 
     def _forget_unused(self) -> None:
         others = [name for name in self._states if name not in self._catalogue]
@@ -55,7 +64,7 @@ def _undescribed(name: str) -> ModelProfile | None:
     if not is_folder and not _REPOSITORY.fullmatch(name):
         return None
     try:
-        location = str(absolute(name)) if is_folder else name
+        location = os.path.abspath(expand(name)) if is_folder else name  # looks at no disk
     except ValueError:
         return None
     return ModelProfile(

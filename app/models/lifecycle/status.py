@@ -5,6 +5,7 @@ import uuid
 
 from app import __version__
 from app.models.conversation import now
+from app.models.hub.client import Weights
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
 from app.models.model_manager import ModelManager
@@ -27,28 +28,28 @@ class ServerStatus:
         self._boot_id = uuid.uuid4().hex
         self._started = time.monotonic()
 
-    def list_models(self) -> ModelListResponse:
+    async def list_models(self) -> ModelListResponse:
+        on_disk = await self._models.on_disk()
         return ModelListResponse(
-            models=[self._entry(state) for state in self._models.states()],
+            models=[self._entry(state, on_disk.get(state.name)) for state in self._models.states()],
             current_model=self._models.current_name,
         )
 
-    def _entry(self, state: ModelState) -> ModelEntry:
+    def _entry(self, state: ModelState, weights: Weights | None) -> ModelEntry:
         profile = state.profile
-        model_id, is_on_disk = self._models.served_from(state)
         return ModelEntry(
             name=profile.name,
             display_name=profile.display_name,
             status=self._status_of(state),
             is_current=state is self._models.current,
-            model_id=model_id,
+            model_id=_served_from(state, weights),
             sources=[source.model_id for source in profile.sources],
-            is_on_disk=is_on_disk,
+            is_on_disk=state.loaded is not None or weights is not None,
             description=profile.description,
             context_length=profile.context_length
             if state.loaded is None
             else state.loaded.backend.info.context_length,
-            size_bytes=profile.size_bytes,
+            size_bytes=profile.size_bytes if weights is None else weights.size_bytes,
             memory_bytes=profile.memory_bytes if state.measured_bytes is None else state.measured_bytes,
             is_pinned=profile.is_pinned,
             open_requests=0 if state.loaded is None else state.loaded.backend.stats.open_requests,
@@ -131,6 +132,13 @@ class ServerStatus:
     def _status_of(self, state: ModelState) -> LoadState:
         """Returns the state to report: `failed` also for a worker that is alive but stuck."""
         return "failed" if state.status == "loaded" and self._failure(state) else state.status
+
+
+def _served_from(state: ModelState, weights: Weights | None) -> str:
+    """The id of the weights that serve the model, or would."""
+    if state.loaded is not None:
+        return state.loaded.model_id
+    return (state.profile.sources[0] if weights is None else weights.source).model_id
 
 
 def _facts(loaded: ServedModel) -> dict[str, str | int | float | None]:

@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext, suppress
 
 from app.core.catalogue import BUILTIN_NAME
-from app.core.errors import DomainError, ModelTooLarge, ShuttingDown
+from app.core.errors import DomainError, ModelTooLarge, ModelUnavailable, ShuttingDown
 from app.models.hub.client import Hub
+from app.models.hub.threads import in_thread
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.evictor import Evictor
@@ -41,7 +42,7 @@ class ModelSwitch:
         self._background = background
         self._pending_default: ModelState | None = None  # will replace the built-in model when it is loaded
 
-    def start(self, *, is_chosen: bool) -> None:
+    async def start(self, *, is_chosen: bool) -> None:
         """Starts loading the current model without waiting for it.
 
         If the default model was not set explicitly and is not on the disk, the built-in model answers while
@@ -50,7 +51,7 @@ class ModelSwitch:
         default = self._registry.current
         if default is None:
             self._registry.note = "The server was started without a model: name one, or switch to one."
-        elif is_chosen or self._hub.has_first_source(default.profile):
+        elif is_chosen or await self._is_on_disk(default):
             self._loader.start_background_load(default)
         else:
             builtin = self._registry.find(BUILTIN_NAME)
@@ -58,6 +59,13 @@ class ModelSwitch:
             self._registry.note = f"{default.name} is not on this machine yet; the built-in model answers."
             self._loader.start_background_load(builtin)
             self._background.spawn(self._replace_builtin(builtin, default))
+
+    async def _is_on_disk(self, state: ModelState) -> bool:
+        try:
+            return await self._hub.has_first_source(state.profile)
+        except ModelUnavailable as error:
+            logger.warning("%s", error.message)
+            return False
 
     async def _replace_builtin(self, builtin: ModelState, default: ModelState) -> None:
         """Switches to the default without a gap, unless a request switches to another model meanwhile."""
@@ -89,7 +97,7 @@ class ModelSwitch:
                         yield event
             return
         except ModelTooLarge:
-            if old is None or not self._fits_instead(new, old):
+            if old is None or not await self._fits_instead(new, old):
                 raise
         async with aclosing(self._replace(old, new)) as events:
             async for event in events:
@@ -104,11 +112,11 @@ class ModelSwitch:
                 else:
                     yield event
 
-    def _fits_instead(self, new: ModelState, old: ModelState) -> bool:
-        weights = self._hub.find(new.profile)
+    async def _fits_instead(self, new: ModelState, old: ModelState) -> bool:
+        weights = await self._hub.on_disk(new.profile)
         if weights is None or new is old:
             return False
-        needed = self._policy.needed_bytes(new, weights.path)
+        needed = await in_thread(lambda: self._policy.needed_bytes(new, weights.path))
         return self._policy.fits_instead(needed, old, self._registry.all())
 
     async def _replace(self, old: ModelState, new: ModelState) -> AsyncGenerator[LoadEvent, None]:

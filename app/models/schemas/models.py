@@ -59,7 +59,9 @@ class ModelEntry(WireModel):
     is_on_disk: bool
     description: str
     context_length: int
-    size_bytes: int | None = Field(description="The approximate size of the weights; null if unknown.")
+    size_bytes: int | None = Field(
+        description="The size of the weights: of those on this disk, else about; null if unknown."
+    )
     memory_bytes: int | None = Field(
         description="The memory for serving it: measured if it was loaded, otherwise estimated."
     )

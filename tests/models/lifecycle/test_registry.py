@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from app.core.catalogue import CATALOGUE
-from app.core.errors import ModelNotFound
+from app.core.errors import ModelMissing, ModelNotFound
 from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
 
@@ -58,3 +58,18 @@ def test_unused_models_beyond_the_catalogue_are_forgotten() -> None:
         registry.find(f"owner/model-{number}")
     assert len(registry.all()) <= len(CATALOGUE) + 32
     assert registry.find("used/one") is used
+
+
+def test_names_that_led_to_nothing_are_not_listed() -> None:
+    registry = ModelRegistry(CATALOGUE, allows_any=True)
+    for number in range(12):
+        registry.find(f"owner/typo-{number}").error = ModelMissing("Not found.")
+    served, loading = registry.find("owner/served"), registry.find("owner/loading")
+    served.measured_bytes, loading.pins = 1, 1
+    assert registry.all()[len(CATALOGUE) :] == [served, loading]
+    assert registry.find("owner/typo-11").error is not None  # it still can say why
+    loading.pins = 0
+    served.error = ModelMissing("Not found any more.")
+    assert len(registry.all()) == len(CATALOGUE)
+    registry.current = served
+    assert registry.all()[-1] is served
