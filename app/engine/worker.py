@@ -4,6 +4,7 @@ The first line of its standard input is a WorkerSpec as JSON. The server keeps t
 the worker exits when it ends. Heavy imports happen inside `run`, so that they are reported as progress.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -66,8 +67,9 @@ def _end_with(life_line: int) -> None:
 
     Reads the bare descriptor: the interpreter cannot exit while a thread holds a buffered reader's lock.
     """
-    while os.read(life_line, 4096):
-        pass
+    with contextlib.suppress(OSError):  # a reset: the server died before it had read all heartbeats
+        while os.read(life_line, 4096):
+            pass
     os._exit(0)
 
 

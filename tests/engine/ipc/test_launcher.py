@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
+from app.core.catalogue import BUILTIN_PATH
 from app.engine.ipc.child_process import ForkedProcess
 from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.launcher import ForkServer, WorkerLauncher
@@ -91,6 +93,22 @@ def test_forked_worker_ends_with_its_life_line(fork_server: ForkServer) -> None:
         return process.exit_code
 
     assert asyncio.run(cut()) is not None
+
+
+def test_worker_ends_with_its_life_line_though_its_heartbeats_are_unread(fork_server: ForkServer) -> None:
+    async def cut() -> int | None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await ForkedProcess.start(fork_server.path, "ipc:///nowhere", theirs)
+        ours.sendall(msgspec.json.encode(WorkerSpec(str(BUILTIN_PATH), "builtin", threads=1)) + b"\n")
+        ours.settimeout(TIMEOUT_S)
+        await asyncio.to_thread(ours.recv, 1, socket.MSG_PEEK)  # a heartbeat has come
+        ours.close()  # which resets the connection, as the death of a server may
+        async with asyncio.timeout(TIMEOUT_S / 2):
+            await process.wait()
+        return process.exit_code
+
+    assert asyncio.run(cut()) == 0
 
 
 def test_server_with_a_dead_fork_server_goes_on_and_starts_another(
