@@ -11,6 +11,7 @@ from rich.table import Table
 
 from app.core.catalogue import BUILTIN_NAME, CATALOGUE
 from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
+from app.core.deadline import Deadline
 from app.core.errors import DomainError
 from app.core.logging import configure
 from app.core.models_file import with_models_of
@@ -95,7 +96,8 @@ async def load(services: Services, name: str) -> SwitchModelResponse:
 async def ask(services: Services, request: ChatRequest) -> ChatResponse:
     """Prints the reply while it is generated, and returns the response."""
     console.print("[bold green]Assistant:[/] ", end="")
-    async with aclosing(services.chats.chat(request)) as events:
+    deadline = Deadline.after(services.request_timeout_s)
+    async with aclosing(services.chats.chat(request, deadline)) as events:
         async for event in events:
             match event:
                 case DeltaEvent(text=text):
