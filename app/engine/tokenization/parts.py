@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.engine.ipc.messages import DeltaKind
+from app.engine.tokenization.stop_strings import begun_length
 
 Thinking = Literal["none", "marked", "begun"]  # in a reply: never, between marks, or from the first token
 
@@ -59,7 +60,7 @@ class PartSplitter:
             thinking = self._without_leading_breaks(thinking).rstrip("\n")
             self._held, self._state, self._is_beginning = rest, "text", True
             return thinking
-        end = len(thinking[: len(thinking) - _begun_mark(thinking)].rstrip("\n"))
+        end = len(thinking[: len(thinking) - begun_length(thinking, (THINK_CLOSE,))].rstrip("\n"))
         self._held = thinking[end:]
         return self._without_leading_breaks(thinking[:end])
 
@@ -68,11 +69,3 @@ class PartSplitter:
             text = text.lstrip("\n")
             self._is_beginning = not text
         return text
-
-
-def _begun_mark(text: str) -> int:
-    """Returns the length of the longest ending of `text` with which the closing mark begins."""
-    return next(
-        (n for n in range(min(len(THINK_CLOSE) - 1, len(text)), 0, -1) if THINK_CLOSE.startswith(text[-n:])),
-        0,
-    )

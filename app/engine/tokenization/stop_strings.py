@@ -22,7 +22,7 @@ class StopStrings:
         text = self._held + text
         cut = self._find(text)
         self.found = cut is not None
-        keep = cut if cut is not None else len(text) - self._undecided(text)
+        keep = cut if cut is not None else len(text) - begun_length(text, self._stops)
         self._held = "" if self.found else text[keep:]
         return text[:keep]
 
@@ -35,10 +35,11 @@ class StopStrings:
         ends = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         return min(ends)[1] if ends else None
 
-    def _undecided(self, text: str) -> int:
-        """Returns the length of the longest ending of `text` with which a stop string begins."""
-        longest = max((len(stop) for stop in self._stops), default=0)
-        for length in range(min(longest - 1, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
+
+def begun_length(text: str, marks: Sequence[str]) -> int:
+    """Returns the length of the longest ending of `text` with which one of the marks begins."""
+    longest = max((len(mark) for mark in marks), default=0)
+    for length in range(min(longest - 1, len(text)), 0, -1):
+        if any(mark.startswith(text[-length:]) for mark in marks):
+            return length
+    return 0
