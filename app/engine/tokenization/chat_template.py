@@ -64,12 +64,12 @@ class ChatTemplate:
         Raises InvalidRequest as `render` does, and if the template alters the message in another way.
         """
         *before, last = messages
-        begun = last["content"]
-        marked = last | {"content": begun + END}
+        content = last["content"]
+        marked = last | {"content": content + END}
         text, _, _ = self.render([*before, marked], opens_reply=False).rpartition(END)
-        if not text.endswith(begun.lstrip()) or not text:
+        if not text.endswith(content.lstrip()) or not text:
             raise InvalidRequest("the model's chat template alters the reply, so it cannot be continued")
-        return text if text.endswith(begun) else text.removesuffix(begun.lstrip()) + begun
+        return text if text.endswith(content) else text.removesuffix(content.lstrip()) + content
 
     def thinking(self, text: str, wanted: bool | None) -> Thinking:
         """Returns whether the reply may begin with thinking, and whether the prompt has already opened it.
@@ -77,12 +77,12 @@ class ChatTemplate:
         Raises InvalidRequest if a model that cannot think should, or one that always thinks should not.
         """
         source = self.source or ""
-        is_begun = text.rstrip().endswith(THINK_OPEN)
-        if wanted and not is_begun and _SWITCH not in source:
+        is_opened = text.rstrip().endswith(THINK_OPEN)
+        if wanted and not is_opened and _SWITCH not in source:
             raise InvalidRequest("this model does not think aloud", hint="Leave think out.")
-        if wanted is False and is_begun:
+        if wanted is False and is_opened:
             raise InvalidRequest("this model always thinks aloud", hint="Leave think out.")
-        return "begun" if is_begun else "marked" if THINK_CLOSE in source else "none"
+        return "opened" if is_opened else "marked" if THINK_CLOSE in source else "none"
 
     def _shows_system(self) -> bool:
         """Returns whether the template accepts a system message and shows it."""

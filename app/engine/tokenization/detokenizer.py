@@ -10,7 +10,7 @@ from app.engine.tokenization.stop_strings import StopStrings
 _REPLACEMENT = "\ufffd"
 # Ids. A character has fewer bytes, so that one broken at the window's edge stays within the context.
 _CONTEXT = 8
-_LONGEST_BEGUN = 3  # bytes of the longest incomplete character
+_LONGEST_INCOMPLETE = 3  # bytes of the longest incomplete character
 _WINDOW = 24  # most ids that are decoded at once, except in longer runs of byte tokens
 
 Decode = Callable[[list[int]], str]
@@ -79,7 +79,7 @@ class Detokenizer:
         if self._window[-1] not in self._byte_ids:
             return text[:-1]
         # One incomplete character makes a whole run of byte tokens undecodable, so try it without its bytes.
-        shorter = (self._decode(self._window[:-count]) for count in range(1, _LONGEST_BEGUN + 1))
+        shorter = (self._decode(self._window[:-count]) for count in range(1, _LONGEST_INCOMPLETE + 1))
         return next((text for text in shorter if not text.endswith(_REPLACEMENT)), text)
 
     def _slide(self) -> None:

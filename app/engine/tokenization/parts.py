@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.engine.ipc.messages import DeltaKind
-from app.engine.tokenization.stop_strings import begun_length
+from app.engine.tokenization.stop_strings import partial_match_length
 
-Thinking = Literal["none", "marked", "begun"]  # in a reply: never, between marks, or from the first token
+Thinking = Literal["none", "marked", "opened"]  # in a reply: never, between marks, or from the first token
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"  # what reasoning models write around their reasoning
 
@@ -22,10 +22,10 @@ class PartSplitter:
     """Splits one reply. Only thinking at the beginning counts. The marks around it are left out."""
 
     def __init__(self, thinking: Thinking = "none") -> None:
-        """`begun` means that the prompt ends with the opening mark, so the reply begins with thinking."""
-        self._state = {"none": "text", "marked": "undecided", "begun": "thinking"}[thinking]
+        """`opened` means that the prompt ends with the opening mark, so the reply begins with thinking."""
+        self._state = {"none": "text", "marked": "undecided", "opened": "thinking"}[thinking]
         self._held = ""
-        self._is_beginning = thinking == "begun"  # line breaks here belong to the mark before
+        self._is_beginning = thinking == "opened"  # line breaks here belong to the mark before
 
     def push(self, text: str) -> list[Part]:
         """Returns the parts that have become final with this piece. None of them is empty."""
@@ -47,10 +47,10 @@ class PartSplitter:
             yield Part("text", self._without_leading_breaks(text))
 
     def _decide(self) -> None:
-        begun = self._held.lstrip()
-        if begun.startswith(THINK_OPEN):
-            self._held, self._state, self._is_beginning = begun[len(THINK_OPEN) :], "thinking", True
-        elif not THINK_OPEN.startswith(begun):
+        start = self._held.lstrip()
+        if start.startswith(THINK_OPEN):
+            self._held, self._state, self._is_beginning = start[len(THINK_OPEN) :], "thinking", True
+        elif not THINK_OPEN.startswith(start):
             self._state = "text"
 
     def _take_thinking(self) -> str:
@@ -60,7 +60,7 @@ class PartSplitter:
             thinking = self._without_leading_breaks(thinking).rstrip("\n")
             self._held, self._state, self._is_beginning = rest, "text", True
             return thinking
-        end = len(thinking[: len(thinking) - begun_length(thinking, (THINK_CLOSE,))].rstrip("\n"))
+        end = len(thinking[: len(thinking) - partial_match_length(thinking, (THINK_CLOSE,))].rstrip("\n"))
         self._held = thinking[end:]
         return self._without_leading_breaks(thinking[:end])
 

@@ -22,7 +22,7 @@ class StopStrings:
         text = self._held + text
         cut = self._find(text)
         self.found = cut is not None
-        keep = cut if cut is not None else len(text) - begun_length(text, self._stops)
+        keep = cut if cut is not None else len(text) - partial_match_length(text, self._stops)
         self._held = "" if self.found else text[keep:]
         return text[:keep]
 
@@ -36,8 +36,8 @@ class StopStrings:
         return min(ends)[1] if ends else None
 
 
-def begun_length(text: str, marks: Sequence[str]) -> int:
-    """Returns the length of the longest ending of `text` with which one of the marks begins."""
+def partial_match_length(text: str, marks: Sequence[str]) -> int:
+    """Returns the length of the longest ending of `text` that is the beginning of a mark."""
     longest = max((len(mark) for mark in marks), default=0)
     for length in range(min(longest - 1, len(text)), 0, -1):
         if any(mark.startswith(text[-length:]) for mark in marks):

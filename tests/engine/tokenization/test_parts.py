@@ -22,8 +22,8 @@ def split(text: str, thinking: Thinking, size: int) -> tuple[str, str]:
     [
         ("<think>\nOne, two.\n</think>\n\nTwo.\n", "marked", "One, two.", "Two.\n"),
         ("\n <think>a</think>b", "marked", "a", "b"),
-        ("One.\n</think>\n\nTwo.", "begun", "One.", "Two."),
-        ("One </thin", "begun", "One </thin", ""),
+        ("One.\n</think>\n\nTwo.", "opened", "One.", "Two."),
+        ("One </thin", "opened", "One </thin", ""),
         ("<think>a\n\nb", "marked", "a\n\nb", ""),
         ("<thin", "marked", "", "<thin"),
         (" Two <think>is</think> it.", "marked", "", " Two <think>is</think> it."),

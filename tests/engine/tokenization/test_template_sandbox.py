@@ -166,7 +166,7 @@ def test_thinking_is_off_unless_it_is_asked_for() -> None:
 
 
 def test_thinking_that_the_prompt_opens_is_reported() -> None:
-    assert ask(ALWAYS).thinking == ask(ALWAYS, think=True).thinking == "begun"
+    assert ask(ALWAYS).thinking == ask(ALWAYS, think=True).thinking == "opened"
     assert ask("{{ messages[0].content }}", content="<think>").thinking != "marked"
 
 
