@@ -18,7 +18,7 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}  # controls th
 
 
 def read_message(options: Options, is_piped: bool) -> str | None:
-    """The message to send: `-p` followed by piped input. None if the user is to type messages.
+    """Returns the message to send: `-p` followed by piped input. None if the user is to type messages.
 
     Called before a server is started, so that an invalid message starts none.
 
@@ -89,7 +89,7 @@ class OneShot:
             file.flush()
 
     def _answer_fields(self) -> dict[str, Any]:  # Any: JSON
-        """The answer; if it was cut off, the part that arrived."""
+        """Returns the answer; if it was cut off, the part that arrived."""
         answer = None if self._session is None else self._session.last_answer
         if answer is None or answer.start is None:
             return {}

@@ -54,7 +54,7 @@ class Preferences(BaseModel):
 
 
 def read_environment() -> Mapping[str, str]:
-    """The environment variables, completed from `.env` as the server does it.
+    """Returns the environment variables, completed from `.env` as the server does it.
 
     Raises:
         InputError: `.env` is not UTF-8 text.
@@ -71,7 +71,8 @@ def read_environment() -> Mapping[str, str]:
 
 
 def load_preferences(path: Path | None = None) -> Preferences:
-    """The preferences in `path`, by default the user's config.toml; the defaults if it does not exist.
+    """Returns the preferences in `path`, by default config.toml; the defaults if it does not exist.
+
 
     Raises:
         ConfigError: the file cannot be read or is invalid.
@@ -100,7 +101,7 @@ def _parse(text: str) -> dict[str, Any]:  # Any: TOML values
 
 
 def resolve(options: Options, environ: Mapping[str, str], preferences: Preferences) -> Options:
-    """The options, completed from the environment and then from the preferences."""
+    """Returns the options, completed from the environment and then from the preferences."""
     changes: dict[str, Any] = {}  # Any: as Options types each field
     for name, variable in _VARIABLES.items():
         option, preference = getattr(options, name), getattr(preferences, name)

@@ -15,7 +15,7 @@ _PR_SET_NAME = 15  # of prctl(2)
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """The names of a version of control groups."""
+    """The names of files and fields in one version of control groups."""
 
     controller: str  # in /proc/self/cgroup
     limit: str
@@ -34,15 +34,15 @@ def name_process(name: str) -> None:
 
 
 def available_bytes(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> int:
-    """The bytes that are available on the host and within the limits of this process's control groups.
+    """Returns the bytes available on the host and within the limits of this process's control groups.
 
-    `own_cgroups` lists the groups that the process is in.
+    `own_cgroups` lists the groups of the process.
     """
     return min([int(psutil.virtual_memory().available), *_cgroup_free(cgroups, own_cgroups)])
 
 
 def _cgroup_free(root: Path, own_cgroups: Path) -> Iterator[int]:
-    """The free bytes of each control group with a limit, of version 2 or 1."""
+    """Yields the free bytes of each control group with a limit, version 2 or 1."""
     for hierarchy, names in (
         (root, _VERSION_2),
         (root / "unified", _VERSION_2),
@@ -52,16 +52,16 @@ def _cgroup_free(root: Path, own_cgroups: Path) -> Iterator[int]:
             folder = hierarchy / group
             limit, used = _number(folder / names.limit), _number(folder / names.used)
             if limit is not None and used is not None:
-                # Cached files, the weights among them, count as used but are dropped when memory is needed.
+                # Cached files, such as weights, count as used, but the kernel drops them if necessary.
                 used -= _statistic(folder / "memory.stat", names.cached)
                 yield max(limit - used, 0)
 
 
 def _groups(own_cgroups: Path, controller: str) -> Iterator[PurePosixPath]:
-    """The process's group and those around it, whose limits hold as well, as paths below the root.
+    """Yields the process's group and its ancestors, whose limits apply as well, as paths below the root.
 
-    The root itself is always among them: a container may see its own group there, and the host's path in
-    /proc, which then leads nowhere.
+    The root itself is always included: a container may see its own group there, while /proc has the host's
+    path, which does not exist in the container.
     """
     groups = [PurePosixPath()]
     for line in _lines(own_cgroups):
@@ -73,7 +73,7 @@ def _groups(own_cgroups: Path, controller: str) -> Iterator[PurePosixPath]:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of the form `number:controllers:path`."""
+    """Returns the lines, which have the form `number:controllers:path`."""
     try:
         return [line for line in path.read_text().splitlines() if line.count(":") >= 2]
     except OSError:  # not Linux

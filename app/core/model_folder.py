@@ -125,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:  # Any: the model's author may have
 
 
 def _read_regular(path: Path) -> bytes:
-    """Raises OSError, also for a pipe or a device, which might keep its reader waiting for ever."""
+    """Returns the file's content. Raises OSError, also for a pipe or a device, which could block for ever."""
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is not a regular file")

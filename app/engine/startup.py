@@ -58,7 +58,7 @@ class ReadyEngine:
         )
 
     def trim(self) -> None:
-        """Return memory that the engine has freed to the system. Takes milliseconds."""
+        """Return freed memory to the system. This takes milliseconds."""
         memory.return_freed()
 
 

@@ -128,15 +128,15 @@ class ServableModel(Protocol):
 
 
 class Trimmer:
-    """Trims a model's memory when it comes to rest, and now and then while it works."""
+    """Trims a model's memory when the engine becomes idle, and at intervals while it works."""
 
     def __init__(self, model: ServableModel, clock: Callable[[], float] = time.monotonic) -> None:
         self._model = model
         self._clock = clock
-        self._due_at: float | None = None  # None: nothing has been freed since the last time
+        self._due_at: float | None = None  # when to trim next; None: no step since the last trim
 
     def after_step(self, is_at_rest: bool) -> None:
-        """Call it after each step. `is_at_rest`: nothing is to be done, and nothing has arrived."""
+        """Call this after each step. `is_at_rest` means that no work is left and no message has arrived."""
         if not is_at_rest and self._due_at is None:
             self._due_at = self._clock() + _TRIM_EVERY_S
         if self._due_at is not None and (is_at_rest or self._clock() >= self._due_at):

@@ -76,10 +76,10 @@ async def save(session: Session, argument: str) -> None:
 
 
 async def may_replace(path: Path, terminal: Terminal) -> bool:
-    """Whether the path is an existing file, which the user agrees to replace. False if nothing is there.
+    """Returns whether the path is an existing file that the user agrees to replace; False if it is free.
 
     Raises:
-        UsageError: the user does not agree, or cannot be asked, or it is no file.
+        UsageError: the user does not agree or cannot be asked, or the path is not a file.
     """
     if not os.path.lexists(path):
         return False
@@ -164,7 +164,7 @@ async def _find_transcript(session: Session, argument: str) -> Transcript:
 
 
 async def _find_session(session: Session, argument: str) -> SessionSummary | None:
-    """The session with this number in the last list, or with this title; None if there is none.
+    """Returns the session with this number in the last list, or with this title; None if there is none.
 
     Raises:
         UsageError: the number is not in the list, or several titles match.
@@ -190,7 +190,7 @@ async def _find_session(session: Session, argument: str) -> SessionSummary | Non
 
 
 async def _search(session: Session, query: str = "", limit: int = DEFAULT_LIMIT) -> list[SessionSummary]:
-    """The sessions that match, after the pending write of the current one."""
+    """Returns the sessions that match, after the pending write of the current one."""
 
     def read() -> list[SessionSummary]:
         with contextlib.suppress(TranscriptError):

@@ -1,6 +1,6 @@
-"""The console through which every text reaches the terminal, without control characters and markup.
+"""The console that writes all text to the terminal. It removes control characters and ignores markup.
 
-Model names, descriptions, titles and answers come from a server or a file that may be hostile: an escape
+Model names, descriptions, titles and answers come from a server or a file that may be hostile. An escape
 sequence in them could change the screen, the window's title or the clipboard.
 """
 
@@ -15,7 +15,7 @@ from app.cli.output.formatting import without_controls
 
 
 class SafeConsole(Console):
-    """Removes control characters from whatever it renders. Markup is shown as it is."""
+    """Removes control characters from everything that it renders. Markup is shown as plain text."""
 
     def __init__(
         self,

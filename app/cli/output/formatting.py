@@ -23,12 +23,12 @@ def format_size(size_bytes: float) -> str:
 
 
 def format_tokens(text: str) -> str:
-    """An estimate: only the server can tokenise."""
+    """Returns an estimate: only the server can tokenise."""
     return f"about {math.ceil(len(text) / _CHARACTERS_PER_TOKEN):,} tokens"
 
 
 def format_age(changed_at: float) -> str:
-    """How long ago a time (in seconds since the epoch) was, in its largest unit."""
+    """Returns how long ago a time (in seconds since the epoch) was, in its largest unit."""
     passed_s = max(0, int(time.time() - changed_at))
     for seconds, unit in _AGES:
         if passed_s >= seconds:
@@ -47,12 +47,14 @@ def gauge(share: float, cells: int = 8) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One bar for each value, relative to the largest."""
+    """Returns one bar for each value, relative to the largest."""
     most = max(values, default=0) or 1
     return "".join(_LEVELS[min(len(_LEVELS) - 1, int(value / most * len(_LEVELS)))] for value in values)
 
 
 def without_controls(text: str, keeps_lines: bool = True) -> str:
-    """The text without control characters, by which a model or a server could manipulate the terminal.
-    Newlines and tabs stay if `keeps_lines`."""
+    """Returns the text without control characters, with which a model could manipulate the terminal.
+
+    Newlines and tabs are kept if `keeps_lines`.
+    """
     return text.translate(_CONTROLS_BUT_LINES if keeps_lines else _CONTROLS)

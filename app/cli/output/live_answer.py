@@ -117,7 +117,7 @@ class AnswerRows:
             self._resumed = ""
 
     def _unseen(self, rows: list[Row]) -> list[Row]:
-        """The rows that were not shown before."""
+        """Returns the rows that were not shown before."""
         seen = min(self._shown_rows, len(rows))
         self._shown_rows -= seen
         return rows[seen:]

@@ -17,7 +17,7 @@ _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": 
 
 
 def served_from(model_id: str) -> str:
-    """A Hub repository unchanged; the last two parts of a local path."""
+    """Returns a Hub repository unchanged; the last two parts of a local path."""
     path = PurePath(model_id)
     return f".../{path.parent.name}/{path.name}" if path.is_absolute() else model_id
 
@@ -33,17 +33,17 @@ def current_model_line(health: HealthResponse) -> str:
 
 
 def in_list_order(models: Iterable[ModelEntry]) -> list[ModelEntry]:
-    """The current model last, so that it stays visible in a long list."""
+    """Returns the current model last, so that it stays visible in a long list."""
     return sorted(models, key=lambda model: model.is_current)
 
 
 def loads_of(models: Iterable[ModelEntry]) -> list[LoadProgress]:
-    """The progress of the models that are loading."""
+    """Returns the progress of the models that are loading."""
     return [model.progress for model in models if model.progress is not None]
 
 
 def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_short: bool = False) -> "Table":
-    """A table of models. In a terminal narrower than WIDE, sizes and origin are shown below the description.
+    """Returns a table of models. If the terminal is narrower than WIDE, sizes and origin are below the text.
     A short table has one line per model. A terminal narrower than NARROW gets a short table without borders.
     """
     from rich.box import ASCII, HEAVY_HEAD
@@ -73,7 +73,7 @@ def _add_columns(table: "Table", width: int) -> None:
 
 
 def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
-    """A progress bar for each model that is loading."""
+    """Returns a progress bar for each model that is loading."""
     from rich.progress_bar import ProgressBar
     from rich.table import Column, Table
 

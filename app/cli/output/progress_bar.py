@@ -57,7 +57,7 @@ class _RichBar:
 
 @contextlib.contextmanager
 def rich_bar(console: Console) -> Iterator[Bar]:
-    """A bar that disappears at the end."""
+    """Yields a bar that disappears at the end."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
 

@@ -38,8 +38,12 @@ class TerminalStyle:
 
 
 def detect_style(file: TextIO, plain: bool, no_color: bool, folds_thoughts: bool = False) -> TerminalStyle:
-    """The style for `file`: plain if the user wants that (`plain`, NO_COLOR, ACCESSIBLE) or if the file is
-    not a terminal with UTF-8 and cursor movement."""
+    """Returns the style for `file`.
+
+    It is plain if the user wants that (`plain`, NO_COLOR, ACCESSIBLE), or if the file is not a terminal with
+    UTF-8 and cursor movement.
+    """
+
     is_unicode = (file.encoding or "").lower().replace("-", "").startswith("utf")
     is_dumb = os.environ.get("TERM", "dumb") == "dumb"
     is_wanted = plain or bool(os.environ.get("NO_COLOR")) or bool(os.environ.get("ACCESSIBLE"))
@@ -103,8 +107,11 @@ class Terminal:
             self.console.clear()
 
     async def confirms(self, question: str) -> bool:
-        """Whether the user presses y. False if nobody can be asked: there is no keyboard, or the next line is
-        typed already."""
+        """Returns whether the user presses y.
+
+        Returns False without asking if there is no keyboard, or if the next line is already typed.
+        """
+
         if self.typed_ahead is None or self.typed_ahead.text:
             return False
         self.say(f"{question} Press y for yes, any other key for no.", "yellow")
@@ -126,5 +133,5 @@ class Terminal:
             highlight("pass", "python")
 
     def bar(self) -> AbstractContextManager[Bar]:
-        """A progress bar that disappears at the end; in plain mode, lines."""
+        """Returns a progress bar that disappears at the end; in plain mode, lines."""
         return nullcontext(ProgressLines(self.note)) if self.style.plain else rich_bar(self.console)

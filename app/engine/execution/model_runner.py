@@ -41,7 +41,7 @@ class _Packed:
             self.logits_rows += range(len(self.ids) - 1 - len(chunk.draft_ids), len(self.ids))
 
     def pad(self, rows: int) -> None:
-        """Add rows that belong to no sequence until there are so many."""
+        """Add rows that belong to no sequence, up to this number of rows in all."""
         self.padding = rows - len(self.ids)
         self.ids += [0] * self.padding
         self.positions += [0] * self.padding

@@ -60,7 +60,7 @@ def choose_scheme(
 
 
 def has_compiled_products(model: nn.Module) -> bool:
-    """Whether products of its layers are compiled, and kept in memory, for each number of rows."""
+    """Returns whether the products of the model's layers are compiled and cached per number of rows."""
     return any(isinstance(module, (PackedLinear, DynamicInt8Linear)) for module in model.modules())
 
 

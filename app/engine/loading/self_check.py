@@ -26,13 +26,8 @@ from app.engine.scheduling.sequence import Chunk, TokenSequence
 _log = logging.getLogger(__name__)
 
 _LENGTHS = (13, 9)  # tokens of two sequences that share every pass
-_PASSES = (
-    (5, 4),
-    (5, 2),
-    (1, 1),
-    (1, 1),
-    (1, 1),
-)  # tokens of each sequence per pass: two chunks, then decodes
+# Tokens of each sequence in each pass: two chunks, then decodes.
+_PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
 

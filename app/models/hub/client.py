@@ -34,7 +34,7 @@ _CHECKED = ".checked"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A complete model folder on this disk, the source that it came from, and the size of its weights."""
+    """A complete model folder on this disk, its source, and the size of its weights."""
 
     source: Source
     path: Path
@@ -61,7 +61,7 @@ class Hub:
     def find(self, profile: ModelProfile) -> Weights | None:
         """Returns the first source of the profile whose files are complete on this disk; None without one.
 
-        Call it in a thread, because a disk on a network may not answer. `on_disk` does.
+        Call this in a thread, as `on_disk` does, because a network disk may not answer.
         """
         return next((weights for source in profile.sources if (weights := self._on_disk(source))), None)
 
@@ -149,7 +149,7 @@ class Hub:
             yield from snapshots(cache / cache_name(source.location), source.revision)
 
     async def _check_weights(self, source: Source, report: LoadReporter) -> Weights:
-        """The source's weights, each file of which matches its checksum."""
+        """Returns the source's weights, in which every file matches its checksum."""
         weights = await ask_disk(lambda: self._on_disk(source), self._timeouts.disk_s)
         damage = None
         if weights is not None:

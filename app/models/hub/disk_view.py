@@ -1,4 +1,4 @@
-"""Knows which models are complete on this disk, for the list of models, and never waits long for a disk."""
+"""Finds the models that are complete on this disk, for the list of models, without waiting long for it."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -11,8 +11,10 @@ _LIMIT_S = 1.0
 
 
 class DiskView:
-    """Looks at the disk in one thread at a time. While a disk does not answer, what was seen before holds.
-    `close` must be awaited."""
+    """Looks at the disk in one thread at a time. While the disk does not answer, the last result is used.
+
+    The owner must await `close`.
+    """
 
     def __init__(self, hub: Hub, limit_s: float = _LIMIT_S) -> None:
         self._hub = hub
@@ -21,7 +23,7 @@ class DiskView:
         self._look: asyncio.Task[None] | None = None
 
     async def look(self, profiles: Iterable[ModelProfile]) -> Mapping[str, Weights]:
-        """The weights that are on this disk, by the profile's name."""
+        """Returns the weights that are on this disk, by the profile's name."""
         if self._look is None or self._look.done():
             wanted = tuple(profiles)
             self._look = asyncio.create_task(in_thread(lambda: self._find(wanted)))
@@ -31,7 +33,7 @@ class DiskView:
         return dict(self._seen)
 
     async def close(self) -> None:
-        """Waits for no disk any more."""
+        """Stops waiting for the disk."""
         if self._look is not None:
             self._look.cancel()
             await asyncio.wait((self._look,))

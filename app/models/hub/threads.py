@@ -21,8 +21,8 @@ T = TypeVar("T")
 class NetworkTimeouts:
     probe_s: float = 3.0  # for connecting to the Hub, before it counts as unreachable
     read_s: float = 10.0  # of silence in the middle of a file
-    retry_s: float = 0.5  # pause after the first failure; the next ones are longer
-    disk_s: float = 10.0  # to look at the files of one model; the disk may be on a network, too
+    retry_s: float = 0.5  # pause after the first failure; later pauses are longer
+    disk_s: float = 10.0  # for looking at one model's files, which may be on a network disk
 
 
 async def in_thread(work: Callable[[], T]) -> T:
@@ -46,7 +46,7 @@ async def ask_disk(look: Callable[[], T], limit_s: float) -> T:
     """Returns what `look` finds on a disk.
 
     Raises:
-        ModelLoadFailed: the disk does not answer within `limit_s`. The thread waits on by itself.
+        ModelLoadFailed: the disk does not answer within `limit_s`. The thread keeps waiting on its own.
     """
     try:
         return await asyncio.wait_for(in_thread(look), limit_s)

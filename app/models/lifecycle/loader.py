@@ -174,7 +174,7 @@ class ModelLoader:
         return ServedModel(state.profile, source, backend, time.monotonic() - began)
 
     async def _draft_for(self, state: ModelState, needed_bytes: int) -> Weights | None:
-        """The model's draft model, if it is on the disk and fits beside the model without an eviction."""
+        """Returns the draft model, if it is on the disk and fits beside the model without an eviction."""
         if state.profile.draft is None:
             return None
         draft = await self._hub.on_disk(self._registry.find(state.profile.draft).profile)

@@ -27,9 +27,10 @@ class ModelRegistry:
         self._states = {name: ModelState(profile) for name, profile in catalogue.items()}
 
     def find(self, name: str) -> ModelState:
-        """
+        """Returns the state of the model with this name.
+
         Raises:
-            ModelNotFound: its hint has the nearest names.
+            ModelNotFound: the hint has the most similar names.
         """
         if name not in self._states and self._allows_any and (profile := _undescribed(name)) is not None:
             self._forget_unused()
@@ -37,8 +38,7 @@ class ModelRegistry:
         return self._states.get(name) or self._states[find_profile(self._catalogue, name).name]
 
     def all(self) -> list[ModelState]:
-        """The models of the catalogue, and others that are in use or have served. A name that led to nothing
-        is not among them."""
+        """Returns the models of the catalogue, and those others that are in use or have served."""
         return [
             state for name, state in self._states.items() if name in self._catalogue or self._counts(state)
         ]
@@ -64,7 +64,7 @@ def _undescribed(name: str) -> ModelProfile | None:
     if not is_folder and not _REPOSITORY.fullmatch(name):
         return None
     try:
-        location = os.path.abspath(expand(name)) if is_folder else name  # looks at no disk
+        location = os.path.abspath(expand(name)) if is_folder else name  # without a look at the disk
     except ValueError:
         return None
     return ModelProfile(

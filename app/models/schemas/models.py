@@ -60,7 +60,7 @@ class ModelEntry(WireModel):
     description: str
     context_length: int
     size_bytes: int | None = Field(
-        description="The size of the weights: of those on this disk, else about; null if unknown."
+        description="The size of the weights: exact if they are on this disk, else rough; null if unknown."
     )
     memory_bytes: int | None = Field(
         description="The memory for serving it: measured if it was loaded, otherwise estimated."

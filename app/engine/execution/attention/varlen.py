@@ -43,7 +43,7 @@ class VarlenAttention(AttentionBatch):
     padding: int = 0  # rows after the last sequence, which attend to nothing
 
     def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # A torch call costs as much as the attention of one row, so one call splits all sequences.
+        # A torch call costs as much as the attention of one row, so the rows are split in one call.
         counts = [*(sequence.rows for sequence in self.sequences), self.padding]
         queries = query.split_with_sizes(counts, dim=2)
         pairs = torch.stack((key, value)).split_with_sizes(counts, dim=3)
