@@ -3,6 +3,7 @@
 Importing this module builds nothing: `uvicorn app.main:app` gets `app` from `__getattr__` below.
 """
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -23,6 +24,8 @@ from app.core.config import Settings, SettingsError, load_settings, warn_of_miss
 from app.core.logging import configure
 from app.lifecycle import check_single_process, running
 from app.services import Services, build_services, check_models
+
+logger = logging.getLogger(__name__)
 
 NAME = "LLM server"
 _STARTUP_FAILURE = 3  # exit status with which uvicorn gives up instead of restarting a child for ever
@@ -70,6 +73,7 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure(settings.log_level)
+        logger.debug("settings: version=%s python=%s %s", __version__, sys.version.split()[0], settings.facts)
         warn_of_misspelt_settings(os.environ)
         app.state.services = services = build(settings)
         docs.describe(app)

@@ -59,6 +59,8 @@ def status_of(error: DomainError) -> int:
 
 
 def error_body(error: DomainError) -> ErrorResponse:
+    """The body of a response or of the last event of a stream."""
+    logger.debug("error: code=%s", error.code)  # not the message, which may name a field of the request
     detail = ErrorDetail(
         code=error.code, message=error.message, hint=error.hint, retry_after=error.retry_after
     )
@@ -97,6 +99,8 @@ async def _on_domain_error(_: Request, error: Exception) -> Response:
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    kinds = dict.fromkeys(problem["type"] for problem in error.errors())
+    logger.debug("error: code=validation_error problems=%s", ",".join(kinds))
     problems = [_problem(problem) for problem in error.errors()]
     message = "; ".join(problems[:_MAX_PROBLEMS])
     if len(problems) > _MAX_PROBLEMS:

@@ -117,6 +117,12 @@ class Settings(BaseSettings):
         return "model_name" in self.model_fields_set
 
     @property
+    def facts(self) -> str:
+        """All settings but the texts and secrets among them, for the log."""
+        shown = self.model_dump(exclude={"system_prompt", "api_key", "hf_token"})
+        return " ".join(f"{name}={str(value)!r}" for name, value in shown.items())
+
+    @property
     def memory_bytes(self) -> int | None:
         return None if self.memory_gb is None else int(self.memory_gb * 1e9)
 

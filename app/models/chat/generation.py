@@ -90,11 +90,43 @@ async def _reply(
         async for event in events:
             match event:
                 case Accepted():
+                    _log_start(model, sampling, event)
                     yield reply.start(event)
                 case Delta():
                     yield reply.add(event)
                 case Finished():
+                    _log_end(model, event)
                     yield reply.finish(event)
+
+
+def _log_start(model: ServedModel, sampling: SamplingParams, accepted: Accepted) -> None:
+    logger.debug(
+        "reply begun: model=%s prompt_tokens=%d omitted_messages=%d max_tokens=%d temperature=%g top_p=%g "
+        "top_k=%d seed=%s stop_strings=%d",
+        model.profile.name,
+        accepted.prompt_tokens,
+        accepted.omitted_messages,
+        accepted.max_tokens,
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        sampling.seed,
+        len(sampling.stop),
+    )
+
+
+def _log_end(model: ServedModel, finished: Finished) -> None:
+    logger.debug(
+        "reply ended: model=%s finish_reason=%s completion_tokens=%d cached_tokens=%d queue_s=%.3f "
+        "first_token_s=%.3f total_s=%.3f",
+        model.profile.name,
+        finished.finish_reason,
+        finished.usage.completion_tokens,
+        finished.usage.cached_tokens,
+        finished.timings.queue_s,
+        finished.timings.first_token_s,
+        finished.timings.total_s,
+    )
 
 
 def sampling_for(request: SamplingFields, defaults: SamplingDefaults) -> SamplingParams:

@@ -1,6 +1,7 @@
 """A load in progress, which all requests that wait for it share. It is cancelled when the last one leaves."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
@@ -8,6 +9,8 @@ from app.core.errors import ShuttingDown
 from app.models.hub.progress import Transfer
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import FileProgress, LoadProgress
+
+logger = logging.getLogger(__name__)
 
 
 class LoadMonitor:
@@ -30,6 +33,8 @@ class LoadMonitor:
         self.changed = asyncio.Event()
 
     def _set(self, progress: LoadProgress) -> None:
+        if progress.stage != self.progress.stage:
+            logger.debug("load: model=%s stage=%s", progress.model_name, progress.stage)
         self.progress = progress
         self.wake()
 

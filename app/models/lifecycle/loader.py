@@ -155,6 +155,8 @@ class ModelLoader:
             memory_bytes,
         )
 
+        logger.debug("worker: model=%s info=%s", state.name, loaded.backend.info)
+
     async def _start(
         self, state: ModelState, weights: Weights, report: LoadReporter, began: float
     ) -> ServedModel:

@@ -1,0 +1,60 @@
+"""What the log says with LLM_LOG_LEVEL=DEBUG, and what it never says."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.server import running_server
+
+KEY = "hunter2-the-key"
+SYSTEM = "Answer like a heron."
+MESSAGE = "What is the capital of France? Marmalade."
+STOP = "zzz-stop-zzz"
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory, shared_fork_server: Path) -> tuple[str, list[str]]:
+    """The log of a server that has answered and refused, and the texts that must not be in it."""
+    folder = tmp_path_factory.mktemp("server")
+    settings = {
+        "LLM_MODEL_NAME": "builtin",
+        "LLM_LOG_LEVEL": "DEBUG",
+        "LLM_API_KEY": KEY,
+        "LLM_HF_TOKEN": f"{KEY}-of-the-hub",
+        "LLM_SYSTEM_PROMPT": SYSTEM,
+        "LLM_FORK_SERVER": str(shared_fork_server),
+    }
+    with running_server(folder, **settings) as server:
+        server.http.headers["X-API-Key"] = KEY
+        server.wait_until_ready()
+        reply = server.chat(MESSAGE, stop=[STOP])
+        server.http.post("/api/v1/chat", json={MESSAGE: MESSAGE, "message": MESSAGE})
+        server.http.post("/api/v1/chat", json={"message": MESSAGE, "conversation_id": "conv_unknown"})
+        server.http.post("/api/v1/generate", json={"prompt": MESSAGE * 1000})
+        server.http.post("/api/v1/generate", json={"prompt": MESSAGE, "max_tokens": 3})
+    secrets = [KEY, SYSTEM, "Marmalade", STOP, reply["response"], reply["conversation_id"], "conv_unknown"]
+    return (folder / "server.log").read_text(encoding="utf-8"), secrets
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DEBUG app.main [-] settings: ",
+        " model_name='builtin' ",
+        "load: model=builtin stage=load",
+        "worker: model=builtin ",
+        "reply begun: model=builtin prompt_tokens=",
+        "reply ended: model=builtin finish_reason=",
+        "error: code=conversation_not_found",
+        "error: code=context_length_exceeded",
+        "error: code=validation_error problems=extra_forbidden",
+        "GET /health/ready 200",
+    ],
+)
+def test_debug_log_says_what_one_needs_to_find_a_fault(log: tuple[str, list[str]], said: str) -> None:
+    assert said in log[0]
+
+
+def test_debug_log_contains_no_prompt_reply_key_or_conversation(log: tuple[str, list[str]]) -> None:
+    written, secrets = log
+    assert [text for text in secrets if text in written] == []
