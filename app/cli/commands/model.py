@@ -60,9 +60,8 @@ async def compare(session: Session, argument: str) -> None:
         hint = "Type one after the names, or send a message first."
         raise UsageError("There is no question to compare answers to.", hint)
     await Comparison(session, names, question).run()
-    session.terminal.note(
-        "These answers are not part of the conversation. To keep one, /switch to its model and /retry."
-    )
+    keep = "send the question as a message" if question else "/switch to its model and /retry"
+    session.terminal.note(f"These answers are not part of the conversation. To keep one, {keep}.")
 
 
 def split_comparison(argument: str, known: Collection[str]) -> tuple[list[str], str]:

@@ -50,10 +50,10 @@ async def list_sessions(session: Session, argument: str) -> None:
 
 
 def _session_rows(sessions: list[SessionSummary], current: str) -> list[tuple[str, ...]]:
-    """Number, name, age, turns and model of each."""
+    """Number, name, age, turns and model of each. The age of the current one is "current"."""
     rows: list[tuple[str, ...]] = []
     for number, entry in enumerate(sessions, 1):
-        age = format_age(entry.changed_at) + (" (current)" if entry.session_id == current else "")
+        age = "current" if entry.session_id == current else format_age(entry.changed_at)
         rows.append((str(number), entry.name, age, count(entry.turns, "turn"), entry.model_name or ""))
     return rows
 
@@ -147,6 +147,8 @@ def _delete_saved(session: Session, name: str) -> None:
     except OSError as error:
         hint = "/sessions lists the conversations."
         raise TranscriptError(f"{path} cannot be deleted: {error.strerror}.", hint) from None
+    if session.saved_as == name:
+        session.saved_as = None
     session.terminal.say(f"Deleted {path}", symbol="🗑")
 
 

@@ -27,6 +27,12 @@ def test_own_file_is_saved_again_without_a_question(talk: Talk, seen: Seen) -> N
     assert load("talk").turns == 2 and "kept as" not in seen.messages
 
 
+def test_name_of_a_deleted_file_is_free_again(talk: Talk) -> None:
+    assert talk("one", "/save talk", "/delete talk").saved_as is None
+    with pytest.raises(ClientError, match="/save needs a name"):
+        talk("one", "/save talk", "/delete talk", "/save")
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 def test_only_regular_files_are_replaced(talk: Talk, kind: str) -> None:
     Path("folder.md").mkdir()
