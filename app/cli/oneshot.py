@@ -1,5 +1,6 @@
 """Answers one message, for pipes and scripts, as text or as one JSON object."""
 
+import codecs
 import io
 import json
 import sys
@@ -84,7 +85,8 @@ class OneShot:
     def _print_json(self, extra: dict[str, Any]) -> None:  # Any: JSON
         if self._options.json:
             file = self._stdout_terminal.out
-            printed = json.dumps(self._answer_fields() | extra, ensure_ascii=False)
+            is_unicode = codecs.lookup(getattr(file, "encoding", None) or "utf-8").name.startswith("utf")
+            printed = json.dumps(self._answer_fields() | extra, ensure_ascii=not is_unicode)
             file.write(printed.translate(_ESCAPED) + "\n")
             file.flush()
 

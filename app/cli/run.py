@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.session import Session
@@ -46,7 +47,15 @@ def main(options: Options, typed: str = "") -> int:
             return pool.submit(_run, options, interrupts, typed + more, is_notebook).result()
 
 
+def _replace_unprintable(file: TextIO) -> None:
+    """Lets `file` write a question mark for a character that its encoding lacks."""
+    if isinstance(file, io.TextIOWrapper):  # a notebook's is not, and takes every character
+        file.reconfigure(errors="replace")
+
+
 def _run(options: Options, interrupts: Interrupts, typed: str, is_notebook: bool) -> int:
+    _replace_unprintable(sys.stdout)
+    _replace_unprintable(sys.stderr)
     terminal = Terminal(detect_style(sys.stdout, options.plain, options.no_color))
     try:
         environ, preferences = read_environment(), load_preferences()

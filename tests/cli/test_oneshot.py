@@ -124,6 +124,13 @@ def test_unknown_user_without_a_home_is_answered(url: str) -> None:
         assert "Set HOME or XDG_CONFIG_HOME." in terminal.text
 
 
+def test_character_that_the_output_cannot_encode_is_replaced(url: str) -> None:
+    done = piped("say caf\u00e9 \u2713 \U0001f600", "--url", url, PYTHONIOENCODING="ascii:surrogateescape")
+    assert (done.returncode, done.stdout) == (0, "caf? ? ?\n")
+    done = piped("", "--url", url, "--json", "-p", "say \u2713 \U0001f600", PYTHONIOENCODING="ascii")
+    assert json.loads(done.stdout)["response"] == "\u2713 \U0001f600"
+
+
 def test_json_has_no_control_characters(url: str) -> None:
     done = piped("", "--url", url, "--json", "-p", "say a\x9b2J\x1b[2J\x7fb")
     assert json.loads(done.stdout)["response"] == "a\x9b2J\x1b[2J\x7fb"

@@ -32,6 +32,8 @@ def read_text(path: str) -> str:
         raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         text = "\0"
+    except ValueError as error:  # a NUL in the path
+        raise UsageError(f"{path!r} cannot be read: {error}.") from None
     if "\0" in text:
         raise UsageError(f"{file} is not a text file.", "Only UTF-8 text can be attached.")
     if len(text) > MAX_TEXT:

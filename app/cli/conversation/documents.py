@@ -50,6 +50,8 @@ def write_document(content: bytes, path: Path) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise TranscriptError(f"{path} cannot be written: {error.strerror}.") from None
+    except ValueError as error:  # a NUL in the path
+        raise TranscriptError(f"{str(path)!r} cannot be written: {error}.") from None
 
 
 def as_markdown(transcript: Transcript) -> str:

@@ -44,7 +44,7 @@ def test_unreadable_file_is_reported() -> None:
         attachment(".")
 
 
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "pipe", "~nobody-here/notes.txt"])
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "pipe", "~nobody-here/notes.txt", "a\0b"])
 def test_only_regular_files_are_read(path: str) -> None:
     os.mkfifo("pipe")
     with pytest.raises(UsageError):

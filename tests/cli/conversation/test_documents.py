@@ -69,3 +69,8 @@ def test_nested_code_blocks_are_found() -> None:
     answer = "```\none\n```\n- item\n  ```py\n  two\n  ```\n\ntext\n\n    three\n"
     assert code_blocks(answer) == ["one\n", "two\n", "three\n"]
     assert code_blocks("`inline`") == []
+
+
+def test_path_that_no_file_can_have_is_reported() -> None:
+    with pytest.raises(TranscriptError, match="cannot be written"):
+        write_document(b"", Path("a\0b.md"))
