@@ -32,6 +32,13 @@ TemplateAnswer = dict[
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal
     _bound_memory()
+    try:
+        _answer_requests()
+    except BrokenPipeError:  # the worker was killed meanwhile
+        os._exit(0)  # the interpreter would complain that it cannot flush stdout
+
+
+def _answer_requests() -> None:
     _write({"text": "ready"})
     for line in sys.stdin.buffer:
         request = json.loads(line)

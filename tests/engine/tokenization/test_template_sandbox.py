@@ -1,5 +1,6 @@
 """Chat templates are code of other authors: they end in time, or the model is refused."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import pytest
 
 from app.core.errors import InvalidRequest, ModelRefused
 from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
+from app.engine.tokenization import template_process
 from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
@@ -174,3 +176,14 @@ def test_thinking_that_the_prompt_opens_is_reported() -> None:
 def test_thinking_wish_that_a_model_cannot_meet_is_refused(template: str, think: bool) -> None:
     with pytest.raises(InvalidRequest, match="think"):
         ask(template, think)
+
+
+def test_process_ends_quietly_if_nobody_reads_its_answers() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-P", template_process.__file__]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE, timeout=60
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
