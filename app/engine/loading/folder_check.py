@@ -46,7 +46,10 @@ def refuse_strange_files(folder: Path) -> None:
     home = root.parent.parent if root.parent.name == "snapshots" else root
     for path in (*folder.iterdir(), *(folder / TEMPLATE_FOLDER).glob("*")):
         if not path.resolve().is_relative_to(home):
-            raise ModelRefused(f"{path.name} is a link that leaves the model's folder")
+            raise ModelRefused(
+                f"{path.name} is a link that leaves the model's folder",
+                hint="Name the folder that the links lead to, or copy the files: cp -rL FOLDER COPY.",
+            )
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ModelRefused(f"{path.name} is not a regular file")
 

@@ -29,6 +29,7 @@ from app.core.errors import (
 from app.core.model_folder import PICKLE
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.layers.packed_linear import computes_in_bfloat16
+from app.engine.loading.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
 from app.engine.loading.folder_check import AGAIN, refuse_strange_files, refuse_unsafe
 from app.engine.loading.pickle_to_safetensors import convert
 from app.engine.loading.tokenizer_check import refuse_growth
@@ -69,7 +70,9 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     folder = _convert_pickle(Path(spec.model_path), spec.converts_to, report)
     refuse_unsafe(folder)
     device = pick_device(spec.device)
+    refuse_wrong_token_ids(folder)
     config = _config(folder)
+    refuse_wrong_sizes(config, folder)
     dtype = pick_dtype(spec.dtype, device, config)
     with _weights_progress(lambda fraction: report("load", fraction)):
         model = _model(folder, config, _loaded_dtype(config, dtype, device))

@@ -192,3 +192,47 @@ def test_pick_dtype_auto_keeps_float32_checkpoints() -> None:
     is_fast = computes_in_bfloat16()
     assert pick_dtype("auto", cpu, config) == (torch.bfloat16 if is_fast else torch.float32)
     assert pick_dtype("float16", cpu, config) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"max_position_embeddings": -5}, "config.json: max_position_embeddings is -5"),
+        ({"max_position_embeddings": 0}, "config.json: max_position_embeddings is 0"),
+        ({"vocab_size": -1}, "vocab_size"),
+        ({"eos_token_id": [[1]]}, "config.json: eos_token_id must be a number or a list of numbers"),
+        ({"eos_token_id": "</s>"}, "config.json: eos_token_id"),
+        ({"bos_token_id": {"a": 1}}, "config.json: bos_token_id"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000, but the weights are only"),
+        (
+            {"head_dim": 10**6},
+            r"does not fit the weights: model.layers.0.self_attn.q_proj.weight is \[32, 32\]",
+        ),
+        ({"hidden_size": 64}, "does not fit the weights"),
+        ({"intermediate_size": 10**8}, "does not fit the weights"),
+        ({"vocab_size": 10**9}, "does not fit the weights"),
+    ],
+)
+def test_load_refuses_a_config_that_does_not_fit_before_it_builds(
+    folder: Path, changes: dict[str, object], says: str
+) -> None:
+    edit(folder / "config.json", **changes)
+    stages: list[str] = []
+    with pytest.raises(DomainError, match=says):
+        load(spec(folder), lambda stage, _: stages.append(stage))
+    assert stages == []
+
+
+def test_load_refuses_a_stop_token_that_is_no_number(folder: Path) -> None:
+    edit(folder / "generation_config.json", eos_token_id=[[1]])
+    with pytest.raises(DomainError, match="generation_config.json: eos_token_id"):
+        load(spec(folder), lambda *_: None)
+
+
+def test_load_hints_at_the_target_of_links(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    links = tmp_path_factory.mktemp("links")
+    for path in folder.iterdir():
+        (links / path.name).symlink_to(path)
+    with pytest.raises(ModelRefused) as caught:
+        load(spec(links), lambda *_: None)
+    assert "cp -rL" in (caught.value.hint or "")

@@ -1,0 +1,114 @@
+"""Compares config.json with the weights before anything is built from it.
+
+Memory is planned by the size of the weights, while config.json decides how much is built.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from app.core.errors import ModelCorrupt, ModelUnsupported
+from app.core.model_folder import CONFIG, GENERATION_CONFIG, BrokenFile, read_json, safetensors
+
+_POSITIVE = (
+    "max_position_embeddings",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_TOLERANCE = 1.5  # times the parameters that are stored: some weights are stored once and used twice
+_AGAIN = "Fetch the model again, or choose another one."
+
+Shapes = dict[str, list[int]]
+
+
+def refuse_wrong_token_ids(folder: Path) -> None:
+    """Raises ModelCorrupt if a special token of config.json or generation_config.json has no valid id."""
+    for name in (CONFIG, GENERATION_CONFIG):
+        if not (folder / name).is_file():
+            continue
+        try:
+            values = read_json(folder / name)
+        except BrokenFile as error:
+            raise ModelCorrupt(str(error), hint=_AGAIN) from error
+        for key in _TOKEN_IDS:
+            if not _are_ids(values.get(key)):
+                raise ModelCorrupt(f"{name}: {key} must be a number or a list of numbers", hint=_AGAIN)
+
+
+def _are_ids(value: object) -> bool:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return all(isinstance(each, int) and not isinstance(each, bool) for each in ids)
+
+
+def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
+    """Refuses sizes that are no positive numbers, and a model that is larger than the weights of the folder.
+
+    Raises ModelUnsupported for the former, ModelCorrupt for the latter.
+    """
+    text = config.get_text_config()
+    for name in _POSITIVE:
+        value = getattr(text, name, None)
+        if value is None or isinstance(value, list):  # some architectures have a number for each layer
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ModelUnsupported(f"config.json: {name} is {value!r}, but must be a positive whole number")
+    stored = _stored_shapes(safetensors(folder))
+    if not stored:
+        return  # the load itself says what is wrong with the files
+    if text.num_hidden_layers > len(stored):
+        raise ModelCorrupt(
+            f"config.json: num_hidden_layers is {text.num_hidden_layers}, "
+            f"but the weights are only {len(stored)} tensors",
+            hint=_AGAIN,
+        )
+    model = _outline(config)
+    if model is not None:
+        _compare(model, stored)
+
+
+def _stored_shapes(paths: Iterable[Path]) -> Shapes:
+    """Returns the shape of each stored tensor by its name, from the headers; empty if one cannot be read."""
+    shapes: Shapes = {}
+    try:
+        for path in paths:
+            with safe_open(path, framework="pt") as file:
+                shapes |= {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return {}
+    return shapes
+
+
+def _outline(config: PreTrainedConfig) -> PreTrainedModel | None:
+    """Returns the model without memory for its weights; None if it cannot be built, as the load reports."""
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except Exception:  # the author may have written anything, and the library raises anything
+        return None
+    return model if isinstance(model, PreTrainedModel) else None
+
+
+def _compare(model: PreTrainedModel, stored: Shapes) -> None:
+    for name, weight in model.named_parameters():
+        shape = stored.get(name)
+        if shape is not None and weight.numel() != torch.Size(shape).numel():
+            raise ModelCorrupt(
+                f"config.json does not fit the weights: {name} is {shape} there, "
+                f"but {list(weight.shape)} by config.json",
+                hint=_AGAIN,
+            )
+    wanted = sum(weight.numel() for weight in model.parameters())
+    found = sum(torch.Size(shape).numel() for shape in stored.values())
+    if wanted > _TOLERANCE * found:
+        raise ModelCorrupt(
+            f"config.json describes {wanted:,} parameters, but the weights hold only {found:,}", hint=_AGAIN
+        )
