@@ -53,9 +53,14 @@ class TypedAhead:
 
     async def next_key(self) -> str:
         """Waits for a key and takes it. Empty if the keyboard was closed."""
-        while not self._keys and not self._keyboard.closed:
+        while True:
+            while self._keys:
+                key = self._keys.pop(0)
+                if key.key is not Keys.CPRResponse:  # by the terminal, not the user
+                    return key.data
+            if self._keyboard.closed:
+                return ""
             await self.wait_for_key()
-        return self._keys.pop(0).data if self._keys else ""
 
     @property
     def text(self) -> str:

@@ -60,6 +60,12 @@ def test_choose_port_avoids_a_taken_port() -> None:
         assert choose_port("127.0.0.1", port) != port
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a" * 70])
+def test_choose_port_reports_a_host_that_is_not_this_machine(host: str) -> None:
+    with pytest.raises(ClientError, match="No port can be opened"):
+        choose_port(host, 0)
+
+
 def test_own_server_has_a_process_group_and_stops(own: OwnServer, seen: Seen) -> None:
     assert _started(own, seen) == "ok"
     assert own.pid is not None
