@@ -66,7 +66,7 @@ class Admission:
         stops = submit.sampling.stop + (self._stop if submit.messages is not None else ())
         continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(
-            sequence=TokenSequence(submit.request_id, list(prompt.ids), submit.scope),
+            sequence=TokenSequence(submit.request_id, list(prompt.ids), submit.scope, is_kept=submit.is_kept),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
             stop_ids=self._vocabulary.stop_ids,

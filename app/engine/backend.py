@@ -16,12 +16,14 @@ class ModelInput:
 
     With `continue_final_message` the reply continues the last message instead of answering it. `think`
     switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
+    `is_kept` says whether later requests may use the keys and values of this one.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
     prompt: str | None = None
     continue_final_message: bool = False
     think: bool | None = None
+    is_kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,7 @@ class WorkerClient:
                     model_input.prompt,
                     model_input.continue_final_message,
                     think=model_input.think,
+                    is_kept=model_input.is_kept,
                 )
             )
             while not isinstance(event := await _next_event(queue, deadline), Finished):

@@ -68,7 +68,7 @@ class Submit(Record, frozen=True):
 
     With `continue_final_message` the reply continues the last message, which is the assistant's. Keys and
     values are reused only within one `scope`. `think` None leaves a reasoning model's thinking off if its
-    template has a switch.
+    template has a switch. `is_kept`: whether its keys and values are kept after its end.
     """
 
     request_id: str
@@ -78,6 +78,7 @@ class Submit(Record, frozen=True):
     continue_final_message: bool = False
     scope: str = ""
     think: bool | None = None
+    is_kept: bool = True
 
 
 class Cancel(Record, frozen=True):

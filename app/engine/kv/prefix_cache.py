@@ -84,13 +84,23 @@ class KVCache:
         return True
 
     def release(self, sequence: TokenSequence) -> None:
+        """See KVMemory. Of two slots of which one holds all ids of the other, only that one is kept."""
         slot = self._detach(sequence)
-        if sequence.computed > 0:
-            slot.tokens = sequence.computed
-            self._index.put(slot, np.array(sequence.ids[: slot.tokens], np.int64))
-            self._keep(slot)
-        else:
+        if sequence.computed == 0 or not sequence.is_kept:
             self._allocator.drop(slot)
+            return
+        slot.tokens = sequence.computed
+        self._index.put(slot, np.array(sequence.ids[: slot.tokens], np.int64))
+        longer = next((it for it in self._index.continuations_of(slot) if it in self._finished), None)
+        if longer is not None:
+            self._finished.move_to_end(longer)
+            self._index.remove(slot)
+            self._allocator.drop(slot)
+            return
+        for shorter in self._index.contained_in(slot):
+            if shorter in self._finished:
+                self._evict(shorter)
+        self._keep(slot)
 
     def discard(self, sequence: TokenSequence) -> None:
         self._allocator.drop(self._detach(sequence))
@@ -99,7 +109,7 @@ class KVCache:
     def forget_finished(self) -> None:
         """Drop every slot that no running sequence uses."""
         while self._finished:
-            self._evict_oldest()
+            self._evict(next(iter(self._finished)))
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
@@ -150,7 +160,7 @@ class KVCache:
     def _is_worth_keeping(self, donor: Slot, shared: int, capacity: int) -> bool:
         """Returns whether the donor holds more than the new sequence needs, and there is room for both."""
         has_room = self._active_tokens + donor.capacity + capacity <= self._budget
-        return has_room and donor.tokens - shared > _EXPENDABLE_TAIL
+        return has_room and donor.tokens + shared > _EXPENDABLE_TAIL
 
     def _take_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
         self._forget(donor)
@@ -162,12 +172,10 @@ class KVCache:
         return donor
 
     def _fit(self, donor: Slot, shared: int, capacity: int) -> None:
-        """Give the donor at least this capacity, or exactly this capacity if its own exceeds the budget."""
-        if donor.capacity < capacity or self._active_tokens + donor.capacity > self._budget:
+        """Give the donor at least this capacity. What it has is within the budget, as it was kept."""
+        if donor.capacity < capacity:
             self._evict_for(capacity)
             self._allocator.resize(donor, shared, capacity)
-        else:
-            self._evict_for(donor.capacity)
 
     def _keep(self, slot: Slot) -> None:
         self._finished[slot] = None
@@ -181,9 +189,8 @@ class KVCache:
     def _evict_for(self, tokens: int) -> None:
         """Drop finished slots, least recently used first, until `tokens` more fit."""
         while self._finished and self._active_tokens + self._finished_tokens + tokens > self._budget:
-            self._evict_oldest()
+            self._evict(next(iter(self._finished)))
 
-    def _evict_oldest(self) -> None:
-        slot = next(iter(self._finished))
+    def _evict(self, slot: Slot) -> None:
         self._forget(slot)
         self._allocator.drop(slot)

@@ -96,6 +96,24 @@ class PrefixIndex:
                 break
         return (_newest_slot(node), shared) if node is not None and shared > 0 else (None, 0)
 
+    def contained_in(self, slot: Slot) -> list[Slot]:
+        """Returns the other slots of the index whose ids are the same, or the beginning of this slot's."""
+        node: _Node | None = self._ends[slot]
+        found: list[Slot] = []
+        while node is not None:
+            found += [other for other in node.slots if other is not slot]
+            node = node.parent
+        return found
+
+    def continuations_of(self, slot: Slot) -> list[Slot]:
+        """Returns the slots of the index whose ids are this slot's and more."""
+        unvisited, found = list(self._ends[slot].children.values()), list[Slot]()
+        while unvisited:
+            node = unvisited.pop()
+            found += node.slots
+            unvisited += node.children.values()
+        return found
+
     def check_integrity(self) -> None:
         """Assert what must always hold; for tests."""
         found = {}

@@ -12,16 +12,24 @@ class TokenSequence:
     """The prompt and reply of one request. Only its own methods change it.
 
     The leading `computed` ids have their keys and values in the slot; the ids after them are pending.
-    Draft ids are guesses at what follows `ids`. The next forward pass verifies them.
+    Draft ids are guesses at what follows `ids`. The next forward pass verifies them. `is_kept` says whether
+    later requests may use its keys and values.
     """
 
-    __slots__ = ("_cached", "_computed", "_draft_ids", "_ids", "_slot", "request_id", "scope")
+    __slots__ = ("_cached", "_computed", "_draft_ids", "_ids", "_slot", "is_kept", "request_id", "scope")
 
     def __init__(
-        self, request_id: str, ids: Iterable[int], scope: str = "", slot: "Slot | None" = None
+        self,
+        request_id: str,
+        ids: Iterable[int],
+        scope: str = "",
+        slot: "Slot | None" = None,
+        *,
+        is_kept: bool = True,
     ) -> None:
         self.request_id = request_id
         self.scope = scope
+        self.is_kept = is_kept
         self._ids = list(ids)
         self._slot = slot
         self._computed = 0

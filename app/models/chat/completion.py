@@ -59,9 +59,12 @@ class TextGenerator:
             )
 
     async def _collect_all(self, request: GenerateRequest, deadline: Deadline) -> list[GeneratedReply]:
-        """Returns all sequences, which are generated in parallel. If one fails, the others are cancelled."""
+        """All sequences, which run side by side. If one fails, the others are cancelled.
+
+        The first alone is kept for later requests, because all begin with the same prompt.
+        """
         tasks = [
-            asyncio.create_task(self._collect(_reseed(request, index), deadline))
+            asyncio.create_task(self._collect(_reseed(request, index), deadline, is_kept=index == 0))
             for index in range(request.num_return_sequences)
         ]
         try:
@@ -71,16 +74,20 @@ class TextGenerator:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _collect(self, request: GenerateRequest, deadline: Deadline) -> GeneratedReply:
-        async with aclosing(self._events(request, deadline)) as events:
+    async def _collect(
+        self, request: GenerateRequest, deadline: Deadline, *, is_kept: bool
+    ) -> GeneratedReply:
+        async with aclosing(self._events(request, deadline, is_kept=is_kept)) as events:
             async for event in events:
                 last = event
         assert isinstance(last, GeneratedReply), "a generation ends with its reply"
         return last
 
-    def _events(self, request: GenerateRequest, deadline: Deadline) -> AsyncGenerator[ReplyEvent, None]:
+    def _events(
+        self, request: GenerateRequest, deadline: Deadline, *, is_kept: bool = True
+    ) -> AsyncGenerator[ReplyEvent, None]:
         sampling = request.model_copy(update={"temperature": 0.0}) if request.do_sample is False else request
-        prompt = ModelInput(prompt=request.prompt)
+        prompt = ModelInput(prompt=request.prompt, is_kept=is_kept)
         return self._generator.generate(prompt, sampling, request.model_name, deadline)
 
 

@@ -147,3 +147,41 @@ def test_random_use_stays_within_the_budget(tokens: int) -> None:
     cache = make_cache(tokens=tokens, longest=64)
     for number, (ids, length) in enumerate(zip(draws, lengths, strict=True)):
         serve(cache, str(number), ids[:length], scope="ab"[number % 2])
+
+
+def test_release_keeps_one_of_many_with_the_same_ids() -> None:
+    cache = make_cache(tokens=16 * 448)
+    serve(cache, "first", [*range(421)])
+    once = cache.used_bytes
+    for _ in range(3):
+        together = [admit(cache, str(number), [*range(421)]) for number in range(15)]
+        for sequence in together:
+            cache.release(sequence)
+        cache.check_integrity()
+        assert cache.used_bytes == once
+
+
+def test_release_keeps_no_slot_that_another_contains() -> None:
+    cache = make_cache()
+    short, long = admit(cache, "short", [*range(20)]), admit(cache, "long", [*range(100)])
+    elsewhere = admit(cache, "elsewhere", [*range(20)], scope="b")
+    for sequence in (short, elsewhere, long):
+        cache.release(sequence)
+    assert [slot.tokens for slot in cache.finished_slots] == [20, 100]
+    late = admit(cache, "late", [*range(21)])
+    branch = admit(cache, "branch", [*range(20), 7])
+    cache.release(late)
+    assert [slot.tokens for slot in cache.finished_slots] == [20, 100]
+    cache.release(branch)
+    assert [slot.tokens for slot in cache.finished_slots] == [20, 100, 21]
+    cache.check_integrity()
+
+
+def test_release_drops_what_is_not_to_be_kept() -> None:
+    cache = make_cache()
+    sequence = TokenSequence("a", [*range(50)], is_kept=False)
+    assert cache.attach(sequence)
+    compute(sequence)
+    cache.release(sequence)
+    assert cache.used_bytes == 0
+    cache.check_integrity()

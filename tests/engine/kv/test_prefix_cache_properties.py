@@ -1,6 +1,6 @@
 """Whatever sequences come and go, the cache stays within its budget and evicts no slot without need."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -9,24 +9,58 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.engine.kv.prefix_cache import KVCache
 from app.engine.kv.prefix_index import common_prefix
-from app.engine.kv.slot import Slot
+from app.engine.kv.slot import PerSlotAllocator, Slot
 from app.engine.scheduling.sequence import TokenSequence
 
 BYTES_PER_TOKEN = 3
 MAX_TOKENS = 200
+BLOCK = 64
 any_sequence = st.integers(0, 99)  # of the active ones, counted round and round
 few_ids = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 prompts = st.tuples(few_ids, st.sampled_from([1, 2, 4])).map(lambda pair: pair[0] * pair[1])
 
 
+class CheckedAllocator(PerSlotAllocator):
+    """Asserts that no slot is used after it was dropped, and that all together fit into the budget."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.slots: set[Slot] = set()
+
+    def new(self, capacity: int, scope: str = "") -> Slot:
+        return self._added(super().new(capacity, scope))
+
+    def copy(self, slot: Slot, length: int, capacity: int) -> Slot:
+        assert slot in self.slots, "a dropped slot is copied"
+        return self._added(super().copy(slot, length, capacity))
+
+    def resize(self, slot: Slot, length: int, capacity: int) -> None:
+        assert slot in self.slots, "a dropped slot is resized"
+        super().resize(slot, length, capacity)
+        self._added(slot)
+
+    def drop(self, slot: Slot) -> None:
+        self.slots.remove(slot)
+        super().drop(slot)
+
+    def _added(self, slot: Slot) -> Slot:
+        self.slots.add(slot)
+        assert sum(each.capacity for each in self.slots) <= self.budget, "beyond the budget"
+        return slot
+
+
 class CacheUse(RuleBasedStateMachine):
     """Remembers the ids in each slot, and compares every look-up with all of them."""
 
-    @initialize(budget=st.integers(MAX_TOKENS, 4 * MAX_TOKENS))
+    @initialize(budget=st.integers(MAX_TOKENS, 3 * MAX_TOKENS))
     def start(self, budget: int) -> None:
         self.budget = budget
+        self.allocator = CheckedAllocator(budget)
         self.cache = KVCache(
-            budget_bytes=budget * BYTES_PER_TOKEN, bytes_per_token=BYTES_PER_TOKEN, max_tokens=MAX_TOKENS
+            budget_bytes=budget * BYTES_PER_TOKEN,
+            bytes_per_token=BYTES_PER_TOKEN,
+            max_tokens=MAX_TOKENS,
+            allocator=self.allocator,
         )
         self.active: dict[TokenSequence, int] = {}  # with the number of ids when it was attached
         self.held: dict[Slot, list[int]] = {}  # ids in finished slots
@@ -40,7 +74,7 @@ class CacheUse(RuleBasedStateMachine):
             self.active[sequence] = len(ids)
             assert sequence.computed == sequence.cached == longest
         else:
-            assert self.active, "an empty cache has room for every sequence"
+            assert self.active_tokens() + least_capacity(ids) > self.budget, "there was room"
 
     @precondition(lambda self: self.active)
     @rule(number=any_sequence, count=st.integers(1, 100))
@@ -58,6 +92,8 @@ class CacheUse(RuleBasedStateMachine):
         if has_room:
             assert sequence.slot.capacity >= len(sequence.ids)
         else:
+            others = self.active_tokens() - sequence.slot.capacity
+            assert others + least_capacity(sequence.ids) > self.budget, "there was room"
             self.discard(number)
 
     @precondition(lambda self: self.active)
@@ -68,7 +104,7 @@ class CacheUse(RuleBasedStateMachine):
         self.cache.release(sequence)
         del self.active[sequence]
         if sequence.computed > 0:
-            self.held[slot] = list(sequence.ids[: sequence.computed])
+            self.keep(slot, list(sequence.ids[: sequence.computed]))
 
     @precondition(lambda self: self.active)
     @rule(number=any_sequence)
@@ -88,9 +124,23 @@ class CacheUse(RuleBasedStateMachine):
             self.cache.check_integrity()
             assert self.cache.used_bytes <= self.budget * BYTES_PER_TOKEN
             assert set(self.cache.finished_slots) == set(self.held)
+            assert self.allocator.slots == {*self.held, *(each.slot for each in self.active)}
+
+    def active_tokens(self) -> int:
+        return sum(sequence.slot.capacity for sequence in self.active)
 
     def pick(self, number: int) -> TokenSequence:
         return list(self.active)[number % len(self.active)]
+
+    def keep(self, slot: Slot, ids: list[int]) -> None:
+        """Of slots that hold the same ids, or the beginning of another's, only the other is kept."""
+        same_scope = {other: held for other, held in self.held.items() if other.scope == slot.scope}
+        if any(len(held) > len(ids) and held[: len(ids)] == ids for held in same_scope.values()):
+            return
+        for other, held in same_scope.items():
+            if ids[: len(held)] == held:
+                del self.held[other]
+        self.held[slot] = ids
 
     def longest_prefix(self, ids: list[int], scope: str) -> int:
         known = [held for slot, held in self.held.items() if slot.scope == scope]
@@ -116,6 +166,11 @@ class CacheUse(RuleBasedStateMachine):
             assert used + evicted[-1].capacity > self.budget, "evicted although there was room"
         for slot in set(before) - set(after):
             del self.held[slot]
+
+
+def least_capacity(ids: Sequence[int]) -> int:
+    """The capacity that a slot for these ids has at least: whole blocks, or the longest sequence."""
+    return min(-(-len(ids) // BLOCK) * BLOCK, MAX_TOKENS)
 
 
 TestCacheUse = CacheUse.TestCase

@@ -1,9 +1,15 @@
+import asyncio
+
 import pytest
 
+from app.core.config import Settings
 from app.core.errors import InvalidRequest
+from app.models.chat.completion import TextGenerator
+from app.models.chat.generation import ChatGenerator
 from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent
 from tests.engine.tiny import WINDOW
-from tests.models.conftest import World, soon
+from tests.models.conftest import World, collect, soon
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
 
 def test_generate_continues_the_prompt(world: World) -> None:
@@ -37,3 +43,14 @@ def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world
     request = GenerateRequest(prompt="the cat", num_return_sequences=7)  # 4 run and 2 wait
     with pytest.raises(InvalidRequest, match="num_return_sequences: .* at most 6 at once"):
         world.collect(world.generator.generate(request, soon()))
+
+
+def test_generate_keeps_one_of_several_sequences_for_later_requests() -> None:
+    """All begin with the same prompt."""
+    backend = StandInBackend(reply=HELLO)
+    generator = TextGenerator(Settings(), ChatGenerator(StandInModels(backend)))
+    for sequences, kept in ((1, [True]), (3, [True, False, False])):
+        backend.requests.clear()
+        request = GenerateRequest(prompt="the cat", num_return_sequences=sequences)
+        asyncio.run(collect(generator.generate(request, soon())))
+        assert [model_input.is_kept for model_input in backend.requests] == kept
