@@ -91,3 +91,11 @@ def test_api_page_lists_every_route() -> None:
         if path != "/"
     ]
     assert sorted(rows) == sorted(declared)
+
+
+def test_readme_names_the_licence_the_python_version_and_every_page() -> None:
+    readme = read("README.md")
+    assert "Python 3.11" in readme and "[MIT](LICENSE)" in readme
+    assert read("LICENSE").startswith("MIT License")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in readme, page.name

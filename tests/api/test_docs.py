@@ -94,3 +94,8 @@ def test_key_field_is_shown_only_if_a_key_is_required() -> None:
     assert "401" in locked["paths"]["/api/v1/chat"]["post"]["responses"]
     assert "401" not in SCHEMA["paths"]["/api/v1/chat"]["post"]["responses"]
     assert "401" not in locked["paths"]["/api/v1/health"]["get"]["responses"]
+
+
+def test_schema_says_with_which_seed_each_sequence_is_drawn() -> None:
+    fields = SCHEMA["components"]["schemas"]["GenerateRequest"]["properties"]
+    assert "`seed + i`" in fields["num_return_sequences"]["description"]

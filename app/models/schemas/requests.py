@@ -158,7 +158,12 @@ class GenerateRequest(SamplingFields):
     prompt: NonBlankText = Field(
         description="The text to continue. It is used as it is, without a chat template."
     )
-    num_return_sequences: StrictInt = Field(1, ge=1, le=16)
+    num_return_sequences: StrictInt = Field(
+        1,
+        ge=1,
+        le=16,
+        description="The number of texts. With a `seed`, text i (from 0) is drawn with `seed + i`.",
+    )
     do_sample: StrictBool | None = Field(None, description="False means greedy, as temperature 0 does.")
     model_name: Name | None = None
     stream: StrictBool = Field(
