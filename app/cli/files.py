@@ -1,6 +1,7 @@
 """Writes files atomically and checks the names that conversations are saved under."""
 
 import contextlib
+import itertools
 import os
 import re
 import tempfile
@@ -30,13 +31,15 @@ def checked_name(name: str) -> str:
     return name
 
 
-def keep_backup(path: Path) -> None:
-    """Keeps the existing file, if any, as `<name>~`."""
-    backup = path.with_name(f"{path.name}~")
-    with contextlib.suppress(FileNotFoundError):
-        link = path.with_name(f"{path.name}~{os.getpid()}")
-        os.link(path, link)
-        os.replace(link, backup)
+def keep_backup(path: Path) -> Path:
+    """Keeps the existing file under a second name, the first free one of `<name>~`, `<name>~2` and so on.
+    Returns that name."""
+    for number in itertools.count(1):
+        backup = path.with_name(f"{path.name}~{'' if number == 1 else number}")
+        with contextlib.suppress(FileExistsError):
+            os.link(path, backup)
+            return backup
+    raise AssertionError("some name is free")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

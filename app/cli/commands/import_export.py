@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command, number_of, unexpected
-from app.cli.commands.saving import may_replace
+from app.cli.commands.saving import make_way
 from app.cli.conversation.attachments import attachment
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
@@ -84,11 +84,9 @@ async def export(session: Session, argument: str) -> None:
             content = await asyncio.to_thread(document, transcript, path, stopped)
         finally:
             stopped.set()  # after Ctrl-C nobody awaits the thread until the client exits
-    replaces = await may_replace(path, session.terminal)
+    await make_way(path, session.terminal)
     write_document(content, path)
     session.terminal.say(f"Exported {count(transcript.turns, 'turn')} to {path}", symbol="💾")
-    if replaces:
-        session.terminal.note(f"The file that it replaces is kept as {path}~")
 
 
 def _copy_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:

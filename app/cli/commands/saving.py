@@ -29,7 +29,7 @@ from app.cli.conversation.transcript_file import (
     saved_names,
 )
 from app.cli.errors import TranscriptError, UsageError
-from app.cli.files import checked_name
+from app.cli.files import checked_name, keep_backup
 from app.cli.output.formatting import count, format_age
 from app.cli.output.terminal import Terminal
 
@@ -66,29 +66,32 @@ async def save(session: Session, argument: str) -> None:
     if not name:
         raise UsageError("/save needs a name.", "/save NAME saves to conversations/NAME.json.")
     name = checked_name(name)
-    is_own = name == session.saved_as
-    replaces = not is_own and await may_replace(FOLDER / f"{name}.json", session.terminal)
-    path = save_transcript(transcript, name, replaces=is_own)
+    if name != session.saved_as:
+        await make_way(FOLDER / f"{name}.json", session.terminal)
+    path = save_transcript(transcript, name)
     session.saved_as = name
     session.terminal.say(f"Conversation saved to {path.name}", symbol="💾")
-    if replaces:
-        session.terminal.note(f"The file that it replaces is kept as {path}~")
 
 
-async def may_replace(path: Path, terminal: Terminal) -> bool:
-    """Returns whether the path is an existing file that the user agrees to replace; False if it is free.
+async def make_way(path: Path, terminal: Terminal) -> None:
+    """Asks whether an existing file may be replaced, keeps a copy of it, and says where that is.
 
     Raises:
         UsageError: the user does not agree or cannot be asked, or the path is not a file.
+        TranscriptError: no copy can be made.
     """
     if not os.path.lexists(path):
-        return False
+        return
     if not path.is_file():
         raise UsageError(f"{path} is not a regular file.")
     if not await terminal.confirms(f"{path} exists. Replace it?"):
         hint = "Choose another name, or remove the file first."
         raise UsageError(f"{path} exists and was not replaced.", hint)
-    return True
+    try:
+        backup = keep_backup(path)
+    except OSError as error:
+        raise TranscriptError(f"{path} cannot be copied: {error.strerror}.") from None
+    terminal.note(f"The earlier file is kept as {backup}")
 
 
 async def load(session: Session, argument: str) -> None:

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from app.cli.conversation.transcript_file import Transcript, to_json
 from app.cli.errors import TranscriptError, UsageError
-from app.cli.files import keep_backup, write_atomically
+from app.cli.files import write_atomically
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
@@ -40,13 +40,12 @@ def document(transcript: Transcript, path: Path, stopped: threading.Event | None
 
 
 def write_document(content: bytes, path: Path) -> None:
-    """Writes the file, and keeps an existing one as `<name>~`.
+    """Writes the file.
 
     Raises:
         TranscriptError: the file cannot be written.
     """
     try:
-        keep_backup(path)
         write_atomically(path, content)
     except OSError as error:
         raise TranscriptError(f"{path} cannot be written: {error.strerror}.") from None

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.cli.errors import TranscriptError
-from app.cli.files import checked_name, keep_backup, write_atomically
+from app.cli.files import checked_name, write_atomically
 from app.models.schemas import TranscriptMessage
 
 FORMAT = "llm-serving conversation"
@@ -90,9 +90,8 @@ def to_json(transcript: Transcript) -> bytes:
     return document.model_dump_json(indent=2).encode()
 
 
-def save(transcript: Transcript, name: str, folder: Path = FOLDER, replaces: bool = True) -> Path:
-    """Writes the file atomically and returns its path. An existing file is kept as `NAME.json~`, unless this
-    conversation `replaces` it.
+def save(transcript: Transcript, name: str, folder: Path = FOLDER) -> Path:
+    """Writes the file atomically and returns its path.
 
     Raises:
         TranscriptError: the name is not valid, or the file cannot be written.
@@ -100,8 +99,6 @@ def save(transcript: Transcript, name: str, folder: Path = FOLDER, replaces: boo
     path = folder / f"{checked_name(name)}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not replaces:
-            keep_backup(path)
         write_atomically(path, to_json(transcript))
     except OSError as error:
         raise TranscriptError(f"{path} cannot be written: {error.strerror}.", "Nothing was saved.") from None

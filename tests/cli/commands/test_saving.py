@@ -56,7 +56,7 @@ def test_terminal_asks_before_a_file_is_replaced(url: str) -> None:
         terminal.type("/export notes.md\r")
         terminal.wait_for("notes.md exists. Replace it?", times=2)
         terminal.type("y")
-        terminal.wait_for("The file that it replaces is kept as notes.md~")
+        terminal.wait_for("The earlier file is kept as notes.md~")
         terminal.wait_for("You:", times=4)
         terminal.type("/export notes.md\rsay next\r")  # what is typed ahead is no answer
         terminal.wait_for("notes.md exists and was not replaced.", times=2)

@@ -52,12 +52,6 @@ def test_exported_json_can_be_loaded() -> None:
     assert load("talk", Path()) == TALK
 
 
-def test_existing_file_is_kept_as_a_backup() -> None:
-    Path("talk.md").write_text("mine")
-    _write(Path("talk.md"))
-    assert Path("talk.md~").read_text() == "mine"
-
-
 def test_unknown_format_and_missing_folder_are_rejected() -> None:
     with pytest.raises(UsageError, match="not end in a known format"):
         _write(Path("talk.pdf"))

@@ -10,7 +10,7 @@ import pytest
 
 from app.cli.conversation.transcript_file import Transcript, load, save, saved_names
 from app.cli.errors import TranscriptError
-from app.cli.files import checked_name
+from app.cli.files import checked_name, keep_backup
 from app.cli.net.server import PROJECT
 from app.models.schemas import TranscriptMessage
 
@@ -39,12 +39,14 @@ def test_save_writes_the_documented_format(tmp_path: Path) -> None:
     assert [message["role"] for message in document["messages"]] == ["user", "assistant"]
 
 
-def test_save_keeps_a_backup_of_another_conversation(tmp_path: Path) -> None:
-    save(_transcript("one"), "talk", tmp_path)
-    save(_transcript("two"), "talk", tmp_path, replaces=False)
-    save(_transcript("three"), "talk", tmp_path)
-    assert load("talk", tmp_path).messages[0].content == "three"
-    assert json.loads((tmp_path / "talk.json~").read_text())["messages"][0]["content"] == "one"
+def test_backup_replaces_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.md"
+    for text in ("one", "two", "three"):
+        path.write_text(text)
+        keep_backup(path)
+        path.unlink()
+    kept = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert kept == {"notes.md~": "one", "notes.md~2": "two", "notes.md~3": "three"}
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", ".hidden", "a\nb", "x" * 201, "-r"])

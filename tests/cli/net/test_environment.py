@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,13 @@ def test_client_reports_a_missing_certificate_file(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(ConfigError, match="^SSL_CERT_FILE is '/nowhere.pem'"):
         asyncio.run(ask())
+
+
+def test_socks_proxy_is_used_if_its_package_is_installed() -> None:
+    environ = {"ALL_PROXY": "socks5://127.0.0.1:7890"}
+    if find_spec("socksio") is not None:
+        assert proxy_for(REMOTE, environ) == Proxy("ALL_PROXY", "socks5://127.0.0.1:7890")
+        return
+    with pytest.raises(ConfigError, match="^ALL_PROXY names a SOCKS proxy") as caught:
+        proxy_for(REMOTE, environ)
+    assert "pip install 'httpx[socks]'" in str(caught.value.hint)
