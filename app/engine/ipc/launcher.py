@@ -5,11 +5,11 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from app.engine.ipc.child_process import ChildProcess, ForkedProcess, SpawnedProcess, worker_environment
 from app.engine.ipc.fork_server import REFUSED
+from app.engine.ipc.socket_folder import make_socket_folder
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class ForkServer:
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="llm-"))  # only this user may enter it
+        self._folder = make_socket_folder()  # only this user may enter it
         self.path = self._folder / "fork-server"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
             listening.bind(str(self.path))

@@ -7,9 +7,7 @@ import asyncio
 import contextlib
 import shutil
 import socket
-import tempfile
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -19,6 +17,7 @@ from app.engine.ipc.child_process import ChildProcess
 from app.engine.ipc.heartbeat import Beat
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import Inbound, Outbound, Shutdown, WorkerSpec, decode_outbound, encode
+from app.engine.ipc.socket_folder import make_socket_folder
 
 SHUTDOWN_GRACE_S = 3.0
 
@@ -126,14 +125,18 @@ class _MessageSocket:
     """This end of the socket pair, in a folder that only this user may enter."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="llm-"))
+        self._folder = make_socket_folder()
         self._is_named = True
         self.address = f"ipc://{self._folder}/worker"
         self.socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.SNDHWM, 0)
         self.socket.setsockopt(zmq.RCVHWM, 0)
-        self.socket.bind(self.address)
+        try:
+            self.socket.bind(self.address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise OSError(error.errno, f"the socket {self.address} cannot be made") from error
 
     def leave_folder(self) -> None:
         """Removes the folder, which is needed only until the worker has connected."""

@@ -18,10 +18,18 @@ from urllib.request import getproxies, proxy_bypass
 from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
-from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
+from app.core.errors import (
+    ModelCorrupt,
+    ModelMissing,
+    ModelOffline,
+    ModelUnavailable,
+    ModelUnsupported,
+    NoAccess,
+)
 from app.core.model_folder import PICKLE, is_complete, weight_bytes
 from app.models.hub.cache import cache_name, snapshots
 from app.models.hub.checksums import Checksums
+from app.models.hub.environment import refuse_unusable_environment
 from app.models.hub.errors import damaged, offline, to_model_error
 from app.models.hub.progress import LoadReporter, Meter
 from app.models.hub.threads import NetworkTimeouts, ask_disk, in_thread
@@ -184,6 +192,11 @@ class Hub:
         return damaged(weights.source)
 
     async def _fetch_source(self, source: Source, report: LoadReporter) -> Path:
+        if source.is_local and source.location.lower().endswith(".gguf"):
+            raise ModelUnsupported(
+                f"{source.location} is a GGUF file, which this server cannot read yet.",
+                hint="Name the folder of the model that it was made from, with *.safetensors.",
+            )
         if source.is_local:
             raise ModelMissing(
                 f"The folder of {source.location} is missing or incomplete.",
@@ -204,6 +217,7 @@ class Hub:
         """Raises ModelOffline within the probe's timeout if the Hub is unreachable or silent."""
         if constants.HF_HUB_OFFLINE:
             raise offline(source)
+        await in_thread(refuse_unusable_environment)
         address, limit_s = network_address(self._endpoint), self._timeouts.probe_s
         try:
             # Looking up a name can take longer than the socket's own timeout.
@@ -239,7 +253,8 @@ class Hub:
 def network_address(endpoint: str) -> tuple[str, int]:
     """Returns the host and port for connections to the Hub: its own, or those of a proxy."""
     url = urlsplit(endpoint)
-    proxy = getproxies().get(url.scheme)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
     if proxy and url.hostname and not proxy_bypass(url.hostname):
         url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
     return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)

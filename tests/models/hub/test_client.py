@@ -17,6 +17,7 @@ from app.core.errors import (
     ModelMissing,
     ModelOffline,
     ModelRefused,
+    ModelUnsupported,
     RateLimited,
     TokenRefused,
 )
@@ -194,11 +195,12 @@ def test_unreadable_cache_holds_nothing(tmp_path: Path) -> None:
     assert Hub(target).find(profile("owner/tiny")) is None
 
 
-def test_network_address_is_the_proxys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy", "ALL_PROXY"])
+def test_network_address_is_the_proxys(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as proxy:
         proxy.bind(("127.0.0.1", 0))
         proxy.listen()
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         assert network_address("http://hub.example") == proxy.getsockname()
     monkeypatch.setenv("no_proxy", "hub.example")
     assert network_address("http://hub.example") == ("hub.example", 80)
@@ -208,6 +210,13 @@ def test_network_address_is_the_proxys(tmp_path: Path, monkeypatch: pytest.Monke
 def test_fetch_of_a_missing_folder_names_the_missing_files(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="incomplete"):
         fetch(Hub(tmp_path), profile(str(tmp_path / "nothing")))
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model-Q4_K_M.GGUF"])
+def test_fetch_of_a_gguf_file_says_that_it_cannot_be_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelUnsupported, match="is a GGUF file"):
+        fetch(Hub(tmp_path), profile(str(tmp_path / name)))
 
 
 def test_next_source_replaces_a_missing_folder(tmp_path: Path, standin: StandInHub) -> None:

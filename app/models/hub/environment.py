@@ -1,0 +1,52 @@
+"""Checks the environment variables that the Hub's HTTP client reads: proxies and certificates.
+
+Without the check their mistakes look like a network that is broken.
+"""
+
+import os
+import ssl
+from collections.abc import Mapping
+
+from app.core.errors import HubUnreachable
+
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+
+
+def refuse_unusable_environment(environ: Mapping[str, str] = os.environ) -> None:
+    """Raises HubUnreachable, which names the variable, if the client could not even be made."""
+    for name in _PROXIES:
+        for variable in (name.lower(), name):
+            if value := environ.get(variable, "").strip():
+                _check_proxy(variable, value)
+    _check_certificates(environ)
+
+
+def _check_proxy(variable: str, value: str) -> None:
+    import httpx  # imported here, because only a download needs it
+
+    try:
+        httpx.HTTPTransport(proxy=value if "://" in value else f"http://{value}", verify=False).close()
+    except ImportError:
+        raise HubUnreachable(
+            f"{variable} names a SOCKS proxy, for which a package is missing.",
+            hint="Install it with: pip install 'httpx[socks]'",
+        ) from None
+    except (ValueError, httpx.InvalidURL):
+        raise HubUnreachable(
+            f"{variable} does not hold the address of a proxy that the server can use.",
+            hint="Set it to an address such as http://127.0.0.1:3128 or socks5://127.0.0.1:1080.",
+        ) from None
+
+
+def _check_certificates(environ: Mapping[str, str]) -> None:
+    file = environ.get("SSL_CERT_FILE")
+    if not file:
+        return
+    try:
+        ssl.create_default_context(cafile=file)
+    except (OSError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "it holds no certificates"
+        raise HubUnreachable(
+            f"SSL_CERT_FILE is {file!r}, which cannot be used: {reason}.",
+            hint="Set it to a file with certificates in PEM format, or unset it.",
+        ) from None
