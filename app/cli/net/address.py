@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,8 +19,13 @@ class Address:
 
     @property
     def is_remote(self) -> bool:
-        """Whether a proxy may be used."""
-        return httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1")
+        """Whether it is another machine, for which a proxy may be used."""
+        host = httpx.URL(self.url).host
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return host != "localhost"
+        return not (address.is_loopback or address.is_unspecified)
 
     @property
     def is_encrypted(self) -> bool:

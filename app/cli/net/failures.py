@@ -71,5 +71,5 @@ def _how_to_start(address: Address) -> str:
     port = url.port or (443 if address.is_encrypted else 80)
     if address.is_remote:
         return f"Is a server running on {url.host}, and may others connect to port {port} there?"
-    host = "127.0.0.1" if url.host == "localhost" else url.host
+    host = "127.0.0.1" if url.host in ("localhost", "0.0.0.0", "::") else url.host
     return f"Start one with: uvicorn app.main:app --host {host} --port {port}"

@@ -60,11 +60,17 @@ def _server_context(*names: str) -> ssl.SSLContext:
     return context
 
 
-def test_refused_connection_suggests_a_command_for_the_named_port() -> None:
+@pytest.mark.parametrize(
+    ("host", "shown"), [("localhost", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")]
+)
+def test_refused_connection_suggests_a_command_for_the_named_port(
+    monkeypatch: pytest.MonkeyPatch, host: str, shown: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:7890/")  # not for servers on this machine
     port = choose_port("127.0.0.1", 0)
-    error = _failure(f"http://localhost:{port}")
-    assert error.message == f"No server answers at http://localhost:{port} (connection refused)."
-    assert error.hint == f"Start one with: uvicorn app.main:app --host 127.0.0.1 --port {port}"
+    error = _failure(f"http://{host}:{port}")
+    assert error.message == f"No server answers at http://{host}:{port} (connection refused)."
+    assert error.hint == f"Start one with: uvicorn app.main:app --host {shown} --port {port}"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", f"{'a' * 70}.invalid"])
