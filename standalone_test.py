@@ -25,6 +25,7 @@ QUESTIONS = (
     "What is the capital of France?",
     "Write a Python function that calculates the factorial of a number.",
 )
+_LOG_LEVEL = "ERROR"  # also of the worker, whose lines would displace the bars; errors are printed here
 console = Console()
 
 
@@ -149,7 +150,7 @@ def report(services: Services, loaded: SwitchModelResponse) -> None:
 
 async def run(settings: Settings, arguments: argparse.Namespace) -> None:
     name = choose_model(settings, arguments.model)
-    services = build_services(settings.model_copy(update={"model_name": name}))
+    services = build_services(settings.model_copy(update={"model_name": name, "log_level": _LOG_LEVEL}))
     try:
         loaded = await load(services, name)
         await (converse if arguments.interactive else check)(services, name)
@@ -173,7 +174,7 @@ def main() -> int:
         "--interactive", action="store_true", help="hold a conversation instead of asking the questions"
     )
     arguments = parser.parse_args()
-    configure("ERROR")
+    configure(_LOG_LEVEL)
     try:
         asyncio.run(run(load_settings(), arguments))
     except SettingsError as error:

@@ -77,7 +77,7 @@ def _work(spec: WorkerSpec, link: WorkerLink) -> int:
     try:
         ready = _start(spec, link)
     except DomainError as error:
-        _log.error("loading %s failed: %s", spec.model_name, error.message)
+        _log.warning("loading %s failed: %s", spec.model_name, error.message)
         link.send(LoadFailed(error.code, error.message, error.hint))
         return 1
     except Exception as error:  # the process's root
