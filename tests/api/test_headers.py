@@ -1,4 +1,4 @@
-"""No header of a request, whatever it holds, leads to a server error."""
+"""No header and no target of a request, whatever it holds, leads to a server error."""
 
 from collections.abc import Iterator
 
@@ -96,3 +96,20 @@ def test_no_header_is_a_server_error(
 ) -> None:
     found = status(url, method, path, headers)
     assert found is None or found < 500 or (found, path) == (503, "/health/ready"), found
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "FOO"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/docs-assets/%00", "/docs-assets/%ff", f"/docs-assets/{'a' * 3000}", "/%00", "/%ff", "/?%ff=%00"),
+        *("//[", "//", "http://[/", "http://x/health", "*", "/docs?%5b", "/health#x", "/\u00e9"),
+        *("/api/v1/model-info?model_name=%00", "/api/v1/model-info?model_name=~nobody/x"),
+        *("/api/v1/chat/conversation/%00", "/api/v1/chat/conversation/..%2f..", "/api/v1/chat/models?%00"),
+        f"/api/v1/chat/conversations?limit={'9' * 5000}",
+    ],
+    ids=lambda target: target[:40],
+)
+def test_no_target_is_a_server_error(url: str, method: str, target: str) -> None:
+    found = status(url, method, target, [])
+    assert found is not None and found < 500
