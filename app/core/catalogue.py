@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -34,14 +34,24 @@ END_OF_TEXT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """The sampling parameters for requests that set none."""
+    """The sampling parameters of a request that sets none. None leaves one to the next in line."""
 
-    max_tokens: int = 1024
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 50
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    def given(self) -> dict[str, float]:
+        """Returns the parameters that are set, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+# The last in line, after the request, the model's profile and its generation_config.json.
+DEFAULT_SAMPLING = SamplingDefaults(
+    max_tokens=1024, temperature=0.7, top_p=0.9, top_k=50, min_p=0.0, repetition_penalty=1.0
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.catalogue import CATALOGUE
+from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING
 from app.core.config import SettingsError
 from app.core.models_file import with_models_of
 
@@ -29,7 +29,7 @@ def test_example_shows_every_default() -> None:
         "v1.2",
         ("\nuser:",),
     )
-    assert models["my-model"].sampling == models["phi4-mini"].sampling
+    assert models["my-model"].sampling == DEFAULT_SAMPLING
     assert models["my-model"].context_length == models["phi4-mini"].context_length
     assert models["phi4-mini"].size_bytes is None
     pinned, known = models["qwen3-0.6b"], CATALOGUE["qwen3-0.6b"]

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from app.core.catalogue import CATALOGUE, SamplingDefaults
+from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, SamplingDefaults
 from app.core.config import SettingsError
 from app.core.errors import InvalidRequest
 from app.core.models_file import with_models_of
@@ -53,9 +53,14 @@ def test_all_parameters_are_known_everywhere(held: type) -> None:
 
 def test_catalogue_has_defaults_within_the_bounds() -> None:
     for profile in CATALOGUE.values():
-        for defaults in (profile.sampling, *(source.sampling for source in profile.sources)):
-            for name in DEFAULTED if defaults is not None else ():
-                assert getattr(defaults, name) in BOUNDS[name], (profile.name, name)
+        for defaults in (
+            DEFAULT_SAMPLING,
+            profile.sampling,
+            *(source.sampling for source in profile.sources),
+        ):
+            for name, value in defaults.given().items() if defaults is not None else ():
+                assert value in BOUNDS[name], (profile.name, name)
+    assert list(DEFAULT_SAMPLING.given()) == DEFAULTED
 
 
 @pytest.mark.parametrize("name", BOUNDS)

@@ -1,19 +1,24 @@
 """Generates a reply with a model, which it loads first if necessary. It keeps no state between requests."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import Protocol
 
-from app.core.catalogue import SamplingDefaults
 from app.core.deadline import Deadline
 from app.core.errors import WorkerDied
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import Accepted, Delta, Finished, SamplingParams
 from app.models.chat.reply import GeneratedReply, ReplyCollector
 from app.models.lifecycle.served_model import ServedModel
-from app.models.schemas import DeltaEvent, LoadProgress, SamplingFields, StartEvent, ThinkingEvent
+from app.models.schemas import (
+    DeltaEvent,
+    LoadProgress,
+    SamplingFields,
+    SamplingValue,
+    StartEvent,
+    ThinkingEvent,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +134,11 @@ def _log_end(model: ServedModel, finished: Finished) -> None:
     )
 
 
-def sampling_for(request: SamplingFields, defaults: SamplingDefaults) -> SamplingParams:
+def sampling_for(request: SamplingFields, defaults: Mapping[str, SamplingValue]) -> SamplingParams:
     """Returns the request's parameters, with the model's defaults for those that it leaves out."""
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     stop = given.pop("stop", ())
     return SamplingParams(
-        **(asdict(defaults) | given), stop=(stop,) if isinstance(stop, str) else tuple(stop)
+        **({name: default.value for name, default in defaults.items()} | given),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
     )

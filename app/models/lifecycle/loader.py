@@ -10,6 +10,7 @@ from dataclasses import replace
 from app.core.config import Settings
 from app.core.errors import ModelLoadFailed, ModelUnavailable, ShuttingDown
 from app.models.hub.client import Hub, Weights
+from app.models.hub.generation_config import generation_config_of
 from app.models.hub.progress import LoadReporter
 from app.models.hub.threads import in_thread
 from app.models.lifecycle.background import BackgroundTasks
@@ -173,7 +174,8 @@ class ModelLoader:
         )
         backend = await self._engines.start(spec, report)
         report("ready", 1.0)
-        return ServedModel(state.profile, source, backend, time.monotonic() - began)
+        generation = await in_thread(lambda: generation_config_of(weights.path))
+        return ServedModel(state.profile, source, backend, time.monotonic() - began, generation)
 
     async def _draft_for(self, state: ModelState, needed_bytes: int) -> Weights | None:
         """Returns the draft model, if it is on the disk and fits beside the model without an eviction."""

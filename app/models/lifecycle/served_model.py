@@ -1,9 +1,11 @@
 """A loaded model and the backend that serves it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.catalogue import ModelProfile, SamplingDefaults, Source
+from app.core.catalogue import DEFAULT_SAMPLING, ModelProfile, SamplingDefaults, Source
 from app.engine.backend import EngineBackend
+from app.models.schemas import SamplingOrigin, SamplingValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +16,26 @@ class ServedModel:
     source: Source
     backend: EngineBackend
     load_time_s: float
+    generation_config: SamplingDefaults = SamplingDefaults()
 
     @property
     def model_id(self) -> str:
         return self.source.model_id
 
     @property
-    def sampling(self) -> SamplingDefaults:
-        return self.profile.sampling if self.source.sampling is None else self.source.sampling
+    def sampling(self) -> Mapping[str, SamplingValue]:
+        """The parameters of a request that sets none.
+
+        They are those of the profile, else of generation_config.json, else the server's defaults.
+        """
+        profile = self.profile.sampling if self.source.sampling is None else self.source.sampling
+        lines: tuple[tuple[SamplingOrigin, SamplingDefaults], ...] = (
+            ("default", DEFAULT_SAMPLING),
+            ("generation_config", self.generation_config),
+            ("profile", profile),
+        )
+        return {
+            name: SamplingValue(value=value, origin=origin)
+            for origin, defaults in lines
+            for name, value in defaults.given().items()
+        }

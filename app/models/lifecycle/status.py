@@ -16,6 +16,7 @@ from app.models.schemas import (
     ModelHealth,
     ModelInfoResponse,
     ModelListResponse,
+    SamplingValue,
     ServerState,
 )
 
@@ -141,7 +142,7 @@ def _served_from(state: ModelState, weights: Weights | None) -> str:
     return (state.profile.sources[0] if weights is None else weights.source).model_id
 
 
-def _facts(loaded: ServedModel) -> dict[str, str | int | float | None]:
+def _facts(loaded: ServedModel) -> dict[str, str | int | float | dict[str, SamplingValue] | None]:
     info = loaded.backend.info
     return {
         "model_id": loaded.model_id,
@@ -155,4 +156,5 @@ def _facts(loaded: ServedModel) -> dict[str, str | int | float | None]:
         "kv_cache_bytes": info.kv_cache_bytes,
         "context_length": info.context_length,
         "load_time": loaded.load_time_s,
+        "sampling": dict(loaded.sampling),
     }

@@ -14,6 +14,8 @@ from app.models.schemas.models import (
     ModelHealth as ModelHealth,
     ModelInfoResponse as ModelInfoResponse,
     ModelListResponse as ModelListResponse,
+    SamplingOrigin as SamplingOrigin,
+    SamplingValue as SamplingValue,
     ServerState as ServerState,
     SwitchModelRequest as SwitchModelRequest,
     SwitchModelResponse as SwitchModelResponse,

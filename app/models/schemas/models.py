@@ -89,6 +89,14 @@ class UnloadModelResponse(WireModel):
     was_loaded: bool
 
 
+SamplingOrigin = Literal["profile", "generation_config", "default"]
+
+
+class SamplingValue(WireModel):
+    value: int | float
+    origin: SamplingOrigin
+
+
 class ModelInfoResponse(WireModel):
     model_name: str
     model_id: str | None
@@ -107,6 +115,9 @@ class ModelInfoResponse(WireModel):
     kv_cache_bytes: int | None = None
     context_length: int
     load_time: float | None = None
+    sampling: dict[str, SamplingValue] | None = Field(
+        None, description="The parameters of a request that sets none, and their origin; null if not loaded."
+    )
     error: str | None = Field(None, description="Why the last load failed.")
 
 

@@ -1,5 +1,6 @@
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from app.engine.backend import ModelInput
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator, ReplyEvent, sampling_for
 from app.models.chat.reply import GeneratedReply
+from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
     DeltaEvent,
     GenerateRequest,
@@ -19,7 +21,7 @@ from app.models.schemas import (
     ThinkingEvent,
 )
 from tests.models.conftest import collect, soon
-from tests.models.stand_in import HELLO, LOADING, StandInBackend, StandInModels
+from tests.models.stand_in import HELLO, LOADING, PROFILE, StandInBackend, StandInModels
 
 PROMPT = ModelInput(prompt="the cat")
 
@@ -82,8 +84,31 @@ def test_loading_and_generating_have_one_deadline_together() -> None:
 
 
 def test_sampling_for_prefers_the_request_to_the_defaults() -> None:
-    defaults = SamplingDefaults(max_tokens=10, temperature=0.7, top_k=5)
+    defaults = served(SamplingDefaults(max_tokens=10, temperature=0.7, top_k=5)).sampling
     params = sampling_for(SamplingFields(temperature=0, stop="\n", seed=0), defaults)
     assert (params.max_tokens, params.temperature, params.top_k) == (10, 0, 5)
     assert (params.stop, params.seed) == (("\n",), 0)
     assert sampling_for(SamplingFields(stop=["a", "b"]), defaults).stop == ("a", "b")
+
+
+def served(profile: SamplingDefaults, generation_config: SamplingDefaults | None = None) -> ServedModel:
+    described = replace(PROFILE, sampling=profile)
+    own = SamplingDefaults() if generation_config is None else generation_config
+    return ServedModel(described, PROFILE.sources[0], StandInBackend(), 1.0, own)
+
+
+def test_sampling_is_of_the_profile_then_of_the_generation_config_then_the_default() -> None:
+    own = SamplingDefaults(temperature=0.1, top_k=7, min_p=0.2)
+    model = served(SamplingDefaults(temperature=0.5), own)
+    origins = {name: (each.value, each.origin) for name, each in model.sampling.items()}
+    assert origins == {
+        "max_tokens": (1024, "default"),
+        "temperature": (0.5, "profile"),
+        "top_p": (0.9, "default"),
+        "top_k": (7, "generation_config"),
+        "min_p": (0.2, "generation_config"),
+        "repetition_penalty": (1.0, "default"),
+    }
+    params = sampling_for(SamplingFields(min_p=0.0), model.sampling)
+    assert (params.temperature, params.top_k, params.min_p, params.top_p) == (0.5, 7, 0.0, 0.9)
+    assert isinstance(params.top_k, int) and isinstance(params.max_tokens, int)
