@@ -52,7 +52,10 @@ def run(address: str) -> int:
     name_process("llm-worker")
     life_line = sys.stdin.fileno()
     with open(life_line, "rb", closefd=False) as stream:
-        spec = msgspec.json.decode(stream.readline(), type=WorkerSpec)
+        line = stream.readline()
+    if not line.endswith(b"\n"):  # the load was cancelled, or the server has ended
+        return 0
+    spec = msgspec.json.decode(line, type=WorkerSpec)
     configure(spec.log_level)
     threading.Thread(target=_end_with, args=(life_line,), name="life-line", daemon=True).start()
     link = WorkerLink(address)

@@ -111,6 +111,24 @@ def test_worker_ends_with_its_life_line_though_its_heartbeats_are_unread(fork_se
     assert asyncio.run(cut()) == 0
 
 
+@pytest.mark.parametrize("sent", [b"", b'{"type": "WorkerSpec", "model_pa'])
+def test_worker_of_a_cancelled_load_ends_quietly(
+    fork_server: ForkServer, sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def cancel() -> int | None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await ForkedProcess.start(fork_server.path, "ipc:///nowhere", theirs)
+        ours.sendall(sent)
+        ours.close()
+        async with asyncio.timeout(TIMEOUT_S):
+            await process.wait()
+        return process.exit_code
+
+    assert asyncio.run(cancel()) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_server_with_a_dead_fork_server_goes_on_and_starts_another(
     launcher: WorkerLauncher, tmp_path: Path
 ) -> None:
