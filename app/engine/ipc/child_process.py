@@ -13,7 +13,7 @@ import msgspec
 
 from app.engine.ipc.fork_server import Exited, Forked, ForkRequest
 
-SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN")
+SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # in any case
 _MESSAGE_BYTES = 1024
 _FORK_TIMEOUT_S = 120.0  # the fork server imports torch first, perhaps from a slow disk
 _STATUS_TIMEOUT_S = 2.0  # for the fork server to report the status of a worker that has ended
@@ -156,4 +156,4 @@ def worker_environment() -> dict[str, str]:
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256"),
         "LRU_CACHE_CAPACITY": os.environ.get("LRU_CACHE_CAPACITY", "256"),  # the cache of torch's wrapper
     }
-    return {name: value for name, value in os.environ.items() if name not in SECRETS} | fixed
+    return {name: value for name, value in os.environ.items() if name.upper() not in SECRETS} | fixed

@@ -102,11 +102,14 @@ class WorkerLauncher:
                     self._has_forked and self._shared is None
                 )  # it may have been killed, so try again
                 self._has_forked = False
-                logger.warning("a worker could not be forked: %s", error)
+                logger.warning("a worker could not be forked%s: %s", self._described_setting(), error)
             else:
                 self._has_forked = True
                 return process
         return await SpawnedProcess.start(address, life_line)
+
+    def _described_setting(self) -> str:
+        return "" if self._shared is None else f" by LLM_FORK_SERVER={self._shared}"
 
     def _fork_server_path(self) -> Path | None:
         self.start()

@@ -18,7 +18,7 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from app.core.catalogue import BUILTIN_PATH
-from app.engine.ipc.child_process import ForkedProcess
+from app.engine.ipc.child_process import ForkedProcess, worker_environment
 from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.launcher import ForkServer, WorkerLauncher
 from app.engine.ipc.messages import LoadFailed, WorkerSpec
@@ -149,13 +149,22 @@ def test_server_with_a_dead_fork_server_goes_on_and_starts_another(
     assert before != after
 
 
-def test_worker_is_spawned_if_no_fork_server_answers(tmp_path: Path) -> None:
+def test_worker_is_spawned_if_no_fork_server_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def load() -> str:
         async with worker(WorkerLauncher(tmp_path / "none"), tmp_path) as process:
             assert "app.engine.worker" in psutil.Process(process.pid).cmdline()
             return (await ended(process)).describe_end()
 
     assert asyncio.run(load()) == "exit status 1"
+    assert f"LLM_FORK_SERVER={tmp_path / 'none'}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "llm_hf_token", "Hf_Token", "HUGGING_FACE_HUB_TOKEN"])
+def test_worker_does_not_inherit_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "hunter2")
+    assert "hunter2" not in worker_environment().values()
 
 
 def test_fork_server_ends_with_its_owner(tmp_path: Path) -> None:
