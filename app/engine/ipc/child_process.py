@@ -9,12 +9,9 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
-from app.engine.ipc.fork_server import Exited, Forked, ForkRequest
+from app.engine.ipc.fork_messages import ForkRequest, receive_answer, receive_end, send_request
 
 SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # in any case
-_MESSAGE_BYTES = 1024
 _FORK_TIMEOUT_S = 120.0  # the fork server imports torch first, perhaps from a slow disk
 _STATUS_TIMEOUT_S = 2.0  # for the fork server to report the status of a worker that has ended
 
@@ -92,15 +89,11 @@ class ForkedProcess:
         connection.setblocking(False)
         try:
             await loop.sock_connect(connection, str(server))
-            request = ForkRequest(address, worker_environment(), os.getcwd())
-            streams = [life_line.fileno(), 1, 2]
-            socket.send_fds(connection, [msgspec.json.encode(request)], streams)
+            send_request(connection, _request(address), [life_line.fileno(), 1, 2])
             async with asyncio.timeout(_FORK_TIMEOUT_S):
                 await _until_readable(connection)
-            message, fds, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 1)
-            if not message:
-                raise ConnectionResetError("the fork server ended")
-            return cls(msgspec.json.decode(message, type=Forked).pid, fds[0], connection)
+            pid, pidfd = receive_answer(connection)
+            return cls(pid, pidfd, connection)
         except BaseException:
             connection.close()
             raise
@@ -129,9 +122,14 @@ class ForkedProcess:
     async def _reported_status(self) -> int | None:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_STATUS_TIMEOUT_S):
-                message = await self._loop.sock_recv(self._connection, _MESSAGE_BYTES)
-            return msgspec.json.decode(message, type=Exited).code if message else None
+                end = await receive_end(self._connection)
+            return None if end is None else end.code
         return None
+
+
+def _request(address: str) -> ForkRequest:
+    environment = {os.fsencode(name): os.fsencode(value) for name, value in worker_environment().items()}
+    return ForkRequest(os.fsencode(address), environment, os.getcwdb())
 
 
 async def _until_readable(connection: socket.socket) -> None:

@@ -16,43 +16,27 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from app.core.logging import configure
 from app.core.machine import name_process
+from app.engine.ipc.fork_messages import (
+    Exited,
+    Forked,
+    ForkRequest,
+    receive_request,
+    send_answer,
+    send_end,
+)
 
 _log = logging.getLogger("app.engine.ipc.fork_server")  # __name__ is __main__ here
 
 REFUSED = 3  # exit status: this process cannot fork safely
-_MESSAGE_BYTES = 1 << 17
 _TIMEOUT_S = 5.0  # for a request to arrive on a new connection
-_STREAMS = 3  # standard input, output and error
 _ARCHITECTURES = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 _PRELOADED = (
     "app.engine.startup",
     "app.engine.worker",
     *(f"transformers.models.{name}.modeling_{name}" for name in _ARCHITECTURES),
 )
-
-
-class ForkRequest(msgspec.Struct, frozen=True):
-    """Asks for a worker. The descriptors of its standard input, output and error are sent along."""
-
-    address: str
-    environment: dict[str, str]
-    folder: str  # working directory
-
-
-class Forked(msgspec.Struct, frozen=True):
-    """The answer to a request. A pidfd of the worker is sent along."""
-
-    pid: int
-
-
-class Exited(msgspec.Struct, frozen=True):
-    """Sent when the worker has ended: its exit status, or minus the signal that ended it."""
-
-    code: int
 
 
 def main() -> int:
@@ -123,9 +107,8 @@ class _ForkLoop:
         connection, _ = self._listening.accept()
         connection.settimeout(_TIMEOUT_S)
         try:
-            message, streams, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, _STREAMS)
-            request = msgspec.json.decode(message, type=ForkRequest)
-        except (OSError, msgspec.DecodeError):  # the client has gone
+            request, streams = receive_request(connection)
+        except OSError:  # the client has gone
             connection.close()
             return None
         check_that_forking_is_safe()
@@ -145,7 +128,7 @@ class _ForkLoop:
         self._children[pidfd] = pid, connection
         self._selector.register(pidfd, selectors.EVENT_READ)
         with contextlib.suppress(OSError):  # without its client the worker ends by itself
-            socket.send_fds(connection, [msgspec.json.encode(Forked(pid))], [pidfd])
+            send_answer(connection, Forked(pid), pidfd)
 
     def _report_end(self, pidfd: int) -> None:
         self._selector.unregister(pidfd)
@@ -153,7 +136,7 @@ class _ForkLoop:
         pid, connection = self._children.pop(pidfd)
         _, status = os.waitpid(pid, 0)
         with contextlib.suppress(OSError):
-            connection.send(msgspec.json.encode(Exited(os.waitstatus_to_exitcode(status))))
+            send_end(connection, Exited(os.waitstatus_to_exitcode(status)))
         connection.close()
 
     def _leave_to_parent(self) -> None:
@@ -188,10 +171,10 @@ def _run_worker(request: ForkRequest) -> int:
     from app.engine.worker import run
 
     os.environ.clear()
-    os.environ.update(request.environment)
+    os.environb.update(request.environment)
     os.chdir(request.folder)
     torch.seed()  # Python's own generator is seeded anew by the fork
-    return run(request.address)
+    return run(os.fsdecode(request.address))
 
 
 if __name__ == "__main__":

@@ -129,6 +129,24 @@ def test_worker_of_a_cancelled_load_ends_quietly(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("value", [b"caf\xe9", b"x" * 100_000], ids=["not UTF-8", "large"])
+def test_worker_is_forked_with_any_environment_and_folder(
+    fork_server: ForkServer, value: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for number in range(3):
+        monkeypatch.setenv(f"LLM_TEST_{number}", os.fsdecode(value))
+
+    async def load() -> str:
+        async with worker(WorkerLauncher(fork_server.path), tmp_path) as process:
+            assert psutil.Process(process.pid).ppid() == fork_server.pid
+            return (await ended(process)).describe_end()
+
+    assert asyncio.run(load()) == "exit status 1"
+
+
 def test_server_with_a_dead_fork_server_goes_on_and_starts_another(
     launcher: WorkerLauncher, tmp_path: Path
 ) -> None:
