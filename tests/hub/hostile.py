@@ -189,6 +189,16 @@ CORPUS: dict[str, Damage] = {
     "config-huge-shape": edit("config.json", hidden_size=2**40),
     "config-negative": edit("config.json", num_hidden_layers=-1),
     "config-wrong-kind": edit("config.json", hidden_size="evil"),
+    "config-million-layers": edit("config.json", num_hidden_layers=10**6),
+    "config-wide-heads": edit("config.json", head_dim=10**6),
+    "config-negative-window": edit("config.json", max_position_embeddings=-5),
+    "config-nested-stop": edit("config.json", eos_token_id=[[1]]),
+    "generation-nested-stop": edit("generation_config.json", eos_token_id=[[1]]),
+    "tokenizer-multiplies": tokenizer(
+        lambda told: told.update(
+            normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+        )
+    ),
     "config-many-layers": edit("config.json", num_hidden_layers=50),
     "template-loops": template(LOOPS),
     "template-doubles": template(DOUBLES),

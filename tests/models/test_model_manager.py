@@ -307,4 +307,8 @@ def test_status_reports_the_model_that_serves(world: World) -> None:
     health = world.status.health()
     assert health.status == "ok"
     assert health.current_model == "tiny-a"
+    assert info.sampling is not None
+    assert (info.sampling["temperature"].value, info.sampling["temperature"].origin) == (0.7, "profile")
+    assert info.sampling["top_k"].origin == "default"
     assert not world.status.info("broken").loaded
+    assert world.status.info("broken").sampling is None
