@@ -126,7 +126,10 @@ def build_services(
     models = ModelManager(settings, catalogue, hub, engines=engines)
     generator, locks = ChatGenerator(models), TurnLocks()
     store = MemoryStore(
-        max_conversations=settings.max_conversations, ttl_s=settings.conversation_ttl, held=locks.held
+        max_conversations=settings.max_conversations,
+        max_bytes=settings.conversation_memory_bytes,
+        ttl_s=settings.conversation_ttl,
+        held=locks.held,
     )
     return Services(
         models=models,

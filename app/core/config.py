@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535)
     max_conversations: int = Field(1000, ge=1, le=1_000_000)
     max_conversation_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
+    conversation_memory_gb: float = Field(0.5, gt=0, le=10_000)
     conversation_ttl: float = Field(86_400, gt=0)
     models_file: LocalPath | None = None
     allow_any_model: bool = False
@@ -125,6 +126,10 @@ class Settings(BaseSettings):
     @property
     def memory_bytes(self) -> int | None:
         return None if self.memory_gb is None else int(self.memory_gb * 1e9)
+
+    @property
+    def conversation_memory_bytes(self) -> int:
+        return int(self.conversation_memory_gb * 1e9)
 
     @property
     def kv_cache_bytes(self) -> int | None:

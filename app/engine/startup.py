@@ -175,7 +175,11 @@ def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
         ModelLoadFailed: the cache is too small for any request.
     """
     device = loaded.model.device
-    budget = spec.kv_cache_bytes if spec.kv_cache_bytes is not None else memory.cache_budget(device)
+    budget = spec.kv_cache_bytes
+    if budget is None:
+        window_bytes = loaded.context_length * bytes_per_token
+        budget = memory.cache_budget(device, window_bytes, spec.max_active_requests)
+        _log.info("the KV cache takes at most %d MB (LLM_KV_CACHE_GB=auto)", budget // 1_000_000)
     context_length = min(loaded.context_length, budget // bytes_per_token)
     if context_length < min(_SMALLEST_WINDOW, loaded.context_length):
         raise ModelLoadFailed(

@@ -1,12 +1,15 @@
 """Defines conversations and their messages. Both are immutable: every change returns a new conversation."""
 
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from app.core.errors import NothingToDo
 from app.core.literals import FinishReason, Role
+
+_MESSAGE_BYTES = 400  # of a message beside its text
 
 
 def now() -> datetime:
@@ -52,6 +55,12 @@ class Conversation:
         """The size of the title, the system prompt and all messages."""
         texts = len((self.title or "").encode()) + len(self.system_prompt.encode())
         return texts + sum(message.size_bytes for message in self.messages)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Roughly the memory that it takes: Python stores up to four bytes for each character of a text."""
+        texts = sys.getsizeof(self.title) + sys.getsizeof(self.system_prompt)
+        return texts + sum(_MESSAGE_BYTES + sys.getsizeof(message.content) for message in self.messages)
 
     def last_reply(self) -> Message:
         """Returns the assistant's last message.

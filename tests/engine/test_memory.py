@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.engine.memory import MemoryUse, card_bytes, page_out
+from app.engine.memory import MemoryUse, cache_budget, card_bytes, page_out
 
 CPU = torch.device("cpu")
 
@@ -40,3 +40,23 @@ def test_memory_shared_with_other_processes_counts_by_its_share(tmp_path: Path) 
 
 def test_host_has_no_card() -> None:
     assert card_bytes(CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("window_bytes", "free", "budget"),
+    [
+        (25_000_000, 100_000_000_000, 400_000_000),  # 16 windows of a small model
+        (25_000_000, 100_000_000, 40_000_000),  # a share of little memory
+        (2_000_000_000, 100_000_000_000, 8_000_000_000),  # the bound for large models
+        (17_000_000_000, 100_000_000_000, 17_000_000_000),  # one window is beyond the bound
+        (17_000_000_000, 10_000_000_000, 4_000_000_000),
+    ],
+)
+def test_cache_budget_is_moderate(window_bytes: int, free: int, budget: int) -> None:
+    assert cache_budget(CPU, window_bytes, 16, free) == budget
+
+
+def test_cache_budget_of_a_card_is_a_share_of_its_memory() -> None:
+    card = torch.device("cuda")
+    assert cache_budget(card, 2_000_000_000, 16, 80_000_000_000) == 32_000_000_000
+    assert cache_budget(card, 9_000_000_000, 16, 80_000_000_000) == 64_000_000_000

@@ -66,11 +66,14 @@ class MemoryStore:
         self,
         *,
         max_conversations: int,
+        max_bytes: int = 2**63,
         ttl_s: float,
         held: Set[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max = max_conversations
+        self._max_bytes = max_bytes
+        self._bytes = 0  # of memory that all conversations take
         self._ttl_s = ttl_s
         self._held = held
         self._clock = clock
@@ -99,6 +102,10 @@ class MemoryStore:
         self._drop_expired()
         if conversation.id not in self._conversations and conversation.id not in self._held:
             self._make_room_for(conversation.id)
+        self._make_memory_for(conversation)
+        if (old := self._conversations.get(conversation.id)) is not None:
+            self._bytes -= old.memory_bytes
+        self._bytes += conversation.memory_bytes
         self._conversations[conversation.id] = conversation
         self._touch(conversation.id)
 
@@ -118,7 +125,8 @@ class MemoryStore:
         self._used_at[conversation_id] = self._clock()
 
     def _remove(self, conversation_id: str) -> None:
-        del self._conversations[conversation_id], self._used_at[conversation_id]
+        self._bytes -= self._conversations.pop(conversation_id).memory_bytes
+        del self._used_at[conversation_id]
 
     def _idle_ids(self) -> Iterator[str]:
         """Yields the ids of conversations that are not in a turn, the least recently used first."""
@@ -136,6 +144,24 @@ class MemoryStore:
         while len(self._conversations.keys() | self._held | {conversation_id}) > self._max:
             oldest = next(self._idle_ids(), None)
             if oldest is None:
-                raise QueueFull("Every conversation is in use.", hint="Try again shortly.", retry_after=5)
+                raise _all_in_use()
             self._remove(oldest)
             logger.warning("conversation evicted, LLM_MAX_CONVERSATIONS reached: id=%s", oldest)
+
+    def _make_memory_for(self, conversation: Conversation) -> None:
+        """Evicts other conversations until this one fits. It is stored in any case if it is in a turn, whose
+        reply would be lost, or if no other is stored."""
+        old = self._conversations.get(conversation.id)
+        more = conversation.memory_bytes - (0 if old is None else old.memory_bytes)
+        while self._bytes + more > self._max_bytes:
+            oldest = next((key for key in self._idle_ids() if key != conversation.id), None)
+            if oldest is None:
+                if conversation.id in self._held or not self._conversations.keys() - {conversation.id}:
+                    return
+                raise _all_in_use()
+            self._remove(oldest)
+            logger.warning("conversation evicted, LLM_CONVERSATION_MEMORY_GB reached: id=%s", oldest)
+
+
+def _all_in_use() -> QueueFull:
+    return QueueFull("Every conversation is in use.", hint="Try again shortly.", retry_after=5)

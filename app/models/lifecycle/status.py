@@ -51,7 +51,7 @@ class ServerStatus:
             if state.loaded is None
             else state.loaded.backend.info.context_length,
             size_bytes=profile.size_bytes if weights is None else weights.size_bytes,
-            memory_bytes=profile.memory_bytes if state.measured_bytes is None else state.measured_bytes,
+            memory_bytes=_memory_bytes(state),
             is_pinned=profile.is_pinned,
             open_requests=0 if state.loaded is None else state.loaded.backend.stats.open_requests,
             progress=state.progress,
@@ -140,6 +140,13 @@ def _served_from(state: ModelState, weights: Weights | None) -> str:
     if state.loaded is not None:
         return state.loaded.model_id
     return (state.profile.sources[0] if weights is None else weights.source).model_id
+
+
+def _memory_bytes(state: ModelState) -> int | None:
+    """Returns what the model takes now if it is loaded, and otherwise what it took or is expected to take."""
+    if state.loaded is not None:
+        return state.loaded.backend.stats.memory_bytes
+    return state.profile.memory_bytes if state.measured_bytes is None else state.measured_bytes
 
 
 def _facts(loaded: ServedModel) -> dict[str, str | int | float | dict[str, SamplingValue] | None]:

@@ -6,7 +6,7 @@ import pytest
 from app.core.errors import ConversationNotFound, QueueFull
 from app.models.chat.store import ConversationStore, MemoryStore
 from app.models.chat.turn_locks import TurnLocks
-from app.models.conversation import Conversation
+from app.models.conversation import Conversation, Message
 
 
 async def put(store: ConversationStore, count: int = 1) -> list[Conversation]:
@@ -127,5 +127,53 @@ def test_page_lists_the_most_recently_used_first() -> None:
         page = await store.page(limit=2, offset=0)
         assert (page.conversations, page.total) == ((first, third), 3)
         assert (await store.page(limit=2, offset=2)).conversations == (second,)
+
+    asyncio.run(scenario())
+
+
+def filled(text: str) -> Conversation:
+    return Conversation().with_message(Message("user", text))
+
+
+def byte_store(max_bytes: int) -> tuple[MemoryStore, TurnLocks]:
+    locks = TurnLocks()
+    return MemoryStore(max_conversations=10_000, max_bytes=max_bytes, ttl_s=60, held=locks.held), locks
+
+
+def test_conversations_together_stay_within_a_budget_of_memory() -> None:
+    """A text with one emoji takes four bytes a character."""
+
+    async def scenario() -> None:
+        store, _ = byte_store(20_000_000)
+        for _ in range(50):
+            await store.put(filled("\N{GRINNING FACE}" + 1_000_000 * "a"))
+        page = await store.page(limit=100, offset=0)
+        assert page.total == 4
+        assert sum(conversation.memory_bytes for conversation in page.conversations) <= 20_000_000
+
+    asyncio.run(scenario())
+
+
+def test_a_conversation_that_grows_evicts_others_and_counts_once() -> None:
+    async def scenario() -> None:
+        store, locks = byte_store(10_000)
+        others = [filled("a" * 3000) for _ in range(2)]
+        growing = filled("b")
+        for conversation in (*others, growing):
+            await store.put(conversation)
+        for _ in range(20):
+            await store.put(growing)
+        assert (await store.page(limit=9, offset=0)).total == 3
+        with locks.hold(growing.id), locks.hold(others[1].id):
+            await store.put(growing.with_message(Message("user", "c" * 20_000)))
+            assert [each.id for each in (await store.page(limit=9, offset=0)).conversations] == [
+                growing.id,
+                others[1].id,
+            ]
+            with pytest.raises(QueueFull):
+                await store.put(filled("new"))
+        await store.put(filled("new"))
+        await store.put(filled("d" * 20_000))  # alone, it may exceed the budget
+        assert (await store.page(limit=9, offset=0)).total == 1
 
     asyncio.run(scenario())
