@@ -5,6 +5,7 @@ Its owner keeps its standard input open; the fork server exits when that ends.
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import logging
@@ -13,7 +14,7 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from app.core.logging import configure
@@ -22,6 +23,7 @@ from app.engine.ipc.fork_messages import (
     Exited,
     Forked,
     ForkRequest,
+    NotForked,
     receive_request,
     send_answer,
     send_end,
@@ -47,7 +49,7 @@ def main() -> int:
     path = Path(listening.getsockname())
     _preload()
     try:
-        request = _ForkLoop(listening).run()
+        request = ForkLoop(listening, owner=sys.stdin.fileno()).run()
     except UnsafeToFork as error:
         _log.warning("workers are started without forking: %s", error)
         return REFUSED
@@ -73,14 +75,30 @@ def _preload() -> None:
     gc.enable()
 
 
-class _ForkLoop:
-    """Forks children and reports how they end, in a single thread."""
+def fork_safely() -> int:
+    """Returns what os.fork returns.
 
-    def __init__(self, listening: socket.socket) -> None:
+    Raises:
+        OSError: the system has no room for another process.
+        UnsafeToFork
+    """
+    check_that_forking_is_safe()
+    return os.fork()
+
+
+class ForkLoop:
+    """Forks children and reports how they end, in a single thread.
+
+    It accepts connections from `listening`, until the descriptor `owner` can be read.
+    """
+
+    def __init__(self, listening: socket.socket, owner: int, fork: Callable[[], int] = fork_safely) -> None:
         self._listening = listening
+        self._owner = owner
+        self._fork = fork
         self._selector = selectors.DefaultSelector()
         self._selector.register(listening, selectors.EVENT_READ)
-        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        self._selector.register(owner, selectors.EVENT_READ)
         self._children: dict[int, tuple[int, socket.socket]] = {}  # pidfd: pid and connection
 
     def run(self) -> ForkRequest | None:
@@ -91,7 +109,7 @@ class _ForkLoop:
         """
         while True:
             for fd in self._ready():
-                if fd == sys.stdin.fileno():
+                if fd == self._owner:
                     return None
                 if fd != self._listening.fileno():
                     self._report_end(fd)
@@ -111,17 +129,29 @@ class _ForkLoop:
         except OSError:  # the client has gone
             connection.close()
             return None
-        check_that_forking_is_safe()
-        pid = os.fork()
-        if pid == 0:
-            connection.close()
+        connection.setblocking(False)  # the loop must not wait for a client
+        if self._is_forked_child(connection):
             self._leave_to_parent()
             _take_streams(streams)
             return request
         for stream in streams:
             os.close(stream)
-        self._adopt(pid, connection)
         return None
+
+    def _is_forked_child(self, connection: socket.socket) -> bool:
+        """Forks, if the client still waits for it. Returns True in the child, and False in the server."""
+        try:
+            pid = None if _is_closed(connection) else self._fork()
+        except OSError as error:
+            _log.warning("the fork server could not fork: %s", error.strerror)
+            with contextlib.suppress(OSError):
+                send_answer(connection, NotForked(error.errno or errno.EAGAIN))
+            pid = None
+        if pid:
+            self._adopt(pid, connection)
+        else:
+            connection.close()
+        return pid == 0
 
     def _adopt(self, pid: int, connection: socket.socket) -> None:
         pidfd = os.pidfd_open(pid)
@@ -157,6 +187,16 @@ def check_that_forking_is_safe() -> None:
         raise UnsafeToFork(f"the fork server has {threads} threads")
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise UnsafeToFork("the fork server has used CUDA")
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Returns whether the peer has closed the non-blocking connection, perhaps to cancel a load."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _take_streams(streams: list[int]) -> None:
