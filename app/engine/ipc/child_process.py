@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from typing import Protocol
 from app.engine.ipc.fork_messages import ForkRequest, receive_answer, receive_end, send_request
 
 SECRETS = ("LLM_API_KEY", "LLM_HF_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # in any case
-_FORK_TIMEOUT_S = 120.0  # the fork server imports torch first, perhaps from a slow disk
+FIRST_FORK_TIMEOUT_S = 120.0  # the fork server imports torch first, perhaps from a slow disk
 _STATUS_TIMEOUT_S = 2.0  # for the fork server to report the status of a worker that has ended
 
 
@@ -78,29 +79,36 @@ class ForkedProcess:
         self._connection = connection
         self._has_ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(pidfd, self._has_ended.set)
+        self._loop.add_reader(pidfd, self._note_end)
         self._end = asyncio.create_task(self._await_end(), name=f"end of process {pid}")
 
     @classmethod
-    async def start(cls, server: Path, address: str, life_line: socket.socket) -> "ForkedProcess":
+    async def start(
+        cls, server: Path, address: str, life_line: socket.socket, timeout_s: float = FIRST_FORK_TIMEOUT_S
+    ) -> "ForkedProcess":
         """Raises OSError if the fork server is not running, does not answer, or refuses to fork."""
         loop = asyncio.get_running_loop()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.setblocking(False)
         try:
-            await loop.sock_connect(connection, str(server))
-            send_request(connection, _request(address), [life_line.fileno(), 1, 2])
-            async with asyncio.timeout(_FORK_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
+                await loop.sock_connect(connection, str(server))
+                send_request(connection, _request(address), [life_line.fileno(), 1, 2])
                 await _until_readable(connection)
             pid, pidfd = receive_answer(connection)
             return cls(pid, pidfd, connection)
+        except TimeoutError:
+            connection.close()
+            raise TimeoutError(
+                errno.ETIMEDOUT, f"the fork server did not answer within {timeout_s:g} s"
+            ) from None
         except BaseException:
             connection.close()
             raise
 
     @property
     def is_alive(self) -> bool:
-        return not self._end.done()
+        return not (self._has_ended.is_set() or self._end.done())
 
     def kill(self) -> None:
         if self.is_alive:
@@ -109,6 +117,10 @@ class ForkedProcess:
 
     async def wait(self) -> None:
         await asyncio.shield(self._end)
+
+    def _note_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)  # it stays readable, and would wake the loop again and again
+        self._has_ended.set()
 
     async def _await_end(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """Starts worker processes: forks them from a process that has imported torch, or else spawns them."""
 
+import errno
 import logging
 import shutil
 import socket
@@ -7,11 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.engine.ipc.child_process import ChildProcess, ForkedProcess, SpawnedProcess, worker_environment
+from app.engine.ipc.child_process import (
+    FIRST_FORK_TIMEOUT_S,
+    ChildProcess,
+    ForkedProcess,
+    SpawnedProcess,
+    worker_environment,
+)
 from app.engine.ipc.fork_server import REFUSED
 from app.engine.ipc.socket_folder import make_socket_folder
 
 logger = logging.getLogger(__name__)
+
+_FORK_TIMEOUT_S = 5.0  # for a fork server that has forked before
+_SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the fork server
 
 
 class ForkServer:
@@ -68,7 +78,7 @@ class WorkerLauncher:
         self._shared = shared
         self._server: ForkServer | None = None
         self._may_fork = sys.platform == "linux"  # elsewhere system libraries break in forked processes
-        self._has_forked = False
+        self._has_forked = False  # with the present fork server
 
     @property
     def fork_server(self) -> ForkServer | None:
@@ -94,19 +104,26 @@ class WorkerLauncher:
         Raises:
             OSError: the machine has no room for another process.
         """
-        while (server := self._fork_server_path()) is not None:
+        while (path := self._fork_server_path()) is not None:
+            server = self._server
             try:
-                process = await ForkedProcess.start(server, address, life_line)
+                timeout_s = _FORK_TIMEOUT_S if self._has_forked else FIRST_FORK_TIMEOUT_S
+                process = await ForkedProcess.start(path, address, life_line, timeout_s)
             except OSError as error:
-                self._may_fork = (
-                    self._has_forked and self._shared is None
-                )  # it may have been killed, so try again
-                self._has_forked = False
                 logger.warning("a worker could not be forked%s: %s", self._described_setting(), error)
+                if error.errno in _SHORTAGES:
+                    break
+                if server is self._server:  # otherwise another launch has replaced it meanwhile
+                    self._give_up_server()
             else:
                 self._has_forked = True
                 return process
         return await SpawnedProcess.start(address, life_line)
+
+    def _give_up_server(self) -> None:
+        """Ends a fork server that fails. Another one is started only if this one has worked before."""
+        self._may_fork = self._has_forked and self._shared is None
+        self.close()
 
     def _described_setting(self) -> str:
         return "" if self._shared is None else f" by LLM_FORK_SERVER={self._shared}"
@@ -122,3 +139,4 @@ class WorkerLauncher:
         if self._server is not None:
             self._server.close()
             self._server = None
+        self._has_forked = False

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -183,6 +184,53 @@ def test_worker_is_spawned_if_no_fork_server_answers(
 def test_worker_does_not_inherit_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "hunter2")
     assert "hunter2" not in worker_environment().values()
+
+
+class CountingSelector(selectors.DefaultSelector):
+    """A selector that counts the turns of its event loop."""
+
+    turns = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
+        return super().select(timeout)
+
+
+def test_worker_of_a_stopped_fork_server_is_not_alive_when_it_has_ended(
+    launcher: WorkerLauncher, tmp_path: Path
+) -> None:
+    selector = CountingSelector()
+
+    async def kill_worker() -> int:
+        async with worker(launcher, tmp_path) as process:
+            assert (server := launcher.fork_server) is not None
+            os.kill(server.pid, signal.SIGSTOP)
+            process.kill()
+            while process.is_alive:
+                await asyncio.sleep(0.01)
+            turns = selector.turns
+            assert (await ended(process)).describe_end() == "exit status unknown"
+            return selector.turns - turns
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        assert runner.run(kill_worker()) < 1000
+
+
+def test_fork_server_that_does_not_answer_is_replaced(launcher: WorkerLauncher, tmp_path: Path) -> None:
+    async def stop_the_fork_server() -> tuple[psutil.Process, str]:
+        async with worker(launcher, tmp_path) as first:
+            await ended(first)
+        assert launcher.fork_server is not None
+        stopped = psutil.Process(launcher.fork_server.pid)
+        stopped.suspend()
+        async with worker(launcher, tmp_path) as second:
+            assert launcher.fork_server is not None
+            assert psutil.Process(second.pid).ppid() == launcher.fork_server.pid
+            return stopped, (await ended(second)).describe_end()
+
+    stopped, end = asyncio.run(stop_the_fork_server())
+    assert end == "exit status 1"
+    assert not stopped.is_running()
 
 
 def test_fork_server_ends_with_its_owner(tmp_path: Path) -> None:
