@@ -46,6 +46,11 @@ class ReadyEngine:
     engine: EngineCore
     info: ModelInfo
     memory_use: MemoryUse
+    sandbox: TemplateSandbox
+
+    def close(self) -> None:
+        """Ends the process that renders the chat template."""
+        self.sandbox.close()
 
     def stats(self) -> Stats:
         return Stats(
@@ -74,6 +79,14 @@ def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None =
     _prepare(spec)
     sandbox = TemplateSandbox()
     sandbox.start()  # its process starts while the model loads
+    try:
+        return _build(spec, report, sandbox, started)
+    except BaseException:
+        sandbox.close()
+        raise
+
+
+def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, started: float) -> ReadyEngine:
     served = run_at_low_priority(partial(_load_served, spec, report), spec.low_priority)
     draft = run_at_low_priority(partial(_load_draft, spec, served.loaded), spec.low_priority)
     engine = _make_engine(spec, served, draft, sandbox)
@@ -85,7 +98,7 @@ def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None =
     info = _info(served, engine.limits, memory_use, time.monotonic() - started)
     if draft is not None:
         info = msgspec.structs.replace(info, draft=spec.draft_name)
-    return ReadyEngine(engine, info, memory_use)
+    return ReadyEngine(engine, info, memory_use, sandbox)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,10 @@ def _work(spec: WorkerSpec, link: WorkerLink) -> int:
         link.send(LoadFailed(ModelLoadFailed.code, f"{type(error).__name__}: {error}"))
         return 1
     link.send(Ready(ready.info))
-    serve(ready, link, Heartbeat(ready.engine, partial(os.write, sys.stdin.fileno())))
+    try:
+        serve(ready, link, Heartbeat(ready.engine, partial(os.write, sys.stdin.fileno())))
+    finally:
+        ready.close()
     return 0
 
 

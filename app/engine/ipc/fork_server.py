@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from app.core.logging import configure
 from app.core.machine import name_process
@@ -58,7 +59,7 @@ def main() -> int:
         with contextlib.suppress(OSError):
             path.parent.rmdir()
         return 0
-    return _run_worker(request)
+    _run_worker_and_exit(request)
 
 
 class UnsafeToFork(Exception):
@@ -203,6 +204,24 @@ def _take_streams(streams: list[int]) -> None:
     for target, stream in enumerate(streams):
         os.dup2(stream, target)
         os.close(stream)
+
+
+def _run_worker_and_exit(request: ForkRequest) -> NoReturn:
+    """Runs the worker and ends its process as a forked child should end.
+
+    Exit handlers and the destructors of libraries belong to the fork server; torch's may abort the child.
+    """
+    code = 1
+    try:
+        code = _run_worker(request)
+    except Exception:  # the process's root
+        _log.exception("the worker failed")
+    finally:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
 
 
 def _run_worker(request: ForkRequest) -> int:

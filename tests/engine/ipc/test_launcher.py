@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import msgspec
@@ -166,6 +166,25 @@ def test_server_with_a_dead_fork_server_goes_on_and_starts_another(
 
     before, after = asyncio.run(kill_the_fork_server())
     assert before != after
+
+
+def test_forked_worker_runs_no_exit_handlers_of_its_fork_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = (
+        "import atexit, os\n"
+        "server = os.getpid()\n"
+        "atexit.register(lambda: os.getpid() == server or os.abort())\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(handler)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def load(launcher: WorkerLauncher) -> str:
+        async with worker(launcher, tmp_path) as process:
+            return (await ended(process)).describe_end()
+
+    with closing(WorkerLauncher()) as launcher:
+        assert asyncio.run(load(launcher)) == "exit status 1"
 
 
 def test_worker_is_spawned_if_no_fork_server_answers(
