@@ -55,6 +55,7 @@ class ModelManager:
     async def start(self) -> None:
         """Starts loading the current model without waiting for it. See ModelSwitch.start."""
         self._engines.prepare()
+        self._background.spawn(self._engines.keep_prepared())
         self._background.spawn(self._sweep())
         self._background.spawn(self._evictor.unload_idle_models())
         self._background.spawn(Reviver(self._registry, self._loader).run())

@@ -41,6 +41,9 @@ class StandInEngines:
     def prepare(self) -> None:
         pass
 
+    async def keep_prepared(self) -> None:
+        pass
+
     def close(self) -> None:
         assert all(backend.has_ended for backend in self.backends)
 

@@ -94,7 +94,7 @@ class ForkedProcess:
             async with asyncio.timeout(timeout_s):
                 await loop.sock_connect(connection, str(server))
                 send_request(connection, _request(address), [life_line.fileno(), 1, 2])
-                await _until_readable(connection)
+                await until_readable(connection)
             pid, pidfd = receive_answer(connection)
             return cls(pid, pidfd, connection)
         except TimeoutError:
@@ -144,7 +144,8 @@ def _request(address: str) -> ForkRequest:
     return ForkRequest(os.fsencode(address), environment, os.getcwdb())
 
 
-async def _until_readable(connection: socket.socket) -> None:
+async def until_readable(connection: socket.socket | int) -> None:
+    """Waits until the socket or descriptor can be read."""
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(connection, readable.set)
     try:

@@ -1,11 +1,14 @@
 """Starts worker processes: forks them from a process that has imported torch, or else spawns them."""
 
+import asyncio
 import errno
 import logging
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from app.engine.ipc.child_process import (
@@ -13,6 +16,7 @@ from app.engine.ipc.child_process import (
     ChildProcess,
     ForkedProcess,
     SpawnedProcess,
+    until_readable,
     worker_environment,
 )
 from app.engine.ipc.fork_server import REFUSED
@@ -21,6 +25,8 @@ from app.engine.ipc.socket_folder import make_socket_folder
 logger = logging.getLogger(__name__)
 
 _FORK_TIMEOUT_S = 5.0  # for a fork server that has forked before
+_LONG_LIFE_S = 60.0
+_LONGEST_PAUSE_S = 60.0  # before another fork server is started
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the fork server
 
 
@@ -55,6 +61,16 @@ class ForkServer:
     @property
     def has_refused(self) -> bool:
         return self._process.poll() == REFUSED
+
+    async def wait(self) -> None:
+        """Returns when the process has ended and is reaped."""
+        if self.is_alive:
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                await until_readable(pidfd)
+            finally:
+                os.close(pidfd)
+            self._process.wait()
 
     def kill(self) -> None:
         self._process.kill()
@@ -97,6 +113,19 @@ class WorkerLauncher:
                 self._server = ForkServer()
             except OSError as error:
                 logger.warning("the fork server could not be started: %s", error.strerror)
+
+    async def keep_fork_server(self) -> None:
+        """Replaces the fork server when it ends, until this is cancelled or forking is given up.
+
+        A fork server that ends soon is replaced after a pause, which grows.
+        """
+        pause_s = 0.0
+        while self._fork_server_path() is not None and (server := self._server) is not None:
+            started = time.monotonic()
+            await server.wait()
+            lived_long = time.monotonic() - started > _LONG_LIFE_S
+            pause_s = 0.0 if lived_long else min(1.0 + 2 * pause_s, _LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
 
     async def launch(self, address: str, life_line: socket.socket) -> ChildProcess:
         """Returns a process with a worker that connects to `address` and exits when `life_line` ends.

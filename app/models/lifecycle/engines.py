@@ -18,6 +18,9 @@ class EngineStarter(Protocol):
     def prepare(self) -> None:
         """Starts the preparation that makes later starts fast, without waiting for it."""
 
+    async def keep_prepared(self) -> None:
+        """Repeats the preparation whenever it is lost. It may return at once, and can be cancelled."""
+
     def close(self) -> None: ...
 
     async def start(self, spec: WorkerSpec, report: LoadReporter) -> EngineBackend:
@@ -38,6 +41,9 @@ class WorkerStarter:
 
     def prepare(self) -> None:
         self._launcher.start()
+
+    async def keep_prepared(self) -> None:
+        await self._launcher.keep_fork_server()
 
     def close(self) -> None:
         self._launcher.close()

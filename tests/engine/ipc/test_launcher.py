@@ -205,6 +205,27 @@ def test_worker_does_not_inherit_secrets(name: str, monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in worker_environment().values()
 
 
+def test_fork_server_that_dies_is_reaped_and_replaced_before_the_next_launch(
+    launcher: WorkerLauncher,
+) -> None:
+    async def kill_the_fork_server() -> tuple[int, int]:
+        launcher.start()
+        keeping = asyncio.create_task(launcher.keep_fork_server())
+        assert launcher.fork_server is not None
+        before = launcher.fork_server.pid
+        os.kill(before, signal.SIGKILL)
+        async with asyncio.timeout(TIMEOUT_S):
+            while launcher.fork_server.pid == before:
+                await asyncio.sleep(0.01)
+        keeping.cancel()
+        await asyncio.wait((keeping,))
+        return before, launcher.fork_server.pid
+
+    before, after = asyncio.run(kill_the_fork_server())
+    assert not psutil.pid_exists(before)
+    assert psutil.pid_exists(after)
+
+
 class CountingSelector(selectors.DefaultSelector):
     """A selector that counts the turns of its event loop."""
 
