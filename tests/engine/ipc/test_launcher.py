@@ -24,6 +24,7 @@ from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.launcher import ForkServer, WorkerLauncher
 from app.engine.ipc.messages import LoadFailed, WorkerSpec
 from app.engine.ipc.process import WorkerProcess
+from tests.waiting import until
 
 TIMEOUT_S = 60
 
@@ -205,21 +206,23 @@ def test_worker_does_not_inherit_secrets(name: str, monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in worker_environment().values()
 
 
+def fork_server_pid(launcher: WorkerLauncher) -> int:
+    assert launcher.fork_server is not None
+    return launcher.fork_server.pid
+
+
 def test_fork_server_that_dies_is_reaped_and_replaced_before_the_next_launch(
     launcher: WorkerLauncher,
 ) -> None:
     async def kill_the_fork_server() -> tuple[int, int]:
         launcher.start()
         keeping = asyncio.create_task(launcher.keep_fork_server())
-        assert launcher.fork_server is not None
-        before = launcher.fork_server.pid
+        before = fork_server_pid(launcher)
         os.kill(before, signal.SIGKILL)
-        async with asyncio.timeout(TIMEOUT_S):
-            while launcher.fork_server.pid == before:
-                await asyncio.sleep(0.01)
+        await until(lambda: fork_server_pid(launcher) != before, "another fork server")
         keeping.cancel()
         await asyncio.wait((keeping,))
-        return before, launcher.fork_server.pid
+        return before, fork_server_pid(launcher)
 
     before, after = asyncio.run(kill_the_fork_server())
     assert not psutil.pid_exists(before)
@@ -246,8 +249,7 @@ def test_worker_of_a_stopped_fork_server_is_not_alive_when_it_has_ended(
             assert (server := launcher.fork_server) is not None
             os.kill(server.pid, signal.SIGSTOP)
             process.kill()
-            while process.is_alive:
-                await asyncio.sleep(0.01)
+            await until(lambda: not process.is_alive, "the worker to end")
             turns = selector.turns
             assert (await ended(process)).describe_end() == "exit status unknown"
             return selector.turns - turns
