@@ -70,7 +70,7 @@ def test_forked_worker_reports_and_ends_like_a_spawned_one(
 
     assert asyncio.run(load(WorkerLauncher(fork_server.path))) == ("model_missing", "exit status 1")
     assert re.search(
-        r"^\S+ \S+ ERROR app\.engine\.worker \[-\] loading tiny failed: ", capfd.readouterr().err, re.M
+        r"^\S+ \S+ WARNING app\.engine\.worker \[-\] loading tiny failed: ", capfd.readouterr().err, re.M
     )
 
 
