@@ -90,7 +90,7 @@ def test_client_test_covers_every_route(url: str) -> None:
 
 def test_client_test_names_the_command_to_start_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert client_test.main(["--url", "http://127.0.0.1:1"]) == 3
-    assert "python -m app" in capsys.readouterr().out
+    assert "uvicorn app.main:app --host 127.0.0.1 --port 1" in capsys.readouterr().out
 
 
 def test_client_test_reads_the_env_file_below_the_environment(
