@@ -39,6 +39,8 @@ def test_model_list_is_live_while_a_model_loads(url: str, standin: StandIn) -> N
         terminal.wait_for("274 MB of 548 MB")
         standin.loading, standin.current = None, "gpt2"
         terminal.wait_for("│ gpt2    │ ✅ Loaded")
+        while HINT in terminal.text:  # the last frame may still be on its way
+            terminal.wait_for_more()
         terminal.wait_for("You: typed meanwhile")
         left = terminal.text.partition("Available Models:")[2]
         assert left.count("Description") == left.count("✅ Loaded") == 1
