@@ -100,7 +100,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     ]
 
 
-def _check(settings: Settings) -> Callable[[Scope], None]:
+def _check(settings: Settings) -> Callable[[Scope], str | None]:
     if settings.api_key is None:
         return HostCheck(settings.allowed_hosts, settings.cors_origins)
     return KeyCheck(settings.api_key.get_secret_value())

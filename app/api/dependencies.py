@@ -1,4 +1,4 @@
-"""The parameters that handlers declare: the services, the request's deadline, shared query parameters."""
+"""The parameters that handlers declare: the services, the deadline, the owner, shared query parameters."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from fastapi import Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.middleware import OWNER
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.services import Services
@@ -52,8 +53,15 @@ async def _deadline(services: Annotated[Services, Depends(_services)]) -> Deadli
     return Deadline.after(services.request_timeout_s)
 
 
+async def _owner(request: Request) -> str:
+    """Returns the name of the caller. Only routes that need the key, where there is one, may depend on it."""
+    owner: str = request.scope[OWNER]
+    return owner
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 DeadlineDep = Annotated[Deadline, Depends(_deadline)]
+OwnerDep = Annotated[str, Depends(_owner)]
 PageParams = Annotated[PageQuery, Query()]
 ModelParam = Annotated[ModelQuery, Query()]
 ConversationId = Annotated[str, Path(description="From the reply of `POST /chat` or `POST /chat/new`.")]

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response, to_domain_error
+from app.core.api_keys import DEFAULT_OWNER
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
 from app.core.logging import escape_control, request_id
 
@@ -30,6 +31,8 @@ HEALTH_PATHS = frozenset(
 )
 ASSETS = "/docs-assets"
 _OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/openapi.json"}
+
+OWNER = "owner"  # key of the ASGI scope: the name of the caller, to whom its conversations belong
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected before the reply
@@ -80,16 +83,19 @@ class _ReplySend:
 
 
 class Guard:
-    """Runs a check on the path and headers of every request. The check raises a DomainError to refuse it."""
+    """Runs a check on the path and headers of every request, and writes the owner into the request's scope.
 
-    def __init__(self, app: ASGIApp, check: Callable[[Scope], None]) -> None:
+    The check returns the owner, or None for an open path without one. It raises a DomainError to refuse.
+    """
+
+    def __init__(self, app: ASGIApp, check: Callable[[Scope], str | None]) -> None:
         self.app = app
         self.check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["type"] == "http":
-                self.check(scope)
+            if scope["type"] == "http" and (owner := self.check(scope)) is not None:
+                scope[OWNER] = owner
         except DomainError as error:
             return await error_response(error)(scope, receive, send)
         await self.app(scope, receive, send)
@@ -110,7 +116,7 @@ class HostCheck:
         }
         self.origins = frozenset(origins)
 
-    def __call__(self, scope: Scope) -> None:
+    def __call__(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self._is_own_name(_hostname(host)):
@@ -124,6 +130,7 @@ class HostCheck:
                 "This server does not accept requests from pages of other sites.",
                 hint="Add the page's origin to LLM_CORS_ORIGINS.",
             )
+        return DEFAULT_OWNER
 
     def _is_own_name(self, name: str) -> bool:
         return name in self.names or "*" in self.names or name.endswith(".localhost") or _is_address(name)
@@ -138,15 +145,16 @@ class KeyCheck:
     def __init__(self, key: str) -> None:
         self.key = key.encode()
 
-    def __call__(self, scope: Scope) -> None:
+    def __call__(self, scope: Scope) -> str | None:
         path = path_below_prefix(scope)
         if path in _OPEN_PATHS or path.startswith(f"{ASSETS}/"):
-            return
+            return None
         if not hmac.compare_digest(_given_key(Headers(scope=scope)), self.key):
             raise NotAuthenticated(
                 "This server requires an API key.",
                 hint="Send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
             )
+        return DEFAULT_OWNER
 
 
 class HeadAsGet:
