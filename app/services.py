@@ -71,7 +71,7 @@ class GenerationService(Protocol):
     """Continues raw prompts, without a conversation."""
 
     def generate(
-        self, request: GenerateRequest, deadline: Deadline, /
+        self, request: GenerateRequest, owner: str, deadline: Deadline, /
     ) -> AsyncGenerator[GenerateEvent, None]: ...
 
 

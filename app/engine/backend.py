@@ -16,7 +16,8 @@ class ModelInput:
 
     With `continue_final_message` the reply continues the last message instead of answering it. `think`
     switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
-    `is_kept` says whether later requests may use the keys and values of this one.
+    `is_kept` says whether later requests may use the keys and values of this one, which those of another
+    `scope` never do. The scope is the owner of the request.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -24,6 +25,7 @@ class ModelInput:
     continue_final_message: bool = False
     think: bool | None = None
     is_kept: bool = True
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,9 +209,9 @@ class Scripted:
     # GenerationService
 
     async def generate(
-        self, request: schemas.GenerateRequest, deadline: Deadline
+        self, request: schemas.GenerateRequest, owner: str, deadline: Deadline
     ) -> AsyncGenerator[GenerateEvent, None]:
-        self.calls.append(request)
+        self.calls.append((owner, request))
         async with aclosing(self.run(request.prompt)) as events:
             async for event in events:
                 yield GENERATED if isinstance(event, schemas.ChatResponse) else event

@@ -19,7 +19,7 @@ CONVERSATION = "/api/v1/chat/conversation/conv_1"
         (f"{CONVERSATION}/undo", {"turns": 2}, ("conv_1", 2)),
         ("/api/v1/chat/switch-model", {"model_name": "gpt2"}, "gpt2"),
         ("/api/v1/load-model", {"model_name": "gpt2"}, "gpt2"),
-        ("/api/v1/generate", {"prompt": "hi"}, schemas.GenerateRequest(prompt="hi")),
+        ("/api/v1/generate", {"prompt": "hi"}, ("default", schemas.GenerateRequest(prompt="hi"))),
     ],
 )
 def test_post_passes_its_body_on(

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import PREFIX, DeadlineDep, ServicesDep
+from app.api.dependencies import PREFIX, DeadlineDep, OwnerDep, ServicesDep
 from app.api.docs import REPLIES, STREAMS_TEXT
 from app.api.native.events import encode
 from app.api.streaming import respond
@@ -17,7 +17,10 @@ router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Generation"])
 
 @router.post("/generate", response_model=GenerateResponse, responses=STREAMS_TEXT | REPLIES)
 async def generate(
-    body: Annotated[GenerateRequest, examples.GENERATE], services: ServicesDep, deadline: DeadlineDep
+    body: Annotated[GenerateRequest, examples.GENERATE],
+    services: ServicesDep,
+    owner: OwnerDep,
+    deadline: DeadlineDep,
 ) -> Response:
     """Continues the prompt exactly as given, without a conversation and without a chat template."""
-    return respond(services.generator.generate(body, deadline), body.stream, encode, deadline)
+    return respond(services.generator.generate(body, owner, deadline), body.stream, encode, deadline)

@@ -168,6 +168,7 @@ class WorkerClient:
                     model_input.messages,
                     model_input.prompt,
                     model_input.continue_final_message,
+                    scope=model_input.scope,
                     think=model_input.think,
                     is_kept=model_input.is_kept,
                 )

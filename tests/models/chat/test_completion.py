@@ -11,10 +11,12 @@ from tests.engine.tiny import WINDOW
 from tests.models.conftest import World, collect, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
+OWNER = "alice"
+
 
 def test_generate_continues_the_prompt(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=6, do_sample=False)
-    start, *deltas, done = world.collect(world.generator.generate(request, soon()))
+    start, *deltas, done = world.collect(world.generator.generate(request, OWNER, soon()))
     assert isinstance(start, StartEvent)
     assert isinstance(done, GenerateResponse)
     assert "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent)) == done.generated_text[0]
@@ -24,8 +26,8 @@ def test_generate_continues_the_prompt(world: World) -> None:
 
 def test_generate_repeats_several_sequences_with_the_same_seed(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=8, num_return_sequences=3, seed=7, temperature=1)
-    first = world.last(world.generator.generate(request, soon()))
-    second = world.last(world.generator.generate(request, soon()))
+    first = world.last(world.generator.generate(request, OWNER, soon()))
+    second = world.last(world.generator.generate(request, OWNER, soon()))
     assert len(set(first.generated_text)) == 3
     assert first.generated_text == second.generated_text
     assert len(first.finish_reasons) == 3
@@ -34,7 +36,7 @@ def test_generate_repeats_several_sequences_with_the_same_seed(world: World) -> 
 
 def test_generate_reports_the_limit_that_the_context_window_left(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=1_000_000, seed=1)
-    done = world.last(world.generator.generate(request, soon()))
+    done = world.last(world.generator.generate(request, OWNER, soon()))
     assert done.parameters.max_tokens == WINDOW - done.usage.prompt_tokens
     assert world.chat("hello", max_tokens=5).parameters.max_tokens == 5
 
@@ -42,7 +44,7 @@ def test_generate_reports_the_limit_that_the_context_window_left(world: World) -
 def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world: World) -> None:
     request = GenerateRequest(prompt="the cat", num_return_sequences=7)  # 4 run and 2 wait
     with pytest.raises(InvalidRequest, match="num_return_sequences: .* at most 6 at once"):
-        world.collect(world.generator.generate(request, soon()))
+        world.collect(world.generator.generate(request, OWNER, soon()))
 
 
 def test_generate_keeps_one_of_several_sequences_for_later_requests() -> None:
@@ -52,5 +54,26 @@ def test_generate_keeps_one_of_several_sequences_for_later_requests() -> None:
     for sequences, kept in ((1, [True]), (3, [True, False, False])):
         backend.requests.clear()
         request = GenerateRequest(prompt="the cat", num_return_sequences=sequences)
-        asyncio.run(collect(generator.generate(request, soon())))
+        asyncio.run(collect(generator.generate(request, OWNER, soon())))
         assert [model_input.is_kept for model_input in backend.requests] == kept
+
+
+def test_generate_sends_the_owner_as_the_scope_of_the_cache() -> None:
+    backend = StandInBackend(reply=HELLO)
+    generator = TextGenerator(Settings(), ChatGenerator(StandInModels(backend)))
+    for sequences in (1, 2):
+        request = GenerateRequest(prompt="the cat", num_return_sequences=sequences)
+        asyncio.run(collect(generator.generate(request, OWNER, soon())))
+    assert [model_input.scope for model_input in backend.requests] == [OWNER] * 3
+
+
+def test_cached_keys_and_values_are_shared_within_one_owner_only(world: World) -> None:
+    request = GenerateRequest(prompt="the cat sat on the mat, the dog did not", max_tokens=2, do_sample=False)
+    done = {
+        owner: [world.last(world.generator.generate(request, owner, soon())) for _ in range(2)]
+        for owner in ("carol", "dave")
+    }
+    for first, second in done.values():
+        assert first.usage.cached_tokens == 0
+        assert second.usage.cached_tokens == second.usage.prompt_tokens - 1
+    assert done["carol"][0].generated_text == done["dave"][0].generated_text

@@ -78,7 +78,9 @@ def test_generate_reports_the_death_of_a_worker_that_had_begun_or_died_twice(dea
 def test_loading_and_generating_have_one_deadline_together() -> None:
     models = StandInModels(StandInBackend(reply=HELLO))
     service = TextGenerator(Settings(_env_file=None), ChatGenerator(models))
-    asyncio.run(collect(service.generate(GenerateRequest(prompt="the cat", num_return_sequences=2), soon())))
+    asyncio.run(
+        collect(service.generate(GenerateRequest(prompt="the cat", num_return_sequences=2), "alice", soon()))
+    )
     assert len(set(models.deadlines + models.backend.deadlines)) == 1
     assert len(models.backend.deadlines) == 2
 
