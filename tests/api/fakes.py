@@ -94,6 +94,7 @@ class Scripted:
 
     def reset(self) -> None:
         self.calls: list[object] = []
+        self.owners: list[str] = []  # of the calls that were given one
         self.waiting = threading.Event()  # a generator waits for ever
         self.cancelled = threading.Event()  # and was cancelled there
         self.closing = asyncio.Event()
@@ -211,7 +212,8 @@ class Scripted:
     async def generate(
         self, request: schemas.GenerateRequest, owner: str, deadline: Deadline
     ) -> AsyncGenerator[GenerateEvent, None]:
-        self.calls.append((owner, request))
+        self.owners.append(owner)
+        self.calls.append(request)
         async with aclosing(self.run(request.prompt)) as events:
             async for event in events:
                 yield GENERATED if isinstance(event, schemas.ChatResponse) else event

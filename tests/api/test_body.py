@@ -133,7 +133,7 @@ def test_routes_take_the_object_that_the_guard_has_parsed() -> None:
         ChatRequest(message="parsed"),
         NewChatRequest(title="parsed"),
         "parsed",
-        ("default", GenerateRequest(prompt="parsed")),
+        GenerateRequest(prompt="parsed"),
     ]
 
 

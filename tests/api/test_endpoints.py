@@ -19,7 +19,7 @@ CONVERSATION = "/api/v1/chat/conversation/conv_1"
         (f"{CONVERSATION}/undo", {"turns": 2}, ("conv_1", 2)),
         ("/api/v1/chat/switch-model", {"model_name": "gpt2"}, "gpt2"),
         ("/api/v1/load-model", {"model_name": "gpt2"}, "gpt2"),
-        ("/api/v1/generate", {"prompt": "hi"}, ("default", schemas.GenerateRequest(prompt="hi"))),
+        ("/api/v1/generate", {"prompt": "hi"}, schemas.GenerateRequest(prompt="hi")),
     ],
 )
 def test_post_passes_its_body_on(
@@ -43,6 +43,11 @@ def test_body_may_be_left_out(client: httpx.Client, scripted: Scripted, path: st
     assert client.post(path).status_code == 200
     assert client.post(path, headers={"Content-Type": "application/json"}).status_code == 200
     assert scripted.calls == [call, call]
+
+
+def test_generation_belongs_to_the_caller(client: httpx.Client, scripted: Scripted) -> None:
+    client.post("/api/v1/generate", json={"prompt": "hi"})
+    assert scripted.owners == ["default"]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/generate", "/api/v1/chat/switch-model"])
