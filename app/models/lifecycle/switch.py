@@ -41,6 +41,8 @@ class ModelSwitch:
         self._evictor = evictor
         self._background = background
         self._pending_default: ModelState | None = None  # will replace the built-in model when it is loaded
+        self._asked = 0  # switches so far; each one's number is its place in the order of the requests
+        self._latest = 0  # the number of the switch that chose the current model
 
     async def start(self, *, is_chosen: bool) -> None:
         """Starts loading the current model without waiting for it.
@@ -75,7 +77,10 @@ class ModelSwitch:
             if self._pending_default is default and default.status == "loaded":
                 self._make_current(default)
             elif self._pending_default is default and default.error is not None:
-                self._registry.note = f"The built-in model answers: {default.error.message}"
+                self._registry.note = (
+                    f"The built-in model answers: {default.error.message} "
+                    f"Switch to {default.name} to try again."
+                )
 
     async def _wait_for(self, state: ModelState) -> None:
         """Waits for the model's load. `state.error` keeps its failure."""
@@ -86,31 +91,42 @@ class ModelSwitch:
     async def switch(self, name: str) -> AsyncGenerator[LoadEvent, None]:
         """Makes another model the current one. The old one serves until then; a failure changes nothing.
 
+        Of several switches at once, the one that was asked for last decides, in whatever order they end.
+
         Raises:
             ModelNotFound, ModelUnavailable.
         """
         new, old = self._registry.find(name), self._registry.current
+        self._asked = number = self._asked + 1
         try:
             with nullcontext() if old is None else self._loader.pin(old):
-                async with aclosing(self._load_and_make_current(new)) as events:
+                async with aclosing(self._load_and_make_current(new, number)) as events:
                     async for event in events:
                         yield event
             return
         except ModelTooLarge:
-            if old is None or not await self._fits_instead(new, old):
+            old = self._registry.current
+            if old is None or not await self._fits_instead(new, old) or number < self._latest:
                 raise
-        async with aclosing(self._replace(old, new)) as events:
+        async with aclosing(self._replace(old, new, number)) as events:
             async for event in events:
                 yield event
 
-    async def _load_and_make_current(self, new: ModelState) -> AsyncGenerator[LoadEvent, None]:
+    async def _load_and_make_current(self, new: ModelState, number: int) -> AsyncGenerator[LoadEvent, None]:
         async with aclosing(self._loader.loading(new)) as events:
             async for event in events:
                 if isinstance(event, ServedModel):
-                    self._make_current(new)
-                    yield done(event, f"Successfully switched to {new.name}")
+                    yield done(event, self._decide(new, number))
                 else:
                     yield event
+
+    def _decide(self, new: ModelState, number: int) -> str:
+        """Makes the loaded model current, unless a later switch has decided. Returns a sentence about it."""
+        if number < self._latest and self._registry.current is not None:
+            return f"{new.name} is loaded, but a later request switched to {self._registry.current.name}"
+        self._latest = number
+        self._make_current(new)
+        return f"Successfully switched to {new.name}"
 
     async def _fits_instead(self, new: ModelState, old: ModelState) -> bool:
         weights = await self._hub.on_disk(new.profile)
@@ -119,22 +135,26 @@ class ModelSwitch:
         needed = await in_thread(lambda: self._policy.needed_bytes(new, weights.path))
         return self._policy.fits_instead(needed, old, self._registry.all())
 
-    async def _replace(self, old: ModelState, new: ModelState) -> AsyncGenerator[LoadEvent, None]:
+    async def _replace(
+        self, old: ModelState, new: ModelState, number: int
+    ) -> AsyncGenerator[LoadEvent, None]:
         """Switches without memory for both models.
 
         New requests wait for the new model, while the old one finishes its requests and is unloaded. If the
         new model fails to load, the old one is loaded again.
         """
         note = f"not enough memory for both, so {old.name} is unloaded first"
+        before, self._latest = self._latest, number
         self._make_current(new)
         self._registry.note = f"Switching to {new.name}; {note}."
         try:
-            async with aclosing(self._load_and_make_current(new)) as events:
+            async with aclosing(self._load_and_make_current(new, number)) as events:
                 async for event in events:
                     is_progress = isinstance(event, LoadProgress)
                     yield event.model_copy(update={"note": note}) if is_progress else event
         finally:
             if self._registry.current is new and new.loaded is None:
+                self._latest = before
                 self._roll_back(old, new)
 
     def _roll_back(self, old: ModelState, new: ModelState) -> None:

@@ -22,13 +22,13 @@ from tests.models.hub.requests import make_folder
 from tests.models.stand_in_engines import StandInEngines
 from tests.waiting import until
 
-NAMES = ("a", "b", "c")
+NAMES = ("a", "b", "c", "d")
 MOMENTS = range(25)  # turns of the event loop that a request comes later than what it meets
 
 
 @asynccontextmanager
 async def manager(tmp_path: Path, engines: StandInEngines, **policy: Any) -> AsyncIterator[ModelManager]:
-    """A manager of three models; its starts and ends are released at the end."""
+    """A manager of four models; its starts and ends are released at the end."""
     settings = Settings(model_name="a", max_loaded_models=2, request_timeout=30, _env_file=None)
     folders = {name: tmp_path / name for name in NAMES}
     for folder in folders.values():
