@@ -27,7 +27,7 @@ TORCH_FREE = (
     "app.engine.backend",
     "app.engine.ipc.client",
     "app.engine.scheduling.scheduler",
-    "app.engine.tokenization.detokenizer",
+    "app.engine.replies.detokenizer",
 )
 
 

@@ -1,4 +1,4 @@
-"""Defines the bounds of all numeric sampling parameters.
+"""Defines the names of all sampling parameters, and the bounds of the numeric ones.
 
 The wire models, the models file and the engine's check take their bounds from here.
 """
@@ -36,6 +36,14 @@ REPETITION_PENALTY = Bounds(gt=0, le=10)
 PRESENCE_PENALTY = Bounds(ge=-2, le=2)
 FREQUENCY_PENALTY = Bounds(ge=-2, le=2)
 SEED = Bounds(ge=0, le=2**63 - 1)
+MIN_TOKENS = Bounds(ge=0, le=1_000_000)
+LOGIT_BIAS = Bounds(ge=-100, le=100)
+TOKEN_ID = Bounds(ge=0, le=2**31 - 1)
+
+MAX_BIASED_TOKENS = 1024
+MAX_STOP_TOKENS = 128
+MAX_BAD_WORDS = 128
+MAX_WORD = 200  # characters of a stop string or a bad word
 
 BOUNDS: Mapping[str, Bounds] = MappingProxyType(
     {
@@ -48,5 +56,15 @@ BOUNDS: Mapping[str, Bounds] = MappingProxyType(
         "presence_penalty": PRESENCE_PENALTY,
         "frequency_penalty": FREQUENCY_PENALTY,
         "seed": SEED,
+        "min_tokens": MIN_TOKENS,
     }
 )
+LISTS_AND_SWITCHES = (
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "bad_words",
+    "logit_bias",
+)
+NAMES = frozenset((*BOUNDS, *LISTS_AND_SWITCHES))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from app.core.errors import DomainError, InternalError
 from app.engine.ipc.messages import Accepted, Failed, Submit
 from app.engine.loading.load import LoadedModel
+from app.engine.replies.parts import PartSplitter
 from app.engine.request import Request
-from app.engine.sampler import RequestSampler, check_sampling
+from app.engine.sampling.rules import rules_for
+from app.engine.sampling.sampler import RequestSampler, check_sampling
 from app.engine.scheduling.sequence import TokenSequence
 from app.engine.tokenization.context_window import Prompt
-from app.engine.tokenization.parts import PartSplitter
 from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tokenization.vocabulary import Vocabulary
@@ -53,6 +54,7 @@ class Admission:
         """Returns the request, ready for the scheduler, or the reason why it cannot run."""
         try:
             check_sampling(submit.sampling)
+            self._vocabulary.check_named(submit.sampling)
             prompt = self._prompts.build(submit)
             self._vocabulary.check(prompt.ids)
             return self._make_request(submit, prompt, arrived)
@@ -63,15 +65,22 @@ class Admission:
             return internal_failure(submit.request_id)
 
     def _make_request(self, submit: Submit, prompt: Prompt, arrived: float) -> Admitted:
-        stops = submit.sampling.stop + (self._stop if submit.messages is not None else ())
+        sampling = submit.sampling
+        stops = sampling.stop + (self._stop if submit.messages is not None else ())
+        stop_ids = self._vocabulary.stop_ids(sampling)
+        rules = rules_for(sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
         continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(
             sequence=TokenSequence(submit.request_id, list(prompt.ids), submit.scope, is_kept=submit.is_kept),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
-            stop_ids=self._vocabulary.stop_ids,
-            sampler=RequestSampler(submit.sampling, prompt.ids),
-            text=self._vocabulary.reply_text(stops, joins=prompt.ids if continues_prompt else ()),
+            stop_ids=stop_ids,
+            sampler=RequestSampler(sampling, rules),
+            text=self._vocabulary.reply_text(
+                stops,
+                joins=prompt.ids if continues_prompt else (),
+                includes_stop=sampling.include_stop_str_in_output,
+            ),
             parts=PartSplitter(prompt.thinking),
             arrived_at=arrived,
         )

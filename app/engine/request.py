@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from app.core.literals import FinishReason
 from app.engine.ipc.messages import Finished, RequestTimings, TokenCounts
-from app.engine.sampler import RequestSampler
+from app.engine.replies.detokenizer import ReplyText
+from app.engine.replies.parts import Part, PartSplitter
+from app.engine.sampling.sampler import RequestSampler
 from app.engine.scheduling.sequence import TokenSequence
-from app.engine.tokenization.detokenizer import ReplyText
-from app.engine.tokenization.parts import Part, PartSplitter
 
 
 @dataclass(slots=True, eq=False)
@@ -62,8 +62,8 @@ class Request:
 
     def _text_of(self, token: int, reply_tokens: int) -> tuple[str, FinishReason | None]:
         if token in self.stop_ids:
-            return self.text.flush(), "stop"
-        text = self.text.push(token)
+            return self.text.end(token), "stop"
+        text = self.text.push(token, may_stop=reply_tokens >= self.sampler.params.min_tokens)
         is_full = reply_tokens == self.max_tokens
         if is_full:
             text += self.text.cut()

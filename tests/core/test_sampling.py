@@ -11,9 +11,9 @@ from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, SamplingDefaults
 from app.core.config import SettingsError
 from app.core.errors import InvalidRequest
 from app.core.models_file import with_models_of
-from app.core.sampling import BOUNDS, MAX_TOKENS, TEMPERATURE, TOP_P, Bounds
+from app.core.sampling import BOUNDS, MAX_TOKENS, NAMES, TEMPERATURE, TOP_P, Bounds
 from app.engine.ipc.messages import SamplingParams
-from app.engine.sampler import check_sampling
+from app.engine.sampling.sampler import check_sampling
 from app.models.schemas import Parameters, SamplingFields
 
 DEFAULTED = [field.name for field in fields(SamplingDefaults)]
@@ -48,7 +48,7 @@ def test_bounds_contain_the_values_between_their_ends(bounds: Bounds, value: flo
 
 @pytest.mark.parametrize("held", [SamplingFields, SamplingParams, Parameters])
 def test_all_parameters_are_known_everywhere(held: type) -> None:
-    assert {*BOUNDS, "stop"} == set(held.__annotations__)
+    assert set(held.__annotations__) == NAMES
 
 
 def test_catalogue_has_defaults_within_the_bounds() -> None:

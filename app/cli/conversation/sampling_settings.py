@@ -10,7 +10,11 @@ from pydantic.fields import FieldInfo
 
 from app.models.schemas import SamplingFields
 
-KEYS = tuple(SamplingFields.model_fields)
+KEYS = tuple(
+    name
+    for name, field in SamplingFields.model_fields.items()
+    if name == "stop" or any(isinstance(part, Interval) for part in field.metadata)
+)
 
 
 class SettingError(ValueError):
@@ -23,7 +27,7 @@ def field_of(key: str) -> FieldInfo:
     Raises:
         SettingError: no setting has that name.
     """
-    if key not in SamplingFields.model_fields:
+    if key not in KEYS:
         raise SettingError(f"No setting is called {key!r}. The settings are {', '.join(KEYS)}.")
     return SamplingFields.model_fields[key]
 

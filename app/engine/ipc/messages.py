@@ -61,6 +61,12 @@ class SamplingParams(Record, frozen=True):
     frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()  # in addition to the model's own
+    include_stop_str_in_output: bool = False  # whether the reply's text has what ended it
+    ignore_eos: bool = False  # whether the model's own stop ids have no effect
+    min_tokens: int = 0  # the reply ends neither at a stop id nor at a stop string before it has these
+    bad_words: tuple[str, ...] = ()  # texts that the reply never contains
+    logit_bias: dict[int, float] = {}  # by token id
 
 
 class Submit(Record, frozen=True):

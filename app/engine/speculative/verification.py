@@ -6,7 +6,7 @@ from itertools import accumulate, count
 from torch import Tensor
 
 from app.engine.device import on_device
-from app.engine.sampler import RequestSampler, sample
+from app.engine.sampling.sampler import RequestSampler, sample
 
 
 def sample_and_verify(

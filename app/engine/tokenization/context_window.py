@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from app.engine.tokenization.parts import Thinking
+from app.engine.replies.parts import Thinking
 
 NO_THINKING: Thinking = "none"
 # Assumed bounds of the longest token: some tokenizers have one token for any unknown word, and a hostile one

@@ -1,12 +1,15 @@
 """Classifies the tokens of a model: those that end a reply, have no text, or stand for bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from functools import cached_property
 
 from app.core.errors import InvalidRequest
+from app.engine.ipc.messages import SamplingParams
 from app.engine.loading.load import LoadedModel
-from app.engine.tokenization.detokenizer import Detokenizer, ReplyText
+from app.engine.replies.detokenizer import Detokenizer, ReplyText
+from app.engine.replies.stop_strings import StopStrings
 from app.engine.tokenization.panics import panics_as_errors
-from app.engine.tokenization.stop_strings import StopStrings
+from app.engine.tokenization.token_bytes import TokenBytes
 
 
 class Vocabulary:
@@ -17,18 +20,40 @@ class Vocabulary:
         self._silent_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         known = self._tokenizer.get_vocab()
         self._byte_ids = frozenset(known[name] for byte in range(256) if (name := f"<0x{byte:02X}>") in known)
-        self.stop_ids = loaded.stop_ids
+        self._stop_ids = loaded.stop_ids
 
     def check(self, ids: Sequence[int]) -> None:
         """Raises InvalidRequest if the model has no embedding for one of the ids."""
         if max(ids) >= self._size:
             raise InvalidRequest("the text has a token that is not in the model's vocabulary")
 
-    def reply_text(self, stops: Sequence[str], *, joins: Sequence[int] = ()) -> ReplyText:
-        """Returns the text of a new reply. `joins` are the ids of the text that it continues, if any."""
+    def check_named(self, sampling: SamplingParams) -> None:
+        """Raises InvalidRequest if the parameters name a token that the model does not have."""
+        for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+            for token_id in ids:
+                if not 0 <= token_id < self._size:
+                    known = f"the model's tokens are 0 to {self._size - 1}"
+                    raise InvalidRequest(f"{name}: there is no token {token_id}; {known}")
+
+    def stop_ids(self, sampling: SamplingParams) -> Set[int]:
+        """Returns the ids that end a reply with these parameters."""
+        own: Set[int] = frozenset() if sampling.ignore_eos else self._stop_ids
+        return own | frozenset(sampling.stop_token_ids)
+
+    def reply_text(
+        self, stops: Sequence[str], *, joins: Sequence[int] = (), includes_stop: bool = False
+    ) -> ReplyText:
+        """Returns the text of a new reply. `joins` are the ids of the text that it continues, if any.
+
+        `includes_stop` says whether the text has the stop string, or the token, that ended it.
+        """
         detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=self._silent_ids)
         detokenizer.follow(joins)
-        return ReplyText(detokenizer, StopStrings(stops))
+        return ReplyText(detokenizer, StopStrings(stops, includes_stop=includes_stop))
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        return TokenBytes(self._tokenizer, self._size)
 
     def _decode(self, ids: list[int]) -> str:
         with panics_as_errors():

@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
+import msgspec
+
 from app.core.deadline import Deadline
 from app.core.errors import WorkerDied
 from app.engine.backend import ModelInput
@@ -137,8 +139,7 @@ def _log_end(model: ServedModel, finished: Finished) -> None:
 def sampling_for(request: SamplingFields, defaults: Mapping[str, SamplingValue]) -> SamplingParams:
     """Returns the request's parameters, with the model's defaults for those that it leaves out."""
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
-    stop = given.pop("stop", ())
-    return SamplingParams(
-        **({name: default.value for name, default in defaults.items()} | given),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-    )
+    if isinstance(given.get("stop"), str):
+        given["stop"] = (given["stop"],)
+    parameters = {name: default.value for name, default in defaults.items()} | given
+    return msgspec.convert(parameters, SamplingParams, str_keys=True)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from app.engine.ipc import messages
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
@@ -68,8 +70,9 @@ class ReplyCollector:
         )
 
     def _parameters(self) -> Parameters:
-        fields = {name: getattr(self.sampling, name) for name in Parameters.model_fields}
-        return Parameters(**(fields | {"stop": list(self.sampling.stop), "max_tokens": self._max_tokens}))
+        used = msgspec.to_builtins(self.sampling, str_keys=True)
+        fields = {name: used[name] for name in Parameters.model_fields}
+        return Parameters(**(fields | {"max_tokens": self._max_tokens}))
 
 
 def _usage(finished: messages.Finished) -> Usage:

@@ -36,6 +36,12 @@ class Parameters(WireModel):
     frequency_penalty: float
     seed: int | None
     stop: list[str]
+    stop_token_ids: list[int] = Field(default_factory=list)
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    bad_words: list[str] = Field(default_factory=list)
+    logit_bias: dict[str, float] = Field(default_factory=dict)
 
 
 class ChatResponse(WireModel):

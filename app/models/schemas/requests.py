@@ -22,7 +22,10 @@ from app.models.schemas.wire import (
     NonBlankText,
     RequestModel,
     StopField,
+    StopString,
     Text,
+    TokenId,
+    TokenIdText,
     not_blank,
 )
 
@@ -73,6 +76,28 @@ class SamplingFields(RequestModel):
     )
     stop: StopField | None = Field(
         None, description="A text, or several, that ends the reply and is not part of it."
+    )
+    stop_token_ids: Annotated[list[TokenId] | None, FailFast()] = Field(
+        None,
+        max_length=sampling.MAX_STOP_TOKENS,
+        description="Tokens that end the reply, in addition to the model's own.",
+    )
+    include_stop_str_in_output: StrictBool | None = Field(
+        None, description="Whether the text that ended the reply is part of it."
+    )
+    ignore_eos: StrictBool | None = Field(
+        None, description="Whether the reply goes on where the model would end it."
+    )
+    min_tokens: Annotated[StrictInt | None, sampling.MIN_TOKENS] = Field(
+        None, description="The reply ends neither by a token nor by a text before it has this many tokens."
+    )
+    bad_words: Annotated[list[StopString] | None, FailFast()] = Field(
+        None, max_length=sampling.MAX_BAD_WORDS, description="Texts that the reply never contains."
+    )
+    logit_bias: dict[TokenIdText, Annotated[StrictFloat, sampling.LOGIT_BIAS]] | None = Field(
+        None,
+        max_length=sampling.MAX_BIASED_TOKENS,
+        description="By token id, a number from -100 to 100 that is added to the logit of the token.",
     )
 
 

@@ -10,9 +10,12 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictInt,
     Tag,
     model_validator,
 )
+
+from app.core.sampling import MAX_WORD, TOKEN_ID
 
 LoadState = Literal["available", "loading", "loaded", "failed"]
 
@@ -36,8 +39,10 @@ def _few(strings: object) -> object:
 # Pydantic refuses lone surrogates in all of these types, because their length is limited.
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 NonBlankText = Annotated[Text, AfterValidator(not_blank)]
-StopString = Annotated[str, Field(min_length=1, max_length=200)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+TokenId = Annotated[StrictInt, TOKEN_ID]
+TokenIdText = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]  # a key of a JSON object
 
 
 def _one_or_many(value: object) -> str:

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from app.engine.ipc.messages import SamplingParams
-from app.engine.sampler import RequestSampler, sample
+from app.engine.sampling.sampler import RequestSampler, sample
 from app.engine.speculative.verification import sample_and_verify
 
 VOCABULARY = 8
 
 
 def greedy() -> RequestSampler:
-    return RequestSampler(SamplingParams(temperature=0), [0])
+    return RequestSampler(SamplingParams(temperature=0))
 
 
 def likeliest(*tokens: int) -> Tensor:
@@ -39,7 +39,7 @@ def test_sample_and_verify_tells_the_rows_of_several_requests_apart() -> None:
 def test_sample_and_verify_draws_what_the_seed_draws_without_drafts() -> None:
     logits = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(1))
     params = SamplingParams(temperature=1.5, seed=7)
-    plain = RequestSampler(params, [0])
+    plain = RequestSampler(params)
     drawn = [sample(row.unsqueeze(0), [plain])[0] for row in logits]
     right = tuple(drawn[:3])
-    assert sample_and_verify(logits, [RequestSampler(params, [0])], [right]) == [drawn]
+    assert sample_and_verify(logits, [RequestSampler(params)], [right]) == [drawn]

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from app.engine.tokenization.stop_strings import StopStrings
+from app.engine.replies.stop_strings import StopStrings
 
 
 def reference_cut(text: str, stops: list[str]) -> str:

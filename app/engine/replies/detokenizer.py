@@ -5,7 +5,7 @@ The work per token is bounded, because only a short window of ids is decoded aga
 
 from collections.abc import Callable, Sequence
 
-from app.engine.tokenization.stop_strings import StopStrings
+from app.engine.replies.stop_strings import StopStrings
 
 _REPLACEMENT = "\ufffd"
 # Ids. A character has fewer bytes, so that one broken at the window's edge stays within the context.
@@ -97,8 +97,16 @@ class ReplyText:
         self._detokenizer = detokenizer
         self._stops = stops
 
-    def push(self, token_id: int) -> str:
-        return self._stops.push(self._detokenizer.push(token_id))
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """Returns the text that can be shown now. With `may_stop` False no stop string ends it yet."""
+        text = self._detokenizer.push(token_id)
+        return self._stops.push(text) if may_stop else self._stops.flush() + text
+
+    def end(self, token_id: int) -> str:
+        """Returns the rest of a reply that this token ended."""
+        if self._stops.includes_stop:
+            return self._stops.push(self._detokenizer.push(token_id)) + self.flush()
+        return self.flush()
 
     def flush(self) -> str:
         return self._stops.push(self._detokenizer.flush()) + self._stops.flush()

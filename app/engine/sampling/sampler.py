@@ -4,19 +4,30 @@ A row's token depends only on its logits and its own random numbers, never on th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
 import torch
 from torch import Tensor
 
 from app.core.errors import InvalidRequest
-from app.core.sampling import BOUNDS
+from app.core.sampling import (
+    BOUNDS,
+    LOGIT_BIAS,
+    MAX_BAD_WORDS,
+    MAX_BIASED_TOKENS,
+    MAX_STOP_TOKENS,
+)
 from app.engine.device import on_device
 from app.engine.ipc.messages import SamplingParams
+from app.engine.sampling.rules import LogitRule
 
 _MIN_TEMPERATURE = 1e-5  # below it, float32 quotients overflow; the draw is already greedy here
 _MAX_NOISE = 1 - 2**-22  # the greatest number whose product with a float32 sum stays below that sum
+_LENGTHS = {
+    "logit_bias": MAX_BIASED_TOKENS,
+    "stop_token_ids": MAX_STOP_TOKENS,
+    "bad_words": MAX_BAD_WORDS,
+}
 _CANDIDATES = 1024  # most likely tokens looked at before sorting a whole vocabulary
 
 
@@ -26,46 +37,24 @@ def check_sampling(params: SamplingParams) -> None:
         value = getattr(params, name)
         if value is not None and value not in bounds:
             raise InvalidRequest(f"{name} is out of range")
-
-
-@dataclass(slots=True, eq=False)
-class Penalties:
-    """The tokens of one request so far, as vectors over the vocabulary."""
-
-    params: SamplingParams
-    seen: Tensor  # bool: whether the token is in the prompt or reply
-    counts: Tensor  # float32: how often it is in the reply
-
-    @classmethod
-    def start(
-        cls, params: SamplingParams, prompt_ids: list[int], vocabulary: int, device: torch.device
-    ) -> "Penalties":
-        seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-        seen[on_device(prompt_ids, device)] = True
-        return cls(params, seen, torch.zeros(vocabulary, device=device))
-
-    def count(self, token: int) -> None:
-        self.seen[token] = True
-        self.counts[token] += 1
-
-    def apply(self, logits: Tensor) -> None:
-        """Penalise one row in place: first repetition as transformers does, then OpenAI's two penalties."""
-        factor = self.params.repetition_penalty
-        if factor != 1:
-            penalised = torch.where(logits > 0, logits / factor, logits * factor)
-            torch.where(self.seen, penalised, logits, out=logits)
-        logits -= self.params.frequency_penalty * self.counts
-        logits -= self.params.presence_penalty * (self.counts > 0)
+    for name, most in _LENGTHS.items():
+        if len(getattr(params, name)) > most:
+            raise InvalidRequest(f"{name} has more than {most} entries")
+    if not all(bias in LOGIT_BIAS for bias in params.logit_bias.values()):
+        raise InvalidRequest("logit_bias is out of range")
+    if not all(params.bad_words):
+        raise InvalidRequest("bad_words has an empty text")
+    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+        raise InvalidRequest("min_tokens is greater than max_tokens")
 
 
 class RequestSampler:
-    """One request's sampling parameters, random numbers and, if it has any, penalties."""
+    """One request's sampling parameters, random numbers, and the rules that change its logits."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: list[int]) -> None:
+    def __init__(self, params: SamplingParams, rules: Sequence[LogitRule] = ()) -> None:
         self.params = params
         self._noise = Random(params.seed)
-        self._prompt_ids = prompt_ids
-        self._penalties: Penalties | None = None
+        self._rules = rules
 
     @property
     def is_greedy(self) -> bool:
@@ -76,19 +65,20 @@ class RequestSampler:
         return self.params.top_k > 0 or self.params.top_p < 1 or self.params.min_p > 0
 
     @property
-    def penalises(self) -> bool:
-        params = self.params
-        return (params.repetition_penalty, params.presence_penalty, params.frequency_penalty) != (1, 0, 0)
+    def has_rules(self) -> bool:
+        """Whether a rule changes the logits of the next token."""
+        return any(rule.is_active for rule in self._rules)
 
-    def penalise(self, logits: Tensor) -> None:
-        """Penalise the request's row of float32 logits in place."""
-        if self._penalties is None:
-            self._penalties = Penalties.start(self.params, self._prompt_ids, len(logits), logits.device)
-        self._penalties.apply(logits)
+    def apply_rules(self, logits: Tensor) -> None:
+        """Change the request's row of float32 logits in place."""
+        for rule in self._rules:
+            if rule.is_active:
+                rule.apply(logits)
 
-    def count(self, token: int) -> None:
-        if self._penalties is not None:
-            self._penalties.count(token)
+    def take(self, token: int) -> None:
+        """Note the token that was drawn."""
+        for rule in self._rules:
+            rule.take(token)
 
     def uniform(self) -> float:
         """Returns the next number in [0, 1) of the request's own generator. Each draw uses one."""
@@ -96,17 +86,17 @@ class RequestSampler:
 
 
 def sample(logits: Tensor, samplers: Sequence[RequestSampler]) -> list[int]:
-    """Returns the next token of each row of `logits` `[rows, vocabulary]`."""
-    if all(sampler.is_greedy and not sampler.penalises for sampler in samplers):
+    """Returns the next token of each row of `logits` `[rows, vocabulary]`, which it leaves unchanged."""
+    ruled = [row for row, sampler in enumerate(samplers) if sampler.has_rules]
+    if not ruled and all(sampler.is_greedy for sampler in samplers):
         tokens: list[int] = logits.argmax(-1).tolist()
-        return tokens
-    logits = logits.float().clone()
-    for row, sampler in zip(logits, samplers, strict=True):
-        if sampler.penalises:
-            sampler.penalise(row)
-    tokens = _sample_rows(logits, samplers)
+    else:
+        logits = logits.float().clone()
+        for row in ruled:
+            samplers[row].apply_rules(logits[row])
+        tokens = _sample_rows(logits, samplers)
     for token, sampler in zip(tokens, samplers, strict=True):
-        sampler.count(token)
+        sampler.take(token)
     return tokens
 
 

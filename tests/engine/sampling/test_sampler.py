@@ -1,6 +1,7 @@
 """The sampler draws from the distribution that transformers' processors describe, row by row."""
 
 import math
+from typing import NoReturn
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ from transformers import (
 
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import SamplingParams
-from app.engine.sampler import RequestSampler, check_sampling, sample
+from app.engine.sampling.rules import rules_for
+from app.engine.sampling.sampler import RequestSampler, check_sampling, sample
 
 VOCABULARY = 60
 SHAPES = [
@@ -28,6 +30,15 @@ SHAPES = [
     SamplingParams(temperature=0.9, min_p=0.1),
     SamplingParams(temperature=1.5, top_k=20, top_p=0.8, min_p=0.05),
 ]
+
+
+def ruled(params: SamplingParams, prompt: list[int]) -> RequestSampler:
+    """A sampler with the rules of its parameters, none of which needs the texts of tokens."""
+    return RequestSampler(params, rules_for(params, prompt, {1}, no_tokens))
+
+
+def no_tokens() -> NoReturn:
+    raise AssertionError("no rule needs them")
 
 
 def some_logits(rows: int = 1, vocabulary: int = VOCABULARY) -> Tensor:
@@ -51,7 +62,7 @@ def expected(params: SamplingParams, logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("params", SHAPES)
 def test_sample_draws_the_reference_distribution(params: SamplingParams) -> None:
     logits, draws = some_logits(), 20_000
-    samplers = [RequestSampler(replace(params, seed=seed), [0]) for seed in range(draws)]
+    samplers = [RequestSampler(replace(params, seed=seed)) for seed in range(draws)]
     counts = torch.bincount(torch.tensor(sample(logits.expand(draws, -1), samplers)), minlength=VOCABULARY)
     wanted = expected(params, logits)
     assert not counts[wanted == 0].any()
@@ -63,10 +74,10 @@ def test_sample_row_is_independent_of_its_batch() -> None:
     logits = some_logits(6)
     params = [replace(shape, seed=7) for shape in SHAPES]
     together = [
-        sample(logits, samplers) for samplers in [[RequestSampler(p, [0]) for p in params]] for _ in range(20)
+        sample(logits, samplers) for samplers in [[RequestSampler(p) for p in params]] for _ in range(20)
     ]
     for row, own in enumerate(params):
-        sampler = RequestSampler(own, [0])
+        sampler = RequestSampler(own)
         alone = [sample(logits[row : row + 1], [sampler])[0] for _ in range(20)]
         assert alone == [tokens[row] for tokens in together]
 
@@ -75,7 +86,7 @@ def test_sample_wide_vocabulary_sorts_only_when_it_must() -> None:
     """A flat distribution needs more than the first candidates; the result is still exact."""
     logits = some_logits(1, 5000) * 0.01
     params = SamplingParams(temperature=1.0, top_p=0.9)
-    sampler, kept = RequestSampler(params, [0]), expected(params, logits) > 0
+    sampler, kept = RequestSampler(params), expected(params, logits) > 0
     assert kept.sum() > 1024
     assert all(kept[sample(logits, [sampler])[0]] for _ in range(300))
 
@@ -91,15 +102,15 @@ def test_sample_tied_logits_are_ordered_by_id_whatever_shares_the_batch(neighbou
         SamplingParams(temperature=1.0, top_k=40, seed=5),
         replace(neighbour, temperature=1.0, seed=6),
     ]
-    together = [RequestSampler(param, [0]) for param in params]
-    alone = RequestSampler(params[0], [0])
+    together = [RequestSampler(param) for param in params]
+    alone = RequestSampler(params[0])
     for _ in range(40):
         assert sample(logits, together)[0] == sample(logits[:1], [alone])[0]
 
 
 @pytest.mark.parametrize("top_k", [3, 1500])
 def test_sample_ties_at_the_cut_go_to_the_lowest_ids(top_k: int) -> None:
-    sampler = RequestSampler(SamplingParams(temperature=1.0, top_k=top_k, seed=1), [0])
+    sampler = RequestSampler(SamplingParams(temperature=1.0, top_k=top_k, seed=1))
     drawn = {sample(torch.zeros(1, 6000, dtype=torch.bfloat16), [sampler])[0] for _ in range(300)}
     assert max(drawn) < top_k
 
@@ -107,21 +118,21 @@ def test_sample_ties_at_the_cut_go_to_the_lowest_ids(top_k: int) -> None:
 def test_sample_row_of_nan_does_not_fail_its_batch() -> None:
     logits = some_logits(2, 5000)
     logits[0] = math.nan
-    samplers = [RequestSampler(SamplingParams(top_p=0.5, seed=1), [0]) for _ in range(2)]
-    alone = sample(logits[1:], [RequestSampler(SamplingParams(top_p=0.5, seed=1), [0])])
+    samplers = [RequestSampler(SamplingParams(top_p=0.5, seed=1)) for _ in range(2)]
+    alone = sample(logits[1:], [RequestSampler(SamplingParams(top_p=0.5, seed=1))])
     assert sample(logits, samplers)[1:] == alone
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1e-8, 1e-3])
 def test_sample_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = some_logits(4) * 100
-    samplers = [RequestSampler(SamplingParams(temperature=temperature, top_p=0.9), [0]) for _ in range(4)]
+    samplers = [RequestSampler(SamplingParams(temperature=temperature, top_p=0.9)) for _ in range(4)]
     assert sample(logits, samplers) == logits.argmax(-1).tolist()
 
 
 def test_sample_repetition_penalty_equals_transformers() -> None:
     prompt, logits = [3, 5, 9], some_logits()
-    sampler = RequestSampler(SamplingParams(temperature=0, repetition_penalty=1.7), prompt)
+    sampler = ruled(SamplingParams(temperature=0, repetition_penalty=1.7), prompt)
     ids = list(prompt)
     for _ in range(30):
         reference = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([ids]), logits.clone())
@@ -132,7 +143,7 @@ def test_sample_repetition_penalty_equals_transformers() -> None:
 def test_sample_presence_and_frequency_penalties_are_openais() -> None:
     logits = some_logits()
     params = SamplingParams(temperature=0, presence_penalty=0.3, frequency_penalty=0.2)
-    sampler, counts = RequestSampler(params, [int(logits.argmax())]), torch.zeros(VOCABULARY)
+    sampler, counts = ruled(params, [int(logits.argmax())]), torch.zeros(VOCABULARY)
     for _ in range(40):
         wanted = logits - 0.2 * counts - 0.3 * (counts > 0)
         token = sample(logits, [sampler])[0]
@@ -143,7 +154,7 @@ def test_sample_presence_and_frequency_penalties_are_openais() -> None:
 def test_sample_leaves_the_logits_as_they_were() -> None:
     logits = some_logits()
     before = logits.clone()
-    sample(logits, [RequestSampler(SamplingParams(repetition_penalty=1.5, frequency_penalty=1.0), [1, 2])])
+    sample(logits, [ruled(SamplingParams(repetition_penalty=1.5, frequency_penalty=1.0), [1, 2])])
     assert torch.equal(logits, before)
 
 
@@ -152,3 +163,39 @@ def test_sample_leaves_the_logits_as_they_were() -> None:
 def test_check_names_the_field_out_of_range(field: str, value: float) -> None:
     with pytest.raises(InvalidRequest, match=field):
         check_sampling(replace(SamplingParams(), **{field: value}))
+
+
+def test_sample_bias_is_added_to_the_logits() -> None:
+    logits = some_logits()
+    unlikely = int(logits.argmin())
+    params = SamplingParams(temperature=0, logit_bias={unlikely: 100, int(logits.argmax()): -100})
+    assert sample(logits, [ruled(params, [0]), ruled(SamplingParams(temperature=0), [0])][:1]) == [unlikely]
+    assert sample(logits.expand(2, -1), [ruled(params, [0]), ruled(SamplingParams(temperature=0), [0])]) == [
+        unlikely,
+        int(logits.argmax()),
+    ]
+
+
+def test_sample_bans_stop_ids_until_there_are_min_tokens() -> None:
+    logits = some_logits()
+    logits[:, 1] = 100
+    sampler = ruled(SamplingParams(temperature=0, min_tokens=3), [0])
+    drawn = [sample(logits, [sampler])[0] for _ in range(5)]
+    assert 1 not in drawn[:3]
+    assert drawn[3:] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(logit_bias={1: 101.0}),
+        SamplingParams(logit_bias={1: math.nan}),
+        SamplingParams(logit_bias=dict.fromkeys(range(2000), 1.0)),
+        SamplingParams(stop_token_ids=(1,) * 200),
+        SamplingParams(bad_words=("",)),
+        SamplingParams(max_tokens=3, min_tokens=4),
+    ],
+)
+def test_check_refuses_what_no_sampler_can_do(params: SamplingParams) -> None:
+    with pytest.raises(InvalidRequest):
+        check_sampling(params)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.engine.ipc.messages import DeltaKind
-from app.engine.tokenization.stop_strings import partial_match_length
+from app.engine.replies.stop_strings import partial_match_length
 
 Thinking = Literal["none", "marked", "opened"]  # in a reply: never, between marks, or from the first token
 

@@ -1,7 +1,7 @@
 import pytest
 
 from app.engine.ipc.messages import DeltaKind
-from app.engine.tokenization.parts import PartSplitter, Thinking
+from app.engine.replies.parts import PartSplitter, Thinking
 
 
 def split(text: str, thinking: Thinking, size: int) -> tuple[str, str]:

@@ -10,7 +10,9 @@ class StopStrings:
     how the text is split into pieces.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, includes_stop: bool = False) -> None:
+        """`includes_stop` says whether the text ends after the stop string, instead of before it."""
+        self.includes_stop = includes_stop
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.found = False
@@ -33,7 +35,10 @@ class StopStrings:
 
     def _find(self, text: str) -> int | None:
         ends = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        return min(ends)[1] if ends else None
+        if not ends:
+            return None
+        end, start = min(ends)
+        return end if self.includes_stop else start
 
 
 def partial_match_length(text: str, marks: Sequence[str]) -> int:

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from app.engine.tokenization.detokenizer import Detokenizer, ReplyText
-from app.engine.tokenization.stop_strings import StopStrings
+from app.engine.replies.detokenizer import Detokenizer, ReplyText
+from app.engine.replies.stop_strings import StopStrings
 from tests.engine.tiny import decode as decode_text, token_id, wrap
 
 Decode = Callable[[list[int]], str]
