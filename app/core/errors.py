@@ -41,7 +41,8 @@ from typing import ClassVar
 class DomainError(Exception):
     """Base of all errors that are caused by the caller or the world, not by a bug.
 
-    `code` is stable, `message` and `hint` are for people, and `retry_after` is in seconds.
+    `code` is stable, `message` and `hint` are for people. `retry_after` is in seconds; it is set if the cause
+    may pass without a person.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -200,6 +201,8 @@ def _subclasses(cls: type[DomainError]) -> dict[str, type[DomainError]]:
     return found
 
 
-def error_for_code(code: str, message: str, *, hint: str | None = None) -> DomainError:
+def error_for_code(
+    code: str, message: str, *, hint: str | None = None, retry_after: int | None = None
+) -> DomainError:
     """Returns an error with that code; an InternalError if the code is unknown."""
-    return _subclasses(DomainError).get(code, InternalError)(message, hint=hint)
+    return _subclasses(DomainError).get(code, InternalError)(message, hint=hint, retry_after=retry_after)

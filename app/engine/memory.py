@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import sys
 from pathlib import Path
@@ -75,6 +76,18 @@ def return_freed() -> None:
     """Returns freed memory to the system, if the C library can."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Returns whether the error means that memory has run out, on the host or on a graphics card."""
+    match error:
+        case MemoryError() | torch.OutOfMemoryError():
+            return True
+        case OSError():
+            return error.errno == errno.ENOMEM
+        case RuntimeError():
+            return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return False
 
 
 def page_out(tensor: Tensor) -> None:

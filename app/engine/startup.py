@@ -11,7 +11,7 @@ import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from app.core.errors import DomainError, ModelLoadFailed, ModelRefused
+from app.core.errors import DomainError, ModelLoadFailed, ModelRefused, ModelTooLarge
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
@@ -35,6 +35,7 @@ from app.engine.tokenization.template_sandbox import TemplateSandbox
 _log = logging.getLogger(__name__)
 
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
+_CROWDED_S = 10  # after which other programs may have freed memory
 _CHECK_TOKENS = 64  # the size of the KV pool for the self-check
 _SMALLEST_WINDOW = 16  # tokens; a smaller window is of no use
 
@@ -81,9 +82,19 @@ def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None =
     sandbox.start()  # its process starts while the model loads
     try:
         return _build(spec, report, sandbox, started)
-    except BaseException:
+    except BaseException as error:
         sandbox.close()
+        if memory.is_exhaustion(error):
+            raise _no_memory(spec) from error
         raise
+
+
+def _no_memory(spec: WorkerSpec) -> ModelTooLarge:
+    return ModelTooLarge(
+        f"The memory did not suffice for loading {spec.model_name}.",
+        hint="Choose a smaller model, unload another one, or set LLM_QUANTIZATION=int8.",
+        retry_after=_CROWDED_S,
+    )
 
 
 def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, started: float) -> ReadyEngine:

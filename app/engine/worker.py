@@ -81,7 +81,7 @@ def _work(spec: WorkerSpec, link: WorkerLink) -> int:
         ready = _start(spec, link)
     except DomainError as error:
         _log.warning("loading %s failed: %s", spec.model_name, error.message)
-        link.send(LoadFailed(error.code, error.message, error.hint))
+        link.send(LoadFailed(error.code, error.message, error.hint, error.retry_after))
         return 1
     except Exception as error:  # the process's root
         _log.exception("loading %s failed", spec.model_name)

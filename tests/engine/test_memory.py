@@ -1,5 +1,6 @@
 """Free and used memory, also within a container's limit."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.engine.memory import MemoryUse, cache_budget, card_bytes, page_out
+from app.engine.memory import MemoryUse, cache_budget, card_bytes, is_exhaustion, page_out
 
 CPU = torch.device("cpu")
 
@@ -36,6 +37,18 @@ def test_memory_shared_with_other_processes_counts_by_its_share(tmp_path: Path) 
     rollup.write_text("1000-2000 ---p 0 00:00 0 [rollup]\nRss: 70000 kB\nPss: 10000 kB\nPss_Dirty: 1 kB\n")
     alone = MemoryUse(CPU, tmp_path / "none").used_bytes
     assert MemoryUse(CPU, rollup).used_bytes == pytest.approx(alone - 60_000 * 1024, abs=10_000_000)
+
+
+def test_exhausted_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as tensor:
+        torch.empty(2**60)
+    with pytest.raises(MemoryError) as array:
+        bytearray(2**62)
+    mapping = OSError(errno.ENOMEM, "Cannot allocate memory")
+    assert all(map(is_exhaustion, (tensor.value, array.value, mapping, torch.OutOfMemoryError("full"))))
+    with pytest.raises(RuntimeError) as shapes:
+        torch.ones(2) @ torch.ones(3)
+    assert not any(map(is_exhaustion, (shapes.value, FileNotFoundError(errno.ENOENT, ""), ValueError())))
 
 
 def test_host_has_no_card() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from app.core.errors import DomainError
 from app.engine.backend import BackendStats
 from app.engine.ipc.messages import WorkerSpec
 from app.models.hub.progress import LoadReporter
@@ -33,6 +34,7 @@ class StandInEngines:
     cancelled: list[str] = field(default_factory=list)
     backends: list[SlowBackend] = field(default_factory=list)
     memory_bytes: int = 1
+    failures: list[DomainError] = field(default_factory=list)  # of the next starts, in this order
 
     @property
     def used_bytes(self) -> int:
@@ -50,6 +52,8 @@ class StandInEngines:
     async def start(self, spec: WorkerSpec, report: LoadReporter) -> SlowBackend:
         self.started.append(spec.model_name)
         report("load", 0.5)
+        if self.failures:
+            raise self.failures.pop(0)
         try:
             await self.may_start.wait()
         except asyncio.CancelledError:

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 EventQueue = asyncio.Queue[GenerationEvent | DomainError]
 
 _WATCH_EVERY_S = 0.25
+_RETRY_AFTER_S = 5  # after a worker could not be started, or ended while it was loading
 LOAD_SILENCE_S = 300.0  # between two signs of life of a worker that is loading
 
 
@@ -95,7 +96,9 @@ class WorkerClient:
             report(Progress("import", 0.0))
             process = await WorkerProcess.start(spec, launcher)
         except OSError as error:
-            raise ModelLoadFailed(f"No worker could be started: {error.strerror}.") from error
+            raise ModelLoadFailed(
+                f"No worker could be started: {error.strerror}.", retry_after=_RETRY_AFTER_S
+            ) from error
         client = cls(spec, process, report, max_requests, stuck_after_s)
         try:
             await client._wait_until_ready()
@@ -113,6 +116,7 @@ class WorkerClient:
                 raise ModelLoadFailed(
                     f"The worker of {self._name} was silent for {LOAD_SILENCE_S:.0f} s while loading.",
                     hint="Check that the disk with the model's folder responds.",
+                    retry_after=_RETRY_AFTER_S,
                 )
         self._ready.result()
 
@@ -232,8 +236,8 @@ class WorkerClient:
             case Ready(info):
                 self._liveness.record(Beat(0.0, 0))  # loading has limits of its own
                 self._settle(info)
-            case LoadFailed(code, text, hint):
-                self._settle(error_for_code(code, text, hint=hint))
+            case LoadFailed(code, text, hint, retry_after):
+                self._settle(error_for_code(code, text, hint=hint, retry_after=retry_after))
 
     def _give(self, request_id: str, event: GenerationEvent) -> None:
         if request_id in self._requests:  # otherwise it was cancelled while the answer was on its way
@@ -261,6 +265,7 @@ class WorkerClient:
             ModelLoadFailed(
                 f"The worker of {self._name} ended while it was loading ({how}).",
                 hint="See the server's log. The usual cause is too little memory.",
+                retry_after=_RETRY_AFTER_S,
             )
         )
         self._fail_all(_worker_died(f"ended ({how})"))

@@ -132,6 +132,7 @@ class LoadFailed(Record, frozen=True):
     code: str
     message: str
     hint: str | None = None
+    retry_after: int | None = None  # seconds
 
 
 class Accepted(Record, frozen=True):

@@ -32,12 +32,14 @@ from app.core.errors import (
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRY_AFTER_S = 60  # if the Hub does not say
+_OUTAGE_S = 2  # after which a connection may work again
 
 
 def offline(source: Source) -> ModelOffline:
     return ModelOffline(
         f"{source.location} is not on this machine, and the Hugging Face Hub cannot be reached.",
         hint="Connect to the network and try again, or use the built-in model.",
+        retry_after=_OUTAGE_S,
     )
 
 
@@ -85,7 +87,9 @@ def to_model_error(source: Source, error: Exception, has_token: bool) -> ModelUn
         case OSError(errno=int() as number):
             return _to_disk_error(name, number)
     return HubUnreachable(
-        f"The download of {name} was interrupted.", hint="Try again: the download is resumed."
+        f"The download of {name} was interrupted.",
+        hint="Try again: the download is resumed.",
+        retry_after=_OUTAGE_S,
     )
 
 
@@ -132,7 +136,9 @@ def _to_status_error(name: str, status: int, headers: Mapping[str, str]) -> Mode
             f"This machine's token may not read {name} (403).",
             hint="Give it the permission at https://huggingface.co/settings/tokens.",
         )
-    return HubUnreachable(f"The Hub answered {status} for {name}.", hint="Try again later.")
+    return HubUnreachable(
+        f"The Hub answered {status} for {name}.", hint="Try again later.", retry_after=_OUTAGE_S
+    )
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> int:

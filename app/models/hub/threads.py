@@ -54,6 +54,7 @@ async def ask_disk(look: Callable[[], T], limit_s: float) -> T:
         raise ModelLoadFailed(
             "The disk with the model's files does not answer.",
             hint="Check the disk of LLM_MODEL_CACHE_DIR, or of the folder that was named.",
+            retry_after=10,
         ) from None
 
 

@@ -16,6 +16,7 @@ from app.models.hub.errors import gigabytes
 from app.models.lifecycle.state import ModelState
 
 _RUNTIME_BYTES = 400_000_000  # of a worker besides its weights: the interpreter, torch, activations
+_CROWDED_S = 10  # after which other programs may have freed memory
 _SHARE = 0.95  # of the memory may be used; the rest is for other programs
 
 
@@ -98,6 +99,7 @@ class EvictionPolicy:
                 f"{gigabytes(max(room, 0))} are free.",
                 hint="Unload another model (POST /api/v1/unload-model), choose a smaller one, "
                 "or raise LLM_MEMORY_GB if it is set.",
+                retry_after=_CROWDED_S if self.limit_bytes is None else None,
             )
 
 

@@ -1,6 +1,6 @@
-"""Restarts the worker of the current model after it ended or got stuck, without waiting for a request.
+"""Loads the current model again after its worker failed, or its load did, without waiting for a request.
 
-A load balancer that checks readiness would send no request.
+A load balancer that checks readiness would send no request. Other models wait for their next request.
 """
 
 import asyncio
@@ -22,7 +22,10 @@ _FORGET_AFTER_S = 300.0  # after this time without a restart, the next one has n
 
 
 class Reviver:
-    """Restarts the worker. The delay before a restart doubles with each restart in a row, up to a minute."""
+    """Restarts the worker. The delay before a restart doubles with each restart in a row, up to a minute.
+
+    A load that failed is repeated if its error says when to try again, and not before that.
+    """
 
     def __init__(
         self, registry: ModelRegistry, loader: ModelLoader, clock: Callable[[], float] = time.monotonic
@@ -40,28 +43,32 @@ class Reviver:
             await asyncio.sleep(_POLL_S)
 
     def check(self) -> None:
-        """Starts loading the current model if its worker has failed and the delay is over."""
+        """Starts loading the current model if it has failed and the delay is over."""
         state = self._registry.current
         if state is None or not _is_down(state):
             return
-        state.is_recovering = True
         now = self._clock()
         if now - self._last_start >= _FORGET_AFTER_S:
             self._starts = 0
-        if now - self._last_start < self._delay_s:
+        if not state.is_recovering and state.loaded is None:  # the load that failed counts as a start
+            self._starts, self._last_start = self._starts + 1, now
+        state.is_recovering = True
+        if now - self._last_start < self._delay_s(state):
             return
         self._starts, self._last_start = self._starts + 1, now
         logger.info("restarting a worker: model=%s restart=%d", state.name, self._starts)
         with suppress(ShuttingDown):
             self._loader.start_background_load(state)
 
-    @property
-    def _delay_s(self) -> float:
-        return min(2.0 ** (self._starts - 1), _MAX_DELAY_S) if self._starts else 0.0
+    def _delay_s(self, state: ModelState) -> float:
+        wanted_s = (state.error and state.error.retry_after) or 0
+        return max(wanted_s, min(2.0 ** (self._starts - 1), _MAX_DELAY_S) if self._starts else 0.0)
 
 
 def _is_down(state: ModelState) -> bool:
-    """Returns whether the worker has failed, or could not be restarted, and no load is in progress."""
+    """Returns whether the model has failed in a way that may pass, and is not being loaded."""
     if state.progress is not None:
         return False
-    return not state.is_serving if state.loaded is not None else state.is_recovering
+    if state.loaded is not None:
+        return not state.is_serving
+    return state.is_recovering or (state.error is not None and state.error.retry_after is not None)

@@ -122,7 +122,7 @@ class ServerStatus:
     def _failure(self, state: ModelState) -> str | None:
         """Returns the reason why a loaded or requested model cannot serve; None if it can."""
         if state.error is not None:
-            return state.error.message
+            return f"{state.error.message} It is tried again." if state.is_recovering else state.error.message
         failure = None if state.loaded is None else state.loaded.backend.failure
         if failure is None:
             return None

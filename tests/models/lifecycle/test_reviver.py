@@ -2,10 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from app.core.config import Settings
-from app.core.errors import ModelLoadFailed
+from app.core.errors import (
+    DomainError,
+    HubUnreachable,
+    ModelCorrupt,
+    ModelGated,
+    ModelLoadFailed,
+    ModelOffline,
+    ModelTooLarge,
+    RateLimited,
+    WorkerDied,
+)
 from app.models.hub.client import Hub
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.eviction_policy import EvictionPolicy
@@ -43,16 +56,23 @@ class Scene:
             self.engines.backends[-1].failure = "ended (signal 9)"
         await self.check_at(self.now)
 
+    async def fail_to_load(self, *errors: DomainError) -> None:
+        """The first load ends with the first error, later ones with the others."""
+        self.engines.failures.extend(errors)
+        with suppress(DomainError):
+            await self.loader.load(self.state).result()
+
     async def check_at(self, now: float) -> None:
         self.now = now
         self.reviver.check()
         await until(lambda: self.state.progress is None, "the load to end")
 
 
-def run(tmp_path: Path, play: Callable[[Scene], Awaitable[None]]) -> None:
+def run(tmp_path: Path, play: Callable[[Scene], Awaitable[None]], *, is_loaded: bool = True) -> None:
     async def play_and_close() -> None:
         scene = Scene(tmp_path)
-        await scene.loader.load(scene.state).result()
+        if is_loaded:
+            await scene.loader.load(scene.state).result()
         try:
             await play(scene)
         finally:
@@ -125,3 +145,45 @@ def test_model_that_is_unloaded_while_it_waits_for_its_start_is_left_alone(tmp_p
         assert len(scene.engines.started) == 2
 
     run(tmp_path, play)
+
+
+@pytest.mark.parametrize("kind", [HubUnreachable, ModelOffline, RateLimited, ModelTooLarge, WorkerDied])
+def test_first_load_that_failed_for_a_passing_reason_is_repeated(
+    tmp_path: Path, kind: type[DomainError]
+) -> None:
+    async def play(scene: Scene) -> None:
+        await scene.fail_to_load(*(kind("Not now.", retry_after=1) for _ in range(3)))
+        begun = scene.now
+        for starts, due_at in enumerate((begun, begun + 1, begun + 3, begun + 7), start=1):
+            await scene.check_at(due_at)
+            assert len(scene.engines.started) == starts
+            await scene.check_at(due_at + 0.9)
+            assert len(scene.engines.started) == starts
+        assert scene.state.is_serving and not scene.state.is_recovering
+
+    run(tmp_path, play, is_loaded=False)
+
+
+def test_repeated_load_waits_as_long_as_the_error_asks(tmp_path: Path) -> None:
+    async def play(scene: Scene) -> None:
+        await scene.fail_to_load(RateLimited("Too many requests.", retry_after=600))
+        begun = scene.now
+        await scene.check_at(begun)
+        assert scene.state.is_recovering
+        await scene.check_at(begun + 599)
+        assert len(scene.engines.started) == 1
+        await scene.check_at(begun + 600)
+        assert scene.state.is_serving
+
+    run(tmp_path, play, is_loaded=False)
+
+
+@pytest.mark.parametrize("kind", [ModelGated, ModelCorrupt, ModelLoadFailed])
+def test_first_load_that_needs_a_person_is_not_repeated(tmp_path: Path, kind: type[DomainError]) -> None:
+    async def play(scene: Scene) -> None:
+        await scene.fail_to_load(kind("Not so."))
+        await scene.check_at(scene.now)
+        await scene.check_at(scene.now + 1000)
+        assert len(scene.engines.started) == 1 and not scene.state.is_recovering
+
+    run(tmp_path, play, is_loaded=False)

@@ -21,7 +21,7 @@ from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import LoadProgress
 from tests.hub.standin import Mishap, Refusal, StandInHub, running
-from tests.models.conftest import World, chats_of, pid_of, profile
+from tests.models.conftest import World, asyncio_timeout, chats_of, pid_of, profile
 from tests.models.hub.requests import hub_of, make_folder
 from tests.waiting import until
 
@@ -180,3 +180,32 @@ def test_faults_at_every_stage_leave_the_old_model_as_it_was(scene: Scene, fault
     scene.reset()
     assert world.run(scene.switch())
     assert world.chat("hello").model_name == "next"
+
+
+def test_first_load_that_found_no_hub_succeeds_unasked_when_the_hub_is_back(
+    tiny_folders: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    chosen = settings.model_copy(update={"model_name": "next"})
+    catalogue = {"next": replace(profile("next", tmp_path), sources=(Source("owner/next"),))}
+
+    async def start_and_wait(hub: StandInHub) -> None:
+        models = ModelManager(chosen, catalogue, hub_of(hub, tmp_path / "cache"))
+        status = ServerStatus(models)
+        try:
+            await models.start()
+            await until(lambda: status.health().status == "degraded", "the failure to be seen")
+            health = status.health().model
+            assert health is not None and health.error is not None
+            assert health.error.startswith("The Hub answered 500") and "tried again" in health.error
+            hub.refusals.clear()
+            await until(status.is_ready, "the model to be loaded")
+            assert status.health().status == "ok"
+        finally:
+            await models.close()
+
+    with running(StandInHub()) as hub:
+        hub.repositories["owner/next"] = {
+            path.name: path.read_bytes() for path in tiny_folders["tiny-b"].iterdir()
+        }
+        hub.refusals["owner/next"] = Refusal(500, "")
+        asyncio.run(asyncio_timeout(start_and_wait(hub)))
