@@ -18,6 +18,7 @@ GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
+GGUF = ".gguf"  # the end of the name of a file that holds a whole model
 TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that the server reads
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
@@ -34,9 +35,19 @@ class UnsafeIndex(BrokenFile):
     """The index lists a file that is outside the folder or is not a safetensors file."""
 
 
+def is_gguf(path: str | Path) -> bool:
+    """Returns whether the name is that of a GGUF file, which holds a whole model."""
+    return str(path).lower().endswith(GGUF)
+
+
 def is_complete(folder: Path, *, takes_pickle: bool = False) -> bool:
-    """Returns whether the folder has a configuration, a tokenizer and all files of the weights."""
+    """Returns whether the folder has a configuration, a tokenizer and all files of the weights.
+
+    `folder` may also be a GGUF file, which only has to exist.
+    """
     try:
+        if is_gguf(folder):
+            return folder.is_file()
         has_tokenizer = any((folder / name).is_file() for name in _TOKENIZERS)
         return has_tokenizer and (folder / CONFIG).is_file() and bool(weights(folder, takes_pickle))
     except OSError:
@@ -48,6 +59,8 @@ def weights(folder: Path, takes_pickle: bool = False) -> list[Path]:
 
     A pickle counts only if `takes_pickle` is set and the folder has no safetensors.
     """
+    if is_gguf(folder):
+        return [folder] if folder.is_file() else []
     with suppress(BrokenFile):
         paths = safetensors(folder)
         if paths and all(path.is_file() for path in paths):

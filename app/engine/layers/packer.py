@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from app.core.literals import Quantization
+from app.engine.layers.blocks import BlockLinear
 from app.engine.layers.packed_linear import MakeLayer
 from app.engine.layers.schemes import Scheme, choose_scheme
 
+_LINEAR = (nn.Linear, Conv1D, BlockLinear)
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -58,7 +60,7 @@ class Packer:
         return made
 
     def _made(self, layers: Sequence[nn.Module]) -> nn.Module:
-        weight = _joined([_weight(layer) for layer in layers])
+        weight = _joined([_weight(layer, self.dtype) for layer in layers])
         biases = [layer.bias for layer in layers]
         bias = None if biases[0] is None else _joined(biases).to(self.dtype)
         if self.make_layer is None:
@@ -105,23 +107,26 @@ def pack(model: PreTrainedModel, packer: Packer) -> None:
 
 def pack_children(parent: nn.Module, packer: Packer) -> None:
     """Replaces the linear layers among the module's direct children."""
-    if packer.make_layer is None:
+    if packer.make_layer is None and not any(isinstance(child, BlockLinear) for child in parent.children()):
         return
     for names in _SIBLINGS:
         _join(parent, names, packer)
     for name, child in parent.named_children():
         # Exact types only: a subclass may compute something else. Layers wider than the model's dtype stay.
-        if type(child) in (nn.Linear, Conv1D) and _fits(child, packer.dtype):
+        if type(child) in _LINEAR and _fits(child, packer.dtype):
             setattr(parent, name, packer.linear(child))
 
 
 def weight_count(*modules: nn.Module) -> int:
     """Returns the number of weights, without biases, in those modules that are ordinary linear layers."""
-    return sum(_weight(module).numel() for module in modules if type(module) in (nn.Linear, Conv1D))
+    return sum(_count(module) for module in modules if type(module) in _LINEAR)
 
 
 def _join(parent: nn.Module, names: Sequence[str], packer: Packer) -> None:
-    layers = [layer for name in names if type(layer := getattr(parent, name, None)) is nn.Linear]
+    found = [getattr(parent, name, None) for name in names]
+    layers = [
+        layer for layer in found if isinstance(layer, nn.Linear | BlockLinear) and type(layer) in _LINEAR
+    ]
     has_bias = {layer.bias is not None for layer in layers}
     if len(layers) < len(names) or len(has_bias) > 1 or len({layer.in_features for layer in layers}) > 1:
         return
@@ -131,12 +136,26 @@ def _join(parent: nn.Module, names: Sequence[str], packer: Packer) -> None:
 
 
 def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
+    if isinstance(layer, BlockLinear):
+        return True
     weight: Any = layer.weight  # both kinds have one
     return bool(weight.element_size() <= dtype.itemsize)
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    """Returns the weight as `[outputs, inputs]`. GPT-2's Conv1D stores it transposed."""
+def _count(layer: nn.Module) -> int:
+    if isinstance(layer, BlockLinear):
+        return layer.stored.count
+    weight: Any = layer.weight  # both kinds have one
+    return int(weight.numel())
+
+
+def _weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
+    """Returns the weight as `[outputs, inputs]`, in `dtype` if it was in blocks.
+
+    GPT-2's Conv1D stores it transposed.
+    """
+    if isinstance(layer, BlockLinear):
+        return layer.stored.values(dtype)
     weight: Any = layer.weight  # both kinds have one
     detached: Tensor = weight.detach()
     return detached.t() if type(layer) is Conv1D else detached

@@ -1,4 +1,4 @@
-"""Loads a model and its tokenizer from a local folder, and picks the device and the dtype.
+"""Loads a model and its tokenizer from a local folder or GGUF file, and picks the device and the dtype.
 
 Nothing is fetched, and no code from the folder runs.
 """
@@ -26,7 +26,11 @@ from app.core.errors import (
     ModelLoadFailed,
     ModelUnsupported,
 )
-from app.core.model_folder import PICKLE
+from app.core.model_folder import PICKLE, is_gguf
+from app.engine.gguf.config import config_of
+from app.engine.gguf.file import read
+from app.engine.gguf.model import build_model
+from app.engine.gguf.tokenizer import build_tokenizer, ending_ids
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
@@ -67,6 +71,8 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
 
     Raises ModelUnavailable if the model is missing, corrupt, refused or unsupported, or fails to load.
     """
+    if is_gguf(spec.model_path):
+        return _load_gguf(spec, report)
     folder = _convert_pickle(Path(spec.model_path), spec.converts_to, report)
     refuse_unsafe(folder)
     device = pick_device(spec.device)
@@ -78,6 +84,27 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
         model = _model(folder, config, _loaded_dtype(config, dtype, device))
     tokenizer = _tokenizer(folder)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+    return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
+
+
+def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
+    file = read(Path(spec.model_path))
+    config, device = config_of(file), pick_device(spec.device)
+    config.dtype = torch.bfloat16  # of which quantised weights have the precision, at most
+    config.eos_token_id = ending_ids(file)
+    dtype = pick_dtype(spec.dtype, device, config)
+    tokenizer = build_tokenizer(file)
+    if len(tokenizer) > config.vocab_size:
+        raise ModelCorrupt("the GGUF file has more tokens than rows of its embedding", hint=AGAIN)
+    refuse_growth(tokenizer)
+    model = build_model(
+        file,
+        config,
+        dtype,
+        keeps_blocks=device.type == "cpu",
+        report=lambda fraction: report("load", fraction),
+    )
+    model.to(device)  # type: ignore[arg-type]  # as below
     return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
 
 

@@ -1,0 +1,163 @@
+"""Writes small GGUF files from tiny models with random weights, as llama.cpp's converter would."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf.constants import GGMLQuantizationType
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from tests.engine.tiny import TEMPLATE, make_tokenizer
+
+VOCABULARY = 320
+_SHAPE: dict[str, Any] = {  # arguments that all these configurations take
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 160,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+    "rms_norm_eps": 1e-6,
+}
+_GEMMA: dict[str, Any] = {**_SHAPE, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**_SHAPE),
+    "qwen2": Qwen2Config(**_SHAPE),
+    "qwen3": Qwen3Config(**_SHAPE, head_dim=32),
+    "gemma2": Gemma2Config(**_GEMMA, layer_types=["sliding_attention", "full_attention"]),
+    "gemma3": Gemma3TextConfig(**_GEMMA, layer_types=["sliding_attention", "sliding_attention"]),
+}
+_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+}
+_NORMS = {"post_attention_layernorm": "ffn_norm"}
+_GEMMA_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def tiny_model(architecture: str, *, is_tied: bool = False) -> PreTrainedModel:
+    """Returns a model in float32 with random weights, also in its norms and biases."""
+    config = CONFIGS[architecture]
+    config.tie_word_embeddings = is_tied
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
+    assert isinstance(model, PreTrainedModel)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith(("norm.weight", "bias")):
+                value.add_(0.1 * torch.randn_like(value))
+    model.train(False)
+    return model
+
+
+def write(
+    path: Path,
+    model: PreTrainedModel,
+    architecture: str,
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Path:
+    """Writes the model with its matrices in blocks of that kind. Returns `path`."""
+    writer = gguf.GGUFWriter(path, architecture)
+    _add_sizes(writer, model.config)
+    _add_vocabulary(writer, make_tokenizer() if tokenizer is None else tokenizer)
+    for name, value in model.named_parameters():
+        array = _as_stored(name, value.detach().numpy(), model.config, architecture)
+        is_matrix = array.ndim == 2
+        stored = gguf.quants.quantize(array, kind) if is_matrix else array
+        writer.add_tensor(gguf_name(name, architecture), stored, raw_dtype=kind if is_matrix else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def gguf_name(name: str, architecture: str) -> str:
+    """Returns the name of transformers' parameter in a GGUF file."""
+    names = {**_NAMES, **(_GEMMA_NORMS if architecture.startswith("gemma") else _NORMS)}
+    path, _, kind = name.rpartition(".")
+    if not path.startswith("model.layers."):
+        return f"{names[path]}.{kind}"
+    _, _, layer, part = path.split(".", 3)
+    return f"blk.{layer}.{names[part]}.{kind}"
+
+
+def _as_stored(name: str, array: np.ndarray, config: PreTrainedConfig, architecture: str) -> np.ndarray:
+    """Returns the values in llama.cpp's order: it pairs neighbours in the rotary positions of Llama."""
+    if architecture.startswith("gemma") and name.endswith("norm.weight"):
+        return array + 1
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    count = heads.get(name.split(".")[-2])
+    if architecture != "llama" or count is None:
+        return array
+    halves = array.reshape(count, 2, len(array) // count // 2, *array.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(array.shape))
+
+
+def _add_sizes(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(getattr(config, "head_dim", None) or config.hidden_size // 4)
+    rope = config.rope_parameters
+    rope = rope.get("full_attention", rope)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if isinstance(config, Gemma2Config | Gemma3TextConfig):
+        writer.add_sliding_window(_GEMMA["sliding_window"])
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = tokenizer.get_vocab()
+    tokens = sorted(ids, key=ids.__getitem__)
+    tokens += [f"[unused{i}]" for i in range(VOCABULARY - len(tokens))]
+    special = set(tokenizer.get_added_vocab())
+    kinds = [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(_merges(tokenizer))
+    writer.add_bos_token_id(ids["<|bos|>"])
+    writer.add_eos_token_id(ids["<|end|>"])
+    writer.add_chat_template(TEMPLATE)
+
+
+def _merges(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    return [" ".join(pair) for pair in merges]

@@ -1,0 +1,101 @@
+"""A model read from a GGUF file computes what the model computes that the file was written from."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from gguf.constants import GGMLQuantizationType as Kind
+from gguf.quants import dequantize, quantize
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from app.core.errors import ModelCorrupt, ModelUnsupported
+from app.engine.ipc.messages import WorkerSpec
+from app.engine.layers.schemes import relative_error
+from app.engine.loading.load import LoadedModel, load
+from app.engine.loading.self_check import check_packed_path
+from tests.engine.gguf.files import CONFIGS, tiny_model, write
+from tests.engine.gguf.smollm2 import needs_smollm2, smollm2
+
+IDS = torch.tensor([[7, 38, 131, 286, 5, 70, 12, 99, 1, 44, 203, 11]])
+
+
+def loaded(path: Path) -> LoadedModel:
+    return load(WorkerSpec(str(path), "tiny", dtype="float32"), lambda *stage: None)
+
+
+@torch.inference_mode()
+def logits(model: PreTrainedModel, ids: torch.Tensor = IDS) -> torch.Tensor:
+    values = model(input_ids=ids, use_cache=False).logits
+    assert isinstance(values, torch.Tensor)
+    return values
+
+
+def rounded(model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
+    """Rounds the matrices of the model as blocks of that kind do. Returns the model."""
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.dim() == 2:
+                value.copy_(torch.from_numpy(dequantize(quantize(value.numpy(), kind), kind)))
+    return model
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_model_of_a_file_computes_the_same(tmp_path: Path, architecture: str) -> None:
+    own = tiny_model(architecture)
+    read = loaded(write(tmp_path / "tiny.gguf", own, architecture))
+    assert relative_error(logits(read.model), logits(own)) < 1e-5
+    check_packed_path(read.model, torch.float32)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.F16, Kind.BF16])
+def test_blocks_keep_the_values_of_the_file(tmp_path: Path, kind: Kind) -> None:
+    own = tiny_model("llama")
+    read = loaded(write(tmp_path / "tiny.gguf", own, "llama", kind))
+    assert relative_error(logits(read.model), logits(rounded(own, kind))) < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_output_layer_may_share_the_embedding(tmp_path: Path, architecture: str) -> None:
+    own = tiny_model(architecture, is_tied=True)
+    read = loaded(write(tmp_path / "tiny.gguf", own, architecture, Kind.Q8_0))
+    assert relative_error(logits(read.model), logits(rounded(own, Kind.Q8_0))) < 1e-5
+
+
+def test_special_tokens_and_template_come_from_the_file(tmp_path: Path) -> None:
+    read = loaded(write(tmp_path / "tiny.gguf", tiny_model("llama"), "llama"))
+    assert read.tokenizer.decode(sorted(read.stop_ids)) == "<|end|>"
+    assert read.tokenizer.chat_template is not None
+    assert read.context_length == 160
+
+
+def test_missing_tensor_is_corrupt(tmp_path: Path) -> None:
+    own = tiny_model("llama")
+    del own.get_submodule("model.norm").weight
+    with pytest.raises(ModelCorrupt, match=r"1 weights are missing, such as model\.norm\.weight"):
+        loaded(write(tmp_path / "tiny.gguf", own, "llama"))
+
+
+def test_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "tiny.gguf", tiny_model("llama"), "llama")
+    path.write_bytes(path.read_bytes().replace(b"llama", b"mamba"))
+    with pytest.raises(ModelUnsupported, match="'mamba'"):
+        loaded(path)
+
+
+@needs_smollm2
+def test_smollm2_has_the_logits_of_transformers_own_loader() -> None:
+    path = str(smollm2())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its tensors are views of read-only memory
+        facts = load_gguf_checkpoint(path)  # type: ignore[no-untyped-call]
+        reference = LlamaForCausalLM(LlamaConfig(**facts["config"]))
+        read_whole = partial(load_gguf_checkpoint, path, return_tensors=True)
+        reference.load_state_dict(read_whole(model_to_load=reference)["tensors"], strict=False)
+    reference.tie_weights()
+    reference.train(False)
+    read = loaded(smollm2())
+    ids = torch.tensor([read.tokenizer.encode("The capital of France is Paris. 12 + 30 = 42, isn't it?")])
+    assert relative_error(logits(read.model, ids), logits(reference, ids)) < 0.01
