@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import multiprocessing
 import os
 import signal
@@ -13,8 +14,11 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 from types import FrameType
 
+from app.core.api_keys import KeyRing
 from app.core.config import SettingsError
 from app.services import ModelService
+
+logger = logging.getLogger(__name__)
 
 
 class AddressError(Exception):
@@ -136,6 +140,43 @@ def _set_at_signal(stopping: asyncio.Event) -> Iterator[None]:
     finally:
         for number, handler in installed.items():
             signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def reloading(keys: KeyRing) -> AsyncIterator[None]:
+    """Reads the keys again on each SIGHUP, if they come from a file. Wrong ones are logged and not used."""
+    hangup = asyncio.Event()
+    with _set_at_hangup(hangup, keys):
+        task = asyncio.create_task(_reload_after(hangup, keys))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _reload_after(hangup: asyncio.Event, keys: KeyRing) -> None:
+    while await hangup.wait():
+        hangup.clear()
+        try:
+            await asyncio.to_thread(keys.reload)  # a disk may be slow
+            logger.info("API keys read again: %d keys", len(keys))
+        except SettingsError as error:
+            logger.error("The API keys stay as they were. %s", error)
+
+
+@contextmanager
+def _set_at_hangup(hangup: asyncio.Event, keys: KeyRing) -> Iterator[None]:
+    is_main = threading.current_thread() is threading.main_thread()  # another one may install no handler
+    if not (keys.is_from_file and is_main and hasattr(signal, "SIGHUP")):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from app.api import docs, endpoints
 from app.api.body import BodyGuard, FramingGuard
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck, RequestLog
+from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
-from app.lifecycle import check_single_process, running
+from app.lifecycle import check_single_process, reloading, running
 from app.services import Services, build_services, check_models
 
 logger = logging.getLogger(__name__)
@@ -38,23 +39,24 @@ def create_app(settings: Settings | None = None, build: Build = build_services) 
     If `settings` is None, it reads them from the environment and `.env`.
 
     Raises:
-        SettingsError: a setting is wrong, or no model has the name in the settings.
+        SettingsError: a setting or an API key is wrong, or no model has the name in the settings.
     """
     settings = load_settings() if settings is None else settings
     check_models(settings)
+    keys = KeyRing(settings)
     app = FastAPI(
         title=NAME,
         version=__version__,
         description=docs.DESCRIPTION,
         openapi_tags=docs.TAGS,
-        lifespan=_lifespan(settings, build),
-        middleware=_middleware(settings),
+        lifespan=_lifespan(settings, keys, build),
+        middleware=_middleware(settings, keys),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     install_error_handlers(app)
-    endpoints.add_routes(app, has_key=settings.api_key is not None)
+    endpoints.add_routes(app, has_key=len(keys) > 0)
     return app
 
 
@@ -69,7 +71,9 @@ def __getattr__(name: str) -> FastAPI:
         sys.exit(1 if multiprocessing.parent_process() is None else _STARTUP_FAILURE)
 
 
-def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    settings: Settings, keys: KeyRing, build: Build
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure(settings.log_level)
@@ -77,13 +81,13 @@ def _lifespan(settings: Settings, build: Build) -> Callable[[FastAPI], AbstractA
         warn_of_misspelt_settings(os.environ)
         app.state.services = services = build(settings)
         docs.describe(app)
-        async with running(services.models):
+        async with running(services.models), reloading(keys):
             yield
 
     return lifespan
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
     """Returns the middleware, the outermost first. CORS comes before the checks, so that a page can also read
     a refusal."""
     origins = list(settings.cors_origins)
@@ -94,13 +98,11 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(RequestLog),
         Middleware(FramingGuard),
         *([cross_origin] if origins else []),
-        Middleware(Guard, _check(settings)),
+        Middleware(Guard, _check(settings, keys)),
         Middleware(BodyGuard, settings.max_body_bytes),
         Middleware(HeadAsGet),
     ]
 
 
-def _check(settings: Settings) -> Callable[[Scope], str | None]:
-    if settings.api_key is None:
-        return HostCheck(settings.allowed_hosts, settings.cors_origins)
-    return KeyCheck(settings.api_key.get_secret_value())
+def _check(settings: Settings, keys: KeyRing) -> Callable[[Scope], str | None]:
+    return KeyCheck(keys) if len(keys) > 0 else HostCheck(settings.allowed_hosts, settings.cors_origins)

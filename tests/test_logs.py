@@ -20,6 +20,7 @@ def log(tmp_path_factory: pytest.TempPathFactory, shared_fork_server: Path) -> t
         "LLM_MODEL_NAME": "builtin",
         "LLM_LOG_LEVEL": "DEBUG",
         "LLM_API_KEY": KEY,
+        "LLM_API_KEYS": f"alice:{KEY}-of-alice",
         "LLM_HF_TOKEN": f"{KEY}-of-the-hub",
         "LLM_SYSTEM_PROMPT": SYSTEM,
         "LLM_FORK_SERVER": str(shared_fork_server),

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -22,7 +22,7 @@ START_S = 30
 FAKE_SERVER = """
 import sys, uvicorn
 from tests.api.fakes import Scripted, fake_app
-uvicorn.run(fake_app(Scripted()), port=int(sys.argv[1]))
+uvicorn.run(fake_app(Scripted(), api_keys_file=sys.argv[2] or None), port=int(sys.argv[1]))
 """
 
 
@@ -49,6 +49,22 @@ def is_alive(url: str) -> bool:
         return httpx.get(f"{url}/health/live", trust_env=False).is_success
     except httpx.TransportError:
         return False
+
+
+def log_until(text: str, running: subprocess.Popen[str]) -> str:
+    """The output of the process until the text is in it, and a little more."""
+    assert running.stdout is not None
+    output, descriptor = bytearray(), running.stdout.fileno()
+    os.set_blocking(descriptor, False)
+
+    def is_there() -> bool:
+        with suppress(BlockingIOError):
+            output.extend(os.read(descriptor, 1 << 16))
+        return text.encode() in output
+
+    wait_for(is_there, f"the log to say {text!r}", START_S)
+    os.set_blocking(descriptor, True)
+    return output.decode()
 
 
 def until_it_answers(url: str) -> None:
@@ -198,7 +214,7 @@ def test_server_ends_when_its_reloader_is_killed(offline: dict[str, str]) -> Non
 
 def test_signal_ends_an_open_stream_with_one_error_event() -> None:
     port = free_port()
-    with process("-c", FAKE_SERVER, str(port)) as server, httpx.Client(trust_env=False) as client:
+    with process("-c", FAKE_SERVER, str(port), "") as server, httpx.Client(trust_env=False) as client:
         url = f"http://127.0.0.1:{port}"
         until_it_answers(url)
         body = {"message": "until closed", "stream": True}
@@ -210,6 +226,35 @@ def test_signal_ends_an_open_stream_with_one_error_event() -> None:
         assert [line for line in rest if line.startswith("event")] == ["event: delta", "event: error"]
         assert '"code":"shutting_down"' in rest[-2]
         assert server.wait(START_S) in (0, -signal.SIGTERM)
+
+
+def test_hangup_reads_the_keys_again_and_keeps_them_if_the_file_is_wrong(tmp_path: Path) -> None:
+    port, keys = free_port(), tmp_path / "keys"
+    keys.write_text("alice hunter2-a\nbob hunter2-b\n")
+    with process("-c", FAKE_SERVER, str(port), str(keys)) as server, httpx.Client(trust_env=False) as client:
+        url = f"http://127.0.0.1:{port}"
+        until_it_answers(url)
+
+        def is_accepted(key: str) -> bool:
+            reply = client.get(f"{url}/api/v1/chat/models", headers={"Authorization": f"Bearer {key}"})
+            return reply.status_code == 200
+
+        def reload_until(key: str, content: str) -> None:
+            keys.write_text(content)
+            server.send_signal(signal.SIGHUP)
+            wait_for(lambda: is_accepted(key), "the server to read the keys again", START_S)
+
+        assert is_accepted("hunter2-a") and is_accepted("hunter2-b")
+        reload_until("hunter2-c", "carol hunter2-c\nbob hunter2-b\n")
+        assert is_accepted("hunter2-b") and not is_accepted("hunter2-a")
+        keys.write_text("carol hunter2-c\ncarol hunter2-d\n")
+        server.send_signal(signal.SIGHUP)
+        log = log_until("The API keys stay as they were.", server)
+        assert is_accepted("hunter2-c") and is_accepted("hunter2-b") and not is_accepted("hunter2-d")
+        server.terminate()
+        log += server.communicate(timeout=START_S)[0]
+    assert log.count("LLM_API_KEYS_FILE, line 2: its name is also that of LLM_API_KEYS_FILE, line 1.") == 1
+    assert "hunter2" not in log and "Traceback" not in log
 
 
 def test_server_ends_when_its_stdin_closes(offline: dict[str, str]) -> None:

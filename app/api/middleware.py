@@ -4,7 +4,6 @@ This is plain ASGI. All checks look only at the headers and at the path below th
 (`root_path`); body.py checks the bodies.
 """
 
-import hmac
 import ipaddress
 import logging
 import re
@@ -18,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response, to_domain_error
-from app.core.api_keys import DEFAULT_OWNER
+from app.core.api_keys import DEFAULT_OWNER, KeyRing
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
 from app.core.logging import escape_control, request_id
 
@@ -140,21 +139,23 @@ class HostCheck:
 
 
 class KeyCheck:
-    """Refuses requests without the key, except on open paths."""
+    """Refuses requests without one of the keys, except on open paths."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key.encode()
+    def __init__(self, keys: KeyRing) -> None:
+        self.keys = keys
 
     def __call__(self, scope: Scope) -> str | None:
         path = path_below_prefix(scope)
         if path in _OPEN_PATHS or path.startswith(f"{ASSETS}/"):
             return None
-        if not hmac.compare_digest(_given_key(Headers(scope=scope)), self.key):
+        given = _given_keys(Headers(scope=scope))
+        owner = self.keys.owner_of(given.pop()) if len(given) == 1 else None
+        if owner is None:
             raise NotAuthenticated(
                 "This server requires an API key.",
-                hint="Send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
+                hint="Send one key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
             )
-        return DEFAULT_OWNER
+        return owner
 
 
 class HeadAsGet:
@@ -181,10 +182,12 @@ def path_below_prefix(scope: Scope) -> str:
     return below if below == "" or below.startswith("/") else path
 
 
-def _given_key(headers: Headers) -> bytes:
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return given.encode("latin-1")  # headers are decoded as Latin-1, so these are the bytes that were sent
+def _given_keys(headers: Headers) -> set[bytes]:
+    """Returns the keys in all headers. A request with several different ones does not say who sends it."""
+    credentials = [value.partition(" ") for value in headers.getlist("authorization")]
+    keys = [key.strip() for scheme, _, key in credentials if scheme.lower() == "bearer"]
+    given = [key for key in keys + headers.getlist("x-api-key") if key]
+    return {key.encode("latin-1") for key in given}  # as the headers were decoded: these bytes were sent
 
 
 def _hostname(host: str) -> str:

@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     allowed_hosts: Names = ()
     cors_origins: Names = ()
     api_key: Secret | None = None
+    api_keys: Secret | None = None  # api_keys.py reads them
+    api_keys_file: LocalPath | None = None
     hf_token: Secret | None = None
 
     @model_validator(mode="before")
@@ -120,7 +122,7 @@ class Settings(BaseSettings):
     @property
     def facts(self) -> str:
         """All settings but the texts and secrets among them, for the log."""
-        shown = self.model_dump(exclude={"system_prompt", "api_key", "hf_token"})
+        shown = self.model_dump(exclude={"system_prompt", "api_key", "api_keys", "hf_token"})
         return " ".join(f"{name}={str(value)!r}" for name, value in shown.items())
 
     @property

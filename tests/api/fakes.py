@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from app.core.api_keys import KeyRing
 from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import ConversationBusy, ConversationNotFound, ModelNotFound, ShuttingDown, WorkerDied
@@ -286,6 +287,10 @@ def scripted_services(scripted: Scripted, settings: Settings) -> Services:
 
 def fake_app(scripted: Scripted, **settings: Any) -> FastAPI:  # Any: as Settings types them
     return create_app(Settings(_env_file=None, **settings), partial(scripted_services, scripted))
+
+
+def keys_of(**settings: Any) -> KeyRing:  # Any: as Settings types them
+    return KeyRing(Settings(_env_file=None, **settings))
 
 
 class StartedServer(uvicorn.Server):

@@ -10,7 +10,7 @@ from starlette.types import Scope
 from app.api.dependencies import OwnerDep
 from app.api.middleware import Guard, HostCheck, KeyCheck
 from app.core.api_keys import DEFAULT_OWNER
-from tests.api.fakes import serving
+from tests.api.fakes import keys_of, serving
 
 
 def ask_for_owner(
@@ -30,9 +30,17 @@ def test_owner_of_a_request_without_keys_is_the_default_one() -> None:
     assert ask_for_owner(HostCheck([], [])).json() == DEFAULT_OWNER
 
 
+def test_owner_of_a_named_key_is_its_name() -> None:
+    check = KeyCheck(keys_of(api_keys="alice:key-a,bob:key-b"))
+    assert ask_for_owner(check, authorization="Bearer key-b").json() == "bob"
+
+
 def test_owner_of_the_single_key_is_the_default_one() -> None:
-    assert ask_for_owner(KeyCheck("key"), authorization="Bearer key").json() == DEFAULT_OWNER
+    assert ask_for_owner(KeyCheck(keys_of(api_key="key")), authorization="Bearer key").json() == DEFAULT_OWNER
 
 
 def test_open_path_has_no_owner() -> None:
-    assert ask_for_owner(KeyCheck("key"), "/health", authorization="Bearer key").status_code == 500
+    assert (
+        ask_for_owner(KeyCheck(keys_of(api_key="key")), "/health", authorization="Bearer key").status_code
+        == 500
+    )

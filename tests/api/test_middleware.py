@@ -12,8 +12,9 @@ from starlette.types import Scope
 
 from app.api.docs import describe
 from app.api.middleware import HostCheck, KeyCheck, path_below_prefix
+from app.core.api_keys import DEFAULT_OWNER
 from app.core.errors import ForbiddenHost, NotAuthenticated
-from tests.api.fakes import Scripted, fake_app, serving
+from tests.api.fakes import Scripted, fake_app, keys_of, serving
 
 KEY = "open sesame"
 OPEN = {"/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
@@ -174,12 +175,12 @@ def test_key_is_accepted_in_either_header(locked: httpx.Client, headers: dict[st
 )
 def test_key_check_refuses_anything_but_the_key(headers: dict[str, str]) -> None:
     with pytest.raises(NotAuthenticated):
-        KeyCheck(KEY)(scope(**headers))
+        KeyCheck(keys_of(api_key=KEY))(scope(**headers))
 
 
 def test_key_may_hold_any_character() -> None:
     given = "schlüssel".encode().decode("latin-1")  # as a server decodes the bytes
-    KeyCheck("schlüssel")(scope(x_api_key=given))
+    assert KeyCheck(keys_of(api_key="schlüssel"))(scope(x_api_key=given)) == DEFAULT_OWNER
 
 
 def test_with_a_key_any_host_is_accepted(locked: httpx.Client) -> None:

@@ -68,8 +68,9 @@ def test_settings_name_the_variable_that_is_wrong(
 
 def test_settings_error_never_shows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_API_KEY", "hunter2")
+    monkeypatch.setenv("LLM_API_KEYS", "alice:hunter2-a")
     monkeypatch.setenv("LLM_PORT", "x")
-    assert "hunter2" not in repr(Settings(port=1))
+    assert "hunter2" not in repr(Settings(port=1)) and "hunter2" not in Settings(port=1).facts
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
@@ -91,7 +92,7 @@ def test_empty_variable_takes_precedence_over_the_env_file(
     assert (load_settings().port, load_settings().api_key) == (8000, None)
 
 
-@pytest.mark.parametrize("name", ["LLM_API_KEY", "LLM_HF_TOKEN"])
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "LLM_API_KEYS", "LLM_HF_TOKEN"])
 @pytest.mark.parametrize("written", ["hunter2\n", " hunter2\r\n", "\thunter2 ", "hunter2"])
 def test_blanks_around_a_secret_do_not_belong_to_it(
     name: str, written: str, monkeypatch: pytest.MonkeyPatch
@@ -101,7 +102,7 @@ def test_blanks_around_a_secret_do_not_belong_to_it(
     assert secret.get_secret_value() == "hunter2"
 
 
-@pytest.mark.parametrize("name", ["LLM_API_KEY", "LLM_HF_TOKEN"])
+@pytest.mark.parametrize("name", ["LLM_API_KEY", "LLM_API_KEYS", "LLM_HF_TOKEN"])
 @pytest.mark.parametrize("written", [" ", "\n", "hunter\n2", "hunter\x1b2"])
 def test_secret_that_no_request_could_send_is_refused(
     name: str, written: str, monkeypatch: pytest.MonkeyPatch
@@ -112,7 +113,9 @@ def test_secret_that_no_request_could_send_is_refused(
     assert "hunter" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["LLM_MODEL_CACHE_DIR", "LLM_MODELS_FILE", "LLM_FORK_SERVER"])
+@pytest.mark.parametrize(
+    "name", ["LLM_MODEL_CACHE_DIR", "LLM_MODELS_FILE", "LLM_FORK_SERVER", "LLM_API_KEYS_FILE"]
+)
 def test_home_folder_of_an_unknown_user_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "~nobody-has-this-name/x")
     with pytest.raises(SettingsError, match=f"^{name}: this machine does not know the home folder"):

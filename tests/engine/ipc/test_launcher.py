@@ -200,7 +200,9 @@ def test_worker_is_spawned_if_no_fork_server_answers(
     assert f"LLM_FORK_SERVER={tmp_path / 'none'}" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["LLM_API_KEY", "llm_hf_token", "Hf_Token", "HUGGING_FACE_HUB_TOKEN"])
+@pytest.mark.parametrize(
+    "name", ["LLM_API_KEY", "LLM_API_KEYS", "llm_hf_token", "Hf_Token", "HUGGING_FACE_HUB_TOKEN"]
+)
 def test_worker_does_not_inherit_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "hunter2")
     assert "hunter2" not in worker_environment().values()
