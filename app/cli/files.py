@@ -1,9 +1,11 @@
-"""Writes files atomically and checks the names that conversations are saved under."""
+"""Writes files atomically, refuses to read what is no file, and checks the names of saved conversations."""
 
 import contextlib
+import errno
 import itertools
 import os
 import re
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -40,6 +42,12 @@ def keep_backup(path: Path) -> Path:
             os.link(path, backup)
             return backup
     raise AssertionError("some name is free")
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError if there is a pipe or a device, whose reading might never end, or no file at all."""
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.cli.conversation.sampling_settings import SamplingSettings
 from app.cli.errors import ConfigError, InputError
-from app.cli.files import write_atomically
+from app.cli.files import check_regular, write_atomically
 from app.cli.options import Options
 from app.cli.paths import config_file
 from app.models.schemas import SamplingFields
@@ -81,7 +81,7 @@ def load_preferences(path: Path | None = None) -> Preferences:
     if path is None:
         return Preferences.model_construct()
     try:
-        return Preferences.model_validate(_parse(path.read_text(encoding="utf-8-sig")))
+        return Preferences.model_validate(_parse(_read(path)))
     except FileNotFoundError:
         return Preferences.model_construct()  # without validation, whose validator takes time to build
     except ValidationError as error:
@@ -92,6 +92,11 @@ def load_preferences(path: Path | None = None) -> Preferences:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _read(path: Path) -> str:
+    check_regular(path)
+    return path.read_text(encoding="utf-8-sig")
 
 
 def _parse(text: str) -> dict[str, Any]:  # Any: TOML values
@@ -125,7 +130,7 @@ def save_settings(settings: SamplingSettings, path: Path | None = None) -> Path:
         raise ConfigError("There is no home folder to save the settings in.", "Set HOME or XDG_CONFIG_HOME.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        document = tomlkit.parse(path.read_text(encoding="utf-8-sig") if path.exists() else "")
+        document = tomlkit.parse(_read(path) if path.exists() else "")
         table = document.setdefault("sampling", tomlkit.table())
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: sampling is not a table.", "Correct the line or remove it.")

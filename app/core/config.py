@@ -144,6 +144,8 @@ class SettingsError(ValueError):
 
 def load_settings() -> Settings:
     """Returns the settings. Raises SettingsError, which names each wrong variable and the reason."""
+    if Path(ENV_FILE).is_fifo():
+        raise SettingsError(f"{ENV_FILE} is a pipe, not a regular file.")  # reading it might never end
     try:
         _check_names(dotenv_values(ENV_FILE))
         return Settings()

@@ -5,13 +5,13 @@ data, because their author is not trusted.
 """
 
 import json
-import os
 import re
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from app.core.paths import read_regular
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -130,17 +130,9 @@ def weight_bytes(folder: Path) -> int:
 def read_json(path: Path) -> dict[str, Any]:  # Any: the model's author may have written anything
     """Returns the JSON object in the file. Raises BrokenFile if it cannot be read or is not an object."""
     try:
-        parsed = json.loads(_read_regular(path))
+        parsed = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
         raise BrokenFile(f"{path.name} cannot be read: {error}") from error
     if not isinstance(parsed, dict):
         raise BrokenFile(f"{path.name} is not a JSON object")
     return parsed
-
-
-def _read_regular(path: Path) -> bytes:
-    """Returns the file's content. Raises OSError, also for a pipe or a device, which could block for ever."""
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("it is not a regular file")
-        return file.read()

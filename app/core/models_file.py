@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import NO_MODEL, SettingsError
-from app.core.paths import absolute, expand, is_path
+from app.core.paths import absolute, expand, is_path, read_regular
 from app.core.sampling import MAX_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
 _CONTEXT_LENGTH = 8192  # tokens, if the file does not say
@@ -102,7 +102,7 @@ def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> 
 
 def _read(path: Path) -> dict[str, _Model]:
     try:
-        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).models
+        return _File.model_validate(tomllib.loads(read_regular(path).decode())).models
     except ValidationError as error:
         raise _error(
             path, [(problem["loc"], _cause(problem["type"], problem["msg"])) for problem in error.errors()]

@@ -1,6 +1,8 @@
-"""Turns text from settings, files and requests into paths on this machine."""
+"""Turns text from settings, files and requests into paths on this machine, and reads what they name."""
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 
@@ -29,3 +31,11 @@ def absolute(path: str | Path, folder: Path = Path()) -> Path:
     Links that form a circle are kept. Raises ValueError as `expand` does.
     """
     return Path(os.path.realpath(folder / expand(path)))
+
+
+def read_regular(path: Path) -> bytes:
+    """Returns the file's content. Raises OSError, also for a pipe or a device, which could block for ever."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read()

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,12 @@ def test_save_settings_reports_a_file_that_it_cannot_change(content: bytes) -> N
     with pytest.raises(ConfigError, match="config.toml"):
         save_settings(SamplingSettings())
     assert path.read_bytes() == content
+
+
+def test_pipe_instead_of_the_file_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="it is not a regular file"):
+        load_preferences(path)
+    with pytest.raises(ConfigError, match="it is not a regular file"):
+        save_settings(SamplingSettings(), path)

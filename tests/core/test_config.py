@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -138,6 +139,12 @@ def test_env_file_with_a_misspelt_setting_is_refused(tmp_path: Path) -> None:
 def test_env_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"LLM_SYSTEM_PROMPT=caf\xe9\n")
     with pytest.raises(SettingsError, match="^.env is not UTF-8 text.$"):
+        load_settings()
+
+
+def test_env_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env")
+    with pytest.raises(SettingsError, match="^.env is a pipe, not a regular file.$"):
         load_settings()
 
 

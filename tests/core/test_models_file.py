@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_unreadable_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="not UTF-8"):
         with_models_of(tmp_path / "models.toml", CATALOGUE)
+
+
+def test_pipe_and_device_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(SettingsError, match=f"LLM_MODELS_FILE: {path} .*: it is not a regular file"):
+            with_models_of(path, CATALOGUE)
 
 
 @pytest.mark.parametrize("draft", ["nobody", "small"])

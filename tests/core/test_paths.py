@@ -1,11 +1,12 @@
 """Text that becomes a path, or is refused with a ValueError."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
-from app.core.paths import absolute, expand
+from app.core.paths import absolute, expand, read_regular
 
 NOWHERE = ["~nobody-has-this-name/x", "~nobody-has-this-name", "a\0b", "/\0", "~\0/x"]
 
@@ -30,6 +31,18 @@ def test_links_are_followed_also_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     assert absolute("link/x", tmp_path) == absolute("real/x", tmp_path)
     assert absolute("./circle/x", tmp_path).is_absolute()
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_regular(tmp_path / "file") == read_regular(tmp_path / "link") == b"text"
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is not a regular file"):
+            read_regular(path)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path)
 
 
 @given(

@@ -1,10 +1,10 @@
 """Attaches the text of files to a message: `@path` in the message, or /read."""
 
 import re
-import stat
 from pathlib import Path
 
 from app.cli.errors import UsageError
+from app.cli.files import check_regular
 from app.cli.output.formatting import format_size
 from app.cli.paths import expanded
 from app.models.schemas import MAX_TEXT
@@ -21,10 +21,8 @@ def read_text(path: str) -> str:
     """
     file = expanded(path.strip('"'))
     try:
-        status = file.stat()
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise UsageError(f"{file} is not a regular file.")  # reading a pipe or a device may never end
-        size = status.st_size
+        check_regular(file)
+        size = file.stat().st_size
         if size > MAX_BYTES_PER_CHARACTER * MAX_TEXT:
             raise UsageError(f"{file} is too large for a message ({format_size(size)}).")
         text = file.read_bytes().decode()

@@ -4,6 +4,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
 
@@ -11,6 +12,7 @@ import certifi
 import httpx
 
 from app.cli.errors import ConfigError
+from app.cli.files import check_regular
 from app.cli.net.address import Address
 
 _PROXY_HINT = "Set it to an address such as http://127.0.0.1:3128, or name the server in NO_PROXY."
@@ -73,13 +75,15 @@ def certificates_for(address: Address, environ: Mapping[str, str] = os.environ) 
     file, folder = environ.get("SSL_CERT_FILE") or None, environ.get("SSL_CERT_DIR") or None
     variable = "SSL_CERT_FILE"
     try:
+        if file:
+            check_regular(Path(file))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(file or (None if folder else certifi.where()), folder)
         variable = "SSLKEYLOGFILE"
         if environ.get(variable):
             context.keylog_filename = environ[variable]
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else None
+        reason = None if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None)
         raise ConfigError(
             f"{variable} is {environ.get(variable)!r}, which cannot be used: {reason or error}."
         ) from None

@@ -198,10 +198,7 @@ class Hub:
                 hint="Name the folder of the model that it was made from, with *.safetensors.",
             )
         if source.is_local:
-            raise ModelMissing(
-                f"The folder of {source.location} is missing or incomplete.",
-                hint="It needs config.json, a tokenizer and *.safetensors.",
-            )
+            raise await ask_disk(lambda: _missing(Path(source.location)), self._timeouts.disk_s)
         report("resolve", 0.0)
         await self._probe(source)
         path = await self._download(source, report)
@@ -248,6 +245,21 @@ class Hub:
         except Exception as error:  # the Hub's HTTP client raises classes of its own
             logger.warning("download failed: source=%s error=%s", source.location, type(error).__name__)
             raise to_model_error(source, error, has_token="authorization" in headers) from None
+
+
+def _missing(folder: Path) -> ModelMissing:
+    """Returns the error for a folder that is no complete model. It looks at the disk."""
+    ggufs = []
+    with suppress(OSError):
+        ggufs = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    if ggufs:
+        return ModelMissing(
+            f"{folder} holds GGUF files, but no complete model.", hint=f"Name the file itself: {ggufs[0]}"
+        )
+    return ModelMissing(
+        f"The folder of {folder} is missing or incomplete.",
+        hint="It needs config.json, a tokenizer and *.safetensors.",
+    )
 
 
 def network_address(endpoint: str) -> tuple[str, int]:

@@ -5,6 +5,7 @@ Without the check their mistakes look like a network that is broken.
 
 import os
 import ssl
+import stat
 from collections.abc import Mapping
 
 from app.core.errors import HubUnreachable
@@ -40,13 +41,20 @@ def _check_proxy(variable: str, value: str) -> None:
 
 def _check_certificates(environ: Mapping[str, str]) -> None:
     file = environ.get("SSL_CERT_FILE")
-    if not file:
-        return
-    try:
-        ssl.create_default_context(cafile=file)
-    except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "it holds no certificates"
+    if file and (mistake := _certificate_mistake(file)):
         raise HubUnreachable(
-            f"SSL_CERT_FILE is {file!r}, which cannot be used: {reason}.",
+            f"SSL_CERT_FILE is {file!r}, which cannot be used: {mistake}.",
             hint="Set it to a file with certificates in PEM format, or unset it.",
-        ) from None
+        )
+
+
+def _certificate_mistake(file: str) -> str | None:
+    try:
+        if not stat.S_ISREG(os.stat(file).st_mode):  # reading a pipe might never end
+            return "it is not a regular file"
+        ssl.create_default_context(cafile=file)
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError):
+        return "it holds no certificates"
+    return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import ssl
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_unusable_certificate_file_names_its_variable(
         file.write_text(content)
     with pytest.raises(ConfigError, match=f"^{variable} is .*{expected}"):
         certificates_for(ENCRYPTED, {variable: str(file)})
+
+
+def test_certificate_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="^SSL_CERT_FILE is .*it is not a regular file"):
+        certificates_for(ENCRYPTED, {"SSL_CERT_FILE": str(tmp_path / "pipe")})
 
 
 def test_connection_without_encryption_loads_no_certificates() -> None:

@@ -212,6 +212,14 @@ def test_fetch_of_a_missing_folder_names_the_missing_files(tmp_path: Path) -> No
         fetch(Hub(tmp_path), profile(str(tmp_path / "nothing")))
 
 
+def test_fetch_of_a_folder_with_gguf_files_names_them(tmp_path: Path) -> None:
+    for name in ("b-Q8_0.GGUF", "a-Q4_K_M.gguf", "README.md"):
+        (tmp_path / name).touch()
+    with pytest.raises(ModelMissing, match="holds GGUF files, but no complete model") as caught:
+        fetch(Hub(tmp_path), profile(str(tmp_path)))
+    assert caught.value.hint is not None and str(tmp_path / "a-Q4_K_M.gguf") in caught.value.hint
+
+
 @pytest.mark.parametrize("name", ["model.gguf", "model-Q4_K_M.GGUF"])
 def test_fetch_of_a_gguf_file_says_that_it_cannot_be_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"GGUF")

@@ -1,5 +1,6 @@
 """Proxies and certificates that cannot be used are named by their variable."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_error_shows_no_password() -> None:
 
 def test_certificates_that_are_missing_or_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("none")
-    for name, reason in (("missing.pem", "no such file"), ("empty.pem", "no certificates")):
+    os.mkfifo(tmp_path / "pipe.pem")
+    reasons = {"missing": "no such file", "empty": "no certificates", "pipe": "not a regular file"}
+    for name, reason in reasons.items():
         with pytest.raises(HubUnreachable, match=f"SSL_CERT_FILE is .*{name}.*{reason}"):
-            refuse_unusable_environment({"SSL_CERT_FILE": str(tmp_path / name)})
+            refuse_unusable_environment({"SSL_CERT_FILE": str(tmp_path / f"{name}.pem")})
