@@ -37,6 +37,7 @@ PRESENCE_PENALTY = Bounds(ge=-2, le=2)
 FREQUENCY_PENALTY = Bounds(ge=-2, le=2)
 SEED = Bounds(ge=0, le=2**63 - 1)
 MIN_TOKENS = Bounds(ge=0, le=1_000_000)
+TOP_LOGPROBS = Bounds(ge=0, le=20)
 LOGIT_BIAS = Bounds(ge=-100, le=100)
 TOKEN_ID = Bounds(ge=0, le=2**31 - 1)
 
@@ -57,6 +58,7 @@ BOUNDS: Mapping[str, Bounds] = MappingProxyType(
         "frequency_penalty": FREQUENCY_PENALTY,
         "seed": SEED,
         "min_tokens": MIN_TOKENS,
+        "top_logprobs": TOP_LOGPROBS,
     }
 )
 LISTS_AND_SWITCHES = (

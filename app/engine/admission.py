@@ -1,15 +1,16 @@
 """Turns submitted requests into requests that can run, in a thread beside the step loop."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from app.core.errors import DomainError, InternalError
-from app.engine.ipc.messages import Accepted, Failed, Submit
+from app.core.errors import DomainError, InternalError, InvalidRequest
+from app.engine.ipc.messages import Accepted, Failed, Submit, TokenLogprob
 from app.engine.loading.load import LoadedModel
 from app.engine.replies.parts import PartSplitter
 from app.engine.request import Request
+from app.engine.sampling.logprobs import RowLogprobs
 from app.engine.sampling.rules import rules_for
 from app.engine.sampling.sampler import RequestSampler, check_sampling
 from app.engine.scheduling.sequence import TokenSequence
@@ -55,6 +56,8 @@ class Admission:
         try:
             check_sampling(submit.sampling)
             self._vocabulary.check_named(submit.sampling)
+            if submit.prompt_logprobs and submit.sampling.top_logprobs is None:
+                raise InvalidRequest("prompt_logprobs needs top_logprobs")
             prompt = self._prompts.build(submit)
             self._vocabulary.check(prompt.ids)
             return self._make_request(submit, prompt, arrived)
@@ -64,6 +67,14 @@ class Admission:
             _log.exception("request %s cannot be prepared", submit.request_id)
             return internal_failure(submit.request_id)
 
+    def describe(self, rows: Sequence[RowLogprobs]) -> list[TokenLogprob]:
+        """Returns log-probabilities with the bytes of their tokens."""
+        return [self._vocabulary.describe(row) for row in rows]
+
+    def undescribed(self, token_id: int) -> TokenLogprob:
+        """Returns the first token of a prompt, which has no probability."""
+        return TokenLogprob(token_id, self._vocabulary.token_bytes.of(token_id), None)
+
     def _make_request(self, submit: Submit, prompt: Prompt, arrived: float) -> Admitted:
         sampling = submit.sampling
         stops = sampling.stop + (self._stop if submit.messages is not None else ())
@@ -71,7 +82,13 @@ class Admission:
         rules = rules_for(sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
         continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(
-            sequence=TokenSequence(submit.request_id, list(prompt.ids), submit.scope, is_kept=submit.is_kept),
+            sequence=TokenSequence(
+                submit.request_id,
+                prompt.ids,
+                submit.scope,
+                is_kept=submit.is_kept,
+                needs_all_logits=submit.prompt_logprobs,
+            ),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
             stop_ids=stop_ids,

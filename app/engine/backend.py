@@ -5,9 +5,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.core.deadline import Deadline
-from app.engine.ipc.messages import Accepted, ChatMessage, Delta, Finished, ModelInfo, SamplingParams
+from app.engine.ipc.messages import (
+    Accepted,
+    ChatMessage,
+    Delta,
+    Finished,
+    ModelInfo,
+    PromptLogprobs,
+    SamplingParams,
+)
 
-GenerationEvent = Accepted | Delta | Finished
+GenerationEvent = Accepted | PromptLogprobs | Delta | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +25,8 @@ class ModelInput:
     With `continue_final_message` the reply continues the last message instead of answering it. `think`
     switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
     `is_kept` says whether later requests may use the keys and values of this one, which those of another
-    `scope` never do. The scope is the owner of the request.
+    `scope` never do. The scope is the owner of the request. With `prompt_logprobs` the log-probabilities of
+    the prompt's tokens are reported; then the request itself takes no keys and values of earlier ones.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -25,6 +34,7 @@ class ModelInput:
     continue_final_message: bool = False
     think: bool | None = None
     is_kept: bool = True
+    prompt_logprobs: bool = False
     scope: str = ""
 
 
@@ -56,7 +66,9 @@ class EngineBackend(Protocol):
     def generate(
         self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Yields Accepted, then Deltas, then Finished. Closing the generator cancels the request.
+        """Yields Accepted, then PromptLogprobs if wanted, then Deltas, then Finished.
+
+        Closing the generator cancels the request.
 
         Raises:
             QueueFull: before anything else, if too many requests are open.

@@ -30,13 +30,13 @@ from app.engine.kv.prefix_cache import KVCache
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
+from app.engine.sampling.step import ChunkOutcome, sample_step
 from app.engine.scheduling.prefill_budget import PrefillBudget
 from app.engine.scheduling.scheduler import Scheduler
 from app.engine.scheduling.sequence import Chunk
 from app.engine.speculative.cost import CALIBRATION_TOKENS, SpeculationCost
 from app.engine.speculative.draft_model import DraftModel
 from app.engine.speculative.proposer import Proposer
-from app.engine.speculative.verification import sample_and_verify
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class EngineCore:
         self.runner = ModelRunner(loaded.model, pool=pool)
         self.proposer = Proposer(self._draft_model(draft, _layers(loaded)), speculation_cost)
         sandbox = TemplateSandbox() if sandbox is None else sandbox
-        admission = Admission(loaded, limits.context_length, chat_format, sandbox)
-        self._admissions = AdmissionQueue(admission, admission_executor)
+        self._admission = Admission(loaded, limits.context_length, chat_format, sandbox)
+        self._admissions = AdmissionQueue(self._admission, admission_executor)
         self.cache = KVCache(
             budget_bytes=limits.kv_cache_bytes,
             bytes_per_token=limits.bytes_per_token,
@@ -213,35 +213,45 @@ class EngineCore:
     def _advance(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             self._requests[chunk.sequence.request_id].start(self._clock())
-        sampled = [self._requests[chunk.sequence.request_id] for chunk in chunks if chunk.is_last]
-        replies = self._compute(chunks, sampled)
-        if replies is None:
+        outcomes = self._compute(chunks)
+        if outcomes is None:
             self._abandon(chunks)
             return
-        for chunk in chunks:
-            chunk.sequence.advance(chunk.count)
         deltas: list[Delta] = []
         ended: list[tuple[Request, FinishReason]] = []
-        for request, tokens in zip(sampled, replies, strict=True):
-            new_deltas, reason = self._take_tokens(request, tokens)
-            deltas += new_deltas
-            if reason is not None:
-                ended.append((request, reason))
+        for chunk, outcome in zip(chunks, outcomes, strict=True):
+            request = self._requests[chunk.sequence.request_id]
+            self._report_prompt(request, outcome)
+            chunk.sequence.advance(chunk.count)
+            if outcome.tokens:
+                new_deltas, reason = self._take_tokens(request, outcome)
+                deltas += new_deltas
+                if reason is not None:
+                    ended.append((request, reason))
         if deltas:
             self._outbox.append(Deltas(tuple(deltas)))
         for request, reason in ended:
             self._finish(request, reason)
 
-    def _compute(self, chunks: list[Chunk], sampled: list[Request]) -> list[list[int]] | None:
-        """Returns at least one next token for each request in `sampled`; None if the pass failed."""
+    def _compute(self, chunks: list[Chunk]) -> list[ChunkOutcome] | None:
+        """Returns the outcome of each chunk; None if the pass failed."""
         try:
             logits = self.runner.forward(chunks)
-            samplers = [request.sampler for request in sampled]
-            drafts = [chunk.draft_ids for chunk in chunks if chunk.is_last]
-            return sample_and_verify(logits, samplers, drafts) if sampled else []
+            samplers = [self._requests[chunk.sequence.request_id].sampler for chunk in chunks]
+            return sample_step(logits, chunks, samplers)
         except Exception:  # the root of this step's requests: they fail, the engine continues
             _log.exception("a step of %d sequences failed", len(chunks))
             return None
+
+    def _report_prompt(self, request: Request, outcome: ChunkOutcome) -> None:
+        if not outcome.prompt_logprobs:
+            return
+        computed = request.sequence.computed
+        tokens = self._admission.describe(outcome.prompt_logprobs)
+        first = [] if computed > 0 else [self._admission.undescribed(request.sequence.ids[0])]
+        message = request.take_prompt(computed + 1 - len(first), first + tokens)
+        if message is not None:
+            self._outbox.append(message)
 
     def _abandon(self, chunks: list[Chunk]) -> None:
         """Fail the requests of a step whose pass failed. Keys and values may be wrong, so none are kept."""
@@ -249,17 +259,18 @@ class EngineCore:
             self._fail(self._requests[chunk.sequence.request_id])
         self._make_room()
 
-    def _take_tokens(self, request: Request, tokens: list[int]) -> tuple[list[Delta], FinishReason | None]:
+    def _take_tokens(
+        self, request: Request, outcome: ChunkOutcome
+    ) -> tuple[list[Delta], FinishReason | None]:
         """Returns the request's new deltas, and the reason if its reply ends."""
-        self.proposer.record(request, accepted=len(tokens) - 1)
+        self.proposer.record(request, accepted=len(outcome.tokens) - 1)
         try:
-            parts, reason = request.take(tokens, self._clock())
+            logprobs = self._admission.describe(outcome.logprobs)
+            return request.take(outcome.tokens, logprobs, self._clock())
         except Exception:  # one request's text must not end the others
             _log.exception("the text of request %s failed", request.request_id)
             self._fail(request)
             return [], None
-        deltas = [Delta(request.request_id, part.text, request.reply_tokens, part.kind) for part in parts]
-        return deltas, reason
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         self._forget(request)

@@ -1,12 +1,20 @@
 """One accepted request: its token sequence, the text of its reply, and its times."""
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.core.literals import FinishReason
-from app.engine.ipc.messages import Finished, RequestTimings, TokenCounts
+from app.engine.ipc.messages import (
+    Delta,
+    Finished,
+    PromptLogprobs,
+    RequestTimings,
+    TokenCounts,
+    TokenLogprob,
+)
 from app.engine.replies.detokenizer import ReplyText
-from app.engine.replies.parts import Part, PartSplitter
+from app.engine.replies.parts import Part, PartSplitter, merged
+from app.engine.replies.token_alignment import TokenAlignment
 from app.engine.sampling.sampler import RequestSampler
 from app.engine.scheduling.sequence import TokenSequence
 
@@ -25,6 +33,8 @@ class Request:
     arrived_at: float
     started_at: float | None = None
     first_token_at: float | None = None
+    alignment: TokenAlignment = field(default_factory=TokenAlignment)
+    prompt_reported: int = 0  # tokens of the prompt whose log-probabilities were reported
 
     @property
     def request_id(self) -> str:
@@ -44,21 +54,42 @@ class Request:
         if self.started_at is None:
             self.started_at = now
 
-    def take(self, tokens: Sequence[int], now: float) -> tuple[list[Part], FinishReason | None]:
+    def take(
+        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], now: float
+    ) -> tuple[list[Delta], FinishReason | None]:
         """Take a step's tokens: the draft tokens that were right, and the sampled token after them.
 
-        Returns the parts that have become final, and the reason if the reply ends.
+        Returns the deltas that have become final, and the reason if the reply ends. `logprobs` are those of
+        the tokens; there are none if they were not asked for.
         """
         if self.first_token_at is None:
             self.first_token_at = now
-        text, reason, taken = "", None, 0
+        parts: list[Part] = []
+        reason, taken = None, 0
         while reason is None and taken < len(tokens):
+            text, reason = self._text_of(tokens[taken], self.reply_tokens + taken + 1)
+            if logprobs:
+                is_shown = tokens[taken] not in self.stop_ids or self.text.includes_stop
+                self.alignment.add(logprobs[taken] if is_shown else None, self.text.length)
+            parts += self.parts.push(text)
             taken += 1
-            piece, reason = self._text_of(tokens[taken - 1], self.reply_tokens + taken)
-            text += piece
         self.sequence.accept(tokens[:taken], verified=len(tokens) - 1)
-        parts = self.parts.push(text)
-        return (parts if reason is None else parts + self.parts.flush()), reason
+        if reason is not None:
+            parts += self.parts.flush()
+        return [self._delta(part) for part in merged(parts)], reason
+
+    def take_prompt(self, start: int, tokens: Sequence[TokenLogprob]) -> PromptLogprobs | None:
+        """Take the log-probabilities of the ids from `start` on. Returns those that are new and the prompt's.
+
+        After a preemption the ids are computed again.
+        """
+        new = tokens[max(self.prompt_reported - start, 0) : max(self.prompt_tokens - start, 0)]
+        self.prompt_reported += len(new)
+        return PromptLogprobs(self.request_id, tuple(new)) if new else None
+
+    def _delta(self, part: Part) -> Delta:
+        logprobs = self.alignment.take(part)
+        return Delta(self.request_id, part.text, self.reply_tokens, part.kind, logprobs)
 
     def _text_of(self, token: int, reply_tokens: int) -> tuple[str, FinishReason | None]:
         if token in self.stop_ids:

@@ -13,7 +13,8 @@ from app.models.schemas import SamplingFields
 KEYS = tuple(
     name
     for name, field in SamplingFields.model_fields.items()
-    if name == "stop" or any(isinstance(part, Interval) for part in field.metadata)
+    if name == "stop"
+    or (name != "top_logprobs" and any(isinstance(part, Interval) for part in field.metadata))
 )
 
 

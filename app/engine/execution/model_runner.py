@@ -37,8 +37,7 @@ class _Packed:
         self.ids += chunk.draft_ids
         self.positions += range(start, start + chunk.rows)
         self.sequences.append(PackedSequence(sequence.slot, begin, len(self.ids), start))
-        if chunk.is_last:
-            self.logits_rows += range(len(self.ids) - 1 - len(chunk.draft_ids), len(self.ids))
+        self.logits_rows += range(len(self.ids) - chunk.logits_rows, len(self.ids))
 
     def pad(self, rows: int) -> None:
         """Add rows that belong to no sequence, up to this number of rows in all."""
@@ -65,8 +64,9 @@ class ModelRunner:
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
         """Returns logits `[rows, vocabulary]`, valid until the next pass.
 
-        Each chunk that is the last of its sequence has, in order, a row for its last id and one for every
-        draft id. Keys and values are written into the slots. The caller must `advance` the sequences.
+        Each chunk has, in order, its `logits_rows`: the last of its sequence a row for its last id and one
+        for every draft id. Keys and values are written into the slots. The caller must `advance` the
+        sequences.
         """
         packed = _Packed()
         for chunk in chunks:

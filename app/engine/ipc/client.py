@@ -29,6 +29,7 @@ from app.engine.ipc.messages import (
     ModelInfo,
     Outbound,
     Progress,
+    PromptLogprobs,
     Ready,
     SamplingParams,
     SendProgress,
@@ -175,6 +176,7 @@ class WorkerClient:
                     scope=model_input.scope,
                     think=model_input.think,
                     is_kept=model_input.is_kept,
+                    prompt_logprobs=model_input.prompt_logprobs,
                 )
             )
             while not isinstance(event := await _next_event(queue, deadline), Finished):
@@ -223,7 +225,7 @@ class WorkerClient:
             case Deltas(items):
                 for delta in items:
                     self._give(delta.request_id, delta)
-            case Accepted():
+            case Accepted() | PromptLogprobs():
                 self._give(message.request_id, message)
             case Finished():
                 self._give_last(message.request_id, message)

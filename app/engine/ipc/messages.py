@@ -67,6 +67,7 @@ class SamplingParams(Record, frozen=True):
     min_tokens: int = 0  # the reply ends neither at a stop id nor at a stop string before it has these
     bad_words: tuple[str, ...] = ()  # texts that the reply never contains
     logit_bias: dict[int, float] = {}  # by token id
+    top_logprobs: int | None = None  # most likely tokens reported beside each token; None: no probabilities
 
 
 class Submit(Record, frozen=True):
@@ -85,6 +86,7 @@ class Submit(Record, frozen=True):
     scope: str = ""
     think: bool | None = None
     is_kept: bool = True
+    prompt_logprobs: bool = False  # whether the prompt's tokens are reported as the reply's are
 
 
 class Cancel(Record, frozen=True):
@@ -144,16 +146,37 @@ class Accepted(Record, frozen=True):
     max_tokens: int  # limit of the reply, within the context window
 
 
+class TokenLogprob(Record, frozen=True):
+    """A token and the natural logarithm of its probability, before penalties and temperature.
+
+    The prompt's first token has none. `top` are the most likely tokens at its place, the likeliest first.
+    """
+
+    token_id: int
+    token_bytes: bytes
+    logprob: float | None
+    top: tuple["TokenLogprob", ...] = ()
+
+
+class PromptLogprobs(Record, frozen=True):
+    """The next tokens of the prompt, if they were asked for. They come before the reply's deltas."""
+
+    request_id: str
+    tokens: tuple[TokenLogprob, ...]
+
+
 class Delta(Record, frozen=True):
     """A piece of a reply that is final and safe to show. It is never empty.
 
-    The deltas of each kind concatenate to that part of the reply; thinking comes before text.
+    The deltas of each kind concatenate to that part of the reply; thinking comes before text. `logprobs` are
+    those of the tokens whose text begins in this piece, if they were asked for.
     """
 
     request_id: str
     text: str
     tokens: int  # completion tokens so far
     kind: DeltaKind = "text"
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Deltas(Record, frozen=True):
@@ -202,7 +225,7 @@ class Stats(Record, frozen=True):
 
 
 SendProgress = Callable[[Progress], None]
-Outbound = Progress | Ready | LoadFailed | Accepted | Deltas | Finished | Failed | Stats
+Outbound = Progress | Ready | LoadFailed | Accepted | PromptLogprobs | Deltas | Finished | Failed | Stats
 
 encode = msgspec.msgpack.Encoder().encode
 decode_inbound = msgspec.msgpack.Decoder(Inbound).decode

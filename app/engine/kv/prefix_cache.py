@@ -58,7 +58,8 @@ class KVCache:
             return False
         self._index_prefills()
         ids = np.array(sequence.ids, np.int64)
-        donor, shared = self._index.longest_prefix(ids[:-1], sequence.scope)
+        usable = ids[:0] if sequence.needs_all_logits else ids[:-1]
+        donor, shared = self._index.longest_prefix(usable, sequence.scope)
         slot = self._slot_from(donor, shared, capacity, sequence.scope)
         slot.draft_computed = min(slot.draft_computed, shared)
         sequence.attach(slot, computed=shared)

@@ -32,6 +32,7 @@ class Detokenizer:
         self._silent_ids = silent_ids
         self._window: list[int] = []
         self._shown = 0  # characters of the window's text that have been returned
+        self.length = 0  # characters that have been returned in all
 
     def follow(self, ids: Sequence[int]) -> None:
         """Makes the text continue that of these ids, which is not returned. Call it before the first push.
@@ -56,6 +57,7 @@ class Detokenizer:
         final = len(text) - 1 if text.endswith(_REPLACEMENT) else len(text)
         piece = text[self._shown : final]
         self._shown = max(self._shown, final)
+        self.length += len(piece)
         self._slide()
         return piece
 
@@ -64,12 +66,14 @@ class Detokenizer:
         text = self._decode(self._window)
         piece = text[self._shown :]
         self._shown = len(text)
+        self.length += len(piece)
         return piece
 
     def cut(self) -> str:
         """Returns the rest of a text that is cut off here, without an incomplete last character."""
         piece = self._whole_characters()[self._shown :]
         self._shown += len(piece)
+        self.length += len(piece)
         return piece
 
     def _whole_characters(self) -> str:
@@ -114,6 +118,16 @@ class ReplyText:
     def cut(self) -> str:
         """Returns the rest of a reply that is cut off here, without an incomplete last character."""
         return self._stops.push(self._detokenizer.cut()) + self._stops.flush()
+
+    @property
+    def includes_stop(self) -> bool:
+        """Whether the text has what ended it."""
+        return self._stops.includes_stop
+
+    @property
+    def length(self) -> int:
+        """Characters that the tokens so far have made, also those that are held back or cut."""
+        return self._detokenizer.length
 
     @property
     def is_stopped(self) -> bool:

@@ -1,6 +1,6 @@
 """Splits a reply's text, which arrives in pieces, into typed parts: thinking and text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,12 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"  # what reasoning models write a
 
 @dataclass(frozen=True, slots=True)
 class Part:
+    """A final piece of a reply: characters `start` to `end` of its whole text, marks included."""
+
     kind: DeltaKind
     text: str
+    start: int
+    end: int
 
 
 class PartSplitter:
@@ -25,6 +29,7 @@ class PartSplitter:
         """`opened` means that the prompt ends with the opening mark, so the reply begins with thinking."""
         self._state = {"none": "text", "marked": "undecided", "opened": "thinking"}[thinking]
         self._held = ""
+        self._begin = 0  # position of the held text in the reply
         self._is_beginning = thinking == "opened"  # line breaks here belong to the mark before
 
     def push(self, text: str) -> list[Part]:
@@ -34,38 +39,60 @@ class PartSplitter:
 
     def flush(self) -> list[Part]:
         """Returns the text that was held back. Call it after the last piece."""
-        held, self._held = self._held, ""
-        return [Part("thinking" if self._state == "thinking" else "text", held)] if held else []
+        part = self._take("thinking" if self._state == "thinking" else "text", len(self._held))
+        return [part] if part.text else []
 
     def _advance(self) -> Iterator[Part]:
         if self._state == "undecided":
             self._decide()
         if self._state == "thinking":
-            yield Part("thinking", self._take_thinking())
+            yield self._take_thinking()
         if self._state == "text":
-            text, self._held = self._held, ""
-            yield Part("text", self._without_leading_breaks(text))
+            self._skip_leading_breaks()
+            yield self._take("text", len(self._held))
 
     def _decide(self) -> None:
         start = self._held.lstrip()
         if start.startswith(THINK_OPEN):
-            self._held, self._state, self._is_beginning = start[len(THINK_OPEN) :], "thinking", True
+            self._skip(len(self._held) - len(start) + len(THINK_OPEN))
+            self._state, self._is_beginning = "thinking", True
         elif not THINK_OPEN.startswith(start):
             self._state = "text"
 
-    def _take_thinking(self) -> str:
+    def _take_thinking(self) -> Part:
         """Takes the final thinking from the held text. An ending that may begin the closing mark is kept."""
-        thinking, mark, rest = self._held.partition(THINK_CLOSE)
-        if mark:
-            thinking = self._without_leading_breaks(thinking).rstrip("\n")
-            self._held, self._state, self._is_beginning = rest, "text", True
-            return thinking
-        end = len(thinking[: len(thinking) - partial_match_length(thinking, (THINK_CLOSE,))].rstrip("\n"))
-        self._held = thinking[end:]
-        return self._without_leading_breaks(thinking[:end])
+        self._skip_leading_breaks()
+        end = self._held.find(THINK_CLOSE)
+        is_closed = end >= 0
+        if not is_closed:
+            end = len(self._held) - partial_match_length(self._held, (THINK_CLOSE,))
+        part = self._take("thinking", len(self._held[:end].rstrip("\n")))
+        if is_closed:
+            self._skip(end - (part.end - part.start) + len(THINK_CLOSE))
+            self._state, self._is_beginning = "text", True
+        return part
 
-    def _without_leading_breaks(self, text: str) -> str:
+    def _skip_leading_breaks(self) -> None:
         if self._is_beginning:
-            text = text.lstrip("\n")
-            self._is_beginning = not text
-        return text
+            self._skip(len(self._held) - len(self._held.lstrip("\n")))
+            self._is_beginning = not self._held
+
+    def _skip(self, length: int) -> None:
+        self._held = self._held[length:]
+        self._begin += length
+
+    def _take(self, kind: DeltaKind, length: int) -> Part:
+        text, start = self._held[:length], self._begin
+        self._skip(length)
+        return Part(kind, text, start, start + length)
+
+
+def merged(parts: Sequence[Part]) -> list[Part]:
+    """Returns the parts, with neighbours of one kind joined."""
+    joined: list[Part] = []
+    for part in parts:
+        if joined and joined[-1].kind == part.kind:
+            last = joined.pop()
+            part = Part(part.kind, last.text + part.text, last.start, part.end)
+        joined.append(part)
+    return joined

@@ -132,7 +132,7 @@ def _draw_truncated(scaled: Tensor, samplers: Sequence[RequestSampler]) -> Tenso
     scaled = scaled.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # NaN cannot be ordered
     mass = scaled.exp().sum(-1, keepdim=True)
     width = min(max([_CANDIDATES, *(sampler.params.top_k for sampler in samplers)]), scaled.shape[1])
-    values, tokens = _likeliest(scaled, width)
+    values, tokens = likeliest(scaled, width)
     weights, is_enough = _truncate(values.exp(), mass, samplers)
     if width < scaled.shape[1] and not bool(is_enough.all()):
         values, tokens = scaled.sort(descending=True, stable=True)
@@ -140,7 +140,7 @@ def _draw_truncated(scaled: Tensor, samplers: Sequence[RequestSampler]) -> Tenso
     return tokens.gather(1, _pick(weights, samplers)).squeeze(1)
 
 
-def _likeliest(scaled: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def likeliest(scaled: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Returns the first `width` values of each row and their ids, in the order of a stable descending sort.
 
     `topk` alone defines neither the order of equal values nor which of them it takes at the cut.

@@ -57,7 +57,7 @@ class Scheduler:
             budget = min(budget, max(pass_size.cut(rows + prefill_rows) - rows, 1))
         prefills = self._prefills()
         while budget > 0 and (sequence := next(prefills, None)) is not None:
-            chunks.append(Chunk(sequence, min(sequence.pending, budget)))
+            chunks.append(Chunk(sequence, min(sequence.longest_chunk, budget)))
             budget -= chunks[-1].count
         return chunks
 
@@ -92,6 +92,8 @@ class Scheduler:
 
     def _prefix_is_coming(self, incoming: TokenSequence) -> bool:
         """Returns whether a running sequence is about to compute a prefix that `incoming` can then copy."""
+        if incoming.needs_all_logits:
+            return False
         for other in self.running:
             reach = other.computed + _MIN_SHARED_PREFIX
             is_prefilling = other.pending > 1 and other.scope == incoming.scope

@@ -8,15 +8,29 @@ if TYPE_CHECKING:
     from app.engine.kv.slot import Slot
 
 
+_MOST_LOGITS = 64  # rows
+
+
 class TokenSequence:
     """The prompt and reply of one request. Only its own methods change it.
 
     The leading `computed` ids have their keys and values in the slot; the ids after them are pending.
     Draft ids are guesses at what follows `ids`. The next forward pass verifies them. `is_kept` says whether
-    later requests may use its keys and values.
+    later requests may use its keys and values. With `needs_all_logits` every id is computed, none is taken
+    from the KV cache, and a pass gives logits for each.
     """
 
-    __slots__ = ("_cached", "_computed", "_draft_ids", "_ids", "_slot", "is_kept", "request_id", "scope")
+    __slots__ = (
+        "_cached",
+        "_computed",
+        "_draft_ids",
+        "_ids",
+        "_slot",
+        "is_kept",
+        "needs_all_logits",
+        "request_id",
+        "scope",
+    )
 
     def __init__(
         self,
@@ -26,8 +40,10 @@ class TokenSequence:
         slot: "Slot | None" = None,
         *,
         is_kept: bool = True,
+        needs_all_logits: bool = False,
     ) -> None:
         self.request_id = request_id
+        self.needs_all_logits = needs_all_logits
         self.scope = scope
         self.is_kept = is_kept
         self._ids = list(ids)
@@ -49,6 +65,11 @@ class TokenSequence:
     def pending(self) -> int:
         """The number of ids that forward passes still have to compute; 1 while decoding."""
         return len(self._ids) - self._computed
+
+    @property
+    def longest_chunk(self) -> int:
+        """How many pending ids one pass may compute. Logits of all of them take memory."""
+        return min(self.pending, _MOST_LOGITS) if self.needs_all_logits else self.pending
 
     @property
     def cached(self) -> int:
@@ -118,6 +139,13 @@ class Chunk:
     @property
     def rows(self) -> int:
         return self.count + len(self.draft_ids)
+
+    @property
+    def logits_rows(self) -> int:
+        """The number of rows, at the end, whose logits are needed."""
+        if self.sequence.needs_all_logits:
+            return self.rows
+        return 1 + len(self.draft_ids) if self.is_last else 0
 
     @property
     def is_last(self) -> bool:

@@ -4,10 +4,11 @@ from collections.abc import Sequence, Set
 from functools import cached_property
 
 from app.core.errors import InvalidRequest
-from app.engine.ipc.messages import SamplingParams
+from app.engine.ipc.messages import SamplingParams, TokenLogprob
 from app.engine.loading.load import LoadedModel
 from app.engine.replies.detokenizer import Detokenizer, ReplyText
 from app.engine.replies.stop_strings import StopStrings
+from app.engine.sampling.logprobs import RowLogprobs
 from app.engine.tokenization.panics import panics_as_errors
 from app.engine.tokenization.token_bytes import TokenBytes
 
@@ -50,6 +51,12 @@ class Vocabulary:
         detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=self._silent_ids)
         detokenizer.follow(joins)
         return ReplyText(detokenizer, StopStrings(stops, includes_stop=includes_stop))
+
+    def describe(self, row: RowLogprobs) -> TokenLogprob:
+        """Returns the row's log-probabilities with the bytes of the tokens."""
+        of = self.token_bytes.of
+        top = tuple(TokenLogprob(token_id, of(token_id), logprob) for token_id, logprob in row.top)
+        return TokenLogprob(row.token, of(row.token), row.logprob, top)
 
     @cached_property
     def token_bytes(self) -> TokenBytes:

@@ -91,7 +91,12 @@ class TextGenerator:
         self, request: GenerateRequest, owner: str, deadline: Deadline, *, is_kept: bool = True
     ) -> AsyncGenerator[ReplyEvent, None]:
         sampling = request.model_copy(update={"temperature": 0.0}) if request.do_sample is False else request
-        prompt = ModelInput(prompt=request.prompt, is_kept=is_kept, scope=owner)
+        prompt = ModelInput(
+            prompt=request.prompt,
+            is_kept=is_kept,
+            prompt_logprobs=bool(request.prompt_logprobs) and is_kept,  # once for several sequences
+            scope=owner,
+        )
         return self._generator.generate(prompt, sampling, request.model_name, deadline)
 
 
@@ -118,4 +123,8 @@ def _response(request: GenerateRequest, replies: list[GeneratedReply], seconds: 
             cached_tokens=first.usage.cached_tokens,
         ),
         timings=first.timings,
+        logprobs=None
+        if first.logprobs is None
+        else [reply.logprobs for reply in replies if reply.logprobs is not None],
+        prompt_logprobs=first.prompt_logprobs,
     )

@@ -10,7 +10,7 @@ import msgspec
 from app.core.deadline import Deadline
 from app.core.errors import WorkerDied
 from app.engine.backend import ModelInput
-from app.engine.ipc.messages import Accepted, Delta, Finished, SamplingParams
+from app.engine.ipc.messages import Accepted, Delta, Finished, PromptLogprobs, SamplingParams
 from app.models.chat.reply import GeneratedReply, ReplyCollector
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
@@ -99,6 +99,8 @@ async def _reply(
                 case Accepted():
                     _log_start(model, sampling, event)
                     yield reply.start(event)
+                case PromptLogprobs():
+                    reply.add_prompt(event)
                 case Delta():
                     yield reply.add(event)
                 case Finished():

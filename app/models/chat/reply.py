@@ -1,6 +1,7 @@
 """Collects a reply while it is generated, with its usage and timings."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -9,10 +10,12 @@ from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
     DeltaEvent,
     FinishReason,
+    LogprobEntry,
     Parameters,
     StartEvent,
     ThinkingEvent,
     Timings,
+    TopLogprob,
     Usage,
 )
 
@@ -29,6 +32,8 @@ class GeneratedReply:
     usage: Usage
     timings: Timings
     parameters: Parameters
+    logprobs: list[LogprobEntry] | None
+    prompt_logprobs: list[LogprobEntry] | None
 
 
 @dataclass(slots=True)
@@ -39,6 +44,8 @@ class ReplyCollector:
     sampling: messages.SamplingParams
     _text: list[str] = field(default_factory=list)
     _thinking: list[str] = field(default_factory=list)
+    _logprobs: list[LogprobEntry] = field(default_factory=list)
+    _prompt_logprobs: list[LogprobEntry] = field(default_factory=list)
     _max_tokens: int | None = None
 
     def start(self, accepted: messages.Accepted) -> StartEvent:
@@ -55,7 +62,14 @@ class ReplyCollector:
             self._thinking.append(delta.text)
             return ThinkingEvent(text=delta.text)
         self._text.append(delta.text)
-        return DeltaEvent(text=delta.text)
+        if self.sampling.top_logprobs is None:
+            return DeltaEvent(text=delta.text)
+        entries = [logprob_entry(token) for token in delta.logprobs]
+        self._logprobs += entries
+        return DeltaEvent(text=delta.text, logprobs=entries)
+
+    def add_prompt(self, prompt: messages.PromptLogprobs) -> None:
+        self._prompt_logprobs += [logprob_entry(token) for token in prompt.tokens]
 
     def finish(self, finished: messages.Finished) -> GeneratedReply:
         return GeneratedReply(
@@ -67,12 +81,29 @@ class ReplyCollector:
             usage=_usage(finished),
             timings=_timings(finished),
             parameters=self._parameters(),
+            logprobs=None if self.sampling.top_logprobs is None else self._logprobs,
+            prompt_logprobs=self._prompt_logprobs or None,
         )
 
     def _parameters(self) -> Parameters:
         used = msgspec.to_builtins(self.sampling, str_keys=True)
         fields = {name: used[name] for name in Parameters.model_fields}
         return Parameters(**(fields | {"max_tokens": self._max_tokens}))
+
+
+def logprob_entry(token: messages.TokenLogprob) -> LogprobEntry:
+    top = [TopLogprob(**_shown(each)) for each in token.top]
+    return LogprobEntry(**_shown(token), top_logprobs=top)
+
+
+def _shown(token: messages.TokenLogprob) -> dict[str, Any]:  # the fields of a TopLogprob
+    text = token.token_bytes.decode("utf-8", "replace")
+    return {
+        "token": text,
+        "token_id": token.token_id,
+        "bytes": list(token.token_bytes),
+        "logprob": token.logprob,
+    }
 
 
 def _usage(finished: messages.Finished) -> Usage:

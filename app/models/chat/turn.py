@@ -165,6 +165,7 @@ class TurnReply:
             timings=self.generated.timings,
             omitted_messages=self.start.omitted_messages,
             parameters=self.generated.parameters,
+            logprobs=self.generated.logprobs,
             timestamp=reply.timestamp,
         )
 

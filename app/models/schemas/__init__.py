@@ -33,11 +33,13 @@ from app.models.schemas.replies import (
     ErrorDetail as ErrorDetail,
     ErrorResponse as ErrorResponse,
     GenerateResponse as GenerateResponse,
+    LogprobEntry as LogprobEntry,
     NewChatResponse as NewChatResponse,
     Parameters as Parameters,
     StartEvent as StartEvent,
     ThinkingEvent as ThinkingEvent,
     Timings as Timings,
+    TopLogprob as TopLogprob,
     UndoResponse as UndoResponse,
     Usage as Usage,
 )

@@ -42,6 +42,26 @@ class Parameters(WireModel):
     min_tokens: int = 0
     bad_words: list[str] = Field(default_factory=list)
     logit_bias: dict[str, float] = Field(default_factory=dict)
+    top_logprobs: int | None = None
+
+
+class TopLogprob(WireModel):
+    """A likely token. `bytes` are those of its text, which may be a part of a character."""
+
+    token: str
+    token_id: int
+    bytes: list[int]
+    logprob: float
+
+
+class LogprobEntry(WireModel):
+    """A token, the natural logarithm of its probability, and the most likely tokens in its place."""
+
+    token: str
+    token_id: int
+    bytes: list[int]
+    logprob: float | None = Field(description="null for the first token of a prompt.")
+    top_logprobs: list[TopLogprob]
 
 
 class ChatResponse(WireModel):
@@ -60,6 +80,9 @@ class ChatResponse(WireModel):
         description="The number of oldest messages that were left out of the prompt."
     )
     parameters: Parameters
+    logprobs: list[LogprobEntry] | None = Field(
+        None, description="The tokens of the response, if `top_logprobs` asked for them."
+    )
     timestamp: datetime | None = Field(
         None, description="When the reply ended, as stored in the conversation."
     )
@@ -137,6 +160,10 @@ class GenerateResponse(WireModel):
     parameters: Parameters
     usage: Usage
     timings: Timings
+    logprobs: list[list[LogprobEntry]] | None = Field(
+        None, description="The tokens of each text, if `top_logprobs` asked for them."
+    )
+    prompt_logprobs: list[LogprobEntry] | None = None
 
 
 class ErrorDetail(WireModel):
@@ -174,3 +201,6 @@ class DeltaEvent(WireModel):
     """A piece of the reply. Together the deltas of a stream are exactly its text."""
 
     text: str
+    logprobs: list[LogprobEntry] | None = Field(
+        None, description="The tokens of this piece, if `top_logprobs` asked for them."
+    )

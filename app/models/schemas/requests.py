@@ -94,6 +94,11 @@ class SamplingFields(RequestModel):
     bad_words: Annotated[list[StopString] | None, FailFast()] = Field(
         None, max_length=sampling.MAX_BAD_WORDS, description="Texts that the reply never contains."
     )
+    top_logprobs: Annotated[StrictInt | None, sampling.TOP_LOGPROBS] = Field(
+        None,
+        description="Reports the log-probability of each token of the reply, and this many of the likeliest "
+        "tokens in its place. Penalties, bans and temperature do not change them.",
+    )
     logit_bias: dict[TokenIdText, Annotated[StrictFloat, sampling.LOGIT_BIAS]] | None = Field(
         None,
         max_length=sampling.MAX_BIASED_TOKENS,
@@ -189,6 +194,9 @@ class GenerateRequest(SamplingFields):
         le=16,
         description="The number of texts. With a `seed`, text i (from 0) is drawn with `seed + i`.",
     )
+    prompt_logprobs: StrictBool | None = Field(
+        None, description="Reports the prompt's tokens as `top_logprobs` reports those of the reply."
+    )
     do_sample: StrictBool | None = Field(None, description="False means greedy, as temperature 0 does.")
     model_name: Name | None = None
     stream: StrictBool = Field(
@@ -201,6 +209,8 @@ class GenerateRequest(SamplingFields):
             raise ValueError("do_sample is true, but temperature 0 is greedy; send only one of them")
         if self.do_sample is False and self.temperature:
             raise ValueError("do_sample is false, which is greedy, but temperature is above 0; send only one")
+        if self.prompt_logprobs and self.top_logprobs is None:
+            raise ValueError("prompt_logprobs needs top_logprobs")
         if self.stream and self.num_return_sequences > 1:
             raise ValueError("a stream has only one sequence, so set num_return_sequences to 1")
         return self

@@ -77,3 +77,24 @@ def test_cached_keys_and_values_are_shared_within_one_owner_only(world: World) -
         assert first.usage.cached_tokens == 0
         assert second.usage.cached_tokens == second.usage.prompt_tokens - 1
     assert done["carol"][0].generated_text == done["dave"][0].generated_text
+
+
+def test_generate_reports_logprobs_of_prompt_and_reply(world: World) -> None:
+    request = GenerateRequest(prompt="the cat", max_tokens=6, top_logprobs=3, prompt_logprobs=True, seed=2)
+    _, *deltas, done = world.collect(world.generator.generate(request, OWNER, soon()))
+    assert isinstance(done, GenerateResponse)
+    assert done.logprobs is not None and done.prompt_logprobs is not None
+    streamed = [entry for delta in deltas if isinstance(delta, DeltaEvent) for entry in delta.logprobs or ()]
+    assert done.logprobs == [streamed]
+    assert all(len(entry.top_logprobs) == 3 for entry in streamed)
+    assert b"".join(bytes(entry.bytes) for entry in done.prompt_logprobs) == b"the cat"
+    assert [entry.logprob is None for entry in done.prompt_logprobs] == [
+        place == 0 for place in range(done.usage.prompt_tokens)
+    ]
+
+
+def test_generate_reports_logprobs_of_each_of_several_sequences(world: World) -> None:
+    request = GenerateRequest(prompt="the cat", max_tokens=4, top_logprobs=0, num_return_sequences=2)
+    done = world.last(world.generator.generate(request, OWNER, soon()))
+    assert done.logprobs is not None and len(done.logprobs) == 2
+    assert done.prompt_logprobs is None

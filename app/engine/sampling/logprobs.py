@@ -1,0 +1,41 @@
+"""Computes log-probabilities from logits as the model gave them, in float32."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.engine.device import on_device
+from app.engine.sampling.sampler import likeliest
+
+_LOWEST = -9999.0  # reported for a probability of zero, because JSON has no infinity
+
+
+@dataclass(frozen=True, slots=True)
+class RowLogprobs:
+    """The log-probability of one row's token, and the most likely tokens with theirs, likeliest first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def row_logprobs(
+    logits: Tensor, rows: Sequence[int], tokens: Sequence[int], tops: Sequence[int]
+) -> list[RowLogprobs]:
+    """Returns the log-probabilities of the token and of the top tokens of each of the `rows` of `logits`."""
+    if not rows:
+        return []
+    chosen = logits.index_select(0, on_device(rows, logits.device)).float()
+    logprobs = chosen - chosen.logsumexp(-1, keepdim=True)
+    logprobs = logprobs.nan_to_num(nan=_LOWEST, neginf=_LOWEST)
+    own = logprobs.gather(1, on_device(tokens, logits.device).unsqueeze(1)).squeeze(1).tolist()
+    most = min(max(tops), logprobs.shape[1])
+    values, ids = likeliest(logprobs, most) if most > 0 else (torch.empty(len(rows), 0),) * 2
+    return [
+        RowLogprobs(token, logprob, tuple(zip(row_ids[:top], row_values[:top], strict=True)))
+        for token, logprob, top, row_ids, row_values in zip(
+            tokens, own, tops, ids.tolist(), values.tolist(), strict=True
+        )
+    ]
