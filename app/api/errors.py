@@ -31,11 +31,13 @@ STATUS: Mapping[type[DomainError], int] = {
     errors.BodyTooSlow: 408,
     errors.ConversationBusy: 409,
     errors.ModelBusy: 409,
+    errors.KeyReused: 409,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.QueueFull: 429,
     errors.InternalError: 500,
     errors.ModelUnavailable: 503,
+    errors.StoreUnavailable: 503,
     errors.DeadlineExceeded: 504,
     DomainError: 500,
 }

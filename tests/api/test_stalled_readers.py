@@ -16,9 +16,9 @@ from app.core.config import Settings
 from app.engine.ipc.messages import Delta
 from app.main import create_app
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.store import MemoryStore
-from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
+from app.models.storage.memory_store import MemoryStore
+from app.models.storage.turn_locks import LocalTurnLocks
 from tests.api.fakes import LONG, Scripted, fake_app, scripted_services, serving
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 from tests.waiting import wait_for
@@ -43,9 +43,9 @@ def lost() -> threading.Event:
 
 
 def chats_of(settings: Settings, models: StandInModels) -> ChatModelManager:
-    locks = TurnLocks()
+    locks = LocalTurnLocks()
     store = MemoryStore(max_conversations=10, ttl_s=600, held=locks.held)
-    return ChatModelManager(settings, store, locks, models, ChatGenerator(models))
+    return ChatModelManager(settings, store, locks, ChatGenerator(models))
 
 
 @contextmanager
