@@ -31,7 +31,7 @@ from app.models.schemas import (
     ConversationResponse,
     DeletedResponse,
     EditRequest,
-    ForkRequest,
+    ForkConversationRequest,
     GenerateRequest,
     HealthResponse,
     ModelInfoResponse,
@@ -90,7 +90,9 @@ class ConversationService(Protocol):
 
     async def select(self, owner: str, conversation_id: str, message_id: str, /) -> SelectResponse: ...
 
-    async def fork(self, owner: str, conversation_id: str, request: ForkRequest, /) -> NewChatResponse: ...
+    async def fork(
+        self, owner: str, conversation_id: str, request: ForkConversationRequest, /
+    ) -> NewChatResponse: ...
 
 
 class GenerationService(Protocol):

@@ -8,7 +8,7 @@ from fastapi.openapi.models import Example
 
 from app.models.schemas import (
     ContinueRequest,
-    ForkRequest,
+    ForkConversationRequest,
     LoadModelRequest,
     NewChatRequest,
     RegenerateRequest,
@@ -77,7 +77,7 @@ NEW_CHAT = Body(openapi_examples=_NEW, default_factory=NewChatRequest)
 REGENERATE = Body(openapi_examples=_REGENERATE, default_factory=RegenerateRequest)
 EDIT = Body(openapi_examples=_EDIT)
 SELECT = Body(openapi_examples=_SELECT)
-FORK = Body(openapi_examples=_FORK, default_factory=ForkRequest)
+FORK = Body(openapi_examples=_FORK, default_factory=ForkConversationRequest)
 UPDATE = Body(openapi_examples=_UPDATE)
 CONTINUE = Body(openapi_examples=_CONTINUE, default_factory=ContinueRequest)
 UNDO = Body(openapi_examples=_UNDO, default_factory=UndoRequest)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from app.core.api_keys import DEFAULT_OWNER
 from app.core.literals import FinishReason, Role
-from app.models.schemas.parts import Part, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from app.models.schemas.parts import MessagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
 from app.models.schemas.replies import Parameters, Timings, Usage
 
 PREVIEW_CHARACTERS = 80
@@ -48,7 +48,7 @@ class Message:
     """
 
     role: Role
-    parts: tuple[Part, ...]
+    parts: tuple[MessagePart, ...]
     parent_id: str | None = None
     depth: int = 1
     id: str = field(default_factory=lambda: new_id("msg"))
@@ -88,7 +88,7 @@ def text_message(role: Role, text: str, reply: ReplyFacts | None = None) -> Mess
     return Message(role, (TextPart(text=text),), reply=reply)
 
 
-def _texts(part: Part) -> Iterable[str]:
+def _texts(part: MessagePart) -> Iterable[str]:
     match part:
         case TextPart() | ThinkingPart():
             return (part.text,)

@@ -151,12 +151,16 @@ class Scripted:
         await self.closing.wait()
         raise ShuttingDown("The server is shutting down.")
 
+    def _call(self, owner: str, *call: object) -> None:
+        self.owners.append(owner)
+        self.calls.append(call[0] if len(call) == 1 else call)
+
     # ChatService
 
     def chat(
         self, owner: str, request: schemas.ChatRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        self.calls.append((owner, request))
+        self._call(owner, request)
         if request.conversation_id == "conv_none":
             raise ConversationNotFound("No conversation has this id.")
         return self.run(request.message)
@@ -164,35 +168,35 @@ class Scripted:
     def edit(
         self, owner: str, conversation_id: str, request: schemas.EditRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        self.calls.append((owner, conversation_id, request))
+        self._call(owner, conversation_id, request)
         return self.run("")
 
     def regenerate(
         self, owner: str, conversation_id: str, request: schemas.RegenerateRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        self.calls.append((owner, conversation_id, request))
+        self._call(owner, conversation_id, request)
         return self.run("")
 
     def continue_reply(
         self, owner: str, conversation_id: str, request: schemas.ContinueRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        self.calls.append((owner, conversation_id, request))
+        self._call(owner, conversation_id, request)
         return self.run("")
 
     # ConversationService
 
     async def new(self, owner: str, request: schemas.NewChatRequest) -> schemas.NewChatResponse:
-        self.calls.append((owner, request))
+        self._call(owner, request)
         return _started(request.title)
 
     async def get(
         self, owner: str, conversation_id: str, *, is_tree: bool = False
     ) -> schemas.ConversationResponse:
-        self.calls.append((owner, conversation_id, is_tree))
+        self._call(owner, conversation_id, is_tree)
         return _conversation(conversation_id)
 
     async def list(self, owner: str, page: PageRequest) -> schemas.ConversationListResponse:
-        self.calls.append((owner, page))
+        self._call(owner, page)
         return schemas.ConversationListResponse(
             conversations=[], total=0, limit=page.limit, offset=page.offset
         )
@@ -200,27 +204,27 @@ class Scripted:
     async def update(
         self, owner: str, conversation_id: str, request: schemas.UpdateConversationRequest
     ) -> schemas.ConversationResponse:
-        self.calls.append((owner, conversation_id, request))
+        self._call(owner, conversation_id, request)
         return _conversation(conversation_id)
 
     async def delete(self, owner: str, conversation_id: str) -> schemas.DeletedResponse:
-        self.calls.append((owner, conversation_id))
+        self._call(owner, conversation_id)
         return schemas.DeletedResponse(conversation_id=conversation_id)
 
     async def undo(self, owner: str, conversation_id: str, turns: int) -> schemas.UndoResponse:
-        self.calls.append((owner, conversation_id, turns))
+        self._call(owner, conversation_id, turns)
         return schemas.UndoResponse(
             conversation_id=conversation_id, removed_messages=2 * turns, message_count=0
         )
 
     async def select(self, owner: str, conversation_id: str, message_id: str) -> schemas.SelectResponse:
-        self.calls.append((owner, conversation_id, message_id))
+        self._call(owner, conversation_id, message_id)
         return schemas.SelectResponse(conversation_id=conversation_id, head_id=message_id, message_count=2)
 
     async def fork(
-        self, owner: str, conversation_id: str, request: schemas.ForkRequest
+        self, owner: str, conversation_id: str, request: schemas.ForkConversationRequest
     ) -> schemas.NewChatResponse:
-        self.calls.append((owner, conversation_id, request))
+        self._call(owner, conversation_id, request)
         return _started(None)
 
     # GenerationService

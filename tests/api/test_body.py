@@ -130,8 +130,8 @@ def test_routes_take_the_object_that_the_guard_has_parsed() -> None:
         for path in SwappedBody.parsed:
             assert client.post(path, json={"sent": True}).status_code == 200
     assert scripted.calls == [
-        ("default", ChatRequest(message="parsed")),
-        ("default", NewChatRequest(title="parsed")),
+        ChatRequest(message="parsed"),
+        NewChatRequest(title="parsed"),
         "parsed",
         GenerateRequest(prompt="parsed"),
     ]
@@ -139,7 +139,7 @@ def test_routes_take_the_object_that_the_guard_has_parsed() -> None:
 
 def test_surrogate_pair_is_one_character(client: httpx.Client, scripted: Scripted) -> None:
     assert client.post(CHAT, content=b'{"message": "\\ud83d\\ude00"}', headers=JSON).status_code == 200
-    assert scripted.calls == [("default", ChatRequest(message="\N{GRINNING FACE}"))]
+    assert scripted.calls == [ChatRequest(message="\N{GRINNING FACE}")]
 
 
 @pytest.mark.parametrize(

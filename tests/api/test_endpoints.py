@@ -8,8 +8,7 @@ from app.models.storage.store import PageRequest
 from tests.api.fakes import Scripted
 
 CONVERSATION = "/api/v1/chat/conversation/conv_1"
-OWNER = "default"
-ONE = (OWNER, "conv_1")
+ONE = ("conv_1",)
 
 
 @pytest.mark.parametrize(
@@ -18,9 +17,9 @@ ONE = (OWNER, "conv_1")
         (
             "/api/v1/chat",
             {"message": "hi", "max_length": 5},
-            (OWNER, schemas.ChatRequest(message="hi", max_tokens=5)),
+            schemas.ChatRequest(message="hi", max_tokens=5),
         ),
-        ("/api/v1/chat/new", {"title": "Names"}, (OWNER, schemas.NewChatRequest(title="Names"))),
+        ("/api/v1/chat/new", {"title": "Names"}, schemas.NewChatRequest(title="Names")),
         (f"{CONVERSATION}/regenerate", {"seed": 0}, (*ONE, schemas.RegenerateRequest(seed=0))),
         (f"{CONVERSATION}/continue", {"max_tokens": 9}, (*ONE, schemas.ContinueRequest(max_tokens=9))),
         (
@@ -30,7 +29,11 @@ ONE = (OWNER, "conv_1")
         ),
         (f"{CONVERSATION}/undo", {"turns": 2}, (*ONE, 2)),
         (f"{CONVERSATION}/select", {"message_id": "msg_1"}, (*ONE, "msg_1")),
-        (f"{CONVERSATION}/fork", {"message_id": "msg_1"}, (*ONE, schemas.ForkRequest(message_id="msg_1"))),
+        (
+            f"{CONVERSATION}/fork",
+            {"message_id": "msg_1"},
+            (*ONE, schemas.ForkConversationRequest(message_id="msg_1")),
+        ),
         ("/api/v1/chat/switch-model", {"model_name": "gpt2"}, "gpt2"),
         ("/api/v1/load-model", {"model_name": "gpt2"}, "gpt2"),
         ("/api/v1/generate", {"prompt": "hi"}, schemas.GenerateRequest(prompt="hi")),
@@ -46,11 +49,11 @@ def test_post_passes_its_body_on(
 @pytest.mark.parametrize(
     ("path", "call"),
     [
-        ("/api/v1/chat/new", (OWNER, schemas.NewChatRequest())),
+        ("/api/v1/chat/new", schemas.NewChatRequest()),
         (f"{CONVERSATION}/regenerate", (*ONE, schemas.RegenerateRequest())),
         (f"{CONVERSATION}/continue", (*ONE, schemas.ContinueRequest())),
         (f"{CONVERSATION}/undo", (*ONE, 1)),
-        (f"{CONVERSATION}/fork", (*ONE, schemas.ForkRequest())),
+        (f"{CONVERSATION}/fork", (*ONE, schemas.ForkConversationRequest())),
         ("/api/v1/load-model", "fake"),
     ],
 )
@@ -77,9 +80,9 @@ def test_body_with_required_fields_may_not_be_left_out(client: httpx.Client, pat
         ("GET", CONVERSATION, (*ONE, False)),
         ("GET", f"{CONVERSATION}?tree=true", (*ONE, True)),
         ("DELETE", CONVERSATION, ONE),
-        ("GET", "/api/v1/chat/conversations", (OWNER, PageRequest(50))),
-        ("GET", "/api/v1/chat/conversations?limit=200&offset=7", (OWNER, PageRequest(200, 7))),
-        ("GET", "/api/v1/chat/conversations?cursor=x&query=a b", (OWNER, PageRequest(50, 0, "x", "a b"))),
+        ("GET", "/api/v1/chat/conversations", PageRequest(50)),
+        ("GET", "/api/v1/chat/conversations?limit=200&offset=7", PageRequest(200, 7)),
+        ("GET", "/api/v1/chat/conversations?cursor=x&query=a b", PageRequest(50, 0, "x", "a b")),
         ("GET", "/api/v1/model-info", None),
         ("GET", "/api/v1/model-info?model_name=gpt2", "gpt2"),
     ],

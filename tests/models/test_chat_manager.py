@@ -21,7 +21,7 @@ from app.models.schemas import (
     ContinueRequest,
     DeltaEvent,
     EditRequest,
-    ForkRequest,
+    ForkConversationRequest,
     NewChatRequest,
     RegenerateRequest,
     StartEvent,
@@ -219,7 +219,7 @@ def test_chat_answers_below_any_message(world: World) -> None:
 def test_fork_copies_a_branch_into_a_new_conversation(world: World) -> None:
     first = world.chat("hello")
     world.chat("more", first.conversation_id)
-    request = ForkRequest(message_id=first.message_id)
+    request = ForkConversationRequest(message_id=first.message_id)
     copy = world.run(world.conversations.fork(OWNER, first.conversation_id, request))
     assert contents(world, copy.conversation_id) == ["hello", first.response]
     world.run(world.conversations.delete(OWNER, first.conversation_id))

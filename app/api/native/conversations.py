@@ -12,7 +12,7 @@ from app.models.schemas import (
     ConversationListResponse,
     ConversationResponse,
     DeletedResponse,
-    ForkRequest,
+    ForkConversationRequest,
     NewChatRequest,
     NewChatResponse,
     SelectRequest,
@@ -96,7 +96,7 @@ async def select_branch(
 @router.post("/chat/conversation/{conversation_id}/fork", responses=CHANGES | fails_with(429))
 async def fork_conversation(
     conversation_id: ConversationId,
-    body: Annotated[ForkRequest, examples.FORK],
+    body: Annotated[ForkConversationRequest, examples.FORK],
     services: ServicesDep,
     owner: OwnerDep,
 ) -> NewChatResponse:

@@ -12,7 +12,7 @@ from app.models.schemas import (
     ConversationListResponse,
     ConversationResponse,
     DeletedResponse,
-    ForkRequest,
+    ForkConversationRequest,
     NewChatRequest,
     NewChatResponse,
     SelectResponse,
@@ -160,7 +160,9 @@ class ConversationManager:
             await self._store.commit(conversation.with_head(head))
         return SelectResponse(conversation_id=conversation_id, head_id=head.id, message_count=head.depth)
 
-    async def fork(self, owner: str, conversation_id: str, request: ForkRequest) -> NewChatResponse:
+    async def fork(
+        self, owner: str, conversation_id: str, request: ForkConversationRequest
+    ) -> NewChatResponse:
         """Copies a branch into a new conversation.
 
         Raises:

@@ -17,7 +17,7 @@ from app.models.schemas import (
     ChatResponse,
     DeltaEvent,
     LogprobEntry,
-    Part,
+    MessagePart,
     StartEvent,
     TextPart,
     ThinkingEvent,
@@ -113,8 +113,8 @@ class TurnReply:
             self.turn.parent
         )
 
-    def _parts(self) -> tuple[Part, ...]:
-        parts: list[Part] = [] if self.turn.continues is None else list(self.turn.continues.parts)
+    def _parts(self) -> tuple[MessagePart, ...]:
+        parts: list[MessagePart] = [] if self.turn.continues is None else list(self.turn.continues.parts)
         for kind, pieces in self._texts:
             text = "".join(pieces)
             if parts and isinstance(last := parts[-1], TextPart) and kind is TextPart:

@@ -23,7 +23,7 @@ from app.models.schemas.models import (
     UnloadModelResponse as UnloadModelResponse,
 )
 from app.models.schemas.parts import (
-    Part as Part,
+    MessagePart as MessagePart,
     TextPart as TextPart,
     ThinkingPart as ThinkingPart,
     ToolCallPart as ToolCallPart,
@@ -55,7 +55,7 @@ from app.models.schemas.requests import (
     ChatRequest as ChatRequest,
     ContinueRequest as ContinueRequest,
     EditRequest as EditRequest,
-    ForkRequest as ForkRequest,
+    ForkConversationRequest as ForkConversationRequest,
     GenerateRequest as GenerateRequest,
     NewChatRequest as NewChatRequest,
     RegenerateRequest as RegenerateRequest,

@@ -36,4 +36,4 @@ class ToolResultPart(WireModel):
     content: str
 
 
-Part = Annotated[TextPart | ThinkingPart | ToolCallPart | ToolResultPart, Field(discriminator="type")]
+MessagePart = Annotated[TextPart | ThinkingPart | ToolCallPart | ToolResultPart, Field(discriminator="type")]

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from app.core.literals import FinishReason, Role
-from app.models.schemas.parts import Part
+from app.models.schemas.parts import MessagePart
 from app.models.schemas.wire import WireModel
 
 
@@ -107,7 +107,7 @@ class ConversationMessage(WireModel):
     parent_id: str | None = Field(None, description="null for the first message of a conversation.")
     role: Role
     content: str = Field(description="The text, without thinking and tool calls.")
-    parts: list[Part] = Field(default_factory=list, description="All of the message, in order.")
+    parts: list[MessagePart] = Field(default_factory=list, description="All of the message, in order.")
     siblings: list[str] = Field(
         default_factory=list,
         description="The ids of all messages with the same parent, this one among them, the oldest first.",

@@ -207,7 +207,7 @@ class SelectRequest(RequestModel):
     message_id: Name = Field(description="Any message. Its branch is followed to its newest end.")
 
 
-class ForkRequest(RequestModel):
+class ForkConversationRequest(RequestModel):
     """Copies a branch into a new conversation."""
 
     message_id: Name | None = Field(
