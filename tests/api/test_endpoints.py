@@ -79,7 +79,7 @@ def test_body_with_required_fields_may_not_be_left_out(client: httpx.Client, pat
     [
         ("GET", CONVERSATION, (*ONE, False)),
         ("GET", f"{CONVERSATION}?tree=true", (*ONE, True)),
-        ("DELETE", CONVERSATION, ONE),
+        ("DELETE", CONVERSATION, "conv_1"),
         ("GET", "/api/v1/chat/conversations", PageRequest(50)),
         ("GET", "/api/v1/chat/conversations?limit=200&offset=7", PageRequest(200, 7)),
         ("GET", "/api/v1/chat/conversations?cursor=x&query=a b", PageRequest(50, 0, "x", "a b")),
