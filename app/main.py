@@ -20,6 +20,7 @@ from app.api import docs, endpoints
 from app.api.body import BodyGuard, FramingGuard
 from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck, RequestLog
+from app.api.rate_limits import RateLimit
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
@@ -99,6 +100,7 @@ def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
         Middleware(FramingGuard),
         *([cross_origin] if origins else []),
         Middleware(Guard, _check(settings, keys)),
+        Middleware(RateLimit),
         Middleware(BodyGuard, settings.max_body_bytes),
         Middleware(HeadAsGet),
     ]

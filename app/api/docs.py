@@ -91,7 +91,7 @@ _ERRORS: Mapping[int, tuple[str, str, str]] = {
         "temperature: Input should be less than or equal to 2",
     ),
     429: (
-        "The queue is full. The header Retry-After says when to try again.",
+        "The queue is full, or a limit of the key is reached. The header Retry-After says when to try again.",
         "queue_full",
         "The queue is full.",
     ),

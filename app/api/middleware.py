@@ -23,8 +23,8 @@ from app.core.logging import escape_control, request_id
 
 logger = logging.getLogger("app.access")
 
-# Paths that need no key: those that probes request, and those that reveal nothing about this server. The page
-# at /docs needs its script and the schema before a person can enter the key.
+# Paths that need no key and have no limit: those that probes request, and those that reveal nothing about
+# this server. The page at /docs needs its script and the schema before a person can enter the key.
 HEALTH_PATHS = frozenset(
     f"{prefix}/health{part}" for prefix in ("", "/api/v1") for part in ("", "/live", "/ready")
 )
@@ -84,7 +84,7 @@ class _ReplySend:
 class Guard:
     """Runs a check on the path and headers of every request, and writes the owner into the request's scope.
 
-    The check returns the owner, or None for an open path without one. It raises a DomainError to refuse.
+    The check returns the owner, or None for an open path. It raises a DomainError to refuse.
     """
 
     def __init__(self, app: ASGIApp, check: Callable[[Scope], str | None]) -> None:
@@ -115,7 +115,7 @@ class HostCheck:
         }
         self.origins = frozenset(origins)
 
-    def __call__(self, scope: Scope) -> str:
+    def __call__(self, scope: Scope) -> str | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self._is_own_name(_hostname(host)):
@@ -129,7 +129,7 @@ class HostCheck:
                 "This server does not accept requests from pages of other sites.",
                 hint="Add the page's origin to LLM_CORS_ORIGINS.",
             )
-        return DEFAULT_OWNER
+        return None if _is_open(scope) else DEFAULT_OWNER
 
     def _is_own_name(self, name: str) -> bool:
         return name in self.names or "*" in self.names or name.endswith(".localhost") or _is_address(name)
@@ -145,8 +145,7 @@ class KeyCheck:
         self.keys = keys
 
     def __call__(self, scope: Scope) -> str | None:
-        path = path_below_prefix(scope)
-        if path in _OPEN_PATHS or path.startswith(f"{ASSETS}/"):
+        if _is_open(scope):
             return None
         given = _given_keys(Headers(scope=scope))
         owner = self.keys.owner_of(given.pop()) if len(given) == 1 else None
@@ -180,6 +179,11 @@ def path_below_prefix(scope: Scope) -> str:
     prefix: str = scope.get("root_path", "")
     below = path.removeprefix(prefix)
     return below if below == "" or below.startswith("/") else path
+
+
+def _is_open(scope: Scope) -> bool:
+    path = path_below_prefix(scope)
+    return path in _OPEN_PATHS or path.startswith(f"{ASSETS}/")
 
 
 def _given_keys(headers: Headers) -> set[bytes]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.core.config import Settings, SettingsError
+from app.core.paths import read_regular
 
 # The owner for requests without a key and for LLM_API_KEY. It is the same, so that an operator who sets a key
 # later loses no conversation.
@@ -17,7 +17,6 @@ DEFAULT_OWNER = "default"
 
 MAX_KEYS = 1_000  # each request is compared with all of them
 MAX_KEY_BYTES = 4_096  # far below what the headers of a request may hold
-MAX_FILE_BYTES = 5_000_000
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HASH = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
@@ -122,15 +121,9 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 def _read(path: Path) -> str:
     try:
-        if path.exists() and not path.is_file():  # reading a pipe might never end
-            raise SettingsError("LLM_API_KEYS_FILE: it is not a file.")
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise SettingsError(f"LLM_API_KEYS_FILE: it is larger than {MAX_FILE_BYTES:,} bytes.")
-        return content.decode("utf-8-sig")
+        return read_regular(path).decode("utf-8-sig")
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
+        reason = error.strerror or error
         raise SettingsError(f"LLM_API_KEYS_FILE: it cannot be read: {reason}.") from None
     except UnicodeDecodeError:
         raise SettingsError("LLM_API_KEYS_FILE: it is not UTF-8 text.") from None

@@ -1,12 +1,13 @@
 """Keys from settings and files: who owns them, what is refused, and what a message shows."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.core.api_keys import DEFAULT_OWNER, MAX_FILE_BYTES, MAX_KEY_BYTES, MAX_KEYS, KeyRing
+from app.core.api_keys import DEFAULT_OWNER, MAX_KEY_BYTES, MAX_KEYS, KeyRing
 from app.core.config import Settings, SettingsError
 
 SECRET = "hunter2"
@@ -132,7 +133,6 @@ def test_wrong_setting_is_refused_with_its_place_and_without_a_key(written: str,
         ("\nalice hunter2\x1b\n", "LLM_API_KEYS_FILE, line 2: the key contains a control character"),
         ("alice a\n\nalice hunter2", "LLM_API_KEYS_FILE, line 3: its name is also that of"),
         (b"alice hunter2\xff", "LLM_API_KEYS_FILE: it is not UTF-8 text."),
-        (b"#" * (MAX_FILE_BYTES + 1), "LLM_API_KEYS_FILE: it is larger than"),
         ("".join(f"name-{i} {i}\n" for i in range(MAX_KEYS + 1)), "LLM_API_KEYS, LLM_API_KEYS_FILE: there"),
     ],
 )
@@ -146,7 +146,9 @@ def test_wrong_file_is_refused_with_its_line_and_without_a_key(
 
 def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert refusal(api_keys_file=tmp_path / "none").endswith("cannot be read: No such file or directory.")
-    assert refusal(api_keys_file=tmp_path) == "LLM_API_KEYS_FILE: it is not a file."
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        assert refusal(api_keys_file=path).startswith("LLM_API_KEYS_FILE: it cannot be read: ")
 
 
 def test_named_key_of_the_default_owner_and_another_single_key_are_refused() -> None:

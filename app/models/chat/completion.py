@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from operator import itemgetter
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
@@ -53,11 +54,16 @@ class TextGenerator:
 
     def _check_count(self, sequences: int) -> None:
         """Raises InvalidRequest for more sequences than the server ever admits: a retry would not help."""
-        limit = self._settings.max_active_requests + self._settings.max_queued_requests
+        limits = {
+            "LLM_MAX_QUEUED_REQUESTS": self._settings.max_active_requests + self._settings.max_queued_requests
+        }
+        if self._settings.key_max_open_requests is not None:
+            limits["LLM_KEY_MAX_OPEN_REQUESTS"] = self._settings.key_max_open_requests
+        setting, limit = min(limits.items(), key=itemgetter(1))
         if sequences > limit:
             raise InvalidRequest(
                 f"num_return_sequences: this server takes at most {limit} at once.",
-                hint="Ask for fewer, or raise LLM_MAX_QUEUED_REQUESTS.",
+                hint=f"Ask for fewer, or raise {setting}.",
             )
 
     async def _collect_all(

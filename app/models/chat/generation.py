@@ -1,7 +1,6 @@
 """Generates a reply with a model, which it loads first if necessary. It keeps no state between requests."""
 
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
@@ -13,6 +12,7 @@ from app.core.errors import WorkerDied
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import Accepted, Delta, Finished, PromptLogprobs, SamplingParams
 from app.models.chat.reply import GeneratedReply, ReplyCollector
+from app.models.key_limits import KeyLimits, TokenMeter
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
     DeltaEvent,
@@ -46,8 +46,10 @@ class ModelLeases(Protocol):
 class ChatGenerator:
     """Turns chat messages, or a raw prompt, into the events of a reply."""
 
-    def __init__(self, models: ModelLeases) -> None:
+    def __init__(self, models: ModelLeases, limits: KeyLimits | None = None) -> None:
+        """Without `limits`, callers have none. The caller of a request is the scope of its input."""
         self._models = models
+        self._limits = KeyLimits() if limits is None else limits
 
     async def generate(
         self, model_input: ModelInput, sampling: SamplingFields, model_name: str | None, deadline: Deadline
@@ -58,11 +60,25 @@ class ChatGenerator:
 
         Raises:
             ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow, InvalidRequest.
+            RateLimitExceeded: the caller has too many open requests, or has used up its tokens.
             DeadlineExceeded: loading and generating together took too long.
         """
+        with self._limits.admit(model_input.scope) as meter:
+            async with aclosing(self._generate(model_input, sampling, model_name, deadline, meter)) as events:
+                async for event in events:
+                    yield event
+
+    async def _generate(
+        self,
+        model_input: ModelInput,
+        sampling: SamplingFields,
+        model_name: str | None,
+        deadline: Deadline,
+        meter: TokenMeter,
+    ) -> AsyncGenerator[ReplyEvent, None]:
         has_begun = False
         try:
-            async with aclosing(self._attempt(model_input, sampling, model_name, deadline)) as events:
+            async with aclosing(self._attempt(model_input, sampling, model_name, deadline, meter)) as events:
                 async for event in events:
                     has_begun = has_begun or not isinstance(event, LoadProgress)
                     yield event
@@ -72,12 +88,17 @@ class ChatGenerator:
                 raise
             logger.warning("request submitted again: %s", error.message)
 
-        async with aclosing(self._attempt(model_input, sampling, model_name, deadline)) as events:
+        async with aclosing(self._attempt(model_input, sampling, model_name, deadline, meter)) as events:
             async for event in events:
                 yield event
 
     async def _attempt(
-        self, model_input: ModelInput, sampling: SamplingFields, model_name: str | None, deadline: Deadline
+        self,
+        model_input: ModelInput,
+        sampling: SamplingFields,
+        model_name: str | None,
+        deadline: Deadline,
+        meter: TokenMeter,
     ) -> AsyncGenerator[ReplyEvent, None]:
         async with aclosing(self._models.lease(model_name, deadline)) as lease:
             async for leased in lease:
@@ -85,13 +106,17 @@ class ChatGenerator:
                     yield leased
                     continue
                 params = sampling_for(sampling, leased.sampling)
-                async with aclosing(_reply(leased, model_input, params, deadline)) as events:
+                async with aclosing(_reply(leased, model_input, params, deadline, meter)) as events:
                     async for event in events:
                         yield event
 
 
 async def _reply(
-    model: ServedModel, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
+    model: ServedModel,
+    model_input: ModelInput,
+    sampling: SamplingParams,
+    deadline: Deadline,
+    meter: TokenMeter,
 ) -> AsyncGenerator[ReplyEvent, None]:
     reply = ReplyCollector(model, sampling)
     async with aclosing(model.backend.generate(model_input, sampling, deadline)) as events:
@@ -99,13 +124,16 @@ async def _reply(
             match event:
                 case Accepted():
                     _log_start(model, sampling, event)
+                    meter.count_prompt(event.prompt_tokens)
                     yield reply.start(event)
                 case PromptLogprobs():
                     reply.add_prompt(event)
                 case Delta():
+                    meter.count_completion(event.tokens)
                     yield reply.add(event)
                 case Finished():
                     _log_end(model, event)
+                    meter.count_completion(event.usage.completion_tokens)
                     yield reply.finish(event)
 
 
@@ -140,16 +168,9 @@ def _log_end(model: ServedModel, finished: Finished) -> None:
 
 
 def sampling_for(request: SamplingFields, defaults: Mapping[str, SamplingValue]) -> SamplingParams:
-    """Returns the request's parameters, with the model's defaults for those that it leaves out.
-
-    Without a seed it draws one, so that every reply can be repeated. The seed is small enough for a double,
-    which is how many clients read a number.
-    """
+    """Returns the request's parameters, with the model's defaults for those that it leaves out."""
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
     parameters = {name: default.value for name, default in defaults.items()} | given
-    params = msgspec.convert(parameters, SamplingParams, str_keys=True)
-    if params.seed is None and params.temperature > 0:
-        return msgspec.structs.replace(params, seed=secrets.randbelow(2**32))
-    return params
+    return msgspec.convert(parameters, SamplingParams, str_keys=True)

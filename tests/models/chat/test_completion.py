@@ -47,6 +47,15 @@ def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world
         world.collect(world.generator.generate(request, OWNER, soon()))
 
 
+def test_generate_refuses_more_sequences_than_a_caller_may_have_open_as_invalid() -> None:
+    settings = Settings(_env_file=None, key_max_open_requests=2)
+    generator = TextGenerator(settings, ChatGenerator(StandInModels(StandInBackend(reply=HELLO))))
+    request = GenerateRequest(prompt="the cat", num_return_sequences=3)
+    with pytest.raises(InvalidRequest, match="at most 2 at once") as caught:
+        asyncio.run(collect(generator.generate(request, OWNER, soon())))
+    assert "LLM_KEY_MAX_OPEN_REQUESTS" in str(caught.value.hint)
+
+
 def test_generate_keeps_one_of_several_sequences_for_later_requests() -> None:
     """All begin with the same prompt."""
     backend = StandInBackend(reply=HELLO)

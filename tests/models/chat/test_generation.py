@@ -7,11 +7,12 @@ import pytest
 from app.core.catalogue import SamplingDefaults
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import WorkerDied
+from app.core.errors import RateLimitExceeded, WorkerDied
 from app.engine.backend import ModelInput
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator, ReplyEvent, sampling_for
 from app.models.chat.reply import GeneratedReply
+from app.models.key_limits import KeyLimits
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
     DeltaEvent,
@@ -24,6 +25,7 @@ from tests.models.conftest import collect, soon
 from tests.models.stand_in import HELLO, LOADING, PROFILE, StandInBackend, StandInModels
 
 PROMPT = ModelInput(prompt="the cat")
+ALICE = replace(PROMPT, scope="alice")
 
 
 def generate(models: StandInModels, request: SamplingFields) -> list[ReplyEvent]:
@@ -73,6 +75,41 @@ def test_generate_reports_the_death_of_a_worker_that_had_begun_or_died_twice(dea
     with pytest.raises(WorkerDied):
         generate(models, SamplingFields())
     assert models.returned == len(models.leased) <= 2
+
+
+def test_request_is_open_and_its_tokens_count_also_if_it_is_left_early() -> None:
+    async def leave(limits: KeyLimits) -> int:
+        generator = ChatGenerator(StandInModels(StandInBackend(reply=HELLO)), limits)
+        generation = generator.generate(ALICE, SamplingFields(), None, soon())
+        async with aclosing(generation) as events:
+            async for event in events:
+                if isinstance(event, DeltaEvent):
+                    break
+            with pytest.raises(RateLimitExceeded):
+                await collect(generator.generate(ALICE, SamplingFields(), None, soon()))
+            await collect(generator.generate(replace(ALICE, scope="bob"), SamplingFields(), None, soon()))
+        await collect(generator.generate(ALICE, SamplingFields(), None, soon()))
+        return limits.budgets("alice")[0].remaining
+
+    limits = KeyLimits(max_open_requests=1, tokens_per_minute=100)
+    assert asyncio.run(leave(limits)) == 100 - (3 + 2) - (3 + 4)
+
+
+def test_request_that_is_begun_again_counts_once() -> None:
+    limits = KeyLimits(max_open_requests=1, tokens_per_minute=100)
+    generator = ChatGenerator(StandInModels(StandInBackend(reply=HELLO, deaths=[0])), limits)
+    asyncio.run(collect(generator.generate(ALICE, SamplingFields(), None, soon())))
+    assert limits.budgets("alice")[0].remaining == 100 - (3 + 4)
+
+
+def test_caller_without_tokens_is_refused_before_the_model_is_loaded() -> None:
+    limits = KeyLimits(tokens_per_minute=7)
+    models = StandInModels(StandInBackend(reply=HELLO))
+    generator = ChatGenerator(models, limits)
+    asyncio.run(collect(generator.generate(ALICE, SamplingFields(), None, soon())))
+    with pytest.raises(RateLimitExceeded):
+        asyncio.run(collect(generator.generate(ALICE, SamplingFields(), None, soon())))
+    assert len(models.leased) == 1
 
 
 def test_loading_and_generating_have_one_deadline_together() -> None:

@@ -1,0 +1,57 @@
+"""Refuses a request whose caller has sent too many in the last minute, and says in each reply what is left.
+
+The headers are those of OpenAI's API: `x-ratelimit-limit-requests`, `-remaining-requests`, `-reset-requests`,
+and the same for tokens. There are none for a limit that is off.
+"""
+
+from collections.abc import Iterable
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import error_response
+from app.api.middleware import OWNER
+from app.core.errors import RateLimitExceeded
+from app.models.key_limits import Budget, KeyLimits
+
+
+class RateLimit:
+    """Counts every request that has an owner, before its body is read. Open paths have none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (owner := scope.get(OWNER)) is None:
+            return await self.app(scope, receive, send)
+        limits: KeyLimits = scope["app"].state.services.limits
+
+        reply = _BudgetSend(send, limits, owner)
+        try:
+            limits.count_request(owner)
+        except RateLimitExceeded as error:
+            return await error_response(error)(scope, receive, reply)
+        await self.app(scope, receive, reply)
+
+
+class _BudgetSend:
+    """The `send` of one request. Adds the caller's budgets, as they are then, to the headers."""
+
+    def __init__(self, send: Send, limits: KeyLimits, owner: str) -> None:
+        self.send = send
+        self.limits = limits
+        self.owner = owner
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(_headers(self.limits.budgets(self.owner)))
+        await self.send(message)
+
+
+def _headers(budgets: Iterable[Budget]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for budget in budgets:
+        headers[f"x-ratelimit-limit-{budget.resource}"] = str(budget.limit)
+        headers[f"x-ratelimit-remaining-{budget.resource}"] = str(budget.remaining)
+        headers[f"x-ratelimit-reset-{budget.resource}"] = f"{budget.reset_s}s"
+    return headers

@@ -1,0 +1,114 @@
+"""What a caller may use in a minute, over HTTP: refusals, and the headers of replies."""
+
+from dataclasses import replace
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from app.core.config import Settings
+from app.main import create_app
+from app.models.chat.completion import TextGenerator
+from app.models.chat.generation import ChatGenerator
+from app.services import Services
+from tests.api.fakes import Scripted, fake_app, scripted_services, serving
+from tests.api.raw_http import exchange
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+
+KEYS = "alice:key-a,bob:key-b"
+ALICE, BOB = {"X-API-Key": "key-a"}, {"X-API-Key": "key-b"}
+OPEN = ("/", "/docs", "/openapi.json", "/health", "/health/live", "/api/v1/health/ready")
+TOKENS = 7  # of one reply of the stand-in, with its prompt
+
+
+def limits_of(reply: httpx.Response) -> dict[str, str]:
+    prefix = "x-ratelimit-"
+    return {
+        name.removeprefix(prefix): value for name, value in reply.headers.items() if name.startswith(prefix)
+    }
+
+
+def generating_app(**settings: Any) -> FastAPI:  # Any: as Settings types them
+    """An application whose POST /generate has a real service over a stand-in backend."""
+
+    def build(settings: Settings) -> Services:
+        services = scripted_services(Scripted(), settings)
+        models = StandInModels(StandInBackend(reply=HELLO))
+        generator = TextGenerator(settings, ChatGenerator(models, services.limits))
+        return replace(services, generator=generator)
+
+    return create_app(Settings(_env_file=None, api_keys=KEYS, **settings), build)
+
+
+def test_without_limits_there_are_no_headers(client: httpx.Client) -> None:
+    assert limits_of(client.get("/api/v1/chat/models")) == {}
+
+
+def test_requests_beyond_the_limit_are_refused_for_one_key_only() -> None:
+    app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=2)
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        replies = [client.get("/api/v1/chat/models", headers=ALICE) for _ in range(3)]
+        other = client.get("/api/v1/chat/models", headers=BOB)
+    assert [reply.status_code for reply in replies] == [200, 200, 429]
+    assert [limits_of(reply)["remaining-requests"] for reply in replies] == ["1", "0", "0"]
+    assert [limits_of(reply)["limit-requests"] for reply in replies] == ["2"] * 3
+    refused = replies[-1]
+    error = refused.json()["error"]
+    assert (error["code"], str(error["retry_after"])) == (
+        "rate_limit_exceeded",
+        refused.headers["retry-after"],
+    )
+    assert 1 <= error["retry_after"] <= int(limits_of(refused)["reset-requests"].removesuffix("s")) <= 61
+    assert (other.status_code, limits_of(other)["remaining-requests"]) == (200, "1")
+
+
+def test_open_routes_and_refused_keys_do_not_count() -> None:
+    app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        for path in OPEN:
+            for headers in ({}, ALICE):
+                reply = client.get(path, headers=headers)
+                assert (reply.status_code, limits_of(reply)) == (200, {}), path
+        assert limits_of(client.get("/api/v1/chat/models", headers={"X-API-Key": "wrong"})) == {}
+        assert client.get("/api/v1/chat/models", headers=ALICE).status_code == 200
+
+
+def test_without_keys_all_callers_share_the_limits_and_open_routes_have_none() -> None:
+    app = fake_app(Scripted(), key_requests_per_minute=1)
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        assert [client.get("/health").status_code for _ in range(3)] == [200] * 3
+        assert [client.get("/api/v1/chat/models").status_code for _ in range(2)] == [200, 429]
+
+
+def test_request_beyond_the_limit_is_refused_before_its_body_is_read() -> None:
+    head = b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nX-API-Key: key-a\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"
+    app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
+    with serving(app) as url:
+        httpx.get(f"{url}/api/v1/chat/models", headers=ALICE, trust_env=False)
+        assert exchange(url, head).startswith(b"HTTP/1.1 429 ")
+
+
+def test_tokens_of_replies_streams_and_sequences_count() -> None:
+    app = generating_app(key_tokens_per_minute=5 * TOKENS)
+    with serving(app) as url, httpx.Client(base_url=url, headers=ALICE, trust_env=False) as client:
+        first = client.post("/api/v1/generate", json={"prompt": "hi"})
+        with client.stream("POST", "/api/v1/generate", json={"prompt": "hi", "stream": True}) as stream:
+            stream.read()
+        third = client.post("/api/v1/generate", json={"prompt": "hi", "num_return_sequences": 2})
+        fourth = client.post("/api/v1/generate", json={"prompt": "hi"})
+        refused = client.post("/api/v1/generate", json={"prompt": "hi", "stream": True})
+        listed = client.get("/api/v1/chat/models")
+        other = client.post("/api/v1/generate", json={"prompt": "hi"}, headers=BOB)
+    usage = first.json()["usage"]
+    assert usage["prompt_tokens"] + usage["completion_tokens"] == TOKENS
+    remaining = [int(limits_of(reply)["remaining-tokens"]) for reply in (first, third, fourth, refused)]
+    assert remaining == [4 * TOKENS, TOKENS, 0, 0]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 61
+    assert (listed.status_code, limits_of(listed)["remaining-tokens"]) == (200, "0")
+    assert limits_of(other) | {"reset-tokens": ""} == {
+        "limit-tokens": str(5 * TOKENS),
+        "remaining-tokens": str(4 * TOKENS),
+        "reset-tokens": "",
+    }
