@@ -9,9 +9,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from itertools import pairwise
 from types import FrameType
 
 from app.core.api_keys import KeyRing
@@ -57,30 +56,6 @@ def _listen_once(host: str, port: int) -> None:
             missing.append(error)
     if len(missing) == len(addresses):
         raise missing[0]
-
-
-def check_single_process(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Raises SettingsError if uvicorn was asked to serve from several processes, of which this is one.
-
-    Conversations live in the memory of one process, so the other processes would not find them.
-    """
-    is_child = multiprocessing.parent_process() is not None
-    is_reloading = "--reload" in arguments or environ.get("UVICORN_RELOAD", "0").lower() not in ("0", "false")
-    if is_child and not is_reloading and _asked_workers(arguments, environ) not in ("", "1"):
-        raise SettingsError(
-            "--workers, WEB_CONCURRENCY: the server keeps its conversations in one process, so it cannot "
-            "run as several. docs/operations.md says how to have more than one server."
-        )
-
-
-def _asked_workers(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
-    """Returns the number of processes that uvicorn was asked for."""
-    for argument, following in pairwise([*arguments, ""]):
-        if argument == "--workers":
-            return following
-        if argument.startswith("--workers="):
-            return argument.removeprefix("--workers=")
-    return environ.get("UVICORN_WORKERS") or environ.get("WEB_CONCURRENCY", "")
 
 
 def stop_at_end_of_stdin() -> None:

@@ -24,8 +24,9 @@ from app.api.rate_limits import RateLimit
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
-from app.lifecycle import check_single_process, reloading, running
+from app.lifecycle import reloading, running
 from app.services import Services, build_services, check_models
+from app.single_process import SingleProcess, check_single_process
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
         CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
     )
     return [
+        Middleware(SingleProcess),
         Middleware(RequestLog),
         Middleware(FramingGuard),
         *([cross_origin] if origins else []),

@@ -17,6 +17,7 @@ LAYERS = {
     "models": 3,
     "services": 4,
     "lifecycle": 5,
+    "single_process": 5,
     "api": 5,
     "main": 6,
     "__main__": 7,

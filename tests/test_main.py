@@ -122,6 +122,22 @@ def test_several_processes_are_refused_in_a_sentence(
     assert "Traceback" not in output
 
 
+SCRIPT = """
+import uvicorn
+if __name__ == "__main__":
+    uvicorn.run("app.main:app", port={port}, workers={workers})
+"""
+
+
+def test_several_processes_that_a_script_starts_are_refused(tmp_path: Path, offline: dict[str, str]) -> None:
+    script = tmp_path / "serve.py"
+    script.write_text(SCRIPT.format(port=offline["LLM_PORT"], workers=2))
+    with process(str(script), PYTHONPATH=str(ROOT), **offline) as started:
+        output, _ = started.communicate(timeout=2 * START_S)
+    assert "The server keeps its conversations in one process" in output
+    assert "Traceback" not in output
+
+
 def test_wrong_setting_ends_uvicorn_with_several_processes(offline: dict[str, str]) -> None:
     with process(*UVICORN, "--port", "0", "--workers", "2", **offline | {"LLM_PORT": "many"}) as started:
         output, _ = started.communicate(timeout=START_S)
