@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TextIO
 
@@ -29,6 +29,8 @@ from app.cli.preferences import Preferences, load_preferences, read_environment,
 if TYPE_CHECKING:  # slow to import, and a pipe needs no line editor
     from app.cli.input.prompt import InputPrompt
 
+SIGNAL_DELAY_S = 0.1  # the longest time until a notebook's Ctrl-C is noticed
+
 
 def main(options: Options, typed: str = "") -> int:
     """Runs the client and returns its exit code. `typed` is the text that the user has typed so far.
@@ -44,7 +46,15 @@ def main(options: Options, typed: str = "") -> int:
     with quiet_keyboard() if options.is_interactive else nullcontext("") as more:
         is_notebook = not sys.stdin.isatty()
         with interrupts.fired_by_ctrl_c(), ThreadPoolExecutor(1, "client") as pool:
-            return pool.submit(_run, options, interrupts, typed + more, is_notebook).result()
+            return _result_of(pool.submit(_run, options, interrupts, typed + more, is_notebook))
+
+
+def _result_of(run: Future[int]) -> int:
+    """Waits in short steps: Python calls the handler of a signal that another thread has received only
+    when this thread wakes up."""
+    while not wait((run,), SIGNAL_DELAY_S).done:
+        pass
+    return run.result()
 
 
 def _replace_unprintable(file: TextIO) -> None:

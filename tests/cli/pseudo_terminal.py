@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -89,6 +90,13 @@ class PseudoTerminal:
         before, deadline = self.text, time.monotonic() + TIMEOUT_S
         while self.text == before:
             assert time.monotonic() < deadline, f"nothing changed:\n{before}"
+            self._read(0.1)
+
+    def wait_for_match(self, pattern: str) -> None:
+        """Waits until the regular expression matches a part of the text."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while re.search(pattern, self.text) is None:
+            assert time.monotonic() < deadline, f"nothing matches {pattern!r} in:\n{self.text}"
             self._read(0.1)
 
     def set_line_mode(self) -> None:

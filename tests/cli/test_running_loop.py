@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from app.cli.net.server import PROJECT
 from tests.cli.client_process import client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
@@ -23,6 +25,14 @@ asyncio.run(notebook())
 """
 
 
+# The system may deliver a signal to any thread. Here it must be another one than the main thread.
+BLOCK_CTRL_C_IN_MAIN_THREAD = """
+import signal, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+"""
+
+
 def test_main_works_inside_a_running_loop(url: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IN_A_LOOP, url],
@@ -36,8 +46,9 @@ def test_main_works_inside_a_running_loop(url: str) -> None:
     assert done.stdout.endswith("ended with 0\nline a line\n")
 
 
-def test_keyboard_is_handled_inside_a_running_loop(url: str, standin: StandIn) -> None:
-    command = [sys.executable, "-c", IN_A_LOOP, url]
+@pytest.mark.parametrize("preparation", ["", BLOCK_CTRL_C_IN_MAIN_THREAD])
+def test_keyboard_is_handled_inside_a_running_loop(url: str, standin: StandIn, preparation: str) -> None:
+    command = [sys.executable, "-c", preparation + IN_A_LOOP, url]
     with PseudoTerminal(command, client_environ(PYTHONPATH=str(PROJECT))) as terminal:
         terminal.type("hang on\r")
         terminal.wait_for("You said: hang on")

@@ -98,6 +98,6 @@ def _read_buffered() -> str:
 
 
 def _write_to_terminal(sequence: str) -> None:
+    """Writes to the descriptor, because a signal handler may interrupt a write of `sys.stdout` itself."""
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-        sys.stdout.write(sequence)
-        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), sequence.encode())
