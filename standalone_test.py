@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.core.api_keys import DEFAULT_OWNER
 from app.core.catalogue import BUILTIN_NAME, CATALOGUE
 from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
 from app.core.deadline import Deadline
@@ -98,7 +99,7 @@ async def ask(services: Services, request: ChatRequest) -> ChatResponse:
     """Prints the reply while it is generated, and returns the response."""
     console.print("[bold green]Assistant:[/] ", end="")
     deadline = Deadline.after(services.request_timeout_s)
-    async with aclosing(services.chats.chat(request, deadline)) as events:
+    async with aclosing(services.chats.chat(DEFAULT_OWNER, request, deadline)) as events:
         async for event in events:
             match event:
                 case DeltaEvent(text=text):

@@ -14,10 +14,9 @@ from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
 from app.engine.ipc.launcher import WorkerLauncher
 from app.models.chat.completion import GenerateEvent, TextGenerator
+from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.store import MemoryStore
 from app.models.chat.turn import TurnEvent
-from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.key_limits import KeyLimits
@@ -32,6 +31,8 @@ from app.models.schemas import (
     ConversationListResponse,
     ConversationResponse,
     DeletedResponse,
+    EditRequest,
+    ForkConversationRequest,
     GenerateRequest,
     HealthResponse,
     ModelInfoResponse,
@@ -39,33 +40,60 @@ from app.models.schemas import (
     NewChatRequest,
     NewChatResponse,
     RegenerateRequest,
+    SelectResponse,
     UndoResponse,
     UnloadModelResponse,
+    UpdateConversationRequest,
 )
+from app.models.storage.memory_store import MemoryStore
+from app.models.storage.store import PageRequest
+from app.models.storage.turn_locks import LocalTurnLocks
 
 
 class ChatService(Protocol):
-    """Manages conversations and runs their turns."""
+    """Runs the turns of conversations."""
 
-    def chat(self, request: ChatRequest, deadline: Deadline, /) -> AsyncGenerator[TurnEvent, None]: ...
+    def chat(
+        self, owner: str, request: ChatRequest, deadline: Deadline, /
+    ) -> AsyncGenerator[TurnEvent, None]: ...
+
+    def edit(
+        self, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline, /
+    ) -> AsyncGenerator[TurnEvent, None]: ...
 
     def regenerate(
-        self, conversation_id: str, request: RegenerateRequest, deadline: Deadline, /
+        self, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline, /
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
     def continue_reply(
-        self, conversation_id: str, request: ContinueRequest, deadline: Deadline, /
+        self, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline, /
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
-    async def new(self, request: NewChatRequest, /) -> NewChatResponse: ...
 
-    async def get(self, conversation_id: str, /) -> ConversationResponse: ...
+class ConversationService(Protocol):
+    """Manages stored conversations."""
 
-    async def list(self, limit: int, offset: int, /) -> ConversationListResponse: ...
+    async def new(self, owner: str, request: NewChatRequest, /) -> NewChatResponse: ...
 
-    async def delete(self, conversation_id: str, /) -> DeletedResponse: ...
+    async def get(
+        self, owner: str, conversation_id: str, /, *, is_tree: bool = False
+    ) -> ConversationResponse: ...
 
-    async def undo(self, conversation_id: str, turns: int, /) -> UndoResponse: ...
+    async def list(self, owner: str, page: PageRequest, /) -> ConversationListResponse: ...
+
+    async def update(
+        self, owner: str, conversation_id: str, request: UpdateConversationRequest, /
+    ) -> ConversationResponse: ...
+
+    async def delete(self, owner: str, conversation_id: str, /) -> DeletedResponse: ...
+
+    async def undo(self, owner: str, conversation_id: str, turns: int, /) -> UndoResponse: ...
+
+    async def select(self, owner: str, conversation_id: str, message_id: str, /) -> SelectResponse: ...
+
+    async def fork(
+        self, owner: str, conversation_id: str, request: ForkConversationRequest, /
+    ) -> NewChatResponse: ...
 
 
 class GenerationService(Protocol):
@@ -110,6 +138,7 @@ class Services:
 
     models: ModelService
     chats: ChatService
+    conversations: ConversationService
     generator: GenerationService
     status: StatusService
     limits: KeyLimits
@@ -127,7 +156,7 @@ def build_services(
     hub, engines = Hub(settings.model_cache_dir, token=token), WorkerStarter(settings, launcher)
     models = ModelManager(settings, catalogue, hub, engines=engines)
     limits = KeyLimits.of(settings)
-    generator, locks = ChatGenerator(models, limits), TurnLocks()
+    generator, locks = ChatGenerator(models, limits), LocalTurnLocks()
     store = MemoryStore(
         max_conversations=settings.max_conversations,
         max_bytes=settings.conversation_memory_bytes,
@@ -136,7 +165,8 @@ def build_services(
     )
     return Services(
         models=models,
-        chats=ChatModelManager(settings, store, locks, models, generator),
+        chats=ChatModelManager(settings, store, locks, generator),
+        conversations=ConversationManager(settings, store, locks, models),
         generator=TextGenerator(settings, generator),
         status=ServerStatus(models),
         limits=limits,

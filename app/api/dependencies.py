@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.middleware import OWNER
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
+from app.models.storage.store import PageRequest
 from app.services import Services
 
 PREFIX = "/api/v1"
@@ -20,11 +21,32 @@ class QueryModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class PageQuery(QueryModel):
-    """Selects a part of a list."""
+class ListQuery(QueryModel):
+    """Selects a part of the list of conversations."""
 
     limit: int = Field(50, ge=1, le=200, description="Maximum number of entries in the reply.")
-    offset: int = Field(0, ge=0, le=2**31 - 1, description="Number of entries to skip.")
+    offset: int = Field(0, ge=0, le=2**31 - 1, description="Number of entries to skip. Not with `cursor`.")
+    cursor: str | None = Field(
+        None, max_length=300, description="The `next_cursor` of the page before, whatever was added since."
+    )
+    query: str | None = Field(
+        None,
+        max_length=500,
+        description="Words, or beginnings of words, that stand together in the title or in one message.",
+    )
+
+    @model_validator(mode="after")
+    def _one_position(self) -> "ListQuery":
+        if self.cursor is not None and self.offset:
+            raise ValueError("send offset or cursor, not both")
+        return self
+
+    def page(self) -> PageRequest:
+        return PageRequest(self.limit, self.offset, self.cursor, self.query)
+
+
+class TreeQuery(QueryModel):
+    tree: bool = Field(False, description="Returns the messages of all branches, in order of their creation.")
 
 
 class ModelQuery(QueryModel):
@@ -62,6 +84,7 @@ async def _owner(request: Request) -> str:
 ServicesDep = Annotated[Services, Depends(_services)]
 DeadlineDep = Annotated[Deadline, Depends(_deadline)]
 OwnerDep = Annotated[str, Depends(_owner)]
-PageParams = Annotated[PageQuery, Query()]
+ListParams = Annotated[ListQuery, Query()]
+TreeParam = Annotated[TreeQuery, Query()]
 ModelParam = Annotated[ModelQuery, Query()]
 ConversationId = Annotated[str, Path(description="From the reply of `POST /chat` or `POST /chat/new`.")]

@@ -8,6 +8,7 @@ from fastapi.openapi.models import Example
 
 from app.models.schemas import (
     ContinueRequest,
+    ForkConversationRequest,
     LoadModelRequest,
     NewChatRequest,
     RegenerateRequest,
@@ -46,6 +47,12 @@ _REGENERATE = _examples(
     again=("Another reply", {}),
     warmer=("A more random reply", {"temperature": 1.1, "seed": 7}),
 )
+_EDIT = _examples(
+    changed=("A changed question", {"message_id": "msg_0", "message": "What is the capital of Spain?"})
+)
+_SELECT = _examples(version=("The branch of a message", {"message_id": "msg_0"}))
+_FORK = _examples(current=("The current branch", {}))
+_UPDATE = _examples(renamed=("A title", {"title": "Capitals"}))
 _CONTINUE = _examples(longer=("Up to 100 more tokens", {"max_tokens": 100}))
 _UNDO = _examples(last=("The last turn", {}), two=("The last two", {"turns": 2}))
 _SWITCH = _examples(
@@ -68,6 +75,10 @@ _GENERATE = _examples(
 CHAT = Body(openapi_examples=_CHAT)
 NEW_CHAT = Body(openapi_examples=_NEW, default_factory=NewChatRequest)
 REGENERATE = Body(openapi_examples=_REGENERATE, default_factory=RegenerateRequest)
+EDIT = Body(openapi_examples=_EDIT)
+SELECT = Body(openapi_examples=_SELECT)
+FORK = Body(openapi_examples=_FORK, default_factory=ForkConversationRequest)
+UPDATE = Body(openapi_examples=_UPDATE)
 CONTINUE = Body(openapi_examples=_CONTINUE, default_factory=ContinueRequest)
 UNDO = Body(openapi_examples=_UNDO, default_factory=UndoRequest)
 SWITCH_MODEL = Body(openapi_examples=_SWITCH)

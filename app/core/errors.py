@@ -13,9 +13,13 @@
     ├── UnsupportedMediaType
     ├── NotFound
     │   ├── ConversationNotFound
+    │   ├── MessageNotFound
+    │   ├── TurnNotFound          no turn of that id runs or has ended in the last minutes
     │   └── ModelNotFound
     ├── ConversationBusy          the conversation is in the middle of a turn
     ├── ModelBusy                 the model is in use and cannot be unloaded
+    ├── KeyReused                 an Idempotency-Key came with another request before
+    ├── StoreUnavailable          the database of conversations cannot be used now
     ├── QueueFull                 try again after `retry_after` seconds
     ├── RateLimitExceeded         the caller has used up one of its limits
     ├── DeadlineExceeded          LLM_REQUEST_TIMEOUT has passed
@@ -103,6 +107,14 @@ class ConversationNotFound(NotFound):
     code = "conversation_not_found"
 
 
+class MessageNotFound(NotFound):
+    code = "message_not_found"
+
+
+class TurnNotFound(NotFound):
+    code = "turn_not_found"
+
+
 class ModelNotFound(NotFound):
     code = "model_not_found"
 
@@ -113,6 +125,14 @@ class ConversationBusy(DomainError):
 
 class ModelBusy(DomainError):
     code = "model_busy"
+
+
+class KeyReused(DomainError):
+    code = "idempotency_key_reused"
+
+
+class StoreUnavailable(DomainError):
+    code = "store_unavailable"
 
 
 class QueueFull(DomainError):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled", "interrupted"]  # `interrupted`: the client disconnected
 Quantization = Literal["none", "int8"]
 Device = Literal["cpu", "cuda", "mps", "auto"]

@@ -40,6 +40,26 @@ def is_gguf(path: str | Path) -> bool:
     return str(path).lower().endswith(GGUF)
 
 
+def gguf_among(names: Iterable[str], wanted: str) -> str | None:
+    """Returns the GGUF file that is called `wanted`, or whose name ends with it, such as `Q4_K_M`."""
+    for name in sorted(names):
+        stem = name.lower().removesuffix(GGUF)
+        if is_gguf(name) and (wanted.lower() in (name.lower(), stem) or _ending(stem) == wanted.lower()):
+            return name
+    return None
+
+
+def gguf_kinds(names: Iterable[str]) -> list[str]:
+    """Returns what distinguishes the GGUF files of a repository, such as `Q4_K_M`, sorted."""
+    stems = [name[: -len(GGUF)] for name in names if is_gguf(name)]
+    return sorted(map(_ending, stems))
+
+
+def _ending(stem: str) -> str:
+    """Returns the last part of a name without its extension: `q4_k_m` of `Qwen3-0.6B-Q4_K_M`."""
+    return re.split(r"[.-]", stem)[-1]
+
+
 def is_complete(folder: Path, *, takes_pickle: bool = False) -> bool:
     """Returns whether the folder has a configuration, a tokenizer and all files of the weights.
 

@@ -1,201 +1,143 @@
-"""Runs the turns of conversations, and creates, restores, lists, shortens and deletes conversations."""
+"""Runs the turns of conversations."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Protocol
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import ConversationFull
+from app.core.errors import InvalidRequest, NothingToDo
+from app.models.chat.finder import ConversationFinder
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.store import ConversationStore
-from app.models.chat.transcript import restore_messages, to_summary, to_wire
 from app.models.chat.turn import Turn, TurnEvent, TurnRunner
-from app.models.chat.turn_locks import TurnLocks
-from app.models.conversation import Conversation
-from app.models.schemas import (
-    ChatRequest,
-    ContinueRequest,
-    ConversationListResponse,
-    ConversationResponse,
-    DeletedResponse,
-    NewChatRequest,
-    NewChatResponse,
-    RegenerateRequest,
-    UndoResponse,
-)
-
-
-class KnownModels(Protocol):
-    """The models that a conversation may ask for."""
-
-    @property
-    def current_name(self) -> str | None:
-        """The name of the current model, which answers requests that name none; None without one."""
-
-    def find(self, name: str | None) -> object:
-        """Returns the state of the model; of the current one if `name` is None.
-
-        Raises:
-            ModelNotFound, NoModelChosen.
-        """
+from app.models.conversation import Conversation, Message, text_message
+from app.models.schemas import ChatRequest, ContinueRequest, EditRequest, RegenerateRequest
+from app.models.storage.store import ConversationStore
+from app.models.storage.turn_locks import TurnLocks
 
 
 class ChatModelManager:
-    """The service behind the routes of conversations. Each conversation has one turn at a time."""
+    """The service behind the routes for replies. Each conversation has one turn at a time."""
 
     def __init__(
         self,
         settings: Settings,
         store: ConversationStore,
         locks: TurnLocks,
-        models: KnownModels,
         generator: ChatGenerator,
     ) -> None:
         """`store` must not evict a conversation whose lock is held in `locks`."""
         self._settings = settings
         self._store = store
-        self._locks = locks
-        self._models = models
+        self._finder = ConversationFinder(store, locks)
         self._turns = TurnRunner(settings, store, generator)
 
-    # Turns. Each finds its conversation, locks it, builds the turn and runs it.
+    # Each of these finds its conversation, locks it, builds the turn and runs it.
 
-    async def chat(self, request: ChatRequest, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
+    async def chat(
+        self, owner: str, request: ChatRequest, deadline: Deadline
+    ) -> AsyncGenerator[TurnEvent, None]:
         """Answers a message. A new conversation is stored together with its first turn.
 
         Raises:
-            ConversationNotFound, ConversationBusy, QueueFull, and the errors of TurnRunner.run.
+            ConversationNotFound, MessageNotFound, ConversationBusy, QueueFull, and the errors of
+            TurnRunner.run.
         """
-        async with self._found_or_new(request.conversation_id) as conversation:
-            turn = Turn.for_message(conversation, request)
+        async with self._found_or_new(owner, request.conversation_id) as conversation:
+            if request.system_prompt is not None:
+                conversation = replace(conversation, system_prompt=request.system_prompt)
+            parent_id = request.parent_id or conversation.head_id
+            turn = await self._turn_for_text(conversation, parent_id, request.message, request)
+            async with aclosing(self._turns.run(turn, deadline)) as events:
+                async for event in events:
+                    yield event
+
+    async def edit(
+        self, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """Answers a changed user message, which becomes a sibling of the old one.
+
+        Raises:
+            InvalidRequest: the message is not the user's.
+            MessageNotFound, and the errors of `chat`.
+        """
+        async with self._finder.locked(owner, conversation_id) as conversation:
+            (*_, old) = await self._store.branch(conversation, request.message_id, turns=1)
+            if old.role != "user":
+                raise InvalidRequest("message_id: only a user message can be edited.")
+            turn = await self._turn_for_text(conversation, old.parent_id, request.message, request)
             async with aclosing(self._turns.run(turn, deadline)) as events:
                 async for event in events:
                     yield event
 
     async def regenerate(
-        self, conversation_id: str, request: RegenerateRequest, deadline: Deadline
+        self, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Answers the last user message again. The old reply is replaced once the new one is complete.
+        """Answers a user message again. The new reply becomes a sibling of the old one.
 
         Raises:
-            NothingToDo, and the errors of `chat`.
+            NothingToDo, MessageNotFound, and the errors of `chat`.
         """
-        async with self._found(conversation_id) as conversation:
-            turn = Turn.for_regeneration(conversation, request)
+        async with self._finder.locked(owner, conversation_id) as conversation:
+            old = await self._reply(conversation, request.message_id)
+            turn = await self._turn_for_reply(conversation, old, request)
             async with aclosing(self._turns.run(turn, deadline)) as events:
                 async for event in events:
                     yield event
 
     async def continue_reply(
-        self, conversation_id: str, request: ContinueRequest, deadline: Deadline
+        self, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
         """Continues the last reply. The deltas contain the new text, the response the whole reply.
+
+        The longer reply becomes a sibling of the shorter one.
 
         Raises:
             NothingToDo, and the errors of `chat`.
         """
-        async with self._found(conversation_id) as conversation:
-            turn = Turn.for_continuation(conversation, request)
+        async with self._finder.locked(owner, conversation_id) as conversation:
+            old = await self._reply(conversation, None)
+            turn = replace(await self._turn_for_reply(conversation, old, request), continues=old)
             async with aclosing(self._turns.run(turn, deadline)) as events:
                 async for event in events:
                     yield event
 
-    @asynccontextmanager
-    async def _found(self, conversation_id: str) -> AsyncIterator[Conversation]:
-        """Yields the conversation and holds its turn lock."""
-        await self._store.get(conversation_id)  # raises ConversationNotFound before ConversationBusy
-        with self._locks.hold(conversation_id):
-            # Read the conversation again, because another turn may have ended meanwhile.
-            yield await self._store.get(conversation_id)
+    async def _turn_for_text(
+        self, conversation: Conversation, parent_id: str | None, text: str, request: ChatRequest | EditRequest
+    ) -> Turn:
+        """Returns a turn that answers a new user message below `parent_id`."""
+        before = await self._store.branch(conversation, parent_id, self._settings.max_conversation_length - 1)
+        parent = before[-1] if before else await self._finder.message(conversation, parent_id)
+        message = text_message("user", text).below(parent)
+        model_name = request.model_name or conversation.model_name
+        return Turn(conversation, request, model_name, (*before, message), new_message=message)
 
-    @asynccontextmanager
-    async def _found_or_new(self, conversation_id: str | None) -> AsyncIterator[Conversation]:
-        if conversation_id is not None:
-            async with self._found(conversation_id) as conversation:
-                yield conversation
-            return
-        conversation = Conversation(system_prompt=self._settings.system_prompt)
-        with self._locks.hold(conversation.id):
-            await self._store.reserve(conversation.id)  # so that the finished turn can always be stored
-            yield conversation
+    async def _turn_for_reply(
+        self, conversation: Conversation, reply: Message, request: RegenerateRequest | ContinueRequest
+    ) -> Turn:
+        """Returns a turn that answers the message before `reply`."""
+        history = await self._store.branch(
+            conversation, reply.parent_id, self._settings.max_conversation_length
+        )
+        return Turn(conversation, request, request.model_name or conversation.model_name, history)
 
-    # Conversations
-
-    async def new(self, request: NewChatRequest) -> NewChatResponse:
-        """Stores a new conversation, empty or restored from a transcript.
+    async def _reply(self, conversation: Conversation, message_id: str | None) -> Message:
+        """Returns a reply; the last one of the current branch if `message_id` is None.
 
         Raises:
-            InvalidRequest: the transcript's turns are out of order.
-            ConversationFull: the conversation is larger than LLM_MAX_CONVERSATION_BYTES.
-            ModelNotFound: no model has that name.
-            QueueFull: the store is full, and every conversation is in the middle of a turn.
+            NothingToDo: the conversation has no reply yet.
+            InvalidRequest: the message is not a reply.
         """
-        if request.model_name is not None:
-            self._models.find(request.model_name)  # raises if no model has the name
-        conversation = Conversation(
-            title=request.title,
-            system_prompt=self._settings.system_prompt
-            if request.system_prompt is None
-            else request.system_prompt,
-            model_name=request.model_name,
-            messages=restore_messages(request.messages),
-        )
-        if conversation.size_bytes > self._settings.max_conversation_bytes:
-            raise ConversationFull(
-                f"The conversation is larger than {self._settings.max_conversation_bytes:,} bytes.",
-                hint="Shorten system_prompt, leave out old turns, or raise LLM_MAX_CONVERSATION_BYTES.",
-            )
-        await self._store.put(conversation)
-        return NewChatResponse(
-            conversation_id=conversation.id,
-            title=conversation.title,
-            system_prompt=conversation.system_prompt,
-            model_name=conversation.model_name or self._models.current_name,
-            message_count=len(conversation.messages),
-            created_at=conversation.created_at,
-        )
+        message = await self._finder.message(conversation, message_id or conversation.head_id)
+        if message is not None and message.role == "assistant":
+            return message
+        if message_id is not None:
+            raise InvalidRequest("message_id: the message is not a reply.")
+        raise NothingToDo("The conversation has no reply yet.", hint="Send a message first.")
 
-    async def get(self, conversation_id: str) -> ConversationResponse:
-        """Returns the whole conversation.
-
-        Raises:
-            ConversationNotFound.
-        """
-        return to_wire(await self._store.get(conversation_id))
-
-    async def list(self, limit: int, offset: int) -> ConversationListResponse:
-        """Returns at most `limit` conversations from `offset` on, the most recently used first."""
-        page = await self._store.page(limit=limit, offset=offset)
-        return ConversationListResponse(
-            conversations=[to_summary(conversation) for conversation in page.conversations],
-            total=page.total,
-            limit=limit,
-            offset=offset,
-        )
-
-    async def delete(self, conversation_id: str) -> DeletedResponse:
-        """Removes the conversation.
-
-        Raises:
-            ConversationNotFound, ConversationBusy.
-        """
-        async with self._found(conversation_id):
-            await self._store.delete(conversation_id)
-        return DeletedResponse(conversation_id=conversation_id)
-
-    async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
-        """Drops the last `turns` turns, or all if there are fewer.
-
-        Raises:
-            ConversationNotFound, ConversationBusy.
-            NothingToDo: the conversation has no turn.
-        """
-        async with self._found(conversation_id) as conversation:
-            shorter = conversation.without_last_turns(turns)
-            await self._store.put(shorter)
-        return UndoResponse(
-            conversation_id=conversation_id,
-            removed_messages=len(conversation.messages) - len(shorter.messages),
-            message_count=len(shorter.messages),
-        )
+    def _found_or_new(
+        self, owner: str, conversation_id: str | None
+    ) -> AbstractAsyncContextManager[Conversation]:
+        if conversation_id is None:
+            return self._finder.new(owner, self._settings.system_prompt)
+        return self._finder.locked(owner, conversation_id)

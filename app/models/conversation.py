@@ -1,15 +1,18 @@
-"""Defines conversations and their messages. Both are immutable: every change returns a new conversation."""
+"""Defines conversations: trees of messages, with a head that names the current branch. All are immutable."""
 
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from app.core.errors import NothingToDo
+from app.core.api_keys import DEFAULT_OWNER
 from app.core.literals import FinishReason, Role
+from app.models.schemas.parts import MessagePart, TextPart, ThinkingPart, ToolCallPart, ToolResultPart
+from app.models.schemas.replies import Parameters, Timings, Usage
 
-_MESSAGE_BYTES = 400  # of a message beside its text
+PREVIEW_CHARACTERS = 80
+_MESSAGE_BYTES = 1_000  # memory of a message beside its texts, with its usage, timings and parameters
 
 
 def now() -> datetime:
@@ -22,95 +25,140 @@ def new_id(prefix: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """A message. Only a reply has `model_name`, `model_id` and `finish_reason`."""
+class ReplyFacts:
+    """How a reply was made: all that is needed to understand it or to repeat it.
 
-    role: Role
-    content: str
-    id: str = field(default_factory=lambda: new_id("msg"))
-    timestamp: datetime = field(default_factory=now)
+    An imported reply lacks most of it, and an interrupted one has no usage and no timings.
+    """
+
     model_name: str | None = None
     model_id: str | None = None
     finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+    parameters: Parameters | None = None
+    omitted_messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of a tree. Only a reply has `reply`.
+
+    `depth` is the number of messages from the beginning of the conversation to this one, both included.
+    """
+
+    role: Role
+    parts: tuple[MessagePart, ...]
+    parent_id: str | None = None
+    depth: int = 1
+    id: str = field(default_factory=lambda: new_id("msg"))
+    timestamp: datetime = field(default_factory=now)
+    reply: ReplyFacts | None = None
+
+    @property
+    def content(self) -> str:
+        """The text of the message, without thinking and tool calls."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def thinking(self) -> str | None:
+        """The thinking of a reply; None if there is none."""
+        pieces = [part.text for part in self.parts if isinstance(part, ThinkingPart)]
+        return "".join(pieces) if pieces else None
 
     @property
     def size_bytes(self) -> int:
-        return len(self.content.encode())
+        """The size of all texts in UTF-8."""
+        return sum(len(text.encode()) for part in self.parts for text in _texts(part))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Roughly the memory that it takes: Python stores up to four bytes for each character of a text."""
+        return _MESSAGE_BYTES + sum(sys.getsizeof(text) for part in self.parts for text in _texts(part))
+
+    def below(self, parent: "Message | None") -> "Message":
+        """Returns this message as a child of `parent`; as the beginning of a conversation if it is None."""
+        if parent is None:
+            return replace(self, parent_id=None, depth=1)
+        return replace(self, parent_id=parent.id, depth=parent.depth + 1)
+
+
+def text_message(role: Role, text: str, reply: ReplyFacts | None = None) -> Message:
+    """Returns a message with one text part, which has no parent yet."""
+    return Message(role, (TextPart(text=text),), reply=reply)
+
+
+def _texts(part: MessagePart) -> Iterable[str]:
+    match part:
+        case TextPart() | ThinkingPart():
+            return (part.text,)
+        case ToolCallPart():
+            return (part.id, part.name, part.arguments)
+        case ToolResultPart():
+            return (part.id, part.content)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A sequence of turns, each a user message and its reply."""
+    """All facts about a conversation but its messages, which the store returns by branch.
 
+    `head_id` is the last message of the current branch; None if the branch is empty. `message_count` is the
+    length of that branch, `messages_bytes` the size of the messages of all branches, and `preview` the
+    beginning of the first message.
+    """
+
+    owner: str = DEFAULT_OWNER
     title: str | None = None
     system_prompt: str = ""
     model_name: str | None = None  # None: the current model
-    messages: tuple[Message, ...] = ()
+    head_id: str | None = None
+    message_count: int = 0
+    messages_bytes: int = 0
+    preview: str = ""
     id: str = field(default_factory=lambda: new_id("conv"))
     created_at: datetime = field(default_factory=now)
     updated_at: datetime = field(default_factory=now)
 
     @property
     def size_bytes(self) -> int:
-        """The size of the title, the system prompt and all messages."""
-        texts = len((self.title or "").encode()) + len(self.system_prompt.encode())
-        return texts + sum(message.size_bytes for message in self.messages)
+        """The size of the title, the system prompt and the messages of all branches, in UTF-8."""
+        return len((self.title or "").encode()) + len(self.system_prompt.encode()) + self.messages_bytes
 
     @property
     def memory_bytes(self) -> int:
-        """Roughly the memory that it takes: Python stores up to four bytes for each character of a text."""
-        texts = sys.getsizeof(self.title) + sys.getsizeof(self.system_prompt)
-        return texts + sum(_MESSAGE_BYTES + sys.getsizeof(message.content) for message in self.messages)
+        """Roughly the memory that it takes without its messages."""
+        return _MESSAGE_BYTES + sys.getsizeof(self.title) + sys.getsizeof(self.system_prompt)
 
-    def last_reply(self) -> Message:
-        """Returns the assistant's last message.
+    def with_messages(self, *messages: Message) -> "Conversation":
+        """Returns the conversation with new messages, of which the last becomes the head."""
+        added = sum(message.size_bytes for message in messages)
+        return replace(
+            self.with_head(messages[-1]),
+            messages_bytes=self.messages_bytes + added,
+            preview=next(
+                (preview(message) for message in messages if message.parent_id is None), self.preview
+            ),
+        )
 
-        Raises:
-            NothingToDo: the conversation has no reply yet.
-        """
-        if not self.messages or self.messages[-1].role != "assistant":
-            raise NothingToDo("The conversation has no reply yet.", hint="Send a message first.")
-        return self.messages[-1]
-
-    def with_system_prompt(self, system_prompt: str) -> "Conversation":
-        return replace(self, system_prompt=system_prompt)
-
-    def with_message(self, message: Message) -> "Conversation":
-        """Returns the conversation with the message at its end."""
-        return self._with((*self.messages, message))
-
-    def without_last_reply(self) -> "Conversation":
-        """Returns the conversation up to its last user message.
-
-        Raises:
-            NothingToDo: the conversation has no reply yet.
-        """
-        self.last_reply()
-        return self._with(self.messages[:-1])
-
-    def without_last_turns(self, count: int) -> "Conversation":
-        """Returns the conversation without its last `count` turns; without any turn if it has fewer.
-
-        Raises:
-            NothingToDo: the conversation has no turn.
-        """
-        starts = _turn_starts(self.messages)
-        if not starts:
-            raise NothingToDo("The conversation has no turn to undo.")
-        return self._with(self.messages[: starts[-min(count, len(starts))]])
-
-    def _with(self, messages: tuple[Message, ...]) -> "Conversation":
-        return replace(self, messages=messages, updated_at=now())
+    def with_head(self, head: Message | None) -> "Conversation":
+        """Returns the conversation with another head; None empties the current branch."""
+        return replace(
+            self,
+            head_id=None if head is None else head.id,
+            message_count=0 if head is None else head.depth,
+            updated_at=now(),
+        )
 
 
-def last_turns(messages: Sequence[Message], count: int) -> Sequence[Message]:
-    """Returns the messages of the last `count` turns. A user message without a reply counts as a turn.
+def chained(messages: Iterable[Message], parent: Message | None = None) -> tuple[Message, ...]:
+    """Returns the messages as one branch below `parent`."""
+    chain: list[Message] = []
+    for message in messages:
+        parent = message.below(parent)
+        chain.append(parent)
+    return tuple(chain)
 
-    The engine omits further turns if they do not fit the context window: tokenization/context_window.py.
-    """
-    starts = _turn_starts(messages)
-    return messages[starts[-count] :] if len(starts) > count else messages
 
-
-def _turn_starts(messages: Sequence[Message]) -> list[int]:
-    return [index for index, message in enumerate(messages) if message.role == "user"]
+def preview(message: Message) -> str:
+    """Returns the beginning of the message's text, in one line."""
+    return " ".join(message.content[: 4 * PREVIEW_CHARACTERS].split())[:PREVIEW_CHARACTERS]

@@ -23,6 +23,7 @@ from app.models.chat.completion import GenerateEvent
 from app.models.chat.turn import TurnEvent
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.switch import LoadEvent
+from app.models.storage.store import PageRequest
 from app.services import Services
 
 START_S = STOP_S = 30
@@ -151,63 +152,81 @@ class Scripted:
         await self.closing.wait()
         raise ShuttingDown("The server is shutting down.")
 
+    def _call(self, owner: str, *call: object) -> None:
+        self.owners.append(owner)
+        self.calls.append(call[0] if len(call) == 1 else call)
+
     # ChatService
 
-    def chat(self, request: schemas.ChatRequest, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
-        self.calls.append(request)
+    def chat(
+        self, owner: str, request: schemas.ChatRequest, deadline: Deadline
+    ) -> AsyncGenerator[TurnEvent, None]:
+        self._call(owner, request)
         if request.conversation_id == "conv_none":
             raise ConversationNotFound("No conversation has this id.")
         return self.run(request.message)
 
-    def regenerate(
-        self, conversation_id: str, request: schemas.RegenerateRequest, deadline: Deadline
+    def edit(
+        self, owner: str, conversation_id: str, request: schemas.EditRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        self.calls.append((conversation_id, request))
+        self._call(owner, conversation_id, request)
+        return self.run("")
+
+    def regenerate(
+        self, owner: str, conversation_id: str, request: schemas.RegenerateRequest, deadline: Deadline
+    ) -> AsyncGenerator[TurnEvent, None]:
+        self._call(owner, conversation_id, request)
         return self.run("")
 
     def continue_reply(
-        self, conversation_id: str, request: schemas.ContinueRequest, deadline: Deadline
+        self, owner: str, conversation_id: str, request: schemas.ContinueRequest, deadline: Deadline
     ) -> AsyncGenerator[TurnEvent, None]:
-        self.calls.append((conversation_id, request))
+        self._call(owner, conversation_id, request)
         return self.run("")
 
-    async def new(self, request: schemas.NewChatRequest) -> schemas.NewChatResponse:
-        self.calls.append(request)
-        return schemas.NewChatResponse(
-            conversation_id="conv_1",
-            title=request.title,
-            system_prompt="",
-            model_name="fake",
-            message_count=0,
-            created_at=NOW,
+    # ConversationService
+
+    async def new(self, owner: str, request: schemas.NewChatRequest) -> schemas.NewChatResponse:
+        self._call(owner, request)
+        return _started(request.title)
+
+    async def get(
+        self, owner: str, conversation_id: str, *, is_tree: bool = False
+    ) -> schemas.ConversationResponse:
+        self._call(owner, conversation_id, is_tree)
+        return _conversation(conversation_id)
+
+    async def list(self, owner: str, page: PageRequest) -> schemas.ConversationListResponse:
+        self._call(owner, page)
+        return schemas.ConversationListResponse(
+            conversations=[], total=0, limit=page.limit, offset=page.offset
         )
 
-    async def get(self, conversation_id: str) -> schemas.ConversationResponse:
-        self.calls.append(conversation_id)
-        return schemas.ConversationResponse(
-            conversation_id=conversation_id,
-            title=None,
-            system_prompt="",
-            model_name=None,
-            created_at=NOW,
-            updated_at=NOW,
-            message_count=0,
-            messages=[],
-        )
+    async def update(
+        self, owner: str, conversation_id: str, request: schemas.UpdateConversationRequest
+    ) -> schemas.ConversationResponse:
+        self._call(owner, conversation_id, request)
+        return _conversation(conversation_id)
 
-    async def list(self, limit: int, offset: int) -> schemas.ConversationListResponse:
-        self.calls.append((limit, offset))
-        return schemas.ConversationListResponse(conversations=[], total=0, limit=limit, offset=offset)
-
-    async def delete(self, conversation_id: str) -> schemas.DeletedResponse:
-        self.calls.append(conversation_id)
+    async def delete(self, owner: str, conversation_id: str) -> schemas.DeletedResponse:
+        self._call(owner, conversation_id)
         return schemas.DeletedResponse(conversation_id=conversation_id)
 
-    async def undo(self, conversation_id: str, turns: int) -> schemas.UndoResponse:
-        self.calls.append((conversation_id, turns))
+    async def undo(self, owner: str, conversation_id: str, turns: int) -> schemas.UndoResponse:
+        self._call(owner, conversation_id, turns)
         return schemas.UndoResponse(
             conversation_id=conversation_id, removed_messages=2 * turns, message_count=0
         )
+
+    async def select(self, owner: str, conversation_id: str, message_id: str) -> schemas.SelectResponse:
+        self._call(owner, conversation_id, message_id)
+        return schemas.SelectResponse(conversation_id=conversation_id, head_id=message_id, message_count=2)
+
+    async def fork(
+        self, owner: str, conversation_id: str, request: schemas.ForkConversationRequest
+    ) -> schemas.NewChatResponse:
+        self._call(owner, conversation_id, request)
+        return _started(None)
 
     # GenerationService
 
@@ -276,10 +295,35 @@ class Scripted:
         )
 
 
+def _started(title: str | None) -> schemas.NewChatResponse:
+    return schemas.NewChatResponse(
+        conversation_id="conv_1",
+        title=title,
+        system_prompt="",
+        model_name="fake",
+        message_count=0,
+        created_at=NOW,
+    )
+
+
+def _conversation(conversation_id: str) -> schemas.ConversationResponse:
+    return schemas.ConversationResponse(
+        conversation_id=conversation_id,
+        title=None,
+        system_prompt="",
+        model_name=None,
+        created_at=NOW,
+        updated_at=NOW,
+        message_count=0,
+        messages=[],
+    )
+
+
 def scripted_services(scripted: Scripted, settings: Settings) -> Services:
     return Services(
         models=scripted,
         chats=scripted,
+        conversations=scripted,
         generator=scripted,
         status=scripted,
         limits=KeyLimits.of(settings),

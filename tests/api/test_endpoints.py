@@ -4,19 +4,36 @@ import httpx
 import pytest
 
 from app.models import schemas
+from app.models.storage.store import PageRequest
 from tests.api.fakes import Scripted
 
 CONVERSATION = "/api/v1/chat/conversation/conv_1"
+ONE = ("conv_1",)
 
 
 @pytest.mark.parametrize(
     ("path", "body", "call"),
     [
-        ("/api/v1/chat", {"message": "hi", "max_length": 5}, schemas.ChatRequest(message="hi", max_tokens=5)),
+        (
+            "/api/v1/chat",
+            {"message": "hi", "max_length": 5},
+            schemas.ChatRequest(message="hi", max_tokens=5),
+        ),
         ("/api/v1/chat/new", {"title": "Names"}, schemas.NewChatRequest(title="Names")),
-        (f"{CONVERSATION}/regenerate", {"seed": 0}, ("conv_1", schemas.RegenerateRequest(seed=0))),
-        (f"{CONVERSATION}/continue", {"max_tokens": 9}, ("conv_1", schemas.ContinueRequest(max_tokens=9))),
-        (f"{CONVERSATION}/undo", {"turns": 2}, ("conv_1", 2)),
+        (f"{CONVERSATION}/regenerate", {"seed": 0}, (*ONE, schemas.RegenerateRequest(seed=0))),
+        (f"{CONVERSATION}/continue", {"max_tokens": 9}, (*ONE, schemas.ContinueRequest(max_tokens=9))),
+        (
+            f"{CONVERSATION}/edit",
+            {"message_id": "msg_1", "message": "hi"},
+            (*ONE, schemas.EditRequest(message_id="msg_1", message="hi")),
+        ),
+        (f"{CONVERSATION}/undo", {"turns": 2}, (*ONE, 2)),
+        (f"{CONVERSATION}/select", {"message_id": "msg_1"}, (*ONE, "msg_1")),
+        (
+            f"{CONVERSATION}/fork",
+            {"message_id": "msg_1"},
+            (*ONE, schemas.ForkConversationRequest(message_id="msg_1")),
+        ),
         ("/api/v1/chat/switch-model", {"model_name": "gpt2"}, "gpt2"),
         ("/api/v1/load-model", {"model_name": "gpt2"}, "gpt2"),
         ("/api/v1/generate", {"prompt": "hi"}, schemas.GenerateRequest(prompt="hi")),
@@ -33,9 +50,10 @@ def test_post_passes_its_body_on(
     ("path", "call"),
     [
         ("/api/v1/chat/new", schemas.NewChatRequest()),
-        (f"{CONVERSATION}/regenerate", ("conv_1", schemas.RegenerateRequest())),
-        (f"{CONVERSATION}/continue", ("conv_1", schemas.ContinueRequest())),
-        (f"{CONVERSATION}/undo", ("conv_1", 1)),
+        (f"{CONVERSATION}/regenerate", (*ONE, schemas.RegenerateRequest())),
+        (f"{CONVERSATION}/continue", (*ONE, schemas.ContinueRequest())),
+        (f"{CONVERSATION}/undo", (*ONE, 1)),
+        (f"{CONVERSATION}/fork", (*ONE, schemas.ForkConversationRequest())),
         ("/api/v1/load-model", "fake"),
     ],
 )
@@ -59,10 +77,12 @@ def test_body_with_required_fields_may_not_be_left_out(client: httpx.Client, pat
 @pytest.mark.parametrize(
     ("method", "path", "call"),
     [
-        ("GET", CONVERSATION, "conv_1"),
+        ("GET", CONVERSATION, (*ONE, False)),
+        ("GET", f"{CONVERSATION}?tree=true", (*ONE, True)),
         ("DELETE", CONVERSATION, "conv_1"),
-        ("GET", "/api/v1/chat/conversations", (50, 0)),
-        ("GET", "/api/v1/chat/conversations?limit=200&offset=7", (200, 7)),
+        ("GET", "/api/v1/chat/conversations", PageRequest(50)),
+        ("GET", "/api/v1/chat/conversations?limit=200&offset=7", PageRequest(200, 7)),
+        ("GET", "/api/v1/chat/conversations?cursor=x&query=a b", PageRequest(50, 0, "x", "a b")),
         ("GET", "/api/v1/model-info", None),
         ("GET", "/api/v1/model-info?model_name=gpt2", "gpt2"),
     ],
@@ -109,6 +129,23 @@ def test_body_is_refused_by_a_route_that_reads_none(
     reply = client.request(method, path, json={"turns": 1})
     assert (reply.status_code, reply.json()["error"]["message"]) == (400, "This route takes no body.")
     assert scripted.calls == []
+
+
+def test_a_conversation_is_changed_field_by_field(client: httpx.Client, scripted: Scripted) -> None:
+    assert client.patch(CONVERSATION, json={"title": None}).status_code == 200
+    assert scripted.calls == [(*ONE, schemas.UpdateConversationRequest(title=None))]
+    assert client.patch(CONVERSATION, json={}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/api/v1/chat/conversations?cursor=x&offset=1", "cursor"), ("/api/v1/chat", "parent_id")],
+)
+def test_fields_that_contradict_each_other_are_refused(client: httpx.Client, path: str, field: str) -> None:
+    body = {"message": "hi", "parent_id": "msg_1"}
+    reply = client.get(path) if "?" in path else client.post(path, json=body)
+    assert reply.status_code == 422
+    assert field in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "offset=-1", "page=2"])

@@ -144,8 +144,7 @@ def test_bug_is_logged_once_and_its_details_are_not_sent(
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/api/v1/chat/conversation/conv_1", "HEAD, DELETE, GET"),
-        ("PATCH", "/api/v1/chat/conversation/conv_1", "HEAD, DELETE, GET"),
+        ("PUT", "/api/v1/chat/conversation/conv_1", "HEAD, DELETE, GET, PATCH"),
         ("GET", "/api/v1/chat", "POST"),
         ("HEAD", "/api/v1/chat", "POST"),
         ("DELETE", "/health", "HEAD, GET"),

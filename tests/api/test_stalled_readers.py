@@ -15,10 +15,12 @@ from app.api.http_protocol import DeadlineProtocol
 from app.core.config import Settings
 from app.engine.ipc.messages import Delta
 from app.main import create_app
+from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.store import MemoryStore
-from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
+from app.models.storage.memory_store import MemoryStore
+from app.models.storage.turn_locks import LocalTurnLocks
+from app.services import Services
 from tests.api.fakes import LONG, Scripted, fake_app, scripted_services, serving
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 from tests.waiting import wait_for
@@ -42,10 +44,14 @@ def lost() -> threading.Event:
     return ImpatientProtocol.lost
 
 
-def chats_of(settings: Settings, models: StandInModels) -> ChatModelManager:
-    locks = TurnLocks()
+def services_of(settings: Settings, models: StandInModels) -> Services:
+    locks = LocalTurnLocks()
     store = MemoryStore(max_conversations=10, ttl_s=600, held=locks.held)
-    return ChatModelManager(settings, store, locks, models, ChatGenerator(models))
+    return replace(
+        scripted_services(Scripted(), settings),
+        chats=ChatModelManager(settings, store, locks, ChatGenerator(models)),
+        conversations=ConversationManager(settings, store, locks, models),
+    )
 
 
 @contextmanager
@@ -81,7 +87,7 @@ def test_stalled_reader_frees_its_conversation_and_its_model_at_the_deadline() -
     endless = [Delta("r", "x" * 100_000, 1)] * 500  # more than all buffers on the way hold
     models = StandInModels(StandInBackend(reply=[accepted, *endless, finished]))
     settings = Settings(request_timeout=0.3, max_conversation_bytes=100_000_000, _env_file=None)
-    services = replace(scripted_services(Scripted(), settings), chats=chats_of(settings, models))
+    services = services_of(settings, models)
     with (
         serving(create_app(settings, lambda _: services)) as url,
         httpx.Client(base_url=f"{url}/api/v1/chat", trust_env=False) as client,

@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 COMMIT = "c" * 40
-LARGE = (".safetensors", ".bin")
+LARGE = (".safetensors", ".bin", ".gguf")
 _WRONG_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
 
 

@@ -16,15 +16,16 @@ from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.engine.ipc.client import WorkerClient
 from app.models.chat.completion import TextGenerator
+from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.store import MemoryStore
-from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse
+from app.models.storage.memory_store import MemoryStore
+from app.models.storage.turn_locks import LocalTurnLocks
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
 
 
@@ -35,6 +36,7 @@ def pid_of(model: ServedModel | None) -> int:
 
 
 T = TypeVar("T")
+OWNER = "tests"
 TINY = ("tiny-a", "tiny-b", "tiny-c")
 
 
@@ -45,6 +47,7 @@ class World:
     runner: asyncio.Runner
     models: ModelManager
     chats: ChatModelManager
+    conversations: ConversationManager
     generator: TextGenerator
     status: ServerStatus
 
@@ -69,7 +72,7 @@ class World:
         """A greedy turn of a few tokens."""
         given = {"temperature": 0, "max_tokens": 8} | fields
         request = ChatRequest(message=message, conversation_id=conversation_id, **given)
-        response = self.last(self.chats.chat(request, soon()))
+        response = self.last(self.chats.chat(OWNER, request, soon()))
         assert isinstance(response, ChatResponse)
         return response
 
@@ -102,11 +105,12 @@ def profile(name: str, folder: Path) -> ModelProfile:
     return ModelProfile(name, name.title(), "tiny", (Source(str(folder)),), WINDOW, 1, 1, sampling)
 
 
-def chats_of(settings: Settings, models: ModelManager) -> ChatModelManager:
+def chats_of(settings: Settings, models: ModelManager) -> tuple[ChatModelManager, ConversationManager]:
     """Conversations in memory, answered by `models`."""
-    locks = TurnLocks()
+    locks = LocalTurnLocks()
     store = MemoryStore(max_conversations=100, ttl_s=600, held=locks.held)
-    return ChatModelManager(settings, store, locks, models, ChatGenerator(models))
+    chats = ChatModelManager(settings, store, locks, ChatGenerator(models))
+    return chats, ConversationManager(settings, store, locks, models)
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +160,6 @@ def shared_world(
     with asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, Hub(tmp_path_factory.mktemp("cache")))
         text_generator = TextGenerator(settings, ChatGenerator(models))
-        made = World(runner, models, chats_of(settings, models), text_generator, ServerStatus(models))
+        made = World(runner, models, *chats_of(settings, models), text_generator, ServerStatus(models))
         yield made
         made.run(models.close())

@@ -16,8 +16,8 @@ from app.engine.ipc.messages import (
     SamplingParams,
     TokenCounts,
 )
+from app.models.chat.conversations import KnownModels
 from app.models.chat.generation import ModelLeases
-from app.models.chat_manager import KnownModels
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import LoadProgress
 

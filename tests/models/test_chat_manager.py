@@ -10,6 +10,8 @@ from app.core.errors import (
     ConversationFull,
     ConversationNotFound,
     InvalidRequest,
+    MessageNotFound,
+    ModelNotFound,
     NothingToDo,
     QueueFull,
 )
@@ -18,22 +20,28 @@ from app.models.schemas import (
     ChatResponse,
     ContinueRequest,
     DeltaEvent,
+    EditRequest,
+    ForkConversationRequest,
     NewChatRequest,
     RegenerateRequest,
     StartEvent,
     TranscriptMessage,
+    UpdateConversationRequest,
 )
-from tests.models.conftest import World, soon
+from app.models.storage.store import PageRequest
+from tests.models.conftest import OWNER, World, soon
 
 
 def contents(world: World, conversation_id: str) -> list[str]:
-    return [message.content for message in world.run(world.chats.get(conversation_id)).messages]
+    return [
+        message.content for message in world.run(world.conversations.get(OWNER, conversation_id)).messages
+    ]
 
 
 def test_chat_streams_the_text_that_it_returns(world: World) -> None:
     world.collect(world.models.switch("tiny-a"))  # another test may have unloaded it
     start, *deltas, done = world.collect(
-        world.chats.chat(ChatRequest(message="hello", temperature=0), soon())
+        world.chats.chat(OWNER, ChatRequest(message="hello", temperature=0), soon())
     )
     assert isinstance(start, StartEvent)
     assert isinstance(done, ChatResponse)
@@ -71,7 +79,7 @@ def test_chat_that_fails_leaves_the_conversation_as_it_was(world: World) -> None
 def test_chat_left_early_keeps_a_reply_that_can_be_continued(world: World) -> None:
     async def leave() -> tuple[str, str]:
         request = ChatRequest(message="hello", max_tokens=100, temperature=0)
-        async with aclosing(world.chats.chat(request, soon())) as events:
+        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
             async for event in events:
                 if isinstance(event, StartEvent):
                     conversation_id = event.conversation_id
@@ -80,11 +88,13 @@ def test_chat_left_early_keeps_a_reply_that_can_be_continued(world: World) -> No
         raise AssertionError
 
     conversation_id, text = world.run(leave())
-    history = world.run(world.chats.get(conversation_id))
+    history = world.run(world.conversations.get(OWNER, conversation_id))
     assert [message.content for message in history.messages] == ["hello", text]
     assert history.messages[-1].finish_reason == "interrupted"
     longer = world.last(
-        world.chats.continue_reply(conversation_id, ContinueRequest(max_tokens=4, temperature=0), soon())
+        world.chats.continue_reply(
+            OWNER, conversation_id, ContinueRequest(max_tokens=4, temperature=0), soon()
+        )
     )
     assert longer.response.startswith(text)
     assert len(longer.response) > len(text)
@@ -96,12 +106,12 @@ def test_chat_allows_one_turn_at_a_time(world: World) -> None:
 
     async def twice() -> None:
         request = ChatRequest(message="go", conversation_id=kept.conversation_id, max_tokens=50)
-        async with aclosing(world.chats.chat(request, soon())) as events:
+        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
             await anext(events)
             with pytest.raises(ConversationBusy):
-                await anext(world.chats.chat(request, soon()))
+                await anext(world.chats.chat(OWNER, request, soon()))
             with pytest.raises(ConversationBusy):
-                await world.chats.undo(kept.conversation_id, 1)
+                await world.conversations.undo(OWNER, kept.conversation_id, 1)
 
     world.run(twice())
     assert world.chat("again", kept.conversation_id).message_count >= 4
@@ -110,7 +120,7 @@ def test_chat_allows_one_turn_at_a_time(world: World) -> None:
 def test_chat_sees_a_turn_that_ended_after_it_was_called(world: World) -> None:
     kept = world.chat("hello")
     request = ChatRequest(message="later", conversation_id=kept.conversation_id, max_tokens=4)
-    called_early = world.chats.chat(request, soon())
+    called_early = world.chats.chat(OWNER, request, soon())
     world.chat("sooner", kept.conversation_id)
     assert world.last(called_early).message_count == 6
 
@@ -118,48 +128,150 @@ def test_chat_sees_a_turn_that_ended_after_it_was_called(world: World) -> None:
 def test_continue_reply_uses_the_current_model_if_the_old_one_is_gone(world: World) -> None:
     reply = TranscriptMessage(role="assistant", content="hi", model_name="no-longer-there")
     messages = [TranscriptMessage(role="user", content="hello"), reply]
-    made = world.run(world.chats.new(NewChatRequest(messages=messages)))
+    made = world.run(world.conversations.new(OWNER, NewChatRequest(messages=messages)))
     request = ContinueRequest(max_tokens=4, temperature=0)
-    longer = world.last(world.chats.continue_reply(made.conversation_id, request, soon()))
+    longer = world.last(world.chats.continue_reply(OWNER, made.conversation_id, request, soon()))
     assert longer.model_name == "tiny-a"
     assert longer.response.startswith("hi")
 
 
 def test_regenerate_reports_busy_before_any_other_error(world: World) -> None:
-    made = world.run(world.chats.new(NewChatRequest()))
+    made = world.run(world.conversations.new(OWNER, NewChatRequest()))
     request = ChatRequest(message="go", max_tokens=50, conversation_id=made.conversation_id)
 
     async def regenerate_too_early() -> None:
-        async with aclosing(world.chats.chat(request, soon())) as events:
+        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
             await anext(events)
             with pytest.raises(ConversationBusy):
-                await anext(world.chats.regenerate(made.conversation_id, RegenerateRequest(), soon()))
+                await anext(world.chats.regenerate(OWNER, made.conversation_id, RegenerateRequest(), soon()))
 
     world.run(regenerate_too_early())
 
 
-def test_regenerate_replaces_the_reply(world: World) -> None:
+def test_regenerate_adds_a_reply_beside_the_old_one(world: World) -> None:
     first = world.chat("hello")
     again = world.last(
         world.chats.regenerate(
-            first.conversation_id, RegenerateRequest(temperature=2, seed=5, max_tokens=8), soon()
+            OWNER, first.conversation_id, RegenerateRequest(temperature=2, seed=5, max_tokens=8), soon()
         )
     )
     assert again.message_count == 2
     assert again.response != first.response
     assert contents(world, first.conversation_id) == ["hello", again.response]
+    kept = world.run(world.conversations.get(OWNER, first.conversation_id))
+    assert kept.messages[-1].siblings == [first.message_id, again.message_id]
+    assert kept.messages[-1].position == 2
+    chosen = world.run(world.conversations.select(OWNER, first.conversation_id, first.message_id))
+    assert (chosen.head_id, chosen.message_count) == (first.message_id, 2)
+    assert contents(world, first.conversation_id) == ["hello", first.response]
+
+
+def test_regenerate_answers_again_in_the_middle_of_a_branch(world: World) -> None:
+    first = world.chat("hello")
+    world.chat("more", first.conversation_id)
+    request = RegenerateRequest(message_id=first.message_id, temperature=2, seed=5, max_tokens=8)
+    again = world.last(world.chats.regenerate(OWNER, first.conversation_id, request, soon()))
+    assert (again.message_count, again.parent_id) == (2, first.parent_id)
+    assert contents(world, first.conversation_id) == ["hello", again.response]
+
+
+def test_regenerate_and_edit_refuse_a_message_of_the_other_role(world: World) -> None:
+    first = world.chat("hello")
+    wrong = RegenerateRequest(message_id=first.parent_id)
+    with pytest.raises(InvalidRequest, match="not a reply"):
+        world.last(world.chats.regenerate(OWNER, first.conversation_id, wrong, soon()))
+    edit = EditRequest(message_id=first.message_id, message="hi")
+    with pytest.raises(InvalidRequest, match="user message"):
+        world.last(world.chats.edit(OWNER, first.conversation_id, edit, soon()))
+    with pytest.raises(MessageNotFound):
+        gone = EditRequest(message_id="msg_none", message="hi")
+        world.last(world.chats.edit(OWNER, first.conversation_id, gone, soon()))
+
+
+def test_edit_asks_a_changed_question_beside_the_old_one(world: World) -> None:
+    first = world.chat("hello")
+    second = world.chat("more", first.conversation_id)
+    edit = EditRequest(message_id=str(second.parent_id), message="less", temperature=0, max_tokens=8)
+    edited = world.last(world.chats.edit(OWNER, first.conversation_id, edit, soon()))
+    assert contents(world, first.conversation_id) == ["hello", first.response, "less", edited.response]
+    root = EditRequest(message_id=str(first.parent_id), message="bye", temperature=0, max_tokens=8)
+    again = world.last(world.chats.edit(OWNER, first.conversation_id, root, soon()))
+    assert contents(world, first.conversation_id) == ["bye", again.response]
+    tree = world.run(world.conversations.get(OWNER, first.conversation_id, is_tree=True))
+    assert [message.content for message in tree.messages if message.role == "user"] == [
+        "hello",
+        "more",
+        "less",
+        "bye",
+    ]
+
+
+def test_chat_answers_below_any_message(world: World) -> None:
+    first = world.chat("hello")
+    world.chat("more", first.conversation_id)
+    branch = world.chat("else", first.conversation_id, parent_id=first.message_id)
+    assert branch.message_count == 4
+    assert contents(world, first.conversation_id) == ["hello", first.response, "else", branch.response]
+    with pytest.raises(MessageNotFound):
+        world.chat("else", first.conversation_id, parent_id=world.chat("other").message_id)
+
+
+def test_fork_copies_a_branch_into_a_new_conversation(world: World) -> None:
+    first = world.chat("hello")
+    world.chat("more", first.conversation_id)
+    request = ForkConversationRequest(message_id=first.message_id)
+    copy = world.run(world.conversations.fork(OWNER, first.conversation_id, request))
+    assert contents(world, copy.conversation_id) == ["hello", first.response]
+    world.run(world.conversations.delete(OWNER, first.conversation_id))
+    assert world.chat("else", copy.conversation_id).message_count == 4
+
+
+def test_update_sets_and_clears_title_and_model(world: World) -> None:
+    kept = world.chat("hello")
+
+    def update(**fields: Any) -> Any:
+        request = UpdateConversationRequest(**fields)
+        return world.run(world.conversations.update(OWNER, kept.conversation_id, request))
+
+    changed = update(title="Names", model_name="tiny-b")
+    assert (changed.title, changed.model_name) == ("Names", "tiny-b")
+    cleared = update(model_name=None)
+    assert (cleared.title, cleared.model_name) == ("Names", None)
+    with pytest.raises(ModelNotFound):
+        update(model_name="none")
+    with pytest.raises(ValueError, match="send title"):
+        update()
+
+
+def test_another_owner_cannot_reach_a_conversation(world: World) -> None:
+    kept = world.chat("hello")
+    request = ChatRequest(message="mine?", conversation_id=kept.conversation_id)
+    with pytest.raises(ConversationNotFound):
+        world.last(world.chats.chat("somebody", request, soon()))
+    with pytest.raises(ConversationNotFound):
+        world.run(world.conversations.get("somebody", kept.conversation_id))
+    assert world.run(world.conversations.list("somebody", PageRequest(limit=9))).total == 0
+
+
+def test_a_message_keeps_all_that_is_needed_to_repeat_it(world: World) -> None:
+    drawn = world.chat("hello", temperature=1.5)
+    kept = world.run(world.conversations.get(OWNER, drawn.conversation_id)).messages[-1]
+    assert (kept.usage, kept.timings, kept.parameters) == (drawn.usage, drawn.timings, drawn.parameters)
+    assert kept.parameters is not None and kept.parameters.seed is not None
+    again = world.chat("hello", temperature=1.5, seed=kept.parameters.seed)
+    assert again.response == drawn.response
 
 
 def test_undo_drops_turns_until_none_is_left(world: World) -> None:
     first = world.chat("hello")
     world.chat("more", first.conversation_id)
-    assert world.run(world.chats.undo(first.conversation_id, 1)).removed_messages == 2
+    assert world.run(world.conversations.undo(OWNER, first.conversation_id, 1)).removed_messages == 2
     assert contents(world, first.conversation_id) == ["hello", first.response]
-    world.run(world.chats.undo(first.conversation_id, 1))
+    world.run(world.conversations.undo(OWNER, first.conversation_id, 1))
     with pytest.raises(NothingToDo):
-        world.run(world.chats.undo(first.conversation_id, 1))
+        world.run(world.conversations.undo(OWNER, first.conversation_id, 1))
     with pytest.raises(NothingToDo):
-        world.last(world.chats.regenerate(first.conversation_id, RegenerateRequest(), soon()))
+        world.last(world.chats.regenerate(OWNER, first.conversation_id, RegenerateRequest(), soon()))
 
 
 def test_new_restores_a_transcript_that_can_be_continued(world: World) -> None:
@@ -168,10 +280,10 @@ def test_new_restores_a_transcript_that_can_be_continued(world: World) -> None:
         TranscriptMessage(role="assistant", content="hi", finish_reason="length"),
     ]
     request = NewChatRequest(messages=messages, system_prompt="be brief", title="old", model_name="tiny-a")
-    made = world.run(world.chats.new(request))
+    made = world.run(world.conversations.new(OWNER, request))
     assert made.message == "New conversation started"
     assert world.chat("more", made.conversation_id).message_count == 4
-    kept = world.run(world.chats.get(made.conversation_id))
+    kept = world.run(world.conversations.get(OWNER, made.conversation_id))
     assert (kept.title, kept.system_prompt, kept.messages[1].finish_reason) == ("old", "be brief", "length")
 
 
@@ -179,12 +291,12 @@ def test_new_restores_a_transcript_that_can_be_continued(world: World) -> None:
 def test_new_refuses_a_transcript_out_of_order(roles: list[Any], world: World) -> None:
     messages = [TranscriptMessage(role=role, content="x") for role in roles]
     with pytest.raises(InvalidRequest, match="messages"):
-        world.run(world.chats.new(NewChatRequest(messages=messages)))
+        world.run(world.conversations.new(OWNER, NewChatRequest(messages=messages)))
 
 
 def test_chat_reports_the_time_that_the_conversation_keeps(world: World) -> None:
     reply = world.chat("hello")
-    history = world.run(world.chats.get(reply.conversation_id))
+    history = world.run(world.conversations.get(OWNER, reply.conversation_id))
     assert reply.timestamp == history.messages[-1].timestamp
 
 
@@ -197,7 +309,7 @@ def test_chat_refuses_a_conversation_that_would_be_too_large(world: World) -> No
 
 def test_new_counts_system_prompt_and_title_towards_the_size(world: World) -> None:
     with pytest.raises(ConversationFull, match="2,000 bytes"):
-        world.run(world.chats.new(NewChatRequest(system_prompt="x" * 1_900, title="y" * 101)))
+        world.run(world.conversations.new(OWNER, NewChatRequest(system_prompt="x" * 1_900, title="y" * 101)))
     kept = world.chat("hello")
     with pytest.raises(ConversationFull, match="2,000 bytes"):
         world.chat("hello", kept.conversation_id, system_prompt="x" * 2_000)
@@ -205,19 +317,19 @@ def test_new_counts_system_prompt_and_title_towards_the_size(world: World) -> No
 
 def test_list_shows_a_preview_and_delete_removes_the_conversation(world: World) -> None:
     reply = world.chat("find me  \n in the list")
-    page = world.run(world.chats.list(limit=1, offset=0))
+    page = world.run(world.conversations.list(OWNER, PageRequest(limit=1)))
     assert page.conversations[0].conversation_id == reply.conversation_id
     assert page.conversations[0].preview == "find me in the list"
-    world.run(world.chats.delete(reply.conversation_id))
+    world.run(world.conversations.delete(OWNER, reply.conversation_id))
     with pytest.raises(ConversationNotFound):
-        world.run(world.chats.get(reply.conversation_id))
+        world.run(world.conversations.get(OWNER, reply.conversation_id))
 
 
 def test_chat_refuses_too_many_requests_and_answers_the_others(world: World) -> None:
     async def flood() -> list[Any]:
         async def one() -> ChatResponse:
             request = ChatRequest(message="hello", temperature=0, max_tokens=40)
-            async for event in world.chats.chat(request, soon()):
+            async for event in world.chats.chat(OWNER, request, soon()):
                 last = event
             assert isinstance(last, ChatResponse)
             return last

@@ -7,25 +7,26 @@ import pytest
 from app.core.config import Settings
 from app.core.errors import QueueFull
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.store import ConversationStore, MemoryStore
-from app.models.chat.turn_locks import TurnLocks
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation
-from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, NewChatRequest, RegenerateRequest
-from tests.models.conftest import collect, soon
+from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, RegenerateRequest
+from app.models.storage.memory_store import MemoryStore
+from app.models.storage.store import ConversationStore
+from app.models.storage.turn_locks import LocalTurnLocks
+from tests.models.conftest import OWNER, collect, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
 
 class SlowlyReadStore(MemoryStore):
     """A store whose first `get` returns what it read when it was called, but only once it is released."""
 
-    def __init__(self, locks: TurnLocks) -> None:
+    def __init__(self, locks: LocalTurnLocks) -> None:
         super().__init__(max_conversations=10, ttl_s=60, held=locks.held)
         self.reading = asyncio.Event()
         self.released = asyncio.Event()
 
-    async def get(self, conversation_id: str) -> Conversation:
-        conversation = await super().get(conversation_id)
+    async def get(self, owner: str, conversation_id: str) -> Conversation:
+        conversation = await super().get(owner, conversation_id)
         if not self.reading.is_set():
             self.reading.set()
             await self.released.wait()
@@ -36,20 +37,27 @@ def stand_in_models() -> StandInModels:
     return StandInModels(StandInBackend(reply=HELLO))
 
 
-def manager(models: StandInModels, store: ConversationStore, locks: TurnLocks) -> ChatModelManager:
-    return ChatModelManager(Settings(_env_file=None), store, locks, models, ChatGenerator(models))
+def manager(models: StandInModels, store: ConversationStore, locks: LocalTurnLocks) -> ChatModelManager:
+    return ChatModelManager(Settings(_env_file=None), store, locks, ChatGenerator(models))
+
+
+async def stored(store: ConversationStore) -> str:
+    """The id of a new, empty conversation."""
+    conversation = Conversation(owner=OWNER)
+    await store.commit(conversation)
+    return conversation.id
 
 
 def test_loading_and_generating_have_one_deadline_together() -> None:
-    models, locks = stand_in_models(), TurnLocks()
+    models, locks = stand_in_models(), LocalTurnLocks()
     store = MemoryStore(max_conversations=1, ttl_s=60, held=locks.held)
     chats = manager(models, store, locks)
 
     async def scenario() -> None:
-        made = await chats.new(NewChatRequest())
-        await collect(chats.chat(ChatRequest(message="hi", conversation_id=made.conversation_id), soon()))
-        await collect(chats.regenerate(made.conversation_id, RegenerateRequest(), soon()))
-        await collect(chats.continue_reply(made.conversation_id, ContinueRequest(), soon()))
+        made = await stored(store)
+        await collect(chats.chat(OWNER, ChatRequest(message="hi", conversation_id=made), soon()))
+        await collect(chats.regenerate(OWNER, made, RegenerateRequest(), soon()))
+        await collect(chats.continue_reply(OWNER, made, ContinueRequest(), soon()))
 
     asyncio.run(scenario())
     assert models.deadlines == models.backend.deadlines
@@ -57,32 +65,33 @@ def test_loading_and_generating_have_one_deadline_together() -> None:
 
 
 def test_a_new_conversation_that_finds_no_place_is_refused_before_anything_is_generated() -> None:
-    models, locks = stand_in_models(), TurnLocks()
+    models, locks = stand_in_models(), LocalTurnLocks()
     store = MemoryStore(max_conversations=1, ttl_s=60, held=locks.held)
     chats = manager(models, store, locks)
 
     async def scenario() -> None:
-        made = await chats.new(NewChatRequest())
-        with locks.hold(made.conversation_id), pytest.raises(QueueFull):
-            await collect(chats.chat(ChatRequest(message="hi"), soon()))
+        made = await stored(store)
+        async with locks.hold(made):
+            with pytest.raises(QueueFull):
+                await collect(chats.chat(OWNER, ChatRequest(message="hi"), soon()))
         assert not models.leased
         assert not locks.held
-        await collect(chats.chat(ChatRequest(message="hi"), soon()))
+        await collect(chats.chat(OWNER, ChatRequest(message="hi"), soon()))
 
     asyncio.run(scenario())
 
 
 def test_a_turn_reads_its_conversation_after_the_turn_before_it_was_committed() -> None:
     async def scenario() -> None:
-        models, locks = stand_in_models(), TurnLocks()
+        models, locks = stand_in_models(), LocalTurnLocks()
         store = SlowlyReadStore(locks)
         chats = manager(models, store, locks)
-        made = await chats.new(NewChatRequest())
-        request = ChatRequest(message="hi", conversation_id=made.conversation_id)
+        made = await stored(store)
+        request = ChatRequest(message="hi", conversation_id=made)
 
-        late = asyncio.create_task(collect(chats.chat(request, soon())))
+        late = asyncio.create_task(collect(chats.chat(OWNER, request, soon())))
         await store.reading.wait()  # the late turn has found its conversation, and holds no lock yet
-        await collect(chats.chat(request, soon()))
+        await collect(chats.chat(OWNER, request, soon()))
         store.released.set()
         response = (await late)[-1]
         assert isinstance(response, ChatResponse)

@@ -1,19 +1,18 @@
-import pytest
+from dataclasses import replace
 
-from app.core.errors import NothingToDo
-from app.models.conversation import Conversation, Message, last_turns, new_id
-
-
-def conversation(turns: int) -> Conversation:
-    made = Conversation()
-    for index in range(turns):
-        made = made.with_message(Message("user", f"question {index}"))
-        made = made.with_message(Message("assistant", f"answer {index}"))
-    return made
+from app.models.conversation import Conversation, Message, chained, new_id, text_message
+from app.models.schemas import TextPart, ThinkingPart, ToolCallPart
 
 
-def contents(of: Conversation) -> list[str]:
-    return [message.content for message in of.messages]
+def turns(count: int) -> tuple[Message, ...]:
+    return chained(
+        message
+        for index in range(count)
+        for message in (
+            text_message("user", f"question {index}"),
+            text_message("assistant", f"answer {index}"),
+        )
+    )
 
 
 def test_new_id_carries_128_random_bits() -> None:
@@ -22,43 +21,45 @@ def test_new_id_carries_128_random_bits() -> None:
     assert all(len(bytes.fromhex(made.removeprefix("conv_"))) == 16 for made in ids)
 
 
-@pytest.mark.parametrize(("turns", "limit", "kept"), [(3, 2, 4), (2, 2, 4), (0, 1, 0), (3, 50, 6)])
-def test_last_turns_keeps_whole_turns(turns: int, limit: int, kept: int) -> None:
-    messages = last_turns(conversation(turns).messages, limit)
-    assert len(messages) == kept
-    assert not messages or messages[0].role == "user"
+def test_chained_puts_each_message_below_the_one_before() -> None:
+    messages = turns(2)
+    assert [message.parent_id for message in messages] == [None, *(message.id for message in messages[:-1])]
+    assert [message.depth for message in messages] == [1, 2, 3, 4]
 
 
-def test_last_turns_counts_a_message_without_reply_as_one() -> None:
-    history = [*conversation(2).messages, Message("user", "and now?")]
-    assert [message.content for message in last_turns(history, 1)] == ["and now?"]
-
-
-def test_with_message_leaves_the_conversation_itself_as_it_was() -> None:
-    before = conversation(1)
-    after = before.with_message(Message("user", "and now?"))
-    assert contents(before) == ["question 0", "answer 0"]
-    assert contents(after) == ["question 0", "answer 0", "and now?"]
+def test_with_messages_moves_the_head_and_leaves_the_conversation_itself_as_it_was() -> None:
+    before = Conversation()
+    messages = turns(2)
+    after = before.with_messages(*messages)
+    assert (before.head_id, before.message_count) == (None, 0)
+    assert (after.head_id, after.message_count, after.preview) == (messages[-1].id, 4, "question 0")
     assert (after.id, after.created_at) == (before.id, before.created_at)
     assert after.updated_at >= before.updated_at
 
 
-def test_without_last_reply_ends_with_the_message_it_answered() -> None:
-    assert contents(conversation(2).without_last_reply()) == ["question 0", "answer 0", "question 1"]
-
-
-@pytest.mark.parametrize(("count", "kept"), [(1, 4), (2, 2), (3, 0), (9, 0)])
-def test_without_last_turns_drops_whole_turns_from_the_end(count: int, kept: int) -> None:
-    assert contents(conversation(3).without_last_turns(count)) == contents(conversation(3))[:kept]
-
-
-def test_a_conversation_without_turns_has_nothing_to_drop() -> None:
-    empty = Conversation()
-    for drop in (empty.last_reply, empty.without_last_reply, lambda: empty.without_last_turns(1)):
-        with pytest.raises(NothingToDo):
-            drop()
+def test_with_head_counts_the_messages_of_the_branch_and_keeps_the_size_of_all() -> None:
+    messages = turns(2)
+    whole = Conversation().with_messages(*messages)
+    shorter = whole.with_head(messages[1])
+    assert (shorter.head_id, shorter.message_count) == (messages[1].id, 2)
+    assert shorter.size_bytes == whole.size_bytes
+    empty = whole.with_head(None)
+    assert (empty.head_id, empty.message_count) == (None, 0)
 
 
 def test_size_bytes_counts_all_text_as_utf8() -> None:
-    made = Conversation(title="é", system_prompt="ab").with_message(Message("user", "日"))
+    made = Conversation(title="é", system_prompt="ab").with_messages(text_message("user", "日"))
     assert made.size_bytes == 2 + 2 + 3
+
+
+def test_a_message_counts_all_its_parts_and_shows_its_text_alone() -> None:
+    parts = (
+        ThinkingPart(text="hm"),
+        TextPart(text="Let me "),
+        ToolCallPart(id="1", name="f", arguments="{}"),
+        TextPart(text="see"),
+    )
+    message = replace(text_message("assistant", ""), parts=parts)
+    assert (message.content, message.thinking) == ("Let me see", "hm")
+    assert message.size_bytes == 2 + 7 + 4 + 3
+    assert text_message("user", "x").thinking is None

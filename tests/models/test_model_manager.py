@@ -19,7 +19,7 @@ from app.models.schemas import (
     ModelEntry,
     SwitchModelResponse,
 )
-from tests.models.conftest import World, asyncio_timeout, chats_of, collect, pid_of, profile, soon
+from tests.models.conftest import OWNER, World, asyncio_timeout, chats_of, collect, pid_of, profile, soon
 from tests.waiting import until
 
 
@@ -136,7 +136,7 @@ def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(wor
 
     async def kill_in_mid_sentence() -> None:
         request = ChatRequest(message="go on", conversation_id=kept.conversation_id, max_tokens=100)
-        async with aclosing(world.chats.chat(request, soon())) as events:
+        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
             async for event in events:
                 if isinstance(event, DeltaEvent):
                     os.kill(worker_pid(world), signal.SIGKILL)
@@ -148,7 +148,7 @@ def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(wor
     health = world.status.health().model
     assert health is not None and health.status == "failed"
     assert health.error == "The worker of tiny-a ended (signal 9); it is started again."
-    history = world.run(world.chats.get(kept.conversation_id))
+    history = world.run(world.conversations.get(OWNER, kept.conversation_id))
     assert [message.content for message in history.messages] == ["hello", kept.response]
     again = world.chat("hello")
     assert isinstance(again, ChatResponse)
@@ -175,9 +175,11 @@ def test_a_stream_of_a_stuck_worker_ends_long_before_its_deadline(
             catalogue,
             Hub(tmp_path),
         )
-        chats = chats_of(settings, models)
+        chats, _ = chats_of(settings, models)
         try:
-            async with aclosing(chats.chat(ChatRequest(message="go on", max_tokens=100), soon())) as events:
+            async with aclosing(
+                chats.chat(OWNER, ChatRequest(message="go on", max_tokens=100), soon())
+            ) as events:
                 async for event in events:
                     if isinstance(event, DeltaEvent):
                         os.kill(pid_of(models.find("tiny-a").loaded), signal.SIGSTOP)
@@ -238,7 +240,7 @@ def test_status_reports_a_stuck_worker(
 def test_a_request_waits_for_its_model_and_shows_how_far_it_is(world: World) -> None:
     world.unload("tiny-c")
     request = ChatRequest(message="hello", model_name="tiny-c", max_tokens=4)
-    events = world.collect(world.chats.chat(request, soon()))
+    events = world.collect(world.chats.chat(OWNER, request, soon()))
     kinds = [type(event).__name__ for event in events]
     assert kinds[0] == "LoadProgress"
     assert {"load", "check"} <= {event.stage for event in events if isinstance(event, LoadProgress)}
@@ -263,7 +265,7 @@ def test_unload_frees_the_memory_and_the_next_request_loads_again(world: World) 
 def test_a_model_in_use_is_not_unloaded(world: World) -> None:
     async def unload_in_mid_sentence() -> None:
         request = ChatRequest(message="go on", max_tokens=100)
-        async with aclosing(world.chats.chat(request, soon())) as events:
+        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
             async for event in events:
                 if isinstance(event, DeltaEvent):
                     await world.models.unload("tiny-a")
@@ -278,7 +280,7 @@ def test_two_models_answer_at_the_same_time(world: World) -> None:
     async def ask(name: str) -> tuple[float, float, str]:
         request = ChatRequest(message="count", model_name=name, temperature=0, max_tokens=60)
         came = []
-        async for event in world.chats.chat(request, soon()):
+        async for event in world.chats.chat(OWNER, request, soon()):
             came += [asyncio.get_running_loop().time()] if isinstance(event, DeltaEvent) else []
         assert isinstance(event, ChatResponse)
         return came[0], came[-1], event.model_name

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from app.cli.commands.command import Choice, Command
 from app.cli.conversation.session import Session
 from app.cli.errors import Refused, UsageError
-from app.cli.output.model_table import in_list_order, loads_of, model_table, served_from
+from app.cli.output.model_table import better_models, in_list_order, loads_of, model_table, served_from
 
 MISTYPED = 0.66  # similarity to a name from which a word is taken for one
 
@@ -25,6 +25,9 @@ async def list_models(session: Session, argument: str) -> None:
     for model in session.models.values():
         if model.error is not None:
             terminal.note(f"{model.name} failed: {model.error}")
+    current = session.models.get(session.current_model or "")
+    if suggestion := better_models(None if current is None else current.model_id):
+        terminal.note(suggestion)
 
 
 async def switch(session: Session, argument: str) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
 WIDE = 110  # columns; the full table needs them
+_WEAK_MODELS = ("builtin", "microsoft/DialoGPT-medium")
 _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": ""}
 
 
@@ -30,6 +31,13 @@ def current_model_line(health: HealthResponse) -> str:
         return f"Current model: {model.name} ({model.error or model.status})"
     origin = "" if model.model_id == model.name else f" (served from {served_from(model.model_id)})"
     return f"Current model: {model.name}{origin}"
+
+
+def better_models(model_id: str | None) -> str | None:
+    """Returns a line that names better models, if the model with this id is one that chats poorly."""
+    if model_id not in _WEAK_MODELS:
+        return None
+    return "For better answers: /switch smollm2-135m (0.3 GB) or /switch qwen3-0.6b (1.5 GB)."
 
 
 def in_list_order(models: Iterable[ModelEntry]) -> list[ModelEntry]:

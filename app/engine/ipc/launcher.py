@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from app.engine.ipc.child_process import (
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 _FORK_TIMEOUT_S = 5.0  # for a fork server that has forked before
 _LONG_LIFE_S = 60.0
 _LONGEST_PAUSE_S = 60.0  # before another fork server is started
-_SHARED_PAUSE_S = 30.0  # before a shared fork server that failed is asked again
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the fork server
 
 
@@ -89,14 +87,11 @@ class ForkServer:
 class WorkerLauncher:
     """Starts workers, with a fork server of its own. The owner must call `close`.
 
-    `shared` is the path of another owner's fork server, to use instead of its own. If that fails, workers are
-    spawned for half a minute before it is asked again.
+    `shared` is the path of another owner's fork server, to use instead of its own.
     """
 
-    def __init__(self, shared: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, shared: Path | None = None) -> None:
         self._shared = shared
-        self._clock = clock
-        self._shared_from = clock()  # when the shared fork server may be asked
         self._server: ForkServer | None = None
         self._may_fork = sys.platform == "linux"  # elsewhere system libraries break in forked processes
         self._has_forked = False  # with the present fork server
@@ -155,24 +150,18 @@ class WorkerLauncher:
         return await SpawnedProcess.start(address, life_line)
 
     def _give_up_server(self) -> None:
-        """Ends a fork server that fails. Another one is started only if this one has worked before.
-
-        A shared one is left to its owner, who may replace it.
-        """
-        if self._shared is None:
-            self._may_fork = self._has_forked
-        else:
-            self._shared_from = self._clock() + _SHARED_PAUSE_S
+        """Ends a fork server that fails. Another one is started only if this one has worked before."""
+        self._may_fork = self._has_forked and self._shared is None
         self.close()
 
     def _described_setting(self) -> str:
         return "" if self._shared is None else f" by LLM_FORK_SERVER={self._shared}"
 
     def _fork_server_path(self) -> Path | None:
-        if self._shared is not None:
-            return self._shared if self._may_fork and self._clock() >= self._shared_from else None
         self.start()
-        return None if self._server is None or not self._may_fork else self._server.path
+        if not self._may_fork or self._shared is not None:
+            return self._shared if self._may_fork else None
+        return None if self._server is None else self._server.path
 
     def close(self) -> None:
         """Ends the launcher's own fork server. May be called again."""

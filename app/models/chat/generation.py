@@ -1,6 +1,7 @@
 """Generates a reply with a model, which it loads first if necessary. It keeps no state between requests."""
 
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
@@ -168,9 +169,16 @@ def _log_end(model: ServedModel, finished: Finished) -> None:
 
 
 def sampling_for(request: SamplingFields, defaults: Mapping[str, SamplingValue]) -> SamplingParams:
-    """Returns the request's parameters, with the model's defaults for those that it leaves out."""
+    """Returns the request's parameters, with the model's defaults for those that it leaves out.
+
+    Without a seed it draws one, so that every reply can be repeated. The seed is small enough for a double,
+    which is how many clients read a number.
+    """
     given = request.model_dump(include=set(SamplingFields.model_fields), exclude_none=True)
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
     parameters = {name: default.value for name, default in defaults.items()} | given
-    return msgspec.convert(parameters, SamplingParams, str_keys=True)
+    params = msgspec.convert(parameters, SamplingParams, str_keys=True)
+    if params.seed is None and params.temperature > 0:
+        return msgspec.structs.replace(params, seed=secrets.randbelow(2**32))
+    return params

@@ -55,6 +55,7 @@ class ReplyCollector:
             model_id=self.model.model_id,
             prompt_tokens=accepted.prompt_tokens,
             omitted_messages=accepted.omitted_messages,
+            parameters=self._parameters(),
         )
 
     def add(self, delta: messages.Delta) -> ThinkingEvent | DeltaEvent:

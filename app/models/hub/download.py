@@ -78,7 +78,7 @@ class Download:
 
     @property
     def _folder(self) -> Path:
-        return self.cache_dir / cache_name(self.repository.source.location)
+        return self.cache_dir / cache_name(self.repository.source.repository)
 
     @property
     def _blobs(self) -> Path:
@@ -158,7 +158,7 @@ class Download:
     def _append(self, file: RemoteFile, start: int, out: BinaryIO) -> None:
         repository = self.repository
         url = hf_hub_url(
-            repository.source.location, file.name, revision=repository.commit, endpoint=self.endpoint
+            repository.source.repository, file.name, revision=repository.commit, endpoint=self.endpoint
         )
         # Without compression, because the range must count the same bytes as the file on the disk.
         headers = self.headers | {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}

@@ -11,8 +11,15 @@ from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoSibling
 
 from app.core.catalogue import Source
-from app.core.errors import HubUnreachable, ModelRefused
-from app.core.model_folder import INDEX, TEMPLATE_FOLDER, is_text, weights_among
+from app.core.errors import HubUnreachable, ModelMissing, ModelRefused
+from app.core.model_folder import (
+    INDEX,
+    TEMPLATE_FOLDER,
+    gguf_among,
+    gguf_kinds,
+    is_text,
+    weights_among,
+)
 
 LOOKUP_TIMEOUT_S = 10.0
 _NAME = re.compile(rf"({TEMPLATE_FOLDER}/)?[\w-][\w.+-]*")
@@ -44,13 +51,13 @@ def look_up(api: HfApi, source: Source) -> Repository:
         HfHubHTTPError: see HfApi.model_info.
     """
     info = api.model_info(
-        source.location, revision=source.revision, files_metadata=True, timeout=LOOKUP_TIMEOUT_S
+        source.repository, revision=source.revision, files_metadata=True, timeout=LOOKUP_TIMEOUT_S
     )
     if info.gated:
-        api.auth_check(source.location)
+        api.auth_check(source.repository)
     offered = {sibling.rfilename: sibling for sibling in info.siblings or () if _is_wanted(sibling.rfilename)}
     weights = _weights(offered, source)
-    names = {name for name in offered if is_text(name)} - {INDEX}
+    names = {name for name in offered if is_text(name)} - {INDEX} if source.gguf_name is None else set()
     files = [_file(offered[name], source) for name in names] + [_file(offered[n], source) for n in weights]
     is_weight = set(weights)
     files.sort(key=lambda file: (file.name in is_weight, file.size))
@@ -62,13 +69,36 @@ def _is_wanted(name: str) -> bool:
 
 
 def _weights(names: Iterable[str], source: Source) -> list[str]:
+    if source.gguf_name is not None:
+        return [_gguf(names, source)]
     weights = weights_among(names, source.takes_pickle)
     if weights:
         return weights
+    if kinds := gguf_kinds(names):
+        raise ModelRefused(
+            f"{source.location} has no safetensors, only GGUF files.",
+            hint=f"Name one of them, such as {source.location}:{kinds[0]}. {_listed(kinds)}",
+        )
     raise ModelRefused(
         f"{source.location} has no weights in the safetensors format.",
         hint="Other formats can run code when they are opened, so they are never read.",
     )
+
+
+def _gguf(names: Iterable[str], source: Source) -> str:
+    assert source.gguf_name is not None
+    found = gguf_among(names, source.gguf_name)
+    if found is None:
+        kinds = gguf_kinds(names)
+        raise ModelMissing(
+            f"{source.repository} has no GGUF file called {source.gguf_name}.",
+            hint=_listed(kinds) if kinds else "It has no GGUF files at all.",
+        )
+    return found
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return f"There are: {', '.join(kinds)}."
 
 
 def _file(sibling: RepoSibling, source: Source) -> RemoteFile:

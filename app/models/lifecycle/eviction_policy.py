@@ -11,12 +11,13 @@ from pathlib import Path
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.core.machine import available_bytes
-from app.core.model_folder import CONFIG, BrokenFile, read_json, weight_bytes
+from app.core.model_folder import CONFIG, BrokenFile, is_gguf, read_json, weight_bytes
 from app.models.hub.errors import gigabytes
 from app.models.lifecycle.state import ModelState
 
 _RUNTIME_BYTES = 400_000_000  # of a worker besides its weights: the interpreter, torch, activations
 _CROWDED_S = 10  # after which other programs may have freed memory
+_GGUF_GROWTH = 3.6  # 4-bit blocks become 16-bit weights
 _SHARE = 0.95  # of the memory may be used; the rest is for other programs
 
 
@@ -51,6 +52,8 @@ class EvictionPolicy:
         if state.measured_bytes is not None:
             return state.measured_bytes
         weights = weight_bytes(folder)
+        if is_gguf(folder):
+            return int(weights * _GGUF_GROWTH) + _RUNTIME_BYTES
         widened = 2 if self.is_float32 and _is_stored_in_16_bits(folder) else 1
         return weights * widened + _RUNTIME_BYTES
 

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 
 from app.core.catalogue import ModelProfile, Source, find_profile
+from app.core.model_folder import is_gguf
 from app.core.paths import expand, is_path
 from app.models.lifecycle.state import ModelState
 
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
 _MAX_OTHERS = 32  # known models that are not in the catalogue
 _CONTEXT_LENGTH = 8192  # tokens, for a model outside the catalogue; less if its own window is smaller
 
@@ -59,20 +60,26 @@ class ModelRegistry:
 
 
 def _undescribed(name: str) -> ModelProfile | None:
-    """Returns a profile for a repository or folder that is not in the catalogue; None if it is neither."""
-    is_folder = is_path(name)
-    if not is_folder and not _REPOSITORY.fullmatch(name):
+    """Returns a profile for a repository, folder or GGUF file that is not in the catalogue; else None."""
+    is_local = is_path(name)
+    if not is_local and not _REPOSITORY.fullmatch(name):
         return None
     try:
-        location = os.path.abspath(expand(name)) if is_folder else name  # without a look at the disk
+        location = os.path.abspath(expand(name)) if is_local else name  # without a look at the disk
     except ValueError:
         return None
     return ModelProfile(
         name,
         name.rstrip("/").rpartition("/")[2],
-        "A folder on this machine" if is_folder else "A repository of the Hugging Face Hub",
+        _description(name, is_local),
         (Source(location),),
         context_length=_CONTEXT_LENGTH,
         size_bytes=None,
         memory_bytes=None,
     )
+
+
+def _description(name: str, is_local: bool) -> str:
+    if not is_local:
+        return "A repository of the Hugging Face Hub"
+    return "A GGUF file on this machine" if is_gguf(name) else "A folder on this machine"

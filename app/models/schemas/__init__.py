@@ -22,6 +22,13 @@ from app.models.schemas.models import (
     UnloadModelRequest as UnloadModelRequest,
     UnloadModelResponse as UnloadModelResponse,
 )
+from app.models.schemas.parts import (
+    MessagePart as MessagePart,
+    TextPart as TextPart,
+    ThinkingPart as ThinkingPart,
+    ToolCallPart as ToolCallPart,
+    ToolResultPart as ToolResultPart,
+)
 from app.models.schemas.replies import (
     ChatResponse as ChatResponse,
     ConversationListResponse as ConversationListResponse,
@@ -36,6 +43,7 @@ from app.models.schemas.replies import (
     LogprobEntry as LogprobEntry,
     NewChatResponse as NewChatResponse,
     Parameters as Parameters,
+    SelectResponse as SelectResponse,
     StartEvent as StartEvent,
     ThinkingEvent as ThinkingEvent,
     Timings as Timings,
@@ -46,13 +54,17 @@ from app.models.schemas.replies import (
 from app.models.schemas.requests import (
     ChatRequest as ChatRequest,
     ContinueRequest as ContinueRequest,
+    EditRequest as EditRequest,
+    ForkConversationRequest as ForkConversationRequest,
     GenerateRequest as GenerateRequest,
     NewChatRequest as NewChatRequest,
     RegenerateRequest as RegenerateRequest,
     SamplingFields as SamplingFields,
+    SelectRequest as SelectRequest,
     TranscriptMessage as TranscriptMessage,
     TurnFields as TurnFields,
     UndoRequest as UndoRequest,
+    UpdateConversationRequest as UpdateConversationRequest,
 )
 from app.models.schemas.wire import (
     MAX_STOP as MAX_STOP,

@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from app.core.literals import FinishReason, Role
+from app.models.schemas.parts import MessagePart
 from app.models.schemas.wire import WireModel
 
 
@@ -68,12 +69,13 @@ class ChatResponse(WireModel):
     response: str
     thinking: str | None = Field(None, description="The thinking of a reasoning model.")
     conversation_id: str
-    message_id: str
+    message_id: str = Field(description="The id of the reply.")
+    parent_id: str | None = Field(None, description="The id of the message that it answers.")
     model_name: str = Field(description="The model's name in the catalogue.")
     model_id: str = Field(description="The source of its weights: a Hub repository or a local folder.")
     generation_time: float = Field(description="Seconds.")
     finish_reason: FinishReason
-    message_count: int = Field(description="The number of messages now stored in the conversation.")
+    message_count: int = Field(description="The number of messages now in the conversation's current branch.")
     usage: Usage
     timings: Timings
     omitted_messages: int = Field(
@@ -102,12 +104,22 @@ class NewChatResponse(WireModel):
 
 class ConversationMessage(WireModel):
     id: str
+    parent_id: str | None = Field(None, description="null for the first message of a conversation.")
     role: Role
-    content: str
+    content: str = Field(description="The text, without thinking and tool calls.")
+    parts: list[MessagePart] = Field(default_factory=list, description="All of the message, in order.")
+    siblings: list[str] = Field(
+        default_factory=list,
+        description="The ids of all messages with the same parent, this one among them, the oldest first.",
+    )
+    position: int = Field(1, description="The place of this message among its siblings, from 1 on.")
     timestamp: datetime
     model_name: str | None = None
     model_id: str | None = None
     finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+    parameters: Parameters | None = None
 
 
 class ConversationResponse(WireModel):
@@ -119,7 +131,8 @@ class ConversationResponse(WireModel):
     )
     created_at: datetime
     updated_at: datetime
-    message_count: int
+    head_id: str | None = Field(None, description="The last message of the current branch.")
+    message_count: int = Field(description="The number of messages in the current branch.")
     messages: list[ConversationMessage]
 
 
@@ -137,6 +150,7 @@ class ConversationListResponse(WireModel):
     total: int
     limit: int
     offset: int
+    next_cursor: str | None = Field(None, description="Continues the list after this page; null at its end.")
 
 
 class DeletedResponse(WireModel):
@@ -146,7 +160,14 @@ class DeletedResponse(WireModel):
 
 class UndoResponse(WireModel):
     conversation_id: str
-    removed_messages: int
+    removed_messages: int = Field(description="The number of messages that left the current branch.")
+    message_count: int
+    head_id: str | None = None
+
+
+class SelectResponse(WireModel):
+    conversation_id: str
+    head_id: str = Field(description="The last message of the branch, which is now the current one.")
     message_count: int
 
 
@@ -185,10 +206,12 @@ class StartEvent(WireModel):
 
     conversation_id: str | None = None
     message_id: str | None = None
+    parent_id: str | None = None
     model_name: str
     model_id: str
     prompt_tokens: int
     omitted_messages: int
+    parameters: Parameters | None = None
 
 
 class ThinkingEvent(WireModel):

@@ -128,12 +128,23 @@ class ChatRequest(TurnFields):
         None,
         description="The model that answers. If left out, the conversation's model or else the current one.",
     )
+    parent_id: Name | None = Field(
+        None,
+        description="The message of the conversation below which this one is added, as a branch. If left "
+        "out, the last message of the current branch.",
+    )
     system_prompt: Text | None = Field(
         None, description="Replaces the conversation's system prompt from this message on."
     )
     stream: StrictBool = Field(
         False, description="Answers with server-sent events: `start`, `delta`..., then `done` or `error`."
     )
+
+    @model_validator(mode="after")
+    def _parent_has_conversation(self) -> "ChatRequest":
+        if self.parent_id is not None and self.conversation_id is None:
+            raise ValueError("parent_id needs conversation_id, the conversation of that message")
+        return self
 
 
 class TranscriptMessage(RequestModel):
@@ -167,8 +178,11 @@ class NewChatRequest(RequestModel):
 
 
 class RegenerateRequest(TurnFields):
-    """Answers the last user message again."""
+    """Answers a user message again. The old reply stays, as another version."""
 
+    message_id: Name | None = Field(
+        None, description="The reply to make again. If left out, the last reply of the current branch."
+    )
     model_name: Name | None = None
     stream: StrictBool = False
 
@@ -178,6 +192,40 @@ class ContinueRequest(TurnFields):
 
     model_name: Name | None = None
     stream: StrictBool = False
+
+
+class EditRequest(TurnFields):
+    """Asks a changed question beside an old one, and answers it."""
+
+    message_id: Name = Field(description="The user's message to change. It stays, as another version.")
+    message: NonBlankText = Field(description="The changed message.")
+    model_name: Name | None = None
+    stream: StrictBool = False
+
+
+class SelectRequest(RequestModel):
+    message_id: Name = Field(description="Any message. Its branch is followed to its newest end.")
+
+
+class ForkConversationRequest(RequestModel):
+    """Copies a branch into a new conversation."""
+
+    message_id: Name | None = Field(
+        None, description="The last message to copy. If left out, that of the current branch."
+    )
+
+
+class UpdateConversationRequest(RequestModel):
+    """Changes the fields that are sent. Null removes the title, or goes back to the current model."""
+
+    title: Annotated[Name, AfterValidator(not_blank)] | None = None
+    model_name: Name | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "UpdateConversationRequest":
+        if not self.model_fields_set:
+            raise ValueError("send title, model_name or both")
+        return self
 
 
 class UndoRequest(RequestModel):

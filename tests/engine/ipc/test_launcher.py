@@ -200,27 +200,6 @@ def test_worker_is_spawned_if_no_fork_server_answers(
     assert f"LLM_FORK_SERVER={tmp_path / 'none'}" in caplog.text
 
 
-def test_shared_fork_server_that_is_back_forks_again_after_a_pause(
-    fork_server: ForkServer, tmp_path: Path
-) -> None:
-    now, shared = [1000.0], tmp_path / "shared"
-
-    async def load() -> int:
-        async with worker(launcher, tmp_path) as process:
-            parent = psutil.Process(process.pid).ppid()
-            await ended(process)
-            return parent
-
-    launcher = WorkerLauncher(shared, lambda: now[0])
-    assert asyncio.run(load()) == os.getpid()
-    shared.symlink_to(fork_server.path)
-    now[0] += 29
-    assert asyncio.run(load()) == os.getpid()
-    now[0] += 1
-    for _ in range(2):
-        assert asyncio.run(load()) == fork_server.pid
-
-
 @pytest.mark.parametrize(
     "name", ["LLM_API_KEY", "LLM_API_KEYS", "llm_hf_token", "Hf_Token", "HUGGING_FACE_HUB_TOKEN"]
 )

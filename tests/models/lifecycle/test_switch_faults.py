@@ -77,10 +77,8 @@ def scene(
     files = {path.name: path.read_bytes() for path in tiny_folders["tiny-b"].iterdir()}
     with running(StandInHub()) as hub, asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, hub_of(hub, cache))
-        chats = chats_of(settings, models)
-        world = World(
-            runner, models, chats, TextGenerator(settings, ChatGenerator(models)), ServerStatus(models)
-        )
+        generator = TextGenerator(settings, ChatGenerator(models))
+        world = World(runner, models, *chats_of(settings, models), generator, ServerStatus(models))
         world.collect(models.switch("tiny-a"))
         yield Scene(world, hub, cache, files)
         world.run(models.close())

@@ -1,0 +1,50 @@
+"""Finds the conversations of an owner, and holds their turn locks."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.models.conversation import Conversation, Message
+from app.models.storage.store import ConversationStore
+from app.models.storage.turn_locks import TurnLocks
+
+
+class ConversationFinder:
+    """Finds conversations and their messages. A conversation of another owner does not exist."""
+
+    def __init__(self, store: ConversationStore, locks: TurnLocks) -> None:
+        """`store` must not evict a conversation whose lock is held in `locks`."""
+        self._store = store
+        self._locks = locks
+
+    @asynccontextmanager
+    async def locked(self, owner: str, conversation_id: str) -> AsyncIterator[Conversation]:
+        """Yields the conversation and holds its turn lock.
+
+        Raises:
+            ConversationNotFound, ConversationBusy.
+        """
+        await self._store.get(owner, conversation_id)  # raises ConversationNotFound before ConversationBusy
+        async with self._locks.hold(conversation_id):
+            # Read the conversation again, because another turn may have ended meanwhile.
+            yield await self._store.get(owner, conversation_id)
+
+    @asynccontextmanager
+    async def new(self, owner: str, system_prompt: str) -> AsyncIterator[Conversation]:
+        """Yields a new conversation, which can be committed later, and holds its turn lock.
+
+        Raises:
+            QueueFull: the store is full.
+        """
+        conversation = Conversation(owner=owner, system_prompt=system_prompt)
+        async with self._locks.hold(conversation.id):
+            await self._store.reserve(conversation)
+            yield conversation
+
+    async def message(self, conversation: Conversation, message_id: str | None) -> Message | None:
+        """Returns the message; None if `message_id` is None.
+
+        Raises:
+            MessageNotFound.
+        """
+        branch = await self._store.branch(conversation, message_id, turns=1)
+        return branch[-1] if branch else None
