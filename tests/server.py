@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,17 +66,19 @@ def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:  # Any: JSON 
 
 
 @contextmanager
-def running_server(folder: Path, **environment: str) -> Iterator[RunningServer]:
+def running_server(
+    folder: Path, *, command: Sequence[str] = ("app",), **environment: str
+) -> Iterator[RunningServer]:
     """Runs `python -m app` in `folder` on a free port, with no other settings than those given.
 
-    Its log is `server.log` in that folder.
+    `command` names another module that serves, and its arguments. Its log is `server.log` in that folder.
     """
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
     defaults = {"LLM_PORT": str(port), "PYTHONPATH": str(ROOT), "HF_HUB_CACHE": str(folder / "hub")}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app"],
+            [sys.executable, "-m", *command],
             cwd=folder,
             env=inherited | defaults | environment,
             stdout=log,
