@@ -1,0 +1,82 @@
+"""The contract of KeyRecords. A store of these records gets a parameter in `records`."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from app.models.conversation import new_id, now
+from app.models.storage.key_records import KEY_LIFETIME, KeyRecord, KeyRecords, MemoryKeyRecords
+
+
+@pytest.fixture
+def records() -> KeyRecords:
+    return MemoryKeyRecords()
+
+
+def record(owner: str = "ada", key: str = "k1", body_hash: bytes = b"hash") -> KeyRecord:
+    return KeyRecord(owner, key, body_hash, new_id("conv"), new_id("msg"))
+
+
+def test_first_claim_of_a_key_stays(records: KeyRecords) -> None:
+    async def scenario() -> None:
+        first, again = record(), record(body_hash=b"other")
+        assert await records.claim(first) == first
+        assert await records.claim(again) == first
+
+    asyncio.run(scenario())
+
+
+def test_of_claims_at_the_same_moment_one_is_stored(records: KeyRecords) -> None:
+    async def scenario() -> None:
+        claims = [record() for _ in range(20)]
+        stored = set(await asyncio.gather(*map(records.claim, claims)))
+        assert len(stored) == 1 and stored < set(claims)
+
+    asyncio.run(scenario())
+
+
+def test_keys_of_owners_are_apart(records: KeyRecords) -> None:
+    async def scenario() -> None:
+        claims = [record(), record(owner="bob"), record(key="k2")]
+        assert [await records.claim(each) for each in claims] == claims
+
+    asyncio.run(scenario())
+
+
+def test_released_key_can_be_claimed_again(records: KeyRecords) -> None:
+    async def scenario() -> None:
+        first, second = record(), record()
+        await records.claim(first)
+        await records.release(first)
+        assert await records.claim(second) == second
+        await records.release(first)  # too late: the key is another record's
+        assert await records.claim(record()) == second
+
+    asyncio.run(scenario())
+
+
+def test_a_record_lasts_a_day(records: KeyRecords) -> None:
+    async def scenario() -> None:
+        first = record()
+        await records.claim(first)
+        almost = now() + KEY_LIFETIME - timedelta(minutes=1)
+        assert await records.claim(replace(record(), created_at=almost)) == first
+        late = replace(record(), created_at=first.created_at + KEY_LIFETIME)
+        assert await records.claim(late) == late
+
+    asyncio.run(scenario())
+
+
+def test_records_in_memory_are_bounded() -> None:
+    async def scenario() -> None:
+        records = MemoryKeyRecords(max_records=2)
+        first, *others = (record(key=key) for key in ("k1", "k2", "k3"))
+        for each in (first, *others):
+            await records.claim(each)
+        assert [await records.claim(record(key=each.key)) for each in others] == others
+        again = record(key="k1")
+        assert await records.claim(again) == again
+
+    asyncio.run(scenario())
