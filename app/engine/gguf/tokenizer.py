@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from app.core.errors import ModelUnsupported
+from app.core.errors import ModelCorrupt, ModelUnsupported
 from app.engine.gguf.file import GGUFFile, corrupt
 from app.engine.gguf.pre_tokenizers import RULES
+from app.engine.loading.folder_check import library_errors_as
 from app.engine.tokenization.panics import panics_as_errors
 
 _PREFIX = "tokenizer.ggml."
@@ -69,22 +70,21 @@ def build_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
     vocabulary = GGUFVocabulary.of(file)
     kind = file.text(f"{_PREFIX}model")
     special = _special_tokens(file, vocabulary)
-    try:
-        with panics_as_errors():
-            tokenizer = _backend(kind, file, vocabulary, special)
-            _add_special_tokens(tokenizer, vocabulary)
-    except (ModelUnsupported, KeyError) as error:
-        raise (
-            error if isinstance(error, ModelUnsupported) else corrupt("a special token is missing")
-        ) from error
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise corrupt(f"its vocabulary cannot be used: {error}") from error
+    with library_errors_as(_describe), panics_as_errors():
+        tokenizer = _backend(kind, file, vocabulary, special)
+        _add_special_tokens(tokenizer, vocabulary)
     wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special
     )
     if isinstance(template := file.metadata.get(_TEMPLATE), str):
         wrapped.chat_template = template
     return wrapped
+
+
+def _describe(error: Exception) -> ModelCorrupt:
+    if isinstance(error, KeyError):
+        return corrupt("a special token is missing")
+    return corrupt(f"its vocabulary cannot be used: {error}")
 
 
 def ending_ids(file: GGUFFile) -> list[int]:

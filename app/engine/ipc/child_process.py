@@ -88,23 +88,20 @@ class ForkedProcess:
     ) -> "ForkedProcess":
         """Raises OSError if the fork server is not running, does not answer, or refuses to fork."""
         loop = asyncio.get_running_loop()
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.setblocking(False)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await loop.sock_connect(connection, str(server))
-                send_request(connection, _request(address), [life_line.fileno(), 1, 2])
-                await until_readable(connection)
-            pid, pidfd = receive_answer(connection)
-            return cls(pid, pidfd, connection)
-        except TimeoutError:
-            connection.close()
-            raise TimeoutError(
-                errno.ETIMEDOUT, f"the fork server did not answer within {timeout_s:g} s"
-            ) from None
-        except BaseException:
-            connection.close()
-            raise
+        with contextlib.ExitStack() as undo:
+            connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            connection.setblocking(False)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await loop.sock_connect(connection, str(server))
+                    send_request(connection, _request(address), [life_line.fileno(), 1, 2])
+                    await until_readable(connection)
+            except TimeoutError:
+                message = f"the fork server did not answer within {timeout_s:g} s"
+                raise TimeoutError(errno.ETIMEDOUT, message) from None
+            process = cls(*receive_answer(connection), connection)
+            undo.pop_all()
+        return process
 
     @property
     def is_alive(self) -> bool:

@@ -1,6 +1,7 @@
 """The EngineBackend that runs a model in a worker process on this machine."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -101,13 +102,12 @@ class WorkerClient:
                 f"No worker could be started: {error.strerror}.", retry_after=_RETRY_AFTER_S
             ) from error
         client = cls(spec, process, report, max_requests, stuck_after_s)
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(client.close)
             await client._wait_until_ready()
             client._was_ready = True
             client._tasks.append(asyncio.create_task(client._watch(), name=f"watch {spec.model_name}"))
-        except BaseException:
-            await client.close()
-            raise
+            undo.pop_all()
         return client
 
     async def _wait_until_ready(self) -> None:

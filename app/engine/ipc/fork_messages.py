@@ -1,6 +1,7 @@
 """Defines the messages between a fork server and the launchers that ask it for workers."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -60,18 +61,16 @@ def receive_request(connection: socket.socket) -> tuple[ForkRequest, list[int]]:
     """
     _, fds, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 1 + _STREAMS)
     file, streams = fds[:1], fds[1:]
-    try:
+    with contextlib.ExitStack() as closing, contextlib.ExitStack() as undo:
+        closing.callback(_close, file)
+        undo.callback(_close, streams)
         if len(streams) != _STREAMS:
             raise ConnectionError("the request came without its descriptors")
         with open(file[0], "rb", closefd=False) as reading:
             reading.seek(0)
             request: ForkRequest = _decode(reading.read(), ForkRequest)
-        return request, streams
-    except BaseException:
-        _close(streams)
-        raise
-    finally:
-        _close(file)
+        undo.pop_all()
+    return request, streams
 
 
 def send_answer(connection: socket.socket, answer: Forked | NotForked, pidfd: int | None = None) -> None:

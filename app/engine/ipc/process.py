@@ -40,16 +40,15 @@ class WorkerProcess:
     @classmethod
     async def start(cls, spec: WorkerSpec, launcher: WorkerLauncher) -> "WorkerProcess":
         """Raises OSError if the machine has no room for another process, socket or folder."""
-        link = _MessageSocket()
-        ours, theirs = socket.socketpair()
-        try:
+        with contextlib.ExitStack() as undo:
+            link = _MessageSocket()
+            undo.callback(link.close)
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
             with theirs:
                 process = await launcher.launch(link.address, theirs)
             heart, life_line = await asyncio.open_unix_connection(sock=ours)
-        except BaseException:
-            link.close()
-            ours.close()
-            raise
+            undo.pop_all()
         life_line.write(msgspec.json.encode(spec) + b"\n")
         return cls(process, link, heart, life_line)
 

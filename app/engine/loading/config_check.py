@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
 from app.core.model_folder import CONFIG, GENERATION_CONFIG, BrokenFile, read_json, safetensors
+from app.engine.loading.folder_check import library_errors_as
 
 _POSITIVE = (
     "max_position_embeddings",
@@ -90,9 +91,9 @@ def _stored_shapes(paths: Iterable[Path]) -> Shapes:
 def _outline(config: PreTrainedConfig) -> PreTrainedModel | None:
     """Returns the model without memory for its weights; None if it cannot be built, as the load reports."""
     try:
-        with torch.device("meta"):
+        with library_errors_as(lambda error: ModelUnsupported(str(error))), torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except Exception:  # the author may have written anything, and the library raises anything
+    except ModelUnsupported:
         return None
     return model if isinstance(model, PreTrainedModel) else None
 

@@ -3,13 +3,36 @@
 The folder's author is not trusted. Only small files are read, as data.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import ModelCorrupt, ModelMissing, ModelNeedsCode, ModelRefused, ModelUnsupported
+from app.core.errors import (
+    ModelCorrupt,
+    ModelMissing,
+    ModelNeedsCode,
+    ModelRefused,
+    ModelUnavailable,
+    ModelUnsupported,
+)
 from app.core.model_folder import CONFIG, TEMPLATE_FOLDER, BrokenFile, UnsafeIndex, read_json, safetensors
 
 AGAIN = "Fetch the model again."  # the hint for a damaged model
+
+
+@contextmanager
+def library_errors_as(describe: Callable[[Exception], ModelUnavailable]) -> Iterator[None]:
+    """Raises the error that `describe` returns for one of a library that reads the model's files.
+
+    A file may hold anything, and the libraries raise anything, even plain Exception.
+    """
+    try:
+        yield
+    except ModelUnavailable:
+        raise
+    except Exception as error:
+        raise describe(error) from error
 
 
 def refuse_unsafe(folder: Path) -> None:

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from app.core.errors import (
     ModelCorrupt,
     ModelLoadFailed,
+    ModelUnavailable,
     ModelUnsupported,
 )
 from app.core.model_folder import PICKLE, is_gguf
@@ -34,7 +35,7 @@ from app.engine.gguf.tokenizer import build_tokenizer, ending_ids
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
-from app.engine.loading.folder_check import AGAIN, refuse_strange_files, refuse_unsafe
+from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files, refuse_unsafe
 from app.engine.loading.pickle_to_safetensors import convert
 from app.engine.loading.tokenizer_check import refuse_growth
 from app.engine.tokenization.panics import panics_as_errors
@@ -155,19 +156,24 @@ def _loaded_dtype(config: PreTrainedConfig, dtype: torch.dtype, device: torch.de
 
 
 def _config(folder: Path) -> PreTrainedConfig:
-    try:
+    unknown = "transformers does not know the model in config.json"
+    with library_errors_as(lambda error: ModelUnsupported(f"{unknown}: {error}")):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # the file may hold anything, and the library may raise anything
-        raise ModelUnsupported(f"transformers does not know the model in config.json: {error}") from error
     if config.is_encoder_decoder:
         raise ModelUnsupported(f"{config.model_type} is not a causal language model")
     return config
 
 
 def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    try:
+
+    def describe(error: Exception) -> ModelUnavailable:
+        if isinstance(error, ValueError):
+            return ModelUnsupported(f"{config.model_type} is not a causal language model: {error}")
+        return ModelCorrupt(f"the weights cannot be read: {error}", hint=AGAIN)
+
+    with library_errors_as(describe):
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, though its annotation says otherwise
             folder,
             config=config,
@@ -178,10 +184,6 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
             local_files_only=True,
             output_loading_info=True,
         )
-    except ValueError as error:
-        raise ModelUnsupported(f"{config.model_type} is not a causal language model: {error}") from error
-    except Exception as error:  # as above
-        raise ModelCorrupt(f"the weights cannot be read: {error}", hint=AGAIN) from error
     model, found = loaded
     if found["missing_keys"]:
         raise ModelCorrupt(f"{len(found['missing_keys'])} weights are missing", hint=AGAIN)
@@ -190,14 +192,15 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        with panics_as_errors():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # as above; the tokenizers library raises plain Exception
-        raise ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN) from error
+    with library_errors_as(_tokenizer_error), panics_as_errors():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     refuse_growth(tokenizer)
     return tokenizer
+
+
+def _tokenizer_error(error: Exception) -> ModelCorrupt:
+    return ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN)
 
 
 def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:

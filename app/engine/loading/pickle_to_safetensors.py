@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from app.core.errors import ModelCorrupt, ModelRefused
+from app.core.errors import ModelCorrupt, ModelRefused, ModelUnavailable
 from app.core.model_folder import PICKLE, WEIGHTS, text_files
+from app.engine.loading.folder_check import library_errors_as
 
 
 def convert(folder: Path, target: Path) -> Path:
@@ -42,14 +43,14 @@ def convert(folder: Path, target: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    try:
+    def describe(error: Exception) -> ModelUnavailable:
+        if isinstance(error, pickle.UnpicklingError):
+            more = f"{path.name} holds more than weights, which could run code."
+            return ModelRefused(more, hint="Choose another model.")
+        return ModelCorrupt(f"{path.name} cannot be read: {type(error).__name__}")
+
+    with library_errors_as(describe):
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelRefused(
-            f"{path.name} holds more than weights, which could run code.", hint="Choose another model."
-        ) from error
-    except Exception as error:  # the file may hold anything, and the unpickler may raise anything
-        raise ModelCorrupt(f"{path.name} cannot be read: {type(error).__name__}") from error
     if not isinstance(weights, dict) or not all(map(_is_weight, weights.items())):
         raise ModelRefused(f"{path.name} holds something other than weights.", hint="Choose another model.")
     return weights
