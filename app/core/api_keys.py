@@ -138,7 +138,7 @@ def _checked_name(name: str, place: str) -> str:
 
 
 def _digest(key: str, place: str) -> bytes:
-    """Returns the SHA-256 of a key, or the one that is written instead of the key."""
+    """Returns the SHA-256 of a key, which may also be given in its place."""
     if (written := _HASH.fullmatch(key)) is not None:
         return bytes.fromhex(written[1])
     if key.startswith("sha256:"):

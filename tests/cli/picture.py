@@ -21,7 +21,7 @@ TYPED = (  # a line, and what is on the screen once it was answered
     ("A function that calculates the factorial of a number", "first"),
     ("/save factorial_help", "saved to"),
 )
-# Without rich's web fonts: a picture that loads nothing.
+# Rich's own format without web fonts, so that the picture loads nothing.
 FORMAT = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>

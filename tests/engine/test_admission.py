@@ -17,7 +17,7 @@ TIMEOUT_S = 60
 
 
 class HeldTokenizer(PreTrainedTokenizerFast):
-    """Takes until `release` is set to encode a text with the word `slow` in it."""
+    """Does not encode a text with the word `slow` before `release` is set."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]

@@ -74,7 +74,7 @@ class InlineExecutor(Executor):
 
 @cache
 def shared_sandbox() -> TemplateSandbox:
-    """One process for all tests, because to start one takes longer than most of them."""
+    """One process for all tests, because starting one takes longer than most tests."""
     return TemplateSandbox()
 
 

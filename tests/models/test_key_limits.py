@@ -26,7 +26,7 @@ limits = st.integers(1, 12)
 
 
 def used(limit: int, history: list[tuple[float, int]], later_s: float = 0) -> MinuteWindow:
-    """A window in which amounts were used, whether or not there was room, some time after the last."""
+    """Returns a window `later_s` after the last of these uses, which count even if there was no room."""
     clock = Clock()
     window = MinuteWindow(limit, clock)
     for gap, amount in history:

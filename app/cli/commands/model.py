@@ -8,7 +8,7 @@ from app.cli.conversation.session import Session
 from app.cli.errors import Refused, UsageError
 from app.cli.output.model_table import better_models, in_list_order, loads_of, model_table, served_from
 
-MISTYPED = 0.66  # similarity to a name from which a word is taken for one
+MISTYPED = 0.66  # a word this similar to a name counts as a mistyped name
 
 
 async def list_models(session: Session, argument: str) -> None:

@@ -1,4 +1,4 @@
-"""Makes folders for Unix sockets, whose paths may have about a hundred bytes only."""
+"""Makes folders for Unix sockets, whose paths are limited to about a hundred bytes."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ def make_socket_folder(parents: Sequence[str] | None = None) -> Path:
     By default they are the folder for temporary files, the user's own run-time folder, and /tmp.
 
     Raises:
-        OSError: none of them will do.
+        OSError: none of them can be used.
     """
     if parents is None:
         parents = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")

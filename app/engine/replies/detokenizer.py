@@ -121,12 +121,12 @@ class ReplyText:
 
     @property
     def includes_stop(self) -> bool:
-        """Whether the text has what ended it."""
+        """Whether the text includes the stop string that ended it."""
         return self._stops.includes_stop
 
     @property
     def length(self) -> int:
-        """Characters that the tokens so far have made, also those that are held back or cut."""
+        """The number of characters of all tokens so far, including those held back or cut."""
         return self._detokenizer.length
 
     @property

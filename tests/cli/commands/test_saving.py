@@ -58,7 +58,7 @@ def test_terminal_asks_before_a_file_is_replaced(url: str) -> None:
         terminal.type("y")
         terminal.wait_for("The earlier file is kept as notes.md~")
         terminal.wait_for("You:", times=4)
-        terminal.type("/export notes.md\rsay next\r")  # what is typed ahead is no answer
+        terminal.type("/export notes.md\rsay next\r")  # a typed-ahead line does not answer
         terminal.wait_for("notes.md exists and was not replaced.", times=2)
         terminal.wait_for("next\n12 tokens")
         terminal.type("/quit\r")

@@ -14,7 +14,7 @@ from tests.engine.tiny import TinyModel, greedy, run
 
 
 def pairs_of(numbers: list[int]) -> Tensor:
-    """Keys and values `[2, 1, 2, rows, 4]`, every element of a row its number."""
+    """Returns keys and values `[2, 1, 2, rows, 4]`, in which each element of a row is its number."""
     return torch.tensor(numbers, dtype=torch.float32).view(1, 1, 1, -1, 1).expand(2, 1, 2, -1, 4)
 
 

@@ -14,7 +14,7 @@ def make_cache(tokens: int = 1024, longest: int = 512) -> KVCache:
 
 
 def key_of(ids: list[int]) -> torch.Tensor:
-    """Keys, every element of a row its id."""
+    """Returns keys in which each element of a row is the id of its token."""
     return torch.tensor(ids, dtype=torch.float32).view(1, 1, -1, 1).expand(1, 2, -1, 4)
 
 
@@ -131,7 +131,7 @@ def test_extend_takes_what_is_left_if_that_is_enough() -> None:
     cache = make_cache(tokens=384, longest=384)
     first, second = admit(cache, "a", [*range(256)]), admit(cache, "b", [*range(900, 960)])
     first.accept(range(10))
-    assert cache.extend(first)  # 320 fit beside the other's 64, a quarter more would not
+    assert cache.extend(first)  # 320 fit beside the other's 64; the usual growth by a quarter would not
     assert first.slot.capacity == 320
     first.accept(range(60))
     assert not cache.extend(first)

@@ -14,13 +14,13 @@ A_THOUSAND = normalizers.Replace("a", "a" * 1000)
 
 
 def charsmap(longest: int) -> bytes:
-    """A map without entries in its trie, behind which one text of that length stands."""
+    """Returns a character map with an empty trie and one replacement text of the given length."""
     trie = (0).to_bytes(4, "little") * 4
     return len(trie).to_bytes(4, "little") + trie + b"x\0" + b"y" * longest + b"\0"
 
 
 def with_parts(tokenizer: PreTrainedTokenizerFast, normalizer: Any = None, decoder: Any = None) -> Any:
-    """The tokenizer with another normaliser or decoder; the library's classes share no base that is typed."""
+    """Returns the tokenizer with another normaliser or decoder, whose classes have no typed base."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     if normalizer is not None:
         backend.normalizer = normalizer

@@ -13,7 +13,7 @@ from tests.hub.standin import StandInHub
 
 TINY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights" * 10_000}
 SECRET = "hf_secret"
-FETCH_TIMEOUT_S = 60.0  # less than a connection attempt takes whose packets vanish
+FETCH_TIMEOUT_S = 60.0  # less than a connection attempt takes if its packets are dropped
 HASTY = NetworkTimeouts(probe_s=0.3, read_s=0.3, retry_s=0.01)
 
 
