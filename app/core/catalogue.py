@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from app.core.errors import ModelNotFound
+from app.core.literals import QuantizationSetting
 
 BUILTIN_NAME = "builtin"
 BUILTIN_PATH = Path(__file__).resolve().parent.parent / "builtin" / "weights"
@@ -108,6 +109,7 @@ class ModelProfile:
     sampling: SamplingDefaults = SamplingDefaults()
     is_pinned: bool = False  # whether it is never unloaded to make room for another
     draft: str | None = None  # a smaller model with the same vocabulary, for speculative decoding
+    quantization: QuantizationSetting | None = None  # None: as the settings say
 
 
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core.literals import Device, DType, LogLevel, Quantization
+from app.core.literals import Device, DType, LogLevel, QuantizationSetting
 from app.core.paths import expand
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     max_conversation_length: int = Field(50, ge=1, le=10_000)
 
     dtype: DType = "auto"
-    quantization: Quantization = "none"
+    quantization: QuantizationSetting = "none"
     threads: Annotated[int | None, BeforeValidator(_auto_is_none)] = Field(None, ge=1, le=1024)
     system_prompt: str = Field("", max_length=32_000)
     host: str = Field("127.0.0.1", min_length=1)

@@ -4,7 +4,8 @@ from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled", "interrupted"]  # `interrupted`: the client disconnected
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "int4"]  # the most bits first
+QuantizationSetting = Literal["none", "int8", "int4", "auto"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import NO_MODEL, SettingsError
+from app.core.literals import QuantizationSetting
 from app.core.paths import absolute, expand, is_path, read_regular
 from app.core.sampling import MAX_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
@@ -67,6 +68,7 @@ class _Model(_Table):
     memory_bytes: int | None = Field(None, ge=0)
     is_pinned: bool | None = None
     draft: str | None = Field(None, min_length=1)
+    quantization: QuantizationSetting | None = None
     sampling: _Sampling | None = None
 
 

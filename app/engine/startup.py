@@ -93,7 +93,7 @@ def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None =
 def _no_memory(spec: WorkerSpec) -> ModelTooLarge:
     return ModelTooLarge(
         f"The memory did not suffice for loading {spec.model_name}.",
-        hint="Choose a smaller model, unload another one, or set LLM_QUANTIZATION=int8.",
+        hint="Choose a smaller model, unload another one, or set LLM_QUANTIZATION=int8 or int4.",
         retry_after=_CROWDED_S,
     )
 

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tokens", type=_count, help="the length of a single reply in tokens")
     parser.add_argument(
-        "--quantization", choices=("none", "int8"), default="none", help="the form of our own weights"
+        "--quantization", choices=("none", "int8", "int4"), default="none", help="the form of our own weights"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"), help="the file for the figures")
     parser.add_argument("--cache", type=Path, default=_CACHE, help="the folder for the generated models")

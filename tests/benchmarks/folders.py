@@ -44,11 +44,11 @@ def ensure(shape: Shape, cache: Path) -> Path:
     return folder
 
 
-def bytes_per_token(folder: Path, item_bytes: int) -> int:
+def bytes_per_token(folder: Path, item_bytes: float) -> int:
     """Bytes of weights that one token reads, at `item_bytes` each: all weights except lookup tables."""
     sizes = dict(_sizes(folder))
     looked_up = _LOOKED_UP if "lm_head.weight" not in sizes else (*_LOOKED_UP, *_EMBEDDINGS)
-    return sum(size for name, size in sizes.items() if not name.endswith(looked_up)) * item_bytes
+    return int(sum(size for name, size in sizes.items() if not name.endswith(looked_up)) * item_bytes)
 
 
 def weights_count(folder: Path) -> int:

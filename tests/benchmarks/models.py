@@ -52,7 +52,7 @@ class BenchmarkModel:
     def weights_bytes(self) -> int:
         return folders.weights_bytes(self.folder)
 
-    def limit(self, bandwidth: float, item_bytes: int) -> float | None:
+    def limit(self, bandwidth: float, item_bytes: float) -> float | None:
         """Tokens per second of one sequence at this bandwidth; None if caches may hold the weights."""
         read = folders.bytes_per_token(self.folder, item_bytes)
         return bandwidth / read if read > _CACHED_BYTES else None

@@ -21,7 +21,7 @@ from tests.benchmarks.report import ModelReport, Report
 from tests.benchmarks.targets import EngineTarget, PeerTarget, ServerTarget, Target
 
 LOADS = ("single", "users", "turns", "long", "start", "switch", "memory")
-_ITEM_BYTES = {"float32": 4, "int8": 1}  # of the layers' weights; 2 otherwise
+_ITEM_BYTES = {"float32": 4, "int8": 1, "int4": 0.625}  # of the layers' weights; 2 otherwise
 _READS = 5  # of memory, before and after the engine's loads
 _HTTP = ServerTarget.name
 
@@ -109,8 +109,8 @@ class ModelRun:
         self._figures.bandwidth = max(self._figures.bandwidth, machine.bandwidth(_READS))
         self._figures.limit = model.limit(self._figures.bandwidth, item_bytes)
 
-    async def _memory(self, peak: int, item_bytes: int) -> Figures:
-        weights = folders.weights_count(self._model.folder) * item_bytes
+    async def _memory(self, peak: int, item_bytes: float) -> Figures:
+        weights = int(folders.weights_count(self._model.folder) * item_bytes)
         return {"memory.peak": peak, "memory.beyond": peak - weights}
 
     async def _server(self) -> None:

@@ -114,7 +114,8 @@ class ModelInfo(Record, frozen=True):
     architecture: str
     device: str
     dtype: str  # in which it computes
-    weights: str  # the form of the layers' weights: float32, bfloat16, float16 or int8
+    weights: str  # the form of the layers' weights: float32, bfloat16, float16, int8, int4, or
+    # those in which the blocks of a GGUF file are kept, such as `int4 (Q4_K), int8 (Q6_K)`
     parameters: int
     context_length: int  # tokens
     memory_bytes: int  # see MemoryUse

@@ -15,7 +15,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from app.core.literals import Quantization
+from app.engine import memory
+from app.engine.layers.block_groups import grouped_linear
 from app.engine.layers.blocks import BlockLinear
+from app.engine.layers.grouped import ParallelLinears, has_grouped_products
 from app.engine.layers.packed_linear import MakeLayer
 from app.engine.layers.schemes import Scheme, choose_scheme
 
@@ -30,6 +33,7 @@ class Packer:
     dtype: torch.dtype
     scheme: Scheme
     make_layer: MakeLayer | None  # None: keep ordinary layers
+    make_output_layer: MakeLayer | None  # of the vocabulary; None as above
     on_packed: Callable[[int], None]  # called with the number of weights in each new layer
 
     @classmethod
@@ -42,11 +46,16 @@ class Packer:
         on_packed: Callable[[int], None] = lambda count: None,
     ) -> "Packer":
         """Returns the fastest packer on the device for weights that are `stored` in this dtype."""
-        return cls(dtype, *choose_scheme(device, stored, dtype, quantization), on_packed)
+        scheme, layer = choose_scheme(device, stored, dtype, quantization)
+        output_layer = None if layer is None else scheme.output_layer_on(device, dtype)
+        return cls(dtype, scheme, layer, output_layer, on_packed)
 
-    def linear(self, *layers: nn.Module) -> nn.Module:
-        """Returns one layer whose outputs are the concatenated outputs of `layers`."""
-        made = self._made(layers)
+    def linear(self, *layers: nn.Module, is_output: bool = False) -> nn.Module:
+        """Returns one layer whose outputs are the concatenated outputs of `layers`.
+
+        `is_output`: whether they are the model's logits.
+        """
+        made = self._made(layers, is_output)
         self.on_packed(weight_count(*layers))
         return made
 
@@ -59,13 +68,26 @@ class Packer:
                 made.append(layer)
         return made
 
-    def _made(self, layers: Sequence[nn.Module]) -> nn.Module:
+    def _made(self, layers: Sequence[nn.Module], is_output: bool = False) -> nn.Module:
+        blocks = [layer.stored for layer in layers if isinstance(layer, BlockLinear)]
+        if not blocks or not has_grouped_products():
+            return self._made_of_values(layers, is_output)
+        if len(blocks) < len(layers):
+            return ParallelLinears([self._made([layer]) for layer in layers])
+        made = grouped_linear(blocks, self._bias(layers), self.dtype)
+        for stored in blocks:
+            memory.page_out(stored.data)
+        return made
+
+    def _made_of_values(self, layers: Sequence[nn.Module], is_output: bool) -> nn.Module:
         weight = _joined([_weight(layer, self.dtype) for layer in layers])
+        make = self.make_output_layer if is_output else self.make_layer
+        bias = self._bias(layers)
+        return _ordinary(weight.to(self.dtype), bias) if make is None else make(weight, bias)
+
+    def _bias(self, layers: Sequence[nn.Module]) -> Tensor | None:
         biases = [layer.bias for layer in layers]
-        bias = None if biases[0] is None else _joined(biases).to(self.dtype)
-        if self.make_layer is None:
-            return _ordinary(weight.to(self.dtype), bias)
-        return self.make_layer(weight, bias)
+        return None if biases[0] is None else _joined(biases).to(self.dtype)
 
 
 class JointLinear:
@@ -114,7 +136,8 @@ def pack_children(parent: nn.Module, packer: Packer) -> None:
     for name, child in parent.named_children():
         # Exact types only: a subclass may compute something else. Layers wider than the model's dtype stay.
         if type(child) in _LINEAR and _fits(child, packer.dtype):
-            setattr(parent, name, packer.linear(child))
+            is_output = isinstance(parent, PreTrainedModel)
+            setattr(parent, name, packer.linear(child, is_output=is_output))
 
 
 def weight_count(*modules: nn.Module) -> int:

@@ -4,6 +4,7 @@ One layer is converted at a time, so that at most one layer's weights are in mem
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from transformers import PreTrainedModel
 from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
+from app.engine.layers.block_groups import describe
 from app.engine.layers.fused import fuse
 from app.engine.layers.packer import Packer, pack, pack_children, weight_count
-from app.engine.layers.schemes import Scheme
+from app.engine.layers.schemes import ROUNDING_16_BITS, Scheme
 
 
 class UpcastEmbedding(nn.Module):
@@ -57,13 +59,16 @@ def prepare(
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
+    forms = describe(model)
     progress = PackProgress(model, report)
     packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add)
     pack_children(model, packer)  # the output layer first: it is the largest, and nothing else is copied yet
     fuse(model, packer)
     pack(model, packer)
     _widen(model, dtype)
-    return packer.scheme
+    if forms is None:
+        return packer.scheme
+    return replace(packer.scheme, name=forms, tolerance=max(packer.scheme.tolerance, ROUNDING_16_BITS))
 
 
 def _widen(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from app.core.literals import Quantization
+from app.engine.layers.grouped_layers import grouped_int8_layer, int4_layer
 from app.engine.layers.int8 import DynamicInt8Linear, int8_layer
 from app.engine.layers.packed_linear import MakeLayer, PackedLinear, half_layer, packed_layer
 
 _log = logging.getLogger(__name__)
 
 _ROUNDING = 1e-3  # relative error that another order of float32 sums may cause
-_ROUNDING_16_BITS = 0.1
+ROUNDING_16_BITS = 0.1
 _CPU = frozenset({"cpu"})
 
 
@@ -26,18 +27,30 @@ class Scheme:
     make_layer: Callable[[torch.dtype], MakeLayer | None]  # for rows of a dtype; None: not on this processor
     tolerance: float  # greatest relative error of a model's logits; a wrong computation has more than 1
     devices: frozenset[str]  # types of the devices that have its layers
+    make_output_layer: Callable[[torch.dtype], MakeLayer | None] | None = None  # None: like the others
 
     def layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
         """Returns the scheme's kind of layer for rows of `dtype`; None if this device has none."""
         return self.make_layer(dtype) if device.type in self.devices else None
 
+    def output_layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
+        """Returns the scheme's kind of output layer for rows of `dtype`; None if this device has none."""
+        make = self.make_layer if self.make_output_layer is None else self.make_output_layer
+        return make(dtype) if device.type in self.devices else None
 
-QUANTISED = {scheme.name: scheme for scheme in (Scheme("int8", int8_layer, 0.4, _CPU),)}
+
+QUANTISED = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("int8", int8_layer, 0.4, _CPU),
+        Scheme("int4", int4_layer, 0.7, _CPU, grouped_int8_layer),
+    )
+}
 _HALF_WEIGHTS = Scheme("float16", half_layer, _ROUNDING, _CPU)  # under rows in float32
 _AS_COMPUTED = {
     torch.float32: Scheme("float32", packed_layer, _ROUNDING, _CPU),
-    torch.bfloat16: Scheme("bfloat16", packed_layer, _ROUNDING_16_BITS, _CPU),
-    torch.float16: Scheme("float16", packed_layer, _ROUNDING_16_BITS, _CPU),
+    torch.bfloat16: Scheme("bfloat16", packed_layer, ROUNDING_16_BITS, _CPU),
+    torch.float16: Scheme("float16", packed_layer, ROUNDING_16_BITS, _CPU),
 }
 
 

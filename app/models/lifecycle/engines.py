@@ -4,6 +4,7 @@ from typing import Protocol
 
 from app.core.catalogue import ModelProfile
 from app.core.config import Settings
+from app.core.literals import Quantization
 from app.engine.backend import EngineBackend
 from app.engine.ipc.client import WorkerClient
 from app.engine.ipc.launcher import WorkerLauncher
@@ -66,6 +67,7 @@ def worker_spec(
     profile: ModelProfile,
     weights: Weights,
     *,
+    quantization: Quantization,
     draft: Weights | None,
     converts_to: str | None,
     low_priority: bool,
@@ -80,7 +82,7 @@ def worker_spec(
         model_name=profile.name,
         device=settings.device,
         dtype=settings.dtype,
-        quantization=settings.quantization,
+        quantization=quantization,
         threads=settings.threads,
         context_length=profile.context_length,
         max_active_requests=settings.max_active_requests,

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
+from app.core.literals import Quantization, QuantizationSetting
 from app.core.machine import available_bytes
 from app.core.model_folder import CONFIG, BrokenFile, is_gguf, read_json, weight_bytes
 from app.models.hub.errors import gigabytes
@@ -17,7 +19,9 @@ from app.models.lifecycle.state import ModelState
 
 _RUNTIME_BYTES = 400_000_000  # of a worker besides its weights: the interpreter, torch, activations
 _CROWDED_S = 10  # after which other programs may have freed memory
-_GGUF_GROWTH = 3.6  # 4-bit blocks become 16-bit weights
+_GGUF_GROWTH = 1.5  # blocks of 6 bits become 8-bit integers with their scales; those of 4 bits grow by 1.1
+_SHARES = {"int8": 0.6, "int4": 0.45}  # of the bytes in 16 bits; embeddings keep those
+FORMS: tuple[Quantization, ...] = get_args(Quantization)  # the one with the most bits first
 _SHARE = 0.95  # of the memory may be used; the rest is for other programs
 
 
@@ -34,6 +38,7 @@ class EvictionPolicy:
     idle_timeout_s: float | None
     is_on_host: bool
     is_float32: bool
+    quantization: QuantizationSetting = "none"
     available: Callable[[], int] = available_bytes
     clock: Callable[[], float] = time.monotonic
 
@@ -45,17 +50,25 @@ class EvictionPolicy:
             settings.model_idle_timeout,
             is_on_host=settings.device in ("cpu", "auto"),
             is_float32=settings.dtype == "float32",
+            quantization=settings.quantization,
         )
 
-    def needed_bytes(self, state: ModelState, folder: Path) -> int:
+    def quantization_of(self, state: ModelState, folder: Path, states: Iterable[ModelState]) -> Quantization:
+        """Returns the form of the model's weights. `auto` is the one with the most bits that has room."""
+        wanted = state.profile.quantization or self.quantization
+        if wanted != "auto":
+            return wanted
+        room = self.room_bytes(states) if self.is_on_host else None
+        fitting = (
+            form for form in FORMS if room is None or _estimated_bytes(folder, form, self.is_float32) <= room
+        )
+        return next(fitting, FORMS[-1])
+
+    def needed_bytes(self, state: ModelState, folder: Path, quantization: Quantization = "none") -> int:
         """Returns the memory for loading the folder: measured by an earlier load, or estimated from files."""
-        if state.measured_bytes is not None:
+        if state.measured_bytes is not None and (state.profile.quantization or self.quantization) != "auto":
             return state.measured_bytes
-        weights = weight_bytes(folder)
-        if is_gguf(folder):
-            return int(weights * _GGUF_GROWTH) + _RUNTIME_BYTES
-        widened = 2 if self.is_float32 and _is_stored_in_16_bits(folder) else 1
-        return weights * widened + _RUNTIME_BYTES
+        return _estimated_bytes(folder, quantization, self.is_float32)
 
     def room_bytes(self, states: Iterable[ModelState]) -> int | None:
         """Returns the memory that another model may take; None if unknown, as on a card without a worker."""
@@ -104,6 +117,16 @@ class EvictionPolicy:
                 "or raise LLM_MEMORY_GB if it is set.",
                 retry_after=_CROWDED_S if self.limit_bytes is None else None,
             )
+
+
+def _estimated_bytes(folder: Path, quantization: Quantization, is_float32: bool) -> int:
+    stored = weight_bytes(folder)
+    if is_gguf(folder):
+        return int(stored * _GGUF_GROWTH) + _RUNTIME_BYTES
+    has_16_bits = _is_stored_in_16_bits(folder)
+    if quantization != "none":
+        return int((stored if has_16_bits else stored / 2) * _SHARES[quantization]) + _RUNTIME_BYTES
+    return stored * (2 if is_float32 and has_16_bits else 1) + _RUNTIME_BYTES
 
 
 def _is_stored_in_16_bits(folder: Path) -> bool:

@@ -162,12 +162,15 @@ class ModelLoader:
         self, state: ModelState, weights: Weights, report: LoadReporter, began: float
     ) -> ServedModel:
         source = weights.source
-        needed = await in_thread(lambda: self._policy.needed_bytes(state, weights.path))
+        states = self._registry.all()
+        quantization = await in_thread(lambda: self._policy.quantization_of(state, weights.path, states))
+        needed = await in_thread(lambda: self._policy.needed_bytes(state, weights.path, quantization))
         await self._evictor.make_room(state, needed, report)
         spec = worker_spec(
             self._settings,
             state.profile,
             weights,
+            quantization=quantization,
             draft=await self._draft_for(state, needed),
             converts_to=str(self._hub.conversion_folder(source)) if source.takes_pickle else None,
             low_priority=any(other.loaded for other in self._registry.all()),

@@ -132,7 +132,9 @@ class ModelSwitch:
         weights = await self._hub.on_disk(new.profile)
         if weights is None or new is old:
             return False
-        needed = await in_thread(lambda: self._policy.needed_bytes(new, weights.path))
+        states = [state for state in self._registry.all() if state is not old]
+        form = await in_thread(lambda: self._policy.quantization_of(new, weights.path, states))
+        needed = await in_thread(lambda: self._policy.needed_bytes(new, weights.path, form))
         return self._policy.fits_instead(needed, old, self._registry.all())
 
     async def _replace(

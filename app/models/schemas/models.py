@@ -107,7 +107,9 @@ class ModelInfoResponse(WireModel):
     device: str | None = None
     dtype: str | None = Field(None, description="The number format in which it computes.")
     weights: str | None = Field(
-        None, description="The number format of its layers' weights: float32, float16, bfloat16 or int8."
+        None,
+        description="The number format of its layers' weights: float32, float16, bfloat16, int8 or int4. "
+        "Of a GGUF file, the form that each type has: `int4 (Q4_K), int8 (Q6_K)`.",
     )
     draft: str | None = Field(None, description="The smaller model whose draft tokens it verifies.")
     parameters: int | None = None

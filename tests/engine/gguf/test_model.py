@@ -13,6 +13,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
 from app.engine.ipc.messages import WorkerSpec
+from app.engine.layers.blocks import BlockLinear
 from app.engine.layers.schemes import relative_error
 from app.engine.loading.load import LoadedModel, load
 from app.engine.loading.self_check import check_packed_path
@@ -55,6 +56,18 @@ def test_blocks_keep_the_values_of_the_file(tmp_path: Path, kind: Kind) -> None:
     own = tiny_model("llama")
     read = loaded(write(tmp_path / "tiny.gguf", own, "llama", kind))
     assert relative_error(logits(read.model), logits(rounded(own, kind))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights"), [(Kind.Q4_0, "int4 (Q4_0)"), (Kind.Q4_1, "int4 (Q4_1)"), (Kind.Q5_1, "int8 (Q5_1)")]
+)
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_packed_model_keeps_the_bits_of_its_file(
+    tmp_path: Path, architecture: str, kind: Kind, weights: str
+) -> None:
+    read = loaded(write(tmp_path / "tiny.gguf", tiny_model(architecture), architecture, kind))
+    assert check_packed_path(read.model, torch.float32).weights == weights
+    assert not any(isinstance(module, BlockLinear | torch.nn.Linear) for module in read.model.modules())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])

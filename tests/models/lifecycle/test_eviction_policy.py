@@ -12,7 +12,7 @@ from app.core.catalogue import CATALOGUE
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.engine.backend import BackendStats
-from app.models.lifecycle.eviction_policy import EvictionPolicy
+from app.models.lifecycle.eviction_policy import FORMS, EvictionPolicy
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
 from tests.models.stand_in import INFO, StandInBackend
@@ -118,3 +118,39 @@ def test_policy_comes_from_the_settings() -> None:
     limits = EvictionPolicy.from_settings(settings)
     assert (limits.limit_bytes, limits.idle_timeout_s) == (1_500_000_000, 60)
     assert (limits.is_on_host, limits.is_float32, limits.max_loaded) == (False, True, 2)
+
+
+def model_folder(path: Path, dtype: str = "bfloat16", gigabytes: int = 2) -> Path:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"dtype": dtype}))
+    with (path / "model.safetensors").open("wb") as file:
+        file.truncate(gigabytes * GB)  # a sparse file, which takes no space
+    return path
+
+
+@pytest.mark.parametrize(("limit", "form"), [(10.0, "none"), (2.3, "int8"), (1.5, "int4"), (0.1, "int4")])
+def test_auto_takes_the_most_bits_that_fit(tmp_path: Path, limit: float, form: str) -> None:
+    folder, new = model_folder(tmp_path / "model"), state("new", 0, loaded=None)
+    limits = policy(limit_bytes=int(limit * GB), quantization="auto")
+    assert limits.quantization_of(new, folder, []) == form
+    needed = limits.needed_bytes(new, folder, limits.quantization_of(new, folder, []))
+    assert needed <= limit * GB or limit == 0.1
+
+
+def test_a_models_own_quantization_comes_first(tmp_path: Path) -> None:
+    folder, new = model_folder(tmp_path / "model"), state("new", 0, loaded=None)
+    assert policy(quantization="int8").quantization_of(new, folder, []) == "int8"
+    new.profile = replace(new.profile, quantization="int4")
+    assert policy(quantization="int8").quantization_of(new, folder, []) == "int4"
+
+
+def test_fewer_bits_need_less_memory_and_a_gguf_file_little_more_than_its_size(tmp_path: Path) -> None:
+    new = state("new", 0, loaded=None)
+    for dtype, size in (("bfloat16", 2), ("float32", 4)):
+        folder = model_folder(tmp_path / dtype, dtype, size)
+        estimates = [policy().needed_bytes(new, folder, form) for form in FORMS]
+        assert estimates == sorted(estimates, reverse=True) and estimates[-1] == int(1.3 * GB)
+    file = tmp_path / "model.gguf"
+    with file.open("wb") as content:
+        content.truncate(GB)
+    assert policy().needed_bytes(new, file) == int(1.9 * GB)
