@@ -199,12 +199,7 @@ def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
     Raises:
         ModelLoadFailed: the cache is too small for any request.
     """
-    device = loaded.model.device
-    budget = spec.kv_cache_bytes
-    if budget is None:
-        window_bytes = loaded.context_length * bytes_per_token
-        budget = memory.cache_budget(device, window_bytes, spec.max_active_requests)
-        _log.info("the KV cache takes at most %d MB (LLM_KV_CACHE_GB=auto)", budget // 1_000_000)
+    budget = _cache_bytes(spec, loaded, bytes_per_token)
     context_length = min(loaded.context_length, budget // bytes_per_token)
     if context_length < min(_SMALLEST_WINDOW, loaded.context_length):
         raise ModelLoadFailed(
@@ -225,6 +220,15 @@ def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
         max_active_requests=spec.max_active_requests,
         step_tokens=spec.step_tokens,
     )
+
+
+def _cache_bytes(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> int:
+    if spec.kv_cache_bytes is not None:
+        return spec.kv_cache_bytes
+    window_bytes = loaded.context_length * bytes_per_token
+    budget = memory.cache_budget(loaded.model.device, window_bytes, spec.max_active_requests)
+    _log.info("the KV cache takes at most %d MB (LLM_KV_CACHE_GB=auto)", budget // 1_000_000)
+    return budget
 
 
 def _warm_up(engine: EngineCore, threads: int | None) -> None:

@@ -105,8 +105,6 @@ class WorkerClient:
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(client.close)
             await client._wait_until_ready()
-            client._was_ready = True
-            client._tasks.append(asyncio.create_task(client._watch(), name=f"watch {spec.model_name}"))
             undo.pop_all()
         return client
 
@@ -120,6 +118,8 @@ class WorkerClient:
                     retry_after=_RETRY_AFTER_S,
                 )
         self._ready.result()
+        self._was_ready = True
+        self._tasks.append(asyncio.create_task(self._watch(), name=f"watch {self._name}"))
 
     async def close(self) -> None:
         """See EngineBackend."""

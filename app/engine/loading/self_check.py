@@ -66,16 +66,24 @@ def check_packed_path(
     scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
     report("pack", 1.0)
     report("check", 0.5)  # the model's own path is computed; the packed one is not
+    bytes_per_token = _check_packed_logits(model, prompts, expected, scheme.tolerance)
+    supports_cuda_graphs = pool is not None and _supports_cuda_graphs(
+        model, pool, prompts, expected, scheme.tolerance
+    )
+    return PackedPath(scheme.name, bytes_per_token, supports_cuda_graphs)
+
+
+def _check_packed_logits(
+    model: PreTrainedModel, prompts: list[list[int]], expected: list[Tensor], tolerance: float
+) -> int:
+    """Returns the bytes per token of keys and values. Raises what `check_packed_path` raises."""
     sequences = _sequences(prompts, PerSlotAllocator())
     logits = _packed_logits(ModelRunner(model), sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
         _refuse_missing_layers(model, sequence.slot)
-        _refuse_difference(own, packed, scheme.tolerance)
+        _refuse_difference(own, packed, tolerance)
     slot = sequences[0].slot
-    supports_cuda_graphs = pool is not None and _supports_cuda_graphs(
-        model, pool, prompts, expected, scheme.tolerance
-    )
-    return PackedPath(scheme.name, slot.nbytes() // slot.capacity, supports_cuda_graphs)
+    return slot.nbytes() // slot.capacity
 
 
 def _sequences(prompts: list[list[int]], store: KVAllocator) -> list[TokenSequence]:
