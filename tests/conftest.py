@@ -4,12 +4,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from app.engine.ipc.launcher import ForkServer
 from tests.server import RunningServer, running_server
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# No example may fail because the machine is busy.
+hypothesis.settings.register_profile(
+    "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machine")
 
 
 @pytest.hookimpl(tryfirst=True)

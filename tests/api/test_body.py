@@ -248,7 +248,7 @@ fields = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, database=None, suppress_health_check=list(HealthCheck))
 @given(body=st.dictionaries(fields | st.text(max_size=5), json_values, max_size=5) | st.binary(max_size=50))
 def test_no_body_is_a_server_error(client: httpx.Client, body: object) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()

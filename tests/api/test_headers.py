@@ -82,7 +82,7 @@ def status(url: str, method: str, path: str, headers: list[tuple[str, str]]) -> 
     return int(answer.split(b" ", 2)[1]) if answer else None
 
 
-@settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, database=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(["GET", "POST", "HEAD", "OPTIONS"]), st.sampled_from(PATHS), st.lists(headers, max_size=3)
 )

@@ -99,7 +99,6 @@ def _shown(seen: Seen, text: str, plain: bool) -> str:
 @pytest.mark.parametrize("plain", [False, True])
 @settings(
     max_examples=8,
-    deadline=None,
     phases=[Phase.generate],  # to shrink a failure would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

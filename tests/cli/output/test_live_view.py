@@ -32,7 +32,7 @@ def _drawn(chunks: list[str], width: int = 40, height: int = 10) -> str:
     return answer.written
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cuts(), st.integers(20, 200), st.integers(4, 30))
 def test_row_screen_leaves_the_rows_of_one_print(chunks: list[str], width: int, height: int) -> None:
     at_once = remaining_rows(_drawn(["".join(chunks)], width, height), width, height)
@@ -51,7 +51,7 @@ def _reflowed(screen: pyte.Screen, width: int) -> tuple[pyte.Screen, pyte.Stream
 TALL = 300  # rows, so that nothing scrolls out when the rows are rewrapped
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cuts(), st.lists(st.integers(20, 200), min_size=1, max_size=6))
 def test_row_screen_neither_repeats_nor_loses_rows_when_resized(chunks: list[str], widths: list[int]) -> None:
     answer = DrawnAnswer(width=80, height=TALL)

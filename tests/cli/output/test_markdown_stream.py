@@ -22,7 +22,7 @@ def _shown(source: str, width: int = 40) -> list[str]:
     return _text(stream.finish(width))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cuts())
 @example(["- a\n  ```\n- a\n", " - e\n- a"])  # an empty fence, and items that cannot be parsed alone
 def test_stream_gives_the_same_rows_for_any_chunks(chunks: list[str]) -> None:

@@ -174,4 +174,4 @@ def least_capacity(ids: Sequence[int]) -> int:
 
 
 TestCacheUse = CacheUse.TestCase
-TestCacheUse.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCacheUse.settings = settings(max_examples=60, stateful_step_count=40)

@@ -82,7 +82,7 @@ def test_longest_prefix_never_crosses_scopes() -> None:
 few_ids = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 9), few_ids | st.none(), st.sampled_from("ab"))), few_ids)
 def test_longest_prefix_equals_a_comparison_with_every_slot(
     changes: list[tuple[int, list[int] | None, str]], prompt: list[int]

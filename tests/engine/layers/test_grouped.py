@@ -102,7 +102,7 @@ def test_four_bits_lose_less_than_the_range_of_each_group_alone(inputs: int) -> 
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 1e6]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_search_is_finite_and_near_for_every_size_of_weights(seed: int, size: float) -> None:
     weight = size * torch.randn(4, 64, generator=torch.Generator().manual_seed(seed))
     for rounded, limit in ((in_four_bits(weight), 0.12), (in_eight_bits(weight), 0.02)):
