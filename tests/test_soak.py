@@ -46,15 +46,21 @@ class Sample:
     @classmethod
     def of(cls, server: RunningServer, folder: Path) -> "Sample":
         process = psutil.Process(server.process.pid)
-        workers = [psutil.Process(pid) for pid in server.worker_pids()]
         return cls(
-            api_bytes=process.memory_full_info().uss,
-            worker_bytes=max((worker.memory_full_info().uss for worker in workers), default=0),
+            api_bytes=own_bytes(process.pid),
+            worker_bytes=max(map(own_bytes, server.worker_pids()), default=0),
             descriptors=process.num_fds(),
             threads=process.num_threads(),
             files=sum(1 for _ in (folder / "tmp").rglob("*")),
             tasks=tasks_of(server, folder / "tasks"),
         )
+
+
+def own_bytes(pid: int) -> int:
+    """The memory that the process shares with no other; 0 if it has ended, because its model was unloaded."""
+    with suppress(psutil.NoSuchProcess):
+        return int(psutil.Process(pid).memory_full_info().uss)
+    return 0
 
 
 def tasks_of(server: RunningServer, file: Path) -> int:

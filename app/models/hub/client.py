@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -112,9 +112,12 @@ class Hub:
 
     async def sweep(self) -> None:
         """Removes the remains of killed downloads."""
-        from app.models.hub.download import sweep  # imported here as in `_download`
+        await in_thread(self._sweep)
 
-        await in_thread(lambda: sweep(self._cache_dir))
+    def _sweep(self) -> None:
+        from app.models.hub.download import sweep  # imported here as in `_import_download`
+
+        sweep(self._cache_dir)
 
     async def fetch(self, profile: ModelProfile, report: LoadReporter) -> Weights:
         """Returns the weights of the first available source, downloaded if they are not on this disk.
@@ -188,16 +191,22 @@ class Hub:
         is_cancelled = threading.Event()
         try:
             blob = await in_thread(
-                lambda: self._checksums.find_damaged(weights.path, partial(report, "verify"), is_cancelled)
+                lambda: self._find_damaged(weights.path, partial(report, "verify"), is_cancelled)
             )
         finally:
             is_cancelled.set()
         if blob is None:
             return None
         logger.warning("file damaged: source=%s blob=%s", weights.source.location, blob.name)
-        if blob.is_relative_to(self._cache_dir.resolve()):
-            blob.unlink(missing_ok=True)
         return damaged(weights.source)
+
+    def _find_damaged(
+        self, folder: Path, report: Callable[[float], None], is_cancelled: threading.Event
+    ) -> Path | None:
+        blob = self._checksums.find_damaged(folder, report, is_cancelled)
+        if blob is not None and blob.is_relative_to(self._cache_dir.resolve()):
+            blob.unlink(missing_ok=True)
+        return blob
 
     async def _fetch_source(self, source: Source, report: LoadReporter) -> Path:
         if source.package_file is not None:
@@ -236,7 +245,7 @@ class Hub:
             raise offline(source) from None
 
     async def _download(self, source: Source, report: LoadReporter) -> Path:
-        # Imported here, because these imports would double the server's start-up time.
+        await in_thread(_import_download)
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # at run time only
 
@@ -272,6 +281,12 @@ def _missing(folder: Path) -> ModelMissing:
         f"The folder of {folder} is missing or incomplete.",
         hint="It needs config.json, a tokenizer and *.safetensors.",
     )
+
+
+def _import_download() -> None:
+    """Imports the modules for a download. Earlier, they would double the server's start-up time."""
+    import app.models.hub.download
+    import app.models.hub.repository  # noqa: F401  # imported to be there
 
 
 def network_address(endpoint: str) -> tuple[str, int]:
