@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from app.engine.ipc.launcher import ForkServer
+from tests.postgres import PostgresServer, find_programs, running_postgres
 from tests.server import RunningServer, running_server
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -68,3 +69,19 @@ def server(
     with running_server(tmp_path_factory.mktemp("server"), **settings) as running:
         running.wait_until_ready()
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that many tests share."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with running_postgres(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """The URL of an empty database of it."""
+    return postgres.url(postgres.new_database())

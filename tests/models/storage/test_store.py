@@ -1,29 +1,13 @@
 """The contract of ConversationStore, which every store keeps."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
-
 import pytest
 
 from app.core.errors import ConversationNotFound, InvalidRequest, MessageNotFound
 from app.models.conversation import Conversation, Message, chained, text_message
-from app.models.storage.memory_store import MemoryStore
 from app.models.storage.store import ConversationStore, PageRequest
+from tests.models.storage.conftest import Run
 
 OWNER = "tests"
-Scenario = Callable[[ConversationStore], Coroutine[None, None, None]]
-Run = Callable[[Scenario], None]
-
-
-@pytest.fixture
-def run() -> Run:
-    """Runs a scenario on an empty store."""
-
-    def run_on_memory(scenario: Scenario) -> None:
-        store = MemoryStore(max_conversations=1_000, ttl_s=600, held=set())
-        asyncio.run(asyncio.wait_for(scenario(store), timeout=60))
-
-    return run_on_memory
 
 
 def turns(*texts: str) -> tuple[Message, ...]:

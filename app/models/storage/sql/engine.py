@@ -1,0 +1,90 @@
+"""Makes the engine of SQLAlchemy for LLM_DATABASE_URL."""
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.core.config import SettingsError
+from app.core.paths import expand
+
+_BUSY_TIMEOUT_MS = 5_000  # how long a change waits for another process
+_CONNECT_TIMEOUT_S = 5
+_COMMAND_TIMEOUT_S = 30
+_POOL_TIMEOUT_S = 10
+_CONNECTIONS = 8
+WRITES = "writes"  # the execution option of transactions that change the database
+
+
+def make_engine(url: str) -> AsyncEngine:
+    """Returns an engine that has not connected yet.
+
+    Raises:
+        SettingsError: the URL is malformed, or not one of the supported databases.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise SettingsError("LLM_DATABASE_URL: it is not the URL of a database.") from None
+    if parsed.drivername == "sqlite":
+        return _sqlite(parsed)
+    if parsed.drivername in ("postgresql", "postgres"):
+        return _postgresql(parsed)
+    raise SettingsError("LLM_DATABASE_URL: it must begin with sqlite:/// or postgresql://.")
+
+
+def _sqlite(url: URL) -> AsyncEngine:
+    if url.database in (None, "", ":memory:"):
+        raise SettingsError("LLM_DATABASE_URL: sqlite:/// needs the path of a file.")
+    path = str(expand(url.database or ""))
+    engine = create_async_engine(
+        url.set(drivername="sqlite+aiosqlite", database=path),
+        hide_parameters=True,  # they are texts of users
+        connect_args={"timeout": _BUSY_TIMEOUT_MS / 1_000},
+        pool_size=_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=_POOL_TIMEOUT_S,
+    )
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # the driver begins no transactions; _begin_sqlite does
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "cache_size = -16000",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begins a transaction. One that writes locks the database at once, because it could fail later."""
+    writes = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _postgresql(url: URL) -> AsyncEngine:
+    options: dict[str, Any] = {
+        "timeout": _CONNECT_TIMEOUT_S,
+        "command_timeout": _COMMAND_TIMEOUT_S,
+    }  # Any: mixed
+    if (mode := url.query.get("sslmode")) is not None:  # libpq's name for it
+        options["ssl"] = mode
+    return create_async_engine(
+        url.set(drivername="postgresql+asyncpg").difference_update_query(["sslmode"]),
+        hide_parameters=True,
+        connect_args=options,
+        pool_pre_ping=True,
+        pool_size=_CONNECTIONS,
+        pool_timeout=_POOL_TIMEOUT_S,
+    )

@@ -1,0 +1,171 @@
+"""Limits each conversation to one turn at a time, among all processes that share a database."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+
+from sqlalchemy import ColumnElement, Float, delete, extract, func, literal, literal_column, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.errors import ConversationBusy, StoreUnavailable
+from app.models.storage.sql.database import Database
+from app.models.storage.sql.process_identity import has_ended, this_process
+from app.models.storage.sql.tables import turn_leases
+from app.models.storage.turn_locks import busy
+
+logger = logging.getLogger(__name__)
+
+_LEASE_S = 30.0
+_RENEW_EVERY_S = 10.0
+_RETRY_EVERY_S = 1.0  # if a renewal fails
+_columns = turn_leases.c
+
+
+class LeaseLocks:
+    """Turn locks that are rows of the database. They expire if their process does not renew them."""
+
+    def __init__(
+        self, database: Database, *, lease_s: float = _LEASE_S, renew_every_s: float = _RENEW_EVERY_S
+    ) -> None:
+        self._database = database
+        self._lease_s = lease_s
+        self._renew_every_s = renew_every_s
+        self._process = this_process()
+        self._holders: dict[str, str] = {}  # of the conversations whose locks this process holds
+        self._releases: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def hold(self, conversation_id: str) -> AsyncIterator[None]:
+        """See TurnLocks. Raises StoreUnavailable as well."""
+        if conversation_id in self._holders:
+            raise busy()
+        self._holders[conversation_id] = holder = f"{self._process}/{secrets.token_hex(8)}"
+        try:
+            await self._take(conversation_id, holder)
+            renewing = asyncio.create_task(self._renew(conversation_id, holder))
+            try:
+                yield
+            finally:
+                renewing.cancel()
+                await self._to_its_end(self._release(conversation_id, holder))
+        finally:
+            del self._holders[conversation_id]
+
+    async def confirm(self, connection: AsyncConnection, conversation_id: str) -> None:
+        """Makes sure that a lock which this process holds is still its own until the transaction ends.
+
+        Raises:
+            ConversationBusy: the lease expired, and another process took the conversation over.
+        """
+        holder = self._holders.get(conversation_id)
+        if holder is not None and not await self._extend(connection, conversation_id, holder):
+            raise ConversationBusy(
+                "Another server has taken the conversation over, because this one lost its lock.",
+                hint="Nothing was stored. Send the message again.",
+            )
+
+    async def clear(self) -> None:
+        """Removes the leases of processes of this machine that have ended, and expired ones."""
+        async with self._database.writing() as connection:
+            holders = (await connection.scalars(select(_columns.holder))).all()
+            ended = [holder for holder in holders if self._is_abandoned(holder)]
+            await connection.execute(
+                delete(turn_leases).where(_columns.holder.in_(ended) | (_columns.expires_at < self._now()))
+            )
+
+    async def close(self) -> None:
+        """Waits for locks that are being released."""
+        await asyncio.gather(*self._releases)
+
+    async def _take(self, conversation_id: str, holder: str) -> None:
+        async with self._database.writing() as connection:
+            if await self._insert(connection, conversation_id, holder):
+                return
+            other = await connection.scalar(
+                select(_columns.holder).where(_columns.conversation_id == conversation_id)
+            )
+            if other is None or not self._is_abandoned(other):
+                raise busy()
+            taken = await connection.execute(
+                update(turn_leases)
+                .where(_columns.conversation_id == conversation_id, _columns.holder == other)
+                .values(holder=holder, expires_at=self._expiry())
+            )
+            if taken.rowcount == 0:
+                raise busy()
+
+    async def _insert(self, connection: AsyncConnection, conversation_id: str, holder: str) -> bool:
+        """Adds the lease, or takes over an expired one. Returns whether it did."""
+        dialect = sqlite if self._database.is_sqlite else postgresql
+        values = {"holder": holder, "expires_at": self._expiry()}
+        added = await connection.execute(
+            dialect.insert(turn_leases)
+            .values(conversation_id=conversation_id, **values)
+            .on_conflict_do_update(
+                index_elements=[_columns.conversation_id],
+                set_=values,
+                where=_columns.expires_at < self._now(),
+            )
+            .returning(_columns.conversation_id)
+        )
+        return added.first() is not None
+
+    def _is_abandoned(self, holder: str) -> bool:
+        """Whether the holder's process has ended, or is this one and no longer uses the lease."""
+        process = holder.rpartition("/")[0]
+        if process == self._process:
+            return holder not in self._holders.values()
+        return has_ended(process)
+
+    async def _renew(self, conversation_id: str, holder: str) -> None:
+        """Extends the lease again and again, until it is cancelled or the lease is lost."""
+        delay_s = self._renew_every_s
+        while True:
+            await asyncio.sleep(delay_s)
+            try:
+                async with self._database.writing() as connection:
+                    if not await self._extend(connection, conversation_id, holder):
+                        logger.warning("turn lease lost: id=%s", conversation_id)
+                        return
+                delay_s = self._renew_every_s
+            except StoreUnavailable:
+                delay_s = min(_RETRY_EVERY_S, self._renew_every_s)
+
+    async def _extend(self, connection: AsyncConnection, conversation_id: str, holder: str) -> bool:
+        """Returns whether the lease is still the holder's. Then it lasts until the transaction ends."""
+        extended = await connection.execute(
+            update(turn_leases)
+            .where(_columns.conversation_id == conversation_id, _columns.holder == holder)
+            .values(expires_at=self._expiry())
+        )
+        return extended.rowcount == 1
+
+    async def _release(self, conversation_id: str, holder: str) -> None:
+        try:
+            async with self._database.writing() as connection:
+                await connection.execute(
+                    delete(turn_leases).where(
+                        _columns.conversation_id == conversation_id, _columns.holder == holder
+                    )
+                )
+        except StoreUnavailable:  # this process takes it over in its next turn; others wait for its expiry
+            logger.warning("turn lease not released: id=%s", conversation_id)
+
+    async def _to_its_end(self, release: Coroutine[None, None, None]) -> None:
+        """Awaits the release. If the caller is cancelled, it goes on, and `close` waits for it."""
+        task = asyncio.create_task(release)
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+        await asyncio.shield(task)
+
+    def _expiry(self) -> ColumnElement[float]:
+        return self._now() + literal(self._lease_s, Float(53))
+
+    def _now(self) -> ColumnElement[float]:
+        """Seconds since 1970 by the clock of the database, which all its processes share."""
+        if self._database.is_sqlite:
+            return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float(53))
+        return func.cast(extract("epoch", func.clock_timestamp()), Float(53))

@@ -1,0 +1,14 @@
+"""Alembic runs this module to apply migrations. The connection comes from `schema.py`."""
+
+from alembic import context
+
+from app.models.storage.sql.schema import VERSION_TABLE
+from app.models.storage.sql.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    transactional_ddl=True,
+)
+context.run_migrations()

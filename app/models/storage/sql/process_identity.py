@@ -1,0 +1,35 @@
+"""Names this process in the database, and tells whether a named process of this machine has ended."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # ships no types
+
+
+def this_process() -> str:
+    """Returns a name that no other process has: machine, process id and start time."""
+    return f"{_machine()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def has_ended(process: str) -> bool:
+    """Returns whether the process has ended for certain. One of another machine may run."""
+    machine, _, rest = process.partition("/")
+    pid, _, started = rest.partition("/")
+    return machine == _machine() and pid.isdecimal() and _started(int(pid)) != started
+
+
+def _machine() -> str:
+    """A name of the place in which process ids are unique: a container is a machine of its own."""
+    if sys.platform != "linux":
+        return socket.gethostname()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()}:{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _started(pid: int) -> str | None:
+    try:
+        return str(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None

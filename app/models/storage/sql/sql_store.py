@@ -1,0 +1,244 @@
+"""Keeps conversations in an SQL database."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.errors import ConversationNotFound, MessageNotFound
+from app.models.conversation import Conversation, Message
+from app.models.storage.page_cursor import cursor_at, position_of
+from app.models.storage.search import index_words, search_words
+from app.models.storage.sql.database import Database
+from app.models.storage.sql.leases import LeaseLocks
+from app.models.storage.sql.rows import (
+    CONVERSATION_COLUMNS,
+    MESSAGE_COLUMNS,
+    Values,
+    conversation_of,
+    conversation_values,
+    message_values,
+    messages_of,
+)
+from app.models.storage.sql.tables import conversations, messages
+from app.models.storage.sql.text_index import (
+    TITLE,
+    IndexedText,
+    PostgresTextIndex,
+    SqliteTextIndex,
+    TextIndex,
+)
+from app.models.storage.store import ConversationPage, PageRequest
+
+_NO_LIMIT = 2**31 - 1  # turns of a whole branch
+
+
+@dataclass(frozen=True, slots=True)
+class _NewRows:
+    """The rows of a commit, without numbers and positions."""
+
+    conversation: Values
+    messages: list[Values]
+    title_words: Sequence[str]
+    texts: list[Sequence[str]]
+
+
+class SqlStore:
+    """Each change is one transaction, and is refused if the turn lock of this process was lost meanwhile."""
+
+    def __init__(self, database: Database, locks: LeaseLocks) -> None:
+        self._database = database
+        self._locks = locks
+        self._index: TextIndex = SqliteTextIndex() if database.is_sqlite else PostgresTextIndex()
+
+    async def get(self, owner: str, conversation_id: str) -> Conversation:
+        """See ConversationStore."""
+        query = select(*CONVERSATION_COLUMNS).where(
+            conversations.c.id == conversation_id, conversations.c.owner == owner
+        )
+        row = None
+        if _may_be_id(conversation_id):
+            async with self._database.reading() as connection:
+                row = (await connection.execute(query)).first()
+        if row is None:
+            raise ConversationNotFound(
+                "No conversation has this id.",
+                hint="It may have been deleted; POST /api/v1/chat/new starts one.",
+            )
+        return conversation_of(row)
+
+    async def branch(
+        self, conversation: Conversation, leaf_id: str | None, turns: int | None = None
+    ) -> tuple[Message, ...]:
+        """See ConversationStore."""
+        if leaf_id is None or turns == 0:
+            return ()
+        rows = []
+        if _may_be_id(leaf_id):
+            query = _branch_query(conversation, leaf_id, _NO_LIMIT if turns is None else turns)
+            async with self._database.reading() as connection:
+                rows = list((await connection.execute(query)).all())
+        if not rows:
+            raise MessageNotFound("The conversation has no message with this id.")
+        return await asyncio.to_thread(messages_of, rows)
+
+    async def messages(self, conversation: Conversation) -> tuple[Message, ...]:
+        """See ConversationStore."""
+        query = (
+            select(*MESSAGE_COLUMNS)
+            .where(messages.c.conversation == _number_of(conversation))
+            .order_by(messages.c.position)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return await asyncio.to_thread(messages_of, rows)
+
+    async def reserve(self, conversation: Conversation) -> None:
+        """See ConversationStore. The number of conversations is not limited."""
+
+    async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
+        """See ConversationStore.
+
+        Raises:
+            ConversationBusy: another process has taken over the turn lock.
+        """
+        rows = await asyncio.to_thread(_new_rows, conversation, new_messages)
+        async with self._database.writing() as connection:
+            await self._locks.confirm(connection, conversation.id)
+            number = await self._put(connection, rows)
+            await self._add_messages(connection, conversation.owner, number, rows)
+
+    async def delete(self, conversation: Conversation) -> None:
+        """See ConversationStore. Raises ConversationBusy as `commit` does."""
+        async with self._database.writing() as connection:
+            await self._locks.confirm(connection, conversation.id)
+            number = await connection.scalar(select(_number_of(conversation)))
+            if number is not None:
+                await self._index.remove(connection, number)
+                await connection.execute(delete(conversations).where(conversations.c.number == number))
+
+    async def page(self, owner: str, page: PageRequest) -> ConversationPage:
+        """See ConversationStore."""
+        conditions: list[ColumnElement[bool]] = [conversations.c.owner == owner]
+        if page.query is not None:
+            found = self._index.found(owner, search_words(page.query))
+            conditions.append(conversations.c.number.in_(found))
+        count = select(func.count()).select_from(conversations).where(*conditions)
+        async with self._database.reading() as connection:
+            total = await connection.scalar(count) or 0
+            rows = (await connection.execute(_page_query(conditions, page))).all()
+        shown = tuple(map(conversation_of, rows[: page.limit]))
+        return ConversationPage(shown, total, cursor_at(shown[-1]) if len(rows) > page.limit else None)
+
+    async def _put(self, connection: AsyncConnection, rows: _NewRows) -> int:
+        """Adds or changes the conversation, and its title in the index. Returns its number."""
+        values = rows.conversation
+        old = (
+            await connection.execute(
+                select(conversations.c.number, conversations.c.title)
+                .where(conversations.c.id == values["id"])
+                .with_for_update()
+            )
+        ).first()
+        title = IndexedText(TITLE, rows.title_words)
+        if old is None:
+            added = insert(conversations).values(values).returning(conversations.c.number)
+            number: int = (await connection.execute(added)).scalar_one()
+            await self._index.add(connection, values["owner"], number, [title])
+            return number
+        await connection.execute(
+            update(conversations).where(conversations.c.number == old.number).values(values)
+        )
+        if old.title != values["title"]:
+            await self._index.remove_title(connection, old.number)
+            await self._index.add(connection, values["owner"], old.number, [title])
+        return int(old.number)
+
+    async def _add_messages(
+        self, connection: AsyncConnection, owner: str, number: int, rows: _NewRows
+    ) -> None:
+        if not rows.messages:
+            return
+        last = select(func.max(messages.c.position)).where(messages.c.conversation == number)
+        first = (await connection.scalar(last) or 0) + 1
+        numbered = [
+            row | {"conversation": number, "position": position}
+            for position, row in enumerate(rows.messages, first)
+        ]
+        await connection.execute(insert(messages), numbered)
+        texts = [IndexedText(position, words) for position, words in enumerate(rows.texts, first)]
+        await self._index.add(connection, owner, number, texts)
+
+
+def _new_rows(conversation: Conversation, new_messages: Sequence[Message]) -> _NewRows:
+    return _NewRows(
+        conversation_values(conversation),
+        [message_values(message) for message in new_messages],
+        index_words(conversation.title or ""),
+        [index_words(message.content) for message in new_messages],
+    )
+
+
+def _may_be_id(text: str) -> bool:
+    """Whether a text from a request can be compared with ids; PostgreSQL takes no null characters."""
+    return text.isascii() and text.isprintable()
+
+
+def _number_of(conversation: Conversation) -> ScalarSelect[int]:
+    return select(conversations.c.number).where(conversations.c.id == conversation.id).scalar_subquery()
+
+
+def _branch_query(conversation: Conversation, leaf_id: str, turns: int) -> Select[tuple[object, ...]]:
+    """Follows the parents from the leaf on, up to and with so many user messages."""
+    is_user = case((messages.c.role == "user", 1), else_=0)
+    columns = (messages.c.conversation, messages.c.position, messages.c.parent_id)
+    branch = (
+        select(*columns, is_user.label("users"))
+        .where(messages.c.conversation == _number_of(conversation), messages.c.id == leaf_id)
+        .cte("branch", recursive=True)
+    )
+    parents = (
+        select(*columns, branch.c.users + is_user)
+        .join(
+            branch,
+            (messages.c.conversation == branch.c.conversation) & (messages.c.id == branch.c.parent_id),
+        )
+        .where(branch.c.users < literal(turns, Integer))
+    )
+    branch = branch.union_all(parents)
+    return (
+        select(*MESSAGE_COLUMNS)
+        .join(
+            branch,
+            (messages.c.conversation == branch.c.conversation) & (messages.c.position == branch.c.position),
+        )
+        .order_by(messages.c.depth)
+    )
+
+
+def _page_query(conditions: Sequence[ColumnElement[bool]], page: PageRequest) -> Select[tuple[object, ...]]:
+    """Selects one conversation more than the page has, because the cursor depends on whether there is one."""
+    changed, own_id = conversations.c.updated_at, conversations.c.id
+    query = select(*CONVERSATION_COLUMNS).where(*conditions).order_by(changed.desc(), own_id.desc())
+    if page.cursor is None:
+        return query.offset(page.offset).limit(page.limit + 1)
+    time, conversation_id = position_of(page.cursor)
+    before = tuple_(changed, own_id) < tuple_(
+        literal(time, changed.type), literal(conversation_id, own_id.type)
+    )
+    return query.where(before).limit(page.limit + 1)
