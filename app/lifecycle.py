@@ -15,7 +15,7 @@ from types import FrameType
 
 from app.core.api_keys import KeyRing
 from app.core.config import SettingsError
-from app.services import ModelService
+from app.services import ModelService, StorageService
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,16 @@ def _set_at_signal(stopping: asyncio.Event) -> Iterator[None]:
     finally:
         for number, handler in installed.items():
             signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def open_storage(storage: StorageService) -> AsyncIterator[None]:
+    """Opens the storage of conversations, and closes it at the end of the block."""
+    try:
+        await storage.start()
+        yield
+    finally:
+        await storage.close()
 
 
 @asynccontextmanager

@@ -24,7 +24,8 @@ from app.api.rate_limits import RateLimit
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
-from app.lifecycle import reloading, running
+from app.lifecycle import open_storage, reloading, running
+from app.models.storage.storage import choose_storage
 from app.services import Services, build_services, check_models
 from app.single_process import SingleProcess, check_single_process
 
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None, build: Build = build_services) 
     """
     settings = load_settings() if settings is None else settings
     check_models(settings)
+    choose_storage(settings)  # raises if it cannot be
     keys = KeyRing(settings)
     app = FastAPI(
         title=NAME,
@@ -83,7 +85,7 @@ def _lifespan(
         warn_of_misspelt_settings(os.environ)
         app.state.services = services = build(settings)
         docs.describe(app)
-        async with running(services.models), reloading(keys):
+        async with open_storage(services.storage), running(services.models), reloading(keys):
             yield
 
     return lifespan

@@ -45,9 +45,8 @@ from app.models.schemas import (
     UnloadModelResponse,
     UpdateConversationRequest,
 )
-from app.models.storage.memory_store import MemoryStore
+from app.models.storage.storage import choose_storage
 from app.models.storage.store import PageRequest
-from app.models.storage.turn_locks import LocalTurnLocks
 
 
 class ChatService(Protocol):
@@ -132,6 +131,16 @@ class StatusService(Protocol):
     def health(self) -> HealthResponse: ...
 
 
+class StorageService(Protocol):
+    """Keeps the conversations."""
+
+    async def start(self) -> None:
+        """Opens the storage. If that fails, it is tried again while the server runs."""
+
+    async def close(self) -> None:
+        """Closes the storage. Call it after the last turn has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The services of one application."""
@@ -141,6 +150,7 @@ class Services:
     conversations: ConversationService
     generator: GenerationService
     status: StatusService
+    storage: StorageService
     limits: KeyLimits
     request_timeout_s: float
 
@@ -150,25 +160,24 @@ def build_services(
     catalogue: Mapping[str, ModelProfile] = CATALOGUE,
     launcher: WorkerLauncher | None = None,
 ) -> Services:
-    """Returns services that serve real models. They load nothing before `models.start()`."""
+    """Returns services that serve real models. They load nothing before `models.start()`.
+
+    Raises:
+        SettingsError: LLM_DATABASE_URL is wrong.
+    """
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     hub, engines = Hub(settings.model_cache_dir, token=token), WorkerStarter(settings, launcher)
     models = ModelManager(settings, catalogue, hub, engines=engines)
     limits = KeyLimits.of(settings)
-    generator, locks = ChatGenerator(models, limits), LocalTurnLocks()
-    store = MemoryStore(
-        max_conversations=settings.max_conversations,
-        max_bytes=settings.conversation_memory_bytes,
-        ttl_s=settings.conversation_ttl,
-        held=locks.held,
-    )
+    generator, storage = ChatGenerator(models, limits), choose_storage(settings)
     return Services(
         models=models,
-        chats=ChatModelManager(settings, store, locks, generator),
-        conversations=ConversationManager(settings, store, locks, models),
+        chats=ChatModelManager(settings, storage.store, storage.locks, generator),
+        conversations=ConversationManager(settings, storage.store, storage.locks, models),
         generator=TextGenerator(settings, generator),
-        status=ServerStatus(models),
+        status=ServerStatus(models, storage),
+        storage=storage,
         limits=limits,
         request_timeout_s=settings.request_timeout,
     )

@@ -43,7 +43,9 @@ class PostgresServer:
             [self.programs / "postgres", "-D", str(self.folder / "data"), *options],
             stdout=log,
             stderr=log,
-            **_as_user(),
+            user=_user(),
+            group=None if _user() is None else "nogroup",
+            extra_groups=None if _user() is None else [],
         )
         log.close()
         wait_for(self._is_answering, "PostgreSQL to answer")
@@ -74,25 +76,26 @@ class PostgresServer:
 
     def _is_answering(self) -> bool:
         assert self.process is not None and self.process.poll() is None, (self.folder / "log").read_text()
-        ready = [self.programs / "pg_isready", "-q", *self._address()]
+        ready = [str(self.programs / "pg_isready"), "-q", *self._address()]
         return subprocess.run(ready, check=False, timeout=LIMIT_S).returncode == 0
 
     def _run(self, program: str, *arguments: str) -> str:
         return subprocess.run(
-            [self.programs / program, *arguments],
+            [str(self.programs / program), *arguments],
             check=True,
             capture_output=True,
             text=True,
             timeout=LIMIT_S,
             cwd=self.folder,
-            **_as_user(),
+            user=_user(),
+            group=None if _user() is None else "nogroup",
+            extra_groups=None if _user() is None else [],
         ).stdout.strip()
 
 
-def _as_user() -> dict[str, str | list[str]]:
-    if os.getuid() != 0:
-        return {}
-    return {"user": _UNPRIVILEGED, "group": "nogroup", "extra_groups": []}
+def _user() -> str | None:
+    """The user that the programs run as; None for the one of the tests."""
+    return _UNPRIVILEGED if os.getuid() == 0 else None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Rules of the code that a test can check: imports, sizes of packages, names, docstrings."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -77,6 +78,22 @@ def test_server_and_client_never_load_torch(module: str) -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
     assert not {"torch", "transformers"} & set(loaded)
+
+
+@pytest.mark.parametrize("module", ["app.main", "chat_cli"])
+def test_server_without_a_database_and_client_never_load_its_libraries(module: str) -> None:
+    script = f"import sys, {module}; app = getattr({module}, 'app', None); print(*sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.split()
+    assert not {"sqlalchemy", "alembic", "aiosqlite", "asyncpg"} & set(loaded)
 
 
 def test_no_package_has_more_than_twelve_modules() -> None:

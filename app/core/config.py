@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "llama3-1b"
 NO_MODEL = "none"  # as LLM_MODEL_NAME: the server starts without a model
 ENV_FILE = ".env"
+DATABASES = ("sqlite:///", "postgresql://", "postgres://")
 
 
 def _split_commas(value: object) -> object:
@@ -56,6 +57,13 @@ def _strip_secret(secret: SecretStr) -> SecretStr | None:
     return SecretStr(text) if text else None
 
 
+def _check_database(url: SecretStr | None) -> SecretStr | None:
+    """Checks only the beginning. The rest is checked by SQLAlchemy, which starts slowly."""
+    if url is not None and not url.get_secret_value().startswith(DATABASES):
+        raise ValueError(f"does not begin with {' or '.join(DATABASES[:2])}")
+    return url
+
+
 LocalPath = Annotated[Path, AfterValidator(expand)]
 Secret = Annotated[SecretStr, AfterValidator(_strip_secret)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
@@ -78,6 +86,7 @@ class Settings(BaseSettings):
     system_prompt: str = Field("", max_length=32_000)
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65_535)
+    database_url: Annotated[Secret | None, AfterValidator(_check_database)] = None
     max_conversations: int = Field(1000, ge=1, le=1_000_000)
     max_conversation_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
     conversation_memory_gb: float = Field(0.5, gt=0, le=10_000)
@@ -125,7 +134,7 @@ class Settings(BaseSettings):
     @property
     def facts(self) -> str:
         """All settings but the texts and secrets among them, for the log."""
-        shown = self.model_dump(exclude={"system_prompt", "api_key", "api_keys", "hf_token"})
+        shown = self.model_dump(exclude={"system_prompt", "database_url", "api_key", "api_keys", "hf_token"})
         return " ".join(f"{name}={str(value)!r}" for name, value in shown.items())
 
     @property

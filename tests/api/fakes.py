@@ -23,6 +23,7 @@ from app.models.chat.completion import GenerateEvent
 from app.models.chat.turn import TurnEvent
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.switch import LoadEvent
+from app.models.storage.storage import MemoryStorage
 from app.models.storage.store import PageRequest
 from app.services import Services
 
@@ -326,6 +327,7 @@ def scripted_services(scripted: Scripted, settings: Settings) -> Services:
         conversations=scripted,
         generator=scripted,
         status=scripted,
+        storage=MemoryStorage(settings),
         limits=KeyLimits.of(settings),
         request_timeout_s=settings.request_timeout,
     )

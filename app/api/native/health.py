@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from app import __version__
 from app.api.dependencies import ServicesDep
 from app.api.docs import fails_with
-from app.core.errors import ModelUnavailable
+from app.core.errors import DomainError, ModelUnavailable, StoreUnavailable
 from app.models.schemas import HealthResponse
 
 index_router = APIRouter(tags=["Health"])
@@ -54,14 +54,16 @@ async def live() -> Alive:
 
 @health_router.get("/ready", responses=fails_with(503))
 async def ready(services: ServicesDep) -> HealthResponse:
-    """Returns 200 if the server can answer now; 503 if its model is loading, or its worker dead or stuck."""
+    """Returns 200 if the server can answer now; 503 if its model loads, or its worker or database fails."""
     state = services.status.health()
     if not services.status.is_ready():
         raise _not_ready(state)
     return state
 
 
-def _not_ready(state: HealthResponse) -> ModelUnavailable:
+def _not_ready(state: HealthResponse) -> DomainError:
+    if state.storage_error is not None:
+        return StoreUnavailable(state.storage_error, retry_after=_RETRY_AFTER_S)
     if state.status == "loading":
         return ModelUnavailable(f"{state.current_model} is loading.", retry_after=_RETRY_AFTER_S)
     error = state.model.error if state.model is not None else None

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from typing import Protocol
 
 from app import __version__
 from app.models.conversation import now
@@ -21,11 +22,21 @@ from app.models.schemas import (
 )
 
 
+class StorageHealth(Protocol):
+    """Where conversations are kept."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why conversations cannot be stored now, as one sentence; None if they can."""
+
+
 class ServerStatus:
     """Reads the manager without changing it. Each run of the server has its own `boot_id`."""
 
-    def __init__(self, models: ModelManager) -> None:
+    def __init__(self, models: ModelManager, storage: StorageHealth | None = None) -> None:
+        """Without `storage`, conversations can always be stored."""
         self._models = models
+        self._storage = storage
         self._boot_id = uuid.uuid4().hex
         self._started = time.monotonic()
 
@@ -79,8 +90,15 @@ class ServerStatus:
         """Returns whether the server can answer requests.
 
         It can if the current model can serve. It also can if that model was unloaded, or if no model is
-        current, because the next request then loads a model.
+        current, because the next request then loads a model. It cannot while its database fails.
         """
+        return self._storage_error is None and self._model_is_ready()
+
+    @property
+    def _storage_error(self) -> str | None:
+        return None if self._storage is None else self._storage.failure
+
+    def _model_is_ready(self) -> bool:
         current = self._models.current
         return current is None or current.is_serving or current.status == "available"
 
@@ -97,6 +115,7 @@ class ServerStatus:
             current_model=self._models.current_name,
             model=None if current is None else self._health(current),
             loading=loads,
+            storage_error=self._storage_error,
             note=self._models.note,
             active_requests=running,
             queued_requests=waiting,
@@ -113,8 +132,8 @@ class ServerStatus:
 
     def _server_status(self) -> ServerState:
         current = self._models.current
-        if self.is_ready():
-            return "ok"
+        if self._model_is_ready():
+            return "ok" if self._storage_error is None else "degraded"
         if current is not None and (current.is_recovering or current.loaded is not None):
             return "degraded"
         return "loading" if current is not None and current.progress is not None else "unavailable"

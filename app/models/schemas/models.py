@@ -135,7 +135,9 @@ ServerState = Literal["ok", "loading", "degraded", "unavailable"]
 
 
 class HealthResponse(WireModel):
-    status: ServerState = Field(description="`degraded` while a worker that failed is started again.")
+    status: ServerState = Field(
+        description="`degraded` while a worker that failed is started again, or the database fails."
+    )
     timestamp: datetime
     uptime: float
     version: str
@@ -145,6 +147,7 @@ class HealthResponse(WireModel):
     current_model: str | None
     model: ModelHealth | None
     loading: list[LoadProgress]
+    storage_error: str | None = Field(None, description="Why conversations cannot be stored now.")
     note: str | None = Field(None, description="Why a model other than the default answers.")
     active_requests: int
     queued_requests: int

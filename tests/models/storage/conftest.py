@@ -23,17 +23,18 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """Runs a scenario on an empty store."""
     if request.param == "memory":
         return run_on_memory
-    url = (
-        f"sqlite:///{tmp_path / 'conversations.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
+    url = url_of(request, tmp_path)
     return lambda scenario: run_on_database(url, scenario)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
+    """The URL of an empty database of each kind."""
+    return url_of(request, tmp_path)
+
+
+def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of the kind in the fixture's parameter."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'conversations.db'}"
     url: str = request.getfixturevalue("postgres_url")

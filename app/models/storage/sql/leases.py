@@ -33,7 +33,7 @@ class LeaseLocks:
         self._database = database
         self._lease_s = lease_s
         self._renew_every_s = renew_every_s
-        self._process = this_process()
+        self._prefix = f"{this_process()}/{secrets.token_hex(8)}/"  # of its holders
         self._holders: dict[str, str] = {}  # of the conversations whose locks this process holds
         self._releases: set[asyncio.Task[None]] = set()
 
@@ -42,7 +42,7 @@ class LeaseLocks:
         """See TurnLocks. Raises StoreUnavailable as well."""
         if conversation_id in self._holders:
             raise busy()
-        self._holders[conversation_id] = holder = f"{self._process}/{secrets.token_hex(8)}"
+        self._holders[conversation_id] = holder = f"{self._prefix}{secrets.token_hex(8)}"
         try:
             await self._take(conversation_id, holder)
             renewing = asyncio.create_task(self._renew(conversation_id, holder))
@@ -115,10 +115,9 @@ class LeaseLocks:
 
     def _is_abandoned(self, holder: str) -> bool:
         """Whether the holder's process has ended, or is this one and no longer uses the lease."""
-        process = holder.rpartition("/")[0]
-        if process == self._process:
+        if holder.startswith(self._prefix):
             return holder not in self._holders.values()
-        return has_ended(process)
+        return has_ended(holder)
 
     async def _renew(self, conversation_id: str, holder: str) -> None:
         """Extends the lease again and again, until it is cancelled or the lease is lost."""

@@ -13,11 +13,12 @@ def this_process() -> str:
     return f"{_machine()}/{os.getpid()}/{_started(os.getpid())}"
 
 
-def has_ended(process: str) -> bool:
-    """Returns whether the process has ended for certain. One of another machine may run."""
-    machine, _, rest = process.partition("/")
-    pid, _, started = rest.partition("/")
-    return machine == _machine() and pid.isdecimal() and _started(int(pid)) != started
+def has_ended(name: str) -> bool:
+    """Returns whether the process whose name this begins with has ended for certain. One elsewhere may run."""
+    match name.split("/"):
+        case [machine, pid, started, *_] if machine == _machine() and pid.isdecimal():
+            return _started(int(pid)) != started
+    return False
 
 
 def _machine() -> str:

@@ -1,6 +1,7 @@
 """Defines the tables of the database. `migrations` creates them; a test compares the two."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -29,9 +31,9 @@ class UtcTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[datetime]:
-        text: TypeEngine[datetime] = dialect.type_descriptor(Text())  # type: ignore[arg-type]  # see below
-        return text if dialect.name == "sqlite" else dialect.type_descriptor(DateTime(timezone=True))
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:  # Any: text or time
+        is_text = dialect.name == "sqlite"
+        return dialect.type_descriptor(Text() if is_text else DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> object:
         if value is None:
@@ -39,8 +41,9 @@ class UtcTime(TypeDecorator[datetime]):
         moment = _in_utc(value)
         return moment.isoformat(timespec="microseconds") if dialect.name == "sqlite" else moment
 
-    def process_result_value(self, value: object, dialect: Dialect) -> datetime | None:
-        return datetime.fromisoformat(value) if isinstance(value, str) else _as_time(value)
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # Any: text or time
+        moment: datetime | None = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return moment
 
 
 class AnyText(TypeDecorator[str]):
@@ -63,10 +66,6 @@ def _in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:  # in the first or the last hours of the calendar
         return moment.replace(tzinfo=UTC)
-
-
-def _as_time(value: object) -> datetime | None:
-    return value if isinstance(value, datetime) else None
 
 
 NUMBER = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers only INTEGER keys by itself
@@ -125,4 +124,16 @@ turn_leases = Table(
     Column("conversation_id", ID, primary_key=True),
     Column("holder", ID, nullable=False),
     Column("expires_at", Float(53), nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", ID, primary_key=True),
+    Column("key", ID, primary_key=True),
+    Column("body_hash", LargeBinary, nullable=False),
+    Column("conversation_id", ID, nullable=False),
+    Column("message_id", ID, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Index("idempotency_keys_by_age", "created_at"),
 )

@@ -1,4 +1,4 @@
-"""Creates the tables of conversations, messages and turn leases, and the full-text index."""
+"""Creates the tables of conversations, messages, turn leases and keys, and the full-text index."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("holder", _ID, nullable=False),
         sa.Column("expires_at", sa.Float(53), nullable=False),
     )
+    _create_idempotency_keys()
     if op.get_bind().dialect.name == "sqlite":
         op.execute(
             "CREATE VIRTUAL TABLE search_texts USING fts5("
@@ -72,6 +73,19 @@ def _create_messages() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("messages_by_parent", "messages", ["conversation", "parent_id"])
+
+
+def _create_idempotency_keys() -> None:
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("owner", _ID, primary_key=True),
+        sa.Column("key", _ID, primary_key=True),
+        sa.Column("body_hash", sa.LargeBinary, nullable=False),
+        sa.Column("conversation_id", _ID, nullable=False),
+        sa.Column("message_id", _ID, nullable=False),
+        sa.Column("created_at", _TIME, nullable=False),
+    )
+    op.create_index("idempotency_keys_by_age", "idempotency_keys", ["created_at"])
 
 
 def _create_search_texts() -> None:

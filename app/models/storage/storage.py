@@ -1,0 +1,67 @@
+"""Chooses where conversations are kept: in memory, or in the database of LLM_DATABASE_URL."""
+
+from typing import Protocol
+
+from app.core.config import Settings
+from app.models.storage.key_records import KeyRecords, MemoryKeyRecords
+from app.models.storage.memory_store import MemoryStore
+from app.models.storage.store import ConversationStore
+from app.models.storage.turn_locks import LocalTurnLocks, TurnLocks
+
+
+class Storage(Protocol):
+    """A store of conversations, and what has to be as lasting as it."""
+
+    @property
+    def store(self) -> ConversationStore: ...
+
+    @property
+    def locks(self) -> TurnLocks: ...
+
+    @property
+    def key_records(self) -> KeyRecords: ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why conversations cannot be stored now, as one sentence; None if they can."""
+
+    async def start(self) -> None:
+        """Opens the storage. If that fails, `failure` has the reason, and it is tried again."""
+
+    async def close(self) -> None:
+        """Closes the storage. Call it after the last turn has ended."""
+
+
+class MemoryStorage:
+    """Conversations that last as long as the process."""
+
+    failure = None
+
+    def __init__(self, settings: Settings) -> None:
+        self.locks = LocalTurnLocks()
+        self.key_records = MemoryKeyRecords()
+        self.store = MemoryStore(
+            max_conversations=settings.max_conversations,
+            max_bytes=settings.conversation_memory_bytes,
+            ttl_s=settings.conversation_ttl,
+            held=self.locks.held,
+        )
+
+    async def start(self) -> None:
+        """See Storage."""
+
+    async def close(self) -> None:
+        """See Storage."""
+
+
+def choose_storage(settings: Settings) -> Storage:
+    """Returns the storage of the settings, not started yet.
+
+    Raises:
+        SettingsError: LLM_DATABASE_URL is wrong.
+    """
+    if settings.database_url is None:
+        return MemoryStorage(settings)
+    from app.models.storage.sql.sql_storage import SqlStorage  # SQLAlchemy would slow the start without it
+
+    return SqlStorage(settings.database_url.get_secret_value())
