@@ -14,7 +14,7 @@ def this_process() -> str:
 
 
 def has_ended(name: str) -> bool:
-    """Returns whether the process whose name this begins with has ended for certain. One elsewhere may run."""
+    """Returns whether the process that the name begins with has certainly ended; one elsewhere may run."""
     match name.split("/"):
         case [machine, pid, started, *_] if machine == _machine() and pid.isdecimal():
             return _started(int(pid)) != started
