@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 
 from app.core.errors import InvalidRequest
 from app.models.conversation import Conversation
@@ -10,7 +10,7 @@ from app.models.conversation import Conversation
 
 def cursor_at(conversation: Conversation) -> str:
     """Returns the cursor for what comes after this conversation."""
-    position = f"{conversation.updated_at.isoformat()} {conversation.id}"
+    position = f"{conversation.updated_at.astimezone(UTC).isoformat()} {conversation.id}"
     return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
 
 
@@ -25,10 +25,14 @@ def position_of(cursor: str) -> tuple[datetime, str]:
         time, conversation_id = text.split(" ")
         updated_at = datetime.fromisoformat(time)
     except (ValueError, binascii.Error):
-        raise InvalidRequest("cursor: it is not a `next_cursor` of this list.") from None
-    if updated_at.tzinfo is None:
-        raise InvalidRequest("cursor: it is not a `next_cursor` of this list.")
+        raise _not_a_cursor() from None
+    if updated_at.tzinfo is not UTC or not (conversation_id.isascii() and conversation_id.isprintable()):
+        raise _not_a_cursor()
     return updated_at, conversation_id
+
+
+def _not_a_cursor() -> InvalidRequest:
+    return InvalidRequest("cursor: it is not a `next_cursor` of this list.")
 
 
 def after(cursor: str, conversation: Conversation) -> bool:

@@ -1,13 +1,38 @@
 """The contract of ConversationStore, which every store keeps."""
 
+import base64
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
 from app.core.errors import ConversationNotFound, InvalidRequest, MessageNotFound
-from app.models.conversation import Conversation, Message, chained, text_message
+from app.models.conversation import Conversation, Message, ReplyFacts, chained, text_message
+from app.models.schemas import (
+    Parameters,
+    TextPart,
+    ThinkingPart,
+    Timings,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
 from app.models.storage.store import ConversationStore, PageRequest
 from tests.models.storage.conftest import Run
 
 OWNER = "tests"
+PARAMETERS = Parameters(
+    max_tokens=None,
+    temperature=0.7,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.1,
+    repetition_penalty=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    seed=2**63 - 1,
+    stop=["\n"],
+)
 
 
 def turns(*texts: str) -> tuple[Message, ...]:
@@ -179,5 +204,144 @@ def test_a_query_without_words_or_with_too_many_is_refused(query: str, run: Run)
     async def scenario(store: ConversationStore) -> None:
         with pytest.raises(InvalidRequest, match="query"):
             await store.page(OWNER, PageRequest(limit=10, query=query))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "is_found"),
+    [
+        ("Straße", "strasse", True),
+        ("Straße", "STRASS", True),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("cafe\u0301 au lait", "CAF\u00c9", True),
+        ("café", "cafe", False),
+        ("天気がいいから、散歩しましょう", "散歩", True),
+        ("天気がいいから、散歩しましょう", "いい", True),
+        ("天気がいいから、散歩しましょう", "雨", False),
+        ("Пусть всегда будет солнце", "СОЛН", True),
+        ("snake_case and kebab-case", "snake_case", True),
+        ("snake_case and kebab-case", "case", True),
+        ("snake_case only", "case", False),
+        ("\uff32\uff21\uff29\uff2e", "rain", True),
+        ("a\0b", "b", True),
+        ("it's", "s' | b", False),
+        ("100% OR nothing", 'or" 100% AND', False),
+        ("100% OR nothing", "or -100%", True),
+        ("rain NEAR spain", "near(spain, 2)", False),
+        ("a:b & c!", "a:* & !c", True),
+        ("x" * 150, "X" * 120, True),
+        ("x" * 150, "x" * 99 + "y", False),
+        ("😀 smile", "😀 smil", True),
+        ("१२ रुपये", "१२", True),
+    ],
+)
+def test_stores_agree_on_what_a_word_is(text: str, query: str, is_found: bool, run: Run) -> None:
+    async def scenario(store: ConversationStore) -> None:
+        found = await stored(store, text, "Oh"), await stored(store, "Oh", title=text)
+        page = await store.page(OWNER, PageRequest(limit=10, query=query))
+        assert {each.id for each in page.conversations} == (
+            {each.id for each in found} if is_found else set()
+        )
+
+    run(scenario)
+
+
+def test_a_search_follows_the_title_and_the_deletion(run: Run) -> None:
+    async def scenario(store: ConversationStore) -> None:
+        async def count(query: str) -> int:
+            return (await store.page(OWNER, PageRequest(limit=1, query=query))).total
+
+        conversation = await stored(store, "rain", title="weather")
+        await store.commit(replace(conversation, title="climate"))
+        assert [await count(word) for word in ("weather", "climate", "rain")] == [0, 1, 1]
+        await store.commit(replace(conversation, title=None))
+        assert await count("climate") == 0
+        await store.delete(conversation)
+        assert await count("rain") == 0
+
+    run(scenario)
+
+
+def test_a_page_of_a_search_continues_with_its_cursor(run: Run) -> None:
+    async def scenario(store: ConversationStore) -> None:
+        made = [await stored(store, f"rain {number}") for number in range(3)]
+        await stored(store, "sun")
+        first = await store.page(OWNER, PageRequest(limit=2, query="rain"))
+        assert (first.conversations, first.total) == ((made[2], made[1]), 3)
+        rest = await store.page(OWNER, PageRequest(limit=2, query="rain", cursor=first.cursor))
+        assert (rest.conversations, rest.total, rest.cursor) == ((made[0],), 3, None)
+
+    run(scenario)
+
+
+def test_messages_keep_every_part_and_fact(run: Run) -> None:
+    reply = ReplyFacts(
+        model_name="m",
+        model_id="org/m",
+        finish_reason="stop",
+        usage=Usage(prompt_tokens=1, completion_tokens=2, cached_tokens=0),
+        timings=Timings(queue_s=0.1, first_token_s=1 / 3, total_s=2.5, tokens_per_second=None),
+        parameters=PARAMETERS,
+        omitted_messages=3,
+    )
+    parts = (
+        ThinkingPart(text="hm\0\\0"),
+        TextPart(text="a\0b 😀 \\"),
+        ToolCallPart(id="1", name="f", arguments='{"a":'),
+        ToolResultPart(id="1", content=""),
+    )
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, timezone(timedelta(hours=14)))
+    message = Message("assistant", parts, reply=reply, timestamp=moment)
+
+    async def scenario(store: ConversationStore) -> None:
+        conversation = Conversation(
+            owner=OWNER, title="\0 \\0 \\\\", system_prompt="\0", model_name="m"
+        ).with_messages(message)
+        await store.commit(conversation, [message])
+        assert await store.get(OWNER, conversation.id) == conversation
+        assert await store.messages(conversation) == (message,)
+        assert await store.branch(conversation, message.id) == (message,)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("moment", [datetime.min, datetime.max])
+def test_a_transcript_may_have_any_time(moment: datetime, run: Run) -> None:
+    message = replace(
+        text_message("user", "hi"), timestamp=moment.replace(tzinfo=timezone(timedelta(hours=-9)))
+    )
+
+    async def scenario(store: ConversationStore) -> None:
+        conversation = Conversation(owner=OWNER).with_messages(message)
+        await store.commit(conversation, [message])
+        (found,) = await store.messages(conversation)
+        assert abs(found.timestamp.replace(tzinfo=None) - moment) <= timedelta(hours=9)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("wrong", ["", "conv_\0", "conv_é", "conv_\ud800", "' OR 1=1 --"])
+def test_an_id_from_elsewhere_finds_nothing(wrong: str, run: Run) -> None:
+    async def scenario(store: ConversationStore) -> None:
+        conversation = await stored(store, "hi", "Oh")
+        with pytest.raises(ConversationNotFound):
+            await store.get(OWNER, wrong)
+        with pytest.raises(MessageNotFound):
+            await store.branch(conversation, wrong)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "position", ["0001-01-01T00:00:00+14:00 conv_1", "2026-01-01T00:00:00+00:00 conv_\0", "9999-12-31 a"]
+)
+def test_a_made_up_cursor_is_refused_or_leads_nowhere(position: str, run: Run) -> None:
+    cursor = base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
+
+    async def scenario(store: ConversationStore) -> None:
+        await stored(store, "a")
+        with pytest.raises(InvalidRequest, match="cursor"):
+            await store.page(OWNER, PageRequest(limit=2, cursor=cursor))
 
     run(scenario)
