@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.errors import StoreUnavailable
 from app.models.storage.sql.engine import WRITES, make_engine
 from app.models.storage.sql.failures import DATABASE_ERRORS, RETRY_AFTER_S, unavailable
-from app.models.storage.sql.schema import bring_up_to_date, is_up_to_date
+from app.models.storage.sql.migrations.upgrade import bring_up_to_date, is_up_to_date
 from app.models.storage.sql.tables import turn_leases
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from app.core.errors import StoreUnavailable
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.schema import VERSION_TABLE
+from app.models.storage.sql.migrations.upgrade import VERSION_TABLE
 from app.models.storage.sql.tables import metadata
 from tests.models.storage.conftest import opened
 

@@ -1,8 +1,8 @@
-"""Alembic runs this module to apply migrations. The connection comes from `schema.py`."""
+"""Alembic runs this module to apply migrations. The connection comes from `upgrade.py`."""
 
 from alembic import context
 
-from app.models.storage.sql.schema import VERSION_TABLE
+from app.models.storage.sql.migrations.upgrade import VERSION_TABLE
 from app.models.storage.sql.tables import metadata
 
 context.configure(
