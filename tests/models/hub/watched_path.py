@@ -23,7 +23,7 @@ class WatchedPath(PosixPath):
         _note("stat", self)
         return super().stat(follow_symlinks=follow_symlinks)
 
-    def open(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # Any: as Path's own overloads
+    def open(self, *args: Any, **kwargs: Any) -> Any:  # Any: as Path's own overloads
         _note("open", self)
         return super().open(*args, **kwargs)
 
