@@ -83,6 +83,7 @@ class ServerStatus:
             loaded=self._status_of(state) == "loaded",
             status=self._status_of(state),
             error=self._failure(state),
+            memory_bytes=_memory_bytes(state),
             **({"model_id": None, "context_length": state.profile.context_length} | facts),
         )
 
@@ -178,7 +179,6 @@ def _facts(loaded: ServedModel) -> dict[str, str | int | float | dict[str, Sampl
         "weights": info.weights,
         "draft": info.draft,
         "parameters": info.parameters,
-        "memory_bytes": loaded.backend.stats.memory_bytes,
         "kv_cache_bytes": info.kv_cache_bytes,
         "context_length": info.context_length,
         "load_time": loaded.load_time_s,
