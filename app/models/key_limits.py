@@ -27,49 +27,57 @@ class Budget:
     reset_s: int
 
 
-class MinuteWindow:
-    """Counts what was used in the last minute.
+@dataclass(slots=True)
+class _Uses:
+    """Uses within one second, which count as long as the last of them."""
 
-    It counts by the second, so that its size is bounded, and a second counts until all of it is a minute old.
-    """
+    first_at: float
+    last_at: float
+    amount: int
+
+
+class MinuteWindow:
+    """Counts what was used in the last minute, or up to a second longer, so that its size is bounded."""
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self.limit = limit
         self._clock = clock
         self._used = 0
-        self._seconds: deque[tuple[int, int]] = deque()  # with the amount used in each, the oldest first
+        self._uses: deque[_Uses] = deque()  # the oldest first
 
     def add(self, amount: int) -> None:
         """Counts a use, even one beyond the limit."""
         self._forget()
         self._used += amount
-        second = math.floor(self._clock())
-        if self._seconds and self._seconds[-1][0] == second:
-            amount += self._seconds.pop()[1]
-        self._seconds.append((second, amount))
+        now = self._clock()
+        if self._uses and now - self._uses[-1].first_at < 1:
+            self._uses[-1].last_at = now
+            self._uses[-1].amount += amount
+        else:
+            self._uses.append(_Uses(now, now, amount))
 
     def wait_s(self) -> int:
         """Returns in how many whole seconds something will be left; 0 if something is left now."""
         self._forget()
         used, wait_s = self._used, 0
-        for second, amount in self._seconds:
+        for uses in self._uses:
             if used < self.limit:
                 break
-            used, wait_s = used - amount, self._remaining_s(second)
+            used, wait_s = used - uses.amount, self._remaining_s(uses)
         return wait_s
 
     def budget(self, resource: Resource) -> Budget:
         self._forget()
-        reset_s = self._remaining_s(self._seconds[-1][0]) if self._seconds else 0
+        reset_s = self._remaining_s(self._uses[-1]) if self._uses else 0
         return Budget(resource, self.limit, max(self.limit - self._used, 0), reset_s)
 
     def _forget(self) -> None:
-        while self._seconds and self._remaining_s(self._seconds[0][0]) <= 0:
-            self._used -= self._seconds.popleft()[1]
+        while self._uses and self._remaining_s(self._uses[0]) <= 0:
+            self._used -= self._uses.popleft().amount
 
-    def _remaining_s(self, second: int) -> int:
-        """Returns for how many seconds, rounded up, what was used in that second still counts."""
-        return math.ceil(second + 1 + WINDOW_S - self._clock())
+    def _remaining_s(self, uses: _Uses) -> int:
+        """Returns for how many seconds, rounded up, the uses still count."""
+        return math.ceil(uses.last_at + WINDOW_S - self._clock())
 
 
 @dataclass(slots=True)
