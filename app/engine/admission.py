@@ -2,17 +2,24 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
+
+from llguidance import LLMatcher
 
 from app.core.errors import DomainError, InternalError, InvalidRequest
+from app.engine.grammars.compiler import GrammarCompiler
+from app.engine.grammars.rule import GrammarRule
+from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import Accepted, Failed, Submit, TokenLogprob
 from app.engine.loading.load import LoadedModel
-from app.engine.replies.parts import PartSplitter
+from app.engine.replies.parts import THINK_OPEN, PartSplitter
 from app.engine.request import Request
 from app.engine.sampling.logprobs import RowLogprobs
 from app.engine.sampling.rules import rules_for
 from app.engine.sampling.sampler import RequestSampler, check_sampling
+from app.engine.sampling.thinking import ThinkingPhase
 from app.engine.scheduling.sequence import TokenSequence
 from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
@@ -40,9 +47,17 @@ class Admission:
     """Admits requests to one model with a window of `context_length` tokens."""
 
     def __init__(
-        self, loaded: LoadedModel, context_length: int, chat_format: ChatFormat, sandbox: TemplateSandbox
+        self,
+        loaded: LoadedModel,
+        context_length: int,
+        chat_format: ChatFormat,
+        sandbox: TemplateSandbox,
+        grammar_sandbox: GrammarSandbox,
     ) -> None:
         self._vocabulary = Vocabulary(loaded)
+        self._grammars = GrammarCompiler(
+            loaded.tokenizer, self._vocabulary.size, loaded.stop_ids, grammar_sandbox
+        )
         self._prompts = PromptBuilder(
             loaded.tokenizer,
             context_length=context_length,
@@ -51,7 +66,23 @@ class Admission:
         )
         self._stop = chat_format.stop
 
-    def admit(self, submit: Submit, arrived: float) -> Admitted | Failed:
+    def compile(self, submit: Submit) -> LLMatcher | Failed | None:
+        """Returns the matcher of the request's grammar, if it has one, or the reason why it cannot run.
+
+        Another thread than that of `admit` may call it, so that slow grammars delay no other request.
+        """
+        if submit.grammar is None:
+            return None
+        begun = submit.messages[-1].content if submit.continue_final_message and submit.messages else ""
+        try:
+            return self._grammars.compile(submit.grammar, begun)
+        except DomainError as error:
+            return Failed(submit.request_id, error.code, error.message, error.hint)
+        except Exception:  # the root of the thread's task
+            _log.exception("the grammar of request %s cannot be compiled", submit.request_id)
+            return internal_failure(submit.request_id)
+
+    def admit(self, submit: Submit, arrived: float, matcher: LLMatcher | None = None) -> Admitted | Failed:
         """Returns the request, ready for the scheduler, or the reason why it cannot run."""
         try:
             check_sampling(submit.sampling)
@@ -60,7 +91,7 @@ class Admission:
                 raise InvalidRequest("prompt_logprobs needs top_logprobs")
             prompt = self._prompts.build(submit)
             self._vocabulary.check(prompt.ids)
-            return self._make_request(submit, prompt, arrived)
+            return self._make_request(submit, prompt, arrived, matcher)
         except DomainError as error:
             return Failed(submit.request_id, error.code, error.message, error.hint)
         except Exception:  # the root of the thread's task: one request must not end the others
@@ -75,7 +106,20 @@ class Admission:
         """Returns the first token of a prompt, which has no probability."""
         return TokenLogprob(token_id, self._vocabulary.token_bytes.of(token_id), None)
 
-    def _make_request(self, submit: Submit, prompt: Prompt, arrived: float) -> Admitted:
+    def _grammar_rule(self, matcher: LLMatcher | None, prompt: Prompt) -> GrammarRule | None:
+        if matcher is None:
+            return None
+        tokens, tokenizer = self._vocabulary.token_bytes, self._grammars.tokenizer
+        if prompt.thinking == "none" or prompt.has_closed_thinking:
+            return GrammarRule(matcher, tokenizer, ThinkingPhase("none", tokens))
+        phase = ThinkingPhase(prompt.thinking, tokens)
+        opens = tokens.made_of(THINK_OPEN.encode())
+        breaks = [*tokens.made_of(b"\n"), *tokens.made_of(b"\n\n")]
+        return GrammarRule(matcher, tokenizer, phase, open_ids=opens, break_ids=breaks)
+
+    def _make_request(
+        self, submit: Submit, prompt: Prompt, arrived: float, matcher: LLMatcher | None
+    ) -> Admitted:
         sampling = submit.sampling
         stops = sampling.stop + (self._stop if submit.messages is not None else ())
         stop_ids = self._vocabulary.stop_ids(sampling)
@@ -92,7 +136,7 @@ class Admission:
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
             stop_ids=stop_ids,
-            sampler=RequestSampler(sampling, rules),
+            sampler=RequestSampler(sampling, rules, self._grammar_rule(matcher, prompt)),
             text=self._vocabulary.reply_text(
                 stops,
                 joins=prompt.ids if continues_prompt else (),
@@ -110,42 +154,73 @@ class Admission:
 class AdmissionQueue:
     """Admits requests one after the other, in order of arrival, while the step loop runs.
 
-    Only the thread of the step loop may call it.
+    Those with a grammar join the order when it is compiled, in a thread of its own. Only the thread of the
+    step loop may call it.
     """
 
     def __init__(self, admission: Admission, executor: Executor | None = None) -> None:
-        """`executor` must run one call at a time. The default is a thread of its own."""
+        """`executor` must run one call at a time. The default is a thread of its own for either work."""
         self._admission = admission
         self._executor = ThreadPoolExecutor(1, "admission") if executor is None else executor
+        self._compiler = ThreadPoolExecutor(1, "grammars") if executor is None else executor
+        self._compiling: dict[str, tuple[Submit, float, Future[LLMatcher | Failed | None]]] = {}
         self._futures: dict[str, Future[Admitted | Failed]] = {}  # by request id, in order of arrival
 
     def __len__(self) -> int:
-        return len(self._futures)
+        return len(self._futures) + len(self._compiling)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._futures))
+        return iter((*self._futures, *self._compiling))
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._futures
+        return request_id in self._futures or request_id in self._compiling
 
     def add(self, submit: Submit, arrived: float) -> None:
-        self._futures[submit.request_id] = self._executor.submit(self._admission.admit, submit, arrived)
+        if submit.grammar is None:
+            self._admit(submit, arrived, None)
+        else:
+            future = self._compiler.submit(self._admission.compile, submit)
+            self._compiling[submit.request_id] = (submit, arrived, future)
 
     def cancel(self, request_id: str) -> None:
-        """Drops the request. The thread may still finish preparing it, but the outcome is ignored."""
-        self._futures.pop(request_id).cancel()
+        """Drops the request. A thread may still finish preparing it, but the outcome is ignored."""
+        if request_id in self._compiling:
+            _, _, compiling = self._compiling.pop(request_id)
+            compiling.cancel()
+        else:
+            self._futures.pop(request_id).cancel()
 
     def wait(self, timeout_s: float) -> None:
-        """Waits until the oldest request is prepared, if there is any."""
-        wait(list(self._futures.values())[:1], timeout_s)
+        """Waits until a request may have got further, if there is any."""
+        pending: list[Future[Any]] = list(self._futures.values())[:1]  # Any: their results are not read
+        pending += [future for _, _, future in self._compiling.values()]
+        wait(pending, timeout_s, FIRST_COMPLETED)
 
     def take_prepared(self) -> list[Admitted | Failed]:
         """Returns the outcomes of the oldest requests, up to the first that is not prepared yet."""
-        outcomes = []
+        outcomes = self._take_compiled()
         while self._futures and (oldest := next(iter(self._futures.values()))).done():
             outcomes.append(oldest.result())
             del self._futures[next(iter(self._futures))]
         return outcomes
+
+    def _take_compiled(self) -> list[Admitted | Failed]:
+        """Passes on the requests whose grammars are compiled. Returns the failures of the others."""
+        failures: list[Admitted | Failed] = []
+        for submit, arrived, future in list(self._compiling.values()):
+            if future.done():
+                del self._compiling[submit.request_id]
+                match future.result():
+                    case Failed() as failed:
+                        failures.append(failed)
+                    case matcher:
+                        self._admit(submit, arrived, matcher)
+        return failures
+
+    def _admit(self, submit: Submit, arrived: float, matcher: LLMatcher | None) -> None:
+        self._futures[submit.request_id] = self._executor.submit(
+            self._admission.admit, submit, arrived, matcher
+        )
 
 
 def internal_failure(request_id: str) -> Failed:

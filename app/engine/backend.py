@@ -10,6 +10,7 @@ from app.engine.ipc.messages import (
     ChatMessage,
     Delta,
     Finished,
+    Grammar,
     ModelInfo,
     PromptLogprobs,
     SamplingParams,
@@ -26,7 +27,8 @@ class ModelInput:
     switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
     `is_kept` says whether later requests may use the keys and values of this one, which those of another
     `scope` never do. The scope is the owner of the request. With `prompt_logprobs` the log-probabilities of
-    the prompt's tokens are reported; then the request itself takes no keys and values of earlier ones.
+    the prompt's tokens are reported; then the request itself takes no keys and values of earlier ones. The
+    reply's text, after its thinking, has the form of the `grammar`.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -35,6 +37,7 @@ class ModelInput:
     think: bool | None = None
     is_kept: bool = True
     prompt_logprobs: bool = False
+    grammar: Grammar | None = None
     scope: str = ""
 
 

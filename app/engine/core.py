@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from app.core.errors import InvalidRequest
+from app.core.errors import DomainError, InvalidRequest
 from app.core.literals import FinishReason
 from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, internal_failure
 from app.engine.execution.model_runner import ModelRunner
+from app.engine.grammars.masks import MaskWorker
+from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Delta,
     Deltas,
@@ -70,6 +72,7 @@ class EngineCore:
         pool: KVPool | None = None,
         chat_format: ChatFormat = _NO_CHAT_FORMAT,
         sandbox: TemplateSandbox | None = None,
+        grammar_sandbox: GrammarSandbox | None = None,
         admission_executor: Executor | None = None,
         speculation_cost: SpeculationCost | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -81,7 +84,9 @@ class EngineCore:
         self.runner = ModelRunner(loaded.model, pool=pool)
         self.proposer = Proposer(self._draft_model(draft, _layers(loaded)), speculation_cost)
         sandbox = TemplateSandbox() if sandbox is None else sandbox
-        self._admission = Admission(loaded, limits.context_length, chat_format, sandbox)
+        grammar_sandbox = GrammarSandbox() if grammar_sandbox is None else grammar_sandbox
+        self._admission = Admission(loaded, limits.context_length, chat_format, sandbox, grammar_sandbox)
+        self._masks = MaskWorker()
         self._admissions = AdmissionQueue(self._admission, admission_executor)
         self.cache = KVCache(
             budget_bytes=limits.kv_cache_bytes,
@@ -236,8 +241,14 @@ class EngineCore:
     def _compute(self, chunks: list[Chunk]) -> list[ChunkOutcome] | None:
         """Returns the outcome of each chunk; None if the pass failed."""
         try:
-            logits = self.runner.forward(chunks)
             samplers = [self._requests[chunk.sequence.request_id].sampler for chunk in chunks]
+            self._masks.start(
+                (sampler.grammar, chunk.draft_ids)
+                for chunk, sampler in zip(chunks, samplers, strict=True)
+                if chunk.is_last and sampler.grammar is not None
+            )
+            logits = self.runner.forward(chunks)
+            self._masks.wait()
             return sample_step(logits, chunks, samplers)
         except Exception:  # the root of this step's requests: they fail, the engine continues
             _log.exception("a step of %d sequences failed", len(chunks))
@@ -264,6 +275,9 @@ class EngineCore:
     ) -> tuple[list[Delta], FinishReason | None]:
         """Returns the request's new deltas, and the reason if its reply ends."""
         self.proposer.record(request, accepted=len(outcome.tokens) - 1)
+        if request.sampler.failure is not None:
+            self._fail(request, InvalidRequest(request.sampler.failure))
+            return [], None
         try:
             logprobs = self._admission.describe(outcome.logprobs)
             return request.take(outcome.tokens, logprobs, self._clock())
@@ -277,10 +291,16 @@ class EngineCore:
         self._scheduler.finish(request.sequence)
         self._outbox.append(request.finished(reason, self._clock()))
 
-    def _fail(self, request: Request) -> None:
+    def _fail(self, request: Request, error: DomainError | None = None) -> None:
+        """End the request with this error, or with one of the engine."""
         self._forget(request)
         self._scheduler.drop(request.sequence)
-        self._outbox.append(internal_failure(request.request_id))
+        request_id = request.request_id
+        self._outbox.append(
+            internal_failure(request_id)
+            if error is None
+            else Failed(request_id, error.code, error.message, error.hint)
+        )
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.request_id]

@@ -68,6 +68,8 @@ class Request:
         reason, taken = None, 0
         while reason is None and taken < len(tokens):
             text, reason = self._text_of(tokens[taken], self.reply_tokens + taken + 1)
+            if taken + 1 == len(tokens) and self.sampler.is_complete and reason != "stop":
+                text, reason = text + self.text.flush(), "stop"
             if logprobs:
                 is_shown = tokens[taken] not in self.stop_ids or self.text.includes_stop
                 self.alignment.add(logprobs[taken] if is_shown else None, self.text.length)

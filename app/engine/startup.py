@@ -15,6 +15,7 @@ from app.core.errors import DomainError, ModelLoadFailed, ModelRefused, ModelToo
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
+from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     ModelInfo,
     Progress,
@@ -49,10 +50,12 @@ class ReadyEngine:
     info: ModelInfo
     memory_use: MemoryUse
     sandbox: TemplateSandbox
+    grammar_sandbox: GrammarSandbox
 
     def close(self) -> None:
-        """Ends the process that renders the chat template."""
+        """Ends the processes that render the chat template and check grammars."""
         self.sandbox.close()
+        self.grammar_sandbox.close()
 
     def stats(self) -> Stats:
         return Stats(
@@ -101,7 +104,8 @@ def _no_memory(spec: WorkerSpec) -> ModelTooLarge:
 def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, started: float) -> ReadyEngine:
     served = run_at_low_priority(partial(_load_served, spec, report), spec.low_priority)
     draft = run_at_low_priority(partial(_load_draft, spec, served.loaded), spec.low_priority)
-    engine = _make_engine(spec, served, draft, sandbox)
+    grammar_sandbox = GrammarSandbox()
+    engine = _make_engine(spec, served, draft, sandbox, grammar_sandbox)
     memory.return_freed()
     report(Progress("warm up", 0.0))
     _warm_up(engine, spec.threads)
@@ -110,7 +114,7 @@ def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, sta
     info = _info(served, engine.limits, memory_use, time.monotonic() - started)
     if draft is not None:
         info = msgspec.structs.replace(info, draft=spec.draft_name)
-    return ReadyEngine(engine, info, memory_use, sandbox)
+    return ReadyEngine(engine, info, memory_use, sandbox, grammar_sandbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,11 @@ def _load_draft(spec: WorkerSpec, served: LoadedModel) -> _CheckedModel | None:
 
 
 def _make_engine(
-    spec: WorkerSpec, served: _CheckedModel, draft: _CheckedModel | None, sandbox: TemplateSandbox
+    spec: WorkerSpec,
+    served: _CheckedModel,
+    draft: _CheckedModel | None,
+    sandbox: TemplateSandbox,
+    grammar_sandbox: GrammarSandbox,
 ) -> EngineCore:
     loaded, paths = served.loaded, [served.path] if draft is None else [served.path, draft.path]
     limits = _limits(spec, loaded, sum(path.bytes_per_token for path in paths))
@@ -190,6 +198,7 @@ def _make_engine(
         draft=None if draft is None else draft.loaded,
         chat_format=ChatFormat(spec.chat_template, spec.stop),
         sandbox=sandbox,
+        grammar_sandbox=grammar_sandbox,
     )
 
 

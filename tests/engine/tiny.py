@@ -24,6 +24,7 @@ from transformers import (
 
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
+from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Accepted,
     Deltas,
@@ -76,6 +77,12 @@ class InlineExecutor(Executor):
 def shared_sandbox() -> TemplateSandbox:
     """One process for all tests, because starting one takes longer than most tests."""
     return TemplateSandbox()
+
+
+@cache
+def shared_grammar_sandbox() -> GrammarSandbox:
+    """With time enough to check a grammar on a busy machine."""
+    return GrammarSandbox(time_limit_s=20)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -175,10 +182,12 @@ class TinyModel:
         chat_format: ChatFormat | None = None,
         speculation_cost: SpeculationCost | None = None,
         admission_executor: Executor | None = None,
+        grammar_sandbox: GrammarSandbox | None = None,
+        context_length: int = WINDOW,
     ) -> EngineCore:
         """With no `admission_executor` requests are prepared when they are submitted."""
         limits = EngineLimits(
-            context_length=WINDOW,
+            context_length=context_length,
             kv_cache_bytes=cache_tokens * self.bytes_per_token,
             bytes_per_token=self.bytes_per_token,
             max_active_requests=max_active_requests,
@@ -188,13 +197,14 @@ class TinyModel:
         if self.uses_pool and pool is None:
             pool = KVPool(cache_tokens, first=64)
         return EngineCore(
-            LoadedModel(self.packed, self.tokenizer, WINDOW),
+            LoadedModel(self.packed, self.tokenizer, context_length),
             limits,
             pool=pool,
             draft=draft,
             chat_format=chat_format or ChatFormat(),
             speculation_cost=speculation_cost,
             sandbox=shared_sandbox(),
+            grammar_sandbox=grammar_sandbox or shared_grammar_sandbox(),
             admission_executor=admission_executor or InlineExecutor(),
         )
 

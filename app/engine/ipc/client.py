@@ -177,6 +177,7 @@ class WorkerClient:
                     think=model_input.think,
                     is_kept=model_input.is_kept,
                     prompt_logprobs=model_input.prompt_logprobs,
+                    grammar=model_input.grammar,
                 )
             )
             while not isinstance(event := await _next_event(queue, deadline), Finished):

@@ -70,6 +70,14 @@ class SamplingParams(Record, frozen=True):
     top_logprobs: int | None = None  # most likely tokens reported beside each token; None: no probabilities
 
 
+class Grammar(Record, frozen=True):
+    """The form of a reply's text. `source` is a JSON schema, nothing, a regular expression, a JSON list of
+    texts, or a Lark grammar."""
+
+    kind: Literal["json_schema", "json", "regex", "choice", "lark"]
+    source: str = ""
+
+
 class Submit(Record, frozen=True):
     """One request: chat `messages` (rendered with the template) or a raw `prompt`, exactly one of them.
 
@@ -87,6 +95,7 @@ class Submit(Record, frozen=True):
     think: bool | None = None
     is_kept: bool = True
     prompt_logprobs: bool = False  # whether the prompt's tokens are reported as the reply's are
+    grammar: Grammar | None = None  # of the text after the thinking
 
 
 class Cancel(Record, frozen=True):

@@ -18,6 +18,7 @@ from app.core.sampling import (
     MAX_STOP_TOKENS,
 )
 from app.engine.device import on_device
+from app.engine.grammars.rule import GrammarRule
 from app.engine.ipc.messages import SamplingParams
 from app.engine.sampling.rules import LogitRule
 
@@ -51,10 +52,23 @@ def check_sampling(params: SamplingParams) -> None:
 class RequestSampler:
     """One request's sampling parameters, random numbers, and the rules that change its logits."""
 
-    def __init__(self, params: SamplingParams, rules: Sequence[LogitRule] = ()) -> None:
+    def __init__(
+        self, params: SamplingParams, rules: Sequence[LogitRule] = (), grammar: GrammarRule | None = None
+    ) -> None:
         self.params = params
+        self.grammar = grammar
         self._noise = Random(params.seed)
-        self._rules = rules
+        self._rules = [*rules, *(() if grammar is None else (grammar,))]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing can follow the tokens so far."""
+        return self.grammar is not None and self.grammar.is_complete
+
+    @property
+    def failure(self) -> str | None:
+        """The reason why the reply cannot go on, if there is any."""
+        return None if self.grammar is None else self.grammar.failure
 
     @property
     def is_greedy(self) -> bool:

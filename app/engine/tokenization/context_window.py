@@ -22,6 +22,7 @@ class Prompt:
     max_tokens: int  # for the reply, within the window
     omitted_messages: int = 0
     thinking: Thinking = NO_THINKING
+    has_closed_thinking: bool = False  # whether it ends with an empty thinking, so that none follows
     characters: int = 0  # of a text that is too long to be tokenised; then there are no ids
 
     def fits(self, limit: int) -> bool:

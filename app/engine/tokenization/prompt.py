@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import ContextOverflow, InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Submit
+from app.engine.replies.parts import THINK_CLOSE
 from app.engine.tokenization.chat_encoder import ChatEncoder, KnownIds
 from app.engine.tokenization.chat_template import ChatTemplate
 from app.engine.tokenization.context_window import NO_THINKING, ContextWindow, Prompt
@@ -71,8 +72,9 @@ class PromptBuilder:
             text = self._template.render(marked, think=bool(request.think))
             thinking = self._template.thinking(text, request.think)
         if len(text) > self._window.max_characters:
-            return Prompt([], 0, omitted, thinking, len(text))
-        return Prompt(self._encoder.encode_chat(text, known), 0, omitted, thinking)
+            return Prompt([], 0, omitted, thinking, characters=len(text))
+        is_closed = text.rstrip().endswith(THINK_CLOSE)
+        return Prompt(self._encoder.encode_chat(text, known), 0, omitted, thinking, is_closed)
 
     def _with_room(self, prompt: Prompt, request: Submit, known: KnownIds) -> Prompt:
         if prompt.characters:

@@ -1,7 +1,8 @@
-"""Renders chat templates, which are code by the model's author, in a process that has nothing else in memory.
+"""Renders chat templates and checks grammars in a process that has nothing else in memory.
 
-Run it as a script. It reads one JSON request per line from stdin and writes one JSON answer per line to
-stdout, until stdin ends. It imports nothing but jinja2, so that it starts at once.
+Templates are code by the model's author, and grammars come from clients. Run it as a script. It reads one
+JSON request per line from stdin and writes one JSON answer per line to stdout, until stdin ends. It imports
+nothing but jinja2 until the first grammar, so that it starts at once.
 """
 
 import json
@@ -24,9 +25,8 @@ from jinja2.utils import Namespace
 
 MEMORY_LIMIT_BYTES = 1 << 30  # in addition to the memory that the process has when it starts
 LENGTH_LIMIT = 50_000_000  # characters of a rendered chat
-TemplateAnswer = dict[
-    str, str
-]  # {"text": ...}, {"refused": the template's own words, or ""} or {"out_of_bounds": ""}
+# {"text": ...}, {"refused": the template's own words, or the grammar's error} or {"out_of_bounds": ""}
+SandboxAnswer = dict[str, str]
 
 
 def main() -> None:
@@ -43,16 +43,19 @@ def _answer_requests() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         with _kill_after(request["time_limit_s"]):
-            answer = _render(request["template"], request["variables"])
+            if "grammar" in request:
+                answer = _check_grammar(request["grammar"])
+            else:
+                answer = _render(request["template"], request["variables"])
         _write(answer)
 
 
-def _write(answer: TemplateAnswer) -> None:
+def _write(answer: SandboxAnswer) -> None:
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
-def _render(template: str, variables: dict[str, Any]) -> TemplateAnswer:  # any JSON
+def _render(template: str, variables: dict[str, Any]) -> SandboxAnswer:  # any JSON
     try:
         text = _compile(template).render(**variables)
     except (MemoryError, RecursionError, OverflowError):
@@ -63,6 +66,16 @@ def _render(template: str, variables: dict[str, Any]) -> TemplateAnswer:  # any 
         own_words = str(error) if type(error) is jinja2.TemplateError else ""
         return {"refused": own_words}
     return {"text": text} if len(text) <= LENGTH_LIMIT else {"out_of_bounds": ""}
+
+
+def _check_grammar(grammar: str) -> SandboxAnswer:
+    """Compiles the grammar for single bytes, and looks for the first of them."""
+    from llguidance import LLMatcher, LLTokenizer  # only here, because most models never need it
+
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return {"refused": matcher.get_error()} if matcher.is_error() else {"text": ""}
 
 
 @lru_cache(4)

@@ -35,13 +35,13 @@ class TemplateSandbox:
 
     def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
         self._time_limit_s = time_limit_s
-        self._process: _Process | None = None
+        self._process: SandboxProcess | None = None
 
     def start(self) -> None:
         """Starts the process without waiting for it, so that it is ready for the first template."""
         if self._process is None or not self._process.is_alive:
             self.close()
-            self._process = _Process()
+            self._process = SandboxProcess()
 
     def render(self, template: str, variables: dict[str, Any]) -> str:  # any JSON
         """Returns the rendered template.
@@ -69,8 +69,8 @@ class TemplateSandbox:
             self._process = None
 
 
-class _Process:
-    """One running template_process.py."""
+class SandboxProcess:
+    """One running template_process.py. It ends with `close`, or when this object is garbage-collected."""
 
     def __init__(self) -> None:
         # With -P, the script cannot import the modules beside it by their plain names.
@@ -85,14 +85,14 @@ class _Process:
 
     def ask(
         self, request: dict[str, Any], time_limit_s: float
-    ) -> template_process.TemplateAnswer | None:  # any JSON
+    ) -> template_process.SandboxAnswer | None:  # any JSON
         """Returns the answer; None if the process was killed or crashed meanwhile."""
         if not self._is_ready and self._answer(b"", _START_LIMIT_S) is None:
             return None
         self._is_ready = True
         return self._answer(json.dumps(request).encode() + b"\n", time_limit_s)
 
-    def _answer(self, request: bytes, time_limit_s: float) -> template_process.TemplateAnswer | None:
+    def _answer(self, request: bytes, time_limit_s: float) -> template_process.SandboxAnswer | None:
         assert self._popen.stdin is not None and self._popen.stdout is not None
         watchdog = threading.Timer(time_limit_s, self._popen.kill)
         watchdog.start()
@@ -105,7 +105,7 @@ class _Process:
         finally:
             watchdog.cancel()
             watchdog.join()
-        answer: template_process.TemplateAnswer | None = json.loads(line) if line.endswith(b"\n") else None
+        answer: template_process.SandboxAnswer | None = json.loads(line) if line.endswith(b"\n") else None
         return answer
 
 

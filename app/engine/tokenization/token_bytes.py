@@ -49,6 +49,10 @@ class TokenBytes:
             ids.append(token_id)
         return ids
 
+    def made_of(self, text: bytes) -> list[int]:
+        """Returns the ids whose text is exactly these bytes."""
+        return [token_id for token_id in self.starting_with(text) if self.of(token_id) == text]
+
     def containing(self, text: bytes) -> list[int]:
         """Returns the ids whose text has these bytes in it."""
         return [token_id for token, token_id in self._sorted if text in token]

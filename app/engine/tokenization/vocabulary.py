@@ -16,7 +16,7 @@ from app.engine.tokenization.token_bytes import TokenBytes
 class Vocabulary:
     def __init__(self, loaded: LoadedModel) -> None:
         self._tokenizer = loaded.tokenizer
-        self._size = int(loaded.model.config.get_text_config().vocab_size)
+        self.size = int(loaded.model.config.get_text_config().vocab_size)
         added = self._tokenizer.added_tokens_decoder
         self._silent_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         known = self._tokenizer.get_vocab()
@@ -25,15 +25,15 @@ class Vocabulary:
 
     def check(self, ids: Sequence[int]) -> None:
         """Raises InvalidRequest if the model has no embedding for one of the ids."""
-        if max(ids) >= self._size:
+        if max(ids) >= self.size:
             raise InvalidRequest("the text has a token that is not in the model's vocabulary")
 
     def check_named(self, sampling: SamplingParams) -> None:
         """Raises InvalidRequest if the parameters name a token that the model does not have."""
         for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
             for token_id in ids:
-                if not 0 <= token_id < self._size:
-                    known = f"the model's tokens are 0 to {self._size - 1}"
+                if not 0 <= token_id < self.size:
+                    known = f"the model's tokens are 0 to {self.size - 1}"
                     raise InvalidRequest(f"{name}: there is no token {token_id}; {known}")
 
     def stop_ids(self, sampling: SamplingParams) -> Set[int]:
@@ -60,7 +60,7 @@ class Vocabulary:
 
     @cached_property
     def token_bytes(self) -> TokenBytes:
-        return TokenBytes(self._tokenizer, self._size)
+        return TokenBytes(self._tokenizer, self.size)
 
     def _decode(self, ids: list[int]) -> str:
         with panics_as_errors():

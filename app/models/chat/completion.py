@@ -12,6 +12,7 @@ from app.core.errors import InvalidRequest
 from app.engine.backend import ModelInput
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
+from app.models.chat.structured_output import grammar_of
 from app.models.schemas import (
     GenerateRequest,
     GenerateResponse,
@@ -100,6 +101,7 @@ class TextGenerator:
         prompt = ModelInput(
             prompt=request.prompt,
             is_kept=is_kept,
+            grammar=grammar_of(request.response_format),
             prompt_logprobs=bool(request.prompt_logprobs) and is_kept,  # once for several sequences
             scope=owner,
         )

@@ -12,6 +12,7 @@ from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
+from app.models.chat.structured_output import grammar_of
 from app.models.conversation import Conversation, Message, ReplyFacts, new_id
 from app.models.schemas import (
     ChatResponse,
@@ -228,6 +229,7 @@ def _model_input(turn: Turn) -> ModelInput:
         tuple(messages),
         continue_final_message=turn.continues is not None,
         think=turn.request.think,
+        grammar=grammar_of(turn.request.response_format),
         scope=turn.conversation.owner,
     )
 

@@ -66,6 +66,14 @@ from app.models.schemas.requests import (
     UndoRequest as UndoRequest,
     UpdateConversationRequest as UpdateConversationRequest,
 )
+from app.models.schemas.response_format import (
+    ChoiceFormat as ChoiceFormat,
+    JsonFormat as JsonFormat,
+    JsonSchemaFormat as JsonSchemaFormat,
+    LarkFormat as LarkFormat,
+    RegexFormat as RegexFormat,
+    ResponseFormat as ResponseFormat,
+)
 from app.models.schemas.wire import (
     MAX_STOP as MAX_STOP,
     MAX_TEXT as MAX_TEXT,

@@ -17,6 +17,7 @@ from pydantic import (
 
 from app.core import sampling
 from app.core.literals import FinishReason
+from app.models.schemas.response_format import ResponseFormat
 from app.models.schemas.wire import (
     Name,
     NonBlankText,
@@ -106,7 +107,17 @@ class SamplingFields(RequestModel):
     )
 
 
-class TurnFields(SamplingFields):
+class GenerationFields(SamplingFields):
+    """How to generate a reply's text."""
+
+    response_format: ResponseFormat | None = Field(
+        None,
+        description="The form of the reply's text, after any thinking. A reply that `max_tokens` cuts off is "
+        "incomplete; its finish_reason is `length`.",
+    )
+
+
+class TurnFields(GenerationFields):
     """The fields of every request for a reply."""
 
     think: StrictBool | None = Field(
@@ -232,7 +243,7 @@ class UndoRequest(RequestModel):
     turns: StrictInt = Field(1, ge=1, le=10_000, description="The number of turns to drop from the end.")
 
 
-class GenerateRequest(SamplingFields):
+class GenerateRequest(GenerationFields):
     prompt: NonBlankText = Field(
         description="The text to continue. It is used as it is, without a chat template."
     )
