@@ -25,6 +25,7 @@ from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tokenization.vocabulary import Vocabulary
+from app.engine.tools.reply_parts import ReplyParts
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +56,16 @@ class Admission:
         grammar_sandbox: GrammarSandbox,
     ) -> None:
         self._vocabulary = Vocabulary(loaded)
-        self._grammars = GrammarCompiler(
-            loaded.tokenizer, self._vocabulary.size, loaded.stop_ids, grammar_sandbox
-        )
         self._prompts = PromptBuilder(
             loaded.tokenizer,
             context_length=context_length,
             chat_template=chat_format.template,
             sandbox=sandbox,
+        )
+        tokens = self._vocabulary.token_bytes
+        special_ids = tokens.silent_ids | self._prompts.toolbox.mark_ids
+        self._grammars = GrammarCompiler(
+            loaded.tokenizer, tokens, loaded.stop_ids, special_ids, grammar_sandbox
         )
         self._stop = chat_format.stop
 
@@ -71,11 +74,12 @@ class Admission:
 
         Another thread than that of `admit` may call it, so that slow grammars delay no other request.
         """
-        if submit.grammar is None:
-            return None
         begun = submit.messages[-1].content if submit.continue_final_message and submit.messages else ""
         try:
-            return self._grammars.compile(submit.grammar, begun)
+            toolbox = self._prompts.toolbox
+            if (required := toolbox.required_grammar(submit)) is not None:
+                return self._grammars.compile(required, begun, toolbox.marks)
+            return None if submit.grammar is None else self._grammars.compile(submit.grammar, begun)
         except DomainError as error:
             return Failed(submit.request_id, error.code, error.message, error.hint)
         except Exception:  # the root of the thread's task
@@ -123,6 +127,9 @@ class Admission:
         sampling = submit.sampling
         stops = sampling.stop + (self._stop if submit.messages is not None else ())
         stop_ids = self._vocabulary.stop_ids(sampling)
+        use = submit.tool_use
+        has_calls = use is not None and use.choice != "none" and submit.messages is not None
+        parser = self._prompts.toolbox.parser(use) if use is not None and has_calls else None
         rules = rules_for(sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
         continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(
@@ -141,8 +148,9 @@ class Admission:
                 stops,
                 joins=prompt.ids if continues_prompt else (),
                 includes_stop=sampling.include_stop_str_in_output,
+                visible=frozenset() if parser is None else self._prompts.toolbox.visible_ids,
             ),
-            parts=PartSplitter(prompt.thinking),
+            parts=ReplyParts(PartSplitter(prompt.thinking), parser),
             arrived_at=arrived,
         )
         accepted = Accepted(
@@ -176,7 +184,7 @@ class AdmissionQueue:
         return request_id in self._futures or request_id in self._compiling
 
     def add(self, submit: Submit, arrived: float) -> None:
-        if submit.grammar is None:
+        if submit.grammar is None and submit.tool_use is None:
             self._admit(submit, arrived, None)
         else:
             future = self._compiler.submit(self._admission.compile, submit)

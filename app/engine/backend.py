@@ -14,6 +14,7 @@ from app.engine.ipc.messages import (
     ModelInfo,
     PromptLogprobs,
     SamplingParams,
+    ToolUse,
 )
 
 GenerationEvent = Accepted | PromptLogprobs | Delta | Finished
@@ -38,6 +39,7 @@ class ModelInput:
     is_kept: bool = True
     prompt_logprobs: bool = False
     grammar: Grammar | None = None
+    tool_use: ToolUse | None = None
     scope: str = ""
 
 

@@ -13,10 +13,11 @@ from app.engine.ipc.messages import (
     TokenLogprob,
 )
 from app.engine.replies.detokenizer import ReplyText
-from app.engine.replies.parts import Part, PartSplitter, merged
+from app.engine.replies.parts import Part, merged
 from app.engine.replies.token_alignment import TokenAlignment
 from app.engine.sampling.sampler import RequestSampler
 from app.engine.scheduling.sequence import TokenSequence
+from app.engine.tools.reply_parts import ReplyParts
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +30,7 @@ class Request:
     stop_ids: Set[int]
     sampler: RequestSampler
     text: ReplyText
-    parts: PartSplitter
+    parts: ReplyParts
     arrived_at: float
     started_at: float | None = None
     first_token_at: float | None = None
@@ -74,6 +75,8 @@ class Request:
                 is_shown = tokens[taken] not in self.stop_ids or self.text.includes_stop
                 self.alignment.add(logprobs[taken] if is_shown else None, self.text.length)
             parts += self.parts.push(text)
+            if self.parts.is_done:
+                reason = "stop"
             taken += 1
         self.sequence.accept(tokens[:taken], verified=len(tokens) - 1)
         if reason is not None:
@@ -91,7 +94,7 @@ class Request:
 
     def _delta(self, part: Part) -> Delta:
         logprobs = self.alignment.take(part)
-        return Delta(self.request_id, part.text, self.reply_tokens, part.kind, logprobs)
+        return Delta(self.request_id, part.text, self.reply_tokens, part.kind, logprobs, part.call)
 
     def _text_of(self, token: int, reply_tokens: int) -> tuple[str, FinishReason | None]:
         if token in self.stop_ids:

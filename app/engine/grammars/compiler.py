@@ -1,9 +1,11 @@
 """Compiles grammars for one model, within limits, in a thread beside the step loop."""
 
+import json
 import logging
 from collections import OrderedDict
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from functools import cached_property
+from types import MappingProxyType
 
 from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedTokenizerBase
@@ -11,40 +13,52 @@ from transformers import PreTrainedTokenizerBase
 from app.core.errors import InvalidRequest
 from app.engine.grammars.sandbox import GrammarOutOfBounds, GrammarSandbox
 from app.engine.grammars.sources import grammar_text
+from app.engine.grammars.tokenizer import grammar_tokenizer
 from app.engine.ipc.messages import Grammar
+from app.engine.tokenization.token_bytes import TokenBytes
 
 _log = logging.getLogger(__name__)
 
 _KEPT = 32  # compiled grammars, because a client sends the same one with every request
 _LONGEST_REASON = 300  # characters of llguidance's own message
-_TOO_MUCH = "response_format takes too long or too much memory to compile"
+_TOO_MUCH = "the grammar takes too long or too much memory to compile"
+Marks = Mapping[str, int | None]
+NO_MARKS: Marks = MappingProxyType({})
 
 
 class GrammarCompiler:
-    """Compiles for a model whose logits have `vocabulary` columns. Only one thread may use it."""
+    """Compiles for one model. Only one thread may use it. The `special_ids` have no text for a grammar."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, vocabulary: int, stop_ids: Set[int], sandbox: GrammarSandbox
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens: TokenBytes,
+        stop_ids: Set[int],
+        special_ids: Set[int],
+        sandbox: GrammarSandbox,
     ) -> None:
         self._tokenizer = tokenizer
-        self._vocabulary = vocabulary
+        self._tokens = tokens
         self._stop_ids = stop_ids
+        self._special_ids = special_ids
         self._sandbox = sandbox
         self._known: OrderedDict[Grammar, LLMatcher] = OrderedDict()
 
-    def compile(self, grammar: Grammar, begun: str = "") -> LLMatcher:
+    def compile(self, grammar: Grammar, begun: str = "", marks: Marks = NO_MARKS) -> LLMatcher:
         """Returns a matcher for a new reply, or for one that begins with the text `begun`.
+
+        In a grammar with `marks`, which is the engine's own, each `MARK(text)` is a token, or else its text.
 
         Raises:
             InvalidRequest: the grammar is wrong, not supported or too large, or the text does not fit it.
         """
         if grammar not in self._known:
-            self._known[grammar] = self._new(grammar)
+            self._known[grammar] = self._new(grammar, marks)
         self._known.move_to_end(grammar)
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)
         matcher = self._known[grammar].deep_copy()
-        if begun and not matcher.consume_tokens(self.tokenizer.tokenize_str(begun)):
+        if begun and not matcher.consume_tokens(self.tokenizer.greedy_tokenize(begun)):
             raise InvalidRequest("the reply so far does not fit response_format")
         return matcher
 
@@ -52,24 +66,31 @@ class GrammarCompiler:
     def tokenizer(self) -> LLTokenizer:
         """The model's tokenizer as llguidance needs it. To build it takes a second for a large vocabulary."""
         if not self._tokenizer.is_fast or not self._stop_ids:
-            raise InvalidRequest("this model's tokenizer cannot be used with response_format")
-        size = max(self._vocabulary, len(self._tokenizer))
-        return LLTokenizer(
-            self._tokenizer.backend_tokenizer.to_str(), n_vocab=size, eos_token=sorted(self._stop_ids)
-        )
+            raise InvalidRequest("this model's tokenizer cannot be used with a grammar")
+        return grammar_tokenizer(self._tokenizer, self._tokens, self._stop_ids, self._special_ids)
 
-    def _new(self, grammar: Grammar) -> LLMatcher:
-        text = grammar_text(grammar)
+    def _new(self, grammar: Grammar, marks: Marks) -> LLMatcher:
+        field = "tools" if marks else "response_format"
         try:
-            wrong = self._sandbox.check(text)
+            wrong = self._sandbox.check(grammar_text(_with_marks(grammar, dict.fromkeys(marks))))
         except GrammarOutOfBounds:
-            raise InvalidRequest(_TOO_MUCH, hint="Use a smaller or simpler one.") from None
+            raise InvalidRequest(f"{field}: {_TOO_MUCH}", hint="Use a smaller or simpler one.") from None
         if not wrong:
+            text = grammar_text(_with_marks(grammar, marks))
             matcher = LLMatcher(self.tokenizer, text, log_level=0)
             wrong = matcher.get_error()
         if wrong:
-            raise InvalidRequest(f"response_format: {reason(wrong)}")
+            raise InvalidRequest(f"{field}: {reason(wrong)}")
         return matcher
+
+
+def _with_marks(grammar: Grammar, marks: Marks) -> Grammar:
+    """Returns the grammar with tokens and texts in the places of its marks."""
+    source = grammar.source
+    for text, token_id in marks.items():
+        written = json.dumps(text) if token_id is None else f"<[{token_id}]>"
+        source = source.replace(f"MARK({text})", written)
+    return Grammar(grammar.kind, source)
 
 
 def reason(error: str) -> str:

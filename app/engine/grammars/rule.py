@@ -103,7 +103,7 @@ class GrammarRule:
     def _begin_text(self, text: bytes) -> None:
         """The thinking has ended. `text` is what the token of its closing mark has after the mark."""
         self._may_break = not text
-        for token in self._tokenizer.tokenize_bytes(text):
+        for token in self._tokenizer.greedy_tokenize(text.decode("utf-8", "ignore")):
             self._consume(token)
 
     def _consume(self, token: int) -> None:

@@ -1,7 +1,7 @@
 """Turns the form that a request wants for its reply into a grammar for llguidance."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
 
@@ -49,6 +49,11 @@ def _of_schema(source: str) -> str:
         return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_JSON_OPTIONS))
     except ValueError as error:
         raise InvalidRequest(f"response_format: {error}") from error
+
+
+def json_rule(schema: Any) -> str:  # Any: JSON
+    """Returns the right side of a rule of a Lark grammar, for JSON that validates against the schema."""
+    return f"%json {json.dumps({**schema, 'x-guidance': _JSON_OPTIONS})}"
 
 
 def _of_choices(source: str) -> str:

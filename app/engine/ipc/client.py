@@ -178,6 +178,7 @@ class WorkerClient:
                     is_kept=model_input.is_kept,
                     prompt_logprobs=model_input.prompt_logprobs,
                     grammar=model_input.grammar,
+                    tool_use=model_input.tool_use,
                 )
             )
             while not isinstance(event := await _next_event(queue, deadline), Finished):

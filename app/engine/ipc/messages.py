@@ -10,7 +10,7 @@ import msgspec
 
 from app.core.literals import Device, DType, FinishReason, LogLevel, Quantization, Role
 
-DeltaKind = Literal["text", "thinking"]
+DeltaKind = Literal["text", "thinking", "tool_call"]
 Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
 
@@ -43,9 +43,41 @@ class WorkerSpec(Record, frozen=True):
 # API process -> worker
 
 
+class ToolCall(Record, frozen=True):
+    """A call in an assistant's message. `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class ChatMessage(Record, frozen=True):
+    """A message. One with the role `tool` has the result of the call `tool_call_id`."""
+
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class Tool(Record, frozen=True):
+    """A function that the model may call. `parameters` is a JSON schema, as text."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+
+
+class ToolUse(Record, frozen=True):
+    """The tools of a request, and whether the reply may, must not or must be calls of them.
+
+    With a `name` the reply must be a call of that tool. Without `is_parallel` it has one call at most.
+    """
+
+    tools: tuple[Tool, ...]
+    choice: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None
+    is_parallel: bool = True
 
 
 class SamplingParams(Record, frozen=True):
@@ -96,6 +128,7 @@ class Submit(Record, frozen=True):
     is_kept: bool = True
     prompt_logprobs: bool = False  # whether the prompt's tokens are reported as the reply's are
     grammar: Grammar | None = None  # of the text after the thinking
+    tool_use: ToolUse | None = None
 
 
 class Cancel(Record, frozen=True):
@@ -175,10 +208,19 @@ class PromptLogprobs(Record, frozen=True):
     tokens: tuple[TokenLogprob, ...]
 
 
-class Delta(Record, frozen=True):
-    """A piece of a reply that is final and safe to show. It is never empty.
+class ToolCallRef(Record, frozen=True):
+    """The call to which a piece of arguments belongs. `index` counts the calls of the reply."""
 
-    The deltas of each kind concatenate to that part of the reply; thinking comes before text. `logprobs` are
+    index: int
+    id: str
+    name: str
+
+
+class Delta(Record, frozen=True):
+    """A piece of a reply that is final and safe to show. Only the first of a tool call may be empty.
+
+    The deltas of each kind concatenate to that part of the reply; thinking comes before text. Those of each
+    `tool_call` concatenate to its arguments, as JSON text. `logprobs` are
     those of the tokens whose text begins in this piece, if they were asked for.
     """
 
@@ -187,6 +229,7 @@ class Delta(Record, frozen=True):
     tokens: int  # completion tokens so far
     kind: DeltaKind = "text"
     logprobs: tuple[TokenLogprob, ...] = ()
+    tool_call: ToolCallRef | None = None
 
 
 class Deltas(Record, frozen=True):

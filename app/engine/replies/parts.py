@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from app.engine.ipc.messages import DeltaKind
+from app.engine.ipc.messages import DeltaKind, ToolCallRef
 from app.engine.replies.stop_strings import partial_match_length
 
 Thinking = Literal["none", "marked", "opened"]  # in a reply: never, between marks, or from the first token
@@ -20,6 +20,7 @@ class Part:
     text: str
     start: int
     end: int
+    call: ToolCallRef | None = None  # to which the text, a piece of its arguments, belongs
 
 
 class PartSplitter:
@@ -91,8 +92,8 @@ def merged(parts: Sequence[Part]) -> list[Part]:
     """Returns the parts, with neighbours of one kind joined."""
     joined: list[Part] = []
     for part in parts:
-        if joined and joined[-1].kind == part.kind:
+        if joined and (joined[-1].kind, joined[-1].call) == (part.kind, part.call):
             last = joined.pop()
-            part = Part(part.kind, last.text + part.text, last.start, part.end)
+            part = Part(part.kind, last.text + part.text, last.start, part.end, part.call)
         joined.append(part)
     return joined

@@ -1,6 +1,8 @@
 """Renders a chat with the model's template, in the sandbox."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +16,9 @@ _SWITCH = "enable_thinking"  # the variable by which many templates turn reasoni
 _LONGEST_REASON = 200  # characters of a template's own error message
 _EXCEEDS = "the model's chat template exceeds its limits of time, memory or length"
 
-TemplateMessage = dict[str, str]  # role and content
+TemplateMessage = dict[str, Any]  # role, content, and calls of tools: JSON
+TemplateTools = Sequence[dict[str, Any]]  # in the form of OpenAI's API: JSON
+_PROBE: TemplateTools = ({"type": "function", "function": {"name": "tool_probe", "parameters": {}}},)
 
 
 class _ExceedsLimits(InvalidRequest):
@@ -29,28 +33,36 @@ class ChatTemplate:
     ) -> None:
         """Raises ModelRefused if the template exceeds the sandbox's limits even with two short messages."""
         own: str | dict[str, str] | None = tokenizer.chat_template
-        self._only_has_others = isinstance(own, dict)  # templates with names, such as tool_use
-        self.source = (own.get("default") if isinstance(own, dict) else own) or fallback
+        named: dict[str, str] = own if isinstance(own, dict) else {}
+        self._only_has_others = bool(named)
+        self.source = (named.get("default") if isinstance(own, dict) else own) or fallback
+        self.tool_source = named.get("tool_use") or self.source
         self._special_tokens = tokenizer.special_tokens_map
         self._sandbox = sandbox
         self.shows_system = self.source is None or self._shows_system()
 
     def render(
-        self, messages: Sequence[TemplateMessage], *, opens_reply: bool = True, think: bool = False
+        self,
+        messages: Sequence[TemplateMessage],
+        *,
+        opens_reply: bool = True,
+        think: bool = False,
+        tools: TemplateTools = (),
     ) -> str:
         """Returns the chat's text. Raises InvalidRequest if the template refuses it or exceeds its limits."""
-        if self.source is None:
+        source = self.tool_source if tools else self.source
+        if source is None:
             kind = "default chat template" if self._only_has_others else "chat template"
             raise InvalidRequest(f"this model has no {kind}", hint="Use raw generation instead.")
         variables = self._special_tokens | {
             "messages": messages,
-            "tools": None,
+            "tools": tools or None,
             "documents": None,
             "add_generation_prompt": opens_reply,
             _SWITCH: think,
         }
         try:
-            return self._sandbox.render(self.source, variables)
+            return self._sandbox.render(source, variables)
         except TemplateOutOfBounds as error:
             raise _ExceedsLimits(f"{_EXCEEDS} with these messages") from error
         except TemplateRefused as error:
@@ -58,7 +70,7 @@ class ChatTemplate:
             message = "the model's chat template refuses these messages"
             raise InvalidRequest(f"{message}: {reason}" if reason else message) from error
 
-    def render_unfinished(self, messages: Sequence[TemplateMessage]) -> str:
+    def render_unfinished(self, messages: Sequence[TemplateMessage], *, tools: TemplateTools = ()) -> str:
         """Returns the text up to the end of the last message, whose end is restored if the template trims it.
 
         Raises InvalidRequest as `render` does, and if the template alters the message in another way.
@@ -66,7 +78,7 @@ class ChatTemplate:
         *before, last = messages
         content = last["content"]
         marked = last | {"content": content + END}
-        text, _, _ = self.render([*before, marked], opens_reply=False).rpartition(END)
+        text, _, _ = self.render([*before, marked], opens_reply=False, tools=tools).rpartition(END)
         if not text.endswith(content.lstrip()) or not text:
             raise InvalidRequest("the model's chat template alters the reply, so it cannot be continued")
         return text if text.endswith(content) else text.removesuffix(content.lstrip()) + content
@@ -83,6 +95,14 @@ class ChatTemplate:
         if wanted is False and is_opened:
             raise InvalidRequest("this model always thinks aloud", hint="Leave think out.")
         return "opened" if is_opened else "marked" if THINK_CLOSE in source else "none"
+
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether the template shows the tools that it is given."""
+        try:
+            return "tool_probe" in self.render(({"role": "user", "content": "user-probe"},), tools=_PROBE)
+        except InvalidRequest:
+            return False
 
     def _shows_system(self) -> bool:
         """Returns whether the template accepts a system message and shows it."""

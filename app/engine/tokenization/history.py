@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Submit
 
@@ -52,6 +54,6 @@ def fold_system_messages(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, 
     folded: list[ChatMessage] = []
     for message in messages:
         if folded and folded[-1].role == "system":
-            message = ChatMessage(message.role, f"{folded.pop().content}\n\n{message.content}")
+            message = replace(message, content=f"{folded.pop().content}\n\n{message.content}")
         folded.append(message)
     return tuple(folded)

@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import ContextOverflow, InvalidRequest
-from app.engine.ipc.messages import ChatMessage, Submit
+from app.engine.ipc.messages import ChatMessage, Submit, Tool
 from app.engine.replies.parts import THINK_CLOSE
 from app.engine.tokenization.chat_encoder import ChatEncoder, KnownIds
 from app.engine.tokenization.chat_template import ChatTemplate
 from app.engine.tokenization.context_window import NO_THINKING, ContextWindow, Prompt
 from app.engine.tokenization.history import History, fold_system_messages
 from app.engine.tokenization.template_sandbox import TemplateSandbox
+from app.engine.tools.toolbox import Toolbox, message_variables, template_tools
+
+_NOT_MARKED = ("role", "type")
 
 
 class PromptBuilder:
@@ -34,6 +38,7 @@ class PromptBuilder:
         self._window = ContextWindow.of(context_length, tokenizer)
         self._template = ChatTemplate(tokenizer, chat_template, sandbox)
         self._encoder = ChatEncoder(tokenizer, self._template.source)
+        self.toolbox = Toolbox(tokenizer, self._template.tool_source)
 
     def build(self, request: Submit) -> Prompt:
         """Returns the prompt. Raises InvalidRequest, or ContextOverflow if the request cannot fit."""
@@ -52,6 +57,10 @@ class PromptBuilder:
 
     def _build_chat(self, request: Submit) -> Prompt:
         history = History.of(request)
+        if _shown_tools(request) and not self._template.shows_tools:
+            raise InvalidRequest(
+                "this model's chat template knows no tools", hint="Leave tools out, or choose another model."
+            )
         known: KnownIds = {}
         render = partial(self._render, history, request, known)
         prompt = self._window.fit_turns(render, len(history.turns), request.sampling.max_tokens)
@@ -61,20 +70,31 @@ class PromptBuilder:
         messages = history.without(omitted_turns)
         if not self._template.shows_system:
             messages = fold_system_messages(messages)
-        marked = [
-            {"role": each.role, "content": self._encoder.mark_control_tokens(each.content)}
-            for each in messages
-        ]
+        marked = [self._marked(message_variables(each, self.toolbox)) for each in messages]
+        tools = self._marked(template_tools(_shown_tools(request)))
         omitted = history.messages_in(omitted_turns)
         if request.continue_final_message:
-            text, thinking = self._template.render_unfinished(marked), NO_THINKING
+            text, thinking = self._template.render_unfinished(marked, tools=tools), NO_THINKING
         else:
-            text = self._template.render(marked, think=bool(request.think))
+            text = self._template.render(marked, think=bool(request.think), tools=tools)
             thinking = self._template.thinking(text, request.think)
         if len(text) > self._window.max_characters:
             return Prompt([], 0, omitted, thinking, characters=len(text))
         is_closed = text.rstrip().endswith(THINK_CLOSE)
         return Prompt(self._encoder.encode_chat(text, known), 0, omitted, thinking, is_closed)
+
+    def _marked(self, value: Any) -> Any:  # JSON
+        """Returns the value with all texts marked for the template, except roles and types."""
+        if isinstance(value, str):
+            return self._encoder.mark_control_tokens(value)
+        if isinstance(value, list):
+            return [self._marked(each) for each in value]
+        if isinstance(value, dict):
+            return {
+                self._marked(key): each if key in _NOT_MARKED else self._marked(each)
+                for key, each in value.items()
+            }
+        return value
 
     def _with_room(self, prompt: Prompt, request: Submit, known: KnownIds) -> Prompt:
         if prompt.characters:
@@ -110,3 +130,9 @@ class PromptBuilder:
         return ContextOverflow(
             f"{window}the message alone has {characters} characters.", hint="Shorten the message."
         )
+
+
+def _shown_tools(request: Submit) -> Sequence[Tool]:
+    """Returns the tools that the prompt shows: none if the reply must not call any."""
+    use = request.tool_use
+    return () if use is None or use.choice == "none" else use.tools

@@ -1,7 +1,7 @@
 """Finds the bytes of each token of a model, and the tokens that begin with or contain given bytes."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import cached_property, lru_cache
 from itertools import islice
 
@@ -33,6 +33,15 @@ class TokenBytes:
         if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
             return bytes.fromhex(name[3:5])
         return self._to_bytes(token_id, name)
+
+    @property
+    def silent_ids(self) -> Set[int]:
+        """The special tokens, which add no text to a reply."""
+        return self._silent
+
+    def all(self) -> list[bytes]:
+        """Returns the bytes of every id."""
+        return [self._of(token_id) for token_id in range(self._size)]
 
     def text_of(self, token_id: int) -> bytes:
         """Returns the bytes that a token adds to a reply. A special token adds none."""

@@ -42,13 +42,20 @@ class Vocabulary:
         return own | frozenset(sampling.stop_token_ids)
 
     def reply_text(
-        self, stops: Sequence[str], *, joins: Sequence[int] = (), includes_stop: bool = False
+        self,
+        stops: Sequence[str],
+        *,
+        joins: Sequence[int] = (),
+        includes_stop: bool = False,
+        visible: Set[int] = frozenset(),
     ) -> ReplyText:
         """Returns the text of a new reply. `joins` are the ids of the text that it continues, if any.
 
-        `includes_stop` says whether the text has the stop string, or the token, that ended it.
+        `includes_stop` says whether the text has the stop string, or the token, that ended it. `visible` are
+        special tokens that the text has.
         """
-        detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=self._silent_ids)
+        silent_ids = self._silent_ids - visible
+        detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=silent_ids)
         detokenizer.follow(joins)
         return ReplyText(detokenizer, StopStrings(stops, includes_stop=includes_stop))
 
@@ -64,6 +71,4 @@ class Vocabulary:
 
     def _decode(self, ids: list[int]) -> str:
         with panics_as_errors():
-            return str(
-                self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            )
+            return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))

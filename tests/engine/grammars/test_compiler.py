@@ -11,6 +11,7 @@ from app.engine.grammars.compiler import GrammarCompiler
 from app.engine.grammars.sandbox import GrammarOutOfBounds, GrammarSandbox
 from app.engine.grammars.sources import LONGEST, grammar_text
 from app.engine.ipc.messages import Failed, Grammar, SamplingParams, Submit
+from app.engine.tokenization.token_bytes import TokenBytes
 from tests.engine.grammars.nasty import MAY_WORK, MUST_FAIL
 from tests.engine.tiny import TinyModel, ended, greedy, make_tokenizer, run, shared_grammar_sandbox
 
@@ -19,7 +20,8 @@ SLOW = Grammar("json_schema", json.dumps({"properties": {f"p{n}": {} for n in ra
 
 def compiler(sandbox: GrammarSandbox | None = None) -> GrammarCompiler:
     tokenizer = make_tokenizer()
-    return GrammarCompiler(tokenizer, len(tokenizer), {1}, sandbox or shared_grammar_sandbox())
+    tokens = TokenBytes(tokenizer, len(tokenizer))
+    return GrammarCompiler(tokenizer, tokens, {1}, {0, 1}, sandbox or shared_grammar_sandbox())
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,10 @@ def test_engine_continues_a_reply_in_its_form(engine: EngineCore) -> None:
     refused = run(engine, Submit("a", params, messages=other, grammar=schema, continue_final_message=True))
     failed = refused.ends["a"]
     assert isinstance(failed, Failed) and "does not fit" in failed.message
+
+
+@pytest.mark.parametrize("text", ["<|end|>", "a <|bos|> b", "<<|end|>|end|>"])
+def test_engine_form_may_hold_the_name_of_a_special_token(engine: EngineCore, text: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": text}}, "required": ["a"]}
+    collected = run(engine, ask(of_schema(schema | {"additionalProperties": False})))
+    assert json.loads(collected.texts["a"]) == {"a": text}

@@ -39,7 +39,7 @@ def test_rule_reads_the_text_in_the_token_that_closed_the_thinking(after: str, i
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([f">{after}"])
     tokens = TokenBytes(tokenizer, len(tokenizer))
-    compiler = GrammarCompiler(tokenizer, len(tokenizer), {1}, shared_grammar_sandbox())
+    compiler = GrammarCompiler(tokenizer, tokens, {1}, {0, 1}, shared_grammar_sandbox())
     matcher = compiler.compile(Grammar("regex", "a1"))
     assert isinstance(compiler.tokenizer, LLTokenizer)
     rule = GrammarRule(matcher, compiler.tokenizer, ThinkingPhase("opened", tokens))

@@ -1,0 +1,77 @@
+"""Describes a model's tokenizer to llguidance: the bytes of its tokens, and how it cuts text."""
+
+import re
+from collections.abc import Sequence, Set
+
+from llguidance import LLTokenizer, TokenizerWrapper
+from transformers import PreTrainedTokenizerBase
+
+from app.engine.tokenization.panics import panics_as_errors
+from app.engine.tokenization.token_bytes import TokenBytes
+
+
+def grammar_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, tokens: TokenBytes, stop_ids: Set[int], special_ids: Set[int]
+) -> LLTokenizer:
+    """Returns the tokenizer for grammars, in which the `special_ids` have no text.
+
+    llguidance's own reader of tokenizer.json takes three times as long, holding the interpreter's lock, and
+    reads the names of special tokens inside a text as these tokens.
+    """
+    described = _Described(tokenizer, tokens, stop_ids, special_ids)
+    return LLTokenizer(TokenizerWrapper(described), n_vocab=len(described.tokens), eos_token=sorted(stop_ids))
+
+
+_LONGEST = 32  # bytes of a token
+
+
+class _Described:
+    """The attributes and the call that TokenizerWrapper needs."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens: TokenBytes,
+        stop_ids: Set[int],
+        special_ids: Set[int],
+    ) -> None:
+        self.eos_token_id = min(stop_ids)
+        self.bos_token_id = None
+        self.tokens = tokens.all()
+        self.special_token_ids = sorted(special_ids)
+        self._backend = tokenizer.backend_tokenizer
+        self._ids = {
+            text: token_id
+            for token_id, text in enumerate(self.tokens)
+            if text and token_id not in special_ids
+        }
+        # The tokenizers library makes special tokens of their names, so no part of a text may hold one.
+        names = [tokens.of(token_id).decode() for token_id in special_ids]
+        cuts = [f"(?<={re.escape(name[:1])})(?={re.escape(name[1:])})" for name in names if len(name) > 1]
+        self._cut = re.compile("|".join(cuts) or r"(?!)")
+
+    def __call__(self, text: bytes) -> Sequence[int]:
+        """Returns tokens of a text that the grammar forces, whose bytes are exactly these."""
+        try:
+            parts = self._cut.split(text.decode())
+        except UnicodeDecodeError:  # a part of a character
+            return self._longest(text)
+        ids = [token_id for part in parts for token_id in self._encode(part)]
+        return ids if b"".join(self.tokens[token_id] for token_id in ids) == text else self._longest(text)
+
+    def _encode(self, text: str) -> list[int]:
+        with panics_as_errors():
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _longest(self, text: bytes) -> list[int]:
+        """Returns the longest token with which the text begins, then that of the rest, and so on."""
+        ids: list[int] = []
+        while text:
+            known = (self._ids.get(text[:length]) for length in range(min(len(text), _LONGEST), 0, -1))
+            token_id = next((each for each in known if each is not None), None)
+            if token_id is None:
+                return []
+            ids.append(token_id)
+            text = text[len(self.tokens[token_id]) :]
+        return ids
