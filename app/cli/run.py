@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TextIO
 
-from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, TranscriptError, UsageError
 from app.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, TERMINATED, exit_code
@@ -25,6 +24,7 @@ from app.cli.output.model_table import better_models, current_model_line
 from app.cli.output.terminal import Terminal, detect_style
 from app.cli.paths import sessions_folder, state_folder
 from app.cli.preferences import Preferences, load_preferences, read_environment, resolve
+from app.cli.transcripts.autosave import Autosave
 
 if TYPE_CHECKING:  # slow to import, and a pipe needs no line editor
     from app.cli.input.prompt import InputPrompt

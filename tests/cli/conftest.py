@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from app.cli.commands.registry import Call, parse
-from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.session import Session
-from app.cli.conversation.session_index import load_session, recent_sessions
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.net.client import ChatClient
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.cli.paths import sessions_folder
+from app.cli.transcripts.autosave import Autosave
+from app.cli.transcripts.session_index import load_session, recent_sessions
 from tests.cli.client_process import until
 from tests.cli.stand_in.process import served
 from tests.cli.stand_in.state import StandIn

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.transcript_file import Transcript, load, save
 from app.cli.net.server import choose_port
 from app.cli.paths import config_file, sessions_folder
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.transcript_file import Transcript, load, save
 from app.models.schemas import TranscriptMessage
 from tests.cli.client_process import CLIENT, client_environ, piped
 from tests.cli.pseudo_terminal import PseudoTerminal
@@ -164,7 +165,7 @@ def test_json_is_the_only_output_when_switching_models(url: str) -> None:
 
 def test_one_message_can_resume_a_conversation(url: str) -> None:
     kept = [TranscriptMessage(role="user", content="one"), TranscriptMessage(role="assistant", content="1")]
-    save(Transcript(messages=kept), "a", sessions_folder())
+    save(Transcript(tree=ConversationTree.linear(kept)), "a", sessions_folder())
     assert piped("two", "--url", url, "--resume").returncode == 0
     assert load("a", sessions_folder()).turns == 2
     assert piped("two", "--url", url, "--resume", "nothing like it").returncode == 2

@@ -4,8 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from app.cli.conversation.session_index import load_session, recent_sessions
 from app.cli.paths import sessions_folder
+from app.cli.transcripts.session_index import load_session, recent_sessions
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import RunningServer, free_port

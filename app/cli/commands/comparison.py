@@ -9,12 +9,14 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
+from app.cli.conversation.server_messages import to_upload
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
 from app.cli.output.formatting import count, without_controls
 from app.cli.output.live_view import LiveView
 from app.cli.output.markdown_stream import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
+from app.cli.transcripts.message_tree import TreeMessage
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -22,7 +24,6 @@ from app.models.schemas import (
     NewChatRequest,
     StartEvent,
     ThinkingEvent,
-    TranscriptMessage,
 )
 
 GAP = " │ "
@@ -147,7 +148,7 @@ class Comparison:
             NewChatRequest(
                 system_prompt=transcript.system_prompt or None,
                 model_name=column.model_name,
-                messages=history,
+                messages=to_upload(history),
             )
         )
         request = ChatRequest(
@@ -182,6 +183,6 @@ def _take(event: object, column: Column) -> None:
         column.status = f"{count(event.usage.completion_tokens, 'token')}{rate}"
 
 
-def _up_to_last_question(messages: list[TranscriptMessage]) -> list[TranscriptMessage]:
+def _up_to_last_question(messages: list[TreeMessage]) -> list[TreeMessage]:
     last = max(at for at, message in enumerate(messages) if message.role == "user")
     return messages[: last + 1]

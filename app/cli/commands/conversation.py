@@ -1,9 +1,10 @@
-"""Commands about the current conversation: /new, /history, /rename and /clear."""
+"""Commands about the current conversation: /new, /history, /title and /clear."""
 
 from app.cli.commands.command import Command, number_of, unexpected
 from app.cli.conversation.session import Session
-from app.cli.conversation.transcript_file import Transcript
 from app.cli.errors import UsageError
+from app.cli.transcripts.message_tree import TreeMessage
+from app.cli.transcripts.transcript_file import Transcript
 
 
 async def new(session: Session, argument: str) -> None:
@@ -20,24 +21,34 @@ async def history(session: Session, argument: str) -> None:
     transcript = await session.settled_transcript()
     if not transcript.messages:
         session.terminal.note("This conversation has no messages yet.")
-    first = 0 if turns is None else -2 * turns
-    for position, message in enumerate(transcript.messages[first:]):
+    for position, message in enumerate(transcript.messages[_first_shown(transcript, turns) :]):
         if position:
             session.terminal.say("")
-        if message.role == "user":
-            session.terminal.say("You:", "bold cyan")
-        else:
-            suffix = " (interrupted)" if message.finish_reason == "interrupted" else ""
-            session.terminal.heading(f"Assistant{suffix}:")
-        async with session.terminal.answer() as view:
-            view.feed(message.content)
+        await show_message(session, message)
 
 
-async def rename(session: Session, argument: str) -> None:
+def _first_shown(transcript: Transcript, turns: int | None) -> int:
+    """Returns the place of the message with which the last turns begin."""
+    asked = [at for at, message in enumerate(transcript.messages) if message.role == "user"]
+    return asked[-min(turns, len(asked))] if turns is not None and asked else 0
+
+
+async def show_message(session: Session, message: TreeMessage, suffix: str = "") -> None:
+    """Shows the speaker, and the text. `suffix` follows the speaker's name."""
+    if message.role == "user":
+        session.terminal.say(f"You{suffix}:", "bold cyan")
+    else:
+        name = "Tool" if message.role == "tool" else "Assistant"
+        cut = " (interrupted)" if message.finish_reason == "interrupted" else ""
+        session.terminal.heading(f"{name}{suffix}{cut}:")
+    async with session.terminal.answer() as view:
+        view.feed(message.content)
+
+
+async def title(session: Session, argument: str) -> None:
     if not argument:
-        raise UsageError("/rename needs a title.", "/rename TITLE gives this conversation a title.")
-    session.transcript.title = argument
-    session.autosave.write(session.transcript)
+        raise UsageError("/title needs a text.", "/title TEXT gives this conversation a title.")
+    await session.rename(argument)
     session.terminal.say(f"This conversation is now called {argument}.", symbol="📝")
 
 
@@ -53,6 +64,6 @@ def show_system_prompt(session: Session) -> None:
 COMMANDS = (
     Command("new", "[TITLE]", "start a new conversation", new),
     Command("history", "[N]", "show the conversation, or its last N turns", history),
-    Command("rename", "TITLE", "give this conversation a title", rename),
+    Command("title", "TEXT", "give this conversation a title", title, aliases=("rename",)),
     Command("clear", "", "clear the screen; the conversation stays", clear),
 )

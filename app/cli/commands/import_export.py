@@ -36,7 +36,7 @@ async def copy(session: Session, argument: str) -> None:
     if number and kind != "code":
         raise unexpected("copy", argument, "N, code, code K or all")
     if kind == "all":
-        from app.cli.conversation.documents import as_markdown  # imports a Markdown parser, which is slow
+        from app.cli.transcripts.documents import as_markdown  # imports a Markdown parser, which is slow
 
         label, text = "the conversation", as_markdown(transcript)
     elif kind == "code":
@@ -50,7 +50,7 @@ async def copy(session: Session, argument: str) -> None:
 
 def _code_block(answer: str, typed: str) -> tuple[str, str]:
     """Returns a label for the block, and its code."""
-    from app.cli.conversation.documents import code_blocks
+    from app.cli.transcripts.documents import code_blocks
 
     blocks = code_blocks(answer)
     if not blocks:
@@ -72,7 +72,7 @@ def _checked_number(typed: str, most: int, noun: str) -> int:
 async def export(session: Session, argument: str) -> None:
     if not argument:
         raise UsageError("/export needs a file name.", "It must end in .md, .json or .html.")
-    from app.cli.conversation.documents import document, write_document
+    from app.cli.transcripts.documents import document, write_document
 
     transcript = await session.settled_transcript()
     if not transcript.messages:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from app.cli.commands import conversation, import_export, model, saving, settings, status, turn
+from app.cli.commands import branches, conversation, import_export, model, saving, settings, status, turn
 from app.cli.commands.command import Choice, Command, Leave, unexpected
 from app.cli.conversation.session import Session
 from app.cli.errors import UnknownCommand
@@ -18,6 +18,7 @@ _KEYS = (
     ('"""', "start and end a text of several lines"),
     ("Tab", "complete commands, names and @files"),
     ("right arrow", "accept the suggestion"),
+    ("Alt-Left, Alt-Right", "show another version of the last answer"),
     ("Ctrl-R", "search the history"),
     ("Ctrl-X Ctrl-E", "edit the line in $EDITOR"),
     ("Ctrl-C", "stop an answer and keep it; clear the line"),
@@ -57,7 +58,7 @@ def find(name: str) -> Command:
     """
     name = name.removeprefix("/").lower()
     found = [command for command in COMMANDS if command.name.startswith(name)]
-    exact = [command for command in found if command.name == name]
+    exact = [command for command in COMMANDS if name in (command.name, *command.aliases)]
     if exact or len(found) == 1:
         return (exact or found)[0]
     import difflib  # only a wrong command needs it
@@ -102,6 +103,7 @@ COMMANDS = (
     *conversation.COMMANDS,
     *saving.COMMANDS,
     *turn.COMMANDS,
+    *branches.COMMANDS,
     *settings.COMMANDS,
     *import_export.COMMANDS,
     *status.COMMANDS,

@@ -1,7 +1,7 @@
 """Commands that save, list, load and delete conversations: /save, /load, /sessions and /delete.
 
-/save writes conversations/NAME.json in the working folder (format: conversation/transcript_file.py). Besides,
-every conversation is saved automatically (conversation/autosave.py), and /sessions lists those.
+/save writes conversations/NAME.json in the working folder (format: transcripts/transcript_file.py). Besides,
+every conversation is saved automatically (transcripts/autosave.py), and /sessions lists those.
 """
 
 import asyncio
@@ -13,14 +13,18 @@ from pathlib import Path
 from app.cli.commands.command import Choice, Command, number_of
 from app.cli.commands.conversation import history, show_system_prompt
 from app.cli.conversation.session import Session
-from app.cli.conversation.session_index import (
+from app.cli.errors import TranscriptError, UsageError
+from app.cli.files import checked_name, keep_backup
+from app.cli.output.formatting import count, format_age
+from app.cli.output.terminal import Terminal
+from app.cli.transcripts.session_index import (
     DEFAULT_LIMIT,
     SessionSummary,
     delete_session,
     load_session,
     recent_sessions,
 )
-from app.cli.conversation.transcript_file import (
+from app.cli.transcripts.transcript_file import (
     FOLDER,
     Transcript,
     load as load_transcript,
@@ -28,10 +32,6 @@ from app.cli.conversation.transcript_file import (
     save as save_transcript,
     saved_names,
 )
-from app.cli.errors import TranscriptError, UsageError
-from app.cli.files import checked_name, keep_backup
-from app.cli.output.formatting import count, format_age
-from app.cli.output.terminal import Terminal
 
 MAX_NAMED = 10  # saved files that /sessions names
 

@@ -38,20 +38,23 @@ async def undo(session: Session, argument: str) -> None:
         raise unexpected("undo", argument, "a number of turns")
     removed = await session.undo(turns)
     left = count(session.transcript.turns, "turn")
-    session.terminal.say(f"Removed {count(removed, 'turn')}; {left} left.", symbol="↩")
+    them = "it" if removed == 1 else "them"
+    session.terminal.say(
+        f"Removed {count(removed, 'turn')}; {left} left. /branch brings {them} back.", symbol="↩"
+    )
 
 
 async def edit(session: Session, argument: str) -> None:
     transcript = await session.settled_transcript()
-    if transcript.turns == 0:
+    asked = [message.content for message in transcript.messages if message.role == "user"]
+    if not asked:
         raise UsageError("There is no message to edit yet.", "Type a message first.")
-    before = transcript.messages[-2].content
-    after = (await edit_text(before, session.terminal)).strip()
-    if not after or after == before.strip():
+    after = (await edit_text(asked[-1], session.terminal)).strip()
+    if not after or after == asked[-1].strip():
         session.terminal.note("The message was not changed.")
         return
     session.terminal.say(f"You: {after}", "cyan")
-    await session.replace_last_message(after)
+    await session.edit(after)
 
 
 def _retry_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
@@ -63,13 +66,13 @@ COMMANDS = (
     Command(
         "retry",
         "[KEY=VALUE...]",
-        "regenerate the last answer",
+        "answer the last message again; the old answer stays",
         retry,
         _retry_choices,
         more="/retry temperature=1.2 changes a setting for this answer only.\n"
-        "/retry model=NAME uses another model.",
+        "/retry model=NAME uses another model. /versions lists all answers.",
     ),
     Command("continue", "", "extend the last answer", continue_),
-    Command("undo", "[N]", "remove the last turn, or the last N turns", undo),
-    Command("edit", "", "edit the last message in $EDITOR and send it again", edit),
+    Command("undo", "[N]", "go back by one turn, or by N; /branch brings them back", undo),
+    Command("edit", "", "change the last message in $EDITOR; the old one stays", edit),
 )

@@ -9,7 +9,8 @@ from app.cli.net.client import ChatClient, ServerEvents
 from app.cli.net.waiting import wait_explained
 from app.cli.output.formatting import count
 from app.cli.output.terminal import Terminal
-from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, ThinkingEvent, TranscriptMessage
+from app.cli.transcripts.message_tree import TreeMessage, checked_id
+from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, TextPart, ThinkingEvent, ThinkingPart
 
 
 @dataclass(slots=True)
@@ -32,16 +33,24 @@ class Answer:
         return self.start.model_name if self.start is not None else None
 
     @property
-    def message(self) -> TranscriptMessage:
+    def message(self) -> TreeMessage:
+        """The answer as a message, which the caller places in a tree."""
         content = self.prefix + self.added if self.done is None else self.done.response
-        reason = "interrupted" if self.done is None else self.done.finish_reason
-        return TranscriptMessage(
+        return TreeMessage(
+            id=checked_id(None if self.start is None else self.start.message_id),
             role="assistant",
             content=content,
+            parts=[ThinkingPart(text=self.thinking), TextPart(text=content)] if self.thinking else [],
             timestamp=None if self.done is None else self.done.timestamp,
             model_name=self.model_name,
-            finish_reason=reason,
+            finish_reason="interrupted" if self.done is None else self.done.finish_reason,
+            usage=None if self.done is None else self.done.usage,
         )
+
+    @property
+    def parent_id(self) -> str:
+        """The id of the message that it answers; a local one if the server does not say."""
+        return checked_id(None if self.start is None else self.start.parent_id)
 
     @property
     def context_tokens(self) -> int:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from app.cli.errors import UsageError
 from app.cli.files import check_regular
-from app.cli.output.formatting import format_size
+from app.cli.output.formatting import format_size, format_tokens
+from app.cli.output.terminal import Terminal
 from app.cli.paths import expanded
 from app.models.schemas import MAX_TEXT
 
@@ -50,6 +51,20 @@ def attachment(path: str) -> str:
     fence = "`" * (longest + 1)
     language = Path(path.strip('"')).suffix[1:]
     return f"{_title(path)}\n{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def read_mentioned(message: str, terminal: Terminal) -> list[str]:
+    """Returns the texts of files mentioned as @path. A file that cannot be attached stays a mention."""
+    texts = []
+    for path in mentioned(message):
+        try:
+            texts.append(attachment(path))
+        except UsageError as error:
+            terminal.say(f"{path} is not attached: {error.message}", "yellow")
+            continue
+        size = f"{format_size(len(texts[-1].encode()))}, {format_tokens(texts[-1])}"
+        terminal.note(f"Attached {path}: {size}.")
+    return texts
 
 
 def mentioned(message: str) -> list[str]:

@@ -4,28 +4,43 @@ The server may lose its copy, or, after an interrupted answer, hold a slightly l
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from app.cli.conversation.transcript_file import Transcript
+from app.cli.conversation.server_messages import adopted, from_server, same_messages, to_upload
 from app.cli.errors import ClientError, Refused
 from app.cli.net.client import ChatClient
 from app.cli.output.formatting import count
 from app.cli.output.terminal import Terminal
-from app.models.schemas import ConversationMessage, NewChatRequest, TranscriptMessage
+from app.cli.transcripts.message_tree import ConversationTree, TreeMessage
+from app.cli.transcripts.transcript_file import Transcript
+from app.models.schemas import (
+    ConversationResponse,
+    ForkConversationRequest,
+    NewChatRequest,
+    StartEvent,
+    UpdateConversationRequest,
+)
 
 ResultT = TypeVar("ResultT")
 
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # while the server ends an interrupted answer
+NO_ROUTE = ("not_found", "method_not_allowed")  # of an older server
+LOST = ("conversation_not_found", "message_not_found")
 
 
 class ServerCopy:
-    """The state of one transcript's copy on the server."""
+    """The server's copy of one transcript."""
 
-    def __init__(self, client: ChatClient, terminal: Terminal) -> None:
-        self.conversation_id: str | None = None
-        self.knows_system_prompt = True  # if none is set, the server's default applies
+    def __init__(self, client: ChatClient, terminal: Terminal, transcript: Transcript) -> None:
+        self.transcript = transcript
+        self.knows_system_prompt = (
+            not transcript.system_prompt
+        )  # if none is set, the server's default applies
         self.may_differ = False  # after an interrupted answer
+        self._has_untold_title = False  # the server began the conversation without it
+        self.has_branches = False  # whether the server is known to keep branches
         self._client = client
         self._terminal = terminal
 
@@ -33,77 +48,184 @@ class ServerCopy:
     def id(self) -> str:
         """The id for requests about existing messages. If the server has never seen the conversation, it
         answers 404, and `call` uploads it."""
-        return self.conversation_id or "unknown"
+        return self.transcript.conversation_id or "unknown"
 
-    def request_fields(self, transcript: Transcript) -> dict[str, Any]:  # Any: as ChatRequest types them
-        """Returns the fields that put a message into this conversation."""
+    def request_fields(self, parent_id: str | None) -> dict[str, Any]:  # Any: as ChatRequest types them
+        """Returns the fields that put a message into this conversation, below the message `parent_id`.
+
+        Without a parent, or on an older server, the message follows the server's last one.
+        """
         fields: dict[str, Any] = {}
+        if self.has_branches and parent_id is not None:
+            fields["parent_id"] = parent_id
         if not self.knows_system_prompt:
-            fields["system_prompt"] = transcript.system_prompt
-        if self.conversation_id is not None:
-            fields["conversation_id"] = self.conversation_id
+            fields["system_prompt"] = self.transcript.system_prompt
+        if self.transcript.conversation_id is not None:
+            fields["conversation_id"] = self.transcript.conversation_id
         return fields
 
-    async def upload(self, transcript: Transcript) -> None:
-        """Creates a conversation on the server from the transcript."""
+    def began(self, start: StartEvent) -> None:
+        """Takes the ids of a turn that the server has begun."""
+        self._has_untold_title |= (
+            self.transcript.conversation_id is None and self.transcript.title is not None
+        )
+        self.transcript.conversation_id = start.conversation_id or self.transcript.conversation_id
+        self.has_branches = self.has_branches or start.parent_id is not None
+
+    async def open(self) -> None:
+        """Takes over the server's messages if it has this conversation. Otherwise uploads the current branch.
+
+        Raises:
+            ClientError: the server can do neither.
+        """
+        if self.transcript.conversation_id is not None:
+            try:
+                held, theirs = await self._fetch()
+            except Refused as error:
+                if error.code not in LOST:
+                    raise
+            else:
+                self.transcript.tree = adopted(self.transcript.tree, theirs)
+                self.transcript.title = self.transcript.title or held.title
+                self.knows_system_prompt = self.transcript.system_prompt in ("", held.system_prompt)
+                return
+        await self.upload()
+
+    async def upload(self) -> None:
+        """Creates a conversation on the server from the current branch."""
+        transcript = self.transcript
         request = NewChatRequest(
             system_prompt=transcript.system_prompt,
             title=transcript.title,
-            messages=transcript.messages,
+            messages=to_upload(transcript.messages),
         )
-        self.conversation_id = (await self._client.new_chat(request)).conversation_id
+        transcript.conversation_id = (await self._client.new_chat(request)).conversation_id
         self.knows_system_prompt = True
+        await self._learn_ids()
+        if len(transcript.tree.messages) > len(transcript.messages):
+            self._terminal.note("Other versions of its messages are in the local file only.")
 
-    async def call(self, transcript: Transcript, request: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    async def call(self, request: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Sends a request. Repeats it after restoring a lost conversation, and while the server is still
         ending an interrupted answer."""
-        was_restored = False
-        for delay_s in (*RETRY_DELAYS_S, None):
+        try:
+            return await self._patiently(request)
+        except Refused as error:
+            if error.code not in LOST:
+                raise
+        await self._restore()
+        return await self._patiently(request)
+
+    async def select(self, message_id: str) -> None:
+        """Makes the branch of the message the current one, up to the newest message below it."""
+        tree = self.transcript.tree
+        try:
+            selected = await self._patiently(lambda: self._client.select(self.id, message_id))
+        except Refused as error:
+            if error.code not in (*LOST, *NO_ROUTE):
+                raise
+            self.transcript.tree = tree.with_head(tree.newest_leaf(message_id))
+            await self.upload()
+            return
+        if selected.head_id in tree.messages:
+            self.transcript.tree = tree.with_head(selected.head_id)
+        else:
+            self.transcript.tree = adopted(tree, (await self._fetch())[1])
+
+    async def fork(self) -> "ServerCopy":
+        """Copies the current branch into a new conversation. Returns the copy of that one."""
+        tree = ConversationTree.linear(self.transcript.messages)
+        old = self.transcript
+        copy = ServerCopy(
+            self._client, self._terminal, Transcript(old.system_prompt, old.title, old.model_name, tree)
+        )
+        request = ForkConversationRequest(**({"message_id": tree.head_id} if tree.head_id else {}))
+        try:
+            forked = await self._patiently(lambda: self._client.fork(self.id, request))
+        except Refused as error:
+            if error.code not in (*LOST, *NO_ROUTE):
+                raise
+            await copy.upload()
+        else:
+            copy.transcript.conversation_id = forked.conversation_id
+            await copy._learn_ids()
+        return copy
+
+    async def rename(self, title: str) -> None:
+        """Changes the title on the server, if it has this conversation and can."""
+        if self.transcript.conversation_id is None:
+            return
+        request = UpdateConversationRequest(title=title)
+        try:
+            await self._patiently(lambda: self._client.update(self.id, request))
+        except Refused as error:
+            if error.code not in (*LOST, *NO_ROUTE):
+                raise
+
+    async def tell_title(self) -> None:
+        """Gives a conversation that the server has begun its title, if it had one before."""
+        if self._has_untold_title and self.transcript.title is not None:
+            self._has_untold_title = False
+            with contextlib.suppress(ClientError):  # the title is in the local file
+                await self.rename(self.transcript.title)
+
+    async def settle(self) -> None:
+        """After an interrupted answer, takes over what the server has kept of it."""
+        if not self.may_differ or self.transcript.conversation_id is None:
+            return
+        self.may_differ = False
+        shown = self.transcript.messages
+        for delay_s in RETRY_DELAYS_S:
+            try:
+                _, theirs = await self._fetch()
+            except ClientError:
+                return  # the next request reports the problem or restores the conversation
+            if contains_last_answer(theirs, shown):
+                self.transcript.tree = adopted(self.transcript.tree, theirs)
+                return
+            await asyncio.sleep(delay_s)
+        await self._restore()
+
+    async def _patiently(self, request: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Sends a request. Repeats it while the server is ending an interrupted answer."""
+        for delay_s in RETRY_DELAYS_S:
             try:
                 return await request()
             except Refused as error:
-                if error.code == "conversation_not_found" and not was_restored:
-                    was_restored = True
-                    await self._restore(transcript)
-                elif error.code == "conversation_busy" and delay_s is not None:
-                    await asyncio.sleep(delay_s)
-                else:
+                if error.code != "conversation_busy":
                     raise
-        raise AssertionError("the last attempt returns or raises")
-
-    async def settle(self, transcript: Transcript) -> None:
-        """After an interrupted answer, replaces the transcript's messages by those the server has kept."""
-        if not self.may_differ or self.conversation_id is None:
-            return
-        self.may_differ = False
-        for delay_s in RETRY_DELAYS_S:
-            try:
-                held = await self._client.conversation(self.conversation_id)
-            except ClientError:
-                return  # the next request reports the problem or restores the conversation
-            if contains_last_answer(held.messages, transcript.messages):
-                break
             await asyncio.sleep(delay_s)
-        transcript.messages = [
-            _to_transcript(message) for message in held.messages if message.role != "system"
-        ]
+        return await request()
 
-    async def _restore(self, transcript: Transcript) -> None:
-        self.conversation_id = None
-        if transcript.messages:
-            await self.upload(transcript)
-            turns = count(transcript.turns, "turn")
+    async def _fetch(self) -> tuple[ConversationResponse, ConversationTree]:
+        """Returns what the server has of this conversation, and its messages as a tree."""
+        held = await self._client.conversation(self.id)
+        self.has_branches = held.head_id is not None
+        return held, from_server(held)
+
+    async def _learn_ids(self) -> None:
+        """Gives the messages of the current branch the ids that they have on the server."""
+        try:
+            _, theirs = await self._fetch()
+        except ClientError:
+            return  # the ids are needed for editing and selecting only, which restore the conversation
+        tree = self.transcript.tree
+        self.transcript.tree = tree.renamed(same_messages(tree.branch, theirs.branch))
+
+    async def _restore(self) -> None:
+        self.transcript.conversation_id = None
+        if self.transcript.messages:
+            turns = count(self.transcript.turns, "turn")
             self._terminal.note(f"The server had lost this conversation. Restored {turns}.")
+            await self.upload()
 
 
-def contains_last_answer(held: Sequence[ConversationMessage], shown: Sequence[TranscriptMessage]) -> bool:
-    """Returns whether the server's messages `held` include the answer that was shown last.
+def contains_last_answer(theirs: ConversationTree, shown: list[TreeMessage]) -> bool:
+    """Returns whether the server's messages include the answer that was shown last.
 
     Until the server has ended an interrupted answer, they may end with an older one.
     """
-    return len(held) >= len(shown) and held[-1].content.startswith(shown[-1].content.rstrip())
-
-
-def _to_transcript(message: ConversationMessage) -> TranscriptMessage:
-    fields = message.model_dump(include=set(TranscriptMessage.model_fields))
-    return TranscriptMessage.model_validate(fields)
+    last, held = shown[-1], theirs.branch
+    if not last.is_local:
+        return last.id in theirs.messages
+    return len(held) >= len(shown) and held[-1].content.startswith(last.content.rstrip())

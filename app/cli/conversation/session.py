@@ -4,36 +4,32 @@ The client's transcript is authoritative. The server has a copy, and the autosav
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
-from app.cli.conversation.answer import Answer, open_answer, show_answer, show_summary
-from app.cli.conversation.attachments import attachment, mentioned
-from app.cli.conversation.autosave import INTERVAL_S, Autosave
+from app.cli.conversation.answer import Answer, show_summary
+from app.cli.conversation.answer_receiver import AnswerReceiver
+from app.cli.conversation.asked_turn import AskedTurn
+from app.cli.conversation.attachments import read_mentioned
 from app.cli.conversation.sampling_settings import SamplingSettings
-from app.cli.conversation.server_copy import ServerCopy
-from app.cli.conversation.session_index import SessionSummary
+from app.cli.conversation.server_copy import NO_ROUTE, ServerCopy
 from app.cli.conversation.statistics import Statistics
-from app.cli.conversation.transcript_file import Transcript
-from app.cli.errors import NoAnswerYet, StreamBroken, UsageError
-from app.cli.net.client import ChatClient, ServerEvents
+from app.cli.errors import NoAnswerYet, Refused, StreamBroken
+from app.cli.net.client import ChatClient
 from app.cli.net.waiting import switch_with_progress
-from app.cli.output.formatting import count, format_size, format_tokens
+from app.cli.output.formatting import count
 from app.cli.output.progress_bar import ProgressUpdate
 from app.cli.output.terminal import Terminal
+from app.cli.transcripts.autosave import Autosave
+from app.cli.transcripts.session_index import SessionSummary
+from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import (
     ChatRequest,
     ContinueRequest,
+    EditRequest,
     ModelEntry,
     RegenerateRequest,
     SwitchModelResponse,
-    TranscriptMessage,
 )
-
-AnswerRequest = ChatRequest | RegenerateRequest | ContinueRequest
 
 
 class Session:
@@ -63,97 +59,132 @@ class Session:
         self.draft = ""  # an unanswered message, which the prompt offers again
         self.last_answer: Answer | None = None
         self._last_model: str | None = None  # the model of the last answer
-        self._server_copy = ServerCopy(client, terminal)
-        self._server_copy.knows_system_prompt = not system_prompt
+        self._server_copy = ServerCopy(client, terminal, self.transcript)
 
     # Turns
 
     async def send(self, text: str) -> None:
         self.draft = text
-        await self._server_copy.settle(self.transcript)
-        whole = "\n\n".join(dict.fromkeys([text, *self._mentioned(text), *self.attached]))
-        question = TranscriptMessage(role="user", content=whole)
-        history = list(self.transcript.messages)
-        request = ChatRequest(message=whole, stream=True, **self.settings.values)
-        await self._answer(request, [*history, question])
+        await self._server_copy.settle()
+        whole = "\n\n".join(dict.fromkeys([text, *read_mentioned(text, self.terminal), *self.attached]))
+        await self._answer(AskedTurn(self._chat_request(whole)))
         self._server_copy.knows_system_prompt = True  # only a new message transmits it
         self.attached.clear()
 
-    def _mentioned(self, text: str) -> list[str]:
-        """Returns the texts of files mentioned as @path. A file that cannot be attached stays a mention."""
-        texts = []
-        for path in mentioned(text):
-            try:
-                texts.append(attachment(path))
-            except UsageError as error:
-                self.terminal.say(f"{path} is not attached: {error.message}", "yellow")
-                continue
-            size = f"{format_size(len(texts[-1].encode()))}, {format_tokens(texts[-1])}"
-            self.terminal.note(f"Attached {path}: {size}.")
-        return texts
+    def _chat_request(self, text: str) -> ChatRequest:
+        return ChatRequest(message=text, stream=True, **self.settings.values)
 
     async def retry(self, model_name: str | None = None, **sampling: Any) -> None:  # Any: as /set types them
-        """Regenerates the last answer with the current settings, except those given."""
-        await self._server_copy.settle(self.transcript)
+        """Answers the last message again, with the current settings except those given."""
+        await self._server_copy.settle()
         self._check_has_answer()
         model = {} if model_name is None else {"model_name": model_name}
         request = RegenerateRequest(stream=True, **model, **(self.settings.values | sampling))
-        history = self.transcript.messages[:-1]
-        await self._answer(request, history)
+        await self._answer(AskedTurn(request, replaced=1))
 
     async def continue_(self) -> None:
         """Extends the last answer."""
-        await self._server_copy.settle(self.transcript)
+        await self._server_copy.settle()
         self._check_has_answer()
         request = ContinueRequest(stream=True, **self.settings.values)
-        *history, last = self.transcript.messages
-        await self._answer(request, history, last.content)
+        await self._answer(AskedTurn(request, replaced=1, prefix=self.transcript.messages[-1].content))
 
     async def undo(self, turns: int) -> int:
-        """Removes the last turns. Returns how many were removed."""
-        await self._server_copy.settle(self.transcript)
-        self._check_has_answer()
-        removed = min(turns, self.transcript.turns)
-        await self._server_copy.call(self.transcript, lambda: self.client.undo(self._server_copy.id, removed))
-        self.transcript.messages = self.transcript.messages[: -2 * removed]
+        """Goes back by some turns, which stay as a branch. Returns by how many."""
+        await self._server_copy.settle()
+        asked = [at for at, message in enumerate(self.transcript.messages) if message.role == "user"]
+        if not asked:
+            raise NoAnswerYet
+        undone = min(turns, len(asked))
+        await self._server_copy.call(lambda: self.client.undo(self._server_copy.id, undone))
+        tree = self.transcript.tree
+        self.transcript.tree = tree.with_head(tree.branch[asked[-undone]].parent_id)
+        self._changed_branch()
+        return undone
+
+    async def edit(self, text: str) -> None:
+        """Asks `text` in place of the last message, which stays, with its answer, as another version."""
+        await self._server_copy.settle()
+        branch = self.transcript.messages
+        replaced = next((n for n, m in enumerate(reversed(branch), 1) if m.role == "user"), None)
+        if replaced is None:
+            raise NoAnswerYet
+        self.draft = text
+        request = EditRequest(
+            message_id=branch[-replaced].id, message=text, stream=True, **self.settings.values
+        )
+        try:
+            await self._answer(AskedTurn(request, replaced))
+        except Refused as error:
+            if error.code not in NO_ROUTE:
+                raise
+            await self._send_beside(text, replaced)
+
+    async def _send_beside(self, text: str, replaced: int) -> None:
+        """Asks `text` on a server that cannot edit: in a conversation that ends before the replaced messages.
+
+        Unless an answer arrives, nothing changes.
+        """
+        old, old_tree = self._server_copy, self.transcript.tree
+        kept = old_tree.branch[: len(old_tree.branch) - replaced]
+        self.transcript.tree = old_tree.with_head(kept[-1].id if kept else None)
+        self._server_copy = ServerCopy(self.client, self.terminal, self.transcript)
+        old_id, asked = self.transcript.conversation_id, AskedTurn(self._chat_request(text))
+        try:
+            await self._server_copy.upload()
+            await self._answer(asked)
+        finally:
+            if len(self.transcript.tree.messages) == len(old_tree.messages):
+                self._server_copy, self.transcript.tree = old, old_tree
+                self.transcript.conversation_id = old_id
+                self.autosave.write(self.transcript)
+
+    async def select(self, message_id: str) -> None:
+        """Makes the branch of a message the current one, up to the newest message below it."""
+        await self._server_copy.settle()
+        await self._server_copy.select(message_id)
+        self._changed_branch()
+
+    def _changed_branch(self) -> None:
         self.context_tokens = 0
         self.autosave.write(self.transcript)
-        return removed
-
-    async def replace_last_message(self, text: str) -> None:
-        """Sends `text` in place of the last message. Unless an answer arrives, nothing changes."""
-        await self._server_copy.settle(self.transcript)
-        self._check_has_answer()
-        old, old_server_copy = self.transcript, self._server_copy
-        self.transcript = replace(old, messages=old.messages[:-2])
-        self._server_copy = ServerCopy(self.client, self.terminal)
-        try:
-            await self._server_copy.upload(self.transcript)
-            await self.send(text)
-        finally:
-            if len(self.transcript.messages) < len(old.messages):
-                self.transcript, self._server_copy = old, old_server_copy
-                self.autosave.write(old)
 
     # The conversation as a whole
 
     def begin(self, transcript: Transcript) -> None:
         """Changes to another conversation. The server learns of it with the next message."""
-        self.transcript = transcript
-        self.context_tokens = 0
-        self.saved_as = None
-        self._server_copy = ServerCopy(self.client, self.terminal)
-        self._server_copy.knows_system_prompt = not transcript.system_prompt
+        self._change_to(ServerCopy(self.client, self.terminal, transcript))
 
     async def load(self, transcript: Transcript) -> None:
-        """Uploads the transcript to the server and changes to it."""
-        server_copy = ServerCopy(self.client, self.terminal)
+        """Changes to a conversation that the server has, or that is sent to it now."""
+        server_copy = ServerCopy(self.client, self.terminal, transcript)
         with self.terminal.bar() as bar:
             bar.show(ProgressUpdate(f"sending {count(transcript.turns, 'turn')} to the server"))
-            await server_copy.upload(transcript)
-        self.begin(transcript)
-        self._server_copy = server_copy
+            await server_copy.open()
+        self._change_to(server_copy)
         self.autosave.write(transcript)
+
+    async def fork(self) -> None:
+        """Copies the current branch into a new conversation and changes to it."""
+        await self._server_copy.settle()
+        self._check_has_answer()
+        server_copy = await self._server_copy.fork()
+        context_tokens = self.context_tokens
+        self._change_to(server_copy)
+        self.context_tokens = context_tokens
+        self.autosave.write(self.transcript)
+
+    def _change_to(self, server_copy: ServerCopy) -> None:
+        self.transcript = server_copy.transcript
+        self._server_copy = server_copy
+        self.context_tokens = 0
+        self.saved_as = None
+
+    async def rename(self, title: str) -> None:
+        """Gives the conversation a title, on the server as well."""
+        self.transcript.title = title
+        self.autosave.write(self.transcript)
+        await self._server_copy.rename(title)
 
     def set_system_prompt(self, text: str) -> None:
         self.transcript.system_prompt = text
@@ -162,7 +193,7 @@ class Session:
 
     async def settled_transcript(self) -> Transcript:
         """Returns the transcript, after an interrupted answer has been taken over from the server."""
-        await self._server_copy.settle(self.transcript)
+        await self._server_copy.settle()
         return self.transcript
 
     # Models
@@ -179,62 +210,28 @@ class Session:
 
     # How an answer is received
 
-    async def _answer(
-        self, request: AnswerRequest, history: list[TranscriptMessage], prefix: str = ""
-    ) -> None:
-        """Shows the answer and appends it to `history`, also the text of an interrupted answer."""
-        answer = self.last_answer = Answer(prefix)
+    async def _answer(self, asked: AskedTurn) -> None:
+        """Shows the answer and adds it to the transcript, also the text of an interrupted answer."""
+        answer = self.last_answer = Answer(asked.prefix)
+        receiver = AnswerReceiver(self.client, self.terminal, self.autosave)
         try:
-            async with self._autosaved(history, answer):
-                await self._receive(request, answer)
+            await receiver.receive(self._server_copy, asked, answer)
         except (asyncio.CancelledError, StreamBroken):
             if answer.has_grown:
-                self._append(history, answer)
+                self._keep(asked, answer)
                 self._server_copy.may_differ = True
             raise
         finally:
             if answer.done is not None:
-                self._append(history, answer)
+                self._keep(asked, answer)
             self.autosave.write(self.transcript)
+        await self._server_copy.tell_title()
         self.statistics.add(answer)
         show_summary(self.terminal, answer, self._last_model, self._context_length())
         self._last_model = answer.model_name
 
-    async def _receive(self, request: AnswerRequest, answer: Answer) -> None:
-        first, events = await self._server_copy.call(
-            self.transcript, lambda: open_answer(self._open_stream(request), self.client, self.terminal)
-        )
-        async with aclosing(events):
-            self._server_copy.conversation_id = first.conversation_id or self._server_copy.conversation_id
-            await show_answer(first, events, self.terminal, answer)
-
-    def _open_stream(self, request: AnswerRequest) -> ServerEvents:
-        """Sends the request for the conversation's current id, which changes if it is restored."""
-        if isinstance(request, ChatRequest):
-            fields = self._server_copy.request_fields(self.transcript)
-            return self.client.chat(ChatRequest(**request.model_dump(exclude_unset=True), **fields))
-        if isinstance(request, RegenerateRequest):
-            return self.client.regenerate(self._server_copy.id, request)
-        return self.client.continue_reply(self._server_copy.id, request)
-
-    @contextlib.asynccontextmanager
-    async def _autosaved(self, history: list[TranscriptMessage], answer: Answer) -> AsyncIterator[None]:
-        """Saves the answer while it arrives."""
-        saving = asyncio.create_task(self._save_repeatedly(history, answer))
-        try:
-            yield
-        finally:
-            saving.cancel()
-            await asyncio.gather(saving, return_exceptions=True)
-
-    async def _save_repeatedly(self, history: list[TranscriptMessage], answer: Answer) -> None:
-        await answer.admitted.wait()
-        while True:
-            self.autosave.write(replace(self.transcript, messages=[*history, answer.message]))
-            await asyncio.sleep(INTERVAL_S)
-
-    def _append(self, history: list[TranscriptMessage], answer: Answer) -> None:
-        self.transcript.messages = [*history, answer.message]
+    def _keep(self, asked: AskedTurn, answer: Answer) -> None:
+        self.transcript.tree = asked.answered(self.transcript.tree, answer)
         self.transcript.model_name = answer.model_name
         self.draft = ""
         self.context_tokens = answer.context_tokens
@@ -244,7 +241,7 @@ class Session:
         return None if model is None else model.context_length
 
     def _check_has_answer(self) -> None:
-        if not self.transcript.messages:
+        if not self.transcript.messages or self.transcript.messages[-1].role != "assistant":
             raise NoAnswerYet
 
     @property

@@ -19,7 +19,9 @@ from app.models.schemas import (
     ConversationResponse,
     DeletedResponse,
     DeltaEvent,
+    EditRequest,
     ErrorResponse,
+    ForkConversationRequest,
     HealthResponse,
     LoadProgress,
     ModelInfoResponse,
@@ -27,12 +29,15 @@ from app.models.schemas import (
     NewChatRequest,
     NewChatResponse,
     RegenerateRequest,
+    SelectRequest,
+    SelectResponse,
     StartEvent,
     SwitchModelRequest,
     SwitchModelResponse,
     ThinkingEvent,
     UndoRequest,
     UndoResponse,
+    UpdateConversationRequest,
 )
 
 CONNECT_TIMEOUT_S = 3.0
@@ -122,26 +127,46 @@ class ChatClient:
         return await self._call("POST", "/chat/new", NewChatResponse, request)
 
     async def conversation(self, conversation_id: str) -> ConversationResponse:
-        return await self._call("GET", f"/chat/conversation/{conversation_id}", ConversationResponse)
+        """Returns the conversation with all its branches; from an older server, with the only one."""
+        path = _conversation(conversation_id)
+        try:
+            return await self._call("GET", f"{path}?tree=true", ConversationResponse)
+        except Refused as error:
+            if error.code != "validation_error":
+                raise
+        return await self._call("GET", path, ConversationResponse)
 
     async def delete(self, conversation_id: str) -> None:
-        await self._call("DELETE", f"/chat/conversation/{conversation_id}", DeletedResponse)
+        await self._call("DELETE", _conversation(conversation_id), DeletedResponse)
+
+    async def select(self, conversation_id: str, message_id: str) -> SelectResponse:
+        path, request = f"{_conversation(conversation_id)}/select", SelectRequest(message_id=message_id)
+        return await self._call("POST", path, SelectResponse, request)
+
+    async def fork(self, conversation_id: str, request: ForkConversationRequest) -> NewChatResponse:
+        return await self._call("POST", f"{_conversation(conversation_id)}/fork", NewChatResponse, request)
+
+    async def update(self, conversation_id: str, request: UpdateConversationRequest) -> ConversationResponse:
+        return await self._call("PATCH", _conversation(conversation_id), ConversationResponse, request)
 
     async def model_info(self, model_name: str) -> ModelInfoResponse:
         return await self._call("GET", f"/model-info?model_name={quote(model_name)}", ModelInfoResponse)
 
     async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
-        path = f"/chat/conversation/{conversation_id}/undo"
+        path = f"{_conversation(conversation_id)}/undo"
         return await self._call("POST", path, UndoResponse, UndoRequest(turns=turns))
 
     def chat(self, request: ChatRequest) -> ServerEvents:
         return self._stream("/chat", request, _CHAT_EVENTS)
 
     def regenerate(self, conversation_id: str, request: RegenerateRequest) -> ServerEvents:
-        return self._stream(f"/chat/conversation/{conversation_id}/regenerate", request, _CHAT_EVENTS)
+        return self._stream(f"{_conversation(conversation_id)}/regenerate", request, _CHAT_EVENTS)
+
+    def edit(self, conversation_id: str, request: EditRequest) -> ServerEvents:
+        return self._stream(f"{_conversation(conversation_id)}/edit", request, _CHAT_EVENTS)
 
     def continue_reply(self, conversation_id: str, request: ContinueRequest) -> ServerEvents:
-        return self._stream(f"/chat/conversation/{conversation_id}/continue", request, _CHAT_EVENTS)
+        return self._stream(f"{_conversation(conversation_id)}/continue", request, _CHAT_EVENTS)
 
     def switch(self, model_name: str) -> ServerEvents:
         request = SwitchModelRequest(model_name=model_name, stream=True)
@@ -198,6 +223,10 @@ async def _events(source: EventSource, models: Mapping[str, type[ServerEvent]]) 
         if frame.event == "done":
             return
     raise httpx.RemoteProtocolError("the stream ended early")
+
+
+def _conversation(conversation_id: str) -> str:
+    return f"/chat/conversation/{quote(conversation_id, safe='')}"
 
 
 def _json(body: BaseModel | None) -> object:

@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Sequence
 
+from rich.cells import cell_len, chop_cells
+
 _CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
 _CONTROLS_BUT_LINES = dict.fromkeys(code for code in _CONTROLS if chr(code) not in "\n\t")
 _AGES = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
@@ -50,6 +52,14 @@ def sparkline(values: Sequence[float]) -> str:
     """Returns one bar for each value, relative to the largest."""
     most = max(values, default=0) or 1
     return "".join(_LEVELS[min(len(_LEVELS) - 1, int(value / most * len(_LEVELS)))] for value in values)
+
+
+def first_words(text: str, width: int) -> str:
+    """Returns the beginning of the text in one line of at most `width` cells, without control characters."""
+    words = without_controls(" ".join(text[: 4 * width].split()))
+    if len(text) <= 4 * width and cell_len(words) <= width:
+        return words
+    return f"{chop_cells(words, max(1, width - 3))[0].rstrip()}..." if words else "..."
 
 
 def without_controls(text: str, keeps_lines: bool = True) -> str:

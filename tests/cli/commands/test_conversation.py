@@ -2,12 +2,12 @@ import pytest
 
 from app.cli.commands.command import Leave
 from app.cli.commands.saving import resume
-from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.session import Session
-from app.cli.conversation.session_index import recent_sessions
-from app.cli.conversation.transcript_file import load
 from app.cli.errors import ClientError, TranscriptError
 from app.cli.paths import sessions_folder
+from app.cli.transcripts.autosave import Autosave
+from app.cli.transcripts.session_index import recent_sessions
+from app.cli.transcripts.transcript_file import load
 from tests.cli.conftest import Seen, Talk, interrupted, last_autosaved
 from tests.cli.stand_in.state import StandIn
 
@@ -69,11 +69,11 @@ def test_every_turn_is_autosaved_and_resumed(talk: Talk, seen: Seen, standin: St
     session = talk(lambda session: resume(session, ""), "four")
     assert "Loaded one with 2 turns." in seen.messages and "You said: three" in seen.answers
     assert session.transcript.turns == 3 and len(recent_sessions(sessions_folder())) == 1
-    assert len(standin.conversations["conv_2"]) == 6
+    assert len(standin.conversations["conv_1"].branch) == 6
 
 
 def test_sessions_are_listed_searched_renamed_and_deleted(talk: Talk, seen: Seen) -> None:
-    talk("first words", "/new", "second words", "/rename Other title", "/sessions", "/sessions othr")
+    talk("first words", "/new", "second words", "/title Other title", "/sessions", "/sessions othr")
     assert "Other title" in seen.messages and "first words" in seen.messages
     session = talk("/sessions first", "/load #1", "/delete other")
     assert session.transcript.name == "first words"
@@ -91,7 +91,7 @@ def test_sessions_are_listed_searched_renamed_and_deleted(talk: Talk, seen: Seen
         ("/delete", "needs a name"),
         ("/delete 1", "current conversation"),
         ("/delete missing", "cannot be deleted"),
-        ("/rename", "needs a title"),
+        ("/title", "needs a text"),
         ("/history x", "takes a number"),
     ],
 )

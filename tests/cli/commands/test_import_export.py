@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from app.cli.conversation.session import Session
-from app.cli.conversation.transcript_file import Transcript
 from app.cli.errors import ClientError
 from app.cli.input.interrupts import Interrupted, Interrupts
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import TranscriptMessage
 from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, typed
@@ -34,7 +35,8 @@ def test_export_writes_a_document(talk: Talk, seen: Seen) -> None:
 def _long_talk(turns: int) -> Transcript:
     answer = "- *one*\n- `two`\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\n" * 8
     asked = TranscriptMessage(role="user", content="Go on.")
-    return Transcript(messages=[asked, TranscriptMessage(role="assistant", content=answer)] * turns)
+    turn = [asked, TranscriptMessage(role="assistant", content=answer)]
+    return Transcript(tree=ConversationTree.linear(turn * turns))
 
 
 def test_long_export_shows_progress_and_can_be_stopped(talk: Talk, seen: Seen) -> None:

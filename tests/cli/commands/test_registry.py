@@ -86,4 +86,4 @@ def test_help_shows_all_commands_or_one(seen: Seen) -> None:
     asyncio.run(ask(""))
     assert all(command.usage in seen.messages for command in COMMANDS)
     asyncio.run(ask("/undo"))
-    assert seen.messages.endswith("/undo [N]\n  remove the last turn, or the last N turns\n")
+    assert seen.messages.endswith("/undo [N]\n  go back by one turn, or by N; /branch brings them back\n")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.transcript_file import load
 from app.cli.errors import ClientError
+from app.cli.transcripts.transcript_file import load
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk
 from tests.cli.pseudo_terminal import PseudoTerminal

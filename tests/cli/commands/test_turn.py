@@ -13,7 +13,7 @@ def test_retry_undo_and_new(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("one", "two", "/set seed 5", "/retry", "/undo")
     assert standin.requests[-1] == ("regenerate", {"stream": True, "seed": 5})
     assert [message.content for message in session.transcript.messages] == ["one", "You said: one"]
-    assert len(standin.conversations["conv_1"]) == 2
+    assert len(standin.conversations["conv_1"].branch) == 2
     session = talk("one", "/new Other", "two")
     assert session.transcript.title == "Other" and session.transcript.turns == 1
 
@@ -64,7 +64,7 @@ def test_edit_replaces_the_last_message(
     session = talk("one", "two", "/edit", "four")
     said = ["one", "You said: one", "three", "You said: three", "four", "You said: four"]
     assert [message.content for message in session.transcript.messages] == said == last_autosaved()
-    assert [message["content"] for message in standin.conversations["conv_2"]] == said
+    assert standin.conversations["conv_1"].texts == said
 
 
 def test_unanswered_edit_changes_nothing(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:

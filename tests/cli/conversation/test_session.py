@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from app.cli.conversation.session import Session
-from app.cli.conversation.session_index import recent_sessions
 from app.cli.errors import Refused, StreamBroken
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
+from app.cli.transcripts.session_index import recent_sessions
 from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, interrupted, last_autosaved
 from tests.cli.stand_in.state import StandIn
@@ -124,7 +124,7 @@ def test_lost_conversation_is_restored_once(talk: Talk, seen: Seen, standin: Sta
     assert seen.messages.count("Restored 2 turns") == 1 and seen.messages.count("Restored 3 turns") == 1
     assert session.transcript.turns == 3
     (kept,) = standin.conversations.values()
-    assert [message["content"] for message in kept[::2]] == ["one", "two", "three"]
+    assert kept.texts[::2] == ["one", "two", "three"]
 
 
 def test_answer_is_autosaved_while_it_arrives(talk: Talk, seen: Seen) -> None:

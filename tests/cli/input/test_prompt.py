@@ -11,10 +11,10 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from app.cli.conversation.session import Session
-from app.cli.conversation.transcript_file import Transcript, save
 from app.cli.input.completion import CommandCompleter
 from app.cli.input.prompt import TerminalPrompt, open_history, status_line
 from app.cli.net.client import ChatClient
+from app.cli.transcripts.transcript_file import Transcript, save
 from tests.cli.conftest import Seen
 from tests.cli.stand_in.state import StandIn
 

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from app.cli.chat import Chat
 from app.cli.commands.registry import COMMANDS
-from app.cli.conversation.autosave import Autosave
 from app.cli.conversation.session import Session
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
@@ -18,10 +17,12 @@ from app.cli.net.connection import Connection, ServerTarget
 from app.cli.output.console import SafeConsole
 from app.cli.output.progress_bar import ProgressUpdate, rich_bar
 from app.cli.paths import sessions_folder
+from app.cli.transcripts.autosave import Autosave
 from app.models import schemas as wire
 from tests.cli.conftest import ReadableScreen, Seen
 from tests.cli.stand_in.process import served
 from tests.cli.stand_in.state import Refusal, StandIn
+from tests.cli.stand_in.tree import StandInTree
 from tests.cli.test_chat import ScriptedPrompt
 
 SEQUENCES = (
@@ -57,10 +58,10 @@ class HostileServer(StandIn):
         entries = [entry.model_copy(update=fields) for entry in listing.models]
         return wire.ModelListResponse(models=entries, current_model=self.current)
 
-    def messages(self, conversation_id: str) -> list[dict[str, object]]:
+    def tree(self, conversation_id: str) -> StandInTree:
         if self.requests and self.requests[-1][1].get("message") == "refuse me":
             raise Refusal(400, self.text, self.text, self.text)
-        return super().messages(conversation_id)
+        return super().tree(conversation_id)
 
 
 def _lines(text: str) -> list[str]:
@@ -68,9 +69,10 @@ def _lines(text: str) -> list[str]:
         "think hard",
         *("/models", "/status", "/stats", "/history", "/help"),
         *("/retry", "/continue", "/compare gpt2 Why?", "/switch gpt2", f"/switch {text}"),
-        *(f"/system {text}", f"/rename {text}", f"/save {text}", "/save talk", f"/new {text}", "hello"),
+        *(f"/system {text}", f"/title {text}", f"/save {text}", "/save talk", f"/new {text}", "hello"),
         *("/load talk", "/sessions", f"/sessions {text}", f"/delete {text}", f"/load {text}"),
         *(f"/set stop {text}", f"/set {text}", f"/read {text}", f"/export {text}.html", f"/{text}"),
+        *("/versions", "/version previous", "/branch", f"/branch {text}", "/branch 1", "/fork"),
         *("/undo", f"thanks @{text}", "refuse me", "fail"),
     ]
 

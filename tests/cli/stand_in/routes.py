@@ -9,14 +9,8 @@ from pydantic import BaseModel
 
 from app.api.docs import describe
 from app.models import schemas as wire
-from tests.cli.stand_in.state import (
-    NOW,
-    Refusal,
-    StandIn,
-    UnknownEvent,
-    message_json,
-    unknown_model,
-)
+from tests.cli.stand_in.state import Refusal, StandIn, StandInTurn, UnknownEvent, unknown_model
+from tests.cli.stand_in.tree import NOW, StandInTree
 
 _EVENTS = {
     wire.ThinkingEvent: "thinking",
@@ -51,6 +45,7 @@ def build(state: StandIn) -> FastAPI:
     app = FastAPI(dependencies=[Depends(check_key)])
     _add_turns(app, state)
     _add_conversations(app, state)
+    _add_branches(app, state)
     _add_models(app, state)
 
     @app.exception_handler(Refusal)
@@ -69,64 +64,137 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
             raise unknown_model(body.model_name)
         if body.message.startswith("refuse"):
             raise Refusal(429, "queue_full", "The queue is full.")
-        conversation_id = body.conversation_id or state.begin([])
-        state.messages(conversation_id)
-        return _stream(state.turn(conversation_id, body.message))
+        conversation_id = body.conversation_id or state.begin(StandInTree())
+        tree = state.tree(conversation_id)
+        if body.parent_id is not None:
+            state.message(conversation_id, body.parent_id)
+        parent_id = body.parent_id or tree.head_id
+        return _stream(state.turn(StandInTurn(conversation_id, body.message, True, parent_id)))
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/regenerate")
     async def regenerate(conversation_id: str, body: wire.RegenerateRequest) -> Response:
         state.requests.append(("regenerate", body.model_dump(exclude_unset=True)))
-        return _stream(state.turn(conversation_id, state.messages(conversation_id)[-2]["content"]))
+        return _stream(state.turn(_again(state, conversation_id, body.message_id)))
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/continue")
     async def continue_reply(conversation_id: str, body: wire.ContinueRequest) -> Response:
-        message, prefix = (entry["content"] for entry in state.messages(conversation_id)[-2:])
+        turn = _again(state, conversation_id, None)
+        turn.asked = turn.asked.replace("hang", "say more of")
+        turn.prefix = state.tree(conversation_id).texts[-1]
         state.requests.append(("continue", body.model_dump(exclude_unset=True)))
-        return _stream(state.turn(conversation_id, message.replace("hang", "say more of"), prefix))
+        return _stream(state.turn(turn))
+
+    @app.post("/api/v1/chat/conversation/{conversation_id}/edit")
+    async def edit(conversation_id: str, body: wire.EditRequest) -> Response:
+        refuse_branches(state)
+        state.requests.append(("edit", body.model_dump(exclude_unset=True)))
+        old = state.message(conversation_id, body.message_id)
+        if body.message.startswith("refuse"):
+            raise Refusal(429, "queue_full", "The queue is full.")
+        return _stream(state.turn(StandInTurn(conversation_id, body.message, True, old.parent_id)))
+
+
+def _again(state: StandIn, conversation_id: str, message_id: str | None) -> StandInTurn:
+    """A turn that answers the question of a reply again."""
+    tree = state.tree(conversation_id)
+    reply = tree.branch[-1] if message_id is None else state.message(conversation_id, message_id)
+    asked = tree.messages[str(reply.parent_id)]
+    return StandInTurn(conversation_id, asked.content, asked_id=asked.id)
+
+
+def refuse_branches(state: StandIn) -> None:
+    if state.is_old:
+        raise Refusal(404, "not_found", "There is no such route.")
 
 
 def _add_conversations(app: FastAPI, state: StandIn) -> None:
     @app.post("/api/v1/chat/new")
     async def new(body: wire.NewChatRequest) -> wire.NewChatResponse:
         state.requests.append(("new", body.model_dump(exclude_unset=True)))
-        messages = [message_json(m.role, m.content, m.model_name, m.finish_reason) for m in body.messages]
-        return wire.NewChatResponse(
-            conversation_id=state.begin(messages),
-            title=body.title,
-            system_prompt=body.system_prompt or "",
-            model_name=state.current,
-            message_count=len(messages),
-            created_at=NOW,
-        )
+        tree = StandInTree(body.title, body.system_prompt or "")
+        tree.append(body.messages)
+        return started(state, tree)
 
     @app.get("/api/v1/chat/conversation/{conversation_id}")
-    async def conversation(conversation_id: str) -> wire.ConversationResponse:
-        messages = state.messages(conversation_id)
-        return wire.ConversationResponse(
-            conversation_id=conversation_id,
-            title=None,
-            system_prompt="",
-            model_name=None,
-            created_at=NOW,
-            updated_at=NOW,
-            message_count=len(messages),
-            messages=[wire.ConversationMessage.model_validate(message) for message in messages],
-        )
+    async def conversation(conversation_id: str, tree: bool | None = None) -> wire.ConversationResponse:
+        if state.is_old and tree is not None:
+            raise Refusal(422, "validation_error", "tree: unknown parameter.")
+        return shown(state, conversation_id, bool(tree))
 
     @app.delete("/api/v1/chat/conversation/{conversation_id}")
     async def delete(conversation_id: str) -> wire.DeletedResponse:
-        state.messages(conversation_id)
+        state.tree(conversation_id)
         del state.conversations[conversation_id]
         return wire.DeletedResponse(conversation_id=conversation_id)
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/undo")
     async def undo(conversation_id: str, body: wire.UndoRequest) -> wire.UndoResponse:
-        messages = state.messages(conversation_id)
-        removed = len(messages[-2 * body.turns :])
-        del messages[-2 * body.turns :]
+        tree = state.tree(conversation_id)
+        removed = tree.undo(body.turns)
         return wire.UndoResponse(
-            conversation_id=conversation_id, removed_messages=removed, message_count=len(messages)
+            conversation_id=conversation_id,
+            removed_messages=removed,
+            message_count=len(tree.branch),
+            head_id=tree.head_id,
         )
+
+
+def _add_branches(app: FastAPI, state: StandIn) -> None:
+    @app.post("/api/v1/chat/conversation/{conversation_id}/select")
+    async def select(conversation_id: str, body: wire.SelectRequest) -> wire.SelectResponse:
+        refuse_branches(state)
+        state.requests.append(("select", body.model_dump(exclude_unset=True)))
+        tree = state.tree(conversation_id)
+        tree.select(state.message(conversation_id, body.message_id).id)
+        return wire.SelectResponse(
+            conversation_id=conversation_id, head_id=str(tree.head_id), message_count=len(tree.branch)
+        )
+
+    @app.post("/api/v1/chat/conversation/{conversation_id}/fork")
+    async def fork(conversation_id: str, body: wire.ForkConversationRequest) -> wire.NewChatResponse:
+        refuse_branches(state)
+        tree = state.tree(conversation_id)
+        copy = StandInTree(tree.title, tree.system_prompt)
+        copy.append(tree.branch_of(body.message_id or tree.head_id))
+        return started(state, copy)
+
+    @app.patch("/api/v1/chat/conversation/{conversation_id}")
+    async def update(conversation_id: str, body: wire.UpdateConversationRequest) -> wire.ConversationResponse:
+        if state.is_old:
+            raise Refusal(405, "method_not_allowed", "This route has no PATCH.")
+        state.tree(conversation_id).title = body.title
+        return shown(state, conversation_id, False)
+
+
+def started(state: StandIn, tree: StandInTree) -> wire.NewChatResponse:
+    return wire.NewChatResponse(
+        conversation_id=state.begin(tree),
+        title=tree.title,
+        system_prompt=tree.system_prompt,
+        model_name=state.current,
+        message_count=len(tree.branch),
+        created_at=NOW,
+    )
+
+
+def shown(state: StandIn, conversation_id: str, whole: bool) -> wire.ConversationResponse:
+    """The conversation as the server sends it. An old server knows neither parents nor siblings."""
+    tree = state.tree(conversation_id)
+    messages = tree.shown(whole)
+    if state.is_old:
+        old: dict[str, object] = {"parent_id": None, "siblings": [], "parts": [], "position": 1}
+        messages = [message.model_copy(update=old) for message in messages]
+    return wire.ConversationResponse(
+        conversation_id=conversation_id,
+        title=tree.title,
+        system_prompt=tree.system_prompt,
+        model_name=None,
+        created_at=NOW,
+        updated_at=NOW,
+        head_id=None if state.is_old else tree.head_id,
+        message_count=len(tree.branch),
+        messages=messages,
+    )
 
 
 def _add_models(app: FastAPI, state: StandIn) -> None:

@@ -6,14 +6,14 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
 from app.models import schemas as wire
+from tests.cli.stand_in.tree import NOW, StandInTree, new_id, said
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODELS = {"builtin": "/srv/builtin/weights", "gpt2": "openai-community/gpt2"}
 
 
@@ -31,13 +31,27 @@ class UnknownEvent(BaseModel):
     """An event of a newer server, which the client ignores."""
 
 
+@dataclass
+class StandInTurn:
+    """A question, new or old, to which a reply is added. `parent_id` is the message before a new one."""
+
+    conversation_id: str
+    asked: str
+    is_new: bool = False
+    parent_id: str | None = None
+    asked_id: str = field(default_factory=new_id)
+    message_id: str = field(default_factory=new_id)
+    prefix: str = ""
+
+
 class StandIn:
     """The state of the server. Tests read and change it while the server runs."""
 
     def __init__(self, models: dict[str, str] = MODELS) -> None:
         self.model_ids = models
         self.current = "builtin"
-        self.conversations: dict[str, list[dict[str, Any]]] = {}
+        self.conversations: dict[str, StandInTree] = {}
+        self.is_old = False  # a server without branches
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.note: str | None = None
         self.status = "ok"
@@ -45,22 +59,28 @@ class StandIn:
         self.answer: str | None = None  # the reply to every message, instead of an echo
         self.chunks_per_s = math.inf
         self.tokens = 12  # of a reply
-        self.finish_reason = "stop"
+        self.finish_reason: wire.FinishReason = "stop"
         self.is_complete = False  # a continued reply gets no more text
         self.api_key: str | None = None
         self.loading: wire.LoadProgress | None = None  # messages wait until it is None
         self.left = threading.Event()  # set when a client closes its stream early
         self._ids = itertools.count(1)
 
-    def begin(self, messages: list[dict[str, Any]]) -> str:
+    def begin(self, tree: StandInTree) -> str:
         conversation_id = f"conv_{next(self._ids)}"
-        self.conversations[conversation_id] = messages
+        self.conversations[conversation_id] = tree
         return conversation_id
 
-    def messages(self, conversation_id: str) -> list[dict[str, Any]]:
+    def tree(self, conversation_id: str) -> StandInTree:
         if conversation_id not in self.conversations:
             raise Refusal(404, "conversation_not_found", f"No conversation has the id {conversation_id}.")
         return self.conversations[conversation_id]
+
+    def message(self, conversation_id: str, message_id: str) -> wire.ConversationMessage:
+        messages = self.tree(conversation_id).messages
+        if message_id not in messages:
+            raise Refusal(404, "message_not_found", "The conversation has no message with this id.")
+        return messages[message_id]
 
     def chunks(self, message: str) -> list[str]:
         """The reply in pieces of three characters: X to `say X`, otherwise an echo."""
@@ -68,39 +88,40 @@ class StandIn:
         text = text if self.answer is None else self.answer
         return [text[at : at + 3] for at in range(0, len(text), 3)]
 
-    async def turn(self, conversation_id: str, message: str, prefix: str = "") -> AsyncIterator[BaseModel]:
+    async def turn(self, turn: "StandInTurn") -> AsyncIterator[BaseModel]:
         """The events of a reply.
 
         To `think X` the reasoning X precedes it. To `hang` it never ends. To `fail` it ends with an error. To
         `drop` the connection is closed.
         """
-        history = self.messages(conversation_id)
+        tree, message = self.tree(turn.conversation_id), turn.asked
         while self.loading is not None:
             await asyncio.sleep(0.01)
         yield UnknownEvent()
         yield wire.StartEvent(
-            conversation_id=conversation_id,
-            message_id="msg_1",
+            conversation_id=turn.conversation_id,
+            message_id=turn.message_id,
+            parent_id=None if self.is_old else turn.asked_id,
             model_name=self.current,
             model_id=self.model_ids[self.current],
-            prompt_tokens=len(history) + 1,
+            prompt_tokens=len(tree.branch) + 1,
             omitted_messages=self.omitted,
         )
-        text = prefix
+        text = turn.prefix
         try:
             if message.startswith("think "):
                 yield wire.ThinkingEvent(text=message.removeprefix("think "))
-            chunks = [] if prefix and self.is_complete else self.chunks(message)
+            chunks = [] if turn.prefix and self.is_complete else self.chunks(message)
             async for chunk in self._paced(chunks):
                 text += chunk
                 yield wire.DeltaEvent(text=chunk)
             await self._end(message)
         except (asyncio.CancelledError, GeneratorExit):
-            self._commit(history, message, text, "interrupted")
+            self._commit(tree, turn, text, "interrupted")
             self.left.set()
             raise
-        self._commit(history, message, text, self.finish_reason)
-        yield self._reply(conversation_id, text)
+        self._commit(tree, turn, text, self.finish_reason)
+        yield self._reply(turn, text)
 
     async def _paced(self, chunks: list[str]) -> AsyncIterator[str]:
         began = time.monotonic()
@@ -118,21 +139,22 @@ class StandIn:
         if message.startswith("drop"):
             raise ConnectionResetError
 
-    def _commit(self, history: list[dict[str, Any]], message: str, text: str, reason: str) -> None:
-        if history and history[-1]["role"] == "assistant" and history[-2]["content"] == message:
-            del history[-2:]
-        history += [message_json("user", message), message_json("assistant", text, self.current, reason)]
+    def _commit(self, tree: StandInTree, turn: "StandInTurn", text: str, reason: wire.FinishReason) -> None:
+        if turn.is_new:
+            tree.add(said("user", turn.asked, turn.parent_id, message_id=turn.asked_id))
+        tree.add(said("assistant", text, turn.asked_id, self.current, reason, turn.message_id))
 
-    def _reply(self, conversation_id: str, text: str) -> wire.ChatResponse:
+    def _reply(self, turn: "StandInTurn", text: str) -> wire.ChatResponse:
         return wire.ChatResponse(
             response=text,
-            conversation_id=conversation_id,
-            message_id="msg_1",
+            conversation_id=turn.conversation_id,
+            message_id=turn.message_id,
+            parent_id=None if self.is_old else turn.asked_id,
             model_name=self.current,
             model_id=self.model_ids[self.current],
             generation_time=0.1,
             finish_reason=self.finish_reason,
-            message_count=len(self.conversations[conversation_id]),
+            message_count=len(self.tree(turn.conversation_id).branch),
             usage=wire.Usage(prompt_tokens=20, completion_tokens=self.tokens, cached_tokens=8),
             timings=wire.Timings(queue_s=0, first_token_s=0.05, total_s=0.1, tokens_per_second=240),
             omitted_messages=self.omitted,
@@ -203,17 +225,3 @@ class StandIn:
             model_id=self.model_ids[name],
             load_time=0.2,
         )
-
-
-def message_json(
-    role: str, content: str, model: str | None = None, reason: str | None = None
-) -> dict[str, Any]:
-    return {
-        "id": "msg",
-        "role": role,
-        "content": content,
-        "timestamp": NOW.isoformat(),
-        "model_name": model,
-        "model_id": None,
-        "finish_reason": reason,
-    }

@@ -1,31 +1,33 @@
 """A conversation as the client keeps it, and the JSON files that /save and the autosave write.
 
 A file has `format` and `version` (see below), `saved_at`, `title`, `system_prompt`, `model_name` (of the last
-answer) and `messages`, each with role, content and the facts about the answer. Its mode is 0600. A file
-without `format`, such as the server's own JSON of a conversation, can be loaded if it has `messages`.
+answer), `messages` and `head_id`. The messages are those of all branches, parents before their children, each
+with id, parent_id, role, content, parts (if it is more than one text) and the facts about the answer, and
+`head_id` is the last one of the current branch. Autosaved files also have the server's `conversation_id`. The
+mode of a file is 0600. Version 1 had one branch, without ids. A file without `format`, such as the server's
+JSON of a conversation, can be loaded if it has `messages`.
 """
 
 import contextlib
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from app.cli.errors import TranscriptError
 from app.cli.files import checked_name, write_atomically
-from app.models.schemas import TranscriptMessage
+from app.cli.transcripts.foreign_files import from_first_version, from_messages
+from app.cli.transcripts.message_tree import ConversationTree, TreeMessage, fault
 
 FORMAT = "llm-serving conversation"
-VERSION = 1
+VERSION = 2
 FOLDER = Path("conversations")
 MAX_FILE_BYTES = 64_000_000
 MAX_NAME_LENGTH = 60  # characters, for a conversation without a title
-_OWN_FIELDS = ("role", "content", "timestamp", "model_name", "finish_reason")
 
 
 def new_session_id() -> str:
@@ -34,13 +36,23 @@ def new_session_id() -> str:
 
 @dataclass(slots=True)
 class Transcript:
-    """Messages of the user and the assistant in turn. `session_id` is the name of the autosave file."""
+    """A conversation with all its branches.
+
+    `session_id` is the name of the autosave file, and `conversation_id` the server's id; None if the server
+    has no copy.
+    """
 
     system_prompt: str = ""
     title: str | None = None
     model_name: str | None = None
-    messages: list[TranscriptMessage] = field(default_factory=list)
+    tree: ConversationTree = field(default_factory=ConversationTree)
     session_id: str = field(default_factory=new_session_id, compare=False)
+    conversation_id: str | None = field(default=None, compare=False)
+
+    @property
+    def messages(self) -> list[TreeMessage]:
+        """The messages of the current branch. Do not change the list."""
+        return self.tree.branch
 
     @property
     def turns(self) -> int:
@@ -51,7 +63,8 @@ class Transcript:
         """The title, or else the beginning of the first message without its attachments."""
         if self.title is not None:
             return self.title
-        first = self.messages[0].content.strip().partition("\n\n")[0] if self.messages else ""
+        messages = self.messages or list(self.tree.messages.values())
+        first = messages[0].content.strip().partition("\n\n")[0] if messages else ""
         words = " ".join(first.split())
         return words if len(words) <= MAX_NAME_LENGTH else f"{words[: MAX_NAME_LENGTH - 3]}..."
 
@@ -60,12 +73,20 @@ class TranscriptFile(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=(), defer_build=True)
 
     format: Literal["llm-serving conversation"]
-    version: Literal[1]
+    version: Literal[2]
     saved_at: datetime
     title: str | None = None
     system_prompt: str = ""
     model_name: str | None = None
-    messages: list[TranscriptMessage]
+    conversation_id: str | None = None
+    head_id: str | None = None
+    messages: list[TreeMessage]
+
+    @model_validator(mode="after")
+    def _is_a_tree(self) -> "TranscriptFile":
+        if (problem := fault(self.messages, self.head_id)) is not None:
+            raise ValueError(problem)
+        return self
 
 
 def saved_names(folder: Path = FOLDER) -> list[str]:
@@ -76,8 +97,12 @@ def saved_names(folder: Path = FOLDER) -> list[str]:
     return []
 
 
-def to_json(transcript: Transcript) -> bytes:
-    """Returns the contents of a transcript file."""
+def to_json(transcript: Transcript, has_conversation_id: bool = False) -> bytes:
+    """Returns the contents of a transcript file.
+
+    The server's id of the conversation is left out unless asked for, because whoever has it can read and
+    continue the conversation on a server without keys.
+    """
     document = TranscriptFile(
         format=FORMAT,
         version=VERSION,
@@ -85,12 +110,14 @@ def to_json(transcript: Transcript) -> bytes:
         title=transcript.title,
         system_prompt=transcript.system_prompt,
         model_name=transcript.model_name,
-        messages=transcript.messages,
+        conversation_id=transcript.conversation_id if has_conversation_id else None,
+        head_id=transcript.tree.head_id,
+        messages=list(transcript.tree.messages.values()),
     )
-    return document.model_dump_json(indent=2).encode()
+    return document.model_dump_json(indent=2, exclude_none=True).encode()
 
 
-def save(transcript: Transcript, name: str, folder: Path = FOLDER) -> Path:
+def save(transcript: Transcript, name: str, folder: Path = FOLDER, has_conversation_id: bool = False) -> Path:
     """Writes the file atomically and returns its path.
 
     Raises:
@@ -99,7 +126,7 @@ def save(transcript: Transcript, name: str, folder: Path = FOLDER) -> Path:
     path = folder / f"{checked_name(name)}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(path, to_json(transcript))
+        write_atomically(path, to_json(transcript, has_conversation_id))
     except OSError as error:
         raise TranscriptError(f"{path} cannot be written: {error.strerror}.", "Nothing was saved.") from None
     return path
@@ -113,14 +140,22 @@ def load(name: str, folder: Path = FOLDER) -> Transcript:
     """
     path = folder / f"{checked_name(name)}.json"
     document = _read(path)
-    return Transcript(document.system_prompt, document.title, document.model_name, document.messages)
+    return Transcript(
+        document.system_prompt,
+        document.title,
+        document.model_name,
+        ConversationTree({message.id: message for message in document.messages}, document.head_id),
+        conversation_id=document.conversation_id,
+    )
 
 
 def _read(path: Path) -> TranscriptFile:
     data = _read_json(path)
     if isinstance(data, dict) and "format" not in data and isinstance(data.get("messages"), list):
-        data = _from_messages(data, path)
+        data = from_messages(data, VERSION, FORMAT, datetime.fromtimestamp(path.stat().st_mtime, UTC))
     version = data.get("version") if isinstance(data, dict) and data.get("format") == FORMAT else None
+    if isinstance(data, dict) and version == 1:
+        data = from_first_version(data, VERSION)
     if isinstance(version, int) and version > VERSION:
         raise TranscriptError(
             f"{path} was written by a newer version of llm-serving (format {version}).", "Update llm-serving."
@@ -128,24 +163,14 @@ def _read(path: Path) -> TranscriptFile:
     try:
         return TranscriptFile.model_validate(data)
     except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"])) or "contents"
-        raise TranscriptError(f"{path} is not a saved conversation (invalid {field}).") from None
+        raise TranscriptError(f"{path} is not a saved conversation (invalid {_problem(error)}).") from None
 
 
-def _from_messages(data: Mapping[str, Any], path: Path) -> dict[str, Any]:  # Any: JSON, validated afterwards
-    """Converts an object with `messages` to version 1. The first system message becomes the system prompt."""
-    messages = [message for message in data["messages"] if isinstance(message, dict)]
-    system = [message.get("content") for message in messages if message.get("role") == "system"]
-    others = [message for message in messages if message.get("role") != "system"]
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "saved_at": datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        "title": data.get("title"),
-        "system_prompt": data.get("system_prompt") or (system[0] if system else ""),
-        "model_name": data.get("model_name"),
-        "messages": [{key: message[key] for key in _OWN_FIELDS if key in message} for message in others],
-    }
+def _problem(error: ValidationError) -> str:
+    """Returns the place of the first problem, or the problem of the tree."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return place or str(first.get("ctx", {}).get("error", "contents"))
 
 
 def _read_json(path: Path) -> object:

@@ -3,15 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.session_index import delete_session, load_session, recent_sessions
-from app.cli.conversation.transcript_file import Transcript, save
 from app.cli.errors import TranscriptError
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.session_index import delete_session, load_session, recent_sessions
+from app.cli.transcripts.transcript_file import Transcript, save
 from app.models.schemas import TranscriptMessage
 
 
 def _keep(folder: Path, session_id: str, asked: str, age: int, title: str | None = None) -> None:
     messages = [TranscriptMessage(role=role, content=asked) for role in ("user", "assistant")]
-    path = save(Transcript(title=title, model_name="gpt2", messages=messages), session_id, folder)
+    path = save(
+        Transcript(title=title, model_name="gpt2", tree=ConversationTree.linear(messages)), session_id, folder
+    )
     os.utime(path, (age, age))
 
 

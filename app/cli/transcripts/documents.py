@@ -7,9 +7,9 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from app.cli.conversation.transcript_file import Transcript, to_json
 from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import write_atomically
+from app.cli.transcripts.transcript_file import Transcript, to_json
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }

@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from app.cli.conversation.transcript_file import Transcript, save
 from app.cli.errors import TranscriptError
 from app.cli.files import remove_abandoned
+from app.cli.transcripts.transcript_file import Transcript, save
 
 INTERVAL_S = 2.0  # between two writes while an answer arrives
 
@@ -56,7 +56,7 @@ class Autosave:
         if self.folder is None:
             return
         self.claim(transcript.session_id)
-        state = replace(transcript, messages=list(transcript.messages), session_id=transcript.session_id)
+        state = replace(transcript)  # trees are immutable
         self._last_write = self._writer.submit(self._write, self.folder, state)
 
     def settle(self) -> None:
@@ -79,6 +79,6 @@ class Autosave:
     def _write(folder: Path, transcript: Transcript) -> None:
         if not folder.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if transcript.messages or (folder / f"{transcript.session_id}.json").exists():
-            save(transcript, transcript.session_id, folder)
+        if transcript.tree.messages or (folder / f"{transcript.session_id}.json").exists():
+            save(transcript, transcript.session_id, folder, has_conversation_id=True)
         remove_abandoned(folder)

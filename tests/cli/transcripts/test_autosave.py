@@ -7,25 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.autosave import Autosave
-from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError
 from app.cli.files import remove_abandoned
 from app.cli.net.server import PROJECT
+from app.cli.transcripts.autosave import Autosave
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.transcript_file import Transcript, load
 from app.models.schemas import TranscriptMessage
 
 
 def _said(text: str) -> Transcript:
-    return Transcript(messages=[TranscriptMessage(role="user", content=text)])
+    return Transcript(tree=_tree(text))
+
+
+def _tree(text: str) -> ConversationTree:
+    return ConversationTree.linear([TranscriptMessage(role="user", content=text)])
 
 
 def test_autosave_writes_states_in_order_and_privately(tmp_path: Path) -> None:
     autosave, folder = Autosave(tmp_path / "sessions"), tmp_path / "sessions"
     transcript = _said("0")
     for number in range(1, 20):
-        transcript.messages = [TranscriptMessage(role="user", content=str(number))]
+        transcript.tree = _tree(str(number))
         autosave.write(transcript)
-    transcript.messages = []  # has no effect on the queued state
+    transcript.tree = ConversationTree()  # has no effect on the queued state
     autosave.settle()
     (file,) = folder.glob("*.json")
     assert load(file.stem, folder).messages[0].content == "19"
@@ -72,13 +77,15 @@ def test_conversation_is_locked_by_one_client(tmp_path: Path) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from app.cli.conversation.autosave import Autosave
-from app.cli.conversation.transcript_file import Transcript
+from app.cli.transcripts.autosave import Autosave
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import TranscriptMessage
 autosave = Autosave(Path(sys.argv[1]))
 transcript = Transcript(session_id="talk")
 for number in range(10**9):
-    transcript.messages = [TranscriptMessage(role="user", content=f"{number} " + "x" * 100_000)]
+    message = TranscriptMessage(role="user", content=f"{number} " + "x" * 100_000)
+    transcript.tree = ConversationTree.linear([message])
     autosave.write(transcript)
     if number:
         autosave.settle()

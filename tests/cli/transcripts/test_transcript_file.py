@@ -8,22 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.transcript_file import Transcript, load, save, saved_names
 from app.cli.errors import TranscriptError
 from app.cli.files import checked_name, keep_backup
 from app.cli.net.server import PROJECT
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.transcript_file import Transcript, load, save, saved_names
 from app.models.schemas import TranscriptMessage
 
 
 def _transcript(word: str = "hello") -> Transcript:
     asked = TranscriptMessage(role="user", content=word)
     answered = TranscriptMessage(role="assistant", content="hi", model_name="gpt2", finish_reason="stop")
-    return Transcript("Be kind.", "Greeting", "gpt2", [asked, answered])
+    return Transcript("Be kind.", "Greeting", "gpt2", ConversationTree.linear([asked, answered]))
 
 
 def test_transcript_name_is_the_first_message_without_attachments() -> None:
     asked = TranscriptMessage(role="user", content="\nWhat does\n@a.txt say?\n\na.txt:\n```txt\nA\n```")
-    assert Transcript(messages=[asked]).name == "What does @a.txt say?"
+    assert Transcript(tree=ConversationTree.linear([asked])).name == "What does @a.txt say?"
 
 
 def test_load_returns_the_saved_conversation(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_load_returns_the_saved_conversation(tmp_path: Path) -> None:
 
 def test_save_writes_the_documented_format(tmp_path: Path) -> None:
     document = json.loads(save(_transcript(), "talk", tmp_path).read_text())
-    assert document["format"] == "llm-serving conversation" and document["version"] == 1
+    assert document["format"] == "llm-serving conversation" and document["version"] == 2
     assert [message["role"] for message in document["messages"]] == ["user", "assistant"]
 
 
@@ -68,7 +69,7 @@ def test_file_name_may_contain_words(name: str) -> None:
         (b"hello", "not valid JSON"),
         (b"\xff\xfe\x00", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
-        (b'{"format": "llm-serving conversation", "version": 2}', "newer version"),
+        (b'{"format": "llm-serving conversation", "version": 3}', "newer version"),
         (b'{"format": "llm-serving conversation", "version": 1, "messages": 3}', "not a saved conversation"),
         (b'{"format": "llm-serving conversation", "version": "1"}', "not a saved conversation"),
     ],
@@ -102,12 +103,13 @@ def test_saved_names_are_sorted_newest_first(tmp_path: Path) -> None:
 _SAVER = """
 import sys
 from pathlib import Path
-from app.cli.conversation.transcript_file import Transcript, save
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.transcript_file import Transcript, save
 from app.models.schemas import TranscriptMessage
 asked = TranscriptMessage(role="user", content="x" * 100_000)
 while True:
     print(flush=True)
-    save(Transcript(messages=[asked]), "talk", Path(sys.argv[1]))
+    save(Transcript(tree=ConversationTree.linear([asked])), "talk", Path(sys.argv[1]))
 """
 
 

@@ -4,19 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.documents import code_blocks, document, write_document
-from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError, UsageError
+from app.cli.transcripts.documents import code_blocks, document, write_document
+from app.cli.transcripts.message_tree import ConversationTree
+from app.cli.transcripts.transcript_file import Transcript, load
 from app.models.schemas import TranscriptMessage
 
 TALK = Transcript(
     system_prompt="Be brief.",
-    messages=[
-        TranscriptMessage(role="user", content="Add <b>two</b>"),
-        TranscriptMessage(
-            role="assistant", content="```py\n1 + 2\n```\n<script>x</script>", model_name="gpt2"
-        ),
-    ],
+    tree=ConversationTree.linear(
+        [
+            TranscriptMessage(role="user", content="Add <b>two</b>"),
+            TranscriptMessage(
+                role="assistant", content="```py\n1 + 2\n```\n<script>x</script>", model_name="gpt2"
+            ),
+        ]
+    ),
 )
 
 

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.cli.conversation.transcript_file import Transcript, load
 from app.cli.errors import TranscriptError
+from app.cli.transcripts.transcript_file import Transcript, load
 
 DEFAULT_LIMIT = 20
 
@@ -70,7 +70,7 @@ def _newest_first(folder: Path) -> list[Path]:
 def _summary(path: Path) -> SessionSummary | None:
     with contextlib.suppress(TranscriptError, OSError):
         transcript = load(path.stem, path.parent)
-        if transcript.messages:
+        if transcript.tree.messages:
             changed_at = path.stat().st_mtime
             return SessionSummary(
                 path.stem, transcript.name, changed_at, transcript.model_name, transcript.turns

@@ -1,0 +1,71 @@
+"""Translates messages between the server's form and the client's tree."""
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import ValidationError
+
+from app.cli.errors import SAME_VERSION, NotOurServer
+from app.cli.transcripts.message_tree import ConversationTree, TreeMessage, plain_parts, rebuilt
+from app.models.schemas import ConversationMessage, ConversationResponse, TranscriptMessage
+
+
+def from_server(held: ConversationResponse) -> ConversationTree:
+    """Returns the server's messages as a tree. An older server has one branch, and names no parents.
+
+    Raises:
+        NotOurServer: a message is too long, or has no usable id.
+    """
+    try:
+        messages = [_from_server(message) for message in held.messages if message.role != "system"]
+    except ValidationError as error:
+        problem = f"A message of the server is invalid ({error.errors()[0]['msg']})."
+        raise NotOurServer(problem, SAME_VERSION) from None
+    if held.head_id is None and all(message.parent_id is None for message in messages):
+        return ConversationTree.linear(messages)
+    return rebuilt(messages, held.head_id)
+
+
+def _from_server(message: ConversationMessage) -> TreeMessage:
+    fields = {name: getattr(message, name) for name in TreeMessage.model_fields}
+    return TreeMessage(**fields | {"parts": plain_parts(message.parts)})
+
+
+def adopted(tree: ConversationTree, theirs: ConversationTree) -> ConversationTree:
+    """Returns the tree with the server's messages and head. Messages that only this client has stay."""
+    return tree.renamed(same_messages(tree.branch, theirs.branch)).merged(theirs)
+
+
+def same_messages(ours: Sequence[TreeMessage], theirs: Sequence[TreeMessage]) -> dict[str, str]:
+    """Returns the server's ids of the messages of a branch, by ours, up to the first one that differs.
+
+    Of an interrupted answer, the server may have more text than arrived.
+    """
+    ids: dict[str, str] = {}
+    for our, their in zip(ours, theirs, strict=False):
+        if our.role != their.role or not their.content.startswith(our.content.rstrip()):
+            break
+        if our.id != their.id:
+            ids[our.id] = their.id
+    return ids
+
+
+def to_upload(messages: Iterable[TreeMessage]) -> list[TranscriptMessage]:
+    """Returns the messages as a transcript that the server accepts: user and assistant take turns.
+
+    Results of tools are left out, messages of the same role are joined, and so is a question without an
+    answer at the end.
+    """
+    found: list[TranscriptMessage] = []
+    for message in messages:
+        if message.role not in ("user", "assistant") or not (found or message.role == "user"):
+            continue
+        if found and found[-1].role == message.role:
+            joined = f"{found[-1].content}\n\n{message.content}"
+            found[-1] = found[-1].model_copy(update={"content": joined})
+        elif message.role == "assistant" or message.content.strip():
+            found.append(_to_transcript(message))
+    return found[:-1] if found and found[-1].role == "user" else found
+
+
+def _to_transcript(message: TreeMessage) -> TranscriptMessage:
+    return TranscriptMessage(**{name: getattr(message, name) for name in TranscriptMessage.model_fields})
