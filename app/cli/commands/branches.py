@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command, number_of, unexpected
-from app.cli.commands.conversation import history, show_message
+from app.cli.commands.conversation import history
 from app.cli.conversation.session import Session
 from app.cli.errors import NoAnswerYet, UsageError
 from app.cli.output.formatting import count, first_words, format_age
@@ -16,8 +16,7 @@ _STEPS = {"next": 1, "previous": -1}
 
 async def list_versions(session: Session, argument: str) -> None:
     tree = (await session.settled_transcript()).tree
-    answer = last_answer(tree)
-    versions = tree.siblings(answer)
+    answer, versions = _versions(tree)
     here = versions.index(answer)
     first = max(0, min(here - MAX_VERSIONS // 2, len(versions) - MAX_VERSIONS))
     shown = versions[first : first + MAX_VERSIONS]
@@ -48,8 +47,7 @@ def _version_row(number: int, version: TreeMessage, is_current: bool) -> tuple[s
 
 async def choose_version(session: Session, argument: str) -> None:
     tree = (await session.settled_transcript()).tree
-    answer = last_answer(tree)
-    versions = tree.siblings(answer)
+    answer, versions = _versions(tree)
     here = versions.index(answer) + 1
     number = here + _STEPS[argument] if argument in _STEPS else number_of(argument)
     if number is None:
@@ -63,8 +61,18 @@ async def choose_version(session: Session, argument: str) -> None:
     chosen = versions[number - 1]
     if number != here:
         await session.select(chosen.id)
-    await show_message(session, chosen, f" ({number} of {len(versions)})")
+    await _show_version(session, chosen, f"{number} of {len(versions)}")
     await _show_rest(session, chosen)
+
+
+async def _show_version(session: Session, chosen: TreeMessage, place: str) -> None:
+    terminal = session.terminal
+    await terminal.replace_answer(f"Assistant ({place}):", chosen.thinking, chosen.content)
+    age = "" if chosen.timestamp is None else format_age(chosen.timestamp.timestamp())
+    cut = "interrupted" if chosen.finish_reason == "interrupted" else ""
+    tokens = "" if chosen.usage is None else count(chosen.usage.completion_tokens, "token")
+    facts = [fact for fact in (f"version {place}", chosen.model_name, tokens, age, cut) if fact]
+    terminal.note((" · " if terminal.style.symbols else ", ").join(facts))
 
 
 async def _show_rest(session: Session, chosen: TreeMessage) -> None:
@@ -130,23 +138,22 @@ async def fork(session: Session, argument: str) -> None:
     session.terminal.note("You continue the copy. /sessions lists the other one.")
 
 
-def last_answer(tree: ConversationTree) -> TreeMessage:
-    """Returns the last answer of the current branch.
+def _versions(tree: ConversationTree) -> tuple[TreeMessage, list[TreeMessage]]:
+    """Returns the last answer of the current branch, and all its versions.
 
     Raises:
         NoAnswerYet: there is none.
     """
-    for message in reversed(tree.branch):
-        if message.role == "assistant":
-            return message
-    raise NoAnswerYet
+    if tree.last_answer is None:
+        raise NoAnswerYet
+    return tree.last_answer, tree.siblings(tree.last_answer)
 
 
 def _version_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
-    answers = [m for m in session.transcript.messages if m.role == "assistant"]
-    if typed or not answers:
+    tree = session.transcript.tree
+    if typed or tree.last_answer is None:
         return ()
-    versions = session.transcript.tree.siblings(answers[-1])[:MAX_VERSIONS]
+    versions = tree.siblings(tree.last_answer)[:MAX_VERSIONS]
     return [(str(number), first_words(v.content, 40)) for number, v in enumerate(versions, 1)]
 
 

@@ -33,15 +33,17 @@ def _first_shown(transcript: Transcript, turns: int | None) -> int:
     return asked[-min(turns, len(asked))] if turns is not None and asked else 0
 
 
-async def show_message(session: Session, message: TreeMessage, suffix: str = "") -> None:
-    """Shows the speaker, and the text. `suffix` follows the speaker's name."""
+async def show_message(session: Session, message: TreeMessage) -> None:
     if message.role == "user":
-        session.terminal.say(f"You{suffix}:", "bold cyan")
+        session.terminal.end_answer()
+        session.terminal.say("You:", "bold cyan")
     else:
         name = "Tool" if message.role == "tool" else "Assistant"
         cut = " (interrupted)" if message.finish_reason == "interrupted" else ""
-        session.terminal.heading(f"{name}{suffix}{cut}:")
+        session.terminal.heading(f"{name}{cut}:")
     async with session.terminal.answer() as view:
+        if message.thinking and not session.terminal.style.folds_thoughts:
+            view.think(message.thinking)
         view.feed(message.content)
 
 

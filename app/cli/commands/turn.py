@@ -26,6 +26,10 @@ async def retry(session: Session, argument: str) -> None:
         else:
             set_value(settings, key, value)
     await session.retry(model_name, **settings.values)
+    tree = session.transcript.tree
+    if tree.last_answer is not None and (versions := len(tree.siblings(tree.last_answer))) > 1:
+        key = "Alt-←" if session.terminal.style.symbols else "Alt-Left"
+        session.terminal.note(f"Version {versions}. {key} at the empty prompt shows the one before.")
 
 
 async def continue_(session: Session, argument: str) -> None:

@@ -146,7 +146,7 @@ class Session:
         self._changed_branch()
 
     def _changed_branch(self) -> None:
-        self.context_tokens = 0
+        self.context_tokens = self.transcript.tree.context_tokens
         self.autosave.write(self.transcript)
 
     # The conversation as a whole
@@ -168,16 +168,13 @@ class Session:
         """Copies the current branch into a new conversation and changes to it."""
         await self._server_copy.settle()
         self._check_has_answer()
-        server_copy = await self._server_copy.fork()
-        context_tokens = self.context_tokens
-        self._change_to(server_copy)
-        self.context_tokens = context_tokens
+        self._change_to(await self._server_copy.fork())
         self.autosave.write(self.transcript)
 
     def _change_to(self, server_copy: ServerCopy) -> None:
         self.transcript = server_copy.transcript
         self._server_copy = server_copy
-        self.context_tokens = 0
+        self.context_tokens = self.transcript.tree.context_tokens
         self.saved_as = None
 
     async def rename(self, title: str) -> None:

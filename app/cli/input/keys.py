@@ -1,13 +1,21 @@
 """The key bindings of the line editor."""
 
+from collections.abc import Callable
+from functools import partial
+
+from prompt_toolkit.application import get_app
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent
-from prompt_toolkit.filters import is_searching
+from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.key_binding import ConditionalKeyBindings, KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
 QUOTES = '"""'  # start and end a text of several lines
+_VERSION_KEYS = (  # what Alt with an arrow sends, also in terminals that make words of it
+    (-1, "/version previous", ("left", "b")),
+    (1, "/version next", ("right", "f")),
+)
 _SHIFT_ENTER = ("\x1b[13;2u", "\x1b[27;2;13~")  # in terminals that distinguish it from Enter
 
 
@@ -31,8 +39,11 @@ def unquoted(text: str) -> str:
     return f"/{inner}" if inner.startswith("/") else inner
 
 
-def key_bindings() -> ConditionalKeyBindings:
-    """Returns the bindings. They are inactive during a Ctrl-R search, which has its own."""
+def key_bindings(has_version: Callable[[int], bool]) -> ConditionalKeyBindings:
+    """Returns the bindings. They are inactive during a Ctrl-R search, which has its own.
+
+    `has_version` says whether the last answer has a version 1 after or -1 before the current one.
+    """
     keys = KeyBindings()
     keys.add("enter")(_send)
     keys.add("tab")(_complete)
@@ -40,7 +51,25 @@ def key_bindings() -> ConditionalKeyBindings:
     keys.add("c-j")(_start_line)
     keys.add("c-c")(_clear_line)
     keys.add("c-x", "c-e")(_edit)
+    for step, line, sequences in _VERSION_KEYS:
+        can_step = Condition(partial(_can_step, has_version, step))
+        for sequence in sequences:
+            keys.add("escape", sequence, filter=can_step)(_run(line))
     return ConditionalKeyBindings(keys, ~is_searching)
+
+
+def _can_step(has_version: Callable[[int], bool], step: int) -> bool:
+    return not get_app().current_buffer.text and has_version(step)
+
+
+def _run(line: str) -> Callable[[KeyPressEvent], None]:
+    """Returns a handler that runs a command as if it was typed, without leaving a trace of the prompt."""
+
+    def run(event: KeyPressEvent) -> None:
+        event.app.erase_when_done = True
+        event.app.exit(result=line)
+
+    return run
 
 
 def _send(event: KeyPressEvent) -> None:

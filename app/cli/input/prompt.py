@@ -94,7 +94,7 @@ class TerminalPrompt:
             auto_suggest=None if style.plain else AutoSuggestFromHistory(),
             completer=CommandCompleter(session),
             complete_while_typing=Condition(self._completes_unasked),
-            key_bindings=key_bindings(),
+            key_bindings=key_bindings(lambda step: session.transcript.tree.version_beside(step) is not None),
             multiline=True,
             enable_open_in_editor=True,
             enable_suspend=True,
@@ -110,9 +110,12 @@ class TerminalPrompt:
         if self._typed_ahead.end() and draft:
             self._session.terminal.note("Press the up arrow to get your line back.")
             draft = ""
+        self._editor.app.erase_when_done = False
         # In the editor Ctrl-C is a key. Before and after, the client's own handler receives the signal.
         text = await self._editor.prompt_async([("class:you", "You: ")], default=draft, handle_sigint=False)
         self._typed_ahead.begin()
+        if not self._editor.app.erase_when_done:
+            self._session.terminal.end_answer()
         return unquoted(text)
 
     def _completes_unasked(self) -> bool:

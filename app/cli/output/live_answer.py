@@ -142,6 +142,16 @@ class AnswerRows:
         return rows
 
 
+def draw_message(writer: ScreenWriter, console: Console, heading: str, thinking: str, text: str) -> None:
+    """Draws a complete message at once, in the rows that the writer replaces or below."""
+    answer, width = AnswerRows(console), writer.size[0]
+    if thinking:
+        answer.think(thinking)
+    answer.feed(text)
+    title = Text(heading, "bold green").wrap(console, width)
+    writer.draw([*(list(line.render(console, end="")) for line in title), *answer.finish(width)], [])
+
+
 class LiveAnswer(LiveView):
     """The AnswerView of a terminal."""
 
@@ -149,7 +159,13 @@ class LiveAnswer(LiveView):
         self, console: Console, folds_thoughts: bool = False, typed_ahead: "TypedAhead | None" = None
     ) -> None:
         self._answer = AnswerRows(console, folds_thoughts)
-        super().__init__(ScreenWriter(console), self._answer, typed_ahead)
+        self._writer = ScreenWriter(console)
+        super().__init__(self._writer, self._answer, typed_ahead)
+
+    @property
+    def final_rows(self) -> int:
+        """The rows of the screen that the answer takes."""
+        return self._writer.final_rows
 
     async def __aenter__(self) -> Self:
         return await super().__aenter__()

@@ -49,11 +49,17 @@ class ScreenWriter:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: list[_Line] = []  # on the screen, above the cursor
+        self._replaced_rows = 0  # above those, of an earlier writer; the next frame overwrites them
+        self.final_rows = 0  # rows of the screen that the final rows have taken, at the width of their time
 
     @property
     def size(self) -> tuple[int, int]:
         """The current number of columns and rows."""
         return self._console.size
+
+    def replace(self, rows: int) -> None:
+        """Lets the next frame begin that many screen rows further up, in place of what is there."""
+        self._replaced_rows = rows
 
     def begin(self) -> None:
         self._write(HIDE_CURSOR)
@@ -71,7 +77,9 @@ class ScreenWriter:
         lines = [self._line(row) for row in (*final, *live)]
         pairs = zip(self._live, lines, strict=False)
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        up = sum(line.height(width) for line in self._live[same:])
+        up = sum(line.height(width) for line in self._live[same:]) + self._replaced_rows
+        self._replaced_rows = 0
+        self.final_rows += sum(line.height(width) for line in lines[: len(final)])
         if up or lines[same:]:
             home = f"\x1b[{up}A\r" if up else "\r"
             body = "".join(line.overwriting(width) for line in lines[same:])

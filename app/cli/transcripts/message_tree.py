@@ -16,6 +16,7 @@ from app.models.schemas import (
     Role,
     Text,
     TextPart,
+    ThinkingPart,
     TranscriptMessage,
     Usage,
     WireModel,
@@ -46,6 +47,11 @@ class TreeMessage(WireModel):
     model_name: Name | None = None
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+    @property
+    def thinking(self) -> str:
+        """A reasoning model's thinking; empty if there is none."""
+        return "".join(part.text for part in self.parts if isinstance(part, ThinkingPart))
 
     @property
     def is_local(self) -> bool:
@@ -117,6 +123,25 @@ class ConversationTree:
         """Returns the messages of the same role below the same parent, this one among them, oldest first."""
         found = [self.messages[message_id] for message_id in self.children(message.parent_id)]
         return [sibling for sibling in found if sibling.role == message.role]
+
+    @property
+    def last_answer(self) -> TreeMessage | None:
+        """The last answer of the current branch; None if there is none."""
+        return next((message for message in reversed(self.branch) if message.role == "assistant"), None)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the context that the branch takes; 0 if unknown, as after an interrupted answer."""
+        usage = None if self.last_answer is None else self.last_answer.usage
+        return 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+
+    def version_beside(self, step: int) -> TreeMessage | None:
+        """Returns the version of the last answer `step` places further on; None if there is none."""
+        if self.last_answer is None:
+            return None
+        versions = self.siblings(self.last_answer)
+        place = versions.index(self.last_answer) + step
+        return versions[place] if 0 <= place < len(versions) else None
 
     def newest_leaf(self, message_id: str) -> str:
         """Returns the end of the branch that follows the newest child from this message on."""

@@ -48,7 +48,7 @@ def test_tree_is_drawn_with_one_line_for_each_message() -> None:
 
 
 def test_tree_is_drawn_in_ascii() -> None:
-    assert drawn(TREE, symbols=False).isascii() and "| `- You: q3" in drawn(TREE, symbols=False)
+    assert drawn(TREE, symbols=False).isascii() and "| `-You: q3" in drawn(TREE, symbols=False)
 
 
 def test_conversation_without_branches_is_not_indented() -> None:

@@ -51,7 +51,7 @@ def test_html_export_stops_when_asked() -> None:
 
 def test_exported_json_can_be_loaded() -> None:
     _write(Path("talk.json"))
-    assert json.loads(Path("talk.json").read_text())["version"] == 1
+    assert json.loads(Path("talk.json").read_text())["version"] == 2
     assert load("talk", Path()) == TALK
 
 

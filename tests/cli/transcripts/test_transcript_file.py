@@ -28,8 +28,9 @@ def test_transcript_name_is_the_first_message_without_attachments() -> None:
 
 
 def test_load_returns_the_saved_conversation(tmp_path: Path) -> None:
-    path = save(_transcript(), "talk", tmp_path)
-    assert load("talk.json", tmp_path) == _transcript()
+    saved = _transcript()
+    path = save(saved, "talk", tmp_path)
+    assert load("talk.json", tmp_path) == saved
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["talk.json"]
 
