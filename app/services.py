@@ -99,7 +99,7 @@ class GenerationService(Protocol):
     """Continues raw prompts, without a conversation."""
 
     def generate(
-        self, request: GenerateRequest, owner: str, deadline: Deadline, /
+        self, owner: str, request: GenerateRequest, deadline: Deadline, /
     ) -> AsyncGenerator[GenerateEvent, None]: ...
 
 

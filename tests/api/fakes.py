@@ -232,7 +232,7 @@ class Scripted:
     # GenerationService
 
     async def generate(
-        self, request: schemas.GenerateRequest, owner: str, deadline: Deadline
+        self, owner: str, request: schemas.GenerateRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerateEvent, None]:
         self.owners.append(owner)
         self.calls.append(request)

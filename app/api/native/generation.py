@@ -23,4 +23,4 @@ async def generate(
     deadline: DeadlineDep,
 ) -> Response:
     """Continues the prompt exactly as given, without a conversation and without a chat template."""
-    return respond(services.generator.generate(body, owner, deadline), body.stream, encode, deadline)
+    return respond(services.generator.generate(owner, body, deadline), body.stream, encode, deadline)

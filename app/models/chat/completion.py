@@ -30,7 +30,7 @@ class TextGenerator:
         self._generator = generator
 
     async def generate(
-        self, request: GenerateRequest, owner: str, deadline: Deadline
+        self, owner: str, request: GenerateRequest, deadline: Deadline
     ) -> AsyncGenerator[GenerateEvent, None]:
         """Yields progress and deltas, then the response. For several sequences it yields only the response.
 
@@ -43,10 +43,10 @@ class TextGenerator:
         began = time.monotonic()
         self._check_count(request.num_return_sequences)
         if request.num_return_sequences > 1:
-            replies = await self._collect_all(request, owner, deadline)
+            replies = await self._collect_all(owner, request, deadline)
             yield _response(request, replies, time.monotonic() - began)
             return
-        async with aclosing(self._events(request, owner, deadline)) as events:
+        async with aclosing(self._events(owner, request, deadline)) as events:
             async for event in events:
                 if isinstance(event, GeneratedReply):
                     yield _response(request, [event], time.monotonic() - began)
@@ -68,14 +68,14 @@ class TextGenerator:
             )
 
     async def _collect_all(
-        self, request: GenerateRequest, owner: str, deadline: Deadline
+        self, owner: str, request: GenerateRequest, deadline: Deadline
     ) -> list[GeneratedReply]:
         """All sequences, which run side by side. If one fails, the others are cancelled.
 
         The first alone is kept for later requests, because all begin with the same prompt.
         """
         tasks = [
-            asyncio.create_task(self._collect(_reseed(request, index), owner, deadline, is_kept=index == 0))
+            asyncio.create_task(self._collect(owner, _reseed(request, index), deadline, is_kept=index == 0))
             for index in range(request.num_return_sequences)
         ]
         try:
@@ -86,16 +86,16 @@ class TextGenerator:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _collect(
-        self, request: GenerateRequest, owner: str, deadline: Deadline, *, is_kept: bool
+        self, owner: str, request: GenerateRequest, deadline: Deadline, *, is_kept: bool
     ) -> GeneratedReply:
-        async with aclosing(self._events(request, owner, deadline, is_kept=is_kept)) as events:
+        async with aclosing(self._events(owner, request, deadline, is_kept=is_kept)) as events:
             async for event in events:
                 last = event
         assert isinstance(last, GeneratedReply), "a generation ends with its reply"
         return last
 
     def _events(
-        self, request: GenerateRequest, owner: str, deadline: Deadline, *, is_kept: bool = True
+        self, owner: str, request: GenerateRequest, deadline: Deadline, *, is_kept: bool = True
     ) -> AsyncGenerator[ReplyEvent, None]:
         sampling = request.model_copy(update={"temperature": 0.0}) if request.do_sample is False else request
         prompt = ModelInput(

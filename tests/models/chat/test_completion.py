@@ -16,7 +16,7 @@ OWNER = "alice"
 
 def test_generate_continues_the_prompt(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=6, do_sample=False)
-    start, *deltas, done = world.collect(world.generator.generate(request, OWNER, soon()))
+    start, *deltas, done = world.collect(world.generator.generate(OWNER, request, soon()))
     assert isinstance(start, StartEvent)
     assert isinstance(done, GenerateResponse)
     assert "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent)) == done.generated_text[0]
@@ -26,8 +26,8 @@ def test_generate_continues_the_prompt(world: World) -> None:
 
 def test_generate_repeats_several_sequences_with_the_same_seed(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=8, num_return_sequences=3, seed=7, temperature=1)
-    first = world.last(world.generator.generate(request, OWNER, soon()))
-    second = world.last(world.generator.generate(request, OWNER, soon()))
+    first = world.last(world.generator.generate(OWNER, request, soon()))
+    second = world.last(world.generator.generate(OWNER, request, soon()))
     assert len(set(first.generated_text)) == 3
     assert first.generated_text == second.generated_text
     assert len(first.finish_reasons) == 3
@@ -36,7 +36,7 @@ def test_generate_repeats_several_sequences_with_the_same_seed(world: World) -> 
 
 def test_generate_reports_the_limit_that_the_context_window_left(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=1_000_000, seed=1)
-    done = world.last(world.generator.generate(request, OWNER, soon()))
+    done = world.last(world.generator.generate(OWNER, request, soon()))
     assert done.parameters.max_tokens == WINDOW - done.usage.prompt_tokens
     assert world.chat("hello", max_tokens=5).parameters.max_tokens == 5
 
@@ -44,7 +44,7 @@ def test_generate_reports_the_limit_that_the_context_window_left(world: World) -
 def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world: World) -> None:
     request = GenerateRequest(prompt="the cat", num_return_sequences=7)  # 4 run and 2 wait
     with pytest.raises(InvalidRequest, match="num_return_sequences: .* at most 6 at once"):
-        world.collect(world.generator.generate(request, OWNER, soon()))
+        world.collect(world.generator.generate(OWNER, request, soon()))
 
 
 def test_generate_refuses_more_sequences_than_a_caller_may_have_open_as_invalid() -> None:
@@ -52,7 +52,7 @@ def test_generate_refuses_more_sequences_than_a_caller_may_have_open_as_invalid(
     generator = TextGenerator(settings, ChatGenerator(StandInModels(StandInBackend(reply=HELLO))))
     request = GenerateRequest(prompt="the cat", num_return_sequences=3)
     with pytest.raises(InvalidRequest, match="at most 2 at once") as caught:
-        asyncio.run(collect(generator.generate(request, OWNER, soon())))
+        asyncio.run(collect(generator.generate(OWNER, request, soon())))
     assert "LLM_KEY_MAX_OPEN_REQUESTS" in str(caught.value.hint)
 
 
@@ -63,7 +63,7 @@ def test_generate_keeps_one_of_several_sequences_for_later_requests() -> None:
     for sequences, kept in ((1, [True]), (3, [True, False, False])):
         backend.requests.clear()
         request = GenerateRequest(prompt="the cat", num_return_sequences=sequences)
-        asyncio.run(collect(generator.generate(request, OWNER, soon())))
+        asyncio.run(collect(generator.generate(OWNER, request, soon())))
         assert [model_input.is_kept for model_input in backend.requests] == kept
 
 
@@ -72,14 +72,14 @@ def test_generate_sends_the_owner_as_the_scope_of_the_cache() -> None:
     generator = TextGenerator(Settings(), ChatGenerator(StandInModels(backend)))
     for sequences in (1, 2):
         request = GenerateRequest(prompt="the cat", num_return_sequences=sequences)
-        asyncio.run(collect(generator.generate(request, OWNER, soon())))
+        asyncio.run(collect(generator.generate(OWNER, request, soon())))
     assert [model_input.scope for model_input in backend.requests] == [OWNER] * 3
 
 
 def test_cached_keys_and_values_are_shared_within_one_owner_only(world: World) -> None:
     request = GenerateRequest(prompt="the cat sat on the mat, the dog did not", max_tokens=2, do_sample=False)
     done = {
-        owner: [world.last(world.generator.generate(request, owner, soon())) for _ in range(2)]
+        owner: [world.last(world.generator.generate(owner, request, soon())) for _ in range(2)]
         for owner in ("carol", "dave")
     }
     for first, second in done.values():
@@ -90,7 +90,7 @@ def test_cached_keys_and_values_are_shared_within_one_owner_only(world: World) -
 
 def test_generate_reports_logprobs_of_prompt_and_reply(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=6, top_logprobs=3, prompt_logprobs=True, seed=2)
-    _, *deltas, done = world.collect(world.generator.generate(request, OWNER, soon()))
+    _, *deltas, done = world.collect(world.generator.generate(OWNER, request, soon()))
     assert isinstance(done, GenerateResponse)
     assert done.logprobs is not None and done.prompt_logprobs is not None
     streamed = [entry for delta in deltas if isinstance(delta, DeltaEvent) for entry in delta.logprobs or ()]
@@ -104,6 +104,6 @@ def test_generate_reports_logprobs_of_prompt_and_reply(world: World) -> None:
 
 def test_generate_reports_logprobs_of_each_of_several_sequences(world: World) -> None:
     request = GenerateRequest(prompt="the cat", max_tokens=4, top_logprobs=0, num_return_sequences=2)
-    done = world.last(world.generator.generate(request, OWNER, soon()))
+    done = world.last(world.generator.generate(OWNER, request, soon()))
     assert done.logprobs is not None and len(done.logprobs) == 2
     assert done.prompt_logprobs is None

@@ -116,7 +116,7 @@ def test_loading_and_generating_have_one_deadline_together() -> None:
     models = StandInModels(StandInBackend(reply=HELLO))
     service = TextGenerator(Settings(_env_file=None), ChatGenerator(models))
     asyncio.run(
-        collect(service.generate(GenerateRequest(prompt="the cat", num_return_sequences=2), "alice", soon()))
+        collect(service.generate("alice", GenerateRequest(prompt="the cat", num_return_sequences=2), soon()))
     )
     assert len(set(models.deadlines + models.backend.deadlines)) == 1
     assert len(models.backend.deadlines) == 2
