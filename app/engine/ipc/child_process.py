@@ -12,7 +12,8 @@ from typing import Protocol
 
 from app.engine.ipc.fork_messages import ForkRequest, receive_answer, receive_end, send_request
 
-SECRETS = ("LLM_API_KEY", "LLM_API_KEYS", "LLM_HF_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # in any case
+_SETTINGS = ("LLM_API_KEY", "LLM_API_KEYS", "LLM_DATABASE_URL", "LLM_HF_TOKEN")
+SECRETS = (*_SETTINGS, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # in any case
 FIRST_FORK_TIMEOUT_S = 120.0  # the fork server imports torch first, perhaps from a slow disk
 _STATUS_TIMEOUT_S = 2.0  # for the fork server to report the status of a worker that has ended
 

@@ -19,6 +19,7 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from app.core.catalogue import BUILTIN_PATH
+from app.core.config import Settings
 from app.engine.ipc.child_process import ForkedProcess, worker_environment
 from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.launcher import ForkServer, WorkerLauncher
@@ -200,8 +201,19 @@ def test_worker_is_spawned_if_no_fork_server_answers(
     assert f"LLM_FORK_SERVER={tmp_path / 'none'}" in caplog.text
 
 
+SECRET_SETTINGS = [
+    f"LLM_{name.upper()}"
+    for name, setting in Settings.model_fields.items()
+    if "SecretStr" in repr(setting.annotation)
+]
+
+
+def test_settings_have_secrets() -> None:
+    assert {"LLM_API_KEY", "LLM_API_KEYS", "LLM_DATABASE_URL", "LLM_HF_TOKEN"} <= set(SECRET_SETTINGS)
+
+
 @pytest.mark.parametrize(
-    "name", ["LLM_API_KEY", "LLM_API_KEYS", "llm_hf_token", "Hf_Token", "HUGGING_FACE_HUB_TOKEN"]
+    "name", [*SECRET_SETTINGS, "llm_hf_token", "Hf_Token", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
 )
 def test_worker_does_not_inherit_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "hunter2")
