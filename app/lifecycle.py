@@ -15,7 +15,7 @@ from types import FrameType
 
 from app.core.api_keys import KeyRing
 from app.core.config import SettingsError
-from app.services import ModelService, StorageService
+from app.services import ChatService, ModelService, StorageService
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +70,14 @@ def _read_stdin_to_its_end() -> None:
 
 
 @asynccontextmanager
-async def running(models: ModelService) -> AsyncIterator[None]:
-    """Starts the models, and closes them at the first stop signal or at the end of the block.
+async def running(models: ModelService, chats: ChatService) -> AsyncIterator[None]:
+    """Starts the models, and closes turns and models at the first stop signal or at the end of the block.
 
-    The server leaves the block only after its last stream has ended. Because the models close at the signal,
-    each open stream ends with an `error` event of its own.
+    The server leaves the block only after its last stream has ended. Because turns and models close at the
+    signal, each open stream ends with a `done` or `error` event of its own.
     """
     stopping = asyncio.Event()
-    closing = asyncio.create_task(_close_after(stopping, models))
+    closing = asyncio.create_task(_close_after(stopping, models, chats))
     try:
         await models.start()
         with _set_at_signal(stopping), _stopped_with_parent():
@@ -87,8 +87,9 @@ async def running(models: ModelService) -> AsyncIterator[None]:
         await closing
 
 
-async def _close_after(stopping: asyncio.Event, models: ModelService) -> None:
+async def _close_after(stopping: asyncio.Event, models: ModelService, chats: ChatService) -> None:
     await stopping.wait()
+    await chats.close()
     await models.close()
 
 

@@ -85,7 +85,11 @@ def _lifespan(
         warn_of_misspelt_settings(os.environ)
         app.state.services = services = build(settings)
         docs.describe(app)
-        async with open_storage(services.storage), running(services.models), reloading(keys):
+        async with (
+            open_storage(services.storage),
+            running(services.models, services.chats),
+            reloading(keys),
+        ):
             yield
 
     return lifespan

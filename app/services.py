@@ -16,7 +16,8 @@ from app.engine.ipc.launcher import WorkerLauncher
 from app.models.chat.completion import GenerateEvent, TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn import TurnEvent
+from app.models.chat.turn_log import EventReader
+from app.models.chat.turn_registry import MAX_RUNNING, TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.key_limits import KeyLimits
@@ -41,6 +42,7 @@ from app.models.schemas import (
     NewChatResponse,
     RegenerateRequest,
     SelectResponse,
+    StopTurnResponse,
     UndoResponse,
     UnloadModelResponse,
     UpdateConversationRequest,
@@ -50,23 +52,31 @@ from app.models.storage.store import PageRequest
 
 
 class ChatService(Protocol):
-    """Runs the turns of conversations."""
+    """Runs the turns of conversations. Whatever is wrong with a request, the reader may raise, too."""
 
-    def chat(
-        self, owner: str, request: ChatRequest, deadline: Deadline, /
-    ) -> AsyncGenerator[TurnEvent, None]: ...
+    async def chat(
+        self, owner: str, request: ChatRequest, deadline: Deadline, key: str | None = None, /
+    ) -> EventReader: ...
 
-    def edit(
+    async def edit(
         self, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline, /
-    ) -> AsyncGenerator[TurnEvent, None]: ...
+    ) -> EventReader: ...
 
-    def regenerate(
+    async def regenerate(
         self, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline, /
-    ) -> AsyncGenerator[TurnEvent, None]: ...
+    ) -> EventReader: ...
 
-    def continue_reply(
+    async def continue_reply(
         self, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline, /
-    ) -> AsyncGenerator[TurnEvent, None]: ...
+    ) -> EventReader: ...
+
+    async def events(self, owner: str, message_id: str, after: int, /) -> EventReader:
+        """Returns a reader of a turn that runs, or has ended a short time ago."""
+
+    async def stop(self, owner: str, message_id: str, /) -> StopTurnResponse: ...
+
+    async def close(self) -> None:
+        """Stops all turns, and commits what was said."""
 
 
 class ConversationService(Protocol):
@@ -171,9 +181,12 @@ def build_services(
     models = ModelManager(settings, catalogue, hub, engines=engines)
     limits = KeyLimits.of(settings)
     generator, storage = ChatGenerator(models, limits), choose_storage(settings)
+    turns = TurnRegistry(
+        max_running=max(MAX_RUNNING, settings.max_active_requests + settings.max_queued_requests)
+    )
     return Services(
         models=models,
-        chats=ChatModelManager(settings, storage.store, storage.locks, generator),
+        chats=ChatModelManager(settings, storage.store, storage.locks, generator, turns, storage.key_records),
         conversations=ConversationManager(settings, storage.store, storage.locks, models),
         generator=TextGenerator(settings, generator),
         status=ServerStatus(models, storage),

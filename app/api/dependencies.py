@@ -1,8 +1,9 @@
 """The parameters that handlers declare: the services, the deadline, the owner, shared query parameters."""
 
+import re
 from typing import Annotated
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +14,7 @@ from app.models.storage.store import PageRequest
 from app.services import Services
 
 PREFIX = "/api/v1"
+_VISIBLE = re.compile(r"[!-~]{1,200}")
 
 
 class QueryModel(BaseModel):
@@ -49,6 +51,10 @@ class TreeQuery(QueryModel):
     tree: bool = Field(False, description="Returns the messages of all branches, in order of their creation.")
 
 
+class EventsQuery(QueryModel):
+    after: int = Field(0, ge=0, description="The id of the last event that was read. 0: none.")
+
+
 class ModelQuery(QueryModel):
     model_name: str | None = Field(None, description="Default: the current model.")
 
@@ -81,10 +87,33 @@ async def _owner(request: Request) -> str:
     return owner
 
 
+async def _idempotency_key(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="1 to 200 visible ASCII characters. The same key and body give the same turn."),
+    ] = None,
+) -> str | None:
+    """Returns the key. Of several headers, FastAPI would take the last one."""
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1 or not all(map(_VISIBLE.fullmatch, keys)):
+        raise InvalidRequest(
+            "Idempotency-Key: it must be one key of 1 to 200 visible ASCII characters.",
+            hint="A random UUID is a good key.",
+        )
+    return idempotency_key
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 DeadlineDep = Annotated[Deadline, Depends(_deadline)]
 OwnerDep = Annotated[str, Depends(_owner)]
 ListParams = Annotated[ListQuery, Query()]
 TreeParam = Annotated[TreeQuery, Query()]
+AfterParam = Annotated[EventsQuery, Query()]
+LastEventId = Annotated[
+    int | None, Header(ge=0, description="As `after`, before which it goes. Browsers send it by themselves.")
+]
+KeyDep = Annotated[str | None, Depends(_idempotency_key)]
 ModelParam = Annotated[ModelQuery, Query()]
+TurnId = Annotated[str, Path(description="The `message_id` of the turn's reply, from its `start` event.")]
 ConversationId = Annotated[str, Path(description="From the reply of `POST /chat` or `POST /chat/new`.")]

@@ -4,6 +4,7 @@ These parts are descriptions, errors, streams and the field for the key. The pag
 installed package, so the page works without a network.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -49,15 +50,19 @@ TAGS = [
 _CHAT_STREAM = """event: start
 data: {"conversation_id": "conv_...", "message_id": "msg_...", "model_name": "builtin", "model_id": "...", \
 "prompt_tokens": 21, "omitted_messages": 0}
+id: 1
 
 event: delta
 data: {"text": "The capital of France"}
+id: 2
 
 event: delta
 data: {"text": " is Paris."}
+id: 3
 
 event: done
 data: {"response": "The capital of France is Paris.", ...}
+id: 4
 """
 
 _SWITCH_STREAM = """event: progress
@@ -74,7 +79,7 @@ _ERRORS: Mapping[int, tuple[str, str, str]] = {
     400: ("The request is invalid.", "invalid_request", "The body is not valid UTF-8."),
     401: ("The API key is missing or wrong.", "not_authenticated", "This server requires an API key."),
     404: (
-        "The conversation or model does not exist.",
+        "The conversation, message, turn or model does not exist.",
         "conversation_not_found",
         "No conversation has this id.",
     ),
@@ -124,7 +129,15 @@ def _stream(example: str) -> ResponseDocs:
     return {200: {"description": 'The reply, or its events if `"stream"` is true.', "content": content}}
 
 
-STREAMS_TEXT = _stream(_CHAT_STREAM)
+STREAMS_TURN = _stream(_CHAT_STREAM)
+STREAMS_TEXT = _stream(re.sub(r"id: \d+\n", "", _CHAT_STREAM))
+EVENTS: ResponseDocs = {
+    200: {
+        "description": "The rest of the turn's events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _CHAT_STREAM}},
+    },
+    204: {"description": "The turn has ended, and there are no events after that one."},
+}
 STREAMS_SWITCH = _stream(_SWITCH_STREAM)
 STREAMS_LOAD = _stream(_LOAD_STREAM)
 TAKES_BODY = fails_with(400, 413, 415, 422)

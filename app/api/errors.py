@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from app.core import errors
-from app.core.errors import DomainError, InternalError
-from app.core.logging import escape_control, request_id
+from app.core.errors import DomainError
+from app.core.logging import escape_control
 from app.models.schemas import ErrorDetail, ErrorResponse
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ STATUS: Mapping[type[DomainError], int] = {
     errors.BodyTooSlow: 408,
     errors.ConversationBusy: 409,
     errors.ModelBusy: 409,
+    errors.TurnStopped: 409,
     errors.KeyReused: 409,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
@@ -77,15 +78,6 @@ def error_response(error: DomainError) -> Response:
     if isinstance(error, errors.QueueFull) or error.retry_after is not None:
         headers["Retry-After"] = str(1 if error.retry_after is None else error.retry_after)
     return _respond(status_of(error), error_body(error), headers)
-
-
-def to_domain_error(error: BaseException) -> DomainError:
-    """Returns the error for the client. A bug is logged with its traceback and becomes an InternalError."""
-    if isinstance(error, DomainError):
-        return error
-    logger.error("unexpected %s", type(error).__name__, exc_info=error)
-    hint = f"The server's log has the details under request id {request_id.get()}."
-    return InternalError("The server failed because of a bug.", hint=hint)
 
 
 def install_error_handlers(app: FastAPI) -> None:

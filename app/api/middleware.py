@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import error_response, to_domain_error
+from app.api.errors import error_response
 from app.core.api_keys import DEFAULT_OWNER, KeyRing
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
-from app.core.logging import escape_control, request_id
+from app.core.logging import escape_control, request_id, to_domain_error
 
 logger = logging.getLogger("app.access")
 

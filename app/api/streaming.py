@@ -1,8 +1,9 @@
-"""Turns a generator of events into an HTTP reply: server-sent events, or the collected reply as JSON.
+"""Turns events into an HTTP reply: server-sent events, or the collected reply as JSON.
 
-The generator runs in one task from its first step to its last. No byte is sent before its first event, so an
-earlier error becomes a status code. A client that disconnects cancels the task; a client that stops reading
-loses its stream at the request's deadline. Either way the generator is closed.
+The events come from a generator, or from a reader of a turn, in one task from the first to the last. No byte
+is sent before the first event, so an earlier error becomes a status code. A client that disconnects cancels
+the task; a client that stops reading loses its stream at its request's deadline. Either way their source is
+closed.
 """
 
 import asyncio
@@ -16,34 +17,38 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.errors import error_body, to_domain_error
+from app.api.errors import error_body
 from app.core.deadline import Deadline
+from app.core.logging import to_domain_error
+from app.models.chat.turn_log import EventReader, TurnRecord
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
-EventGenerator = AsyncGenerator[BaseModel, None]
-Encode = Callable[[BaseModel], bytes]
+Events = AsyncGenerator[BaseModel, None] | EventReader
+Encode = Callable[[BaseModel, int | None], bytes]
 T = TypeVar("T")
 
 
 def respond(
-    events: EventGenerator,
+    events: Events,
     stream: bool,
     encode: Encode,
     deadline: Deadline | None,
     keep_alive_s: float = KEEP_ALIVE_S,
+    after: int = 0,
 ) -> Response:
     """Returns the response for `events`, of which the last is the whole reply.
 
     An error from `events` reaches the error handlers or, once a stream has begun, becomes its last event.
-    `encode` turns an event into the bytes of its frame. Every write ends by the `deadline`. A load has none,
-    because its download may take any time.
+    `encode` turns an event, and its id if it has one, into the bytes of its frame. Every write ends by the
+    `deadline`. A load has none, because its download may take any time. `after` is the id of the last event
+    that the client has read in an earlier stream of the same turn; 0: none.
     """
     if stream:
-        return EventStream(events, encode, deadline, keep_alive_s)
+        return EventStream(events, encode, deadline, keep_alive_s, after)
     return CollectedReply(events, deadline)
 
 
@@ -56,7 +61,7 @@ class CollectedReply(Response):
 
     media_type = "application/json"
 
-    def __init__(self, events: EventGenerator, deadline: Deadline | None) -> None:
+    def __init__(self, events: Events, deadline: Deadline | None) -> None:
         super().__init__()
         self.events = events
         self.deadline = deadline
@@ -74,12 +79,20 @@ class CollectedReply(Response):
 
 
 class EventStream(Response):
-    """Sends each event as a frame, and a comment whenever nothing was sent for `keep_alive_s`."""
+    """Sends each event as a frame, and a comment whenever nothing was sent for `keep_alive_s`.
+
+    If there are no events at all, the status is 204, which tells a browser's EventSource not to come back.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: EventGenerator, encode: Encode, deadline: Deadline | None, keep_alive_s: float
+        self,
+        events: Events,
+        encode: Encode,
+        deadline: Deadline | None,
+        keep_alive_s: float,
+        after: int,
     ) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
@@ -88,6 +101,7 @@ class EventStream(Response):
         self.deadline = deadline
         self.keep_alive_s = keep_alive_s
         self.has_begun = False
+        self.last_id = after if after > 0 else None
         self.last_frame_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,13 +109,16 @@ class EventStream(Response):
         if sending.cancelled():
             return
         error = sending.exception()
-        if error is not None and not self.has_begun:
+        is_first = not self.has_begun and self.last_id is None
+        if error is not None and is_first:
             raise error
+        if error is None and not self.has_begun:
+            return await Response(status_code=204)(scope, receive, send)
         try:
             if isinstance(error, ReaderStalled):
                 raise error
             if error is not None:
-                await self._send_frame(send, self.encode(error_body(to_domain_error(error))))
+                await self._send_frame(send, self._encode_error(error))
             await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
         except ReaderStalled:
             _log_stalled()  # uvicorn closes the connection, because the reply is incomplete
@@ -111,10 +128,20 @@ class EventStream(Response):
         try:
             async with aclosing(self.events):
                 async for event in self.events:
-                    await self._send_frame(send, self.encode(event))
+                    await self._send_frame(send, self._encode(event))
                     keeping_alive = keeping_alive or asyncio.create_task(self._keep_alive(send))
         finally:
             await _cancel(keeping_alive)
+
+    def _encode(self, event: BaseModel | TurnRecord) -> bytes:
+        if not isinstance(event, TurnRecord):
+            return self.encode(event, None)
+        self.last_id = event.id
+        return self.encode(event.event, event.id)
+
+    def _encode_error(self, error: BaseException) -> bytes:
+        body = error_body(to_domain_error(error))
+        return self.encode(body, None if self.last_id is None else self.last_id + 1)
 
     async def _keep_alive(self, send: Send) -> None:
         clock = asyncio.get_running_loop().time
@@ -149,13 +176,13 @@ def _log_stalled() -> None:
     logger.warning("the client stopped reading, so its reply was cut off at the request's deadline")
 
 
-async def _last(events: EventGenerator) -> BaseModel:
-    last: BaseModel | None = None
+async def _last(events: Events) -> BaseModel:
+    last: BaseModel | TurnRecord | None = None
     async with aclosing(events):
         async for event in events:
             last = event
-    assert last is not None, "a service's generator ends with its reply"
-    return last
+    assert last is not None, "events end with the reply"
+    return last.event if isinstance(last, TurnRecord) else last
 
 
 async def _until_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -133,6 +133,35 @@ def reply_is_continued_streamed(target: Target) -> None:
     expect(reply.response.endswith(text), "the deltas differ from the added text")
 
 
+def turn_is_followed(target: Target) -> None:
+    body = {**_ask(target), "background": True}
+    names, _, reply = target.stream(f"{API}/chat", schemas.ChatResponse, **body)
+    again = target.http.get(f"{API}/chat/turns/{reply.message_id}/events", params={"after": 1})
+    expect(again.is_success, f"the status is {again.status_code}")
+    expect(names[0] == "start" and "event: start" not in again.text, "the first event is repeated")
+    expect("event: done" in again.text, "the events do not end with done")
+
+
+def unknown_turn_is_refused(target: Target) -> None:
+    expect_refusal(target.http.get(f"{API}/chat/turns/msg_of_nobody/events"), 404, "turn_not_found")
+
+
+def ended_turn_is_not_stopped(target: Target) -> None:
+    reply = target.post(f"{API}/chat", schemas.ChatResponse, **_ask(target))
+    response = target.http.delete(f"{API}/chat/turns/{reply.message_id}")
+    stopped = schemas.StopTurnResponse.model_validate_json(response.content)
+    expect(not stopped.was_running, "it says that the turn was running")
+    expect(stopped.reply == reply, "it has another reply")
+
+
+def request_is_answered_once(target: Target) -> None:
+    headers = {"Idempotency-Key": f"check-{target.conversation_id}"}
+    first, second = (target.http.post(f"{API}/chat", json=_ask(target), headers=headers) for _ in range(2))
+    expect(first.is_success and first.json() == second.json(), "it was answered twice")
+    other = target.http.post(f"{API}/chat", json={"message": "Hi"}, headers=headers)
+    expect_refusal(other, 409, "idempotency_key_reused")
+
+
 def turn_is_undone(target: Target) -> None:
     undone = target.post(f"{target.conversation}/undo", schemas.UndoResponse)
     expect(undone.message_count == 2, f"it has {undone.message_count} messages, not 2")
@@ -266,6 +295,12 @@ CHECKS = (
     Check(f"POST {CONVERSATION}/continue", "extends the reply", reply_is_continued),
     Check(f"POST {CONVERSATION}/continue", "streamed", reply_is_continued_streamed),
     Check(f"POST {CONVERSATION}/undo", "removes the last turn", turn_is_undone),
+    Check(f"GET {API}/chat/turns/{{message_id}}/events", "repeats the rest", turn_is_followed),
+    Check(f"GET {API}/chat/turns/{{message_id}}/events", "404: unknown turn", unknown_turn_is_refused),
+    Check(
+        f"DELETE {API}/chat/turns/{{message_id}}", "says that the turn had ended", ended_turn_is_not_stopped
+    ),
+    Check("POST /api/v1/chat", "answers a repeated request once", request_is_answered_once),
     Check(f"DELETE {CONVERSATION}", "deletes it", conversation_is_deleted),
     Check("POST /api/v1/generate", "returns two texts", text_is_completed),
     Check("POST /api/v1/generate", "streamed", text_is_streamed),

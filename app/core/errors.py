@@ -18,6 +18,7 @@
     │   └── ModelNotFound
     ├── ConversationBusy          the conversation is in the middle of a turn
     ├── ModelBusy                 the model is in use and cannot be unloaded
+    ├── TurnStopped               the turn was stopped before the model had said anything
     ├── KeyReused                 an Idempotency-Key came with another request before
     ├── StoreUnavailable          the database of conversations cannot be used now
     ├── QueueFull                 try again after `retry_after` seconds
@@ -125,6 +126,10 @@ class ConversationBusy(DomainError):
 
 class ModelBusy(DomainError):
     code = "model_busy"
+
+
+class TurnStopped(DomainError):
+    code = "turn_stopped"
 
 
 class KeyReused(DomainError):

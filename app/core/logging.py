@@ -9,6 +9,10 @@ import sys
 from contextvars import ContextVar
 from types import TracebackType
 
+from app.core.errors import DomainError, InternalError
+
+logger = logging.getLogger(__name__)
+
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 # Characters that could begin a new line, move a terminal's cursor, or be impossible to encode.
@@ -21,6 +25,15 @@ ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] 
 def escape_control(text: str) -> str:
     r"""Returns the text on one line. A line feed becomes the six characters \u000a, for example."""
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def to_domain_error(error: BaseException) -> DomainError:
+    """Returns the error for the client. A bug is logged with its traceback and becomes an InternalError."""
+    if isinstance(error, DomainError):
+        return error
+    logger.error("unexpected %s", type(error).__name__, exc_info=error)
+    hint = f"The server's log has the details under request id {request_id.get()}."
+    return InternalError("The server failed because of a bug.", hint=hint)
 
 
 class LineFormatter(logging.Formatter):

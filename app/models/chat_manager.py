@@ -1,23 +1,40 @@
-"""Runs the turns of conversations."""
+"""Begins the turns of conversations, and finds those that run."""
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
+import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest, NothingToDo
 from app.models.chat.finder import ConversationFinder
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn import Turn, TurnEvent, TurnRunner
-from app.models.conversation import Conversation, Message, text_message
-from app.models.schemas import ChatRequest, ContinueRequest, EditRequest, RegenerateRequest
+from app.models.chat.idempotency import KeyedTurns, record_of
+from app.models.chat.turn import Turn, TurnRunner
+from app.models.chat.turn_log import TurnLog
+from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop
+from app.models.conversation import Conversation, Message, new_id, text_message
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    ContinueRequest,
+    EditRequest,
+    RegenerateRequest,
+    StopTurnResponse,
+    TurnFields,
+)
+from app.models.storage.key_records import KeyRecord, KeyRecords
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
 
 
 class ChatModelManager:
-    """The service behind the routes for replies. Each conversation has one turn at a time."""
+    """The service behind the routes for replies. Each conversation has one turn at a time.
+
+    Each method that begins a turn returns a reader of its events. Unless the request asks for `background`,
+    closing the reader stops the turn. Whatever is wrong with the request, the reader raises.
+    """
 
     def __init__(
         self,
@@ -25,82 +42,153 @@ class ChatModelManager:
         store: ConversationStore,
         locks: TurnLocks,
         generator: ChatGenerator,
+        turns: TurnRegistry,
+        keys: KeyRecords,
     ) -> None:
         """`store` must not evict a conversation whose lock is held in `locks`."""
         self._settings = settings
         self._store = store
         self._finder = ConversationFinder(store, locks)
-        self._turns = TurnRunner(settings, store, generator)
+        self._runner = TurnRunner(settings, store, generator)
+        self._turns = turns
+        self._keyed = KeyedTurns(keys, turns, store, locks)
+        self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    async def close(self) -> None:
+        """Stops all turns, and waits until what was said is committed. Later turns raise ShuttingDown."""
+        await self._turns.close()
+
+    async def events(self, owner: str, message_id: str, after: int) -> TurnReader:
+        """Returns a reader of the owner's turn, from the event after the one with the id `after` on.
+
+        Raises:
+            TurnNotFound: no such turn runs, or has ended a short time ago.
+        """
+        return TurnReader(self._turns.find(owner, message_id).log, after)
+
+    async def stop(self, owner: str, message_id: str) -> StopTurnResponse:
+        """Stops the owner's turn if it runs, and returns what is kept of it.
+
+        Raises:
+            TurnNotFound.
+        """
+        turn = self._turns.find(owner, message_id)
+        was_running = not turn.log.has_ended
+        await stop(turn)
+        return StopTurnResponse(message_id=message_id, was_running=was_running, reply=turn.log.response)
+
+    async def chat(
+        self, owner: str, request: ChatRequest, deadline: Deadline, key: str | None = None
+    ) -> TurnReader:
+        """Answers a message. A new conversation is stored together with its first turn.
+
+        The same `key` and request within a day give the same turn again, whose later readers never stop it.
+
+        Raises:
+            KeyReused, StoreUnavailable, ShuttingDown, QueueFull. The reader raises ConversationNotFound,
+            MessageNotFound, ConversationBusy, QueueFull, and the errors of TurnRunner.run.
+        """
+        if key is None:
+            conversation_id = request.conversation_id or new_id("conv")
+            log = TurnLog(new_id("msg"))
+            return self._begin(
+                owner, log, request, self._chat(log, owner, conversation_id, request, deadline)
+            )
+        async with self._claiming.setdefault((owner, key), asyncio.Lock()):
+            record = record_of(owner, key, request)
+            if (reader := await self._keyed.claim(record)) is not None:
+                return reader
+            log = TurnLog(record.message_id)
+            return self._begin(owner, log, request, self._chat_once(log, record, request, deadline))
+
+    async def edit(
+        self, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline
+    ) -> TurnReader:
+        """Answers a changed user message, which becomes a sibling of the old one.
+
+        The reader raises InvalidRequest if the message is not the user's, and the errors of `chat`.
+        """
+        log = TurnLog(new_id("msg"))
+        return self._begin(owner, log, request, self._edit(log, owner, conversation_id, request, deadline))
+
+    async def regenerate(
+        self, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
+    ) -> TurnReader:
+        """Answers a user message again. The new reply becomes a sibling of the old one.
+
+        The reader raises NothingToDo, and the errors of `chat`.
+        """
+        log = TurnLog(new_id("msg"))
+        return self._begin(
+            owner, log, request, self._regenerate(log, owner, conversation_id, request, deadline)
+        )
+
+    async def continue_reply(
+        self, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline
+    ) -> TurnReader:
+        """Continues the last reply. The deltas contain the new text, the response the whole reply.
+
+        The longer reply becomes a sibling of the shorter one. The reader raises NothingToDo, and the errors
+        of `chat`.
+        """
+        log = TurnLog(new_id("msg"))
+        return self._begin(
+            owner, log, request, self._continue(log, owner, conversation_id, request, deadline)
+        )
+
+    def _begin(self, owner: str, log: TurnLog, request: TurnFields, work: TurnWork) -> TurnReader:
+        turn = self._turns.start(owner, log, work)
+        return TurnReader(log, stops=None if request.background else turn)
 
     # Each of these finds its conversation, locks it, builds the turn and runs it.
 
-    async def chat(
-        self, owner: str, request: ChatRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Answers a message. A new conversation is stored together with its first turn.
-
-        Raises:
-            ConversationNotFound, MessageNotFound, ConversationBusy, QueueFull, and the errors of
-            TurnRunner.run.
-        """
-        async with self._found_or_new(owner, request.conversation_id) as conversation:
+    async def _chat(
+        self, log: TurnLog, owner: str, conversation_id: str, request: ChatRequest, deadline: Deadline
+    ) -> ChatResponse:
+        async with self._found_or_new(owner, conversation_id, request) as conversation:
             if request.system_prompt is not None:
                 conversation = replace(conversation, system_prompt=request.system_prompt)
             parent_id = request.parent_id or conversation.head_id
             turn = await self._turn_for_text(conversation, parent_id, request.message, request)
-            async with aclosing(self._turns.run(turn, deadline)) as events:
-                async for event in events:
-                    yield event
+            return await self._runner.run(turn, log, deadline)
 
-    async def edit(
-        self, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Answers a changed user message, which becomes a sibling of the old one.
+    async def _chat_once(
+        self, log: TurnLog, record: KeyRecord, request: ChatRequest, deadline: Deadline
+    ) -> ChatResponse:
+        """Frees the key if nothing was committed."""
+        response = None
+        try:
+            response = await self._chat(log, record.owner, record.conversation_id, request, deadline)
+            return response
+        finally:
+            if response is None:
+                await self._keyed.release(record)
 
-        Raises:
-            InvalidRequest: the message is not the user's.
-            MessageNotFound, and the errors of `chat`.
-        """
+    async def _edit(
+        self, log: TurnLog, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline
+    ) -> ChatResponse:
         async with self._finder.locked(owner, conversation_id) as conversation:
             (*_, old) = await self._store.branch(conversation, request.message_id, turns=1)
             if old.role != "user":
                 raise InvalidRequest("message_id: only a user message can be edited.")
             turn = await self._turn_for_text(conversation, old.parent_id, request.message, request)
-            async with aclosing(self._turns.run(turn, deadline)) as events:
-                async for event in events:
-                    yield event
+            return await self._runner.run(turn, log, deadline)
 
-    async def regenerate(
-        self, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Answers a user message again. The new reply becomes a sibling of the old one.
-
-        Raises:
-            NothingToDo, MessageNotFound, and the errors of `chat`.
-        """
+    async def _regenerate(
+        self, log: TurnLog, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
+    ) -> ChatResponse:
         async with self._finder.locked(owner, conversation_id) as conversation:
             old = await self._reply(conversation, request.message_id)
             turn = await self._turn_for_reply(conversation, old, request)
-            async with aclosing(self._turns.run(turn, deadline)) as events:
-                async for event in events:
-                    yield event
+            return await self._runner.run(turn, log, deadline)
 
-    async def continue_reply(
-        self, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Continues the last reply. The deltas contain the new text, the response the whole reply.
-
-        The longer reply becomes a sibling of the shorter one.
-
-        Raises:
-            NothingToDo, and the errors of `chat`.
-        """
+    async def _continue(
+        self, log: TurnLog, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline
+    ) -> ChatResponse:
         async with self._finder.locked(owner, conversation_id) as conversation:
             old = await self._reply(conversation, None)
             turn = replace(await self._turn_for_reply(conversation, old, request), continues=old)
-            async with aclosing(self._turns.run(turn, deadline)) as events:
-                async for event in events:
-                    yield event
+            return await self._runner.run(turn, log, deadline)
 
     async def _turn_for_text(
         self, conversation: Conversation, parent_id: str | None, text: str, request: ChatRequest | EditRequest
@@ -136,8 +224,10 @@ class ChatModelManager:
         raise NothingToDo("The conversation has no reply yet.", hint="Send a message first.")
 
     def _found_or_new(
-        self, owner: str, conversation_id: str | None
+        self, owner: str, conversation_id: str, request: ChatRequest
     ) -> AbstractAsyncContextManager[Conversation]:
-        if conversation_id is None:
-            return self._finder.new(owner, self._settings.system_prompt)
-        return self._finder.locked(owner, conversation_id)
+        if request.conversation_id is not None:
+            return self._finder.locked(owner, conversation_id)
+        return self._finder.new(
+            Conversation(owner=owner, system_prompt=self._settings.system_prompt, id=conversation_id)
+        )

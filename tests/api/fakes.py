@@ -16,11 +16,18 @@ from starlette.types import ASGIApp
 from app.core.api_keys import KeyRing
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import ConversationBusy, ConversationNotFound, ModelNotFound, ShuttingDown, WorkerDied
+from app.core.errors import (
+    ConversationBusy,
+    ConversationNotFound,
+    ModelNotFound,
+    ShuttingDown,
+    TurnNotFound,
+    WorkerDied,
+)
 from app.main import create_app
 from app.models import schemas
 from app.models.chat.completion import GenerateEvent
-from app.models.chat.turn import TurnEvent
+from app.models.chat.turn_log import EventReader, TurnRecord
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.switch import LoadEvent
 from app.models.storage.storage import MemoryStorage
@@ -159,31 +166,41 @@ class Scripted:
 
     # ChatService
 
-    def chat(
-        self, owner: str, request: schemas.ChatRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
-        self._call(owner, request)
+    async def chat(
+        self, owner: str, request: schemas.ChatRequest, deadline: Deadline, key: str | None = None
+    ) -> EventReader:
+        self._call(owner, *(request,) if key is None else (request, key))
         if request.conversation_id == "conv_none":
             raise ConversationNotFound("No conversation has this id.")
-        return self.run(request.message)
+        return numbered(self.run(request.message))
 
-    def edit(
+    async def edit(
         self, owner: str, conversation_id: str, request: schemas.EditRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> EventReader:
         self._call(owner, conversation_id, request)
-        return self.run("")
+        return numbered(self.run(""))
 
-    def regenerate(
+    async def regenerate(
         self, owner: str, conversation_id: str, request: schemas.RegenerateRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> EventReader:
         self._call(owner, conversation_id, request)
-        return self.run("")
+        return numbered(self.run(""))
 
-    def continue_reply(
+    async def continue_reply(
         self, owner: str, conversation_id: str, request: schemas.ContinueRequest, deadline: Deadline
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> EventReader:
         self._call(owner, conversation_id, request)
-        return self.run("")
+        return numbered(self.run(""))
+
+    async def events(self, owner: str, message_id: str, after: int) -> EventReader:
+        self._call(owner, message_id, after)
+        if message_id == "msg_none":
+            raise TurnNotFound("No such turn.")
+        return numbered(self.run("die" if message_id == "msg_dead" else ""), after)
+
+    async def stop(self, owner: str, message_id: str) -> schemas.StopTurnResponse:
+        self._call(owner, message_id)
+        return schemas.StopTurnResponse(message_id=message_id, was_running=False, reply=REPLY)
 
     # ConversationService
 
@@ -294,6 +311,18 @@ class Scripted:
             active_requests=0,
             queued_requests=0,
         )
+
+
+async def numbered(
+    events: AsyncGenerator[ReplyEvent, None], after: int = 0
+) -> AsyncGenerator[TurnRecord, None]:
+    """The events of a turn after the one with the id `after`, as a reader yields them."""
+    number = 0
+    async with aclosing(events):
+        async for event in events:
+            number += 1
+            if number > after:
+                yield TurnRecord(number, event)
 
 
 def _started(title: str | None) -> schemas.NewChatResponse:

@@ -80,6 +80,9 @@ def test_body_with_required_fields_may_not_be_left_out(client: httpx.Client, pat
         ("GET", CONVERSATION, (*ONE, False)),
         ("GET", f"{CONVERSATION}?tree=true", (*ONE, True)),
         ("DELETE", CONVERSATION, "conv_1"),
+        ("DELETE", "/api/v1/chat/turns/msg_1", "msg_1"),
+        ("GET", "/api/v1/chat/turns/msg_1/events", ("msg_1", 0)),
+        ("GET", "/api/v1/chat/turns/msg_1/events?after=2", ("msg_1", 2)),
         ("GET", "/api/v1/chat/conversations", PageRequest(50)),
         ("GET", "/api/v1/chat/conversations?limit=200&offset=7", PageRequest(200, 7)),
         ("GET", "/api/v1/chat/conversations?cursor=x&query=a b", PageRequest(50, 0, "x", "a b")),
@@ -160,6 +163,30 @@ def test_unknown_query_of_model_info_is_named(client: httpx.Client, scripted: Sc
     reply = client.get("/api/v1/model-info?model=gpt2")
     assert (reply.status_code, reply.json()["error"]["message"]) == (422, "model: unknown field")
     assert scripted.calls == []
+
+
+@pytest.mark.parametrize("key", ["a", "6f1c-~!", "x" * 200])
+def test_idempotency_key_is_passed_on(client: httpx.Client, scripted: Scripted, key: str) -> None:
+    headers = {"Idempotency-Key": key}
+    assert client.post("/api/v1/chat", json={"message": "hi"}, headers=headers).status_code == 200
+    assert scripted.calls == [(schemas.ChatRequest(message="hi"), key)]
+
+
+@pytest.mark.parametrize("keys", [[""], ["a b"], ["\u00e4".encode()], ["x" * 201], ["a", "b"]])
+def test_bad_idempotency_key_is_refused(
+    client: httpx.Client, scripted: Scripted, keys: list[str | bytes]
+) -> None:
+    headers = httpx.Headers(
+        [(b"Idempotency-Key", key.encode() if isinstance(key, str) else key) for key in keys]
+    )
+    reply = client.post("/api/v1/chat", json={"message": "hi"}, headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_request")
+    assert scripted.calls == []
+
+
+def test_unknown_turn_is_a_404(client: httpx.Client) -> None:
+    reply = client.get("/api/v1/chat/turns/msg_none/events")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "turn_not_found")
 
 
 def test_unknown_conversation_is_a_404(client: httpx.Client) -> None:

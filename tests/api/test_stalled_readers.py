@@ -17,7 +17,9 @@ from app.engine.ipc.messages import Delta
 from app.main import create_app
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
+from app.models.storage.key_records import MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.turn_locks import LocalTurnLocks
 from app.services import Services
@@ -49,7 +51,9 @@ def services_of(settings: Settings, models: StandInModels) -> Services:
     store = MemoryStore(max_conversations=10, ttl_s=600, held=locks.held)
     return replace(
         scripted_services(Scripted(), settings),
-        chats=ChatModelManager(settings, store, locks, ChatGenerator(models)),
+        chats=ChatModelManager(
+            settings, store, locks, ChatGenerator(models), TurnRegistry(), MemoryKeyRecords()
+        ),
         conversations=ConversationManager(settings, store, locks, models),
     )
 

@@ -15,9 +15,12 @@ WAIT_S = 5
 
 
 def frames(text: str) -> list[tuple[str, dict[str, Any]]]:
-    events = [block for block in text.split("\n\n") if block and not block.startswith(":")]
-    pairs = [block.split("\n", 1) for block in events]
-    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in pairs]
+    """The name and the data of each event, whose ids must count from 1 on."""
+    events = [block.split("\n") for block in text.split("\n\n") if block and not block.startswith(":")]
+    assert [last for _, _, last in events] == [f"id: {number}" for number in range(1, len(events) + 1)]
+    return [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data, _ in events
+    ]
 
 
 def ask(client: httpx.Client, message: str, **body: object) -> httpx.Response:
@@ -69,6 +72,40 @@ def test_error_after_the_first_event_is_one_error_event(client: httpx.Client) ->
     }
 
 
+def events_after(client: httpx.Client, message_id: str, after: int) -> httpx.Response:
+    return client.get(f"/api/v1/chat/turns/{message_id}/events", params={"after": after})
+
+
+@pytest.mark.parametrize(
+    ("after", "names"), [(0, ["start", "delta", "error"]), (1, ["delta", "error"]), (2, ["error"])]
+)
+def test_events_of_a_failed_turn_end_with_the_same_error(
+    client: httpx.Client, after: int, names: list[str]
+) -> None:
+    reply = events_after(client, "msg_dead", after)
+    blocks = reply.text.strip().split("\n\n")
+    assert reply.status_code == 200
+    assert [block.split("\n")[0] for block in blocks] == [f"event: {name}" for name in names]
+    assert blocks[-1].endswith("\nid: 3")
+
+
+def test_events_after_the_last_one_are_no_content(client: httpx.Client) -> None:
+    reply = events_after(client, "msg_1", 4)
+    assert (reply.status_code, reply.content) == (204, b"")
+
+
+def test_events_begin_after_the_last_one_that_a_browser_has_read(client: httpx.Client) -> None:
+    path = "/api/v1/chat/turns/msg_1/events?after=1"
+    reply = client.get(path, headers={"Last-Event-ID": "3"})
+    assert reply.text.startswith("event: done\n")
+    assert client.get(path, headers={"Last-Event-ID": "x"}).status_code == 422
+
+
+def test_stream_without_a_turn_has_no_ids(client: httpx.Client) -> None:
+    reply = client.post("/api/v1/generate", json={"prompt": "hello", "stream": True})
+    assert "event: done" in reply.text and "id: " not in reply.text
+
+
 def test_late_error_of_a_collected_reply_is_a_status(client: httpx.Client) -> None:
     assert ask(client, "die").status_code == 503
 
@@ -99,6 +136,6 @@ def test_keep_alive_is_sent_while_no_events_come(scripted: Scripted) -> None:
 
     with serving(app) as url, httpx.stream("POST", url, trust_env=False) as reply:
         lines = reply.iter_lines()
-        assert [next(lines) for _ in range(6)][::3] == ["event: start", "event: delta"]
+        assert [next(lines) for _ in range(6)][::3] == ["event: start", "event: delta"]  # without ids
         assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
     assert scripted.cancelled.wait(WAIT_S)

@@ -1,7 +1,7 @@
 """Real services on tiny models: worker processes and all, without HTTP."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,15 @@ from app.engine.ipc.client import WorkerClient
 from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.turn_log import EventReader, TurnEvent
+from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.hub.client import Hub
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse
+from app.models.storage.key_records import MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.turn_locks import LocalTurnLocks
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
@@ -72,7 +75,15 @@ class World:
         """A greedy turn of a few tokens."""
         given = {"temperature": 0, "max_tokens": 8} | fields
         request = ChatRequest(message=message, conversation_id=conversation_id, **given)
-        response = self.last(self.chats.chat(OWNER, request, soon()))
+        return self.reply(self.chats.chat(OWNER, request, soon()))
+
+    def turn(self, reader: Awaitable[EventReader]) -> list[TurnEvent]:
+        """All events of a turn."""
+        return self.run(read(reader))
+
+    def reply(self, reader: Awaitable[EventReader]) -> ChatResponse:
+        """The last event of a turn."""
+        response = self.turn(reader)[-1]
         assert isinstance(response, ChatResponse)
         return response
 
@@ -100,6 +111,19 @@ async def collect(events: AsyncGenerator[T, None]) -> list[T]:
     return [event async for event in events]
 
 
+@asynccontextmanager
+async def events_of(reader: Awaitable[EventReader]) -> AsyncIterator[AsyncIterator[TurnEvent]]:
+    """The events of a turn, whose reader is closed at the end."""
+    async with aclosing(await reader) as records:
+        yield (record.event async for record in records)
+
+
+async def read(reader: Awaitable[EventReader]) -> list[TurnEvent]:
+    """All events of a turn."""
+    async with events_of(reader) as events:
+        return [event async for event in events]
+
+
 def profile(name: str, folder: Path) -> ModelProfile:
     sampling = SamplingDefaults(max_tokens=16, temperature=0.7)
     return ModelProfile(name, name.title(), "tiny", (Source(str(folder)),), WINDOW, 1, 1, sampling)
@@ -109,7 +133,8 @@ def chats_of(settings: Settings, models: ModelManager) -> tuple[ChatModelManager
     """Conversations in memory, answered by `models`."""
     locks = LocalTurnLocks()
     store = MemoryStore(max_conversations=100, ttl_s=600, held=locks.held)
-    chats = ChatModelManager(settings, store, locks, ChatGenerator(models))
+    turns, keys = TurnRegistry(), MemoryKeyRecords()
+    chats = ChatModelManager(settings, store, locks, ChatGenerator(models), turns, keys)
     return chats, ConversationManager(settings, store, locks, models)
 
 

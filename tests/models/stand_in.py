@@ -1,5 +1,6 @@
 """A backend whose figures and replies are set by a test, and models that are served by it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
@@ -56,6 +57,7 @@ class StandInBackend:
     sampling: list[SamplingParams] = field(default_factory=list)
     deadlines: list[Deadline] = field(default_factory=list)
     is_closed: bool = False
+    is_endless: bool = False  # after the reply, it says nothing more until it is closed
     deaths: list[int] = field(default_factory=list)  # each: after so many events of a reply the worker dies
 
     @property
@@ -70,6 +72,8 @@ class StandInBackend:
         self.deadlines.append(deadline)
         for event in self.reply[: self.deaths[0]] if self.deaths else self.reply:
             yield event
+        if self.is_endless:
+            await asyncio.Event().wait()
         if self.deaths:
             self.deaths.pop(0)
             raise WorkerDied("The model's worker ended (signal 9).")

@@ -1,5 +1,4 @@
 import asyncio
-from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ from app.models.schemas import (
     UpdateConversationRequest,
 )
 from app.models.storage.store import PageRequest
-from tests.models.conftest import OWNER, World, soon
+from tests.models.conftest import OWNER, World, events_of, read, soon
 
 
 def contents(world: World, conversation_id: str) -> list[str]:
@@ -40,7 +39,7 @@ def contents(world: World, conversation_id: str) -> list[str]:
 
 def test_chat_streams_the_text_that_it_returns(world: World) -> None:
     world.collect(world.models.switch("tiny-a"))  # another test may have unloaded it
-    start, *deltas, done = world.collect(
+    start, *deltas, done = world.turn(
         world.chats.chat(OWNER, ChatRequest(message="hello", temperature=0), soon())
     )
     assert isinstance(start, StartEvent)
@@ -49,13 +48,14 @@ def test_chat_streams_the_text_that_it_returns(world: World) -> None:
     assert start.message_id == done.message_id
     assert "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent)) == done.response
     assert done.message_count == 2
-    assert done.usage.prompt_tokens == start.prompt_tokens
+    assert done.usage is not None and done.usage.prompt_tokens == start.prompt_tokens
     assert done.parameters.temperature == 0
 
 
 def test_chat_reuses_the_cached_tokens_of_earlier_turns(world: World) -> None:
     first = world.chat("hello " * 8)
     second = world.chat("and now?", first.conversation_id)
+    assert first.usage is not None and second.usage is not None
     assert second.usage.cached_tokens > first.usage.prompt_tokens / 2
     assert second.message_count == 4
 
@@ -79,7 +79,7 @@ def test_chat_that_fails_leaves_the_conversation_as_it_was(world: World) -> None
 def test_chat_left_early_keeps_a_reply_that_can_be_continued(world: World) -> None:
     async def leave() -> tuple[str, str]:
         request = ChatRequest(message="hello", max_tokens=100, temperature=0)
-        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
+        async with events_of(world.chats.chat(OWNER, request, soon())) as events:
             async for event in events:
                 if isinstance(event, StartEvent):
                     conversation_id = event.conversation_id
@@ -89,15 +89,17 @@ def test_chat_left_early_keeps_a_reply_that_can_be_continued(world: World) -> No
 
     conversation_id, text = world.run(leave())
     history = world.run(world.conversations.get(OWNER, conversation_id))
-    assert [message.content for message in history.messages] == ["hello", text]
+    question, kept = history.messages
+    assert question.content == "hello"
+    assert kept.content.startswith(text)  # the turn may be ahead of its reader
     assert history.messages[-1].finish_reason == "interrupted"
-    longer = world.last(
+    longer = world.reply(
         world.chats.continue_reply(
             OWNER, conversation_id, ContinueRequest(max_tokens=4, temperature=0), soon()
         )
     )
-    assert longer.response.startswith(text)
-    assert len(longer.response) > len(text)
+    assert longer.response.startswith(kept.content)
+    assert len(longer.response) > len(kept.content)
     assert longer.message_count == 2
 
 
@@ -106,10 +108,10 @@ def test_chat_allows_one_turn_at_a_time(world: World) -> None:
 
     async def twice() -> None:
         request = ChatRequest(message="go", conversation_id=kept.conversation_id, max_tokens=50)
-        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
+        async with events_of(world.chats.chat(OWNER, request, soon())) as events:
             await anext(events)
             with pytest.raises(ConversationBusy):
-                await anext(world.chats.chat(OWNER, request, soon()))
+                await read(world.chats.chat(OWNER, request, soon()))
             with pytest.raises(ConversationBusy):
                 await world.conversations.undo(OWNER, kept.conversation_id, 1)
 
@@ -122,7 +124,7 @@ def test_chat_sees_a_turn_that_ended_after_it_was_called(world: World) -> None:
     request = ChatRequest(message="later", conversation_id=kept.conversation_id, max_tokens=4)
     called_early = world.chats.chat(OWNER, request, soon())
     world.chat("sooner", kept.conversation_id)
-    assert world.last(called_early).message_count == 6
+    assert world.reply(called_early).message_count == 6
 
 
 def test_continue_reply_uses_the_current_model_if_the_old_one_is_gone(world: World) -> None:
@@ -130,7 +132,7 @@ def test_continue_reply_uses_the_current_model_if_the_old_one_is_gone(world: Wor
     messages = [TranscriptMessage(role="user", content="hello"), reply]
     made = world.run(world.conversations.new(OWNER, NewChatRequest(messages=messages)))
     request = ContinueRequest(max_tokens=4, temperature=0)
-    longer = world.last(world.chats.continue_reply(OWNER, made.conversation_id, request, soon()))
+    longer = world.reply(world.chats.continue_reply(OWNER, made.conversation_id, request, soon()))
     assert longer.model_name == "tiny-a"
     assert longer.response.startswith("hi")
 
@@ -140,17 +142,17 @@ def test_regenerate_reports_busy_before_any_other_error(world: World) -> None:
     request = ChatRequest(message="go", max_tokens=50, conversation_id=made.conversation_id)
 
     async def regenerate_too_early() -> None:
-        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
+        async with events_of(world.chats.chat(OWNER, request, soon())) as events:
             await anext(events)
             with pytest.raises(ConversationBusy):
-                await anext(world.chats.regenerate(OWNER, made.conversation_id, RegenerateRequest(), soon()))
+                await read(world.chats.regenerate(OWNER, made.conversation_id, RegenerateRequest(), soon()))
 
     world.run(regenerate_too_early())
 
 
 def test_regenerate_adds_a_reply_beside_the_old_one(world: World) -> None:
     first = world.chat("hello")
-    again = world.last(
+    again = world.reply(
         world.chats.regenerate(
             OWNER, first.conversation_id, RegenerateRequest(temperature=2, seed=5, max_tokens=8), soon()
         )
@@ -170,7 +172,7 @@ def test_regenerate_answers_again_in_the_middle_of_a_branch(world: World) -> Non
     first = world.chat("hello")
     world.chat("more", first.conversation_id)
     request = RegenerateRequest(message_id=first.message_id, temperature=2, seed=5, max_tokens=8)
-    again = world.last(world.chats.regenerate(OWNER, first.conversation_id, request, soon()))
+    again = world.reply(world.chats.regenerate(OWNER, first.conversation_id, request, soon()))
     assert (again.message_count, again.parent_id) == (2, first.parent_id)
     assert contents(world, first.conversation_id) == ["hello", again.response]
 
@@ -179,23 +181,23 @@ def test_regenerate_and_edit_refuse_a_message_of_the_other_role(world: World) ->
     first = world.chat("hello")
     wrong = RegenerateRequest(message_id=first.parent_id)
     with pytest.raises(InvalidRequest, match="not a reply"):
-        world.last(world.chats.regenerate(OWNER, first.conversation_id, wrong, soon()))
+        world.reply(world.chats.regenerate(OWNER, first.conversation_id, wrong, soon()))
     edit = EditRequest(message_id=first.message_id, message="hi")
     with pytest.raises(InvalidRequest, match="user message"):
-        world.last(world.chats.edit(OWNER, first.conversation_id, edit, soon()))
+        world.reply(world.chats.edit(OWNER, first.conversation_id, edit, soon()))
     with pytest.raises(MessageNotFound):
         gone = EditRequest(message_id="msg_none", message="hi")
-        world.last(world.chats.edit(OWNER, first.conversation_id, gone, soon()))
+        world.reply(world.chats.edit(OWNER, first.conversation_id, gone, soon()))
 
 
 def test_edit_asks_a_changed_question_beside_the_old_one(world: World) -> None:
     first = world.chat("hello")
     second = world.chat("more", first.conversation_id)
     edit = EditRequest(message_id=str(second.parent_id), message="less", temperature=0, max_tokens=8)
-    edited = world.last(world.chats.edit(OWNER, first.conversation_id, edit, soon()))
+    edited = world.reply(world.chats.edit(OWNER, first.conversation_id, edit, soon()))
     assert contents(world, first.conversation_id) == ["hello", first.response, "less", edited.response]
     root = EditRequest(message_id=str(first.parent_id), message="bye", temperature=0, max_tokens=8)
-    again = world.last(world.chats.edit(OWNER, first.conversation_id, root, soon()))
+    again = world.reply(world.chats.edit(OWNER, first.conversation_id, root, soon()))
     assert contents(world, first.conversation_id) == ["bye", again.response]
     tree = world.run(world.conversations.get(OWNER, first.conversation_id, is_tree=True))
     assert [message.content for message in tree.messages if message.role == "user"] == [
@@ -247,7 +249,7 @@ def test_another_owner_cannot_reach_a_conversation(world: World) -> None:
     kept = world.chat("hello")
     request = ChatRequest(message="mine?", conversation_id=kept.conversation_id)
     with pytest.raises(ConversationNotFound):
-        world.last(world.chats.chat("somebody", request, soon()))
+        world.reply(world.chats.chat("somebody", request, soon()))
     with pytest.raises(ConversationNotFound):
         world.run(world.conversations.get("somebody", kept.conversation_id))
     assert world.run(world.conversations.list("somebody", PageRequest(limit=9))).total == 0
@@ -271,7 +273,7 @@ def test_undo_drops_turns_until_none_is_left(world: World) -> None:
     with pytest.raises(NothingToDo):
         world.run(world.conversations.undo(OWNER, first.conversation_id, 1))
     with pytest.raises(NothingToDo):
-        world.last(world.chats.regenerate(OWNER, first.conversation_id, RegenerateRequest(), soon()))
+        world.reply(world.chats.regenerate(OWNER, first.conversation_id, RegenerateRequest(), soon()))
 
 
 def test_new_restores_a_transcript_that_can_be_continued(world: World) -> None:
@@ -329,8 +331,7 @@ def test_chat_refuses_too_many_requests_and_answers_the_others(world: World) -> 
     async def flood() -> list[Any]:
         async def one() -> ChatResponse:
             request = ChatRequest(message="hello", temperature=0, max_tokens=40)
-            async for event in world.chats.chat(OWNER, request, soon()):
-                last = event
+            last = (await read(world.chats.chat(OWNER, request, soon())))[-1]
             assert isinstance(last, ChatResponse)
             return last
 

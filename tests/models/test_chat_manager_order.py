@@ -7,13 +7,15 @@ import pytest
 from app.core.config import Settings
 from app.core.errors import QueueFull
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation
 from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, RegenerateRequest
+from app.models.storage.key_records import MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import LocalTurnLocks
-from tests.models.conftest import OWNER, collect, soon
+from tests.models.conftest import OWNER, read, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
 
@@ -38,7 +40,8 @@ def stand_in_models() -> StandInModels:
 
 
 def manager(models: StandInModels, store: ConversationStore, locks: LocalTurnLocks) -> ChatModelManager:
-    return ChatModelManager(Settings(_env_file=None), store, locks, ChatGenerator(models))
+    turns, keys = TurnRegistry(), MemoryKeyRecords()
+    return ChatModelManager(Settings(_env_file=None), store, locks, ChatGenerator(models), turns, keys)
 
 
 async def stored(store: ConversationStore) -> str:
@@ -55,9 +58,9 @@ def test_loading_and_generating_have_one_deadline_together() -> None:
 
     async def scenario() -> None:
         made = await stored(store)
-        await collect(chats.chat(OWNER, ChatRequest(message="hi", conversation_id=made), soon()))
-        await collect(chats.regenerate(OWNER, made, RegenerateRequest(), soon()))
-        await collect(chats.continue_reply(OWNER, made, ContinueRequest(), soon()))
+        await read(chats.chat(OWNER, ChatRequest(message="hi", conversation_id=made), soon()))
+        await read(chats.regenerate(OWNER, made, RegenerateRequest(), soon()))
+        await read(chats.continue_reply(OWNER, made, ContinueRequest(), soon()))
 
     asyncio.run(scenario())
     assert models.deadlines == models.backend.deadlines
@@ -73,10 +76,10 @@ def test_a_new_conversation_that_finds_no_place_is_refused_before_anything_is_ge
         made = await stored(store)
         async with locks.hold(made):
             with pytest.raises(QueueFull):
-                await collect(chats.chat(OWNER, ChatRequest(message="hi"), soon()))
+                await read(chats.chat(OWNER, ChatRequest(message="hi"), soon()))
         assert not models.leased
         assert not locks.held
-        await collect(chats.chat(OWNER, ChatRequest(message="hi"), soon()))
+        await read(chats.chat(OWNER, ChatRequest(message="hi"), soon()))
 
     asyncio.run(scenario())
 
@@ -89,9 +92,9 @@ def test_a_turn_reads_its_conversation_after_the_turn_before_it_was_committed() 
         made = await stored(store)
         request = ChatRequest(message="hi", conversation_id=made)
 
-        late = asyncio.create_task(collect(chats.chat(OWNER, request, soon())))
+        late = asyncio.create_task(read(chats.chat(OWNER, request, soon())))
         await store.reading.wait()  # the late turn has found its conversation, and holds no lock yet
-        await collect(chats.chat(OWNER, request, soon()))
+        await read(chats.chat(OWNER, request, soon()))
         store.released.set()
         response = (await late)[-1]
         assert isinstance(response, ChatResponse)

@@ -19,7 +19,17 @@ from app.models.schemas import (
     ModelEntry,
     SwitchModelResponse,
 )
-from tests.models.conftest import OWNER, World, asyncio_timeout, chats_of, collect, pid_of, profile, soon
+from tests.models.conftest import (
+    OWNER,
+    World,
+    asyncio_timeout,
+    chats_of,
+    collect,
+    events_of,
+    pid_of,
+    profile,
+    soon,
+)
 from tests.waiting import until
 
 
@@ -136,7 +146,7 @@ def test_a_killed_worker_ends_the_stream_and_the_next_request_starts_another(wor
 
     async def kill_in_mid_sentence() -> None:
         request = ChatRequest(message="go on", conversation_id=kept.conversation_id, max_tokens=100)
-        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
+        async with events_of(world.chats.chat(OWNER, request, soon())) as events:
             async for event in events:
                 if isinstance(event, DeltaEvent):
                     os.kill(worker_pid(world), signal.SIGKILL)
@@ -177,7 +187,7 @@ def test_a_stream_of_a_stuck_worker_ends_long_before_its_deadline(
         )
         chats, _ = chats_of(settings, models)
         try:
-            async with aclosing(
+            async with events_of(
                 chats.chat(OWNER, ChatRequest(message="go on", max_tokens=100), soon())
             ) as events:
                 async for event in events:
@@ -240,7 +250,7 @@ def test_status_reports_a_stuck_worker(
 def test_a_request_waits_for_its_model_and_shows_how_far_it_is(world: World) -> None:
     world.unload("tiny-c")
     request = ChatRequest(message="hello", model_name="tiny-c", max_tokens=4)
-    events = world.collect(world.chats.chat(OWNER, request, soon()))
+    events = world.turn(world.chats.chat(OWNER, request, soon()))
     kinds = [type(event).__name__ for event in events]
     assert kinds[0] == "LoadProgress"
     assert {"load", "check"} <= {event.stage for event in events if isinstance(event, LoadProgress)}
@@ -265,7 +275,7 @@ def test_unload_frees_the_memory_and_the_next_request_loads_again(world: World) 
 def test_a_model_in_use_is_not_unloaded(world: World) -> None:
     async def unload_in_mid_sentence() -> None:
         request = ChatRequest(message="go on", max_tokens=100)
-        async with aclosing(world.chats.chat(OWNER, request, soon())) as events:
+        async with events_of(world.chats.chat(OWNER, request, soon())) as events:
             async for event in events:
                 if isinstance(event, DeltaEvent):
                     await world.models.unload("tiny-a")
@@ -280,8 +290,9 @@ def test_two_models_answer_at_the_same_time(world: World) -> None:
     async def ask(name: str) -> tuple[float, float, str]:
         request = ChatRequest(message="count", model_name=name, temperature=0, max_tokens=60)
         came = []
-        async for event in world.chats.chat(OWNER, request, soon()):
-            came += [asyncio.get_running_loop().time()] if isinstance(event, DeltaEvent) else []
+        async with events_of(world.chats.chat(OWNER, request, soon())) as events:
+            async for event in events:
+                came += [asyncio.get_running_loop().time()] if isinstance(event, DeltaEvent) else []
         assert isinstance(event, ChatResponse)
         return came[0], came[-1], event.model_name
 
@@ -298,7 +309,8 @@ def test_a_conversation_goes_on_with_another_model_and_back(world: World) -> Non
     first = world.chat("hello")
     second = world.chat("and you?", first.conversation_id, model_name="tiny-b")
     assert second.message_count == 4
-    assert world.chat("again?", first.conversation_id).usage.cached_tokens > 0
+    usage = world.chat("again?", first.conversation_id).usage
+    assert usage is not None and usage.cached_tokens > 0
 
 
 def test_status_reports_the_model_that_serves(world: World) -> None:

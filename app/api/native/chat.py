@@ -1,4 +1,4 @@
-"""Routes for replies: answer a message, regenerate a reply, edit a question, continue the last reply."""
+"""Routes for turns: answer a message, regenerate, edit, continue, and follow or stop a turn that runs."""
 
 from typing import Annotated
 
@@ -6,14 +6,31 @@ from fastapi import APIRouter, Response
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import PREFIX, ConversationId, DeadlineDep, OwnerDep, ServicesDep
-from app.api.docs import REPLIES, STREAMS_TEXT, fails_with
+from app.api.dependencies import (
+    PREFIX,
+    AfterParam,
+    ConversationId,
+    DeadlineDep,
+    KeyDep,
+    LastEventId,
+    OwnerDep,
+    ServicesDep,
+    TurnId,
+)
+from app.api.docs import EVENTS, REPLIES, STREAMS_TURN, fails_with
 from app.api.native.events import encode
 from app.api.streaming import respond
-from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, EditRequest, RegenerateRequest
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    ContinueRequest,
+    EditRequest,
+    RegenerateRequest,
+    StopTurnResponse,
+)
 
 router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Chat"])
-TURN = STREAMS_TEXT | REPLIES | fails_with(409)
+TURN = STREAMS_TURN | REPLIES | fails_with(409)
 
 
 @router.post("/chat", response_model=ChatResponse, responses=TURN)
@@ -22,9 +39,13 @@ async def chat(
     services: ServicesDep,
     owner: OwnerDep,
     deadline: DeadlineDep,
+    key: KeyDep,
 ) -> Response:
-    """Answers a message. Without `conversation_id` it starts a conversation, whose id is in the reply."""
-    return respond(services.chats.chat(owner, body, deadline), body.stream, encode, deadline)
+    """Answers a message. Without `conversation_id` it starts a conversation, whose id is in the reply.
+
+    A request that is sent again with the same `Idempotency-Key` within a day gets the same reply."""
+    events = await services.chats.chat(owner, body, deadline, key)
+    return respond(events, body.stream, encode, deadline)
 
 
 @router.post("/chat/conversation/{conversation_id}/regenerate", response_model=ChatResponse, responses=TURN)
@@ -36,7 +57,7 @@ async def regenerate(
     deadline: DeadlineDep,
 ) -> Response:
     """Answers a user message again. The old reply stays, as another version. The body is optional."""
-    events = services.chats.regenerate(owner, conversation_id, body, deadline)
+    events = await services.chats.regenerate(owner, conversation_id, body, deadline)
     return respond(events, body.stream, encode, deadline)
 
 
@@ -49,7 +70,7 @@ async def edit(
     deadline: DeadlineDep,
 ) -> Response:
     """Asks a changed question beside an old one, and answers it. The old question stays, with its replies."""
-    events = services.chats.edit(owner, conversation_id, body, deadline)
+    events = await services.chats.edit(owner, conversation_id, body, deadline)
     return respond(events, body.stream, encode, deadline)
 
 
@@ -62,5 +83,30 @@ async def continue_reply(
     deadline: DeadlineDep,
 ) -> Response:
     """Continues the last reply, for example after `max_tokens` cut it off. Deltas have only the new text."""
-    events = services.chats.continue_reply(owner, conversation_id, body, deadline)
+    events = await services.chats.continue_reply(owner, conversation_id, body, deadline)
     return respond(events, body.stream, encode, deadline)
+
+
+@router.get(
+    "/chat/turns/{message_id}/events",
+    response_class=Response,
+    responses=EVENTS | fails_with(400, 404, 409, 422, 503, 504),
+)
+async def turn_events(
+    message_id: TurnId,
+    params: AfterParam,
+    services: ServicesDep,
+    owner: OwnerDep,
+    deadline: DeadlineDep,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Repeats the events of a turn after the one that the client has read last, and follows it to its end."""
+    after = params.after if last_event_id is None else last_event_id
+    events = await services.chats.events(owner, message_id, after)
+    return respond(events, True, encode, deadline, after=after)
+
+
+@router.delete("/chat/turns/{message_id}", responses=fails_with(404, 422))
+async def stop_turn(message_id: TurnId, services: ServicesDep, owner: OwnerDep) -> StopTurnResponse:
+    """Stops a turn if it runs, and returns what is kept of it."""
+    return await services.chats.stop(owner, message_id)

@@ -18,8 +18,8 @@ _NAMES: Mapping[type[BaseModel], str] = {
 _LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
 
-def encode(event: BaseModel) -> bytes:
+def encode(event: BaseModel, event_id: int | None = None) -> bytes:
     """Returns one frame. A model that is not listed as an event is the reply itself, named `done`."""
     name = _NAMES.get(type(event), "done")
     data = event.model_dump_json(exclude_none=name in ("error", "delta")).translate(_LINE_ENDS)
-    return format_sse_event(event=name, data_str=data)
+    return format_sse_event(event=name, data_str=data, id=None if event_id is None else str(event_id))

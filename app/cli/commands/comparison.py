@@ -178,9 +178,15 @@ def _take(event: object, column: Column) -> None:
         column.status = ""
         column.text += event.text
     elif isinstance(event, ChatResponse):
-        speed = event.timings.tokens_per_second
-        rate = "" if speed is None else f", {speed:,.0f} tokens/s"
-        column.status = f"{count(event.usage.completion_tokens, 'token')}{rate}"
+        column.status = _figures(event)
+
+
+def _figures(reply: ChatResponse) -> str:
+    if reply.usage is None or reply.timings is None:  # another client has stopped it
+        return reply.finish_reason
+    speed = reply.timings.tokens_per_second
+    rate = "" if speed is None else f", {speed:,.0f} tokens/s"
+    return f"{count(reply.usage.completion_tokens, 'token')}{rate}"
 
 
 def _up_to_last_question(messages: list[TreeMessage]) -> list[TreeMessage]:

@@ -55,7 +55,7 @@ class Answer:
     @property
     def context_tokens(self) -> int:
         """Tokens used of the model's context; 0 before the answer is complete."""
-        if self.done is None:
+        if self.done is None or self.done.usage is None:
             return 0
         return self.done.usage.prompt_tokens + self.done.usage.completion_tokens
 
@@ -115,6 +115,8 @@ def show_summary(terminal: Terminal, answer: Answer, previous_model: str | None,
 
 
 def _facts(done: ChatResponse) -> list[str]:
+    if done.usage is None or done.timings is None:  # another client has stopped it
+        return [done.finish_reason]
     speed = done.timings.tokens_per_second
     return [
         count(done.usage.completion_tokens, "token"),

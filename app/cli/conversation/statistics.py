@@ -19,13 +19,13 @@ class Statistics:
         self.answers: list[ChatResponse] = []
 
     def add(self, answer: Answer) -> None:
-        if answer.done is not None:
+        if answer.done is not None and answer.done.usage is not None:
             self.answers.append(answer.done)
 
     @property
     def speeds(self) -> list[float]:
         """Returns the tokens per second of each answer, in order, except answers too short to measure."""
-        return [speed for answer in self.answers if (speed := answer.timings.tokens_per_second) is not None]
+        return _speeds(self.answers)
 
     def table(self) -> "Table":
         """Returns a table with one column per model, in the order of their first answers."""
@@ -46,14 +46,21 @@ class Statistics:
 
 
 def _cells(answers: Sequence[ChatResponse]) -> list[str]:
-    speeds = [speed for answer in answers if (speed := answer.timings.tokens_per_second) is not None]
-    prompt = sum(answer.usage.prompt_tokens for answer in answers)
-    cached = sum(answer.usage.cached_tokens for answer in answers)
+    speeds = _speeds(answers)
+    usages = [answer.usage for answer in answers if answer.usage is not None]
+    waits = [answer.timings.first_token_s for answer in answers if answer.timings is not None]
+    prompt = sum(usage.prompt_tokens for usage in usages)
+    cached = sum(usage.cached_tokens for usage in usages)
     return [
         f"{len(answers):,}",
-        f"{sum(answer.usage.completion_tokens for answer in answers):,}",
+        f"{sum(usage.completion_tokens for usage in usages):,}",
         f"{sum(speeds) / len(speeds):,.0f}" if speeds else "-",
-        f"{sum(answer.timings.first_token_s for answer in answers) / len(answers):.2f} s",
+        f"{sum(waits) / len(waits):.2f} s",
         f"{prompt:,}",
         f"{cached / prompt:.0%}" if prompt else "-",
     ]
+
+
+def _speeds(answers: Sequence[ChatResponse]) -> list[float]:
+    timings = [answer.timings for answer in answers if answer.timings is not None]
+    return [timing.tokens_per_second for timing in timings if timing.tokens_per_second is not None]

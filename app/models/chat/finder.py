@@ -29,13 +29,12 @@ class ConversationFinder:
             yield await self._store.get(owner, conversation_id)
 
     @asynccontextmanager
-    async def new(self, owner: str, system_prompt: str) -> AsyncIterator[Conversation]:
-        """Yields a new conversation, which can be committed later, and holds its turn lock.
+    async def new(self, conversation: Conversation) -> AsyncIterator[Conversation]:
+        """Yields the new conversation, which can be committed later, and holds its turn lock.
 
         Raises:
             QueueFull: the store is full.
         """
-        conversation = Conversation(owner=owner, system_prompt=system_prompt)
         async with self._locks.hold(conversation.id):
             await self._store.reserve(conversation)
             yield conversation

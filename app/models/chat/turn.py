@@ -1,8 +1,8 @@
 """Runs a turn of a conversation: generates the reply and commits it together with the user's message."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from collections.abc import Coroutine
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from app.core.config import Settings
@@ -13,7 +13,8 @@ from app.engine.ipc.messages import ChatMessage
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
 from app.models.chat.structured_output import grammar_of
-from app.models.conversation import Conversation, Message, ReplyFacts, new_id
+from app.models.chat.turn_log import TurnLog
+from app.models.conversation import Conversation, Message, ReplyFacts
 from app.models.schemas import (
     ChatResponse,
     DeltaEvent,
@@ -26,8 +27,6 @@ from app.models.schemas import (
     TurnFields,
 )
 from app.models.storage.store import ConversationStore
-
-TurnEvent = ReplyProgress | ChatResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,6 @@ class Turn:
     history: tuple[Message, ...]
     new_message: Message | None = None
     continues: Message | None = None
-    message_id: str = field(default_factory=lambda: new_id("msg"))
 
     @property
     def parent(self) -> Message:
@@ -69,6 +67,7 @@ class TurnReply:
     """The reply of a turn, while it is generated."""
 
     turn: Turn
+    message_id: str
     start: StartEvent | None = None
     generated: GeneratedReply | None = None
     _texts: list[tuple[type[TextPart | ThinkingPart], list[str]]] = field(default_factory=list)
@@ -97,7 +96,7 @@ class TurnReply:
         return start.model_copy(
             update={
                 "conversation_id": self.turn.conversation.id,
-                "message_id": self.turn.message_id,
+                "message_id": self.message_id,
                 "parent_id": self.turn.parent.id,
                 "omitted_messages": self.turn.omitted_messages + start.omitted_messages,
             }
@@ -108,9 +107,13 @@ class TurnReply:
         """Whether the model has generated any text, or has ended its reply without text."""
         return bool(self._texts) or self.generated is not None
 
+    @property
+    def logprobs(self) -> list[LogprobEntry] | None:
+        return None if self.generated is None else self.generated.logprobs
+
     def message(self) -> Message:
         """Returns the reply, marked as interrupted if it is incomplete."""
-        return Message("assistant", self._parts(), id=self.turn.message_id, reply=self._facts()).below(
+        return Message("assistant", self._parts(), id=self.message_id, reply=self._facts()).below(
             self.turn.parent
         )
 
@@ -141,13 +144,12 @@ class TurnReply:
 def to_response(
     conversation: Conversation, reply: Message, logprobs: list[LogprobEntry] | None = None
 ) -> ChatResponse:
-    """Returns the response to the turn of a complete reply. Send it after the reply was committed.
+    """Returns the response to the turn of a stored reply. Send it after the reply was committed.
 
     Log-probabilities are not stored, so only the first response has them.
     """
     facts = reply.reply
-    assert facts is not None and facts.usage and facts.timings and facts.parameters
-    assert facts.model_name and facts.model_id and facts.finish_reason
+    assert facts is not None and facts.model_name and facts.model_id and facts.finish_reason
     return ChatResponse(
         response=reply.content,
         thinking=reply.thinking,
@@ -156,7 +158,7 @@ def to_response(
         parent_id=reply.parent_id,
         model_name=facts.model_name,
         model_id=facts.model_id,
-        generation_time=facts.timings.total_s,
+        generation_time=None if facts.timings is None else facts.timings.total_s,
         finish_reason=facts.finish_reason,
         message_count=reply.depth,
         usage=facts.usage,
@@ -176,31 +178,35 @@ class TurnRunner:
         self._store = store
         self._generator = generator
 
-    async def run(self, turn: Turn, deadline: Deadline) -> AsyncGenerator[TurnEvent, None]:
-        """Yields progress and deltas, commits the turn, and yields the response. A failed turn is not stored.
+    async def run(self, turn: Turn, log: TurnLog, deadline: Deadline) -> ChatResponse:
+        """Records progress and deltas, commits the turn, and returns the response.
 
-        If the caller stops early, the text so far is committed and marked as interrupted.
+        A failed turn is not stored. Cancelling its task stops the turn: the text so far is committed, marked
+        as interrupted, and returned.
 
         Raises:
             ConversationFull, ModelNotFound, NoModelChosen, ModelUnavailable, QueueFull, ContextOverflow,
             InvalidRequest, DeadlineExceeded, StoreUnavailable.
+            CancelledError: the turn was stopped before there was any text.
         """
         self._check_size(turn)
-        reply = TurnReply(turn)
-        generation = self._generator.generate(_model_input(turn), turn.request, turn.model_name, deadline)
+        reply = TurnReply(turn, log.message_id)
         try:
-            async with aclosing(generation) as events:
-                async for event in events:
-                    if (reported := reply.record(event)) is not None:
-                        yield reported
-        except (GeneratorExit, asyncio.CancelledError):
-            if reply.is_worth_keeping:
-                await _to_its_end(self._commit(turn, reply.message()))
-            raise
+            await self._generate(reply, log, deadline)
+        except asyncio.CancelledError:
+            if not reply.is_worth_keeping:
+                raise
         message = reply.message()
         conversation = await _to_its_end(self._commit(turn, message))
-        assert reply.generated is not None, "a generation ends with its reply"
-        yield to_response(conversation, message, reply.generated.logprobs)
+        return to_response(conversation, message, reply.logprobs)
+
+    async def _generate(self, reply: TurnReply, log: TurnLog, deadline: Deadline) -> None:
+        turn = reply.turn
+        generation = self._generator.generate(_model_input(turn), turn.request, turn.model_name, deadline)
+        async with aclosing(generation) as events:
+            async for event in events:
+                if (reported := reply.record(event)) is not None:
+                    log.add(reported)
 
     async def _commit(self, turn: Turn, reply: Message) -> Conversation:
         added = (reply,) if turn.new_message is None else (turn.new_message, reply)
@@ -242,17 +248,12 @@ def _append(messages: list[ChatMessage], message: ChatMessage) -> None:
 
 
 async def _to_its_end(work: Coroutine[None, None, Conversation]) -> Conversation:
-    """Awaits the work to its end, even if the caller is cancelled, and raises CancelledError only then.
+    """Awaits the work to its end, even if the caller is cancelled.
 
     During a commit, the turn lock must stay held, and the reply must not be lost.
     """
     task = asyncio.create_task(work)
-    cancellation: asyncio.CancelledError | None = None
     while not task.done():
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.wait((task,))
-        except asyncio.CancelledError as error:
-            cancellation = error
-    if cancellation is not None and task.exception() is None:
-        raise cancellation
     return task.result()

@@ -45,6 +45,7 @@ from app.models.schemas.replies import (
     Parameters as Parameters,
     SelectResponse as SelectResponse,
     StartEvent as StartEvent,
+    StopTurnResponse as StopTurnResponse,
     ThinkingEvent as ThinkingEvent,
     Timings as Timings,
     TopLogprob as TopLogprob,

@@ -73,11 +73,11 @@ class ChatResponse(WireModel):
     parent_id: str | None = Field(None, description="The id of the message that it answers.")
     model_name: str = Field(description="The model's name in the catalogue.")
     model_id: str = Field(description="The source of its weights: a Hub repository or a local folder.")
-    generation_time: float = Field(description="Seconds.")
+    generation_time: float | None = Field(description="Seconds; null for an interrupted reply.")
     finish_reason: FinishReason
     message_count: int = Field(description="The number of messages now in the conversation's current branch.")
-    usage: Usage
-    timings: Timings
+    usage: Usage | None = Field(description="null for an interrupted reply.")
+    timings: Timings | None = Field(description="null for an interrupted reply.")
     omitted_messages: int = Field(
         description="The number of oldest messages that were left out of the prompt."
     )
@@ -158,6 +158,12 @@ class DeletedResponse(WireModel):
     message: str = "Conversation deleted"
 
 
+class StopTurnResponse(WireModel):
+    message_id: str
+    was_running: bool = Field(description="false if the turn had ended before.")
+    reply: ChatResponse | None = Field(description="What is kept; null if nothing was said, or it failed.")
+
+
 class UndoResponse(WireModel):
     conversation_id: str
     removed_messages: int = Field(description="The number of messages that left the current branch.")
@@ -209,7 +215,7 @@ class StartEvent(WireModel):
     parent_id: str | None = None
     model_name: str
     model_id: str
-    prompt_tokens: int
+    prompt_tokens: int | None = Field(description="null if it is not known any more.")
     omitted_messages: int
     parameters: Parameters | None = None
 

@@ -126,6 +126,11 @@ class TurnFields(GenerationFields):
         "response. If left out, it thinks only if its chat template has no switch for it. A model that "
         "cannot comply refuses the request.",
     )
+    background: StrictBool = Field(
+        False,
+        description="Whether the turn goes on if the client leaves. `GET /chat/turns/{message_id}/events` "
+        "reads it again, `DELETE /chat/turns/{message_id}` stops it.",
+    )
 
 
 class ChatRequest(TurnFields):

@@ -1,7 +1,7 @@
 import asyncio
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +11,8 @@ from app.core.errors import ConversationFull
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn import Turn, TurnRunner
+from app.models.chat.turn_log import TurnEvent, TurnLog
+from app.models.chat.turn_registry import TurnReader
 from app.models.conversation import Conversation, Message, chained, text_message
 from app.models.schemas import (
     ChatRequest,
@@ -19,12 +21,12 @@ from app.models.schemas import (
     DeltaEvent,
     StartEvent,
     TextPart,
+    ThinkingEvent,
     ThinkingPart,
 )
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.store import ConversationStore, PageRequest
-from tests.models.conftest import collect
-from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+from tests.models.stand_in import HELLO, LOADING, StandInBackend, StandInModels
 
 ASKED, ANSWERED = HISTORY = chained((text_message("user", "hi"), text_message("assistant", "Oh")))
 BEFORE = Conversation(owner="tests", system_prompt="be brief").with_messages(*HISTORY)
@@ -72,26 +74,57 @@ def continuing() -> Turn:
     return Turn(BEFORE, ContinueRequest(think=True), None, (ASKED,), continues=ANSWERED)
 
 
+def run_alone(
+    store: ConversationStore,
+    turn: Turn,
+    models: StandInModels | None = None,
+    settings: Settings | None = None,
+) -> ChatResponse:
+    return asyncio.run(runner(store, models, settings).run(turn, TurnLog("msg_1"), Deadline.after(60)))
+
+
 async def branch(store: ConversationStore) -> list[Message]:
     conversation = await store.get(BEFORE.owner, BEFORE.id)
     return list(await store.branch(conversation, conversation.head_id))
 
 
-def test_run_commits_message_and_reply_before_it_reports_the_response() -> None:
+async def stopped_at(run: Coroutine[Any, Any, ChatResponse], log: TurnLog, kind: type[TurnEvent]) -> Any:
+    """The result of a turn, or its error, that is stopped when it has recorded an event of a kind."""
+    running = asyncio.create_task(run)
+    record = await log.next(0)
+    while record is not None and not isinstance(record.event, kind):
+        record = await log.next(record.id)
+    running.cancel()
+    return (await asyncio.gather(running, return_exceptions=True))[0]
+
+
+def test_run_commits_message_and_reply_before_it_returns_the_response() -> None:
     async def scenario() -> None:
-        store = await filled_store()
-        turn = asking("more")
-        async with aclosing(runner(store).run(turn, Deadline.after(60))) as events:
-            async for event in events:
-                if isinstance(event, ChatResponse):
-                    kept = await branch(store)
-                    assert [message.content for message in kept] == ["hi", "Oh", "more", "Hello there"]
-                    assert (event.message_count, event.omitted_messages) == (4, 1)
-                    assert (event.message_id, event.parent_id) == (kept[-1].id, kept[-2].id)
-                elif isinstance(event, StartEvent):
-                    assert (event.conversation_id, event.message_id) == (BEFORE.id, turn.message_id)
-                    assert event.parent_id == turn.parent.id
-                    assert len(await branch(store)) == 2
+        store, log, turn = await filled_store(), TurnLog("msg_reply"), asking("more")
+        response = await runner(store).run(turn, log, Deadline.after(60))
+        kept = await branch(store)
+        assert [message.content for message in kept] == ["hi", "Oh", "more", "Hello there"]
+        assert (response.message_count, response.omitted_messages) == (4, 1)
+        assert (response.message_id, response.parent_id) == ("msg_reply", turn.parent.id)
+        assert (kept[-1].id, kept[-1].parent_id) == ("msg_reply", turn.parent.id)
+
+    asyncio.run(scenario())
+
+
+def test_run_records_ids_and_texts() -> None:
+    async def scenario() -> None:
+        log, turn = TurnLog("msg_reply"), asking("more")
+        log.finish(await runner(memory_store()).run(turn, log, Deadline.after(60)))
+        loading, start, thinking, text, done = [record.event async for record in TurnReader(log)]
+        assert isinstance(start, StartEvent)
+        assert (start.conversation_id, start.message_id) == (BEFORE.id, "msg_reply")
+        assert start.parent_id == turn.parent.id
+        assert (loading, thinking, text) == (
+            LOADING,
+            ThinkingEvent(text="Well"),
+            DeltaEvent(text="Hello there"),
+        )
+        assert done == log.response
 
     asyncio.run(scenario())
 
@@ -99,10 +132,10 @@ def test_run_commits_message_and_reply_before_it_reports_the_response() -> None:
 def test_run_keeps_the_thinking_and_the_facts_of_a_reply() -> None:
     async def scenario() -> None:
         store = await filled_store()
-        *_, response = await collect(runner(store).run(asking("more"), Deadline.after(60)))
+        response = await runner(store).run(asking("more"), TurnLog("msg_1"), Deadline.after(60))
         reply = (await branch(store))[-1]
         assert reply.parts == (ThinkingPart(text="Well"), TextPart(text="Hello there"))
-        assert isinstance(response, ChatResponse) and reply.reply is not None
+        assert reply.reply is not None
         assert (response.thinking, response.response) == ("Well", "Hello there")
         assert (reply.reply.usage, reply.reply.parameters) == (response.usage, response.parameters)
         assert reply.reply.omitted_messages == response.omitted_messages
@@ -114,7 +147,7 @@ def test_run_sends_the_system_prompt_the_history_and_the_reply_to_continue() -> 
     models = StandInModels(StandInBackend(reply=HELLO))
     deep = replace(ASKED, depth=3)
     turn = replace(continuing(), history=(deep,))
-    *_, response = asyncio.run(collect(runner(memory_store(), models).run(turn, Deadline.after(60))))
+    response = run_alone(memory_store(), turn, models)
     (sent,) = models.backend.requests
     assert sent.messages == (
         ChatMessage("system", "be brief"),
@@ -122,13 +155,12 @@ def test_run_sends_the_system_prompt_the_history_and_the_reply_to_continue() -> 
         ChatMessage("assistant", "Oh"),
     )
     assert (sent.continue_final_message, sent.think, sent.scope) == (True, True, "tests")
-    assert isinstance(response, ChatResponse)
     assert (response.response, response.omitted_messages) == ("OhHello there", 3)
 
 
 def test_run_joins_user_messages_that_follow_each_other() -> None:
     models = StandInModels(StandInBackend(reply=HELLO))
-    asyncio.run(collect(runner(memory_store(), models).run(asking("more", (ASKED,)), Deadline.after(60))))
+    run_alone(memory_store(), asking("more", (ASKED,)), models)
     (sent,) = models.backend.requests
     assert sent.messages is not None
     assert sent.messages[1:] == (ChatMessage("user", "hi\n\nmore"),)
@@ -136,52 +168,53 @@ def test_run_joins_user_messages_that_follow_each_other() -> None:
 
 def test_run_refuses_a_conversation_that_would_be_too_large() -> None:
     settings = Settings(max_conversation_bytes=1_000, _env_file=None)
-    run = runner(memory_store(), settings=settings).run(asking("x" * 1_000), Deadline.after(60))
     with pytest.raises(ConversationFull, match="1,000 bytes"):
-        asyncio.run(collect(run))
+        run_alone(memory_store(), asking("x" * 1_000), settings=settings)
 
 
-def test_run_keeps_the_text_so_far_beside_the_old_reply_when_it_is_left_early() -> None:
+def test_run_returns_the_text_so_far_beside_the_old_reply_when_it_is_stopped() -> None:
     async def scenario() -> None:
-        store = await filled_store()
-        async with aclosing(runner(store).run(continuing(), Deadline.after(60))) as events:
-            async for event in events:
-                if isinstance(event, DeltaEvent):
-                    break
+        store, log = await filled_store(), TurnLog("msg_1")
+        models = StandInModels(StandInBackend(reply=HELLO[:3], is_endless=True))
+        run = runner(store, models).run(continuing(), log, Deadline.after(60))
+        response = await stopped_at(run, log, DeltaEvent)
+        assert isinstance(response, ChatResponse)
+        assert (response.response, response.finish_reason) == ("OhHello", "interrupted")
+        assert (response.usage, response.timings, response.generation_time) == (None, None, None)
         kept = (await branch(store))[-1]
         assert kept.reply is not None
         assert (kept.content, kept.reply.finish_reason) == ("OhHello", "interrupted")
         assert (kept.reply.model_name, kept.reply.model_id) == ("stand-in", "tests/stand-in")
         assert kept.reply.parameters is not None
         assert ANSWERED in await store.messages(BEFORE)
+        assert models.returned == 1
 
     asyncio.run(scenario())
 
 
-def test_run_stores_nothing_when_it_is_left_before_the_first_delta() -> None:
+def test_run_stores_nothing_when_it_is_stopped_before_the_first_text() -> None:
     async def scenario() -> None:
-        store = memory_store()
-        async with aclosing(runner(store).run(asking("more"), Deadline.after(60))) as events:
-            async for event in events:
-                if isinstance(event, StartEvent):
-                    break
+        store, log = memory_store(), TurnLog("msg_1")
+        models = StandInModels(StandInBackend(reply=HELLO[:1], is_endless=True))
+        run = runner(store, models).run(asking("more"), log, Deadline.after(60))
+        assert isinstance(await stopped_at(run, log, StartEvent), asyncio.CancelledError)
         assert (await store.page(BEFORE.owner, ALL)).total == 0
 
     asyncio.run(scenario())
 
 
-def test_run_finishes_its_commit_when_the_client_leaves_during_it() -> None:
+def test_run_finishes_its_commit_when_it_is_stopped_during_it() -> None:
     async def scenario() -> None:
         store = SlowStore()
-        reading = asyncio.create_task(collect(runner(store).run(asking("more"), Deadline.after(60))))
+        run = runner(store).run(asking("more"), TurnLog("msg_1"), Deadline.after(60))
+        running = asyncio.create_task(run)
         await store.writing.wait()
         for _ in range(2):  # the client leaves, and then the server shuts down
-            reading.cancel()
+            running.cancel()
             await asyncio.sleep(0)
-        assert not reading.done()
+        assert not running.done()
         store.released.set()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
+        assert (await running).finish_reason == "stop"
         *_, reply = await store.messages(BEFORE)
         assert reply.reply is not None
         assert (reply.content, reply.reply.finish_reason) == ("Hello there", "stop")

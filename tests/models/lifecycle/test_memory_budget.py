@@ -18,7 +18,17 @@ from app.models.hub.client import Hub
 from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.model_manager import ModelManager
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress
-from tests.models.conftest import OWNER, asyncio_timeout, chats_of, collect, leased, pid_of, profile, soon
+from tests.models.conftest import (
+    OWNER,
+    asyncio_timeout,
+    chats_of,
+    collect,
+    leased,
+    pid_of,
+    profile,
+    read,
+    soon,
+)
 
 ENOUGH = 1_000_000_000
 TOO_LITTLE = 300_000_000  # bytes; a worker of a tiny model takes more
@@ -74,7 +84,7 @@ async def third_model(loads: Loads) -> None:
 
 async def reply(loads: Loads, message: str, max_tokens: int) -> ChatResponse:
     request = ChatRequest(message=message, temperature=0, max_tokens=max_tokens)
-    last = (await collect(loads.chats.chat(OWNER, request, soon())))[-1]
+    last = (await read(loads.chats.chat(OWNER, request, soon())))[-1]
     assert isinstance(last, ChatResponse)
     return last
 

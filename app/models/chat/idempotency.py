@@ -1,0 +1,118 @@
+"""Finds the turn that an Idempotency-Key has begun, so that a request that is sent twice is answered once."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+from app.core.errors import ConversationNotFound, KeyReused, MessageNotFound, TurnNotFound
+from app.models.chat.turn import to_response
+from app.models.chat.turn_log import TurnEvent, TurnLog
+from app.models.chat.turn_registry import TurnReader, TurnRegistry
+from app.models.conversation import Message, new_id
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    DeltaEvent,
+    StartEvent,
+    TextPart,
+    ThinkingEvent,
+    ThinkingPart,
+)
+from app.models.storage.key_records import KeyRecord, KeyRecords
+from app.models.storage.store import ConversationStore
+from app.models.storage.turn_locks import TurnLocks, busy
+
+
+def record_of(owner: str, key: str, request: ChatRequest) -> KeyRecord:
+    """Returns a record for a turn that is yet to begin. Equal requests have equal hashes."""
+    body = json.dumps(request.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+    return KeyRecord(
+        owner=owner,
+        key=key,
+        body_hash=hashlib.sha256(body.encode()).digest(),
+        conversation_id=request.conversation_id or new_id("conv"),
+        message_id=new_id("msg"),
+    )
+
+
+class KeyedTurns:
+    """The turns that requests with an Idempotency-Key have begun."""
+
+    def __init__(
+        self, records: KeyRecords, turns: TurnRegistry, store: ConversationStore, locks: TurnLocks
+    ) -> None:
+        self._records = records
+        self._turns = turns
+        self._store = store
+        self._locks = locks
+
+    async def claim(self, record: KeyRecord) -> TurnReader | None:
+        """Returns a reader of the turn that the key has begun. None if it has begun none: the key is now the
+        record's, and the caller begins its turn.
+
+        Raises:
+            KeyReused: the key has begun a turn with another body.
+            ConversationBusy: another process runs the turn.
+        """
+        stored = await self._records.claim(record)
+        if stored.message_id == record.message_id:
+            return None
+        if stored.body_hash != record.body_hash:
+            raise KeyReused("This Idempotency-Key was sent with another body before.", hint="Use a new key.")
+        if (reader := self._running(stored) or await self._committed(stored)) is not None:
+            return reader
+        await self._free_dead(stored)
+        if (await self._records.claim(record)).message_id != record.message_id:
+            raise busy()
+        return None
+
+    async def release(self, record: KeyRecord) -> None:
+        """Frees the key of a turn that was not committed."""
+        await self._records.release(record)
+
+    def _running(self, record: KeyRecord) -> TurnReader | None:
+        try:
+            return TurnReader(self._turns.find(record.owner, record.message_id).log)
+        except TurnNotFound:
+            return None
+
+    async def _committed(self, record: KeyRecord) -> TurnReader | None:
+        try:
+            conversation = await self._store.get(record.owner, record.conversation_id)
+            (*_, reply) = await self._store.branch(conversation, record.message_id, turns=1)
+        except (ConversationNotFound, MessageNotFound):
+            return None
+        return TurnReader(_log_of(reply, to_response(conversation, reply)))
+
+    async def _free_dead(self, record: KeyRecord) -> None:
+        """Frees the key of a turn whose process has died, or whose conversation is gone."""
+        async with self._locks.hold(record.conversation_id):
+            await self._records.release(record)
+
+
+def _log_of(reply: Message, response: ChatResponse) -> TurnLog:
+    """Returns the events of a turn that was committed, with each part of the reply in one piece."""
+    log = TurnLog(reply.id)
+    for event in _events_of(reply, response):
+        log.add(event)
+    log.finish(response)
+    return log
+
+
+def _events_of(reply: Message, response: ChatResponse) -> Iterator[TurnEvent]:
+    yield StartEvent(
+        conversation_id=response.conversation_id,
+        message_id=response.message_id,
+        parent_id=response.parent_id,
+        model_name=response.model_name,
+        model_id=response.model_id,
+        prompt_tokens=None if response.usage is None else response.usage.prompt_tokens,
+        omitted_messages=response.omitted_messages,
+        parameters=response.parameters,
+    )
+    for part in reply.parts:
+        match part:
+            case TextPart(text=text):
+                yield DeltaEvent(text=text)
+            case ThinkingPart(text=text):
+                yield ThinkingEvent(text=text)
