@@ -37,7 +37,7 @@ def in_float32(folder: Path) -> Path:
     [(as_stored, {}), (in_float32, _WITHOUT_BFLOAT16)],
     ids=["16 bits", "float32"],
 )
-def test_worker_grows_little_over_400_prompt_lengths(
+def test_worker_grows_little_over_200_prompt_lengths(
     make_folder: Callable[[Path], Path], processor: dict[str, str], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "tests.engine.many_lengths", str(make_folder(tmp_path))]
