@@ -17,7 +17,9 @@ from app.main import create_app
 from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
+from app.models.storage.key_records import MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.turn_locks import LocalTurnLocks
 from app.services import Services
@@ -64,7 +66,7 @@ async def owned_server() -> AsyncIterator[OwnedServer]:
         store = MemoryStore(max_conversations=1_000, ttl_s=600, held=locks.held)
         return replace(
             services,
-            chats=ChatModelManager(settings, store, locks, generator),
+            chats=ChatModelManager(settings, store, locks, generator, TurnRegistry(), MemoryKeyRecords()),
             conversations=ConversationManager(settings, store, locks, models),
             generator=TextGenerator(settings, generator),
         )

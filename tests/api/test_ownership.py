@@ -30,6 +30,8 @@ BODIES: dict[tuple[str, str], list[Body | None]] = {
         {"message_id": "MESSAGE", "message": "hi"},
         {"message_id": "MESSAGE", "message": "hi", "stream": True},
     ],
+    ("GET", "/chat/turns/{message_id}/events"): [None],
+    ("DELETE", "/chat/turns/{message_id}"): [None],
     ("POST", "/chat"): [
         {"conversation_id": "CONVERSATION", "message": "hi"},
         {"conversation_id": "CONVERSATION", "message": "hi", "parent_id": "MESSAGE"},
@@ -102,6 +104,20 @@ def test_conversation_of_another_key_does_not_exist_during_its_turn_either() -> 
         assert busy.status_code == 409
         server.backend.may_go_on.set()
         assert (await turn).status_code == 200
+
+    run(test)
+
+
+def test_idempotency_key_of_another_owner_begins_a_turn_of_its_own() -> None:
+    async def test(server: OwnedServer) -> None:
+        headers = {"Idempotency-Key": "same"}
+        ids = set()
+        for owner in OWNERS * 2:
+            reply = await server.clients[owner].post("/chat", json={"message": "hello"}, headers=headers)
+            ids.add((owner, reply.raise_for_status().json()["message_id"]))
+        assert len(ids) == 2
+        changed = await server.clients["bob"].post("/chat", json={"message": "bye"}, headers=headers)
+        assert changed.status_code == 409
 
     run(test)
 
@@ -217,7 +233,11 @@ class RandomSteps:
             body = body | {"message": f"{owner} goes on"}
         reply = await ask(self.server.clients[owner], route, body, conversation_id, message_id)
         self._seen(owner, reply)
-        if conversation_id not in self.conversations[owner]:
+        if "/turns/" in route[1]:
+            assert reply.status_code == 404 or message_id in self.ids[owner]
+            if reply.status_code == 404:
+                assert self.unknown.setdefault("turn", answer(reply)) == answer(reply)
+        elif conversation_id not in self.conversations[owner]:
             assert reply.status_code == 404
             assert self.unknown.setdefault("conversation", answer(reply)) == answer(reply)
         elif reply.status_code == 404:
