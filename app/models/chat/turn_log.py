@@ -93,15 +93,16 @@ class TurnLog:
         """Records the next event."""
         assert not self._has_ended, "a turn has one end"
         self._last_id += 1
-        self.size_bytes += _size_bytes(event)
-        if self._runs and self._runs[-1].takes(event):
-            self._runs[-1].last_id = self._last_id
-        else:
+        if not (self._runs and self._runs[-1].takes(event)):
             self._runs.append(_Run(self._last_id, self._last_id, event))
+            self.size_bytes += _size_bytes(event)
+        run = self._runs[-1]
+        run.last_id = self._last_id
         if (text := _joinable_text(event)) is not None:
-            self._runs[-1].pieces.append(text)
-        elif isinstance(event, LoadProgress):
-            self._runs[-1].event = event
+            run.pieces.append(text)
+            self.size_bytes += _PIECE_BYTES + sys.getsizeof(text)
+        else:
+            run.event = event
         self._wake_readers()
 
     def finish(self, response: ChatResponse) -> None:
@@ -126,6 +127,8 @@ class TurnLog:
         """
         if after > self._last_id:
             raise InvalidRequest(f"after: the last event of the turn is {self._last_id}.")
+        if after < self._last_id:
+            await asyncio.sleep(0)  # a reader of many recorded events must not keep the event loop
         while after == self._last_id and not self._has_ended:
             await self._changed.wait()
         if self._runs and after < self._runs[-1].last_id:
@@ -156,12 +159,11 @@ def _joinable_text(event: TurnEvent) -> str | None:
 
 
 def _size_bytes(event: TurnEvent) -> int:
-    """Returns roughly the memory of an event. A response shares the log-probabilities of its deltas."""
+    """Returns roughly the memory of an event, without the pieces of a text that can be joined. A response
+    shares the log-probabilities of its deltas."""
     match event:
         case DeltaEvent(logprobs=list() as entries):
-            return _EVENT_BYTES + sys.getsizeof(event.text) + sum(map(_entry_bytes, entries))
-        case DeltaEvent() | ThinkingEvent():
-            return _PIECE_BYTES + sys.getsizeof(event.text)
+            return _EVENT_BYTES + sum(map(_entry_bytes, entries))
         case ChatResponse():
             return _EVENT_BYTES + sys.getsizeof(event.response) + sys.getsizeof(event.thinking)
     return _EVENT_BYTES
