@@ -4,26 +4,19 @@
 every conversation is saved automatically (transcripts/autosave.py), and /sessions lists those.
 """
 
-import asyncio
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from app.cli.commands.command import Choice, Command, number_of
 from app.cli.commands.conversation import history, show_system_prompt
+from app.cli.conversation.known_sessions import KnownSession
 from app.cli.conversation.session import Session
 from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import checked_name, keep_backup
-from app.cli.output.formatting import count, format_age
+from app.cli.output.formatting import count, first_words, format_age
 from app.cli.output.terminal import Terminal
-from app.cli.transcripts.session_index import (
-    DEFAULT_LIMIT,
-    SessionSummary,
-    delete_session,
-    load_session,
-    recent_sessions,
-)
+from app.cli.transcripts.session_index import delete_session, load_session
 from app.cli.transcripts.transcript_file import (
     FOLDER,
     Transcript,
@@ -34,14 +27,17 @@ from app.cli.transcripts.transcript_file import (
 )
 
 MAX_NAMED = 10  # saved files that /sessions names
+GAP = 2  # between the columns of /sessions
+MIN_NAME = 12  # cells for a name in a narrow terminal
 
 
 async def list_sessions(session: Session, argument: str) -> None:
-    session.listed = await _search(session, argument)
+    session.listed = await session.known_sessions.search(argument)
+    if session.known_sessions.refusal is not None:
+        session.terminal.note(f"Without those on the server: {session.known_sessions.refusal}")
     if session.listed:
-        current = session.transcript.session_id
-        styles = ["bold" if entry.session_id == current else "" for entry in session.listed]
-        session.terminal.show_grid(_session_rows(session.listed, current), styles)
+        styles = ["bold" if _is_current(session, entry) else "" for entry in session.listed]
+        session.terminal.show_grid(_session_rows(session), styles)
         session.terminal.note("/load NUMBER continues one of them.")
     else:
         session.terminal.note("No conversation matches." if argument else "There are no conversations yet.")
@@ -49,13 +45,28 @@ async def list_sessions(session: Session, argument: str) -> None:
         session.terminal.note(f"Saved in {FOLDER}: {', '.join(names[:MAX_NAMED])}.")
 
 
-def _session_rows(sessions: list[SessionSummary], current: str) -> list[tuple[str, ...]]:
-    """Number, name, age, turns and model of each. The age of the current one is "current"."""
-    rows: list[tuple[str, ...]] = []
-    for number, entry in enumerate(sessions, 1):
-        age = "current" if entry.session_id == current else format_age(entry.changed_at)
-        rows.append((str(number), entry.name, age, count(entry.turns, "turn"), entry.model_name or ""))
-    return rows
+def _session_rows(session: Session) -> list[tuple[str, ...]]:
+    """Number, name, age, messages and place of each. The age of the current one is "current"."""
+    rows = [
+        (
+            str(number),
+            entry.name,
+            "current" if _is_current(session, entry) else format_age(entry.changed_at),
+            count(entry.messages, "message"),
+            entry.place,
+        )
+        for number, entry in enumerate(session.listed, 1)
+    ]
+    taken = sum(max(len(row[column]) for row in rows) + GAP for column in (0, 2, 3, 4))
+    room = max(MIN_NAME, session.terminal.console.width - taken)
+    return [(row[0], first_words(row[1], room), *row[2:]) for row in rows]
+
+
+def _is_current(session: Session, entry: KnownSession) -> bool:
+    transcript = session.transcript
+    if entry.session_id is not None:
+        return entry.session_id == transcript.session_id
+    return entry.conversation_id == transcript.conversation_id
 
 
 async def save(session: Session, argument: str) -> None:
@@ -119,7 +130,7 @@ async def load_and_continue(session: Session, argument: str) -> None:
     """
     transcript = await _find_transcript(session, argument)
     if not session.autosave.claim(transcript.session_id):
-        transcript.session_id = new_session_id()
+        transcript.session_id, transcript.conversation_id = new_session_id(), None
         session.terminal.note("This conversation is open in another client. You continue a copy.")
     await session.load(transcript)
     name = transcript.name
@@ -136,11 +147,15 @@ async def delete(session: Session, argument: str) -> None:
     entry = None if _is_saved(argument) else await _find_session(session, argument)
     if entry is None:
         return _delete_saved(session, checked_name(argument))
-    if entry.session_id == session.transcript.session_id:
+    if _is_current(session, entry):
         raise UsageError("The current conversation cannot be deleted.", "Start another one first with /new.")
-    delete_session(entry.session_id, _folder(session))
+    if entry.conversation_id is not None:
+        await session.client.delete(entry.conversation_id)
+    if entry.session_id is not None:
+        delete_session(entry.session_id, _folder(session))
     session.listed = [other for other in session.listed if other != entry]
-    session.terminal.say(f"Deleted {entry.name}", symbol="🗑")
+    where = {"local": "", "server": " from the server", "both": " here and from the server"}[entry.place]
+    session.terminal.say(f"Deleted {entry.name}{where}", symbol="🗑")
 
 
 def _delete_saved(session: Session, name: str) -> None:
@@ -159,32 +174,34 @@ async def _find_transcript(session: Session, argument: str) -> Transcript:
     if _is_saved(argument):
         return load_transcript(checked_name(argument))
     if not argument:
-        session.listed = await _search(session, limit=1)
+        session.listed = await session.known_sessions.search(limit=1)
         if not session.listed:
             raise TranscriptError("There is no earlier conversation to continue.")
     entry = await _find_session(session, argument or "#1")
     if entry is None:
         return load_transcript(checked_name(argument))  # raises, naming the files that exist
-    return load_session(entry.session_id, _folder(session))
+    if entry.session_id is None:
+        return Transcript(conversation_id=entry.conversation_id)  # the server has its messages
+    transcript = load_session(entry.session_id, _folder(session))
+    transcript.conversation_id = entry.conversation_id or transcript.conversation_id
+    return transcript
 
 
-async def _find_session(session: Session, argument: str) -> SessionSummary | None:
+async def _find_session(session: Session, argument: str) -> KnownSession | None:
     """Returns the session with this number in the last list, or with this title; None if there is none.
 
     Raises:
         UsageError: the number is not in the list, or several titles match.
     """
-    if session.autosave.folder is None:
-        return None
     number = argument.removeprefix("#")
     if number.isdecimal():
         if not session.listed:
-            session.listed = await _search(session)
+            session.listed = await session.known_sessions.search()
         place = number_of(number)
         if place is None or place > len(session.listed):
             raise UsageError(f"The list has no number {number}.", "/sessions shows the list.")
         return session.listed[place - 1]
-    found = await _search(session, argument)
+    found = await session.known_sessions.search(argument)
     exact = [entry for entry in found if entry.name.lower() == argument.lower()]
     matches = exact or found
     if len(matches) > 1:
@@ -192,17 +209,6 @@ async def _find_session(session: Session, argument: str) -> SessionSummary | Non
         names = ", ".join(f"#{n} {entry.name}" for n, entry in enumerate(matches[:5], 1))
         raise UsageError(f"{argument!r} matches several conversations.", f"Choose by number: {names}.")
     return matches[0] if matches else None
-
-
-async def _search(session: Session, query: str = "", limit: int = DEFAULT_LIMIT) -> list[SessionSummary]:
-    """Returns the sessions that match, after the pending write of the current one."""
-
-    def read() -> list[SessionSummary]:
-        with contextlib.suppress(TranscriptError):
-            session.autosave.settle()
-        return recent_sessions(_folder(session), query, limit)
-
-    return await asyncio.to_thread(read)
 
 
 def _folder(session: Session) -> Path:
@@ -232,9 +238,12 @@ COMMANDS = (
     Command(
         "sessions",
         "[QUERY]",
-        "list past conversations",
+        "list past conversations, here and on the server",
         list_sessions,
-        more="Every conversation is saved automatically.\nQUERY is some letters of its title, in order.",
+        more="Every conversation is saved automatically; the server may keep others. QUERY is\n"
+        "some letters of a title, in order, or words of a conversation on the server.",
     ),
-    Command("delete", "NAME|NUMBER", "delete a saved conversation", delete, _all_names),
+    Command(
+        "delete", "NAME|NUMBER", "delete a saved conversation, here and on the server", delete, _all_names
+    ),
 )

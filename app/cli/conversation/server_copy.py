@@ -82,14 +82,21 @@ class ServerCopy:
             try:
                 held, theirs = await self._fetch()
             except Refused as error:
-                if error.code not in LOST:
+                if error.code not in LOST or not self.transcript.tree.messages:
                     raise
             else:
-                self.transcript.tree = adopted(self.transcript.tree, theirs)
-                self.transcript.title = self.transcript.title or held.title
-                self.knows_system_prompt = self.transcript.system_prompt in ("", held.system_prompt)
-                return
+                return self._take_over(held, theirs)
         await self.upload()
+
+    def _take_over(self, held: ConversationResponse, theirs: ConversationTree) -> None:
+        transcript = self.transcript
+        if not transcript.tree.messages:  # this machine has no transcript of it
+            transcript.system_prompt = held.system_prompt
+        transcript.tree = adopted(transcript.tree, theirs)
+        transcript.title = transcript.title or held.title
+        if (answer := transcript.tree.last_answer) is not None:
+            transcript.model_name = answer.model_name
+        self.knows_system_prompt = transcript.system_prompt in ("", held.system_prompt)
 
     async def upload(self) -> None:
         """Creates a conversation on the server from the current branch."""

@@ -10,6 +10,7 @@ from app.cli.conversation.answer import Answer, show_summary
 from app.cli.conversation.answer_receiver import AnswerReceiver
 from app.cli.conversation.asked_turn import AskedTurn
 from app.cli.conversation.attachments import read_mentioned
+from app.cli.conversation.known_sessions import KnownSession, KnownSessions
 from app.cli.conversation.sampling_settings import SamplingSettings
 from app.cli.conversation.server_copy import NO_ROUTE, ServerCopy
 from app.cli.conversation.statistics import Statistics
@@ -20,7 +21,6 @@ from app.cli.output.formatting import count
 from app.cli.output.progress_bar import ProgressUpdate
 from app.cli.output.terminal import Terminal
 from app.cli.transcripts.autosave import Autosave
-from app.cli.transcripts.session_index import SessionSummary
 from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import (
     ChatRequest,
@@ -54,7 +54,8 @@ class Session:
         self.chosen_model: str | None = None  # by /switch; a restarted server may use another one
         self.context_tokens = 0  # after the last answer; 0 if unknown
         self.saved_as: str | None = None
-        self.listed: list[SessionSummary] = []  # the numbers of /load and /delete refer to this list
+        self.known_sessions = KnownSessions(client, self.autosave)
+        self.listed: list[KnownSession] = []  # the numbers of /load and /delete refer to this list
         self.attached: list[str] = []  # texts for the next message
         self.draft = ""  # an unanswered message, which the prompt offers again
         self.last_answer: Answer | None = None

@@ -16,7 +16,9 @@ from app.models.schemas import (
     ChatRequest,
     ChatResponse,
     ContinueRequest,
+    ConversationListResponse,
     ConversationResponse,
+    ConversationSummary,
     DeletedResponse,
     DeltaEvent,
     EditRequest,
@@ -135,6 +137,12 @@ class ChatClient:
             if error.code != "validation_error":
                 raise
         return await self._call("GET", path, ConversationResponse)
+
+    async def conversations(self, query: str, limit: int) -> list[ConversationSummary]:
+        """Returns the conversations with all words of the query, the most recently changed first."""
+        search = f"&query={quote(query, safe='')}" if query else ""
+        path = f"/chat/conversations?limit={limit}{search}"
+        return (await self._call("GET", path, ConversationListResponse)).conversations
 
     async def delete(self, conversation_id: str) -> None:
         await self._call("DELETE", _conversation(conversation_id), DeletedResponse)

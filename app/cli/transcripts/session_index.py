@@ -9,6 +9,8 @@ from app.cli.errors import TranscriptError
 from app.cli.transcripts.transcript_file import Transcript, load
 
 DEFAULT_LIMIT = 20
+_BEGINNING = 1000  # bytes of a file, in which its conversation_id is
+_CONVERSATION_ID = re.compile(rb'"conversation_id": "([^"\\]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class SessionSummary:
     changed_at: float  # seconds since the epoch
     model_name: str | None
     turns: int
+    messages: int = 0  # of the current branch
+    conversation_id: str | None = None  # on the server
 
 
 def recent_sessions(folder: Path, query: str = "", limit: int = DEFAULT_LIMIT) -> list[SessionSummary]:
@@ -36,6 +40,25 @@ def recent_sessions(folder: Path, query: str = "", limit: int = DEFAULT_LIMIT) -
         if not query and len(found) == limit:
             break
     return [summary for _, summary in sorted(found, key=lambda pair: pair[0])][:limit]
+
+
+def summary_of(session_id: str, folder: Path) -> SessionSummary | None:
+    """Returns the conversation with this id; None if it cannot be read, or is empty."""
+    return _summary(folder / f"{session_id}.json")
+
+
+def session_ids(folder: Path) -> dict[str, str]:
+    """Returns the session ids of the conversations that were on a server, by their ids there.
+
+    Reads only the beginnings of the files.
+    """
+    found: dict[str, str] = {}
+    for path in reversed(_newest_first(folder)):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            match = _CONVERSATION_ID.search(file.read(_BEGINNING))
+            if match is not None:
+                found[match[1].decode(errors="replace")] = path.stem
+    return found
 
 
 def load_session(session_id: str, folder: Path) -> Transcript:
@@ -73,7 +96,13 @@ def _summary(path: Path) -> SessionSummary | None:
         if transcript.tree.messages:
             changed_at = path.stat().st_mtime
             return SessionSummary(
-                path.stem, transcript.name, changed_at, transcript.model_name, transcript.turns
+                path.stem,
+                transcript.name,
+                changed_at,
+                transcript.model_name,
+                transcript.turns,
+                len(transcript.messages),
+                transcript.conversation_id,
             )
     return None
 

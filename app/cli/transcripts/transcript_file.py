@@ -75,10 +75,10 @@ class TranscriptFile(BaseModel):
     format: Literal["llm-serving conversation"]
     version: Literal[2]
     saved_at: datetime
+    conversation_id: str | None = None  # early in the file, where `session_ids` finds it
     title: str | None = None
     system_prompt: str = ""
     model_name: str | None = None
-    conversation_id: str | None = None
     head_id: str | None = None
     messages: list[TreeMessage]
 

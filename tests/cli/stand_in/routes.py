@@ -121,6 +121,18 @@ def _add_conversations(app: FastAPI, state: StandIn) -> None:
             raise Refusal(422, "validation_error", "tree: unknown parameter.")
         return shown(state, conversation_id, bool(tree))
 
+    @app.get("/api/v1/chat/conversations")
+    async def conversations(limit: int, query: str | None = None) -> wire.ConversationListResponse:
+        if state.refuses_list:
+            raise Refusal(403, "forbidden", "You may not list conversations.")
+        if state.is_old and query is not None:
+            raise Refusal(422, "validation_error", "query: unknown parameter.")
+        found = [summary(*item) for item in state.conversations.items() if item[1].matches(query or "")]
+        found.sort(key=lambda one: one.updated_at, reverse=True)
+        return wire.ConversationListResponse(
+            conversations=found[:limit], total=len(found), limit=limit, offset=0
+        )
+
     @app.delete("/api/v1/chat/conversation/{conversation_id}")
     async def delete(conversation_id: str) -> wire.DeletedResponse:
         state.tree(conversation_id)
@@ -174,6 +186,17 @@ def started(state: StandIn, tree: StandInTree) -> wire.NewChatResponse:
         model_name=state.current,
         message_count=len(tree.branch),
         created_at=NOW,
+    )
+
+
+def summary(conversation_id: str, tree: StandInTree) -> wire.ConversationSummary:
+    return wire.ConversationSummary(
+        conversation_id=conversation_id,
+        title=tree.title,
+        created_at=NOW,
+        updated_at=tree.updated_at,
+        message_count=len(tree.branch),
+        preview=next((message.content for message in tree.messages.values()), ""),
     )
 
 

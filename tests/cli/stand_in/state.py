@@ -52,6 +52,7 @@ class StandIn:
         self.current = "builtin"
         self.conversations: dict[str, StandInTree] = {}
         self.is_old = False  # a server without branches
+        self.refuses_list = False
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.note: str | None = None
         self.status = "ok"

@@ -22,6 +22,7 @@ class StandInTree:
         self.system_prompt = system_prompt
         self.messages: dict[str, wire.ConversationMessage] = {}
         self.head_id: str | None = None
+        self.updated_at = NOW
 
     @property
     def branch(self) -> list[wire.ConversationMessage]:
@@ -38,6 +39,11 @@ class StandInTree:
             found.append(self.messages[message_id])
             message_id = found[-1].parent_id
         return found[::-1]
+
+    def matches(self, query: str) -> bool:
+        """Whether the title or the texts have all words of the query."""
+        text = " ".join([self.title or "", *(message.content for message in self.messages.values())]).lower()
+        return all(word in text for word in query.lower().split())
 
     def add(self, message: wire.ConversationMessage) -> None:
         """Adds a message that names its parent, and makes it the head."""

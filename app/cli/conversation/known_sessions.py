@@ -1,0 +1,111 @@
+"""Finds the conversations that the user can continue: those on this machine and those on the server."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.cli.errors import ClientError, Refused, TranscriptError
+from app.cli.net.client import ChatClient
+from app.cli.transcripts.autosave import Autosave
+from app.cli.transcripts.session_index import (
+    DEFAULT_LIMIT,
+    SessionSummary,
+    recent_sessions,
+    session_ids,
+    summary_of,
+)
+from app.models.schemas import ConversationSummary
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSession:
+    """A conversation with a transcript on this machine, a copy on the server, or both."""
+
+    local: SessionSummary | None
+    remote: ConversationSummary | None
+
+    @property
+    def session_id(self) -> str | None:
+        return None if self.local is None else self.local.session_id
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The server's id; None if the server does not list the conversation."""
+        return None if self.remote is None else self.remote.conversation_id
+
+    @property
+    def name(self) -> str:
+        if self.local is not None:
+            return self.local.name
+        return "" if self.remote is None else self.remote.title or self.remote.preview
+
+    @property
+    def changed_at(self) -> float:
+        """Seconds since the epoch."""
+        times = [] if self.local is None else [self.local.changed_at]
+        return max([*times, *([] if self.remote is None else [self.remote.updated_at.timestamp()])])
+
+    @property
+    def messages(self) -> int:
+        if self.remote is not None:
+            return self.remote.message_count
+        return 0 if self.local is None else self.local.messages
+
+    @property
+    def place(self) -> str:
+        if self.remote is None:
+            return "local"
+        return "server" if self.local is None else "both"
+
+
+class KnownSessions:
+    """`refusal` says why the server's conversations are missing from the last search, if they are."""
+
+    def __init__(self, client: ChatClient, autosave: Autosave) -> None:
+        self._client = client
+        self._autosave = autosave
+        self.refusal: str | None = None
+
+    async def search(self, query: str = "", limit: int = DEFAULT_LIMIT) -> list[KnownSession]:
+        """Returns the conversations that match, newest first, each once."""
+        remote = await self._remote(query, limit)
+        folder = self._autosave.folder
+        if folder is None:
+            return [KnownSession(None, summary) for summary in remote][:limit]
+        return await asyncio.to_thread(self._merged, folder, query, limit, remote)
+
+    async def _remote(self, query: str, limit: int) -> list[ConversationSummary]:
+        self.refusal = None
+        try:
+            found = await self._searched(query.strip(), limit)
+        except ClientError as error:
+            self.refusal = error.message
+            return []
+        return [summary for summary in found if summary.title or summary.preview]
+
+    async def _searched(self, query: str, limit: int) -> list[ConversationSummary]:
+        """Returns what the server finds. Of an older server, which does not search, titles and beginnings."""
+        try:
+            return await self._client.conversations(query, limit)
+        except Refused as error:
+            if error.code != "validation_error" or not query:
+                raise
+        words, found = query.lower().split(), await self._client.conversations("", limit)
+        return [one for one in found if all(word in f"{one.title} {one.preview}".lower() for word in words)]
+
+    def _merged(
+        self, folder: Path, query: str, limit: int, remote: Iterable[ConversationSummary]
+    ) -> list[KnownSession]:
+        with contextlib.suppress(TranscriptError):
+            self._autosave.settle()
+        local = {summary.session_id: summary for summary in recent_sessions(folder, query, limit)}
+        ids = session_ids(folder)
+        found = []
+        for summary in remote:
+            session_id = ids.get(summary.conversation_id, "")
+            ours = local.pop(session_id, None) or (summary_of(session_id, folder) if session_id else None)
+            found.append(KnownSession(ours, summary))
+        found += [KnownSession(ours, None) for ours in local.values()]
+        return sorted(found, key=lambda session: session.changed_at, reverse=True)[:limit]
