@@ -12,6 +12,7 @@ from app.core.config import NO_MODEL, Settings, SettingsError
 from app.core.deadline import Deadline
 from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
+from app.engine.backend import ModelInput
 from app.engine.ipc.launcher import WorkerLauncher
 from app.models.chat.completion import GenerateEvent, TextGenerator
 from app.models.chat.conversations import ConversationManager
@@ -19,8 +20,8 @@ from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn_log import EventReader
 from app.models.chat.turn_registry import MAX_RUNNING, TurnRegistry
 from app.models.chat_manager import ChatModelManager
+from app.models.choices import ChoiceEvent, ChoiceGenerator
 from app.models.hub.client import Hub
-from app.models.hub.local_models import LocalModels
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.engines import WorkerStarter
 from app.models.lifecycle.registry import ModelRegistry
@@ -42,6 +43,7 @@ from app.models.schemas import (
     NewChatRequest,
     NewChatResponse,
     RegenerateRequest,
+    SamplingFields,
     SelectResponse,
     StopTurnResponse,
     UndoResponse,
@@ -114,6 +116,19 @@ class GenerationService(Protocol):
     ) -> AsyncGenerator[GenerateEvent, None]: ...
 
 
+class ChoiceService(Protocol):
+    """Generates one or several replies without a conversation."""
+
+    def generate(
+        self,
+        model_input: ModelInput,
+        sampling: SamplingFields,
+        model_name: str | None,
+        deadline: Deadline,
+        count: int = 1,
+    ) -> AsyncGenerator[ChoiceEvent, None]: ...
+
+
 class ModelService(Protocol):
     """Loads, switches and unloads models."""
 
@@ -160,6 +175,7 @@ class Services:
     chats: ChatService
     conversations: ConversationService
     generator: GenerationService
+    choices: ChoiceService
     status: StatusService
     storage: StorageService
     limits: KeyLimits
@@ -179,8 +195,7 @@ def build_services(
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     hub, engines = Hub(settings.model_cache_dir, token=token), WorkerStarter(settings, launcher)
-    local = LocalModels() if settings.find_local_models else None
-    models = ModelManager(settings, catalogue, hub, engines=engines, local=local)
+    models = ModelManager(settings, catalogue, hub, engines=engines)
     limits = KeyLimits.of(settings)
     generator, storage = ChatGenerator(models, limits), choose_storage(settings)
     turns = TurnRegistry(
@@ -191,6 +206,7 @@ def build_services(
         chats=ChatModelManager(settings, storage.store, storage.locks, generator, turns, storage.key_records),
         conversations=ConversationManager(settings, storage.store, storage.locks, models),
         generator=TextGenerator(settings, generator),
+        choices=ChoiceGenerator(generator),
         status=ServerStatus(models, storage),
         storage=storage,
         limits=limits,

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
+from app.api.paths import path_below_prefix
 from app.core.errors import BodyTooLarge, BodyTooSlow, DomainError, InvalidRequest, UnsupportedMediaType
 
 PARSED_BODY = "app.parsed_body"  # in the scope of a request with a body: the JSON object
@@ -42,7 +43,7 @@ class FramingGuard:
         names = {name for name, _ in scope["headers"]} if scope["type"] == "http" else set()
         if {b"content-length", b"transfer-encoding"} <= names:
             message = "A request may have Content-Length or Transfer-Encoding, but not both."
-            return await _refuse_unread(InvalidRequest(message), receive, send)
+            return await _refuse_unread(InvalidRequest(message), scope, receive, send)
         await self.app(scope, receive, send)
 
 
@@ -65,7 +66,7 @@ class BodyGuard:
         except ClientDisconnect:
             return
         except (BodyTooLarge, BodyTooSlow) as error:
-            await _refuse_unread(error, receive, send)
+            await _refuse_unread(error, scope, receive, send)
         except DomainError as error:
             await error_response(error)(scope, receive, send)
         else:
@@ -190,12 +191,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _refuse_unread(error: DomainError, receive: Receive, send: Send) -> None:
+async def _refuse_unread(error: DomainError, scope: Scope, receive: Receive, send: Send) -> None:
     """Sends the error at once and closes the connection, but keeps reading for a moment.
 
     Otherwise a client that is still sending would see a connection reset instead of the error.
     """
-    response = error_response(error)
+    response = error_response(error).for_path(path_below_prefix(scope))
     response.headers["Connection"] = "close"
     await send(
         {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}

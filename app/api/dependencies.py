@@ -13,7 +13,6 @@ from app.core.errors import InvalidRequest
 from app.models.storage.store import PageRequest
 from app.services import Services
 
-PREFIX = "/api/v1"
 _VISIBLE = re.compile(r"[!-~]{1,200}")
 
 

@@ -39,6 +39,10 @@ only after it has ended.
 
 TAGS = [
     {"name": "Chat", "description": "Conversations, which the server stores."},
+    {
+        "name": "OpenAI",
+        "description": "OpenAI's API, for clients that speak it. It keeps nothing.",
+    },
     {"name": "Models", "description": "The models of the server: list, describe, switch, load, unload."},
     {"name": "Generation", "description": "Text that continues a prompt, without a conversation."},
     {

@@ -1,4 +1,4 @@
-"""Adds all native routes to the application: /api/v1, health, the index and the page at /docs.
+"""Adds all routes to the application: /api/v1, /v1, health, the index and the page at /docs.
 
 Each handler parses its request, calls one method of a service, and returns. The services raise the errors.
 """
@@ -6,12 +6,19 @@ Each handler parses its request, calls one method of a service, and returns. The
 from fastapi import APIRouter, Depends, FastAPI
 
 from app.api import docs
-from app.api.dependencies import PREFIX, reject_unknown_input
+from app.api.dependencies import reject_unknown_input
 from app.api.native import chat, conversations, generation, health, models
+from app.api.openai import chat as openai_chat, models as openai_models
+from app.api.paths import NATIVE_PREFIX
 
 router = APIRouter()
 for part in (chat, conversations, models, generation):
     router.include_router(part.router)
+
+
+openai_router = APIRouter()
+for openai_part in (openai_chat, openai_models):
+    openai_router.include_router(openai_part.router)
 
 
 def add_routes(app: FastAPI, has_key: bool) -> None:
@@ -20,7 +27,10 @@ def add_routes(app: FastAPI, has_key: bool) -> None:
     app.include_router(
         router, dependencies=[strict, *docs.key_fields(has_key)], responses=docs.key_refusal(has_key)
     )
-    app.include_router(health.health_router, prefix=PREFIX, dependencies=[strict])
+    app.include_router(
+        openai_router, dependencies=docs.key_fields(has_key), responses=docs.key_refusal(has_key)
+    )
+    app.include_router(health.health_router, prefix=NATIVE_PREFIX, dependencies=[strict])
     app.include_router(health.health_router, include_in_schema=False, dependencies=[strict])
     app.include_router(health.index_router, dependencies=[strict])
     docs.add_docs_page(app)

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from app.api.error_formats import ErrorReply
 from app.core import errors
 from app.core.errors import DomainError
 from app.core.logging import escape_control
@@ -71,13 +72,13 @@ def error_body(error: DomainError) -> ErrorResponse:
     return ErrorResponse(error=detail)
 
 
-def error_response(error: DomainError) -> Response:
+def error_response(error: DomainError) -> ErrorReply:
     headers = {}
     if isinstance(error, errors.NotAuthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.QueueFull) or error.retry_after is not None:
         headers["Retry-After"] = str(1 if error.retry_after is None else error.retry_after)
-    return _respond(status_of(error), error_body(error), headers)
+    return ErrorReply(status_of(error), error_body(error), headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -100,7 +101,7 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     message = "; ".join(problems[:_MAX_PROBLEMS])
     if len(problems) > _MAX_PROBLEMS:
         message += f"; and {len(problems) - _MAX_PROBLEMS} more"
-    return _respond(422, _body("validation_error", message, "/docs lists the fields of each route."))
+    return ErrorReply(422, _body("validation_error", message, "/docs lists the fields of each route."))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -111,7 +112,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request))
-    return _respond(error.status_code, _body(phrase.lower().replace(" ", "_"), message, hint), headers)
+    return ErrorReply(error.status_code, _body(phrase.lower().replace(" ", "_"), message, hint), headers)
 
 
 def _methods(request: Request) -> list[str]:
@@ -145,8 +146,3 @@ def _is_location(part: str | int) -> bool:
 
 def _body(code: str, message: str, hint: str | None) -> ErrorResponse:
     return ErrorResponse(error=ErrorDetail(code=code, message=message, hint=hint))
-
-
-def _respond(status: int, body: ErrorResponse, headers: Mapping[str, str] | None = None) -> Response:
-    content = body.model_dump_json(exclude_none=True)
-    return Response(content, status, dict(headers or {}), media_type="application/json")

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
+from app.api.paths import path_below_prefix
 from app.core.api_keys import DEFAULT_OWNER, KeyRing
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
 from app.core.logging import escape_control, request_id, to_domain_error
@@ -171,14 +172,6 @@ class HeadAsGet:
             await self.app(as_get, receive, send)
         finally:
             scope["route"] = as_get.get("route")  # for the log
-
-
-def path_below_prefix(scope: Scope) -> str:
-    """Returns the path that the routes match. Behind a proxy, `root_path` is the prefix of this server."""
-    path: str = scope["path"]
-    prefix: str = scope.get("root_path", "")
-    below = path.removeprefix(prefix)
-    return below if below == "" or below.startswith("/") else path
 
 
 def _is_open(scope: Scope) -> bool:

@@ -220,6 +220,25 @@ def _current(target: Target) -> str:
     return target.get(f"{API}/chat/models", schemas.ModelListResponse).current_model or "none"
 
 
+# OpenAI's API
+
+
+def chat_is_completed(target: Target) -> None:
+    body = {"model": _current(target), "messages": [{"role": "user", "content": QUESTION}], **GREEDY}
+    reply = target.http.post("/v1/chat/completions", json=body)
+    expect(reply.is_success and '"assistant"' in reply.text, "it has no message")
+
+
+def models_have_cards(target: Target) -> None:
+    name = _current(target)
+    expect(name in target.http.get("/v1/models").text, "the current model is missing")
+
+
+def model_has_a_card(target: Target) -> None:
+    card = target.http.get(f"/v1/models/{_current(target)}")
+    expect(card.is_success and '"model"' in card.text, "it is not described")
+
+
 # Bad requests
 
 
@@ -304,6 +323,9 @@ CHECKS = (
     Check(f"DELETE {CONVERSATION}", "deletes it", conversation_is_deleted),
     Check("POST /api/v1/generate", "returns two texts", text_is_completed),
     Check("POST /api/v1/generate", "streamed", text_is_streamed),
+    Check("POST /v1/chat/completions", "answers", chat_is_completed),
+    Check("GET /v1/models", "lists the current model", models_have_cards),
+    Check("GET /v1/models/{model}", "describes the current model", model_has_a_card),
     Check("POST /api/v1/chat", "422: unknown field", unknown_field_is_named),
     Check("POST /api/v1/chat", "400: NaN in the body", broken_json_is_refused),
     Check("POST /api/v1/chat", "415: a form", forms_are_refused),

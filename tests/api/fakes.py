@@ -24,10 +24,13 @@ from app.core.errors import (
     TurnNotFound,
     WorkerDied,
 )
+from app.engine.backend import ModelInput
 from app.main import create_app
 from app.models import schemas
 from app.models.chat.completion import GenerateEvent
+from app.models.chat.reply import GeneratedReply
 from app.models.chat.turn_log import EventReader, TurnRecord
+from app.models.choices import ChoiceEvent
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.switch import LoadEvent
 from app.models.storage.storage import MemoryStorage
@@ -84,6 +87,18 @@ GENERATED = schemas.GenerateResponse(
     parameters=PARAMETERS,
     usage=USAGE,
     timings=TIMINGS,
+)
+GENERATED_REPLY = GeneratedReply(
+    text="Hello\nthere",
+    thinking=None,
+    model_name="fake",
+    model_id="tests/fake",
+    finish_reason="stop",
+    usage=USAGE,
+    timings=TIMINGS,
+    parameters=PARAMETERS,
+    logprobs=None,
+    prompt_logprobs=None,
 )
 SWITCHED = schemas.SwitchModelResponse(
     message="Switched", model_name="fake", model_id="tests/fake", load_time=1
@@ -325,6 +340,28 @@ async def numbered(
                 yield TurnRecord(number, event)
 
 
+class ScriptedChoices:
+    """A ChoiceService whose replies follow the script that the last message names."""
+
+    def __init__(self, scripted: Scripted) -> None:
+        self._scripted = scripted
+
+    async def generate(
+        self,
+        model_input: ModelInput,
+        sampling: schemas.SamplingFields,
+        model_name: str | None,
+        deadline: Deadline,
+        count: int = 1,
+    ) -> AsyncGenerator[ChoiceEvent, None]:
+        self._scripted.owners.append(model_input.scope)
+        self._scripted.calls.append(model_input)
+        assert model_input.messages is not None
+        async with aclosing(self._scripted.run(model_input.messages[-1].content)) as events:
+            async for event in events:
+                yield 0, GENERATED_REPLY if isinstance(event, schemas.ChatResponse) else event
+
+
 def _started(title: str | None) -> schemas.NewChatResponse:
     return schemas.NewChatResponse(
         conversation_id="conv_1",
@@ -355,6 +392,7 @@ def scripted_services(scripted: Scripted, settings: Settings) -> Services:
         chats=scripted,
         conversations=scripted,
         generator=scripted,
+        choices=ScriptedChoices(scripted),
         status=scripted,
         storage=MemoryStorage(settings),
         limits=KeyLimits.of(settings),

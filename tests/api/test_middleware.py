@@ -11,7 +11,8 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from app.api.docs import describe
-from app.api.middleware import HostCheck, KeyCheck, path_below_prefix
+from app.api.middleware import HostCheck, KeyCheck
+from app.api.paths import path_below_prefix
 from app.core.api_keys import DEFAULT_OWNER
 from app.core.errors import ForbiddenHost, NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, keys_of, serving

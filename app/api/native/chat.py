@@ -7,7 +7,6 @@ from fastapi import APIRouter, Response
 from app.api import examples
 from app.api.body import ParsedRoute
 from app.api.dependencies import (
-    PREFIX,
     AfterParam,
     ConversationId,
     DeadlineDep,
@@ -19,6 +18,7 @@ from app.api.dependencies import (
 )
 from app.api.docs import EVENTS, REPLIES, STREAMS_TURN, fails_with
 from app.api.native.events import encode
+from app.api.paths import NATIVE_PREFIX
 from app.api.streaming import respond
 from app.models.schemas import (
     ChatRequest,
@@ -29,7 +29,7 @@ from app.models.schemas import (
     StopTurnResponse,
 )
 
-router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Chat"])
+router = APIRouter(prefix=NATIVE_PREFIX, route_class=ParsedRoute, tags=["Chat"])
 TURN = STREAMS_TURN | REPLIES | fails_with(409)
 
 

@@ -6,8 +6,9 @@ from fastapi import APIRouter
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import PREFIX, ConversationId, ListParams, OwnerDep, ServicesDep, TreeParam
+from app.api.dependencies import ConversationId, ListParams, OwnerDep, ServicesDep, TreeParam
 from app.api.docs import TAKES_BODY, fails_with
+from app.api.paths import NATIVE_PREFIX
 from app.models.schemas import (
     ConversationListResponse,
     ConversationResponse,
@@ -22,7 +23,7 @@ from app.models.schemas import (
     UpdateConversationRequest,
 )
 
-router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Chat"])
+router = APIRouter(prefix=NATIVE_PREFIX, route_class=ParsedRoute, tags=["Chat"])
 CHANGES = TAKES_BODY | fails_with(404, 409)
 
 

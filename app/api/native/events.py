@@ -5,12 +5,20 @@ from collections.abc import Mapping
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
-from app.models.schemas import DeltaEvent, ErrorResponse, LoadProgress, StartEvent, ThinkingEvent
+from app.models.schemas import (
+    DeltaEvent,
+    ErrorResponse,
+    LoadProgress,
+    StartEvent,
+    ThinkingEvent,
+    ToolCallEvent,
+)
 
 _NAMES: Mapping[type[BaseModel], str] = {
     StartEvent: "start",
     DeltaEvent: "delta",
     ThinkingEvent: "thinking",
+    ToolCallEvent: "tool_call",
     LoadProgress: "progress",
     ErrorResponse: "error",
 }

@@ -6,13 +6,14 @@ from fastapi import APIRouter, Response
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import PREFIX, DeadlineDep, OwnerDep, ServicesDep
+from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
 from app.api.docs import REPLIES, STREAMS_TEXT
 from app.api.native.events import encode
+from app.api.paths import NATIVE_PREFIX
 from app.api.streaming import respond
 from app.models.schemas import GenerateRequest, GenerateResponse
 
-router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Generation"])
+router = APIRouter(prefix=NATIVE_PREFIX, route_class=ParsedRoute, tags=["Generation"])
 
 
 @router.post("/generate", response_model=GenerateResponse, responses=STREAMS_TEXT | REPLIES)

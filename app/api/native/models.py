@@ -6,9 +6,10 @@ from fastapi import APIRouter, Response
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import PREFIX, ModelParam, ServicesDep
+from app.api.dependencies import ModelParam, ServicesDep
 from app.api.docs import STREAMS_LOAD, STREAMS_SWITCH, TAKES_BODY, fails_with
 from app.api.native.events import encode
+from app.api.paths import NATIVE_PREFIX
 from app.api.streaming import respond
 from app.models.schemas import (
     LoadModelRequest,
@@ -20,7 +21,7 @@ from app.models.schemas import (
     UnloadModelResponse,
 )
 
-router = APIRouter(prefix=PREFIX, route_class=ParsedRoute, tags=["Models"])
+router = APIRouter(prefix=NATIVE_PREFIX, route_class=ParsedRoute, tags=["Models"])
 LOADS = TAKES_BODY | fails_with(404, 503)
 
 

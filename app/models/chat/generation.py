@@ -22,11 +22,12 @@ from app.models.schemas import (
     SamplingValue,
     StartEvent,
     ThinkingEvent,
+    ToolCallEvent,
 )
 
 logger = logging.getLogger(__name__)
 
-ReplyProgress = LoadProgress | StartEvent | ThinkingEvent | DeltaEvent
+ReplyProgress = LoadProgress | StartEvent | ThinkingEvent | ToolCallEvent | DeltaEvent
 ReplyEvent = ReplyProgress | GeneratedReply
 
 

@@ -15,6 +15,8 @@ from app.models.schemas import (
     StartEvent,
     ThinkingEvent,
     Timings,
+    ToolCallEvent,
+    ToolCallPart,
     TopLogprob,
     Usage,
 )
@@ -34,6 +36,7 @@ class GeneratedReply:
     parameters: Parameters
     logprobs: list[LogprobEntry] | None
     prompt_logprobs: list[LogprobEntry] | None
+    tool_calls: tuple[ToolCallPart, ...] = ()
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class ReplyCollector:
     _thinking: list[str] = field(default_factory=list)
     _logprobs: list[LogprobEntry] = field(default_factory=list)
     _prompt_logprobs: list[LogprobEntry] = field(default_factory=list)
+    _tool_calls: dict[int, tuple[messages.ToolCallRef, list[str]]] = field(default_factory=dict)
     _max_tokens: int | None = None
 
     def start(self, accepted: messages.Accepted) -> StartEvent:
@@ -58,10 +62,14 @@ class ReplyCollector:
             parameters=self._parameters(),
         )
 
-    def add(self, delta: messages.Delta) -> ThinkingEvent | DeltaEvent:
+    def add(self, delta: messages.Delta) -> ThinkingEvent | ToolCallEvent | DeltaEvent:
         if delta.kind == "thinking":
             self._thinking.append(delta.text)
             return ThinkingEvent(text=delta.text)
+        if delta.tool_call is not None:
+            call = delta.tool_call
+            self._tool_calls.setdefault(call.index, (call, []))[1].append(delta.text)
+            return ToolCallEvent(index=call.index, id=call.id, name=call.name, arguments=delta.text)
         self._text.append(delta.text)
         if self.sampling.top_logprobs is None:
             return DeltaEvent(text=delta.text)
@@ -84,6 +92,10 @@ class ReplyCollector:
             parameters=self._parameters(),
             logprobs=None if self.sampling.top_logprobs is None else self._logprobs,
             prompt_logprobs=self._prompt_logprobs or None,
+            tool_calls=tuple(
+                ToolCallPart(id=call.id, name=call.name, arguments="".join(pieces))
+                for call, pieces in self._tool_calls.values()
+            ),
         )
 
     def _parameters(self) -> Parameters:

@@ -48,6 +48,7 @@ from app.models.schemas.replies import (
     StopTurnResponse as StopTurnResponse,
     ThinkingEvent as ThinkingEvent,
     Timings as Timings,
+    ToolCallEvent as ToolCallEvent,
     TopLogprob as TopLogprob,
     UndoResponse as UndoResponse,
     Usage as Usage,

@@ -226,6 +226,15 @@ class ThinkingEvent(WireModel):
     text: str
 
 
+class ToolCallEvent(WireModel):
+    """A piece of the arguments of a tool call. The pieces with the same `index` are one call's arguments."""
+
+    index: int = Field(description="The number of the call in the reply, from 0 on.")
+    id: str
+    name: str
+    arguments: str
+
+
 class DeltaEvent(WireModel):
     """A piece of the reply. Together the deltas of a stream are exactly its text."""
 

@@ -1,0 +1,159 @@
+"""Defines the request of POST /v1/chat/completions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
+
+from app.api.openai.wire import OpenAIRequest
+from app.models.schemas import StopField
+
+# Fields that would change the meaning of the reply, and that this server does not support.
+_REFUSED = ("audio", "functions", "function_call", "web_search_options")
+_MAX_CHOICES = 16
+
+
+class TextContent(OpenAIRequest):
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+
+
+class RefusalContent(OpenAIRequest):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class UnsupportedContent(OpenAIRequest):
+    """A part that is no text, such as an image."""
+
+    type: str
+
+
+ContentPart = TextContent | RefusalContent | UnsupportedContent
+
+
+class FunctionCall(OpenAIRequest):
+    name: str
+    arguments: str
+
+
+class RequestToolCall(OpenAIRequest):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class RequestMessage(OpenAIRequest):
+    """A message of any role. Each role uses some of the fields."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[RequestToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(OpenAIRequest):
+    include_usage: StrictBool = False
+
+
+class FunctionTool(OpenAIRequest):
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None  # Any: a JSON schema
+    strict: StrictBool | None = None
+
+
+class RequestTool(OpenAIRequest):
+    """A tool. Those of other types than `function` run elsewhere, so they are ignored."""
+
+    type: str
+    function: FunctionTool | None = None
+
+
+class NamedFunction(OpenAIRequest):
+    name: str
+
+
+class NamedToolChoice(OpenAIRequest):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchemaSpec(OpenAIRequest):
+    name: str = ""
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")  # Any: a JSON schema
+    strict: StrictBool | None = None
+
+
+class ChatResponseFormat(OpenAIRequest):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaSpec | None = None
+
+    @model_validator(mode="after")
+    def _schema_is_there(self) -> "ChatResponseFormat":
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.json_schema is None):
+            raise ValueError("json_schema.schema is missing")
+        return self
+
+
+class TemplateArguments(OpenAIRequest):
+    enable_thinking: StrictBool | None = None
+
+
+class SamplingRequest(OpenAIRequest):
+    """The sampling fields of OpenAI's API, and those of vLLM's that this server has under the same name."""
+
+    model: str
+    max_tokens: StrictInt | None = None
+    temperature: StrictFloat | None = None
+    top_p: StrictFloat | None = None
+    seed: StrictInt | None = None
+    stop: StopField | None = None
+    presence_penalty: StrictFloat | None = None
+    frequency_penalty: StrictFloat | None = None
+    logit_bias: dict[str, StrictFloat] | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=_MAX_CHOICES)] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+
+    top_k: StrictInt | None = None
+    min_p: StrictFloat | None = None
+    repetition_penalty: StrictFloat | None = None
+    min_tokens: StrictInt | None = None
+    ignore_eos: StrictBool | None = None
+    stop_token_ids: list[StrictInt] | None = None
+    include_stop_str_in_output: StrictBool | None = None
+    bad_words: list[str] | None = None
+
+    @property
+    def reports_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatCompletionRequest(SamplingRequest):
+    messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: StrictInt | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: StrictInt | None = None
+    response_format: ChatResponseFormat | None = None
+    tools: Annotated[list[RequestTool], Field(max_length=512)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: StrictBool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    chat_template_kwargs: TemplateArguments | None = None
+    modalities: list[str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:  # Any: raw JSON, before validation
+        given = [name for name in _REFUSED if isinstance(data, dict) and data.get(name)]
+        if given:
+            raise ValueError(f"{', '.join(given)}: not supported by this server")
+        return data
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> "ChatCompletionRequest":
+        if self.modalities is not None and self.modalities != ["text"]:
+            raise ValueError("modalities: this server generates text only")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self

@@ -1,0 +1,88 @@
+"""Translates a chat completion request into the input of a model."""
+
+import json
+
+from app.api.openai.chat_requests import ChatCompletionRequest, ChatResponseFormat, NamedToolChoice
+from app.api.openai.messages import chat_messages
+from app.api.openai.sampling import sampling_fields
+from app.core.errors import InvalidRequest
+from app.engine.backend import ModelInput
+from app.engine.ipc.messages import Grammar, Tool, ToolUse
+from app.models.schemas import SamplingFields
+
+
+def chat_input(request: ChatCompletionRequest, owner: str) -> ModelInput:
+    """Returns the input. If the last message is the assistant's, the reply continues it.
+
+    Raises:
+        InvalidRequest: a message is wrong, or the request needs what this server does not support.
+    """
+    messages = chat_messages(request.messages)
+    is_continued = messages[-1].role == "assistant" and not messages[-1].tool_calls
+    return ModelInput(
+        messages,
+        continue_final_message=is_continued,
+        think=_think(request),
+        grammar=_grammar(request.response_format),
+        tool_use=_tool_use(request),
+        scope=owner,
+    )
+
+
+def chat_sampling(request: ChatCompletionRequest) -> SamplingFields:
+    """Returns the sampling fields.
+
+    Raises:
+        InvalidRequest: a number is out of its range.
+    """
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise InvalidRequest("max_tokens, max_completion_tokens: send only one of them.")
+    max_tokens = (
+        request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    )
+    top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    return sampling_fields(request, max_tokens, top_logprobs)
+
+
+def _think(request: ChatCompletionRequest) -> bool | None:
+    """Returns whether the model should think. An effort is a hint, which a model without thinking ignores."""
+    if request.chat_template_kwargs is not None:
+        return request.chat_template_kwargs.enable_thinking
+    return False if request.reasoning_effort == "none" else None
+
+
+def _grammar(response_format: ChatResponseFormat | None) -> Grammar | None:
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.json_schema is None or response_format.type == "json_object":
+        return Grammar("json_schema", '{"type": "object"}')
+    return Grammar("json_schema", json.dumps(response_format.json_schema.json_schema))
+
+
+def _tool_use(request: ChatCompletionRequest) -> ToolUse | None:
+    """Returns the functions among the tools. Tools of other types run elsewhere, and are left out.
+
+    Raises:
+        InvalidRequest: `tool_choice` demands a tool that the request does not have.
+    """
+    functions = [tool.function for tool in request.tools or () if tool.function is not None]
+    choice = request.tool_choice or "auto"
+    name = choice.function.name if isinstance(choice, NamedToolChoice) else None
+    if name is not None and all(function.name != name for function in functions):
+        raise InvalidRequest(f"tool_choice: tools has no function {name!r}.")
+    if not functions:
+        if choice == "required":
+            raise InvalidRequest("tool_choice: it demands a call, but tools has no function.")
+        return None
+    return ToolUse(
+        tuple(
+            Tool(function.name, function.description or "", json.dumps(function.parameters or _NO_PARAMETERS))
+            for function in functions
+        ),
+        "required" if isinstance(choice, NamedToolChoice) else choice,
+        name,
+        is_parallel=request.parallel_tool_calls is not False,
+    )
+
+
+_NO_PARAMETERS = {"type": "object", "properties": {}}

@@ -1,0 +1,43 @@
+"""The routes /v1/models: the models of this server, as OpenAI's API lists them."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+
+from app.api.body import ParsedRoute
+from app.api.dependencies import ServicesDep
+from app.api.openai.wire import OpenAIModel
+from app.api.paths import OPENAI_PREFIX
+
+router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"])
+
+_CREATED = 1_767_225_600  # 2026-01-01; the weights' real age is unknown
+
+
+class ModelCard(OpenAIModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelCards(OpenAIModel):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+@router.get("/models")
+async def list_models(services: ServicesDep) -> ModelCards:
+    """Lists the names under which the models can be asked for."""
+    listed = await services.status.list_models()
+    return ModelCards(object="list", data=[_card(entry.name) for entry in listed.models])
+
+
+@router.get("/models/{model:path}")
+async def get_model(model: str, services: ServicesDep) -> ModelCard:
+    """Describes one model."""
+    return _card(services.status.info(model).model_name)
+
+
+def _card(name: str) -> ModelCard:
+    return ModelCard(id=name, object="model", created=_CREATED, owned_by="llm-serving")

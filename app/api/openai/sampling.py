@@ -1,0 +1,42 @@
+"""Translates the sampling fields of OpenAI's API into this server's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.api.openai.chat_requests import SamplingRequest
+from app.core.errors import InvalidRequest
+from app.models.schemas import SamplingFields
+
+_OTHER_NAMES = {"max_length": "max_tokens"}
+_SAME = tuple(
+    name
+    for name in SamplingFields.model_fields
+    if name in SamplingRequest.model_fields and name != "max_tokens"
+)
+
+
+def sampling_fields(
+    request: SamplingRequest, max_tokens: int | None, top_logprobs: int | None
+) -> SamplingFields:
+    """Returns the fields, of which those that the request leaves out take the model's defaults.
+
+    Raises:
+        InvalidRequest: a number is out of its range.
+    """
+    given: Mapping[str, Any] = {
+        name: getattr(request, name) for name in _SAME
+    }  # Any: as the fields type them
+    try:
+        return SamplingFields.model_validate(
+            {**given, "max_tokens": max_tokens, "top_logprobs": top_logprobs}
+        )
+    except ValidationError as error:
+        raise InvalidRequest(_problem(error)) from None
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    return f"{_OTHER_NAMES.get(field, field)}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,47 @@
+"""Defines the base classes of OpenAI's wire models.
+
+Requests ignore unknown fields, because their clients send many that change nothing. Replies leave out the
+fields that were not set, because some clients distinguish null from absent.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+
+class OpenAIRequest(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class OpenAIModel(BaseModel):
+    """A part of a reply. Only the fields that are set are sent."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    @model_serializer(mode="wrap")
+    def _set_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:  # Any: JSON
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
+class ErrorBody(OpenAIModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(OpenAIModel):
+    """The body of an error response, and the last event of a stream that failed."""
+
+    error: ErrorBody
+
+
+class CompletionUsage(OpenAIModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: "PromptTokensDetails"
+
+
+class PromptTokensDetails(OpenAIModel):
+    cached_tokens: int

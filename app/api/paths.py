@@ -1,0 +1,19 @@
+"""Names the prefixes of the APIs, and finds the path of a request below the server's own prefix."""
+
+from starlette.types import Scope
+
+NATIVE_PREFIX = "/api/v1"
+OPENAI_PREFIX = "/v1"
+
+
+def path_below_prefix(scope: Scope) -> str:
+    """Returns the path that the routes match. Behind a proxy, `root_path` is the prefix of this server."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "")
+    below = path.removeprefix(prefix)
+    return below if below == "" or below.startswith("/") else path
+
+
+def is_openai(path: str) -> bool:
+    """Returns whether the path, below the server's own prefix, belongs to OpenAI's API."""
+    return path == OPENAI_PREFIX or path.startswith(f"{OPENAI_PREFIX}/")

@@ -1,0 +1,90 @@
+"""Generates several replies to one prompt side by side."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from app.core.deadline import Deadline
+from app.engine.backend import ModelInput
+from app.models.chat.generation import ChatGenerator, ReplyEvent
+from app.models.schemas import SamplingFields
+
+ChoiceEvent = tuple[int, ReplyEvent]
+
+
+class ChoiceGenerator:
+    """The service behind requests that keep no conversation and may ask for several replies."""
+
+    def __init__(self, generator: ChatGenerator) -> None:
+        self._generator = generator
+
+    def generate(
+        self,
+        model_input: ModelInput,
+        sampling: SamplingFields,
+        model_name: str | None,
+        deadline: Deadline,
+        count: int = 1,
+    ) -> AsyncGenerator[ChoiceEvent, None]:
+        """Yields the events of `count` replies as they happen, each with the index of its reply.
+
+        Reply i is drawn with `seed + i`. If one fails, the others are cancelled. Only the keys and values of
+        the first are kept for later requests, because all begin with the same prompt.
+
+        Raises:
+            The errors of ChatGenerator.generate.
+        """
+        return _merged(
+            [
+                self._generator.generate(
+                    replace(model_input, is_kept=model_input.is_kept and index == 0),
+                    _reseeded(sampling, index),
+                    model_name,
+                    deadline,
+                )
+                for index in range(count)
+            ]
+        )
+
+
+def _reseeded(sampling: SamplingFields, index: int) -> SamplingFields:
+    """Returns the parameters with a seed for this reply, so that an equal request gives equal replies."""
+    if sampling.seed is None or index == 0:
+        return sampling
+    return sampling.model_copy(update={"seed": (sampling.seed + index) % 2**63})
+
+
+async def _merged(
+    sources: Sequence[AsyncGenerator[ReplyEvent, None]],
+) -> AsyncGenerator[ChoiceEvent, None]:
+    """Yields the events of all sources. Each source runs in one task from its first step to its last."""
+    queue: asyncio.Queue[tuple[int, ReplyEvent | None]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_follow(source, index, queue)) for index, source in enumerate(sources)]
+    try:
+        running = len(tasks)
+        while running:
+            index, event = await queue.get()
+            if event is not None:
+                yield index, event
+                continue
+            await tasks[index]  # raises the error that has ended it
+            running -= 1
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _follow(
+    source: AsyncGenerator[ReplyEvent, None],
+    index: int,
+    queue: "asyncio.Queue[tuple[int, ReplyEvent | None]]",
+) -> None:
+    """Puts the events of a source into the queue, and None at its end."""
+    try:
+        async with aclosing(source) as events:
+            async for event in events:
+                queue.put_nowait((index, event))
+    finally:
+        queue.put_nowait((index, None))

@@ -1,0 +1,46 @@
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from app.core.errors import WorkerDied
+from app.engine.backend import ModelInput
+from app.models.chat.generation import ChatGenerator
+from app.models.chat.reply import GeneratedReply
+from app.models.choices import ChoiceGenerator
+from app.models.schemas import SamplingFields
+from tests.models.conftest import collect, soon
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+
+
+def test_each_reply_is_complete_and_ends_once() -> None:
+    models = StandInModels(StandInBackend(reply=HELLO))
+    choices = ChoiceGenerator(ChatGenerator(models))
+    run = choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 3)
+    events = asyncio.run(collect(run))
+    replies = {index: event for index, event in events if isinstance(event, GeneratedReply)}
+    assert sorted(replies) == [0, 1, 2]
+    assert models.returned == len(models.leased) == 3
+
+
+def test_a_failure_ends_all_replies() -> None:
+    async def scenario() -> None:
+        models = StandInModels(StandInBackend(reply=HELLO, deaths=[2, 2, 2]))
+        choices = ChoiceGenerator(ChatGenerator(models))
+        with pytest.raises(WorkerDied):
+            await collect(choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 2))
+        assert models.returned == len(models.leased)
+
+    asyncio.run(scenario())
+
+
+def test_leaving_early_cancels_all_replies() -> None:
+    async def scenario() -> None:
+        models = StandInModels(StandInBackend(reply=HELLO[:1], is_endless=True))
+        choices = ChoiceGenerator(ChatGenerator(models))
+        run = choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 2)
+        async with aclosing(run) as events:
+            await anext(events)
+        assert models.returned == len(models.leased)
+
+    asyncio.run(asyncio.wait_for(scenario(), timeout=30))
