@@ -19,9 +19,7 @@ from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
-from app.models.storage.key_records import MemoryKeyRecords
-from app.models.storage.memory_store import MemoryStore
-from app.models.storage.turn_locks import LocalTurnLocks
+from app.models.storage.storage import choose_storage
 from app.services import Services
 from tests.api.fakes import Scripted, scripted_services
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
@@ -56,22 +54,25 @@ class OwnedServer:
 
 
 @asynccontextmanager
-async def owned_server() -> AsyncIterator[OwnedServer]:
+async def owned_server(database_url: str | None) -> AsyncIterator[OwnedServer]:
     backend = PausingBackend(reply=HELLO)
     backend.may_go_on.set()
 
     def build(settings: Settings) -> Services:
         services, models = scripted_services(Scripted(), settings), StandInModels(backend)
-        generator, locks = ChatGenerator(models, services.limits), LocalTurnLocks()
-        store = MemoryStore(max_conversations=1_000, ttl_s=600, held=locks.held)
+        generator, storage = ChatGenerator(models, services.limits), choose_storage(settings)
         return replace(
             services,
-            chats=ChatModelManager(settings, store, locks, generator, TurnRegistry(), MemoryKeyRecords()),
-            conversations=ConversationManager(settings, store, locks, models),
+            chats=ChatModelManager(
+                settings, storage.store, storage.locks, generator, TurnRegistry(), storage.key_records
+            ),
+            conversations=ConversationManager(settings, storage.store, storage.locks, models),
             generator=TextGenerator(settings, generator),
+            storage=storage,
         )
 
-    app = create_app(Settings(_env_file=None, api_keys=_KEYS, log_level="WARNING"), build)
+    settings = Settings(_env_file=None, api_keys=_KEYS, database_url=database_url, log_level="WARNING")
+    app = create_app(settings, build)
     async with app.router.lifespan_context(app):
         clients = {
             owner: httpx.AsyncClient(
@@ -92,11 +93,11 @@ async def owned_server() -> AsyncIterator[OwnedServer]:
                 await client.aclose()
 
 
-def run(test: Callable[[OwnedServer], Coroutine[Any, Any, None]]) -> None:
-    """Runs the test with a server of its own."""
+def run(test: Callable[[OwnedServer], Coroutine[Any, Any, None]], database_url: str | None = None) -> None:
+    """Runs the test with a server of its own, which keeps conversations in memory or in a database."""
 
     async def main() -> None:
-        async with owned_server() as server:
+        async with owned_server(database_url) as server:
             await test(server)
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,6 +39,11 @@ BODIES: dict[tuple[str, str], list[Body | None]] = {
         {"conversation_id": "CONVERSATION", "message": "hi", "stream": True},
     ],
 }
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    return None if request.param == "memory" else f"sqlite:///{tmp_path}/conversations.db"
 
 
 async def ask(
@@ -80,7 +86,7 @@ def test_every_route_with_an_id_is_asked_below() -> None:
     run(test)
 
 
-def test_conversation_of_another_key_does_not_exist_in_any_route() -> None:
+def test_conversation_of_another_key_does_not_exist_in_any_route(database_url: str | None) -> None:
     async def test(server: OwnedServer) -> None:
         conversation_id, question_id, reply_id = await start(server.clients["alice"])
         before = answer(await server.clients["alice"].get(f"/chat/conversation/{conversation_id}?tree=true"))
@@ -88,10 +94,10 @@ def test_conversation_of_another_key_does_not_exist_in_any_route() -> None:
         after = await server.clients["alice"].get(f"/chat/conversation/{conversation_id}?tree=true")
         assert answer(after) == before
 
-    run(test)
+    run(test, database_url)
 
 
-def test_conversation_of_another_key_does_not_exist_during_its_turn_either() -> None:
+def test_conversation_of_another_key_does_not_exist_during_its_turn_either(database_url: str | None) -> None:
     async def test(server: OwnedServer) -> None:
         conversation_id, question_id, _ = await start(server.clients["alice"])
         server.backend.may_go_on.clear()
@@ -105,10 +111,10 @@ def test_conversation_of_another_key_does_not_exist_during_its_turn_either() -> 
         server.backend.may_go_on.set()
         assert (await turn).status_code == 200
 
-    run(test)
+    run(test, database_url)
 
 
-def test_idempotency_key_of_another_owner_begins_a_turn_of_its_own() -> None:
+def test_idempotency_key_of_another_owner_begins_a_turn_of_its_own(database_url: str | None) -> None:
     async def test(server: OwnedServer) -> None:
         headers = {"Idempotency-Key": "same"}
         ids = set()
@@ -119,19 +125,21 @@ def test_idempotency_key_of_another_owner_begins_a_turn_of_its_own() -> None:
         changed = await server.clients["bob"].post("/chat", json={"message": "bye"}, headers=headers)
         assert changed.status_code == 409
 
-    run(test)
+    run(test, database_url)
 
 
-def test_deleted_conversation_is_as_one_that_never_existed_for_both_keys() -> None:
+def test_deleted_conversation_is_as_one_that_never_existed_for_both_keys(database_url: str | None) -> None:
     async def test(server: OwnedServer) -> None:
         conversation_id, question_id, _ = await start(server.clients["bob"])
         (await server.clients["bob"].delete(f"/chat/conversation/{conversation_id}")).raise_for_status()
         await check_that_nothing_is_there(server, conversation_id, question_id)
 
-    run(test)
+    run(test, database_url)
 
 
-def test_message_of_another_key_does_not_exist_in_a_conversation_of_ones_own() -> None:
+def test_message_of_another_key_does_not_exist_in_a_conversation_of_ones_own(
+    database_url: str | None,
+) -> None:
     async def test(server: OwnedServer) -> None:
         _, *message_ids = await start(server.clients["alice"])
         own_id, _, _ = await start(server.clients["bob"])
@@ -145,11 +153,13 @@ def test_message_of_another_key_does_not_exist_in_a_conversation_of_ones_own() -
                     given = await ask(server.clients["bob"], route, body, own_id, message_id)
                     assert answer(given) == answer(wanted), route
 
-    run(test)
+    run(test, database_url)
 
 
 @pytest.mark.parametrize("parameters", ["", "?query=hello", "?query=Marmalade", "?limit=1", "?offset=1"])
-def test_list_search_and_count_do_not_change_with_the_conversations_of_another_key(parameters: str) -> None:
+def test_list_search_and_count_do_not_change_with_the_conversations_of_another_key(
+    parameters: str, database_url: str | None
+) -> None:
     async def test(server: OwnedServer) -> None:
         for _ in range(3):
             await start(server.clients["bob"])
@@ -158,10 +168,10 @@ def test_list_search_and_count_do_not_change_with_the_conversations_of_another_k
             await start(server.clients["alice"], "hello Marmalade")
         assert answer(await server.clients["bob"].get(f"/chat/conversations{parameters}")) == before
 
-    run(test)
+    run(test, database_url)
 
 
-def test_cursor_of_another_key_shows_no_conversation_of_it() -> None:
+def test_cursor_of_another_key_shows_no_conversation_of_it(database_url: str | None) -> None:
     async def test(server: OwnedServer) -> None:
         for owner in OWNERS * 3:
             await start(server.clients[owner])
@@ -170,7 +180,7 @@ def test_cursor_of_another_key_shows_no_conversation_of_it() -> None:
         page = await server.clients["bob"].get("/chat/conversations", params={"cursor": cursor})
         assert page.status_code in (200, 400) and not ids_in(page.content) & alices
 
-    run(test)
+    run(test, database_url)
 
 
 @dataclass
@@ -271,11 +281,11 @@ class RandomSteps:
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_random_steps_of_two_keys_never_meet(count: int) -> None:
+def test_random_steps_of_two_keys_never_meet(count: int, database_url: str | None) -> None:
     async def test(server: OwnedServer) -> None:
         steps = RandomSteps(server, random.Random(count))
         for _ in range(count):
             await steps.step()
         assert min(steps.statuses[status] for status in (200, 400, 404)) > count / 100
 
-    run(test)
+    run(test, database_url)
