@@ -1,10 +1,11 @@
-"""A client that stops reading without closing its connection loses its reply at the deadline."""
+"""A client that stops reading without closing its connection loses its reply at the deadline, and holds up
+neither the turn nor other readers."""
 
 import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -58,12 +59,21 @@ def services_of(settings: Settings, models: StandInModels) -> Services:
     )
 
 
-@contextmanager
-def stalled_reader(url: str, message: str, **fields: object) -> Iterator[socket.socket]:
-    """A connection that has sent a request and reads nothing. Small buffers fill up at once."""
+def stalled_reader(url: str, message: str, **fields: object) -> AbstractContextManager[socket.socket]:
+    """A connection that has sent a message and reads nothing."""
     body = json.dumps({"message": message} | fields).encode()
     head = f"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    head += "Connection: close\r\nContent-Type: application/json\r\n\r\n"
+    return stalled_request(url, f"{head}Connection: close\r\nContent-Type: application/json\r\n\r\n", body)
+
+
+def stalled_get(url: str, path: str) -> AbstractContextManager[socket.socket]:
+    """A connection that has asked for events and reads nothing."""
+    return stalled_request(url, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+
+@contextmanager
+def stalled_request(url: str, head: str, body: bytes = b"") -> Iterator[socket.socket]:
+    """A connection that has sent a request and reads nothing. Small buffers fill up at once."""
     address = urlsplit(url)
     with socket.socket() as connection:
         connection.settimeout(TIMEOUT_S)
@@ -86,20 +96,26 @@ def test_stalled_reader_loses_its_stream_at_the_deadline() -> None:
         assert scripted.cancelled.wait(TIMEOUT_S)
 
 
-def test_stalled_reader_frees_its_conversation_and_its_model_at_the_deadline() -> None:
+def test_stalled_readers_hold_up_neither_their_turn_nor_its_other_readers() -> None:
     accepted, finished = HELLO[0], HELLO[-1]
-    endless = [Delta("r", "x" * 100_000, 1)] * 500  # more than all buffers on the way hold
+    endless = [Delta("r", "x" * 100_000, 1)] * 200  # more than all buffers on the way hold
     models = StandInModels(StandInBackend(reply=[accepted, *endless, finished]))
-    settings = Settings(request_timeout=0.3, max_conversation_bytes=100_000_000, _env_file=None)
+    settings = Settings(max_conversation_bytes=100_000_000, _env_file=None)
     services = services_of(settings, models)
     with (
         serving(create_app(settings, lambda _: services)) as url,
-        httpx.Client(base_url=f"{url}/api/v1/chat", trust_env=False) as client,
+        httpx.Client(base_url=f"{url}/api/v1/chat", trust_env=False, timeout=TIMEOUT_S) as client,
     ):
         conversation_id = client.post("/new").json()["conversation_id"]
-        undo = f"/conversation/{conversation_id}/undo"  # 200 once the interrupted turn is stored
-        with stalled_reader(url, "hi", stream=True, conversation_id=conversation_id):
-            wait_for(lambda: client.post(undo).status_code == 200, "the turn to end", TIMEOUT_S)
+        path = f"/conversation/{conversation_id}"
+        with ExitStack() as stalled:
+            stalled.enter_context(stalled_reader(url, "hi", stream=True, conversation_id=conversation_id))
+            wait_for(lambda: client.get(path).json()["message_count"] == 2, "the turn to end", TIMEOUT_S)
+            message_id = client.get(path).json()["head_id"]
+            for _ in range(3):
+                stalled.enter_context(stalled_get(url, f"/api/v1/chat/turns/{message_id}/events"))
+            events = client.get(f"/turns/{message_id}/events").text
+        assert "event: done" in events and len(events) > 2 * 200 * 100_000
     assert models.returned == len(models.leased) == 1
 
 

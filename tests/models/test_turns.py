@@ -1,0 +1,361 @@
+"""Turns that outlive their readers, and requests that are sent twice, on a stand-in engine."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from app.core.config import Settings
+from app.core.errors import (
+    ConversationBusy,
+    DomainError,
+    KeyReused,
+    ShuttingDown,
+    StoreUnavailable,
+    TurnNotFound,
+    WorkerDied,
+)
+from app.engine.backend import GenerationEvent
+from app.models.chat.generation import ChatGenerator
+from app.models.chat.idempotency import record_of
+from app.models.chat.turn_log import EventReader, TurnEvent
+from app.models.chat.turn_registry import TurnRegistry
+from app.models.chat_manager import ChatModelManager
+from app.models.conversation import Conversation, Message
+from app.models.schemas import (
+    ChatRequest,
+    ChatResponse,
+    ContinueRequest,
+    DeltaEvent,
+    EditRequest,
+    RegenerateRequest,
+    StartEvent,
+    ThinkingEvent,
+)
+from app.models.storage.key_records import KEY_LIFETIME, MemoryKeyRecords
+from app.models.storage.memory_store import MemoryStore
+from app.models.storage.store import PageRequest
+from app.models.storage.turn_locks import LocalTurnLocks
+from tests.models.conftest import OWNER, read, soon
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+
+HI = ChatRequest(message="hi")
+IN_BACKGROUND = ChatRequest(message="hi", background=True)
+
+
+class UnwritableStore(MemoryStore):
+    """A store that is full."""
+
+    async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
+        raise StoreUnavailable("The disk is full.")
+
+
+@dataclass
+class World:
+    """A manager with all that it needs. `now_s` is the time of its registry."""
+
+    backend: StandInBackend
+    store: MemoryStore
+    locks: LocalTurnLocks
+    keys: MemoryKeyRecords
+    now_s: list[float]
+    chats: ChatModelManager
+
+    async def count(self) -> int:
+        """The number of stored conversations."""
+        return (await self.store.page(OWNER, PageRequest(limit=100))).total
+
+    async def branch(self, conversation_id: str | None) -> list[str]:
+        conversation = await self.store.get(OWNER, str(conversation_id))
+        return [each.content for each in await self.store.branch(conversation, conversation.head_id)]
+
+
+def world(
+    reply: Sequence[GenerationEvent] = HELLO,
+    *,
+    is_endless: bool = False,
+    deaths: Sequence[int] = (),
+    store_class: type[MemoryStore] = MemoryStore,
+) -> World:
+    backend = StandInBackend(reply=reply, is_endless=is_endless, deaths=[*deaths])
+    locks, keys, now_s = LocalTurnLocks(), MemoryKeyRecords(), [0.0]
+    store = store_class(max_conversations=100, ttl_s=600, held=locks.held)
+    turns = TurnRegistry(clock=lambda: now_s[0])
+    generator = ChatGenerator(StandInModels(backend))
+    chats = ChatModelManager(Settings(_env_file=None), store, locks, generator, turns, keys)
+    return World(backend, store, locks, keys, now_s, chats)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 60))
+
+
+async def until_text(reader: EventReader) -> StartEvent:
+    """Reads until the first text of the reply, and returns the start."""
+    start: StartEvent | None = None
+    async for record in reader:
+        if isinstance(record.event, StartEvent):
+            start = record.event
+        if isinstance(record.event, DeltaEvent):
+            break
+    assert start is not None
+    return start
+
+
+def answer_of(events: Sequence[TurnEvent]) -> ChatResponse:
+    assert isinstance(events[-1], ChatResponse)
+    return events[-1]
+
+
+# Background
+
+
+def test_a_client_that_leaves_stops_its_turn_and_its_text_is_committed_then() -> None:
+    async def scenario() -> None:
+        here = world(HELLO[:3], is_endless=True)
+        async with aclosing(await here.chats.chat(OWNER, HI, soon())) as reader:
+            start = await until_text(reader)
+            assert here.locks.held == {start.conversation_id}
+        assert not here.locks.held
+        assert await here.branch(start.conversation_id) == ["hi", "Hello"]
+
+    run(scenario())
+
+
+def test_a_turn_in_the_background_goes_on_and_is_read_again() -> None:
+    async def scenario() -> None:
+        here = world(HELLO[:3], is_endless=True)
+        async with aclosing(await here.chats.chat(OWNER, IN_BACKGROUND, soon())) as reader:
+            start = await until_text(reader)
+        assert here.locks.held == {start.conversation_id}
+        message_id = str(start.message_id)
+        again = asyncio.create_task(read(here.chats.events(OWNER, message_id, after=2)))
+        stopped = await here.chats.stop(OWNER, message_id)
+        assert stopped.was_running and stopped.reply is not None
+        assert (stopped.reply.response, stopped.reply.finish_reason) == ("Hello", "interrupted")
+        assert await again == [ThinkingEvent(text="Well"), DeltaEvent(text="Hello"), stopped.reply]
+        assert await here.branch(start.conversation_id) == ["hi", "Hello"]
+        assert not here.locks.held
+        once_more = await here.chats.stop(OWNER, message_id)
+        assert not once_more.was_running and once_more.reply == stopped.reply
+
+    run(scenario())
+
+
+def test_every_kind_of_turn_can_run_in_the_background() -> None:
+    async def scenario() -> None:
+        here = world()
+        first = answer_of(await read(here.chats.chat(OWNER, HI, soon())))
+        where, question = first.conversation_id, str(first.parent_id)
+        here.backend.reply, here.backend.is_endless = HELLO[:3], True
+        edit = EditRequest(message_id=question, message="ho", background=True)
+        for begin in (
+            here.chats.edit(OWNER, where, edit, soon()),
+            here.chats.regenerate(OWNER, where, RegenerateRequest(background=True), soon()),
+            here.chats.continue_reply(OWNER, where, ContinueRequest(background=True), soon()),
+        ):
+            async with aclosing(await begin) as reader:
+                start = await until_text(reader)
+            assert here.locks.held == {where}
+            assert (await here.chats.stop(OWNER, str(start.message_id))).was_running
+            assert not here.locks.held
+
+    run(scenario())
+
+
+def test_a_turn_that_nobody_reads_ends_and_is_committed() -> None:
+    async def scenario() -> None:
+        here = world()
+        reader = await here.chats.chat(OWNER, IN_BACKGROUND, soon())  # it stalls: it never reads
+        events = await read(here.chats.events(OWNER, reader.message_id, after=0))
+        response = answer_of(events)
+        assert await here.branch(response.conversation_id) == ["hi", "Hello there"]
+        assert [record.event async for record in reader] == events  # it was not cut off either
+
+    run(scenario())
+
+
+def test_turns_of_another_owner_are_neither_read_nor_stopped() -> None:
+    async def scenario() -> None:
+        here = world(HELLO[:3], is_endless=True)
+        async with aclosing(await here.chats.chat(OWNER, IN_BACKGROUND, soon())) as reader:
+            message_id = str((await until_text(reader)).message_id)
+        with pytest.raises(TurnNotFound):
+            await here.chats.events("somebody", message_id, 0)
+        with pytest.raises(TurnNotFound):
+            await here.chats.stop("somebody", message_id)
+        assert here.locks.held
+        await here.chats.close()
+
+    run(scenario())
+
+
+def test_shutdown_commits_what_was_said_and_ends_each_stream_once() -> None:
+    async def scenario() -> None:
+        here = world(HELLO[:3], is_endless=True)
+        readers = [await here.chats.chat(OWNER, request, soon()) for request in (HI, IN_BACKGROUND)]
+        starts = [await until_text(reader) for reader in readers]
+        await here.chats.close()
+        for reader, start in zip(readers, starts, strict=True):
+            (last,) = [record.event async for record in reader]
+            assert isinstance(last, ChatResponse) and last.finish_reason == "interrupted"
+            assert await here.branch(start.conversation_id) == ["hi", "Hello"]
+        assert not here.locks.held
+        with pytest.raises(ShuttingDown):
+            await here.chats.chat(OWNER, HI, soon())
+
+    run(scenario())
+
+
+# Requests that are sent twice
+
+
+def test_the_same_key_gives_the_same_turn_while_its_events_are_kept() -> None:
+    async def scenario() -> None:
+        here = world()
+        first = await read(here.chats.chat(OWNER, HI, soon(), "key"))
+        assert await read(here.chats.chat(OWNER, HI, soon(), "key")) == first
+        assert len(here.backend.requests) == 1 and await here.count() == 1
+
+    run(scenario())
+
+
+def test_the_same_key_follows_a_running_turn_without_stopping_it() -> None:
+    async def scenario() -> None:
+        here = world(HELLO[:3], is_endless=True)
+        first = await here.chats.chat(OWNER, HI, soon(), "key")
+        await until_text(first)
+        async with aclosing(await here.chats.chat(OWNER, HI, soon(), "key")) as second:
+            await until_text(second)
+            assert second.message_id == first.message_id
+        assert here.locks.held
+        await first.aclose()
+        assert not here.locks.held
+
+    run(scenario())
+
+
+def test_requests_with_one_key_at_the_same_moment_begin_one_turn() -> None:
+    async def scenario() -> None:
+        here = world()
+        answers = await asyncio.gather(
+            *(read(here.chats.chat(OWNER, IN_BACKGROUND, soon(), "key")) for _ in range(50))
+        )
+        assert len({answer_of(events).message_id for events in answers}) == 1
+        assert len(here.backend.requests) == 1 and await here.count() == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_the_same_key_gives_the_stored_reply_when_the_events_are_forgotten(is_interrupted: bool) -> None:
+    async def scenario() -> None:
+        here = world(HELLO[:3] if is_interrupted else HELLO, is_endless=is_interrupted)
+        reader = await here.chats.chat(OWNER, HI, soon(), "key")
+        first = await until_text(reader)
+        await reader.aclose()
+        here.now_s[0] = 1_000_000.0
+        start, thinking, text, done = await read(here.chats.chat(OWNER, HI, soon(), "key"))
+        said = "Hello" if is_interrupted else "Hello there"
+        assert (thinking, text) == (ThinkingEvent(text="Well"), DeltaEvent(text=said))
+        assert isinstance(start, StartEvent) and isinstance(done, ChatResponse)
+        known = {"prompt_tokens": None} if is_interrupted else {}
+        assert start == first.model_copy(update=known)
+        assert (done.response, done.message_id) == (said, first.message_id)
+        assert done.finish_reason == ("interrupted" if is_interrupted else "stop")
+        assert len(here.backend.requests) == 1
+
+    run(scenario())
+
+
+def test_a_key_with_another_request_is_refused() -> None:
+    async def scenario() -> None:
+        here = world()
+        await read(here.chats.chat(OWNER, HI, soon(), "key"))
+        for other in (ChatRequest(message="ho"), ChatRequest(message="hi", temperature=0), IN_BACKGROUND):
+            with pytest.raises(KeyReused):
+                await here.chats.chat(OWNER, other, soon(), "key")
+        await read(here.chats.chat("somebody", ChatRequest(message="ho"), soon(), "key"))
+
+    run(scenario())
+
+
+def test_equal_requests_have_equal_hashes_however_they_were_written() -> None:
+    texts = (
+        '{"message": "hi", "top_k": 3, "stream": true}',
+        '{"stream":true,"top_k":3,"message":"hi","seed":null}',
+    )
+    first, second = (record_of(OWNER, "key", ChatRequest.model_validate_json(text)) for text in texts)
+    assert first.body_hash == second.body_hash
+    assert len({first.message_id, second.message_id, first.conversation_id, second.conversation_id}) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"deaths": [2]}, WorkerDied), ({"store_class": UnwritableStore}, StoreUnavailable)],
+)
+def test_a_turn_that_fails_frees_its_key(options: dict[str, Any], error: type[DomainError]) -> None:
+    async def scenario() -> None:
+        here = world(**options)
+        with pytest.raises(error):
+            await read(here.chats.chat(OWNER, HI, soon(), "key"))
+        other = record_of(OWNER, "key", ChatRequest(message="ho"))
+        assert await here.keys.claim(other) == other
+
+    run(scenario())
+
+
+def test_a_turn_that_is_stopped_before_it_says_anything_frees_its_key() -> None:
+    async def scenario() -> None:
+        here = world(HELLO[:1], is_endless=True)
+        reader = await here.chats.chat(OWNER, HI, soon(), "key")
+        await anext(reader)
+        await reader.aclose()
+        here.backend.reply, here.backend.is_endless = HELLO, False
+        answer = answer_of(await read(here.chats.chat(OWNER, HI, soon(), "key")))
+        assert answer.finish_reason == "stop" and await here.count() == 1
+
+    run(scenario())
+
+
+def test_a_key_whose_conversation_was_deleted_begins_another_turn() -> None:
+    async def scenario() -> None:
+        here = world()
+        first = answer_of(await read(here.chats.chat(OWNER, HI, soon(), "key")))
+        await here.store.delete(await here.store.get(OWNER, first.conversation_id))
+        here.now_s[0] = 1_000_000.0
+        second = answer_of(await read(here.chats.chat(OWNER, HI, soon(), "key")))
+        assert second.conversation_id != first.conversation_id
+        assert await read(here.chats.chat(OWNER, HI, soon(), "key")) != []
+        assert len(here.backend.requests) == 2
+
+    run(scenario())
+
+
+def test_a_key_of_a_process_that_died_is_free_and_one_of_a_living_process_is_busy() -> None:
+    async def scenario() -> None:
+        here = world()
+        request = ChatRequest(message="hi", conversation_id="conv_1")
+        await here.store.commit(Conversation(owner=OWNER, id="conv_1"))
+        elsewhere = record_of(OWNER, "key", request)
+        await here.keys.claim(elsewhere)
+        async with here.locks.hold("conv_1"):
+            with pytest.raises(ConversationBusy):
+                await here.chats.chat(OWNER, request, soon(), "key")
+        answer = answer_of(await read(here.chats.chat(OWNER, request, soon(), "key")))
+        assert answer.message_id != elsewhere.message_id
+
+    run(scenario())
+
+
+def test_a_key_is_free_after_a_day() -> None:
+    async def scenario() -> None:
+        here = world()
+        old = record_of(OWNER, "key", ChatRequest(message="ho"))
+        await here.keys.claim(replace(old, created_at=old.created_at - KEY_LIFETIME))
+        assert answer_of(await read(here.chats.chat(OWNER, HI, soon(), "key"))).message_count == 2
+
+    run(scenario())
