@@ -1,14 +1,18 @@
 """The causes of failures to connect, with real sockets."""
 
 import asyncio
+import errno
 import ssl
 from pathlib import Path
 
+import httpx
 import pytest
 import trustme
 
 from app.cli.errors import Unreachable
+from app.cli.net.address import address_of
 from app.cli.net.client import ChatClient
+from app.cli.net.failures import unreachable
 from app.cli.net.server import choose_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
@@ -105,3 +109,38 @@ def test_encryption_towards_a_server_without_it_is_reported() -> None:
 def test_request_without_encryption_to_a_server_with_it_is_reported() -> None:
     error = _failure_at("http", _server_context("127.0.0.1"))
     assert "(connection closed)" in error.message and "https://" in str(error.hint)
+
+
+def _chain(error: httpx.HTTPError, cause: BaseException) -> httpx.HTTPError:
+    error.__cause__ = cause
+    return error
+
+
+def _tls_failure() -> ssl.SSLError:
+    error = ssl.SSLError(1, "bad record")
+    error.reason = "BAD_MAC"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "hint"),
+    [
+        (httpx.ConnectTimeout(""), "connecting timed out", "whether a firewall is in the way"),
+        (httpx.ReadTimeout(""), "timed out", "Is it running?"),
+        (
+            _chain(httpx.ConnectError(""), OSError(errno.EHOSTUNREACH, "No route to host")),
+            "no route to host",
+            "the network",
+        ),
+        (_chain(httpx.ConnectError(""), _tls_failure()), "TLS failed: BAD_MAC", "its log"),
+        (
+            _chain(httpx.ConnectError(""), ConnectionRefusedError()),
+            "connection refused",
+            "Is a server running on gpu-box, and may others connect to port 8000 there?",
+        ),
+        (httpx.ConnectError("all attempts failed"), "connecting failed: all attempts failed", "the network"),
+    ],
+)
+def test_cause_decides_the_reason_and_the_hint(error: httpx.HTTPError, reason: str, hint: str) -> None:
+    found = unreachable(address_of("http://gpu-box:8000", None), None, error)
+    assert f"({reason}" in found.message and hint in str(found.hint)
