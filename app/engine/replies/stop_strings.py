@@ -42,7 +42,7 @@ class StopStrings:
 
 
 def partial_match_length(text: str, marks: Sequence[str]) -> int:
-    """Returns the length of the longest ending of `text` that is the beginning of a mark."""
+    """Returns the length of the longest ending of `text` that begins a mark and is not all of it."""
     longest = max((len(mark) for mark in marks), default=0)
     for length in range(min(longest - 1, len(text)), 0, -1):
         if any(mark.startswith(text[-length:]) for mark in marks):

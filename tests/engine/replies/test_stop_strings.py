@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from app.engine.replies.stop_strings import StopStrings
+from app.engine.replies.stop_strings import StopStrings, partial_match_length
 
 
 def reference_cut(text: str, stops: list[str]) -> str:
@@ -27,3 +27,12 @@ def test_stop_strings_any_split_gives_the_same_cut(seed: int) -> None:
         position += step
     assert shown + filter_.flush() == reference_cut(text, stops)
     assert filter_.found == (reference_cut(text, stops) != text or any(text.endswith(s) for s in stops))
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [("", 0), ("xyz", 0), ("xa", 1), ("xab", 2), ("aab", 2), ("abc", 0), ("xabc", 0), ("ab?", 1), ("??", 1)],
+)
+def test_whole_mark_is_no_partial_match(text: str, length: int) -> None:
+    assert partial_match_length(text, ("abc", "?!")) == length
+    assert partial_match_length(text, ()) == 0

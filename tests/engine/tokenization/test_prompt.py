@@ -148,6 +148,16 @@ def test_build_continues_exactly_what_was_begun(begun: str, template: str) -> No
     assert decode(tokenizer, builder(tokenizer).build(request).ids) == opening + begun
 
 
+def test_build_continues_without_the_opening_of_another_reply() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        TEMPLATE + "{% if add_generation_prompt %}again {{ messages[-1].content }}{% endif %}"
+    )
+    request = chat(("user", "hello"), ("assistant", "the cat"), continue_final_message=True)
+    ids = builder(tokenizer).build(request).ids
+    assert decode(tokenizer, ids) == "<|user|>hello<|end|><|assistant|>the cat"
+
+
 def test_build_refuses_to_continue_what_the_template_alters() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}"

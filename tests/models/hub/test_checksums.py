@@ -92,6 +92,14 @@ def test_only_files_of_the_model_are_checked(cached: Path) -> None:
     assert fetch(offline(cached), profile("owner/tiny"))[0].path == other.parent
 
 
+def test_files_whose_names_are_no_checksums_are_not_checked(cached: Path) -> None:
+    snapshot = cached / "models--owner--tiny" / "snapshots" / COMMIT
+    (cached / "vocabulary.json").write_bytes(b"{}")
+    (snapshot / "vocab.json").symlink_to(cached / "vocabulary.json")
+    (snapshot / "merges.txt").write_bytes(b"no link at all")
+    assert fetch(offline(cached), profile("owner/tiny"))[0].path == snapshot
+
+
 def test_own_downloads_are_not_read_again(tmp_path: Path, standin: StandInHub) -> None:
     fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
     assert fetch(hub_of(standin, tmp_path), profile("owner/tiny"))[1].stages == []
