@@ -43,6 +43,10 @@ TAGS = [
         "name": "OpenAI",
         "description": "OpenAI's API, for clients that speak it. It keeps nothing.",
     },
+    {
+        "name": "Anthropic",
+        "description": "Anthropic's API, for clients that speak it. It keeps nothing.",
+    },
     {"name": "Models", "description": "The models of the server: list, describe, switch, load, unload."},
     {"name": "Generation", "description": "Text that continues a prompt, without a conversation."},
     {

@@ -6,6 +6,7 @@ Each handler parses its request, calls one method of a service, and returns. The
 from fastapi import APIRouter, Depends, FastAPI
 
 from app.api import docs
+from app.api.anthropic import messages as anthropic_messages
 from app.api.dependencies import reject_unknown_input
 from app.api.native import chat, conversations, generation, health, models
 from app.api.openai import chat as openai_chat, models as openai_models
@@ -17,7 +18,7 @@ for part in (chat, conversations, models, generation):
 
 
 openai_router = APIRouter()
-for openai_part in (openai_chat, openai_models):
+for openai_part in (openai_chat, openai_models, anthropic_messages):
     openai_router.include_router(openai_part.router)
 
 

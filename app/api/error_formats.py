@@ -7,8 +7,9 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.anthropic.errors import anthropic_error
 from app.api.openai.wire import ErrorBody, OpenAIError
-from app.api.paths import is_openai, path_below_prefix
+from app.api.paths import ANTHROPIC_PREFIX, OPENAI_PREFIX, is_below, path_below_prefix
 from app.models.schemas import ErrorDetail, ErrorResponse
 
 _OPENAI_TYPES: Mapping[int, str] = {
@@ -34,7 +35,7 @@ class ErrorReply(Response):
         """Returns the response to a request for this path, below the server's own prefix."""
         status, body = format_for(path)(self.error, self.status_code)
         headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
-        content = body.model_dump_json(exclude_none=not is_openai(path))
+        content = body.model_dump_json(exclude_none=not is_below(path, OPENAI_PREFIX))
         return Response(content, status, headers, self.media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +44,9 @@ class ErrorReply(Response):
 
 def format_for(path: str) -> ErrorFormat:
     """Returns the form of the errors of this path."""
-    return openai_error if is_openai(path) else _native
+    if is_below(path, ANTHROPIC_PREFIX):
+        return anthropic_error
+    return openai_error if is_below(path, OPENAI_PREFIX) else _native
 
 
 def _native(error: ErrorDetail, status: int) -> tuple[int, BaseModel]:

@@ -4,6 +4,7 @@ from starlette.types import Scope
 
 NATIVE_PREFIX = "/api/v1"
 OPENAI_PREFIX = "/v1"
+ANTHROPIC_PREFIX = "/v1/messages"
 
 
 def path_below_prefix(scope: Scope) -> str:
@@ -14,6 +15,6 @@ def path_below_prefix(scope: Scope) -> str:
     return below if below == "" or below.startswith("/") else path
 
 
-def is_openai(path: str) -> bool:
-    """Returns whether the path, below the server's own prefix, belongs to OpenAI's API."""
-    return path == OPENAI_PREFIX or path.startswith(f"{OPENAI_PREFIX}/")
+def is_below(path: str, prefix: str) -> bool:
+    """Returns whether the path, without the server's own prefix, is `prefix` or below it."""
+    return path == prefix or path.startswith(f"{prefix}/")

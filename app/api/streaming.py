@@ -25,6 +25,7 @@ from app.models.chat.turn_log import EventReader, TurnRecord
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
+_KEEP_ALIVE = format_sse_event(comment="keep-alive")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 Events = AsyncGenerator[BaseModel, None] | EventReader
@@ -39,16 +40,18 @@ def respond(
     deadline: Deadline | None,
     keep_alive_s: float = KEEP_ALIVE_S,
     after: int = 0,
+    keep_alive: bytes = _KEEP_ALIVE,
 ) -> Response:
     """Returns the response for `events`, of which the last is the whole reply.
 
     An error from `events` reaches the error handlers or, once a stream has begun, becomes its last event.
     `encode` turns an event, and its id if it has one, into the bytes of its frame. Every write ends by the
     `deadline`. A load has none, because its download may take any time. `after` is the id of the last event
-    that the client has read in an earlier stream of the same turn; 0: none.
+    that the client has read in an earlier stream of the same turn; 0: none. `keep_alive` is the frame that
+    is sent when nothing else was for a while.
     """
     if stream:
-        return EventStream(events, encode, deadline, keep_alive_s, after)
+        return EventStream(events, encode, deadline, keep_alive_s, after, keep_alive)
     return CollectedReply(events, deadline)
 
 
@@ -93,6 +96,7 @@ class EventStream(Response):
         deadline: Deadline | None,
         keep_alive_s: float,
         after: int,
+        keep_alive: bytes,
     ) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
@@ -100,6 +104,7 @@ class EventStream(Response):
         self.encode = encode
         self.deadline = deadline
         self.keep_alive_s = keep_alive_s
+        self.keep_alive = keep_alive
         self.has_begun = False
         self.last_id = after if after > 0 else None
         self.last_frame_at = 0.0
@@ -148,7 +153,7 @@ class EventStream(Response):
         while True:
             await asyncio.sleep(self.last_frame_at + self.keep_alive_s - clock())
             if clock() >= self.last_frame_at + self.keep_alive_s:
-                await self._send_frame(send, format_sse_event(comment="keep-alive"))
+                await self._send_frame(send, self.keep_alive)
 
     async def _send_frame(self, send: Send, frame: bytes) -> None:
         if not self.has_begun:

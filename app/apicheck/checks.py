@@ -239,6 +239,13 @@ def model_has_a_card(target: Target) -> None:
     expect(card.is_success and '"model"' in card.text, "it is not described")
 
 
+def message_is_created(target: Target) -> None:
+    messages = [{"role": "user", "content": QUESTION}]
+    body = {"model": _current(target), "messages": messages, "max_tokens": 24, "temperature": 0}
+    reply = target.http.post("/v1/messages", json=body)
+    expect(reply.is_success and '"message"' in reply.text, "it is no message")
+
+
 # Bad requests
 
 
@@ -324,6 +331,7 @@ CHECKS = (
     Check("POST /api/v1/generate", "returns two texts", text_is_completed),
     Check("POST /api/v1/generate", "streamed", text_is_streamed),
     Check("POST /v1/chat/completions", "answers", chat_is_completed),
+    Check("POST /v1/messages", "answers", message_is_created),
     Check("GET /v1/models", "lists the current model", models_have_cards),
     Check("GET /v1/models/{model}", "describes the current model", model_has_a_card),
     Check("POST /api/v1/chat", "422: unknown field", unknown_field_is_named),

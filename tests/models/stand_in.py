@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.deadline import Deadline
-from app.core.errors import WorkerDied
+from app.core.errors import DomainError, WorkerDied
 from app.engine.backend import BackendStats, EngineBackend, GenerationEvent, ModelInput
 from app.engine.ipc.messages import (
     Accepted,
@@ -58,6 +58,7 @@ class StandInBackend:
     deadlines: list[Deadline] = field(default_factory=list)
     is_closed: bool = False
     is_endless: bool = False  # after the reply, it says nothing more until it is closed
+    refusal: DomainError | None = None  # raised instead of any reply
     deaths: list[int] = field(default_factory=list)  # each: after so many events of a reply the worker dies
 
     @property
@@ -70,6 +71,8 @@ class StandInBackend:
         self.requests.append(model_input)
         self.sampling.append(sampling)
         self.deadlines.append(deadline)
+        if self.refusal is not None:
+            raise self.refusal
         for event in self.reply[: self.deaths[0]] if self.deaths else self.reply:
             yield event
         if self.is_endless:

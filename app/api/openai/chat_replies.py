@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.api.openai.wire import CompletionUsage, OpenAIModel
+from app.api.openai.wire import CompletionUsage, SparseModel
 
 ChoiceFinish = Literal["stop", "length", "tool_calls"]
 
 
-class TokenChance(OpenAIModel):
+class TokenChance(SparseModel):
     """A token that could have been chosen."""
 
     token: str
@@ -21,17 +21,17 @@ class ChosenToken(TokenChance):
     top_logprobs: list[TokenChance]
 
 
-class ChoiceLogprobs(OpenAIModel):
+class ChoiceLogprobs(SparseModel):
     content: list[ChosenToken]
     refusal: None
 
 
-class CalledFunction(OpenAIModel):
+class CalledFunction(SparseModel):
     name: str = ""
     arguments: str
 
 
-class ReplyToolCall(OpenAIModel):
+class ReplyToolCall(SparseModel):
     """A call, or a piece of one. `index` is set in chunks only, id, type and name only in the first piece."""
 
     index: int = 0
@@ -40,7 +40,7 @@ class ReplyToolCall(OpenAIModel):
     function: CalledFunction
 
 
-class ReplyMessage(OpenAIModel):
+class ReplyMessage(SparseModel):
     """The message of a whole reply. Both names of the thinking are in use by clients."""
 
     role: Literal["assistant"]
@@ -51,14 +51,14 @@ class ReplyMessage(OpenAIModel):
     tool_calls: list[ReplyToolCall] = Field(default_factory=list)
 
 
-class CompletionChoice(OpenAIModel):
+class CompletionChoice(SparseModel):
     index: int
     message: ReplyMessage
     finish_reason: ChoiceFinish
     logprobs: ChoiceLogprobs | None
 
 
-class ChatCompletion(OpenAIModel):
+class ChatCompletion(SparseModel):
     id: str
     object: Literal["chat.completion"]
     created: int
@@ -67,7 +67,7 @@ class ChatCompletion(OpenAIModel):
     usage: CompletionUsage
 
 
-class ChunkDelta(OpenAIModel):
+class ChunkDelta(SparseModel):
     """What a chunk adds to the message."""
 
     role: Literal["assistant"] = "assistant"
@@ -77,14 +77,14 @@ class ChunkDelta(OpenAIModel):
     tool_calls: list[ReplyToolCall] = Field(default_factory=list)
 
 
-class ChunkChoice(OpenAIModel):
+class ChunkChoice(SparseModel):
     index: int
     delta: ChunkDelta
     finish_reason: ChoiceFinish | None
     logprobs: ChoiceLogprobs | None
 
 
-class ChatCompletionChunk(OpenAIModel):
+class ChatCompletionChunk(SparseModel):
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
@@ -93,5 +93,5 @@ class ChatCompletionChunk(OpenAIModel):
     usage: CompletionUsage | None = None
 
 
-class EndOfStream(OpenAIModel):
+class EndOfStream(SparseModel):
     """Stands for the frame `data: [DONE]`."""

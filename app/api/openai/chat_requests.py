@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
 
-from app.api.openai.wire import OpenAIRequest
+from app.api.openai.wire import LenientRequest
 from app.models.schemas import StopField
 
 # Fields that would change the meaning of the reply, and that this server does not support.
@@ -12,17 +12,17 @@ _REFUSED = ("audio", "functions", "function_call", "web_search_options")
 _MAX_CHOICES = 16
 
 
-class TextContent(OpenAIRequest):
+class TextContent(LenientRequest):
     type: Literal["text", "input_text", "output_text"]
     text: str
 
 
-class RefusalContent(OpenAIRequest):
+class RefusalContent(LenientRequest):
     type: Literal["refusal"]
     refusal: str
 
 
-class UnsupportedContent(OpenAIRequest):
+class UnsupportedContent(LenientRequest):
     """A part that is no text, such as an image."""
 
     type: str
@@ -31,18 +31,18 @@ class UnsupportedContent(OpenAIRequest):
 ContentPart = TextContent | RefusalContent | UnsupportedContent
 
 
-class FunctionCall(OpenAIRequest):
+class FunctionCall(LenientRequest):
     name: str
     arguments: str
 
 
-class RequestToolCall(OpenAIRequest):
+class RequestToolCall(LenientRequest):
     id: str
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class RequestMessage(OpenAIRequest):
+class RequestMessage(LenientRequest):
     """A message of any role. Each role uses some of the fields."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -51,40 +51,40 @@ class RequestMessage(OpenAIRequest):
     tool_call_id: str | None = None
 
 
-class StreamOptions(OpenAIRequest):
+class StreamOptions(LenientRequest):
     include_usage: StrictBool = False
 
 
-class FunctionTool(OpenAIRequest):
+class FunctionTool(LenientRequest):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     description: str | None = None
     parameters: dict[str, Any] | None = None  # Any: a JSON schema
     strict: StrictBool | None = None
 
 
-class RequestTool(OpenAIRequest):
+class RequestTool(LenientRequest):
     """A tool. Those of other types than `function` run elsewhere, so they are ignored."""
 
     type: str
     function: FunctionTool | None = None
 
 
-class NamedFunction(OpenAIRequest):
+class NamedFunction(LenientRequest):
     name: str
 
 
-class NamedToolChoice(OpenAIRequest):
+class NamedToolChoice(LenientRequest):
     type: Literal["function"]
     function: NamedFunction
 
 
-class JsonSchemaSpec(OpenAIRequest):
+class JsonSchemaSpec(LenientRequest):
     name: str = ""
     json_schema: dict[str, Any] | None = Field(None, alias="schema")  # Any: a JSON schema
     strict: StrictBool | None = None
 
 
-class ChatResponseFormat(OpenAIRequest):
+class ChatResponseFormat(LenientRequest):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaSpec | None = None
 
@@ -95,11 +95,11 @@ class ChatResponseFormat(OpenAIRequest):
         return self
 
 
-class TemplateArguments(OpenAIRequest):
+class TemplateArguments(LenientRequest):
     enable_thinking: StrictBool | None = None
 
 
-class SamplingRequest(OpenAIRequest):
+class SamplingRequest(LenientRequest):
     """The sampling fields of OpenAI's API, and those of vLLM's that this server has under the same name."""
 
     model: str

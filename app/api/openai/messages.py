@@ -24,11 +24,12 @@ def chat_messages(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]
     """
     ordered: list[ChatMessage] = []
     for message in map(_translated, range(len(messages)), messages):
-        _append(ordered, message)
+        append_message(ordered, message)
     return tuple(ordered)
 
 
-def _append(ordered: list[ChatMessage], message: ChatMessage) -> None:
+def append_message(ordered: list[ChatMessage], message: ChatMessage) -> None:
+    """Adds a message, so that the order stays one that chat templates take."""
     if message.role == "system" and any(each.role != "system" for each in ordered):
         message = ChatMessage("user", message.content)
     last = ordered[-1] if ordered else None

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import ServicesDep
-from app.api.openai.wire import OpenAIModel
+from app.api.openai.wire import SparseModel
 from app.api.paths import OPENAI_PREFIX
 
 router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"])
@@ -14,14 +14,14 @@ router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"
 _CREATED = 1_767_225_600  # 2026-01-01; the weights' real age is unknown
 
 
-class ModelCard(OpenAIModel):
+class ModelCard(SparseModel):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
 
 
-class ModelCards(OpenAIModel):
+class ModelCards(SparseModel):
     object: Literal["list"]
     data: list[ModelCard]
 

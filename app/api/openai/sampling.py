@@ -33,10 +33,11 @@ def sampling_fields(
             {**given, "max_tokens": max_tokens, "top_logprobs": top_logprobs}
         )
     except ValidationError as error:
-        raise InvalidRequest(_problem(error)) from None
+        raise InvalidRequest(problem_of(error)) from None
 
 
-def _problem(error: ValidationError) -> str:
+def problem_of(error: ValidationError) -> str:
+    """Returns the first problem as `field: cause`."""
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))
     return f"{_OTHER_NAMES.get(field, field)}: {first['msg'].removeprefix('Value error, ')}"

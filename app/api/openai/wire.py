@@ -1,4 +1,4 @@
-"""Defines the base classes of OpenAI's wire models.
+"""Defines the base classes of the wire models of other APIs, and what all parts of OpenAI's share.
 
 Requests ignore unknown fields, because their clients send many that change nothing. Replies leave out the
 fields that were not set, because some clients distinguish null from absent.
@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
-class OpenAIRequest(BaseModel):
+class LenientRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class OpenAIModel(BaseModel):
+class SparseModel(BaseModel):
     """A part of a reply. Only the fields that are set are sent."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -23,25 +23,25 @@ class OpenAIModel(BaseModel):
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
-class ErrorBody(OpenAIModel):
+class ErrorBody(SparseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class OpenAIError(OpenAIModel):
+class OpenAIError(SparseModel):
     """The body of an error response, and the last event of a stream that failed."""
 
     error: ErrorBody
 
 
-class CompletionUsage(OpenAIModel):
+class CompletionUsage(SparseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: "PromptTokensDetails"
 
 
-class PromptTokensDetails(OpenAIModel):
+class PromptTokensDetails(SparseModel):
     cached_tokens: int

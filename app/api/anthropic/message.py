@@ -1,0 +1,150 @@
+"""Turns the events of a reply into a message of Anthropic's API, whole or as the events of a stream."""
+
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.api.anthropic.replies import (
+    BlockDelta,
+    BlockDeltaBody,
+    BlockStart,
+    BlockStop,
+    ContentBlock,
+    MessageDelta,
+    MessageEnd,
+    MessageStart,
+    MessageStop,
+    MessageUsage,
+    ReplyMessageBody,
+    StopReason,
+    StreamEvent,
+)
+from app.models.chat.reply import GeneratedReply
+from app.models.choices import ChoiceEvent
+from app.models.conversation import new_id
+from app.models.schemas import DeltaEvent, StartEvent, ThinkingEvent, ToolCallEvent, Usage
+
+
+async def whole_message(
+    events: AsyncGenerator[ChoiceEvent, None], model: str
+) -> AsyncGenerator[ReplyMessageBody, None]:
+    """Yields the whole message, once the reply is complete."""
+    async with aclosing(events):
+        async for _, event in events:
+            if isinstance(event, GeneratedReply):
+                yield ReplyMessageBody(
+                    id=new_id("msg"),
+                    type="message",
+                    role="assistant",
+                    model=model,
+                    content=_blocks(event),
+                    stop_reason=_stop_reason(event),
+                    stop_sequence=None,
+                    usage=_usage(event.usage),
+                )
+
+
+async def message_events(
+    events: AsyncGenerator[ChoiceEvent, None], model: str
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yields the events of the stream as the reply grows."""
+    blocks = _OpenBlocks()
+    async with aclosing(events):
+        async for _, event in events:
+            for made in _stream_events(event, model, blocks):
+                yield made
+
+
+def _stream_events(event: object, model: str, blocks: "_OpenBlocks") -> Iterator[StreamEvent]:
+    match event:
+        case StartEvent():
+            assert event.prompt_tokens is not None, "only a turn that is read again has no count"
+            yield _start(model, event.prompt_tokens)
+        case ThinkingEvent(text=text):
+            block = ContentBlock(type="thinking", thinking="", signature="")
+            yield from blocks.add("thinking", block, BlockDeltaBody(type="thinking_delta", thinking=text))
+        case DeltaEvent(text=text):
+            block = ContentBlock(type="text", text="")
+            yield from blocks.add("text", block, BlockDeltaBody(type="text_delta", text=text))
+        case ToolCallEvent():
+            block = ContentBlock(type="tool_use", id=event.id, name=event.name, input={})
+            piece = BlockDeltaBody(type="input_json_delta", partial_json=event.arguments)
+            yield from blocks.add(event.id, block, piece)
+        case GeneratedReply():
+            yield from blocks.close()
+            end = MessageEnd(stop_reason=_stop_reason(event), stop_sequence=None)
+            yield MessageDelta(type="message_delta", delta=end, usage=_usage(event.usage))
+            yield MessageStop(type="message_stop")
+
+
+@dataclass(slots=True)
+class _OpenBlocks:
+    """The block of a stream that is open, and the number of those before it."""
+
+    key: str | None = None
+    index: int = field(default=-1)
+
+    def add(self, key: str, block: ContentBlock, piece: BlockDeltaBody) -> Iterator[StreamEvent]:
+        """Adds a piece to the block with this key. Another block ends first."""
+        if key != self.key:
+            yield from self.close()
+            self.key, self.index = key, self.index + 1
+            yield BlockStart(type="content_block_start", index=self.index, content_block=block)
+        yield BlockDelta(type="content_block_delta", index=self.index, delta=piece)
+
+    def close(self) -> Iterator[StreamEvent]:
+        if self.key is not None:
+            yield BlockStop(type="content_block_stop", index=self.index)
+        self.key = None
+
+
+def _start(model: str, prompt_tokens: int) -> MessageStart:
+    message = ReplyMessageBody(
+        id=new_id("msg"),
+        type="message",
+        role="assistant",
+        model=model,
+        content=[],
+        stop_reason=None,
+        stop_sequence=None,
+        usage=MessageUsage(input_tokens=prompt_tokens, output_tokens=0),
+    )
+    return MessageStart(type="message_start", message=message)
+
+
+def _blocks(reply: GeneratedReply) -> list[ContentBlock]:
+    blocks: list[ContentBlock] = []
+    if reply.thinking is not None:
+        blocks.append(ContentBlock(type="thinking", thinking=reply.thinking, signature=""))
+    if reply.text:
+        blocks.append(ContentBlock(type="text", text=reply.text))
+    for call in reply.tool_calls:
+        arguments = _object(call.arguments)
+        blocks.append(ContentBlock(type="tool_use", id=call.id, name=call.name, input=arguments))
+    return blocks
+
+
+def _object(arguments: str) -> Mapping[str, Any]:  # Any: JSON
+    """Returns the arguments; without the part that a cut call lacks, an empty object."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _stop_reason(reply: GeneratedReply) -> StopReason:
+    if reply.finish_reason == "length":
+        return "max_tokens"
+    return "tool_use" if reply.tool_calls else "end_turn"
+
+
+def _usage(usage: Usage) -> MessageUsage:
+    return MessageUsage(
+        input_tokens=usage.prompt_tokens - usage.cached_tokens,
+        cache_creation_input_tokens=0,
+        cache_read_input_tokens=usage.cached_tokens,
+        output_tokens=usage.completion_tokens,
+    )

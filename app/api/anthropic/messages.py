@@ -1,0 +1,27 @@
+"""The route /v1/messages: Anthropic's API, without a stored conversation."""
+
+from fastapi import APIRouter, Response
+
+from app.api.anthropic.events import PING, encode
+from app.api.anthropic.message import message_events, whole_message
+from app.api.anthropic.model_input import message_input, message_sampling
+from app.api.anthropic.replies import ReplyMessageBody
+from app.api.anthropic.requests import MessagesRequest
+from app.api.body import ParsedRoute
+from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
+from app.api.paths import ANTHROPIC_PREFIX
+from app.api.streaming import respond
+
+router = APIRouter(prefix=ANTHROPIC_PREFIX, route_class=ParsedRoute, tags=["Anthropic"])
+
+
+@router.post("", response_model=ReplyMessageBody)
+async def create_message(
+    body: MessagesRequest, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep
+) -> Response:
+    """Answers messages, as Anthropic's Messages API does."""
+    events = services.choices.generate(
+        message_input(body, owner), message_sampling(body), body.model, deadline
+    )
+    made = message_events(events, body.model) if body.stream else whole_message(events, body.model)
+    return respond(made, bool(body.stream), encode, deadline, keep_alive=PING)

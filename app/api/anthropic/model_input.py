@@ -1,0 +1,120 @@
+"""Translates a request of Anthropic's API into the input of a model."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from pydantic import ValidationError
+
+from app.api.anthropic.requests import (
+    MessageParam,
+    MessagesRequest,
+    OtherBlock,
+    PromptRequest,
+    RequestBlock,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from app.api.openai.messages import append_message
+from app.api.openai.sampling import problem_of
+from app.core.errors import InvalidRequest
+from app.engine.backend import ModelInput
+from app.engine.ipc.messages import ChatMessage, Tool, ToolCall, ToolUse
+from app.models.schemas import SamplingFields
+
+_MEDIA = ("image", "document", "audio", "video")
+
+
+def message_input(request: PromptRequest, owner: str) -> ModelInput:
+    """Returns the input. If the last message is the assistant's, the reply continues it.
+
+    Raises:
+        InvalidRequest: a message has an image or the like, or `tool_choice` names no tool.
+    """
+    ordered: list[ChatMessage] = []
+    if system := _text(request.system or "", "system"):
+        ordered.append(ChatMessage("system", system))
+    for index, message in enumerate(request.messages):
+        for translated in _translated(message, f"messages[{index}]"):
+            append_message(ordered, translated)
+    last = ordered[-1] if ordered else None
+    is_continued = last is not None and last.role == "assistant" and not last.tool_calls
+    return ModelInput(
+        tuple(ordered),
+        continue_final_message=is_continued,
+        think=_think(request),
+        tool_use=_tool_use(request),
+        scope=owner,
+    )
+
+
+def message_sampling(request: MessagesRequest) -> SamplingFields:
+    """Returns the sampling fields.
+
+    Raises:
+        InvalidRequest: a number is out of its range.
+    """
+    try:
+        return SamplingFields(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            stop=request.stop_sequences or None,
+        )
+    except ValidationError as error:
+        raise InvalidRequest(problem_of(error)) from None
+
+
+def _translated(message: MessageParam, where: str) -> Iterator[ChatMessage]:
+    """Yields the results of tools, each as a message, and then the message itself."""
+    blocks = [] if isinstance(message.content, str) else message.content
+    for block in blocks:
+        if isinstance(block, ToolResultBlock):
+            yield ChatMessage("tool", _text(block.content or "", where), tool_call_id=block.tool_use_id)
+    calls = tuple(
+        ToolCall(block.id, block.name, json.dumps(block.input, ensure_ascii=False))
+        for block in blocks
+        if isinstance(block, ToolUseBlock)
+    )
+    text = _text(message.content, where)
+    if text or calls or not any(isinstance(block, ToolResultBlock) for block in blocks):
+        yield ChatMessage(message.role, text, tool_calls=calls)
+
+
+def _text(content: str | Sequence[RequestBlock], where: str) -> str:
+    """Returns the text of the blocks. Blocks of unknown types are ignored, as clients expect."""
+    if isinstance(content, str):
+        return content
+    for block in content:
+        if isinstance(block, OtherBlock) and block.type in _MEDIA:
+            raise InvalidRequest(f"{where}: this server reads text only, not {block.type!r}.")
+    return "\n".join(block.text for block in content if isinstance(block, TextBlock))
+
+
+def _think(request: PromptRequest) -> bool | None:
+    """Returns whether the model should think. A wish to think is a hint, which other models ignore."""
+    return False if request.thinking is not None and request.thinking.type == "disabled" else None
+
+
+def _tool_use(request: PromptRequest) -> ToolUse | None:
+    tools = tuple(
+        Tool(tool.name, tool.description or "", json.dumps(tool.input_schema))
+        for tool in request.tools or ()
+        if tool.input_schema is not None
+    )
+    choice = request.tool_choice
+    kind = "auto" if choice is None else choice.type
+    name = choice.name if choice is not None and kind == "tool" else None
+    if kind == "tool" and all(tool.name != name for tool in tools):
+        raise InvalidRequest("tool_choice.name: tools has no tool of this name.")
+    if not tools:
+        if kind == "any":
+            raise InvalidRequest("tool_choice: it demands a call, but there are no tools.")
+        return None
+    return ToolUse(
+        tools,
+        "required" if kind in ("any", "tool") else "none" if kind == "none" else "auto",
+        name,
+        is_parallel=choice is None or not choice.disable_parallel_tool_use,
+    )

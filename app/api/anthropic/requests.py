@@ -1,0 +1,95 @@
+"""Defines the request of POST /v1/messages."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
+
+from app.api.openai.wire import LenientRequest
+
+
+class TextBlock(LenientRequest):
+    type: Literal["text"]
+    text: str
+
+
+class ToolUseBlock(LenientRequest):
+    """A call that the model has made before."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]  # Any: JSON
+
+
+class ToolResultBlock(LenientRequest):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: "str | list[RequestBlock] | None" = None
+    is_error: StrictBool | None = None
+
+
+class OtherBlock(LenientRequest):
+    """A block that this server does not read: earlier thinking, an image, a use of a server's tool."""
+
+    type: str
+
+
+_READ = {"text": TextBlock, "tool_use": ToolUseBlock, "tool_result": ToolResultBlock}
+
+
+def _kind(block: Any) -> str:  # Any: raw JSON, or a block
+    kind = block.get("type") if isinstance(block, dict) else getattr(block, "type", None)
+    return kind if kind in _READ else "other"
+
+
+RequestBlock = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ToolResultBlock, Tag("tool_result")]
+    | Annotated[OtherBlock, Tag("other")],
+    Discriminator(_kind),
+]
+
+
+class MessageParam(LenientRequest):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[RequestBlock]
+
+
+class ToolParam(LenientRequest):
+    """A tool. One with a type of its own, such as a web search, runs elsewhere and is ignored."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None  # Any: a JSON schema
+
+
+class ToolChoice(LenientRequest):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: StrictBool | None = None
+
+
+class ThinkingParam(LenientRequest):
+    type: str
+    budget_tokens: StrictInt | None = None
+
+
+class PromptRequest(LenientRequest):
+    """The fields that make the prompt."""
+
+    model: str
+    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=10_000)]
+    system: str | list[RequestBlock] | None = None
+    tools: Annotated[list[ToolParam], Field(max_length=512)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: ThinkingParam | None = None
+
+
+class MessagesRequest(PromptRequest):
+    max_tokens: StrictInt
+    temperature: StrictFloat | None = None
+    top_p: StrictFloat | None = None
+    top_k: StrictInt | None = None
+    stop_sequences: list[str] | None = None
+    stream: StrictBool | None = None

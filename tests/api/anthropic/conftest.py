@@ -1,0 +1,31 @@
+"""A server whose model gives prescribed replies, and Anthropic's own client for it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import anthropic
+import pytest
+
+from app.core.config import Settings
+from app.main import create_app
+from app.models.chat.generation import ChatGenerator
+from app.models.choices import ChoiceGenerator
+from tests.api.fakes import Scripted, scripted_services, serving
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+
+
+@pytest.fixture
+def backend() -> StandInBackend:
+    return StandInBackend(reply=HELLO)
+
+
+@pytest.fixture
+def client(backend: StandInBackend) -> Iterator[anthropic.Anthropic]:
+    settings = Settings(_env_file=None)
+    choices = ChoiceGenerator(ChatGenerator(StandInModels(backend)))
+    services = replace(scripted_services(Scripted(), settings), choices=choices)
+    with (
+        serving(create_app(settings, lambda _: services)) as url,
+        anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as made,
+    ):
+        yield made

@@ -1,0 +1,150 @@
+"""Messages with Anthropic's own client, on prescribed replies."""
+
+from typing import Any
+
+import anthropic
+import pytest
+from anthropic.types import MessageParam, ToolParam
+
+from app.core.errors import ContextOverflow
+from app.engine.ipc.messages import ChatMessage, ToolCall, ToolUse
+from tests.api.openai.test_chat import CALLS
+from tests.models.stand_in import StandInBackend
+
+ASK: list[MessageParam] = [{"role": "user", "content": "hi"}]
+WEATHER: ToolParam = {"name": "weather", "description": "Looks out.", "input_schema": {"type": "object"}}
+
+
+def test_a_message_has_thinking_text_and_usage(client: anthropic.Anthropic, backend: StandInBackend) -> None:
+    reply = client.messages.create(
+        model="stand-in",
+        max_tokens=9,
+        system="Be brief.",
+        messages=ASK,
+        stop_sequences=["x"],
+        extra_body={"top_k": 3},
+    )
+    thinking, text = reply.content
+    assert thinking.type == "thinking" and thinking.thinking == "Well"
+    assert text.type == "text" and text.text == "Hello there"
+    assert reply.stop_reason == "end_turn"
+    assert (reply.usage.input_tokens, reply.usage.cache_read_input_tokens) == (1, 2)
+    assert reply.usage.output_tokens == 4
+    assert backend.requests[0].messages == (ChatMessage("system", "Be brief."), ChatMessage("user", "hi"))
+    sampling = backend.sampling[0]
+    assert (sampling.max_tokens, sampling.stop, sampling.top_k) == (9, ("x",), 3)
+
+
+def test_a_stream_joined_is_the_whole_message(client: anthropic.Anthropic, backend: StandInBackend) -> None:
+    backend.reply = CALLS
+    whole = client.messages.create(model="stand-in", max_tokens=9, messages=ASK, tools=[WEATHER])
+    with client.messages.stream(model="stand-in", max_tokens=9, messages=ASK, tools=[WEATHER]) as stream:
+        kinds = [event.type for event in stream]
+        joined = stream.get_final_message()
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+    assert [block.to_dict() for block in joined.content] == [block.to_dict() for block in whole.content]
+    assert joined.stop_reason == whole.stop_reason == "tool_use"
+    assert joined.usage.output_tokens == whole.usage.output_tokens
+
+
+def test_tool_calls_have_their_input(client: anthropic.Anthropic, backend: StandInBackend) -> None:
+    backend.reply = CALLS
+    reply = client.messages.create(
+        model="stand-in",
+        max_tokens=9,
+        messages=ASK,
+        tools=[WEATHER],
+        tool_choice={"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
+    )
+    calls = [block for block in reply.content if block.type == "tool_use"]
+    assert [(call.id, call.name, call.input) for call in calls] == [
+        ("call_1", "weather", {"city": "Oslo"}),
+        ("call_2", "weather", {}),
+    ]
+    use = backend.requests[0].tool_use
+    assert use == ToolUse(use.tools if use else (), "required", "weather", is_parallel=False)
+
+
+def test_results_of_tools_come_before_the_text_beside_them(
+    client: anthropic.Anthropic, backend: StandInBackend
+) -> None:
+    messages: list[Any] = [
+        *ASK,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": {"x": 1}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "Rain."}]},
+                {"type": "text", "text": "And now?", "cache_control": {"type": "ephemeral"}},
+            ],
+        },
+    ]
+    client.messages.create(model="stand-in", max_tokens=9, messages=messages)
+    assert backend.requests[0].messages == (
+        ChatMessage("user", "hi"),
+        ChatMessage("assistant", "", tool_calls=(ToolCall("c1", "f", '{"x": 1}'),)),
+        ChatMessage("tool", "Rain.", tool_call_id="c1"),
+        ChatMessage("user", "And now?"),
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": "9"},
+        {"temperature": 3},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+        {"tool_choice": {"type": "any"}},
+        {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}},
+    ],
+)
+def test_what_cannot_be_honoured_is_a_400_in_anthropics_form(
+    client: anthropic.Anthropic, backend: StandInBackend, fields: Any
+) -> None:
+    body = {"model": "stand-in", "max_tokens": 9, "messages": ASK} | fields
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        client.post("/v1/messages", cast_to=object, body=body)
+    assert isinstance(refused.value.body, dict)
+    assert refused.value.body["type"] == "error"
+    assert refused.value.body["error"]["type"] == "invalid_request_error"
+    assert backend.requests == []
+
+
+def test_what_changes_nothing_is_ignored(client: anthropic.Anthropic, backend: StandInBackend) -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+        {"role": "user", "content": [{"type": "unheard_of"}, {"type": "text", "text": "more"}]},
+    ]
+    body = {
+        "model": "stand-in",
+        "max_tokens": 9,
+        "messages": messages,
+        "metadata": {"user_id": "x"},
+        "context_management": {},
+        "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+    }
+    client.post("/v1/messages?beta=true", cast_to=object, body=body)
+    assert backend.requests[0].tool_use is None
+    assert backend.requests[0].messages is not None
+    assert backend.requests[0].messages[-1] == ChatMessage("user", "more")
+
+
+def test_an_error_in_a_stream_reaches_the_client(
+    client: anthropic.Anthropic, backend: StandInBackend
+) -> None:
+    backend.deaths = [2]
+    with (
+        pytest.raises(anthropic.APIStatusError, match="signal 9"),
+        client.messages.stream(model="stand-in", max_tokens=9, messages=ASK) as stream,
+    ):
+        list(stream)
+
+
+def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_know(
+    client: anthropic.Anthropic, backend: StandInBackend
+) -> None:
+    backend.refusal = ContextOverflow("The message has 900 tokens.")
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
+        client.messages.create(model="stand-in", max_tokens=9, messages=ASK)
