@@ -8,6 +8,7 @@ from app.engine.scheduling import pass_size
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _MIN_SHARED_PREFIX = 64  # ids; computing a shorter prefix twice costs less than waiting for it
+_MIN_SAME_PROMPT = 16  # ids of an equal prompt, of which there may be many: several answers to one request
 
 
 class KVMemory(Protocol):
@@ -95,7 +96,8 @@ class Scheduler:
         if incoming.needs_all_logits:
             return False
         for other in self.running:
-            reach = other.computed + _MIN_SHARED_PREFIX
+            is_same = len(other.ids) == len(incoming.ids) and other.ids == incoming.ids
+            reach = other.computed + (_MIN_SAME_PROMPT if is_same else _MIN_SHARED_PREFIX)
             is_prefilling = other.pending > 1 and other.scope == incoming.scope
             if is_prefilling and len(other.ids) >= reach and other.ids[:reach] == incoming.ids[:reach]:
                 return True
