@@ -17,6 +17,7 @@ from app.engine.ipc.launcher import WorkerLauncher
 from app.models.chat.completion import GenerateEvent, TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.token_counter import TokenCounter
 from app.models.chat.turn_log import EventReader
 from app.models.chat.turn_registry import MAX_RUNNING, TurnRegistry
 from app.models.chat_manager import ChatModelManager
@@ -33,7 +34,11 @@ from app.models.schemas import (
     ContinueRequest,
     ConversationListResponse,
     ConversationResponse,
+    CountRequest,
+    CountResponse,
     DeletedResponse,
+    DetokenizeRequest,
+    DetokenizeResponse,
     EditRequest,
     ForkConversationRequest,
     GenerateRequest,
@@ -46,6 +51,8 @@ from app.models.schemas import (
     SamplingFields,
     SelectResponse,
     StopTurnResponse,
+    TokenizeRequest,
+    TokenizeResponse,
     UndoResponse,
     UnloadModelResponse,
     UpdateConversationRequest,
@@ -129,6 +136,16 @@ class ChoiceService(Protocol):
     ) -> AsyncGenerator[ChoiceEvent, None]: ...
 
 
+class TokenService(Protocol):
+    """Tokenises, detokenises and counts as a model does."""
+
+    async def tokenize(self, request: TokenizeRequest, deadline: Deadline, /) -> TokenizeResponse: ...
+
+    async def detokenize(self, request: DetokenizeRequest, deadline: Deadline, /) -> DetokenizeResponse: ...
+
+    async def count(self, request: CountRequest, deadline: Deadline, /) -> CountResponse: ...
+
+
 class ModelService(Protocol):
     """Loads, switches and unloads models."""
 
@@ -176,6 +193,7 @@ class Services:
     conversations: ConversationService
     generator: GenerationService
     choices: ChoiceService
+    tokens: TokenService
     status: StatusService
     storage: StorageService
     limits: KeyLimits
@@ -207,6 +225,7 @@ def build_services(
         conversations=ConversationManager(settings, storage.store, storage.locks, models),
         generator=TextGenerator(settings, generator),
         choices=ChoiceGenerator(generator),
+        tokens=TokenCounter(models),
         status=ServerStatus(models, storage),
         storage=storage,
         limits=limits,

@@ -49,6 +49,7 @@ TAGS = [
     },
     {"name": "Models", "description": "The models of the server: list, describe, switch, load, unload."},
     {"name": "Generation", "description": "Text that continues a prompt, without a conversation."},
+    {"name": "Tokens", "description": "Texts as a model's tokens, and the other way round."},
     {
         "name": "Health",
         "description": "The state of the server, for people and probes. These routes need no key.",

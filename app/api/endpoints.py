@@ -8,12 +8,12 @@ from fastapi import APIRouter, Depends, FastAPI
 from app.api import docs
 from app.api.anthropic import messages as anthropic_messages
 from app.api.dependencies import reject_unknown_input
-from app.api.native import chat, conversations, generation, health, models
+from app.api.native import chat, conversations, generation, health, models, tokens
 from app.api.openai import chat as openai_chat, models as openai_models
 from app.api.paths import NATIVE_PREFIX
 
 router = APIRouter()
-for part in (chat, conversations, models, generation):
+for part in (chat, conversations, models, generation, tokens):
     router.include_router(part.router)
 
 

@@ -71,6 +71,12 @@ _GENERATE = _examples(
         {"prompt": "The best thing about rain is", "num_return_sequences": 3, "seed": 1},
     ),
 )
+_TOKENIZE = _examples(text=("A text", {"text": "Hello, world!"}))
+_DETOKENIZE = _examples(tokens=("Tokens", {"token_ids": [1, 2, 3]}))
+_COUNT = _examples(
+    chat=("A chat", {"messages": [{"role": "user", "content": "What is the capital of France?"}]}),
+    prompt=("A raw prompt", {"prompt": "Once upon a time"}),
+)
 
 CHAT = Body(openapi_examples=_CHAT)
 NEW_CHAT = Body(openapi_examples=_NEW, default_factory=NewChatRequest)
@@ -85,3 +91,6 @@ SWITCH_MODEL = Body(openapi_examples=_SWITCH)
 LOAD_MODEL = Body(openapi_examples=_LOAD, default_factory=LoadModelRequest)
 UNLOAD_MODEL = Body(openapi_examples=_UNLOAD, default_factory=UnloadModelRequest)
 GENERATE = Body(openapi_examples=_GENERATE)
+TOKENIZE = Body(openapi_examples=_TOKENIZE)
+DETOKENIZE = Body(openapi_examples=_DETOKENIZE)
+COUNT = Body(openapi_examples=_COUNT)

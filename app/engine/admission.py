@@ -12,14 +12,27 @@ from app.core.errors import DomainError, InternalError, InvalidRequest
 from app.engine.grammars.compiler import GrammarCompiler
 from app.engine.grammars.rule import GrammarRule
 from app.engine.grammars.sandbox import GrammarSandbox
-from app.engine.ipc.messages import Accepted, Failed, Submit, TokenLogprob
+from app.engine.ipc.messages import (
+    Accepted,
+    CountTokens,
+    Detokenize,
+    DetokenizedText,
+    Failed,
+    Submit,
+    TokenAnswer,
+    TokenCount,
+    Tokenize,
+    TokenLogprob,
+    TokenQuestion,
+    Tokens,
+)
 from app.engine.loading.load import LoadedModel
 from app.engine.replies.parts import THINK_OPEN, PartSplitter
 from app.engine.request import Request
 from app.engine.sampling.logprobs import RowLogprobs
-from app.engine.sampling.rules import rules_for
+from app.engine.sampling.rules import LogitRule, rules_for
 from app.engine.sampling.sampler import RequestSampler, check_sampling
-from app.engine.sampling.thinking import ThinkingPhase
+from app.engine.sampling.thinking import ThinkingBudget, ThinkingPhase
 from app.engine.scheduling.sequence import TokenSequence
 from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
@@ -42,6 +55,9 @@ class ChatFormat:
 class Admitted:
     request: Request
     accepted: Accepted
+
+
+AdmissionOutcome = Admitted | Failed | TokenAnswer
 
 
 class Admission:
@@ -102,6 +118,24 @@ class Admission:
             _log.exception("request %s cannot be prepared", submit.request_id)
             return internal_failure(submit.request_id)
 
+    def answer(self, question: TokenQuestion) -> TokenAnswer | Failed:
+        """Returns the answer to a question about tokens."""
+        request_id = question.request_id
+        try:
+            match question:
+                case Tokenize(text=text, adds_special_tokens=adds):
+                    ids = self._prompts.tokenize(text, adds_special_tokens=adds)
+                    return Tokens(request_id, tuple(ids), self._vocabulary.tokens(ids))
+                case Detokenize(token_ids=token_ids, skips_special_tokens=skips):
+                    return DetokenizedText(request_id, self._vocabulary.text(token_ids, skips_special=skips))
+                case CountTokens(submit=submit):
+                    return TokenCount(request_id, self._prompts.count(submit))
+        except DomainError as error:
+            return Failed(request_id, error.code, error.message, error.hint)
+        except Exception:  # the root of the thread's task
+            _log.exception("question %s cannot be answered", request_id)
+            return internal_failure(request_id)
+
     def describe(self, rows: Sequence[RowLogprobs]) -> list[TokenLogprob]:
         """Returns log-probabilities with the bytes of their tokens."""
         return [self._vocabulary.describe(row) for row in rows]
@@ -109,6 +143,15 @@ class Admission:
     def undescribed(self, token_id: int) -> TokenLogprob:
         """Returns the first token of a prompt, which has no probability."""
         return TokenLogprob(token_id, self._vocabulary.token_bytes.of(token_id), None)
+
+    def _budget_rule(self, budget: int, prompt: Prompt) -> ThinkingBudget:
+        """Raises InvalidRequest if the model does not think."""
+        if budget < 0:
+            raise InvalidRequest("thinking_budget is out of range")
+        if prompt.thinking == "none":
+            raise InvalidRequest("this model does not think aloud", hint="Leave thinking_budget out.")
+        phase = ThinkingPhase(prompt.thinking, self._vocabulary.token_bytes)
+        return ThinkingBudget(budget, self._prompts.thinking_end(), phase)
 
     def _grammar_rule(self, matcher: LLMatcher | None, prompt: Prompt) -> GrammarRule | None:
         if matcher is None:
@@ -130,7 +173,10 @@ class Admission:
         use = submit.tool_use
         has_calls = use is not None and use.choice != "none" and submit.messages is not None
         parser = self._prompts.toolbox.parser(use) if use is not None and has_calls else None
-        rules = rules_for(sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
+        rules: list[LogitRule] = []
+        if submit.thinking_budget is not None:
+            rules.append(self._budget_rule(submit.thinking_budget, prompt))
+        rules += rules_for(sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
         continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(
             sequence=TokenSequence(
@@ -172,7 +218,7 @@ class AdmissionQueue:
         self._executor = ThreadPoolExecutor(1, "admission") if executor is None else executor
         self._compiler = ThreadPoolExecutor(1, "grammars") if executor is None else executor
         self._compiling: dict[str, tuple[Submit, float, Future[LLMatcher | Failed | None]]] = {}
-        self._futures: dict[str, Future[Admitted | Failed]] = {}  # by request id, in order of arrival
+        self._futures: dict[str, Future[AdmissionOutcome]] = {}  # by request id, in order of arrival
 
     def __len__(self) -> int:
         return len(self._futures) + len(self._compiling)
@@ -190,6 +236,10 @@ class AdmissionQueue:
             future = self._compiler.submit(self._admission.compile, submit)
             self._compiling[submit.request_id] = (submit, arrived, future)
 
+    def ask(self, question: TokenQuestion) -> None:
+        """Have the question answered in the order of requests."""
+        self._futures[question.request_id] = self._executor.submit(self._admission.answer, question)
+
     def cancel(self, request_id: str) -> None:
         """Drops the request. A thread may still finish preparing it, but the outcome is ignored."""
         if request_id in self._compiling:
@@ -204,7 +254,7 @@ class AdmissionQueue:
         pending += [future for _, _, future in self._compiling.values()]
         wait(pending, timeout_s, FIRST_COMPLETED)
 
-    def take_prepared(self) -> list[Admitted | Failed]:
+    def take_prepared(self) -> list[AdmissionOutcome]:
         """Returns the outcomes of the oldest requests, up to the first that is not prepared yet."""
         outcomes = self._take_compiled()
         while self._futures and (oldest := next(iter(self._futures.values()))).done():
@@ -212,9 +262,9 @@ class AdmissionQueue:
             del self._futures[next(iter(self._futures))]
         return outcomes
 
-    def _take_compiled(self) -> list[Admitted | Failed]:
+    def _take_compiled(self) -> list[AdmissionOutcome]:
         """Passes on the requests whose grammars are compiled. Returns the failures of the others."""
-        failures: list[Admitted | Failed] = []
+        failures: list[AdmissionOutcome] = []
         for submit, arrived, future in list(self._compiling.values()):
             if future.done():
                 del self._compiling[submit.request_id]

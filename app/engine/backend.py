@@ -1,6 +1,6 @@
 """Defines the interface between the services and the engine that serves a model."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,8 @@ from app.engine.ipc.messages import (
     ModelInfo,
     PromptLogprobs,
     SamplingParams,
+    Submit,
+    Tokens,
     ToolUse,
 )
 
@@ -40,6 +42,25 @@ class ModelInput:
     prompt_logprobs: bool = False
     grammar: Grammar | None = None
     tool_use: ToolUse | None = None
+    thinking_budget: int | None = None
+
+    def submit(self, request_id: str, sampling: SamplingParams) -> Submit:
+        """Returns the request as a message to a worker."""
+        return Submit(
+            request_id,
+            sampling,
+            self.messages,
+            self.prompt,
+            self.continue_final_message,
+            self.scope,
+            self.think,
+            self.is_kept,
+            self.prompt_logprobs,
+            self.grammar,
+            self.tool_use,
+            self.thinking_budget,
+        )
+
     scope: str = ""
 
 
@@ -81,6 +102,17 @@ class EngineBackend(Protocol):
             WorkerDied: the backend ended.
             DomainError: the model refused the request, or could not finish it.
         """
+
+    async def tokenize(self, text: str, deadline: Deadline, *, adds_special_tokens: bool = True) -> Tokens:
+        """Returns the model's tokens of a text. Raises as `generate` does."""
+
+    async def detokenize(
+        self, token_ids: Sequence[int], deadline: Deadline, *, skips_special_tokens: bool = False
+    ) -> str:
+        """Returns the text of tokens. Raises as `generate` does."""
+
+    async def count_tokens(self, model_input: ModelInput, deadline: Deadline) -> int:
+        """Returns how many tokens the prompt has, as the model would see it. Raises as `generate` does."""
 
     async def close(self) -> None:
         """Ends the backend. Open requests end with ShuttingDown. May be called again."""

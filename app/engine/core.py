@@ -26,6 +26,7 @@ from app.engine.ipc.messages import (
     RequestTimings,
     Submit,
     TokenCounts,
+    TokenQuestion,
 )
 from app.engine.kv.pool import KVPool
 from app.engine.kv.prefix_cache import KVCache
@@ -141,6 +142,10 @@ class EngineCore:
         self._admissions.add(submit, self._clock())
         self._take_prepared()
 
+    def ask(self, question: TokenQuestion) -> None:
+        """Answer a question about tokens in the thread beside the step loop. A later step has the answer."""
+        self._admissions.ask(question)
+
     def cancel(self, request_id: str) -> None:
         """End the request without further deltas. Does nothing if it has ended already."""
         if request_id in self._admissions:
@@ -181,7 +186,7 @@ class EngineCore:
                     self._requests[request.request_id] = request
                     self._scheduler.add(request.sequence)
                     self._outbox.append(accepted)
-                case Failed():
+                case _:
                     self._outbox.append(outcome)
 
     def _propose(self) -> None:

@@ -24,6 +24,8 @@ from app.core.machine import name_process
 from app.engine.ipc.heartbeat import Heartbeat
 from app.engine.ipc.messages import (
     Cancel,
+    CountTokens,
+    Detokenize,
     Inbound,
     LoadFailed,
     Outbound,
@@ -32,6 +34,8 @@ from app.engine.ipc.messages import (
     Shutdown,
     Stats,
     Submit,
+    Tokenize,
+    TokenQuestion,
     WorkerSpec,
 )
 from app.engine.ipc.worker_link import WorkerLink
@@ -115,6 +119,8 @@ class ServableEngine(Protocol):
 
     def submit(self, submit: Submit) -> None: ...
 
+    def ask(self, question: TokenQuestion) -> None: ...
+
     def cancel(self, request_id: str) -> None: ...
 
     def cancel_all(self) -> None: ...
@@ -180,6 +186,8 @@ def _handle(messages: list[Inbound], engine: ServableEngine) -> bool:
         match message:
             case Submit():
                 engine.submit(message)
+            case Tokenize() | Detokenize() | CountTokens():
+                engine.ask(message)
             case Cancel():
                 engine.cancel(message.request_id)
             case Shutdown():

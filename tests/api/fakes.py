@@ -272,6 +272,24 @@ class Scripted:
             async for event in events:
                 yield GENERATED if isinstance(event, schemas.ChatResponse) else event
 
+    # TokenService
+
+    async def tokenize(
+        self, request: schemas.TokenizeRequest, deadline: Deadline
+    ) -> schemas.TokenizeResponse:
+        self.calls.append(request)
+        return schemas.TokenizeResponse(model_name="fake", token_ids=[1], tokens=["a"], count=1)
+
+    async def detokenize(
+        self, request: schemas.DetokenizeRequest, deadline: Deadline
+    ) -> schemas.DetokenizeResponse:
+        self.calls.append(request)
+        return schemas.DetokenizeResponse(model_name="fake", text="a")
+
+    async def count(self, request: schemas.CountRequest, deadline: Deadline) -> schemas.CountResponse:
+        self.calls.append(request)
+        return schemas.CountResponse(model_name="fake", tokens=1, context_length=160)
+
     # ModelService
 
     async def start(self) -> None:
@@ -393,6 +411,7 @@ def scripted_services(scripted: Scripted, settings: Settings) -> Services:
         conversations=scripted,
         generator=scripted,
         choices=ScriptedChoices(scripted),
+        tokens=scripted,
         status=scripted,
         storage=MemoryStorage(settings),
         limits=KeyLimits.of(settings),

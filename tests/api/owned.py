@@ -17,6 +17,7 @@ from app.main import create_app
 from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.token_counter import TokenCounter
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.storage.storage import choose_storage
@@ -69,6 +70,7 @@ async def owned_server(database_url: str | None) -> AsyncIterator[OwnedServer]:
             conversations=ConversationManager(settings, storage.store, storage.locks, models),
             generator=TextGenerator(settings, generator),
             storage=storage,
+            tokens=TokenCounter(models),
         )
 
     settings = Settings(_env_file=None, api_keys=_KEYS, database_url=database_url, log_level="WARNING")

@@ -16,6 +16,7 @@ from app.engine.ipc.messages import (
     RequestTimings,
     SamplingParams,
     TokenCounts,
+    Tokens,
 )
 from app.models.chat.conversations import KnownModels
 from app.models.chat.generation import ModelLeases
@@ -80,6 +81,19 @@ class StandInBackend:
         if self.deaths:
             self.deaths.pop(0)
             raise WorkerDied("The model's worker ended (signal 9).")
+
+    async def tokenize(self, text: str, deadline: Deadline, *, adds_special_tokens: bool = True) -> Tokens:
+        """One token for each character."""
+        return Tokens("r", tuple(map(ord, text)), tuple(character.encode() for character in text))
+
+    async def detokenize(
+        self, token_ids: Sequence[int], deadline: Deadline, *, skips_special_tokens: bool = False
+    ) -> str:
+        return "".join(map(chr, token_ids))
+
+    async def count_tokens(self, model_input: ModelInput, deadline: Deadline) -> int:
+        self.requests.append(model_input)
+        return 7
 
     async def close(self) -> None:
         self.is_closed = True

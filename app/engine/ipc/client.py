@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from app.core.deadline import Deadline
 from app.core.errors import (
@@ -23,7 +23,10 @@ from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import (
     Accepted,
     Cancel,
+    CountTokens,
     Deltas,
+    Detokenize,
+    DetokenizedText,
     Failed,
     Finished,
     LoadFailed,
@@ -35,14 +38,19 @@ from app.engine.ipc.messages import (
     SamplingParams,
     SendProgress,
     Stats,
-    Submit,
+    TokenAnswer,
+    TokenCount,
+    Tokenize,
+    TokenQuestion,
+    Tokens,
     WorkerSpec,
 )
 from app.engine.ipc.process import SHUTDOWN_GRACE_S, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-EventQueue = asyncio.Queue[GenerationEvent | DomainError]
+WorkerEvent = GenerationEvent | TokenAnswer
+EventQueue = asyncio.Queue[WorkerEvent | DomainError]
 
 _WATCH_EVERY_S = 0.25
 _RETRY_AFTER_S = 5  # after a worker could not be started, or ended while it was loading
@@ -166,27 +174,45 @@ class WorkerClient:
         request_id = uuid.uuid4().hex
         queue = self._open(request_id)
         try:
-            self._process.send(
-                Submit(
-                    request_id,
-                    sampling,
-                    model_input.messages,
-                    model_input.prompt,
-                    model_input.continue_final_message,
-                    scope=model_input.scope,
-                    think=model_input.think,
-                    is_kept=model_input.is_kept,
-                    prompt_logprobs=model_input.prompt_logprobs,
-                    grammar=model_input.grammar,
-                    tool_use=model_input.tool_use,
-                )
-            )
+            self._process.send(model_input.submit(request_id, sampling))
             while not isinstance(event := await _next_event(queue, deadline), Finished):
+                assert not isinstance(event, Tokens | DetokenizedText | TokenCount)
                 yield event
             yield event
         finally:
             if self._requests.pop(request_id, None) is not None and self.is_alive:
                 self._process.send(Cancel(request_id))
+
+    async def tokenize(self, text: str, deadline: Deadline, *, adds_special_tokens: bool = True) -> Tokens:
+        """See EngineBackend."""
+        answer = await self._ask(Tokenize(uuid.uuid4().hex, text, adds_special_tokens), deadline)
+        assert isinstance(answer, Tokens)
+        return answer
+
+    async def detokenize(
+        self, token_ids: Sequence[int], deadline: Deadline, *, skips_special_tokens: bool = False
+    ) -> str:
+        """See EngineBackend."""
+        question = Detokenize(uuid.uuid4().hex, tuple(token_ids), skips_special_tokens)
+        answer = await self._ask(question, deadline)
+        assert isinstance(answer, DetokenizedText)
+        return answer.text
+
+    async def count_tokens(self, model_input: ModelInput, deadline: Deadline) -> int:
+        """See EngineBackend."""
+        request_id = uuid.uuid4().hex
+        question = CountTokens(request_id, model_input.submit(request_id, SamplingParams()))
+        answer = await self._ask(question, deadline)
+        assert isinstance(answer, TokenCount)
+        return answer.tokens
+
+    async def _ask(self, question: TokenQuestion, deadline: Deadline) -> object:
+        queue = self._open(question.request_id)
+        try:
+            self._process.send(question)
+            return await _next_event(queue, deadline)
+        finally:
+            self._requests.pop(question.request_id, None)
 
     def _open(self, request_id: str) -> EventQueue:
         if (failure := self.failure) is not None:
@@ -229,7 +255,7 @@ class WorkerClient:
                     self._give(delta.request_id, delta)
             case Accepted() | PromptLogprobs():
                 self._give(message.request_id, message)
-            case Finished():
+            case Finished() | Tokens() | DetokenizedText() | TokenCount():
                 self._give_last(message.request_id, message)
             case Failed(request_id, code, text, hint):
                 self._give_last(request_id, error_for_code(code, text, hint=hint))
@@ -247,7 +273,7 @@ class WorkerClient:
         if request_id in self._requests:  # otherwise it was cancelled while the answer was on its way
             self._requests[request_id].put_nowait(event)
 
-    def _give_last(self, request_id: str, event: GenerationEvent | DomainError) -> None:
+    def _give_last(self, request_id: str, event: WorkerEvent | DomainError) -> None:
         queue = self._requests.pop(request_id, None)
         if queue is not None:
             queue.put_nowait(event)
@@ -286,7 +312,7 @@ def _worker_died(failure: str) -> WorkerDied:
     )
 
 
-async def _next_event(queue: EventQueue, deadline: Deadline) -> GenerationEvent:
+async def _next_event(queue: EventQueue, deadline: Deadline) -> WorkerEvent:
     try:
         async with deadline.limit():
             event = await queue.get()

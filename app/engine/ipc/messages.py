@@ -129,6 +129,7 @@ class Submit(Record, frozen=True):
     prompt_logprobs: bool = False  # whether the prompt's tokens are reported as the reply's are
     grammar: Grammar | None = None  # of the text after the thinking
     tool_use: ToolUse | None = None
+    thinking_budget: int | None = None  # tokens after which the thinking is closed; None: no limit
 
 
 class Cancel(Record, frozen=True):
@@ -139,7 +140,31 @@ class Shutdown(Record, frozen=True):
     pass
 
 
-Inbound = Submit | Cancel | Shutdown
+class Tokenize(Record, frozen=True):
+    """Asks for the tokens of a text, with those that the tokenizer adds to a prompt if wanted."""
+
+    request_id: str
+    text: str
+    adds_special_tokens: bool = True
+
+
+class Detokenize(Record, frozen=True):
+    """Asks for the text of tokens."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    skips_special_tokens: bool = False
+
+
+class CountTokens(Record, frozen=True):
+    """Asks how many tokens the prompt of a request would have, as the model would see it."""
+
+    request_id: str
+    submit: Submit
+
+
+TokenQuestion = Tokenize | Detokenize | CountTokens
+Inbound = Submit | Cancel | Shutdown | Tokenize | Detokenize | CountTokens
 
 
 # worker -> API process
@@ -252,6 +277,25 @@ class RequestTimings(Record, frozen=True):
     total_s: float
 
 
+class Tokens(Record, frozen=True):
+    request_id: str
+    token_ids: tuple[int, ...]
+    token_bytes: tuple[bytes, ...]
+
+
+class DetokenizedText(Record, frozen=True):
+    request_id: str
+    text: str
+
+
+class TokenCount(Record, frozen=True):
+    request_id: str
+    tokens: int
+
+
+TokenAnswer = Tokens | DetokenizedText | TokenCount
+
+
 class Finished(Record, frozen=True):
     request_id: str
     finish_reason: FinishReason
@@ -278,7 +322,20 @@ class Stats(Record, frozen=True):
 
 
 SendProgress = Callable[[Progress], None]
-Outbound = Progress | Ready | LoadFailed | Accepted | PromptLogprobs | Deltas | Finished | Failed | Stats
+Outbound = (
+    Progress
+    | Ready
+    | LoadFailed
+    | Accepted
+    | PromptLogprobs
+    | Deltas
+    | Tokens
+    | DetokenizedText
+    | TokenCount
+    | Finished
+    | Failed
+    | Stats
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_inbound = msgspec.msgpack.Decoder(Inbound).decode

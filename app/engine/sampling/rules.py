@@ -14,7 +14,7 @@ from app.engine.device import on_device
 from app.engine.ipc.messages import SamplingParams
 from app.engine.tokenization.token_bytes import TokenBytes
 
-_BANNED = -1e30
+BANNED = -1e30
 
 
 class LogitRule(Protocol):
@@ -120,7 +120,7 @@ class BadWords:
 def _ban(logits: Tensor, token_ids: Sequence[int]) -> None:
     known = [token_id for token_id in token_ids if token_id < len(logits)]
     if known:
-        logits[on_device(known, logits.device)] = _BANNED
+        logits[on_device(known, logits.device)] = BANNED
 
 
 def rules_for(

@@ -1,8 +1,12 @@
-"""Follows, token by token, whether a reply is in its thinking."""
+"""Follows, token by token, whether a reply is in its thinking, and ends the thinking at its budget."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+from torch import Tensor
+
 from app.engine.replies.parts import THINK_CLOSE, THINK_OPEN, Thinking
+from app.engine.sampling.rules import BANNED
 from app.engine.tokenization.token_bytes import TokenBytes
 
 Phase = Literal["undecided", "thinking", "text"]
@@ -42,3 +46,36 @@ class ThinkingPhase:
             self._tail, self.phase = start[len(_OPEN) :], "thinking"
         elif not _OPEN.startswith(start):
             self.phase = "text"
+
+
+class ThinkingBudget:
+    """A LogitRule that closes the thinking after `budget` tokens, with the tokens `closing`."""
+
+    def __init__(self, budget: int, closing: Sequence[int], phase: ThinkingPhase) -> None:
+        self._left = budget
+        self._closing = list(closing)
+        self._phase = phase
+        self._forced: list[int] = []
+        self._force_if_due()
+
+    @property
+    def is_active(self) -> bool:
+        return bool(self._forced)
+
+    def apply(self, logits: Tensor) -> None:
+        forced = float(logits.max())
+        logits.fill_(BANNED)
+        logits[self._forced[0]] = forced
+
+    def take(self, token: int) -> None:
+        if self._forced:
+            is_next = token == self._forced.pop(0)
+            self._forced = self._forced if is_next else []
+        elif self._phase.phase == "thinking":
+            self._left -= 1
+        self._phase.take(token)
+        self._force_if_due()
+
+    def _force_if_due(self) -> None:
+        if self._left <= 0 and self._closing and self._phase.phase == "thinking":
+            self._forced, self._closing = self._closing, []

@@ -1,5 +1,6 @@
 """Renders a chat with the model's template, in the sandbox."""
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, Templa
 END = "\ufdd2"  # a noncharacter after a message that will be continued
 
 _SWITCH = "enable_thinking"  # the variable by which many templates turn reasoning off
+_USUAL_END = f"\n{THINK_CLOSE}\n\n"
 _LONGEST_REASON = 200  # characters of a template's own error message
 _EXCEEDS = "the model's chat template exceeds its limits of time, memory or length"
 
@@ -95,6 +97,16 @@ class ChatTemplate:
         if wanted is False and is_opened:
             raise InvalidRequest("this model always thinks aloud", hint="Leave think out.")
         return "opened" if is_opened else "marked" if THINK_CLOSE in source else "none"
+
+    @cached_property
+    def thinking_end(self) -> str:
+        """The text with which the template itself ends an empty thinking, or else the usual one."""
+        try:
+            text = self.render(({"role": "user", "content": "user-probe"},), think=False)
+        except InvalidRequest:
+            return _USUAL_END
+        found = re.search(rf"{THINK_OPEN}(\s*{THINK_CLOSE}\s*)$", text)
+        return f"\n{found[1].lstrip()}" if found is not None else _USUAL_END
 
     @cached_property
     def shows_tools(self) -> bool:

@@ -9,15 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import ContextOverflow, InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Submit, Tool
-from app.engine.replies.parts import THINK_CLOSE
+from app.engine.replies.parts import THINK_CLOSE, Thinking
 from app.engine.tokenization.chat_encoder import ChatEncoder, KnownIds
 from app.engine.tokenization.chat_template import ChatTemplate
 from app.engine.tokenization.context_window import NO_THINKING, ContextWindow, Prompt
 from app.engine.tokenization.history import History, fold_system_messages
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tools.toolbox import Toolbox, message_variables, template_tools
-
-_NOT_MARKED = ("role", "type")
 
 
 class PromptBuilder:
@@ -57,44 +55,69 @@ class PromptBuilder:
 
     def _build_chat(self, request: Submit) -> Prompt:
         history = History.of(request)
-        if _shown_tools(request) and not self._template.shows_tools:
-            raise InvalidRequest(
-                "this model's chat template knows no tools", hint="Leave tools out, or choose another model."
-            )
+        self._check_tools(request)
         known: KnownIds = {}
         render = partial(self._render, history, request, known)
         prompt = self._window.fit_turns(render, len(history.turns), request.sampling.max_tokens)
         return self._with_room(prompt, request, known)
 
+    def _check_tools(self, request: Submit) -> None:
+        if _shown_tools(request) and not self._template.shows_tools:
+            raise InvalidRequest(
+                "this model's chat template knows no tools", hint="Leave tools out, or choose another model."
+            )
+
     def _render(self, history: History, request: Submit, known: KnownIds, omitted_turns: int) -> Prompt:
-        messages = history.without(omitted_turns)
-        if not self._template.shows_system:
-            messages = fold_system_messages(messages)
-        marked = [self._marked(message_variables(each, self.toolbox)) for each in messages]
-        tools = self._marked(template_tools(_shown_tools(request)))
         omitted = history.messages_in(omitted_turns)
-        if request.continue_final_message:
-            text, thinking = self._template.render_unfinished(marked, tools=tools), NO_THINKING
-        else:
-            text = self._template.render(marked, think=bool(request.think), tools=tools)
-            thinking = self._template.thinking(text, request.think)
+        text, thinking = self._text(history.without(omitted_turns), request)
         if len(text) > self._window.max_characters:
             return Prompt([], 0, omitted, thinking, characters=len(text))
         is_closed = text.rstrip().endswith(THINK_CLOSE)
         return Prompt(self._encoder.encode_chat(text, known), 0, omitted, thinking, is_closed)
 
+    def thinking_end(self) -> list[int]:
+        """Returns the tokens that end a reply's thinking."""
+        return self._encoder.encode_piece(self._template.thinking_end, {})
+
+    def tokenize(self, text: str, *, adds_special_tokens: bool) -> list[int]:
+        """Returns the ids of a text. Names of special tokens in it become special tokens."""
+        if not text:
+            return []
+        if adds_special_tokens:
+            return self._encoder.encode_raw(text)
+        return self._encoder.encode_piece(text, {})
+
+    def count(self, request: Submit) -> int:
+        """Returns how many tokens the prompt has, however long. Raises InvalidRequest as `build` does."""
+        if (request.messages is None) == (request.prompt is None):
+            raise InvalidRequest("a request has either messages or a prompt")
+        if request.prompt is not None:
+            return len(self._encoder.encode_raw(request.prompt))
+        self._check_tools(request)
+        return len(self._encoder.encode_chat(self._text(History.of(request).without(0), request)[0], {}))
+
     def _marked(self, value: Any) -> Any:  # JSON
-        """Returns the value with all texts marked for the template, except roles and types."""
+        """Returns the value with all its texts marked for the template."""
         if isinstance(value, str):
             return self._encoder.mark_control_tokens(value)
         if isinstance(value, list):
             return [self._marked(each) for each in value]
         if isinstance(value, dict):
-            return {
-                self._marked(key): each if key in _NOT_MARKED else self._marked(each)
-                for key, each in value.items()
-            }
+            return {self._marked(key): self._marked(each) for key, each in value.items()}
         return value
+
+    def _text(self, messages: Sequence[ChatMessage], request: Submit) -> tuple[str, Thinking]:
+        """Returns the chat's text, and how the reply's thinking begins."""
+        if not self._template.shows_system:
+            messages = fold_system_messages(messages)
+        marked = [
+            {**self._marked(message_variables(each, self.toolbox)), "role": each.role} for each in messages
+        ]
+        tools = self._marked(template_tools(_shown_tools(request)))
+        if request.continue_final_message:
+            return self._template.render_unfinished(marked, tools=tools), NO_THINKING
+        text = self._template.render(marked, think=bool(request.think), tools=tools)
+        return text, self._template.thinking(text, request.think)
 
     def _with_room(self, prompt: Prompt, request: Submit, known: KnownIds) -> Prompt:
         if prompt.characters:

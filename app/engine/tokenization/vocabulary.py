@@ -59,6 +59,17 @@ class Vocabulary:
         detokenizer.follow(joins)
         return ReplyText(detokenizer, StopStrings(stops, includes_stop=includes_stop))
 
+    def tokens(self, ids: Sequence[int]) -> tuple[bytes, ...]:
+        """Returns the bytes of each id."""
+        return tuple(map(self.token_bytes.of, ids))
+
+    def text(self, ids: Sequence[int], *, skips_special: bool) -> str:
+        """Returns the text of the ids. Raises InvalidRequest if there is no such token."""
+        for token_id in ids:
+            if not 0 <= token_id < self.size:
+                raise InvalidRequest(f"token_ids: there is no token {token_id}")
+        return self._decode([each for each in ids if not (skips_special and each in self._silent_ids)])
+
     def describe(self, row: RowLogprobs) -> TokenLogprob:
         """Returns the row's log-probabilities with the bytes of the tokens."""
         of = self.token_bytes.of

@@ -10,9 +10,9 @@ from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest
 from app.engine.backend import ModelInput
+from app.models.chat.engine_terms import grammar_of
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
-from app.models.chat.structured_output import grammar_of
 from app.models.schemas import (
     GenerateRequest,
     GenerateResponse,

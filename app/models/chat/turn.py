@@ -10,9 +10,9 @@ from app.core.deadline import Deadline
 from app.core.errors import ConversationFull
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
+from app.models.chat.engine_terms import chat_messages_of, grammar_of, tool_use_of
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
-from app.models.chat.structured_output import grammar_of
 from app.models.chat.turn_log import TurnLog
 from app.models.conversation import Conversation, Message, ReplyFacts
 from app.models.schemas import (
@@ -24,6 +24,8 @@ from app.models.schemas import (
     TextPart,
     ThinkingEvent,
     ThinkingPart,
+    ToolCallEvent,
+    ToolCallPart,
     TurnFields,
 )
 from app.models.storage.store import ConversationStore
@@ -70,6 +72,7 @@ class TurnReply:
     message_id: str
     start: StartEvent | None = None
     generated: GeneratedReply | None = None
+    _calls: dict[int, ToolCallPart] = field(default_factory=dict)
     _texts: list[tuple[type[TextPart | ThinkingPart], list[str]]] = field(default_factory=list)
 
     def record(self, event: ReplyEvent) -> ReplyProgress | None:
@@ -85,7 +88,14 @@ class TurnReply:
                 self._add(TextPart, event.text)
             case ThinkingEvent():
                 self._add(ThinkingPart, event.text)
+            case ToolCallEvent():
+                self._add_call(event)
         return event
+
+    def _add_call(self, event: ToolCallEvent) -> None:
+        before = self._calls.get(event.index)
+        arguments = event.arguments if before is None else before.arguments + event.arguments
+        self._calls[event.index] = ToolCallPart(id=event.id, name=event.name, arguments=arguments)
 
     def _add(self, kind: type[TextPart | ThinkingPart], text: str) -> None:
         if not self._texts or self._texts[-1][0] is not kind:
@@ -105,7 +115,7 @@ class TurnReply:
     @property
     def is_worth_keeping(self) -> bool:
         """Whether the model has generated any text, or has ended its reply without text."""
-        return bool(self._texts) or self.generated is not None
+        return bool(self._texts or self._calls) or self.generated is not None
 
     @property
     def logprobs(self) -> list[LogprobEntry] | None:
@@ -125,7 +135,7 @@ class TurnReply:
                 parts[-1] = TextPart(text=last.text + text)
             else:
                 parts.append(kind(text=text))
-        return tuple(parts)
+        return (*parts, *self._calls.values())
 
     def _facts(self) -> ReplyFacts:
         assert self.start is not None, "deltas follow the start"
@@ -153,6 +163,7 @@ def to_response(
     return ChatResponse(
         response=reply.content,
         thinking=reply.thinking,
+        tool_calls=[part for part in reply.parts if isinstance(part, ToolCallPart)] or None,
         conversation_id=conversation.id,
         message_id=reply.id,
         parent_id=reply.parent_id,
@@ -228,7 +239,8 @@ def _model_input(turn: Turn) -> ModelInput:
     system = turn.conversation.system_prompt
     messages = [ChatMessage("system", system)] if system else []
     for message in turn.history:
-        _append(messages, ChatMessage(message.role, message.content))
+        for chat_message in chat_messages_of(message):
+            _append(messages, chat_message)
     if turn.continues is not None:
         messages.append(ChatMessage("assistant", turn.continues.content))
     return ModelInput(
@@ -236,6 +248,8 @@ def _model_input(turn: Turn) -> ModelInput:
         continue_final_message=turn.continues is not None,
         think=turn.request.think,
         grammar=grammar_of(turn.request.response_format),
+        tool_use=tool_use_of(turn.request),
+        thinking_budget=turn.request.thinking_budget,
         scope=turn.conversation.owner,
     )
 

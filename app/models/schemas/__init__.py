@@ -35,8 +35,10 @@ from app.models.schemas.replies import (
     ConversationMessage as ConversationMessage,
     ConversationResponse as ConversationResponse,
     ConversationSummary as ConversationSummary,
+    CountResponse as CountResponse,
     DeletedResponse as DeletedResponse,
     DeltaEvent as DeltaEvent,
+    DetokenizeResponse as DetokenizeResponse,
     ErrorDetail as ErrorDetail,
     ErrorResponse as ErrorResponse,
     GenerateResponse as GenerateResponse,
@@ -48,6 +50,7 @@ from app.models.schemas.replies import (
     StopTurnResponse as StopTurnResponse,
     ThinkingEvent as ThinkingEvent,
     Timings as Timings,
+    TokenizeResponse as TokenizeResponse,
     ToolCallEvent as ToolCallEvent,
     TopLogprob as TopLogprob,
     UndoResponse as UndoResponse,
@@ -75,6 +78,15 @@ from app.models.schemas.response_format import (
     LarkFormat as LarkFormat,
     RegexFormat as RegexFormat,
     ResponseFormat as ResponseFormat,
+)
+from app.models.schemas.tools import (
+    CountRequest as CountRequest,
+    DetokenizeRequest as DetokenizeRequest,
+    InputMessage as InputMessage,
+    NamedTool as NamedTool,
+    TokenizeRequest as TokenizeRequest,
+    ToolDefinition as ToolDefinition,
+    ToolFields as ToolFields,
 )
 from app.models.schemas.wire import (
     MAX_STOP as MAX_STOP,

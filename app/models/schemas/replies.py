@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from app.core.literals import FinishReason, Role
-from app.models.schemas.parts import MessagePart
+from app.models.schemas.parts import MessagePart, ToolCallPart
 from app.models.schemas.wire import WireModel
 
 
@@ -68,6 +68,7 @@ class LogprobEntry(WireModel):
 class ChatResponse(WireModel):
     response: str
     thinking: str | None = Field(None, description="The thinking of a reasoning model.")
+    tool_calls: list[ToolCallPart] | None = Field(None, description="The tools that the model calls.")
     conversation_id: str
     message_id: str = Field(description="The id of the reply.")
     parent_id: str | None = Field(None, description="The id of the message that it answers.")
@@ -191,6 +192,24 @@ class GenerateResponse(WireModel):
         None, description="The tokens of each text, if `top_logprobs` asked for them."
     )
     prompt_logprobs: list[LogprobEntry] | None = None
+
+
+class TokenizeResponse(WireModel):
+    model_name: str
+    token_ids: list[int]
+    tokens: list[str] = Field(description="The text of each token. A part of a character shows as \ufffd.")
+    count: int
+
+
+class DetokenizeResponse(WireModel):
+    model_name: str
+    text: str
+
+
+class CountResponse(WireModel):
+    model_name: str
+    tokens: int = Field(description="The prompt's tokens, as the model would see it.")
+    context_length: int = Field(description="The most tokens of prompt and reply together.")
 
 
 class ErrorDetail(WireModel):

@@ -18,6 +18,7 @@ from pydantic import (
 from app.core import sampling
 from app.core.literals import FinishReason
 from app.models.schemas.response_format import ResponseFormat
+from app.models.schemas.tools import ToolFields
 from app.models.schemas.wire import (
     Name,
     NonBlankText,
@@ -117,7 +118,7 @@ class GenerationFields(SamplingFields):
     )
 
 
-class TurnFields(GenerationFields):
+class TurnFields(GenerationFields, ToolFields):
     """The fields of every request for a reply."""
 
     think: StrictBool | None = Field(
@@ -130,6 +131,12 @@ class TurnFields(GenerationFields):
         False,
         description="Whether the turn goes on if the client leaves. `GET /chat/turns/{message_id}/events` "
         "reads it again, `DELETE /chat/turns/{message_id}` stops it.",
+    )
+    thinking_budget: StrictInt | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="The most tokens of thinking, after which it is closed and the answer begins.",
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 import zmq
 
 from app.engine.ipc.heartbeat import Beat, Heartbeat, Liveness
-from app.engine.ipc.messages import Outbound, Shutdown, Stats, Submit, encode
+from app.engine.ipc.messages import Outbound, Shutdown, Stats, Submit, TokenQuestion, encode
 from app.engine.ipc.worker_link import WorkerLink
 from app.engine.worker import serve
 
@@ -60,6 +60,9 @@ class BlockedEngine:
 
     def submit(self, submit: Submit) -> None:
         raise AssertionError("nothing is submitted")
+
+    def ask(self, question: TokenQuestion) -> None:
+        raise AssertionError("nothing is asked")
 
     def cancel(self, request_id: str) -> None:
         raise AssertionError("nothing is cancelled")
