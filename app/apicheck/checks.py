@@ -229,6 +229,12 @@ def chat_is_completed(target: Target) -> None:
     expect(reply.is_success and '"assistant"' in reply.text, "it has no message")
 
 
+def text_is_continued(target: Target) -> None:
+    body = {"model": _current(target), "prompt": "Once upon a time", "max_tokens": 8}
+    reply = target.http.post("/v1/completions", json=body)
+    expect(reply.is_success and '"text"' in reply.text, "it has no text")
+
+
 def models_have_cards(target: Target) -> None:
     name = _current(target)
     expect(name in target.http.get("/v1/models").text, "the current model is missing")
@@ -331,6 +337,7 @@ CHECKS = (
     Check("POST /api/v1/generate", "returns two texts", text_is_completed),
     Check("POST /api/v1/generate", "streamed", text_is_streamed),
     Check("POST /v1/chat/completions", "answers", chat_is_completed),
+    Check("POST /v1/completions", "continues a text", text_is_continued),
     Check("POST /v1/messages", "answers", message_is_created),
     Check("GET /v1/models", "lists the current model", models_have_cards),
     Check("GET /v1/models/{model}", "describes the current model", model_has_a_card),

@@ -1,0 +1,63 @@
+"""The route /v1/completions: OpenAI's older API, which continues a text as it stands."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Response
+from pydantic import Field, StrictBool, StrictInt, model_validator
+
+from app.api.body import ParsedRoute
+from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
+from app.api.openai.chat_requests import SamplingRequest
+from app.api.openai.events import encode
+from app.api.openai.sampling import sampling_fields
+from app.api.openai.text_completion import TextCompletion, TextCompletionMaker
+from app.api.paths import OPENAI_PREFIX
+from app.api.streaming import respond
+from app.engine.backend import ModelInput
+from app.models.schemas import NonBlankText
+
+router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"])
+
+_DEFAULT_MAX_TOKENS = 16  # as in OpenAI's API
+
+
+class CompletionRequest(SamplingRequest):
+    prompt: NonBlankText | Annotated[list[NonBlankText], Field(min_length=1, max_length=1)]
+    echo: StrictBool | None = None
+    logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:  # Any: raw JSON, before validation
+        if isinstance(data, dict) and data.get("suffix"):
+            raise ValueError("suffix: not supported by this server")
+        if isinstance(data, dict) and data.get("best_of") not in (None, data.get("n"), 1):
+            raise ValueError("best_of: not supported by this server")
+        return data
+
+    @model_validator(mode="after")
+    def _echo_is_whole(self) -> "CompletionRequest":
+        if self.echo and self.stream:
+            raise ValueError("echo: a stream has only the new text")
+        return self
+
+    @property
+    def text(self) -> str:
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+
+@router.post("/completions", response_model=TextCompletion)
+async def create_completion(
+    body: CompletionRequest, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep
+) -> Response:
+    """Continues a text as it stands, as OpenAI's older completions do."""
+    max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    sampling = sampling_fields(body, max_tokens, body.logprobs)
+    prompt = ModelInput(
+        prompt=body.text, prompt_logprobs=bool(body.echo) and body.logprobs is not None, scope=owner
+    )
+    events = services.choices.generate(prompt, sampling, body.model, deadline, body.n or 1)
+    maker = TextCompletionMaker(body.model, body.text if body.echo else None)
+    if body.stream:
+        return respond(maker.chunks(events, reports_usage=body.reports_usage), True, encode, deadline)
+    return respond(maker.whole(events), False, encode, deadline)

@@ -1,0 +1,120 @@
+"""Turns the events of replies into a text completion of OpenAI's older API, whole or in chunks."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Literal
+
+from app.api.openai.chat_completion import CompletionIdentity, total_usage
+from app.api.openai.chat_replies import EndOfStream
+from app.api.openai.wire import CompletionUsage, SparseModel
+from app.models.chat.reply import GeneratedReply
+from app.models.choices import ChoiceEvent
+from app.models.schemas import DeltaEvent, LogprobEntry
+
+
+class TextLogprobs(SparseModel):
+    """The tokens of a text in lists of equal length. `text_offset` counts characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class TextChoice(SparseModel):
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"] | None
+    logprobs: TextLogprobs | None
+
+
+class TextCompletion(SparseModel):
+    """A completion, or a chunk of it."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: CompletionUsage | None = None
+
+
+class TextCompletionMaker:
+    """Makes the parts of one completion. With `echo`, the texts begin with the prompt."""
+
+    def __init__(self, model: str, echo: str | None) -> None:
+        self._identity = CompletionIdentity(model)
+        self._echo = echo or ""
+
+    async def whole(self, events: AsyncGenerator[ChoiceEvent, None]) -> AsyncGenerator[TextCompletion, None]:
+        """Yields the whole completion, once all replies are complete."""
+        replies: dict[int, GeneratedReply] = {}
+        async with aclosing(events):
+            async for index, event in events:
+                if isinstance(event, GeneratedReply):
+                    replies[index] = event
+        choices = [self._choice(index, replies[index]) for index in sorted(replies)]
+        yield self._completion(choices, usage=total_usage(replies.values()))
+
+    async def chunks(
+        self, events: AsyncGenerator[ChoiceEvent, None], *, reports_usage: bool
+    ) -> AsyncGenerator[TextCompletion | EndOfStream, None]:
+        """Yields chunks as the texts grow, one with the usage if wanted, and the end of the stream."""
+        replies: list[GeneratedReply] = []
+        async with aclosing(events):
+            async for index, event in events:
+                for choice in self._pieces(index, event):
+                    yield self._completion([choice])
+                if isinstance(event, GeneratedReply):
+                    replies.append(event)
+        if reports_usage:
+            yield self._completion([], usage=total_usage(replies))
+        yield EndOfStream()
+
+    def _pieces(self, index: int, event: object) -> Iterator[TextChoice]:
+        match event:
+            case DeltaEvent(text=text, logprobs=logprobs):
+                yield TextChoice(index=index, text=text, finish_reason=None, logprobs=_logprobs(logprobs))
+            case GeneratedReply():
+                yield TextChoice(index=index, text="", finish_reason=_finish(event), logprobs=None)
+
+    def _choice(self, index: int, reply: GeneratedReply) -> TextChoice:
+        logprobs = _logprobs([*(reply.prompt_logprobs or ()), *(reply.logprobs or ())] or reply.logprobs)
+        return TextChoice(
+            index=index, text=self._echo + reply.text, finish_reason=_finish(reply), logprobs=logprobs
+        )
+
+    def _completion(self, choices: list[TextChoice], **usage: CompletionUsage) -> TextCompletion:
+        return TextCompletion(
+            id=self._identity.id,
+            object="text_completion",
+            created=self._identity.created,
+            model=self._identity.model,
+            choices=choices,
+            **usage,
+        )
+
+
+def _finish(reply: GeneratedReply) -> Literal["stop", "length"]:
+    return "length" if reply.finish_reason == "length" else "stop"
+
+
+def _logprobs(entries: list[LogprobEntry] | None) -> TextLogprobs | None:
+    if entries is None:
+        return None
+    offsets, end = list[int](), 0
+    for entry in entries:
+        offsets.append(end)
+        end += len(entry.token)
+    return TextLogprobs(
+        tokens=[entry.token for entry in entries],
+        token_logprobs=[entry.logprob for entry in entries],
+        top_logprobs=[_top(entry) for entry in entries],
+        text_offset=offsets,
+    )
+
+
+def _top(entry: LogprobEntry) -> dict[str, float] | None:
+    if entry.logprob is None:
+        return None
+    return {other.token: other.logprob for other in entry.top_logprobs}
