@@ -28,7 +28,9 @@ class ListQuery(QueryModel):
     limit: int = Field(50, ge=1, le=200, description="Maximum number of entries in the reply.")
     offset: int = Field(0, ge=0, le=2**31 - 1, description="Number of entries to skip. Not with `cursor`.")
     cursor: str | None = Field(
-        None, max_length=300, description="The `next_cursor` of the page before, whatever was added since."
+        None,
+        max_length=300,
+        description="The `next_cursor` of the previous page. Entries added since do not shift the pages.",
     )
     query: str | None = Field(
         None,
@@ -81,7 +83,7 @@ async def _deadline(services: Annotated[Services, Depends(_services)]) -> Deadli
 
 
 async def _owner(request: Request) -> str:
-    """Returns the name of the caller. Only routes that need the key, where there is one, may depend on it."""
+    """Returns the name of the caller. Only routes that require a key may depend on it."""
     owner: str = request.scope[OWNER]
     return owner
 
@@ -110,7 +112,8 @@ ListParams = Annotated[ListQuery, Query()]
 TreeParam = Annotated[TreeQuery, Query()]
 AfterParam = Annotated[EventsQuery, Query()]
 LastEventId = Annotated[
-    int | None, Header(ge=0, description="As `after`, before which it goes. Browsers send it by themselves.")
+    int | None,
+    Header(ge=0, description="Like `after`, over which it takes precedence. Browsers send it by themselves."),
 ]
 KeyDep = Annotated[str | None, Depends(_idempotency_key)]
 ModelParam = Annotated[ModelQuery, Query()]

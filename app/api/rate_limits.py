@@ -35,7 +35,7 @@ class RateLimit:
 
 
 class _BudgetSend:
-    """The `send` of one request. Adds the caller's budgets, as they are then, to the headers."""
+    """The `send` of one request. Adds the caller's current budgets to the headers."""
 
     def __init__(self, send: Send, limits: KeyLimits, owner: str) -> None:
         self.send = send

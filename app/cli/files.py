@@ -1,4 +1,4 @@
-"""Writes files atomically, refuses to read what is no file, and checks the names of saved conversations."""
+"""Writes files atomically, refuses to read pipes and devices, and checks the names of saved conversations."""
 
 import contextlib
 import errno
@@ -45,7 +45,7 @@ def keep_backup(path: Path) -> Path:
 
 
 def check_regular(path: Path) -> None:
-    """Raises OSError if there is a pipe or a device, whose reading might never end, or no file at all."""
+    """Raises OSError if the file is missing, or is a pipe or a device, from which reading might never end."""
     if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
 

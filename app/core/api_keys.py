@@ -153,7 +153,7 @@ def _digest(key: str, place: str) -> bytes:
 
 
 def _check(keys: Sequence[ApiKey]) -> None:
-    """Raises SettingsError for too many keys, or for a name or a key that two entries share."""
+    """Raises SettingsError if there are too many keys, or if two entries share a name or a key."""
     if len(keys) > MAX_KEYS:
         raise SettingsError(f"LLM_API_KEYS, LLM_API_KEYS_FILE: there are more than {MAX_KEYS:,} keys.")
     names: dict[str, ApiKey] = {}

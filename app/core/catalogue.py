@@ -83,7 +83,7 @@ class Source:
 
     @property
     def gguf_name(self) -> str | None:
-        """Which of the repository's GGUF files is meant, such as `Q4_K_M`; None: its safetensors."""
+        """The name of the repository's GGUF file, such as `Q4_K_M`; None means its safetensors."""
         return None if self.is_local else self.location.partition(":")[2] or None
 
     @property

@@ -34,7 +34,7 @@ def absolute(path: str | Path, folder: Path = Path()) -> Path:
 
 
 def read_regular(path: Path) -> bytes:
-    """Returns the file's content. Raises OSError, also for a pipe or a device, which could block for ever."""
+    """Returns the file's content. Raises OSError, also for a pipe or a device, which could block."""
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")

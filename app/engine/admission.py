@@ -213,7 +213,7 @@ class AdmissionQueue:
     """
 
     def __init__(self, admission: Admission, executor: Executor | None = None) -> None:
-        """`executor` must run one call at a time. The default is a thread of its own for either work."""
+        """`executor` must run one call at a time. By default, each kind of work has a thread of its own."""
         self._admission = admission
         self._executor = ThreadPoolExecutor(1, "admission") if executor is None else executor
         self._compiler = ThreadPoolExecutor(1, "grammars") if executor is None else executor
@@ -249,7 +249,7 @@ class AdmissionQueue:
             self._futures.pop(request_id).cancel()
 
     def wait(self, timeout_s: float) -> None:
-        """Waits until a request may have got further, if there is any."""
+        """Waits until a request may have progressed, if there is one."""
         pending: list[Future[Any]] = list(self._futures.values())[:1]  # Any: their results are not read
         pending += [future for _, _, future in self._compiling.values()]
         wait(pending, timeout_s, FIRST_COMPLETED)

@@ -84,7 +84,7 @@ class Request:
         return [self._delta(part) for part in merged(parts)], reason
 
     def take_prompt(self, start: int, tokens: Sequence[TokenLogprob]) -> PromptLogprobs | None:
-        """Take the log-probabilities of the ids from `start` on. Returns those that are new and the prompt's.
+        """Take the log-probabilities of the ids from `start` on. Returns those of the prompt that are new.
 
         After a preemption the ids are computed again.
         """

@@ -69,7 +69,7 @@ async def edit(
     owner: OwnerDep,
     deadline: DeadlineDep,
 ) -> Response:
-    """Asks a changed question beside an old one, and answers it. The old question stays, with its replies."""
+    """Answers a changed question, stored beside the old one. The old question and its replies stay."""
     events = await services.chats.edit(owner, conversation_id, body, deadline)
     return respond(events, body.stream, encode, deadline)
 
@@ -100,7 +100,7 @@ async def turn_events(
     deadline: DeadlineDep,
     last_event_id: LastEventId = None,
 ) -> Response:
-    """Repeats the events of a turn after the one that the client has read last, and follows it to its end."""
+    """Sends the events of a turn that follow the last one the client has read, until the turn ends."""
     after = params.after if last_event_id is None else last_event_id
     events = await services.chats.events(owner, message_id, after)
     return respond(events, True, encode, deadline, after=after)
@@ -108,5 +108,5 @@ async def turn_events(
 
 @router.delete("/chat/turns/{message_id}", responses=fails_with(404, 422))
 async def stop_turn(message_id: TurnId, services: ServicesDep, owner: OwnerDep) -> StopTurnResponse:
-    """Stops a turn if it runs, and returns what is kept of it."""
+    """Stops the turn if it is running, and returns the part of its reply that is kept."""
     return await services.chats.stop(owner, message_id)

@@ -77,7 +77,7 @@ async def undo(
     services: ServicesDep,
     owner: OwnerDep,
 ) -> UndoResponse:
-    """Takes the last `turns` user messages with their replies out of the current branch; one without a body.
+    """Takes the last turn, or the last `turns`, out of the current branch.
 
     They stay stored, and `select` brings them back."""
     return await services.conversations.undo(owner, conversation_id, body.turns)

@@ -38,7 +38,7 @@ ChoiceEvents = AsyncGenerator[ChoiceEvent, None]
 
 @dataclass(frozen=True, slots=True)
 class CompletionIdentity:
-    """What all parts of one completion have in common."""
+    """The fields that all parts of one completion share."""
 
     model: str
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
@@ -84,7 +84,7 @@ async def whole_completion(events: ChoiceEvents, model: str) -> AsyncGenerator[C
 async def completion_chunks(
     events: ChoiceEvents, model: str, *, reports_usage: bool
 ) -> AsyncGenerator[ChatCompletionChunk | EndOfStream, None]:
-    """Yields chunks as the replies grow, at last one with the usage if wanted, and the end of the stream."""
+    """Yields chunks as the replies grow, then one with the usage if requested, then the end of the stream."""
     identity, replies = CompletionIdentity(model), list[GeneratedReply]()
     begun: dict[int, set[int]] = {}  # the tool calls of each reply whose names were sent
     async with aclosing(events):

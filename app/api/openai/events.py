@@ -13,7 +13,7 @@ _LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"
 
 def encode(event: BaseModel, event_id: int | None) -> bytes:
     """Returns one frame: a chunk, an error, or the mark at the end. OpenAI's streams have no ids."""
-    assert event_id is None, "a completion is no turn"
+    assert event_id is None, "a completion is not a turn"
     if isinstance(event, EndOfStream):
         return format_sse_event(data_str="[DONE]")
     if isinstance(event, ErrorResponse):

@@ -20,7 +20,7 @@ def chat_messages(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]
     """Returns the messages in an order that chat templates take.
 
     Raises:
-        InvalidRequest: a message has a part that is no text, or lacks what its role needs.
+        InvalidRequest: a message has a part that is not text, or lacks a field that its role needs.
     """
     ordered: list[ChatMessage] = []
     for message in map(_translated, range(len(messages)), messages):
@@ -63,7 +63,7 @@ def content_text(content: str | Sequence[ContentPart] | None, where: str) -> str
     """Returns the text of a message's content.
 
     Raises:
-        InvalidRequest: a part is no text. `where` names the message.
+        InvalidRequest: a part is not text. `where` names the message.
     """
     if content is None or isinstance(content, str):
         return content or ""

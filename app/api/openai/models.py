@@ -28,7 +28,7 @@ class ModelCards(SparseModel):
 
 @router.get("/models")
 async def list_models(services: ServicesDep) -> ModelCards:
-    """Lists the names under which the models can be asked for."""
+    """Lists the names by which requests may choose a model."""
     listed = await services.status.list_models()
     return ModelCards(object="list", data=[_card(entry.name) for entry in listed.models])
 

@@ -86,7 +86,7 @@ class KnownSessions:
         return [summary for summary in found if summary.title or summary.preview]
 
     async def _searched(self, query: str, limit: int) -> list[ConversationSummary]:
-        """Returns what the server finds. Of an older server, which does not search, titles and beginnings."""
+        """Returns what the server finds; with an older one, whose title or beginning has the words."""
         try:
             return await self._client.conversations(query, limit)
         except Refused as error:

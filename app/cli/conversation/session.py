@@ -91,7 +91,7 @@ class Session:
         await self._answer(AskedTurn(request, replaced=1, prefix=self.transcript.messages[-1].content))
 
     async def undo(self, turns: int) -> int:
-        """Goes back by some turns, which stay as a branch. Returns by how many."""
+        """Goes back by at most `turns` turns, which stay as a branch. Returns the number of turns."""
         await self._server_copy.settle()
         asked = [at for at, message in enumerate(self.transcript.messages) if message.role == "user"]
         if not asked:
@@ -104,7 +104,7 @@ class Session:
         return undone
 
     async def edit(self, text: str) -> None:
-        """Asks `text` in place of the last message, which stays, with its answer, as another version."""
+        """Sends `text` in place of the last message. That message and its answer stay as another version."""
         await self._server_copy.settle()
         branch = self.transcript.messages
         replaced = next((n for n, m in enumerate(reversed(branch), 1) if m.role == "user"), None)
@@ -122,7 +122,7 @@ class Session:
             await self._send_beside(text, replaced)
 
     async def _send_beside(self, text: str, replaced: int) -> None:
-        """Asks `text` on a server that cannot edit: in a conversation that ends before the replaced messages.
+        """Sends `text` to a server that cannot edit, in a conversation without the replaced messages.
 
         Unless an answer arrives, nothing changes.
         """

@@ -12,7 +12,7 @@ from prompt_toolkit.key_binding import ConditionalKeyBindings, KeyBindings, KeyP
 from prompt_toolkit.keys import Keys
 
 QUOTES = '"""'  # start and end a text of several lines
-_VERSION_KEYS = (  # what Alt with an arrow sends, also in terminals that make words of it
+_VERSION_KEYS = (  # Alt with an arrow, which some terminals send as Alt-B or Alt-F
     (-1, "/version previous", ("left", "b")),
     (1, "/version next", ("right", "f")),
 )

@@ -50,7 +50,7 @@ class ScreenWriter:
         self._console = console
         self._live: list[_Line] = []  # on the screen, above the cursor
         self._replaced_rows = 0  # above those, of an earlier writer; the next frame overwrites them
-        self.final_rows = 0  # rows of the screen that the final rows have taken, at the width of their time
+        self.final_rows = 0  # rows of the screen that the final rows took when they were drawn
 
     @property
     def size(self) -> tuple[int, int]:

@@ -196,7 +196,7 @@ def rebuilt(messages: Iterable[TreeMessage], head_id: str | None) -> Conversatio
 
 
 def fault(messages: Sequence[TreeMessage], head_id: str | None) -> str | None:
-    """Returns why these messages are no tree with this head; None if they are one."""
+    """Returns why these messages do not form a tree with this head; None if they do."""
     found: set[str] = set()
     for number, message in enumerate(messages):
         if message.id in found:

@@ -19,7 +19,7 @@ EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 _NO_CHOICE = "Choose a GGUF file of Llama, Mistral, SmolLM2, Qwen2, Qwen3, Gemma 2 or Gemma 3."
 _LOCAL_ROPE_BASE = 10_000.0  # of Gemma 3's layers with a sliding window
 _GEMMA3_PATTERN = 6  # every sixth layer sees the whole context
-_LARGEST_GEMMA2_LAYERS, _LARGEST_GEMMA3_LAYERS = 46, 62  # the 27B models scale their attention otherwise
+_LARGEST_GEMMA2_LAYERS, _LARGEST_GEMMA3_LAYERS = 46, 62  # the 27B models scale their attention differently
 
 Fields = dict[str, Any]  # Any: arguments of transformers' configurations
 

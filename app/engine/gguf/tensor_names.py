@@ -38,7 +38,7 @@ def to_transformers(name: str, architecture: str) -> str | None:
     """Returns the parameter's name in transformers; None for a tensor that is not a weight.
 
     Raises:
-        ModelUnsupported: no such model has the tensor.
+        ModelUnsupported: no supported model has this tensor.
     """
     if name in _WHOLE:
         return _WHOLE[name]

@@ -64,7 +64,7 @@ class GrammarCompiler:
 
     @cached_property
     def tokenizer(self) -> LLTokenizer:
-        """The model's tokenizer as llguidance needs it. To build it takes a second for a large vocabulary."""
+        """The model's tokenizer as llguidance needs it. Building it takes a second for a large vocabulary."""
         if not self._tokenizer.is_fast or not self._stop_ids:
             raise InvalidRequest("this model's tokenizer cannot be used with a grammar")
         return grammar_tokenizer(self._tokenizer, self._tokens, self._stop_ids, self._special_ids)

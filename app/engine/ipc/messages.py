@@ -94,7 +94,9 @@ class SamplingParams(Record, frozen=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()  # in addition to the model's own
-    include_stop_str_in_output: bool = False  # whether the reply's text has what ended it
+    include_stop_str_in_output: bool = (
+        False  # whether the reply's text includes the stop string or token that ended it
+    )
     ignore_eos: bool = False  # whether the model's own stop ids have no effect
     min_tokens: int = 0  # the reply ends neither at a stop id nor at a stop string before it has these
     bad_words: tuple[str, ...] = ()  # texts that the reply never contains

@@ -36,12 +36,12 @@ def grouped_linear(parts: Sequence[BlockWeight], bias: Tensor | None, dtype: tor
 
 
 def bits_of(kind: Kind) -> int:
-    """Returns the bits of the integers that blocks of this kind are kept in."""
+    """Returns the number of bits of the integers in which blocks of this kind are kept."""
     return 4 if kind in _EXACT and kind != Kind.Q8_0 else 8
 
 
 def describe(model: nn.Module) -> str | None:
-    """Returns which forms the blocks of the model's layers are kept in; None if it keeps none."""
+    """Returns the forms in which the layers keep their blocks; None if they keep none."""
     if not has_grouped_products():
         return None
     layers = [module for module in model.modules() if isinstance(module, BlockLinear)]

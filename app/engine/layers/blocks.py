@@ -1,4 +1,4 @@
-"""Weights in the blocks of a GGUF file, as they lie there, and layers that convert them while they compute.
+"""Weights in the blocks of a GGUF file, unchanged, and layers that convert them while they compute.
 
 The layers are slow. They keep a model's own computation for the self-check, until its layers are packed.
 """

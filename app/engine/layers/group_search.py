@@ -9,7 +9,7 @@ from app.engine.layers.grouped import GROUP, GroupedWeight
 _CHUNK = 2**18  # weights that are rounded at a time
 _LARGEST = 15
 _SHRINKS = (1.0, 0.86)  # parts of the range of a group that are tried; the smaller one clips outliers
-_REFITS = 2  # times that scale and zero are fitted to the integers, and the integers to them
+_REFITS = 2  # how often scale and zero are fitted to the integers, and the integers to them
 _SMALLEST_SCALE = 1e-12  # the scale of a group of equal weights
 
 
@@ -24,7 +24,7 @@ def in_eight_bits(weight: Tensor) -> GroupedWeight:
 def in_four_bits(weight: Tensor) -> GroupedWeight:
     """Returns the weight in 4 bits, with the scale and zero of each group that give the least squared error.
 
-    They are the best that a search finds: some ranges are tried, and each is refitted to its integers.
+    A search finds them: it tries several ranges and refits each to its integers.
     """
     rows = max(1, _CHUNK // weight.shape[1])
     return GroupedWeight.joined([_searched(some) for some in torch.split(weight, rows)])

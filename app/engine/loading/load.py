@@ -91,7 +91,7 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
 def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     file = read(Path(spec.model_path))
     config, device = config_of(file), pick_device(spec.device)
-    config.dtype = torch.bfloat16  # of which quantised weights have the precision, at most
+    config.dtype = torch.bfloat16  # quantised weights are no more precise than this
     config.eos_token_id = ending_ids(file)
     dtype = pick_dtype(spec.dtype, device, config)
     tokenizer = build_tokenizer(file)

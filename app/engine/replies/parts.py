@@ -9,7 +9,10 @@ from app.engine.replies.stop_strings import partial_match_length
 
 Thinking = Literal["none", "marked", "opened"]  # in a reply: never, between marks, or from the first token
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"  # what reasoning models write around their reasoning
+THINK_OPEN, THINK_CLOSE = (
+    "<think>",
+    "</think>",
+)  # the marks that reasoning models write around their reasoning
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from app.engine.speculative.verification import sample_and_verify
 
 @dataclass(slots=True)
 class ChunkOutcome:
-    """What a pass gave one chunk: at least one token if it was the last of its sequence, otherwise none.
+    """The result of a pass for one chunk: at least one token if it was the sequence's last, otherwise none.
 
     `prompt_logprobs` are those of the ids that follow the chunk's own, if its sequence needs all logits.
     """
@@ -69,7 +69,7 @@ class _WantedLogprobs:
     def add(
         self, target: list[RowLogprobs], first_row: int, tokens: Sequence[int], sampler: RequestSampler
     ) -> None:
-        """The rows from `first_row` on, one for each token, belong into `target`."""
+        """The rows from `first_row` on, one for each token, belong in `target`."""
         top = sampler.params.top_logprobs
         if top is None:
             return

@@ -1,4 +1,4 @@
-"""Renders chat templates and checks grammars in a process that has nothing else in memory.
+"""Renders chat templates and checks grammars in a process that holds no other data.
 
 Templates are code by the model's author, and grammars come from clients. Run it as a script. It reads one
 JSON request per line from stdin and writes one JSON answer per line to stdout, until stdin ends. It imports

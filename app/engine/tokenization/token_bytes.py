@@ -63,7 +63,7 @@ class TokenBytes:
         return [token_id for token_id in self.starting_with(text) if self.of(token_id) == text]
 
     def containing(self, text: bytes) -> list[int]:
-        """Returns the ids whose text has these bytes in it."""
+        """Returns the ids whose text contains these bytes."""
         return [token_id for token, token_id in self._sorted if text in token]
 
     @cached_property

@@ -51,8 +51,8 @@ class Vocabulary:
     ) -> ReplyText:
         """Returns the text of a new reply. `joins` are the ids of the text that it continues, if any.
 
-        `includes_stop` says whether the text has the stop string, or the token, that ended it. `visible` are
-        special tokens that the text has.
+        `includes_stop` says whether the text includes the stop string or token that ended it. `visible` are
+        special tokens that the text shows.
         """
         silent_ids = self._silent_ids - visible
         detokenizer = Detokenizer(self._decode, byte_ids=self._byte_ids, silent_ids=silent_ids)

@@ -98,7 +98,7 @@ def _gguf(names: Iterable[str], source: Source) -> str:
 
 
 def _listed(kinds: Iterable[str]) -> str:
-    return f"There are: {', '.join(kinds)}."
+    return f"It has {', '.join(kinds)}."
 
 
 def _file(sibling: RepoSibling, source: Source) -> RemoteFile:

@@ -265,8 +265,8 @@ def test_damaged_gguf_file_is_downloaded_again(tmp_path: Path, standin: StandInH
 @pytest.mark.parametrize(
     ("name", "error", "hint"),
     [
-        ("owner/ggufs:Q2_K", ModelMissing, "There are: F16, Q4_K_M, Q8_0."),
-        ("owner/ggufs", ModelRefused, "owner/ggufs:F16. There are: F16, Q4_K_M, Q8_0."),
+        ("owner/ggufs:Q2_K", ModelMissing, "It has F16, Q4_K_M, Q8_0."),
+        ("owner/ggufs", ModelRefused, "owner/ggufs:F16. It has F16, Q4_K_M, Q8_0."),
         ("owner/tiny:Q4_0", ModelMissing, "no GGUF files at all"),
     ],
 )
