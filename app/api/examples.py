@@ -77,6 +77,18 @@ _COUNT = _examples(
     chat=("A chat", {"messages": [{"role": "user", "content": "What is the capital of France?"}]}),
     prompt=("A raw prompt", {"prompt": "Once upon a time"}),
 )
+_MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+_COMPLETION = _examples(
+    question=("A question", {"model": "builtin", "messages": _MESSAGES}),
+    stream=("A question, streamed", {"model": "builtin", "messages": _MESSAGES, "stream": True}),
+)
+_MESSAGE = _examples(
+    question=("A question", {"model": "builtin", "max_tokens": 100, "messages": _MESSAGES}),
+    stream=(
+        "A question, streamed",
+        {"model": "builtin", "max_tokens": 100, "messages": _MESSAGES, "stream": True},
+    ),
+)
 
 CHAT = Body(openapi_examples=_CHAT)
 NEW_CHAT = Body(openapi_examples=_NEW, default_factory=NewChatRequest)
@@ -94,3 +106,5 @@ GENERATE = Body(openapi_examples=_GENERATE)
 TOKENIZE = Body(openapi_examples=_TOKENIZE)
 DETOKENIZE = Body(openapi_examples=_DETOKENIZE)
 COUNT = Body(openapi_examples=_COUNT)
+CHAT_COMPLETION = Body(openapi_examples=_COMPLETION)
+MESSAGE = Body(openapi_examples=_MESSAGE)

@@ -9,6 +9,7 @@ from app.api.anthropic.replies import ReplyMessageBody
 from app.api.anthropic.requests import MessagesRequest
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
+from app.api.examples import MESSAGE
 from app.api.paths import ANTHROPIC_PREFIX
 from app.api.streaming import respond
 
@@ -17,7 +18,7 @@ router = APIRouter(prefix=ANTHROPIC_PREFIX, route_class=ParsedRoute, tags=["Anth
 
 @router.post("", response_model=ReplyMessageBody)
 async def create_message(
-    body: MessagesRequest, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep
+    services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep, body: MessagesRequest = MESSAGE
 ) -> Response:
     """Answers messages, as Anthropic's Messages API does."""
     events = services.choices.generate(

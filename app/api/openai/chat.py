@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
+from app.api.examples import CHAT_COMPLETION
 from app.api.openai.chat_completion import completion_chunks, whole_completion
 from app.api.openai.chat_replies import ChatCompletion
 from app.api.openai.chat_requests import ChatCompletionRequest
@@ -17,7 +18,10 @@ router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"
 
 @router.post("/chat/completions", response_model=ChatCompletion)
 async def create_chat_completion(
-    body: ChatCompletionRequest, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep
+    services: ServicesDep,
+    owner: OwnerDep,
+    deadline: DeadlineDep,
+    body: ChatCompletionRequest = CHAT_COMPLETION,
 ) -> Response:
     """Answers messages, as OpenAI's chat completions do."""
     count = body.n or 1

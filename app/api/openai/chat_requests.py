@@ -23,7 +23,7 @@ class RefusalContent(LenientRequest):
 
 
 class UnsupportedContent(LenientRequest):
-    """A part that is no text, such as an image."""
+    """A part that is not text, such as an image."""
 
     type: str
 
