@@ -3,7 +3,7 @@
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "cancelled", "interrupted"]  # `interrupted`: the client disconnected
+FinishReason = Literal["stop", "length", "cancelled", "interrupted"]  # `interrupted`: it was stopped
 Quantization = Literal["none", "int8", "int4"]  # the most bits first
 QuantizationSetting = Literal["none", "int8", "int4", "auto"]
 Device = Literal["cpu", "cuda", "mps", "auto"]

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest, NothingToDo
-from app.models.chat.finder import ConversationFinder
+from app.models.chat.finder import ConversationFinder, find_turn
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.idempotency import KeyedTurns, record_of
 from app.models.chat.turn import Turn, TurnRunner
@@ -63,8 +63,11 @@ class ChatModelManager:
 
         Raises:
             TurnNotFound: no such turn runs, or has ended a short time ago.
+            InvalidRequest: it has no event with that id yet.
         """
-        return TurnReader(self._turns.find(owner, message_id).log, after)
+        log = (await find_turn(self._turns, self._store, owner, message_id)).log
+        log.check_id(after)
+        return TurnReader(log, after)
 
     async def stop(self, owner: str, message_id: str) -> StopTurnResponse:
         """Stops the owner's turn if it runs, and returns what is kept of it.
@@ -72,7 +75,7 @@ class ChatModelManager:
         Raises:
             TurnNotFound.
         """
-        turn = self._turns.find(owner, message_id)
+        turn = await find_turn(self._turns, self._store, owner, message_id)
         was_running = not turn.log.has_ended
         await stop(turn)
         return StopTurnResponse(message_id=message_id, was_running=was_running, reply=turn.log.response)

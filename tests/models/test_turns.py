@@ -12,6 +12,7 @@ from app.core.config import Settings
 from app.core.errors import (
     ConversationBusy,
     DomainError,
+    InvalidRequest,
     KeyReused,
     ShuttingDown,
     StoreUnavailable,
@@ -178,6 +179,30 @@ def test_a_turn_that_nobody_reads_ends_and_is_committed() -> None:
     run(scenario())
 
 
+def test_the_events_of_a_turn_are_gone_with_its_conversation() -> None:
+    async def scenario() -> None:
+        here = world()
+        answer = answer_of(await read(here.chats.chat(OWNER, HI, soon())))
+        assert (await here.chats.stop(OWNER, answer.message_id)).reply == answer
+        await here.store.delete(await here.store.get(OWNER, answer.conversation_id))
+        with pytest.raises(TurnNotFound):
+            await here.chats.events(OWNER, answer.message_id, 0)
+        with pytest.raises(TurnNotFound):
+            await here.chats.stop(OWNER, answer.message_id)
+
+    run(scenario())
+
+
+def test_events_after_one_that_a_turn_does_not_have_are_refused() -> None:
+    async def scenario() -> None:
+        here = world()
+        answer = answer_of(await read(here.chats.chat(OWNER, HI, soon())))
+        with pytest.raises(InvalidRequest, match="after"):
+            await here.chats.events(OWNER, answer.message_id, 100)
+
+    run(scenario())
+
+
 def test_turns_of_another_owner_are_neither_read_nor_stopped() -> None:
     async def scenario() -> None:
         here = world(HELLO[:3], is_endless=True)
@@ -326,7 +351,6 @@ def test_a_key_whose_conversation_was_deleted_begins_another_turn() -> None:
         here = world()
         first = answer_of(await read(here.chats.chat(OWNER, HI, soon(), "key")))
         await here.store.delete(await here.store.get(OWNER, first.conversation_id))
-        here.now_s[0] = 1_000_000.0
         second = answer_of(await read(here.chats.chat(OWNER, HI, soon(), "key")))
         assert second.conversation_id != first.conversation_id
         assert await read(here.chats.chat(OWNER, HI, soon(), "key")) != []

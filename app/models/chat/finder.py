@@ -1,11 +1,30 @@
-"""Finds the conversations of an owner, and holds their turn locks."""
+"""Finds the conversations and turns of an owner, and holds turn locks."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from app.core.errors import ConversationNotFound
+from app.models.chat.turn_registry import RegisteredTurn, TurnRegistry, turn_not_found
 from app.models.conversation import Conversation, Message
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
+
+
+async def find_turn(
+    turns: TurnRegistry, store: ConversationStore, owner: str, message_id: str
+) -> RegisteredTurn:
+    """Returns the owner's turn, unless its conversation was deleted after its end.
+
+    Raises:
+        TurnNotFound, StoreUnavailable.
+    """
+    turn = turns.find(owner, message_id)
+    if turn.log.response is not None:
+        try:
+            await store.get(owner, turn.log.response.conversation_id)
+        except ConversationNotFound:
+            raise turn_not_found() from None
+    return turn
 
 
 class ConversationFinder:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 
 from app.core.errors import ConversationNotFound, KeyReused, MessageNotFound, TurnNotFound
+from app.models.chat.finder import find_turn
 from app.models.chat.turn import to_response
 from app.models.chat.turn_log import TurnEvent, TurnLog
 from app.models.chat.turn_registry import TurnReader, TurnRegistry
@@ -59,7 +60,7 @@ class KeyedTurns:
             return None
         if stored.body_hash != record.body_hash:
             raise KeyReused("This Idempotency-Key was sent with another body before.", hint="Use a new key.")
-        if (reader := self._running(stored) or await self._committed(stored)) is not None:
+        if (reader := await self._running(stored) or await self._committed(stored)) is not None:
             return reader
         await self._free_dead(stored)
         if (await self._records.claim(record)).message_id != record.message_id:
@@ -70,9 +71,10 @@ class KeyedTurns:
         """Frees the key of a turn that was not committed."""
         await self._records.release(record)
 
-    def _running(self, record: KeyRecord) -> TurnReader | None:
+    async def _running(self, record: KeyRecord) -> TurnReader | None:
         try:
-            return TurnReader(self._turns.find(record.owner, record.message_id).log)
+            turn = await find_turn(self._turns, self._store, record.owner, record.message_id)
+            return TurnReader(turn.log)
         except TurnNotFound:
             return None
 

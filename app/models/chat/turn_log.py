@@ -40,7 +40,7 @@ class EventReader(Protocol):
 class _Run:
     """Events of one kind that follow each other and are read together, or one other event.
 
-    Of pieces of text it keeps every piece; of load progress only the newest, `event`.
+    `event` is the newest. Of pieces of text, all texts are kept; of load progress, only the newest event.
     """
 
     first_id: int
@@ -56,7 +56,7 @@ class _Run:
 
     def after(self, event_id: int) -> TurnRecord:
         """Returns the events of this run after `event_id` as one."""
-        if not self.pieces:
+        if not self.pieces or event_id == self.last_id - 1:
             return TurnRecord(self.last_id, self.event)
         text = "".join(self.pieces[max(0, event_id + 1 - self.first_id) :])
         return TurnRecord(self.last_id, self.event.model_copy(update={"text": text}))
@@ -98,12 +98,11 @@ class TurnLog:
             self.size_bytes += _size_bytes(event)
         run = self._runs[-1]
         run.last_id = self._last_id
+        run.event = event
         if (text := _joinable_text(event)) is not None:
             run.pieces.append(text)
             self.size_bytes += _PIECE_BYTES + sys.getsizeof(text)
-        else:
-            run.event = event
-        self._wake_readers()
+        self._changed.set()
 
     def finish(self, response: ChatResponse) -> None:
         """Records the last event of a turn that has not failed."""
@@ -118,18 +117,21 @@ class TurnLog:
         self._last_id += 1 if self._last_id else 0
         self._end()
 
+    def check_id(self, event_id: int) -> None:
+        """Raises InvalidRequest if the turn has no event with that id yet; 0 is before the first."""
+        if event_id > self._last_id:
+            raise InvalidRequest(f"after: the last event of the turn is {self._last_id}.")
+
     async def next(self, after: int) -> TurnRecord | None:
         """Waits for the event after the one with the id `after` (0: the first). None after the last.
 
         Raises:
-            InvalidRequest: the turn has no event with that id yet.
             DomainError: the turn has ended with this error.
         """
-        if after > self._last_id:
-            raise InvalidRequest(f"after: the last event of the turn is {self._last_id}.")
         if after < self._last_id:
             await asyncio.sleep(0)  # a reader of many recorded events must not keep the event loop
         while after == self._last_id and not self._has_ended:
+            self._changed.clear()  # its waiters were woken when it was set
             await self._changed.wait()
         if self._runs and after < self._runs[-1].last_id:
             return self._runs[self._index(after + 1)].after(after)
@@ -142,12 +144,7 @@ class TurnLog:
 
     def _end(self) -> None:
         self._has_ended = True
-        self._wake_readers()
-
-    def _wake_readers(self) -> None:
         self._changed.set()
-        if not self._has_ended:
-            self._changed = asyncio.Event()
 
 
 def _joinable_text(event: TurnEvent) -> str | None:

@@ -1,7 +1,6 @@
 """Runs turns in tasks of its own, so that a turn can outlive the connection that began it."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from app.core.errors import QueueFull, ShuttingDown, TurnNotFound, TurnStopped
 from app.core.logging import to_domain_error
 from app.models.chat.turn_log import TurnLog, TurnRecord
 from app.models.schemas import ChatResponse
-
-logger = logging.getLogger(__name__)
 
 KEPT_S = 300.0  # for which the events of a turn can be read after its end
 KEPT_BYTES = 64_000_000  # of the events of all turns that have ended
@@ -109,10 +106,7 @@ class TurnRegistry:
         self._forget_old()
         turn = self._running.get(message_id) or self._ended.get(message_id)
         if turn is None or turn.owner != owner:
-            raise TurnNotFound(
-                "No turn with this id is running or has just ended.",
-                hint="GET /api/v1/chat/conversation/{conversation_id} has what was committed.",
-            )
+            raise turn_not_found()
         return turn
 
     async def close(self) -> None:
@@ -162,6 +156,13 @@ async def stop(turn: RegisteredTurn) -> None:
         if not turn.log.has_ended:
             turn.task.cancel()
     await asyncio.wait((turn.task,))
+
+
+def turn_not_found() -> TurnNotFound:
+    return TurnNotFound(
+        "No turn with this id is running or has just ended.",
+        hint="GET /api/v1/chat/conversation/{conversation_id} has what was committed.",
+    )
 
 
 def _shutting_down() -> ShuttingDown:
