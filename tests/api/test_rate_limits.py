@@ -10,6 +10,7 @@ from app.core.config import Settings
 from app.main import create_app
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator
+from app.models.choices import ChoiceGenerator
 from app.services import Services
 from tests.api.fakes import Scripted, fake_app, scripted_services, serving
 from tests.api.raw_http import exchange
@@ -29,13 +30,13 @@ def limits_of(reply: httpx.Response) -> dict[str, str]:
 
 
 def generating_app(**settings: Any) -> FastAPI:  # Any: as Settings types them
-    """An application whose POST /generate has a real service over a stand-in backend."""
+    """An application that answers requests without a conversation by real services and a stand-in backend."""
 
     def build(settings: Settings) -> Services:
         services = scripted_services(Scripted(), settings)
-        models = StandInModels(StandInBackend(reply=HELLO))
-        generator = TextGenerator(settings, ChatGenerator(models, services.limits))
-        return replace(services, generator=generator)
+        generator = ChatGenerator(StandInModels(StandInBackend(reply=HELLO)), services.limits)
+        texts, choices = TextGenerator(settings, generator), ChoiceGenerator(generator)
+        return replace(services, generator=texts, choices=choices)
 
     return create_app(Settings(_env_file=None, api_keys=KEYS, **settings), build)
 
@@ -112,3 +113,26 @@ def test_tokens_of_replies_streams_and_sequences_count() -> None:
         "remaining-tokens": str(4 * TOKENS),
         "reset-tokens": "",
     }
+
+
+def test_all_apis_share_the_limits_of_a_key_and_refuse_in_their_own_words() -> None:
+    app = generating_app(key_tokens_per_minute=3 * TOKENS, key_requests_per_minute=7)
+    messages = {"model": "stand-in", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    asked: list[tuple[str, dict[str, object]]] = [
+        ("/api/v1/generate", {"prompt": "hi"}),
+        ("/v1/chat/completions", messages),
+        ("/v1/messages", messages),
+    ]
+    with serving(app) as url, httpx.Client(base_url=url, headers=ALICE, trust_env=False) as client:
+        answered = [client.post(path, json=body) for path, body in asked]
+        without_tokens = [client.post(path, json=body) for path, body in asked]
+        client.get("/v1/models")
+        without_requests = [client.post(path, json=body) for path, body in asked]
+    assert [reply.status_code for reply in answered] == [200] * 3
+    assert [limits_of(reply)["remaining-tokens"] for reply in answered] == ["14", "7", "0"]
+    for refused in (without_tokens, without_requests):
+        assert [reply.status_code for reply in refused] == [429] * 3
+        assert all(1 <= int(reply.headers["retry-after"]) <= 60 for reply in refused)
+        native, openai, anthropic = (reply.json()["error"] for reply in refused)
+        assert native["code"] == openai["code"] == "rate_limit_exceeded"
+        assert openai["type"] == anthropic["type"] == "rate_limit_error"
