@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from app.engine.layers.packed_linear import computes_in_bfloat16
+
 GROUP = 32  # weights with a common scale and zero
-_FEW_ROWS = 32  # from here on, converting the weights costs less than torch's 4-bit product
+# From so many rows on, converting the weights costs less than torch's 4-bit product. AMX makes the product of
+# converted weights faster. For 8 bits it is a quarter of that, because torch's product then has more to do.
+_FEW_ROWS, _FEW_ROWS_WITH_AMX = 200, 40
 _CHUNK = 2**20  # weights that are converted at a time
 _PACK_CHUNK = 2**22  # weights that are packed at a time
 _LAYOUTS = (64, 32)  # outputs in a block of torch's layout with AVX-512, and with AVX2
@@ -72,12 +76,14 @@ class GroupedLinear(nn.Module):
         self._scales_and_zeros = _scales_and_zeros(weight)
         self._bias = bias
         self._dtype = dtype
+        self._few_rows = _few_rows() // self._parts**2
+        self._converted_dtype = torch.bfloat16 if computes_in_bfloat16() else torch.float32
 
     def forward(self, rows: Tensor) -> Tensor:
         flat = rows.reshape(-1, rows.shape[-1]).bfloat16()
         if flat.shape[1] < self._inputs:
             flat = pad(flat, (0, self._inputs - flat.shape[1]))
-        output = self._product(flat) if len(flat) <= _FEW_ROWS else self._converted_product(flat)
+        output = self._product(flat) if len(flat) <= self._few_rows else self._converted_product(flat)
         output = output[:, : self._outputs].to(self._dtype).view(*rows.shape[:-1], self._outputs)
         return output if self._bias is None else output + self._bias
 
@@ -89,6 +95,7 @@ class GroupedLinear(nn.Module):
         return product
 
     def _converted_product(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self._converted_dtype)
         output = rows.new_empty(len(rows), self._scales_and_zeros.shape[1])
         start = 0
         for columns in self._converted():
@@ -98,16 +105,16 @@ class GroupedLinear(nn.Module):
         return output
 
     def _converted(self) -> Iterator[Tensor]:
-        """Yields the transposed weight in bfloat16, `[inputs, outputs]`, some blocks of outputs at a time."""
+        """Yields the transposed weight, `[inputs, outputs]`, some blocks of outputs at a time."""
         groups, half = self._inputs // GROUP, self._block // 2
         packed = self._packed.view(-1, self._parts, groups, GROUP, half)
         # Of an 8-bit integer, the second half has its scale.
         factors = self._scales_and_zeros.view(self._parts, groups, -1, self._block, 2)[-1].transpose(0, 1)
         count = max(1, _CHUNK // (self._inputs * self._block))
         for some, factor in zip(torch.split(packed, count), torch.split(factors, count), strict=True):
-            integers = some.new_empty(len(some), groups, GROUP, self._block, dtype=torch.bfloat16)
+            integers = some.new_empty(len(some), groups, GROUP, self._block, dtype=self._converted_dtype)
             integers[..., :half], integers[..., half:] = self._integers(some)
-            scales, zeros = factor.unsqueeze(2).unbind(-1)
+            scales, zeros = factor.to(self._converted_dtype).unsqueeze(2).unbind(-1)
             if self._parts == 1:
                 torch.addcmul(zeros.contiguous(), integers, scales.contiguous(), out=integers)
             else:
@@ -143,6 +150,12 @@ def has_grouped_products() -> bool:
         return _layout() > 0
     except (RuntimeError, AttributeError):  # this build of torch lacks the operator
         return False
+
+
+@cache
+def _few_rows() -> int:
+    has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+    return _FEW_ROWS_WITH_AMX if has_amx else _FEW_ROWS
 
 
 @cache
