@@ -162,7 +162,9 @@ class Client:
         session.terminal.note("Type a message, or /help for the commands.")
         if self._options.resume is not None:
             try:
-                await saving.resume(session, self._options.resume)
+                await self._interrupts.run(saving.resume(session, self._options.resume))
+            except Interrupted:
+                session.terminal.note("Stopped.")
             except (TranscriptError, UsageError) as error:  # start a new conversation instead
                 session.terminal.show_error(error)
 

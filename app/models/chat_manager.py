@@ -141,7 +141,7 @@ class ChatModelManager:
 
     def _begin(self, owner: str, log: TurnLog, request: TurnFields, work: TurnWork) -> TurnReader:
         turn = self._turns.start(owner, log, work)
-        return TurnReader(log, stops=None if request.background else turn)
+        return TurnReader(log, stops=turn, is_background=request.background)
 
     # Each of these finds its conversation, locks it, builds the turn and runs it.
 

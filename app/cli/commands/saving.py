@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from app.cli.commands.command import Choice, Command, number_of
-from app.cli.commands.conversation import history, show_system_prompt
+from app.cli.commands.conversation import history, show_message, show_system_prompt
 from app.cli.conversation.known_sessions import KnownSession
 from app.cli.conversation.session import Session
 from app.cli.errors import TranscriptError, UsageError
@@ -28,6 +28,7 @@ from app.cli.transcripts.transcript_file import (
 
 MAX_NAMED = 10  # saved files that /sessions names
 GAP = 2  # between the columns of /sessions
+WIDE = 60  # cells from which on /sessions says what is counted
 MIN_NAME = 12  # cells for a name in a narrow terminal
 
 
@@ -47,12 +48,13 @@ async def list_sessions(session: Session, argument: str) -> None:
 
 def _session_rows(session: Session) -> list[tuple[str, ...]]:
     """Number, name, age, messages and place of each. The age of the current one is "current"."""
+    is_wide = session.terminal.console.width >= WIDE
     rows = [
         (
             str(number),
             entry.name,
             "current" if _is_current(session, entry) else format_age(entry.changed_at),
-            count(entry.messages, "message"),
+            count(entry.messages, "message") if is_wide else str(entry.messages),
             entry.place,
         )
         for number, entry in enumerate(session.listed, 1)
@@ -112,13 +114,27 @@ async def load(session: Session, argument: str) -> None:
         hint = f"Saved conversations: {names}." if names else "/sessions lists the conversations."
         raise UsageError("/load needs a name.", hint)
     await load_and_continue(session, argument)
+    await _follow_running_turn(session)
 
 
 async def resume(session: Session, argument: str) -> None:
     """Loads a conversation, by default the last one, and shows its last turn."""
     await load_and_continue(session, argument)
-    await history(session, "1")
+    if not await _follow_running_turn(session):
+        await history(session, "1")
     session.terminal.say("")
+
+
+async def _follow_running_turn(session: Session) -> bool:
+    """Shows the last turn if its answer is still arriving, and returns whether it was."""
+    if session.running_turn is None:
+        return False
+    session.terminal.note("The last answer was cut off here. The server has gone on with it:")
+    asked = [message for message in session.transcript.messages if message.role == "user"]
+    for message in asked[-1:]:
+        await show_message(session, message)
+    await session.follow()
+    return True
 
 
 async def load_and_continue(session: Session, argument: str) -> None:

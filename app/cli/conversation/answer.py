@@ -5,7 +5,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from app.cli.errors import SAME_VERSION, NotOurServer
-from app.cli.net.client import ChatClient, ServerEvents
+from app.cli.net.client import ChatClient
+from app.cli.net.turn_stream import ConnectionNotice, TurnEvents
 from app.cli.net.waiting import wait_explained
 from app.cli.output.formatting import count
 from app.cli.output.terminal import Terminal
@@ -22,6 +23,7 @@ class Answer:
     thinking: str = ""
     start: StartEvent | None = None
     done: ChatResponse | None = None
+    was_resumed: bool = False  # after a broken connection
     admitted: asyncio.Event = field(default_factory=asyncio.Event)  # set by the start event
 
     @property
@@ -61,8 +63,8 @@ class Answer:
 
 
 async def open_answer(
-    events: ServerEvents, client: ChatClient, terminal: Terminal
-) -> tuple[StartEvent, ServerEvents]:
+    events: TurnEvents, client: ChatClient, terminal: Terminal
+) -> tuple[StartEvent, TurnEvents]:
     """Waits until the server admits the request, for example because its model is loading. Returns the start
     event and the remaining ones."""
     async with wait_explained(client, terminal):
@@ -72,7 +74,7 @@ async def open_answer(
     return first, events
 
 
-async def show_answer(start: StartEvent, events: ServerEvents, terminal: Terminal, answer: Answer) -> None:
+async def show_answer(start: StartEvent, events: TurnEvents, terminal: Terminal, answer: Answer) -> None:
     """Shows the events and collects them in `answer`, which is also valid if this is cancelled."""
     answer.start = start
     answer.admitted.set()
@@ -89,6 +91,9 @@ async def show_answer(start: StartEvent, events: ServerEvents, terminal: Termina
             elif isinstance(event, DeltaEvent):
                 answer.added += event.text
                 view.feed(event.text)
+            elif isinstance(event, ConnectionNotice):
+                answer.was_resumed = True
+                view.notice(event.text)
             elif isinstance(event, ChatResponse):
                 answer.done = event
 
@@ -102,6 +107,8 @@ def show_summary(terminal: Terminal, answer: Answer, previous_model: str | None,
     terminal.note((" · " if terminal.style.symbols else ", ").join(facts))
     if previous_model not in (None, answer.model_name):
         terminal.note(f"This answer is from {answer.model_name}, the previous one from {previous_model}.")
+    if answer.was_resumed:
+        terminal.note("The connection was lost meanwhile. The answer was picked up where it had stopped.")
     if answer.prefix and not answer.has_grown:
         terminal.note("The model considers its answer complete and added nothing.")
     if answer.done.finish_reason == "length":

@@ -2,17 +2,28 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from app.cli.conversation.answer import Answer, open_answer, show_answer
-from app.cli.conversation.asked_turn import AskedTurn
+from app.cli.conversation.asked_turn import AnswerRequest, AskedTurn
 from app.cli.conversation.server_copy import ServerCopy
-from app.cli.net.client import ChatClient, ServerEvents
+from app.cli.errors import ClientError, Refused
+from app.cli.net.client import Action, ChatClient
+from app.cli.net.event_stream import ServerEvents, StreamPosition
+from app.cli.net.turn_stream import TurnEvents, unbroken
 from app.cli.output.terminal import Terminal
 from app.cli.transcripts.autosave import INTERVAL_S, Autosave
-from app.models.schemas import ChatRequest, EditRequest, RegenerateRequest
+from app.models.schemas import ChatRequest, ContinueRequest, EditRequest, RegenerateRequest, StartEvent
+
+STOP_TIMEOUT_S = 5.0
+ACTIONS: Mapping[type[AnswerRequest], Action] = {
+    RegenerateRequest: "regenerate",
+    EditRequest: "edit",
+    ContinueRequest: "continue",
+}
 
 
 class AnswerReceiver:
@@ -20,32 +31,88 @@ class AnswerReceiver:
         self._client = client
         self._terminal = terminal
         self._autosave = autosave
+        self._has_background = True  # until the server refuses it
 
     async def receive(self, server_copy: ServerCopy, asked: AskedTurn, answer: Answer) -> None:
-        """Collects the answer in `answer`, which is also valid if this is cancelled."""
-        async with self._autosaved(server_copy, asked, answer):
-            first, events = await server_copy.call(
-                lambda: open_answer(self._open_stream(server_copy, asked), self._client, self._terminal)
-            )
+        """Collects the answer in `answer`, which is also valid if this is cancelled. That stops the turn."""
+        async with self._autosaved(server_copy, asked, answer), self._stopped_if_left(answer):
+            first, events = await server_copy.call(lambda: self._begin(server_copy, asked))
             async with aclosing(events):
                 server_copy.began(first)
                 await show_answer(first, events, self._terminal, answer)
 
-    def _open_stream(self, server_copy: ServerCopy, asked: AskedTurn) -> ServerEvents:
+    async def follow(self, message_id: str, answer: Answer) -> None:
+        """Shows the answer of a turn that runs on the server, from its beginning to its end.
+
+        Raises:
+            Refused: the server has no such turn.
+        """
+
+        def begin(position: StreamPosition) -> ServerEvents:
+            position.message_id = message_id
+            return self._client.turn_events(position)
+
+        turn = unbroken(self._client, begin)
+        async with self._stopped_if_left(answer):
+            first, events = await open_answer(turn, self._client, self._terminal)
+            async with aclosing(events):
+                await show_answer(first, events, self._terminal, answer)
+
+    async def _begin(self, server_copy: ServerCopy, asked: AskedTurn) -> tuple[StartEvent, TurnEvents]:
+        """Begins a turn that outlives its connection. An older server has only those that do not."""
+        if self._has_background:
+            try:
+                return await self._open(server_copy, asked, {"background": True})
+            except Refused as error:
+                if error.code != "validation_error":
+                    raise
+        opened = await self._open(server_copy, asked, {})
+        self._has_background = False
+        return opened
+
+    async def _open(
+        self, server_copy: ServerCopy, asked: AskedTurn, fields: Mapping[str, bool]
+    ) -> tuple[StartEvent, TurnEvents]:
+        def begin(position: StreamPosition) -> ServerEvents:
+            return self._stream(server_copy, asked, fields, position)
+
+        return await open_answer(unbroken(self._client, begin), self._client, self._terminal)
+
+    def _stream(
+        self,
+        server_copy: ServerCopy,
+        asked: AskedTurn,
+        fields: Mapping[str, Any],  # Any: as the request types them
+        position: StreamPosition,
+    ) -> ServerEvents:
         """Sends the request with the current ids, which change if the conversation is restored."""
         request, tree = asked.request, server_copy.transcript.tree
-        match request:
-            case ChatRequest():
-                fields = server_copy.request_fields(asked.parent_id(tree))
-                return self._client.chat(ChatRequest(**request.model_dump(exclude_unset=True), **fields))
-            case EditRequest():
-                named = request.model_copy(update={"message_id": asked.replaced_id(tree)})
-                return self._client.edit(server_copy.id, named)
-            case RegenerateRequest():
-                if server_copy.has_branches:
-                    request = request.model_copy(update={"message_id": asked.replaced_id(tree)})
-                return self._client.regenerate(server_copy.id, request)
-        return self._client.continue_reply(server_copy.id, request)
+        if isinstance(request, ChatRequest):
+            own = server_copy.request_fields(asked.parent_id(tree))
+            return self._client.chat(request.model_copy(update={**fields, **own}), position)
+        if isinstance(request, EditRequest) or (
+            isinstance(request, RegenerateRequest) and server_copy.has_branches
+        ):
+            fields = {**fields, "message_id": asked.replaced_id(tree)}
+        request = request.model_copy(update=dict(fields))
+        return self._client.answer(server_copy.id, ACTIONS[type(request)], request, position)
+
+    @contextlib.asynccontextmanager
+    async def _stopped_if_left(self, answer: Answer) -> AsyncIterator[None]:
+        """Stops the turn on the server if the body ends before the turn."""
+        try:
+            yield
+        except Refused:
+            raise  # the turn has ended
+        except BaseException:
+            if self._has_background and answer.start is not None and answer.done is None:
+                await self._stop(answer.start)
+            raise
+
+    async def _stop(self, start: StartEvent) -> None:
+        with contextlib.suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._client.stop_turn(start.message_id or "")
 
     @contextlib.asynccontextmanager
     async def _autosaved(

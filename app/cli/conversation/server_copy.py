@@ -6,11 +6,13 @@ The server may lose its copy, or, after an interrupted answer, hold a slightly l
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from app.cli.conversation.server_messages import adopted, from_server, same_messages, to_upload
 from app.cli.errors import ClientError, Refused
 from app.cli.net.client import ChatClient
+from app.cli.net.event_stream import StreamPosition
 from app.cli.output.formatting import count
 from app.cli.output.terminal import Terminal
 from app.cli.transcripts.message_tree import ConversationTree, TreeMessage
@@ -39,6 +41,7 @@ class ServerCopy:
             not transcript.system_prompt
         )  # if none is set, the server's default applies
         self.may_differ = False  # after an interrupted answer
+        self.running_turn: str | None = None  # the id of a turn of a client that is gone
         self._has_untold_title = False  # the server began the conversation without it
         self.has_branches = False  # whether the server is known to keep branches
         self._client = client
@@ -75,9 +78,15 @@ class ServerCopy:
     async def open(self) -> None:
         """Takes over the server's messages if it has this conversation. Otherwise uploads the current branch.
 
+        If the last answer is still arriving there, does neither, and sets `running_turn`.
+
         Raises:
             ClientError: the server can do neither.
         """
+        self.running_turn = await self._kept_turn()
+        if self.running_turn is not None:
+            self.has_branches = True
+            return
         if self.transcript.conversation_id is not None:
             try:
                 held, theirs = await self._fetch()
@@ -87,6 +96,18 @@ class ServerCopy:
             else:
                 return self._take_over(held, theirs)
         await self.upload()
+
+    async def _kept_turn(self) -> str | None:
+        """Returns the id of the last answer if it was cut off here, and the server still has its events."""
+        answer = self.transcript.tree.last_answer
+        if answer is None or answer.is_local or answer.finish_reason != "interrupted":
+            return None
+        try:
+            async with aclosing(self._client.turn_events(StreamPosition(answer.id))) as events:
+                await anext(events)
+        except ClientError:
+            return None
+        return answer.id
 
     def _take_over(self, held: ConversationResponse, theirs: ConversationTree) -> None:
         transcript = self.transcript

@@ -4,6 +4,7 @@ The client's transcript is authoritative. The server has a copy, and the autosav
 """
 
 import asyncio
+import contextlib
 from typing import Any
 
 from app.cli.conversation.answer import Answer, show_summary
@@ -14,7 +15,7 @@ from app.cli.conversation.known_sessions import KnownSession, KnownSessions
 from app.cli.conversation.sampling_settings import SamplingSettings
 from app.cli.conversation.server_copy import NO_ROUTE, ServerCopy
 from app.cli.conversation.statistics import Statistics
-from app.cli.errors import NoAnswerYet, Refused, StreamBroken
+from app.cli.errors import ClientError, NoAnswerYet, Refused, StreamBroken
 from app.cli.net.client import ChatClient
 from app.cli.net.waiting import switch_with_progress
 from app.cli.output.formatting import count
@@ -60,6 +61,7 @@ class Session:
         self.draft = ""  # an unanswered message, which the prompt offers again
         self.last_answer: Answer | None = None
         self._last_model: str | None = None  # the model of the last answer
+        self._receiver = AnswerReceiver(client, terminal, self.autosave)
         self._server_copy = ServerCopy(client, terminal, self.transcript)
 
     # Turns
@@ -165,6 +167,24 @@ class Session:
         self._change_to(server_copy)
         self.autosave.write(transcript)
 
+    @property
+    def running_turn(self) -> str | None:
+        """The id of the turn that a client that is gone has left running; None if there is none."""
+        return self._server_copy.running_turn
+
+    async def follow(self) -> None:
+        """Shows the answer of the turn that runs on the server, from its beginning."""
+        if self.running_turn is None:
+            return
+        answer = self.last_answer = Answer()
+        try:
+            await self._receiver.follow(self.running_turn, answer)
+        finally:
+            with contextlib.suppress(ClientError):  # the next request reports the problem
+                await self._server_copy.open()
+            self._changed_branch()
+        show_summary(self.terminal, answer, None, self._context_length())
+
     async def fork(self) -> None:
         """Copies the current branch into a new conversation and changes to it."""
         await self._server_copy.settle()
@@ -211,9 +231,8 @@ class Session:
     async def _answer(self, asked: AskedTurn) -> None:
         """Shows the answer and adds it to the transcript, also the text of an interrupted answer."""
         answer = self.last_answer = Answer(asked.prefix)
-        receiver = AnswerReceiver(self.client, self.terminal, self.autosave)
         try:
-            await receiver.receive(self._server_copy, asked, answer)
+            await self._receiver.receive(self._server_copy, asked, answer)
         except (asyncio.CancelledError, StreamBroken):
             if answer.has_grown:
                 self._keep(asked, answer)

@@ -1,42 +1,45 @@
 """The HTTP client of the server's API. Responses and event streams come back as typed objects."""
 
-from collections.abc import AsyncGenerator, Mapping
-from typing import Self, TypeVar
+from collections.abc import Mapping
+from typing import Literal, Self
 from urllib.parse import quote
 
 import httpx
-from httpx_sse import EventSource, SSEError, aconnect_sse
-from pydantic import BaseModel, ValidationError
+from httpx_sse import SSEError, aconnect_sse
+from pydantic import BaseModel
 
-from app.cli.errors import SAME_VERSION, ClientError, NotOurServer, Refused, StreamBroken
+from app.cli.errors import SAME_VERSION, NotOurServer, Refused, StreamBroken
 from app.cli.net.address import address_of
 from app.cli.net.environment import certificates_for, proxy_for
+from app.cli.net.event_stream import (
+    CHAT_EVENTS,
+    SWITCH_EVENTS,
+    ResponseT,
+    ServerEvent,
+    ServerEvents,
+    StreamPosition,
+    parse,
+    read_events,
+    refusal,
+)
 from app.cli.net.failures import unreachable
 from app.models.schemas import (
     ChatRequest,
-    ChatResponse,
-    ContinueRequest,
     ConversationListResponse,
     ConversationResponse,
     ConversationSummary,
     DeletedResponse,
-    DeltaEvent,
-    EditRequest,
-    ErrorResponse,
     ForkConversationRequest,
     HealthResponse,
-    LoadProgress,
     ModelInfoResponse,
     ModelListResponse,
     NewChatRequest,
     NewChatResponse,
-    RegenerateRequest,
     SelectRequest,
     SelectResponse,
-    StartEvent,
+    StopTurnResponse,
     SwitchModelRequest,
-    SwitchModelResponse,
-    ThinkingEvent,
+    TurnFields,
     UndoRequest,
     UndoResponse,
     UpdateConversationRequest,
@@ -47,39 +50,7 @@ RESPONSE_TIMEOUT_S = 30.0
 HEALTH_TIMEOUT_S = 3.0  # a healthy server answers within milliseconds, even under load
 SILENCE_TIMEOUT_S = 600.0  # loading a model may take this long; later, keep-alives arrive
 
-ResponseT = TypeVar("ResponseT", bound=BaseModel)
-
-ServerEvent = StartEvent | ThinkingEvent | DeltaEvent | ChatResponse | LoadProgress | SwitchModelResponse
-ServerEvents = AsyncGenerator[ServerEvent, None]
-
-_CHAT_EVENTS: Mapping[str, type[ServerEvent]] = {  # others are ignored: a newer server may send them
-    "start": StartEvent,
-    "thinking": ThinkingEvent,
-    "delta": DeltaEvent,
-    "done": ChatResponse,
-}
-_SWITCH_EVENTS: Mapping[str, type[ServerEvent]] = {"progress": LoadProgress, "done": SwitchModelResponse}
-
-
-def _parse(model: type[ResponseT], content: bytes | str) -> ResponseT:
-    try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        raise NotOurServer(
-            f"The response does not match this client's API ({error.error_count()} differences).",
-            SAME_VERSION,
-        ) from None
-
-
-def _refusal(response: httpx.Response) -> ClientError:
-    try:
-        return Refused(ErrorResponse.model_validate_json(response.content), response.status_code)
-    except ValidationError:
-        return NotOurServer(
-            f"The server at {response.url.copy_with(path='/')} is not llm-serving "
-            f"(HTTP {response.status_code}).",
-            "Pass another address with --url.",
-        )
+Action = Literal["regenerate", "edit", "continue"]
 
 
 class ChatClient:
@@ -164,21 +135,28 @@ class ChatClient:
         path = f"{_conversation(conversation_id)}/undo"
         return await self._call("POST", path, UndoResponse, UndoRequest(turns=turns))
 
-    def chat(self, request: ChatRequest) -> ServerEvents:
-        return self._stream("/chat", request, _CHAT_EVENTS)
+    # The streams of turns record in `position` how far they were read.
 
-    def regenerate(self, conversation_id: str, request: RegenerateRequest) -> ServerEvents:
-        return self._stream(f"{_conversation(conversation_id)}/regenerate", request, _CHAT_EVENTS)
+    def chat(self, request: ChatRequest, position: StreamPosition | None = None) -> ServerEvents:
+        return self._turn("/chat", request, position)
 
-    def edit(self, conversation_id: str, request: EditRequest) -> ServerEvents:
-        return self._stream(f"{_conversation(conversation_id)}/edit", request, _CHAT_EVENTS)
+    def answer(
+        self, conversation_id: str, action: Action, request: TurnFields, position: StreamPosition
+    ) -> ServerEvents:
+        """Begins a turn about existing messages. `request` is the one of the action's route."""
+        return self._turn(f"{_conversation(conversation_id)}/{action}", request, position)
 
-    def continue_reply(self, conversation_id: str, request: ContinueRequest) -> ServerEvents:
-        return self._stream(f"{_conversation(conversation_id)}/continue", request, _CHAT_EVENTS)
+    def turn_events(self, position: StreamPosition) -> ServerEvents:
+        """Reads a turn that runs or has just ended, after the event that was read last."""
+        after = f"?after={quote(position.last_id, safe='')}" if position.last_id else ""
+        return self._turn(f"{_turn(position.message_id)}/events{after}", None, position)
+
+    async def stop_turn(self, message_id: str) -> StopTurnResponse:
+        return await self._call("DELETE", _turn(message_id), StopTurnResponse)
 
     def switch(self, model_name: str) -> ServerEvents:
         request = SwitchModelRequest(model_name=model_name, stream=True)
-        return self._stream("/chat/switch-model", request, _SWITCH_EVENTS)
+        return self._stream("/chat/switch-model", request, SWITCH_EVENTS, StreamPosition())
 
     async def _call(
         self,
@@ -194,18 +172,26 @@ class ChatClient:
         except httpx.HTTPError as error:
             raise unreachable(self._address, self._proxy, error) from None
         if not response.is_success:
-            raise _refusal(response)
-        return _parse(model, response.content)
+            raise refusal(response)
+        return parse(model, response.content)
+
+    def _turn(self, path: str, body: BaseModel | None, position: StreamPosition | None) -> ServerEvents:
+        return self._stream(path, body, CHAT_EVENTS, position or StreamPosition())
 
     async def _stream(
-        self, path: str, body: BaseModel, models: Mapping[str, type[ServerEvent]]
+        self,
+        path: str,
+        body: BaseModel | None,
+        models: Mapping[str, type[ServerEvent]],
+        position: StreamPosition,
     ) -> ServerEvents:
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         has_started = False
         try:
-            async with aconnect_sse(self._http, "POST", path, json=_json(body), timeout=timeout) as source:
+            method = "GET" if body is None else "POST"
+            async with aconnect_sse(self._http, method, path, json=_json(body), timeout=timeout) as source:
                 has_started = True
-                async for event in _events(source, models):
+                async for event in read_events(source, models, position):
                     yield event
         except SSEError:
             raise NotOurServer("The server did not send an event stream.", SAME_VERSION) from None
@@ -218,23 +204,12 @@ class ChatClient:
             ) from None
 
 
-async def _events(source: EventSource, models: Mapping[str, type[ServerEvent]]) -> ServerEvents:
-    """Yields the events of a stream up to and including `done`. Raises an `error` event."""
-    if not source.response.is_success:
-        await source.response.aread()
-        raise _refusal(source.response)
-    async for frame in source.aiter_sse():
-        if frame.event == "error":
-            raise Refused(_parse(ErrorResponse, frame.data), None)
-        if frame.event in models:
-            yield _parse(models[frame.event], frame.data)
-        if frame.event == "done":
-            return
-    raise httpx.RemoteProtocolError("the stream ended early")
-
-
 def _conversation(conversation_id: str) -> str:
     return f"/chat/conversation/{quote(conversation_id, safe='')}"
+
+
+def _turn(message_id: str | None) -> str:
+    return f"/chat/turns/{quote(message_id or '', safe='')}"
 
 
 def _json(body: BaseModel | None) -> object:

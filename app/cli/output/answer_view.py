@@ -21,6 +21,9 @@ class AnswerView(Protocol):
     def wait(self, status: str) -> None:
         """Shows a status until text arrives."""
 
+    def notice(self, text: str) -> None:
+        """Shows a line below the answer; an empty text removes it."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
@@ -30,11 +33,14 @@ class AnswerView(Protocol):
 
 class PlainAnswer:
     """Writes the answer unchanged, but without control characters if `file` is a terminal. Reasoning goes to
-    `thinking`, or nowhere."""
+    `thinking`, and notices to `notices`, or nowhere."""
 
-    def __init__(self, file: IO[str], thinking: IO[str] | None = None) -> None:
+    def __init__(
+        self, file: IO[str], thinking: IO[str] | None = None, notices: IO[str] | None = None
+    ) -> None:
         self._file = file
         self._thinking = thinking
+        self._notices = notices
         self._is_thinking = False
         self._is_terminal = file.isatty()
         self._last_character = "\n"
@@ -60,6 +66,12 @@ class PlainAnswer:
 
     def wait(self, status: str) -> None:
         pass
+
+    def notice(self, text: str) -> None:
+        if text and self._notices is not None:
+            begin = "\n" if self._is_terminal and self._last_character != "\n" else ""
+            self._notices.write(f"{begin}{text}\n")
+            self._notices.flush()
 
     async def __aenter__(self) -> Self:
         return self

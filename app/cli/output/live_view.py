@@ -42,6 +42,7 @@ class RowScreen:
 
     def __init__(self, writer: ScreenWriter, rows: Rows) -> None:
         self.status = ""
+        self.notice = ""
         self._writer = writer
         self._rows = rows
         self._live: list[Row] = []  # the last layout
@@ -61,7 +62,7 @@ class RowScreen:
 
     def draw(self, final: list[Row], live: list[Row]) -> None:
         self._live = live
-        self._writer.draw(final, [*(live or self._status_rows()), *self._footer_rows()])
+        self._writer.draw(final, [*(live or self._status_rows()), *self._notice_rows(), *self._footer_rows()])
 
     def draw_footer(self, text: str) -> None:
         """Shows what the user has typed below the rows."""
@@ -81,6 +82,9 @@ class RowScreen:
 
     def _status_rows(self) -> list[Row]:
         return [[Segment(self.status, Style(dim=True))]] if self.status else []
+
+    def _notice_rows(self) -> list[Row]:
+        return [[Segment(self.notice, Style(color="yellow"))]] if self.notice else []
 
     def _footer_rows(self) -> list[Row]:
         """Returns an empty row, and one with the end of the text."""
@@ -134,6 +138,11 @@ class LiveView:
     def wait(self, status: str) -> None:
         """Shows a status as long as there are no rows."""
         self._screen.status = status
+        self.change()
+
+    def notice(self, text: str) -> None:
+        """Shows a line below the rows; an empty text removes it."""
+        self._screen.notice = text
         self.change()
 
     def change(self) -> None:

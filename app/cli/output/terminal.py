@@ -162,7 +162,8 @@ class Terminal:
 
     def answer(self) -> AnswerView:
         if self.style.plain:
-            return PlainAnswer(self.out, None if self.style.folds_thoughts else self.console.file)
+            err = self.console.file
+            return PlainAnswer(self.out, None if self.style.folds_thoughts else err, err)
         from app.cli.output.live_answer import LiveAnswer  # imports Markdown, which is slow
 
         view = LiveAnswer(self.console, self.style.folds_thoughts, self.typed_ahead)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from app.core.errors import QueueFull, ShuttingDown, TurnNotFound, TurnStopped
 from app.core.logging import to_domain_error
 from app.models.chat.turn_log import TurnLog, TurnRecord
-from app.models.schemas import ChatResponse
+from app.models.schemas import ChatResponse, StartEvent
 
 KEPT_S = 300.0  # for which the events of a turn can be read after its end
 KEPT_BYTES = 64_000_000  # of the events of all turns that have ended
@@ -31,11 +31,22 @@ class RegisteredTurn:
 class TurnReader:
     """Reads the events of a turn from any event on. Closing it may stop the turn."""
 
-    def __init__(self, log: TurnLog, after: int = 0, *, stops: RegisteredTurn | None = None) -> None:
-        """`after` is the id of the last event that was read before, `stops` the turn that closing stops."""
+    def __init__(
+        self,
+        log: TurnLog,
+        after: int = 0,
+        *,
+        stops: RegisteredTurn | None = None,
+        is_background: bool = False,
+    ) -> None:
+        """`after` is the id of the last event that was read before, `stops` the turn that closing stops.
+
+        A background turn is stopped only before its start event was read, while nobody knows its id.
+        """
         self._log = log
         self._after = after
         self._stops = stops
+        self._is_background = is_background
 
     @property
     def message_id(self) -> str:
@@ -51,6 +62,8 @@ class TurnReader:
         if record is None:
             raise StopAsyncIteration
         self._after = record.id
+        if self._is_background and isinstance(record.event, StartEvent):
+            self._stops = None
         return record
 
     async def aclose(self) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from app.api.docs import describe
 from app.models import schemas as wire
+from tests.cli.stand_in.log import StandInLog
 from tests.cli.stand_in.state import Refusal, StandIn, StandInTurn, UnknownEvent, unknown_model
 from tests.cli.stand_in.tree import NOW, StandInTree
 
@@ -21,19 +22,52 @@ _EVENTS = {
 }
 
 
-async def _frames(events: AsyncIterator[BaseModel]) -> AsyncIterator[str]:
+async def _frames(events: AsyncIterator[tuple[int | None, BaseModel]]) -> AsyncIterator[str]:
     yield ": keep-alive\n\n"
     try:
-        async for event in events:
-            yield f"event: {_EVENTS.get(type(event), 'done')}\ndata: {event.model_dump_json()}\n\n"
+        async for event_id, event in events:
+            own_id = "" if event_id is None else f"id: {event_id}\n"
+            name = _EVENTS.get(type(event), "done")
+            yield f"event: {name}\n{own_id}data: {event.model_dump_json()}\n\n"
     except Refusal as refusal:
         yield f"event: error\ndata: {json.dumps(refusal.body)}\n\n"
     except ConnectionResetError:
         return
 
 
-def _stream(events: AsyncIterator[BaseModel]) -> Response:
+async def _without_ids(events: AsyncIterator[BaseModel]) -> AsyncIterator[tuple[int | None, BaseModel]]:
+    async for event in events:
+        yield None, event
+
+
+def _stream(events: AsyncIterator[tuple[int | None, BaseModel]]) -> Response:
     return StreamingResponse(_frames(events), media_type="text/event-stream")
+
+
+def _answer(state: StandIn, turn: StandInTurn, body: wire.TurnFields) -> Response:
+    """Begins the turn and follows it. Unless it runs in the background, it ends with the connection."""
+    if state.is_old:
+        if body.background:
+            raise Refusal(422, "validation_error", "background: Extra inputs are not permitted.")
+        return _stream(_without_ids(state.turn(turn)))
+    log = state.logs[turn.message_id] = StandInLog(state.turn(turn))
+    return _stream(_followed(state, log, 0, stops=True, is_background=body.background))
+
+
+async def _followed(
+    state: StandIn, log: StandInLog, after: int, stops: bool = False, is_background: bool = False
+) -> AsyncIterator[tuple[int | None, BaseModel]]:
+    sent = 0
+    try:
+        async for event_id, event in log.read(after):
+            if state.cuts and sent == state.cuts[0]:
+                state.cuts.pop(0)
+                raise ConnectionResetError
+            sent += 1
+            yield event_id, event
+    finally:
+        if stops and not (is_background and log.has_begun):
+            await log.stop()
 
 
 def build(state: StandIn) -> FastAPI:
@@ -69,12 +103,12 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         if body.parent_id is not None:
             state.message(conversation_id, body.parent_id)
         parent_id = body.parent_id or tree.head_id
-        return _stream(state.turn(StandInTurn(conversation_id, body.message, True, parent_id)))
+        return _answer(state, StandInTurn(conversation_id, body.message, True, parent_id), body)
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/regenerate")
     async def regenerate(conversation_id: str, body: wire.RegenerateRequest) -> Response:
         state.requests.append(("regenerate", body.model_dump(exclude_unset=True)))
-        return _stream(state.turn(_again(state, conversation_id, body.message_id)))
+        return _answer(state, _again(state, conversation_id, body.message_id), body)
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/continue")
     async def continue_reply(conversation_id: str, body: wire.ContinueRequest) -> Response:
@@ -82,7 +116,23 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         turn.asked = turn.asked.replace("hang", "say more of")
         turn.prefix = state.tree(conversation_id).texts[-1]
         state.requests.append(("continue", body.model_dump(exclude_unset=True)))
-        return _stream(state.turn(turn))
+        return _answer(state, turn, body)
+
+    @app.get("/api/v1/chat/turns/{message_id}/events")
+    async def events(message_id: str, after: int = 0) -> Response:
+        log = _log(state, message_id)
+        state.requests.append(("events", {"after": after}))
+        if isinstance(log.error, ConnectionResetError):
+            raise Refusal(404, "turn_not_found", "No turn with this id is running or has just ended.")
+        return _stream(_followed(state, log, after))
+
+    @app.delete("/api/v1/chat/turns/{message_id}")
+    async def stop(message_id: str) -> wire.StopTurnResponse:
+        log = _log(state, message_id)
+        state.requests.append(("stop", {}))
+        was_running = not log.task.done()
+        await log.stop()
+        return wire.StopTurnResponse(message_id=message_id, was_running=was_running, reply=None)
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/edit")
     async def edit(conversation_id: str, body: wire.EditRequest) -> Response:
@@ -91,7 +141,14 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         old = state.message(conversation_id, body.message_id)
         if body.message.startswith("refuse"):
             raise Refusal(429, "queue_full", "The queue is full.")
-        return _stream(state.turn(StandInTurn(conversation_id, body.message, True, old.parent_id)))
+        return _answer(state, StandInTurn(conversation_id, body.message, True, old.parent_id), body)
+
+
+def _log(state: StandIn, message_id: str) -> StandInLog:
+    refuse_branches(state)
+    if message_id not in state.logs:
+        raise Refusal(404, "turn_not_found", "No turn with this id is running or has just ended.")
+    return state.logs[message_id]
 
 
 def _again(state: StandIn, conversation_id: str, message_id: str | None) -> StandInTurn:
@@ -207,7 +264,7 @@ def shown(state: StandIn, conversation_id: str, whole: bool) -> wire.Conversatio
     if state.is_old:
         old: dict[str, object] = {"parent_id": None, "siblings": [], "parts": [], "position": 1}
         messages = [message.model_copy(update=old) for message in messages]
-    return wire.ConversationResponse(
+    held = wire.ConversationResponse(
         conversation_id=conversation_id,
         title=tree.title,
         system_prompt=tree.system_prompt,
@@ -218,6 +275,7 @@ def shown(state: StandIn, conversation_id: str, whole: bool) -> wire.Conversatio
         message_count=len(tree.branch),
         messages=messages,
     )
+    return state.distorted(held)
 
 
 def _add_models(app: FastAPI, state: StandIn) -> None:
@@ -247,4 +305,4 @@ def _add_models(app: FastAPI, state: StandIn) -> None:
     async def switch(body: wire.SwitchModelRequest) -> Response:
         if body.model_name not in (*state.model_ids, "hang"):
             raise unknown_model(body.model_name)
-        return _stream(state.switch(body.model_name))
+        return _stream(_without_ids(state.switch(body.model_name)))

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.models import schemas as wire
+from tests.cli.stand_in.log import StandInLog
 from tests.cli.stand_in.tree import NOW, StandInTree, new_id, said
 
 MODELS = {"builtin": "/srv/builtin/weights", "gpt2": "openai-community/gpt2"}
@@ -53,6 +54,8 @@ class StandIn:
         self.conversations: dict[str, StandInTree] = {}
         self.is_old = False  # a server without branches
         self.refuses_list = False
+        self.logs: dict[str, StandInLog] = {}  # by the ids of the answers
+        self.cuts: list[int] = []  # events after which the next connections break, while the turns go on
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.note: str | None = None
         self.status = "ok"
@@ -82,6 +85,10 @@ class StandIn:
         if message_id not in messages:
             raise Refusal(404, "message_not_found", "The conversation has no message with this id.")
         return messages[message_id]
+
+    def distorted(self, held: wire.ConversationResponse) -> wire.ConversationResponse:
+        """What the server sends for a conversation; a hostile one sends something else."""
+        return held
 
     def chunks(self, message: str) -> list[str]:
         """The reply in pieces of three characters: X to `say X`, otherwise an echo."""

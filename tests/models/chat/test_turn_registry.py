@@ -126,6 +126,21 @@ def test_readers_that_leave_never_stop_a_turn_unless_theirs_does() -> None:
     run(scenario())
 
 
+def test_a_background_turn_outlives_only_a_reader_that_knows_its_id() -> None:
+    async def scenario() -> None:
+        registry = TurnRegistry()
+        turn = started(registry)
+        async with aclosing(TurnReader(turn.log, stops=turn, is_background=True)) as reader:
+            await anext(reader)  # the start event, which has the id
+        assert not turn.log.has_ended
+        unknown = started(registry, "msg_2")
+        await TurnReader(unknown.log, stops=unknown, is_background=True).aclose()
+        assert unknown.log.has_ended
+        await registry.close()
+
+    run(scenario())
+
+
 def test_stop_waits_until_the_text_is_committed() -> None:
     async def scenario() -> None:
         registry, commit = TurnRegistry(), asyncio.Event()

@@ -1,0 +1,105 @@
+"""Turns outlive their connection, but not the user's wish to end them."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from app.cli.conversation.session import Session
+from app.cli.input.interrupts import Interrupted, Interrupts
+from app.cli.paths import sessions_folder
+from app.cli.transcripts.session_index import recent_sessions
+from app.models.schemas import LoadProgress
+from tests.cli.client_process import CLIENT, client_environ, until, wait_until
+from tests.cli.conftest import Seen, Talk, interrupted
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.stand_in.state import StandIn
+
+
+def _kinds(standin: StandIn) -> list[str]:
+    return [kind for kind, _ in standin.requests]
+
+
+def test_broken_answer_is_picked_up_where_it_stopped(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    standin.cuts = [4, 0]
+    session = talk("hello there", "/retry")
+    assert seen.answers == "You said: hello there\n" * 2
+    assert session.transcript.messages[-1].content == "You said: hello there" and not session.was_cut
+    assert "The connection was lost. Connecting again (1)..." in seen.messages
+    assert seen.messages.count("picked up where it had stopped") == 1
+    assert _kinds(standin) == ["chat", "events", "events", "regenerate"]
+
+
+def test_ctrl_c_stops_the_turn_on_the_server(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    session = talk(interrupted("hang on", seen), "/history")
+    assert _kinds(standin) == ["chat", "stop"]
+    assert standin.conversations["conv_1"].branch[-1].finish_reason == "interrupted"
+    assert session.transcript.messages[-1].finish_reason == "interrupted"
+
+
+def test_ctrl_c_before_the_answer_leaves_no_turn_behind(talk: Talk, standin: StandIn) -> None:
+    async def stop_while_loading(session: Session) -> None:
+        interrupts = Interrupts()
+        standin.loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
+        running = asyncio.create_task(interrupts.run(session.send("hello")))
+        await until(lambda: standin.logs)
+        interrupts.fire()
+        with pytest.raises(Interrupted):
+            await running
+        (log,) = standin.logs.values()
+        await until(log.task.done)
+        standin.loading = None
+
+    talk(stop_while_loading, "again")
+    assert standin.conversations["conv_2"].texts == ["again", "You said: again"]
+    assert not standin.conversations["conv_1"].messages
+
+
+def test_old_server_is_asked_without_background(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    standin.is_old = True
+    session = talk("one", "two", interrupted("hang on", seen), "/history")
+    assert session.transcript.turns == 3 and "stop" not in _kinds(standin)
+    assert [body.get("background") for _, body in standin.requests] == [True, None, None, None]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP])
+def test_client_that_is_ended_stops_its_turn(url: str, standin: StandIn, signal_number: int) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        os.kill(terminal.process.pid, signal_number)
+        terminal.wait_for_end()
+    assert standin.left.wait(20) and _kinds(standin)[-1] == "stop"
+    assert standin.conversations["conv_1"].texts[-1] == "You said: hang on"
+
+
+def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: StandIn) -> None:
+    standin.chunks_per_s = 10
+    words = " ".join(map(str, range(1, 25)))
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type(f"say {words}\r")
+        terminal.wait_for("\n1 2 3")
+        wait_until(lambda: recent_sessions(sessions_folder()))
+        terminal.process.kill()
+        terminal.wait_for_end()
+    assert not standin.left.is_set()
+    with PseudoTerminal([*CLIENT, "--url", url, "--resume"], client_environ()) as terminal:
+        terminal.wait_for("The server has gone on with it:")
+        terminal.wait_for(f"\n{words}\n12 tokens")
+        terminal.wait_for("You:", times=2)
+        standin.chunks_per_s = 1000
+        terminal.type("say next\r")
+        terminal.wait_for("12 tokens", times=2)
+    assert standin.conversations["conv_1"].texts == [f"say {words}", words, "say next", "next"]
+    assert list(standin.conversations) == ["conv_1"]
+
+
+def test_notice_disappears_when_the_connection_is_back(url: str, standin: StandIn) -> None:
+    standin.cuts, standin.chunks_per_s = [4, 0, 0], 200
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("hello there\r")
+        terminal.wait_for("You\nThe connection was lost. Connecting again (1)...")
+        terminal.wait_for("You said: hello there\n12 tokens")
+        assert "Connecting again" not in terminal.text
+        terminal.wait_for("The connection was lost meanwhile.")
