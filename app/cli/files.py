@@ -1,4 +1,4 @@
-"""Writes files atomically, refuses to read pipes and devices, and checks the names of saved conversations."""
+"""Writes files atomically, asks before one is replaced, refuses to read pipes and devices, and checks names."""
 
 import contextlib
 import errno
@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.cli.errors import TranscriptError
+from app.cli.errors import TranscriptError, UsageError
+from app.cli.output.terminal import Terminal
 
 MAX_NAME_BYTES = 200
 TEMPORARY_PREFIX = ".saving-"
@@ -81,3 +82,24 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+async def make_way(path: Path, terminal: Terminal) -> None:
+    """Asks whether an existing file may be replaced, keeps a copy of it, and says where that is.
+
+    Raises:
+        UsageError: the user does not agree or cannot be asked, or the path is not a file.
+        TranscriptError: no copy can be made.
+    """
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file.")
+    if not await terminal.confirms(f"{path} exists. Replace it?"):
+        hint = "Choose another name, or remove the file first."
+        raise UsageError(f"{path} exists and was not replaced.", hint)
+    try:
+        backup = keep_backup(path)
+    except OSError as error:
+        raise TranscriptError(f"{path} cannot be copied: {error.strerror}.") from None
+    terminal.note(f"The earlier file is kept as {backup}")

@@ -5,10 +5,10 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command, number_of, unexpected
-from app.cli.commands.saving import make_way
 from app.cli.conversation.attachments import attachment
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
+from app.cli.files import make_way
 from app.cli.input.clipboard import copy_to_clipboard
 from app.cli.output.formatting import count, format_size, format_tokens
 from app.cli.output.load_progress import shown_if_slow

@@ -4,7 +4,6 @@
 every conversation is saved automatically (transcripts/autosave.py), and /sessions lists those.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from app.cli.commands.conversation import history, show_message, show_system_pro
 from app.cli.conversation.known_sessions import KnownSession
 from app.cli.conversation.session import Session
 from app.cli.errors import TranscriptError, UsageError
-from app.cli.files import checked_name, keep_backup
+from app.cli.files import checked_name, make_way
 from app.cli.output.formatting import count, first_words, format_age
-from app.cli.output.terminal import Terminal
 from app.cli.transcripts.session_index import delete_session, load_session
 from app.cli.transcripts.transcript_file import (
     FOLDER,
@@ -84,27 +82,6 @@ async def save(session: Session, argument: str) -> None:
     path = save_transcript(transcript, name)
     session.saved_as = name
     session.terminal.say(f"Conversation saved to {path.name}", symbol="💾")
-
-
-async def make_way(path: Path, terminal: Terminal) -> None:
-    """Asks whether an existing file may be replaced, keeps a copy of it, and says where that is.
-
-    Raises:
-        UsageError: the user does not agree or cannot be asked, or the path is not a file.
-        TranscriptError: no copy can be made.
-    """
-    if not os.path.lexists(path):
-        return
-    if not path.is_file():
-        raise UsageError(f"{path} is not a regular file.")
-    if not await terminal.confirms(f"{path} exists. Replace it?"):
-        hint = "Choose another name, or remove the file first."
-        raise UsageError(f"{path} exists and was not replaced.", hint)
-    try:
-        backup = keep_backup(path)
-    except OSError as error:
-        raise TranscriptError(f"{path} cannot be copied: {error.strerror}.") from None
-    terminal.note(f"The earlier file is kept as {backup}")
 
 
 async def load(session: Session, argument: str) -> None:

@@ -9,13 +9,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from app.cli.conversation.server_messages import adopted, from_server, same_messages, to_upload
+from app.cli.conversation.server_messages import (
+    adopted,
+    contains_last_answer,
+    from_server,
+    same_messages,
+    to_upload,
+)
 from app.cli.errors import ClientError, Refused
 from app.cli.net.client import ChatClient
 from app.cli.net.event_stream import StreamPosition
 from app.cli.output.formatting import count
 from app.cli.output.terminal import Terminal
-from app.cli.transcripts.message_tree import ConversationTree, TreeMessage
+from app.cli.transcripts.message_tree import ConversationTree
 from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import (
     ConversationResponse,
@@ -246,14 +252,3 @@ class ServerCopy:
             turns = count(self.transcript.turns, "turn")
             self._terminal.note(f"The server had lost this conversation. Restored {turns}.")
             await self.upload()
-
-
-def contains_last_answer(theirs: ConversationTree, shown: list[TreeMessage]) -> bool:
-    """Returns whether the server's messages include the answer that was shown last.
-
-    Until the server has ended an interrupted answer, they may end with an older one.
-    """
-    last, held = shown[-1], theirs.branch
-    if not last.is_local:
-        return last.id in theirs.messages
-    return len(held) >= len(shown) and held[-1].content.startswith(last.content.rstrip())

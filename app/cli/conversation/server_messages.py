@@ -69,3 +69,14 @@ def to_upload(messages: Iterable[TreeMessage]) -> list[TranscriptMessage]:
 
 def _to_transcript(message: TreeMessage) -> TranscriptMessage:
     return TranscriptMessage(**{name: getattr(message, name) for name in TranscriptMessage.model_fields})
+
+
+def contains_last_answer(theirs: ConversationTree, shown: list[TreeMessage]) -> bool:
+    """Returns whether the server's messages include the answer that was shown last.
+
+    Until the server has ended an interrupted answer, they may end with an older one.
+    """
+    last, held = shown[-1], theirs.branch
+    if not last.is_local:
+        return last.id in theirs.messages
+    return len(held) >= len(shown) and held[-1].content.startswith(last.content.rstrip())

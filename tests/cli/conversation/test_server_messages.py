@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.cli.conversation.server_copy import contains_last_answer
+from app.cli.conversation.server_messages import contains_last_answer
 from app.cli.transcripts.message_tree import ConversationTree
 from app.models.schemas import TranscriptMessage
 
