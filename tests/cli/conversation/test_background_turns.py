@@ -99,7 +99,7 @@ def test_notice_disappears_when_the_connection_is_back(url: str, standin: StandI
     standin.cuts, standin.chunks_per_s = [4, 0, 0], 200
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("hello there\r")
-        terminal.wait_for("You\nThe connection was lost. Connecting again (1)...")
+        terminal.wait_for("You sa\nThe connection was lost. Connecting again (1)...")
         terminal.wait_for("You said: hello there\n12 tokens")
         assert "Connecting again" not in terminal.text
         terminal.wait_for("The connection was lost meanwhile.")
