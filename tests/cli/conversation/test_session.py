@@ -113,7 +113,7 @@ def test_broken_connection_keeps_the_partial_answer(talk: Talk, standin: StandIn
 
     session = talk(broken)
     assert session.transcript.messages[-1].content == "You said: drop now"
-    assert session.was_cut and [kind for kind, _ in standin.requests] == ["chat"]
+    assert session.was_cut and [kind for kind, _ in standin.requests] == ["chat", "events", "stop"]
 
 
 def test_lost_conversation_is_restored_once(talk: Talk, seen: Seen, standin: StandIn) -> None:
