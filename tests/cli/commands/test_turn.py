@@ -12,7 +12,8 @@ from tests.cli.stand_in.state import StandIn
 def test_retry_undo_and_new(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("one", "two", "/set seed 5", "/retry", "/undo")
     kind, body = standin.requests[-1]
-    assert kind == "regenerate" and body == {"stream": True, "seed": 5, "message_id": body["message_id"]}
+    seeded = {"stream": True, "background": True, "seed": 5}
+    assert kind == "regenerate" and body == seeded | {"message_id": body["message_id"]}
     assert [message.content for message in session.transcript.messages] == ["one", "You said: one"]
     assert len(standin.conversations["conv_1"].branch) == 2
     session = talk("one", "/new Other", "two")
@@ -43,7 +44,7 @@ def test_set_shows_and_checks_settings(talk: Talk, seen: Seen) -> None:
 
 def test_retry_takes_settings_and_a_model_once(talk: Talk, standin: StandIn) -> None:
     session = talk("one", "/set seed 5", "/retry temperature=1.5 model=gpt2")
-    wanted = {"stream": True, "seed": 5, "temperature": 1.5, "model_name": "gpt2"}
+    wanted = {"stream": True, "background": True, "seed": 5, "temperature": 1.5, "model_name": "gpt2"}
     kind, body = standin.requests[-1]
     assert kind == "regenerate" and body == wanted | {"message_id": body["message_id"]}
     assert session.settings.values == {"seed": 5}
