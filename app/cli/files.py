@@ -1,4 +1,4 @@
-"""Writes files atomically, asks before one is replaced, refuses to read pipes and devices, and checks names."""
+"""Writes files atomically, asks before replacing one, refuses to read pipes and devices, and checks names."""
 
 import contextlib
 import errno
