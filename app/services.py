@@ -145,6 +145,10 @@ class TokenService(Protocol):
 
     async def count(self, request: CountRequest, deadline: Deadline, /) -> CountResponse: ...
 
+    async def count_input(
+        self, model_input: ModelInput, model_name: str | None, deadline: Deadline, /
+    ) -> CountResponse: ...
+
 
 class ModelService(Protocol):
     """Loads, switches and unloads models."""

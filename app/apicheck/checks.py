@@ -252,6 +252,12 @@ def message_is_created(target: Target) -> None:
     expect(reply.is_success and '"message"' in reply.text, "it is no message")
 
 
+def message_tokens_are_counted(target: Target) -> None:
+    body = {"model": _current(target), "messages": [{"role": "user", "content": QUESTION}]}
+    reply = target.http.post("/v1/messages/count_tokens", json=body)
+    expect(reply.is_success and '"input_tokens"' in reply.text, "it has no count")
+
+
 # Bad requests
 
 
@@ -338,6 +344,7 @@ CHECKS = (
     Check("POST /api/v1/generate", "streamed", text_is_streamed),
     Check("POST /v1/chat/completions", "answers", chat_is_completed),
     Check("POST /v1/completions", "continues a text", text_is_continued),
+    Check("POST /v1/messages/count_tokens", "counts", message_tokens_are_counted),
     Check("POST /v1/messages", "answers", message_is_created),
     Check("GET /v1/models", "lists the current model", models_have_cards),
     Check("GET /v1/models/{model}", "describes the current model", model_has_a_card),

@@ -290,6 +290,12 @@ class Scripted:
         self.calls.append(request)
         return schemas.CountResponse(model_name="fake", tokens=1, context_length=160)
 
+    async def count_input(
+        self, model_input: ModelInput, model_name: str | None, deadline: Deadline
+    ) -> schemas.CountResponse:
+        self.calls.append(model_input)
+        return schemas.CountResponse(model_name="fake", tokens=7, context_length=160)
+
     # ModelService
 
     async def start(self) -> None:

@@ -1,4 +1,4 @@
-"""The route /v1/messages: Anthropic's API, without a stored conversation."""
+"""The routes /v1/messages: Anthropic's API, without a stored conversation."""
 
 from fastapi import APIRouter, Response
 
@@ -6,10 +6,11 @@ from app.api.anthropic.events import PING, encode
 from app.api.anthropic.message import message_events, whole_message
 from app.api.anthropic.model_input import message_input, message_sampling
 from app.api.anthropic.replies import ReplyMessageBody
-from app.api.anthropic.requests import MessagesRequest
+from app.api.anthropic.requests import MessagesRequest, PromptRequest
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
 from app.api.examples import MESSAGE
+from app.api.openai.wire import SparseModel
 from app.api.paths import ANTHROPIC_PREFIX
 from app.api.streaming import respond
 
@@ -26,3 +27,16 @@ async def create_message(
     )
     made = message_events(events, body.model) if body.stream else whole_message(events, body.model)
     return respond(made, bool(body.stream), encode, deadline, keep_alive=PING)
+
+
+class CountedTokens(SparseModel):
+    input_tokens: int
+
+
+@router.post("/count_tokens")
+async def count_tokens(
+    body: PromptRequest, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep
+) -> CountedTokens:
+    """Counts the tokens that a message's prompt would have, as Anthropic's API does."""
+    counted = await services.tokens.count_input(message_input(body, owner), body.model, deadline)
+    return CountedTokens(input_tokens=counted.tokens)

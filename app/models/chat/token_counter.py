@@ -57,6 +57,12 @@ class TokenCounter:
     async def count(self, request: CountRequest, deadline: Deadline) -> CountResponse:
         messages = None if request.messages is None else tuple(map(chat_message_of, request.messages))
         model_input = ModelInput(messages, request.prompt, think=request.think, tool_use=tool_use_of(request))
+        return await self.count_input(model_input, request.model_name, deadline)
+
+    async def count_input(
+        self, model_input: ModelInput, model_name: str | None, deadline: Deadline
+    ) -> CountResponse:
+        """Counts the tokens of a prompt, as the model would see it."""
 
         async def ask(model: ServedModel) -> CountResponse:
             return CountResponse(
@@ -65,7 +71,7 @@ class TokenCounter:
                 context_length=model.backend.info.context_length,
             )
 
-        return await self._with_model(request.model_name, deadline, ask)
+        return await self._with_model(model_name, deadline, ask)
 
     async def _with_model(
         self, name: str | None, deadline: Deadline, ask: Callable[[ServedModel], Awaitable[T]]

@@ -148,3 +148,8 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_know(
     backend.refusal = ContextOverflow("The message has 900 tokens.")
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
         client.messages.create(model="stand-in", max_tokens=9, messages=ASK)
+
+
+def test_tokens_are_counted_without_a_limit(client: anthropic.Anthropic) -> None:
+    counted = client.messages.count_tokens(model="stand-in", messages=ASK, system="Be brief.")
+    assert counted.input_tokens == 7
