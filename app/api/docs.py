@@ -16,8 +16,9 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.staticfiles import StaticFiles
 
+from app.api.error_formats import ErrorFormat
 from app.api.middleware import ASSETS
-from app.models.schemas import ErrorResponse
+from app.models.schemas import ErrorDetail, ErrorResponse
 
 _BOUNDS = ("minimum", "maximum")
 _MAX_INT = 2**63 - 1
@@ -125,6 +126,21 @@ _ERRORS: Mapping[int, tuple[str, str, str]] = {
 def fails_with(*statuses: int) -> ResponseDocs:
     """Documents the error responses of a route, each with an example."""
     return {status: _error(*_ERRORS[status]) for status in statuses}
+
+
+def fails_as(form: ErrorFormat) -> ResponseDocs:
+    """Documents the errors of a route whose API has a form of its own for them."""
+    return {
+        "4XX": _in_form(form, 422, "The request is wrong, or is refused."),
+        "5XX": _in_form(form, 503, "The model cannot serve. The message says why."),
+    }
+
+
+def _in_form(form: ErrorFormat, status: int, description: str) -> dict[str, Any]:
+    _, code, message = _ERRORS[status]
+    _, body = form(ErrorDetail(code=code, message=message), status)
+    content = {"application/json": {"example": body.model_dump()}}
+    return {"model": type(body), "description": description, "content": content}
 
 
 def _error(description: str, code: str, message: str) -> dict[str, Any]:

@@ -89,6 +89,9 @@ _MESSAGE = _examples(
         {"model": "builtin", "max_tokens": 100, "messages": _MESSAGES, "stream": True},
     ),
 )
+_TEXT_COMPLETION = _examples(
+    text=("A text to continue", {"model": "gpt2", "prompt": "The best thing about rain is"}),
+)
 
 CHAT = Body(openapi_examples=_CHAT)
 NEW_CHAT = Body(openapi_examples=_NEW, default_factory=NewChatRequest)
@@ -108,3 +111,4 @@ DETOKENIZE = Body(openapi_examples=_DETOKENIZE)
 COUNT = Body(openapi_examples=_COUNT)
 CHAT_COMPLETION = Body(openapi_examples=_COMPLETION)
 MESSAGE = Body(openapi_examples=_MESSAGE)
+TEXT_COMPLETION = Body(openapi_examples=_TEXT_COMPLETION)

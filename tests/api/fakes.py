@@ -380,8 +380,8 @@ class ScriptedChoices:
     ) -> AsyncGenerator[ChoiceEvent, None]:
         self._scripted.owners.append(model_input.scope)
         self._scripted.calls.append(model_input)
-        assert model_input.messages is not None
-        async with aclosing(self._scripted.run(model_input.messages[-1].content)) as events:
+        asked = model_input.prompt if model_input.messages is None else model_input.messages[-1].content
+        async with aclosing(self._scripted.run(asked or "")) as events:
             async for event in events:
                 yield 0, GENERATED_REPLY if isinstance(event, schemas.ChatResponse) else event
 

@@ -52,7 +52,7 @@ def test_no_file_outside_the_assets_is_served(client: httpx.Client) -> None:
 def test_every_route_is_described(path: str, method: str, operation: dict[str, Any]) -> None:
     assert operation["description"]
     assert "HTTPValidationError" not in str(operation)
-    errors = {status: said for status, said in operation["responses"].items() if int(status) >= 400}
+    errors = {status: said for status, said in operation["responses"].items() if status[0] in "45"}
     for said in errors.values():
         assert "example" in said["content"]["application/json"]
 

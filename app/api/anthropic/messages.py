@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Response
 
+from app.api.anthropic.errors import anthropic_error
 from app.api.anthropic.events import PING, encode
 from app.api.anthropic.message import message_events, whole_message
 from app.api.anthropic.model_input import message_input, message_sampling
@@ -9,12 +10,15 @@ from app.api.anthropic.replies import ReplyMessageBody
 from app.api.anthropic.requests import MessagesRequest, PromptRequest
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
+from app.api.docs import fails_as
 from app.api.examples import MESSAGE
 from app.api.openai.wire import SparseModel
 from app.api.paths import ANTHROPIC_PREFIX
 from app.api.streaming import respond
 
-router = APIRouter(prefix=ANTHROPIC_PREFIX, route_class=ParsedRoute, tags=["Anthropic"])
+router = APIRouter(
+    prefix=ANTHROPIC_PREFIX, route_class=ParsedRoute, tags=["Anthropic"], responses=fails_as(anthropic_error)
+)
 
 
 @router.post("", response_model=ReplyMessageBody)

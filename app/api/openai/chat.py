@@ -4,6 +4,8 @@ from fastapi import APIRouter, Response
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
+from app.api.docs import fails_as
+from app.api.error_formats import openai_error
 from app.api.examples import CHAT_COMPLETION
 from app.api.openai.chat_completion import completion_chunks, whole_completion
 from app.api.openai.chat_replies import ChatCompletion
@@ -13,7 +15,9 @@ from app.api.openai.model_input import chat_input, chat_sampling
 from app.api.paths import OPENAI_PREFIX
 from app.api.streaming import respond
 
-router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"])
+router = APIRouter(
+    prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"], responses=fails_as(openai_error)
+)
 
 
 @router.post("/chat/completions", response_model=ChatCompletion)

@@ -7,6 +7,9 @@ from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
+from app.api.docs import fails_as
+from app.api.error_formats import openai_error
+from app.api.examples import TEXT_COMPLETION
 from app.api.openai.chat_requests import SamplingRequest
 from app.api.openai.events import encode
 from app.api.openai.sampling import sampling_fields
@@ -16,7 +19,9 @@ from app.api.streaming import respond
 from app.engine.backend import ModelInput
 from app.models.schemas import NonBlankText
 
-router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"])
+router = APIRouter(
+    prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"], responses=fails_as(openai_error)
+)
 
 _DEFAULT_MAX_TOKENS = 16  # as in OpenAI's API
 
@@ -48,7 +53,7 @@ class CompletionRequest(SamplingRequest):
 
 @router.post("/completions", response_model=TextCompletion)
 async def create_completion(
-    body: CompletionRequest, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep
+    services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep, body: CompletionRequest = TEXT_COMPLETION
 ) -> Response:
     """Continues a text as it stands, as OpenAI's older completions do."""
     max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens

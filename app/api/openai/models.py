@@ -6,10 +6,14 @@ from fastapi import APIRouter
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import ServicesDep
+from app.api.docs import fails_as
+from app.api.error_formats import openai_error
 from app.api.openai.wire import SparseModel
 from app.api.paths import OPENAI_PREFIX
 
-router = APIRouter(prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"])
+router = APIRouter(
+    prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"], responses=fails_as(openai_error)
+)
 
 _CREATED = 1_767_225_600  # 2026-01-01; the weights' real age is unknown
 
