@@ -253,7 +253,7 @@ class EngineCore:
                 if chunk.is_last and sampler.grammar is not None
             )
             logits = self.runner.forward(chunks)
-            self._masks.wait()
+            self._masks.finish()
             return sample_step(logits, chunks, samplers)
         except Exception:  # the root of this step's requests: they fail, the engine continues
             _log.exception("a step of %d sequences failed", len(chunks))

@@ -100,6 +100,10 @@ class GrammarRule:
         if not (may_break and token in self._break_ids) and not self.is_complete:
             self._consume(token)
 
+    def give_up(self, reason: str) -> None:
+        """End the reply for this reason. The grammar is not used any more."""
+        self.failure = self.failure or reason
+
     def _begin_text(self, text: bytes) -> None:
         """The thinking has ended. `text` is what the token of its closing mark has after the mark."""
         self._may_break = not text
