@@ -20,6 +20,7 @@ from app.core.errors import (
     WorkerDied,
 )
 from app.engine.backend import GenerationEvent
+from app.engine.ipc.messages import Delta, ToolCallRef
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.idempotency import record_of
 from app.models.chat.turn_log import EventReader, TurnEvent
@@ -35,6 +36,7 @@ from app.models.schemas import (
     RegenerateRequest,
     StartEvent,
     ThinkingEvent,
+    ToolCallEvent,
 )
 from app.models.storage.key_records import KEY_LIFETIME, MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
@@ -292,6 +294,23 @@ def test_the_same_key_gives_the_stored_reply_when_the_events_are_forgotten(is_in
         assert (done.response, done.message_id) == (said, first.message_id)
         assert done.finish_reason == ("interrupted" if is_interrupted else "stop")
         assert len(here.backend.requests) == 1
+
+    run(scenario())
+
+
+def test_the_same_key_gives_the_tool_calls_of_the_stored_reply() -> None:
+    async def scenario() -> None:
+        refs = [ToolCallRef(0, "call_1", "weather"), ToolCallRef(1, "call_2", "time")]
+        calls = [Delta("r", text, 2, "tool_call", tool_call=ref) for ref in refs for text in ("{", "}")]
+        here = world([HELLO[0], *calls, HELLO[-1]])
+        first = answer_of(await read(here.chats.chat(OWNER, HI, soon(), "key")))
+        here.now_s[0] = 1_000_000.0
+        _, *events, done = await read(here.chats.chat(OWNER, HI, soon(), "key"))
+        assert events == [
+            ToolCallEvent(index=ref.index, id=ref.id, name=ref.name, arguments="{}") for ref in refs
+        ]
+        assert isinstance(done, ChatResponse) and done.tool_calls == first.tool_calls
+        assert first.tool_calls is not None and len(first.tool_calls) == 2
 
     run(scenario())
 

@@ -18,6 +18,8 @@ from app.models.schemas import (
     TextPart,
     ThinkingEvent,
     ThinkingPart,
+    ToolCallEvent,
+    ToolCallPart,
 )
 from app.models.storage.key_records import KeyRecord, KeyRecords
 from app.models.storage.store import ConversationStore
@@ -112,9 +114,13 @@ def _events_of(reply: Message, response: ChatResponse) -> Iterator[TurnEvent]:
         omitted_messages=response.omitted_messages,
         parameters=response.parameters,
     )
+    calls = 0
     for part in reply.parts:
         match part:
             case TextPart(text=text):
                 yield DeltaEvent(text=text)
             case ThinkingPart(text=text):
                 yield ThinkingEvent(text=text)
+            case ToolCallPart(id=call_id, name=name, arguments=arguments):
+                yield ToolCallEvent(index=calls, id=call_id, name=name, arguments=arguments)
+                calls += 1
