@@ -94,8 +94,10 @@ class Admission:
         try:
             toolbox = self._prompts.toolbox
             if (required := toolbox.required_grammar(submit)) is not None:
-                return self._grammars.compile(required, begun, toolbox.marks)
-            return None if submit.grammar is None else self._grammars.compile(submit.grammar, begun)
+                return self._grammars.compile(required, begun, toolbox.marks, scope=submit.scope)
+            if submit.grammar is None:
+                return None
+            return self._grammars.compile(submit.grammar, begun, scope=submit.scope)
         except DomainError as error:
             return Failed(submit.request_id, error.code, error.message, error.hint)
         except Exception:  # the root of the thread's task

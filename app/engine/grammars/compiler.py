@@ -42,22 +42,28 @@ class GrammarCompiler:
         self._stop_ids = stop_ids
         self._special_ids = special_ids
         self._sandbox = sandbox
-        self._known: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Grammar], LLMatcher] = OrderedDict()  # by scope and grammar
 
-    def compile(self, grammar: Grammar, begun: str = "", marks: Marks = NO_MARKS) -> LLMatcher:
+    def compile(
+        self, grammar: Grammar, begun: str = "", marks: Marks = NO_MARKS, *, scope: str = ""
+    ) -> LLMatcher:
         """Returns a matcher for a new reply, or for one that begins with the text `begun`.
+
+        A grammar is compiled once in each scope: otherwise the time would tell whether another caller has
+        sent the same one.
 
         In a grammar with `marks`, which is the engine's own, each `MARK(text)` is a token, or else its text.
 
         Raises:
             InvalidRequest: the grammar is wrong, not supported or too large, or the text does not fit it.
         """
-        if grammar not in self._known:
-            self._known[grammar] = self._new(grammar, marks)
-        self._known.move_to_end(grammar)
+        known = (scope, grammar)
+        if known not in self._known:
+            self._known[known] = self._new(grammar, marks)
+        self._known.move_to_end(known)
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)
-        matcher = self._known[grammar].deep_copy()
+        matcher = self._known[known].deep_copy()
         if begun and not matcher.consume_tokens(self.tokenizer.greedy_tokenize(begun)):
             raise InvalidRequest("the reply so far does not fit response_format")
         return matcher

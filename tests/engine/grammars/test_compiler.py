@@ -61,6 +61,17 @@ def test_compiler_kills_a_grammar_that_takes_too_long() -> None:
     patient.close()
 
 
+def test_compiler_compiles_a_grammar_again_for_another_scope() -> None:
+    sandbox = GrammarSandbox()
+    compiling, grammar = compiler(sandbox), Grammar("choice", '["yes", "no"]')
+    for scope, is_compiled in (("alice", True), ("alice", False), ("bob", True), ("bob", False)):
+        sandbox.close()
+        children = len(psutil.Process().children())
+        compiling.compile(grammar, scope=scope)
+        assert (len(psutil.Process().children()) > children) == is_compiled, scope
+    sandbox.close()
+
+
 def test_compiler_compiles_an_equal_grammar_once() -> None:
     sandbox = GrammarSandbox(time_limit_s=30)
     one = compiler(sandbox)
