@@ -33,7 +33,7 @@ class ChatModelManager:
     """The service behind the routes for replies. Each conversation has one turn at a time.
 
     Each method that begins a turn returns a reader of its events. Unless the request asks for `background`,
-    closing the reader stops the turn. Whatever is wrong with the request, the reader raises.
+    closing the reader stops the turn. The reader raises the errors of the request.
     """
 
     def __init__(

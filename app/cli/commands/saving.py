@@ -26,7 +26,7 @@ from app.cli.transcripts.transcript_file import (
 
 MAX_NAMED = 10  # saved files that /sessions names
 GAP = 2  # between the columns of /sessions
-WIDE = 60  # cells from which on /sessions says what is counted
+WIDE = 60  # from this width on, /sessions names the unit of its counts
 MIN_NAME = 12  # cells for a name in a narrow terminal
 
 

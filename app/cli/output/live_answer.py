@@ -88,7 +88,7 @@ class AnswerRows:
         self._queue.append((False, text))
 
     def resume(self, text: str) -> None:
-        """Begins with text that was shown before. Of its rows only the last one, which grows, is shown."""
+        """Begins with text that was shown before. Shows only its last row, which grows."""
         self._resumed = without_controls(text)
         self.feed(text)
 

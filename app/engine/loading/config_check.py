@@ -51,7 +51,7 @@ def _are_ids(value: object) -> bool:
 
 
 def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
-    """Refuses sizes that are no positive numbers, and a model that is larger than the weights of the folder.
+    """Refuses sizes that are not positive numbers, and a model that is larger than the weights of the folder.
 
     Raises ModelUnsupported for the former, ModelCorrupt for the latter.
     """

@@ -101,7 +101,7 @@ def _shown(seen: Seen, text: str, plain: bool) -> str:
 @pytest.mark.parametrize("plain", [False, True])
 @settings(
     max_examples=8,
-    phases=[Phase.generate],  # to shrink a failure would take minutes
+    phases=[Phase.generate],  # shrinking a failure would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(text=texts)

@@ -44,7 +44,7 @@ def weights(cache: Path) -> Path:
 
 
 def flip(path: Path) -> None:
-    """Another last byte, in a file of the same size."""
+    """Changes the last byte of the file."""
     path.write_bytes(path.read_bytes()[:-1] + b"!")
 
 
