@@ -20,6 +20,7 @@ LAYERS = {
     "lifecycle": 5,
     "single_process": 5,
     "api": 5,
+    "conversations": 5,
     "main": 6,
     "__main__": 7,
 }

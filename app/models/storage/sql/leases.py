@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import ColumnElement, Float, delete, extract, func, literal, literal_column, select, update
@@ -67,14 +67,19 @@ class LeaseLocks:
                 hint="Nothing was stored. Send the message again.",
             )
 
+    async def abandoned(self) -> Sequence[str]:
+        """Returns the conversations with leases that have expired, or whose processes have ended."""
+        is_late = (_columns.expires_at < self._now()).label("is_late")
+        query = select(_columns.conversation_id, _columns.holder, is_late)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return [row.conversation_id for row in rows if row.is_late or self._is_abandoned(row.holder)]
+
     async def clear(self) -> None:
-        """Removes the leases of processes of this machine that have ended, and expired ones."""
+        """Removes these leases."""
+        abandoned = await self.abandoned()
         async with self._database.writing() as connection:
-            holders = (await connection.scalars(select(_columns.holder))).all()
-            ended = [holder for holder in holders if self._is_abandoned(holder)]
-            await connection.execute(
-                delete(turn_leases).where(_columns.holder.in_(ended) | (_columns.expires_at < self._now()))
-            )
+            await connection.execute(delete(turn_leases).where(_columns.conversation_id.in_(abandoned)))
 
     async def close(self) -> None:
         """Waits for locks that are being released."""

@@ -29,7 +29,7 @@ def conversation_values(conversation: Conversation) -> Values:
 
 def conversation_of(row: Row[Any]) -> Conversation:  # Any: the types of the columns
     """Returns the conversation of a row with CONVERSATION_COLUMNS."""
-    return Conversation(**row._mapping)
+    return Conversation(**{name: row._mapping[name] for name in _FIELDS})
 
 
 def message_values(message: Message) -> Values:

@@ -5,6 +5,7 @@ import contextlib
 from app.core.errors import StoreUnavailable
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.leases import LeaseLocks
+from app.models.storage.sql.listing import ConversationListing
 from app.models.storage.sql.sql_key_records import SqlKeyRecords
 from app.models.storage.sql.sql_store import SqlStore
 
@@ -18,6 +19,7 @@ class SqlStorage:
         self.locks = LeaseLocks(self._database)
         self.store = SqlStore(self._database, self.locks)
         self.key_records = SqlKeyRecords(self._database)
+        self.listing = ConversationListing(self._database, self.store)
 
     @property
     def failure(self) -> str | None:
@@ -29,6 +31,10 @@ class SqlStorage:
         await self._database.start()
         with contextlib.suppress(StoreUnavailable):  # then a turn removes the lease that is in its way
             await self.locks.clear()
+
+    async def open(self) -> None:
+        """Opens the storage once, for a program that needs it now. Raises StoreUnavailable."""
+        await self._database.open()
 
     async def close(self) -> None:
         """See Storage."""

@@ -64,7 +64,7 @@ class SqlStore:
     def __init__(self, database: Database, locks: LeaseLocks) -> None:
         self._database = database
         self._locks = locks
-        self._index: TextIndex = SqliteTextIndex() if database.is_sqlite else PostgresTextIndex()
+        self.index: TextIndex = SqliteTextIndex() if database.is_sqlite else PostgresTextIndex()
 
     async def get(self, owner: str, conversation_id: str) -> Conversation:
         """See ConversationStore."""
@@ -129,14 +129,14 @@ class SqlStore:
             await self._locks.confirm(connection, conversation.id)
             number = await connection.scalar(select(_number_of(conversation)))
             if number is not None:
-                await self._index.remove(connection, number)
+                await self.index.remove(connection, number)
                 await connection.execute(delete(conversations).where(conversations.c.number == number))
 
     async def page(self, owner: str, page: PageRequest) -> ConversationPage:
         """See ConversationStore."""
         conditions: list[ColumnElement[bool]] = [conversations.c.owner == owner]
         if page.query is not None:
-            found = self._index.found(owner, search_words(page.query))
+            found = self.index.found(owner, search_words(page.query))
             conditions.append(conversations.c.number.in_(found))
         count = select(func.count()).select_from(conversations).where(*conditions)
         async with self._database.reading() as connection:
@@ -159,14 +159,14 @@ class SqlStore:
         if old is None:
             added = insert(conversations).values(values).returning(conversations.c.number)
             number: int = (await connection.execute(added)).scalar_one()
-            await self._index.add(connection, values["owner"], number, [title])
+            await self.index.add(connection, values["owner"], number, [title])
             return number
         await connection.execute(
             update(conversations).where(conversations.c.number == old.number).values(values)
         )
         if old.title != values["title"]:
-            await self._index.remove_title(connection, old.number)
-            await self._index.add(connection, values["owner"], old.number, [title])
+            await self.index.remove_title(connection, old.number)
+            await self.index.add(connection, values["owner"], old.number, [title])
         return int(old.number)
 
     async def _add_messages(
@@ -182,7 +182,7 @@ class SqlStore:
         ]
         await connection.execute(insert(messages), numbered)
         texts = [IndexedText(position, words) for position, words in enumerate(rows.texts, first)]
-        await self._index.add(connection, owner, number, texts)
+        await self.index.add(connection, owner, number, texts)
 
 
 def _new_rows(conversation: Conversation, new_messages: Sequence[Message]) -> _NewRows:

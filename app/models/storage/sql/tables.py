@@ -62,6 +62,8 @@ class AnyText(TypeDecorator[str]):
 
 
 def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:  # in a transcript
+        return moment.replace(tzinfo=UTC)
     try:
         return moment.astimezone(UTC)
     except OverflowError:  # in the first or the last hours of the calendar

@@ -57,6 +57,9 @@ class TextIndex(Protocol):
     async def remove(self, connection: AsyncConnection, conversation: int) -> None:
         """Removes all texts of the conversation."""
 
+    async def size(self, connection: AsyncConnection, conversation: int) -> int:
+        """Returns how many texts of the conversation it has."""
+
     def found(self, owner: str, words: Sequence[str]) -> Select[int]:
         """Selects the numbers of the owner's conversations in which one text has all words."""
 
@@ -96,6 +99,13 @@ class SqliteTextIndex:
         first, following = conversation << _SHIFT, (conversation + 1) << _SHIFT
         rowid = self._table.c.rowid
         await connection.execute(delete(self._table).where(rowid >= first, rowid < following))
+
+    async def size(self, connection: AsyncConnection, conversation: int) -> int:
+        """See TextIndex."""
+        first, following = conversation << _SHIFT, (conversation + 1) << _SHIFT
+        rowid = self._table.c.rowid
+        query = select(func.count()).select_from(self._table).where(rowid >= first, rowid < following)
+        return await connection.scalar(query) or 0
 
     def found(self, owner: str, words: Sequence[str]) -> Select[int]:
         """See TextIndex."""
@@ -142,6 +152,11 @@ class PostgresTextIndex:
     async def remove(self, connection: AsyncConnection, conversation: int) -> None:
         """See TextIndex."""
         await connection.execute(delete(self._table).where(self._table.c.conversation == conversation))
+
+    async def size(self, connection: AsyncConnection, conversation: int) -> int:
+        """See TextIndex."""
+        query = select(func.count()).where(self._table.c.conversation == conversation)
+        return await connection.scalar(query) or 0
 
     def found(self, owner: str, words: Sequence[str]) -> Select[int]:
         """See TextIndex."""
