@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ Command = Callable[[SqlStorage, argparse.Namespace], Awaitable[int]]
 
 def main() -> None:
     arguments = _parser().parse_args()
+    logging.getLogger("app").addHandler(logging.NullHandler())  # the exception has the reason
     try:
         sys.exit(asyncio.run(_run(arguments)))
     except (DomainError, ImportRefused, OSError) as error:
