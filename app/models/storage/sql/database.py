@@ -19,14 +19,23 @@ from app.models.storage.sql.tables import turn_leases
 logger = logging.getLogger(__name__)
 
 _PROBE_EVERY_S = 2.0
+_BUSY_TIMEOUT_S = 5.0
 
 
 class Database:
     """A database whose tables are up to date. Each method but `close` may raise StoreUnavailable."""
 
-    def __init__(self, url: str, *, probe_every_s: float = _PROBE_EVERY_S) -> None:
-        """Raises SettingsError if the URL is wrong. It connects only in `start`."""
-        self._engine = make_engine(url)
+    def __init__(
+        self, url: str, *, probe_every_s: float = _PROBE_EVERY_S, busy_timeout_s: float = _BUSY_TIMEOUT_S
+    ) -> None:
+        """`busy_timeout_s` is how long a change in SQLite waits for another process.
+
+        It connects only in `start` or `open`.
+
+        Raises:
+            SettingsError: the URL is wrong.
+        """
+        self._engine = make_engine(url, busy_timeout_s)
         self._probe_every_s = probe_every_s
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._writing = asyncio.Lock()  # SQLite has one writer, and waits for others by polling

@@ -11,7 +11,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from app.core.config import SettingsError
 from app.core.paths import expand
 
-_BUSY_TIMEOUT_MS = 5_000  # how long a change waits for another process
 _CONNECT_TIMEOUT_S = 5
 _COMMAND_TIMEOUT_S = 30
 _POOL_TIMEOUT_S = 10
@@ -19,8 +18,8 @@ _CONNECTIONS = 8
 WRITES = "writes"  # the execution option of transactions that change the database
 
 
-def make_engine(url: str) -> AsyncEngine:
-    """Returns an engine that has not connected yet.
+def make_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
+    """Returns an engine that has not connected yet. SQLite waits `busy_timeout_s` for another process.
 
     Raises:
         SettingsError: the URL is malformed, or not one of the supported databases.
@@ -30,20 +29,20 @@ def make_engine(url: str) -> AsyncEngine:
     except (ArgumentError, ValueError):
         raise SettingsError("LLM_DATABASE_URL: it is not the URL of a database.") from None
     if parsed.drivername == "sqlite":
-        return _sqlite(parsed)
+        return _sqlite(parsed, busy_timeout_s)
     if parsed.drivername in ("postgresql", "postgres"):
         return _postgresql(parsed)
     raise SettingsError("LLM_DATABASE_URL: it must begin with sqlite:/// or postgresql://.")
 
 
-def _sqlite(url: URL) -> AsyncEngine:
+def _sqlite(url: URL, busy_timeout_s: float) -> AsyncEngine:
     if url.database in (None, "", ":memory:"):
         raise SettingsError("LLM_DATABASE_URL: sqlite:/// needs the path of a file.")
     path = str(expand(url.database or ""))
     engine = create_async_engine(
         url.set(drivername="sqlite+aiosqlite", database=path),
         hide_parameters=True,  # they are texts of users
-        connect_args={"timeout": _BUSY_TIMEOUT_MS / 1_000},
+        connect_args={"timeout": busy_timeout_s},
         pool_size=_CONNECTIONS,
         max_overflow=0,
         pool_timeout=_POOL_TIMEOUT_S,
@@ -57,7 +56,6 @@ def _prepare_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> 
     connection.isolation_level = None  # the driver begins no transactions; _begin_sqlite does
     cursor = connection.cursor()
     for pragma in (
-        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
         "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",

@@ -22,7 +22,7 @@ _SQLITE = {
     sqlite3.SQLITE_READONLY: _READ_ONLY,
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: "The disk of the database reports errors.",
-    sqlite3.SQLITE_CANTOPEN: "The file of the database cannot be opened.",
+    sqlite3.SQLITE_CANTOPEN: "The file of the database cannot be opened; is its folder missing or read-only?",
     sqlite3.SQLITE_PERM: "The file of the database may not be opened.",
     sqlite3.SQLITE_AUTH: "The file of the database may not be opened.",
     sqlite3.SQLITE_CORRUPT: "The file of the database is damaged.",
