@@ -12,6 +12,7 @@ from app.core.config import Settings, load_settings
 from app.main import create_app
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
@@ -27,7 +28,9 @@ def build(settings: Settings) -> Services:
     models = StandInModels(StandInBackend(reply=HELLO))
     return replace(
         services,
-        chats=ChatModelManager(settings, storage.store, storage.locks, ChatGenerator(models)),
+        chats=ChatModelManager(
+            settings, storage.store, storage.locks, ChatGenerator(models), TurnRegistry(), storage.key_records
+        ),
         conversations=ConversationManager(settings, storage.store, storage.locks, models),
         status=ServerStatus(services.models, storage),
         storage=storage,

@@ -149,7 +149,6 @@ def test_prune_keeps_a_conversation_in_the_middle_of_a_turn(database_url: str) -
 )
 def test_check_finds_every_contradiction(database_url: str, statement: str, problem: str) -> None:
     store(database_url, "ada")
-    assert run(database_url, "check").returncode == 0
     execute(database_url, statement)
     checked = run(database_url, "check")
     assert checked.returncode == 1
