@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +20,12 @@ from app.models.storage.sql.sql_storage import SqlStorage
 Command = Callable[[SqlStorage, argparse.Namespace], Awaitable[int]]
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command, and exits with its status. `arguments` None means those of the process."""
+    parsed = _parser().parse_args(arguments)
     logging.getLogger("app").addHandler(logging.NullHandler())  # the exception has the reason
     try:
-        sys.exit(asyncio.run(_run(arguments)))
+        sys.exit(asyncio.run(_run(parsed)))
     except (DomainError, ImportRefused, OSError) as error:
         sys.exit(str(error))
     except SettingsError as error:

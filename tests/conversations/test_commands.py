@@ -5,13 +5,15 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from app.conversations.__main__ import main
 from app.models.conversation import Conversation, chained, now, text_message
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.leases import LeaseLocks
@@ -26,18 +28,30 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url_of(request, tmp_path)
 
 
-def run(url: str, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
-    return subprocess.run(
-        [sys.executable, "-m", "app.conversations", *arguments],
-        input=given,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment | {"LLM_DATABASE_URL": url, "PYTHONUTF8": "1"},
-        timeout=LIMIT_S,
-        check=False,
-    )
+@dataclass
+class Ended:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command on a database."""
+
+    def run_on(url: str, *arguments: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main(["--database", url, *arguments])
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Ended(code, out, err) if isinstance(code, int) else Ended(1, out, f"{code}\n")
+
+    return run_on
 
 
 def store(url: str, *owners: str) -> list[Conversation]:
@@ -79,58 +93,61 @@ def stored_ids(url: str) -> list[str]:
     return asyncio.run(scenario())
 
 
-def test_an_export_is_imported_once_and_exported_again(database_url: str, tmp_path: Path) -> None:
+def test_an_export_is_imported_once_and_exported_again(run: Run, database_url: str, tmp_path: Path) -> None:
     made = store(database_url, "ada", "bob")
     exported = run(database_url, "export")
-    assert [json.loads(line)["id"] for line in exported.stdout.splitlines()] == [each.id for each in made]
-    other = f"sqlite:///{tmp_path / 'other.db'}"
-    first = run(other, "import", "-", given=exported.stdout)
-    assert (first.returncode, first.stderr) == (0, "2 conversations imported, 0 already present\n")
-    again = run(other, "import", "-", given=exported.stdout)
-    assert again.stderr == "0 conversations imported, 2 already present\n"
-    assert run(other, "export").stdout == exported.stdout
-    assert run(other, "check").returncode == 0
+    assert [json.loads(line)["id"] for line in exported.out.splitlines()] == [each.id for each in made]
+    path, other = tmp_path / "export.jsonl", f"sqlite:///{tmp_path / 'other.db'}"
+    path.write_text(exported.out, encoding="utf-8")
+    first = run(other, "import", str(path))
+    assert (first.status, first.err) == (0, "2 conversations imported, 0 already present\n")
+    again = run(other, "import", str(path))
+    assert again.err == "0 conversations imported, 2 already present\n"
+    assert run(other, "export").out == exported.out
+    assert run(other, "check").status == 0
 
 
-def test_an_export_may_be_a_file_for_each_conversation_of_an_owner(database_url: str, tmp_path: Path) -> None:
+def test_an_export_may_be_a_file_for_each_conversation_of_an_owner(
+    run: Run, database_url: str, tmp_path: Path
+) -> None:
     _, wanted = store(database_url, "ada", "bob")
     run(database_url, "export", "--owner", "bob", "--folder", str(tmp_path / "out"))
     [path] = (tmp_path / "out").iterdir()
     assert path.name == f"{wanted.id}.jsonl"
-    assert run(database_url, "import", str(path)).stderr == "0 conversations imported, 1 already present\n"
+    assert run(database_url, "import", str(path)).err == "0 conversations imported, 1 already present\n"
 
 
-def test_a_damaged_file_is_refused_as_a_whole(database_url: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_as_a_whole(run: Run, database_url: str, tmp_path: Path) -> None:
     store(database_url, "ada")
-    line = run(database_url, "export").stdout
+    line = run(database_url, "export").out
     path, other = tmp_path / "export.jsonl", f"sqlite:///{tmp_path / 'other.db'}"
     path.write_text(f"{line}\n{line[:-20]}\n" + line.replace("question", "answer"), encoding="utf-8")
     refused = run(other, "import", str(path))
-    assert refused.returncode == 1
-    assert f"{path}, line 3: " in refused.stderr and f"{path}, line 4: another line" in refused.stderr
+    assert refused.status == 1
+    assert f"{path}, line 3: " in refused.err and f"{path}, line 4: another line" in refused.err
     assert stored_ids(other) == []
 
 
-def test_prune_removes_by_age_and_keeps_the_newest(database_url: str) -> None:
+def test_prune_removes_by_age_and_keeps_the_newest(run: Run, database_url: str) -> None:
     made = store(database_url, "ada", "bob", "ada", "ada", "bob")
-    assert run(database_url, "prune").returncode == 1
+    assert run(database_url, "prune").status == 1
     trial = run(database_url, "prune", "--keep", "1", "--dry-run")
-    assert trial.stderr == "3 conversations would be removed, 0 in use and kept\n"
+    assert trial.err == "3 conversations would be removed, 0 in use and kept\n"
     run(database_url, "prune", "--older-than", "1.5", "--keep", "1", "--owner", "ada")
     left = [made[1].id, made[3].id, made[4].id]
     assert stored_ids(database_url) == left
     run(database_url, "prune", "--older-than", "0.5")
     assert stored_ids(database_url) == [made[4].id]
-    assert run(database_url, "check").stdout == ""
+    assert run(database_url, "check").out == ""
 
 
-def test_prune_keeps_a_conversation_in_the_middle_of_a_turn(database_url: str) -> None:
+def test_prune_keeps_a_conversation_in_the_middle_of_a_turn(run: Run, database_url: str) -> None:
     [conversation] = store(database_url, "ada")
 
     async def scenario() -> None:
         async with opened(database_url) as database, LeaseLocks(database).hold(conversation.id):
             pruned = await asyncio.to_thread(run, database_url, "prune", "--keep", "0")
-            assert pruned.stderr == "0 conversations removed, 1 in use and kept\n"
+            assert pruned.err == "0 conversations removed, 1 in use and kept\n"
             assert await ids(database) == [conversation.id]
 
     asyncio.run(scenario())
@@ -147,18 +164,30 @@ def test_prune_keeps_a_conversation_in_the_middle_of_a_turn(database_url: str) -
         ("INSERT INTO turn_leases VALUES ('conv_x', 'gone', 0)", "conv_x: a turn lease"),
     ],
 )
-def test_check_finds_every_contradiction(database_url: str, statement: str, problem: str) -> None:
+def test_check_finds_every_contradiction(run: Run, database_url: str, statement: str, problem: str) -> None:
     store(database_url, "ada")
     execute(database_url, statement)
     checked = run(database_url, "check")
-    assert checked.returncode == 1
-    assert problem in checked.stdout
+    assert checked.status == 1
+    assert problem in checked.out
 
 
-def test_the_commands_need_a_database() -> None:
-    refused = run("", "check")
-    assert refused.returncode == 1 and "LLM_DATABASE_URL" in refused.stderr
-    refused = run("mysql://x", "check")
-    assert refused.returncode == 1 and "LLM_DATABASE_URL" in refused.stderr
-    unreachable = run("postgresql://127.0.0.1:1/x", "check")
-    assert unreachable.returncode == 1 and unreachable.stderr == "The database cannot be reached.\n"
+def test_the_commands_need_a_database_that_can_be_used(run: Run) -> None:
+    assert "LLM_DATABASE_URL" in run("mysql://x", "check").err
+    assert run("postgresql://127.0.0.1:1/x", "check") == Ended(1, "", "The database cannot be reached.\n")
+
+
+@pytest.mark.parametrize(("url", "status"), [("", 1), ("sqlite:///{}/new.db", 0)])
+def test_the_program_reads_the_url_from_the_settings(url: str, status: int, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.conversations", "check"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment | {"LLM_DATABASE_URL": url.format(tmp_path), "PYTHONPATH": str(ROOT)},
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert ended.returncode == status
+    assert ("LLM_DATABASE_URL" in ended.stderr) == (status == 1)
