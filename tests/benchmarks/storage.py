@@ -30,7 +30,7 @@ from tests.benchmarks.machine import describe
 
 _CONVERSATIONS = 100_000
 _MESSAGES = 4  # of each
-_WORDS = 30  # of each message
+_WORDS = 12  # of each message
 _VOCABULARY = 20_000  # words, of which word n is as common as 1 / n
 _LENGTHS = (10, 1_000, 10_000)
 _OPENED = 2_000
@@ -48,7 +48,11 @@ def main() -> int:
 async def _measure(url: str) -> None:
     database = Database(url)
     await database.open()
-    store, console, machine = SqlStore(database, LeaseLocks(database)), Console(), describe()
+    store, console, machine = (
+        SqlStore(database, LeaseLocks(database)),
+        Console(),
+        describe(),
+    )
     place = f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}"
     table = Table(title=f"{url.split(':')[0]}, {place}")
     for heading in ("operation", "median, ms", "slowest, ms"):
@@ -63,7 +67,9 @@ async def _measure(url: str) -> None:
     console.print(table)
 
 
-async def _operations(store: SqlStore) -> list[tuple[str, Callable[[], Awaitable[object]]]]:
+async def _operations(
+    store: SqlStore,
+) -> list[tuple[str, Callable[[], Awaitable[object]]]]:
     found: list[tuple[str, Callable[[], Awaitable[object]]]] = []
     for length in _LENGTHS:
         appending = _Appending(store, await _long(store, length))
@@ -73,7 +79,12 @@ async def _operations(store: SqlStore) -> list[tuple[str, Callable[[], Awaitable
     found.append(("the last 50 turns of it", lambda: store.branch(opened, opened.head_id, 50)))
     cursor = (await store.page(_OWNER, PageRequest(limit=50, offset=1_000))).cursor
     found.append(("a page of the list", lambda: store.page(_OWNER, PageRequest(limit=50))))
-    found.append(("a page after a cursor", lambda: store.page(_OWNER, PageRequest(limit=50, cursor=cursor))))
+    found.append(
+        (
+            "a page after a cursor",
+            lambda: store.page(_OWNER, PageRequest(limit=50, cursor=cursor)),
+        )
+    )
     for query in ("w5000", "w500", "w50 w60", "w5", "w1"):
         total = (await store.page(_OWNER, PageRequest(limit=50, query=query))).total
         request = PageRequest(limit=50, query=query)
@@ -118,12 +129,15 @@ async def _fill(database: Database, store: SqlStore) -> None:
             rows = [conversation_values(Conversation(owner=_OWNER).with_messages(*each)) for each in made]
             numbered = [row | {"number": first + index} for index, row in enumerate(rows)]
             await connection.execute(insert(conversations), numbered)
+            await connection.execute(
+                insert(messages),
+                [
+                    message_values(message) | {"conversation": number, "position": position}
+                    for number, each in enumerate(made, first)
+                    for position, message in enumerate(each, 1)
+                ],
+            )
             for number, each in enumerate(made, first):
-                values = [message_values(message) for message in each]
-                await connection.execute(
-                    insert(messages),
-                    [row | {"conversation": number, "position": at} for at, row in enumerate(values, 1)],
-                )
                 texts = [IndexedText(at, index_words(message.content)) for at, message in enumerate(each, 1)]
                 await store.index.add(connection, _OWNER, number, texts)
     async with database.writing() as connection:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.errors import StoreUnavailable
 from app.models.storage.sql.engine import WRITES, make_engine
-from app.models.storage.sql.failures import DATABASE_ERRORS, RETRY_AFTER_S, unavailable
+from app.models.storage.sql.failures import DATABASE_ERRORS, RETRY_AFTER_S, TOO_SLOW, unavailable
 from app.models.storage.sql.migrations.upgrade import bring_up_to_date, is_up_to_date
 from app.models.storage.sql.tables import turn_leases
 
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 _PROBE_EVERY_S = 2.0
 _BUSY_TIMEOUT_S = 5.0
+_QUEUE_TIMEOUT_S = 10.0
 
 
 class Database:
@@ -103,11 +104,19 @@ class Database:
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:
+        """Waits for the other changes of this process. SQLite takes one at a time."""
         if not self._is_sqlite:
             yield
             return
-        async with self._writing:
+        try:
+            async with asyncio.timeout(_QUEUE_TIMEOUT_S):
+                await self._writing.acquire()
+        except TimeoutError:
+            raise StoreUnavailable(TOO_SLOW, retry_after=RETRY_AFTER_S) from None
+        try:
             yield
+        finally:
+            self._writing.release()
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:

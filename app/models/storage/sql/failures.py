@@ -12,6 +12,7 @@ DATABASE_ERRORS = (exc.DBAPIError, exc.TimeoutError, sqlite3.Error, OSError, Tim
 _BUGS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
 RETRY_AFTER_S = 5
 
+TOO_SLOW = "The database is too slow for the requests that wait for it."
 _ANOTHER_PROCESS = "Another process keeps the database locked."
 _FULL = "The disk of the database is full."
 _READ_ONLY = "The database is read-only."
@@ -61,5 +62,5 @@ def _reason(error: BaseException) -> str | None:
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         return _FULL
     if isinstance(error, exc.TimeoutError):
-        return "The database is too slow for the requests that wait for it."
+        return TOO_SLOW
     return None if isinstance(error, _BUGS) else _UNREACHABLE
