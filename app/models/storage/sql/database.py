@@ -157,6 +157,7 @@ class Database:
             await step
 
     async def _reopen(self) -> None:
+        await self._engine.dispose()  # SQLite connections that began on a read-only disk stay read-only
         await (self._probe() if self._is_open else self.open())
 
     async def _look(self) -> None:
