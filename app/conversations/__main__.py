@@ -17,7 +17,7 @@ from app.core.errors import DomainError
 from app.models.conversation import now
 from app.models.storage.sql.sql_storage import SqlStorage
 
-Action = Callable[[SqlStorage, argparse.Namespace], Awaitable[int]]
+DatabaseCommand = Callable[[SqlStorage, argparse.Namespace], Awaitable[int]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 async def _run(arguments: argparse.Namespace) -> int:
     """Returns the exit status."""
     storage = SqlStorage(_url(arguments.database))
-    command: Action = arguments.command
+    command: DatabaseCommand = arguments.command
     try:
         await storage.open()
         return await command(storage, arguments)
@@ -121,7 +121,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, command: Action, text: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    command: DatabaseCommand,
+    text: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=command)
