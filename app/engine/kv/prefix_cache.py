@@ -161,7 +161,7 @@ class KVCache:
     def _is_worth_keeping(self, donor: Slot, shared: int, capacity: int) -> bool:
         """Returns whether the donor holds more than the new sequence needs, and there is room for both."""
         has_room = self._active_tokens + donor.capacity + capacity <= self._budget
-        return has_room and donor.tokens + shared > _EXPENDABLE_TAIL
+        return has_room and donor.tokens - shared > _EXPENDABLE_TAIL
 
     def _take_over(self, donor: Slot, shared: int, capacity: int) -> Slot:
         self._forget(donor)

@@ -60,6 +60,35 @@ def test_attach_takes_over_what_it_extends() -> None:
     assert cache.used_bytes == used
 
 
+def test_attach_takes_over_all_but_a_short_tail_without_a_copy() -> None:
+    for shared, is_taken_over in ((100, True), (84, True), (83, False), (20, False)):
+        cache = make_cache()
+        serve(cache, "first", [*range(100)])
+        (donor,) = cache.finished_slots
+        sequence = admit(cache, "second", [*range(shared), *[7] * 30])
+        assert sequence.cached == shared
+        assert (sequence.slot is donor) == is_taken_over, shared
+
+
+def test_attach_takes_over_a_branch_if_there_is_no_room_for_both() -> None:
+    for tokens, is_taken_over in ((319, True), (320, False)):
+        cache = make_cache(tokens, longest=192)
+        serve(cache, "trunk", [*range(100)])
+        (donor,) = cache.finished_slots
+        sequence = admit(cache, "branch", [*range(50), *[7] * 130])
+        assert (sequence.slot is donor) == is_taken_over
+        cache.check_integrity()
+
+
+def test_attach_evicts_nothing_for_a_slot_that_is_large_enough() -> None:
+    cache = make_cache(256, longest=128)
+    serve(cache, "other", [9] * 100)
+    serve(cache, "first", [*range(100)])
+    other, donor = cache.finished_slots
+    sequence = admit(cache, "second", [*range(100), *[7] * 20])
+    assert sequence.slot is donor and cache.finished_slots == [other]
+
+
 def test_attach_copies_if_another_branch_may_need_the_slot() -> None:
     cache = make_cache()
     serve(cache, "trunk", [*range(100)])
