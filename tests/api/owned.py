@@ -55,7 +55,7 @@ class OwnedServer:
 
 
 @asynccontextmanager
-async def owned_server(database_url: str | None) -> AsyncIterator[OwnedServer]:
+async def owned_server(**settings: Any) -> AsyncIterator[OwnedServer]:  # Any: as Settings types them
     backend = PausingBackend(reply=HELLO)
     backend.may_go_on.set()
 
@@ -73,8 +73,7 @@ async def owned_server(database_url: str | None) -> AsyncIterator[OwnedServer]:
             tokens=TokenCounter(models),
         )
 
-    settings = Settings(_env_file=None, api_keys=_KEYS, database_url=database_url, log_level="WARNING")
-    app = create_app(settings, build)
+    app = create_app(Settings(_env_file=None, api_keys=_KEYS, log_level="WARNING", **settings), build)
     async with app.router.lifespan_context(app):
         clients = {
             owner: httpx.AsyncClient(
@@ -99,7 +98,7 @@ def run(test: Callable[[OwnedServer], Coroutine[Any, Any, None]], database_url: 
     """Runs the test with a server of its own, which keeps conversations in memory or in a database."""
 
     async def main() -> None:
-        async with owned_server(database_url) as server:
+        async with owned_server(database_url=database_url) as server:
             await test(server)
 
     asyncio.run(main())

@@ -1,5 +1,6 @@
 """What a caller may use in a minute, over HTTP: refusals, and the headers of replies."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.models.chat.generation import ChatGenerator
 from app.models.choices import ChoiceGenerator
 from app.services import Services
 from tests.api.fakes import Scripted, fake_app, scripted_services, serving
+from tests.api.owned import owned_server
 from tests.api.raw_http import exchange
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
@@ -136,3 +138,24 @@ def test_all_apis_share_the_limits_of_a_key_and_refuse_in_their_own_words() -> N
         native, openai, anthropic = (reply.json()["error"] for reply in refused)
         assert native["code"] == openai["code"] == "rate_limit_exceeded"
         assert openai["type"] == anthropic["type"] == "rate_limit_error"
+
+
+def test_turns_count_and_are_open_until_they_end_also_in_the_background() -> None:
+    async def test() -> None:
+        async with owned_server(key_max_open_requests=1, key_tokens_per_minute=2 * TOKENS) as server:
+            alice, bob = server.clients["alice"], server.clients["bob"]
+            server.backend.may_go_on.clear()
+            body = {"message": "hi", "background": True}
+            turn = asyncio.create_task(alice.post("/chat", json=body))
+            await asyncio.wait_for(server.backend.is_waiting.wait(), 30)
+            refused = await alice.post("/chat", json={"message": "hi"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            server.backend.may_go_on.set()
+            assert (await bob.post("/chat", json={"message": "hi"})).status_code == 200
+            assert limits_of(await turn)["remaining-tokens"] == str(TOKENS)
+            assert (await alice.post("/chat", json={"message": "hi"})).status_code == 200
+            refused = await alice.post("/chat", json={"message": "hi", "background": True, "stream": True})
+            assert (refused.status_code, limits_of(refused)["remaining-tokens"]) == (429, "0")
+            assert (await alice.get("/chat/conversations")).json()["total"] == 2
+
+    asyncio.run(test())
