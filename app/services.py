@@ -23,6 +23,7 @@ from app.models.chat.turn_registry import MAX_RUNNING, TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceEvent, ChoiceGenerator
 from app.models.hub.client import Hub
+from app.models.hub.local_models import LocalModels
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.engines import WorkerStarter
 from app.models.lifecycle.registry import ModelRegistry
@@ -217,7 +218,8 @@ def build_services(
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     hub, engines = Hub(settings.model_cache_dir, token=token), WorkerStarter(settings, launcher)
-    models = ModelManager(settings, catalogue, hub, engines=engines)
+    local = LocalModels() if settings.find_local_models else None
+    models = ModelManager(settings, catalogue, hub, engines=engines, local=local)
     limits = KeyLimits.of(settings)
     generator, storage = ChatGenerator(models, limits), choose_storage(settings)
     turns = TurnRegistry(

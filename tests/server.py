@@ -75,7 +75,12 @@ def running_server(
     """
     port = free_port()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
-    defaults = {"LLM_PORT": str(port), "PYTHONPATH": str(ROOT), "HF_HUB_CACHE": str(folder / "hub")}
+    defaults = {
+        "LLM_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+        "LLM_FIND_LOCAL_MODELS": "false",
+        "HF_HUB_CACHE": str(folder / "hub"),
+    }
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],

@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     conversation_ttl: float = Field(86_400, gt=0)
     models_file: LocalPath | None = None
     allow_any_model: bool = False
+    find_local_models: bool = True
     max_loaded_models: int = Field(2, ge=1, le=64)
     memory_gb: Annotated[float | None, BeforeValidator(_auto_is_none)] = Field(None, gt=0, le=100_000)
     model_idle_timeout: Annotated[float | None, BeforeValidator(_never_is_none)] = Field(

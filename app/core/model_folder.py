@@ -22,6 +22,7 @@ GGUF = ".gguf"  # the end of the name of a file that holds a whole model
 TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that the server reads
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_OLLAMA_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
 # In a list of files, without the index, only the names distinguish shards from other safetensors.
 _NUMBERED_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -36,8 +37,8 @@ class UnsafeIndex(BrokenFile):
 
 
 def is_gguf(path: str | Path) -> bool:
-    """Returns whether the name is that of a GGUF file, which holds a whole model."""
-    return str(path).lower().endswith(GGUF)
+    """Returns whether the name is that of a GGUF file, which holds a whole model, also in Ollama's store."""
+    return str(path).lower().endswith(GGUF) or _OLLAMA_BLOB.fullmatch(Path(path).name) is not None
 
 
 def gguf_among(names: Iterable[str], wanted: str) -> str | None:

@@ -5,6 +5,7 @@ The calls go in one direction: manager, switch, loader, evictor. All four work o
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 
 from app.core.catalogue import ModelProfile
 from app.core.config import NO_MODEL, Settings
@@ -12,6 +13,7 @@ from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelBusy, NoModelChosen
 from app.models.hub.client import Hub, Weights
 from app.models.hub.disk_view import DiskView
+from app.models.hub.local_models import LocalModels
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.engines import EngineStarter, WorkerStarter
 from app.models.lifecycle.eviction_policy import EvictionPolicy
@@ -35,11 +37,16 @@ class ModelManager:
         hub: Hub,
         policy: EvictionPolicy | None = None,
         engines: EngineStarter | None = None,
+        local: LocalModels | None = None,
     ) -> None:
-        """Raises ModelNotFound if no model has the name in the settings."""
+        """With `local`, the models of other programs on this machine are known as well.
+
+        Raises ModelNotFound if no model has the name in the settings.
+        """
         self._settings = settings
         self._hub = hub
-        self._disk = DiskView(hub)
+        self._finds_local = local is not None
+        self._disk = DiskView(hub, None if local is None else partial(local.find, catalogue))
         self._background = background = BackgroundTasks()
         self._registry = registry = ModelRegistry(catalogue, settings.allow_any_model)
         if settings.model_name != NO_MODEL:
@@ -57,9 +64,15 @@ class ModelManager:
         self._engines.prepare()
         self._background.spawn(self._engines.keep_prepared())
         self._background.spawn(self._sweep())
+        if self._finds_local:
+            self._background.spawn(self._discover())
         self._background.spawn(self._evictor.unload_idle_models())
         self._background.spawn(Reviver(self._registry, self._loader).run())
         await self._switch.start(is_chosen=self._settings.model_was_chosen)
+
+    async def _discover(self) -> None:
+        """Finds the models of other programs, so that a request can name one before the models are listed."""
+        await self.on_disk()
 
     async def _sweep(self) -> None:
         with suppress(OSError):
@@ -108,7 +121,9 @@ class ModelManager:
 
     async def on_disk(self) -> Mapping[str, Weights]:
         """Returns the weights of the models that are complete on this disk, by the model's name."""
-        return await self._disk.look([state.profile for state in self.states()])
+        weights = await self._disk.look([state.profile for state in self.states()])
+        self._registry.set_found(self._disk.found)
+        return weights
 
     def open_requests(self) -> tuple[int, int]:
         """Returns the numbers of running and of waiting requests of all workers."""

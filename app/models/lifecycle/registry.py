@@ -5,7 +5,7 @@ The known models are those of the catalogue and, if the settings allow it, other
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from app.core.catalogue import ModelProfile, Source, find_profile
 from app.core.model_folder import is_gguf
@@ -25,6 +25,7 @@ class ModelRegistry:
         self.note: str | None = None
         self._catalogue = catalogue
         self._allows_any = allows_any
+        self._found: frozenset[str] = frozenset()  # names of models that other programs keep here
         self._states = {name: ModelState(profile) for name, profile in catalogue.items()}
 
     def find(self, name: str) -> ModelState:
@@ -38,18 +39,27 @@ class ModelRegistry:
             self._states[name] = ModelState(profile)
         return self._states.get(name) or self._states[find_profile(self._catalogue, name).name]
 
+    def set_found(self, profiles: Iterable[ModelProfile]) -> None:
+        """Makes the models known that other programs keep on this machine, in place of those found before."""
+        new = {profile.name: profile for profile in profiles if profile.name not in self._catalogue}
+        for name in self._found - new.keys():
+            if self._is_unused(self._states[name]):
+                del self._states[name]
+        for name, profile in new.items():
+            self._states.setdefault(name, ModelState(profile))
+        self._found = frozenset(new)
+
     def all(self) -> list[ModelState]:
-        """Returns the models of the catalogue, and those others that are in use or have served."""
-        return [
-            state for name, state in self._states.items() if name in self._catalogue or self._counts(state)
-        ]
+        """Returns the models of the catalogue and of other programs, and those in use or that served."""
+        listed = self._catalogue.keys() | self._found
+        return [state for name, state in self._states.items() if name in listed or self._counts(state)]
 
     def _counts(self, state: ModelState) -> bool:
         has_served = state.measured_bytes is not None and state.error is None
         return has_served or not self._is_unused(state)
 
     def _forget_unused(self) -> None:
-        others = [name for name in self._states if name not in self._catalogue]
+        others = [name for name in self._states if name not in self._catalogue and name not in self._found]
         unused = [name for name in others if self._is_unused(self._states[name])]
         for name in unused[: max(0, len(others) + 1 - _MAX_OTHERS)]:
             del self._states[name]

@@ -1,0 +1,154 @@
+"""Finds the models that other programs keep on this machine: Ollama, LM Studio and the Hugging Face cache.
+
+Their folders are only read. Nothing in them is trusted: names and numbers of entries are bounded.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from app.core.catalogue import ModelProfile, Source
+from app.core.model_folder import (
+    CONFIG,
+    BrokenFile,
+    gguf_kinds,
+    is_complete,
+    is_gguf,
+    read_json,
+)
+from app.models.hub.cache import snapshots
+
+_CONTEXT_LENGTH = 8192  # tokens; less if the model's own window is smaller
+_MOST = 200  # models that are listed
+_MOST_ENTRIES = 10_000  # that are looked at in one store
+_NAME = re.compile(r"[\w-][\w.-]{0,95}")
+_OLLAMA_MODEL = "application/vnd.ollama.image.model"
+_OLLAMA_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+def _ollama_stores() -> tuple[Path, ...]:
+    chosen = os.environ.get("OLLAMA_MODELS")
+    usual = (Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models"))
+    return (Path(chosen),) if chosen else usual
+
+
+def _lm_studio_folders() -> tuple[Path, ...]:
+    return (Path.home() / ".lmstudio" / "models", Path.home() / ".cache" / "lm-studio" / "models")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModels:
+    """The folders of other programs. Any of them may be missing."""
+
+    ollama: tuple[Path, ...] = field(default_factory=_ollama_stores)
+    lm_studio: tuple[Path, ...] = field(default_factory=_lm_studio_folders)
+    hub_cache: Path = Path(constants.HF_HUB_CACHE)
+
+    def find(self, known: Mapping[str, ModelProfile]) -> list[ModelProfile]:
+        """Returns the models that `known` lacks, by the names that people know them by. For a thread."""
+        locations = {source.location for profile in known.values() for source in profile.sources}
+        found: dict[str, ModelProfile] = {}
+        for profile in self._all():
+            if profile.name not in known and profile.sources[0].location not in locations:
+                found.setdefault(profile.name, profile)
+        return [found[name] for name in sorted(found)[:_MOST]]
+
+    def _all(self) -> Iterator[ModelProfile]:
+        for store in self.ollama:
+            yield from _in_ollama(store)
+        for folder in self.lm_studio:
+            yield from _in_lm_studio(folder)
+        yield from _in_hub_cache(self.hub_cache)
+
+
+def _in_ollama(store: Path) -> Iterator[ModelProfile]:
+    """Yields the models of an Ollama store, such as `qwen3:0.6b` of its library or `user/name:tag`."""
+    for manifest in _entries(store / "manifests", 4):
+        _, owner, name, tag = manifest.relative_to(store / "manifests").parts
+        blob = _model_blob(manifest, store)
+        if blob is not None and all(map(_NAME.fullmatch, (owner, name, tag))):
+            known_as = f"{name}:{tag}" if owner == "library" else f"{owner}/{name}:{tag}"
+            yield _profile(known_as, Source(str(blob), label=f"ollama/{known_as}"), "Ollama's store")
+
+
+def _model_blob(manifest: Path, store: Path) -> Path | None:
+    """Returns the GGUF file that a manifest names; None if there is none."""
+    with suppress(BrokenFile):
+        layers = read_json(manifest).get("layers")
+        for layer in layers if isinstance(layers, list) else ():
+            if isinstance(layer, dict) and layer.get("mediaType") == _OLLAMA_MODEL:
+                digest = _OLLAMA_DIGEST.fullmatch(str(layer.get("digest")))
+                blob = None if digest is None else store / "blobs" / f"sha256-{digest[1]}"
+                return blob if blob is not None and is_complete(blob) else None
+    return None
+
+
+def _in_lm_studio(folder: Path) -> Iterator[ModelProfile]:
+    """Yields the files of LM Studio's folder under the Hub's names for them, such as `owner/name:Q4_K_M`."""
+    for file in _entries(folder, 3):
+        owner, name, _ = file.relative_to(folder).parts
+        if _is_model_file(file) and _NAME.fullmatch(owner) and _NAME.fullmatch(name):
+            known_as = f"{owner}/{name}:{gguf_kinds([file.name])[0]}"
+            yield _profile(known_as, Source(str(file), label=f"lm-studio/{known_as}"), "LM Studio's folder")
+
+
+def _in_hub_cache(cache: Path) -> Iterator[ModelProfile]:
+    for repository in _children(cache):
+        kind, *parts = repository.name.split("--")
+        if kind != "models" or len(parts) != 2 or not all(map(_NAME.fullmatch, parts)):
+            continue
+        name = "/".join(parts)
+        for snapshot in islice(snapshots(repository), 10):
+            if _is_causal(snapshot) and is_complete(snapshot):
+                yield _profile(name, Source(name), "the Hugging Face cache")
+            for file in filter(_is_model_file, _children(snapshot)):
+                known_as = f"{name}:{gguf_kinds([file.name])[0]}"
+                yield _profile(known_as, Source(known_as), "the Hugging Face cache")
+
+
+def _is_model_file(path: Path) -> bool:
+    """Returns whether this is a whole GGUF file of a language model, not a part or an image encoder."""
+    name = path.name.lower()
+    is_part = re.search(r"-\d{5}-of-\d{5}\.gguf$", name) is not None or name.startswith("mmproj")
+    return is_gguf(path) and not is_part and is_complete(path)
+
+
+def _is_causal(snapshot: Path) -> bool:
+    with suppress(BrokenFile):
+        names = read_json(snapshot / CONFIG).get("architectures")
+        return isinstance(names, list) and any(str(name).endswith(_CAUSAL) for name in names)
+    return False
+
+
+def _profile(name: str, source: Source, place: str) -> ModelProfile:
+    return ModelProfile(
+        name,
+        name,
+        f"Found in {place}",
+        (source,),
+        context_length=_CONTEXT_LENGTH,
+        size_bytes=None,
+        memory_bytes=None,
+    )
+
+
+def _entries(folder: Path, depth: int) -> Iterator[Path]:
+    """Yields the files that lie so many folders deep."""
+    level: Iterable[Path] = (folder,)
+    for _ in range(depth):
+        level = [child for parent in level for child in _children(parent)][:_MOST_ENTRIES]
+    yield from (path for path in level if path.is_file())
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())[:_MOST_ENTRIES]
+    except OSError:  # no such folder, or not for this user
+        return []

@@ -1,0 +1,115 @@
+"""The models of Ollama, LM Studio and the Hugging Face cache are found by the names people know."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from app.core.catalogue import CATALOGUE
+from app.core.config import Settings
+from app.core.errors import ModelNotFound
+from app.models.hub.cache import cache_name
+from app.models.hub.client import Hub
+from app.models.hub.local_models import LocalModels
+from app.models.model_manager import ModelManager
+from tests.models.hub.requests import TINY, make_folder
+from tests.models.stand_in_engines import StandInEngines
+
+DIGEST = "ab" * 32
+CAUSAL = TINY | {"config.json": b'{"architectures": ["Qwen3ForCausalLM"]}'}
+MODEL = "application/vnd.ollama.image.model"
+
+
+def ollama(store: Path, name: str, digest: object = f"sha256:{DIGEST}", kind: str = MODEL) -> Path:
+    manifest = store / "manifests" / "registry.ollama.ai" / name
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    layers = [{"mediaType": "template", "digest": "sha256:0"}, {"mediaType": kind, "digest": digest}]
+    manifest.write_text(json.dumps({"layers": layers}))
+    (store / "blobs").mkdir(exist_ok=True)
+    (store / "blobs" / f"sha256-{DIGEST}").write_bytes(b"GGUF")
+    return store
+
+
+def snapshot(cache: Path, repository: str, files: dict[str, bytes]) -> None:
+    make_folder(cache / cache_name(repository) / "snapshots" / ("c" * 40), files)
+
+
+def local(folder: Path) -> LocalModels:
+    return LocalModels((folder / "ollama",), (folder / "studio",), folder / "hub")
+
+
+def names(folder: Path) -> list[str]:
+    return [profile.name for profile in local(folder).find(CATALOGUE)]
+
+
+def test_nothing_is_found_without_the_programs(tmp_path: Path) -> None:
+    assert names(tmp_path) == []
+
+
+def test_ollamas_models_have_its_names(tmp_path: Path) -> None:
+    store = ollama(tmp_path / "ollama", "library/qwen3/0.6b")
+    ollama(store, "somebody/mine/latest")
+    found = local(tmp_path).find(CATALOGUE)
+    assert [profile.name for profile in found] == ["qwen3:0.6b", "somebody/mine:latest"]
+    assert [profile.sources[0].model_id for profile in found] == [
+        "ollama/qwen3:0.6b",
+        "ollama/somebody/mine:latest",
+    ]
+    weights = Hub(tmp_path).find(found[0])
+    assert weights is not None and weights.path == store / "blobs" / f"sha256-{DIGEST}"
+
+
+@pytest.mark.parametrize(
+    "digest", [None, 7, "sha256:../../../etc/passwd", f"sha256:{'0' * 64}", f"sha256:{DIGEST}/x"]
+)
+def test_manifest_that_leads_nowhere_is_left_out(tmp_path: Path, digest: object) -> None:
+    ollama(tmp_path / "ollama", "library/evil/latest", digest)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"layers": 5}', '{"layers": [1, null]}'])
+def test_broken_manifest_is_left_out(tmp_path: Path, content: str) -> None:
+    store = ollama(tmp_path / "ollama", "library/good/latest")
+    (store / "manifests" / "registry.ollama.ai" / "library" / "good" / "bad").write_text(content)
+    assert names(tmp_path) == ["good:latest"]
+
+
+def test_lm_studios_files_have_the_names_of_the_hub(tmp_path: Path) -> None:
+    files = (
+        "Q-0.6B-Q4_K_M.gguf",
+        "Q-0.6B-Q8_0.gguf",
+        "mmproj-Q.gguf",
+        "big-00001-of-00002.gguf",
+        "notes.txt",
+    )
+    make_folder(tmp_path / "studio" / "owner" / "Q-GGUF", dict.fromkeys(files, b"GGUF"))
+    assert names(tmp_path) == ["owner/Q-GGUF:Q4_K_M", "owner/Q-GGUF:Q8_0"]
+
+
+def test_hub_cache_is_listed_without_what_is_known_or_does_not_chat(tmp_path: Path) -> None:
+    snapshot(tmp_path / "hub", "owner/chat", CAUSAL)
+    snapshot(tmp_path / "hub", "Qwen/Qwen3-0.6B", CAUSAL)  # qwen3-0.6b of the catalogue
+    snapshot(tmp_path / "hub", "owner/bert", TINY | {"config.json": b'{"architectures": ["BertModel"]}'})
+    snapshot(tmp_path / "hub", "owner/part", {"config.json": CAUSAL["config.json"]})
+    snapshot(tmp_path / "hub", "owner/files", {"x-Q4_0.gguf": b"GGUF"})
+    (tmp_path / "hub" / "datasets--owner--chat").mkdir()
+    assert names(tmp_path) == ["owner/chat", "owner/files:Q4_0"]
+
+
+def test_manager_lists_and_finds_them_until_they_are_gone(tmp_path: Path) -> None:
+    async def run() -> None:
+        ollama(tmp_path / "ollama", "library/qwen3/0.6b")
+        settings = Settings(_env_file=None, model_name="none")
+        manager = ModelManager(
+            settings, CATALOGUE, Hub(tmp_path), engines=StandInEngines(), local=local(tmp_path)
+        )
+        assert "qwen3:0.6b" in await manager.on_disk()
+        assert manager.find("qwen3:0.6b") in manager.states()
+        (tmp_path / "ollama" / "blobs" / f"sha256-{DIGEST}").unlink()
+        await manager.on_disk()
+        with pytest.raises(ModelNotFound):
+            manager.find("qwen3:0.6b")
+        await manager.close()
+
+    asyncio.run(run())
