@@ -5,11 +5,10 @@ They run in order, share one conversation, and delete it at the end.
 
 from collections.abc import Mapping
 
-from app.apicheck.runner import API, Check, Target, expect, expect_refusal
+from app.apicheck.other_apis import OTHER_API_CHECKS
+from app.apicheck.runner import API, GREEDY, QUESTION, Check, Target, current_model, expect, expect_refusal
 from app.models import schemas
 
-GREEDY = {"temperature": 0, "max_tokens": 24}
-QUESTION = "What is the capital of France?"
 CONVERSATION = f"{API}/chat/conversation/{{conversation_id}}"
 
 
@@ -194,13 +193,13 @@ def model_is_loaded(target: Target) -> None:
 
 
 def model_is_switched(target: Target) -> None:
-    name = _current(target)
+    name = current_model(target)
     switched = target.post(f"{API}/chat/switch-model", schemas.SwitchModelResponse, model_name=name)
     expect(switched.model_name == name, f"the model is {switched.model_name}")
 
 
 def switch_is_streamed(target: Target) -> None:
-    body = {"model_name": _current(target)}
+    body = {"model_name": current_model(target)}
     target.stream(f"{API}/chat/switch-model", schemas.SwitchModelResponse, **body)
 
 
@@ -214,48 +213,6 @@ def text_is_streamed(target: Target) -> None:
     body = {"prompt": "Once upon a time", "max_length": 16}
     _, text, reply = target.stream(f"{API}/generate", schemas.GenerateResponse, **body)
     expect([text] == reply.generated_text, "the deltas differ from the text")
-
-
-def _current(target: Target) -> str:
-    return target.get(f"{API}/chat/models", schemas.ModelListResponse).current_model or "none"
-
-
-# OpenAI's API
-
-
-def chat_is_completed(target: Target) -> None:
-    body = {"model": _current(target), "messages": [{"role": "user", "content": QUESTION}], **GREEDY}
-    reply = target.http.post("/v1/chat/completions", json=body)
-    expect(reply.is_success and '"assistant"' in reply.text, "it has no message")
-
-
-def text_is_continued(target: Target) -> None:
-    body = {"model": _current(target), "prompt": "Once upon a time", "max_tokens": 8}
-    reply = target.http.post("/v1/completions", json=body)
-    expect(reply.is_success and '"text"' in reply.text, "it has no text")
-
-
-def models_have_cards(target: Target) -> None:
-    name = _current(target)
-    expect(name in target.http.get("/v1/models").text, "the current model is missing")
-
-
-def model_has_a_card(target: Target) -> None:
-    card = target.http.get(f"/v1/models/{_current(target)}")
-    expect(card.is_success and '"model"' in card.text, "it is not described")
-
-
-def message_is_created(target: Target) -> None:
-    messages = [{"role": "user", "content": QUESTION}]
-    body = {"model": _current(target), "messages": messages, "max_tokens": 24, "temperature": 0}
-    reply = target.http.post("/v1/messages", json=body)
-    expect(reply.is_success and '"message"' in reply.text, "it is no message")
-
-
-def message_tokens_are_counted(target: Target) -> None:
-    body = {"model": _current(target), "messages": [{"role": "user", "content": QUESTION}]}
-    reply = target.http.post("/v1/messages/count_tokens", json=body)
-    expect(reply.is_success and '"input_tokens"' in reply.text, "it has no count")
 
 
 # Bad requests
@@ -342,12 +299,7 @@ CHECKS = (
     Check(f"DELETE {CONVERSATION}", "deletes it", conversation_is_deleted),
     Check("POST /api/v1/generate", "returns two texts", text_is_completed),
     Check("POST /api/v1/generate", "streamed", text_is_streamed),
-    Check("POST /v1/chat/completions", "answers", chat_is_completed),
-    Check("POST /v1/completions", "continues a text", text_is_continued),
-    Check("POST /v1/messages/count_tokens", "counts", message_tokens_are_counted),
-    Check("POST /v1/messages", "answers", message_is_created),
-    Check("GET /v1/models", "lists the current model", models_have_cards),
-    Check("GET /v1/models/{model}", "describes the current model", model_has_a_card),
+    *OTHER_API_CHECKS,
     Check("POST /api/v1/chat", "422: unknown field", unknown_field_is_named),
     Check("POST /api/v1/chat", "400: NaN in the body", broken_json_is_refused),
     Check("POST /api/v1/chat", "415: a form", forms_are_refused),

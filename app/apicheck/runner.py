@@ -10,11 +10,13 @@ import httpx
 from httpx_sse import SSEError, connect_sse
 from pydantic import BaseModel, ValidationError
 
-from app.models.schemas import ErrorResponse
+from app.models.schemas import ErrorResponse, ModelListResponse
 
 ResponseT = TypeVar("ResponseT", bound=BaseModel)
 
 API = "/api/v1"
+GREEDY = {"temperature": 0, "max_tokens": 24}
+QUESTION = "What is the capital of France?"
 
 
 class CheckFailed(Exception):
@@ -88,6 +90,11 @@ class Outcome:
     check: Check
     problem: str | None
     seconds: float
+
+
+def current_model(target: Target) -> str:
+    """Returns the name of the current model; `none` without one."""
+    return target.get(f"{API}/chat/models", ModelListResponse).current_model or "none"
 
 
 def run_checks(checks: Iterable[Check], target: Target) -> Iterator[Outcome]:
