@@ -215,6 +215,23 @@ def text_is_streamed(target: Target) -> None:
     expect([text] == reply.generated_text, "the deltas differ from the text")
 
 
+def text_is_tokenized(target: Target) -> None:
+    tokens = target.post(f"{API}/tokenize", schemas.TokenizeResponse, text=QUESTION)
+    expect(tokens.count == len(tokens.token_ids) > 0, f"it has {tokens.count} tokens")
+
+
+def tokens_are_detokenized(target: Target) -> None:
+    tokens = target.post(f"{API}/tokenize", schemas.TokenizeResponse, text="capital")
+    text = target.post(f"{API}/detokenize", schemas.DetokenizeResponse, token_ids=tokens.token_ids).text
+    expect("capital" in text, "it is another text")
+
+
+def tokens_are_counted(target: Target) -> None:
+    body = {"messages": [{"role": "user", "content": QUESTION}]}
+    counted = target.post(f"{API}/count", schemas.CountResponse, **body)
+    expect(0 < counted.tokens < counted.context_length, f"it has {counted.tokens} tokens")
+
+
 # Bad requests
 
 
@@ -299,6 +316,9 @@ CHECKS = (
     Check(f"DELETE {CONVERSATION}", "deletes it", conversation_is_deleted),
     Check("POST /api/v1/generate", "returns two texts", text_is_completed),
     Check("POST /api/v1/generate", "streamed", text_is_streamed),
+    Check("POST /api/v1/tokenize", "counts its tokens", text_is_tokenized),
+    Check("POST /api/v1/detokenize", "returns the text", tokens_are_detokenized),
+    Check("POST /api/v1/count", "counts a chat", tokens_are_counted),
     *OTHER_API_CHECKS,
     Check("POST /api/v1/chat", "422: unknown field", unknown_field_is_named),
     Check("POST /api/v1/chat", "400: NaN in the body", broken_json_is_refused),
