@@ -93,6 +93,15 @@ class ServerCopy:
         if self.running_turn is not None:
             self.has_branches = True
             return
+        await self.take_over()
+
+    async def take_over(self) -> None:
+        """Takes over the server's messages, or uploads the current branch, when no turn is running.
+
+        Raises:
+            ClientError: the server can do neither.
+        """
+        self.running_turn = None
         if self.transcript.conversation_id is not None:
             try:
                 held, theirs = await self._fetch()

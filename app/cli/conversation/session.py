@@ -181,7 +181,7 @@ class Session:
             await self._receiver.follow(self.running_turn, answer)
         finally:
             with contextlib.suppress(ClientError):  # the next request reports the problem
-                await self._server_copy.open()
+                await self._server_copy.take_over()
             self._changed_branch()
         show_summary(self.terminal, answer, None, self._context_length())
 

@@ -89,6 +89,9 @@ def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: S
         terminal.wait_for(f"\n{words}\n12 tokens")
         terminal.wait_for("You:", times=2)
         standin.chunks_per_s = 1000
+        terminal.type("/history\r")
+        terminal.wait_for(f"Assistant:\n{words}", times=2)
+        terminal.wait_for("You:", times=4)
         terminal.type("say next\r")
         terminal.wait_for("12 tokens", times=2)
     assert standin.conversations["conv_1"].texts == [f"say {words}", words, "say next", "next"]
