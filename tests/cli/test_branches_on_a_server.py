@@ -84,7 +84,7 @@ def _killed_in_mid_answer(server: RunningServer) -> Iterator[str]:
     """A client that was killed while gpt2 answered. Yields the id of the turn."""
     with PseudoTerminal([*CLIENT, "--url", server.url], client_environ()) as terminal:
         terminal.wait_for("Type a message", timeout_s=START_TIMEOUT_S)
-        terminal.type("/set max_tokens 900\rgo on and on\r")
+        terminal.type("/set max_tokens 900\r/set min_tokens 890\rgo on and on\r")
         terminal.wait_for("Assistant:", timeout_s=START_TIMEOUT_S)
         wait_until(lambda: recent_sessions(sessions_folder()))
         terminal.process.kill()
@@ -117,7 +117,7 @@ def test_ctrl_c_stops_a_background_turn(gpt2_server: RunningServer) -> None:
     command = [*CLIENT, "--url", gpt2_server.url]
     with PseudoTerminal(command, client_environ(), rows=60) as terminal:
         terminal.wait_for("Type a message", timeout_s=START_TIMEOUT_S)
-        terminal.type("/set max_tokens 900\rgo on and on\r")
+        terminal.type("/set max_tokens 900\r/set min_tokens 890\rgo on and on\r")
         terminal.wait_for("Assistant:", timeout_s=START_TIMEOUT_S)
         terminal.wait_for_more()
         terminal.type("\x03")
