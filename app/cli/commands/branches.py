@@ -41,8 +41,8 @@ def _how_to_choose(session: Session, versions: int) -> str:
 
 def _version_row(number: int, version: TreeMessage, is_current: bool) -> tuple[str, str, str, str]:
     age = "" if version.timestamp is None else format_age(version.timestamp.timestamp())
-    suffix = " (interrupted)" if version.finish_reason == "interrupted" else ""
-    return f"{'*' if is_current else ' '} {number}", version.model_name or "", age, version.content + suffix
+    mark = "(interrupted) " if version.finish_reason == "interrupted" else ""
+    return f"{'*' if is_current else ' '} {number}", version.model_name or "", age, mark + version.content
 
 
 async def choose_version(session: Session, argument: str) -> None:
