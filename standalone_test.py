@@ -99,18 +99,19 @@ async def ask(services: Services, request: ChatRequest) -> ChatResponse:
     """Prints the reply while it is generated, and returns the response."""
     console.print("[bold green]Assistant:[/] ", end="")
     deadline = Deadline.after(services.request_timeout_s)
-    async with aclosing(services.chats.chat(DEFAULT_OWNER, request, deadline)) as events:
-        async for event in events:
-            match event:
+    async with aclosing(await services.chats.chat(DEFAULT_OWNER, request, deadline)) as records:
+        async for record in records:
+            match record.event:
                 case DeltaEvent(text=text):
                     console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
-                case ChatResponse():
+                case ChatResponse() as response:
                     console.print()
-                    return event
+                    return response
     raise AssertionError("a turn ends with its response or an error")
 
 
 def speed(reply: ChatResponse) -> str:
+    assert reply.timings is not None and reply.usage is not None, "only a stopped turn has none"
     rate = reply.timings.tokens_per_second
     shown = "–" if rate is None else f"{rate:.0f} tokens/s"
     return f"{reply.usage.completion_tokens} tokens, first after {reply.timings.first_token_s:.2f} s, {shown}"

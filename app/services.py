@@ -63,7 +63,7 @@ from app.models.storage.store import PageRequest
 
 
 class ChatService(Protocol):
-    """Runs the turns of conversations. Whatever is wrong with a request, the reader may raise, too."""
+    """Runs the turns of conversations. A reader may raise any error of its request, too."""
 
     async def chat(
         self, owner: str, request: ChatRequest, deadline: Deadline, key: str | None = None, /

@@ -1,5 +1,6 @@
 """Writes an error in the form of the API to which the request belongs."""
 
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
@@ -18,6 +19,8 @@ _OPENAI_TYPES: Mapping[int, str] = {
     429: "rate_limit_error",
 }
 _OPENAI_CODES = {"not_authenticated": "invalid_api_key", "rate_limit_exceeded": "rate_limit_exceeded"}
+
+_FIELD = re.compile(r"[\w.\[\], ]+")
 
 ErrorFormat = Callable[[ErrorDetail, int], tuple[int, BaseModel]]
 
@@ -61,7 +64,13 @@ def openai_error(error: ErrorDetail, status: int) -> tuple[int, BaseModel]:
     body = ErrorBody(
         message=error.message if error.hint is None else f"{error.message.rstrip('.')}. {error.hint}",
         type=kind,
-        param=error.message.partition(": ")[0] if ": " in error.message and status == 400 else None,
+        param=_param(error.message) if status == 400 else None,
         code=_OPENAI_CODES.get(error.code, error.code),
     )
     return status, OpenAIError(error=body)
+
+
+def _param(message: str) -> str | None:
+    """Returns the field that the message names at its beginning, as `field: cause`."""
+    field, colon, _ = message.partition(": ")
+    return field if colon and _FIELD.fullmatch(field) else None

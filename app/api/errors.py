@@ -17,7 +17,7 @@ from starlette.routing import Match
 
 from app.api.error_formats import ErrorReply
 from app.core import errors
-from app.core.errors import DomainError
+from app.core.errors import DomainError, error_for_code
 from app.core.logging import escape_control
 from app.models.schemas import ErrorDetail, ErrorResponse
 
@@ -61,6 +61,11 @@ _HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
 def status_of(error: DomainError) -> int:
     """Returns the status of the nearest ancestor class in the table."""
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def status_of_code(code: str) -> int:
+    """Returns the status of the errors with this code."""
+    return status_of(error_for_code(code, ""))
 
 
 def error_body(error: DomainError) -> ErrorResponse:

@@ -82,6 +82,10 @@ _COMPLETION = _examples(
     question=("A question", {"model": "builtin", "messages": _MESSAGES}),
     stream=("A question, streamed", {"model": "builtin", "messages": _MESSAGES, "stream": True}),
 )
+_TEXT_COMPLETION = _examples(
+    story=("Continue a text", {"model": "builtin", "prompt": "Once upon a time", "max_tokens": 32})
+)
+_COUNT_MESSAGE = _examples(question=("A question", {"model": "builtin", "messages": _MESSAGES}))
 _MESSAGE = _examples(
     question=("A question", {"model": "builtin", "max_tokens": 100, "messages": _MESSAGES}),
     stream=(
@@ -110,5 +114,7 @@ TOKENIZE = Body(openapi_examples=_TOKENIZE)
 DETOKENIZE = Body(openapi_examples=_DETOKENIZE)
 COUNT = Body(openapi_examples=_COUNT)
 CHAT_COMPLETION = Body(openapi_examples=_COMPLETION)
+TEXT_COMPLETION = Body(openapi_examples=_TEXT_COMPLETION)
+COUNT_MESSAGE = Body(openapi_examples=_COUNT_MESSAGE)
 MESSAGE = Body(openapi_examples=_MESSAGE)
 TEXT_COMPLETION = Body(openapi_examples=_TEXT_COMPLETION)

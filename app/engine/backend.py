@@ -27,11 +27,12 @@ class ModelInput:
     """Chat `messages`, which are rendered with the model's template, or a raw `prompt`: exactly one of them.
 
     With `continue_final_message` the reply continues the last message instead of answering it. `think`
-    switches a reasoning model's thinking on or off; None leaves it off if the template has a switch.
-    `is_kept` says whether later requests may use the keys and values of this one, which those of another
-    `scope` never do. The scope is the owner of the request. With `prompt_logprobs` the log-probabilities of
-    the prompt's tokens are reported; then the request itself takes no keys and values of earlier ones. The
-    reply's text, after its thinking, has the form of the `grammar`.
+    switches a reasoning model's thinking on or off; None leaves it off if the template has a switch, unless
+    the request `wants_thinking`, which a model without thinking ignores. `is_kept` says whether later
+    requests may use the keys and values of this one, which those of another `scope` never do. The scope is
+    the owner of the request. With `prompt_logprobs` the log-probabilities of the prompt's tokens are
+    reported; then the request itself takes no keys and values of earlier ones. The reply's text, after its
+    thinking, has the form of the `grammar`.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -43,6 +44,8 @@ class ModelInput:
     grammar: Grammar | None = None
     tool_use: ToolUse | None = None
     thinking_budget: int | None = None
+    scope: str = ""
+    wants_thinking: bool = False
 
     def submit(self, request_id: str, sampling: SamplingParams) -> Submit:
         """Returns the request as a message to a worker."""
@@ -59,9 +62,8 @@ class ModelInput:
             self.grammar,
             self.tool_use,
             self.thinking_budget,
+            self.wants_thinking,
         )
-
-    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from app.core.deadline import Deadline
+from app.core.errors import ContextOverflow
 from app.engine.backend import ModelInput
 from app.models.chat.generation import ChatGenerator, ReplyEvent
-from app.models.schemas import SamplingFields
+from app.models.schemas import SamplingFields, StartEvent
 
 ChoiceEvent = tuple[int, ReplyEvent]
 
@@ -33,7 +34,8 @@ class ChoiceGenerator:
         the first are kept for later requests, because all begin with the same prompt.
 
         Raises:
-            The errors of ChatGenerator.generate.
+            ContextOverflow: the messages do not all fit into the context window.
+            The other errors of ChatGenerator.generate.
         """
         return _merged(
             [
@@ -85,6 +87,10 @@ async def _follow(
     try:
         async with aclosing(source) as events:
             async for event in events:
+                if isinstance(event, StartEvent) and event.omitted_messages:
+                    raise ContextOverflow(
+                        "The messages do not fit into the model's context window.", hint="Send fewer of them."
+                    )
                 queue.put_nowait((index, event))
     finally:
         queue.put_nowait((index, None))

@@ -33,10 +33,8 @@ def test_status_is_that_of_the_nearest_ancestor() -> None:
 
 
 def test_body_omits_absent_fields() -> None:
-    assert (
-        error_response(errors.ModelGated("gated")).body
-        == b'{"error":{"code":"model_gated","message":"gated"}}'
-    )
+    response = error_response(errors.ModelGated("gated")).for_path("/api/v1/chat")
+    assert response.body == b'{"error":{"code":"model_gated","message":"gated"}}'
 
 
 def test_queue_full_always_says_when_to_retry() -> None:

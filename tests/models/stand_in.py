@@ -41,6 +41,7 @@ HELLO = (
     Delta("r", " there", 3),
     Finished("r", "stop", TokenCounts(3, 4, 2), RequestTimings(0.0, 0.5, 2.0)),
 )
+WHOLE = (Accepted("r", prompt_tokens=3, omitted_messages=0, max_tokens=20), *HELLO[1:])  # nothing was omitted
 SAMPLING = SamplingDefaults(max_tokens=16, temperature=0.7)
 PROFILE = ModelProfile("stand-in", "Stand-in", "", (Source("tests/stand-in"),), 160, 1, 1, SAMPLING)
 LOADING = LoadProgress(model_name="stand-in", stage="load", fraction=0.5)

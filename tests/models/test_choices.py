@@ -3,18 +3,18 @@ from contextlib import aclosing
 
 import pytest
 
-from app.core.errors import WorkerDied
+from app.core.errors import ContextOverflow, WorkerDied
 from app.engine.backend import ModelInput
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.reply import GeneratedReply
 from app.models.choices import ChoiceGenerator
 from app.models.schemas import SamplingFields
 from tests.models.conftest import collect, soon
-from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+from tests.models.stand_in import HELLO, WHOLE, StandInBackend, StandInModels
 
 
 def test_each_reply_is_complete_and_ends_once() -> None:
-    models = StandInModels(StandInBackend(reply=HELLO))
+    models = StandInModels(StandInBackend(reply=WHOLE))
     choices = ChoiceGenerator(ChatGenerator(models))
     run = choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 3)
     events = asyncio.run(collect(run))
@@ -25,7 +25,7 @@ def test_each_reply_is_complete_and_ends_once() -> None:
 
 def test_a_failure_ends_all_replies() -> None:
     async def scenario() -> None:
-        models = StandInModels(StandInBackend(reply=HELLO, deaths=[2, 2, 2]))
+        models = StandInModels(StandInBackend(reply=WHOLE, deaths=[2, 2, 2]))
         choices = ChoiceGenerator(ChatGenerator(models))
         with pytest.raises(WorkerDied):
             await collect(choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 2))
@@ -34,9 +34,16 @@ def test_a_failure_ends_all_replies() -> None:
     asyncio.run(scenario())
 
 
+def test_messages_that_do_not_all_fit_are_refused_instead_of_cut() -> None:
+    models = StandInModels(StandInBackend(reply=HELLO))  # it omits a message
+    choices = ChoiceGenerator(ChatGenerator(models))
+    with pytest.raises(ContextOverflow, match="context window"):
+        asyncio.run(collect(choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon())))
+
+
 def test_leaving_early_cancels_all_replies() -> None:
     async def scenario() -> None:
-        models = StandInModels(StandInBackend(reply=HELLO[:1], is_endless=True))
+        models = StandInModels(StandInBackend(reply=WHOLE[:1], is_endless=True))
         choices = ChoiceGenerator(ChatGenerator(models))
         run = choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 2)
         async with aclosing(run) as events:

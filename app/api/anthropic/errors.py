@@ -21,7 +21,10 @@ _TYPES: Mapping[int, str] = {
 
 
 def anthropic_error(error: ErrorDetail, status: int) -> tuple[int, BaseModel]:
-    """Returns the status and the body. Its text begins a known client's summary if the prompt is too long."""
+    """Returns the status and the body.
+
+    If the prompt is too long, the message begins with words at which some clients shorten their history.
+    """
     status = HTTPStatus.BAD_REQUEST if status == HTTPStatus.UNPROCESSABLE_ENTITY else status
     message = error.message if error.hint is None else f"{error.message.rstrip('.')}. {error.hint}"
     if error.code == "context_length_exceeded":

@@ -127,7 +127,7 @@ def _blocks(reply: GeneratedReply) -> list[ContentBlock]:
 
 
 def _object(arguments: str) -> Mapping[str, Any]:  # Any: JSON
-    """Returns the arguments; without the part that a cut call lacks, an empty object."""
+    """Returns the arguments; an empty object for those of a call that was cut off."""
     try:
         value = json.loads(arguments)
     except ValueError:

@@ -11,7 +11,7 @@ from app.api.anthropic.requests import MessagesRequest, PromptRequest
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
 from app.api.docs import fails_as
-from app.api.examples import MESSAGE
+from app.api.examples import COUNT_MESSAGE, MESSAGE
 from app.api.openai.wire import SparseModel
 from app.api.paths import ANTHROPIC_PREFIX
 from app.api.streaming import respond
@@ -39,7 +39,7 @@ class CountedTokens(SparseModel):
 
 @router.post("/count_tokens")
 async def count_tokens(
-    body: PromptRequest, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep
+    services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep, body: PromptRequest = COUNT_MESSAGE
 ) -> CountedTokens:
     """Counts the tokens that a message's prompt would have, as Anthropic's API does."""
     counted = await services.tokens.count_input(message_input(body, owner), body.model, deadline)

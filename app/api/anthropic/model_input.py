@@ -19,7 +19,7 @@ from app.api.openai.messages import append_message
 from app.api.openai.sampling import problem_of
 from app.core.errors import InvalidRequest
 from app.engine.backend import ModelInput
-from app.engine.ipc.messages import ChatMessage, Tool, ToolCall, ToolUse
+from app.engine.ipc.messages import ChatMessage, Grammar, Tool, ToolCall, ToolUse
 from app.models.schemas import SamplingFields
 
 _MEDIA = ("image", "document", "audio", "video")
@@ -43,6 +43,8 @@ def message_input(request: PromptRequest, owner: str) -> ModelInput:
         tuple(ordered),
         continue_final_message=is_continued,
         think=_think(request),
+        wants_thinking=request.thinking is not None and request.thinking.type != "disabled",
+        grammar=_grammar(request),
         tool_use=_tool_use(request),
         scope=owner,
     )
@@ -71,7 +73,9 @@ def _translated(message: MessageParam, where: str) -> Iterator[ChatMessage]:
     blocks = [] if isinstance(message.content, str) else message.content
     for block in blocks:
         if isinstance(block, ToolResultBlock):
-            yield ChatMessage("tool", _text(block.content or "", where), tool_call_id=block.tool_use_id)
+            result = _text(block.content or "", where)
+            text = f"Error: {result}" if block.is_error else result
+            yield ChatMessage("tool", text, tool_call_id=block.tool_use_id)
     calls = tuple(
         ToolCall(block.id, block.name, json.dumps(block.input, ensure_ascii=False))
         for block in blocks
@@ -92,8 +96,15 @@ def _text(content: str | Sequence[RequestBlock], where: str) -> str:
     return "\n".join(block.text for block in content if isinstance(block, TextBlock))
 
 
+def _grammar(request: PromptRequest) -> Grammar | None:
+    wanted = request.output_format
+    if request.output_config is not None and request.output_config.format is not None:
+        wanted = request.output_config.format
+    return None if wanted is None else Grammar("json_schema", json.dumps(wanted.json_schema))
+
+
 def _think(request: PromptRequest) -> bool | None:
-    """Returns whether the model should think. A wish to think is a hint, which other models ignore."""
+    """Returns False if the model must not think. A wish to think is a hint, which some models ignore."""
     return False if request.thinking is not None and request.thinking.type == "disabled" else None
 
 
@@ -101,7 +112,7 @@ def _tool_use(request: PromptRequest) -> ToolUse | None:
     tools = tuple(
         Tool(tool.name, tool.description or "", json.dumps(tool.input_schema))
         for tool in request.tools or ()
-        if tool.input_schema is not None
+        if tool.name is not None and tool.input_schema is not None
     )
     choice = request.tool_choice
     kind = "auto" if choice is None else choice.type

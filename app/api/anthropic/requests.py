@@ -39,7 +39,7 @@ _READ = {"text": TextBlock, "tool_use": ToolUseBlock, "tool_result": ToolResultB
 
 def _kind(block: Any) -> str:  # Any: raw JSON, or a block
     kind = block.get("type") if isinstance(block, dict) else getattr(block, "type", None)
-    return kind if kind in _READ else "other"
+    return kind if isinstance(kind, str) and kind in _READ else "other"
 
 
 RequestBlock = Annotated[
@@ -59,7 +59,7 @@ class MessageParam(LenientRequest):
 class ToolParam(LenientRequest):
     """A tool. One with a type of its own, such as a web search, runs elsewhere and is ignored."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None  # Any: a JSON schema
 
@@ -68,6 +68,17 @@ class ToolChoice(LenientRequest):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: StrictBool | None = None
+
+
+class OutputFormat(LenientRequest):
+    """The form of the reply's text."""
+
+    type: Literal["json_schema"]
+    json_schema: dict[str, Any] = Field(alias="schema")  # Any: a JSON schema
+
+
+class OutputConfig(LenientRequest):
+    format: OutputFormat | None = None
 
 
 class ThinkingParam(LenientRequest):
@@ -84,6 +95,8 @@ class PromptRequest(LenientRequest):
     tools: Annotated[list[ToolParam], Field(max_length=512)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: ThinkingParam | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # the older name of output_config.format
 
 
 class MessagesRequest(PromptRequest):

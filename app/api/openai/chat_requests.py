@@ -68,6 +68,12 @@ class RequestTool(LenientRequest):
     type: str
     function: FunctionTool | None = None
 
+    @model_validator(mode="after")
+    def _function_is_there(self) -> "RequestTool":
+        if self.type == "function" and self.function is None:
+            raise ValueError("function is missing")
+        return self
+
 
 class NamedFunction(LenientRequest):
     name: str
@@ -145,7 +151,7 @@ class ChatCompletionRequest(SamplingRequest):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:  # Any: raw JSON, before validation
-        given = [name for name in _REFUSED if isinstance(data, dict) and data.get(name)]
+        given = [name for name in _REFUSED if isinstance(data, dict) and data.get(name) not in (None, [])]
         if given:
             raise ValueError(f"{', '.join(given)}: not supported by this server")
         return data

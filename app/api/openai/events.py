@@ -4,6 +4,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
 from app.api.error_formats import openai_error
+from app.api.errors import status_of_code
 from app.api.openai.chat_replies import EndOfStream
 from app.models.schemas import ErrorResponse
 
@@ -17,5 +18,5 @@ def encode(event: BaseModel, event_id: int | None) -> bytes:
     if isinstance(event, EndOfStream):
         return format_sse_event(data_str="[DONE]")
     if isinstance(event, ErrorResponse):
-        _, event = openai_error(event.error, 500)
+        _, event = openai_error(event.error, status_of_code(event.error.code))
     return format_sse_event(data_str=event.model_dump_json().translate(_LINE_ENDS))

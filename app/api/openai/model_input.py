@@ -23,6 +23,7 @@ def chat_input(request: ChatCompletionRequest, owner: str) -> ModelInput:
         messages,
         continue_final_message=is_continued,
         think=_think(request),
+        wants_thinking=request.reasoning_effort not in (None, "none"),
         grammar=_grammar(request.response_format),
         tool_use=_tool_use(request),
         scope=owner,
@@ -45,9 +46,10 @@ def chat_sampling(request: ChatCompletionRequest) -> SamplingFields:
 
 
 def _think(request: ChatCompletionRequest) -> bool | None:
-    """Returns whether the model should think. An effort is a hint, which a model without thinking ignores."""
-    if request.chat_template_kwargs is not None:
-        return request.chat_template_kwargs.enable_thinking
+    """Returns whether the model must think or must not. An effort is a hint, which some models ignore."""
+    arguments = request.chat_template_kwargs
+    if arguments is not None and arguments.enable_thinking is not None:
+        return arguments.enable_thinking
     return False if request.reasoning_effort == "none" else None
 
 

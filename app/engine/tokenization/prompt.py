@@ -116,7 +116,8 @@ class PromptBuilder:
         tools = self._marked(template_tools(_shown_tools(request)))
         if request.continue_final_message:
             return self._template.render_unfinished(marked, tools=tools), NO_THINKING
-        text = self._template.render(marked, think=bool(request.think), tools=tools)
+        think = request.wants_thinking if request.think is None else request.think
+        text = self._template.render(marked, think=think, tools=tools)
         return text, self._template.thinking(text, request.think)
 
     def _with_room(self, prompt: Prompt, request: Submit, known: KnownIds) -> Prompt:

@@ -64,7 +64,8 @@ class KeyedTurns:
             raise KeyReused("This Idempotency-Key was sent with another body before.", hint="Use a new key.")
         if (reader := await self._running(stored) or await self._committed(stored)) is not None:
             return reader
-        await self._free_dead(stored)
+        if (reader := await self._free_dead(stored)) is not None:
+            return reader
         if (await self._records.claim(record)).message_id != record.message_id:
             raise busy()
         return None
@@ -88,10 +89,16 @@ class KeyedTurns:
             return None
         return TurnReader(_log_of(reply, to_response(conversation, reply)))
 
-    async def _free_dead(self, record: KeyRecord) -> None:
-        """Frees the key of a turn whose process has died, or whose conversation is gone."""
+    async def _free_dead(self, record: KeyRecord) -> TurnReader | None:
+        """Frees the key of a turn whose process has died, or whose conversation is gone.
+
+        Returns a reader if another process has committed the turn by now.
+        """
         async with self._locks.hold(record.conversation_id):
-            await self._records.release(record)
+            reader = await self._committed(record)
+            if reader is None:
+                await self._records.release(record)
+            return reader
 
 
 def _log_of(reply: Message, response: ChatResponse) -> TurnLog:

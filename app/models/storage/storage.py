@@ -10,7 +10,7 @@ from app.models.storage.turn_locks import LocalTurnLocks, TurnLocks
 
 
 class Storage(Protocol):
-    """A store of conversations, and what has to be as lasting as it."""
+    """A store of conversations, with the locks and key records that must last as long."""
 
     @property
     def store(self) -> ConversationStore: ...

@@ -7,7 +7,7 @@ import pytest
 from anthropic.types import MessageParam, ToolParam
 
 from app.core.errors import ContextOverflow
-from app.engine.ipc.messages import ChatMessage, ToolCall, ToolUse
+from app.engine.ipc.messages import ChatMessage, Grammar, ToolCall, ToolUse
 from tests.api.openai.test_chat import CALLS
 from tests.models.stand_in import StandInBackend
 
@@ -95,6 +95,7 @@ def test_results_of_tools_come_before_the_text_beside_them(
         {"max_tokens": "9"},
         {"temperature": 3},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": ["x"]}]}]},
         {"tool_choice": {"type": "any"}},
         {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}},
     ],
@@ -115,7 +116,10 @@ def test_what_changes_nothing_is_ignored(client: anthropic.Anthropic, backend: S
     messages: list[Any] = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
-        {"role": "user", "content": [{"type": "unheard_of"}, {"type": "text", "text": "more"}]},
+        {
+            "role": "user",
+            "content": [{"type": "unheard_of"}, {"type": "text", "text": "more"}],
+        },
     ]
     body = {
         "model": "stand-in",
@@ -123,7 +127,7 @@ def test_what_changes_nothing_is_ignored(client: anthropic.Anthropic, backend: S
         "messages": messages,
         "metadata": {"user_id": "x"},
         "context_management": {},
-        "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+        "tools": [{"type": "web_search_20250305", "name": "web_search"}, {"type": "mcp_toolset"}],
     }
     client.post("/v1/messages?beta=true", cast_to=object, body=body)
     assert backend.requests[0].tool_use is None
@@ -148,6 +152,25 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_know(
     backend.refusal = ContextOverflow("The message has 900 tokens.")
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
         client.messages.create(model="stand-in", max_tokens=9, messages=ASK)
+
+
+def test_the_form_of_the_text_and_failed_tools_reach_the_model(
+    client: anthropic.Anthropic, backend: StandInBackend
+) -> None:
+    call = {"type": "tool_use", "id": "c1", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": "no wind", "is_error": True}
+    body = {
+        "model": "stand-in",
+        "max_tokens": 9,
+        "messages": [*ASK, {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}],
+        "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+    }
+    client.post("/v1/messages", cast_to=object, body=body)
+    (request,) = backend.requests
+    assert request.grammar == Grammar("json_schema", '{"type": "object"}')
+    assert request.messages is not None and request.messages[-1].content == "Error: no wind"
+    assert request.wants_thinking
 
 
 def test_tokens_are_counted_without_a_limit(client: anthropic.Anthropic) -> None:

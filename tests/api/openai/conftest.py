@@ -11,12 +11,12 @@ from app.main import create_app
 from app.models.chat.generation import ChatGenerator
 from app.models.choices import ChoiceGenerator
 from tests.api.fakes import Scripted, scripted_services, serving
-from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+from tests.models.stand_in import WHOLE, StandInBackend, StandInModels
 
 
 @pytest.fixture
 def backend() -> StandInBackend:
-    return StandInBackend(reply=HELLO)
+    return StandInBackend(reply=WHOLE)
 
 
 @pytest.fixture

@@ -156,6 +156,8 @@ def test_log_probabilities_have_the_bytes_of_tokens(client: openai.OpenAI, backe
         ({"messages": [{"role": "tool", "content": "x"}]}, None),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"tools": [{"type": "function", "name": "f"}]}, None),
         ({"top_logprobs": 2}, None),
         ({"modalities": ["audio"]}, "modalities"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
@@ -183,6 +185,23 @@ def test_what_cannot_be_honoured_is_a_400_in_openais_form(
 def test_what_changes_nothing_is_ignored(client: openai.OpenAI, backend: StandInBackend, fields: Any) -> None:
     client.post("/chat/completions", cast_to=object, body={"model": "stand-in", "messages": ASK} | fields)
     assert backend.requests[0].tool_use is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "think", "wants"),
+    [
+        ({"reasoning_effort": "high"}, None, True),
+        ({"reasoning_effort": "none"}, False, False),
+        ({"reasoning_effort": "none", "chat_template_kwargs": {"x": 1}}, False, False),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, True, False),
+        ({}, None, False),
+    ],
+)
+def test_an_effort_is_a_hint_to_think(
+    client: openai.OpenAI, backend: StandInBackend, fields: Any, think: bool | None, wants: bool
+) -> None:
+    client.post("/chat/completions", cast_to=object, body={"model": "stand-in", "messages": ASK} | fields)
+    assert (backend.requests[0].think, backend.requests[0].wants_thinking) == (think, wants)
 
 
 def test_an_error_in_a_stream_reaches_the_client(client: openai.OpenAI, backend: StandInBackend) -> None:

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from app.engine.ipc.messages import Delta, PromptLogprobs, TokenLogprob
-from tests.models.stand_in import HELLO, StandInBackend
+from tests.models.stand_in import WHOLE, StandInBackend
 
 
 def test_a_text_is_continued(client: openai.OpenAI, backend: StandInBackend) -> None:
@@ -29,7 +29,7 @@ def test_a_stream_joined_is_the_whole_text(client: openai.OpenAI) -> None:
 def test_echo_repeats_the_prompt_with_its_log_probabilities(
     client: openai.OpenAI, backend: StandInBackend
 ) -> None:
-    accepted, *_, finished = HELLO
+    accepted, *_, finished = WHOLE
     once, said = TokenLogprob(1, b"Once", None, ()), TokenLogprob(2, b" said", -1.5, ())
     backend.reply = (
         accepted,

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import ColumnElement, Float, delete, extract, func, literal, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -159,11 +159,17 @@ class LeaseLocks:
             logger.warning("turn lease not released: id=%s", conversation_id)
 
     async def _to_its_end(self, release: Coroutine[None, None, None]) -> None:
-        """Awaits the release. If the caller is cancelled, it goes on, and `close` waits for it."""
+        """Awaits the release to its end, even if the caller is cancelled.
+
+        The turn was committed by then, so a cancellation must not make it look as if it were not.
+        """
         task = asyncio.create_task(release)
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
-        await asyncio.shield(task)
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        task.result()
 
     def _expiry(self) -> ColumnElement[float]:
         return self._now() + literal(self._lease_s, Float(53))
