@@ -60,7 +60,10 @@ class Reader:
             raise NotACall
 
     def until(self, literal: str, emit: Callable[[str], None]) -> Reading[None]:
-        """Reads to the end of the literal. Emits the text before it, as soon as it is certain."""
+        """Reads to the end of the literal. Emits the text before it, as soon as it is certain.
+
+        The beginning of a literal that the end of the text cuts off is not emitted.
+        """
         while True:
             end = self.text.find(literal, self.at)
             if end >= 0:
@@ -70,9 +73,6 @@ class Reader:
             end = len(self.text) - _begun(self.text[self.at :], literal)
             emit(self.text[self.at : end])
             self.at = end
-            if self.is_final:
-                emit(self.text[self.at :])
-                self.at = len(self.text)
             yield from self.wait()
 
     def string(self) -> Reading[str]:

@@ -185,7 +185,7 @@ def test_parser_leaves_what_only_looks_like_a_call(name: str, size: int) -> None
 
 @given(st.sampled_from(sorted(EXAMPLES)), st.data())
 def test_parser_of_a_cut_reply_says_the_same_in_pieces_as_at_once(name: str, data: st.DataObject) -> None:
-    """For a reply cut anywhere, and any pieces; its calls begin the whole reply's calls."""
+    """For a reply cut anywhere, and any pieces."""
     example = EXAMPLES[name]
     cut = example.reply[: data.draw(st.integers(0, len(example.reply)))]
     places = sorted(data.draw(st.sets(st.integers(0, len(cut)))))
@@ -194,9 +194,34 @@ def test_parser_of_a_cut_reply_says_the_same_in_pieces_as_at_once(name: str, dat
     streamed, streamed_text = parse(example.form, pieces)
     assert calls_of(streamed) == calls_of(whole)
     assert streamed_text == whole_text
-    for (called, arguments), (wanted, all_arguments) in zip(calls_of(whole), example.calls, strict=False):
-        assert called == wanted
-        assert all_arguments.startswith(arguments)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_parser_of_a_cut_reply_finds_the_beginning_of_its_calls(name: str) -> None:
+    """Wherever the reply is cut, also within a mark, as Gemma's quotes and the XML form's end tags."""
+    example = EXAMPLES[name]
+    for end in range(len(example.reply) + 1):
+        calls = calls_of(parse(example.form, [example.reply[:end]])[0])
+        for (called, arguments), (wanted, all_arguments) in zip(calls, example.calls, strict=False):
+            assert (called, arguments) == (wanted, all_arguments[: len(arguments)])
+
+
+@pytest.mark.parametrize(
+    ("form", "before", "mark"),
+    [
+        (GemmaForm(), '<|tool_call>call:weather{city:<|"|>', '<|"|>'),
+        (XmlForm(), "<tool_call>\n<function=weather>\n<parameter=city>\n", "</parameter>"),
+    ],
+    ids=["gemma", "xml"],
+)
+def test_parser_leaves_an_unfinished_mark_out_of_a_string(form: CallForm, before: str, mark: str) -> None:
+    """What turns out to be no mark belongs to the string."""
+    for begun in itertools.accumulate(mark[:-1]):
+        for pieces in ([f"{before}a {begun}"], [before, "a ", *begun]):
+            parts, text = parse(form, pieces)
+            assert (calls_of(parts), text) == ((("weather", '{"city": "a '),), "")
+        ((_, arguments),) = calls_of(parse(form, [before, *begun, "~b"])[0])
+        assert arguments == '{"city": ' + json.dumps(f"{begun}~b")[:-1]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
