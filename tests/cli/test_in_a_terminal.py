@@ -92,7 +92,8 @@ def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
         terminal.type("\x03")
         terminal.wait_for("Stopped. /continue extends the answer.")
         terminal.wait_for("Assistant:", times=3)
-        assert [body["message"] for _, body in standin.requests] == ["hang on", "say next", "say last"]
+        asked = [(kind, body.get("message")) for kind, body in standin.requests]
+        assert asked == [("chat", "hang on"), ("stop", None), ("chat", "say next"), ("chat", "say last")]
 
 
 @pytest.mark.parametrize(

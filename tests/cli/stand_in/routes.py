@@ -47,11 +47,15 @@ def _stream(events: AsyncIterator[tuple[int | None, BaseModel]]) -> Response:
 def _answer(state: StandIn, turn: StandInTurn, body: wire.TurnFields) -> Response:
     """Begins the turn and follows it. Unless it runs in the background, it ends with the connection."""
     if state.is_old:
-        if body.background:
-            raise Refusal(422, "validation_error", "background: Extra inputs are not permitted.")
         return _stream(_without_ids(state.turn(turn)))
     log = state.logs[turn.message_id] = StandInLog(state.turn(turn))
     return _stream(_followed(state, log, 0, stops=True, is_background=body.background))
+
+
+def _check_fields(state: StandIn, body: wire.TurnFields) -> None:
+    """Refuses what an older server does not know, before the request changes anything."""
+    if state.is_old and body.background:
+        raise Refusal(422, "validation_error", "background: Extra inputs are not permitted.")
 
 
 async def _followed(
@@ -94,6 +98,7 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
     @app.post("/api/v1/chat")
     async def chat(body: wire.ChatRequest) -> Response:
         state.requests.append(("chat", body.model_dump(exclude_unset=True)))
+        _check_fields(state, body)
         if body.model_name not in (None, *state.model_ids):
             raise unknown_model(body.model_name)
         if body.message.startswith("refuse"):
@@ -108,6 +113,7 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
     @app.post("/api/v1/chat/conversation/{conversation_id}/regenerate")
     async def regenerate(conversation_id: str, body: wire.RegenerateRequest) -> Response:
         state.requests.append(("regenerate", body.model_dump(exclude_unset=True)))
+        _check_fields(state, body)
         return _answer(state, _again(state, conversation_id, body.message_id), body)
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/continue")
@@ -116,6 +122,7 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         turn.asked = turn.asked.replace("hang", "say more of")
         turn.prefix = state.tree(conversation_id).texts[-1]
         state.requests.append(("continue", body.model_dump(exclude_unset=True)))
+        _check_fields(state, body)
         return _answer(state, turn, body)
 
     @app.get("/api/v1/chat/turns/{message_id}/events")
