@@ -146,8 +146,10 @@ def test_right_arrow_accepts_the_suggestion(url: str, standin: StandIn) -> None:
 
 def test_ctrl_r_searches_the_history(url: str, standin: StandIn) -> None:
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.wait_for("You:")  # keys before the prompt are on the screen twice
         terminal.type("say Paris is the capital\rsay hello\r")
         terminal.wait_for("12 tokens", times=2)
+        terminal.wait_for("You:", times=3)
         terminal.type("\x12capi")
         terminal.wait_for("say Paris is the capital", times=2)
         terminal.type("\r\r")  # accepts the match, and sends it
