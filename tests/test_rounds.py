@@ -1,5 +1,6 @@
 """Loading and unloading a model repeatedly leaves no processes, threads, files or memory behind."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +51,12 @@ def load_and_unload(server: RunningServer, name: str, temporary: Path) -> Footpr
 
 def footprints(folder: Path, cache: Path, name: str, rounds: int) -> list[Footprint]:
     """The server's footprint after each of so many loads."""
-    temporary = folder / "tmp"
-    temporary.mkdir()
-    settings = {"LLM_MODEL_NAME": "none", "LLM_MODEL_CACHE_DIR": str(cache), "TMPDIR": str(temporary)}
-    with running_server(folder, **settings) as server:
+    settings = {"LLM_MODEL_NAME": "none", "LLM_MODEL_CACHE_DIR": str(cache)}
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as short,  # a socket in a long path would be elsewhere
+        running_server(folder, TMPDIR=short, **settings) as server,
+    ):
+        temporary = Path(short)
         found = [load_and_unload(server, name, temporary) for _ in range(rounds)]
         # Threads and connections end a little later.
         wait_for(

@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.errors import StoreUnavailable
-from app.models.storage.sql.engine import WRITES, make_engine
+from app.models.storage.sql.engine import WRITES, ConnectionThreads, make_engine
 from app.models.storage.sql.failures import DATABASE_ERRORS, RETRY_AFTER_S, TOO_SLOW, unavailable
 from app.models.storage.sql.migrations.upgrade import bring_up_to_date, is_up_to_date
 from app.models.storage.sql.tables import turn_leases
@@ -36,7 +36,8 @@ class Database:
         Raises:
             SettingsError: the URL is wrong.
         """
-        self._engine = make_engine(url, busy_timeout_s)
+        self._threads = ConnectionThreads()
+        self._engine = make_engine(url, busy_timeout_s, self._threads)
         self._probe_every_s = probe_every_s
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._writing = asyncio.Lock()  # SQLite has one writer, and waits for others by polling
@@ -70,11 +71,12 @@ class Database:
         await self._probe()
 
     async def close(self) -> None:
-        """Ends all connections. It waits for no statement."""
+        """Ends all connections. It waits for no long statement."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._engine.dispose()
+        await self._threads.wait()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

@@ -1,5 +1,9 @@
-"""Makes the engine of SQLAlchemy for LLM_DATABASE_URL."""
+"""Makes the engine of SQLAlchemy for LLM_DATABASE_URL, and waits for the threads of its connections."""
 
+import asyncio
+import sqlite3
+import threading
+import time
 from typing import Any
 
 from sqlalchemy import URL, Connection, event, make_url
@@ -15,11 +19,46 @@ _CONNECT_TIMEOUT_S = 5
 _COMMAND_TIMEOUT_S = 30
 _POOL_TIMEOUT_S = 10
 _CONNECTIONS = 8
+_END_TIMEOUT_S = 1.0
 WRITES = "writes"  # the execution option of transactions that change the database
 
 
-def make_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
+class ConnectionThreads:
+    """The threads in which aiosqlite runs its connections, one for each.
+
+    A connection that could not be opened, or whose task was cancelled, is ended without waiting for its
+    thread, which then calls into the event loop once more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def connect(self, *args: Any, **options: Any) -> sqlite3.Connection:  # Any: as sqlite3.connect has them
+        """Opens a connection in the calling thread."""
+        with self._lock:
+            self._threads = [*self._alive(), threading.current_thread()]
+        return sqlite3.Connection(*args, **options)
+
+    async def wait(self) -> None:
+        """Waits until the threads have ended, but not for long: one may be busy with a statement."""
+        await asyncio.to_thread(self._join)
+
+    def _alive(self) -> list[threading.Thread]:
+        return [thread for thread in self._threads if thread.is_alive()]
+
+    def _join(self) -> None:
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        with self._lock:
+            threads = self._alive()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def make_engine(url: str, busy_timeout_s: float, threads: ConnectionThreads) -> AsyncEngine:
     """Returns an engine that has not connected yet. SQLite waits `busy_timeout_s` for another process.
+
+    `threads` gets the threads of its connections, if it has any.
 
     Raises:
         SettingsError: the URL is malformed, or not one of the supported databases.
@@ -29,20 +68,20 @@ def make_engine(url: str, busy_timeout_s: float) -> AsyncEngine:
     except (ArgumentError, ValueError):
         raise SettingsError("LLM_DATABASE_URL: it is not the URL of a database.") from None
     if parsed.drivername == "sqlite":
-        return _sqlite(parsed, busy_timeout_s)
+        return _sqlite(parsed, busy_timeout_s, threads)
     if parsed.drivername in ("postgresql", "postgres"):
         return _postgresql(parsed)
     raise SettingsError("LLM_DATABASE_URL: it must begin with sqlite:/// or postgresql://.")
 
 
-def _sqlite(url: URL, busy_timeout_s: float) -> AsyncEngine:
+def _sqlite(url: URL, busy_timeout_s: float, threads: ConnectionThreads) -> AsyncEngine:
     if url.database in (None, "", ":memory:"):
         raise SettingsError("LLM_DATABASE_URL: sqlite:/// needs the path of a file.")
     path = str(expand(url.database or ""))
     engine = create_async_engine(
         url.set(drivername="sqlite+aiosqlite", database=path),
         hide_parameters=True,  # they are texts of users
-        connect_args={"timeout": busy_timeout_s},
+        connect_args={"timeout": busy_timeout_s, "factory": threads.connect},
         pool_size=_CONNECTIONS,
         max_overflow=0,
         pool_timeout=_POOL_TIMEOUT_S,
@@ -53,16 +92,21 @@ def _sqlite(url: URL, busy_timeout_s: float) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+    """Sets a new connection up, or closes it, which SQLAlchemy does not if this fails."""
     connection.isolation_level = None  # the driver begins no transactions; _begin_sqlite does
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "cache_size = -16000",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    try:
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "cache_size = -16000",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _begin_sqlite(connection: Connection) -> None:

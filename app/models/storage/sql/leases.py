@@ -50,7 +50,7 @@ class LeaseLocks:
                 yield
             finally:
                 renewing.cancel()
-                await self._to_its_end(self._release(conversation_id, holder))
+                await self._to_its_end(self._end(renewing, conversation_id, holder))
         finally:
             del self._holders[conversation_id]
 
@@ -146,6 +146,11 @@ class LeaseLocks:
             .values(expires_at=self._expiry())
         )
         return extended.rowcount == 1
+
+    async def _end(self, renewing: asyncio.Task[None], conversation_id: str, holder: str) -> None:
+        """Waits for a renewal that was cancelled in a transaction, and releases the lease."""
+        await asyncio.wait([renewing])
+        await self._release(conversation_id, holder)
 
     async def _release(self, conversation_id: str, holder: str) -> None:
         try:

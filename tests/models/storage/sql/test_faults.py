@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -144,6 +145,40 @@ def test_a_wrong_file_is_left_alone(content: bytes | None, reason: str, tmp_path
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
     assert content is None or path.read_bytes() == content
+
+
+def connection_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "connection_worker" in thread.name]
+
+
+@pytest.mark.parametrize("content", [b"no database, " * 100, None])
+def test_no_thread_of_a_failed_opening_outlives_the_close(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+
+    async def scenario() -> None:
+        before = connection_threads()
+        async with started(f"sqlite:///{path}") as (database, _):
+            assert database.failure is not None
+        assert connection_threads() == before
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_no_thread_of_a_cancelled_change_outlives_the_close(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = connection_threads()
+        async with started(f"sqlite:///{tmp_path}/c.db") as (_, store):
+            commit = asyncio.create_task(stored(store, "hi", "Oh"))
+            await asyncio.sleep(0)
+            commit.cancel()
+            await asyncio.wait([commit])
+        assert connection_threads() == before
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
 @pytest.mark.parametrize(
