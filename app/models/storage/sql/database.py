@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import QueuePool
 
 from app.core.errors import StoreUnavailable
 from app.models.storage.sql.engine import WRITES, ConnectionThreads, make_engine
@@ -159,7 +160,9 @@ class Database:
             await step
 
     async def _reopen(self) -> None:
-        await self._engine.dispose()  # SQLite connections that began on a read-only disk stay read-only
+        pool = self._engine.pool
+        if isinstance(pool, QueuePool) and pool.checkedout() == 0:  # one in use would never be closed
+            await self._engine.dispose()  # SQLite connections that began on a read-only disk stay read-only
         await (self._probe() if self._is_open else self.open())
 
     async def _look(self) -> None:

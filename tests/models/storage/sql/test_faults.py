@@ -181,6 +181,20 @@ def test_no_thread_of_a_cancelled_change_outlives_the_close(tmp_path: Path) -> N
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
+def test_no_connection_that_was_in_use_at_a_failure_outlives_the_close(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = connection_threads()
+        async with started(f"sqlite:///{tmp_path}/c.db") as (database, store), database.reading():
+            with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                with pytest.raises(StoreUnavailable, match="locked"):
+                    await stored(store, "hi", "Oh")
+            await until(lambda: database.failure is None, "the database to be used again")
+        assert connection_threads() == before
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
 @pytest.mark.parametrize(
     "url", ["sqlite:///", "sqlite:///:memory:", "sqlite://", "postgresql://host:port/x", "mysql://x", "x"]
 )
