@@ -16,7 +16,7 @@ from app.services import Services
 from tests.api.fakes import Scripted, fake_app, scripted_services, serving
 from tests.api.owned import owned_server
 from tests.api.raw_http import exchange
-from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+from tests.models.stand_in import WHOLE, StandInBackend, StandInModels
 
 KEYS = "alice:key-a,bob:key-b"
 ALICE, BOB = {"X-API-Key": "key-a"}, {"X-API-Key": "key-b"}
@@ -36,7 +36,7 @@ def generating_app(**settings: Any) -> FastAPI:  # Any: as Settings types them
 
     def build(settings: Settings) -> Services:
         services = scripted_services(Scripted(), settings)
-        generator = ChatGenerator(StandInModels(StandInBackend(reply=HELLO)), services.limits)
+        generator = ChatGenerator(StandInModels(StandInBackend(reply=WHOLE)), services.limits)
         texts, choices = TextGenerator(settings, generator), ChoiceGenerator(generator)
         return replace(services, generator=texts, choices=choices)
 
