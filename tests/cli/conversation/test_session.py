@@ -131,7 +131,8 @@ def test_answer_is_autosaved_while_it_arrives(talk: Talk, seen: Seen) -> None:
     async def look_while_it_streams(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(session.send("hang on")))
-        await until(lambda: recent_sessions(sessions_folder()))
+        # The question is saved before the first words of its answer, without which the turn is not kept.
+        await until(lambda: recent_sessions(sessions_folder()) and len(last_autosaved()) == 2)
         assert last_autosaved()[0] == "hang on"
         interrupts.fire()
         with pytest.raises(Interrupted):
