@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
 from app.core.deadline import Deadline
 from app.core.errors import ContextOverflow
@@ -12,6 +13,7 @@ from app.models.chat.generation import ChatGenerator, ReplyEvent
 from app.models.schemas import SamplingFields, StartEvent
 
 ChoiceEvent = tuple[int, ReplyEvent]
+FieldsT = TypeVar("FieldsT", bound=SamplingFields)
 
 
 class ChoiceGenerator:
@@ -41,7 +43,7 @@ class ChoiceGenerator:
             [
                 self._generator.generate(
                     replace(model_input, is_kept=model_input.is_kept and index == 0),
-                    _reseeded(sampling, index),
+                    reseeded(sampling, index),
                     model_name,
                     deadline,
                 )
@@ -50,7 +52,7 @@ class ChoiceGenerator:
         )
 
 
-def _reseeded(sampling: SamplingFields, index: int) -> SamplingFields:
+def reseeded(sampling: FieldsT, index: int) -> FieldsT:
     """Returns the parameters with a seed for this reply, so that an equal request gives equal replies."""
     if sampling.seed is None or index == 0:
         return sampling

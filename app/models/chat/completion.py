@@ -13,6 +13,7 @@ from app.engine.backend import ModelInput
 from app.models.chat.engine_terms import grammar_of
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply
+from app.models.choices import reseeded
 from app.models.schemas import (
     GenerateRequest,
     GenerateResponse,
@@ -75,7 +76,7 @@ class TextGenerator:
         The first alone is kept for later requests, because all begin with the same prompt.
         """
         tasks = [
-            asyncio.create_task(self._collect(owner, _reseed(request, index), deadline, is_kept=index == 0))
+            asyncio.create_task(self._collect(owner, reseeded(request, index), deadline, is_kept=index == 0))
             for index in range(request.num_return_sequences)
         ]
         try:
@@ -106,13 +107,6 @@ class TextGenerator:
             scope=owner,
         )
         return self._generator.generate(prompt, sampling, request.model_name, deadline)
-
-
-def _reseed(request: GenerateRequest, index: int) -> GenerateRequest:
-    """Returns the request with a seed for this sequence, so that an equal request gives equal sequences."""
-    if request.seed is None:
-        return request
-    return request.model_copy(update={"seed": (request.seed + index) % 2**63})
 
 
 def _response(request: GenerateRequest, replies: list[GeneratedReply], seconds: float) -> GenerateResponse:
