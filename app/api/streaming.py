@@ -28,9 +28,18 @@ KEEP_ALIVE_S = 10.0
 _KEEP_ALIVE = format_sse_event(comment="keep-alive")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
+# These characters end no line in SSE, but they do for many readers, such as Python's splitlines.
+_LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
+
 Events = AsyncGenerator[BaseModel, None] | EventReader
 Encode = Callable[[BaseModel, int | None], bytes]
 T = TypeVar("T")
+
+
+def json_frame(data: str, name: str | None = None, event_id: int | None = None) -> bytes:
+    """Returns the frame of an event whose data is this JSON text. All APIs write their events with it."""
+    shown_id = None if event_id is None else str(event_id)
+    return format_sse_event(event=name, data_str=data.translate(_LINE_ENDS), id=shown_id)
 
 
 def respond(

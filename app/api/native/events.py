@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
+from app.api.streaming import json_frame
 from app.models.schemas import (
     DeltaEvent,
     ErrorResponse,
@@ -22,12 +22,10 @@ _NAMES: Mapping[type[BaseModel], str] = {
     LoadProgress: "progress",
     ErrorResponse: "error",
 }
-# These characters end no line in SSE, but they do for many readers, such as Python's splitlines.
-_LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
 
 def encode(event: BaseModel, event_id: int | None = None) -> bytes:
     """Returns one frame. A model that is not listed as an event is the reply itself, named `done`."""
     name = _NAMES.get(type(event), "done")
-    data = event.model_dump_json(exclude_none=name in ("error", "delta")).translate(_LINE_ENDS)
-    return format_sse_event(event=name, data_str=data, id=None if event_id is None else str(event_id))
+    data = event.model_dump_json(exclude_none=name in ("error", "delta"))
+    return json_frame(data, name, event_id)

@@ -6,10 +6,8 @@ from pydantic import BaseModel
 from app.api.error_formats import openai_error
 from app.api.errors import status_of_code
 from app.api.openai.chat_replies import EndOfStream
+from app.api.streaming import json_frame
 from app.models.schemas import ErrorResponse
-
-# These characters end no line in SSE, but they do for many readers, such as Python's splitlines.
-_LINE_ENDS = str.maketrans({"\x85": r"\u0085", "\u2028": r"\u2028", "\u2029": r"\u2029"})
 
 
 def encode(event: BaseModel, event_id: int | None) -> bytes:
@@ -19,4 +17,4 @@ def encode(event: BaseModel, event_id: int | None) -> bytes:
         return format_sse_event(data_str="[DONE]")
     if isinstance(event, ErrorResponse):
         _, event = openai_error(event.error, status_of_code(event.error.code))
-    return format_sse_event(data_str=event.model_dump_json().translate(_LINE_ENDS))
+    return json_frame(event.model_dump_json())

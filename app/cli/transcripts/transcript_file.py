@@ -100,7 +100,7 @@ def saved_names(folder: Path = FOLDER) -> list[str]:
 def to_json(transcript: Transcript, has_conversation_id: bool = False) -> bytes:
     """Returns the contents of a transcript file.
 
-    The server's id of the conversation is left out unless asked for, because whoever has it can read and
+    The server's id of the conversation is left out unless asked for, because anyone who has it can read and
     continue the conversation on a server without keys.
     """
     document = TranscriptFile(
