@@ -146,9 +146,17 @@ class ChatModelManager:
     # Each of these finds its conversation, locks it, builds the turn and runs it.
 
     async def _chat(
-        self, log: TurnLog, owner: str, conversation_id: str, request: ChatRequest, deadline: Deadline
+        self,
+        log: TurnLog,
+        owner: str,
+        conversation_id: str,
+        request: ChatRequest,
+        deadline: Deadline,
+        record: KeyRecord | None = None,
     ) -> ChatResponse:
         async with self._found_or_new(owner, conversation_id, request) as conversation:
+            if record is not None:
+                await self._keyed.confirm(record)
             if request.system_prompt is not None:
                 conversation = replace(conversation, system_prompt=request.system_prompt)
             parent_id = request.parent_id or conversation.head_id
@@ -161,7 +169,7 @@ class ChatModelManager:
         """Frees the key if nothing was committed."""
         response = None
         try:
-            response = await self._chat(log, record.owner, record.conversation_id, request, deadline)
+            response = await self._chat(log, record.owner, record.conversation_id, request, deadline, record)
             return response
         finally:
             if response is None:

@@ -82,10 +82,14 @@ def world(
     is_endless: bool = False,
     deaths: Sequence[int] = (),
     store_class: type[MemoryStore] = MemoryStore,
+    beside: World | None = None,
 ) -> World:
+    """With `beside`, the manager of another process that shares the storage of that one."""
     backend = StandInBackend(reply=reply, is_endless=is_endless, deaths=[*deaths])
     locks, keys, now_s = LocalTurnLocks(), MemoryKeyRecords(), [0.0]
     store = store_class(max_conversations=100, ttl_s=600, held=locks.held)
+    if beside is not None:
+        locks, keys, store = beside.locks, beside.keys, beside.store
     turns = TurnRegistry(clock=lambda: now_s[0])
     generator = ChatGenerator(StandInModels(backend))
     chats = ChatModelManager(Settings(_env_file=None), store, locks, generator, turns, keys)
@@ -111,6 +115,11 @@ async def until_text(reader: EventReader) -> StartEvent:
 def answer_of(events: Sequence[TurnEvent]) -> ChatResponse:
     assert isinstance(events[-1], ChatResponse)
     return events[-1]
+
+
+async def read_all(reader: EventReader) -> list[TurnEvent]:
+    async with aclosing(reader):
+        return [record.event async for record in reader]
 
 
 # Background
@@ -390,6 +399,31 @@ def test_a_key_of_a_process_that_died_is_free_and_one_of_a_living_process_is_bus
                 await here.chats.chat(OWNER, request, soon(), "key")
         answer = answer_of(await read(here.chats.chat(OWNER, request, soon(), "key")))
         assert answer.message_id != elsewhere.message_id
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("conversation_id", [None, "conv_1"])
+def test_a_key_that_two_processes_claim_before_either_has_its_lock_begins_one_turn(
+    conversation_id: str | None,
+) -> None:
+    async def scenario() -> None:
+        one = world()
+        other = world(beside=one)
+        request = ChatRequest(message="hi", conversation_id=conversation_id)
+        if conversation_id is not None:
+            await one.store.commit(Conversation(owner=OWNER, id=conversation_id))
+        # Neither call lets the task of its turn begin: nothing in them waits.
+        readers = [await each.chats.chat(OWNER, request, soon(), "key") for each in (one, other)]
+        answers = await asyncio.gather(*map(read_all, readers), return_exceptions=True)
+        (refused,) = [each for each in answers if isinstance(each, BaseException)]
+        assert isinstance(refused, ConversationBusy)
+        assert len(one.backend.requests) + len(other.backend.requests) == 1
+        (answered,) = [answer_of(each) for each in answers if not isinstance(each, BaseException)]
+        assert await one.branch(answered.conversation_id) == ["hi", "Hello there"]
+        for each in (one, other):
+            again = answer_of(await read(each.chats.chat(OWNER, request, soon(), "key")))
+            assert again.message_id == answered.message_id
 
     run(scenario())
 

@@ -70,6 +70,18 @@ class KeyedTurns:
             raise busy()
         return None
 
+    async def confirm(self, record: KeyRecord) -> None:
+        """Makes sure that the key is still the record's, now that its turn holds its lock.
+
+        Before that, another process may have taken the turn for one whose process has died. Now none
+        can do so, because it would need the lock.
+
+        Raises:
+            ConversationBusy: another process has claimed the key, and runs the turn.
+        """
+        if (await self._records.claim(record)).message_id != record.message_id:
+            raise busy()
+
     async def release(self, record: KeyRecord) -> None:
         """Frees the key of a turn that was not committed."""
         await self._records.release(record)
