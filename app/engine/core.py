@@ -14,7 +14,7 @@ import torch
 from app.core.errors import DomainError, InvalidRequest
 from app.core.literals import FinishReason
 from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, internal_failure
-from app.engine.execution.model_runner import ModelRunner
+from app.engine.execution.decoder import Decoder, SequenceCaches
 from app.engine.grammars.masks import MaskWorker
 from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
@@ -28,18 +28,12 @@ from app.engine.ipc.messages import (
     TokenCounts,
     TokenQuestion,
 )
-from app.engine.kv.pool import KVPool
-from app.engine.kv.prefix_cache import KVCache
-from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
 from app.engine.sampling.step import ChunkOutcome, sample_step
 from app.engine.scheduling.prefill_budget import PrefillBudget
 from app.engine.scheduling.scheduler import Scheduler
 from app.engine.scheduling.sequence import Chunk
-from app.engine.speculative.cost import CALIBRATION_TOKENS, SpeculationCost
-from app.engine.speculative.draft_model import DraftModel
-from app.engine.speculative.proposer import Proposer
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
@@ -52,7 +46,6 @@ _ADMISSION_WAIT_S = 0.02  # how long an idle engine waits for admissions before 
 class EngineLimits:
     context_length: int  # tokens
     kv_cache_bytes: int
-    bytes_per_token: int  # of keys and values
     max_active_requests: int = 32
     step_tokens: int = 512
     speculation_rows: int = 8  # most rows of a step that verifies draft tokens; 0 turns speculation off
@@ -67,36 +60,24 @@ class EngineCore:
     def __init__(
         self,
         loaded: LoadedModel,
+        decoder: Decoder,
         limits: EngineLimits,
         *,
-        draft: LoadedModel | None = None,
-        pool: KVPool | None = None,
         chat_format: ChatFormat = _NO_CHAT_FORMAT,
         sandbox: TemplateSandbox | None = None,
         grammar_sandbox: GrammarSandbox | None = None,
         admission_executor: Executor | None = None,
-        speculation_cost: SpeculationCost | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A `pool`, if given, stores all keys and values and has room for `kv_cache_bytes` of them."""
         self.limits = limits
-        self.pool = pool
-        self._allocator: KVAllocator = PerSlotAllocator() if pool is None else pool
-        self.runner = ModelRunner(loaded.model, pool=pool)
-        self.proposer = Proposer(self._draft_model(draft, _layers(loaded)), speculation_cost)
+        self.decoder = decoder
         sandbox = TemplateSandbox() if sandbox is None else sandbox
         grammar_sandbox = GrammarSandbox() if grammar_sandbox is None else grammar_sandbox
         self._admission = Admission(loaded, limits.context_length, chat_format, sandbox, grammar_sandbox)
         self._masks = MaskWorker()
         self._admissions = AdmissionQueue(self._admission, admission_executor)
-        self.cache = KVCache(
-            budget_bytes=limits.kv_cache_bytes,
-            bytes_per_token=limits.bytes_per_token,
-            max_tokens=limits.context_length,
-            allocator=self._allocator,
-        )
         self._scheduler = Scheduler(
-            self.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
+            decoder.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
         )
         self._prefill_budget = PrefillBudget()
         self._clock = clock
@@ -105,15 +86,13 @@ class EngineCore:
         self.steps = 0
         self.step_tokens = 0  # of the newest step
 
-    def _draft_model(self, draft: LoadedModel | None, first_layer: int) -> DraftModel | None:
-        if draft is None:
-            return None
-        return DraftModel(ModelRunner(draft.model, first_layer, self.pool), self.runner.vocabulary)
+    def calibrate(self) -> None:
+        """Measure the costs that later decisions need. Call it while idle."""
+        self.decoder.calibrate(self.limits.context_length)
 
-    def calibrate_speculation(self) -> None:
-        """Measure the cost of draft tokens; until then typical costs are assumed. Call it while idle."""
-        if self.limits.context_length >= CALIBRATION_TOKENS:
-            self.proposer.calibrate(self.runner, self._allocator)
+    @property
+    def cache(self) -> SequenceCaches:
+        return self.decoder.cache
 
     @property
     def is_idle(self) -> bool:
@@ -122,7 +101,7 @@ class EngineCore:
 
     @property
     def device(self) -> torch.device:
-        return self.runner.device
+        return self.decoder.device
 
     @property
     def running(self) -> int:
@@ -194,7 +173,7 @@ class EngineCore:
         running = self._scheduler.running
         decoding = [self._requests[sequence.request_id] for sequence in running if sequence.pending == 1]
         is_prefilling = self._scheduler.waiting or len(decoding) < len(running)
-        self.proposer.propose(decoding, 0 if is_prefilling else self.limits.speculation_rows)
+        self.decoder.propose(decoding, 0 if is_prefilling else self.limits.speculation_rows)
 
     def _plan(self) -> list[Chunk]:
         """Returns this step's work.
@@ -217,8 +196,7 @@ class EngineCore:
 
     def _make_room(self) -> None:
         self.cache.forget_finished()
-        self.runner.recover()
-        self.proposer.recover()
+        self.decoder.recover()
 
     def _advance(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
@@ -252,7 +230,7 @@ class EngineCore:
                 for chunk, sampler in zip(chunks, samplers, strict=True)
                 if chunk.is_last and sampler.grammar is not None
             )
-            logits = self.runner.forward(chunks)
+            logits = self.decoder.forward(chunks)
             self._masks.finish()
             return sample_step(logits, chunks, samplers)
         except Exception:  # the root of this step's requests: they fail, the engine continues
@@ -279,7 +257,7 @@ class EngineCore:
         self, request: Request, outcome: ChunkOutcome
     ) -> tuple[list[Delta], FinishReason | None]:
         """Returns the request's new deltas, and the reason if its reply ends."""
-        self.proposer.record(request, accepted=len(outcome.tokens) - 1)
+        self.decoder.record(request, accepted=len(outcome.tokens) - 1)
         if request.sampler.failure is not None:
             self._fail(request, InvalidRequest(request.sampler.failure))
             return [], None
@@ -309,8 +287,4 @@ class EngineCore:
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.request_id]
-        self.proposer.forget(request)
-
-
-def _layers(loaded: LoadedModel) -> int:
-    return int(loaded.model.config.get_text_config().num_hidden_layers)
+        self.decoder.forget(request)

@@ -15,6 +15,7 @@ from app.core.errors import DomainError, ModelLoadFailed, ModelRefused, ModelToo
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
+from app.engine.execution.packed_decoder import PackedDecoder
 from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     ModelInfo,
@@ -190,14 +191,22 @@ def _make_engine(
     grammar_sandbox: GrammarSandbox,
 ) -> EngineCore:
     loaded, paths = served.loaded, [served.path] if draft is None else [served.path, draft.path]
-    limits = _limits(spec, loaded, sum(path.bytes_per_token for path in paths))
+    bytes_per_token = sum(path.bytes_per_token for path in paths)
+    limits = _limits(spec, loaded, bytes_per_token)
     supports_cuda_graphs = all(path.supports_cuda_graphs for path in paths)
-    pool_tokens = limits.kv_cache_bytes // limits.bytes_per_token
-    return EngineCore(
+    pool_tokens = limits.kv_cache_bytes // bytes_per_token
+    decoder = PackedDecoder(
         loaded,
-        limits,
+        kv_cache_bytes=limits.kv_cache_bytes,
+        bytes_per_token=bytes_per_token,
+        context_length=limits.context_length,
         pool=pool_for(loaded.model.device, pool_tokens) if supports_cuda_graphs else None,
         draft=None if draft is None else draft.loaded,
+    )
+    return EngineCore(
+        loaded,
+        decoder,
+        limits,
         chat_format=ChatFormat(spec.chat_template, spec.stop),
         sandbox=sandbox,
         grammar_sandbox=grammar_sandbox,
@@ -227,7 +236,6 @@ def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
     return EngineLimits(
         context_length=context_length,
         kv_cache_bytes=budget,
-        bytes_per_token=bytes_per_token,
         max_active_requests=spec.max_active_requests,
         step_tokens=spec.step_tokens,
     )
@@ -252,7 +260,7 @@ def _warm_up(engine: EngineCore, threads: int | None) -> None:
     if threads is None and engine.device.type == "cpu" and is_short:
         _pick_threads(engine)
     engine.cache.forget_finished()
-    engine.calibrate_speculation()
+    engine.calibrate()
 
 
 def _pick_threads(engine: EngineCore) -> None:

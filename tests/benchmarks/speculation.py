@@ -30,6 +30,7 @@ from app.engine.startup import build_engine
 from tests.benchmarks import folders
 from tests.benchmarks.shapes import DISTILGPT2, FULL, GPT2
 from tests.benchmarks.vocabulary import FIRST_WORD, make_tokenizer
+from tests.engine.tiny import packed_decoder
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _CACHE = Path.home() / ".cache" / "llm-server-benchmarks"
@@ -119,9 +120,10 @@ def main() -> int:
     options = parser.parse_args()
     engine = _engine(options.model, options.draft is not None)
     prescription = Prescription(right=1.0 if options.draft is None else options.draft)
-    engine.runner = PrescribedRunner(engine.runner, prescription, is_draft=False)
+    decoder = packed_decoder(engine)
+    decoder.runner = PrescribedRunner(decoder.runner, prescription, is_draft=False)
     if options.draft is not None:
-        draft = engine.proposer.draft_model
+        draft = decoder.proposer.draft_model
         assert draft is not None, "the draft model was refused; the log says why"
         draft.runner = PrescribedRunner(draft.runner, prescription, is_draft=True)
     columns = ("text", "tokens", "plain, tok/s", "speculative, tok/s", "ratio", "tokens per step")
@@ -129,7 +131,7 @@ def main() -> int:
     tokenizer = make_tokenizer(FULL[options.model].vocabulary)
     for text in texts():
         table.add_row(*_measure(engine, prescription, tokenizer, text))
-    Console().print(engine.proposer.cost, table)
+    Console().print(decoder.proposer.cost, table)
     return 0
 
 

@@ -24,6 +24,7 @@ from transformers import (
 
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
+from app.engine.execution.packed_decoder import PackedDecoder
 from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Accepted,
@@ -189,20 +190,27 @@ class TinyModel:
         limits = EngineLimits(
             context_length=context_length,
             kv_cache_bytes=cache_tokens * self.bytes_per_token,
-            bytes_per_token=self.bytes_per_token,
             max_active_requests=max_active_requests,
             step_tokens=step_tokens,
             speculation_rows=speculation_rows,
         )
         if self.uses_pool and pool is None:
             pool = KVPool(cache_tokens, first=64)
-        return EngineCore(
-            LoadedModel(self.packed, self.tokenizer, context_length),
-            limits,
+        loaded = LoadedModel(self.packed, self.tokenizer, context_length)
+        decoder = PackedDecoder(
+            loaded,
+            kv_cache_bytes=limits.kv_cache_bytes,
+            bytes_per_token=self.bytes_per_token,
+            context_length=context_length,
             pool=pool,
             draft=draft,
-            chat_format=chat_format or ChatFormat(),
             speculation_cost=speculation_cost,
+        )
+        return EngineCore(
+            loaded,
+            decoder,
+            limits,
+            chat_format=chat_format or ChatFormat(),
             sandbox=shared_sandbox(),
             grammar_sandbox=grammar_sandbox or shared_grammar_sandbox(),
             admission_executor=admission_executor or InlineExecutor(),
@@ -285,14 +293,21 @@ def ended(collected: Collected, request_id: str = "a") -> Finished:
     return end
 
 
+def packed_decoder(engine: EngineCore) -> PackedDecoder:
+    """Returns the decoder of an engine that serves a packed model."""
+    assert isinstance(engine.decoder, PackedDecoder)
+    return engine.decoder
+
+
 def finish(engine: EngineCore, collected: Collected) -> None:
     """Step until the engine is idle, then check that nothing has leaked."""
     for _ in range(5000):
         if engine.is_idle:
             engine.cache.check_integrity()
-            if engine.pool is not None:
-                engine.pool.check_integrity()
-                assert set(engine.pool.slots) == set(engine.cache.finished_slots), "a slot has leaked"
+            match engine.decoder:
+                case PackedDecoder(pool=KVPool() as pool, cache=cache):
+                    pool.check_integrity()
+                    assert set(pool.slots) == set(cache.finished_slots), "a slot has leaked"
             return
         collected.take(engine.step())
     raise AssertionError("the engine does not become idle")

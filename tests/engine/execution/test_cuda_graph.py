@@ -13,7 +13,7 @@ from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.self_check import check_packed_path
 from app.engine.scheduling.sequence import Chunk, TokenSequence
-from tests.engine.tiny import TinyModel, greedy, run
+from tests.engine.tiny import TinyModel, greedy, packed_decoder, run
 
 IDS = [(7 * step) % 290 for step in range(40)]
 
@@ -93,8 +93,9 @@ def test_passes_that_are_too_large_have_no_graph() -> None:
 def test_an_engine_with_a_pool_decodes_in_few_shapes(llama: TinyModel) -> None:
     engine = replace(llama, uses_pool=True).engine()
     run(engine, greedy("a", "the cat"), greedy("b", "on the mat"))
-    assert engine.runner.graphs is not None
-    rows = {rows for rows, _ in engine.runner.graphs.shapes}
+    graphs = packed_decoder(engine).runner.graphs
+    assert graphs is not None
+    rows = {rows for rows, _ in graphs.shapes}
     assert rows <= {1, 2, 4, 8, 16} and {1, 2} & rows
 
 
@@ -107,8 +108,10 @@ def test_the_check_reports_whether_decode_attention_is_right(llama: TinyModel, p
 def test_recovered_runner_prepares_passes_again(llama: TinyModel) -> None:
     engine = replace(llama, uses_pool=True).engine()
     first = run(engine, greedy("a", "the cat")).texts["a"]
-    engine.runner.recover()
-    assert engine.runner.graphs is not None and not engine.runner.graphs.shapes
+    graphs = packed_decoder(engine).runner.graphs
+    assert graphs is not None
+    engine.decoder.recover()
+    assert not graphs.shapes
     assert run(engine, greedy("a", "the cat")).texts["a"] == first
 
 

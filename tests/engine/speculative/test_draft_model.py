@@ -10,7 +10,7 @@ from app.engine.core import EngineCore
 from app.engine.ipc.messages import SamplingParams, Submit
 from app.engine.loading.load import LoadedModel
 from app.engine.speculative.cost import SpeculationCost
-from tests.engine.tiny import WINDOW, Collected, TinyModel, configs, finish, greedy, run
+from tests.engine.tiny import WINDOW, Collected, TinyModel, configs, finish, greedy, packed_decoder, run
 
 CHEAP = SpeculationCost(row=0.01, draft=0.05)
 EXPENSIVE = SpeculationCost(row=0.2, draft=0.9)
@@ -84,7 +84,7 @@ def test_long_histories_are_read_step_by_step_and_once(gpt2: TinyModel) -> None:
     prompt = "the cat sat on the mat and é too " * 8
     first = run(drafting, greedy("a", prompt, 20))
     assert first.texts["a"] == gpt2.generate(prompt, 20)
-    (slot,) = drafting.cache.finished_slots
+    (slot,) = packed_decoder(drafting).cache.finished_slots
     assert slot.draft_computed >= slot.tokens - 8 > 64
     again = run(drafting, greedy("b", prompt, 20))
     assert again.texts["b"] == first.texts["a"]
@@ -115,14 +115,14 @@ def test_a_draft_model_that_fails_is_not_used_again(gpt2: TinyModel, unrelated: 
         unrelated.packed.get_input_embeddings().weight.data = torch.zeros(len(gpt2.tokenizer), 7)
     drafting = with_draft(gpt2, unrelated)
     assert run(drafting, greedy("a", "the cat sat", 30)).texts["a"] == gpt2.generate("the cat sat", 30)
-    assert drafting.proposer.draft_model is None
+    assert packed_decoder(drafting).proposer.draft_model is None
 
 
 def test_costs_are_measured(gpt2: TinyModel) -> None:
     drafting = with_draft(gpt2, gpt2)
-    drafting.calibrate_speculation()
-    assert 0 <= drafting.proposer.cost.row < 10
-    assert 0.1 < drafting.proposer.cost.draft < 10
+    drafting.calibrate()
+    assert 0 <= packed_decoder(drafting).proposer.cost.row < 10
+    assert 0.1 < packed_decoder(drafting).proposer.cost.draft < 10
 
 
 @pytest.mark.parametrize("rows", [8, 200, 310, 400])  # the served model has 302, and the words take 294
@@ -133,4 +133,4 @@ def test_draft_model_may_have_fewer_or_more_embeddings(gpt2: TinyModel, rows: in
     engine = with_draft(served, draft)
     requests = [greedy(prompt, prompt, 40) for prompt in PROMPTS]
     assert run(engine, *requests).texts == run(served.engine(), *requests).texts
-    assert engine.proposer.draft_model is not None
+    assert packed_decoder(engine).proposer.draft_model is not None
