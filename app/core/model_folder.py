@@ -21,7 +21,9 @@ PICKLE = "pytorch_model.bin"
 GGUF = ".gguf"  # the end of the name of a file that holds a whole model
 TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that the server reads
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+TOKENIZER = "tokenizer.json"
+PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # read by other packages
+_TOKENIZERS = (TOKENIZER, *PIECES, "vocab.json", "vocab.txt")
 _OLLAMA_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
 # In a list of files, without the index, only the names distinguish shards from other safetensors.

@@ -58,8 +58,17 @@ def packed_layer(dtype: torch.dtype) -> MakeLayer | None:
 
 
 def half_layer(dtype: torch.dtype) -> MakeLayer | None:
-    """Returns HalfLinear for rows in float32; None for other rows, or if torch has no such product here."""
-    return HalfLinear if dtype == torch.float32 and _has_half_products() else None
+    """Returns a layer for rows in float32; None for other rows, or if torch has no such product here.
+
+    It keeps its weights in float16, except in a layer with a weight that float16 cannot hold.
+    """
+    return _half if dtype == torch.float32 and _has_half_products() else None
+
+
+def _half(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    if float(weight.abs().max()) <= torch.finfo(torch.float16).max:
+        return HalfLinear(weight, bias)
+    return PackedLinear(weight, bias, torch.float32)
 
 
 def computes_in_bfloat16(operators: Any = torch.ops.mkldnn) -> bool:  # torch fills it at run time

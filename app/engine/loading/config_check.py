@@ -3,17 +3,17 @@
 Memory is planned by the size of the weights, while config.json decides how much is built.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
-from app.core.model_folder import CONFIG, GENERATION_CONFIG, BrokenFile, read_json, safetensors
+from app.core.model_folder import CONFIG, GENERATION_CONFIG, BrokenFile, read_json
 from app.engine.loading.folder_check import library_errors_as
+from app.engine.loading.stored_tensors import StoredTensor, stored_tensors
 
 _POSITIVE = (
     "max_position_embeddings",
@@ -27,8 +27,6 @@ _POSITIVE = (
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _TOLERANCE = 1.5  # times the parameters that are stored: some weights are stored once and used twice
 _AGAIN = "Fetch the model again, or choose another one."
-
-Shapes = dict[str, list[int]]
 
 
 def refuse_wrong_token_ids(folder: Path) -> None:
@@ -62,7 +60,7 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelUnsupported(f"config.json: {name} is {value!r}, but must be a positive whole number")
-    stored = _stored_shapes(safetensors(folder))
+    stored = stored_tensors(folder)
     if not stored:
         return  # the load itself says what is wrong with the files
     if text.num_hidden_layers > len(stored):
@@ -76,18 +74,6 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
         _compare(model, stored)
 
 
-def _stored_shapes(paths: Iterable[Path]) -> Shapes:
-    """Returns the shape of each stored tensor by its name, from the headers; empty if one cannot be read."""
-    shapes: Shapes = {}
-    try:
-        for path in paths:
-            with safe_open(path, framework="pt") as file:
-                shapes |= {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return {}
-    return shapes
-
-
 def _outline(config: PreTrainedConfig) -> PreTrainedModel | None:
     """Returns the model without memory for its weights; None if it cannot be built, as the load reports."""
     try:
@@ -98,17 +84,17 @@ def _outline(config: PreTrainedConfig) -> PreTrainedModel | None:
     return model if isinstance(model, PreTrainedModel) else None
 
 
-def _compare(model: PreTrainedModel, stored: Shapes) -> None:
+def _compare(model: PreTrainedModel, stored: Mapping[str, StoredTensor]) -> None:
     for name, weight in model.named_parameters():
-        shape = stored.get(name)
-        if shape is not None and weight.numel() != torch.Size(shape).numel():
+        tensor = stored.get(name)
+        if tensor is not None and weight.numel() != tensor.count:
             raise ModelCorrupt(
-                f"config.json does not fit the weights: {name} is {shape} there, "
+                f"config.json does not fit the weights: {name} is {list(tensor.shape)} there, "
                 f"but {list(weight.shape)} by config.json",
                 hint=_AGAIN,
             )
     wanted = sum(weight.numel() for weight in model.parameters())
-    found = sum(torch.Size(shape).numel() for shape in stored.values())
+    found = sum(tensor.count for tensor in stored.values())
     if wanted > _TOLERANCE * found:
         raise ModelCorrupt(
             f"config.json describes {wanted:,} parameters, but the weights hold only {found:,}", hint=_AGAIN

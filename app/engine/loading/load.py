@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from app.core.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from app.core.model_folder import PICKLE, is_gguf
+from app.core.model_folder import CONFIG, PICKLE, PIECES, TOKENIZER, is_gguf, read_json
 from app.engine.gguf.config import config_of
 from app.engine.gguf.file import read
 from app.engine.gguf.model import build_model
@@ -37,6 +39,7 @@ from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
 from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files, refuse_unsafe
 from app.engine.loading.pickle_to_safetensors import convert
+from app.engine.loading.stored_tensors import stored_dtype
 from app.engine.loading.tokenizer_check import refuse_growth
 from app.engine.tokenization.panics import panics_as_errors
 
@@ -46,6 +49,7 @@ ReportStage = Callable[[Stage, float], None]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HALVES = (torch.bfloat16, torch.float16)
+_PIECE_READERS = ("sentencepiece", "tiktoken")  # which of them depends on the file, whatever its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,10 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     refuse_wrong_token_ids(folder)
     config = _config(folder)
     refuse_wrong_sizes(config, folder)
-    dtype = pick_dtype(spec.dtype, device, config)
+    stored = stored_dtype(folder)
+    dtype = pick_dtype(spec.dtype, device, stored)
     with _weights_progress(lambda fraction: report("load", fraction)):
-        model = _model(folder, config, _loaded_dtype(config, dtype, device))
+        model = _model(folder, config, _loaded_dtype(stored, dtype, device))
     tokenizer = _tokenizer(folder)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
@@ -91,9 +96,8 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
 def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     file = read(Path(spec.model_path))
     config, device = config_of(file), pick_device(spec.device)
-    config.dtype = torch.bfloat16  # quantised weights are no more precise than this
     config.eos_token_id = ending_ids(file)
-    dtype = pick_dtype(spec.dtype, device, config)
+    dtype = pick_dtype(spec.dtype, device, torch.bfloat16)  # quantised weights are no more precise
     tokenizer = build_tokenizer(file)
     if len(tokenizer) > config.vocab_size:
         raise ModelCorrupt("the GGUF file has more tokens than rows of its embedding", hint=AGAIN)
@@ -134,25 +138,22 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
     """Returns the dtype to compute in. For `auto`, 16 bits on CUDA; elsewhere float32, or bfloat16 if the
-    checkpoint has 16 bits and bfloat16 is fast."""
+    weights are `stored` in 16 bits and bfloat16 is fast."""
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     is_fast = device.type == "mps" or computes_in_bfloat16()
-    return torch.bfloat16 if is_fast and _stored_dtype(config) in _HALVES else torch.float32
+    return torch.bfloat16 if is_fast and stored in _HALVES else torch.float32
 
 
-def _stored_dtype(config: PreTrainedConfig) -> torch.dtype | None:
-    return getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-
-
-def _loaded_dtype(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+def _loaded_dtype(stored: torch.dtype | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Returns the dtype to load weights in. On the CPU, 16-bit weights stay mapped until they are packed."""
-    stored = _stored_dtype(config)
-    return stored if device.type == "cpu" and dtype == torch.float32 and stored in _HALVES else dtype
+    if stored in _HALVES and device.type == "cpu" and dtype == torch.float32:
+        return stored
+    return dtype
 
 
 def _config(folder: Path) -> PreTrainedConfig:
@@ -163,7 +164,20 @@ def _config(folder: Path) -> PreTrainedConfig:
         )
     if config.is_encoder_decoder:
         raise ModelUnsupported(f"{config.model_type} is not a causal language model")
+    _forget_default_endings(config, read_json(folder / CONFIG))
     return config
+
+
+def _forget_default_endings(config: PreTrainedConfig, written: dict[str, Any]) -> None:  # any JSON
+    """Removes the ids of the end of the text that come from the config's class, not from config.json.
+
+    The ids of another model of the same architecture are ordinary tokens of this one.
+    """
+    text = config.get_text_config()
+    nested = (value for name, value in written.items() if getattr(config, name, None) is text)
+    for part, values in ((config, written), (text, next(nested, written))):
+        if "eos_token_id" not in values:
+            part.eos_token_id = None
 
 
 def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -192,15 +206,22 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    with library_errors_as(_tokenizer_error), panics_as_errors():
+    with library_errors_as(partial(_tokenizer_error, folder)), panics_as_errors():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     refuse_growth(tokenizer)
     return tokenizer
 
 
-def _tokenizer_error(error: Exception) -> ModelCorrupt:
-    return ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN)
+def _tokenizer_error(folder: Path, error: Exception) -> ModelUnavailable:
+    pieces = next((name for name in PIECES if (folder / name).is_file()), None)
+    missing = [package for package in _PIECE_READERS if find_spec(package) is None]
+    if (folder / TOKENIZER).is_file() or pieces is None or not missing:
+        return ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN)
+    return ModelUnsupported(
+        f"the model has no {TOKENIZER}, only {pieces}, which the installed packages cannot read",
+        hint=f"Install it: pip install {' or '.join(missing)}. Or choose a folder with {TOKENIZER}.",
+    )
 
 
 def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:

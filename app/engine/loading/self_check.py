@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from app.core.errors import ModelRefused, ModelUnsupported
+from app.core.errors import ModelCorrupt, ModelRefused, ModelUnsupported
 from app.core.literals import Quantization
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
@@ -21,6 +21,7 @@ from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.calibration import record
 from app.engine.layers.prepare import prepare
 from app.engine.layers.schemes import relative_error
+from app.engine.loading.folder_check import AGAIN
 from app.engine.loading.load import ReportStage
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
@@ -65,6 +66,7 @@ def check_packed_path(
     prompts = [_some_ids(model, length) for length in _LENGTHS]
     with _computing_in(dtype, model):
         expected = _own_logits(model, prompts)
+        _refuse_infinite(model, expected, dtype)
         is_judged = quantization == "int8" and len(calibration_ids) > 0
         calibration = record(model, calibration_ids) if is_judged else None
     report("pack", 0.0)
@@ -166,6 +168,23 @@ def _packed_logits(runner: ModelRunner, sequences: list[TokenSequence]) -> list[
         for sequence, count in zip(sequences, counts, strict=True):
             sequence.advance(count)
     return list(logits.float())
+
+
+def _refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.dtype) -> None:
+    """Refuses a model one of whose weights or logits is not a finite number in `dtype`.
+
+    Raises ModelUnsupported if the reason is float16, whose largest number is small, otherwise ModelCorrupt.
+    """
+    is_half = dtype == torch.float16
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()] if is_half else []
+    if all(torch.isfinite(values).all() for values in (*logits, *weights)):
+        return
+    if is_half:
+        raise ModelUnsupported(
+            "this model has numbers larger than float16 holds (65,504)",
+            hint="Set LLM_DTYPE=bfloat16 or LLM_DTYPE=float32.",
+        )
+    raise ModelCorrupt("the model's logits are not finite numbers: its weights are damaged", hint=AGAIN)
 
 
 def _refuse_layer_types(model: PreTrainedModel) -> None:

@@ -1,12 +1,15 @@
 """Finds models in the Hugging Face cache, GGUF files in folders, and files of installed packages.
 
-The cache has a folder for each repository, with a snapshot of each commit.
+The cache has a folder for each repository, with a snapshot of each commit, whose files are links to blobs.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from uuid import uuid4
 
 from app.core.model_folder import gguf_among
 
@@ -26,6 +29,36 @@ def snapshots(repository: Path, revision: str | None = None) -> Iterator[Path]:
             yield repository / "snapshots" / revision
         elif (repository / "snapshots").is_dir():
             yield from sorted((repository / "snapshots").iterdir())
+
+
+def place(
+    blob: Path, pointer: Path, make_link: Callable[[Path, str], None], *, keeps_blob: bool = False
+) -> None:
+    """Links `pointer` to the blob. Where the file system has no links, it moves the blob there.
+
+    With `keeps_blob` it is copied instead, for other files with the same content.
+    """
+    try:
+        make_link(pointer, os.path.relpath(blob, pointer.parent))
+    except OSError:
+        try:
+            os.replace(_copied(blob) if keeps_blob else blob, pointer)
+        except FileNotFoundError:
+            if not pointer.exists():  # otherwise another download has moved it
+                raise
+
+
+def _copied(blob: Path) -> Path:
+    fresh = blob.with_name(f"tmp_{uuid4()}")  # a name that `sweep` removes
+    shutil.copyfile(blob, fresh)
+    return fresh
+
+
+def replace_link(pointer: Path, target: str) -> None:
+    """Creates the link atomically, because another download may create the same one at the same time."""
+    fresh = pointer.with_name(f".{pointer.name}.{uuid4().hex}")
+    fresh.symlink_to(target)
+    os.replace(fresh, pointer)
 
 
 def gguf_files(folders: Iterable[Path], wanted: str) -> Iterator[Path]:

@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from filelock import Timeout
 from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[att
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time only
 
 from app.core.errors import ModelCorrupt
-from app.models.hub.cache import cache_name
+from app.models.hub.cache import cache_name, place, replace_link
 from app.models.hub.checksums import Cancelled, Checksums, matches
 from app.models.hub.errors import disk_full
 from app.models.hub.progress import Meter
@@ -49,6 +49,7 @@ class Download:
     meter: Meter
     timeouts: NetworkTimeouts
     checksums: Checksums
+    make_link: Callable[[Path, str], None] = replace_link  # raises OSError if the disk has no links
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> Path:
@@ -81,6 +82,10 @@ class Download:
         return self.cache_dir / cache_name(self.repository.source.repository)
 
     @property
+    def _snapshot(self) -> Path:
+        return self._folder / "snapshots" / self.repository.commit
+
+    @property
     def _blobs(self) -> Path:
         return self._folder / "blobs"
 
@@ -101,17 +106,19 @@ class Download:
             raise disk_full(self.repository.source, missing, free)
 
     def _on_disk(self, file: RemoteFile) -> int:
-        blob = self._blobs / file.digest
-        if blob.exists():
+        if self._is_here(file):
             return file.size
         with suppress(OSError):
-            return min(file.size, _partial(blob).stat().st_size)
+            return min(file.size, _partial(self._blobs / file.digest).stat().st_size)
         return 0
+
+    def _is_here(self, file: RemoteFile) -> bool:
+        return (self._blobs / file.digest).exists() or (self._snapshot / file.name).exists()
 
     def _fetch(self, file: RemoteFile) -> None:
         blob = self._blobs / file.digest
         with self._lock(file):
-            if blob.exists():
+            if self._is_here(file):
                 self.meter.set_done(file.name, file.size)
                 return
             for _ in range(2):  # a byte that was corrupted on the way is usually right the second time
@@ -179,16 +186,16 @@ class Download:
 
     def _link(self) -> Path:
         """Links the files into the snapshot, weights last, so that a snapshot with weights is complete."""
-        snapshot = self._folder / "snapshots" / self.repository.commit
+        users = Counter(file.digest for file in self.repository.files)
         for file in self.repository.files:
-            pointer = snapshot / file.name
+            pointer, blob = self._snapshot / file.name, self._blobs / file.digest
             pointer.parent.mkdir(parents=True, exist_ok=True)
             if not pointer.exists():
-                replace_link(pointer, os.path.relpath(self._blobs / file.digest, pointer.parent))
+                place(blob, pointer, self.make_link, keeps_blob=users[file.digest] > 1)
         ref = self._folder / "refs" / (self.repository.source.revision or "main")
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(self.repository.commit, encoding="utf-8")
-        return snapshot
+        return self._snapshot
 
     def _stop_if_cancelled(self) -> None:
         if self.is_cancelled.is_set():
@@ -209,13 +216,6 @@ def sweep(cache_dir: Path) -> None:
                     path.unlink()
             else:
                 path.unlink()
-
-
-def replace_link(pointer: Path, target: str) -> None:
-    """Creates the link atomically, because another download may create the same one at the same time."""
-    fresh = pointer.with_name(f".{pointer.name}.{uuid4().hex}")
-    fresh.symlink_to(target)
-    os.replace(fresh, pointer)
 
 
 def _partial(blob: Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    Gemma3Config,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -15,9 +16,8 @@ from transformers import (
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused, ModelUnsupported
 from app.engine.ipc.messages import Progress, WorkerSpec
-from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.folder_check import refuse_unsafe
-from app.engine.loading.load import load, pick_device, pick_dtype
+from app.engine.loading.load import load, pick_device
 from app.engine.loading.self_check import check_packed_path
 from app.engine.startup import build_engine
 from tests.engine.tiny import configs, greedy, new_model, run
@@ -46,6 +46,31 @@ def test_load_reports_a_growing_share_of_the_weights(folder: Path) -> None:
     assert fractions[-1] == 1
     assert loaded.context_length == 160
     assert loaded.stop_ids == {1}
+
+
+def test_load_takes_no_end_of_text_from_the_class_of_the_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["eos_token_id"]  # LlamaConfig's own is 2
+    (folder / "config.json").write_text(json.dumps(config))
+    edit(folder / "generation_config.json", eos_token_id=[7, 9])
+    assert load(spec(folder), lambda *_: None).stop_ids == {1, 7, 9}  # 1 is the tokenizer's
+    (folder / "generation_config.json").unlink()
+    assert load(spec(folder), lambda *_: None).stop_ids == {1}
+
+
+def test_load_takes_no_end_of_text_from_the_class_of_a_nested_config(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    text = configs(len(tokenizer))["gemma3"]
+    new_model(Gemma3Config(text_config=text)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["text_config"]["eos_token_id"]  # Gemma3TextConfig's own is 1
+    (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": 9}))
+    (tmp_path / "generation_config.json").unlink()
+    loaded = load(spec(tmp_path), lambda *_: None)
+    assert loaded.model.config.get_text_config().eos_token_id is None
+    assert 9 in loaded.stop_ids
 
 
 def test_service_starts_and_serves(folder: Path) -> None:
@@ -182,16 +207,6 @@ def test_pick_device_refuses_what_is_not_there() -> None:
             pick_device("cuda")
     with pytest.raises(ModelLoadFailed, match="abacus is not available"):
         pick_device("abacus")
-
-
-def test_pick_dtype_auto_keeps_float32_checkpoints() -> None:
-    cpu, config = torch.device("cpu"), LlamaConfig()
-    config.dtype = torch.float32
-    assert pick_dtype("auto", cpu, config) == torch.float32
-    config.dtype = torch.bfloat16
-    is_fast = computes_in_bfloat16()
-    assert pick_dtype("auto", cpu, config) == (torch.bfloat16 if is_fast else torch.float32)
-    assert pick_dtype("float16", cpu, config) == torch.float16
 
 
 @pytest.mark.parametrize(

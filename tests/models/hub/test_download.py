@@ -1,6 +1,7 @@
 """Downloads are complete or fail, whatever the network, the Hub, the disk or a kill does."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -13,12 +14,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from app.core.errors import DiskFull, HubUnreachable, ModelCorrupt, RateLimited
-from app.models.hub.download import replace_link
+from app.models.hub.cache import place, replace_link
+from app.models.hub.checksums import Checksums
+from app.models.hub.download import Download
 from app.models.hub.progress import Meter, Transfer
+from app.models.hub.repository import look_up
 from tests.hub.standin import Mishap, Refusal, StandInHub, git_id, running
-from tests.models.hub.requests import SECRET, TINY, Reports, fetch, hub_of, make_folder, profile
+from tests.models.hub.requests import (
+    FETCH_TIMEOUT_S,
+    HASTY,
+    SECRET,
+    TINY,
+    Reports,
+    fetch,
+    hub_of,
+    make_folder,
+    profile,
+)
 from tests.server import ROOT
 from tests.waiting import until
 
@@ -159,6 +174,57 @@ def test_link_that_exists_already_is_replaced(tmp_path: Path) -> None:
         replace_link(pointer, "../blobs/digest")
     assert os.readlink(pointer) == "../blobs/digest"
     assert list(tmp_path.iterdir()) == [pointer]
+
+
+def refuse_link(pointer: Path, target: str) -> None:
+    """Does what a file system without symbolic links does."""
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(pointer))
+
+
+def download_without_links(standin: StandInHub, cache: Path) -> tuple[Path, Reports]:
+    """Returns the snapshot and the progress of a download onto a disk that has no symbolic links."""
+    source, reports = profile("owner/tiny").sources[0], Reports()
+    repository = look_up(HfApi(endpoint=standin.url, token=SECRET), source)
+    meter = Meter(reports, {file.name: file.size for file in repository.files})
+    download = Download(
+        repository,
+        cache,
+        standin.url,
+        {"authorization": f"Bearer {SECRET}"},
+        meter,
+        HASTY,
+        Checksums(cache / ".checked"),
+        refuse_link,
+    )
+    return asyncio.run(asyncio.wait_for(download.run(), FETCH_TIMEOUT_S)), reports
+
+
+def test_disk_without_links_holds_the_files_themselves(tmp_path: Path, standin: StandInHub) -> None:
+    snapshot, _ = download_without_links(standin, tmp_path)
+    assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == TINY
+    assert not (blobs(tmp_path) / DIGEST).exists()
+    asked = len(standin.requests)
+    weights, _ = fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
+    assert weights.path == snapshot
+    assert len(standin.requests) == asked
+
+
+def test_disk_without_links_keeps_what_was_placed_before(tmp_path: Path, standin: StandInHub) -> None:
+    snapshot, _ = download_without_links(standin, tmp_path)
+    (snapshot / "config.json").unlink()
+    sent = standin.bytes_sent
+    download_without_links(standin, tmp_path)
+    assert (snapshot / "config.json").read_bytes() == TINY["config.json"]
+    assert standin.bytes_sent - sent < len(WEIGHTS)
+
+
+def test_blob_that_another_download_has_placed_is_not_missed(tmp_path: Path) -> None:
+    pointer = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError):
+        place(tmp_path / "blob", pointer, refuse_link)
+    pointer.write_bytes(WEIGHTS)
+    place(tmp_path / "blob", pointer, refuse_link)
+    assert pointer.read_bytes() == WEIGHTS
 
 
 def test_token_does_not_follow_to_another_host(tmp_path: Path, standin: StandInHub) -> None:
