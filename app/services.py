@@ -222,6 +222,7 @@ def build_services(
     models = ModelManager(settings, catalogue, hub, engines=engines, local=local)
     limits = KeyLimits.of(settings)
     generator, storage = ChatGenerator(models, limits), choose_storage(settings)
+    choices = ChoiceGenerator(settings, generator)
     turns = TurnRegistry(
         max_running=max(MAX_RUNNING, settings.max_active_requests + settings.max_queued_requests)
     )
@@ -229,8 +230,8 @@ def build_services(
         models=models,
         chats=ChatModelManager(settings, storage.store, storage.locks, generator, turns, storage.key_records),
         conversations=ConversationManager(settings, storage.store, storage.locks, models),
-        generator=TextGenerator(settings, generator),
-        choices=ChoiceGenerator(generator),
+        generator=TextGenerator(choices),
+        choices=choices,
         tokens=TokenCounter(models),
         status=ServerStatus(models, storage),
         storage=storage,

@@ -35,6 +35,7 @@ class Request:
     started_at: float | None = None
     first_token_at: float | None = None
     alignment: TokenAlignment = field(default_factory=TokenAlignment)
+    reasoning_tokens: int = 0
     prompt_reported: int = 0  # tokens of the prompt whose log-probabilities were reported
 
     @property
@@ -74,7 +75,7 @@ class Request:
             if logprobs:
                 is_shown = tokens[taken] not in self.stop_ids or self.text.includes_stop
                 self.alignment.add(logprobs[taken] if is_shown else None, self.text.length)
-            parts += self.parts.push(text)
+            parts += self._split(text, self.reply_tokens + taken + 1)
             if self.parts.is_done:
                 reason = "stop"
             taken += 1
@@ -91,6 +92,14 @@ class Request:
         new = tokens[max(self.prompt_reported - start, 0) : max(self.prompt_tokens - start, 0)]
         self.prompt_reported += len(new)
         return PromptLogprobs(self.request_id, tuple(new)) if new else None
+
+    def _split(self, text: str, reply_tokens: int) -> list[Part]:
+        """Returns the parts of the next text, and counts its token if it is of the thinking or its marks."""
+        was_thinking = self.parts.is_thinking
+        parts = self.parts.push(text)
+        if was_thinking or self.parts.is_thinking:
+            self.reasoning_tokens = reply_tokens
+        return parts
 
     def _delta(self, part: Part) -> Delta:
         logprobs = self.alignment.take(part)
@@ -110,8 +119,12 @@ class Request:
     def finished(self, reason: FinishReason, now: float) -> Finished:
         started_at = now if self.started_at is None else self.started_at
         first_token_at = now if self.first_token_at is None else self.first_token_at
-        usage = TokenCounts(self.prompt_tokens, self.reply_tokens, self.sequence.cached)
+        usage = TokenCounts(
+            self.prompt_tokens, self.reply_tokens, self.sequence.cached, self.reasoning_tokens
+        )
         timings = RequestTimings(
             started_at - self.arrived_at, first_token_at - self.arrived_at, now - self.arrived_at
         )
-        return Finished(self.request_id, reason, usage, timings)
+        stop = self.text.matched_stop
+        is_of_request = stop in self.sampler.params.stop  # not of the model's chat format
+        return Finished(self.request_id, reason, usage, timings, stop if is_of_request else None)

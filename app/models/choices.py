@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from operator import itemgetter
 from typing import TypeVar
 
+from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import ContextOverflow
+from app.core.errors import ContextOverflow, InvalidRequest
 from app.engine.backend import ModelInput
 from app.models.chat.generation import ChatGenerator, ReplyEvent
 from app.models.schemas import SamplingFields, StartEvent
@@ -19,7 +21,8 @@ FieldsT = TypeVar("FieldsT", bound=SamplingFields)
 class ChoiceGenerator:
     """The service behind requests that keep no conversation and may ask for several replies."""
 
-    def __init__(self, generator: ChatGenerator) -> None:
+    def __init__(self, settings: Settings, generator: ChatGenerator) -> None:
+        self._settings = settings
         self._generator = generator
 
     def generate(
@@ -29,27 +32,45 @@ class ChoiceGenerator:
         model_name: str | None,
         deadline: Deadline,
         count: int = 1,
+        *,
+        count_field: str = "n",
     ) -> AsyncGenerator[ChoiceEvent, None]:
         """Yields the events of `count` replies as they happen, each with the index of its reply.
 
-        Reply i is drawn with `seed + i`. If one fails, the others are cancelled. Only the keys and values of
-        the first are kept for later requests, because all begin with the same prompt.
+        Reply i is drawn with `seed + i`. If one fails, the others are cancelled. All begin with the same
+        prompt, so only the keys and values of the first are kept for later requests, and only the first has
+        log-probabilities of the prompt.
 
         Raises:
+            InvalidRequest: the server never admits so many requests at once. `count_field` is the name of the
+                request's field with the count.
             ContextOverflow: the messages do not all fit into the context window.
             The other errors of ChatGenerator.generate.
         """
+        self._check_count(count, count_field)
+        other = replace(model_input, is_kept=False, prompt_logprobs=False)
         return _merged(
             [
                 self._generator.generate(
-                    replace(model_input, is_kept=model_input.is_kept and index == 0),
-                    reseeded(sampling, index),
-                    model_name,
-                    deadline,
+                    model_input if index == 0 else other, reseeded(sampling, index), model_name, deadline
                 )
                 for index in range(count)
             ]
         )
+
+    def _check_count(self, count: int, field: str) -> None:
+        """Raises InvalidRequest for more replies than the server ever admits: a retry would not help."""
+        limits = {
+            "LLM_MAX_QUEUED_REQUESTS": self._settings.max_active_requests + self._settings.max_queued_requests
+        }
+        if self._settings.key_max_open_requests is not None:
+            limits["LLM_KEY_MAX_OPEN_REQUESTS"] = self._settings.key_max_open_requests
+        setting, limit = min(limits.items(), key=itemgetter(1))
+        if count > limit:
+            raise InvalidRequest(
+                f"{field}: this server takes at most {limit} at once.",
+                hint=f"Ask for fewer, or raise {setting}.",
+            )
 
 
 def reseeded(sampling: FieldsT, index: int) -> FieldsT:

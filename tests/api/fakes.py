@@ -89,8 +89,7 @@ GENERATED = schemas.GenerateResponse(
     timings=TIMINGS,
 )
 GENERATED_REPLY = GeneratedReply(
-    text="Hello\nthere",
-    thinking=None,
+    parts=(schemas.TextPart(text="Hello\nthere"),),
     model_name="fake",
     model_id="tests/fake",
     finish_reason="stop",

@@ -20,6 +20,7 @@ from app.models.chat.generation import ChatGenerator
 from app.models.chat.token_counter import TokenCounter
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
+from app.models.choices import ChoiceGenerator
 from app.models.storage.storage import choose_storage
 from app.services import Services
 from tests.api.fakes import Scripted, scripted_services
@@ -68,7 +69,7 @@ async def owned_server(**settings: Any) -> AsyncIterator[OwnedServer]:  # Any: a
                 settings, storage.store, storage.locks, generator, TurnRegistry(), storage.key_records
             ),
             conversations=ConversationManager(settings, storage.store, storage.locks, models),
-            generator=TextGenerator(settings, generator),
+            generator=TextGenerator(ChoiceGenerator(settings, generator)),
             storage=storage,
             tokens=TokenCounter(models),
         )

@@ -37,8 +37,8 @@ def generating_app(**settings: Any) -> FastAPI:  # Any: as Settings types them
     def build(settings: Settings) -> Services:
         services = scripted_services(Scripted(), settings)
         generator = ChatGenerator(StandInModels(StandInBackend(reply=WHOLE)), services.limits)
-        texts, choices = TextGenerator(settings, generator), ChoiceGenerator(generator)
-        return replace(services, generator=texts, choices=choices)
+        choices = ChoiceGenerator(settings, generator)
+        return replace(services, generator=TextGenerator(choices), choices=choices)
 
     return create_app(Settings(_env_file=None, api_keys=KEYS, **settings), build)
 

@@ -51,7 +51,7 @@ def test_engine_stop_string_is_cut(llama: TinyModel) -> None:
     sampling = SamplingParams(max_tokens=24, temperature=0, stop=(stop,))
     collected = run(llama.engine(), Submit("a", sampling, prompt="the cat"))
     assert collected.texts["a"] == whole[: whole.index(stop)]
-    assert ended(collected).finish_reason == "stop"
+    assert (ended(collected).finish_reason, ended(collected).matched_stop) == ("stop", stop)
 
 
 def test_engine_chat_format_stop_strings_belong_to_chats(llama: TinyModel) -> None:
@@ -62,6 +62,7 @@ def test_engine_chat_format_stop_strings_belong_to_chats(llama: TinyModel) -> No
     engine = llama.engine(chat_format=ChatFormat(stop=(whole[4:6],)))
     collected = run(engine, chat, greedy("raw", "the cat"))
     assert collected.texts["chat"] == whole[: whole.index(whole[4:6])]
+    assert ended(collected, "chat").matched_stop is None
     assert ended(collected, "raw").finish_reason == "length"
 
 

@@ -21,6 +21,7 @@ from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn_log import EventReader, TurnEvent
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
+from app.models.choices import ChoiceGenerator
 from app.models.hub.client import Hub
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.status import ServerStatus
@@ -184,7 +185,7 @@ def shared_world(
     catalogue["broken"] = profile("broken", tmp_path_factory.mktemp("broken"))
     with asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, Hub(tmp_path_factory.mktemp("cache")))
-        text_generator = TextGenerator(settings, ChatGenerator(models))
+        text_generator = TextGenerator(ChoiceGenerator(settings, ChatGenerator(models)))
         made = World(runner, models, *chats_of(settings, models), text_generator, ServerStatus(models))
         yield made
         made.run(models.close())

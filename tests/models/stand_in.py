@@ -39,7 +39,7 @@ HELLO = (
     Delta("r", "Well", 1, "thinking"),
     Delta("r", "Hello", 2),
     Delta("r", " there", 3),
-    Finished("r", "stop", TokenCounts(3, 4, 2), RequestTimings(0.0, 0.5, 2.0)),
+    Finished("r", "stop", TokenCounts(3, 4, 2, 1), RequestTimings(0.0, 0.5, 2.0)),
 )
 WHOLE = (Accepted("r", prompt_tokens=3, omitted_messages=0, max_tokens=20), *HELLO[1:])  # nothing was omitted
 SAMPLING = SamplingDefaults(max_tokens=16, temperature=0.7)

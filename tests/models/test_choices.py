@@ -3,7 +3,8 @@ from contextlib import aclosing
 
 import pytest
 
-from app.core.errors import ContextOverflow, WorkerDied
+from app.core.config import Settings
+from app.core.errors import ContextOverflow, InvalidRequest, WorkerDied
 from app.engine.backend import ModelInput
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.reply import GeneratedReply
@@ -12,10 +13,12 @@ from app.models.schemas import SamplingFields
 from tests.models.conftest import collect, soon
 from tests.models.stand_in import HELLO, WHOLE, StandInBackend, StandInModels
 
+SETTINGS = Settings(_env_file=None, key_max_open_requests=3)
+
 
 def test_each_reply_is_complete_and_ends_once() -> None:
     models = StandInModels(StandInBackend(reply=WHOLE))
-    choices = ChoiceGenerator(ChatGenerator(models))
+    choices = ChoiceGenerator(SETTINGS, ChatGenerator(models))
     run = choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 3)
     events = asyncio.run(collect(run))
     replies = {index: event for index, event in events if isinstance(event, GeneratedReply)}
@@ -26,7 +29,7 @@ def test_each_reply_is_complete_and_ends_once() -> None:
 def test_a_failure_ends_all_replies() -> None:
     async def scenario() -> None:
         models = StandInModels(StandInBackend(reply=WHOLE, deaths=[2, 2, 2]))
-        choices = ChoiceGenerator(ChatGenerator(models))
+        choices = ChoiceGenerator(SETTINGS, ChatGenerator(models))
         with pytest.raises(WorkerDied):
             await collect(choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 2))
         assert models.returned == len(models.leased)
@@ -36,7 +39,7 @@ def test_a_failure_ends_all_replies() -> None:
 
 def test_messages_that_do_not_all_fit_are_refused_instead_of_cut() -> None:
     models = StandInModels(StandInBackend(reply=HELLO))  # it omits a message
-    choices = ChoiceGenerator(ChatGenerator(models))
+    choices = ChoiceGenerator(SETTINGS, ChatGenerator(models))
     with pytest.raises(ContextOverflow, match="context window"):
         asyncio.run(collect(choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon())))
 
@@ -44,10 +47,24 @@ def test_messages_that_do_not_all_fit_are_refused_instead_of_cut() -> None:
 def test_leaving_early_cancels_all_replies() -> None:
     async def scenario() -> None:
         models = StandInModels(StandInBackend(reply=WHOLE[:1], is_endless=True))
-        choices = ChoiceGenerator(ChatGenerator(models))
+        choices = ChoiceGenerator(SETTINGS, ChatGenerator(models))
         run = choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 2)
         async with aclosing(run) as events:
             await anext(events)
         assert models.returned == len(models.leased)
 
     asyncio.run(asyncio.wait_for(scenario(), timeout=30))
+
+
+def test_more_replies_than_a_caller_may_have_open_are_refused_as_invalid() -> None:
+    choices = ChoiceGenerator(SETTINGS, ChatGenerator(StandInModels(StandInBackend(reply=WHOLE))))
+    with pytest.raises(InvalidRequest, match="n: this server takes at most 3 at once"):
+        choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 4)
+
+
+def test_only_the_first_reply_has_the_logprobs_of_the_prompt() -> None:
+    backend = StandInBackend(reply=WHOLE)
+    choices = ChoiceGenerator(SETTINGS, ChatGenerator(StandInModels(backend)))
+    prompt = ModelInput(prompt="x", prompt_logprobs=True)
+    asyncio.run(collect(choices.generate(prompt, SamplingFields(top_logprobs=0), None, soon(), 3)))
+    assert [request.prompt_logprobs for request in backend.requests] == [True, False, False]

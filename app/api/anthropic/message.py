@@ -1,10 +1,11 @@
 """Turns the events of a reply into a message of Anthropic's API, whole or as the events of a stream."""
 
-import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic_core import from_json
 
 from app.api.anthropic.replies import (
     BlockDelta,
@@ -21,10 +22,19 @@ from app.api.anthropic.replies import (
     StopReason,
     StreamEvent,
 )
-from app.models.chat.reply import GeneratedReply
+from app.models.chat.reply import GeneratedReply, ReplyPart
 from app.models.choices import ChoiceEvent
 from app.models.conversation import new_id
-from app.models.schemas import DeltaEvent, StartEvent, ThinkingEvent, ToolCallEvent, Usage
+from app.models.schemas import (
+    DeltaEvent,
+    StartEvent,
+    TextPart,
+    ThinkingEvent,
+    ThinkingPart,
+    ToolCallEvent,
+    ToolCallPart,
+    Usage,
+)
 
 
 async def whole_message(
@@ -41,7 +51,7 @@ async def whole_message(
                     model=model,
                     content=_blocks(event),
                     stop_reason=_stop_reason(event),
-                    stop_sequence=None,
+                    stop_sequence=event.matched_stop,
                     usage=_usage(event.usage),
                 )
 
@@ -74,7 +84,7 @@ def _stream_events(event: object, model: str, blocks: "_OpenBlocks") -> Iterator
             yield from blocks.add(event.id, block, piece)
         case GeneratedReply():
             yield from blocks.close()
-            end = MessageEnd(stop_reason=_stop_reason(event), stop_sequence=None)
+            end = MessageEnd(stop_reason=_stop_reason(event), stop_sequence=event.matched_stop)
             yield MessageDelta(type="message_delta", delta=end, usage=_usage(event.usage))
             yield MessageStop(type="message_stop")
 
@@ -115,27 +125,31 @@ def _start(model: str, prompt_tokens: int) -> MessageStart:
 
 
 def _blocks(reply: GeneratedReply) -> list[ContentBlock]:
-    blocks: list[ContentBlock] = []
-    if reply.thinking is not None:
-        blocks.append(ContentBlock(type="thinking", thinking=reply.thinking, signature=""))
-    if reply.text:
-        blocks.append(ContentBlock(type="text", text=reply.text))
-    for call in reply.tool_calls:
-        arguments = _object(call.arguments)
-        blocks.append(ContentBlock(type="tool_use", id=call.id, name=call.name, input=arguments))
-    return blocks
+    return [_block(part) for part in reply.parts]
+
+
+def _block(part: ReplyPart) -> ContentBlock:
+    match part:
+        case ThinkingPart():
+            return ContentBlock(type="thinking", thinking=part.text, signature="")
+        case TextPart():
+            return ContentBlock(type="text", text=part.text)
+        case ToolCallPart():
+            return ContentBlock(type="tool_use", id=part.id, name=part.name, input=_object(part.arguments))
 
 
 def _object(arguments: str) -> Mapping[str, Any]:  # Any: JSON
-    """Returns the arguments; an empty object for those of a call that was cut off."""
+    """Returns the arguments. Those of a call that was cut off are read as clients read a stream's."""
     try:
-        value = json.loads(arguments)
+        value = from_json(arguments, allow_partial=True)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _stop_reason(reply: GeneratedReply) -> StopReason:
+    if reply.matched_stop is not None:
+        return "stop_sequence"
     if reply.finish_reason == "length":
         return "max_tokens"
     return "tool_use" if reply.tool_calls else "end_turn"

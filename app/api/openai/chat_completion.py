@@ -20,7 +20,7 @@ from app.api.openai.chat_replies import (
     ReplyToolCall,
     TokenChance,
 )
-from app.api.openai.wire import CompletionUsage, PromptTokensDetails
+from app.api.openai.wire import CompletionTokensDetails, CompletionUsage, PromptTokensDetails
 from app.models.chat.reply import GeneratedReply
 from app.models.choices import ChoiceEvent
 from app.models.conversation import new_id
@@ -174,4 +174,7 @@ def total_usage(replies: Iterable[GeneratedReply]) -> CompletionUsage:
         completion_tokens=completion,
         total_tokens=usages[0].prompt_tokens + completion,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=usages[0].cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(usage.reasoning_tokens for usage in usages)
+        ),
     )

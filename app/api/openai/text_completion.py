@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from itertools import accumulate
 from typing import Literal
 
 from app.api.openai.chat_completion import CompletionIdentity, total_usage
@@ -45,6 +46,7 @@ class TextCompletionMaker:
     def __init__(self, model: str, echo: str | None) -> None:
         self._identity = CompletionIdentity(model)
         self._echo = echo or ""
+        self._offsets: dict[int, int] = {}  # by reply: the characters of its tokens so far
 
     async def whole(self, events: AsyncGenerator[ChoiceEvent, None]) -> AsyncGenerator[TextCompletion, None]:
         """Yields the whole completion, once all replies are complete."""
@@ -53,7 +55,8 @@ class TextCompletionMaker:
             async for index, event in events:
                 if isinstance(event, GeneratedReply):
                     replies[index] = event
-        choices = [self._choice(index, replies[index]) for index in sorted(replies)]
+        prompt = replies[0].prompt_logprobs or []
+        choices = [self._choice(index, replies[index], prompt) for index in sorted(replies)]
         yield self._completion(choices, usage=total_usage(replies.values()))
 
     async def chunks(
@@ -74,14 +77,31 @@ class TextCompletionMaker:
     def _pieces(self, index: int, event: object) -> Iterator[TextChoice]:
         match event:
             case DeltaEvent(text=text, logprobs=logprobs):
-                yield TextChoice(index=index, text=text, finish_reason=None, logprobs=_logprobs(logprobs))
+                yield TextChoice(
+                    index=index, text=text, finish_reason=None, logprobs=self._logprobs(index, logprobs)
+                )
             case GeneratedReply():
                 yield TextChoice(index=index, text="", finish_reason=_finish(event), logprobs=None)
 
-    def _choice(self, index: int, reply: GeneratedReply) -> TextChoice:
-        logprobs = _logprobs([*(reply.prompt_logprobs or ()), *(reply.logprobs or ())] or reply.logprobs)
+    def _choice(self, index: int, reply: GeneratedReply, prompt: list[LogprobEntry]) -> TextChoice:
+        logprobs = None if reply.logprobs is None else [*prompt, *reply.logprobs]
         return TextChoice(
-            index=index, text=self._echo + reply.text, finish_reason=_finish(reply), logprobs=logprobs
+            index=index,
+            text=self._echo + reply.text,
+            finish_reason=_finish(reply),
+            logprobs=self._logprobs(index, logprobs),
+        )
+
+    def _logprobs(self, index: int, entries: list[LogprobEntry] | None) -> TextLogprobs | None:
+        if entries is None:
+            return None
+        ends = list(accumulate((len(entry.token) for entry in entries), initial=self._offsets.get(index, 0)))
+        self._offsets[index] = ends[-1]
+        return TextLogprobs(
+            tokens=[entry.token for entry in entries],
+            token_logprobs=[entry.logprob for entry in entries],
+            top_logprobs=[_top(entry) for entry in entries],
+            text_offset=ends[:-1],
         )
 
     def _completion(self, choices: list[TextChoice], **usage: CompletionUsage) -> TextCompletion:
@@ -97,21 +117,6 @@ class TextCompletionMaker:
 
 def _finish(reply: GeneratedReply) -> Literal["stop", "length"]:
     return "length" if reply.finish_reason == "length" else "stop"
-
-
-def _logprobs(entries: list[LogprobEntry] | None) -> TextLogprobs | None:
-    if entries is None:
-        return None
-    offsets, end = list[int](), 0
-    for entry in entries:
-        offsets.append(end)
-        end += len(entry.token)
-    return TextLogprobs(
-        tokens=[entry.token for entry in entries],
-        token_logprobs=[entry.logprob for entry in entries],
-        top_logprobs=[_top(entry) for entry in entries],
-        text_offset=offsets,
-    )
 
 
 def _top(entry: LogprobEntry) -> dict[str, float] | None:

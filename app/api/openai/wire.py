@@ -41,7 +41,12 @@ class CompletionUsage(SparseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: "PromptTokensDetails"
+    completion_tokens_details: "CompletionTokensDetails"
 
 
 class PromptTokensDetails(SparseModel):
     cached_tokens: int
+
+
+class CompletionTokensDetails(SparseModel):
+    reasoning_tokens: int

@@ -270,6 +270,7 @@ class TokenCounts(Record, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int  # tokens of the prompt that were taken from the KV cache
+    reasoning_tokens: int = 0  # tokens of the completion that are thinking or its marks
 
 
 class RequestTimings(Record, frozen=True):
@@ -300,10 +301,13 @@ TokenAnswer = Tokens | DetokenizedText | TokenCount
 
 
 class Finished(Record, frozen=True):
+    """The reply is complete. `matched_stop` is the stop string of the request that ended it, if one did."""
+
     request_id: str
     finish_reason: FinishReason
     usage: TokenCounts
     timings: RequestTimings
+    matched_stop: str | None = None
 
 
 class Failed(Record, frozen=True):

@@ -130,6 +130,11 @@ class ReplyText:
         return self._detokenizer.length
 
     @property
+    def matched_stop(self) -> str | None:
+        """The stop string that was found; None if none was."""
+        return self._stops.matched
+
+    @property
     def is_stopped(self) -> bool:
         """Whether a stop string was found, after which no text follows."""
         return self._stops.found

@@ -36,6 +36,11 @@ class PartSplitter:
         self._begin = 0  # position of the held text in the reply
         self._is_beginning = thinking == "opened"  # line breaks here belong to the mark before
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the next character belongs to the thinking, or to the mark at its end."""
+        return self._state == "thinking"
+
     def push(self, text: str) -> list[Part]:
         """Returns the parts that have become final with this piece. None of them is empty."""
         self._held += text

@@ -15,15 +15,18 @@ class StopStrings:
         self.includes_stop = includes_stop
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.found = False
+        self.matched: str | None = None  # the stop string that ended the text
+
+    @property
+    def found(self) -> bool:
+        return self.matched is not None
 
     def push(self, text: str) -> str:
         """Returns the text that can be shown now. After a stop string there is none."""
         if self.found:
             return ""
         text = self._held + text
-        cut = self._find(text)
-        self.found = cut is not None
+        cut, self.matched = self._find(text)
         keep = cut if cut is not None else len(text) - partial_match_length(text, self._stops)
         self._held = "" if self.found else text[keep:]
         return text[:keep]
@@ -33,12 +36,13 @@ class StopStrings:
         text, self._held = self._held, ""
         return text
 
-    def _find(self, text: str) -> int | None:
-        ends = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+    def _find(self, text: str) -> tuple[int | None, str | None]:
+        """Returns where the text ends, and the stop string that ends it."""
+        ends = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
         if not ends:
-            return None
-        end, start = min(ends)
-        return end if self.includes_stop else start
+            return None, None
+        end, start, stop = min(ends)
+        return (end if self.includes_stop else start), stop
 
 
 def partial_match_length(text: str, marks: Sequence[str]) -> int:

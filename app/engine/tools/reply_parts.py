@@ -14,6 +14,10 @@ class ReplyParts:
         self._parser = parser
 
     @property
+    def is_thinking(self) -> bool:
+        return self._splitter.is_thinking
+
+    @property
     def is_done(self) -> bool:
         """Whether the reply must end here."""
         return self._parser is not None and self._parser.is_done

@@ -13,7 +13,9 @@ from app.models.schemas import (
     LogprobEntry,
     Parameters,
     StartEvent,
+    TextPart,
     ThinkingEvent,
+    ThinkingPart,
     Timings,
     ToolCallEvent,
     ToolCallPart,
@@ -21,13 +23,18 @@ from app.models.schemas import (
     Usage,
 )
 
+ReplyPart = TextPart | ThinkingPart | ToolCallPart
+PartEvent = DeltaEvent | ThinkingEvent | ToolCallEvent
+
 
 @dataclass(frozen=True, slots=True)
 class GeneratedReply:
-    """A complete reply, with the facts about it that every API reports."""
+    """A complete reply, with the facts about it that every API reports.
 
-    text: str
-    thinking: str | None
+    `matched_stop` is the stop string of the request that ended it, if one did.
+    """
+
+    parts: tuple[ReplyPart, ...]
     model_name: str
     model_id: str
     finish_reason: FinishReason
@@ -36,7 +43,52 @@ class GeneratedReply:
     parameters: Parameters
     logprobs: list[LogprobEntry] | None
     prompt_logprobs: list[LogprobEntry] | None
-    tool_calls: tuple[ToolCallPart, ...] = ()
+    matched_stop: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def thinking(self) -> str | None:
+        """The thinking; None if there is none."""
+        return "".join(part.text for part in self.parts if isinstance(part, ThinkingPart)) or None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
+
+
+class PartCollector:
+    """The parts of a reply so far, in order. Neighbours of one kind, or of one call, are one part."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[ReplyPart, list[str]]] = []  # without their text, and the pieces of it
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, event: PartEvent) -> None:
+        match event:
+            case DeltaEvent():
+                self._add(TextPart(text=""), event.text)
+            case ThinkingEvent():
+                self._add(ThinkingPart(text=""), event.text)
+            case ToolCallEvent():
+                self._add(ToolCallPart(id=event.id, name=event.name, arguments=""), event.arguments)
+
+    def _add(self, part: ReplyPart, text: str) -> None:
+        if not self._parts or self._parts[-1][0] != part:
+            self._parts.append((part, []))
+        self._parts[-1][1].append(text)
+
+    def parts(self) -> tuple[ReplyPart, ...]:
+        return tuple(_with_text(part, "".join(pieces)) for part, pieces in self._parts)
+
+
+def _with_text(part: ReplyPart, text: str) -> ReplyPart:
+    field = "arguments" if isinstance(part, ToolCallPart) else "text"
+    return part.model_copy(update={field: text})
 
 
 @dataclass(slots=True)
@@ -45,11 +97,9 @@ class ReplyCollector:
 
     model: ServedModel
     sampling: messages.SamplingParams
-    _text: list[str] = field(default_factory=list)
-    _thinking: list[str] = field(default_factory=list)
+    _parts: PartCollector = field(default_factory=PartCollector)
     _logprobs: list[LogprobEntry] = field(default_factory=list)
     _prompt_logprobs: list[LogprobEntry] = field(default_factory=list)
-    _tool_calls: dict[int, tuple[messages.ToolCallRef, list[str]]] = field(default_factory=dict)
     _max_tokens: int | None = None
 
     def start(self, accepted: messages.Accepted) -> StartEvent:
@@ -62,15 +112,16 @@ class ReplyCollector:
             parameters=self._parameters(),
         )
 
-    def add(self, delta: messages.Delta) -> ThinkingEvent | ToolCallEvent | DeltaEvent:
+    def add(self, delta: messages.Delta) -> PartEvent:
+        event = self._event(delta)
+        self._parts.add(event)
+        return event
+
+    def _event(self, delta: messages.Delta) -> PartEvent:
         if delta.kind == "thinking":
-            self._thinking.append(delta.text)
             return ThinkingEvent(text=delta.text)
-        if delta.tool_call is not None:
-            call = delta.tool_call
-            self._tool_calls.setdefault(call.index, (call, []))[1].append(delta.text)
+        if (call := delta.tool_call) is not None:
             return ToolCallEvent(index=call.index, id=call.id, name=call.name, arguments=delta.text)
-        self._text.append(delta.text)
         if self.sampling.top_logprobs is None:
             return DeltaEvent(text=delta.text)
         entries = [logprob_entry(token) for token in delta.logprobs]
@@ -82,8 +133,7 @@ class ReplyCollector:
 
     def finish(self, finished: messages.Finished) -> GeneratedReply:
         return GeneratedReply(
-            text="".join(self._text),
-            thinking="".join(self._thinking) if self._thinking else None,
+            parts=self._parts.parts(),
             model_name=self.model.profile.name,
             model_id=self.model.model_id,
             finish_reason=finished.finish_reason,
@@ -92,10 +142,7 @@ class ReplyCollector:
             parameters=self._parameters(),
             logprobs=None if self.sampling.top_logprobs is None else self._logprobs,
             prompt_logprobs=self._prompt_logprobs or None,
-            tool_calls=tuple(
-                ToolCallPart(id=call.id, name=call.name, arguments="".join(pieces))
-                for call, pieces in self._tool_calls.values()
-            ),
+            matched_stop=finished.matched_stop,
         )
 
     def _parameters(self) -> Parameters:
@@ -125,6 +172,7 @@ def _usage(finished: messages.Finished) -> Usage:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 

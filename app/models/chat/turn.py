@@ -12,7 +12,7 @@ from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.engine_terms import chat_messages_of, grammar_of, tool_use_of
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
-from app.models.chat.reply import GeneratedReply
+from app.models.chat.reply import GeneratedReply, PartCollector
 from app.models.chat.turn_log import TurnLog
 from app.models.conversation import Conversation, Message, ReplyFacts
 from app.models.schemas import (
@@ -23,7 +23,6 @@ from app.models.schemas import (
     StartEvent,
     TextPart,
     ThinkingEvent,
-    ThinkingPart,
     ToolCallEvent,
     ToolCallPart,
     TurnFields,
@@ -72,8 +71,7 @@ class TurnReply:
     message_id: str
     start: StartEvent | None = None
     generated: GeneratedReply | None = None
-    _calls: dict[int, ToolCallPart] = field(default_factory=dict)
-    _texts: list[tuple[type[TextPart | ThinkingPart], list[str]]] = field(default_factory=list)
+    _written: PartCollector = field(default_factory=PartCollector)
 
     def record(self, event: ReplyEvent) -> ReplyProgress | None:
         """Returns the event to report; None for the last event, which the response replaces."""
@@ -84,23 +82,9 @@ class TurnReply:
             case StartEvent():
                 self.start = self._with_ids(event)
                 return self.start
-            case DeltaEvent():
-                self._add(TextPart, event.text)
-            case ThinkingEvent():
-                self._add(ThinkingPart, event.text)
-            case ToolCallEvent():
-                self._add_call(event)
+            case DeltaEvent() | ThinkingEvent() | ToolCallEvent():
+                self._written.add(event)
         return event
-
-    def _add_call(self, event: ToolCallEvent) -> None:
-        before = self._calls.get(event.index)
-        arguments = event.arguments if before is None else before.arguments + event.arguments
-        self._calls[event.index] = ToolCallPart(id=event.id, name=event.name, arguments=arguments)
-
-    def _add(self, kind: type[TextPart | ThinkingPart], text: str) -> None:
-        if not self._texts or self._texts[-1][0] is not kind:
-            self._texts.append((kind, []))
-        self._texts[-1][1].append(text)
 
     def _with_ids(self, start: StartEvent) -> StartEvent:
         return start.model_copy(
@@ -115,7 +99,7 @@ class TurnReply:
     @property
     def is_worth_keeping(self) -> bool:
         """Whether the model has generated any text, or has ended its reply without text."""
-        return bool(self._texts or self._calls) or self.generated is not None
+        return bool(self._written) or self.generated is not None
 
     @property
     def logprobs(self) -> list[LogprobEntry] | None:
@@ -128,14 +112,11 @@ class TurnReply:
         )
 
     def _parts(self) -> tuple[MessagePart, ...]:
-        parts: list[MessagePart] = [] if self.turn.continues is None else list(self.turn.continues.parts)
-        for kind, pieces in self._texts:
-            text = "".join(pieces)
-            if parts and isinstance(last := parts[-1], TextPart) and kind is TextPart:
-                parts[-1] = TextPart(text=last.text + text)
-            else:
-                parts.append(kind(text=text))
-        return (*parts, *self._calls.values())
+        begun = () if self.turn.continues is None else self.turn.continues.parts
+        written = self._written.parts()
+        if begun and written and isinstance(last := begun[-1], TextPart) and isinstance(written[0], TextPart):
+            return (*begun[:-1], TextPart(text=last.text + written[0].text), *written[1:])
+        return (*begun, *written)
 
     def _facts(self) -> ReplyFacts:
         assert self.start is not None, "deltas follow the start"

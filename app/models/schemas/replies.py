@@ -13,6 +13,9 @@ class Usage(WireModel):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = Field(description="Tokens of the prompt that were taken from the KV cache.")
+    reasoning_tokens: int = Field(
+        0, description="Tokens of the completion that are thinking, or the marks around it."
+    )
 
 
 class Timings(WireModel):

@@ -7,9 +7,20 @@ import pytest
 from anthropic.types import MessageParam, ToolParam
 
 from app.core.errors import ContextOverflow
-from app.engine.ipc.messages import ChatMessage, Grammar, ToolCall, ToolUse
+from app.engine.ipc.messages import (
+    Accepted,
+    ChatMessage,
+    Delta,
+    Finished,
+    Grammar,
+    RequestTimings,
+    TokenCounts,
+    ToolCall,
+    ToolCallRef,
+    ToolUse,
+)
 from tests.api.openai.test_chat import CALLS
-from tests.models.stand_in import StandInBackend
+from tests.models.stand_in import WHOLE, StandInBackend
 
 ASK: list[MessageParam] = [{"role": "user", "content": "hi"}]
 WEATHER: ToolParam = {"name": "weather", "description": "Looks out.", "input_schema": {"type": "object"}}
@@ -45,6 +56,42 @@ def test_a_stream_joined_is_the_whole_message(client: anthropic.Anthropic, backe
     assert [block.to_dict() for block in joined.content] == [block.to_dict() for block in whole.content]
     assert joined.stop_reason == whole.stop_reason == "tool_use"
     assert joined.usage.output_tokens == whole.usage.output_tokens
+
+
+TEXT_AFTER_A_CALL = (
+    Accepted("r", prompt_tokens=3, omitted_messages=0, max_tokens=20),
+    Delta("r", "Let me see.", 3),
+    Delta("r", '{"city": "Oslo"}', 8, "tool_call", tool_call=ToolCallRef(0, "call_1", "weather")),
+    Delta("r", " That is", 9),
+    Delta("r", " all.", 10),
+    Delta("r", '{"city": "Ro', 12, "tool_call", tool_call=ToolCallRef(1, "call_2", "weather")),
+    Finished("r", "length", TokenCounts(3, 12, 0), RequestTimings(0.0, 0.5, 2.0)),
+)
+
+
+def test_a_whole_message_has_its_blocks_in_the_order_of_the_stream(
+    client: anthropic.Anthropic, backend: StandInBackend
+) -> None:
+    backend.reply = TEXT_AFTER_A_CALL
+    whole = client.messages.create(model="stand-in", max_tokens=20, messages=ASK, tools=[WEATHER])
+    with client.messages.stream(model="stand-in", max_tokens=20, messages=ASK, tools=[WEATHER]) as stream:
+        joined = stream.get_final_message()
+    assert [block.type for block in whole.content] == ["text", "tool_use", "text", "tool_use"]
+    assert [block.to_dict() for block in joined.content] == [block.to_dict() for block in whole.content]
+
+
+def test_the_stop_sequence_that_ended_a_reply_is_reported(
+    client: anthropic.Anthropic, backend: StandInBackend
+) -> None:
+    backend.reply = (
+        *WHOLE[:-1],
+        Finished("r", "stop", TokenCounts(3, 4, 2), RequestTimings(0.0, 0.5, 2.0), matched_stop="END"),
+    )
+    whole = client.messages.create(model="stand-in", max_tokens=20, messages=ASK, stop_sequences=["x", "END"])
+    with client.messages.stream(model="stand-in", max_tokens=20, messages=ASK) as stream:
+        joined = stream.get_final_message()
+    for message in (whole, joined):
+        assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
 
 
 def test_tool_calls_have_their_input(client: anthropic.Anthropic, backend: StandInBackend) -> None:

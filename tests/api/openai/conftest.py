@@ -22,7 +22,7 @@ def backend() -> StandInBackend:
 @pytest.fixture
 def client(backend: StandInBackend) -> Iterator[openai.OpenAI]:
     settings = Settings(_env_file=None)
-    choices = ChoiceGenerator(ChatGenerator(StandInModels(backend)))
+    choices = ChoiceGenerator(settings, ChatGenerator(StandInModels(backend)))
     services = replace(scripted_services(Scripted(), settings), choices=choices)
     with (
         serving(create_app(settings, lambda _: services)) as url,

@@ -47,6 +47,8 @@ def test_a_reply_has_text_thinking_and_usage(client: openai.OpenAI, backend: Sta
     usage = reply.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (3, 4, 7)
     assert usage.prompt_tokens_details is not None and usage.prompt_tokens_details.cached_tokens == 2
+    assert usage.completion_tokens_details is not None
+    assert usage.completion_tokens_details.reasoning_tokens == 1
     assert (backend.sampling[0].temperature, backend.sampling[0].max_tokens) == (0, 9)
     assert backend.requests[0].scope == "default"
 

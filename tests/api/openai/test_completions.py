@@ -47,6 +47,41 @@ def test_echo_repeats_the_prompt_with_its_log_probabilities(
     assert backend.requests[0].prompt_logprobs
 
 
+def test_offsets_go_on_from_chunk_to_chunk(client: openai.OpenAI, backend: StandInBackend) -> None:
+    accepted, *_, finished = WHOLE
+    words = [TokenLogprob(index, word, -1.0, ()) for index, word in enumerate((b"Once", b" upon", b" a"))]
+    backend.reply = (
+        accepted,
+        Delta("r", "Once upon", 2, logprobs=(words[0], words[1])),
+        Delta("r", " a", 3, logprobs=(words[2],)),
+        finished,
+    )
+    whole = client.completions.create(model="stand-in", prompt="x", logprobs=0, n=2)
+    chunks = list(client.completions.create(model="stand-in", prompt="x", logprobs=0, n=2, stream=True))
+    for choice in whole.choices:
+        assert choice.logprobs is not None and choice.logprobs.text_offset == [0, 4, 9]
+        pieces = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == choice.index]
+        streamed = [
+            offset for piece in pieces if piece.logprobs for offset in piece.logprobs.text_offset or ()
+        ]
+        assert streamed == choice.logprobs.text_offset
+
+
+def test_every_echoed_choice_has_the_log_probabilities_of_the_prompt(
+    client: openai.OpenAI, backend: StandInBackend
+) -> None:
+    once, said = TokenLogprob(1, b"Once", None, ()), TokenLogprob(2, b" said", -1.5, ())
+    backend.reply = (
+        WHOLE[0],
+        PromptLogprobs("r", (once,)),
+        Delta("r", " said", 1, logprobs=(said,)),
+        WHOLE[-1],
+    )
+    reply = client.completions.create(model="stand-in", prompt="Once", echo=True, logprobs=0, n=2)
+    for choice in reply.choices:
+        assert choice.logprobs is not None and choice.logprobs.tokens == ["Once", " said"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"suffix": "x"}, {"best_of": 3}, {"prompt": [1, 2]}, {"prompt": ""}, {"echo": True, "stream": True}],

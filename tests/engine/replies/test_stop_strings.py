@@ -5,6 +5,15 @@ import pytest
 from app.engine.replies.stop_strings import StopStrings, partial_match_length
 
 
+def reference_stop(text: str, stops: list[str]) -> str | None:
+    """The stop string that is complete first, the longest of those."""
+    for end in range(len(text) + 1):
+        complete = [stop for stop in stops if text[:end].endswith(stop)]
+        if complete:
+            return max(complete, key=len)
+    return None
+
+
 def reference_cut(text: str, stops: list[str]) -> str:
     """The text before the stop string that is complete first, the longest of those."""
     for end in range(len(text) + 1):
@@ -26,6 +35,7 @@ def test_stop_strings_any_split_gives_the_same_cut(seed: int) -> None:
         assert reference_cut(text, stops).startswith(shown)
         position += step
     assert shown + filter_.flush() == reference_cut(text, stops)
+    assert filter_.matched == reference_stop(text, stops)
     assert filter_.found == (reference_cut(text, stops) != text or any(text.endswith(s) for s in stops))
 
 

@@ -109,6 +109,7 @@ def test_thinking_ends_at_its_budget(budget: int, grammar: Grammar | None) -> No
     tiny = thinker(OPENED)
     parts, end, thoughts = parts_of(tiny, chat(budget, grammar))
     assert isinstance(end, Finished)
+    assert budget < end.usage.reasoning_tokens < end.usage.completion_tokens
     assert thoughts <= budget + 1  # a break of the closing may belong to a broken character before it
     assert parts["text"]
     if grammar is not None:
@@ -117,8 +118,10 @@ def test_thinking_ends_at_its_budget(budget: int, grammar: Grammar | None) -> No
 
 def test_thinking_without_a_budget_goes_on() -> None:
     tiny = thinker(OPENED)
-    parts, _, _ = parts_of(tiny, replace(chat(0), thinking_budget=None))
+    parts, end, _ = parts_of(tiny, replace(chat(0), thinking_budget=None))
     assert set(parts) == {"thinking"}
+    assert isinstance(end, Finished)
+    assert end.usage.reasoning_tokens == end.usage.completion_tokens
 
 
 def test_thinking_is_closed_as_the_template_closes_it() -> None:

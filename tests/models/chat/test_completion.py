@@ -6,12 +6,18 @@ from app.core.config import Settings
 from app.core.errors import InvalidRequest
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator
+from app.models.choices import ChoiceGenerator
 from app.models.schemas import DeltaEvent, GenerateRequest, GenerateResponse, StartEvent
 from tests.engine.tiny import WINDOW
 from tests.models.conftest import World, collect, soon
-from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+from tests.models.stand_in import WHOLE, StandInBackend, StandInModels
 
 OWNER = "alice"
+
+
+def text_generator(backend: StandInBackend, settings: Settings | None = None) -> TextGenerator:
+    generator = ChatGenerator(StandInModels(backend))
+    return TextGenerator(ChoiceGenerator(settings or Settings(_env_file=None), generator))
 
 
 def test_generate_continues_the_prompt(world: World) -> None:
@@ -49,7 +55,7 @@ def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world
 
 def test_generate_refuses_more_sequences_than_a_caller_may_have_open_as_invalid() -> None:
     settings = Settings(_env_file=None, key_max_open_requests=2)
-    generator = TextGenerator(settings, ChatGenerator(StandInModels(StandInBackend(reply=HELLO))))
+    generator = text_generator(StandInBackend(reply=WHOLE), settings)
     request = GenerateRequest(prompt="the cat", num_return_sequences=3)
     with pytest.raises(InvalidRequest, match="at most 2 at once") as caught:
         asyncio.run(collect(generator.generate(OWNER, request, soon())))
@@ -58,8 +64,8 @@ def test_generate_refuses_more_sequences_than_a_caller_may_have_open_as_invalid(
 
 def test_generate_keeps_one_of_several_sequences_for_later_requests() -> None:
     """All begin with the same prompt."""
-    backend = StandInBackend(reply=HELLO)
-    generator = TextGenerator(Settings(), ChatGenerator(StandInModels(backend)))
+    backend = StandInBackend(reply=WHOLE)
+    generator = text_generator(backend)
     for sequences, kept in ((1, [True]), (3, [True, False, False])):
         backend.requests.clear()
         request = GenerateRequest(prompt="the cat", num_return_sequences=sequences)
@@ -68,8 +74,8 @@ def test_generate_keeps_one_of_several_sequences_for_later_requests() -> None:
 
 
 def test_generate_sends_the_owner_as_the_scope_of_the_cache() -> None:
-    backend = StandInBackend(reply=HELLO)
-    generator = TextGenerator(Settings(), ChatGenerator(StandInModels(backend)))
+    backend = StandInBackend(reply=WHOLE)
+    generator = text_generator(backend)
     for sequences in (1, 2):
         request = GenerateRequest(prompt="the cat", num_return_sequences=sequences)
         asyncio.run(collect(generator.generate(OWNER, request, soon())))

@@ -12,6 +12,7 @@ from app.engine.backend import ModelInput
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator, ReplyEvent, sampling_for
 from app.models.chat.reply import GeneratedReply
+from app.models.choices import ChoiceGenerator
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import (
@@ -22,7 +23,7 @@ from app.models.schemas import (
     ThinkingEvent,
 )
 from tests.models.conftest import collect, soon
-from tests.models.stand_in import HELLO, LOADING, PROFILE, StandInBackend, StandInModels
+from tests.models.stand_in import HELLO, LOADING, PROFILE, WHOLE, StandInBackend, StandInModels
 
 PROMPT = ModelInput(prompt="the cat")
 ALICE = replace(PROMPT, scope="alice")
@@ -113,8 +114,8 @@ def test_caller_without_tokens_is_refused_before_the_model_is_loaded() -> None:
 
 
 def test_loading_and_generating_have_one_deadline_together() -> None:
-    models = StandInModels(StandInBackend(reply=HELLO))
-    service = TextGenerator(Settings(_env_file=None), ChatGenerator(models))
+    models = StandInModels(StandInBackend(reply=WHOLE))
+    service = TextGenerator(ChoiceGenerator(Settings(_env_file=None), ChatGenerator(models)))
     asyncio.run(
         collect(service.generate("alice", GenerateRequest(prompt="the cat", num_return_sequences=2), soon()))
     )

@@ -21,6 +21,7 @@ from app.engine.ipc.messages import (
 )
 from app.models.chat.engine_terms import chat_messages_of, tool_use_of
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.reply import PartCollector
 from app.models.chat.token_counter import TokenCounter
 from app.models.chat.turn import Turn, TurnRunner
 from app.models.chat.turn_log import TurnLog
@@ -29,7 +30,11 @@ from app.models.conversation import Conversation, Message, text_message
 from app.models.schemas import (
     ChatRequest,
     CountRequest,
+    DeltaEvent,
     DetokenizeRequest,
+    TextPart,
+    ThinkingEvent,
+    ThinkingPart,
     TokenizeRequest,
     ToolCallEvent,
     ToolCallPart,
@@ -82,6 +87,27 @@ def test_turn_sends_stores_and_repeats_tool_calls() -> None:
         assert chat_messages_of(stored[-1]) == [ChatMessage("assistant", "Let me see.", calls)]
 
     asyncio.run(scenario())
+
+
+def test_parts_of_a_stored_reply_are_in_the_order_of_its_stream() -> None:
+    parts = PartCollector()
+    for event in (
+        ThinkingEvent(text="Hm"),
+        DeltaEvent(text="Let "),
+        DeltaEvent(text="me see."),
+        ToolCallEvent(index=0, id="call_1", name="time", arguments=""),
+        ToolCallEvent(index=1, id="call_2", name="time", arguments="{"),
+        ToolCallEvent(index=1, id="call_2", name="time", arguments="}"),
+        DeltaEvent(text="Done."),
+    ):
+        parts.add(event)
+    assert parts.parts() == (
+        ThinkingPart(text="Hm"),
+        TextPart(text="Let me see."),
+        ToolCallPart(id="call_1", name="time", arguments=""),
+        ToolCallPart(id="call_2", name="time", arguments="{}"),
+        TextPart(text="Done."),
+    )
 
 
 def test_results_of_tools_are_messages_of_their_own() -> None:

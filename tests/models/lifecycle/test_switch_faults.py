@@ -17,6 +17,7 @@ from app.core.config import Settings
 from app.core.errors import DomainError
 from app.models.chat.completion import TextGenerator
 from app.models.chat.generation import ChatGenerator
+from app.models.choices import ChoiceGenerator
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.schemas import LoadProgress
@@ -77,7 +78,7 @@ def scene(
     files = {path.name: path.read_bytes() for path in tiny_folders["tiny-b"].iterdir()}
     with running(StandInHub()) as hub, asyncio.Runner() as runner:
         models = ModelManager(settings, catalogue, hub_of(hub, cache))
-        generator = TextGenerator(settings, ChatGenerator(models))
+        generator = TextGenerator(ChoiceGenerator(settings, ChatGenerator(models)))
         world = World(runner, models, *chats_of(settings, models), generator, ServerStatus(models))
         world.collect(models.switch("tiny-a"))
         yield Scene(world, hub, cache, files)
