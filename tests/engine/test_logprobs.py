@@ -19,7 +19,7 @@ from app.engine.ipc.messages import (
     TokenLogprob,
 )
 from app.engine.sampling.logprobs import row_logprobs
-from tests.engine.tiny import Collected, TinyModel, ended, finish, greedy, run
+from tests.engine.tiny import DEVICE, Collected, TinyModel, ended, finish, greedy, run
 
 PROMPT = "the cat sat on the mat, 日本語 the cat sat"
 TOKENS = 40
@@ -66,8 +66,8 @@ def ask(
 def reference(tiny: TinyModel, ids: Sequence[int]) -> Tensor:
     """The log-probabilities `[ids, vocabulary]` of what follows each id."""
     with torch.no_grad():
-        logits: Tensor = tiny.reference(torch.tensor([list(ids)])).logits[0]
-    return logits.float().log_softmax(-1)
+        logits: Tensor = tiny.reference(torch.tensor([list(ids)], device=DEVICE)).logits[0]
+    return logits.float().log_softmax(-1).cpu()
 
 
 def expect_equal(tiny: TinyModel, ids: Sequence[int], start: int, tokens: Sequence[TokenLogprob]) -> None:

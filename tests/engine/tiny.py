@@ -1,6 +1,7 @@
 """Tiny real models with random weights, and a real byte-level tokenizer, for the engine's tests."""
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from app.engine.tokenization.template_sandbox import TemplateSandbox
 P = ParamSpec("P")
 T = TypeVar("T")
 
+DEVICE = torch.device(os.environ.get("TEST_DEVICE", "cpu"))  # `tests.gpu` sets it
 WINDOW = 160  # tokens of context
 SLIDING = 8  # tokens; less than the prompts
 TEMPLATE = (
@@ -125,7 +127,7 @@ def new_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> P
         config, dtype=dtype, attn_implementation="eager"
     )
     assert isinstance(model, PreTrainedModel)
-    model.train(False)
+    model.to(DEVICE).train(False)  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     return model
 
 
@@ -229,7 +231,7 @@ class TinyModel:
 
     def generate_ids(self, prompt: str, max_tokens: int) -> list[int]:
         """Returns the greedy reply of transformers as token ids, the stop id included."""
-        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
+        ids = self.tokenizer(prompt, return_tensors="pt").input_ids.to(DEVICE)
         output = self.reference.generate(  # type: ignore[operator]  # a method, which torch hides
             ids,
             attention_mask=torch.ones_like(ids),

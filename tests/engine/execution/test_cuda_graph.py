@@ -13,7 +13,7 @@ from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator
 from app.engine.loading.self_check import check_packed_path
 from app.engine.scheduling.sequence import Chunk, TokenSequence
-from tests.engine.tiny import TinyModel, greedy, packed_decoder, run
+from tests.engine.tiny import DEVICE, TinyModel, greedy, packed_decoder, run
 
 IDS = [(7 * step) % 290 for step in range(40)]
 
@@ -55,7 +55,7 @@ def test_nan_left_in_the_pool_does_not_reach_other_sequences(llama: TinyModel) -
     pool = KVPool(128, first=128)
     spoilt = pool.new(64)
     for layer in range(3):
-        spoilt.write(layer, 0, torch.full((2, 1, 2, 64, 8), torch.nan))
+        spoilt.write(layer, 0, torch.full((2, 1, 2, 64, 8), torch.nan, device=DEVICE))
     pool.drop(spoilt)
     steps: Steps = [[(3, ())], [(1, ())]]
     assert not forward_all(ModelRunner(llama.packed, pool=pool), pool, steps)[1].isnan().any()
@@ -90,8 +90,8 @@ def test_passes_that_are_too_large_have_no_graph() -> None:
     assert graphs.logits([0], [2], [5000]) is not None
 
 
-def test_an_engine_with_a_pool_decodes_in_few_shapes(llama: TinyModel) -> None:
-    engine = replace(llama, uses_pool=True).engine()
+def test_an_engine_with_a_pool_decodes_in_few_shapes(tiny: TinyModel) -> None:
+    engine = replace(tiny, uses_pool=True).engine()
     run(engine, greedy("a", "the cat"), greedy("b", "on the mat"))
     graphs = packed_decoder(engine).runner.graphs
     assert graphs is not None

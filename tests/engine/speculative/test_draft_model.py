@@ -10,7 +10,17 @@ from app.engine.core import EngineCore
 from app.engine.ipc.messages import SamplingParams, Submit
 from app.engine.loading.load import LoadedModel
 from app.engine.speculative.cost import SpeculationCost
-from tests.engine.tiny import WINDOW, Collected, TinyModel, configs, finish, greedy, packed_decoder, run
+from tests.engine.tiny import (
+    DEVICE,
+    WINDOW,
+    Collected,
+    TinyModel,
+    configs,
+    finish,
+    greedy,
+    packed_decoder,
+    run,
+)
 
 CHEAP = SpeculationCost(row=0.01, draft=0.05)
 EXPENSIVE = SpeculationCost(row=0.2, draft=0.9)
@@ -112,7 +122,9 @@ def test_a_cancelled_reply_leaves_the_others_right(gpt2: TinyModel) -> None:
 
 def test_a_draft_model_that_fails_is_not_used_again(gpt2: TinyModel, unrelated: TinyModel) -> None:
     with torch.no_grad():
-        unrelated.packed.get_input_embeddings().weight.data = torch.zeros(len(gpt2.tokenizer), 7)
+        unrelated.packed.get_input_embeddings().weight.data = torch.zeros(
+            len(gpt2.tokenizer), 7, device=DEVICE
+        )
     drafting = with_draft(gpt2, unrelated)
     assert run(drafting, greedy("a", "the cat sat", 30)).texts["a"] == gpt2.generate("the cat sat", 30)
     assert packed_decoder(drafting).proposer.draft_model is None

@@ -1,0 +1,60 @@
+"""The steps of a run on a GPU, the most important first. Each is a command with a time limit of its own."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
+
+_PYTEST = ("pytest", "--no-cov", "-q", "-p", "no:cacheprovider", "-W", "default", "--tb=short", "-n", "6")
+_TESTS = (
+    "tests/engine/execution",
+    "tests/engine/sampling/test_sampler.py",
+    "tests/engine/speculative",
+    "tests/engine/test_core.py",
+    "tests/engine/test_logprobs.py",
+    "tests/engine/test_sampling_rules.py",
+    "tests/engine/test_several_answers.py",
+    "tests/engine/grammars/test_structured_output.py",
+)
+NAMES = (
+    *("weights", "imports", "smoke", "golden", "llama3-1b", "gpt2", "server", "tests"),
+    *("transformers", "reloads", "profile"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`python -m` with these arguments. A step that `is_background` runs beside those that follow."""
+
+    name: str
+    arguments: tuple[str, ...]
+    limit_s: float
+    environment: dict[str, str] = field(default_factory=dict)
+    is_background: bool = False
+
+
+def steps(device: str, *, small: bool = False, only: Sequence[str] | None = None) -> list[Step]:
+    """Returns the steps in their order. `small` measures small models in place of those of real shapes."""
+    cache = str(Path(gettempdir()) / f"gpu-models-{'small' if small else 'full'}")
+    size = ("--small",) if small else ()
+    measured = ("--device", device, "--cache", cache, *size)
+    tests = {"TEST_DEVICE": device}
+    found = [
+        Step("weights", ("tests.gpu.weights", "--cache", cache, *size), 180, is_background=True),
+        Step("imports", ("tests.gpu.imports",), 40),
+        Step("smoke", ("tests.gpu.smoke", "--device", device), 60),
+        Step("golden", (*_PYTEST, "tests/engine/test_golden.py"), 120, tests),
+        Step("llama3-1b", ("tests.gpu.speed", "llama3-1b", *measured), 90),
+        Step("gpt2", ("tests.gpu.speed", "gpt2", *measured), 60),
+        Step("server", ("tests.gpu.server", *measured), 90),
+        Step("tests", (*_PYTEST, *_TESTS), 90, tests),
+        Step("transformers", ("tests.gpu.reference", *measured), 90),
+        Step("reloads", ("tests.gpu.reloads", "--device", device), 100),
+        Step("profile", ("tests.gpu.profile", *measured), 60),
+    ]
+    return [step for step in found if only is None or step.name in only]
+
+
+def command(step: Step) -> list[str]:
+    return [sys.executable, "-m", *step.arguments]
