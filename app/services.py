@@ -3,7 +3,7 @@
 The stand-ins of the tests implement the same Protocols.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,14 +14,16 @@ from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
 from app.engine.backend import ModelInput
 from app.engine.ipc.launcher import WorkerLauncher
+from app.models.branches import ConversationBranches, StoredBranch
 from app.models.chat.completion import GenerateEvent, TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.token_counter import TokenCounter
-from app.models.chat.turn_log import EventReader
+from app.models.chat.turn_log import EventReader, TurnSnapshot
 from app.models.chat.turn_registry import MAX_RUNNING, TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceEvent, ChoiceGenerator
+from app.models.conversation import Conversation
 from app.models.hub.client import Hub
 from app.models.hub.local_models import LocalModels
 from app.models.key_limits import KeyLimits
@@ -44,6 +46,7 @@ from app.models.schemas import (
     ForkConversationRequest,
     GenerateRequest,
     HealthResponse,
+    InputMessage,
     ModelInfoResponse,
     ModelListResponse,
     NewChatRequest,
@@ -66,7 +69,14 @@ class ChatService(Protocol):
     """Runs the turns of conversations. A reader may raise any error of its request, too."""
 
     async def chat(
-        self, owner: str, request: ChatRequest, deadline: Deadline, key: str | None = None, /
+        self,
+        owner: str,
+        request: ChatRequest,
+        deadline: Deadline,
+        key: str | None = None,
+        /,
+        *,
+        echo: str | None = None,
     ) -> EventReader: ...
 
     async def edit(
@@ -83,6 +93,9 @@ class ChatService(Protocol):
 
     async def events(self, owner: str, message_id: str, after: int, /) -> EventReader:
         """Returns a reader of a turn that runs, or has ended a short time ago."""
+
+    async def snapshot(self, owner: str, message_id: str, /) -> TurnSnapshot:
+        """Returns such a turn as it is now."""
 
     async def stop(self, owner: str, message_id: str, /) -> StopTurnResponse: ...
 
@@ -116,6 +129,35 @@ class ConversationService(Protocol):
     ) -> NewChatResponse: ...
 
 
+class BranchService(Protocol):
+    """Reads and changes the messages of stored conversations."""
+
+    async def read(
+        self, owner: str, conversation_id: str, message_id: str | None = None, /
+    ) -> StoredBranch: ...
+
+    async def begin(
+        self,
+        owner: str,
+        system_prompt: str,
+        messages: Sequence[InputMessage],
+        metadata: dict[str, str],
+        /,
+    ) -> StoredBranch: ...
+
+    async def add(
+        self, owner: str, conversation_id: str, messages: Sequence[InputMessage], /
+    ) -> StoredBranch: ...
+
+    async def remove(
+        self, owner: str, conversation_id: str, message_id: str, part: int | None = None, /
+    ) -> Conversation: ...
+
+    async def forget_reply(
+        self, owner: str, conversation_id: str, message_id: str, /, *, deletes_all: bool
+    ) -> None: ...
+
+
 class GenerationService(Protocol):
     """Continues raw prompts, without a conversation."""
 
@@ -134,6 +176,8 @@ class ChoiceService(Protocol):
         model_name: str | None,
         deadline: Deadline,
         count: int = 1,
+        *,
+        may_omit: bool = False,
     ) -> AsyncGenerator[ChoiceEvent, None]: ...
 
 
@@ -196,6 +240,7 @@ class Services:
     models: ModelService
     chats: ChatService
     conversations: ConversationService
+    branches: BranchService
     generator: GenerationService
     choices: ChoiceService
     tokens: TokenService
@@ -230,6 +275,7 @@ def build_services(
         models=models,
         chats=ChatModelManager(settings, storage.store, storage.locks, generator, turns, storage.key_records),
         conversations=ConversationManager(settings, storage.store, storage.locks, models),
+        branches=ConversationBranches(settings, storage.store, storage.locks),
         generator=TextGenerator(choices),
         choices=choices,
         tokens=TokenCounter(models),

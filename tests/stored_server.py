@@ -10,6 +10,7 @@ import uvicorn
 from app.api.http_protocol import DeadlineProtocol
 from app.core.config import Settings, load_settings
 from app.main import create_app
+from app.models.branches import ConversationBranches
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn_registry import TurnRegistry
@@ -32,6 +33,7 @@ def build(settings: Settings) -> Services:
             settings, storage.store, storage.locks, ChatGenerator(models), TurnRegistry(), storage.key_records
         ),
         conversations=ConversationManager(settings, storage.store, storage.locks, models),
+        branches=ConversationBranches(settings, storage.store, storage.locks),
         status=ServerStatus(services.models, storage),
         storage=storage,
     )

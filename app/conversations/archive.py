@@ -52,6 +52,8 @@ class ConversationRecord(WireModel, extra="forbid"):
     model_name: str | None
     head_id: _Id | None
     preview: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+    deleted_replies: list[_Id] = Field(default_factory=list)
     created_at: AwareDatetime
     updated_at: AwareDatetime
     messages: list[MessageRecord]
@@ -82,6 +84,8 @@ def to_line(conversation: Conversation, messages: Sequence[Message]) -> str:
         model_name=conversation.model_name,
         head_id=conversation.head_id,
         preview=conversation.preview,
+        metadata=dict(conversation.metadata),
+        deleted_replies=list(conversation.deleted_replies),
         created_at=conversation.created_at,
         updated_at=conversation.updated_at,
         messages=[_to_record(message) for message in messages],
@@ -115,6 +119,8 @@ def from_line(line: str | bytes) -> ArchivedConversation:
             message_count=0 if record.head_id is None else heads[record.head_id].depth,
             messages_bytes=sum(message.size_bytes for message in messages),
             preview=record.preview,
+            metadata=record.metadata,
+            deleted_replies=tuple(record.deleted_replies),
             created_at=record.created_at,
             updated_at=record.updated_at,
         ),

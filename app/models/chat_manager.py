@@ -1,6 +1,7 @@
 """Begins the turns of conversations, and finds those that run."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -11,10 +12,11 @@ from app.core.errors import InvalidRequest, NothingToDo
 from app.models.chat.finder import ConversationFinder, find_turn
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.idempotency import KeyedTurns, record_of
+from app.models.chat.transcript import check_messages, input_messages
 from app.models.chat.turn import Turn, TurnRunner
-from app.models.chat.turn_log import TurnLog
+from app.models.chat.turn_log import TurnLog, TurnSnapshot
 from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop
-from app.models.conversation import Conversation, Message, new_id, text_message
+from app.models.conversation import Conversation, Message, chained, new_id, text_message
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -80,12 +82,27 @@ class ChatModelManager:
         await stop(turn)
         return StopTurnResponse(message_id=message_id, was_running=was_running, reply=turn.log.response)
 
+    async def snapshot(self, owner: str, message_id: str) -> TurnSnapshot:
+        """Returns the owner's turn as it is now.
+
+        Raises:
+            TurnNotFound.
+        """
+        return (await find_turn(self._turns, self._store, owner, message_id)).log.snapshot()
+
     async def chat(
-        self, owner: str, request: ChatRequest, deadline: Deadline, key: str | None = None
+        self,
+        owner: str,
+        request: ChatRequest,
+        deadline: Deadline,
+        key: str | None = None,
+        *,
+        echo: str | None = None,
     ) -> TurnReader:
         """Answers a message. A new conversation is stored together with its first turn.
 
         The same `key` and request within a day give the same turn again, whose later readers never stop it.
+        `echo` is kept with the reply (see ReplyFacts).
 
         Raises:
             KeyReused, StoreUnavailable, ShuttingDown, QueueFull. The reader raises ConversationNotFound,
@@ -93,7 +110,7 @@ class ChatModelManager:
         """
         if key is None:
             conversation_id = request.conversation_id or new_id("conv")
-            log = TurnLog(new_id("msg"))
+            log = TurnLog(new_id("msg"), conversation_id, echo)
             return self._begin(
                 owner, log, request, self._chat(log, owner, conversation_id, request, deadline)
             )
@@ -101,7 +118,7 @@ class ChatModelManager:
             record = record_of(owner, key, request)
             if (reader := await self._keyed.claim(record)) is not None:
                 return reader
-            log = TurnLog(record.message_id)
+            log = TurnLog(record.message_id, record.conversation_id, echo)
             return self._begin(owner, log, request, self._chat_once(log, record, request, deadline))
 
     async def edit(
@@ -111,7 +128,7 @@ class ChatModelManager:
 
         The reader raises InvalidRequest if the message is not the user's, and the errors of `chat`.
         """
-        log = TurnLog(new_id("msg"))
+        log = TurnLog(new_id("msg"), conversation_id)
         return self._begin(owner, log, request, self._edit(log, owner, conversation_id, request, deadline))
 
     async def regenerate(
@@ -121,7 +138,7 @@ class ChatModelManager:
 
         The reader raises NothingToDo, and the errors of `chat`.
         """
-        log = TurnLog(new_id("msg"))
+        log = TurnLog(new_id("msg"), conversation_id)
         return self._begin(
             owner, log, request, self._regenerate(log, owner, conversation_id, request, deadline)
         )
@@ -134,7 +151,7 @@ class ChatModelManager:
         The longer reply becomes a sibling of the shorter one. The reader raises NothingToDo, and the errors
         of `chat`.
         """
-        log = TurnLog(new_id("msg"))
+        log = TurnLog(new_id("msg"), conversation_id)
         return self._begin(
             owner, log, request, self._continue(log, owner, conversation_id, request, deadline)
         )
@@ -160,7 +177,7 @@ class ChatModelManager:
             if request.system_prompt is not None:
                 conversation = replace(conversation, system_prompt=request.system_prompt)
             parent_id = request.parent_id or conversation.head_id
-            turn = await self._turn_for_text(conversation, parent_id, request.message, request)
+            turn = await self._turn_for(conversation, parent_id, _messages_of(request), request)
             return await self._runner.run(turn, log, deadline)
 
     async def _chat_once(
@@ -182,7 +199,8 @@ class ChatModelManager:
             (*_, old) = await self._store.branch(conversation, request.message_id, turns=1)
             if old.role != "user":
                 raise InvalidRequest("message_id: only a user message can be edited.")
-            turn = await self._turn_for_text(conversation, old.parent_id, request.message, request)
+            message = text_message("user", request.message)
+            turn = await self._turn_for(conversation, old.parent_id, (message,), request)
             return await self._runner.run(turn, log, deadline)
 
     async def _regenerate(
@@ -201,15 +219,23 @@ class ChatModelManager:
             turn = replace(await self._turn_for_reply(conversation, old, request), continues=old)
             return await self._runner.run(turn, log, deadline)
 
-    async def _turn_for_text(
-        self, conversation: Conversation, parent_id: str | None, text: str, request: ChatRequest | EditRequest
+    async def _turn_for(
+        self,
+        conversation: Conversation,
+        parent_id: str | None,
+        added: Sequence[Message],
+        request: ChatRequest | EditRequest,
     ) -> Turn:
-        """Returns a turn that answers a new user message below `parent_id`."""
-        before = await self._store.branch(conversation, parent_id, self._settings.max_conversation_length - 1)
+        """Returns a turn that answers the new messages, which are added below `parent_id`."""
+        asked = sum(message.role == "user" for message in added)
+        turns = max(0, self._settings.max_conversation_length - asked)
+        is_whole = request.truncation == "disabled"
+        before = await self._store.branch(conversation, parent_id, None if is_whole else turns)
         parent = before[-1] if before else await self._finder.message(conversation, parent_id)
-        message = text_message("user", text).below(parent)
+        new = chained(added, parent)
+        check_messages((*before, *new))
         model_name = request.model_name or conversation.model_name
-        return Turn(conversation, request, model_name, (*before, message), new_message=message)
+        return Turn(conversation, request, model_name, (*before, *new), new_messages=new)
 
     async def _turn_for_reply(
         self, conversation: Conversation, reply: Message, request: RegenerateRequest | ContinueRequest
@@ -242,3 +268,9 @@ class ChatModelManager:
         return self._finder.new(
             Conversation(owner=owner, system_prompt=self._settings.system_prompt, id=conversation_id)
         )
+
+
+def _messages_of(request: ChatRequest) -> tuple[Message, ...]:
+    if request.message is not None:
+        return (text_message("user", request.message),)
+    return input_messages(request.messages or ())

@@ -34,17 +34,19 @@ class ChoiceGenerator:
         count: int = 1,
         *,
         count_field: str = "n",
+        may_omit: bool = False,
     ) -> AsyncGenerator[ChoiceEvent, None]:
         """Yields the events of `count` replies as they happen, each with the index of its reply.
 
         Reply i is drawn with `seed + i`. If one fails, the others are cancelled. All begin with the same
         prompt, so only the keys and values of the first are kept for later requests, and only the first has
-        log-probabilities of the prompt.
+        log-probabilities of the prompt. If it `may_omit`, the oldest messages are left out of a prompt that
+        does not fit into the context window.
 
         Raises:
             InvalidRequest: the server never admits so many requests at once. `count_field` is the name of the
                 request's field with the count.
-            ContextOverflow: the messages do not all fit into the context window.
+            ContextOverflow: the messages do not all fit into the context window, and it may not omit any.
             The other errors of ChatGenerator.generate.
         """
         self._check_count(count, count_field)
@@ -55,7 +57,8 @@ class ChoiceGenerator:
                     model_input if index == 0 else other, reseeded(sampling, index), model_name, deadline
                 )
                 for index in range(count)
-            ]
+            ],
+            may_omit,
         )
 
     def _check_count(self, count: int, field: str) -> None:
@@ -81,11 +84,13 @@ def reseeded(sampling: FieldsT, index: int) -> FieldsT:
 
 
 async def _merged(
-    sources: Sequence[AsyncGenerator[ReplyEvent, None]],
+    sources: Sequence[AsyncGenerator[ReplyEvent, None]], may_omit: bool
 ) -> AsyncGenerator[ChoiceEvent, None]:
     """Yields the events of all sources. Each source runs in one task from its first step to its last."""
     queue: asyncio.Queue[tuple[int, ReplyEvent | None]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_follow(source, index, queue)) for index, source in enumerate(sources)]
+    tasks = [
+        asyncio.create_task(_follow(source, index, queue, may_omit)) for index, source in enumerate(sources)
+    ]
     try:
         running = len(tasks)
         while running:
@@ -105,12 +110,13 @@ async def _follow(
     source: AsyncGenerator[ReplyEvent, None],
     index: int,
     queue: "asyncio.Queue[tuple[int, ReplyEvent | None]]",
+    may_omit: bool,
 ) -> None:
     """Puts the events of a source into the queue, and None at its end."""
     try:
         async with aclosing(source) as events:
             async for event in events:
-                if isinstance(event, StartEvent) and event.omitted_messages:
+                if isinstance(event, StartEvent) and event.omitted_messages and not may_omit:
                     raise ContextOverflow(
                         "The messages do not fit into the model's context window.", hint="Send fewer of them."
                     )

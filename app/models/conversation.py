@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -28,7 +28,8 @@ def new_id(prefix: str) -> str:
 class ReplyFacts:
     """How a reply was made: all that is needed to understand it or to repeat it.
 
-    An imported reply lacks most of it, and an interrupted one has no usage and no timings.
+    An imported reply lacks most of it, and an interrupted one has no usage and no timings. `echo` is the JSON
+    of the request's fields that its API repeats with the reply; None for the native API.
     """
 
     model_name: str | None = None
@@ -38,6 +39,7 @@ class ReplyFacts:
     timings: Timings | None = None
     parameters: Parameters | None = None
     omitted_messages: int = 0
+    echo: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,18 @@ class Message:
     @property
     def size_bytes(self) -> int:
         """The size of all texts in UTF-8."""
-        return sum(len(text.encode()) for part in self.parts for text in _texts(part))
+        return sum(len(text.encode()) for text in self._all_texts())
 
     @property
     def memory_bytes(self) -> int:
         """Roughly the memory that it takes: Python stores up to four bytes for each character of a text."""
-        return _MESSAGE_BYTES + sum(sys.getsizeof(text) for part in self.parts for text in _texts(part))
+        return _MESSAGE_BYTES + sum(map(sys.getsizeof, self._all_texts()))
+
+    def _all_texts(self) -> Iterator[str]:
+        for part in self.parts:
+            yield from _texts(part)
+        if self.reply is not None and self.reply.echo is not None:
+            yield self.reply.echo
 
     def below(self, parent: "Message | None") -> "Message":
         """Returns this message as a child of `parent`; as the beginning of a conversation if it is None."""
@@ -104,7 +112,8 @@ class Conversation:
 
     `head_id` is the last message of the current branch; None if the branch is empty. `message_count` is the
     length of that branch, `messages_bytes` the size of the messages of all branches, and `preview` the
-    beginning of the first message.
+    beginning of the first message. `deleted_replies` are the ids of replies that were deleted as responses
+    of OpenAI's API: they cannot be read there any more, but the conversation keeps them.
     """
 
     owner: str = DEFAULT_OWNER
@@ -115,19 +124,29 @@ class Conversation:
     message_count: int = 0
     messages_bytes: int = 0
     preview: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)  # notes of its owner
+    deleted_replies: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: new_id("conv"))
     created_at: datetime = field(default_factory=now)
     updated_at: datetime = field(default_factory=now)
 
     @property
     def size_bytes(self) -> int:
-        """The size of the title, the system prompt and the messages of all branches, in UTF-8."""
-        return len((self.title or "").encode()) + len(self.system_prompt.encode()) + self.messages_bytes
+        """The size of title, system prompt, metadata, and the messages of all branches, in UTF-8."""
+        texts = (self.title or "", self.system_prompt, *self.metadata, *self.metadata.values())
+        return sum(len(text.encode()) for text in texts) + self.messages_bytes
 
     @property
     def memory_bytes(self) -> int:
         """Roughly the memory that it takes without its messages."""
-        return _MESSAGE_BYTES + sys.getsizeof(self.title) + sys.getsizeof(self.system_prompt)
+        texts = (
+            self.title,
+            self.system_prompt,
+            *self.metadata,
+            *self.metadata.values(),
+            *self.deleted_replies,
+        )
+        return _MESSAGE_BYTES + sum(map(sys.getsizeof, texts))
 
     def with_messages(self, *messages: Message) -> "Conversation":
         """Returns the conversation with new messages, of which the last becomes the head."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,9 +27,10 @@ from app.core.errors import (
 from app.engine.backend import ModelInput
 from app.main import create_app
 from app.models import schemas
+from app.models.branches import ConversationBranches
 from app.models.chat.completion import GenerateEvent
 from app.models.chat.reply import GeneratedReply
-from app.models.chat.turn_log import EventReader, TurnRecord
+from app.models.chat.turn_log import EventReader, TurnIds, TurnRecord, TurnSnapshot
 from app.models.choices import ChoiceEvent
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.switch import LoadEvent
@@ -181,36 +182,46 @@ class Scripted:
     # ChatService
 
     async def chat(
-        self, owner: str, request: schemas.ChatRequest, deadline: Deadline, key: str | None = None
+        self,
+        owner: str,
+        request: schemas.ChatRequest,
+        deadline: Deadline,
+        key: str | None = None,
+        *,
+        echo: str | None = None,
     ) -> EventReader:
         self._call(owner, *(request,) if key is None else (request, key))
         if request.conversation_id == "conv_none":
             raise ConversationNotFound("No conversation has this id.")
-        return numbered(self.run(request.message))
+        return ScriptedReader(self.run(request.message or ""))
 
     async def edit(
         self, owner: str, conversation_id: str, request: schemas.EditRequest, deadline: Deadline
     ) -> EventReader:
         self._call(owner, conversation_id, request)
-        return numbered(self.run(""))
+        return ScriptedReader(self.run(""))
 
     async def regenerate(
         self, owner: str, conversation_id: str, request: schemas.RegenerateRequest, deadline: Deadline
     ) -> EventReader:
         self._call(owner, conversation_id, request)
-        return numbered(self.run(""))
+        return ScriptedReader(self.run(""))
 
     async def continue_reply(
         self, owner: str, conversation_id: str, request: schemas.ContinueRequest, deadline: Deadline
     ) -> EventReader:
         self._call(owner, conversation_id, request)
-        return numbered(self.run(""))
+        return ScriptedReader(self.run(""))
 
     async def events(self, owner: str, message_id: str, after: int) -> EventReader:
         self._call(owner, message_id, after)
         if message_id == "msg_none":
             raise TurnNotFound("No such turn.")
-        return numbered(self.run("die" if message_id == "msg_dead" else ""), after)
+        return ScriptedReader(self.run("die" if message_id == "msg_dead" else ""), after)
+
+    async def snapshot(self, owner: str, message_id: str) -> TurnSnapshot:
+        self._call(owner, message_id)
+        raise TurnNotFound("No such turn.")
 
     async def stop(self, owner: str, message_id: str) -> schemas.StopTurnResponse:
         self._call(owner, message_id)
@@ -351,16 +362,31 @@ class Scripted:
         )
 
 
-async def numbered(
-    events: AsyncGenerator[ReplyEvent, None], after: int = 0
-) -> AsyncGenerator[TurnRecord, None]:
-    """The events of a turn after the one with the id `after`, as a reader yields them."""
-    number = 0
-    async with aclosing(events):
-        async for event in events:
-            number += 1
-            if number > after:
-                yield TurnRecord(number, event)
+class ScriptedReader:
+    """Reads the events of a turn after the one with the id `after`."""
+
+    ids = TurnIds("msg_1", "conv_1")
+
+    def __init__(self, events: AsyncGenerator[ReplyEvent, None], after: int = 0) -> None:
+        self._events = events
+        self._after = after
+        self._number = 0
+
+    def unjoined(self) -> Self:
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TurnRecord:
+        async for event in self._events:
+            self._number += 1
+            if self._number > self._after:
+                return TurnRecord(self._number, event)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        await self._events.aclose()
 
 
 class ScriptedChoices:
@@ -376,6 +402,8 @@ class ScriptedChoices:
         model_name: str | None,
         deadline: Deadline,
         count: int = 1,
+        *,
+        may_omit: bool = False,
     ) -> AsyncGenerator[ChoiceEvent, None]:
         self._scripted.owners.append(model_input.scope)
         self._scripted.calls.append(model_input)
@@ -410,15 +438,17 @@ def _conversation(conversation_id: str) -> schemas.ConversationResponse:
 
 
 def scripted_services(scripted: Scripted, settings: Settings) -> Services:
+    storage = MemoryStorage(settings)
     return Services(
         models=scripted,
         chats=scripted,
         conversations=scripted,
+        branches=ConversationBranches(settings, storage.store, storage.locks),
         generator=scripted,
         choices=ScriptedChoices(scripted),
         tokens=scripted,
         status=scripted,
-        storage=MemoryStorage(settings),
+        storage=storage,
         limits=KeyLimits.of(settings),
         request_timeout_s=settings.request_timeout,
     )

@@ -14,6 +14,7 @@ from app.core.deadline import Deadline
 from app.engine.backend import GenerationEvent, ModelInput
 from app.engine.ipc.messages import SamplingParams
 from app.main import create_app
+from app.models.branches import ConversationBranches
 from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
@@ -69,6 +70,7 @@ async def owned_server(**settings: Any) -> AsyncIterator[OwnedServer]:  # Any: a
                 settings, storage.store, storage.locks, generator, TurnRegistry(), storage.key_records
             ),
             conversations=ConversationManager(settings, storage.store, storage.locks, models),
+            branches=ConversationBranches(settings, storage.store, storage.locks),
             generator=TextGenerator(ChoiceGenerator(settings, generator)),
             storage=storage,
             tokens=TokenCounter(models),

@@ -182,7 +182,7 @@ def test_a_turn_that_nobody_reads_ends_and_is_committed() -> None:
     async def scenario() -> None:
         here = world()
         reader = await here.chats.chat(OWNER, IN_BACKGROUND, soon())  # it stalls: it never reads
-        events = await read(here.chats.events(OWNER, reader.message_id, after=0))
+        events = await read(here.chats.events(OWNER, reader.ids.message_id, after=0))
         response = answer_of(events)
         assert await here.branch(response.conversation_id) == ["hi", "Hello there"]
         assert [record.event async for record in reader] == events  # it was not cut off either
@@ -266,7 +266,7 @@ def test_the_same_key_follows_a_running_turn_without_stopping_it() -> None:
         await until_text(first)
         async with aclosing(await here.chats.chat(OWNER, HI, soon(), "key")) as second:
             await until_text(second)
-            assert second.message_id == first.message_id
+            assert second.ids.message_id == first.ids.message_id
         assert here.locks.held
         await first.aclose()
         assert not here.locks.held

@@ -15,11 +15,11 @@ from app.api.anthropic.requests import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from app.api.openai.messages import append_message
 from app.api.openai.sampling import problem_of
 from app.core.errors import InvalidRequest
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage, Grammar, Tool, ToolCall, ToolUse
+from app.models.chat.engine_terms import append_message
 from app.models.schemas import SamplingFields
 
 _MEDIA = ("image", "document", "audio", "video")

@@ -1,8 +1,4 @@
-"""Translates the messages of OpenAI's API into those of the engine.
-
-Clients send messages in orders that many chat templates refuse. Therefore system messages that follow each
-other are joined, as are user messages; a later system message becomes the beginning of the user's next one.
-"""
+"""Translates the messages of OpenAI's API into those of the engine."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +10,7 @@ from app.api.openai.chat_requests import (
 )
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import ChatMessage, ToolCall
+from app.models.chat.engine_terms import append_message
 
 
 def chat_messages(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]:
@@ -26,16 +23,6 @@ def chat_messages(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]
     for message in map(_translated, range(len(messages)), messages):
         append_message(ordered, message)
     return tuple(ordered)
-
-
-def append_message(ordered: list[ChatMessage], message: ChatMessage) -> None:
-    """Adds a message, so that the order stays one that chat templates take."""
-    if message.role == "system" and any(each.role != "system" for each in ordered):
-        message = ChatMessage("user", message.content)
-    last = ordered[-1] if ordered else None
-    if last is not None and last.role == message.role and message.role in ("system", "user"):
-        message = ChatMessage(message.role, f"{ordered.pop().content}\n\n{message.content}")
-    ordered.append(message)
 
 
 def _translated(index: int, message: RequestMessage) -> ChatMessage:

@@ -66,6 +66,7 @@ class ConversationManager:
         conversation = Conversation(
             owner=owner,
             title=request.title,
+            metadata=request.metadata,
             system_prompt=self._settings.system_prompt if system_prompt is None else system_prompt,
             model_name=request.model_name,
         )
@@ -103,7 +104,7 @@ class ConversationManager:
     async def update(
         self, owner: str, conversation_id: str, request: UpdateConversationRequest
     ) -> ConversationResponse:
-        """Changes the title or the model. Returns the conversation with its current branch.
+        """Changes the title, the model or the metadata. Returns the conversation with its current branch.
 
         Raises:
             ConversationNotFound, ConversationBusy, ConversationFull, ModelNotFound.
@@ -111,6 +112,8 @@ class ConversationManager:
         self._check_model(request.model_name)
         async with self._finder.locked(owner, conversation_id) as conversation:
             changes = {name: getattr(request, name) for name in request.model_fields_set}
+            if request.metadata is None:
+                changes = {name: {} if name == "metadata" else value for name, value in changes.items()}
             changed = replace(conversation, **changes, updated_at=now())
             self._check_size(changed)
             await self._store.commit(changed)

@@ -61,6 +61,20 @@ def chat_messages_of(message: Message) -> list[ChatMessage]:
     return [ChatMessage(message.role, message.content, tool_calls)]
 
 
+def append_message(ordered: list[ChatMessage], message: ChatMessage) -> None:
+    """Adds a message, so that the order stays one that chat templates take.
+
+    System messages that follow each other are joined, as are user messages. A later system message becomes
+    the beginning of the user's next one.
+    """
+    if message.role == "system" and any(each.role != "system" for each in ordered):
+        message = ChatMessage("user", message.content)
+    last = ordered[-1] if ordered else None
+    if last is not None and last.role == message.role and message.role in ("system", "user"):
+        message = ChatMessage(message.role, f"{ordered.pop().content}\n\n{message.content}")
+    ordered.append(message)
+
+
 def chat_message_of(message: InputMessage) -> ChatMessage:
     calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in message.tool_calls or ())
     return ChatMessage(message.role, message.content, calls, message.tool_call_id)

@@ -115,7 +115,7 @@ class KeyedTurns:
 
 def _log_of(reply: Message, response: ChatResponse) -> TurnLog:
     """Returns the events of a turn that was committed, with each part of the reply in one piece."""
-    log = TurnLog(reply.id)
+    log = TurnLog(reply.id, response.conversation_id, None if reply.reply is None else reply.reply.echo)
     for event in _events_of(reply, response):
         log.add(event)
     log.finish(response)

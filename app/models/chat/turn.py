@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import ConversationFull
+from app.core.errors import ContextOverflow, ConversationFull
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
-from app.models.chat.engine_terms import chat_messages_of, grammar_of, tool_use_of
+from app.models.chat.engine_terms import append_message, chat_messages_of, grammar_of, tool_use_of
 from app.models.chat.generation import ChatGenerator, ReplyEvent, ReplyProgress
 from app.models.chat.reply import GeneratedReply, PartCollector
 from app.models.chat.turn_log import TurnLog
@@ -34,16 +34,16 @@ from app.models.storage.store import ConversationStore
 class Turn:
     """A request for a reply.
 
-    `history` is the kept end of the branch that the reply follows: it ends with the message to answer, which
-    is also `new_message` if it is not stored yet. If `continues` is set, the reply begins with its parts and
-    becomes its sibling.
+    `history` is the kept end of the branch that the reply follows: it ends with the message to answer, and
+    with those that are not stored yet, `new_messages`. If `continues` is set, the reply begins with its parts
+    and becomes its sibling.
     """
 
     conversation: Conversation
     request: TurnFields
     model_name: str | None
     history: tuple[Message, ...]
-    new_message: Message | None = None
+    new_messages: tuple[Message, ...] = ()
     continues: Message | None = None
 
     @property
@@ -58,9 +58,8 @@ class Turn:
 
     @property
     def size_bytes(self) -> int:
-        """The size of the conversation with the new message, and without the new reply."""
-        added = 0 if self.new_message is None else self.new_message.size_bytes
-        return self.conversation.size_bytes + added
+        """The size of the conversation with the new messages, and without the new reply."""
+        return self.conversation.size_bytes + sum(message.size_bytes for message in self.new_messages)
 
 
 @dataclass(slots=True)
@@ -69,6 +68,7 @@ class TurnReply:
 
     turn: Turn
     message_id: str
+    echo: str | None = None  # see ReplyFacts
     start: StartEvent | None = None
     generated: GeneratedReply | None = None
     _written: PartCollector = field(default_factory=PartCollector)
@@ -129,6 +129,7 @@ class TurnReply:
             timings=None if generated is None else generated.timings,
             parameters=self.start.parameters if generated is None else generated.parameters,
             omitted_messages=self.start.omitted_messages,
+            echo=self.echo,
         )
 
 
@@ -182,7 +183,7 @@ class TurnRunner:
             CancelledError: the turn was stopped before there was any text.
         """
         self._check_size(turn)
-        reply = TurnReply(turn, log.message_id)
+        reply = TurnReply(turn, log.message_id, log.echo)
         try:
             await self._generate(reply, log, deadline)
         except asyncio.CancelledError:
@@ -198,10 +199,11 @@ class TurnRunner:
         async with aclosing(generation) as events:
             async for event in events:
                 if (reported := reply.record(event)) is not None:
+                    _check_truncation(turn, reported)
                     log.add(reported)
 
     async def _commit(self, turn: Turn, reply: Message) -> Conversation:
-        added = (reply,) if turn.new_message is None else (turn.new_message, reply)
+        added = (*turn.new_messages, reply)
         conversation = turn.conversation.with_messages(*added)
         await self._store.commit(conversation, added)
         return conversation
@@ -217,17 +219,18 @@ class TurnRunner:
 
 def _model_input(turn: Turn) -> ModelInput:
     """Returns the system prompt and the kept messages."""
-    system = turn.conversation.system_prompt
-    messages = [ChatMessage("system", system)] if system else []
+    system = [text for text in (turn.request.instructions, turn.conversation.system_prompt) if text]
+    messages = [ChatMessage("system", "\n\n".join(system))] if system else []
     for message in turn.history:
         for chat_message in chat_messages_of(message):
-            _append(messages, chat_message)
+            append_message(messages, chat_message)
     if turn.continues is not None:
         messages.append(ChatMessage("assistant", turn.continues.content))
     return ModelInput(
         tuple(messages),
         continue_final_message=turn.continues is not None,
-        think=turn.request.think,
+        think=None if turn.request.think == "auto" else turn.request.think,
+        wants_thinking=turn.request.think == "auto",
         grammar=grammar_of(turn.request.response_format),
         tool_use=tool_use_of(turn.request),
         thinking_budget=turn.request.thinking_budget,
@@ -235,11 +238,12 @@ def _model_input(turn: Turn) -> ModelInput:
     )
 
 
-def _append(messages: list[ChatMessage], message: ChatMessage) -> None:
-    """Adds a message. Joins a user message with the one before it, because many templates refuse two."""
-    if message.role == "user" and messages and messages[-1].role == "user":
-        message = ChatMessage("user", f"{messages.pop().content}\n\n{message.content}")
-    messages.append(message)
+def _check_truncation(turn: Turn, event: ReplyProgress) -> None:
+    if turn.request.truncation == "disabled" and isinstance(event, StartEvent) and event.omitted_messages:
+        raise ContextOverflow(
+            "The messages do not fit into the model's context window.",
+            hint="Send fewer of them, or set truncation to auto.",
+        )
 
 
 async def _to_its_end(work: Coroutine[None, None, Conversation]) -> Conversation:

@@ -26,8 +26,34 @@ class TurnRecord:
     event: TurnEvent
 
 
+@dataclass(frozen=True, slots=True)
+class TurnIds:
+    """Names a turn and its reply (`message_id`). For `echo` see ReplyFacts."""
+
+    message_id: str
+    conversation_id: str = ""
+    echo: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSnapshot:
+    """A turn as it is now. `error` is the one that it has ended with."""
+
+    ids: TurnIds
+    events: tuple[TurnEvent, ...]
+    has_ended: bool
+    error: DomainError | None
+
+
 class EventReader(Protocol):
     """Yields the events of a turn, and raises the error that it ends with. Its reader must close it."""
+
+    @property
+    def ids(self) -> TurnIds:
+        """The ids of the turn that is read."""
+
+    def unjoined(self) -> "EventReader":
+        """Returns this reader, which from now on yields each piece of text by itself."""
 
     def __aiter__(self) -> AsyncIterator[TurnRecord]: ...
 
@@ -54,6 +80,13 @@ class _Run:
         is_text = _joinable_text(event) is not None and 0 < len(self.pieces) < _MAX_PIECES
         return is_text or isinstance(event, LoadProgress)
 
+    def next(self, event_id: int) -> TurnRecord:
+        """Returns the event after `event_id` alone."""
+        if not self.pieces:
+            return TurnRecord(self.last_id, self.event)
+        piece = self.pieces[event_id + 1 - self.first_id]
+        return TurnRecord(event_id + 1, self.event.model_copy(update={"text": piece}))
+
     def after(self, event_id: int) -> TurnRecord:
         """Returns the events of this run after `event_id` as one."""
         if not self.pieces or event_id == self.last_id - 1:
@@ -69,9 +102,9 @@ class TurnLog:
     longer ones.
     """
 
-    def __init__(self, message_id: str) -> None:
-        """`message_id` is the id of the turn and of its reply."""
-        self.message_id = message_id
+    def __init__(self, message_id: str, conversation_id: str = "", echo: str | None = None) -> None:
+        """`message_id` is the id of the turn and of its reply. For `echo` see ReplyFacts."""
+        self.ids = TurnIds(message_id, conversation_id, echo)
         self.response: ChatResponse | None = None
         self.error: DomainError | None = None
         self.size_bytes = _EVENT_BYTES  # roughly, in memory
@@ -79,6 +112,15 @@ class TurnLog:
         self._last_id = 0
         self._has_ended = False
         self._changed = asyncio.Event()
+
+    @property
+    def message_id(self) -> str:
+        """The id of the turn and of its reply."""
+        return self.ids.message_id
+
+    @property
+    def echo(self) -> str | None:
+        return self.ids.echo
 
     @property
     def last_id(self) -> int:
@@ -122,8 +164,15 @@ class TurnLog:
         if event_id > self._last_id:
             raise InvalidRequest(f"after: the last event of the turn is {self._last_id}.")
 
-    async def next(self, after: int) -> TurnRecord | None:
+    def snapshot(self) -> TurnSnapshot:
+        """Returns the events so far, with the pieces of a text joined."""
+        events = tuple(run.after(run.first_id - 1).event for run in self._runs)
+        return TurnSnapshot(self.ids, events, self._has_ended, self.error)
+
+    async def next(self, after: int, *, joins: bool = True) -> TurnRecord | None:
         """Waits for the event after the one with the id `after` (0: the first). None after the last.
+
+        If it `joins`, pieces of one text that follow each other come as one event.
 
         Raises:
             DomainError: the turn has ended with this error.
@@ -134,7 +183,8 @@ class TurnLog:
             self._changed.clear()  # its waiters were woken when it was set
             await self._changed.wait()
         if self._runs and after < self._runs[-1].last_id:
-            return self._runs[self._index(after + 1)].after(after)
+            run = self._runs[self._index(after + 1)]
+            return run.after(after) if joins else run.next(after)
         if self.error is not None and (after < self._last_id or after == 0):
             raise self.error.with_traceback(None)  # without the frames of the readers before
         return None

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from app.core.errors import QueueFull, ShuttingDown, TurnNotFound, TurnStopped
 from app.core.logging import to_domain_error
-from app.models.chat.turn_log import TurnLog, TurnRecord
+from app.models.chat.turn_log import TurnIds, TurnLog, TurnRecord
 from app.models.schemas import ChatResponse, StartEvent
 
 KEPT_S = 300.0  # for which the events of a turn can be read after its end
@@ -47,18 +47,24 @@ class TurnReader:
         self._after = after
         self._stops = stops
         self._is_background = is_background
+        self._joins = True
 
     @property
-    def message_id(self) -> str:
-        """The id of the turn and of its reply."""
-        return self._log.message_id
+    def ids(self) -> TurnIds:
+        """See EventReader."""
+        return self._log.ids
+
+    def unjoined(self) -> Self:
+        """See EventReader."""
+        self._joins = False
+        return self
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> TurnRecord:
         """Waits for the next event. Raises the error that the turn ended with."""
-        record = await self._log.next(self._after)
+        record = await self._log.next(self._after, joins=self._joins)
         if record is None:
             raise StopAsyncIteration
         self._after = record.id

@@ -92,6 +92,7 @@ from app.models.schemas.wire import (
     MAX_STOP as MAX_STOP,
     MAX_TEXT as MAX_TEXT,
     LoadState as LoadState,
+    Metadata as Metadata,
     Name as Name,
     NonBlankText as NonBlankText,
     RequestModel as RequestModel,

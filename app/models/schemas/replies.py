@@ -133,6 +133,7 @@ class ConversationResponse(WireModel):
     model_name: str | None = Field(
         description="The model that answers in this conversation; null means the current one."
     )
+    metadata: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
     updated_at: datetime
     head_id: str | None = Field(None, description="The last message of the current branch.")

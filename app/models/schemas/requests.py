@@ -18,8 +18,9 @@ from pydantic import (
 from app.core import sampling
 from app.core.literals import FinishReason
 from app.models.schemas.response_format import ResponseFormat
-from app.models.schemas.tools import ToolFields
+from app.models.schemas.tools import InputMessage, ToolFields
 from app.models.schemas.wire import (
+    Metadata,
     Name,
     NonBlankText,
     RequestModel,
@@ -121,11 +122,11 @@ class GenerationFields(SamplingFields):
 class TurnFields(GenerationFields, ToolFields):
     """The fields of every request for a reply."""
 
-    think: StrictBool | None = Field(
+    think: StrictBool | Literal["auto"] | None = Field(
         None,
         description="Whether a reasoning model thinks before it answers. Its thinking is not part of the "
         "response. If left out, it thinks only if its chat template has no switch for it. A model that "
-        "cannot comply refuses the request.",
+        "cannot comply refuses the request. `auto`: it thinks if it can.",
     )
     background: StrictBool = Field(
         False,
@@ -138,11 +139,25 @@ class TurnFields(GenerationFields, ToolFields):
         le=1_000_000,
         description="The most tokens of thinking, after which it is closed and the answer begins.",
     )
+    instructions: Text | None = Field(
+        None, description="A system prompt for this reply alone. It comes before the conversation's own."
+    )
+    truncation: Literal["auto", "disabled"] | None = Field(
+        None,
+        description="`disabled`: a request whose messages do not all fit into the context window is refused. "
+        "If left out: auto, which leaves out the oldest ones.",
+    )
 
 
 class ChatRequest(TurnFields):
-    message: NonBlankText = Field(
-        description="The user's message.", examples=["What is the capital of France?"]
+    message: NonBlankText | None = Field(
+        None, description="The user's message.", examples=["What is the capital of France?"]
+    )
+    messages: Annotated[list[InputMessage] | None, FailFast()] = Field(
+        None,
+        max_length=10_000,
+        description="Messages in place of `message`, such as the results of tools. The reply answers the "
+        "last one, which is the user's or a tool's. An empty list answers the conversation as it stands.",
     )
     conversation_id: Name | None = Field(
         None, description="The conversation to continue. If left out, a new one is started."
@@ -169,6 +184,14 @@ class ChatRequest(TurnFields):
             raise ValueError("parent_id needs conversation_id, the conversation of that message")
         return self
 
+    @model_validator(mode="after")
+    def _one_input(self) -> "ChatRequest":
+        if (self.message is None) == (self.messages is None):
+            raise ValueError("send message or messages, one of them")
+        if self.messages == [] and self.conversation_id is None:
+            raise ValueError("messages: an empty list needs conversation_id")
+        return self
+
 
 class TranscriptMessage(RequestModel):
     """One message of a conversation to restore, with the facts about a past reply."""
@@ -193,6 +216,7 @@ class NewChatRequest(RequestModel):
     model_name: Name | None = Field(
         None, description="The model that answers in this conversation by default."
     )
+    metadata: Metadata = Field(default_factory=dict, description="Notes to keep with the conversation.")
     messages: Annotated[list[TranscriptMessage], FailFast()] = Field(
         default_factory=list,
         max_length=10_000,
@@ -243,11 +267,12 @@ class UpdateConversationRequest(RequestModel):
 
     title: Annotated[Name, AfterValidator(not_blank)] | None = None
     model_name: Name | None = None
+    metadata: Metadata | None = Field(None, description="Replaces the metadata. Null removes it.")
 
     @model_validator(mode="after")
     def _changes_something(self) -> "UpdateConversationRequest":
         if not self.model_fields_set:
-            raise ValueError("send title, model_name or both")
+            raise ValueError("send title, model_name or metadata")
         return self
 
 

@@ -56,10 +56,13 @@ class ToolFields(RequestModel):
 
 
 class InputMessage(RequestModel):
-    """A message of a chat that is not stored."""
+    """A message that a request brings with it."""
 
     role: Role
     content: Text = ""
+    thinking: Text | None = Field(
+        None, description="In a message of the assistant. It is stored, and the model does not read it again."
+    )
     tool_calls: list[ToolCallPart] | None = Field(None, max_length=_MOST_TOOLS)
     tool_call_id: Name | None = Field(
         None, description="In a message with the role `tool`: the call whose result it is."

@@ -41,6 +41,9 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 NonBlankText = Annotated[Text, AfterValidator(not_blank)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
 TokenId = Annotated[StrictInt, TOKEN_ID]
 TokenIdText = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]  # a key of a JSON object
 

@@ -101,6 +101,7 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         _check_fields(state, body)
         if body.model_name not in (None, *state.model_ids):
             raise unknown_model(body.model_name)
+        assert body.message is not None, "the client sends no `messages`"
         if body.message.startswith("refuse"):
             raise Refusal(429, "queue_full", "The queue is full.")
         conversation_id = body.conversation_id or state.begin(StandInTree())

@@ -68,7 +68,7 @@ def test_turn_sends_stores_and_repeats_tool_calls() -> None:
         backend = StandInBackend(reply=REPLY)
         store = MemoryStore(max_conversations=10, ttl_s=60, held=set())
         conversation, message = Conversation(owner="tests"), text_message("user", "How is it?")
-        turn = Turn(conversation, REQUEST, None, (message,), new_message=message)
+        turn = Turn(conversation, REQUEST, None, (message,), new_messages=(message,))
         log = TurnLog("msg_reply")
         runner = TurnRunner(Settings(_env_file=None), store, ChatGenerator(StandInModels(backend)))
         response = await runner.run(turn, log, Deadline.after(60))

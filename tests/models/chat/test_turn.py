@@ -67,7 +67,7 @@ def runner(
 def asking(text: str, history: tuple[Message, ...] = HISTORY) -> Turn:
     """A turn that answers a new message."""
     message = text_message("user", text).below(history[-1])
-    return Turn(BEFORE, ChatRequest(message=text), None, (*history, message), new_message=message)
+    return Turn(BEFORE, ChatRequest(message=text), None, (*history, message), new_messages=(message,))
 
 
 def continuing() -> Turn:

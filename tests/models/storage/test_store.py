@@ -63,6 +63,16 @@ def test_get_returns_what_was_committed(run: Run) -> None:
     run(scenario)
 
 
+def test_a_conversation_keeps_its_metadata_and_its_deleted_replies(run: Run) -> None:
+    async def scenario(store: ConversationStore) -> None:
+        conversation = await stored(store, "hi")
+        conversation = replace(conversation, metadata={"é": "a\0\\b"}, deleted_replies=("msg_1", "msg_2"))
+        await store.commit(conversation)
+        assert await store.get(OWNER, conversation.id) == conversation
+
+    run(scenario)
+
+
 def test_a_conversation_does_not_exist_for_another_owner(run: Run) -> None:
     async def scenario(store: ConversationStore) -> None:
         conversation = await stored(store, "hi", "Oh")

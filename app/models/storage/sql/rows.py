@@ -1,5 +1,6 @@
 """Turns conversations and messages into rows of the database, and rows into conversations and messages."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -16,6 +17,7 @@ Values = dict[str, Any]  # Any: by column
 _PARTS = TypeAdapter(tuple[MessagePart, ...])
 _REPLY = TypeAdapter(ReplyFacts)
 _FIELDS = tuple(field.name for field in fields(Conversation))
+_JSON_FIELDS = ("metadata", "deleted_replies")
 CONVERSATION_COLUMNS = tuple(conversations.c[name] for name in _FIELDS)
 MESSAGE_COLUMNS = tuple(
     messages.c[name] for name in ("id", "parent_id", "depth", "role", "parts", "reply", "timestamp")
@@ -24,12 +26,15 @@ MESSAGE_COLUMNS = tuple(
 
 def conversation_values(conversation: Conversation) -> Values:
     """Returns the conversation's row, without its number."""
-    return {name: getattr(conversation, name) for name in _FIELDS}
+    values = {name: getattr(conversation, name) for name in _FIELDS}
+    return values | {name: json.dumps(values[name]) for name in _JSON_FIELDS}
 
 
 def conversation_of(row: Row[Any]) -> Conversation:  # Any: the types of the columns
     """Returns the conversation of a row with CONVERSATION_COLUMNS."""
-    return Conversation(**{name: row._mapping[name] for name in _FIELDS})
+    values = {name: row._mapping[name] for name in _FIELDS}
+    metadata, deleted = (json.loads(values[name]) for name in _JSON_FIELDS)
+    return Conversation(**values | {"metadata": metadata, "deleted_replies": tuple(deleted)})
 
 
 def message_values(message: Message) -> Values:

@@ -86,6 +86,8 @@ conversations = Table(
     Column("message_count", Integer, nullable=False),
     Column("messages_bytes", BigInteger, nullable=False),
     Column("preview", AnyText, nullable=False),
+    Column("metadata", Text, nullable=False, server_default="{}"),  # JSON
+    Column("deleted_replies", Text, nullable=False, server_default="[]"),  # JSON
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     UniqueConstraint("id", name="conversations_id"),
