@@ -48,6 +48,7 @@ class EngineLimits:
     kv_cache_bytes: int
     max_active_requests: int = 32
     step_tokens: int = 512
+    unnoticed_step_s: float = 0.0  # a step with prefill may take this long beside decodes that take less
     speculation_rows: int = 8  # most rows of a step that verifies draft tokens; 0 turns speculation off
 
 
@@ -79,7 +80,7 @@ class EngineCore:
         self._scheduler = Scheduler(
             decoder.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
         )
-        self._prefill_budget = PrefillBudget()
+        self._prefill_budget = PrefillBudget(limits.unnoticed_step_s)
         self._clock = clock
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []

@@ -41,6 +41,9 @@ _log = logging.getLogger(__name__)
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
 _CROWDED_S = 10  # after which other programs may have freed memory
 _CHECK_TOKENS = 64  # the size of the KV pool for the self-check
+_STEP_TOKENS = 512
+_STEP_TOKENS_CUDA = 2048  # a pass over fewer takes as long, because launching its kernels does
+_UNNOTICED_STEP_S = 0.02
 _SMALLEST_WINDOW = 16  # tokens; a smaller window is of no use
 
 
@@ -233,11 +236,14 @@ def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> Engi
             loaded.context_length,
             budget,
         )
+    is_cuda = loaded.model.device.type == "cuda"
+    usual = _STEP_TOKENS_CUDA if is_cuda else _STEP_TOKENS
     return EngineLimits(
         context_length=context_length,
         kv_cache_bytes=budget,
         max_active_requests=spec.max_active_requests,
-        step_tokens=spec.step_tokens,
+        step_tokens=usual if spec.step_tokens is None else spec.step_tokens,
+        unnoticed_step_s=_UNNOTICED_STEP_S if is_cuda else 0.0,
     )
 
 

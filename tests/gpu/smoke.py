@@ -50,7 +50,7 @@ def _checks(folder: Path, device: Device) -> dict[str, Callable[[], str]]:
         "built-in, float16": partial(_answers, builtin(dtype="float16")),
         "built-in, int8": partial(_answers, builtin(quantization="int8")),
         "built-in, int4": partial(_answers, builtin(quantization="int4")),
-        "GGUF, Q4_K": partial(_gguf, folder / "tiny.gguf", spec, GGMLQuantizationType.Q4_0),
+        "GGUF, Q4_0": partial(_gguf, folder / "tiny.gguf", spec, GGMLQuantizationType.Q4_0),
         "built-in, sampled": partial(_answers, builtin(), 0.8),
     }
 

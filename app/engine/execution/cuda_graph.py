@@ -5,6 +5,7 @@ batch. On other devices the same pass is computed without a graph, which the tes
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,13 @@ class CudaGraphs:
         """The rows and length of every pass that is ready."""
         return [shape for shape, forward in self._passes.items() if forward is not None]
 
+    def fits(self, rows: int, tokens: int) -> bool:
+        """Returns whether there may be a graph for so many rows of sequences with at most so many tokens."""
+        size = _padded(rows)
+        if size is None or not self.are_possible:
+            return False
+        return size * _length(tokens) * max(self.pool.position_bytes, default=0) <= _MAX_READ_BYTES
+
     def logits(
         self, ids: Sequence[int], slot_starts: Sequence[int], positions: Sequence[int]
     ) -> Tensor | None:
@@ -53,9 +61,9 @@ class CudaGraphs:
 
         Returns None if the pass is too large for a graph or could not be captured.
         """
-        rows = next((size for size in _ROWS if size >= len(ids)), None)
-        length = _length(max(positions) + 1)
-        if rows is None:
+        tokens = max(positions) + 1
+        rows = _padded(len(ids))
+        if rows is None or not self.fits(rows, tokens):
             return None
         padding = rows - len(ids)
         values = [
@@ -63,7 +71,7 @@ class CudaGraphs:
             [*slot_starts, *[PADDING_POSITION] * padding],
             [*positions, *[0] * padding],
         ]
-        forward = self._pass(self._fill_inputs(rows, values), length) if self.are_possible else None
+        forward = self._pass(self._fill_inputs(rows, values), _length(tokens))
         return None if forward is None else forward()[: len(ids)]
 
     def forget(self) -> None:
@@ -95,8 +103,6 @@ class CudaGraphs:
         def compute() -> Tensor:
             return self._compute(inputs, length)
 
-        if inputs.shape[1] * length * max(self.pool.position_bytes, default=0) > _MAX_READ_BYTES:
-            return None
         if self._capture is None:
             return compute
         try:
@@ -108,6 +114,11 @@ class CudaGraphs:
             self.are_possible = False
         self.forget()  # a failed capture frees the other graphs' workspace, too
         return None
+
+
+def _padded(rows: int) -> int | None:
+    """Returns the smallest size with room for so many rows; None if there is none."""
+    return next((size for size in _ROWS if size >= rows), None)
 
 
 def _length(tokens: int) -> int:
@@ -135,7 +146,10 @@ class GraphCapture:
         try:
             expected = self._warm_up(compute)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._memory, stream=self._stream):
+            # Threads that prepare requests do not disturb the capture.
+            with torch.cuda.graph(
+                graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 output = compute()
         finally:
             torch.cuda.set_stream(current)  # torch does not restore it if the end of a capture raises
@@ -161,7 +175,8 @@ class GraphCapture:
 def _no_synchronisation() -> Iterator[None]:
     """Makes every operation that waits for the device raise inside this context."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # torch calls this mode a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 It computes logits only for the rows from which a next token is sampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -68,17 +68,10 @@ class ModelRunner:
         for every draft id. Keys and values are written into the slots. The caller must `advance` the
         sequences.
         """
-        packed = _Packed()
-        for chunk in chunks:
-            packed.add(chunk)
-        logits = None if self.graphs is None else self._graph_logits(self.graphs, packed)
-        if logits is not None:
-            return logits
-        if self._pads and (
-            len(packed.ids) > pass_size.MOST_EXACT or any(chunk.count > 1 for chunk in chunks)
-        ):
-            packed.pad(pass_size.padded(len(packed.ids)))
-        return self._varlen_logits(packed)
+        parts = [chunks] if self.graphs is None else list(_parts(self.graphs, chunks))
+        if len(parts) == 1:
+            return self._pass_logits(chunks)
+        return torch.cat([self._pass_logits(part).clone() for part in parts])
 
     @property
     def supports_cuda_graphs(self) -> bool:
@@ -91,6 +84,19 @@ class ModelRunner:
             self.graphs.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _pass_logits(self, chunks: Sequence[Chunk]) -> Tensor:
+        packed = _Packed()
+        for chunk in chunks:
+            packed.add(chunk)
+        logits = None if self.graphs is None else self._graph_logits(self.graphs, packed)
+        if logits is not None:
+            return logits
+        if self._pads and (
+            len(packed.ids) > pass_size.MOST_EXACT or any(chunk.count > 1 for chunk in chunks)
+        ):
+            packed.pad(pass_size.padded(len(packed.ids)))
+        return self._varlen_logits(packed)
 
     def _varlen_logits(self, packed: _Packed) -> Tensor:
         output = self._model(
@@ -122,3 +128,32 @@ class ModelRunner:
         )
         logits: Tensor = output.logits[0]
         return logits
+
+
+def _parts(graphs: CudaGraphs, chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+    """Yields runs of chunks: all at once if a graph has room for them, else decodes as graphs have it.
+
+    Prefill comes last. Beside it, each decode would cost several launches per layer.
+    """
+    if graphs.fits(sum(chunk.rows for chunk in chunks), max(map(_length, chunks))):
+        yield chunks
+        return
+    begin, rows, longest = 0, 0, 0
+    for index, chunk in enumerate(chunks):
+        if chunk.count > 1:
+            break
+        if index > begin and not graphs.fits(rows + chunk.rows, max(longest, _length(chunk))):
+            yield chunks[begin:index]
+            begin, rows, longest = index, 0, 0
+        rows, longest = rows + chunk.rows, max(longest, _length(chunk))
+    else:
+        index = len(chunks)
+    if begin < index:
+        yield chunks[begin:index]
+    if index < len(chunks):
+        yield chunks[index:]
+
+
+def _length(chunk: Chunk) -> int:
+    """Returns how many tokens of the sequence have keys and values after the chunk's pass."""
+    return chunk.sequence.computed + chunk.rows

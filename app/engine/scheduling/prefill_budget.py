@@ -6,9 +6,13 @@ _NEWEST_WEIGHT = 0.2  # weight of the newest step in the averages
 
 
 class PrefillBudget:
-    """Estimates the cost of a decode and of a further row as moving averages over the durations of steps."""
+    """Estimates the cost of a decode and of a further row as moving averages over the durations of steps.
 
-    def __init__(self) -> None:
+    A step with prefill may take `unnoticed_s` in any case, however short a plain decode is.
+    """
+
+    def __init__(self, unnoticed_s: float = 0.0) -> None:
+        self._unnoticed_s = unnoticed_s
         self._decode_s: float | None = None
         self._row_s: float | None = None
 
@@ -23,7 +27,8 @@ class PrefillBudget:
         """Returns how many rows of prefill may share a step with decodes, at most `limit`."""
         if not self._decode_s or not self._row_s:
             return limit
-        return max(_MIN_ROWS, min(limit, int((_MAX_SLOWDOWN - 1) * self._decode_s / self._row_s)))
+        step_s = max(_MAX_SLOWDOWN * self._decode_s, self._unnoticed_s)
+        return max(_MIN_ROWS, min(limit, int((step_s - self._decode_s) / self._row_s)))
 
 
 def _average(old: float | None, new: float) -> float:

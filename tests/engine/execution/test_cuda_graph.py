@@ -15,7 +15,7 @@ from app.engine.loading.self_check import check_packed_path
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 from tests.engine.tiny import DEVICE, TinyModel, greedy, packed_decoder, run
 
-IDS = [(7 * step) % 290 for step in range(40)]
+IDS = [(7 * step) % 290 for step in range(120)]
 
 Steps = list[list[tuple[int, tuple[int, ...]]]]  # per step and sequence: ids to compute, and draft ids
 
@@ -49,6 +49,26 @@ def test_decode_attention_gives_the_logits_of_varlen_attention(tiny: TinyModel) 
         strict=True,
     ):
         torch.testing.assert_close(decode, varlen, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [[(5, ()), (9, ()), (1, ())], [(1, ()), (1, (3, 4)), (90, ())], [(1, ()), (1, ()), (1, ())]],
+        [[(2, ())] * 70, [(1, (5,))] * 70, [(1, ())] * 70],
+    ],
+    ids=["decodes beside a long prefill", "more decodes than a graph has rows"],
+)
+def test_a_step_too_large_for_one_graph_is_split(llama: TinyModel, steps: Steps) -> None:
+    pool = KVPool(1024, first=1024)
+    runner = ModelRunner(llama.packed, pool=pool)
+    for varlen, split in zip(
+        forward_all(ModelRunner(llama.packed), PerSlotAllocator(), steps),
+        forward_all(runner, pool, steps),
+        strict=True,
+    ):
+        torch.testing.assert_close(split, varlen, rtol=1e-4, atol=1e-4)
+    assert runner.graphs is not None and len(runner.graphs.shapes) >= 2
 
 
 def test_nan_left_in_the_pool_does_not_reach_other_sequences(llama: TinyModel) -> None:
