@@ -28,6 +28,13 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
+def run_broad(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    """Runs a scenario on an empty store that treats every search as one that finds many conversations."""
+    url = url_of(request, tmp_path)
+    return lambda scenario: run_on_database(url, scenario, many=0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database of each kind."""
     return url_of(request, tmp_path)
@@ -46,10 +53,10 @@ def run_on_memory(scenario: Scenario) -> None:
     asyncio.run(asyncio.wait_for(scenario(store), LIMIT_S))
 
 
-def run_on_database(url: str, scenario: Scenario) -> None:
+def run_on_database(url: str, scenario: Scenario, **options: int) -> None:
     async def on_store() -> None:
         async with opened(url) as database:
-            await scenario(SqlStore(database, LeaseLocks(database)))
+            await scenario(SqlStore(database, LeaseLocks(database), **options))
 
     asyncio.run(asyncio.wait_for(on_store(), LIMIT_S))
 

@@ -17,6 +17,7 @@ from app.models.schemas import (
     ToolResultPart,
     Usage,
 )
+from app.models.storage.search import matches, search_words
 from app.models.storage.store import ConversationStore, PageRequest
 from tests.models.storage.conftest import Run
 
@@ -283,6 +284,36 @@ def test_a_page_of_a_search_continues_with_its_cursor(run: Run) -> None:
         assert (rest.conversations, rest.total, rest.cursor) == ((made[0],), 3, None)
 
     run(scenario)
+
+
+@pytest.mark.parametrize("query", ["rain", "RAI spain", "r", "title", "spain money", "it's", "% _ *", "ab"])
+def test_a_search_that_finds_many_finds_the_same(query: str, run_broad: Run) -> None:
+    texts = ("Rain in Spain", "rain, rarely", "money from spain", "it's raining", "100% a_b", "ab ba")
+
+    async def scenario(store: ConversationStore) -> None:
+        for number in range(30):
+            title = "The title" if number % 7 == 0 else None
+            await stored(store, texts[number % 6], texts[number * 5 // 7 % 6], title=title)
+        await store.commit(Conversation(owner="somebody", title="rain title"))
+        expected = await found_by_reading(store, query)
+        for offset in (0, 2):
+            request, found = PageRequest(limit=4, query=query, offset=offset), list[str]()
+            while True:
+                page = await store.page(OWNER, request)
+                assert page.total == len(expected)
+                found += [each.id for each in page.conversations]
+                if page.cursor is None:
+                    break
+                request = PageRequest(limit=4, query=query, cursor=page.cursor)
+            assert found == expected[offset:]
+
+    run_broad(scenario)
+
+
+async def found_by_reading(store: ConversationStore, query: str) -> list[str]:
+    """The ids of the conversations with the words, the most recently changed first."""
+    page, words = await store.page(OWNER, PageRequest(limit=100)), search_words(query)
+    return [each.id for each in page.conversations if matches(each.title, await store.messages(each), words)]
 
 
 def test_messages_keep_every_part_and_fact(run: Run) -> None:

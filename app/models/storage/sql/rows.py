@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from app.models.conversation import Conversation, Message, ReplyFacts
 from app.models.schemas.parts import MessagePart
+from app.models.storage.search import index_words
 from app.models.storage.sql.tables import conversations, messages
 
 Values = dict[str, Any]  # Any: by column
@@ -22,6 +23,16 @@ CONVERSATION_COLUMNS = tuple(conversations.c[name] for name in _FIELDS)
 MESSAGE_COLUMNS = tuple(
     messages.c[name] for name in ("id", "parent_id", "depth", "role", "parts", "reply", "timestamp")
 )
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """The rows of a commit, without numbers and positions, and the words of their texts."""
+
+    conversation: Values
+    messages: list[Values]
+    title_words: Sequence[str]
+    texts: list[Sequence[str]]
 
 
 def conversation_values(conversation: Conversation) -> Values:
@@ -61,4 +72,14 @@ def _message_of(row: Row[Any]) -> Message:  # Any: the types of the columns
     return Message(
         **values | {"parts": _PARTS.validate_json(values["parts"])},
         reply=None if reply is None else _REPLY.validate_json(reply),
+    )
+
+
+def new_rows(conversation: Conversation, new_messages: Sequence[Message]) -> NewRows:
+    """Returns the rows of a commit. For much text, call it in a thread."""
+    return NewRows(
+        conversation_values(conversation),
+        [message_values(message) for message in new_messages],
+        index_words(conversation.title or ""),
+        [index_words(message.content) for message in new_messages],
     )

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import (
     ColumnElement,
@@ -23,17 +22,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.errors import ConversationNotFound, MessageNotFound
 from app.models.conversation import Conversation, Message
 from app.models.storage.page_cursor import cursor_at, position_of
-from app.models.storage.search import index_words, search_words
+from app.models.storage.search import search_words
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.rows import (
     CONVERSATION_COLUMNS,
     MESSAGE_COLUMNS,
-    Values,
+    NewRows,
     conversation_of,
-    conversation_values,
-    message_values,
     messages_of,
+    new_rows,
 )
 from app.models.storage.sql.tables import conversations, messages
 from app.models.storage.sql.text_index import (
@@ -46,24 +44,17 @@ from app.models.storage.sql.text_index import (
 from app.models.storage.store import ConversationPage, PageRequest
 
 _NO_LIMIT = 2**31 - 1  # turns of a whole branch
-
-
-@dataclass(frozen=True, slots=True)
-class _NewRows:
-    """The rows of a commit, without numbers and positions."""
-
-    conversation: Values
-    messages: list[Values]
-    title_words: Sequence[str]
-    texts: list[Sequence[str]]
+_MANY = 5_000  # conversations that a search finds: then the newest of them are found faster without the index
 
 
 class SqlStore:
     """Each change is one transaction, and is refused if the turn lock of this process was lost meanwhile."""
 
-    def __init__(self, database: Database, locks: LeaseLocks) -> None:
+    def __init__(self, database: Database, locks: LeaseLocks, *, many: int = _MANY) -> None:
+        """A search that finds more than `many` conversations reads the newest ones, one after the other."""
         self._database = database
         self._locks = locks
+        self._many = many
         self.index: TextIndex = SqliteTextIndex() if database.is_sqlite else PostgresTextIndex()
 
     async def get(self, owner: str, conversation_id: str) -> Conversation:
@@ -117,7 +108,7 @@ class SqlStore:
         Raises:
             ConversationBusy: another process has taken over the turn lock.
         """
-        rows = await asyncio.to_thread(_new_rows, conversation, new_messages)
+        rows = await asyncio.to_thread(new_rows, conversation, new_messages)
         async with self._database.writing() as connection:
             await self._locks.confirm(connection, conversation.id)
             number = await self._put(connection, rows)
@@ -134,18 +125,28 @@ class SqlStore:
 
     async def page(self, owner: str, page: PageRequest) -> ConversationPage:
         """See ConversationStore."""
-        conditions: list[ColumnElement[bool]] = [conversations.c.owner == owner]
-        if page.query is not None:
-            found = self.index.found(owner, search_words(page.query))
-            conditions.append(conversations.c.number.in_(found))
-        count = select(func.count()).select_from(conversations).where(*conditions)
+        is_owned = conversations.c.owner == owner
         async with self._database.reading() as connection:
-            total = await connection.scalar(count) or 0
-            rows = (await connection.execute(_page_query(conditions, page))).all()
+            if page.query is None:
+                total, is_listed = await _count(connection, is_owned), is_owned
+            else:
+                total, is_found = await self._search(connection, owner, search_words(page.query))
+                is_listed = is_owned & is_found
+            rows = (await connection.execute(_page_query(is_listed, page))).all()
         shown = tuple(map(conversation_of, rows[: page.limit]))
         return ConversationPage(shown, total, cursor_at(shown[-1]) if len(rows) > page.limit else None)
 
-    async def _put(self, connection: AsyncConnection, rows: _NewRows) -> int:
+    async def _search(
+        self, connection: AsyncConnection, owner: str, words: Sequence[str]
+    ) -> tuple[int, ColumnElement[bool]]:
+        """Returns how many of the owner's conversations have the words, and the condition for one of them."""
+        number, found = conversations.c.number, self.index.found(owner, words)
+        total = await connection.scalar(select(func.count()).select_from(found.subquery())) or 0
+        if total > self._many:
+            return total, self.index.has_words(owner, words, number)
+        return total, number.in_(found)
+
+    async def _put(self, connection: AsyncConnection, rows: NewRows) -> int:
         """Adds or changes the conversation, and its title in the index. Returns its number."""
         values = rows.conversation
         old = (
@@ -170,7 +171,7 @@ class SqlStore:
         return int(old.number)
 
     async def _add_messages(
-        self, connection: AsyncConnection, owner: str, number: int, rows: _NewRows
+        self, connection: AsyncConnection, owner: str, number: int, rows: NewRows
     ) -> None:
         if not rows.messages:
             return
@@ -183,15 +184,6 @@ class SqlStore:
         await connection.execute(insert(messages), numbered)
         texts = [IndexedText(position, words) for position, words in enumerate(rows.texts, first)]
         await self.index.add(connection, owner, number, texts)
-
-
-def _new_rows(conversation: Conversation, new_messages: Sequence[Message]) -> _NewRows:
-    return _NewRows(
-        conversation_values(conversation),
-        [message_values(message) for message in new_messages],
-        index_words(conversation.title or ""),
-        [index_words(message.content) for message in new_messages],
-    )
 
 
 def _may_be_id(text: str) -> bool:
@@ -231,10 +223,14 @@ def _branch_query(conversation: Conversation, leaf_id: str, turns: int) -> Selec
     )
 
 
-def _page_query(conditions: Sequence[ColumnElement[bool]], page: PageRequest) -> Select[tuple[object, ...]]:
+async def _count(connection: AsyncConnection, condition: ColumnElement[bool]) -> int:
+    return await connection.scalar(select(func.count()).select_from(conversations).where(condition)) or 0
+
+
+def _page_query(condition: ColumnElement[bool], page: PageRequest) -> Select[tuple[object, ...]]:
     """Selects one conversation more than the page has, because the cursor depends on whether there is one."""
     changed, own_id = conversations.c.updated_at, conversations.c.id
-    query = select(*CONVERSATION_COLUMNS).where(*conditions).order_by(changed.desc(), own_id.desc())
+    query = select(*CONVERSATION_COLUMNS).where(condition).order_by(changed.desc(), own_id.desc())
     if page.cursor is None:
         return query.offset(page.offset).limit(page.limit + 1)
     time, conversation_id = position_of(page.cursor)

@@ -12,6 +12,7 @@ from typing import Protocol
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Integer,
     MetaData,
     Select,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    exists,
     func,
     insert,
     literal,
@@ -62,6 +64,12 @@ class TextIndex(Protocol):
 
     def found(self, owner: str, words: Sequence[str]) -> Select[int]:
         """Selects the numbers of the owner's conversations in which one text has all words."""
+
+    def has_words(self, owner: str, words: Sequence[str], number: ColumnElement[int]) -> ColumnElement[bool]:
+        """Returns a condition: a text of the owner's conversation with this number has all words.
+
+        The database reads the conversation's texts for it, and nothing of the others.
+        """
 
 
 def owner_tag(owner: str) -> str:
@@ -115,6 +123,17 @@ class SqliteTextIndex:
         condition = text("search_texts MATCH :query").bindparams(bindparam("query", query, Text))
         return select(number).distinct().select_from(self._table).where(condition)
 
+    def has_words(self, owner: str, words: Sequence[str], number: ColumnElement[int]) -> ColumnElement[bool]:
+        """See TextIndex."""
+        tag, columns = owner_tag(owner), self._table.c
+        text_words = literal(" ", Text).concat(columns.words)
+        first, following = (each.bitwise_lshift(_SHIFT) for each in (number, number + 1))
+        return exists().where(
+            columns.rowid >= first,
+            columns.rowid < following,
+            *(func.instr(text_words, f" {tag}{word}") > 0 for word in words),
+        )
+
 
 class PostgresTextIndex:
     """A table of tsvectors with a GIN index. The words come as they are, without PostgreSQL's parser."""
@@ -160,7 +179,13 @@ class PostgresTextIndex:
 
     def found(self, owner: str, words: Sequence[str]) -> Select[int]:
         """See TextIndex."""
+        return select(self._table.c.conversation).distinct().where(self._match(owner, words))
+
+    def has_words(self, owner: str, words: Sequence[str], number: ColumnElement[int]) -> ColumnElement[bool]:
+        """See TextIndex."""
+        return exists().where(self._table.c.conversation == number, self._match(owner, words))
+
+    def _match(self, owner: str, words: Sequence[str]) -> ColumnElement[bool]:
         tag = owner_tag(owner)
         query = " & ".join(f"'{tag}{word}':*" for word in words)
-        condition = self._table.c.words.bool_op("@@")(cast(literal(query, Text), TSQUERY))
-        return select(self._table.c.conversation).distinct().where(condition)
+        return self._table.c.words.bool_op("@@")(cast(literal(query, Text), TSQUERY))

@@ -1,14 +1,21 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, insert, text
 
 from app.core.errors import StoreUnavailable
+from app.models.conversation import Conversation
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.migrations.upgrade import VERSION_TABLE
-from app.models.storage.sql.tables import metadata
+from app.models.storage.sql.leases import LeaseLocks
+from app.models.storage.sql.migrations.upgrade import VERSION_TABLE, bring_up_to_date
+from app.models.storage.sql.rows import conversation_values
+from app.models.storage.sql.sql_store import SqlStore
+from app.models.storage.sql.tables import conversations, metadata
+from app.models.storage.sql.text_index import owner_tag
+from app.models.storage.store import PageRequest
 from tests.models.storage.conftest import opened
 
 FULL_TEXT = "search_texts"  # a table that SQLAlchemy does not know, with some of FTS5's own in SQLite
@@ -51,5 +58,28 @@ def test_a_database_of_a_newer_program_is_left_alone(database_url: str) -> None:
             await newer.open()
         assert newer.failure is not None
         await newer.close()
+
+    asyncio.run(scenario())
+
+
+def test_texts_of_an_older_database_are_still_found(tmp_path: Path) -> None:
+    """Its index knew no beginnings of words."""
+    url = f"sqlite:///{tmp_path / 'conversations.db'}"
+    rain = Conversation(owner="tests", title="rain")
+    with create_engine(url).begin() as connection:
+        bring_up_to_date(connection, "0001")
+        connection.execute(insert(conversations), conversation_values(rain) | {"number": 1})
+        words = {"rowid": 1 << 24, "words": f"{owner_tag('tests')}rain"}
+        connection.execute(text("INSERT INTO search_texts(rowid, words) VALUES(:rowid, :words)"), words)
+
+    async def scenario() -> None:
+        async with opened(url) as database:
+            store = SqlStore(database, LeaseLocks(database))
+            for query in ("r", "ra", "rai", "rain"):
+                page = await store.page("tests", PageRequest(limit=1, query=query))
+                assert (page.total, page.conversations) == (1, (rain,))
+            assert (await store.page("tests", PageRequest(limit=1, query="rainy"))).total == 0
+            await store.delete(rain)
+            assert (await store.page("tests", PageRequest(limit=1, query="rain"))).total == 0
 
     asyncio.run(scenario())

@@ -31,12 +31,15 @@ def is_up_to_date(connection: Connection) -> bool:
     return found == newest
 
 
-def bring_up_to_date(connection: Connection) -> None:
-    """Creates or changes the tables within the connection's transaction, unless another process did so."""
+def bring_up_to_date(connection: Connection, revision: str = "head") -> None:
+    """Creates or changes the tables within the connection's transaction, unless another process did so.
+
+    A `revision` other than the newest gives the tables of an older program.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     if not is_up_to_date(connection):
-        command.upgrade(_config(connection), "head")
+        command.upgrade(_config(connection), revision)
 
 
 def _config(connection: Connection) -> Config:
