@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -54,6 +54,9 @@ DEFAULT_SAMPLING = SamplingDefaults(
     max_tokens=1024, temperature=0.7, top_p=0.9, top_k=50, min_p=0.0, repetition_penalty=1.0
 )
 
+# The same for a remote engine: only what every such server has is turned on.
+REMOTE_SAMPLING = replace(DEFAULT_SAMPLING, top_p=1.0, top_k=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -96,8 +99,20 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteEngine:
+    """Another server that serves a model, which it knows as `model`, through OpenAI's API at `base_url`.
+
+    `api_key_env` names the environment variable that holds its key; None means that it needs none.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """A model with a name. Its `sources` are tried in order."""
+    """A model with a name. Its `sources` are tried in order, unless a `remote` engine serves it."""
 
     name: str
     display_name: str
@@ -110,6 +125,7 @@ class ModelProfile:
     is_pinned: bool = False  # whether it is never unloaded to make room for another
     draft: str | None = None  # a smaller model with the same vocabulary, for speculative decoding
     quantization: QuantizationSetting | None = None  # None: as the settings say
+    remote: RemoteEngine | None = None
 
 
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)

@@ -8,11 +8,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.core.catalogue import ModelProfile, SamplingDefaults, Source
+from app.core.catalogue import ModelProfile, RemoteEngine, SamplingDefaults, Source
 from app.core.config import NO_MODEL, SettingsError
 from app.core.literals import QuantizationSetting
 from app.core.paths import absolute, expand, is_path, read_regular
@@ -58,6 +59,15 @@ class _Source(_Table):
     takes_pickle: bool = False
 
 
+def _check_base_url(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError("it must be an address such as http://127.0.0.1:8000/v1")
+    if url.username is not None or url.password is not None:
+        raise ValueError("it must not hold a name or a password; use api_key_env")
+    return text.rstrip("/")
+
+
 class _Model(_Table):
     display_name: str | None = None
     description: str | None = None
@@ -70,6 +80,21 @@ class _Model(_Table):
     draft: str | None = Field(None, min_length=1)
     quantization: QuantizationSetting | None = None
     sampling: _Sampling | None = None
+    engine: Literal["openai"] | None = None
+    base_url: Annotated[str, AfterValidator(_check_base_url)] | None = None
+    model: str | None = Field(None, min_length=1)
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+    @model_validator(mode="after")
+    def _engine_is_whole(self) -> "_Model":
+        if self.engine is None and (self.base_url or self.model or self.api_key_env):
+            raise ValueError('base_url, model and api_key_env belong to engine = "openai"')
+        if self.engine is not None and self.base_url is None:
+            raise ValueError('engine = "openai" needs a base_url')
+        of_weights = (self.source, self.sources, self.draft, self.quantization, self.is_pinned)
+        if self.engine is not None and any(value is not None for value in of_weights):
+            raise ValueError("a remote engine has no source, sources, draft, quantization or is_pinned")
+        return self
 
 
 class _File(_Table):
@@ -117,14 +142,15 @@ def _read(path: Path) -> dict[str, _Model]:
 
 
 def _has_source(model: _Model) -> bool:
-    return model.source is not None or model.sources is not None
+    return model.source is not None or model.sources is not None or model.engine is not None
 
 
 def _profile(folder: Path, name: str, model: _Model, known: ModelProfile | None) -> ModelProfile:
-    sources = _sources(folder, model)
+    remote = _remote(name, model)
+    sources = _sources(folder, model) if remote is None else (Source(remote.model),)
     profile = known or ModelProfile(name, name, sources[0].location, sources, _CONTEXT_LENGTH, None, None)
     if sources:  # the catalogue's figures belong to other weights
-        profile = replace(profile, sources=sources, size_bytes=None, memory_bytes=None)
+        profile = replace(profile, sources=sources, remote=remote, size_bytes=None, memory_bytes=None)
     sampling = {} if model.sampling is None else model.sampling.model_dump(exclude_none=True)
     changes = {
         field.name: value
@@ -133,6 +159,12 @@ def _profile(folder: Path, name: str, model: _Model, known: ModelProfile | None)
         and (value := getattr(model, field.name, None)) is not None
     }
     return replace(profile, **changes, sampling=SamplingDefaults(**(asdict(profile.sampling) | sampling)))
+
+
+def _remote(name: str, model: _Model) -> RemoteEngine | None:
+    if model.base_url is None:
+        return None
+    return RemoteEngine(model.base_url, model.model or name, model.api_key_env)
 
 
 def _sources(folder: Path, model: _Model) -> tuple[Source, ...]:

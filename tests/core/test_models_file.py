@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING
+from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, RemoteEngine
 from app.core.config import SettingsError
 from app.core.models_file import with_models_of
 
@@ -40,6 +40,32 @@ def test_example_shows_every_default() -> None:
         known.sampling,
         known.size_bytes,
     )
+
+
+def test_example_has_a_remote_engine() -> None:
+    big = with_models_of(EXAMPLE, CATALOGUE)["big"]
+    assert big.remote == RemoteEngine("http://127.0.0.1:8001/v1", "Qwen/Qwen3-32B")
+    assert [source.model_id for source in big.sources] == ["Qwen/Qwen3-32B"]
+
+
+REMOTE = '[models.far]\nengine = "openai"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        (REMOTE, 'models.far: engine = "openai" needs a base_url'),
+        (REMOTE + 'base_url = "ftp://host"', "models.far.base_url: it must be an address"),
+        (REMOTE + 'base_url = "http://me:secret@host/v1"', "models.far.base_url: it must not hold a name"),
+        (REMOTE + 'base_url = "http://host/v1"\nsource = "a/b"', "models.far: a remote engine has no source"),
+        (REMOTE + 'base_url = "http://host/v1"\napi_key_env = "sk-1"', "models.far.api_key_env"),
+        ('[models.far]\nsource = "a/b"\nbase_url = "http://host/v1"', "models.far: base_url, model and"),
+    ],
+)
+def test_mistakes_about_a_remote_engine_are_named(tmp_path: Path, text: str, mistake: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        with_models_of(write(tmp_path, text), CATALOGUE)
+    assert mistake in str(caught.value)
 
 
 def test_other_weights_have_another_size(tmp_path: Path) -> None:

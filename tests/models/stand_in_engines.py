@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from app.core.catalogue import ModelProfile
 from app.core.errors import DomainError
 from app.engine.backend import BackendStats
 from app.engine.ipc.messages import WorkerSpec
@@ -48,6 +49,9 @@ class StandInEngines:
 
     def close(self) -> None:
         assert all(backend.has_ended for backend in self.backends)
+
+    async def connect(self, profile: ModelProfile) -> SlowBackend:
+        raise AssertionError("no model of these tests is remote")
 
     async def start(self, spec: WorkerSpec, report: LoadReporter) -> SlowBackend:
         self.started.append(spec.model_name)

@@ -99,6 +99,8 @@ def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
 def _cells(model: ModelEntry) -> list[str]:
     context = f"{model.context_length:,}"
     size = "?" if model.size_bytes is None else format_size(model.size_bytes)
+    if model.is_remote:
+        size = "remote"
     return [size, context, served_from(model.model_id), model.description]
 
 
@@ -111,7 +113,7 @@ def _status(model: ModelEntry, symbols: bool) -> str:
     word = model.status.capitalize()
     if model.progress is not None:
         word = f"{model.progress.stage} {model.progress.fraction:.0%}"
-    elif model.status == "available" and not model.is_on_disk:
+    elif model.status == "available" and not model.is_on_disk and not model.is_remote:
         word = "To download"
     mark = " (current)" if model.is_current else ""
     return f"{_SYMBOLS[model.status] if symbols else ''}{word}{mark}"

@@ -120,13 +120,14 @@ async def _reply(
     deadline: Deadline,
     meter: TokenMeter,
 ) -> AsyncGenerator[ReplyEvent, None]:
-    reply = ReplyCollector(model, sampling)
+    reply, is_counted = ReplyCollector(model, sampling), True
     async with aclosing(model.backend.generate(model_input, sampling, deadline)) as events:
         async for event in events:
             match event:
                 case Accepted():
                     _log_start(model, sampling, event)
-                    meter.count_prompt(event.prompt_tokens)
+                    meter.count_prompt(event.prompt_tokens or 0)
+                    is_counted = event.prompt_tokens is not None
                     yield reply.start(event)
                 case PromptLogprobs():
                     reply.add_prompt(event)
@@ -135,13 +136,14 @@ async def _reply(
                     yield reply.add(event)
                 case Finished():
                     _log_end(model, event)
+                    meter.count_prompt(0 if is_counted else event.usage.prompt_tokens)
                     meter.count_completion(event.usage.completion_tokens)
                     yield reply.finish(event)
 
 
 def _log_start(model: ServedModel, sampling: SamplingParams, accepted: Accepted) -> None:
     logger.debug(
-        "reply begun: model=%s prompt_tokens=%d omitted_messages=%d max_tokens=%d temperature=%g top_p=%g "
+        "reply begun: model=%s prompt_tokens=%s omitted_messages=%d max_tokens=%d temperature=%g top_p=%g "
         "top_k=%d seed=%s stop_strings=%d",
         model.profile.name,
         accepted.prompt_tokens,

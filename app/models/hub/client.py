@@ -70,7 +70,8 @@ class Hub:
 
         Call this in a thread, as `on_disk` does, because a network disk may not answer.
         """
-        return next((weights for source in profile.sources if (weights := self._on_disk(source))), None)
+        sources = () if profile.remote is not None else profile.sources
+        return next((weights for source in sources if (weights := self._on_disk(source))), None)
 
     async def on_disk(self, profile: ModelProfile) -> Weights | None:
         """Returns the same as `find`, in a thread and with a time limit.

@@ -1,9 +1,11 @@
-"""Starts the engine that serves a model: a worker process on this machine."""
+"""Starts the engine that serves a model: a worker process on this machine, or a remote engine."""
 
+import os
 from typing import Protocol
 
 from app.core.catalogue import ModelProfile
 from app.core.config import Settings
+from app.core.errors import ModelLoadFailed
 from app.core.literals import Quantization
 from app.engine.backend import EngineBackend
 from app.engine.ipc.client import WorkerClient
@@ -31,9 +33,16 @@ class EngineStarter(Protocol):
             ModelUnavailable: the model cannot be served.
         """
 
+    async def connect(self, profile: ModelProfile) -> EngineBackend:
+        """Returns a backend for a profile that a remote engine serves.
+
+        Raises:
+            ModelUnavailable: the engine cannot serve the model.
+        """
+
 
 class WorkerStarter:
-    """Starts one worker process for each model."""
+    """Starts one worker process for each model, and connects to the remote engines of the others."""
 
     def __init__(self, settings: Settings, launcher: WorkerLauncher | None = None) -> None:
         self._launcher = WorkerLauncher(settings.fork_server) if launcher is None else launcher
@@ -60,6 +69,19 @@ class WorkerStarter:
             max_requests=self._max_requests,
             stuck_after_s=self._silence_limit_s,
         )
+
+    async def connect(self, profile: ModelProfile) -> EngineBackend:
+        from app.engine.remote.backend import RemoteBackend  # its HTTP client takes a while to import
+
+        assert profile.remote is not None, "only a remote engine is connected to"
+        variable = profile.remote.api_key_env
+        key = None if variable is None else os.environ.get(variable, "").strip()
+        if key == "":
+            raise ModelLoadFailed(
+                f"The variable {variable} is not set, which has the key of {profile.name}'s remote engine.",
+                hint="Set it, and start the server again.",
+            )
+        return await RemoteBackend.start(profile, profile.remote, key, max_requests=self._max_requests)
 
 
 def worker_spec(

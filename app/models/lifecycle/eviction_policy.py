@@ -83,12 +83,13 @@ class EvictionPolicy:
         self, states: list[ModelState], current: ModelState | None, incoming: int = 0
     ) -> ModelState | None:
         """Returns the model to unload if `incoming` more models would exceed the number allowed."""
-        loaded = [state for state in states if state.loaded is not None]
+        loaded = [state for state in states if state.loaded is not None and not state.is_remote]
         return self.eviction_candidate(states, current) if len(loaded) + incoming > self.max_loaded else None
 
     def eviction_candidate(self, states: list[ModelState], current: ModelState | None) -> ModelState | None:
         """Returns the least recently used idle model; the current one only if no other is idle."""
-        idle = [s for s in states if s.loaded is not None and s.is_idle and not s.profile.is_pinned]
+        local = [s for s in states if s.loaded is not None and not s.is_remote]
+        idle = [s for s in local if s.is_idle and not s.profile.is_pinned]
         return min(idle, key=lambda state: (state is current, state.last_used), default=None)
 
     def idle_candidate(self, states: list[ModelState]) -> ModelState | None:

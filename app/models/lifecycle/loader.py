@@ -126,9 +126,12 @@ class ModelLoader:
         began = time.monotonic()
         try:
             await self._evictor.unload(state)  # its worker has ended or is stuck
-            weights = await self._hub.fetch(state.profile, report)
-            async with self._start_lock:
-                loaded = await self._start(state, weights, report, began)
+            if state.profile.remote is not None:
+                loaded = await self._connect(state, report, began)
+            else:
+                weights = await self._hub.fetch(state.profile, report)
+                async with self._start_lock:
+                    loaded = await self._start(state, weights, report, began)
         except ModelUnavailable as error:
             logger.warning("model not loaded: model=%s code=%s", state.name, error.code)
             state.error = error
@@ -157,6 +160,11 @@ class ModelLoader:
         )
 
         logger.debug("worker: model=%s info=%s", state.name, loaded.backend.info)
+
+    async def _connect(self, state: ModelState, report: LoadReporter, began: float) -> ServedModel:
+        backend = await self._engines.connect(state.profile)
+        report("ready", 1.0)
+        return ServedModel(state.profile, state.profile.sources[0], backend, time.monotonic() - began)
 
     async def _start(
         self, state: ModelState, weights: Weights, report: LoadReporter, began: float

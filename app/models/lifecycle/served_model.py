@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.core.catalogue import DEFAULT_SAMPLING, ModelProfile, SamplingDefaults, Source
+from app.core.catalogue import DEFAULT_SAMPLING, REMOTE_SAMPLING, ModelProfile, SamplingDefaults, Source
 from app.engine.backend import EngineBackend
 from app.models.schemas import SamplingOrigin, SamplingValue
 
@@ -30,7 +30,7 @@ class ServedModel:
         """
         profile = self.profile.sampling if self.source.sampling is None else self.source.sampling
         lines: tuple[tuple[SamplingOrigin, SamplingDefaults], ...] = (
-            ("default", DEFAULT_SAMPLING),
+            ("default", DEFAULT_SAMPLING if self.profile.remote is None else REMOTE_SAMPLING),
             ("generation_config", self.generation_config),
             ("profile", profile),
         )

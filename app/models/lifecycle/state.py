@@ -32,6 +32,11 @@ class ModelState:
         return self.profile.name
 
     @property
+    def is_remote(self) -> bool:
+        """Whether another server runs the model, so that it takes no memory here."""
+        return self.profile.remote is not None
+
+    @property
     def is_serving(self) -> bool:
         """Whether the model is loaded and its backend can serve."""
         return self.loaded is not None and self.loaded.backend.failure is None

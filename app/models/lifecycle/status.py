@@ -56,7 +56,8 @@ class ServerStatus:
             is_current=state is self._models.current,
             model_id=_served_from(state, weights),
             sources=[source.model_id for source in profile.sources],
-            is_on_disk=state.loaded is not None or weights is not None,
+            is_on_disk=(state.loaded is not None and not state.is_remote) or weights is not None,
+            is_remote=state.is_remote,
             description=profile.description,
             context_length=profile.context_length
             if state.loaded is None
@@ -147,6 +148,8 @@ class ServerStatus:
         if failure is None:
             return None
         is_current = state is self._models.current
+        if state.is_remote:
+            return f"{failure} {'It' if is_current else 'The next request'} tries again."
         what_follows = "it is started again" if is_current else "the next request starts it again"
         return f"The worker of {state.name} {failure}; {what_follows}."
 
@@ -175,11 +178,11 @@ def _facts(loaded: ServedModel) -> dict[str, str | int | float | dict[str, Sampl
         "model_id": loaded.model_id,
         "architecture": info.architecture,
         "device": info.device,
-        "dtype": info.dtype,
-        "weights": info.weights,
+        "dtype": info.dtype or None,
+        "weights": info.weights or None,
         "draft": info.draft,
-        "parameters": info.parameters,
-        "kv_cache_bytes": info.kv_cache_bytes,
+        "parameters": info.parameters or None,
+        "kv_cache_bytes": info.kv_cache_bytes or None,
         "context_length": info.context_length,
         "load_time": loaded.load_time_s,
         "sampling": dict(loaded.sampling),

@@ -57,6 +57,7 @@ class ModelEntry(WireModel):
     model_id: str = Field(description="The source of its weights, or the first source that would be tried.")
     sources: list[str]
     is_on_disk: bool
+    is_remote: bool = Field(False, description="Whether a remote engine serves it.")
     description: str
     context_length: int
     size_bytes: int | None = Field(

@@ -238,7 +238,7 @@ class StartEvent(WireModel):
     parent_id: str | None = None
     model_name: str
     model_id: str
-    prompt_tokens: int | None = Field(description="null if it is not known any more.")
+    prompt_tokens: int | None = Field(description="null if it is not known, or not known any more.")
     omitted_messages: int
     parameters: Parameters | None = None
 

@@ -1,0 +1,319 @@
+"""Serves one model with a remote engine: streams, retries nothing, and knows when the engine is gone."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+
+import httpx
+import msgspec
+from httpx_sse import EventSource, ServerSentEvent, SSEError
+
+from app.core.catalogue import ModelProfile, RemoteEngine
+from app.core.deadline import Deadline
+from app.core.errors import (
+    ContextOverflow,
+    DomainError,
+    InvalidRequest,
+    QueueFull,
+    ShuttingDown,
+    WorkerDied,
+)
+from app.engine.backend import BackendStats, GenerationEvent, ModelInput
+from app.engine.ipc.messages import (
+    Accepted,
+    Delta,
+    Finished,
+    ModelInfo,
+    RequestTimings,
+    SamplingParams,
+    Tokens,
+)
+from app.engine.remote.connection import Listed, UpstreamConnection, find_listed, too_late
+from app.engine.remote.counting import count_remotely
+from app.engine.remote.failures import FailureReader
+from app.engine.remote.kinds import EngineKind, kind_of
+from app.engine.remote.reply_stream import ReplyChunk, ReplyStream
+from app.engine.remote.request_body import Body, request_body
+from app.engine.remote.trimming import HistoryTrimmer, TrimmedInput
+
+logger = logging.getLogger(__name__)
+
+_ASK_S = 10.0  # for a short answer
+_WATCH_EVERY_S = 5.0
+_MAX_ERROR_BYTES = 64_000
+_MAX_FAILURES = 3  # in a row; then the engine counts as gone until it is found again
+
+
+@dataclass(slots=True)
+class _Health:
+    """Counts the failures in a row."""
+
+    failures: int = 0
+    reason: str | None = None
+
+    def record(self, error: DomainError | None) -> None:
+        if error is None:
+            self.failures, self.reason = 0, None
+        elif isinstance(error, WorkerDied):
+            self.failures += 1
+            self.reason = error.message
+
+    @property
+    def is_gone(self) -> bool:
+        return self.failures >= _MAX_FAILURES
+
+
+class RemoteBackend:
+    """A model that another server serves. Create it with `start`. See EngineBackend."""
+
+    def __init__(
+        self,
+        engine: RemoteEngine,
+        connection: UpstreamConnection,
+        failures: FailureReader,
+        kind: EngineKind,
+        info: ModelInfo,
+        max_requests: int,
+    ) -> None:
+        self.info = info
+        self._engine = engine
+        self._connection = connection
+        self._failures = failures
+        self._kind = kind
+        self._max_requests = max_requests
+        self._health = _Health()
+        self._open = 0
+        self._is_closing = False
+        self._waits: set[asyncio.Timeout] = set()
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch {failures.model_name}")
+
+    @classmethod
+    async def start(
+        cls, profile: ModelProfile, engine: RemoteEngine, key: str | None, *, max_requests: int = 1024
+    ) -> "RemoteBackend":
+        """Asks the engine what it is, and returns a backend for its model.
+
+        Raises:
+            ModelUnavailable: it cannot be reached, refuses the key, or does not have the model.
+        """
+        began = time.monotonic()
+        failures = FailureReader(profile.name, _secrets(engine, key))
+        async with AsyncExitStack() as undo:
+            connection = UpstreamConnection(engine, key, failures)
+            undo.push_async_callback(connection.close)
+            listed = await find_listed(connection, engine, Deadline.after(_ASK_S), profile.name)
+            undo.pop_all()
+        kind = kind_of(listed.owner)
+        info = _info(profile, listed, kind, time.monotonic() - began)
+        return cls(engine, connection, failures, kind, info, max_requests)
+
+    @property
+    def stats(self) -> BackendStats:
+        return BackendStats(self._open, 0)
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._is_closing
+
+    @property
+    def failure(self) -> str | None:
+        if self._is_closing:
+            return "was disconnected"
+        return self._health.reason if self._health.is_gone else None
+
+    async def close(self) -> None:
+        self._is_closing = True
+        self._watcher.cancel()
+        for wait in self._waits:
+            wait.reschedule(0)  # so that its request ends now
+        await asyncio.wait((self._watcher,))
+        await self._connection.close()
+
+    async def generate(
+        self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Raises InvalidRequest, besides the errors of EngineBackend, for what the remote engine lacks."""
+        request_body(self._engine.model, model_input, sampling, self._kind)
+        with self._opened():
+            began = time.monotonic()
+            async with self._accepted(model_input, sampling, deadline) as (response, sent):
+                yield Accepted("", None, sent.omitted_messages, sent.max_tokens or self.info.context_length)
+                reply, first_token_s = ReplyStream(), None
+                async with aclosing(self._chunks(response, deadline)) as chunks:
+                    async for chunk in chunks:
+                        for delta in self._read(reply, chunk):
+                            first_token_s = first_token_s or time.monotonic() - began
+                            yield delta
+            if reply.finish_reason is None:
+                raise self._record(self._failures.broke_off())
+            total_s = time.monotonic() - began
+            timings = RequestTimings(0.0, first_token_s or total_s, total_s)
+            yield Finished("", reply.finish_reason, reply.counts(), timings)
+
+    async def tokenize(self, text: str, deadline: Deadline, *, adds_special_tokens: bool = True) -> Tokens:
+        raise self._no_tokenizer()
+
+    async def detokenize(
+        self, token_ids: Sequence[int], deadline: Deadline, *, skips_special_tokens: bool = False
+    ) -> str:
+        raise self._no_tokenizer()
+
+    async def count_tokens(self, model_input: ModelInput, deadline: Deadline) -> int:
+        return await count_remotely(self._connection, self._kind, self._engine.model, model_input, deadline)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Counts a request. Raises WorkerDied if the engine is gone, QueueFull if too many are open."""
+        if (failure := self.failure) is not None:
+            raise WorkerDied(failure, hint="Send the message again.")
+        if self._open >= self._max_requests:
+            raise QueueFull(
+                f"{self._open} requests are open, and the queue is full.",
+                hint="Try again in a moment.",
+                retry_after=1 + self._open // 8,
+            )
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    @asynccontextmanager
+    async def _accepted(
+        self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
+    ) -> AsyncIterator[tuple[httpx.Response, TrimmedInput]]:
+        """Sends the request, without its oldest turns if the engine finds it too long.
+
+        Lends the response and what was sent. Raises the error of a request that was refused.
+        """
+        trimmer = HistoryTrimmer(model_input, sampling)
+        version: TrimmedInput | None = trimmer.whole
+        has_counted = self._kind.counting is None
+        while version is not None:
+            body = request_body(
+                self._engine.model,
+                version.model_input,
+                msgspec.structs.replace(sampling, max_tokens=version.max_tokens),
+                self._kind,
+            )
+            async with self._sent(body, deadline) as response:
+                if response.is_success:
+                    self._health.record(None)
+                    yield response, version
+                    return
+                content = await self._content(response, deadline)
+                retry_after = response.headers.get("retry-after")
+                refusal = self._failures.refused(response.status_code, content, retry_after)
+            if not isinstance(refusal, ContextOverflow):
+                break
+            if has_counted:
+                version = trimmer.shorter()
+            else:
+                has_counted = True
+                count = partial(self.count_tokens, deadline=deadline)
+                version = await trimmer.fitted(self.info.context_length, count)
+        raise self._record(refusal)
+
+    @asynccontextmanager
+    async def _sent(self, body: Body, deadline: Deadline) -> AsyncIterator[httpx.Response]:
+        path = "chat/completions" if "messages" in body else "completions"
+        try:
+            async with self._connection.stream(path, body, deadline) as response:
+                yield response
+        except WorkerDied as error:
+            raise self._record(error) from None
+
+    async def _content(self, response: httpx.Response, deadline: Deadline) -> bytes:
+        """Returns the begin of an answer that is no success."""
+        content = b""
+        with suppress(httpx.HTTPError, TimeoutError):
+            async with deadline.limit():
+                async for piece in response.aiter_bytes():
+                    content += piece
+                    if len(content) > _MAX_ERROR_BYTES:
+                        break
+        return content
+
+    async def _chunks(self, response: httpx.Response, deadline: Deadline) -> AsyncGenerator[ReplyChunk, None]:
+        """Yields the chunks of a reply, up to its end or to where it breaks off."""
+        async with aclosing(EventSource(response).aiter_sse()) as events:
+            while (event := await self._next(events, deadline)) is not None and event.data != "[DONE]":
+                try:
+                    chunk = json.loads(event.data)
+                except ValueError:
+                    raise self._failures.failed("a message that is not JSON") from None
+                if not isinstance(chunk, dict) or chunk.get("error") is not None:
+                    raise self._failures.failed(chunk.get("error") if isinstance(chunk, dict) else None)
+                yield chunk
+
+    async def _next(
+        self, events: AsyncGenerator[ServerSentEvent, None], deadline: Deadline
+    ) -> ServerSentEvent | None:
+        try:
+            async with deadline.limit() as limit:
+                self._waits.add(limit)
+                try:
+                    return await anext(events, None)
+                finally:
+                    self._waits.discard(limit)
+        except TimeoutError:
+            if self._is_closing:
+                raise ShuttingDown("The server is shutting down.", hint="Send the message again.") from None
+            raise too_late() from None
+        except httpx.HTTPError:
+            raise self._record(self._failures.broke_off()) from None
+        except SSEError:
+            raise self._failures.failed("an answer that is no stream") from None
+
+    def _read(self, reply: ReplyStream, chunk: ReplyChunk) -> list[Delta]:
+        try:
+            return list(reply.read(chunk))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            logger.warning("remote engine: a chunk was not understood: model=%s", self._failures.model_name)
+            raise self._failures.failed("a chunk of another form") from None
+
+    async def _watch(self) -> None:
+        """Looks whether the engine is there, so that its health is known without a request."""
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            try:
+                await self._connection.get("models", Deadline.after(_ASK_S))
+            except DomainError as error:
+                self._health.record(error)
+            else:
+                self._health.record(None)
+
+    def _record(self, error: DomainError) -> DomainError:
+        self._health.record(error)
+        return error
+
+    def _no_tokenizer(self) -> InvalidRequest:
+        return InvalidRequest(
+            f"The tokens of {self._failures.model_name} are not known here: a remote engine serves it.",
+            hint="POST /api/v1/count counts a prompt where the engine can.",
+        )
+
+
+def _secrets(engine: RemoteEngine, key: str | None) -> tuple[str, ...]:
+    """Returns the texts that no message to a client may have."""
+    url = httpx.URL(engine.base_url)
+    return tuple(text for text in (key, engine.base_url, url.netloc.decode(), url.host) if text)
+
+
+def _info(profile: ModelProfile, listed: Listed, kind: EngineKind, load_seconds: float) -> ModelInfo:
+    return ModelInfo(
+        architecture=f"remote engine ({kind.name})",
+        device="remote",
+        dtype="",
+        weights="",
+        parameters=0,
+        context_length=listed.context_length or profile.context_length,
+        memory_bytes=0,
+        kv_cache_bytes=0,
+        load_seconds=load_seconds,
+    )

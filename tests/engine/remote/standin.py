@@ -1,0 +1,131 @@
+"""A stand-in for a server that speaks OpenAI's API: it answers as a test asks, and keeps what it was sent."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+Json = dict[str, Any]  # Any: JSON values
+KEY = "sk-of-the-upstream"
+
+
+def piece(finish_reason: str | None = None, **delta: Any) -> Json:
+    """A chunk of a streamed reply."""
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+
+
+def usage(prompt: int, completion: int, cached: int = 0) -> Json:
+    details = {"cached_tokens": cached}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": details}
+    return {"choices": [], "usage": counts}
+
+
+HELLO: list[Json] = [piece(content="Hello"), piece(content=" there"), piece("stop"), usage(9, 3, 4)]
+
+
+@dataclass
+class StandInUpstream:
+    """One model. With `window`, a chat of more than so many words is refused as too long."""
+
+    owner: str = "vllm"
+    model: str = "big"
+    card: Json = field(default_factory=dict)
+    chunks: list[Json] = field(default_factory=lambda: list(HELLO))
+    refusals: list[tuple[int, Any]] = field(default_factory=list)  # status and body of the next answers
+    window: int | None = None
+    is_endless: bool = False  # it repeats its first chunk until the client leaves
+    breaks_off: bool = False
+    says_done: bool = True
+    needs_key: bool = False
+    url: str = ""
+    bodies: list[Json] = field(default_factory=list)
+    counted: list[Json] = field(default_factory=list)
+    has_left: threading.Event = field(default_factory=threading.Event)  # the client, amid a reply
+
+    def app(self) -> Starlette:
+        routes = [
+            Route("/v1/models", self._models),
+            Route("/v1/chat/completions", self._reply, methods=["POST"]),
+            Route("/v1/completions", self._reply, methods=["POST"]),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
+            Route("/apply-template", self._template, methods=["POST"]),
+        ]
+        return Starlette(routes=routes)
+
+    async def _models(self, request: Request) -> Response:
+        if self.needs_key and request.headers.get("authorization") != f"Bearer {KEY}":
+            return JSONResponse({"error": {"message": f"wrong key, not {KEY}"}}, 401)
+        card = {"id": self.model, "object": "model", "owned_by": self.owner, **self.card}
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def _reply(self, request: Request) -> Response:
+        body = await request.json()
+        self.bodies.append(body)
+        if self.refusals:
+            status, content = self.refusals.pop(0)
+            return JSONResponse(content, status, headers={"retry-after": "7"})
+        if self.window is not None and (words := _words(body)) > self.window:
+            message = f"This model's maximum context length is {self.window} tokens, not {words}."
+            return JSONResponse({"error": {"message": message, "code": 400}}, 400)
+        return StreamingResponse(self._stream(), media_type="text/event-stream")
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        try:
+            for chunk in self.chunks:
+                yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode()
+            while self.is_endless:
+                yield f"data: {json.dumps(self.chunks[0])}\n\n".encode()
+                await asyncio.sleep(0.005)
+            if self.breaks_off:
+                raise ConnectionAbortedError("as the test asked")
+            if self.says_done:
+                yield b"data: [DONE]\n\n"
+        except asyncio.CancelledError:
+            self.has_left.set()
+            raise
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await request.json()
+        self.counted.append(body)
+        if "content" in body:
+            return JSONResponse({"tokens": body["content"].split()})
+        return JSONResponse({"count": _words(body), "max_model_len": self.window})
+
+    async def _template(self, request: Request) -> Response:
+        messages = (await request.json())["messages"]
+        return JSONResponse({"prompt": " ".join(message["content"] for message in messages)})
+
+
+def _words(body: Json) -> int:
+    """A word is a token of the stand-in."""
+    messages = body.get("messages") or [{"content": body.get("prompt")}]
+    return sum(len((message["content"] or "").split()) for message in messages) + (
+        body.get("max_tokens") or 0
+    )
+
+
+@contextmanager
+def running_upstream(upstream: StandInUpstream, port: int = 0) -> Iterator[StandInUpstream]:
+    """Serves it on a port of loopback; 0 means a free one."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        upstream.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        config = uvicorn.Config(upstream.app(), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield upstream
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()

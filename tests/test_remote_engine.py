@@ -1,0 +1,172 @@
+"""A server whose model another server runs: conversations, every API, and what happens when that one dies."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from tests.engine.remote.standin import HELLO, KEY, StandInUpstream, running_upstream
+from tests.server import RunningServer, events, free_port, running_server
+from tests.waiting import wait_for
+
+
+def models_file(folder: Path, base_url: str) -> str:
+    path = folder / "models.toml"
+    path.write_text(
+        f'[models.far]\nengine = "openai"\nbase_url = "{base_url}"\n'
+        'model = "builtin"\napi_key_env = "FAR_KEY"\n'
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server before one that runs the built-in model."""
+    near, far = tmp_path_factory.mktemp("near"), tmp_path_factory.mktemp("far")
+    with running_server(far, LLM_MODEL_NAME="builtin") as upstream:
+        upstream.wait_until_ready()
+        with running_server(
+            near, LLM_MODEL_NAME="far", FAR_KEY="any", LLM_MODELS_FILE=models_file(near, f"{upstream.url}/v1")
+        ) as server:
+            server.wait_until_ready()
+            yield server
+
+
+def test_conversation_goes_on_over_the_remote_engine(server: RunningServer) -> None:
+    first = server.chat("Hi, my name is Zofia.")
+    second = server.chat("What is my name?", conversation_id=first["conversation_id"])
+    assert "Zofia" in second["response"]
+    assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
+    assert second["usage"]["cached_tokens"] > 0
+    assert (second["model_name"], second["model_id"]) == ("far", "builtin")
+
+
+def test_stream_equals_the_whole_reply(server: RunningServer) -> None:
+    body = {"message": "What is the capital of France?", "temperature": 0, "stream": True}
+    with server.http.stream("POST", "/api/v1/chat", json=body) as response:
+        seen = list(events(response))
+    text = "".join(data["text"] for name, data in seen if name == "delta")
+    assert text == dict(seen)["done"]["response"] == server.chat("What is the capital of France?")["response"]
+    assert "Paris" in text
+
+
+def test_other_apis_reach_it(server: RunningServer) -> None:
+    question = "What is the capital of France?"
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        reply = client.chat.completions.create(
+            model="far", messages=[{"role": "user", "content": question}], temperature=0, logprobs=True
+        )
+    assert "Paris" in (reply.choices[0].message.content or "")
+    assert reply.choices[0].logprobs and reply.choices[0].logprobs.content
+    with anthropic.Anthropic(base_url=server.url, api_key="none") as client_of_messages:
+        message = client_of_messages.messages.create(
+            model="far", max_tokens=50, messages=[{"role": "user", "content": question}]
+        )
+        count = client_of_messages.messages.count_tokens(
+            model="far", messages=[{"role": "user", "content": question}]
+        )
+    assert message.usage.input_tokens == count.input_tokens > 0
+
+
+def test_it_is_listed_as_remote_and_takes_no_memory(server: RunningServer) -> None:
+    listed = {model["name"]: model for model in server.get("/api/v1/chat/models")["models"]}
+    far = listed["far"]
+    assert (far["status"], far["is_remote"], far["is_on_disk"], far["memory_bytes"]) == (
+        "loaded",
+        True,
+        False,
+        0,
+    )
+    assert not listed["builtin"]["is_remote"]
+    info = server.get("/api/v1/model-info")
+    assert info["architecture"] == "remote engine (this program)"
+    assert info["parameters"] is None
+    assert "127.0.0.1" not in httpx.Response(200, json=[info, far]).text
+
+
+def test_what_it_cannot_do_is_a_400_that_names_it(server: RunningServer) -> None:
+    body = {"message": "Hi", "thinking_budget": 5, "think": True}
+    response = server.http.post("/api/v1/chat", json=body)
+    assert response.status_code == 400
+    assert "thinking_budget" in response.json()["error"]["message"]
+    assert server.http.post("/api/v1/tokenize", json={"text": "Hi"}).status_code == 400
+
+
+def test_dead_engine_is_one_clear_error_and_serves_again_when_it_is_back(tmp_path: Path) -> None:
+    port = free_port()
+    upstream = StandInUpstream(owner="vllm", model="builtin", needs_key=True)
+    settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
+    settings["LLM_MODELS_FILE"] = models_file(tmp_path, f"http://127.0.0.1:{port}/v1")
+    with running_upstream(upstream, port), running_server(tmp_path, **settings) as server:
+        server.wait_until_ready()
+        conversation = server.chat("Hi")["conversation_id"]
+    with running_server(tmp_path, **settings) as server:
+        refused = server.http.post("/api/v1/chat", json={"message": "Hi"})
+        assert refused.status_code == 503
+        assert "cannot be reached (connection refused)" in refused.json()["error"]["message"]
+        assert server.http.get("/health/ready").status_code == 503
+        health = server.http.get("/health").text
+        assert "cannot be reached" in health
+        for secret in (KEY, str(port)):
+            assert secret not in refused.text + health
+        with running_upstream(upstream, port):
+            server.wait_until_ready()
+            assert server.chat("Hi")["response"] == "Hello there"
+        assert conversation  # of a server that kept it in memory
+
+
+def test_engine_that_dies_in_use_is_noticed_without_a_request(tmp_path: Path) -> None:
+    port = free_port()
+    upstream = StandInUpstream(model="builtin", chunks=list(HELLO))
+    settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
+    settings["LLM_MODELS_FILE"] = models_file(tmp_path, f"http://127.0.0.1:{port}/v1")
+    with running_upstream(upstream, port):
+        server_context = running_server(tmp_path, **settings)
+        server = server_context.__enter__()
+        server.wait_until_ready()
+        first = server.chat("Hi")
+    try:
+        refused = server.http.post(
+            "/api/v1/chat", json={"message": "Hi", "conversation_id": first["conversation_id"]}
+        )
+        assert refused.status_code == 503
+        wait_for(lambda: server.http.get("/health/ready").status_code == 503, "the failure to be noticed")
+        with running_upstream(upstream, port):
+            server.wait_until_ready()
+            assert server.chat("Hi", conversation_id=first["conversation_id"])["response"] == "Hello there"
+    finally:
+        server_context.__exit__(None, None, None)
+
+
+def test_key_that_is_not_set_is_named(tmp_path: Path) -> None:
+    settings = {"LLM_MODEL_NAME": "far", "LLM_MODELS_FILE": models_file(tmp_path, "http://127.0.0.1:1/v1")}
+    with running_server(tmp_path, **settings) as server:
+        error = server.http.post("/api/v1/chat", json={"message": "Hi"}).json()["error"]
+    assert "FAR_KEY" in error["message"]
+
+
+def test_kill_of_the_engine_amid_a_stream_ends_it_with_one_error(tmp_path: Path) -> None:
+    far, near = tmp_path / "far", tmp_path / "near"
+    far.mkdir()
+    near.mkdir()
+    with running_server(far, LLM_MODEL_NAME="builtin") as upstream:
+        upstream.wait_until_ready()
+        settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": "any"}
+        settings["LLM_MODELS_FILE"] = models_file(near, f"{upstream.url}/v1")
+        with running_server(near, **settings) as server:
+            body = {"message": "Hi", "stream": True, "max_tokens": 1500, "ignore_eos": True}
+            with server.http.stream("POST", "/api/v1/chat", json=body) as response:
+                seen: list[tuple[str, Any]] = []  # Any: JSON documents
+                for name, data in events(response):
+                    if name == "delta" and not seen:
+                        upstream.process.send_signal(signal.SIGKILL)
+                    if name != "delta" or not seen:
+                        seen.append((name, data))
+            assert seen[-1][0] == "error"
+            assert "broke off" in seen[-1][1]["error"]["message"]
+            assert [name for name, _ in seen].count("error") == 1
