@@ -153,7 +153,7 @@ class RemoteBackend:
                 raise self._record(self._failures.broke_off())
             total_s = time.monotonic() - began
             timings = RequestTimings(0.0, first_token_s or total_s, total_s)
-            yield Finished("", reply.finish_reason, reply.counts(), timings)
+            yield Finished("", reply.finish_reason, reply.counts(), timings, reply.matched_stop)
 
     async def tokenize(self, text: str, deadline: Deadline, *, adds_special_tokens: bool = True) -> Tokens:
         raise self._no_tokenizer()

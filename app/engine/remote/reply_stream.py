@@ -20,6 +20,7 @@ class ReplyStream:
 
     finish_reason: FinishReason | None = None
     usage: ReplyChunk | None = None
+    matched_stop: str | None = None
     _chunks: int = 0
     _calls: dict[int, ToolCallRef] = field(default_factory=dict)
 
@@ -33,15 +34,19 @@ class ReplyStream:
             yield from deltas
             if (reason := choice.get("finish_reason")) is not None:
                 self.finish_reason = _FINISH_REASONS.get(reason, "stop")
+                matched = choice.get("stop_reason") or choice.get("matched_stop")  # of vLLM, of SGLang
+                self.matched_stop = matched if isinstance(matched, str) else None  # else a token's id
 
     def counts(self) -> TokenCounts:
         """Returns the counts of the reply. The prompt has 0 tokens if the other server does not say."""
         usage = self.usage or {}
-        details = usage.get("prompt_tokens_details") or {}
+        prompt = usage.get("prompt_tokens_details") or {}
+        completion = usage.get("completion_tokens_details") or {}
         return TokenCounts(
             usage.get("prompt_tokens") or 0,
             self._tokens,
-            details.get("cached_tokens") or 0,
+            prompt.get("cached_tokens") or 0,
+            completion.get("reasoning_tokens") or 0,
         )
 
     @property

@@ -136,6 +136,13 @@ def test_line_separators_in_a_reply_are_kept() -> None:
     assert reply.text() == text
 
 
+def test_stop_string_that_ended_the_reply_is_reported() -> None:
+    end = piece("stop")
+    end["choices"][0]["stop_reason"] = "END"
+    reply, _ = ask(StandInUpstream(chunks=[piece(content="a"), end]), sampling=SamplingParams(stop=("END",)))
+    assert reply.finished.matched_stop == "END"
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_thinking_comes_before_the_text(name: str) -> None:
     chunks = [piece(**{name: "Hm."}), piece(content="Yes"), piece("length")]
