@@ -21,10 +21,10 @@ from app.api.errors import error_body
 from app.core.deadline import Deadline
 from app.core.logging import to_domain_error
 from app.models.chat.turn_log import EventReader, TurnRecord
+from app.models.schemas import KEEP_ALIVE_S
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 10.0
 _KEEP_ALIVE = format_sse_event(comment="keep-alive")
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 

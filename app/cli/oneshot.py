@@ -71,6 +71,7 @@ class OneShot:
             from app.cli.commands.saving import load_and_continue
 
             await load_and_continue(session, self._options.resume)
+            await self._interrupts.run(session.await_running_turn())
         await self._interrupts.run(session.send(message))
         self._print_json({})
 

@@ -47,16 +47,27 @@ class AnswerReceiver:
         Raises:
             Refused: the server has no such turn.
         """
+        async with self._stopped_if_left(answer):
+            turn = self._running(message_id)
+            first, events = await open_answer(turn, self._client, self._terminal)
+            async with aclosing(events):
+                await show_answer(first, events, self._terminal, answer)
+
+    async def read_to_end(self, message_id: str) -> None:
+        """Returns when a turn that runs on the server has ended, in whatever way, or cannot be read."""
+        with contextlib.suppress(ClientError):
+            async with aclosing(self._running(message_id)) as events:
+                async for _ in events:
+                    pass
+
+    def _running(self, message_id: str) -> TurnEvents:
+        """Returns the events of a turn that runs on the server, from its beginning on."""
 
         def begin(position: StreamPosition) -> ServerEvents:
             position.message_id = message_id
             return self._client.turn_events(position)
 
-        turn = unbroken(self._client, begin)
-        async with self._stopped_if_left(answer):
-            first, events = await open_answer(turn, self._client, self._terminal)
-            async with aclosing(events):
-                await show_answer(first, events, self._terminal, answer)
+        return unbroken(self._client, begin)
 
     async def _begin(self, server_copy: ServerCopy, asked: AskedTurn) -> tuple[StartEvent, TurnEvents]:
         """Begins a turn that outlives its connection. An older server has only those that do not."""

@@ -172,6 +172,15 @@ class Session:
         """The id of the turn that a client that is gone has left running; None if there is none."""
         return self._server_copy.running_turn
 
+    async def await_running_turn(self) -> None:
+        """Waits for the end of the turn that runs on the server, without showing it, and takes it over."""
+        if self.running_turn is None:
+            return
+        self.terminal.note("The last answer is still arriving on the server. Waiting for its end.")
+        await self._receiver.read_to_end(self.running_turn)
+        await self._server_copy.take_over()
+        self._changed_branch()
+
     async def follow(self) -> None:
         """Shows the answer of the turn that runs on the server, from its beginning."""
         if self.running_turn is None:

@@ -24,6 +24,7 @@ from app.cli.net.event_stream import (
 )
 from app.cli.net.failures import unreachable
 from app.models.schemas import (
+    KEEP_ALIVE_S,
     ChatRequest,
     ConversationListResponse,
     ConversationResponse,
@@ -48,7 +49,8 @@ from app.models.schemas import (
 CONNECT_TIMEOUT_S = 3.0
 RESPONSE_TIMEOUT_S = 30.0
 HEALTH_TIMEOUT_S = 3.0  # a healthy server answers within milliseconds, even under load
-SILENCE_TIMEOUT_S = 600.0  # loading a model may take this long; later, keep-alives arrive
+FIRST_EVENT_TIMEOUT_S = 600.0  # loading a model may take this long
+SILENCE_S = 3.5 * KEEP_ALIVE_S  # within an open stream: three keep-alives are missing
 
 Action = Literal["regenerate", "edit", "continue"]
 
@@ -62,8 +64,13 @@ class ChatClient:
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         setting: str = "--url",
+        silence_s: float = SILENCE_S,
     ) -> None:
-        """`setting` names the option or variable with the address, for error messages."""
+        """`setting` names the option or variable with the address, for error messages.
+
+        A stream in which nothing arrives for `silence_s` counts as broken.
+        """
+        self._silence_s = silence_s
         self._address = address_of(url, api_key, setting)
         self._proxy = proxy_for(self._address) if transport is None else None
         self._http = httpx.AsyncClient(
@@ -185,12 +192,14 @@ class ChatClient:
         models: Mapping[str, type[ServerEvent]],
         position: StreamPosition,
     ) -> ServerEvents:
-        timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        timeout = httpx.Timeout(FIRST_EVENT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         has_started = False
         try:
             method = "GET" if body is None else "POST"
             async with aconnect_sse(self._http, method, path, json=_json(body), timeout=timeout) as source:
                 has_started = True
+                # The transport reads this dictionary anew for the body.
+                source.response.request.extensions["timeout"]["read"] = self._silence_s
                 async for event in read_events(source, models, position):
                     yield event
         except SSEError:

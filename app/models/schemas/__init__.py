@@ -89,6 +89,7 @@ from app.models.schemas.tools import (
     ToolFields as ToolFields,
 )
 from app.models.schemas.wire import (
+    KEEP_ALIVE_S as KEEP_ALIVE_S,
     MAX_STOP as MAX_STOP,
     MAX_TEXT as MAX_TEXT,
     LoadState as LoadState,

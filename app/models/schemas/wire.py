@@ -19,6 +19,7 @@ from app.core.sampling import MAX_WORD, TOKEN_ID
 
 LoadState = Literal["available", "loading", "loaded", "failed"]
 
+KEEP_ALIVE_S = 10.0  # after which an open event stream that has nothing else to send gets a comment
 MAX_TEXT = 400_000  # characters of one message; the request body has its own limit in bytes
 MAX_STOP = 16
 _MAX_FIELDS = 200  # of one object, because building an error for each unknown field takes time

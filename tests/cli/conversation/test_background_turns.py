@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from app.cli.conversation.session import Session
@@ -11,10 +13,11 @@ from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
 from app.cli.transcripts.session_index import recent_sessions
 from app.models.schemas import LoadProgress
-from tests.cli.client_process import CLIENT, client_environ, until, wait_until
+from tests.cli.client_process import CLIENT, client_environ, piped, until, wait_until
 from tests.cli.conftest import Seen, Talk, interrupted
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import LIMIT_S
 
 
 def _kinds(standin: StandIn) -> list[str]:
@@ -95,6 +98,25 @@ def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: S
         terminal.type("say next\r")
         terminal.wait_for("12 tokens", times=2)
     assert standin.conversations["conv_1"].texts == [f"say {words}", words, "say next", "next"]
+    assert list(standin.conversations) == ["conv_1"]
+
+
+def test_one_message_waits_for_the_turn_that_a_killed_client_left(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("hang on\r")
+        terminal.wait_for("You said: hang on")
+        wait_until(lambda: recent_sessions(sessions_folder()))
+        terminal.process.kill()
+        terminal.wait_for_end()
+    (turn_id,) = standin.logs
+    with ThreadPoolExecutor(1) as threads:
+        sending = threads.submit(piped, "say next", "--url", url, "--resume")
+        wait_until(lambda: _kinds(standin)[1:] == ["events", "events"])
+        httpx.delete(f"{url}/api/v1/chat/turns/{turn_id}", trust_env=False)
+        done = sending.result(LIMIT_S)
+    assert (done.returncode, done.stdout) == (0, "next\n")
+    assert "Waiting for its end." in done.stderr
+    assert standin.conversations["conv_1"].texts == ["hang on", "You said: hang on", "say next", "next"]
     assert list(standin.conversations) == ["conv_1"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from app.cli.errors import Refused, StreamBroken, Unreachable
-from app.cli.net.client import ChatClient
+from app.cli.net.client import SILENCE_S, ChatClient
 from app.cli.net.event_stream import ServerEvents, StreamPosition
 from app.cli.net.turn_stream import ConnectionNotice, unbroken
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent
@@ -17,11 +17,13 @@ from tests.cli.stand_in.state import StandIn
 TEXT = "say one two three four five six"
 
 
-def _read(url: str, message: str = TEXT, background: bool = True) -> tuple[str, list[str], bool]:
+def _read(
+    url: str, message: str = TEXT, background: bool = True, silence_s: float = SILENCE_S
+) -> tuple[str, list[str], bool]:
     """The text of the answer, the notices, and whether its last event came."""
 
     async def read() -> tuple[str, list[str], bool]:
-        async with ChatClient(url) as client:
+        async with ChatClient(url, silence_s=silence_s) as client:
 
             def begin(position: StreamPosition) -> ServerEvents:
                 own = {"background": True} if background else {}
@@ -45,6 +47,14 @@ def test_answer_is_exact_wherever_the_connection_breaks(cuts: list[int], gaps: i
         text, notices, is_done = _read(url)
     assert (text, is_done) == ("one two three four five six", True)
     assert notices and (notices[-1] == "" or gaps)
+
+
+def test_answer_goes_on_after_a_connection_that_fell_silent(url: str, standin: StandIn) -> None:
+    standin.cuts, standin.falls_silent = [3, 2], True
+    text, notices, is_done = _read(url, silence_s=0.2)
+    assert (text, is_done) == ("one two three four five six", True)
+    assert notices[0] == "The connection was lost. Connecting again (1)..."
+    assert [kind for kind, _ in standin.requests][:3] == ["chat", "events", "events"]
 
 
 def test_attempts_to_connect_again_are_bounded(url: str, standin: StandIn) -> None:

@@ -1,5 +1,6 @@
 """The routes of the scripted server: the part of /api/v1 that the client uses."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -66,6 +67,8 @@ async def _followed(
         async for event_id, event in log.read(after):
             if state.cuts and sent == state.cuts[0]:
                 state.cuts.pop(0)
+                if state.falls_silent:
+                    await asyncio.Event().wait()
                 raise ConnectionResetError
             sent += 1
             yield event_id, event

@@ -56,6 +56,7 @@ class StandIn:
         self.refuses_list = False
         self.logs: dict[str, StandInLog] = {}  # by the ids of the answers
         self.cuts: list[int] = []  # events after which the next connections break, while the turns go on
+        self.falls_silent = False  # instead of breaking
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.note: str | None = None
         self.status = "ok"
