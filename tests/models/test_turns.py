@@ -67,7 +67,7 @@ class World:
     now_s: list[float]
     chats: ChatModelManager
 
-    async def count(self) -> int:
+    async def count(self) -> int | None:
         """The number of stored conversations."""
         return (await self.store.page(OWNER, PageRequest(limit=100))).total
 

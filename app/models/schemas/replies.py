@@ -152,7 +152,7 @@ class ConversationSummary(WireModel):
 
 class ConversationListResponse(WireModel):
     conversations: list[ConversationSummary]
-    total: int
+    total: int | None = Field(description="null if a search in a database finds more than 5,000.")
     limit: int
     offset: int
     next_cursor: str | None = Field(None, description="Continues the list after this page; null at its end.")

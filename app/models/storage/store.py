@@ -11,11 +11,12 @@ from app.models.conversation import Conversation, Message
 class ConversationPage:
     """A part of a list of conversations, and the length of the whole list.
 
-    `cursor` continues the list after this part; None at its end.
+    `total` is None if a search finds so many that counting them would take long. `cursor` continues the list
+    after this part; None at its end.
     """
 
     conversations: tuple[Conversation, ...]
-    total: int
+    total: int | None
     cursor: str | None = None
 
 

@@ -260,7 +260,7 @@ def test_stores_agree_on_what_a_word_is(text: str, query: str, is_found: bool, r
 
 def test_a_search_follows_the_title_and_the_deletion(run: Run) -> None:
     async def scenario(store: ConversationStore) -> None:
-        async def count(query: str) -> int:
+        async def count(query: str) -> int | None:
             return (await store.page(OWNER, PageRequest(limit=1, query=query))).total
 
         conversation = await stored(store, "rain", title="weather")
@@ -300,7 +300,7 @@ def test_a_search_that_finds_many_finds_the_same(query: str, run_broad: Run) -> 
             request, found = PageRequest(limit=4, query=query, offset=offset), list[str]()
             while True:
                 page = await store.page(OWNER, request)
-                assert page.total == len(expected)
+                assert page.total == (None if expected else 0)
                 found += [each.id for each in page.conversations]
                 if page.cursor is None:
                     break

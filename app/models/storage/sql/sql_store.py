@@ -44,14 +44,14 @@ from app.models.storage.sql.text_index import (
 from app.models.storage.store import ConversationPage, PageRequest
 
 _NO_LIMIT = 2**31 - 1  # turns of a whole branch
-_MANY = 5_000  # conversations that a search finds: then the newest of them are found faster without the index
+_MANY = 5_000  # conversations; the newest of so many are found faster without the index
 
 
 class SqlStore:
     """Each change is one transaction, and is refused if the turn lock of this process was lost meanwhile."""
 
     def __init__(self, database: Database, locks: LeaseLocks, *, many: int = _MANY) -> None:
-        """A search that finds more than `many` conversations reads the newest ones, one after the other."""
+        """A search that finds more than `many` conversations reads the newest ones, and does not count."""
         self._database = database
         self._locks = locks
         self._many = many
@@ -128,7 +128,8 @@ class SqlStore:
         is_owned = conversations.c.owner == owner
         async with self._database.reading() as connection:
             if page.query is None:
-                total, is_listed = await _count(connection, is_owned), is_owned
+                total: int | None = await _count(connection, is_owned)
+                is_listed = is_owned
             else:
                 total, is_found = await self._search(connection, owner, search_words(page.query))
                 is_listed = is_owned & is_found
@@ -138,12 +139,13 @@ class SqlStore:
 
     async def _search(
         self, connection: AsyncConnection, owner: str, words: Sequence[str]
-    ) -> tuple[int, ColumnElement[bool]]:
+    ) -> tuple[int | None, ColumnElement[bool]]:
         """Returns how many of the owner's conversations have the words, and the condition for one of them."""
         number, found = conversations.c.number, self.index.found(owner, words)
-        total = await connection.scalar(select(func.count()).select_from(found.subquery())) or 0
+        first = found.limit(self._many + 1).subquery()
+        total = await connection.scalar(select(func.count()).select_from(first)) or 0
         if total > self._many:
-            return total, self.index.has_words(owner, words, number)
+            return None, self.index.has_words(owner, words, number)
         return total, number.in_(found)
 
     async def _put(self, connection: AsyncConnection, rows: NewRows) -> int:

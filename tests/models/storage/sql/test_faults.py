@@ -33,7 +33,7 @@ async def started(url: str) -> AsyncIterator[tuple[Database, SqlStore]]:
         await database.close()
 
 
-async def total(store: ConversationStore) -> int:
+async def total(store: ConversationStore) -> int | None:
     return (await store.page(OWNER, PageRequest(limit=1))).total
 
 
