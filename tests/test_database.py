@@ -21,6 +21,8 @@ from tests.waiting import LIMIT_S, wait_for
 
 WITHOUT_MODEL = ("tests.stored_server",)
 ACKNOWLEDGED, BUSY, CUT = "acknowledged", "busy", "cut"
+CALLERS = 10  # whose turns one kill cuts
+MOST_EVENTS = 100  # that the callers read before a kill; a turn has five
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -37,17 +39,33 @@ def stored_server(folder: Path, url: str) -> Iterator[RunningServer]:
         yield server
 
 
+class Killer:
+    """Kills a server soon after its callers have read so many events together."""
+
+    def __init__(self, server: RunningServer, draw: random.Random) -> None:
+        self.events = draw.randint(1, MOST_EVENTS)
+        self.timer = threading.Timer(draw.uniform(0.0, 0.02), server.process.kill)
+        self.lock = threading.Lock()
+
+    def count(self) -> None:
+        with self.lock:
+            self.events -= 1
+            if self.events == 0:
+                self.timer.start()
+
+
 class Caller:
     """Sends messages to one conversation, and keeps what was acknowledged."""
 
     def __init__(self) -> None:
         self.conversation_id: str | None = None
         self.acknowledged: list[str] = []  # ids of replies whose `done` was read
+        self.cut = 0  # turns that ended with the server
         self.http = httpx.Client(
             trust_env=False, timeout=LIMIT_S, verify=False
         )  # no TLS here; making its context is slow
 
-    def send(self, url: str) -> str:
+    def send(self, url: str, killer: Killer | None = None) -> str:
         """How the turn ended."""
         body: dict[str, Any] = {"message": "hi", "stream": True}  # Any: JSON
         if self.conversation_id is not None:
@@ -58,15 +76,18 @@ class Caller:
                 return BUSY
             assert response.status_code == 200
             for name, data in events(response):
+                if killer is not None:
+                    killer.count()
                 if name == "done":
                     self.conversation_id = data["conversation_id"]
                     self.acknowledged.append(data["message_id"])
                     return ACKNOWLEDGED
         return CUT
 
-    def send_until_cut(self, url: str) -> None:
-        while self.send(url) == ACKNOWLEDGED:
+    def send_until_cut(self, url: str, killer: Killer) -> None:
+        while self.send(url, killer) == ACKNOWLEDGED:
             pass
+        self.cut += 1
 
 
 def check_after_restart(server: RunningServer, caller: Caller) -> None:
@@ -85,18 +106,17 @@ def check_after_restart(server: RunningServer, caller: Caller) -> None:
 
 
 def kill_during_turns(folder: Path, url: str, turns: int) -> None:
-    """Kills the server at random moments, until so many turns were acknowledged."""
-    draw, callers = random.Random(turns), [Caller() for _ in range(3)]
-    while sum(len(caller.acknowledged) for caller in callers) < turns:
-        with stored_server(folder, url) as server, ThreadPoolExecutor() as pool:
+    """Kills the server at random moments, until it has cut so many turns."""
+    draw, callers = random.Random(turns), [Caller() for _ in range(CALLERS)]
+    with ThreadPoolExecutor(CALLERS) as pool:
+        while sum(caller.cut for caller in callers) < turns:
+            with stored_server(folder, url) as server:
+                list(pool.map(lambda caller: check_after_restart(server, caller), callers))  # noqa: B023  # at once
+                killer = Killer(server, draw)
+                list(pool.map(lambda caller: caller.send_until_cut(server.url, killer), callers))  # noqa: B023
+        with stored_server(folder, url) as server:
             list(pool.map(lambda caller: check_after_restart(server, caller), callers))
-            killing = threading.Timer(draw.uniform(0.0, 1.0), server.process.kill)
-            killing.start()
-            list(pool.map(lambda caller: caller.send_until_cut(server.url), callers))
-            killing.join(LIMIT_S)
-    with stored_server(folder, url) as server:
-        for caller in callers:
-            check_after_restart(server, caller)
+    assert sum(len(caller.acknowledged) for caller in callers) > CALLERS
     assert_sound(url)
 
 
@@ -107,13 +127,12 @@ def assert_sound(url: str) -> None:
 
 
 def test_kill_at_random_moments_loses_nothing_acknowledged(tmp_path: Path, database_url: str) -> None:
-    kill_during_turns(tmp_path, database_url, turns=20)
+    kill_during_turns(tmp_path, database_url, turns=100)
 
 
 @pytest.mark.slow
 def test_kill_at_many_random_moments_loses_nothing_acknowledged(tmp_path: Path, database_url: str) -> None:
-    for _ in range(5):
-        kill_during_turns(tmp_path, database_url, turns=500)
+    kill_during_turns(tmp_path, database_url, turns=500)
 
 
 def test_two_servers_never_answer_in_a_conversation_at_once(tmp_path: Path, database_url: str) -> None:
