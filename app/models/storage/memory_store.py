@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -31,7 +31,7 @@ class _Record:
 
 
 class MemoryStore:
-    """Evicts the least recently used conversations beyond the limits.
+    """Evicts the least recently used conversations beyond the limits, of each owner within its share.
 
     Conversations whose ids are in `held` are in the middle of a turn; they are neither evicted nor expire.
     """
@@ -47,7 +47,8 @@ class MemoryStore:
     ) -> None:
         self._max = max_conversations
         self._max_bytes = max_bytes
-        self._bytes = 0  # of memory that all conversations take
+        self._bytes = Counter[str]()  # of memory that the conversations of each owner take
+        self._counts = Counter[str]()  # conversations of each owner
         self._ttl_s = ttl_s
         self._held = held
         self._clock = clock
@@ -91,22 +92,24 @@ class MemoryStore:
     async def reserve(self, conversation: Conversation) -> None:
         """See ConversationStore. A held id counts as stored, so the reservation needs no record."""
         assert conversation.id in self._held, "the turn that reserves a place must hold its lock"
-        self._make_room_for(conversation.id)
+        self._make_room_for(conversation)
 
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
         """See ConversationStore."""
         self._drop_expired()
         record = self._records.get(conversation.id)
         if record is None and conversation.id not in self._held:
-            self._make_room_for(conversation.id)
+            self._make_room_for(conversation)
         added_bytes = sum(message.memory_bytes for message in new_messages)
         more = conversation.memory_bytes - (0 if record is None else record.conversation.memory_bytes)
-        self._make_memory_for(conversation.id, more + added_bytes)
-        record = self._records.setdefault(conversation.id, _Record(conversation, self._clock()))
+        self._make_memory_for(conversation, more + added_bytes)
+        if record is None:
+            record = self._records[conversation.id] = _Record(conversation, self._clock())
+            self._counts[conversation.owner] += 1
         record.conversation = conversation
         record.messages.update((message.id, message) for message in new_messages)
         record.messages_bytes += added_bytes
-        self._bytes += more + added_bytes
+        self._bytes[conversation.owner] += more + added_bytes
         self._touch(record)
 
     async def delete(self, conversation: Conversation) -> None:
@@ -137,7 +140,12 @@ class MemoryStore:
         record.used_at = self._clock()
 
     def _remove(self, conversation_id: str) -> None:
-        self._bytes -= self._records.pop(conversation_id).memory_bytes
+        record = self._records.pop(conversation_id)
+        owner = record.conversation.owner
+        self._counts[owner] -= 1
+        self._bytes[owner] -= record.memory_bytes
+        if not self._counts[owner]:
+            del self._counts[owner], self._bytes[owner]
 
     def _idle_ids(self) -> Iterator[str]:
         """Yields the ids of conversations that are not in a turn, the least recently used first."""
@@ -150,26 +158,43 @@ class MemoryStore:
             self._remove(oldest)
             logger.info("conversation expired: id=%s", oldest)
 
-    def _make_room_for(self, conversation_id: str) -> None:
+    def _make_room_for(self, conversation: Conversation) -> None:
         """Evicts conversations until this one fits beside those that are stored or in their first turn."""
-        while len(self._records.keys() | self._held | {conversation_id}) > self._max:
-            oldest = next(self._idle_ids(), None)
+        while len(self._records.keys() | self._held | {conversation.id}) > self._max:
+            oldest = self._expendable(conversation, self._counts, 1, self._max)
             if oldest is None:
                 raise _all_in_use()
             self._remove(oldest)
             logger.warning("conversation evicted, LLM_MAX_CONVERSATIONS reached: id=%s", oldest)
 
-    def _make_memory_for(self, conversation_id: str, more_bytes: int) -> None:
+    def _make_memory_for(self, conversation: Conversation, more_bytes: int) -> None:
         """Evicts other conversations until this one can grow. It is stored in any case if it is in a turn,
         whose reply would be lost, or if no other is stored."""
-        while self._bytes + more_bytes > self._max_bytes:
-            oldest = next((key for key in self._idle_ids() if key != conversation_id), None)
+        while self._bytes.total() + more_bytes > self._max_bytes:
+            oldest = self._expendable(conversation, self._bytes, more_bytes, self._max_bytes)
             if oldest is None:
-                if conversation_id in self._held or not self._records.keys() - {conversation_id}:
+                if conversation.id in self._held or not self._records.keys() - {conversation.id}:
                     return
                 raise _all_in_use()
             self._remove(oldest)
             logger.warning("conversation evicted, LLM_CONVERSATION_MEMORY_GB reached: id=%s", oldest)
+
+    def _expendable(
+        self, conversation: Conversation, held: Counter[str], more: int, limit: int
+    ) -> str | None:
+        """Returns the idle conversation that makes way for `more` of this one; None if there is none.
+
+        It is the least recently used one: of the same owner if that one would exceed its share of the
+        `limit`, otherwise of the owner that holds most.
+        """
+        oldest = dict[str, str]()  # of each owner
+        for key in self._idle_ids():
+            if key != conversation.id:
+                oldest.setdefault(self._records[key].conversation.owner, key)
+        owners = held.keys() | {conversation.owner}
+        if (held[conversation.owner] + more) * len(owners) > limit:
+            return oldest.get(conversation.owner)
+        return oldest[max(oldest, key=lambda owner: held[owner])] if oldest else None
 
 
 async def _search(records: Sequence[_Record], words: Sequence[str]) -> list[_Record]:

@@ -1,7 +1,9 @@
 import asyncio
 import logging
+from collections import Counter
 
 import pytest
+from hypothesis import given, strategies as st
 
 from app.core.errors import ConversationNotFound, QueueFull
 from app.models.conversation import Conversation, text_message
@@ -118,10 +120,12 @@ def test_an_idle_conversation_expires_and_one_in_a_turn_does_not() -> None:
     asyncio.run(scenario())
 
 
-async def fill(store: ConversationStore, text: str, conversation: Conversation | None = None) -> Conversation:
-    """Adds a message with the text to a conversation; to a new one if it is None."""
+async def fill(
+    store: ConversationStore, text: str, conversation: Conversation | None = None, owner: str = OWNER
+) -> Conversation:
+    """Adds a message with the text to a conversation; to a new one of the owner if it is None."""
     message = text_message("user", text)
-    filled = (conversation or Conversation(owner=OWNER)).with_messages(message)
+    filled = (conversation or Conversation(owner=owner)).with_messages(message)
     await store.commit(filled, [message])
     return filled
 
@@ -159,5 +163,75 @@ def test_a_conversation_that_grows_evicts_others_and_counts_once() -> None:
         await fill(store, "new")
         await fill(store, "d" * 40_000)  # alone, it may exceed the budget
         assert len(await listed(store)) == 1
+
+    asyncio.run(scenario())
+
+
+async def owned(store: MemoryStore, owner: str) -> list[str]:
+    page = await store.page(owner, PageRequest(limit=100))
+    return [each.id for each in page.conversations]
+
+
+def test_an_owner_beyond_its_share_evicts_its_own_conversations() -> None:
+    async def scenario() -> None:
+        store = MemoryStore(max_conversations=10, ttl_s=60, held=set())
+        bobs = [(await fill(store, "b", owner="bob")).id for _ in range(3)]
+        adas = [(await fill(store, "a", owner="ada")).id for _ in range(50)]
+        assert await owned(store, "bob") == bobs[::-1]
+        assert await owned(store, "ada") == adas[:-8:-1]
+
+    asyncio.run(scenario())
+
+
+def test_an_owner_within_its_share_takes_room_from_the_one_that_holds_most() -> None:
+    async def scenario() -> None:
+        store = MemoryStore(max_conversations=10, ttl_s=60, held=set())
+        carols = [(await fill(store, "c", owner="carol")).id for _ in range(2)]
+        adas = [(await fill(store, "a", owner="ada")).id for _ in range(8)]
+        bobs = [(await fill(store, "b", owner="bob")).id for _ in range(20)]
+        assert await owned(store, "carol") == carols[::-1]
+        assert await owned(store, "bob") == bobs[:-4:-1]  # its share
+        assert await owned(store, "ada") == adas[:-6:-1]
+
+    asyncio.run(scenario())
+
+
+def test_memory_is_shared_among_owners_in_the_same_way() -> None:
+    async def scenario() -> None:
+        store, _ = byte_store(40_000)
+        bobs = [(await fill(store, "b" * 3_000, owner="bob")).id for _ in range(4)]
+        long = await fill(store, "a" * 3_000, owner="ada")
+        for _ in range(20):
+            await fill(store, "a" * 3_000, owner="ada")
+        assert await owned(store, "bob") == bobs[::-1]
+        assert long.id not in await owned(store, "ada")
+
+    asyncio.run(scenario())
+
+
+def test_an_owner_whose_conversations_are_all_in_turns_evicts_no_other_beyond_its_share() -> None:
+    async def scenario() -> None:
+        locks = LocalTurnLocks()
+        store = MemoryStore(max_conversations=4, ttl_s=60, held=locks.held)
+        bobs = [(await fill(store, "b", owner="bob")).id for _ in range(2)]
+        adas = [await fill(store, "a", owner="ada") for _ in range(2)]
+        async with locks.hold(adas[0].id), locks.hold(adas[1].id):
+            with pytest.raises(QueueFull):
+                await fill(store, "a", owner="ada")
+        assert await owned(store, "bob") == bobs[::-1]
+
+    asyncio.run(scenario())
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4)), max_size=60))
+def test_an_owner_within_its_share_loses_nothing(fills: list[tuple[str, int]]) -> None:
+    async def scenario() -> None:
+        store, made = MemoryStore(max_conversations=9, ttl_s=60, held=set()), Counter[str]()
+        for owner, count in fills:
+            for _ in range(count):
+                await fill(store, "x", owner=owner)
+            made[owner] += count
+        for owner in made:
+            assert len(await owned(store, owner)) >= min(made[owner], 9 // len(made))
 
     asyncio.run(scenario())
