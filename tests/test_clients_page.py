@@ -23,4 +23,4 @@ def test_example_gets_an_answer(number: int, tmp_path: Path) -> None:
 
 
 def test_page_has_examples() -> None:
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3

@@ -45,6 +45,15 @@ TAGS = [
         "description": "OpenAI's API, for clients that speak it. It keeps nothing.",
     },
     {
+        "name": "OpenAI: responses",
+        "description": "OpenAI's responses. They are replies of the same stored conversations as those of "
+        "`/api/v1/chat`.",
+    },
+    {
+        "name": "OpenAI: conversations",
+        "description": "The same stored conversations, with their messages as items.",
+    },
+    {
         "name": "Anthropic",
         "description": "Anthropic's API, for clients that speak it. It keeps nothing.",
     },

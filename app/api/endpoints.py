@@ -10,6 +10,8 @@ from app.api.anthropic import messages as anthropic_messages
 from app.api.dependencies import reject_unknown_input
 from app.api.native import chat, conversations, generation, health, models, tokens
 from app.api.openai import chat as openai_chat, completions as openai_completions, models as openai_models
+from app.api.openai.conversations import routes as openai_conversations
+from app.api.openai.responses import routes as openai_responses
 from app.api.paths import NATIVE_PREFIX
 
 router = APIRouter()
@@ -18,7 +20,14 @@ for part in (chat, conversations, models, generation, tokens):
 
 
 openai_router = APIRouter()
-for openai_part in (openai_chat, openai_completions, openai_models, anthropic_messages):
+for openai_part in (
+    openai_chat,
+    openai_responses,
+    openai_conversations,
+    openai_completions,
+    openai_models,
+    anthropic_messages,
+):
     openai_router.include_router(openai_part.router)
 
 

@@ -6,6 +6,7 @@ A body with a `default_factory` is optional. Without it, the request means the s
 from fastapi import Body
 from fastapi.openapi.models import Example
 
+from app.api.openai.conversations.wire import NewConversation
 from app.models.schemas import (
     ContinueRequest,
     ForkConversationRequest,
@@ -85,6 +86,25 @@ _COMPLETION = _examples(
 _TEXT_COMPLETION = _examples(
     story=("Continue a text", {"model": "builtin", "prompt": "Once upon a time", "max_tokens": 32})
 )
+_RESPONSE = _examples(
+    question=("A question", {"model": "builtin", "input": "What is the capital of France?"}),
+    stream=(
+        "A question, streamed",
+        {"model": "builtin", "input": "What is the capital of France?", "stream": True},
+    ),
+    unstored=(
+        "Nothing is stored",
+        {"model": "builtin", "input": "Hello!", "instructions": "Be brief.", "store": False},
+    ),
+)
+_INPUT_TOKENS = _examples(question=("A question", {"model": "builtin", "input": "Hello!"}))
+_ITEM = {"role": "user", "content": "My name is Ada."}
+_NEW_CONVERSATION = _examples(
+    empty=("An empty conversation", {}),
+    items=("With an item", {"items": [_ITEM], "metadata": {"topic": "names"}}),
+)
+_NEW_METADATA = _examples(topic=("Metadata", {"metadata": {"topic": "capitals"}}))
+_ITEMS = _examples(message=("A message", {"items": [_ITEM]}))
 _COUNT_MESSAGE = _examples(question=("A question", {"model": "builtin", "messages": _MESSAGES}))
 _MESSAGE = _examples(
     question=("A question", {"model": "builtin", "max_tokens": 100, "messages": _MESSAGES}),
@@ -118,3 +138,8 @@ TEXT_COMPLETION = Body(openapi_examples=_TEXT_COMPLETION)
 COUNT_MESSAGE = Body(openapi_examples=_COUNT_MESSAGE)
 MESSAGE = Body(openapi_examples=_MESSAGE)
 TEXT_COMPLETION = Body(openapi_examples=_TEXT_COMPLETION)
+RESPONSE = Body(openapi_examples=_RESPONSE)
+INPUT_TOKENS = Body(openapi_examples=_INPUT_TOKENS)
+NEW_CONVERSATION = Body(openapi_examples=_NEW_CONVERSATION, default_factory=NewConversation)
+NEW_METADATA = Body(openapi_examples=_NEW_METADATA)
+ITEMS = Body(openapi_examples=_ITEMS)

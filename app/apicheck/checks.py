@@ -6,6 +6,7 @@ They run in order, share one conversation, and delete it at the end.
 from collections.abc import Mapping
 
 from app.apicheck.other_apis import OTHER_API_CHECKS
+from app.apicheck.response_checks import RESPONSE_CHECKS
 from app.apicheck.runner import API, GREEDY, QUESTION, Check, Target, current_model, expect, expect_refusal
 from app.models import schemas
 
@@ -320,6 +321,7 @@ CHECKS = (
     Check("POST /api/v1/detokenize", "returns the text", tokens_are_detokenized),
     Check("POST /api/v1/count", "counts a chat", tokens_are_counted),
     *OTHER_API_CHECKS,
+    *RESPONSE_CHECKS,
     Check("POST /api/v1/chat", "422: unknown field", unknown_field_is_named),
     Check("POST /api/v1/chat", "400: NaN in the body", broken_json_is_refused),
     Check("POST /api/v1/chat", "415: a form", forms_are_refused),

@@ -15,6 +15,7 @@
     │   ├── ConversationNotFound
     │   ├── MessageNotFound
     │   ├── TurnNotFound          no turn of that id runs or has ended in the last minutes
+    │   ├── ResponseNotFound  ItemNotFound    of OpenAI's API
     │   └── ModelNotFound
     ├── ConversationBusy          the conversation is in the middle of a turn
     ├── ModelBusy                 the model is in use and cannot be unloaded
@@ -72,6 +73,10 @@ class ConversationFull(InvalidRequest):
     code = "conversation_full"
 
 
+class PreviousResponseNotFound(InvalidRequest):
+    code = "previous_response_not_found"  # with a status of 400, as in OpenAI's API
+
+
 class NothingToDo(InvalidRequest):
     code = "nothing_to_do"
 
@@ -114,6 +119,14 @@ class MessageNotFound(NotFound):
 
 class TurnNotFound(NotFound):
     code = "turn_not_found"
+
+
+class ResponseNotFound(NotFound):
+    code = "response_not_found"
+
+
+class ItemNotFound(NotFound):
+    code = "item_not_found"
 
 
 class ModelNotFound(NotFound):

@@ -105,11 +105,9 @@ class TemplateArguments(LenientRequest):
     enable_thinking: StrictBool | None = None
 
 
-class SamplingRequest(LenientRequest):
+class SamplingOptions(LenientRequest):
     """The sampling fields of OpenAI's API, and those of vLLM's that this server has under the same name."""
 
-    model: str
-    max_tokens: StrictInt | None = None
     temperature: StrictFloat | None = None
     top_p: StrictFloat | None = None
     seed: StrictInt | None = None
@@ -117,9 +115,6 @@ class SamplingRequest(LenientRequest):
     presence_penalty: StrictFloat | None = None
     frequency_penalty: StrictFloat | None = None
     logit_bias: dict[str, StrictFloat] | None = None
-    n: Annotated[StrictInt, Field(ge=1, le=_MAX_CHOICES)] | None = None
-    stream: StrictBool | None = None
-    stream_options: StreamOptions | None = None
 
     top_k: StrictInt | None = None
     min_p: StrictFloat | None = None
@@ -129,6 +124,16 @@ class SamplingRequest(LenientRequest):
     stop_token_ids: list[StrictInt] | None = None
     include_stop_str_in_output: StrictBool | None = None
     bad_words: list[str] | None = None
+
+
+class SamplingRequest(SamplingOptions):
+    """The fields that chat completions and completions share."""
+
+    model: str
+    max_tokens: StrictInt | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=_MAX_CHOICES)] | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
 
     @property
     def reports_usage(self) -> bool:

@@ -5,20 +5,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.api.openai.chat_requests import SamplingRequest
+from app.api.openai.chat_requests import SamplingOptions
 from app.core.errors import InvalidRequest
 from app.models.schemas import SamplingFields
 
 _OTHER_NAMES = {"max_length": "max_tokens"}
-_SAME = tuple(
-    name
-    for name in SamplingFields.model_fields
-    if name in SamplingRequest.model_fields and name != "max_tokens"
-)
+_SAME = tuple(name for name in SamplingFields.model_fields if name in SamplingOptions.model_fields)
 
 
 def sampling_fields(
-    request: SamplingRequest, max_tokens: int | None, top_logprobs: int | None
+    request: SamplingOptions, max_tokens: int | None, top_logprobs: int | None
 ) -> SamplingFields:
     """Returns the fields, of which those that the request leaves out take the model's defaults.
 

@@ -133,6 +133,11 @@ def _events_of(reply: Message, response: ChatResponse) -> Iterator[TurnEvent]:
         omitted_messages=response.omitted_messages,
         parameters=response.parameters,
     )
+    yield from part_events(reply)
+
+
+def part_events(reply: Message) -> Iterator[DeltaEvent | ThinkingEvent | ToolCallEvent]:
+    """Yields an event for each part of a stored reply."""
     calls = 0
     for part in reply.parts:
         match part:
