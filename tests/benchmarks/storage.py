@@ -129,10 +129,12 @@ async def _timed(operation: Callable[[], Awaitable[object]]) -> tuple[float, flo
 
 def _postgres_s() -> float:
     """Seconds that all processes of PostgreSQL on this machine have computed, in steps of 10 ms."""
-    return sum(
-        process.info["cpu_times"].user + process.info["cpu_times"].system
-        for process in psutil.process_iter(["name", "cpu_times"])
-        if process.info["name"] == "postgres"
+    return float(
+        sum(
+            process.info["cpu_times"].user + process.info["cpu_times"].system
+            for process in psutil.process_iter(["name", "cpu_times"])
+            if process.info["name"] == "postgres"
+        )
     )
 
 
