@@ -43,9 +43,10 @@ class Heartbeat:
         return build(settings)
 
     async def beat(self) -> None:
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         while True:
             before = time.thread_time()
-            await asyncio.sleep(0.001)
+            await asyncio.wait((never,), timeout=0.001)
             self.longest_s = max(self.longest_s, time.thread_time() - before)
             self.beats += 1
 
