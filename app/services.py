@@ -27,7 +27,7 @@ from app.models.conversation import Conversation
 from app.models.hub.client import Hub
 from app.models.hub.local_models import LocalModels
 from app.models.key_limits import KeyLimits
-from app.models.lifecycle.engines import WorkerStarter
+from app.models.lifecycle.engines import EngineStarter, WorkerStarter
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.status import ServerStatus
 from app.models.lifecycle.switch import LoadEvent
@@ -254,15 +254,19 @@ def build_services(
     settings: Settings,
     catalogue: Mapping[str, ModelProfile] = CATALOGUE,
     launcher: WorkerLauncher | None = None,
+    engines: EngineStarter | None = None,
 ) -> Services:
     """Returns services that serve real models. They load nothing before `models.start()`.
+
+    Without `engines`, the models run in worker processes, which `launcher` starts.
 
     Raises:
         SettingsError: LLM_DATABASE_URL is wrong.
     """
     catalogue = with_models_of(settings.models_file, catalogue)
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
-    hub, engines = Hub(settings.model_cache_dir, token=token), WorkerStarter(settings, launcher)
+    hub = Hub(settings.model_cache_dir, token=token)
+    engines = WorkerStarter(settings, launcher) if engines is None else engines
     local = LocalModels() if settings.find_local_models else None
     models = ModelManager(settings, catalogue, hub, engines=engines, local=local)
     limits = KeyLimits.of(settings)

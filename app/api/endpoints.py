@@ -1,4 +1,4 @@
-"""Adds all routes to the application: /api/v1, /v1, health, the index and the page at /docs.
+"""Adds all routes to the application: /api/v1, /v1, health, the index, and the pages at /ui and /docs.
 
 Each handler parses its request, calls one method of a service, and returns. The services raise the errors.
 """
@@ -13,6 +13,7 @@ from app.api.openai import chat as openai_chat, completions as openai_completion
 from app.api.openai.conversations import routes as openai_conversations
 from app.api.openai.responses import routes as openai_responses
 from app.api.paths import NATIVE_PREFIX
+from app.api.web.page import add_page
 
 router = APIRouter()
 for part in (chat, conversations, models, generation, tokens):
@@ -44,3 +45,4 @@ def add_routes(app: FastAPI, has_key: bool) -> None:
     app.include_router(health.health_router, include_in_schema=False, dependencies=[strict])
     app.include_router(health.index_router, dependencies=[strict])
     docs.add_docs_page(app)
+    add_page(app)

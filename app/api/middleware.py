@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
-from app.api.paths import path_below_prefix
+from app.api.paths import PAGE, is_below, path_below_prefix
 from app.core.api_keys import DEFAULT_OWNER, KeyRing
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
 from app.core.logging import escape_control, request_id, to_domain_error
@@ -25,7 +25,7 @@ from app.core.logging import escape_control, request_id, to_domain_error
 logger = logging.getLogger("app.access")
 
 # Paths that need no key and have no limit: those that probes request, and those that reveal nothing about
-# this server. The page at /docs needs its script and the schema before a person can enter the key.
+# this server. The pages at /ui and /docs need their files before a person can enter the key.
 HEALTH_PATHS = frozenset(
     f"{prefix}/health{part}" for prefix in ("", "/api/v1") for part in ("", "/live", "/ready")
 )
@@ -176,7 +176,7 @@ class HeadAsGet:
 
 def _is_open(scope: Scope) -> bool:
     path = path_below_prefix(scope)
-    return path in _OPEN_PATHS or path.startswith(f"{ASSETS}/")
+    return path in _OPEN_PATHS or path.startswith(f"{ASSETS}/") or is_below(path, PAGE)
 
 
 def _given_keys(headers: Headers) -> set[bytes]:

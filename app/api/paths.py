@@ -5,6 +5,7 @@ from starlette.types import Scope
 NATIVE_PREFIX = "/api/v1"
 OPENAI_PREFIX = "/v1"
 ANTHROPIC_PREFIX = "/v1/messages"
+PAGE = "/ui"  # the web page; its files are below
 
 
 def path_below_prefix(scope: Scope) -> str:

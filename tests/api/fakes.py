@@ -475,9 +475,11 @@ class StartedServer(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: ASGIApp, **options: Any) -> Iterator[str]:  # Any: as uvicorn.Config types them
-    """The URL of a real server, which has started."""
-    listening = socket.create_server(("127.0.0.1", 0))
+def serving(
+    app: ASGIApp, port: int = 0, **options: Any
+) -> Iterator[str]:  # Any: as uvicorn.Config types them
+    """The URL of a real server, which has started, on that port; 0: any free one."""
+    listening = socket.create_server(("127.0.0.1", port))
     server = StartedServer(uvicorn.Config(app, log_config=None, lifespan="auto", **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

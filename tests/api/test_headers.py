@@ -9,7 +9,16 @@ from tests.api.fakes import Scripted, fake_app, serving
 from tests.api.raw_http import exchange
 
 KEY = "open sesame"
-PATHS = ["/", "/docs", "/docs-assets/swagger-ui.css", "/health/ready", "/api/v1/chat", "/api/v1/chat/models"]
+PATHS = [
+    "/",
+    "/ui",
+    "/ui/main.js",
+    "/docs",
+    "/docs-assets/swagger-ui.css",
+    "/health/ready",
+    "/api/v1/chat",
+    "/api/v1/chat/models",
+]
 NAMES = [
     *("Accept", "Access-Control-Request-Headers", "Access-Control-Request-Method", "Authorization"),
     *("Content-Encoding", "Content-Type", "Cookie", "Expect", "Forwarded", "Host"),

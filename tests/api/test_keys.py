@@ -14,7 +14,7 @@ from tests.api.fakes import Scripted, fake_app, keys_of, serving
 from tests.api.raw_http import exchange
 
 KEYS = "alice:key-a,bob:key:b,carol:schlüssel"
-OPEN = {"/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
+OPEN = {"/", "/ui", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
 OPEN |= {f"/api/v1{path}" for path in OPEN if path.startswith("/health")}
 Pairs = list[tuple[str, bytes]]
 

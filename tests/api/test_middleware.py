@@ -18,7 +18,7 @@ from app.core.errors import ForbiddenHost, NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, keys_of, serving
 
 KEY = "open sesame"
-OPEN = {"/", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
+OPEN = {"/", "/ui", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
 OPEN |= {f"/api/v1{path}" for path in OPEN if path.startswith("/health")}
 
 
@@ -105,7 +105,11 @@ def test_every_route_but_the_open_ones_requires_the_key(locked: httpx.Client) ->
     app = fake_app(Scripted(), api_key=KEY)
     describe(app)
     plain = {route.path for route in app.routes if isinstance(route, Route)}
-    paths = plain | set(app.openapi()["paths"]) | {"/api/v1/nothing", "/docs-assets", "/health/", "/redoc"}
+    paths = (
+        plain - {"/ui/"}
+        | set(app.openapi()["paths"])
+        | {"/api/v1/nothing", "/docs-assets", "/health/", "/redoc"}
+    )
     for path in paths:
         for method in ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"):
             is_refused = locked.request(method, path).status_code == 401
@@ -150,7 +154,7 @@ def test_health_checks_below_a_prefix_are_logged_as_details(caplog: pytest.LogCa
     assert access_lines(caplog) == []
 
 
-@pytest.mark.parametrize("path", sorted(OPEN | {"/docs-assets/swagger-ui.css"}))
+@pytest.mark.parametrize("path", sorted(OPEN | {"/docs-assets/swagger-ui.css", "/ui/main.js"}))
 def test_open_routes_answer_without_the_key(locked: httpx.Client, path: str) -> None:
     assert locked.get(path).status_code == 200
 

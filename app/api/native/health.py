@@ -1,11 +1,12 @@
 """Routes that describe the server: the index, and the health checks for people and probes."""
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 
 from app import __version__
 from app.api.dependencies import ServicesDep
 from app.api.docs import fails_with
+from app.api.web.page import page, prefers_page
 from app.core.errors import DomainError, ModelUnavailable, StoreUnavailable
 from app.models.schemas import HealthResponse
 
@@ -34,9 +35,12 @@ class Alive(BaseModel):
     status: str = "ok"
 
 
-@index_router.get("/")
-async def index(request: Request) -> Index:
-    """Lists all routes, and some requests to try first."""
+@index_router.get("/", response_model=Index)
+async def index(request: Request, response: Response) -> Index | Response:
+    """Lists all routes, and some requests to try first. A browser gets the page of /ui."""
+    if prefers_page(request):
+        return await page(request)
+    response.headers["Vary"] = "Accept"
     return _index(request.app, str(request.base_url).rstrip("/"))
 
 

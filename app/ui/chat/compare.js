@@ -1,0 +1,143 @@
+// Shows versions of an answer side by side, and asks two or three models the same question.
+// All versions belong to one conversation, in which one turn runs at a time, so the models answer one after the other.
+
+import { call } from "../core/api.js";
+import { byId, el, fill } from "../core/dom.js";
+import { changed, state } from "../core/state.js";
+import { requestFields } from "../panels/settings.js";
+import { sayError } from "../panels/toast.js";
+import { factsOf } from "./message.js";
+import { progressText, ReplyBody } from "./reply.js";
+import { Turn } from "./turn.js";
+
+/** @import { ServerEvent } from "../core/api.js" */
+/** @import { ConversationMessage, ConversationResponse } from "../wire.d.ts" */
+
+const MOST = 3;
+
+export class Compare {
+  /** @param {{ openId: () => string | null, open: (id: string | null) => void }} page */
+  constructor(page) {
+    this.page = page;
+    this.dialog = byId("compare", HTMLDialogElement);
+    this.columns = byId("columns", HTMLDivElement);
+    this.question = byId("compare-question", HTMLTextAreaElement);
+    this.choices = byId("compare-models", HTMLFieldSetElement);
+    this.form = byId("compare-form", HTMLFormElement);
+    /** @type {Turn | null} */
+    this.turn = null;
+    /** @type {string | null} the conversation of the shown versions */
+    this.id = null;
+    this.isOver = true;
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.isOver) this.#ask();
+    });
+    this.dialog.addEventListener("close", () => this.#leave());
+  }
+
+  /** Lets the person choose models and ask them. */
+  ask() {
+    this.form.hidden = false;
+    this.columns.replaceChildren();
+    const ready = state.models.filter((model) => model.is_on_disk || model.status === "loaded");
+    const boxes = ready.map((model, index) =>
+      el("label", {}, el("input", { type: "checkbox", name: "model", value: model.name, checked: index < 2 }), model.display_name),
+    );
+    fill(this.choices, el("legend", {}, "Two or three models"), ...boxes);
+    this.dialog.showModal();
+    this.question.focus();
+  }
+
+  /** Shows versions of one reply. @param {string} conversationId @param {string[]} replyIds */
+  async show(conversationId, replyIds) {
+    try {
+      /** @type {ConversationResponse} */
+      const tree = await call("GET", `chat/conversation/${encodeURIComponent(conversationId)}?tree=true`);
+      const replies = tree.messages.filter((message) => replyIds.includes(message.id));
+      this.id = conversationId;
+      this.form.hidden = true;
+      fill(this.columns, ...replies.map((reply) => this.#stored(reply)));
+      this.dialog.showModal();
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  /** @param {ConversationMessage} reply */
+  #stored(reply) {
+    const body = new ReplyBody();
+    body.show(reply.parts, true);
+    return column(reply.model_name ?? "", body, el("p", { class: "facts" }, factsOf(reply)), this.#use(reply.id));
+  }
+
+  /** @param {string} replyId */
+  #use(replyId) {
+    const use = async () => {
+      await call("POST", `chat/conversation/${encodeURIComponent(this.id ?? "")}/select`, { message_id: replyId }).catch(sayError);
+      this.dialog.close();
+    };
+    return el("button", { type: "button", class: "quiet", onclick: use }, "Go on with this one");
+  }
+
+  async #ask() {
+    const names = [...this.choices.querySelectorAll("input")].filter((box) => box.checked).map((box) => box.value).slice(0, MOST);
+    const message = this.question.value.trim();
+    if (names.length < 2 || message === "") return;
+    this.isOver = false;
+    this.form.hidden = true;
+    this.question.value = "";
+    this.id = this.page.openId();
+    const places = names.map((name) => ({ name, body: new ReplyBody(), end: el("div", { class: "end" }) }));
+    fill(this.columns, ...places.map(({ name, body, end }) => column(name, body, end)));
+    for (const { body } of places) body.wait("Waiting for its turn…");
+    let first = null;
+    for (const { name, body, end } of places) {
+      if (this.isOver) break;
+      const reply = await this.#answer(name, message, first, body, end);
+      first ??= reply;
+    }
+    this.isOver = true;
+    changed("conversations");
+  }
+
+  /**
+   * @param {string} name of the model @param {string} message @param {string | null} first the reply of the first model
+   * @param {ReplyBody} body @param {HTMLElement} end @returns {Promise<string | null>} the id of the reply
+   */
+  async #answer(name, message, first, body, end) {
+    const fields = { ...requestFields(), model_name: name, stream: true, background: true };
+    const turn = new Turn({ conversationId: this.id, question: message, keptUntil: null, prefix: [] });
+    this.turn = turn;
+    body.wait("Reading…");
+    turn.listeners.add((event) => follow(turn, body, event));
+    if (first !== null) await turn.run(`chat/conversation/${this.id}/regenerate`, { ...fields, message_id: first });
+    else await turn.run("chat", this.id === null ? { ...fields, message } : { ...fields, message, conversation_id: this.id });
+    body.finish();
+    this.turn = null;
+    this.id = turn.conversationId;
+    if (turn.done !== null) fill(end, el("p", { class: "facts" }, factsOf(turn.done)), this.#use(turn.messageId));
+    if (turn.error !== null) fill(end, el("p", { class: "problem" }, turn.error.message));
+    return turn.done === null ? null : turn.messageId;
+  }
+
+  #leave() {
+    this.isOver = true;
+    this.turn?.stop().catch(sayError);
+    this.columns.replaceChildren();
+    if (this.id !== null) this.page.open(this.id);
+    this.id = null;
+  }
+}
+
+/** @param {Turn} turn @param {ReplyBody} body @param {ServerEvent | null} event */
+function follow(turn, body, event) {
+  if (event?.name === "delta") body.add("text", event.data.text);
+  else if (event?.name === "thinking") body.add("thinking", event.data.text);
+  else if (event?.name === "progress" && turn.progress !== null) body.wait(progressText(turn.progress));
+}
+
+/** @param {string} name @param {ReplyBody} body @param {Node[]} rest */
+function column(name, body, ...rest) {
+  return el("section", { class: "column", "aria-label": name }, el("h3", {}, name), body.element, ...rest);
+}

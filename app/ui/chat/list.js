@@ -1,0 +1,153 @@
+// Shows the messages of a branch, and the turn that runs at its end. Messages that stay keep their elements.
+
+import { byId, el, fill } from "../core/dom.js";
+import { MessageView } from "./message.js";
+import { progressText } from "./reply.js";
+
+/** @import { ServerEvent } from "../core/api.js" */
+/** @import { ConversationMessage } from "../wire.d.ts" */
+/** @import { Actions } from "./message.js" */
+/** @import { Turn } from "./turn.js" */
+
+const DRAWN_AT_ONCE = 20; // messages at the end of a conversation; those above are drawn when they come near
+const QUESTION = "question of the turn";
+const REPLY = "reply of the turn";
+
+export class MessageList {
+  /** @param {Actions} actions */
+  constructor(actions) {
+    this.actions = actions;
+    this.element = byId("messages", HTMLOListElement);
+    /** @type {Map<string, MessageView>} by the message's id */
+    this.views = new Map();
+    /** @type {Turn | null} */
+    this.turn = null;
+    this.listener = (/** @type {ServerEvent | null} */ event) => this.#follow(event);
+    /** @type {WeakMap<Element, MessageView>} */
+    this.undrawn = new WeakMap();
+    this.observer = new IntersectionObserver((entries) => this.#drawNear(entries), { rootMargin: "1500px" });
+  }
+
+  /** Shows a branch, up to where the turn begins if there is one. @param {ConversationMessage[]} branch @param {Turn | null} turn */
+  show(branch, turn) {
+    this.#attach(turn);
+    const kept = turn === null ? branch : before(branch, turn);
+    const views = new Map();
+    for (const [index, message] of kept.entries()) {
+      const isLast = index === kept.length - 1 && turn === null;
+      views.set(message.id, this.#viewOf(message, isLast, index >= kept.length - DRAWN_AT_ONCE));
+    }
+    for (const [id, view] of turn === null ? [] : this.#viewsOfTurn(turn)) views.set(id, view);
+    this.views = views;
+    this.#place([...views.values()].map((view) => view.element));
+    this.element.setAttribute("aria-busy", String(turn !== null));
+  }
+
+  /** Opens the field for editing the last question. */
+  editLast() {
+    [...this.views.values()].findLast((view) => view.role === "user" && view.message !== null)?.edit();
+  }
+
+  /** @param {Turn | null} turn */
+  #attach(turn) {
+    if (this.turn === turn) return;
+    this.turn?.listeners.delete(this.listener);
+    this.turn = turn;
+    turn?.listeners.add(this.listener);
+  }
+
+  /** @param {ConversationMessage} message @param {boolean} isLast @param {boolean} isDrawn */
+  #viewOf(message, isLast, isDrawn) {
+    const view = this.views.get(message.id) ?? new MessageView(message.role, this.actions);
+    view.update(message, { isLast, isDrawn });
+    if (!view.isDrawn) {
+      this.undrawn.set(view.element, view);
+      this.observer.observe(view.element);
+    }
+    return view;
+  }
+
+  /** @param {Turn} turn @returns {[string, MessageView][]} */
+  #viewsOfTurn(turn) {
+    const { question } = turn.plan;
+    /** @type {[string, MessageView][]} */
+    const views = [];
+    if (question !== null) {
+      const id = turn.start?.parent_id ?? QUESTION;
+      const view = this.views.get(id) ?? this.views.get(QUESTION) ?? new MessageView("user", this.actions);
+      if (view.message === null) view.showQuestion(question);
+      views.push([id, view]);
+    }
+    const id = turn.messageId || REPLY;
+    const known = this.views.get(id) ?? this.views.get(REPLY);
+    const reply = known ?? new MessageView("assistant", this.actions);
+    if (known === undefined) {
+      reply.body?.show(turn.parts, false);
+      this.#showWait(turn, reply);
+    }
+    views.push([id, reply]);
+    return views;
+  }
+
+  /** @param {Turn} turn @param {MessageView} view */
+  #showWait(turn, view) {
+    if (turn.error !== null) view.body?.wait(null);
+    else if (turn.isWaiting) view.body?.wait("The connection broke. Trying to pick the answer up…");
+    else if (turn.progress !== null && turn.start === null) view.body?.wait(progressText(turn.progress));
+    else if (turn.parts.length === 0) view.body?.wait("Reading…");
+  }
+
+  /** @param {ServerEvent | null} event */
+  #follow(event) {
+    const turn = this.turn;
+    if (turn === null) return;
+    const view = this.views.get(turn.messageId) ?? this.views.get(REPLY);
+    if (view === undefined) return;
+    if (event?.name === "delta") view.body?.add("text", event.data.text);
+    else if (event?.name === "thinking") view.body?.add("thinking", event.data.text);
+    else if (event?.name === "tool_call") view.body?.addCall(event.data.id, event.data.name, event.data.arguments);
+    else if (event?.name === "start") this.#begin(turn, view);
+    else this.#showWait(turn, view);
+    if (turn.hasEnded) view.body?.finish();
+  }
+
+  /** Names the views of the turn by the ids that are known now. @param {Turn} turn @param {MessageView} view */
+  #begin(turn, view) {
+    this.views.delete(REPLY);
+    this.views.set(turn.messageId, view);
+    const question = this.views.get(QUESTION);
+    if (question !== undefined && turn.start?.parent_id) {
+      this.views.delete(QUESTION);
+      this.views.set(turn.start.parent_id, question);
+    }
+    this.#showWait(turn, view);
+    const { omitted_messages: omitted, model_name } = turn.start ?? { omitted_messages: 0, model_name: "" };
+    const note = omitted > 0 && ` · ${omitted} older message${omitted === 1 ? "" : "s"} did not fit into the context`;
+    fill(view.footer, el("span", { class: "facts" }, model_name, note));
+  }
+
+  /** Puts the elements in order, and moves only those that are not in their place. @param {Element[]} elements */
+  #place(elements) {
+    const wanted = new Set(elements);
+    for (const child of [...this.element.children]) if (!wanted.has(child)) child.remove();
+    for (const [index, element] of elements.entries()) {
+      const there = this.element.children[index];
+      if (there !== element) this.element.insertBefore(element, there ?? null);
+    }
+  }
+
+  /** @param {IntersectionObserverEntry[]} entries */
+  #drawNear(entries) {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      this.observer.unobserve(target);
+      this.undrawn.get(target)?.draw();
+    }
+  }
+}
+
+/** @param {ConversationMessage[]} branch @param {Turn} turn */
+function before(branch, turn) {
+  const end = branch.findIndex((message) => message.id === turn.plan.keptUntil);
+  return branch.slice(0, end + 1);
+}

@@ -1,0 +1,123 @@
+// Calls the server's API and reads its streams of events. All addresses are relative to the page's own.
+
+/** @import { ErrorDetail } from "../wire.d.ts" */
+
+/**
+ * An event of a stream.
+ * @typedef {{ name: string, id: number | null, data: any }} ServerEvent  data: JSON, of the type that the name says
+ */
+
+const BASE = new URL("api/v1/", document.baseURI);
+const KEY = "api-key";
+const UNREACHABLE = { code: "unreachable", message: "The server does not answer." };
+
+/** Tells the page that the server did not accept the key that the page has now, or wants one. */
+export const access = new EventTarget();
+
+/** An error of a request. `status` is 0 if the server did not answer. */
+export class ApiError extends Error {
+  /** @param {number} status @param {ErrorDetail} detail */
+  constructor(status, detail) {
+    super(detail.message);
+    this.status = status;
+    this.code = detail.code;
+    this.hint = detail.hint ?? "";
+  }
+}
+
+/** @returns {boolean} */
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+/** Keeps the key until the tab is closed; null forgets it. @param {string | null} key */
+export function setKey(key) {
+  if (key === null) sessionStorage.removeItem(KEY);
+  else sessionStorage.setItem(KEY, key);
+}
+
+/**
+ * Sends a request and returns the reply's JSON; null for a reply without a body.
+ * @param {string} method @param {string} path below /api/v1 @param {object} [body]
+ * @param {AbortSignal} [signal] @returns {Promise<any>} JSON, of the type that the route says
+ */
+export async function call(method, path, body, signal) {
+  const response = await send(method, path, body, signal);
+  return response.status === 204 ? null : await response.json();
+}
+
+/**
+ * Sends a request and yields the events of its reply.
+ * @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal]
+ * @returns {AsyncGenerator<ServerEvent, void, void>}
+ */
+export async function* stream(method, path, body, signal) {
+  const response = await send(method, path, body, signal);
+  if (response.body === null || response.status === 204) return;
+  let pending = "";
+  try {
+    for await (const text of chunks(response.body.pipeThrough(new TextDecoderStream()))) {
+      const frames = (pending + text).split("\n\n");
+      pending = frames.pop() ?? "";
+      for (const frame of frames) {
+        const event = parse(frame);
+        if (event !== null) yield event;
+      }
+    }
+  } catch (error) {
+    throw signal?.aborted || error instanceof ApiError ? error : new ApiError(0, UNREACHABLE);
+  }
+}
+
+/** @param {ReadableStream<string>} readable @returns {AsyncGenerator<string, void, void>} */
+async function* chunks(readable) {
+  const reader = readable.getReader();
+  try {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+  } finally {
+    reader.cancel().catch(() => {}); // the connection may be broken already
+  }
+}
+
+/** @param {string} frame the lines of one event @returns {ServerEvent | null} */
+function parse(frame) {
+  let name = "message";
+  let id = null;
+  const data = [];
+  for (const line of frame.split("\n")) {
+    if (line.startsWith("event: ")) name = line.slice(7);
+    else if (line.startsWith("id: ")) id = Number(line.slice(4));
+    else if (line.startsWith("data: ")) data.push(line.slice(6));
+  }
+  return data.length > 0 ? { name, id, data: JSON.parse(data.join("\n")) } : null;
+}
+
+/**
+ * @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal]
+ * @returns {Promise<Response>}
+ */
+async function send(method, path, body, signal) {
+  /** @type {Record<string, string>} */
+  const headers = {};
+  const key = sessionStorage.getItem(KEY);
+  if (key !== null) headers["Authorization"] = `Bearer ${key}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const init = { method, headers, body: body && JSON.stringify(body), signal, cache: /** @type {const} */ ("no-store") };
+  let response;
+  try {
+    response = await fetch(new URL(path, BASE), init);
+  } catch (error) {
+    throw signal?.aborted ? error : new ApiError(0, UNREACHABLE);
+  }
+  if (response.ok) return response;
+  const error = await refusal(response);
+  if (error.status === 401 && key === sessionStorage.getItem(KEY)) access.dispatchEvent(new Event("refused"));
+  throw error;
+}
+
+/** @param {Response} response @returns {Promise<ApiError>} */
+async function refusal(response) {
+  const body = await response.json().catch(() => null); // a proxy's error page is not JSON
+  const detail = body?.error ?? { code: "unknown", message: `The server answered with status ${response.status}.` };
+  return new ApiError(response.status, detail);
+}

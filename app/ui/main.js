@@ -1,0 +1,85 @@
+// Puts the page together: its parts, its addresses (`#/c/ID`) and its keys.
+
+import { setKey } from "./core/api.js";
+import { Connection } from "./core/connection.js";
+import { byId } from "./core/dom.js";
+import { onChange } from "./core/state.js";
+import { Chat } from "./chat/chat.js";
+import { Compare } from "./chat/compare.js";
+import { showGauge } from "./chat/gauge.js";
+import { resumeTurns } from "./chat/turn.js";
+import { listenToKeys } from "./keys.js";
+import { closeSidebar, listenToLayout } from "./panels/layout.js";
+import { Menu } from "./panels/menu.js";
+import { ModelMenu } from "./panels/models.js";
+import { SettingsDrawer } from "./panels/settings.js";
+import { Sidebar } from "./panels/sidebar.js";
+import { SignIn } from "./panels/signin.js";
+
+const ADDRESS = /^#\/c\/([^/]+)$/;
+
+/** @returns {string | null} the id of the conversation that the address names */
+function addressed() {
+  const match = ADDRESS.exec(location.hash);
+  return match?.[1] === undefined ? null : decodeURIComponent(match[1]);
+}
+
+/** @param {string | null} id */
+function go(id) {
+  const address = id === null ? "#/" : `#/c/${encodeURIComponent(id)}`;
+  if (location.hash === address) show();
+  else location.hash = address;
+}
+
+function show() {
+  closeSidebar();
+  chat.open(addressed());
+}
+
+const compare = new Compare({ openId: () => chat.id, open: go });
+const chat = new Chat({ open: go, compare: (ids) => chat.id !== null && compare.show(chat.id, ids) });
+const models = new ModelMenu({ own: () => chat.conversation?.model_name ?? null, chosen: (name) => chat.useModel(name) });
+const sidebar = new Sidebar({ openId: () => chat.id, deleted: (id) => chat.id === id && go(null) });
+const drawer = new SettingsDrawer(() => models.name);
+const connection = new Connection((restarted) => {
+  load();
+  chat.refresh(restarted);
+});
+
+function load() {
+  models.load();
+  sidebar.load();
+}
+
+function begin() {
+  connection.check();
+  load();
+  show();
+}
+
+function signOut() {
+  setKey(null);
+  location.reload();
+}
+
+chat.drawer = drawer;
+new Menu({ chat, compare, open: go, signOut });
+new SignIn(begin);
+onChange("conversation", () => showGauge(chat.branch, chat.turn));
+onChange("turns", () => showGauge(chat.branch, chat.turn));
+onChange("models", () => showGauge(chat.branch, chat.turn));
+onChange("conversation", () => {
+  document.title = chat.title;
+});
+onChange("health", () => models.load());
+byId("open-settings", HTMLButtonElement).addEventListener("click", () => drawer.open(chat.conversation?.system_prompt ?? ""));
+byId("new-chat", HTMLAnchorElement).addEventListener("click", () => setTimeout(() => chat.composer.focus()));
+window.addEventListener("hashchange", show);
+window.addEventListener("focus", () => {
+  sidebar.load();
+  if (chat.turn === null) chat.refresh();
+});
+listenToLayout();
+listenToKeys({ chat, sidebar, newChat: () => go(null) });
+for (const { turn, ending } of resumeTurns()) chat.adopt(turn, ending);
+begin();

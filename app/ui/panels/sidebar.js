@@ -1,0 +1,169 @@
+// Lists the conversations by day, and searches, renames and deletes them.
+
+import { call } from "../core/api.js";
+import { byId, el, fill, iconButton } from "../core/dom.js";
+import { dayGroup } from "../core/format.js";
+import { icon } from "../core/icons.js";
+import { onChange } from "../core/state.js";
+import { turns } from "../chat/turn.js";
+import { confirm } from "./confirm.js";
+import { sayError } from "./toast.js";
+
+/** @import { ConversationListResponse, ConversationSummary } from "../wire.d.ts" */
+
+const TYPING_MS = 150;
+const PAGE = 50;
+
+export class Sidebar {
+  /** @param {{ openId: () => string | null, deleted: (id: string) => void }} page */
+  constructor(page) {
+    this.page = page;
+    this.list = byId("conversations", HTMLElement);
+    this.search = byId("search", HTMLInputElement);
+    /** @type {ConversationSummary[]} */
+    this.shown = [];
+    /** @type {string | null} */
+    this.cursor = null;
+    this.asked = 0; // the number of the newest request, whose reply counts
+    let typing = 0;
+    this.search.addEventListener("input", () => {
+      clearTimeout(typing);
+      typing = setTimeout(() => this.load(), TYPING_MS);
+    });
+    this.search.addEventListener("keydown", (event) => this.#key(event));
+    onChange("conversations", () => this.load());
+    onChange("turns", () => this.draw());
+    onChange("conversation", () => this.draw());
+  }
+
+  /** Reads the list from its beginning. */
+  async load() {
+    await this.#read(null);
+  }
+
+  /** @param {string | null} cursor */
+  async #read(cursor) {
+    const query = new URLSearchParams({ limit: String(PAGE) });
+    const words = this.search.value.trim();
+    if (words) query.set("query", words);
+    if (cursor !== null) query.set("cursor", cursor);
+    this.asked += 1;
+    const number = this.asked;
+    try {
+      /** @type {ConversationListResponse} */
+      const page = await call("GET", `chat/conversations?${query}`);
+      if (number !== this.asked) return;
+      this.shown = cursor === null ? page.conversations : [...this.shown, ...page.conversations];
+      this.cursor = page.next_cursor;
+      this.draw();
+    } catch {
+      // the page says elsewhere that the server does not answer, or asks for a key
+    }
+  }
+
+  draw() {
+    if (this.list.querySelector("input") !== null) return; // somebody is typing a title
+    /** @type {Map<string, HTMLElement[]>} */
+    const groups = new Map();
+    const now = new Date();
+    const add = (/** @type {string} */ group, /** @type {HTMLElement} */ item) => groups.set(group, [...(groups.get(group) ?? []), item]);
+    for (const item of this.#beginning()) add("Today", item);
+    for (const summary of this.shown) add(dayGroup(summary.updated_at, now), this.#item(summary));
+    const parts = [...groups].map(([name, items]) => el("section", {}, el("h2", {}, name), el("ul", {}, ...items)));
+    const more = el("button", { type: "button", class: "quiet", onclick: () => this.#read(this.cursor) }, "Show more");
+    const nothing = el("p", { class: "nothing" }, this.search.value.trim() ? "Nothing found." : "Your conversations will be here.");
+    fill(this.list, ...parts, this.cursor !== null && more, parts.length === 0 && nothing);
+  }
+
+  /** The conversations whose first turn runs, which the server does not list yet. */
+  #beginning() {
+    const listed = new Set(this.shown.map((summary) => summary.conversation_id));
+    return [...turns]
+      .filter((turn) => turn.conversationId !== null && !listed.has(turn.conversationId))
+      .map((turn) => el("li", {}, this.#link(turn.conversationId ?? "", turn.plan.question ?? "New conversation")));
+  }
+
+  /** @param {ConversationSummary} summary */
+  #item(summary) {
+    const name = nameOf(summary);
+    const item = el("li", {});
+    const rename = iconButton(icon("edit"), `Rename ${name}`, () => this.#rename(item, summary));
+    const remove = iconButton(icon("trash"), `Delete ${name}`, () => this.#delete(summary));
+    fill(item, this.#link(summary.conversation_id, name), el("span", { class: "item-actions" }, rename, remove));
+    return item;
+  }
+
+  /** @param {string} id @param {string} name */
+  #link(id, name) {
+    const isRunning = [...turns].some((turn) => turn.conversationId === id);
+    const current = this.page.openId() === id ? "page" : null;
+    const label = el("span", { class: "title", dir: "auto" }, name);
+    return el("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": current, title: name }, label, isRunning && el("span", { class: "dot", title: "Answering" }));
+  }
+
+  /** @param {HTMLElement} item @param {ConversationSummary} summary */
+  #rename(item, summary) {
+    const field = el("input", { type: "text", "aria-label": "Title", maxlength: 200, dir: "auto" });
+    field.value = nameOf(summary);
+    let isOver = false;
+    const end = async (/** @type {boolean} */ keeps) => {
+      if (isOver) return;
+      isOver = true;
+      const title = field.value.trim();
+      field.remove();
+      if (keeps && title && title !== nameOf(summary)) await this.#patch(summary.conversation_id, title);
+      await this.load();
+      this.draw();
+    };
+    field.addEventListener("blur", () => end(true));
+    field.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") end(true);
+      else if (event.key === "Escape") end(false);
+      else return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    fill(item, field);
+    field.select();
+  }
+
+  /** @param {string} id @param {string} title */
+  async #patch(id, title) {
+    try {
+      await call("PATCH", `chat/conversation/${encodeURIComponent(id)}`, { title });
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  /** @param {ConversationSummary} summary */
+  async #delete(summary) {
+    if (!(await confirm(`Delete “${nameOf(summary)}”?`, "All its versions go with it, for good.", "Delete"))) return;
+    try {
+      await call("DELETE", `chat/conversation/${encodeURIComponent(summary.conversation_id)}`);
+      this.page.deleted(summary.conversation_id);
+      await this.load();
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    if (event.key === "Escape" && this.search.value !== "") {
+      this.search.value = "";
+      this.load();
+      event.stopPropagation();
+    } else if (event.key === "Enter" || event.key === "ArrowDown") {
+      const first = this.list.querySelector("a");
+      if (event.key === "Enter") first?.click();
+      else first?.focus();
+      event.preventDefault();
+    }
+  }
+}
+
+/** @param {ConversationSummary} summary */
+export function nameOf({ title, preview }) {
+  return title ?? (preview.trim().split("\n\n")[0] || "Empty conversation");
+}

@@ -1,0 +1,24 @@
+// Says something for a few seconds, at the lower edge of the page.
+
+import { byId, el } from "../core/dom.js";
+
+const SHOWN_MS = 6000;
+
+/** @param {string} text @param {{ name: string, run: () => void }} [action] */
+export function toast(text, action) {
+  const place = byId("toasts", HTMLDivElement);
+  const act = () => {
+    message.remove();
+    action?.run();
+  };
+  const message = el("p", { class: "toast" }, el("span", {}, text), action && el("button", { type: "button", onclick: act }, action.name));
+  place.append(message);
+  setTimeout(() => message.remove(), SHOWN_MS);
+}
+
+/** Says what went wrong. @param {unknown} error */
+export function sayError(error) {
+  if (!(error instanceof Error)) throw error;
+  const hint = "hint" in error && error.hint ? ` ${error.hint}` : "";
+  toast(error.message + hint);
+}

@@ -1,0 +1,136 @@
+"""What stands around a conversation: the list, the models, the settings, files, and comparing models."""
+
+import json
+from pathlib import Path
+
+from playwright.sync_api import FilePayload, Page, expect
+
+from tests.ui.conftest import ask
+from tests.ui.scripted_models import OTHER, PAUSE, QUICK, SLOW, Script
+
+
+def begin(page: Page, question: str) -> None:
+    """Begins a conversation, and waits for its first answer."""
+    page.get_by_role("link", name="New conversation").click()
+    ask(page, question)
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+
+
+def test_conversations_are_found_renamed_and_deleted(page: Page) -> None:
+    begin(page, "Apples")
+    begin(page, "Pears")
+    expect(page.locator("#conversations .title")).to_have_text(["Pears", "Apples"])
+    expect(page.locator("#conversations h2")).to_have_text(["Today"])
+    page.keyboard.press("Control+k")
+    page.keyboard.type("app")
+    expect(page.locator("#conversations .title")).to_have_text(["Apples"])
+    page.keyboard.press("Enter")
+    expect(page.locator(".question")).to_have_text("Apples")
+    page.locator("#conversations li").first.hover()
+    page.get_by_role("button", name="Rename Apples").click()
+    page.get_by_label("Title").fill("Fruit")
+    page.keyboard.press("Enter")
+    page.get_by_label("Find a conversation").fill("")
+    expect(page.locator("#conversations .title")).to_have_text(["Fruit", "Pears"])
+    page.locator("#conversations li").first.hover()
+    page.get_by_role("button", name="Delete Fruit").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator("#conversations .title")).to_have_text(["Pears"])
+    expect(page.get_by_role("heading", name="What is on your mind?")).to_be_visible()
+
+
+def test_conversation_goes_on_while_another_one_is_open(page: Page, script: Script) -> None:
+    script.answer("Long", ("one ", PAUSE, "two"))
+    begin(page, "Short")
+    page.get_by_role("link", name="New conversation").click()
+    ask(page, "Long")
+    expect(page.get_by_text("one", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Short").click()
+    expect(page.locator(".assistant")).to_contain_text("I do not know.")
+    page.get_by_role("link", name="Long").click()
+    expect(page.get_by_text("one", exact=True)).to_be_visible()
+    script.may_go_on.set()
+    expect(page.get_by_text("one two", exact=True)).to_be_visible()
+
+
+def test_model_is_switched_with_progress(page: Page, script: Script) -> None:
+    page.get_by_role("button", name="Builtin").click()
+    page.get_by_role("button", name="Gpt2-Medium").click()
+    expect(page.locator("#models .loading")).to_contain_text(f"Loading {SLOW}: load, 50 %")
+    expect(page.locator("#model-name")).to_have_text(f"{SLOW}: loading 50 %")
+    script.may_load.set()
+    expect(page.locator("#model-name")).to_have_text("Gpt2-Medium")
+    ask(page, "Hello")
+    expect(page.locator(".assistant .facts")).to_contain_text(SLOW)
+
+
+def test_switch_is_cancelled(page: Page) -> None:
+    page.get_by_role("button", name="Builtin").click()
+    page.get_by_role("button", name="Gpt2-Medium").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text(f"Loading {SLOW} was cancelled.")).to_be_visible()
+    expect(page.locator("#models .loading")).to_have_count(0)
+    expect(page.locator("#model-name")).to_have_text("Builtin")
+
+
+def test_settings_and_system_prompt_reach_the_model(page: Page, script: Script) -> None:
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.7 (model)")
+    page.get_by_label("System prompt").fill("Be brief.")
+    page.get_by_label("Temperature").fill("1.5")
+    page.get_by_label("Stop texts").fill("END")
+    page.get_by_role("button", name="Close", exact=True).click()
+    ask(page, "Hello")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    assert (script.sampling[0].temperature, script.sampling[0].stop) == (1.5, ("END",))
+    messages = script.prompts[0].messages
+    assert messages is not None and (messages[0].role, messages[0].content) == ("system", "Be brief.")
+    expect(page.locator("#gauge")).to_have_attribute("title", "42 of 160 tokens of the context are used")
+
+
+def test_text_files_are_attached_and_others_refused(page: Page, script: Script) -> None:
+    notes = FilePayload(name="notes.py", mimeType="text/x-python", buffer=b"print(1)\n```\n")
+    photo = FilePayload(name="photo.png", mimeType="image/png", buffer=b"\x89PNG\x00\xff")
+    page.locator("#picker").set_input_files([notes, photo])
+    expect(page.get_by_text("photo.png is not a text file.")).to_be_visible()
+    expect(page.locator("#files li")).to_contain_text("13 B, 7 tokens")
+    ask(page, "What is this?")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    assert script.asked == ["What is this?\n\nnotes.py:\n````py\nprint(1)\n```\n````"]
+    expect(page.locator(".question .words")).to_have_text("What is this?")
+    page.locator(".question").get_by_text("notes.py").click()
+    expect(page.locator(".question pre")).to_have_text("print(1)\n```")
+
+
+def test_export_can_be_imported(page: Page, tmp_path: Path) -> None:
+    begin(page, "Apples")
+    page.get_by_role("button", name="More").click()
+    with page.expect_download() as exported:
+        page.get_by_role("button", name="Export as JSON").click()
+    file = tmp_path / exported.value.suggested_filename
+    exported.value.save_as(file)
+    assert json.loads(file.read_text())["format"] == "llm-serving conversation"
+    page.get_by_role("button", name="More").click()
+    with page.expect_download() as exported:
+        page.get_by_role("button", name="Export as Markdown").click()
+    text = exported.value.path().read_text()
+    assert text == "# Apples\n\n**You**\n\nApples\n\n---\n\n**Answer** (builtin)\n\nI do not know.\n"
+    page.locator("#import").set_input_files(file)
+    expect(page.locator("#conversations .title")).to_have_text(["Apples", "Apples"])
+    expect(page.locator(".assistant")).to_contain_text("I do not know.")
+
+
+def test_models_are_compared_side_by_side(page: Page, script: Script) -> None:
+    script.answer("Hello", ("First",), ("Second",))
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Compare models").click()
+    page.get_by_label("Question").fill("Hello")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator(".column")).to_have_count(2)
+    expect(page.get_by_label(QUICK, exact=True)).to_contain_text("First")
+    expect(page.get_by_label(OTHER, exact=True)).to_contain_text("Second")
+    page.get_by_label(OTHER, exact=True).get_by_role("button", name="Go on with this one").click()
+    expect(page.locator(".assistant")).to_contain_text("Second")
+    expect(page.locator(".assistant .place")).to_have_text("2/2")
+    page.get_by_role("button", name="Compare versions").click()
+    expect(page.locator(".column")).to_have_count(2)
