@@ -161,6 +161,7 @@ def _check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> _Check
 
 def _prepare(spec: WorkerSpec) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one prompt at a time needs no threads beside torch's
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles its attention anew for each length
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _set_threads(spec)

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from app.engine.device import on_device
 from app.engine.execution.attention.decode import DecodeAttention
+from app.engine.execution.attention.flash import FlashAttention, has_flash_attention
+from app.engine.execution.attention.interface import AttentionBatch
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
 from app.engine.execution.cuda_graph import CudaGraphs
 from app.engine.kv.pool import KVPool
@@ -49,16 +51,29 @@ class _Packed:
 class ModelRunner:
     """`model` attends through `attention.attend`; its layers are numbered in slots from `first_layer` on.
 
-    With a `pool`, in which all slots lie, small steps use DecodeAttention and CUDA graphs (see CudaGraphs).
+    With a `pool`, in which all slots lie, small steps use DecodeAttention and CUDA graphs (see CudaGraphs),
+    unless `captures` is False, and large ones FlashAttention, if the device has it.
     """
 
-    def __init__(self, model: PreTrainedModel, first_layer: int = 0, pool: KVPool | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        first_layer: int = 0,
+        pool: KVPool | None = None,
+        *,
+        captures: bool = True,
+    ) -> None:
         self._model = model
         self._first_layer = first_layer
         self._pads = has_compiled_products(model)
         self.device = model.device
         self.vocabulary = int(model.config.get_text_config().vocab_size)  # ids that have an embedding
-        self.graphs = None if pool is None else CudaGraphs(partial(self._decode, pool), pool, self.device)
+        self.graphs = (
+            CudaGraphs(partial(self._decode, pool), pool, self.device)
+            if pool is not None and captures
+            else None
+        )
+        self._flash_pool = pool if has_flash_attention(self.device, model.dtype) else None
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -104,10 +119,15 @@ class ModelRunner:
             position_ids=on_device([packed.positions], self.device),
             logits_to_keep=on_device(packed.logits_rows, self.device),
             use_cache=False,
-            attention_batch=VarlenAttention(packed.sequences, packed.padding, first_layer=self._first_layer),
+            attention_batch=self._attention(packed),
         )
         logits: Tensor = output.logits[0]
         return logits
+
+    def _attention(self, packed: _Packed) -> AttentionBatch:
+        if self._flash_pool is None:
+            return VarlenAttention(packed.sequences, packed.padding, first_layer=self._first_layer)
+        return FlashAttention(self._flash_pool, packed.sequences, self.device, first_layer=self._first_layer)
 
     def _graph_logits(self, graphs: CudaGraphs, packed: _Packed) -> Tensor | None:
         starts = [graphs.pool.start(item.slot) for item in packed.sequences for _ in range(item.rows)]

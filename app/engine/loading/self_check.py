@@ -103,9 +103,12 @@ def _supports_cuda_graphs(
     """Returns whether the decode path passes the check. If not, the packed path alone serves the model."""
     runner = ModelRunner(model, pool=pool)
     try:
-        logits = _packed_logits(runner, _sequences(prompts, pool))
-        for own, packed in zip(expected, logits, strict=True):
-            _refuse_difference(own, packed, tolerance)
+        for each in (ModelRunner(model, pool=pool, captures=False), runner):
+            sequences = _sequences(prompts, pool)
+            for own, packed in zip(expected, _packed_logits(each, sequences), strict=True):
+                _refuse_difference(own, packed, tolerance)
+            for sequence in sequences:
+                pool.drop(sequence.slot)
         return runner.supports_cuda_graphs
     except (ModelUnsupported, RuntimeError):  # torch's own errors are RuntimeErrors
         _log.warning("this model is served without CUDA graphs", exc_info=True)
