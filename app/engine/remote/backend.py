@@ -1,7 +1,6 @@
 """Serves one model with a remote engine: streams, retries nothing, and knows when the engine is gone."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -11,7 +10,6 @@ from functools import partial
 
 import httpx
 import msgspec
-from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from app.core.catalogue import ModelProfile, RemoteEngine
 from app.core.deadline import Deadline
@@ -20,7 +18,6 @@ from app.core.errors import (
     DomainError,
     InvalidRequest,
     QueueFull,
-    ShuttingDown,
     WorkerDied,
 )
 from app.engine.backend import BackendStats, GenerationEvent, ModelInput
@@ -33,19 +30,19 @@ from app.engine.ipc.messages import (
     SamplingParams,
     Tokens,
 )
-from app.engine.remote.connection import Listed, UpstreamConnection, find_listed, too_late
+from app.engine.remote.chunk_reader import ChunkReader
+from app.engine.remote.connection import Listed, UpstreamConnection, find_listed
 from app.engine.remote.counting import count_remotely
 from app.engine.remote.failures import FailureReader
 from app.engine.remote.kinds import EngineKind, kind_of
 from app.engine.remote.reply_stream import ReplyChunk, ReplyStream
-from app.engine.remote.request_body import Body, request_body
+from app.engine.remote.request_body import request_body
 from app.engine.remote.trimming import HistoryTrimmer, TrimmedInput
 
 logger = logging.getLogger(__name__)
 
 _ASK_S = 10.0  # for a short answer
 _WATCH_EVERY_S = 5.0
-_MAX_ERROR_BYTES = 64_000
 _MAX_FAILURES = 3  # in a row; then the engine counts as gone until it is found again
 
 
@@ -88,8 +85,7 @@ class RemoteBackend:
         self._max_requests = max_requests
         self._health = _Health()
         self._open = 0
-        self._is_closing = False
-        self._waits: set[asyncio.Timeout] = set()
+        self._reader = ChunkReader(failures, connection.waits)
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {failures.model_name}")
 
     @classmethod
@@ -118,19 +114,17 @@ class RemoteBackend:
 
     @property
     def is_alive(self) -> bool:
-        return not self._is_closing
+        return not self._connection.waits.has_ended
 
     @property
     def failure(self) -> str | None:
-        if self._is_closing:
+        if not self.is_alive:
             return "was disconnected"
         return self._health.reason if self._health.is_gone else None
 
     async def close(self) -> None:
-        self._is_closing = True
+        self._connection.waits.end()
         self._watcher.cancel()
-        for wait in self._waits:
-            wait.reschedule(0)  # so that its request ends now
         await asyncio.wait((self._watcher,))
         await self._connection.close()
 
@@ -139,18 +133,18 @@ class RemoteBackend:
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Raises InvalidRequest, besides the errors of EngineBackend, for what the remote engine lacks."""
         request_body(self._engine.model, model_input, sampling, self._kind)
-        with self._opened():
+        with self._opened(), self._recorded():
             began = time.monotonic()
             async with self._accepted(model_input, sampling, deadline) as (response, sent):
                 yield Accepted("", None, sent.omitted_messages, sent.max_tokens or self.info.context_length)
                 reply, first_token_s = ReplyStream(), None
-                async with aclosing(self._chunks(response, deadline)) as chunks:
+                async with aclosing(self._reader.chunks(response, deadline)) as chunks:
                     async for chunk in chunks:
                         for delta in self._read(reply, chunk):
                             first_token_s = first_token_s or time.monotonic() - began
                             yield delta
             if reply.finish_reason is None:
-                raise self._record(self._failures.broke_off())
+                raise self._failures.broke_off()
             total_s = time.monotonic() - began
             timings = RequestTimings(0.0, first_token_s or total_s, total_s)
             yield Finished("", reply.finish_reason, reply.counts(), timings, reply.matched_stop)
@@ -194,6 +188,7 @@ class RemoteBackend:
         trimmer = HistoryTrimmer(model_input, sampling)
         version: TrimmedInput | None = trimmer.whole
         has_counted = self._kind.counting is None
+        path = "completions" if model_input.messages is None else "chat/completions"
         while version is not None:
             body = request_body(
                 self._engine.model,
@@ -201,12 +196,12 @@ class RemoteBackend:
                 msgspec.structs.replace(sampling, max_tokens=version.max_tokens),
                 self._kind,
             )
-            async with self._sent(body, deadline) as response:
+            async with self._connection.stream(path, body, deadline) as response:
                 if response.is_success:
                     self._health.record(None)
                     yield response, version
                     return
-                content = await self._content(response, deadline)
+                content = await self._reader.refusal(response, deadline)
                 retry_after = response.headers.get("retry-after")
                 refusal = self._failures.refused(response.status_code, content, retry_after)
             if not isinstance(refusal, ContextOverflow):
@@ -217,58 +212,7 @@ class RemoteBackend:
                 has_counted = True
                 count = partial(self.count_tokens, deadline=deadline)
                 version = await trimmer.fitted(self.info.context_length, count)
-        raise self._record(refusal)
-
-    @asynccontextmanager
-    async def _sent(self, body: Body, deadline: Deadline) -> AsyncIterator[httpx.Response]:
-        path = "chat/completions" if "messages" in body else "completions"
-        try:
-            async with self._connection.stream(path, body, deadline) as response:
-                yield response
-        except WorkerDied as error:
-            raise self._record(error) from None
-
-    async def _content(self, response: httpx.Response, deadline: Deadline) -> bytes:
-        """Returns the begin of an answer that is no success."""
-        content = b""
-        with suppress(httpx.HTTPError, TimeoutError):
-            async with deadline.limit():
-                async for piece in response.aiter_bytes():
-                    content += piece
-                    if len(content) > _MAX_ERROR_BYTES:
-                        break
-        return content
-
-    async def _chunks(self, response: httpx.Response, deadline: Deadline) -> AsyncGenerator[ReplyChunk, None]:
-        """Yields the chunks of a reply, up to its end or to where it breaks off."""
-        async with aclosing(EventSource(response).aiter_sse()) as events:
-            while (event := await self._next(events, deadline)) is not None and event.data != "[DONE]":
-                try:
-                    chunk = json.loads(event.data)
-                except ValueError:
-                    raise self._failures.failed("a message that is not JSON") from None
-                if not isinstance(chunk, dict) or chunk.get("error") is not None:
-                    raise self._failures.failed(chunk.get("error") if isinstance(chunk, dict) else None)
-                yield chunk
-
-    async def _next(
-        self, events: AsyncGenerator[ServerSentEvent, None], deadline: Deadline
-    ) -> ServerSentEvent | None:
-        try:
-            async with deadline.limit() as limit:
-                self._waits.add(limit)
-                try:
-                    return await anext(events, None)
-                finally:
-                    self._waits.discard(limit)
-        except TimeoutError:
-            if self._is_closing:
-                raise ShuttingDown("The server is shutting down.", hint="Send the message again.") from None
-            raise too_late() from None
-        except httpx.HTTPError:
-            raise self._record(self._failures.broke_off()) from None
-        except SSEError:
-            raise self._failures.failed("an answer that is no stream") from None
+        raise refusal
 
     def _read(self, reply: ReplyStream, chunk: ReplyChunk) -> list[Delta]:
         try:
@@ -281,16 +225,18 @@ class RemoteBackend:
         """Looks whether the engine is there, so that its health is known without a request."""
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
-            try:
+            with suppress(DomainError), self._recorded():
                 await self._connection.get("models", Deadline.after(_ASK_S))
-            except DomainError as error:
-                self._health.record(error)
-            else:
                 self._health.record(None)
 
-    def _record(self, error: DomainError) -> DomainError:
-        self._health.record(error)
-        return error
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Records an error of the block as the engine's state."""
+        try:
+            yield
+        except DomainError as error:
+            self._health.record(error)
+            raise
 
     def _no_tokenizer(self) -> InvalidRequest:
         return InvalidRequest(

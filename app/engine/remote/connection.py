@@ -12,6 +12,7 @@ from app.core.catalogue import RemoteEngine
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelLoadFailed
 from app.engine.remote.failures import FailureReader
+from app.engine.remote.waits import OpenWaits
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +22,11 @@ _RETRY_AFTER_S = 5
 
 
 class UpstreamConnection:
-    """Sends requests to one remote engine. The owner must await `close`."""
+    """Sends requests to one remote engine, and limits the waits for it. The owner must await `close`."""
 
     def __init__(self, engine: RemoteEngine, key: str | None, failures: FailureReader) -> None:
         """Raises ModelLoadFailed if the environment's proxy or certificates cannot be used."""
+        self.waits = OpenWaits()
         self._engine = engine
         self._failures = failures
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -56,9 +58,9 @@ class UpstreamConnection:
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None, deadline: Deadline) -> Any:
         """Raises WorkerDied if there is no answer, and the error of an answer that is no success."""
         try:
-            async with deadline.limit():
+            async with self.waits.until(deadline):
                 response = await self._http.request(method, self._url(path), json=body)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (httpx.HTTPError, DeadlineExceeded) as error:
             raise self._unreachable(error) from None
         if not response.is_success:
             raise self._failures.refused(
@@ -78,13 +80,12 @@ class UpstreamConnection:
         Raises:
             WorkerDied: the engine cannot be reached.
             DeadlineExceeded: it did not answer in time.
+            ShuttingDown.
         """
         request = self._http.build_request("POST", self._url(path), json=body)
         try:
-            async with deadline.limit():
+            async with self.waits.until(deadline):
                 response = await self._http.send(request, stream=True)
-        except TimeoutError:
-            raise too_late() from None
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         try:
@@ -130,10 +131,3 @@ async def find_listed(
     card = listed[engine.model]
     length = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx")
     return Listed(card.get("owned_by"), length if isinstance(length, int) else None)
-
-
-def too_late() -> DeadlineExceeded:
-    return DeadlineExceeded(
-        "The request took longer than the server allows.",
-        hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
-    )

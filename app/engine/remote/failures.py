@@ -9,6 +9,7 @@ import httpx
 
 from app.core.errors import (
     ContextOverflow,
+    DeadlineExceeded,
     DomainError,
     InvalidRequest,
     ModelUnavailable,
@@ -109,9 +110,9 @@ def cause_of(error: Exception) -> str:
         return "its name is not known"
     if "refused" in text or "attempts failed" in text:
         return "connection refused"
-    return (
-        "no answer in time" if isinstance(error, TimeoutError | httpx.TimeoutException) else "connection lost"
-    )
+    if isinstance(error, DeadlineExceeded | httpx.TimeoutException):
+        return "no answer in time"
+    return "connection lost"
 
 
 def _message_of(content: bytes) -> str:

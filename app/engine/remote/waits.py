@@ -1,0 +1,44 @@
+"""Limits how long a request waits for a remote engine: to its deadline, or to the end of the backend."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.core.deadline import Deadline
+from app.core.errors import DeadlineExceeded, ShuttingDown
+
+
+class OpenWaits:
+    """The waits in progress for one remote engine. `end` ends them, and each later one at once."""
+
+    def __init__(self) -> None:
+        self._limits: set[asyncio.Timeout] = set()
+        self.has_ended = False
+
+    def end(self) -> None:
+        self.has_ended = True
+        for limit in self._limits:
+            limit.reschedule(0)
+
+    @asynccontextmanager
+    async def until(self, deadline: Deadline) -> AsyncIterator[None]:
+        """Lets the block run until the deadline.
+
+        Raises:
+            DeadlineExceeded: it has passed.
+            ShuttingDown: the waits were ended.
+        """
+        try:
+            async with asyncio.timeout(0 if self.has_ended else deadline.remaining_s) as limit:
+                self._limits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._limits.discard(limit)
+        except TimeoutError:
+            if self.has_ended:
+                raise ShuttingDown("The server is shutting down.", hint="Send the message again.") from None
+            raise DeadlineExceeded(
+                "The request took longer than the server allows.",
+                hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
+            ) from None
