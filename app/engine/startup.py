@@ -5,17 +5,16 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from app.core.errors import DomainError, ModelLoadFailed, ModelRefused, ModelTooLarge
+from app.core.errors import DomainError, ModelRefused, ModelTooLarge
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
-from app.engine.execution.packed_decoder import PackedDecoder
+from app.engine.decoders import CheckedDraft, decoder_for, limits_for, sequence_bytes
 from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     ModelInfo,
@@ -27,24 +26,17 @@ from app.engine.ipc.messages import (
     Submit,
     WorkerSpec,
 )
-from app.engine.kv.pool import pool_for
-from app.engine.layers import calibration
-from app.engine.layers.blocks import block_parameters
-from app.engine.loading.load import LoadedModel, ReportStage, load
+from app.engine.loading.load import ReportStage, load
 from app.engine.loading.low_priority import run_at_low_priority
-from app.engine.loading.self_check import PackedPath, check_packed_path
+from app.engine.loading.serving_path import CheckedModel, load_checked, pack_and_check
 from app.engine.memory import MemoryUse
+from app.engine.own_cache.check import OwnPath
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
 
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
 _CROWDED_S = 10  # after which other programs may have freed memory
-_CHECK_TOKENS = 64  # the size of the KV pool for the self-check
-_STEP_TOKENS = 512
-_STEP_TOKENS_CUDA = 2048  # a pass over fewer takes as long, because launching its kernels does
-_UNNOTICED_STEP_S = 0.02
-_SMALLEST_WINDOW = 16  # tokens; a smaller window is of no use
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +100,7 @@ def _no_memory(spec: WorkerSpec) -> ModelTooLarge:
 
 def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, started: float) -> ReadyEngine:
     served = run_at_low_priority(partial(_load_served, spec, report), spec.low_priority)
-    draft = run_at_low_priority(partial(_load_draft, spec, served.loaded), spec.low_priority)
+    draft = run_at_low_priority(partial(_load_draft, spec, served), spec.low_priority)
     grammar_sandbox = GrammarSandbox()
     engine = _make_engine(spec, served, draft, sandbox, grammar_sandbox)
     memory.return_freed()
@@ -122,23 +114,9 @@ def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, sta
     return ReadyEngine(engine, info, memory_use, sandbox, grammar_sandbox)
 
 
-@dataclass(frozen=True, slots=True)
-class _CheckedModel:
-    """A model that passed the self-check. `parameters` were counted before its layers were packed."""
-
-    loaded: LoadedModel
-    parameters: int
-    path: PackedPath
-
-
-def _load_served(spec: WorkerSpec, report: SendProgress) -> _CheckedModel:
-    report_stage = _stage_reporter(report)
+def _load_served(spec: WorkerSpec, report: SendProgress) -> CheckedModel:
     _set_threads(spec)  # torch keeps this number per thread
-    loaded = load(spec, report_stage)
-    report(Progress("check", 0.0))
-    checked = _check(loaded, spec, report_stage)
-    report(Progress("check", 1.0))
-    return checked
+    return load_checked(spec, _stage_reporter(report))
 
 
 def _stage_reporter(report: SendProgress) -> ReportStage:
@@ -146,17 +124,6 @@ def _stage_reporter(report: SendProgress) -> ReportStage:
         report(Progress(stage, fraction))
 
     return report_stage
-
-
-def _check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> _CheckedModel:
-    parameters = loaded.model.num_parameters() + block_parameters(loaded.model)
-    pool = pool_for(loaded.model.device, _CHECK_TOKENS)
-    calibration_ids = loaded.tokenizer.encode(calibration.TEXT)
-    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, calibration_ids)
-    # An output layer may share these weights, and packing it read them all. Now each token reads one row.
-    embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
-    memory.page_out(embeddings)
-    return _CheckedModel(loaded, parameters, path)
 
 
 def _prepare(spec: WorkerSpec) -> None:
@@ -172,16 +139,18 @@ def _set_threads(spec: WorkerSpec) -> None:
         torch.set_num_threads(spec.threads)
 
 
-def _load_draft(spec: WorkerSpec, served: LoadedModel) -> _CheckedModel | None:
+def _load_draft(spec: WorkerSpec, served: CheckedModel) -> CheckedDraft | None:
     """Returns the draft model; None if the spec names none, or if it cannot be used, which is logged."""
     if spec.draft_path is None:
         return None
     _set_threads(spec)
     try:
+        if isinstance(served.path, OwnPath):
+            raise ModelRefused("the served model cannot take back draft tokens that were wrong")
         loaded = load(msgspec.structs.replace(spec, model_path=spec.draft_path), lambda *stage: None)
-        if loaded.tokenizer.get_vocab() != served.tokenizer.get_vocab():
+        if loaded.tokenizer.get_vocab() != served.loaded.tokenizer.get_vocab():
             raise ModelRefused("its vocabulary differs")
-        return _check(loaded, spec, lambda *stage: None)
+        return CheckedDraft(loaded, pack_and_check(loaded, spec, lambda *stage: None))
     except DomainError as error:
         _log.warning("the draft model %s is not used: %s", spec.draft_name, error.message)
         return None
@@ -189,72 +158,21 @@ def _load_draft(spec: WorkerSpec, served: LoadedModel) -> _CheckedModel | None:
 
 def _make_engine(
     spec: WorkerSpec,
-    served: _CheckedModel,
-    draft: _CheckedModel | None,
+    served: CheckedModel,
+    draft: CheckedDraft | None,
     sandbox: TemplateSandbox,
     grammar_sandbox: GrammarSandbox,
 ) -> EngineCore:
-    loaded, paths = served.loaded, [served.path] if draft is None else [served.path, draft.path]
-    bytes_per_token = sum(path.bytes_per_token for path in paths)
-    limits = _limits(spec, loaded, bytes_per_token)
-    supports_cuda_graphs = all(path.supports_cuda_graphs for path in paths)
-    pool_tokens = limits.kv_cache_bytes // bytes_per_token
-    decoder = PackedDecoder(
-        loaded,
-        kv_cache_bytes=limits.kv_cache_bytes,
-        bytes_per_token=bytes_per_token,
-        context_length=limits.context_length,
-        pool=pool_for(loaded.model.device, pool_tokens) if supports_cuda_graphs else None,
-        draft=None if draft is None else draft.loaded,
-    )
+    size = sequence_bytes(served, draft)
+    limits = limits_for(spec, served.loaded, size)
     return EngineCore(
-        loaded,
-        decoder,
+        served.loaded,
+        decoder_for(served, limits, size, draft),
         limits,
         chat_format=ChatFormat(spec.chat_template, spec.stop),
         sandbox=sandbox,
         grammar_sandbox=grammar_sandbox,
     )
-
-
-def _limits(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> EngineLimits:
-    """Returns the size of the KV cache, and a context window that fits into it.
-
-    Raises:
-        ModelLoadFailed: the cache is too small for any request.
-    """
-    budget = _cache_bytes(spec, loaded, bytes_per_token)
-    context_length = min(loaded.context_length, budget // bytes_per_token)
-    if context_length < min(_SMALLEST_WINDOW, loaded.context_length):
-        raise ModelLoadFailed(
-            f"a KV cache of {budget} bytes holds {context_length} tokens",
-            hint="Give the cache more memory, or choose a smaller model.",
-        )
-    if context_length < loaded.context_length:
-        _log.warning(
-            "the context window is %d tokens instead of %d, because a KV cache of %d bytes holds no more",
-            context_length,
-            loaded.context_length,
-            budget,
-        )
-    is_cuda = loaded.model.device.type == "cuda"
-    usual = _STEP_TOKENS_CUDA if is_cuda else _STEP_TOKENS
-    return EngineLimits(
-        context_length=context_length,
-        kv_cache_bytes=budget,
-        max_active_requests=spec.max_active_requests,
-        step_tokens=usual if spec.step_tokens is None else spec.step_tokens,
-        unnoticed_step_s=_UNNOTICED_STEP_S if is_cuda else 0.0,
-    )
-
-
-def _cache_bytes(spec: WorkerSpec, loaded: LoadedModel, bytes_per_token: int) -> int:
-    if spec.kv_cache_bytes is not None:
-        return spec.kv_cache_bytes
-    window_bytes = loaded.context_length * bytes_per_token
-    budget = memory.cache_budget(loaded.model.device, window_bytes, spec.max_active_requests)
-    _log.info("the KV cache takes at most %d MB (LLM_KV_CACHE_GB=auto)", budget // 1_000_000)
-    return budget
 
 
 def _warm_up(engine: EngineCore, threads: int | None) -> None:
@@ -291,14 +209,17 @@ def _fastest_step_s(engine: EngineCore) -> float:
 
 
 def _info(
-    served: _CheckedModel, limits: EngineLimits, memory_use: MemoryUse, load_seconds: float
+    served: CheckedModel, limits: EngineLimits, memory_use: MemoryUse, load_seconds: float
 ) -> ModelInfo:
     loaded, device = served.loaded, served.loaded.model.device
+    own = served.path if isinstance(served.path, OwnPath) else None
     return ModelInfo(
         architecture=type(loaded.model).__name__,
         device=str(device),
         dtype=str(loaded.dtype).removeprefix("torch."),
         weights=served.path.weights,
+        cache="own" if own else "packed",
+        cache_reason=own.reason if own else None,
         parameters=served.parameters,
         context_length=limits.context_length,
         memory_bytes=memory_use.used_bytes,

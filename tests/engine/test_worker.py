@@ -11,7 +11,12 @@ import msgspec
 import pytest
 import torch
 import zmq
-from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+)
 
 from app.engine.ipc.messages import (
     Cancel,
@@ -146,15 +151,15 @@ def test_worker_ends_with_its_life_line(start: Callable[[Path], Worker], model_f
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
-def test_worker_refuses_an_architecture_without_the_attention_interface(
+def test_worker_refuses_an_architecture_without_a_cache_for_each_sequence(
     start: Callable[[Path], Worker], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    config = FalconConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    config = RecurrentGemmaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=4
     )
-    FalconForCausalLM(config).save_pretrained(tmp_path / "falcon")
-    tokenizer.save_pretrained(tmp_path / "falcon")
-    worker = start(tmp_path / "falcon")
+    RecurrentGemmaForCausalLM(config).save_pretrained(tmp_path / "recurrent")
+    tokenizer.save_pretrained(tmp_path / "recurrent")
+    worker = start(tmp_path / "recurrent")
     failure = worker.until(Ready, LoadFailed)[-1]
     assert isinstance(failure, LoadFailed)
     assert failure.code == "model_unsupported"

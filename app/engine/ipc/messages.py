@@ -11,6 +11,7 @@ import msgspec
 from app.core.literals import Device, DType, FinishReason, LogLevel, Quantization, Role
 
 DeltaKind = Literal["text", "thinking", "tool_call"]
+CacheKind = Literal["packed", "own"]  # all sequences in one pass, or each with the cache of its own pass
 Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
 
@@ -192,6 +193,8 @@ class ModelInfo(Record, frozen=True):
     kv_cache_bytes: int  # the budget
     load_seconds: float
     draft: str | None = None  # name of the draft model in use
+    cache: CacheKind | None = None  # None: of a remote engine, which does not say
+    cache_reason: str | None = None  # why it is not packed
     card_bytes: int | None = None  # total memory of the graphics card; None: on the host
 
 

@@ -35,7 +35,7 @@ class KVCache:
         self._bytes_per_token = bytes_per_token
         self._max_tokens = max_tokens
         self._allocator = PerSlotAllocator() if allocator is None else allocator
-        self._index = PrefixIndex()
+        self._index: PrefixIndex[Slot] = PrefixIndex()
         self._active: dict[TokenSequence, Ids] = {}  # with the ids of each when it was attached
         self._prefilling: dict[TokenSequence, None] = {}  # active sequences that are not fully indexed yet
         self._finished: OrderedDict[Slot, None] = OrderedDict()  # least recently used first
@@ -83,6 +83,10 @@ class KVCache:
         self._allocator.resize(slot, sequence.computed, capacity)
         self._active_tokens += more
         return True
+
+    def chunk_size(self, sequence: TokenSequence, budget: int) -> int:
+        """See KVMemory."""
+        return min(sequence.longest_chunk, budget)
 
     def release(self, sequence: TokenSequence) -> None:
         """See KVMemory. Of two slots of which one holds all ids of the other, only that one is kept."""

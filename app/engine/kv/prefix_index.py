@@ -1,29 +1,37 @@
-"""Finds the slot whose token ids share the longest prefix with a prompt: one radix tree per scope.
+"""Finds the cache whose token ids share the longest prefix with a prompt: one radix tree per scope.
 
 The cost of a look-up grows with the prompt's length and with the number of branches on its path through the
 tree, not with the number of slots.
 """
 
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engine.kv.slot import Slot
-
 Ids = NDArray[np.int64]
 
 
+class Scoped(Protocol):
+    """A cache of one sequence. Prompts of other scopes never find it. Each is equal to itself alone."""
+
+    scope: str
+
+
+C = TypeVar("C", bound=Scoped)
+
+
 @dataclass(slots=True, eq=False)
-class _Node:
+class _Node(Generic[C]):
     """A run of ids that all slots below it share."""
 
     ids: Ids
-    parent: "_Node | None"
-    children: "dict[int, _Node]" = field(default_factory=dict)  # by first id; last changed last
-    slots: dict[Slot, None] = field(default_factory=dict)  # slots whose ids end with this run; newest last
+    parent: "_Node[C] | None"
+    children: "dict[int, _Node[C]]" = field(default_factory=dict)  # by first id; last changed last
+    slots: dict[C, None] = field(default_factory=dict)  # slots whose ids end with this run; newest last
 
-    def split(self, length: int) -> "_Node":
+    def split(self, length: int) -> "_Node[C]":
         """Returns a new parent of this node that has its first `length` ids. This node keeps the others."""
         upper = _Node(self.ids[:length], self.parent)
         self.ids, self.parent = self.ids[length:], upper
@@ -38,17 +46,17 @@ class _Node:
         self.parent.children[int(self.ids[0])] = child
 
 
-class PrefixIndex:
+class PrefixIndex(Generic[C]):
     """The token ids that each slot holds. A slot is only found from its own scope."""
 
     def __init__(self) -> None:
-        self._roots: dict[str, _Node] = {}
-        self._ends: dict[Slot, _Node] = {}  # where each slot's ids end
+        self._roots: dict[str, _Node[C]] = {}
+        self._ends: dict[C, _Node[C]] = {}  # where each slot's ids end
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def put(self, slot: Slot, ids: Ids) -> None:
+    def put(self, slot: C, ids: Ids) -> None:
         """Record that the slot holds these ids, at least one, instead of those of an earlier call."""
         assert len(ids) > 0
         self.remove(slot)
@@ -65,7 +73,7 @@ class PrefixIndex:
         node.slots[slot] = None
         self._ends[slot] = node
 
-    def remove(self, slot: Slot) -> None:
+    def remove(self, slot: C) -> None:
         """Remove the slot from the index, if it is there."""
         node = self._ends.pop(slot, None)
         if node is None:
@@ -80,7 +88,7 @@ class PrefixIndex:
         elif not node.slots and len(node.children) == 1:
             node.merge_into_child()
 
-    def longest_prefix(self, ids: Ids, scope: str) -> tuple[Slot | None, int]:
+    def longest_prefix(self, ids: Ids, scope: str) -> tuple[C | None, int]:
         """Returns the slot that shares most leading ids with `ids`, and how many; (None, 0) if none does.
 
         Of several slots, prefers one whose ids end at or soon after the shared prefix, then a newer one.
@@ -96,18 +104,31 @@ class PrefixIndex:
                 break
         return (_newest_slot(node), shared) if node is not None and shared > 0 else (None, 0)
 
-    def contained_in(self, slot: Slot) -> list[Slot]:
+    def longest_whole(self, ids: Ids, scope: str) -> tuple[C | None, int]:
+        """Returns the slot with most ids of those whose ids all lead `ids`, and how many; else (None, 0)."""
+        node, length = self._roots.get(scope), 0
+        found: tuple[C | None, int] = (None, 0)
+        while node is not None and length < len(ids):
+            node = node.children.get(int(ids[length]))
+            if node is None or common_prefix(node.ids, ids[length:]) < len(node.ids):
+                break
+            length += len(node.ids)
+            if node.slots:
+                found = (next(reversed(node.slots)), length)
+        return found
+
+    def contained_in(self, slot: C) -> list[C]:
         """Returns the other slots of the index whose ids are the same, or the beginning of this slot's."""
-        node: _Node | None = self._ends[slot]
-        found: list[Slot] = []
+        node: _Node[C] | None = self._ends[slot]
+        found: list[C] = []
         while node is not None:
             found += [other for other in node.slots if other is not slot]
             node = node.parent
         return found
 
-    def continuations_of(self, slot: Slot) -> list[Slot]:
+    def continuations_of(self, slot: C) -> list[C]:
         """Returns the slots of the index whose ids are this slot's and more."""
-        unvisited, found = list(self._ends[slot].children.values()), list[Slot]()
+        unvisited, found = list(self._ends[slot].children.values()), list[C]()
         while unvisited:
             node = unvisited.pop()
             found += node.slots
@@ -139,7 +160,7 @@ def common_prefix(first: Ids, second: Ids) -> int:
     return index if length and different[index] else length
 
 
-def _newest_slot(node: _Node) -> Slot:
+def _newest_slot(node: _Node[C]) -> C:
     """Follows the newest branches down to the first node where slots end. Returns the newest of them."""
     while not node.slots:
         node = node.children[next(reversed(node.children))]

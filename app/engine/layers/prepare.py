@@ -1,4 +1,4 @@
-"""Converts a loaded model for the engine: its attention, its layers and the form of its weights.
+"""Converts a loaded model for the engine: the form of its weights and, if it is packed, its attention.
 
 One layer is converted at a time, so that at most one layer's weights are in memory twice.
 """
@@ -62,11 +62,25 @@ def prepare(
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
+    return convert_layers(model, dtype, quantization, report, calibration, fuses=True)
+
+
+def convert_layers(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
+    report: Callable[[float], None] = lambda fraction: None,
+    calibration: RecordedRows | None = None,
+    *,
+    fuses: bool,
+) -> Scheme:
+    """As `prepare`, but leaves the attention as it is. `fuses`: whether layers may take packed rows only."""
     forms = describe(model)
     progress = PackProgress(model, report)
     packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add, calibration)
     pack_children(model, packer)  # the output layer first: it is the largest, and nothing else is copied yet
-    fuse(model, packer)
+    if fuses:
+        fuse(model, packer)
     pack(model, packer)
     _widen(model, dtype)
     if forms is None:

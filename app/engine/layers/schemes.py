@@ -82,6 +82,11 @@ def choose_scheme(
     return _AS_COMPUTED[dtype], _AS_COMPUTED[dtype].layer_on(device, dtype)
 
 
+def as_computed(dtype: torch.dtype) -> Scheme:
+    """Returns the scheme of layers whose weights have the dtype of the computation."""
+    return _AS_COMPUTED[dtype]
+
+
 def has_compiled_products(model: nn.Module) -> bool:
     """Returns whether the products of the model's layers are compiled and cached per number of rows."""
     return any(isinstance(module, (PackedLinear, DynamicInt8Linear)) for module in model.modules())

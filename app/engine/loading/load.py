@@ -71,8 +71,10 @@ class LoadedModel:
         return frozenset(found)
 
 
-def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
+def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> LoadedModel:
     """Returns the model of the spec. `report` is called with each stage and the share of it that is done.
+
+    `widens`: whether all weights have the dtype in which the model computes, not the stored one.
 
     Raises ModelUnavailable if the model is missing, corrupt, refused or unsupported, or fails to load.
     """
@@ -87,7 +89,7 @@ def load(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     stored = stored_dtype(folder)
     dtype = pick_dtype(spec.dtype, device, stored)
     with _weights_progress(lambda fraction: report("load", fraction)):
-        model = _model(folder, config, _loaded_dtype(stored, dtype, device))
+        model = _model(folder, config, dtype if widens else _loaded_dtype(stored, dtype, device))
     tokenizer = _tokenizer(folder)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)

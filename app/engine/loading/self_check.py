@@ -4,25 +4,30 @@ Without this check, an architecture whose attention bypasses transformers' inter
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from app.core.errors import ModelCorrupt, ModelRefused, ModelUnsupported
+from app.core.errors import ModelRefused, ModelUnsupported
 from app.core.literals import Quantization
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.calibration import record
 from app.engine.layers.prepare import prepare
-from app.engine.layers.schemes import relative_error
-from app.engine.loading.folder_check import AGAIN
 from app.engine.loading.load import ReportStage
+from app.engine.loading.reference import (
+    OTHERS,
+    computing_in,
+    failures_as_unsupported,
+    own_logits,
+    refuse_difference,
+    refuse_infinite,
+    some_ids,
+)
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _log = logging.getLogger(__name__)
@@ -31,7 +36,6 @@ _LENGTHS = (13, 9)  # tokens of two sequences that share every pass
 # Tokens of each sequence in each pass: two chunks, then decodes.
 _PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-_OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,28 @@ def check_packed_path(
     Raises ModelUnsupported if a layer does not attend through the packed function, or if the logits of two
     sequences in mixed passes differ from those of the model's own path.
     """
-    _refuse_layer_types(model)
+    with failures_as_unsupported(model):
+        refuse_layer_types(model)
+        return _converted_and_checked(
+            model, dtype or model.dtype, quantization, report, pool, calibration_ids
+        )
+
+
+def _converted_and_checked(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    report: ReportStage,
+    pool: KVPool | None,
+    calibration_ids: Sequence[int],
+) -> PackedPath:
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
-    dtype = model.dtype if dtype is None else dtype
-    prompts = [_some_ids(model, length) for length in _LENGTHS]
-    with _computing_in(dtype, model):
-        expected = _own_logits(model, prompts)
-        _refuse_infinite(model, expected, dtype)
-        is_judged = quantization == "int8" and len(calibration_ids) > 0
-        calibration = record(model, calibration_ids) if is_judged else None
+    prompts = [some_ids(model, length) for length in _LENGTHS]
+    with computing_in(dtype, model):
+        expected = own_logits(model, prompts)
+        refuse_infinite(model, expected, dtype)
+        calibration = record(model, calibration_ids) if quantization == "int8" and calibration_ids else None
     report("pack", 0.0)
     scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction), calibration)
     report("pack", 1.0)
@@ -88,7 +104,7 @@ def _check_packed_logits(
     logits = _packed_logits(ModelRunner(model), sequences)
     for sequence, own, packed in zip(sequences, expected, logits, strict=True):
         _refuse_missing_layers(model, sequence.slot)
-        _refuse_difference(own, packed, tolerance)
+        refuse_difference(own, packed, tolerance, "packed attention")
     slot = sequences[0].slot
     return slot.nbytes() // slot.capacity
 
@@ -106,7 +122,7 @@ def _supports_cuda_graphs(
         for each in (ModelRunner(model, pool=pool, captures=False), runner):
             sequences = _sequences(prompts, pool)
             for own, packed in zip(expected, _packed_logits(each, sequences), strict=True):
-                _refuse_difference(own, packed, tolerance)
+                refuse_difference(own, packed, tolerance, "packed attention")
             for sequence in sequences:
                 pool.drop(sequence.slot)
         return runner.supports_cuda_graphs
@@ -117,86 +133,24 @@ def _supports_cuda_graphs(
         runner.recover()
 
 
-def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
-    vocabulary = int(model.config.get_text_config().vocab_size)
-    return [(7 + 31 * i * i) % vocabulary for i in range(length)]
-
-
-@torch.inference_mode()
-def _own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
-    """Returns the logits after each prompt's last token, by the model's own attention without a cache."""
-    longest = max(len(ids) for ids in prompts)
-    # No token attends to later ones, so any id may fill the shorter rows.
-    rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
-    logits: Tensor = model(input_ids=rows, use_cache=False).logits
-    return [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
-
-
-@contextmanager
-def _computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
-    """Converts each module's own weights to `dtype` only while it runs, to save memory."""
-    stored: dict[nn.Parameter, Tensor] = {}
-
-    def widen(module: nn.Module, _: Any) -> None:  # of any arguments
-        for values in module.parameters(recurse=False):
-            if values.is_floating_point() and values.element_size() < dtype.itemsize:
-                stored[values] = values.data
-                values.data = values.data.to(dtype)
-
-    def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
-        for values in module.parameters(recurse=False):
-            if values in stored:
-                values.data = stored.pop(values)
-
-    hooks = [module.register_forward_pre_hook(widen) for module in model.modules()]
-    hooks += [module.register_forward_hook(restore) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _packed_logits(runner: ModelRunner, sequences: list[TokenSequence]) -> list[Tensor]:
     """Returns the logits after each sequence's last token, computed in the mixed passes of `_PASSES`."""
     for counts in _PASSES:
         try:
             logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])
         except ModelRefused as error:
-            raise ModelUnsupported(error.message, hint=_OTHERS) from error
-        except TypeError as error:
-            raise ModelUnsupported(
-                f"this architecture does not take packed sequences: {error}", hint=_OTHERS
-            ) from error
+            raise ModelUnsupported(error.message, hint=OTHERS) from error
         for sequence, count in zip(sequences, counts, strict=True):
             sequence.advance(count)
     return list(logits.float())
 
 
-def _refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.dtype) -> None:
-    """Refuses a model one of whose weights or logits is not a finite number in `dtype`.
-
-    Raises ModelUnsupported if the reason is float16, whose largest number is small, otherwise ModelCorrupt.
-    """
-    is_half = dtype == torch.float16
-    weights = [weight for weight in model.parameters() if weight.is_floating_point()] if is_half else []
-    if all(torch.isfinite(values).all() for values in (*logits, *weights)):
-        return
-    if is_half:
-        raise ModelUnsupported(
-            "this model has numbers larger than float16 holds (65,504)",
-            hint="Set LLM_DTYPE=bfloat16 or LLM_DTYPE=float32.",
-        )
-    raise ModelCorrupt("the model's logits are not finite numbers: its weights are damaged", hint=AGAIN)
-
-
-def _refuse_layer_types(model: PreTrainedModel) -> None:
-    if model.config.get_text_config().num_hidden_layers < 1:
-        raise ModelUnsupported("config.json describes a model without layers")
+def refuse_layer_types(model: PreTrainedModel) -> None:
+    """Raises ModelUnsupported if its configuration alone says that the packed path cannot compute it."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if unknown := kinds - _LAYER_TYPES:
         raise ModelUnsupported(
-            f"this architecture has layers that the engine does not compute: {sorted(unknown)}", hint=_OTHERS
+            f"this architecture has layers that cannot be packed: {', '.join(sorted(unknown))}", hint=OTHERS
         )
 
 
@@ -205,14 +159,5 @@ def _refuse_missing_layers(model: PreTrainedModel, slot: Slot) -> None:
     if sorted(slot.layers) != list(range(layers)):
         raise ModelUnsupported(
             f"{type(model).__name__} has layers that do not use transformers' attention interface",
-            hint=_OTHERS,
-        )
-
-
-def _refuse_difference(own: Tensor, packed: Tensor, tolerance: float) -> None:
-    difference = relative_error(packed, own)
-    if not difference <= tolerance:  # also refuses NaN
-        raise ModelUnsupported(
-            f"packed attention gives other logits than the model's own (relative error {difference:.2g})",
-            hint=_OTHERS,
+            hint=OTHERS,
         )

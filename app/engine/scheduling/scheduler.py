@@ -23,6 +23,9 @@ class KVMemory(Protocol):
     def extend(self, sequence: TokenSequence) -> bool:
         """Make room in the slot for all ids and draft ids. Returns False if there is no room now."""
 
+    def chunk_size(self, sequence: TokenSequence, budget: int) -> int:
+        """Returns how many pending ids the next pass computes: at least one, at most `budget` if it can."""
+
     def release(self, sequence: TokenSequence) -> None:
         """Detach the slot and keep its keys and values for later requests."""
 
@@ -58,7 +61,7 @@ class Scheduler:
             budget = min(budget, max(pass_size.cut(rows + prefill_rows) - rows, 1))
         prefills = self._prefills()
         while budget > 0 and (sequence := next(prefills, None)) is not None:
-            chunks.append(Chunk(sequence, min(sequence.longest_chunk, budget)))
+            chunks.append(Chunk(sequence, self._cache.chunk_size(sequence, budget)))
             budget -= chunks[-1].count
         return chunks
 

@@ -93,6 +93,10 @@ class TokenSequence:
         """Use this slot, which holds the keys and values of the first `computed` ids."""
         assert self._slot is None, "attached twice"
         self._slot = slot
+        self.begin(computed)
+
+    def begin(self, computed: int) -> None:
+        """Start from a cache that has read the first `computed` ids."""
         self._computed = computed
         if self._cached is None:
             self._cached = computed

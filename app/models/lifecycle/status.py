@@ -180,6 +180,8 @@ def _facts(loaded: ServedModel) -> dict[str, str | int | float | dict[str, Sampl
         "device": info.device,
         "dtype": info.dtype or None,
         "weights": info.weights or None,
+        "cache": info.cache,
+        "cache_reason": info.cache_reason,
         "draft": info.draft,
         "parameters": info.parameters or None,
         "kv_cache_bytes": info.kv_cache_bytes or None,

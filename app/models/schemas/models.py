@@ -112,6 +112,12 @@ class ModelInfoResponse(WireModel):
         description="The number format of its layers' weights: float32, float16, bfloat16, int8 or int4. "
         "Of a GGUF file, the form that each type has: `int4 (Q4_K), int8 (Q6_K)`.",
     )
+    cache: Literal["packed", "own"] | None = Field(
+        None,
+        description="`packed`: one pass computes all sequences. `own`: each sequence is computed by itself, "
+        "with the cache of the architecture and without draft tokens.",
+    )
+    cache_reason: str | None = Field(None, description="Why the model is not packed.")
     draft: str | None = Field(None, description="The smaller model whose draft tokens it verifies.")
     parameters: int | None = None
     memory_bytes: int | None = None

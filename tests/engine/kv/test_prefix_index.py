@@ -38,7 +38,7 @@ def calls(function: Callable[[], object]) -> int:
 
 
 def test_longest_prefix_is_exact_to_the_token() -> None:
-    index = PrefixIndex()
+    index: PrefixIndex[Slot] = PrefixIndex()
     short, long, other = Slot(64), Slot(64), Slot(64)
     index.put(short, array([1, 2, 3]))
     index.put(long, array([1, 2, 3, 4, 5, 6]))
@@ -51,7 +51,7 @@ def test_longest_prefix_is_exact_to_the_token() -> None:
 
 
 def test_longest_prefix_prefers_a_slot_that_ends_there_and_then_a_new_one() -> None:
-    index = PrefixIndex()
+    index: PrefixIndex[Slot] = PrefixIndex()
     slots = [Slot(64) for _ in range(4)]
     for slot, ids in zip(slots, ([1, 2], [1, 2, 3, 3], [1, 2, 4, 4], [1, 2, 3, 5]), strict=True):
         index.put(slot, array(ids))
@@ -63,7 +63,7 @@ def test_longest_prefix_prefers_a_slot_that_ends_there_and_then_a_new_one() -> N
 
 
 def test_put_replaces_and_remove_forgets() -> None:
-    index, slot = PrefixIndex(), Slot(64)
+    index, slot = PrefixIndex[Slot](), Slot(64)
     index.put(slot, array([1, 2]))
     index.put(slot, array([1, 3]))
     assert index.longest_prefix(array([1, 2]), "") == (slot, 1)
@@ -74,7 +74,7 @@ def test_put_replaces_and_remove_forgets() -> None:
 
 
 def test_longest_prefix_never_crosses_scopes() -> None:
-    index = PrefixIndex()
+    index: PrefixIndex[Slot] = PrefixIndex()
     index.put(Slot(64, "a"), array([1, 2, 3]))
     assert index.longest_prefix(array([1, 2, 3]), "b") == (None, 0)
 
@@ -87,7 +87,7 @@ few_ids = st.lists(st.integers(0, 2), min_size=1, max_size=8)
 def test_longest_prefix_equals_a_comparison_with_every_slot(
     changes: list[tuple[int, list[int] | None, str]], prompt: list[int]
 ) -> None:
-    index = PrefixIndex()
+    index: PrefixIndex[Slot] = PrefixIndex()
     slots = {(number, scope): Slot(64, scope) for number in range(10) for scope in "ab"}
     held: dict[Slot, list[int]] = {}
     for number, ids, scope in changes:
@@ -131,3 +131,17 @@ def test_admission_and_eviction_cost_the_same_with_many_slots(prompt: list[int])
     few, many = full_cache(60), full_cache(1200)
     assert len(many.finished_slots) == 1200
     assert calls(lambda: serve(many, prompt)) <= calls(lambda: serve(few, prompt)) + 10
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(few_ids, st.sampled_from("ab")), max_size=8), few_ids)
+def test_longest_whole_equals_a_comparison_with_every_slot(
+    held: list[tuple[list[int], str]], prompt: list[int]
+) -> None:
+    index: PrefixIndex[Slot] = PrefixIndex()
+    for ids, scope in held:
+        index.put(Slot(64, scope), array(ids))
+    leading = [len(ids) for ids, scope in held if scope == "a" and ids == prompt[: len(ids)]]
+    slot, length = index.longest_whole(array(prompt), "a")
+    assert length == max(leading, default=0)
+    assert (slot is None) == (not leading)

@@ -21,6 +21,9 @@ class CountingMemory:
     def extend(self, sequence: TokenSequence) -> bool:
         return self._hold(sequence)
 
+    def chunk_size(self, sequence: TokenSequence, budget: int) -> int:
+        return min(sequence.longest_chunk, budget)
+
     def release(self, sequence: TokenSequence) -> None:
         del self.held[sequence]
 

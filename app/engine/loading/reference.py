@@ -1,0 +1,99 @@
+"""Computes the logits that checks at load compare with: those of the model's own pass without a cache."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from app.core.errors import DomainError, ModelCorrupt, ModelUnsupported
+from app.engine import memory
+from app.engine.layers.schemes import relative_error
+from app.engine.loading.folder_check import AGAIN
+
+OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
+
+
+@contextmanager
+def failures_as_unsupported(model: PreTrainedModel) -> Iterator[None]:
+    """Raises ModelUnsupported for an error of the library's code, unless the memory has run out."""
+    try:
+        yield
+    except DomainError:
+        raise
+    except Exception as error:  # any code of any architecture runs here
+        if memory.is_exhaustion(error):
+            raise
+        raise ModelUnsupported(
+            f"{type(model).__name__} fails in a trial pass: {type(error).__name__}: {error}", hint=OTHERS
+        ) from error
+
+
+def some_ids(model: PreTrainedModel, length: int) -> list[int]:
+    """Returns token ids of a short prompt, the same at every call."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return [(7 + 31 * i * i) % vocabulary for i in range(length)]
+
+
+@torch.inference_mode()
+def own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
+    """Returns the logits after each prompt's last token, by the model's own attention without a cache."""
+    longest = max(len(ids) for ids in prompts)
+    # No token attends to later ones, so any id may fill the shorter rows.
+    rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
+    logits: Tensor = model(input_ids=rows, use_cache=False).logits
+    return [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
+    """Converts each module's own weights to `dtype` only while it runs, to save memory."""
+    stored: dict[nn.Parameter, Tensor] = {}
+
+    def widen(module: nn.Module, _: Any) -> None:  # of any arguments
+        for values in module.parameters(recurse=False):
+            if values.is_floating_point() and values.element_size() < dtype.itemsize:
+                stored[values] = values.data
+                values.data = values.data.to(dtype)
+
+    def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
+        for values in module.parameters(recurse=False):
+            if values in stored:
+                values.data = stored.pop(values)
+
+    hooks = [module.register_forward_pre_hook(widen) for module in model.modules()]
+    hooks += [module.register_forward_hook(restore) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.dtype) -> None:
+    """Refuses a model one of whose weights or logits is not a finite number in `dtype`.
+
+    Raises ModelUnsupported if the reason is float16, whose largest number is small, otherwise ModelCorrupt.
+    """
+    is_half = dtype == torch.float16
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()] if is_half else []
+    if all(torch.isfinite(values).all() for values in (*logits, *weights)):
+        return
+    if is_half:
+        raise ModelUnsupported(
+            "this model has numbers larger than float16 holds (65,504)",
+            hint="Set LLM_DTYPE=bfloat16 or LLM_DTYPE=float32.",
+        )
+    raise ModelCorrupt("the model's logits are not finite numbers: its weights are damaged", hint=AGAIN)
+
+
+def refuse_difference(expected: Tensor, logits: Tensor, tolerance: float, path: str) -> None:
+    """Raises ModelUnsupported if the logits differ by more than rounding. `path` is what computed them."""
+    difference = relative_error(logits, expected)
+    if not difference <= tolerance:  # also refuses NaN
+        raise ModelUnsupported(
+            f"{path} gives other logits than the model without a cache (relative error {difference:.2g})",
+            hint=OTHERS,
+        )

@@ -1,0 +1,95 @@
+"""Loads a model and finds the path that serves it: packed if possible, else with a cache per sequence."""
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.errors import ModelUnsupported
+from app.core.model_folder import is_gguf
+from app.engine import memory
+from app.engine.ipc.messages import Stage, WorkerSpec
+from app.engine.kv.pool import pool_for
+from app.engine.layers import calibration
+from app.engine.layers.blocks import block_parameters
+from app.engine.loading.load import LoadedModel, ReportStage, load
+from app.engine.loading.self_check import PackedPath, check_packed_path, refuse_layer_types
+from app.engine.own_cache.check import OwnPath, check_converted, check_unchanged
+
+_CHECK_TOKENS = 64  # the size of the KV pool for the self-check
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """A model that passed its check. `parameters` were counted before its layers were packed."""
+
+    loaded: LoadedModel
+    parameters: int
+    path: PackedPath | OwnPath
+
+
+def load_checked(spec: WorkerSpec, report: ReportStage) -> CheckedModel:
+    """Returns the model of the spec, converted for the path that serves it.
+
+    A check that fails has changed the model's layers, so each further attempt loads it again.
+
+    Raises ModelUnavailable if the model cannot be loaded, or is served rightly on no path.
+    """
+    loaded = load(spec, report)
+    if loaded.model.config.get_text_config().num_hidden_layers < 1:
+        raise ModelUnsupported("config.json describes a model without layers")
+    report("check", 0.0)
+    checked = _packed_or_own_cache(spec, loaded, report)
+    report("check", 1.0)
+    return checked
+
+
+def _packed_or_own_cache(spec: WorkerSpec, loaded: LoadedModel, report: ReportStage) -> CheckedModel:
+    parameters = _parameters(loaded)
+    try:
+        refuse_layer_types(loaded.model)
+    except ModelUnsupported as error:
+        return _own_cache(spec, loaded, report, error.message)
+    try:
+        return CheckedModel(loaded, parameters, pack_and_check(loaded, spec, report))
+    except ModelUnsupported as error:
+        reason = error.message
+    del loaded
+    return _own_cache(spec, _loaded_again(spec), report, reason)
+
+
+def pack_and_check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
+    """Converts the model to the packed path. Raises ModelUnsupported if its logits are wrong there."""
+    pool = pool_for(loaded.model.device, _CHECK_TOKENS)
+    ids = loaded.tokenizer.encode(calibration.TEXT)
+    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, ids)
+    # An output layer may share these weights, and packing it read them all. Now each token reads one row.
+    embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
+    memory.page_out(embeddings)
+    return path
+
+
+def _own_cache(spec: WorkerSpec, loaded: LoadedModel, report: ReportStage, reason: str) -> CheckedModel:
+    parameters = _parameters(loaded)
+    ids = loaded.tokenizer.encode(calibration.TEXT)
+    try:
+        path = check_converted(loaded.model, loaded.dtype, spec.quantization, reason, report, ids)
+        return CheckedModel(loaded, parameters, path)
+    except ModelUnsupported:
+        if spec.quantization != "none" or is_gguf(spec.model_path):
+            raise
+    del loaded
+    loaded = _loaded_again(spec, widens=True)
+    return CheckedModel(loaded, parameters, check_unchanged(loaded.model, reason))
+
+
+def _parameters(loaded: LoadedModel) -> int:
+    return loaded.model.num_parameters() + block_parameters(loaded.model)
+
+
+def _loaded_again(spec: WorkerSpec, *, widens: bool = False) -> LoadedModel:
+    gc.collect()  # the modules of the failed attempt refer to each other
+
+    def report_nothing(stage: Stage, fraction: float) -> None:
+        """The first load has reported its progress."""
+
+    return load(spec, report_nothing, widens=widens)

@@ -1,0 +1,220 @@
+"""Keeps the caches of models that cannot be packed within a byte budget: one per sequence.
+
+A cache is reused by a prompt that continues from its end; one that can be cropped, also from the middle. For
+the others, a copy is kept shortly before the end of each prompt. Caches of finished sequences are evicted,
+least recently used first, when running sequences need the room.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.engine.kv.prefix_index import Ids, PrefixIndex
+from app.engine.kv.sequence_bytes import SequenceBytes
+from app.engine.own_cache.sequence_state import SequenceState
+from app.engine.scheduling.sequence import TokenSequence
+
+_BLOCK = 64  # tokens; reservations are for multiples of it
+_EXPENDABLE_TAIL = 16  # tokens; a kept cache with at most this many beyond the prefix is taken over
+_CHECKPOINT_TAIL = 16  # tokens that a generation prompt may take, which history shows differently
+_SHORTEST_CHECKPOINT = 32  # new tokens; computing fewer again costs less than a copy
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A running sequence's cache. `checkpoint` is the number of ids at which a copy is to be kept."""
+
+    state: SequenceState
+    prompt: Ids
+    reserved: int  # bytes
+    checkpoint: int | None
+
+
+class OwnCaches:
+    """The scheduler's KVMemory. `budget_bytes` must hold at least one sequence of `max_tokens` ids.
+
+    `is_divisible`: whether passes over several ids are right after the beginning of a sequence, too. With
+    `has_checkpoints`, a cache is copied before the end of its prompt, because it cannot be cropped later.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_bytes: int,
+        sequence_bytes: SequenceBytes,
+        max_tokens: int,
+        is_divisible: bool = True,
+        has_checkpoints: bool = True,
+    ) -> None:
+        assert budget_bytes >= sequence_bytes.of(max_tokens)
+        self._budget = budget_bytes
+        self._sequence_bytes = sequence_bytes
+        self._max_tokens = max_tokens
+        self._is_divisible = is_divisible
+        self._has_checkpoints = has_checkpoints
+        self._index: PrefixIndex[SequenceState] = PrefixIndex()
+        self._running: dict[TokenSequence, _Running] = {}
+        self._kept: OrderedDict[SequenceState, None] = OrderedDict()  # least recently used first
+        self._reserved_bytes = 0
+        self._kept_bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return self._reserved_bytes + self._kept_bytes
+
+    @property
+    def kept_states(self) -> list[SequenceState]:
+        """The caches kept for later prompts, least recently used first."""
+        return list(self._kept)
+
+    def state_of(self, sequence: TokenSequence) -> SequenceState:
+        return self._running[sequence].state
+
+    def attach(self, sequence: TokenSequence) -> bool:
+        """See KVMemory. The last id always stays pending, because its logits are needed."""
+        reserved = self._bytes_for(len(sequence.ids))
+        if self._reserved_bytes + reserved > self._budget:
+            return False
+        self._index_prompts()
+        ids = np.array(sequence.ids, np.int64)
+        usable = ids[:0] if sequence.needs_all_logits else ids[:-1]
+        state, shared = self._reuse(usable, sequence.scope, reserved)
+        self._evict_for(reserved)
+        sequence.begin(shared)
+        checkpoint = self._checkpoint(sequence)
+        self._running[sequence] = _Running(state, ids, reserved, checkpoint)
+        self._reserved_bytes += reserved
+        return True
+
+    def extend(self, sequence: TokenSequence) -> bool:
+        """See KVMemory. A sequence at its checkpoint has its cache copied first."""
+        running = self._running[sequence]
+        if running.checkpoint == sequence.computed:
+            running.checkpoint = None
+            self._keep(running.state.copy(), running.prompt[: sequence.computed])
+        more = max(0, self._bytes_for(len(sequence.ids)) - running.reserved)
+        if self._reserved_bytes + more > self._budget:
+            return False
+        self._evict_for(more)
+        running.reserved += more
+        self._reserved_bytes += more
+        return True
+
+    def chunk_size(self, sequence: TokenSequence, budget: int) -> int:
+        """See KVMemory. A chunk ends at the checkpoint; an indivisible prompt is one chunk."""
+        checkpoint = self._running[sequence].checkpoint
+        count = sequence.longest_chunk
+        if checkpoint is not None and sequence.computed < checkpoint:
+            count = min(count, checkpoint - sequence.computed)
+        if self._is_divisible:
+            return min(count, budget)
+        return count if sequence.computed == 0 and not sequence.needs_all_logits else 1
+
+    def release(self, sequence: TokenSequence) -> None:
+        """See KVMemory."""
+        running = self._detach(sequence)
+        if sequence.computed > 0 and sequence.is_kept:
+            ids = np.array(sequence.ids[: sequence.computed], np.int64)
+            self._keep(running.state, ids)
+
+    def discard(self, sequence: TokenSequence) -> None:
+        self._detach(sequence)
+        sequence.rewind()
+
+    def forget_finished(self) -> None:
+        """Drop every cache that no running sequence uses."""
+        while self._kept:
+            self._evict(next(iter(self._kept)))
+
+    def check_integrity(self) -> None:
+        """Assert what must hold between steps; for tests."""
+        assert self._reserved_bytes == sum(running.reserved for running in self._running.values())
+        assert self._kept_bytes == sum(state.nbytes for state in self._kept)
+        assert self.used_bytes <= self._budget
+        assert all(state.tokens > 0 for state in self._kept)
+        self._index.check_integrity()
+        assert len(self._kept) <= len(self._index) <= len(self._kept) + len(self._running)
+
+    def _bytes_for(self, tokens: int) -> int:
+        return self._sequence_bytes.of(min(-(-tokens // _BLOCK) * _BLOCK, self._max_tokens))
+
+    def _index_prompts(self) -> None:
+        """Let new sequences find what running ones have read of their prompts, if that can be cropped."""
+        for sequence, running in self._running.items():
+            computed = min(sequence.computed, len(running.prompt))
+            if computed > 0 and running.state.can_crop(sequence.computed):
+                running.state.tokens = sequence.computed
+                self._index.put(running.state, running.prompt[:computed])
+            else:
+                self._index.remove(running.state)
+
+    def _reuse(self, ids: Ids, scope: str, reserved: int) -> tuple[SequenceState, int]:
+        """Returns a cache of leading ids for a new sequence, and how many it has read."""
+        donor, shared = self._donor(ids, scope)
+        if donor is None:
+            return SequenceState(scope), 0
+        surplus = donor.tokens - shared
+        if donor in self._kept:
+            self._kept.move_to_end(donor)  # the most recently used cache is evicted last
+            has_room = self._reserved_bytes + reserved + donor.nbytes <= self._budget
+            if not has_room or (donor.can_always_crop and surplus <= _EXPENDABLE_TAIL):
+                self._forget(donor)
+                donor.crop(surplus)
+                return donor, shared
+        state = donor.copy()
+        state.crop(surplus)
+        return state, shared
+
+    def _donor(self, ids: Ids, scope: str) -> tuple[SequenceState | None, int]:
+        """Returns the cache that saves most, and how many leading ids a sequence can take from it."""
+        whole, length = self._index.longest_whole(ids, scope)
+        longest, shared = self._index.longest_prefix(ids, scope)
+        if longest is not None and shared >= length and longest.can_crop(longest.tokens):
+            return longest, shared
+        return (whole, length) if whole in self._kept else (None, 0)
+
+    def _checkpoint(self, sequence: TokenSequence) -> int | None:
+        """Returns where to copy the cache, so that a prompt with another end can continue from there."""
+        tail = _CHECKPOINT_TAIL if self._is_divisible else 0  # what follows it is read id by id otherwise
+        place = len(sequence.ids) - 1 - tail
+        is_kept = self._has_checkpoints and sequence.is_kept and not sequence.needs_all_logits
+        return place if is_kept and place - sequence.computed >= _SHORTEST_CHECKPOINT else None
+
+    def _keep(self, state: SequenceState, ids: Ids) -> None:
+        """Keep the cache, unless the budget has no room or a longer one can be cropped to it."""
+        state.keep(len(ids))
+        self._index.put(state, ids)
+        longer = next((it for it in self._index.continuations_of(state) if it in self._kept), None)
+        if longer is not None and longer.can_always_crop:
+            self._kept.move_to_end(longer)
+            self._index.remove(state)
+            return
+        if self._reserved_bytes + state.nbytes > self._budget:
+            self._index.remove(state)
+            return
+        for other in self._index.contained_in(state):
+            if other in self._kept and (other.tokens == state.tokens or state.can_always_crop):
+                self._evict(other)
+        self._evict_for(state.nbytes)
+        self._kept[state] = None
+        self._kept_bytes += state.nbytes
+
+    def _detach(self, sequence: TokenSequence) -> _Running:
+        running = self._running.pop(sequence)
+        self._reserved_bytes -= running.reserved
+        self._index.remove(running.state)
+        return running
+
+    def _forget(self, state: SequenceState) -> None:
+        del self._kept[state]
+        self._kept_bytes -= state.nbytes
+        self._index.remove(state)
+
+    def _evict_for(self, nbytes: int) -> None:
+        """Drop kept caches, least recently used first, until `nbytes` more fit."""
+        while self._kept and self.used_bytes + nbytes > self._budget:
+            self._evict(next(iter(self._kept)))
+
+    def _evict(self, state: SequenceState) -> None:
+        self._forget(state)

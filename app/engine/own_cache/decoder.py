@@ -1,0 +1,43 @@
+"""Computes each sequence of a step with the model's own forward pass. There are no draft tokens."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from app.engine.own_cache.caches import OwnCaches
+from app.engine.own_cache.runner import OwnForward
+from app.engine.request import Request
+from app.engine.scheduling.sequence import Chunk
+
+
+class OwnCacheDecoder:
+    """The Decoder of architectures that the packed path does not compute."""
+
+    def __init__(self, model: PreTrainedModel, cache: OwnCaches) -> None:
+        self.cache = cache
+        self._forward = OwnForward(model)
+
+    @property
+    def device(self) -> torch.device:
+        return self._forward.device
+
+    def calibrate(self, context_length: int) -> None:
+        """There is nothing to measure."""
+
+    def propose(self, decoding: Sequence[Request], max_rows: int) -> None:
+        """Proposes nothing: a state that has read a wrong draft id cannot go back."""
+
+    def forward(self, chunks: Sequence[Chunk]) -> Tensor:
+        return self._forward.logits([(chunk, self.cache.state_of(chunk.sequence)) for chunk in chunks])
+
+    def record(self, request: Request, accepted: int) -> None:
+        """There are no draft ids to learn from."""
+
+    def forget(self, request: Request) -> None:
+        """A request has no state here apart from its cache."""
+
+    def recover(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,91 @@
+"""The cache that a model's own forward pass keeps for one sequence, of whatever form the architecture needs.
+
+transformers calls the argument and the output that hold it by one of three names.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+_ARGUMENTS = ("past_key_values", "cache_params", "state")
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """Returns the name of the model's argument that takes a cache; None if it has none."""
+    parameters = inspect.signature(model.forward).parameters
+    return next((name for name in _ARGUMENTS if name in parameters), None)
+
+
+class SequenceState:
+    """One sequence's cache. `cache` is None before the first pass, which makes it."""
+
+    __slots__ = ("cache", "nbytes", "scope", "tokens")
+
+    def __init__(self, scope: str = "", cache: Any = None) -> None:  # Any: each architecture has its own
+        self.scope = scope
+        self.cache = cache
+        self.tokens = 0  # leading ids that it has read; set when it is kept
+        self.nbytes = 0  # set when it is kept
+
+    @torch.inference_mode()
+    def copy(self) -> "SequenceState":
+        """Returns a copy that shares no tensor, and has no memory beyond what its tensors need."""
+        memo: dict[int, Any] = {id(tensor): tensor.clone() for tensor in tensors_of(self.cache)}
+        return SequenceState(self.scope, copy.deepcopy(self.cache, memo))
+
+    def keep(self, tokens: int) -> None:
+        """Note that the cache has read so many ids and stays as it is."""
+        self.tokens = tokens
+        self.nbytes = storage_bytes(self.cache)
+
+    @property
+    def can_always_crop(self) -> bool:
+        """Whether leading ids can be kept whatever the length: no layer has forgotten anything."""
+        return type(self.cache) is DynamicCache and all(
+            type(layer) is DynamicLayer for layer in self.cache.layers
+        )
+
+    def can_crop(self, tokens: int) -> bool:
+        """Whether the last of the `tokens` ids that it has read can be removed."""
+        return type(self.cache) is DynamicCache and all(
+            type(layer) is DynamicLayer
+            or (type(layer) is DynamicSlidingWindowLayer and tokens < layer.sliding_window)
+            for layer in self.cache.layers
+        )
+
+    @torch.inference_mode()
+    def crop(self, count: int) -> None:
+        """Remove the last `count` ids."""
+        if count > 0:
+            self.cache.crop(-count)
+
+
+def storage_bytes(cache: Any) -> int:  # Any: as above
+    """Returns the memory that the cache's tensors occupy."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors_of(cache)}
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def tensors_of(cache: Any) -> list[Tensor]:  # Any: as above
+    """Returns the tensors in the cache, each once."""
+    return list({id(tensor): tensor for tensor in _tensors(cache)}.values())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:  # Any: as above
+    match value:
+        case Tensor():
+            yield value
+        case dict():
+            for item in value.values():
+                yield from _tensors(item)
+        case list() | tuple():
+            for item in value:
+                yield from _tensors(item)
+        case _ if type(value).__module__.startswith("transformers."):
+            yield from _tensors(vars(value))

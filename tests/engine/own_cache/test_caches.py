@@ -1,0 +1,90 @@
+"""The byte budget, scopes and reuse of own caches."""
+
+from collections.abc import Callable
+
+from hypothesis import given, settings, strategies as st
+
+from app.engine.kv.sequence_bytes import SequenceBytes
+from app.engine.own_cache.caches import OwnCaches
+from app.engine.own_cache.sequence_state import SequenceState, storage_bytes
+from app.engine.scheduling.sequence import Chunk, TokenSequence
+from tests.engine.own_cache.models import OwnCacheModel
+from tests.engine.tiny import greedy, run
+
+OwnModel = Callable[[str], OwnCacheModel]
+PROMPT = "the cat sat on the mat, 日本語 and é 👍 too. " * 5
+
+
+def test_kept_caches_count_with_the_bytes_of_their_tensors(own_model: OwnModel) -> None:
+    for name in ("qwen3_5_text", "mamba2", "deepseek_v3", "rwkv", "lfm2"):
+        engine = own_model(name).engine()
+        run(engine, greedy("a", PROMPT), greedy("b", "on the mat"))
+        assert isinstance(engine.cache, OwnCaches)
+        kept = engine.cache.kept_states
+        assert engine.cache.used_bytes == sum(storage_bytes(state.cache) for state in kept) > 0
+        engine.cache.forget_finished()
+        assert engine.cache.used_bytes == 0
+
+
+def test_the_measured_line_bounds_what_a_sequence_takes(own: OwnCacheModel) -> None:
+    engine = own.engine()
+    run(engine, greedy("a", PROMPT, 30))
+    assert isinstance(engine.cache, OwnCaches)
+    for state in engine.cache.kept_states:
+        assert state.nbytes <= own.path.sequence_bytes.of(state.tokens) * 1.01 + 1024
+
+
+def test_sequence_bytes_is_the_line_through_two_measurements() -> None:
+    assert SequenceBytes.between((9, 100 + 9 * 8), (13, 100 + 13 * 8)) == SequenceBytes(8, 100)
+    assert SequenceBytes.between((9, 100), (13, 100)) == SequenceBytes(0, 100)
+    assert SequenceBytes(8, 100).longest(100 + 8 * 50, 200) == 50
+    assert SequenceBytes(8, 100).longest(1 << 20, 200) == 200
+    assert SequenceBytes(0, 100).longest(99, 200) == 0
+
+
+def fill(caches: OwnCaches, sequence: TokenSequence, own: OwnCacheModel) -> None:
+    """Read all ids of an attached sequence."""
+    decoder = own.forward
+    while sequence.pending:
+        assert caches.extend(sequence)
+        count = caches.chunk_size(sequence, 8)
+        decoder.logits([(Chunk(sequence, count), caches.state_of(sequence))])
+        sequence.advance(count)
+
+
+PROMPTS = st.tuples(st.lists(st.integers(2, 4), min_size=1, max_size=60), st.sampled_from("ab"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(PROMPTS, min_size=1, max_size=8), st.sampled_from(["mamba2", "deepseek_v3", "lfm2"]))
+def test_any_order_of_prompts_keeps_the_budget_and_the_scopes(
+    own_model: OwnModel, prompts: list[tuple[list[int], str]], name: str
+) -> None:
+    own = own_model(name)
+    size = own.path.sequence_bytes
+    caches = OwnCaches(
+        budget_bytes=3 * size.of(64),
+        sequence_bytes=size,
+        max_tokens=64,
+        has_checkpoints=not own.path.can_crop,
+    )
+    read: dict[str, list[list[int]]] = {"a": [], "b": []}
+    for number, (ids, scope) in enumerate(prompts):
+        sequence = TokenSequence(str(number), ids, scope)
+        assert caches.attach(sequence)
+        cached = ids[: sequence.cached]
+        assert not cached or any(cached == other[: len(cached)] for other in read[scope])
+        fill(caches, sequence, own)
+        caches.check_integrity()
+        caches.release(sequence)
+        read[scope].append(ids)
+        caches.check_integrity()
+
+
+def test_a_copy_shares_no_memory(own: OwnCacheModel) -> None:
+    sequence, state = TokenSequence("a", range(2, 12)), SequenceState()
+    own.forward.logits([(Chunk(sequence, 9), state)])
+    sequence.advance(9)
+    before = own.forward.logits([(Chunk(sequence, 1), state.copy())]).clone()
+    own.forward.logits([(Chunk(sequence, 1), state.copy())])
+    assert own.forward.logits([(Chunk(sequence, 1), state)]).equal(before)

@@ -1,0 +1,99 @@
+"""The check at load finds how an architecture can be served, or refuses it with a domain error."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import MambaConfig, PreTrainedTokenizerFast, RecurrentGemmaConfig
+from transformers.models.mamba.modeling_mamba import MambaMixer
+
+from app.core.errors import ModelUnsupported
+from app.core.literals import DType, Quantization
+from app.engine.ipc.messages import WorkerSpec
+from app.engine.loading.serving_path import load_checked
+from app.engine.own_cache.check import check_unchanged
+from app.engine.startup import build_engine
+from tests.engine.own_cache.models import OwnCacheModel, load_own, save
+from tests.engine.tiny import greedy, new_model, run
+
+OwnModel = Callable[[str], OwnCacheModel]
+
+
+def test_path_knows_whether_chunks_and_cropping_are_possible(own_model: OwnModel) -> None:
+    found = {
+        name: own_model(name).path for name in ("qwen3_5_text", "mamba2", "jamba", "deepseek_v3", "rwkv")
+    }
+    assert {name for name, path in found.items() if not path.is_divisible} == {"jamba"}
+    assert {name for name, path in found.items() if path.can_crop} == {"deepseek_v3"}
+    assert found["mamba2"].sequence_bytes.per_token == 0 < found["mamba2"].sequence_bytes.fixed
+    assert found["deepseek_v3"].sequence_bytes.fixed == 0
+    assert "linear_attention" in found["qwen3_5_text"].reason
+
+
+def test_model_that_is_packed_stays_so(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    save("olmoe", tokenizer, tmp_path)
+    built = build_engine(WorkerSpec(str(tmp_path), "olmoe", dtype="float32"), lambda event: None)
+    assert (built.info.cache, built.info.cache_reason) == ("packed", None)
+
+
+def test_info_says_which_path_serves_and_why(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    save("mamba2", tokenizer, tmp_path)
+    built = build_engine(WorkerSpec(str(tmp_path), "mamba2"), lambda event: None)
+    assert built.info.cache == "own"
+    assert "linear_attention" in (built.info.cache_reason or "")
+    assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_linear_layers_are_quantised(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, quantization: Quantization
+) -> None:
+    save("falcon_h1", tokenizer, tmp_path)
+    spec = WorkerSpec(str(tmp_path), "falcon_h1", dtype="float32", quantization=quantization)
+    assert load_checked(spec, lambda *stage: None).path.weights.startswith(quantization)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_other_dtypes_are_computed_in(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, dtype: DType
+) -> None:
+    for name in ("lfm2", "mamba2"):
+        own = load_own(name, tokenizer, tmp_path / name)
+        own.reference.bfloat16().save_pretrained(tmp_path / name)
+        built = build_engine(WorkerSpec(str(tmp_path / name), name, dtype=dtype), lambda event: None)
+        assert (built.info.cache, built.info.dtype) == ("own", dtype)
+        assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
+
+
+def test_model_without_a_cache_of_its_sequences_is_refused() -> None:
+    config = RecurrentGemmaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4
+    )
+    with pytest.raises(ModelUnsupported):
+        check_unchanged(new_model(config), "its layers")
+
+
+class ForgetfulMixer(MambaMixer):
+    """Keeps no state between passes."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        output = super().forward(hidden_states)
+        assert isinstance(output, torch.Tensor)
+        return output
+
+
+def test_model_that_would_be_served_wrongly_is_refused() -> None:
+    model = new_model(MambaConfig(vocab_size=300, hidden_size=32, state_size=16, num_hidden_layers=2))
+    for layer in model.get_submodule("backbone.layers").children():
+        mixer = layer.get_submodule("mixer")
+        mixer.__class__ = ForgetfulMixer
+    with pytest.raises(ModelUnsupported, match="other logits"):
+        check_unchanged(model, "its layers")
+
+
+def test_any_error_in_a_trial_pass_is_a_domain_error() -> None:
+    model = new_model(MambaConfig(vocab_size=300, hidden_size=32, state_size=16, num_hidden_layers=2))
+    torch.nn.Module.__setattr__(model.get_submodule("backbone"), "norm_f", torch.nn.Linear(7, 7))
+    with pytest.raises(ModelUnsupported, match="trial pass"):
+        check_unchanged(model, "its layers")

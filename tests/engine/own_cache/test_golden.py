@@ -1,0 +1,59 @@
+"""Greedy replies equal those of transformers for every architecture, alone and beside others."""
+
+from tests.engine.own_cache.models import OwnCacheModel
+from tests.engine.tiny import Collected, finish, greedy, run
+
+LONG = "the cat sat on the mat, 日本語 and é 👍 too. " * 5
+SHORT = "on the mat"
+
+
+def test_two_sequences_decode_as_transformers_generates(own: OwnCacheModel) -> None:
+    assert len(own.tokenizer(LONG).input_ids) > 64  # the longest chunk that a layer scans at once
+    replies = run(own.engine(), greedy("long", LONG), greedy("short", SHORT))
+    assert replies.texts == {"long": own.generate(LONG, 24), "short": own.generate(SHORT, 24)}
+
+
+def test_two_conversations_that_alternate_reuse_their_caches(own: OwnCacheModel) -> None:
+    engine, begun = own.engine(), {"a": LONG, "b": SHORT + " " + LONG}
+    collected = Collected()
+    for turn in range(3):
+        for name, prompt in begun.items():
+            engine.submit(greedy(f"{name}{turn}", prompt, 9, scope=name))
+        finish(engine, collected)
+        for name, prompt in begun.items():
+            reply = collected.texts[f"{name}{turn}"]
+            assert reply == own.generate(prompt, 9)
+            begun[name] = f"{prompt}{reply} and the cat"
+    for name in begun:
+        assert collected.cached(f"{name}0") == 0
+
+
+def test_a_prompt_that_continues_from_an_end_computes_only_the_rest(own: OwnCacheModel) -> None:
+    engine = own.engine()
+    first = run(engine, greedy("a", LONG, 1))
+    prompt = LONG + first.texts["a"] + " and"
+    length = len(own.tokenizer(prompt).input_ids)
+    second = run(engine, greedy("b", prompt, 8))
+    assert second.texts["b"] == own.generate(prompt, 8)
+    assert length - second.cached("b") < 24
+    assert run(engine, greedy("c", prompt, 8, scope="other")).cached("c") == 0
+
+
+def test_caches_of_a_cancelled_request_serve_the_next(own: OwnCacheModel) -> None:
+    engine = own.engine()
+    engine.submit(greedy("a", LONG, 40))
+    collected = Collected()
+    while not collected.texts.get("a"):
+        collected.take(engine.step())
+    engine.cancel("a")
+    finish(engine, collected)
+    again = run(engine, greedy("b", LONG, 12))
+    assert again.texts["b"] == own.generate(LONG, 12)
+
+
+def test_eviction_and_preemption_change_no_token(own: OwnCacheModel) -> None:
+    engine = own.engine(sequences=1.3)
+    prompts = [LONG, SHORT, f"{SHORT} too {LONG}", f"é {LONG}", f"👍 {SHORT}"]
+    replies = run(engine, *(greedy(prompt, prompt, 12) for prompt in prompts))
+    assert replies.texts == {prompt: own.generate(prompt, 12) for prompt in prompts}
+    assert engine.cache.used_bytes <= engine.limits.kv_cache_bytes
