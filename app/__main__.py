@@ -1,9 +1,9 @@
 """Runs the server at the host and port in its settings: `python -m app`."""
 
-import argparse
 import sys
 from functools import partial
 
+from app import command_line
 from app.core.config import Settings, SettingsError, load_settings
 from app.core.logging import configure
 from app.engine.ipc.launcher import WorkerLauncher
@@ -13,10 +13,11 @@ _GRACE_S = 10  # the time that open replies have to end after SIGTERM
 
 
 def main() -> None:
-    if _arguments().exit_on_stdin_close:
+    options = command_line.parse()
+    if options.exit_on_stdin_close:
         stop_at_end_of_stdin()
     try:
-        settings = load_settings()
+        settings = load_settings(**options.settings)
         check_address(settings.host, settings.port)
         launcher = WorkerLauncher(settings.fork_server)
         launcher.start()
@@ -39,27 +40,17 @@ def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
     from app.services import build_services
 
     app = create_app(settings, partial(build_services, launcher=launcher))
-    configure(settings.log_level)
+    configure(settings.log_level, settings.log_format)
     uvicorn.run(
         app,
         host=settings.host,
         port=settings.port,
+        root_path=settings.root_path,
         workers=1,  # even if WEB_CONCURRENCY is set, because conversations live in this process
         log_config=None,
         http=DeadlineProtocol,
         timeout_graceful_shutdown=_GRACE_S,
     )
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m app",
-        description="Runs the server. Its settings are LLM_* variables or lines of .env.",
-    )
-    parser.add_argument(
-        "--exit-on-stdin-close", action="store_true", help="stop when standard input is closed"
-    )
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

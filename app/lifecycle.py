@@ -15,6 +15,7 @@ from types import FrameType
 
 from app.core.api_keys import KeyRing
 from app.core.config import SettingsError
+from app.core.telemetry.tracer import Tracer
 from app.services import ChatService, ModelService, StorageService
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,15 @@ def _set_at_signal(stopping: asyncio.Event) -> Iterator[None]:
     finally:
         for number, handler in installed.items():
             signal.signal(number, handler)
+
+
+@asynccontextmanager
+async def closing_tracer(tracer: Tracer) -> AsyncIterator[None]:
+    """Sends the last spans at the end of the block."""
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(tracer.close)  # it may wait for a collector
 
 
 @asynccontextmanager

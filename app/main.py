@@ -19,12 +19,13 @@ from app import __version__
 from app.api import docs, endpoints
 from app.api.body import BodyGuard, FramingGuard
 from app.api.errors import install_error_handlers
-from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck, RequestLog
+from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck
+from app.api.monitoring.request_log import RequestLog
 from app.api.rate_limits import RateLimit
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
-from app.lifecycle import open_storage, reloading, running
+from app.lifecycle import closing_tracer, open_storage, reloading, running
 from app.models.storage.storage import choose_storage
 from app.services import Services, build_services, check_models
 from app.single_process import SingleProcess, check_single_process
@@ -80,12 +81,13 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        configure(settings.log_level)
+        configure(settings.log_level, settings.log_format)
         logger.debug("settings: version=%s python=%s %s", __version__, sys.version.split()[0], settings.facts)
         warn_of_misspelt_settings(os.environ)
         app.state.services = services = build(settings)
         docs.describe(app)
         async with (
+            closing_tracer(services.tracer),
             open_storage(services.storage),
             running(services.models, services.chats),
             reloading(keys),
@@ -115,4 +117,6 @@ def _middleware(settings: Settings, keys: KeyRing) -> list[Middleware]:
 
 
 def _check(settings: Settings, keys: KeyRing) -> Callable[[Scope], str | None]:
-    return KeyCheck(keys) if len(keys) > 0 else HostCheck(settings.allowed_hosts, settings.cors_origins)
+    if len(keys) > 0:
+        return KeyCheck(keys, settings.metrics_addresses)
+    return HostCheck(settings.allowed_hosts, settings.cors_origins)

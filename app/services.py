@@ -3,8 +3,9 @@
 The stand-ins of the tests implement the same Protocols.
 """
 
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from app.core.catalogue import CATALOGUE, ModelProfile
@@ -12,6 +13,7 @@ from app.core.config import NO_MODEL, Settings, SettingsError
 from app.core.deadline import Deadline
 from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
+from app.core.telemetry.tracer import NoTracer, Tracer, choose_tracer
 from app.engine.backend import ModelInput
 from app.engine.ipc.launcher import WorkerLauncher
 from app.models.branches import ConversationBranches, StoredBranch
@@ -31,8 +33,12 @@ from app.models.lifecycle.engines import EngineStarter, WorkerStarter
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.status import ServerStatus
 from app.models.lifecycle.switch import LoadEvent
+from app.models.metrics.reporter import MetricsReporter
+from app.models.metrics.server_metrics import ServerMetrics
+from app.models.metrics.store_metrics import MeasuredStore
 from app.models.model_manager import ModelManager
 from app.models.schemas import (
+    ActivityResponse,
     ChatRequest,
     ContinueRequest,
     ConversationListResponse,
@@ -223,6 +229,17 @@ class StatusService(Protocol):
     def health(self) -> HealthResponse: ...
 
 
+class MetricsService(Protocol):
+    """Counts requests over HTTP, and reports all figures."""
+
+    def count_http(self, surface: str, status: int, seconds: float, /) -> None: ...
+
+    def activity(self, owner: str, /) -> ActivityResponse: ...
+
+    async def report(self) -> bytes:
+        """Returns the figures as text for Prometheus."""
+
+
 class StorageService(Protocol):
     """Keeps the conversations."""
 
@@ -248,6 +265,8 @@ class Services:
     storage: StorageService
     limits: KeyLimits
     request_timeout_s: float
+    metrics: MetricsService = field(default_factory=MetricsReporter)
+    tracer: Tracer = field(default_factory=NoTracer)
 
 
 def build_services(
@@ -268,18 +287,20 @@ def build_services(
     hub = Hub(settings.model_cache_dir, token=token)
     engines = WorkerStarter(settings, launcher) if engines is None else engines
     local = LocalModels() if settings.find_local_models else None
-    models = ModelManager(settings, catalogue, hub, engines=engines, local=local)
-    limits = KeyLimits.of(settings)
-    generator, storage = ChatGenerator(models, limits), choose_storage(settings)
+    tracer = choose_tracer(os.environ)
+    metrics, limits, storage = ServerMetrics(tracer=tracer), KeyLimits.of(settings), choose_storage(settings)
+    models = ModelManager(settings, catalogue, hub, engines=engines, local=local, metrics=metrics.lifecycle)
+    generator = ChatGenerator(models, limits, metrics.requests)
+    store = MeasuredStore(storage.store, metrics.store)
     choices = ChoiceGenerator(settings, generator)
     turns = TurnRegistry(
         max_running=max(MAX_RUNNING, settings.max_active_requests + settings.max_queued_requests)
     )
     return Services(
         models=models,
-        chats=ChatModelManager(settings, storage.store, storage.locks, generator, turns, storage.key_records),
-        conversations=ConversationManager(settings, storage.store, storage.locks, models),
-        branches=ConversationBranches(settings, storage.store, storage.locks),
+        chats=ChatModelManager(settings, store, storage.locks, generator, turns, storage.key_records),
+        conversations=ConversationManager(settings, store, storage.locks, models),
+        branches=ConversationBranches(settings, store, storage.locks),
         generator=TextGenerator(choices),
         choices=choices,
         tokens=TokenCounter(models),
@@ -287,6 +308,8 @@ def build_services(
         storage=storage,
         limits=limits,
         request_timeout_s=settings.request_timeout,
+        metrics=MetricsReporter(metrics, models, storage),
+        tracer=tracer,
     )
 
 

@@ -1,5 +1,6 @@
-"""What the log says with LLM_LOG_LEVEL=DEBUG, and what it never says."""
+"""What the log says with LLM_LOG_LEVEL=DEBUG, as text and as JSON, and what it never says."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,25 @@ def test_debug_log_says_what_one_needs_to_find_a_fault(log: tuple[str, list[str]
 def test_debug_log_contains_no_prompt_reply_key_or_conversation(log: tuple[str, list[str]]) -> None:
     written, secrets = log
     assert [text for text in secrets if text in written] == []
+
+
+def test_json_log_has_one_line_for_each_request_with_its_counts(
+    tmp_path: Path, shared_fork_server: Path
+) -> None:
+    settings = {
+        "LLM_MODEL_NAME": "builtin",
+        "LLM_LOG_FORMAT": "json",
+        "LLM_LOG_LEVEL": "DEBUG",
+        "LLM_FORK_SERVER": str(shared_fork_server),
+    }
+    with running_server(tmp_path, **settings) as server:
+        server.wait_until_ready()
+        server.http.headers["x-request-id"] = "mine"
+        usage = server.chat(MESSAGE, max_tokens=4)["usage"]
+    lines = [json.loads(line) for line in (tmp_path / "server.log").read_text(encoding="utf-8").splitlines()]
+    (line,) = [line for line in lines if line.get("route") == "/api/v1/chat"]
+    assert (line["request_id"], line["model"], line["status"]) == ("mine", "builtin", 200)
+    assert [line[name] for name in usage if name in line] == [usage[name] for name in usage if name in line]
+    assert line["prompt_tokens"] > 0 and line["completion_tokens"] > 0
+    assert line["finish_reason"] in ("stop", "length") and line["first_token_ms"] >= line["queue_ms"] >= 0
+    assert "Marmalade" not in str(lines)

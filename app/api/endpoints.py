@@ -1,4 +1,4 @@
-"""Adds all routes to the application: /api/v1, /v1, health, the index, and the pages at /ui and /docs.
+"""Adds all routes to the application: the APIs, health, metrics, the index, and the pages at /ui and /docs.
 
 Each handler parses its request, calls one method of a service, and returns. The services raise the errors.
 """
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from app.api import docs
 from app.api.anthropic import messages as anthropic_messages
 from app.api.dependencies import reject_unknown_input
+from app.api.monitoring import activity, metrics
 from app.api.native import chat, conversations, generation, health, models, tokens
 from app.api.openai import chat as openai_chat, completions as openai_completions, models as openai_models
 from app.api.openai.conversations import routes as openai_conversations
@@ -16,7 +17,7 @@ from app.api.paths import NATIVE_PREFIX
 from app.api.web.page import add_page
 
 router = APIRouter()
-for part in (chat, conversations, models, generation, tokens):
+for part in (chat, conversations, models, generation, tokens, activity):
     router.include_router(part.router)
 
 
@@ -44,5 +45,8 @@ def add_routes(app: FastAPI, has_key: bool) -> None:
     app.include_router(health.health_router, prefix=NATIVE_PREFIX, dependencies=[strict])
     app.include_router(health.health_router, include_in_schema=False, dependencies=[strict])
     app.include_router(health.index_router, dependencies=[strict])
+    app.include_router(
+        metrics.router, dependencies=[strict, *docs.key_fields(has_key)], responses=docs.key_refusal(has_key)
+    )
     docs.add_docs_page(app)
     add_page(app)

@@ -1,28 +1,21 @@
-"""Gives every request an id and a log line, and refuses requests without the key or from foreign sites.
+"""Refuses requests without the key or from foreign sites, and answers HEAD like GET.
 
 This is plain ASGI. All checks look only at the headers and at the path below the server's own prefix
 (`root_path`); body.py checks the bodies.
 """
 
 import ipaddress
-import logging
-import re
-import secrets
 import socket
-import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.errors import error_response
-from app.api.paths import PAGE, is_below, path_below_prefix
+from app.api.paths import METRICS_PATH, PAGE, is_below, path_below_prefix
 from app.core.api_keys import DEFAULT_OWNER, KeyRing
 from app.core.errors import DomainError, ForbiddenHost, NotAuthenticated
-from app.core.logging import escape_control, request_id, to_domain_error
-
-logger = logging.getLogger("app.access")
 
 # Paths that need no key and have no limit: those that probes request, and those that reveal nothing about
 # this server. The pages at /ui and /docs need their files before a person can enter the key.
@@ -34,52 +27,7 @@ _OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/openapi.json"}
 
 OWNER = "owner"  # key of the ASGI scope: the name of the caller, to whom its conversations belong
 
-_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected before the reply
-
-
-class RequestLog:
-    """Gives every request an id and one log line, and turns uncaught exceptions into error responses.
-
-    A valid `x-request-id` is kept, so that a proxy's log can be matched with this one.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        began, path = time.perf_counter(), path_below_prefix(scope)
-        token = request_id.set(_id_of(Headers(scope=scope)))
-        reply = _ReplySend(send)
-        try:
-            await self._run(scope, receive, reply)
-        finally:
-            _log(scope, path, reply.status, time.perf_counter() - began)
-            request_id.reset(token)
-
-    async def _run(self, scope: Scope, receive: Receive, reply: "_ReplySend") -> None:
-        try:
-            await self.app(scope, receive, reply)
-        except Exception as error:  # the root of every request
-            response = error_response(to_domain_error(error))
-            if reply.status is None:
-                await response(scope, receive, reply)
-
-
-class _ReplySend:
-    """The `send` of one request. Adds the request's id to the headers and keeps the status."""
-
-    def __init__(self, send: Send) -> None:
-        self.send = send
-        self.status: int | None = None
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            MutableHeaders(scope=message)["x-request-id"] = request_id.get()
-        await self.send(message)
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Guard:
@@ -140,13 +88,17 @@ class HostCheck:
 
 
 class KeyCheck:
-    """Refuses requests without one of the keys, except on open paths."""
+    """Refuses requests without one of the keys, except on open paths.
 
-    def __init__(self, keys: KeyRing) -> None:
+    The figures at /metrics are open to the networks `metrics_from`.
+    """
+
+    def __init__(self, keys: KeyRing, metrics_from: Sequence[IPNetwork] = ()) -> None:
         self.keys = keys
+        self.metrics_from = metrics_from
 
     def __call__(self, scope: Scope) -> str | None:
-        if _is_open(scope):
+        if _is_open(scope) or self._may_read_metrics(scope):
             return None
         given = _given_keys(Headers(scope=scope))
         owner = self.keys.owner_of(given.pop()) if len(given) == 1 else None
@@ -156,6 +108,16 @@ class KeyCheck:
                 hint="Send one key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
             )
         return owner
+
+    def _may_read_metrics(self, scope: Scope) -> bool:
+        if path_below_prefix(scope) != METRICS_PATH or not self.metrics_from or scope.get("client") is None:
+            return False
+        try:
+            address = ipaddress.ip_address(scope["client"][0])
+        except ValueError:  # a Unix socket has none
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in self.metrics_from)
 
 
 class HeadAsGet:
@@ -209,16 +171,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _id_of(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _VALID_ID.fullmatch(given) else secrets.token_hex(8)
-
-
-def _log(scope: Scope, path: str, status: int | None, seconds: float) -> None:
-    """Logs the route template, not the path, because conversation ids are secrets."""
-    template = getattr(scope.get("route"), "path", None) or path
-    level = logging.DEBUG if path in HEALTH_PATHS else logging.INFO
-    shown = _CLIENT_CLOSED_REQUEST if status is None else status
-    logger.log(level, "%s %s %d %.0f ms", scope["method"], escape_control(template), shown, seconds * 1000)

@@ -4,6 +4,7 @@ import difflib
 import logging
 import unicodedata
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core.literals import Device, DType, LogLevel, QuantizationSetting
+from app.core.literals import Device, DType, LogFormat, LogLevel, QuantizationSetting
 from app.core.paths import expand
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     device: Device = "cpu"
     model_cache_dir: LocalPath = Path("./models")
     log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
     max_conversation_length: int = Field(50, ge=1, le=10_000)
 
     dtype: DType = "auto"
@@ -86,6 +88,7 @@ class Settings(BaseSettings):
     system_prompt: str = Field("", max_length=32_000)
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65_535)
+    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", max_length=200)
     database_url: Annotated[Secret | None, AfterValidator(_check_database)] = None
     max_conversations: int = Field(1000, ge=1, le=1_000_000)
     max_conversation_bytes: int = Field(1_000_000, ge=1_000, le=1_000_000_000)
@@ -115,6 +118,9 @@ class Settings(BaseSettings):
     key_requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
     key_tokens_per_minute: int | None = Field(None, ge=1, le=1_000_000_000)
     hf_token: Secret | None = None
+    metrics_addresses: Annotated[
+        tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split_commas)
+    ] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -155,13 +161,16 @@ class SettingsError(ValueError):
     """The settings cannot be used. The message has one line per mistake and never shows a value."""
 
 
-def load_settings() -> Settings:
-    """Returns the settings. Raises SettingsError, which names each wrong variable and the reason."""
+def load_settings(**given: str) -> Settings:
+    """Returns the settings; those that are `given`, by name, take precedence over the environment.
+
+    Raises SettingsError, which names each wrong variable and the reason.
+    """
     if Path(ENV_FILE).is_fifo():
         raise SettingsError(f"{ENV_FILE} is a pipe, not a regular file.")  # reading it might never end
     try:
         _check_names(dotenv_values(ENV_FILE))
-        return Settings()
+        return Settings(**given)  # type: ignore[arg-type]  # they are parsed like variables
     except UnicodeDecodeError:
         raise SettingsError(f"{ENV_FILE} is not UTF-8 text.") from None
     except ValidationError as error:

@@ -8,4 +8,5 @@ Quantization = Literal["none", "int8", "int4"]  # the most bits first
 QuantizationSetting = Literal["none", "int8", "int4", "auto"]
 Device = Literal["cpu", "cuda", "mps", "auto"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

@@ -67,9 +67,31 @@ class ModelInput:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineTotals:
+    """What an engine has counted since its start."""
+
+    preemptions: int = 0
+    drafts: int = 0  # sequences of draft tokens that were verified
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+    def __add__(self, other: "EngineTotals") -> "EngineTotals":
+        return EngineTotals(
+            self.preemptions + other.preemptions,
+            self.drafts + other.drafts,
+            self.draft_tokens + other.draft_tokens,
+            self.accepted_tokens + other.accepted_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStats:
     open_requests: int  # running and waiting together
     memory_bytes: int
+    running: int = 0  # at most `open_requests`
+    kv_used_bytes: int = 0
+    kv_cache_bytes: int = 0
+    totals: EngineTotals = EngineTotals()
 
 
 class EngineBackend(Protocol):

@@ -85,6 +85,7 @@ class EngineCore:
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []
         self.steps = 0
+        self.drafts = self.draft_tokens = self.accepted_tokens = 0
         self.step_tokens = 0  # of the newest step
 
     def calibrate(self) -> None:
@@ -107,6 +108,11 @@ class EngineCore:
     @property
     def running(self) -> int:
         return len(self._scheduler.running)
+
+    @property
+    def preemptions(self) -> int:
+        """How often a running request had to give up its keys and values."""
+        return self._scheduler.preemptions
 
     @property
     def waiting(self) -> int:
@@ -258,6 +264,7 @@ class EngineCore:
         self, request: Request, outcome: ChunkOutcome
     ) -> tuple[list[Delta], FinishReason | None]:
         """Returns the request's new deltas, and the reason if its reply ends."""
+        self._count_draft(len(request.sequence.draft_ids), accepted=len(outcome.tokens) - 1)
         self.decoder.record(request, accepted=len(outcome.tokens) - 1)
         if request.sampler.failure is not None:
             self._fail(request, InvalidRequest(request.sampler.failure))
@@ -269,6 +276,12 @@ class EngineCore:
             _log.exception("the text of request %s failed", request.request_id)
             self._fail(request)
             return [], None
+
+    def _count_draft(self, proposed: int, accepted: int) -> None:
+        if proposed > 0:
+            self.drafts += 1
+            self.draft_tokens += proposed
+            self.accepted_tokens += accepted
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         self._forget(request)

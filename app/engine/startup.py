@@ -62,6 +62,10 @@ class ReadyEngine:
             kv_cache_bytes=self.engine.limits.kv_cache_bytes,
             memory_bytes=self.memory_use.used_bytes,
             steps=self.engine.steps,
+            preemptions=self.engine.preemptions,
+            drafts=self.engine.drafts,
+            draft_tokens=self.engine.draft_tokens,
+            accepted_tokens=self.engine.accepted_tokens,
         )
 
     def trim(self) -> None:

@@ -60,7 +60,7 @@ def run(address: str) -> int:
     if not line.endswith(b"\n"):  # the load was cancelled, or the server has ended
         return 0
     spec = msgspec.json.decode(line, type=WorkerSpec)
-    configure(spec.log_level)
+    configure(spec.log_level, spec.log_format)
     threading.Thread(target=_end_with, args=(life_line,), name="life-line", daemon=True).start()
     link = WorkerLink(address)
     try:

@@ -24,6 +24,7 @@ from app.models.lifecycle.reviver import Reviver
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
 from app.models.lifecycle.switch import LoadEvent, ModelSwitch, done
+from app.models.metrics.lifecycle_metrics import LifecycleMetrics
 from app.models.schemas import LoadProgress, UnloadModelResponse
 
 
@@ -38,6 +39,7 @@ class ModelManager:
         policy: EvictionPolicy | None = None,
         engines: EngineStarter | None = None,
         local: LocalModels | None = None,
+        metrics: LifecycleMetrics | None = None,
     ) -> None:
         """With `local`, the models of other programs on this machine are known as well.
 
@@ -53,8 +55,8 @@ class ModelManager:
             registry.current = registry.find(settings.model_name)
         policy = EvictionPolicy.from_settings(settings) if policy is None else policy
         self._engines = engines = WorkerStarter(settings) if engines is None else engines
-        self._evictor = evictor = Evictor(registry, policy, settings.request_timeout)
-        self._loader = ModelLoader(settings, hub, registry, policy, evictor, engines, background)
+        self._evictor = evictor = Evictor(registry, policy, settings.request_timeout, metrics)
+        self._loader = ModelLoader(settings, hub, registry, policy, evictor, engines, background, metrics)
         self._switch = ModelSwitch(registry, hub, policy, self._loader, evictor, background)
 
     # Start and end

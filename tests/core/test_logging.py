@@ -1,13 +1,14 @@
 """The format of log lines, which no message can break."""
 
 import io
+import json
 import logging
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from app.core.logging import LineFormatter, configure, escape_control, request_id
+from app.core.logging import JsonFormatter, LineFormatter, configure, escape_control, request_id, with_fields
 
 NASTY = "a\nb\r\x1b[31m\x85\u2028\x00\ud800c"
 
@@ -60,6 +61,34 @@ def loggers() -> Iterator[None]:
     for logger, (level, disabled, handlers) in zip(found, before, strict=True):
         logger.setLevel(level)
         logger.disabled, logger.handlers[:] = disabled, handlers
+
+
+def test_json_line_has_everything_and_stays_one_line(output: io.StringIO) -> None:
+    logger = logging.getLogger("test")
+    logger.handlers[-1].setFormatter(JsonFormatter())
+    try:
+        raise ValueError(NASTY)
+    except ValueError:
+        logger.exception("from %s", NASTY, extra=with_fields({"tokens": 3}, {"status": 500}))
+    line = json.loads(output.getvalue())
+    assert output.getvalue().count("\n") == 1 and output.getvalue().isascii()
+    assert line["message"] == f"from {NASTY}" and NASTY in line["exception"]
+    assert (line["tokens"], line["status"], line["level"], line["request_id"]) == (3, 500, "ERROR", "-")
+
+
+def test_text_line_ends_with_the_fields_that_the_message_has_not(output: io.StringIO) -> None:
+    logging.getLogger("test").error(
+        "GET 200", extra=with_fields({"tokens": 3, "model": NASTY}, {"status": 200})
+    )
+    assert output.getvalue().endswith(f"GET 200 tokens=3 model={escape_control(NASTY)}\n")
+
+
+def test_configure_changes_the_format_of_all_lines(loggers: None, capsys: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger().handlers.clear()
+    configure("INFO")
+    configure("INFO", "json")
+    logging.getLogger("app.test").info("once")
+    assert json.loads(capsys.readouterr().err)["message"] == "once"
 
 
 def test_configure_twice_writes_each_line_once(loggers: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 from app.cli.commands.command import Command
 from app.cli.conversation.session import Session
-from app.cli.errors import UsageError
+from app.cli.errors import NotOurServer, Refused, UsageError
+from app.cli.monitor.tables import activity_tables
 from app.cli.output.formatting import count, format_age, format_size
 from app.cli.output.model_table import served_from
 
@@ -28,6 +29,12 @@ async def status(session: Session, argument: str) -> None:
     if session.autosave.folder is not None and transcript.turns:
         rows.append(("saved in", str(session.autosave.folder / f"{transcript.session_id}.json")))
     session.terminal.show_grid(rows)
+    try:
+        activity = await session.client.activity()
+    except (Refused, NotOurServer):  # an older server
+        return
+    for table in activity_tables(activity, None, session.terminal.console.width):
+        session.terminal.show(table)
 
 
 async def show_statistics(session: Session, argument: str) -> None:
@@ -43,6 +50,6 @@ async def show_statistics(session: Session, argument: str) -> None:
 
 
 COMMANDS = (
-    Command("status", "", "show the server, the model and this conversation", status),
+    Command("status", "", "show the server, its models and requests, and this conversation", status),
     Command("stats", "", "show token counts and speeds of the answers so far", show_statistics),
 )

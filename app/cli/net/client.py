@@ -25,6 +25,7 @@ from app.cli.net.event_stream import (
 from app.cli.net.failures import unreachable
 from app.models.schemas import (
     KEEP_ALIVE_S,
+    ActivityResponse,
     ChatRequest,
     ConversationListResponse,
     ConversationResponse,
@@ -99,6 +100,9 @@ class ChatClient:
 
     async def health(self) -> HealthResponse:
         return await self._call("GET", "/health", HealthResponse, timeout_s=HEALTH_TIMEOUT_S)
+
+    async def activity(self) -> ActivityResponse:
+        return await self._call("GET", "/activity", ActivityResponse, timeout_s=HEALTH_TIMEOUT_S)
 
     async def models(self) -> ModelListResponse:
         return await self._call("GET", "/chat/models", ModelListResponse)

@@ -17,7 +17,7 @@ from app.core.errors import (
     WorkerDied,
     error_for_code,
 )
-from app.engine.backend import BackendStats, GenerationEvent, ModelInput
+from app.engine.backend import BackendStats, EngineTotals, GenerationEvent, ModelInput
 from app.engine.ipc.heartbeat import Beat, Liveness
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import (
@@ -164,8 +164,17 @@ class WorkerClient:
 
     @property
     def stats(self) -> BackendStats:
-        memory_bytes = self.info.memory_bytes if self._stats is None else self._stats.memory_bytes
-        return BackendStats(len(self._requests), memory_bytes)
+        stats, open_requests = self._stats, len(self._requests)
+        if stats is None:
+            return BackendStats(open_requests, self.info.memory_bytes)
+        return BackendStats(
+            open_requests,
+            stats.memory_bytes,
+            min(stats.running, open_requests),
+            stats.kv_used_bytes,
+            stats.kv_cache_bytes,
+            EngineTotals(stats.preemptions, stats.drafts, stats.draft_tokens, stats.accepted_tokens),
+        )
 
     async def generate(
         self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from app.core.literals import Device, DType, FinishReason, LogLevel, Quantization, Role
+from app.core.literals import Device, DType, FinishReason, LogFormat, LogLevel, Quantization, Role
 
 DeltaKind = Literal["text", "thinking", "tool_call"]
 CacheKind = Literal["packed", "own"]  # all sequences in one pass, or each with the cache of its own pass
@@ -37,6 +37,7 @@ class WorkerSpec(Record, frozen=True):
     draft_path: str | None = None  # local folder of the draft model
     draft_name: str | None = None
     log_level: LogLevel = "INFO"
+    log_format: LogFormat = "text"
     converts_to: str | None = None  # folder for `pytorch_model.bin` as safetensors; None: refuse pickles
     low_priority: bool = False  # for the load, because another model is answering
 
@@ -321,7 +322,10 @@ class Failed(Record, frozen=True):
 
 
 class Stats(Record, frozen=True):
-    """Figures of the engine, sent about every half second between steps, also when it is idle."""
+    """Figures of the engine, sent about every half second between steps, also when it is idle.
+
+    The last five count from the engine's start.
+    """
 
     running: int
     waiting: int
@@ -329,6 +333,10 @@ class Stats(Record, frozen=True):
     kv_cache_bytes: int
     memory_bytes: int
     steps: int
+    preemptions: int = 0
+    drafts: int = 0  # sequences of draft tokens that were verified
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 SendProgress = Callable[[Progress], None]

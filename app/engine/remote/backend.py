@@ -110,7 +110,7 @@ class RemoteBackend:
 
     @property
     def stats(self) -> BackendStats:
-        return BackendStats(self._open, 0)
+        return BackendStats(self._open, 0, running=self._open)
 
     @property
     def is_alive(self) -> bool:

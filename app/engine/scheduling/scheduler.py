@@ -42,6 +42,7 @@ class Scheduler:
         self._step_tokens = step_tokens
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
+        self.preemptions = 0
         self.placing: TokenSequence | None = None  # the sequence that the cache last made room for
 
     def add(self, sequence: TokenSequence) -> None:
@@ -118,6 +119,7 @@ class Scheduler:
 
     def _preempt(self, sequence: TokenSequence) -> None:
         """Put the sequence back at the head of the queue. Its keys and values will be computed again."""
+        self.preemptions += 1
         self.running.remove(sequence)
         self._cache.discard(sequence)
         self.waiting.appendleft(sequence)

@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -15,6 +16,9 @@ from app.engine.ipc.messages import Accepted, Delta, Finished, PromptLogprobs, S
 from app.models.chat.reply import GeneratedReply, ReplyCollector
 from app.models.key_limits import KeyLimits, TokenMeter
 from app.models.lifecycle.served_model import ServedModel
+from app.models.metrics.activity import OpenRequest
+from app.models.metrics.request_metrics import ReplyMeter, RequestMetrics
+from app.models.metrics.server_metrics import ServerMetrics
 from app.models.schemas import (
     DeltaEvent,
     LoadProgress,
@@ -48,10 +52,13 @@ class ModelLeases(Protocol):
 class ChatGenerator:
     """Turns chat messages, or a raw prompt, into the events of a reply."""
 
-    def __init__(self, models: ModelLeases, limits: KeyLimits | None = None) -> None:
+    def __init__(
+        self, models: ModelLeases, limits: KeyLimits | None = None, metrics: RequestMetrics | None = None
+    ) -> None:
         """Without `limits`, callers have none. The caller of a request is the scope of its input."""
         self._models = models
         self._limits = KeyLimits() if limits is None else limits
+        self._metrics = ServerMetrics().requests if metrics is None else metrics
 
     async def generate(
         self, model_input: ModelInput, sampling: SamplingFields, model_name: str | None, deadline: Deadline
@@ -65,22 +72,17 @@ class ChatGenerator:
             RateLimitExceeded: the caller has too many open requests, or has used up its tokens.
             DeadlineExceeded: loading and generating together took too long.
         """
-        with self._limits.admit(model_input.scope) as meter:
-            async with aclosing(self._generate(model_input, sampling, model_name, deadline, meter)) as events:
+        owner = model_input.scope
+        with self._metrics.track(owner, model_name) as request, self._limits.admit(owner) as meter:
+            run = _Run(model_input, sampling, model_name, deadline, meter, request)
+            async with aclosing(self._generate(run)) as events:
                 async for event in events:
                     yield event
 
-    async def _generate(
-        self,
-        model_input: ModelInput,
-        sampling: SamplingFields,
-        model_name: str | None,
-        deadline: Deadline,
-        meter: TokenMeter,
-    ) -> AsyncGenerator[ReplyEvent, None]:
+    async def _generate(self, run: "_Run") -> AsyncGenerator[ReplyEvent, None]:
         has_begun = False
         try:
-            async with aclosing(self._attempt(model_input, sampling, model_name, deadline, meter)) as events:
+            async with aclosing(self._attempt(run)) as events:
                 async for event in events:
                     has_begun = has_begun or not isinstance(event, LoadProgress)
                     yield event
@@ -90,39 +92,40 @@ class ChatGenerator:
                 raise
             logger.warning("request submitted again: %s", error.message)
 
-        async with aclosing(self._attempt(model_input, sampling, model_name, deadline, meter)) as events:
+        async with aclosing(self._attempt(run)) as events:
             async for event in events:
                 yield event
 
-    async def _attempt(
-        self,
-        model_input: ModelInput,
-        sampling: SamplingFields,
-        model_name: str | None,
-        deadline: Deadline,
-        meter: TokenMeter,
-    ) -> AsyncGenerator[ReplyEvent, None]:
-        async with aclosing(self._models.lease(model_name, deadline)) as lease:
+    async def _attempt(self, run: "_Run") -> AsyncGenerator[ReplyEvent, None]:
+        async with aclosing(self._models.lease(run.model_name, run.deadline)) as lease:
             async for leased in lease:
                 if isinstance(leased, LoadProgress):
                     yield leased
                     continue
-                params = sampling_for(sampling, leased.sampling)
-                async with aclosing(_reply(leased, model_input, params, deadline, meter)) as events:
-                    async for event in events:
-                        yield event
+                with self._metrics.measure(leased.profile.name, run.request) as measured:
+                    async with aclosing(_reply(leased, run, measured)) as events:
+                        async for event in events:
+                            yield event
 
 
-async def _reply(
-    model: ServedModel,
-    model_input: ModelInput,
-    sampling: SamplingParams,
-    deadline: Deadline,
-    meter: TokenMeter,
-) -> AsyncGenerator[ReplyEvent, None]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One request: what it asks for, and what counts it."""
+
+    model_input: ModelInput
+    sampling: SamplingFields
+    model_name: str | None
+    deadline: Deadline
+    meter: TokenMeter
+    request: OpenRequest
+
+
+async def _reply(model: ServedModel, run: _Run, measured: ReplyMeter) -> AsyncGenerator[ReplyEvent, None]:
+    sampling, meter = sampling_for(run.sampling, model.sampling), run.meter
     reply, is_counted = ReplyCollector(model, sampling), True
-    async with aclosing(model.backend.generate(model_input, sampling, deadline)) as events:
+    async with aclosing(model.backend.generate(run.model_input, sampling, run.deadline)) as events:
         async for event in events:
+            measured.record(event)
             match event:
                 case Accepted():
                     _log_start(model, sampling, event)

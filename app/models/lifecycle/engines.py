@@ -114,6 +114,7 @@ def worker_spec(
         draft_path=None if draft is None else str(draft.path),
         draft_name=None if draft is None else draft.source.model_id,
         log_level=settings.log_level,
+        log_format=settings.log_format,
         converts_to=converts_to,
         low_priority=low_priority,
     )

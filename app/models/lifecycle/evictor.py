@@ -13,6 +13,8 @@ from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
+from app.models.metrics.lifecycle_metrics import EvictionReason, LifecycleMetrics
+from app.models.metrics.server_metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +25,17 @@ _MAX_IDLE_POLL_S = 10.0
 class Evictor:
     """Unloads models. `drain_timeout_s` limits how long a load waits for another model's requests to end."""
 
-    def __init__(self, registry: ModelRegistry, policy: EvictionPolicy, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        policy: EvictionPolicy,
+        drain_timeout_s: float,
+        metrics: LifecycleMetrics | None = None,
+    ) -> None:
         self._registry = registry
         self._policy = policy
         self._drain_timeout_s = drain_timeout_s
+        self._metrics = ServerMetrics().lifecycle if metrics is None else metrics
         self._unloads: set[asyncio.Task[None]] = set()
 
     async def unload(self, state: ModelState) -> None:
@@ -47,6 +56,7 @@ class Evictor:
     def trim(self) -> None:
         """Starts unloading the models that exceed the number allowed."""
         while (surplus := self._surplus(incoming=0)) is not None:
+            self._metrics.count_eviction(surplus.name, "limit")
             self._start_unload(surplus)
 
     async def unload_idle_models(self) -> None:
@@ -55,7 +65,7 @@ class Evictor:
         while timeout_s is not None:
             await asyncio.sleep(min(timeout_s / 4, _MAX_IDLE_POLL_S))
             while (idle := self._policy.idle_candidate(self._registry.all())) is not None:
-                await self.unload(idle)
+                await self._evict(idle, "idle")
 
     async def make_room(self, incoming: ModelState, needed_bytes: int, report: LoadReporter) -> None:
         """Unloads idle models until the incoming one fits.
@@ -67,15 +77,19 @@ class Evictor:
         """
         await self._finish_unloads()  # workers that are ending are about to free their memory
         while (surplus := self._surplus(incoming=1)) is not None:
-            await self.unload(surplus)
+            await self._evict(surplus, "limit")
         while not self._fits(needed_bytes):
             candidate = self._policy.eviction_candidate(self._registry.all(), self._registry.current)
             if candidate is None and incoming is self._registry.current:
                 candidate = await self._drain(needed_bytes, report)
             if candidate is None:
                 break
-            await self.unload(candidate)
+            await self._evict(candidate, "memory")
         self._policy.check(incoming, needed_bytes, self._registry.all())
+
+    async def _evict(self, state: ModelState, reason: EvictionReason) -> None:
+        self._metrics.count_eviction(state.name, reason)
+        await self.unload(state)
 
     def _surplus(self, incoming: int) -> ModelState | None:
         return self._policy.surplus_candidate(self._registry.all(), self._registry.current, incoming)
@@ -105,6 +119,7 @@ class Evictor:
         loaded, state.loaded = state.loaded, None
         if loaded is None:
             return None
+        state.totals += loaded.backend.stats.totals
         unload = asyncio.create_task(_end(loaded))
         self._unloads.add(unload)
         unload.add_done_callback(self._unloads.discard)

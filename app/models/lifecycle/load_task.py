@@ -8,6 +8,7 @@ from contextlib import aclosing, suppress
 from app.core.errors import ShuttingDown
 from app.models.hub.progress import Transfer
 from app.models.lifecycle.served_model import ServedModel
+from app.models.metrics.lifecycle_metrics import LoadMeter
 from app.models.schemas import FileProgress, LoadProgress
 
 logger = logging.getLogger(__name__)
@@ -16,7 +17,8 @@ logger = logging.getLogger(__name__)
 class LoadMonitor:
     """The newest progress of a load, and an event for its next change. Create it in a running event loop."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, meter: LoadMeter) -> None:
+        self._meter = meter
         self.progress = LoadProgress(model_name=model_name, stage="resolve", fraction=0)
         self.changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -35,6 +37,7 @@ class LoadMonitor:
     def _set(self, progress: LoadProgress) -> None:
         if progress.stage != self.progress.stage:
             logger.debug("load: model=%s stage=%s", progress.model_name, progress.stage)
+            self._meter.enter_stage(progress.stage)
         self.progress = progress
         self.wake()
 

@@ -21,6 +21,8 @@ from app.models.lifecycle.load_task import Load, LoadMonitor
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
+from app.models.metrics.lifecycle_metrics import LifecycleMetrics, LoadMeter
+from app.models.metrics.server_metrics import ServerMetrics
 from app.models.schemas import LoadProgress
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class ModelLoader:
         evictor: Evictor,
         engines: EngineStarter,
         background: BackgroundTasks,
+        metrics: LifecycleMetrics | None = None,
     ) -> None:
         self._settings = settings
         self._hub = hub
@@ -46,6 +49,7 @@ class ModelLoader:
         self._evictor = evictor
         self._engines = engines
         self._background = background
+        self._metrics = ServerMetrics().lifecycle if metrics is None else metrics
         self._start_lock = asyncio.Lock()  # only one model at a time is loaded into memory
         self._loads: set[Load] = set()
         self._is_closing = False
@@ -67,8 +71,9 @@ class ModelLoader:
             raise ShuttingDown("The server is shutting down.")
         load = state.load
         if load is None or load.is_done or load.is_cancelled:
-            monitor = LoadMonitor(state.name)
-            task = asyncio.create_task(self._run(state, monitor.report))
+            meter = self._metrics.load_meter(state.name)
+            monitor = LoadMonitor(state.name, meter)
+            task = asyncio.create_task(self._run(state, monitor.report, meter))
             load = state.load = Load(task, monitor)
             self._loads = {load, *(other for other in self._loads if not other.is_done)}
         return load
@@ -122,16 +127,10 @@ class ModelLoader:
         if load is not None:
             await load.wait_closed()
 
-    async def _run(self, state: ModelState, report: LoadReporter) -> ServedModel:
-        began = time.monotonic()
+    async def _run(self, state: ModelState, report: LoadReporter, meter: LoadMeter) -> ServedModel:
         try:
-            await self._evictor.unload(state)  # its worker has ended or is stuck
-            if state.profile.remote is not None:
-                loaded = await self._connect(state, report, began)
-            else:
-                weights = await self._hub.fetch(state.profile, report)
-                async with self._start_lock:
-                    loaded = await self._start(state, weights, report, began)
+            with meter:
+                loaded = await self._obtain(state, report)
         except ModelUnavailable as error:
             logger.warning("model not loaded: model=%s code=%s", state.name, error.code)
             state.error = error
@@ -142,6 +141,17 @@ class ModelLoader:
             raise state.error from error
         self._finish(state, loaded)
         return loaded
+
+    async def _obtain(self, state: ModelState, report: LoadReporter) -> ServedModel:
+        began = time.monotonic()
+        if state.loaded is not None:  # its worker has ended or is stuck
+            self._metrics.count_restart(state.name)
+            await self._evictor.unload(state)
+        if state.profile.remote is not None:
+            return await self._connect(state, report, began)
+        weights = await self._hub.fetch(state.profile, report)
+        async with self._start_lock:
+            return await self._start(state, weights, report, began)
 
     def _finish(self, state: ModelState, loaded: ServedModel) -> None:
         memory_bytes = loaded.backend.stats.memory_bytes

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from app.core.catalogue import ModelProfile
 from app.core.errors import DomainError
+from app.engine.backend import EngineTotals
 from app.models.lifecycle.load_task import Load
 from app.models.lifecycle.served_model import ServedModel
 from app.models.schemas import LoadProgress, LoadState
@@ -15,7 +16,8 @@ class ModelState:
 
     `pins` counts the requests that use the model or wait for it, `error` is the error of the last load, and
     `measured_bytes` is what the last worker took, unless it held a draft model as well. `is_recovering` from
-    the failure of a worker until another one serves. `last_used` is on the monotonic clock.
+    the failure of a worker until another one serves. `last_used` is on the monotonic clock. `totals` are
+    those of all backends that were taken out of service.
     """
 
     profile: ModelProfile
@@ -26,6 +28,7 @@ class ModelState:
     last_used: float = 0.0
     measured_bytes: int | None = None
     is_recovering: bool = False
+    totals: EngineTotals = EngineTotals()
 
     @property
     def name(self) -> str:

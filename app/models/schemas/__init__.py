@@ -5,6 +5,13 @@ not 1. Unknown fields of replies are ignored, so that a client can read the repl
 """
 
 from app.core.literals import FinishReason as FinishReason, Role as Role
+from app.models.schemas.activity import (
+    ActivityResponse as ActivityResponse,
+    FailureEntry as FailureEntry,
+    ModelActivity as ModelActivity,
+    RequestEntry as RequestEntry,
+    RequestStage as RequestStage,
+)
 from app.models.schemas.models import (
     FileProgress as FileProgress,
     HealthResponse as HealthResponse,

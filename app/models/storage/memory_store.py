@@ -54,6 +54,11 @@ class MemoryStore:
         self._clock = clock
         self._records: OrderedDict[str, _Record] = OrderedDict()  # the least recently used first
 
+    def __len__(self) -> int:
+        """The number of conversations of all owners."""
+        self._drop_expired()
+        return len(self._records)
+
     async def get(self, owner: str, conversation_id: str) -> Conversation:
         """See ConversationStore."""
         self._drop_expired()

@@ -25,6 +25,9 @@ class Storage(Protocol):
     def failure(self) -> str | None:
         """Why conversations cannot be stored now, as one sentence; None if they can."""
 
+    async def count(self) -> int:
+        """Returns the number of conversations of all owners. Raises StoreUnavailable."""
+
     async def start(self) -> None:
         """Opens the storage. If that fails, `failure` has the reason, and it is tried again."""
 
@@ -46,6 +49,10 @@ class MemoryStorage:
             ttl_s=settings.conversation_ttl,
             held=self.locks.held,
         )
+
+    async def count(self) -> int:
+        """See Storage."""
+        return len(self.store)
 
     async def start(self) -> None:
         """See Storage."""

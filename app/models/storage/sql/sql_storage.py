@@ -26,6 +26,10 @@ class SqlStorage:
         """See Storage."""
         return self._database.failure
 
+    async def count(self) -> int:
+        """See Storage."""
+        return await self.store.count()
+
     async def start(self) -> None:
         """See Storage."""
         await self._database.start()

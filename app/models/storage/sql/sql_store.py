@@ -73,6 +73,11 @@ class SqlStore:
             )
         return conversation_of(row)
 
+    async def count(self) -> int:
+        """Returns the number of conversations of all owners."""
+        async with self._database.reading() as connection:
+            return await connection.scalar(select(func.count()).select_from(conversations)) or 0
+
     async def branch(
         self, conversation: Conversation, leaf_id: str | None, turns: int | None = None
     ) -> tuple[Message, ...]:

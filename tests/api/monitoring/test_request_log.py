@@ -1,0 +1,50 @@
+"""The log line of each request, as text and as JSON."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.core.logging import JsonFormatter, LineFormatter
+from tests.waiting import wait_for
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture
+def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
+    """What the access log writes with the formatter of the test's parameter."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(request.param())
+    access = logging.getLogger("app.access")
+    level = access.level
+    access.addHandler(handler)
+    access.setLevel(logging.INFO)
+    yield stream
+    access.removeHandler(handler)
+    access.setLevel(level)
+
+
+@pytest.mark.parametrize("written", [LineFormatter], indirect=True)
+def test_text_line_has_the_id_of_the_caller_and_the_status(
+    client: httpx.Client, written: io.StringIO
+) -> None:
+    client.get("/api/v1/chat/models", headers={"x-request-id": "mine-1"})
+    wait_for(lambda: "\n" in written.getvalue(), "the line")
+    assert " INFO app.access [mine-1] GET /api/v1/chat/models 200 " in written.getvalue()
+
+
+@pytest.mark.parametrize("written", [JsonFormatter], indirect=True)
+def test_json_line_has_route_status_time_and_trace(client: httpx.Client, written: io.StringIO) -> None:
+    headers = {"x-request-id": "mine-2", "traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}
+    client.get("/api/v1/chat/conversation/conv_1", headers=headers)
+    wait_for(lambda: "\n" in written.getvalue(), "the line")
+    line = json.loads(written.getvalue())
+    assert line["request_id"] == "mine-2" and line["trace_id"] == TRACE
+    assert line["route"] == "/api/v1/chat/conversation/{conversation_id}"
+    assert (line["method"], line["status"], line["level"]) == ("GET", 200, "INFO")
+    assert line["duration_ms"] >= 0 and "conv_1" not in written.getvalue()
