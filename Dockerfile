@@ -1,0 +1,37 @@
+# The server, with its built-in model. Models that are downloaded go to the volume /models, conversations to /data.
+#
+#   docker build -t llm-server .                          # for the CPU
+#   docker build -t llm-server --build-arg TORCH=cu128 .  # for CUDA; run it with --gpus all
+#   docker run -p 127.0.0.1:8000:8000 -v models:/models llm-server --model qwen3-0.6b
+
+FROM python:3.11-slim-bookworm AS build
+# The index of PyTorch's wheels: cpu, or that of a version of CUDA.
+ARG TORCH=cpu
+WORKDIR /build
+COPY requirements.txt .
+# hadolint ignore=DL3013,DL3042
+RUN python -m venv /opt/venv \
+    && sed '/^# The tests\./,$d' requirements.txt > server.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${TORCH}" "$(grep '^torch[<>=]' server.txt)" \
+    && /opt/venv/bin/pip install --no-cache-dir -r server.txt \
+    && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --uid 10001 --create-home --home-dir /srv/llm llm \
+    && install --directory --owner=llm --group=llm /models /data
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /srv/llm
+COPY app app
+COPY chat_cli.py LICENSE ./
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    LLM_HOST=0.0.0.0 \
+    LLM_PORT=8000 \
+    LLM_MODEL_CACHE_DIR=/models
+USER 10001
+VOLUME ["/models", "/data"]
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/live', timeout=4)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "app"]
