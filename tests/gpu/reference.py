@@ -15,6 +15,7 @@ from tests.gpu.speed import COUNTS, PREFILLS, PROMPT_TOKENS, REPLY_TOKENS, parse
 def main() -> None:
     options = parser().parse_args()
     figures = Figures()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles its attention anew for each length
     for name in ("llama3-1b", "gpt2"):
         shape = shape_of(name, small=options.small)
         model: Any = AutoModelForCausalLM.from_pretrained(

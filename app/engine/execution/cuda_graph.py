@@ -20,7 +20,8 @@ from app.engine.layers.schemes import relative_error
 _log = logging.getLogger(__name__)
 
 _ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
-_MIN_LENGTH = 256  # positions; lengths are this number, doubled and doubled again
+_MIN_LENGTH = 256  # positions; lengths are this number, multiplied again and again
+_LENGTH_FACTOR, _LENGTH_FACTOR_IN_PLACE = 2, 4
 _MAX_READ_BYTES = 2**29  # of keys and values that all rows of a pass copy in one layer
 _WARM_UPS = 2  # passes before a capture, because an operation's initialisation cannot be captured
 _TOLERANCE = 0.02  # relative error of the logits that a different order of summation may cause
@@ -30,10 +31,16 @@ ForwardPass = Callable[[], Tensor]
 
 
 class CudaGraphs:
-    """`compute` returns logits `[rows, vocabulary]` of sequences in the pool, and changes nothing else."""
+    """`compute` returns logits `[rows, vocabulary]` of sequences in the pool, and changes nothing else.
 
-    def __init__(self, compute: Compute, pool: KVPool, device: torch.device) -> None:
+    `reads_in_place`: whether it copies no keys and values, so that a large length costs nothing by itself.
+    """
+
+    def __init__(
+        self, compute: Compute, pool: KVPool, device: torch.device, *, reads_in_place: bool = False
+    ) -> None:
         self._compute = compute
+        self._reads_in_place = reads_in_place
         self.pool = pool
         self._device = device
         self._inputs: dict[int, Tensor] = {}
@@ -52,7 +59,8 @@ class CudaGraphs:
         size = _padded(rows)
         if size is None or not self.are_possible:
             return False
-        return size * _length(tokens) * max(self.pool.position_bytes, default=0) <= _MAX_READ_BYTES
+        copied = size * self._length(tokens) * max(self.pool.position_bytes, default=0)
+        return self._reads_in_place or copied <= _MAX_READ_BYTES
 
     def logits(
         self, ids: Sequence[int], slot_starts: Sequence[int], positions: Sequence[int]
@@ -71,7 +79,7 @@ class CudaGraphs:
             [*slot_starts, *[PADDING_POSITION] * padding],
             [*positions, *[0] * padding],
         ]
-        forward = self._pass(self._fill_inputs(rows, values), _length(tokens))
+        forward = self._pass(self._fill_inputs(rows, values), self._length(tokens))
         return None if forward is None else forward()[: len(ids)]
 
     def forget(self) -> None:
@@ -82,6 +90,12 @@ class CudaGraphs:
         self._passes.clear()
         if self._capture is not None:
             self._capture = GraphCapture(self._device)
+
+    def _length(self, tokens: int) -> int:
+        length = _MIN_LENGTH
+        while length < tokens:
+            length *= _LENGTH_FACTOR_IN_PLACE if self._reads_in_place else _LENGTH_FACTOR
+        return length
 
     def _fill_inputs(self, rows: int, values: list[list[int]]) -> Tensor:
         """Returns the input tensor of all passes with this number of rows, filled with these values."""
@@ -121,13 +135,6 @@ def _padded(rows: int) -> int | None:
     return next((size for size in _ROWS if size >= rows), None)
 
 
-def _length(tokens: int) -> int:
-    length = _MIN_LENGTH
-    while length < tokens:
-        length *= 2
-    return length
-
-
 class GraphCapture:
     """Captures passes on a stream of its own. They share memory, because only one runs at a time."""
 
@@ -159,8 +166,9 @@ class GraphCapture:
             graph.replay()
             return output
 
-        if not relative_error(replay(), expected) <= _TOLERANCE:  # also if it is NaN
-            raise RuntimeError("a CUDA graph gives other logits than the pass that was captured")
+        error = relative_error(replay(), expected)
+        if not error <= _TOLERANCE:  # also if it is NaN
+            raise RuntimeError(f"a CUDA graph gives other logits than its pass (relative error {error:.2g})")
         return replay
 
     def _warm_up(self, compute: ForwardPass) -> Tensor:

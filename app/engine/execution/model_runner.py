@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.engine.device import on_device
-from app.engine.execution.attention.decode import DecodeAttention
+from app.engine.execution.attention.decode import DecodeAttention, find_kernel
 from app.engine.execution.attention.flash import FlashAttention, has_flash_attention
 from app.engine.execution.attention.interface import AttentionBatch
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
@@ -68,12 +68,13 @@ class ModelRunner:
         self._pads = has_compiled_products(model)
         self.device = model.device
         self.vocabulary = int(model.config.get_text_config().vocab_size)  # ids that have an embedding
-        self.graphs = (
-            CudaGraphs(partial(self._decode, pool), pool, self.device)
-            if pool is not None and captures
-            else None
-        )
+        self._kernel = find_kernel(self.device)
+        self.graphs = None if pool is None or not captures else self._make_graphs(pool)
         self._flash_pool = pool if has_flash_attention(self.device, model.dtype) else None
+
+    def _make_graphs(self, pool: KVPool) -> CudaGraphs:
+        decode = partial(self._decode, pool)
+        return CudaGraphs(decode, pool, self.device, reads_in_place=self._kernel is not None)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -143,7 +144,7 @@ class ModelRunner:
             position_ids=positions.unsqueeze(0),
             use_cache=False,
             attention_batch=DecodeAttention(
-                pool, slot_starts, positions, length, first_layer=self._first_layer
+                pool, slot_starts, positions, length, self._kernel, first_layer=self._first_layer
             ),
         )
         logits: Tensor = output.logits[0]

@@ -1,0 +1,191 @@
+"""Attention of single rows over slots in a pool, as Triton kernels that read only the keys that a row has.
+
+The keys of a row are divided among programs, which together fill the device:
+https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from app.engine.execution.attention.interface import LayerAttention
+from app.engine.layers.schemes import relative_error
+
+_PROGRAMS = 512  # that should run at a time
+_BLOCK = 64  # keys that a program reads at a time
+_MOST_DIM = 256
+_TOLERANCE = 0.02
+_ANY = ["chunk", "splits", "window", "group", "dim"]  # arguments whose values need no kernel of their own
+
+
+def takes(dim: int, group: int) -> bool:
+    """Returns whether the kernel computes heads of this size, of which `group` share a key head."""
+    return dim <= _MOST_DIM and group <= 64
+
+
+def attend_rows(
+    layer: LayerAttention, query: Tensor, stored: Tensor, starts: Tensor, positions: Tensor, length: int
+) -> Tensor:
+    """Returns `[1, rows, heads, dim]`. `query` is `[1, heads, rows, dim]`; row i attends to the first
+    `positions[i] + 1` of the `stored` `[2, 1, kv_heads, positions, dim]` from `starts[i]` on. `length` is
+    above all positions.
+    """
+    _, heads, rows, dim = query.shape
+    kv_heads = stored.shape[2]
+    splits = max(1, min(_PROGRAMS // (rows * kv_heads), length // _BLOCK))
+    chunk = -(-length // splits // _BLOCK) * _BLOCK
+    sums = query.new_empty((rows, heads, splits, dim), dtype=torch.float32)
+    weights = query.new_empty((2, rows, heads, splits), dtype=torch.float32)
+    output = query.new_empty((1, rows, heads, dim))
+    group, wide = heads // kv_heads, triton.next_power_of_2(max(dim, 16))
+    _attend_chunk[rows, kv_heads, splits](
+        query,
+        stored,
+        starts,
+        positions,
+        sums,
+        weights,
+        layer.scale,
+        layer.softcap or 0.0,
+        layer.window or 0,
+        query.stride(1),
+        query.stride(2),
+        stored.stride(0),
+        stored.stride(2),
+        stored.stride(3),
+        weights.stride(0),
+        chunk,
+        splits,
+        group,
+        dim,
+        max(16, triton.next_power_of_2(group)),
+        wide,
+        _BLOCK if wide <= 128 else _BLOCK // 2,
+        layer.softcap is not None,
+        "ieee" if query.dtype == torch.float32 else "tf32",
+    )
+    _join_chunks[rows, heads](sums, weights, output, weights.stride(0), splits, dim, wide)
+    return output
+
+
+@torch.inference_mode()
+def check(device: torch.device) -> None:
+    """Raises AssertionError if the kernels compute something else than torch, or what Triton raises."""
+    stored = torch.randn(2, 1, 2, 300, 64, device=device).bfloat16()
+    query = torch.randn(1, 8, 1, 64, device=device).bfloat16()
+    start, last = torch.tensor([2], device=device), torch.tensor([250], device=device)
+    output = attend_rows(LayerAttention(0, 0.125, None, None), query, stored, start, last, 256)
+    keys, values = stored[:, :, :, 2:253]
+    expected = scaled_dot_product_attention(query, keys, values, scale=0.125, enable_gqa=True)
+    assert relative_error(output.flatten(), expected.flatten()) < _TOLERANCE
+
+
+@triton.jit(do_not_specialize=_ANY)
+def _attend_chunk(
+    query: Any,
+    stored: Any,
+    starts: Any,
+    positions: Any,
+    sums: Any,
+    weights: Any,
+    scale: Any,
+    softcap: Any,
+    window: Any,
+    query_head: Any,
+    query_row: Any,
+    stored_half: Any,
+    stored_head: Any,
+    stored_position: Any,
+    weights_half: Any,
+    chunk: Any,
+    splits: Any,
+    group: Any,
+    dim: Any,
+    GROUP: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
+    """One row, key head and chunk of keys: the greatest score, the sum of weights, and of weighted values."""
+    row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    heads = tl.num_programs(1) * group
+    end = tl.load(positions + row) + 1
+    start = tl.load(starts + row)
+    first = split * chunk
+    last = tl.minimum(first + chunk, end)
+    if window > 0:
+        first = tl.maximum(first, end - window)
+    members, columns = tl.arange(0, GROUP), tl.arange(0, DIM)
+    own = head * group + members
+    is_own, is_column = members < group, columns < dim
+    rows = tl.load(
+        query + own[:, None] * query_head + row * query_row + columns[None, :],
+        mask=is_own[:, None] & is_column[None, :],
+        other=0.0,
+    )
+    base = stored + head * stored_head
+    most = tl.full([GROUP], float("-inf"), tl.float32)
+    total = tl.zeros([GROUP], tl.float32)
+    values_sum = tl.zeros([GROUP, DIM], tl.float32)
+    for begin in range(first, last, BLOCK):
+        places = begin + tl.arange(0, BLOCK)
+        is_key = places < last
+        offsets = (start + places) * stored_position
+        keys = tl.load(
+            base + offsets[None, :] + columns[:, None],
+            mask=is_key[None, :] & is_column[:, None],
+            other=0.0,
+        )
+        scores = tl.dot(rows, keys, input_precision=PRECISION) * scale
+        if HAS_SOFTCAP:
+            scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
+        scores = tl.where(is_key[None, :], scores, float("-inf"))
+        greatest = tl.maximum(most, tl.max(scores, 1))
+        shrunk = tl.exp(most - greatest)
+        weight = tl.exp(scores - greatest[:, None])
+        total = total * shrunk + tl.sum(weight, 1)
+        values = tl.load(
+            base + stored_half + offsets[:, None] + columns[None, :],
+            mask=is_key[:, None] & is_column[None, :],
+            other=0.0,
+        )
+        values_sum = values_sum * shrunk[:, None] + tl.dot(
+            weight.to(values.dtype), values, input_precision=PRECISION
+        )
+        most = greatest
+    place = (row * heads + own) * splits + split
+    tl.store(weights + place, most, mask=is_own)
+    tl.store(weights + weights_half + place, total, mask=is_own)
+    tl.store(
+        sums + place[:, None] * dim + columns[None, :],
+        values_sum,
+        mask=is_own[:, None] & is_column[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=["splits", "dim"])
+def _join_chunks(
+    sums: Any, weights: Any, output: Any, weights_half: Any, splits: Any, dim: Any, DIM: tl.constexpr
+) -> None:
+    """Joins the chunks of one row and head."""
+    place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    columns = tl.arange(0, DIM)
+    is_column = columns < dim
+    most = float("-inf")
+    total = 0.0
+    joined = tl.zeros([DIM], tl.float32)
+    for split in range(splits):
+        own = place * splits + split
+        greatest = tl.load(weights + own)
+        if greatest > float("-inf"):
+            new = tl.maximum(most, greatest)
+            before, now = tl.exp(most - new), tl.exp(greatest - new)
+            total = total * before + tl.load(weights + weights_half + own) * now
+            joined = joined * before + now * tl.load(sums + own * dim + columns, mask=is_column, other=0.0)
+            most = new
+    tl.store(output + place * dim + columns, (joined / total).to(output.dtype.element_ty), mask=is_column)
