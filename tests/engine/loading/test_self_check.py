@@ -1,6 +1,7 @@
 """Architectures are served rightly or refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,14 +42,22 @@ SERVED: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     "olmo2": (Olmo2Config, {"num_key_value_heads": 2}),
     "gpt-neox": (GPTNeoXConfig, {}),
     "granite": (GraniteConfig, {"num_key_value_heads": 2}),
+    "gpt-oss": (
+        GptOssConfig,
+        {
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
 }
 REFUSED: dict[str, PreTrainedConfig] = {
     "falcon": FalconConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
     "bloom": BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4),
     "stablelm": StableLmConfig(**SHAPE, vocab_size=300, num_key_value_heads=4),
-    "gpt-oss": GptOssConfig(
-        **SHAPE, vocab_size=300, num_key_value_heads=2, head_dim=8, num_local_experts=2, num_experts_per_tok=1
-    ),
 }
 
 
@@ -59,6 +68,15 @@ def test_architecture_is_served_as_it_generates_by_itself(
     config, own = SERVED[name]
     tiny = TinyModel.build(config(**SHAPE, **own, vocab_size=len(tokenizer)), tokenizer)
     replies = run(tiny.engine(), greedy("a", "the cat sat"), greedy("b", "on the mat, 日本語"))
+    assert replies.texts["a"] == tiny.generate("the cat sat", 24)
+    assert replies.texts["b"] == tiny.generate("on the mat, 日本語", 24)
+
+
+def test_attention_sinks_are_computed_in_a_pool_too(tokenizer: PreTrainedTokenizerFast) -> None:
+    config, own = SERVED["gpt-oss"]
+    tiny = TinyModel.build(config(**SHAPE, **own, vocab_size=len(tokenizer)), tokenizer)
+    pooled = replace(tiny, uses_pool=True)
+    replies = run(pooled.engine(), greedy("a", "the cat sat"), greedy("b", "on the mat, 日本語"))
     assert replies.texts["a"] == tiny.generate("the cat sat", 24)
     assert replies.texts["b"] == tiny.generate("on the mat, 日本語", 24)
 

@@ -47,7 +47,8 @@ class FlashAttention(AttentionBatch):
 
     def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         dim = query.shape[3]
-        if layer.softcap is not None or dim % 8 != 0 or dim > _MOST_DIM:
+        is_plain = layer.softcap is None and layer.sinks is None
+        if not is_plain or dim % 8 != 0 or dim > _MOST_DIM:
             return self.varlen.attend(layer, query, key, value)
         pairs = torch.stack((key, value))
         stored = self.pool.layer(layer.index, pairs)

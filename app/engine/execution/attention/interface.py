@@ -25,6 +25,7 @@ class LayerAttention:
     scale: float
     window: int | None
     softcap: float | None
+    sinks: Tensor | None = None  # `[heads]`: scores that take part in the softmax without a key or value
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +57,7 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **others: Any,  # any other arguments that an architecture passes to its attention function
 ) -> tuple[Tensor, None]:
     """Returns `[1, rows, heads, dim]`. Query `[1, heads, rows, dim]`; key, value `[1, kv_heads, rows, dim]`.
@@ -69,16 +71,15 @@ def attend(
         )
     index = attention_batch.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer = LayerAttention(index, scale, sliding_window, softcap)
+    layer = LayerAttention(index, scale, sliding_window, softcap, s_aux)
     return attention_batch.attend(layer, query, key, value), None
 
 
 def _refuse_unknown(attention_mask: Tensor | None, others: dict[str, Any]) -> None:
-    for name in ("s_aux", "position_bias"):
-        if others.get(name) is not None:
-            raise ModelRefused(
-                f"this architecture's attention uses {name}, which the engine does not support"
-            )
+    if others.get("position_bias") is not None:
+        raise ModelRefused(
+            "this architecture's attention uses position_bias, which the engine does not support"
+        )
     if attention_mask is not None:
         raise ModelRefused(
             "this architecture builds its own attention mask, which the engine does not support"
@@ -95,21 +96,41 @@ def attend_one(
     sequences, heads, _, dim = query.shape
     kv_heads = keys.shape[1]
     grouped = query.reshape(sequences, kv_heads, heads // kv_heads, dim)
-    output = scaled_dot_product(layer, grouped, keys, values, mask)
+    sinks = None if layer.sinks is None else layer.sinks.view(1, kv_heads, -1, 1)
+    output = scaled_dot_product(layer, grouped, keys, values, mask, sinks)
     return output.reshape(1, sequences, heads, values.shape[3])
 
 
 def scaled_dot_product(
-    layer: LayerAttention, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    layer: LayerAttention,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """Computes scaled dot-product attention with an additive mask and, if the layer has it, a soft cap."""
-    if layer.softcap is None:
+    """Computes scaled dot-product attention with an additive mask and, if the layer has it, a soft cap.
+
+    `sinks` are those of the layer, in a shape that fits all scores but for the last dimension.
+    """
+    if layer.softcap is None and sinks is None:
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=layer.scale)
-    scores = torch.matmul(query, keys.transpose(2, 3)).mul_(layer.scale / layer.softcap)
-    scores = scores.tanh_().mul_(layer.softcap)
+    scores = torch.matmul(query, keys.transpose(2, 3))
+    if layer.softcap is None:
+        scores = scores.mul_(layer.scale)
+    else:
+        scores = scores.mul_(layer.scale / layer.softcap).tanh_().mul_(layer.softcap)
     if mask is not None:
         scores = scores + mask
-    return torch.matmul(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values)
+    return torch.matmul(_softmax(scores, sinks).to(values.dtype), values)
+
+
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Returns the weights of the keys, in float32. With sinks they add up to less than 1."""
+    if sinks is None:
+        return scores.softmax(-1, dtype=torch.float32)
+    beside = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, beside), dim=-1).softmax(-1, dtype=torch.float32)[..., :-1]
 
 
 def additive_mask(hidden: Tensor, like: Tensor) -> Tensor:

@@ -75,7 +75,9 @@ class VarlenAttention(AttentionBatch):
         grouped = query.reshape(kv_heads, group, rows, query.shape[3])
         keys = keys.transpose(0, 1).expand(-1, group, -1, -1)
         values = values.transpose(0, 1).expand(-1, group, -1, -1)
-        output = scaled_dot_product(layer, grouped, keys, values, self._mask(sequence, layer.window, query))
+        sinks = None if layer.sinks is None else layer.sinks.view(kv_heads, group, 1, 1)
+        mask = self._mask(sequence, layer.window, query)
+        output = scaled_dot_product(layer, grouped, keys, values, mask, sinks)
         return output.reshape(1, kv_heads * group, rows, values.shape[3]).transpose(1, 2)
 
     def _mask(self, sequence: PackedSequence, window: int | None, query: Tensor) -> Tensor:
