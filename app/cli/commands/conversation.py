@@ -44,7 +44,7 @@ async def show_message(session: Session, message: TreeMessage) -> None:
     async with session.terminal.answer() as view:
         if message.thinking and not session.terminal.style.folds_thoughts:
             view.think(message.thinking)
-        view.feed(message.content)
+        view.feed(message.shown)
 
 
 async def title(session: Session, argument: str) -> None:

@@ -16,13 +16,25 @@ def from_server(held: ConversationResponse) -> ConversationTree:
         NotOurServer: a message is too long, or has no usable id.
     """
     try:
-        messages = [_from_server(message) for message in held.messages if message.role != "system"]
+        messages = [_from_server(message) for message in held.messages]
     except ValidationError as error:
         problem = f"A message of the server is invalid ({error.errors()[0]['msg']})."
         raise NotOurServer(problem, SAME_VERSION) from None
     if held.head_id is None and all(message.parent_id is None for message in messages):
-        return ConversationTree.linear(messages)
-    return rebuilt(messages, held.head_id)
+        return ConversationTree.linear(message for message in messages if message.role != "system")
+    return _without_system(messages, held.head_id)
+
+
+def _without_system(messages: Iterable[TreeMessage], head_id: str | None) -> ConversationTree:
+    """Returns the tree without system messages, whose children follow the message before them."""
+    found, instead = list[TreeMessage](), dict[str | None, str | None]()
+    for message in messages:
+        parent_id = instead.get(message.parent_id, message.parent_id)
+        if message.role == "system":
+            instead[message.id] = parent_id
+        else:
+            found.append(message.model_copy(update={"parent_id": parent_id}))
+    return rebuilt(found, instead.get(head_id, head_id))
 
 
 def _from_server(message: ConversationMessage) -> TreeMessage:

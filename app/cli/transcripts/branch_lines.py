@@ -100,4 +100,4 @@ def _cut(lines: Sequence[BranchLine], where: str) -> list[BranchLine]:
 
 def _label(message: TreeMessage) -> str:
     speaker = {"user": "You", "tool": "Tool"}.get(message.role) or message.model_name or "Assistant"
-    return f"{speaker}: {message.content}"
+    return f"{speaker}: {message.shown}"

@@ -58,7 +58,7 @@ def as_markdown(transcript: Transcript) -> str:
     if transcript.system_prompt:
         parts.append(f"> {transcript.system_prompt}".replace("\n", "\n> "))
     for message in transcript.messages:
-        parts.append(f"## {_speaker(message.role, message.model_name)}\n\n{message.content.rstrip()}")
+        parts.append(f"## {_speaker(message.role, message.model_name)}\n\n{message.shown.rstrip()}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,7 +66,7 @@ def as_html(transcript: Transcript, stopped: threading.Event) -> str:
     """Returns a page that needs no other files. HTML in messages is escaped."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     messages = "\n".join(
-        f"<h2>{escape(_speaker(message.role, message.model_name))}</h2>\n{parser.render(message.content)}"
+        f"<h2>{escape(_speaker(message.role, message.model_name))}</h2>\n{parser.render(message.shown)}"
         for message in takewhile(lambda _: not stopped.is_set(), transcript.messages)
     )
     title = escape(transcript.name)
@@ -86,6 +86,6 @@ def code_blocks(answer: str) -> list[str]:
 
 
 def _speaker(role: str, model_name: str | None) -> str:
-    if role == "user":
-        return "You"
+    if role in ("user", "tool"):
+        return "You" if role == "user" else "Tool"
     return "Assistant" if model_name is None else f"Assistant ({model_name})"

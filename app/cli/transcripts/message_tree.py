@@ -17,6 +17,8 @@ from app.models.schemas import (
     Text,
     TextPart,
     ThinkingPart,
+    ToolCallPart,
+    ToolResultPart,
     TranscriptMessage,
     Usage,
     WireModel,
@@ -52,6 +54,14 @@ class TreeMessage(WireModel):
     def thinking(self) -> str:
         """A reasoning model's thinking; empty if there is none."""
         return "".join(part.text for part in self.parts if isinstance(part, ThinkingPart))
+
+    @property
+    def shown(self) -> str:
+        """The text for people to read, with the tools that the message calls, or their results."""
+        calls = [part for part in self.parts if isinstance(part, ToolCallPart)]
+        results = [part.content for part in self.parts if isinstance(part, ToolResultPart)]
+        lines = [f"→ `{call.name} {call.arguments}`" for call in calls]
+        return "\n\n".join(text for text in (self.content, *lines, *results) if text)
 
     @property
     def is_local(self) -> bool:
