@@ -5,8 +5,8 @@ PostgreSQL's index has its words in order, and needs nothing more.
 
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 # Each word begins with eight characters for its owner; then the first three letters count.
 _PREFIXES = "9 10 11"
