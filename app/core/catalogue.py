@@ -126,6 +126,12 @@ class ModelProfile:
     draft: str | None = None  # a smaller model with the same vocabulary, for speculative decoding
     quantization: QuantizationSetting | None = None  # None: as the settings say
     remote: RemoteEngine | None = None
+    adapter: Source | None = None  # a PEFT adapter that is merged into the weights
+
+    @property
+    def adapter_profile(self) -> "ModelProfile | None":
+        """A profile whose only source is the adapter; None without one."""
+        return None if self.adapter is None else replace(self, sources=(self.adapter,), adapter=None)
 
 
 _BASE_SAMPLING = SamplingDefaults(max_tokens=200, temperature=0.8, top_p=0.92, repetition_penalty=1.15)

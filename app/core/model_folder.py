@@ -18,6 +18,8 @@ GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
+ADAPTER_CONFIG = "adapter_config.json"  # of a PEFT adapter, which needs a base model
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 GGUF = ".gguf"  # the end of the name of a file that holds a whole model
 TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that the server reads
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
@@ -25,6 +27,8 @@ TOKENIZER = "tokenizer.json"
 PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # read by other packages
 _TOKENIZERS = (TOKENIZER, *PIECES, "vocab.json", "vocab.txt")
 _OLLAMA_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
+_PART = re.compile(r"-\d{5}-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+_MOST_PARTS = 1000
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
 # In a list of files, without the index, only the names distinguish shards from other safetensors.
 _NUMBERED_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -43,10 +47,27 @@ def is_gguf(path: str | Path) -> bool:
     return str(path).lower().endswith(GGUF) or _OLLAMA_BLOB.fullmatch(Path(path).name) is not None
 
 
+def gguf_parts(path: Path) -> list[Path]:
+    """Returns the files of the model that this GGUF file belongs to, the one with the metadata first.
+
+    A large model may be split into `NAME-00001-of-00003.gguf` and so on.
+    """
+    found = _PART.search(path.name)
+    if found is None or int(found["count"]) > _MOST_PARTS:
+        return [path]
+    stem, count = path.name[: found.start()], found["count"]
+    return [
+        path.with_name(f"{stem}-{number:05}-of-{count}{path.suffix}") for number in range(1, int(count) + 1)
+    ]
+
+
 def gguf_among(names: Iterable[str], wanted: str) -> str | None:
-    """Returns the GGUF file that is called `wanted`, or whose name ends with it, such as `Q4_K_M`."""
+    """Returns the GGUF file that is called `wanted`, or whose name ends with it, such as `Q4_K_M`.
+
+    Of a model that is split into several files, it is the first.
+    """
     for name in sorted(names):
-        stem = name.lower().removesuffix(GGUF)
+        stem = _stem(name).lower()
         if is_gguf(name) and (wanted.lower() in (name.lower(), stem) or _ending(stem) == wanted.lower()):
             return name
     return None
@@ -54,8 +75,13 @@ def gguf_among(names: Iterable[str], wanted: str) -> str | None:
 
 def gguf_kinds(names: Iterable[str]) -> list[str]:
     """Returns what distinguishes the GGUF files of a repository, such as `Q4_K_M`, sorted."""
-    stems = [name[: -len(GGUF)] for name in names if is_gguf(name)]
-    return sorted(map(_ending, stems))
+    return sorted({_ending(_stem(name)) for name in names if is_gguf(name)})
+
+
+def _stem(name: str) -> str:
+    """Returns the name of a GGUF file without its extension, and without the number of a part."""
+    found = _PART.search(name)
+    return name[: -len(GGUF)] if found is None else name[: found.start()]
 
 
 def _ending(stem: str) -> str:
@@ -63,16 +89,27 @@ def _ending(stem: str) -> str:
     return re.split(r"[.-]", stem)[-1]
 
 
+def is_adapter(folder: Path) -> bool:
+    """Returns whether the folder holds a PEFT adapter."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Returns whether the folder holds a tokenizer."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
+
+
 def is_complete(folder: Path, *, takes_pickle: bool = False) -> bool:
     """Returns whether the folder has a configuration, a tokenizer and all files of the weights.
 
-    `folder` may also be a GGUF file, which only has to exist.
+    `folder` may also be a GGUF file, which only has to exist, or an adapter, which has no tokenizer.
     """
     try:
         if is_gguf(folder):
-            return folder.is_file()
-        has_tokenizer = any((folder / name).is_file() for name in _TOKENIZERS)
-        return has_tokenizer and (folder / CONFIG).is_file() and bool(weights(folder, takes_pickle))
+            return bool(weights(folder))
+        if is_adapter(folder):
+            return (folder / ADAPTER_WEIGHTS).is_file()
+        return has_tokenizer(folder) and (folder / CONFIG).is_file() and bool(weights(folder, takes_pickle))
     except OSError:
         return False
 
@@ -83,7 +120,10 @@ def weights(folder: Path, takes_pickle: bool = False) -> list[Path]:
     A pickle counts only if `takes_pickle` is set and the folder has no safetensors.
     """
     if is_gguf(folder):
-        return [folder] if folder.is_file() else []
+        parts = gguf_parts(folder)
+        return parts if all(path.is_file() for path in parts) else []
+    if is_adapter(folder):
+        return [path for path in (folder / ADAPTER_WEIGHTS,) if path.is_file()]
     with suppress(BrokenFile):
         paths = safetensors(folder)
         if paths and all(path.is_file() for path in paths):
@@ -119,6 +159,8 @@ def weights_among(names: Iterable[str], takes_pickle: bool = False) -> list[str]
 
     """
     offered = set(names)
+    if ADAPTER_CONFIG in offered and ADAPTER_WEIGHTS in offered:
+        return [ADAPTER_WEIGHTS]
     if WEIGHTS in offered:
         return [WEIGHTS]
     shards = sorted(name for name in offered if _NUMBERED_SHARD.fullmatch(name))

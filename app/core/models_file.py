@@ -79,6 +79,7 @@ class _Model(_Table):
     is_pinned: bool | None = None
     draft: str | None = Field(None, min_length=1)
     quantization: QuantizationSetting | None = None
+    adapter: Location | None = None
     sampling: _Sampling | None = None
     engine: Literal["openai"] | None = None
     base_url: Annotated[str, AfterValidator(_check_base_url)] | None = None
@@ -91,9 +92,11 @@ class _Model(_Table):
             raise ValueError('base_url, model and api_key_env belong to engine = "openai"')
         if self.engine is not None and self.base_url is None:
             raise ValueError('engine = "openai" needs a base_url')
-        of_weights = (self.source, self.sources, self.draft, self.quantization, self.is_pinned)
+        of_weights = (self.source, self.sources, self.draft, self.quantization, self.adapter, self.is_pinned)
         if self.engine is not None and any(value is not None for value in of_weights):
-            raise ValueError("a remote engine has no source, sources, draft, quantization or is_pinned")
+            raise ValueError(
+                "a remote engine has no source, sources, draft, quantization, adapter or is_pinned"
+            )
         return self
 
 
@@ -155,9 +158,13 @@ def _profile(folder: Path, name: str, model: _Model, known: ModelProfile | None)
     changes = {
         field.name: value
         for field in fields(profile)
-        if field.name not in ("sources", "sampling")
+        if field.name not in ("sources", "sampling", "adapter")
         and (value := getattr(model, field.name, None)) is not None
     }
+    if model.adapter is not None:
+        adapter = Source(_location(folder, model.adapter))
+        own = sources or profile.sources[:1]  # an adapter does not fit the alternatives of the catalogue
+        profile = replace(profile, sources=own, adapter=adapter)
     return replace(profile, **changes, sampling=SamplingDefaults(**(asdict(profile.sampling) | sampling)))
 
 

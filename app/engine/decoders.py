@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _STEP_TOKENS = 512
 _STEP_TOKENS_CUDA = 2048  # a pass over fewer takes as long, because launching its kernels does
 _UNNOTICED_STEP_S = 0.02
+_HALF_BYTES = 2  # of a 16-bit number
 _SMALLEST_WINDOW = 16  # tokens; a smaller window is of no use
 
 
@@ -70,13 +71,13 @@ def decoder_for(
             )
 
 
-def limits_for(spec: WorkerSpec, loaded: LoadedModel, size: SequenceBytes) -> EngineLimits:
+def limits_for(spec: WorkerSpec, served: CheckedModel, size: SequenceBytes) -> EngineLimits:
     """Returns the size of the KV cache, and a context window that fits into it.
 
     Raises:
         ModelLoadFailed: the cache is too small for any request.
     """
-    budget = _cache_bytes(spec, loaded, size)
+    loaded, budget = served.loaded, _cache_bytes(spec, served, size)
     context_length = size.longest(budget, loaded.context_length)
     if context_length < min(_SMALLEST_WINDOW, loaded.context_length):
         raise ModelLoadFailed(
@@ -101,10 +102,14 @@ def limits_for(spec: WorkerSpec, loaded: LoadedModel, size: SequenceBytes) -> En
     )
 
 
-def _cache_bytes(spec: WorkerSpec, loaded: LoadedModel, size: SequenceBytes) -> int:
+def _cache_bytes(spec: WorkerSpec, served: CheckedModel, size: SequenceBytes) -> int:
     if spec.kv_cache_bytes is not None:
         return spec.kv_cache_bytes
-    window_bytes = size.of(loaded.context_length)
-    budget = memory.cache_budget(loaded.model.device, window_bytes, spec.max_active_requests)
+    budget = memory.cache_budget(
+        served.loaded.model.device,
+        window_bytes=size.of(served.loaded.context_length),
+        requests=spec.max_active_requests,
+        weight_bytes=_HALF_BYTES * served.parameters,
+    )
     _log.info("the KV cache takes at most %d MB (LLM_KV_CACHE_GB=auto)", budget // 1_000_000)
     return budget

@@ -16,6 +16,7 @@ from app.core.machine import available_bytes
 _CACHE_SHARE_CPU = 0.4  # of the free memory; other programs and activations need the rest
 _CACHE_SHARE_CUDA = 0.8
 _MOST_CACHE_BYTES = 8_000_000_000  # on the host
+_LEAST_CACHE_BYTES = 1_000_000_000  # which even a small model may use there
 _MADV_PAGEOUT = 21  # Linux 5.4 and later; older kernels refuse it
 
 
@@ -31,17 +32,20 @@ def card_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else None
 
 
-def cache_budget(device: torch.device, window_bytes: int, requests: int, free: int | None = None) -> int:
+def cache_budget(
+    device: torch.device, window_bytes: int, requests: int, weight_bytes: int, free: int | None = None
+) -> int:
     """Returns the bytes that keys and values may take if no setting says so.
 
     They are a share of the free memory, but no more than so many requests with a full context window need.
-    On the host they are also at most 8 GB, or one window if that is more. `free` is measured if not given.
+    On the host they are also at most what the weights take, or 1 GB if that is more, and at most 8 GB; one
+    window is always allowed. `free` is measured if not given.
     """
     free = free_bytes(device) if free is None else free
     if device.type == "cuda":
         return min(int(free * _CACHE_SHARE_CUDA), window_bytes * requests)
-    most = min(window_bytes * requests, max(_MOST_CACHE_BYTES, window_bytes))
-    return min(int(free * _CACHE_SHARE_CPU), most)
+    moderate = min(_MOST_CACHE_BYTES, max(_LEAST_CACHE_BYTES, weight_bytes))
+    return min(int(free * _CACHE_SHARE_CPU), window_bytes * requests, max(moderate, window_bytes))
 
 
 class MemoryUse:

@@ -151,7 +151,9 @@ def _load_draft(spec: WorkerSpec, served: CheckedModel) -> CheckedDraft | None:
     try:
         if isinstance(served.path, OwnPath):
             raise ModelRefused("the served model cannot take back draft tokens that were wrong")
-        loaded = load(msgspec.structs.replace(spec, model_path=spec.draft_path), lambda *stage: None)
+        loaded = load(
+            msgspec.structs.replace(spec, model_path=spec.draft_path, adapter_path=None), lambda *stage: None
+        )
         if loaded.tokenizer.get_vocab() != served.loaded.tokenizer.get_vocab():
             raise ModelRefused("its vocabulary differs")
         return CheckedDraft(loaded, pack_and_check(loaded, spec, lambda *stage: None))
@@ -168,7 +170,7 @@ def _make_engine(
     grammar_sandbox: GrammarSandbox,
 ) -> EngineCore:
     size = sequence_bytes(served, draft)
-    limits = limits_for(spec, served.loaded, size)
+    limits = limits_for(spec, served, size)
     return EngineCore(
         served.loaded,
         decoder_for(served, limits, size, draft),

@@ -10,6 +10,9 @@ from app.core.model_folder import (
     WEIGHTS,
     BrokenFile,
     UnsafeIndex,
+    gguf_among,
+    gguf_kinds,
+    gguf_parts,
     is_complete,
     is_text,
     model_files,
@@ -119,3 +122,15 @@ def test_folder_with_a_pipe_is_not_complete(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
     assert not is_complete(tmp_path)
+
+
+def test_gguf_file_in_parts_is_complete_with_all_of_them(tmp_path: Path) -> None:
+    first, second = (f"m-Q4_K_M-0000{n}-of-00002.gguf" for n in (1, 2))
+    make(tmp_path, {first: b"1"})
+    assert not is_complete(tmp_path / first)
+    make(tmp_path, {second: b"22"})
+    assert gguf_parts(tmp_path / second) == [tmp_path / first, tmp_path / second]
+    assert is_complete(tmp_path / first) and weight_bytes(tmp_path / first) == 3
+    assert gguf_among([second, first], "Q4_K_M") == first
+    assert gguf_kinds([second, first, "m-Q8_0.gguf"]) == ["Q4_K_M", "Q8_0"]
+    assert gguf_parts(Path("x-00001-of-99999.gguf")) == [Path("x-00001-of-99999.gguf")]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, RemoteEngine
+from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, RemoteEngine, Source
 from app.core.config import SettingsError
 from app.core.models_file import with_models_of
 
@@ -58,6 +58,10 @@ REMOTE = '[models.far]\nengine = "openai"\n'
         (REMOTE + 'base_url = "ftp://host"', "models.far.base_url: it must be an address"),
         (REMOTE + 'base_url = "http://me:secret@host/v1"', "models.far.base_url: it must not hold a name"),
         (REMOTE + 'base_url = "http://host/v1"\nsource = "a/b"', "models.far: a remote engine has no source"),
+        (
+            REMOTE + 'base_url = "http://host/v1"\nadapter = "a/b"',
+            "models.far: a remote engine has no source",
+        ),
         (REMOTE + 'base_url = "http://host/v1"\napi_key_env = "sk-1"', "models.far.api_key_env"),
         ('[models.far]\nsource = "a/b"\nbase_url = "http://host/v1"', "models.far: base_url, model and"),
     ],
@@ -66,6 +70,15 @@ def test_mistakes_about_a_remote_engine_are_named(tmp_path: Path, text: str, mis
     with pytest.raises(SettingsError) as caught:
         with_models_of(write(tmp_path, text), CATALOGUE)
     assert mistake in str(caught.value)
+
+
+def test_adapter_is_a_source_of_its_own(tmp_path: Path) -> None:
+    text = '[models.mine]\nsource = "a/b"\nadapter = "./lora"\n[models."llama3-1b"]\nadapter = "owner/lora"\n'
+    models = with_models_of(write(tmp_path, text), CATALOGUE)
+    assert models["mine"].adapter == Source(str(tmp_path / "lora"))
+    assert models["mine"].sources == (Source("a/b"),)
+    assert models["llama3-1b"].adapter == Source("owner/lora")
+    assert models["llama3-1b"].sources == CATALOGUE["llama3-1b"].sources[:1]
 
 
 def test_other_weights_have_another_size(tmp_path: Path) -> None:

@@ -66,10 +66,23 @@ def test_host_has_no_card() -> None:
     ],
 )
 def test_cache_budget_is_moderate(window_bytes: int, free: int, budget: int) -> None:
-    assert cache_budget(CPU, window_bytes, 16, free) == budget
+    assert cache_budget(CPU, window_bytes, 16, 20_000_000_000, free) == budget
+
+
+@pytest.mark.parametrize(
+    ("window_bytes", "weight_bytes", "budget"),
+    [
+        (190_000_000, 270_000_000, 1_000_000_000),
+        (270_000_000, 2_500_000_000, 2_500_000_000),
+        (40_000_000, 270_000_000, 640_000_000),  # what 16 windows need
+        (1_500_000_000, 270_000_000, 1_500_000_000),
+    ],
+)
+def test_cache_budget_of_a_small_model_is_small(window_bytes: int, weight_bytes: int, budget: int) -> None:
+    assert cache_budget(CPU, window_bytes, 16, weight_bytes, 100_000_000_000) == budget
 
 
 def test_cache_budget_of_a_card_is_a_share_of_its_memory() -> None:
     card = torch.device("cuda")
-    assert cache_budget(card, 2_000_000_000, 16, 80_000_000_000) == 32_000_000_000
-    assert cache_budget(card, 9_000_000_000, 16, 80_000_000_000) == 64_000_000_000
+    assert cache_budget(card, 2_000_000_000, 16, 0, 80_000_000_000) == 32_000_000_000
+    assert cache_budget(card, 9_000_000_000, 16, 0, 80_000_000_000) == 64_000_000_000

@@ -17,6 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
+from app.core.model_folder import gguf_parts
 
 Bytes = NDArray[np.uint8]
 Scalar = int | float | bool | str
@@ -99,12 +100,24 @@ def corrupt(reason: str) -> ModelCorrupt:
 
 
 def read(path: Path) -> GGUFFile:
-    """Returns the content of the file.
+    """Returns the content of the file, and of the others if the model is split into several.
 
     Raises:
         ModelCorrupt: it is damaged, or not a GGUF file.
         ModelUnsupported: its version or a type of its tensors is unknown.
     """
+    first, *others = [_read(part) for part in gguf_parts(path)]
+    tensors = dict(first.tensors)
+    for other in others:
+        if tensors.keys() & other.tensors.keys():
+            raise corrupt("several of its files have a tensor of one name")
+        tensors |= other.tensors
+    if first.whole("split.count", 1) != len(others) + 1:
+        raise corrupt("it is one of several files, but its name does not end as llama.cpp names them")
+    return GGUFFile(first.metadata, tensors)
+
+
+def _read(path: Path) -> GGUFFile:
     content = _mapped(path)
     cursor = _Cursor(content)
     if cursor.take(len(MAGIC)) != MAGIC:

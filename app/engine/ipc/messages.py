@@ -24,6 +24,7 @@ class WorkerSpec(Record, frozen=True):
 
     model_path: str
     model_name: str
+    adapter_path: str | None = None  # local folder of a PEFT adapter that is merged into the weights
     device: Device = "cpu"
     dtype: DType = "auto"
     quantization: Quantization = "none"

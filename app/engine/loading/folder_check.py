@@ -16,9 +16,19 @@ from app.core.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from app.core.model_folder import CONFIG, TEMPLATE_FOLDER, BrokenFile, UnsafeIndex, read_json, safetensors
+from app.core.model_folder import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    TEMPLATE_FOLDER,
+    BrokenFile,
+    UnsafeIndex,
+    is_adapter,
+    read_json,
+    safetensors,
+)
 
 AGAIN = "Fetch the model again."  # the hint for a damaged model
+_LONGEST_NAME = 200  # characters that are shown of a name in a model's files
 
 
 @contextmanager
@@ -37,6 +47,8 @@ def library_errors_as(describe: Callable[[Exception], ModelUnavailable]) -> Iter
 
 def refuse_unsafe(folder: Path) -> None:
     """Raises ModelUnavailable if the folder has no model, needs code of its own, or has no safe weights."""
+    if is_adapter(folder):
+        raise _needs_base(folder)
     if not (folder / CONFIG).is_file():
         raise ModelMissing(f"{folder} is not a model folder: it has no {CONFIG}")
     refuse_strange_files(folder)
@@ -52,9 +64,16 @@ def refuse_unsafe(folder: Path) -> None:
             raise ModelCorrupt(f"the weights {weights.name} are missing", hint=AGAIN)
 
 
+def _needs_base(folder: Path) -> ModelUnsupported:
+    base = _json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    named = base[:_LONGEST_NAME] if isinstance(base, str) and base else "its base model"
+    return ModelUnsupported(
+        f"this is an adapter, not a whole model: it needs {named}",
+        hint="Name both as BASE+ADAPTER, or set `adapter` for the base in the models file.",
+    )
+
+
 def _refuse_unsupported(folder: Path) -> None:
-    if (folder / "adapter_config.json").exists():
-        raise ModelUnsupported("this is an adapter, not a whole model", hint="Merge it into its base model.")
     if _json(folder / CONFIG).get("quantization_config") is not None:
         raise ModelUnsupported(
             "the engine does not support the quantisation of these weights",

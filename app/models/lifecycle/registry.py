@@ -6,6 +6,7 @@ The known models are those of the catalogue and, if the settings allow it, other
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from app.core.catalogue import ModelProfile, Source, find_profile
 from app.core.model_folder import is_gguf
@@ -34,10 +35,19 @@ class ModelRegistry:
         Raises:
             ModelNotFound: the hint has the most similar names.
         """
-        if name not in self._states and self._allows_any and (profile := _undescribed(name)) is not None:
+        if name not in self._states and self._allows_any and (profile := self._undescribed(name)) is not None:
             self._forget_unused()
             self._states[name] = ModelState(profile)
         return self._states.get(name) or self._states[find_profile(self._catalogue, name).name]
+
+    def _undescribed(self, name: str) -> ModelProfile | None:
+        """Returns a profile for a model outside the catalogue, or for `BASE+ADAPTER`; else None."""
+        base, _, adapter = name.partition("+")
+        known = self._states.get(base)
+        profile = _undescribed(base) if known is None else known.profile
+        if profile is None or profile.remote is not None or not adapter:
+            return _undescribed(name)
+        return _adapted(profile, adapter, name) or _undescribed(name)
 
     def set_found(self, profiles: Iterable[ModelProfile]) -> None:
         """Makes the models known that other programs keep on this machine, in place of those found before."""
@@ -71,17 +81,13 @@ class ModelRegistry:
 
 def _undescribed(name: str) -> ModelProfile | None:
     """Returns a profile for a repository, folder or GGUF file that is not in the catalogue; else None."""
-    is_local = is_path(name)
-    if not is_local and not _REPOSITORY.fullmatch(name):
-        return None
-    try:
-        location = os.path.abspath(expand(name)) if is_local else name  # without a look at the disk
-    except ValueError:
+    location = _location(name)
+    if location is None:
         return None
     return ModelProfile(
         name,
         name.rstrip("/").rpartition("/")[2],
-        _description(name, is_local),
+        _description(name),
         (Source(location),),
         context_length=_CONTEXT_LENGTH,
         size_bytes=None,
@@ -89,7 +95,34 @@ def _undescribed(name: str) -> ModelProfile | None:
     )
 
 
-def _description(name: str, is_local: bool) -> str:
-    if not is_local:
+def _adapted(base: ModelProfile, adapter: str, name: str) -> ModelProfile | None:
+    """Returns a profile for the base model with an adapter; None if `adapter` cannot be its location."""
+    location = _location(adapter)
+    if location is None:
+        return None
+    return replace(
+        base,
+        name=name,
+        display_name=f"{base.display_name} + {adapter.rstrip('/').rpartition('/')[2]}",
+        description=f"{base.description}, with an adapter",
+        sources=base.sources[:1],  # an adapter fits no other model
+        adapter=Source(location),
+        draft=None,
+        is_pinned=False,
+    )
+
+
+def _location(name: str) -> str | None:
+    """Returns the location of a source; None if the name cannot be one."""
+    if not is_path(name):
+        return name if _REPOSITORY.fullmatch(name) else None
+    try:
+        return os.path.abspath(expand(name))  # without a look at the disk
+    except ValueError:
+        return None
+
+
+def _description(name: str) -> str:
+    if not is_path(name):
         return "A repository of the Hugging Face Hub"
     return "A GGUF file on this machine" if is_gguf(name) else "A folder on this machine"

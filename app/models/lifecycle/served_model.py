@@ -20,7 +20,8 @@ class ServedModel:
 
     @property
     def model_id(self) -> str:
-        return self.source.model_id
+        adapter = self.profile.adapter
+        return self.source.model_id if adapter is None else f"{self.source.model_id}+{adapter.model_id}"
 
     @property
     def sampling(self) -> Mapping[str, SamplingValue]:

@@ -1,6 +1,8 @@
 """Writes small GGUF files from tiny models with random weights, as llama.cpp's converter would."""
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +68,14 @@ _GEMMA_NORMS = {
 }
 
 
-def tiny_model(architecture: str, *, is_tied: bool = False) -> PreTrainedModel:
+def tiny_model(
+    architecture: str, *, is_tied: bool = False, rope_parameters: dict[str, Any] | None = None
+) -> PreTrainedModel:
     """Returns a model in float32 with random weights, also in its norms and biases."""
-    config = CONFIGS[architecture]
+    config = copy.deepcopy(CONFIGS[architecture])
     config.tie_word_embeddings = is_tied
+    if rope_parameters is not None:
+        config.rope_parameters = rope_parameters
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
     assert isinstance(model, PreTrainedModel)
@@ -87,9 +93,14 @@ def write(
     architecture: str,
     kind: GGMLQuantizationType = GGMLQuantizationType.F32,
     tokenizer: PreTrainedTokenizerFast | None = None,
+    rope_factors: Sequence[float] = (),
+    tensors_in_a_file: int = 0,
 ) -> Path:
-    """Writes the model with its matrices in blocks of that kind. Returns `path`."""
-    writer = gguf.GGUFWriter(path, architecture)
+    """Writes the model with its matrices in blocks of that kind. Returns `path`.
+
+    With `tensors_in_a_file`, it is split into files of so many tensors, whose names are those of llama.cpp.
+    """
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_in_a_file)
     _add_sizes(writer, model.config)
     _add_vocabulary(writer, make_tokenizer() if tokenizer is None else tokenizer)
     for name, value in model.named_parameters():
@@ -97,6 +108,8 @@ def write(
         is_matrix = array.ndim == 2
         stored = gguf.quants.quantize(array, kind) if is_matrix else array
         writer.add_tensor(gguf_name(name, architecture), stored, raw_dtype=kind if is_matrix else None)
+    if rope_factors:
+        writer.add_tensor("rope_freqs.weight", np.array(rope_factors, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,5 +1,6 @@
 """A model read from a GGUF file computes what the model computes that the file was written from."""
 
+import math
 import warnings
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,55 @@ def test_output_layer_may_share_the_embedding(tmp_path: Path, architecture: str)
     own = tiny_model(architecture, is_tied=True)
     read = loaded(write(tmp_path / "tiny.gguf", own, architecture, Kind.Q8_0))
     assert relative_error(logits(read.model), logits(rounded(own, Kind.Q8_0))) < 1e-5
+
+
+def llama3_factors(rope: dict[str, float], dim: int) -> list[float]:
+    """Returns the divisors of the rotary frequencies that llama.cpp's converter writes for Llama 3.1."""
+    original, factor = rope["original_max_position_embeddings"], rope["factor"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    factors = []
+    for i in range(0, dim, 2):
+        turns = original / (2 * math.pi * rope["rope_theta"] ** (i / dim))  # within the original context
+        smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
+        factors.append(1 / ((1 - smooth) / factor + smooth))
+    return factors
+
+
+def test_rotary_factors_are_those_of_llama_3(tmp_path: Path) -> None:
+    rope = {
+        "rope_theta": 500.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    own = tiny_model("llama", rope_parameters={"rope_type": "llama3", **rope})
+    factors = llama3_factors(rope, own.config.head_dim)
+    assert min(factors) == 1 and max(factors) == 8
+    read = loaded(write(tmp_path / "tiny.gguf", own, "llama", rope_factors=factors))
+    ids = IDS.repeat(1, 8)  # beyond the original context
+    assert relative_error(logits(read.model, ids), logits(own, ids)) < 1e-5
+    check_packed_path(read.model, torch.float32)
+
+
+def test_model_in_several_files_is_read_whole(tmp_path: Path) -> None:
+    own = tiny_model("llama")
+    write(tmp_path / "tiny.gguf", own, "llama", Kind.Q8_0, tensors_in_a_file=5)
+    parts = sorted(tmp_path.iterdir())
+    assert parts[0].name == f"tiny-00001-of-{len(parts):05}.gguf"
+    for part in (parts[0], parts[-1]):  # any of them names the model
+        assert relative_error(logits(loaded(part).model), logits(rounded(own, Kind.Q8_0))) < 1e-5
+    parts[0].rename(tmp_path / "renamed.gguf")
+    with pytest.raises(ModelCorrupt, match="one of several files"):
+        loaded(tmp_path / "renamed.gguf")
+
+
+def test_tensor_in_two_files_is_corrupt(tmp_path: Path) -> None:
+    write(tmp_path / "tiny.gguf", tiny_model("llama"), "llama", tensors_in_a_file=5)
+    parts = sorted(tmp_path.iterdir())
+    parts[1].write_bytes(parts[2].read_bytes())
+    with pytest.raises(ModelCorrupt, match="tensor of one name"):
+        loaded(parts[0])
 
 
 def test_special_tokens_and_template_come_from_the_file(tmp_path: Path) -> None:

@@ -43,6 +43,20 @@ def test_find_prefers_the_first_source_on_disk(tmp_path: Path) -> None:
     assert hub.find(profile("one/a", "two/b")) == Weights(Source("one/a"), first)
 
 
+def test_adapter_is_found_and_fetched_beside_its_base(tmp_path: Path, standin: StandInHub) -> None:
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"small", "adapter_model.bin": b"no"}
+    standin.repositories["owner/lora"] = files
+    wanted, hub = replace(profile("owner/tiny"), adapter=Source("owner/lora")), hub_of(standin, tmp_path)
+    fetch(hub, profile("owner/tiny"))
+    assert hub.find(wanted) is None
+    weights, _ = fetch(hub, wanted)
+    assert weights.adapter is not None and weights.source == Source("owner/tiny")
+    assert sorted(path.name for path in weights.adapter.iterdir()) == sorted(
+        set(files) - {"adapter_model.bin"}
+    )
+    assert hub.find(wanted) == weights
+
+
 def test_llama_comes_from_meta_with_an_accepted_token(tmp_path: Path, standin: StandInHub) -> None:
     standin.repositories |= {LLAMA: TINY, DIALOGPT: TINY}
     standin.gated[LLAMA] = {SECRET}

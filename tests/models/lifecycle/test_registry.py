@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from app.core.catalogue import CATALOGUE
+from app.core.catalogue import CATALOGUE, Source
 from app.core.errors import ModelMissing, ModelNotFound
 from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
@@ -26,8 +26,28 @@ def test_any_model_is_found_if_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "sources", "adapter"),
+    [
+        ("llama3-1b+owner/lora", CATALOGUE["llama3-1b"].sources[:1], "owner/lora"),
+        ("owner/base+owner/lora", (Source("owner/base"),), "owner/lora"),
+        ("owner/base+/srv/lora", (Source("owner/base"),), "/srv/lora"),
+        ("/srv/base+/srv/lora", (Source("/srv/base"),), "/srv/lora"),
+        ("/srv/c++", (Source("/srv/c++"),), None),
+        ("/srv/a+b", (Source("/srv/a+b"),), None),
+    ],
+)
+def test_base_and_adapter_make_a_model(name: str, sources: tuple[Source, ...], adapter: str | None) -> None:
+    with pytest.raises(ModelNotFound):
+        ModelRegistry(CATALOGUE, allows_any=False).find(name)
+    profile = ModelRegistry(CATALOGUE, allows_any=True).find(name).profile
+    assert (profile.name, profile.sources) == (name, sources)
+    assert profile.adapter == (None if adapter is None else Source(adapter))
+
+
+@pytest.mark.parametrize(
     "name",
     ["gpt3", "a/b/c", "https://evil/x", "a/..", "owner/", "a b/c", "owner/x:", "owner/x:../y", "a:b"]
+    + ["gpt2+", "gpt2+lora", "+a/b", "nothing+a/b", "a/b+c/d+e/f"]
     + ["~nobody-has-this-name/x", "~nobody-has-this-name", "/a\0b", "./\0", "owner/a\0b"],
 )
 def test_names_that_are_no_repository_and_no_path_are_not_found(name: str) -> None:

@@ -1,0 +1,93 @@
+"""Merges a PEFT LoRA adapter into the weights of its base model. The package `peft` is optional.
+
+The adapter's author is not trusted: of its configuration only known fields are used, and no code or pickle.
+"""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from app.core.errors import ModelCorrupt, ModelUnsupported
+from app.core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BrokenFile, read_json
+from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files
+
+# The fields of LoraConfig that decide what the merged weights are.
+_FIELDS = {
+    *("r", "lora_alpha", "target_modules", "exclude_modules", "fan_in_fan_out", "bias", "lora_bias"),
+    *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),
+    *("modules_to_save",),
+}
+# Those that matter only for training, or say where the adapter comes from.
+_IGNORED = {
+    *("task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("lora_dropout", "init_lora_weights", "auto_mapping", "loftq_config", "eva_config", "megatron_core"),
+    *("qalora_group_size", "runtime_config"),
+}
+_INITIAL = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base model as well
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Returns the model with the adapter's changes added to its weights.
+
+    Raises:
+        ModelUnsupported: `peft` is not installed, or this is another kind of adapter.
+        ModelCorrupt: the adapter does not fit the model, or cannot be read.
+    """
+    refuse_strange_files(folder)
+    options, weights = _options(folder), _weights(folder)
+    _refuse_large_ranks(options, weights)
+    if find_spec("peft") is None:
+        raise ModelUnsupported(
+            "merging an adapter needs the Python package peft", hint="Install it: pip install peft"
+        )
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # optional, and slow to import
+
+    with library_errors_as(_does_not_fit), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that peft uses
+        joined = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"))
+        found: Any = set_peft_model_state_dict(joined, weights)  # torch's lists of keys
+        missing = [key for key in found.missing_keys if "lora_" in key]
+        if missing or found.unexpected_keys:
+            raise ValueError(f"{len(missing)} weights are missing, {len(found.unexpected_keys)} are unknown")
+        merged = joined.merge_and_unload()
+    assert isinstance(merged, PreTrainedModel)
+    return merged
+
+
+def _options(folder: Path) -> dict[str, Any]:  # any JSON
+    try:
+        written = read_json(folder / ADAPTER_CONFIG)
+    except BrokenFile as error:
+        raise ModelCorrupt(str(error), hint=AGAIN) from error
+    if written.get("peft_type") != "LORA":
+        raise ModelUnsupported(f"{ADAPTER_CONFIG}: peft_type must be LORA")
+    for name, value in written.items():
+        if value and name not in _FIELDS | _IGNORED:
+            raise ModelUnsupported(f"{ADAPTER_CONFIG}: {name[:40]} is not supported")
+    if written.get("init_lora_weights") not in _INITIAL:
+        raise ModelUnsupported(f"{ADAPTER_CONFIG}: this adapter also changes the weights of its base model")
+    return {name: value for name, value in written.items() if name in _FIELDS and value is not None}
+
+
+def _weights(folder: Path) -> dict[str, Any]:  # tensors, for peft
+    with library_errors_as(lambda error: ModelCorrupt(f"{ADAPTER_WEIGHTS} cannot be read: {error}")):
+        return load_file(folder / ADAPTER_WEIGHTS)
+
+
+def _refuse_large_ranks(options: dict[str, Any], weights: dict[str, Any]) -> None:  # as above
+    """Refuses ranks that no stored weight has, because peft makes room for them before it looks."""
+    largest = max((size for weight in weights.values() for size in weight.shape), default=0)
+    pattern = options.get("rank_pattern", {})
+    ranks = [options.get("r", 0), *(pattern.values() if isinstance(pattern, dict) else ())]
+    if not all(isinstance(rank, int) and 0 <= rank <= largest for rank in ranks):
+        raise ModelCorrupt(f"{ADAPTER_CONFIG}: r does not fit the weights", hint=AGAIN)
+
+
+def _does_not_fit(error: Exception) -> ModelCorrupt:
+    return ModelCorrupt(
+        f"the adapter does not fit the model: {error}", hint="Name the base model that it was made for."
+    )
