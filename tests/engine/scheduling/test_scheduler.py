@@ -115,6 +115,7 @@ def test_plan_preempts_the_youngest_and_resumes_it() -> None:
         advance(scheduler.plan())
     assert list(scheduler.waiting) == [young]
     assert young.computed == 0
+    assert scheduler.preemptions == 1
     scheduler.finish(old)
     assert shape(scheduler.plan()) == [("young", len(young.ids))]
 

@@ -47,6 +47,8 @@ def test_lookup_saves_steps_on_text_that_repeats_itself(gpt2: TinyModel) -> None
     text = run(plain, submit("a")).texts["a"]
     assert run(speculating, submit("a")).texts["a"] == text
     assert speculating.steps < 0.7 * plain.steps
+    assert speculating.accepted_tokens == plain.steps - speculating.steps, "each saves a step"
+    assert speculating.draft_tokens >= speculating.accepted_tokens > speculating.drafts > plain.drafts == 0
 
 
 @pytest.mark.parametrize("speculation_rows", [2, 5, 8])
