@@ -61,7 +61,8 @@ async def _show(url: str, api_key: str | None, once: bool, interval_s: float) ->
     console = SafeConsole()
     async with ChatClient(url, api_key) as client:
         if once or not console.is_terminal:
-            console.print(*activity_tables(await client.activity(), None, console.width), sep="\n\n")
+            for number, table in enumerate(activity_tables(await client.activity(), None, console.width)):
+                console.print(*([""] if number else []), table, sep="\n")
             return
         with Live(console=console, screen=True, auto_refresh=False) as live:
             async for before, now in _reports(client, interval_s):

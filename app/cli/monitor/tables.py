@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
 MAX_REQUESTS, MAX_FAILURES = 20, 5
+_GAP = 2  # cells between two columns
 _NUMBERS = {"running", "waiting", "KV cache", "memory", "tokens/s", "tokens", "age", "prompt", "reply"}
 _STAGES = {"model": "waits for the model", "prompt": "waits for its first token", "reply": "answers"}
 
@@ -35,7 +36,7 @@ def speeds_between(before: ActivityResponse, now: ActivityResponse) -> dict[str,
 def _table(*headings: str) -> "Table":
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in _NUMBERS else "left", overflow="fold")
     return table
@@ -77,11 +78,11 @@ def _requests(requests: list[RequestEntry]) -> "Table":
 
 def _failures(failures: list[FailureEntry], width: int) -> "Table":
     table = _table("failed", "request", "model", "error")
-    for failure in failures[:MAX_FAILURES]:
-        table.add_row(
-            format_age(failure.timestamp.timestamp()),
-            first_words(failure.request_id, 24),
-            failure.model_name or "-",
-            first_words(f"{failure.code}: {failure.message}", max(20, width - 60)),
-        )
+    rows = [
+        (format_age(one.timestamp.timestamp()), first_words(one.request_id, 24), one.model_name or "-")
+        for one in failures[:MAX_FAILURES]
+    ]
+    taken = sum(max(map(len, cells)) + _GAP for cells in zip(*rows, strict=True))
+    for row, failure in zip(rows, failures, strict=False):
+        table.add_row(*row, first_words(f"{failure.code}: {failure.message}", max(20, width - taken)))
     return table
