@@ -36,6 +36,7 @@ from app.engine.tokenization.template_sandbox import TemplateSandbox
 _log = logging.getLogger(__name__)
 
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
+_OWN_CACHE = "each sequence is computed by itself, without draft tokens"
 _CROWDED_S = 10  # after which other programs may have freed memory
 
 
@@ -225,7 +226,7 @@ def _info(
         dtype=str(loaded.dtype).removeprefix("torch."),
         weights=served.path.weights,
         cache="own" if own else "packed",
-        cache_reason=own.reason if own else None,
+        cache_reason=f"{own.reason}; {_OWN_CACHE}" if own else None,
         parameters=served.parameters,
         context_length=limits.context_length,
         memory_bytes=memory_use.used_bytes,

@@ -50,6 +50,7 @@ ReportStage = Callable[[Stage, float], None]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HALVES = (torch.bfloat16, torch.float16)
+_UNLIMITED_WINDOW = 2048  # tokens; of state spaces and others without a limit, unless a setting says more
 _PIECE_READERS = ("sentencepiece", "tiktoken")  # which of them depends on the file, whatever its name
 
 
@@ -236,7 +237,7 @@ def _tokenizer_error(folder: Path, error: Exception) -> ModelUnavailable:
 
 def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
     text = config.get_text_config()
-    window = int(getattr(text, "max_position_embeddings", None) or 2048)
+    window = int(getattr(text, "max_position_embeddings", None) or wanted or _UNLIMITED_WINDOW)
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
         # Beyond this length they rotate all positions by the longest sequence of the pass, so that packed

@@ -74,8 +74,10 @@ def _own_cache(spec: WorkerSpec, loaded: LoadedModel, report: ReportStage, reaso
     try:
         path = check_converted(loaded.model, loaded.dtype, spec.quantization, reason, report, ids)
         return CheckedModel(loaded, parameters, path)
-    except ModelUnsupported:
-        if spec.quantization != "none" or is_gguf(spec.model_path):
+    except ModelUnsupported as error:
+        if spec.quantization != "none":
+            raise ModelUnsupported(error.message, hint="Set LLM_QUANTIZATION=none.") from error
+        if is_gguf(spec.model_path):
             raise
     del loaded
     loaded = _loaded_again(spec, widens=True)

@@ -125,7 +125,7 @@ class OwnCaches:
     def forget_finished(self) -> None:
         """Drop every cache that no running sequence uses."""
         while self._kept:
-            self._evict(next(iter(self._kept)))
+            self._forget(next(iter(self._kept)))
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
@@ -195,7 +195,7 @@ class OwnCaches:
             return
         for other in self._index.contained_in(state):
             if other in self._kept and (other.tokens == state.tokens or state.can_always_crop):
-                self._evict(other)
+                self._forget(other)
         self._evict_for(state.nbytes)
         self._kept[state] = None
         self._kept_bytes += state.nbytes
@@ -214,7 +214,4 @@ class OwnCaches:
     def _evict_for(self, nbytes: int) -> None:
         """Drop kept caches, least recently used first, until `nbytes` more fit."""
         while self._kept and self.used_bytes + nbytes > self._budget:
-            self._evict(next(iter(self._kept)))
-
-    def _evict(self, state: SequenceState) -> None:
-        self._forget(state)
+            self._forget(next(iter(self._kept)))

@@ -42,6 +42,7 @@ def test_info_says_which_path_serves_and_why(tokenizer: PreTrainedTokenizerFast,
     built = build_engine(WorkerSpec(str(tmp_path), "mamba2"), lambda event: None)
     assert built.info.cache == "own"
     assert "linear_attention" in (built.info.cache_reason or "")
+    assert "without draft tokens" in (built.info.cache_reason or "")
     assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
 
 
@@ -52,6 +53,24 @@ def test_linear_layers_are_quantised(
     save("falcon_h1", tokenizer, tmp_path)
     spec = WorkerSpec(str(tmp_path), "falcon_h1", dtype="float32", quantization=quantization)
     assert load_checked(spec, lambda *stage: None).path.weights.startswith(quantization)
+
+
+def test_layers_that_cannot_be_quantised_are_refused_with_the_setting(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    save("jamba", tokenizer, tmp_path)
+    spec = WorkerSpec(str(tmp_path), "jamba", dtype="float32", quantization="int8")
+    with pytest.raises(ModelUnsupported) as refusal:
+        load_checked(spec, lambda *stage: None)
+    assert "LLM_QUANTIZATION=none" in (refusal.value.hint or "")
+
+
+def test_state_spaces_have_the_context_window_that_is_set(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    save("mamba2", tokenizer, tmp_path)
+    built = build_engine(WorkerSpec(str(tmp_path), "mamba2", context_length=5000), lambda event: None)
+    assert built.info.context_length == 5000
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
