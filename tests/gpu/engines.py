@@ -15,7 +15,6 @@ from tests.benchmarks.shapes import Shape
 from tests.waiting import wait_for
 
 _GENERATION_LIMIT_S = 150
-_FULL = 0.9  # share of the most tokens that a step gave
 
 
 def shape_of(name: str, *, small: bool) -> Shape:
@@ -54,6 +53,8 @@ class Recording:
     cached_tokens: dict[str, int] = field(default_factory=dict)
     ends: list[float] = field(default_factory=list)  # of each step that gave tokens
     counts: list[int] = field(default_factory=list)  # of the tokens of those steps
+    first_steps: dict[str, int] = field(default_factory=dict)  # the index in `ends` of each request's
+    last_steps: dict[str, int] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -62,9 +63,10 @@ class Recording:
 
     @property
     def decode_rate(self) -> float:
-        """Returns tokens per second while nearly all requests decode."""
-        full = [index for index, count in enumerate(self.counts) if count >= _FULL * max(self.counts)]
-        first, last = full[0], full[-1]
+        """Returns tokens per second from the last first token to the first end of a reply."""
+        first, last = max(self.first_steps.values()), min(self.last_steps.values())
+        if first >= last:  # the first replies end before the last ones begin
+            first, last = 0, len(self.ends) - 1
         return sum(self.counts[first + 1 : last + 1]) / (self.ends[last] - self.ends[first])
 
 
@@ -82,6 +84,8 @@ def record(ready: ReadyEngine, submits: Sequence[Submit]) -> Recording:
                     for delta in message.items:
                         known = recording.tokens.get(delta.request_id, 0)
                         count += delta.tokens - known
+                        recording.first_steps.setdefault(delta.request_id, len(recording.ends))
+                        recording.last_steps[delta.request_id] = len(recording.ends)
                         recording.tokens[delta.request_id] = delta.tokens
                         recording.texts[delta.request_id] = (
                             recording.texts.get(delta.request_id, "") + delta.text

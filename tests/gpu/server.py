@@ -1,6 +1,7 @@
 """Measures the whole server on the device: its start, a switch, and replies over HTTP."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tests.server import running_server
 
 _PLAN = replace(FULL, tokens=REPLY_TOKENS, message_tokens=PROMPT_TOKENS, user_tokens=64)
 _USERS = (8, 32)
+_LOG_TAIL = 6000  # characters
 
 
 def main() -> None:
@@ -31,10 +33,12 @@ def main() -> None:
         "LLM_MAX_ACTIVE_REQUESTS": str(max(_USERS)),
         "LLM_REQUEST_TIMEOUT": "600",
     }
-    with TemporaryDirectory() as folder:
-        _builtin(Path(folder), settings, shape, figures)
-    with TemporaryDirectory() as folder:
-        _measured(Path(folder), settings, shape, figures)
+    for work in (_builtin, _measured):
+        with TemporaryDirectory() as folder:
+            try:
+                work(Path(folder), settings, shape, figures)
+            finally:
+                sys.stdout.write((Path(folder) / "server.log").read_text()[-_LOG_TAIL:])
 
 
 def _builtin(folder: Path, settings: dict[str, str], shape: Shape, figures: Figures) -> None:

@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 ZERO_POSITION = 0  # always zero; rows read it in place of positions that are hidden from them
 PADDING_POSITION = 1  # read and written by the rows that pad a pass to its fixed shape
 _RESERVED = 2
-_INITIAL_TOKENS = 8192  # positions
+_INITIAL_TOKENS = 8192  # positions, at least
+_INITIAL_SHARE = 8  # of the limit, the pool begins with one part in so many
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -37,7 +38,8 @@ class PooledSlot(Slot):
 
 def pool_for(device: torch.device, limit: int) -> "KVPool | None":
     """Returns a pool if the device profits from one; None if each slot should have its own tensors."""
-    return KVPool(limit) if device.type == "cuda" else None
+    first = max(_INITIAL_TOKENS, limit // _INITIAL_SHARE)
+    return KVPool(limit, first) if device.type == "cuda" else None
 
 
 class KVPool:
@@ -117,9 +119,9 @@ class KVPool:
 
     def _relocate(self, slot: PooledSlot, length: int, capacity: int) -> None:
         """Move the slot to a range of `capacity` positions."""
-        if self._free.total < capacity - slot.capacity:
-            self._grow(capacity)
         start = self._free.take(capacity)
+        if start is None and self._grows_for(capacity, capacity - slot.capacity):
+            start = self._free.take(capacity)
         if start is None:
             self._relocate_after_compaction(slot, length, capacity)
             return
@@ -140,14 +142,28 @@ class KVPool:
 
     def _take(self, length: int) -> int:
         start = self._free.take(length)
-        if start is None and self._free.total < length:
-            self._grow(length)
+        if start is None and self._grows_for(length):
             start = self._free.take(length)
         if start is None:
             self._compact()
             start = self._free.take(length)
         assert start is not None, "the cache asks for no more than the limit"
         return start
+
+    def _grows_for(self, length: int, needed: int | None = None) -> bool:
+        """Grow if the limit allows it, because compaction moves every slot. Returns whether it did.
+
+        If the device lacks memory, that is an error only if fewer than `needed` positions are free.
+        """
+        if self._size == self._limit:
+            return False
+        try:
+            self._grow(length)
+        except RuntimeError:  # torch's own errors are RuntimeErrors
+            if self._free.total < (length if needed is None else needed):
+                raise
+            return False
+        return True
 
     def _grow(self, length: int) -> None:
         """Grow by at least `length` positions, up to the limit."""

@@ -93,6 +93,10 @@ def has_compiled_products(model: nn.Module) -> bool:
 
 
 def relative_error(logits: Tensor, expected: Tensor) -> float:
-    """Returns the norm of the difference over the norm of the expected logits' deviation from their mean."""
+    """Returns the norm of the difference over the norm of the expected logits' deviation from their mean.
+
+    Equal logits have no error, even if all are the same number.
+    """
     logits, expected = logits.float(), expected.float()
-    return float((expected - logits).norm() / (expected - expected.mean()).norm())
+    difference = (expected - logits).norm()
+    return 0.0 if difference == 0 else float(difference / (expected - expected.mean()).norm())

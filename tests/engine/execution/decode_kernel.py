@@ -1,6 +1,6 @@
-"""Compares Triton's kernel for decoding with plain attention in Triton's interpreter, which needs no GPU.
+"""Compares Triton's kernel for decoding with plain attention. Raises AssertionError if they differ.
 
-`TRITON_INTERPRET=1 python -m tests.engine.execution.decode_kernel`. Raises AssertionError if they differ.
+`TRITON_INTERPRET=1 python -m tests.engine.execution.decode_kernel` needs no GPU.
 """
 
 from itertools import product
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from app.engine.execution.attention.decode_kernel import attend_rows
 from app.engine.execution.attention.interface import LayerAttention
+from tests.engine.tiny import DEVICE
 
 _STARTS, _POSITIONS = (2, 60, 1), (40, 250, 0)
 
@@ -19,9 +20,10 @@ def main() -> None:
     shapes = ((64, 8, 2), (20, 4, 4), (256, 8, 2))
     for (dim, heads, kv_heads), window, softcap in product(shapes, (None, 9), (None, 20.0)):
         layer = LayerAttention(0, dim**-0.5, window, softcap)
-        stored = torch.randn(2, 1, kv_heads, 400, dim)
-        query = torch.randn(1, len(_STARTS), heads, dim).transpose(1, 2)
-        output = attend_rows(layer, query, stored, torch.tensor(_STARTS), torch.tensor(_POSITIONS), 256)
+        stored = torch.randn(2, 1, kv_heads, 400, dim, device=DEVICE)
+        query = torch.randn(1, len(_STARTS), heads, dim, device=DEVICE).transpose(1, 2)
+        starts, positions = (torch.tensor(each, device=DEVICE) for each in (_STARTS, _POSITIONS))
+        output = attend_rows(layer, query, stored, starts, positions, 256)
         torch.testing.assert_close(output, _expected(layer, query, stored), rtol=1e-4, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Triton's kernel attends as plain attention does."""
+"""Triton's kernel attends as plain attention does: on a GPU, or else in Triton's interpreter."""
 
 import os
 import subprocess
@@ -13,23 +13,18 @@ from tests.engine.tiny import DEVICE
 from tests.server import ROOT
 
 
-@pytest.mark.skipif(
-    find_spec("triton") is None, reason="Triton is not installed (it comes with torch for CUDA)"
-)
-def test_kernel_gives_the_output_of_plain_attention_in_the_interpreter() -> None:
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which comes with torch for CUDA")
+def test_kernel_gives_the_output_of_plain_attention() -> None:
+    interpreted = {"TRITON_INTERPRET": "1"} if DEVICE.type == "cpu" else {}
     subprocess.run(
         [sys.executable, "-m", "tests.engine.execution.decode_kernel"],
         cwd=ROOT,
-        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | interpreted,
         check=True,
         timeout=300,
     )
 
 
-def test_only_a_gpu_has_a_kernel() -> None:
+def test_a_gpu_has_a_kernel_and_a_cpu_has_none() -> None:
     assert find_kernel(torch.device("cpu")) is None
-
-
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU (see docs/development.md)")
-def test_the_kernel_runs_on_the_gpu() -> None:
-    assert find_kernel(DEVICE) is not None
+    assert DEVICE.type != "cuda" or find_kernel(DEVICE) is not None

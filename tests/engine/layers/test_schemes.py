@@ -1,6 +1,7 @@
 """Every quantisation of the settings has a scheme, and a device without its layers is served unquantised."""
 
 import logging
+import math
 from typing import get_args
 
 import pytest
@@ -12,6 +13,12 @@ from app.engine.layers.packed_linear import HalfLinear, PackedLinear, computes_i
 from app.engine.layers.schemes import QUANTISED, choose_scheme, relative_error
 
 CPU = torch.device("cpu")
+
+
+def test_equal_logits_have_no_error_even_if_they_are_all_the_same() -> None:
+    assert relative_error(torch.zeros(2, 3), torch.zeros(2, 3)) == 0
+    assert relative_error(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])) > 1
+    assert math.isnan(relative_error(torch.full((3,), math.nan), torch.tensor([1.0, 2.0, 3.0])))
 
 
 def test_every_quantisation_of_the_settings_has_a_scheme() -> None:

@@ -4,8 +4,6 @@ The keys of a row are divided among programs, which together fill the device:
 https://crfm.stanford.edu/2023/10/12/flashdecoding.html.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -84,37 +82,38 @@ def check(device: torch.device) -> None:
     assert relative_error(output.flatten(), expected.flatten()) < _TOLERANCE
 
 
+# Triton compiles these functions, and resolves their annotations, of which it knows only its own.
 @triton.jit(do_not_specialize=_ANY)
 def _attend_chunk(
-    query: Any,
-    stored: Any,
-    starts: Any,
-    positions: Any,
-    sums: Any,
-    weights: Any,
-    scale: Any,
-    softcap: Any,
-    window: Any,
-    query_head: Any,
-    query_row: Any,
-    stored_half: Any,
-    stored_head: Any,
-    stored_position: Any,
-    weights_half: Any,
-    chunk: Any,
-    splits: Any,
-    group: Any,
-    dim: Any,
+    query,
+    stored,
+    starts,
+    positions,
+    sums,
+    weights,
+    scale,
+    softcap,
+    window,
+    query_head,
+    query_row,
+    stored_half,
+    stored_head,
+    stored_position,
+    weights_half,
+    chunk,
+    splits,
+    group,
+    dim,
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> None:
+):
     """One row, key head and chunk of keys: the greatest score, the sum of weights, and of weighted values."""
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     heads = tl.num_programs(1) * group
-    end = tl.load(positions + row) + 1
+    end = tl.load(positions + row).to(tl.int32) + 1
     start = tl.load(starts + row)
     first = split * chunk
     last = tl.minimum(first + chunk, end)
@@ -169,9 +168,7 @@ def _attend_chunk(
 
 
 @triton.jit(do_not_specialize=["splits", "dim"])
-def _join_chunks(
-    sums: Any, weights: Any, output: Any, weights_half: Any, splits: Any, dim: Any, DIM: tl.constexpr
-) -> None:
+def _join_chunks(sums, weights, output, weights_half, splits, dim, DIM: tl.constexpr):
     """Joins the chunks of one row and head."""
     place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     columns = tl.arange(0, DIM)
