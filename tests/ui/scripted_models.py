@@ -75,6 +75,7 @@ class Script:
     asked: list[str] = field(default_factory=list)
     prompts: list[ModelInput] = field(default_factory=list)
     sampling: list[SamplingParams] = field(default_factory=list)
+    tokens_per_s: float | None = None  # None: as fast as the server takes them
 
     def answer(self, question: str, *replies: Pieces) -> None:
         self.replies[question] = list(replies)
@@ -102,17 +103,24 @@ class ScriptedBackend(StandInBackend):
         script.prompts.append(model_input)
         script.sampling.append(sampling)
         yield Accepted("r", prompt_tokens=40, omitted_messages=0, max_tokens=100)
-        tokens = 0
+        tokens, began = 0, asyncio.get_running_loop().time()
         for piece in pieces:
             if isinstance(piece, Pause):
                 await until(script.may_go_on.is_set, "the test to let the reply go on")
                 continue
             tokens += 1
             yield _delta(piece, tokens)
-            await asyncio.sleep(0)
+            await self._pace(began, tokens)
         is_cut = question in script.cut and script.asked.count(question) == 1
         reason: FinishReason = "length" if is_cut else "stop"
         yield Finished("r", reason, TokenCounts(40, tokens, 0), RequestTimings(0.0, 0.1, 1.1))
+
+    async def _pace(self, began: float, tokens: int) -> None:
+        """Waits until as many tokens may have been sent."""
+        loop, may_go_on = asyncio.get_running_loop(), asyncio.Event()
+        rate = self.script.tokens_per_s
+        loop.call_at(0.0 if rate is None else began + tokens / rate, may_go_on.set)
+        await may_go_on.wait()
 
 
 def _delta(piece: str | Piece, number: int) -> Delta:

@@ -10,6 +10,8 @@ import { progressText } from "./reply.js";
 /** @import { Turn } from "./turn.js" */
 
 const DRAWN_AT_ONCE = 20; // messages at the end of a conversation; those above are drawn when they come near
+const GROUP = 20; // messages
+const FRAME_SHARE_MS = 5; // for drawing them
 const QUESTION = "question of the turn";
 const REPLY = "reply of the turn";
 
@@ -17,15 +19,16 @@ export class MessageList {
   /** @param {Actions} actions */
   constructor(actions) {
     this.actions = actions;
-    this.element = byId("messages", HTMLOListElement);
+    this.element = byId("messages", HTMLDivElement);
     /** @type {Map<string, MessageView>} by the message's id */
     this.views = new Map();
     /** @type {Turn | null} */
     this.turn = null;
     this.listener = (/** @type {ServerEvent | null} */ event) => this.#follow(event);
-    /** @type {WeakMap<Element, MessageView>} */
-    this.undrawn = new WeakMap();
-    this.observer = new IntersectionObserver((entries) => this.#drawNear(entries), { rootMargin: "1500px" });
+    /** @type {MessageView[]} those that have come near and are not drawn yet */
+    this.near = [];
+    const near = { root: byId("scroller", HTMLDivElement), rootMargin: "1500px" };
+    this.observer = new IntersectionObserver((entries) => this.#drawNear(entries), near);
   }
 
   /** Shows a branch, up to where the turn begins if there is one. @param {ConversationMessage[]} branch @param {Turn | null} turn */
@@ -39,7 +42,7 @@ export class MessageList {
     }
     for (const [id, view] of turn === null ? [] : this.#viewsOfTurn(turn)) views.set(id, view);
     this.views = views;
-    this.#place([...views.values()].map((view) => view.element));
+    this.#placeGroups([...views.values()]);
     this.element.setAttribute("aria-busy", String(turn !== null));
   }
 
@@ -60,10 +63,6 @@ export class MessageList {
   #viewOf(message, isLast, isDrawn) {
     const view = this.views.get(message.id) ?? new MessageView(message.role, this.actions);
     view.update(message, { isLast, isDrawn });
-    if (!view.isDrawn) {
-      this.undrawn.set(view.element, view);
-      this.observer.observe(view.element);
-    }
     return view;
   }
 
@@ -74,19 +73,26 @@ export class MessageList {
     const views = [];
     if (question !== null) {
       const id = turn.start?.parent_id ?? QUESTION;
-      const view = this.views.get(id) ?? this.views.get(QUESTION) ?? new MessageView("user", this.actions);
-      if (view.message === null) view.showQuestion(question);
+      const view = this.views.get(id) ?? this.views.get(QUESTION) ?? this.#viewOfTurn("user");
+      if (view.isOfTurn) view.showQuestion(question);
       views.push([id, view]);
     }
     const id = turn.messageId || REPLY;
     const known = this.views.get(id) ?? this.views.get(REPLY);
-    const reply = known ?? new MessageView("assistant", this.actions);
+    const reply = known ?? this.#viewOfTurn("assistant");
     if (known === undefined) {
       reply.body?.show(turn.parts, false);
       this.#showWait(turn, reply);
     }
     views.push([id, reply]);
     return views;
+  }
+
+  /** @param {"user" | "assistant"} role */
+  #viewOfTurn(role) {
+    const view = new MessageView(role, this.actions);
+    view.isOfTurn = true;
+    return view;
   }
 
   /** @param {Turn} turn @param {MessageView} view */
@@ -126,23 +132,46 @@ export class MessageList {
     fill(view.footer, el("span", { class: "facts" }, model_name, note));
   }
 
-  /** Puts the elements in order, and moves only those that are not in their place. @param {Element[]} elements */
-  #place(elements) {
-    const wanted = new Set(elements);
-    for (const child of [...this.element.children]) if (!wanted.has(child)) child.remove();
-    for (const [index, element] of elements.entries()) {
-      const there = this.element.children[index];
-      if (there !== element) this.element.insertBefore(element, there ?? null);
+  /** Puts the messages into groups, which the browser lays out only when they are near. @param {MessageView[]} views */
+  #placeGroups(views) {
+    const number = Math.ceil(views.length / GROUP);
+    while (this.element.children.length > number) this.element.lastElementChild?.remove();
+    for (let index = 0; index < number; index += 1) {
+      const group = this.element.children[index] ?? this.element.appendChild(el("ol", { class: "group" }));
+      const inside = views.slice(index * GROUP, (index + 1) * GROUP);
+      place(group, inside.map((view) => view.element));
+      if (inside.some((view) => !view.isDrawn)) this.observer.observe(group);
     }
   }
 
   /** @param {IntersectionObserverEntry[]} entries */
   #drawNear(entries) {
+    const views = [...this.views.values()];
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       this.observer.unobserve(target);
-      this.undrawn.get(target)?.draw();
+      if (this.near.length === 0) requestAnimationFrame(() => this.#drawSome());
+      this.near.push(...views.filter((view) => !view.isDrawn && view.element.parentElement === target));
     }
+  }
+
+  /** Draws messages that have come near, as many as fit into a frame. */
+  #drawSome() {
+    const end = performance.now() + FRAME_SHARE_MS;
+    while (this.near.length > 0 && performance.now() < end) {
+      this.near.pop()?.draw(); // the last of a group first: it is nearest when one scrolls up
+    }
+    if (this.near.length > 0) requestAnimationFrame(() => this.#drawSome());
+  }
+}
+
+/** Puts elements in order, and moves only those that are not in their place. @param {Element} list @param {Element[]} elements */
+function place(list, elements) {
+  const wanted = new Set(elements);
+  for (const child of [...list.children]) if (!wanted.has(child)) child.remove();
+  for (const [index, element] of elements.entries()) {
+    const there = list.children[index];
+    if (there !== element) list.insertBefore(element, there ?? null);
   }
 }
 

@@ -27,7 +27,9 @@ export class MessageView {
     this.role = role;
     this.actions = actions;
     this.signature = "";
-    this.isDrawn = true;
+    this.isDrawn = false;
+    this.isOfTurn = false; // whether it was drawn piece by piece, before the message was stored
+    this.isLast = false;
     /** @type {ConversationMessage | null} */
     this.message = null;
     this.body = role === "user" ? null : new ReplyBody();
@@ -37,30 +39,46 @@ export class MessageView {
     this.element = el("li", { class: `message ${role}` }, heading, this.body?.element ?? this.question, this.footer);
   }
 
-  /** Shows a stored message; its text at first without form if it is not to be drawn yet.
+  /** Shows a stored message; only its bare text if it is not to be drawn yet.
    * @param {ConversationMessage} message @param {{ isLast: boolean, isDrawn: boolean }} how */
   update(message, { isLast, isDrawn }) {
     const signature = [message.id, message.siblings.length, message.position, message.finish_reason, isLast].join();
     if (signature === this.signature) return;
-    if (this.message?.id !== message.id || this.message.finish_reason !== message.finish_reason) this.#show(message, isDrawn);
-    this.signature = signature;
-    this.message = message;
-    fill(this.footer, ...(this.role === "user" ? this.#questionFooter(message) : this.#replyFooter(message, isLast)));
+    const isSame = this.message?.id === message.id && this.message.finish_reason === message.finish_reason;
+    Object.assign(this, { signature, message, isLast });
+    if ((isSame && this.isDrawn) || this.isOfTurn) this.#keep(message);
+    else if (isDrawn) this.draw();
+    else this.#showBare(message);
   }
 
-  /** @param {ConversationMessage} message @param {boolean} isDrawn */
-  #show(message, isDrawn) {
-    this.isDrawn = isDrawn;
-    if (this.body === null) this.showQuestion(message.content);
-    else if (isDrawn) this.body.show(message.parts, true);
-    else this.body.element.replaceChildren(el("div", { class: "undrawn", dir: "auto" }, message.content));
+  /** @param {ConversationMessage} message */
+  #showBare(message) {
+    this.isDrawn = false;
+    const place = this.body?.element ?? this.question;
+    place.replaceChildren(el("div", { class: "undrawn", dir: "auto" }, message.content));
   }
 
-  /** Draws a text that was shown without form. */
-  draw() {
-    if (this.isDrawn || this.message === null) return;
+  /** Draws only what has changed around the text. @param {ConversationMessage} message */
+  #keep(message) {
+    if (this.isOfTurn) this.body?.finish();
+    this.isOfTurn = false;
     this.isDrawn = true;
-    this.body?.show(this.message.parts, true);
+    this.#fillFooter(message);
+  }
+
+  /** Draws the whole message. */
+  draw() {
+    const message = this.message;
+    if (message === null) return;
+    this.isDrawn = true;
+    if (this.body === null) this.showQuestion(message.content);
+    else this.body.show(message.parts, true);
+    this.#fillFooter(message);
+  }
+
+  /** @param {ConversationMessage} message */
+  #fillFooter(message) {
+    fill(this.footer, ...(this.role === "user" ? this.#questionFooter(message) : this.#replyFooter(message)));
   }
 
   /** @param {string} text */
@@ -81,8 +99,8 @@ export class MessageView {
     ];
   }
 
-  /** @param {ConversationMessage} message @param {boolean} isLast */
-  #replyFooter(message, isLast) {
+  /** @param {ConversationMessage} message */
+  #replyFooter(message) {
     if (this.role !== "assistant") return [];
     const isCut = message.finish_reason === "length" || message.finish_reason === "interrupted";
     const { compare, continueReply, regenerate } = this.actions;
@@ -91,7 +109,7 @@ export class MessageView {
       copyButton(() => message.content, "Copy answer"),
       iconButton(icon("retry"), "Answer again", () => regenerate(message.id)),
       message.siblings.length > 1 && iconButton(icon("columns"), "Compare versions", () => compare(message.siblings)),
-      isLast && isCut && el("button", { type: "button", class: "quiet", onclick: continueReply }, icon("forward"), "Continue"),
+      this.isLast && isCut && el("button", { type: "button", class: "quiet", onclick: continueReply }, icon("forward"), "Continue"),
       el("span", { class: "facts", title: moment(message.timestamp) }, factsOf(message)),
     ];
   }

@@ -13,7 +13,7 @@ export class Scrolling {
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.button.addEventListener("click", () => this.toEnd());
     const growing = new ResizeObserver(() => this.#grown());
-    growing.observe(byId("messages", HTMLOListElement));
+    growing.observe(byId("messages", HTMLDivElement));
     growing.observe(this.scroller);
   }
 
