@@ -16,7 +16,7 @@ export function listenToKeys({ chat, sidebar, newChat }) {
       sidebar.search.focus();
       sidebar.search.select();
     } else if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") newChat();
-    else if (event.key === "Escape" && chat.turn !== null) chat.stop();
+    else if (event.key === "Escape" && chat.turn !== null) chat.actions.stop();
     else if (isTyping(event)) return byId("message", HTMLTextAreaElement).focus(); // the key itself is typed there
     else return;
     event.preventDefault();

@@ -38,12 +38,12 @@ function show() {
 
 const compare = new Compare({ openId: () => chat.id, open: go });
 const chat = new Chat({ open: go, compare: (ids) => chat.id !== null && compare.show(chat.id, ids) });
-const models = new ModelMenu({ own: () => chat.conversation?.model_name ?? null, chosen: (name) => chat.useModel(name) });
+const models = new ModelMenu({ own: () => chat.conversation?.model_name ?? null, chosen: (name) => chat.actions.useModel(name) });
 const sidebar = new Sidebar({ openId: () => chat.id, deleted: (id) => chat.id === id && go(null) });
-const drawer = new SettingsDrawer(() => models.name);
-const connection = new Connection((restarted) => {
+const drawer = new SettingsDrawer(chat, () => models.name);
+const connection = new Connection(() => {
   load();
-  chat.refresh(restarted);
+  chat.refresh();
 });
 
 function load() {
@@ -62,7 +62,6 @@ function signOut() {
   location.reload();
 }
 
-chat.drawer = drawer;
 new Menu({ chat, compare, open: go, signOut });
 new SignIn(begin);
 onChange("conversation", () => showGauge(chat.branch, chat.turn));
@@ -72,7 +71,7 @@ onChange("conversation", () => {
   document.title = chat.title;
 });
 onChange("health", () => models.load());
-byId("open-settings", HTMLButtonElement).addEventListener("click", () => drawer.open(chat.conversation?.system_prompt ?? ""));
+byId("open-settings", HTMLButtonElement).addEventListener("click", () => drawer.open());
 byId("new-chat", HTMLAnchorElement).addEventListener("click", () => setTimeout(() => chat.composer.focus()));
 window.addEventListener("hashchange", show);
 window.addEventListener("focus", () => {
@@ -81,5 +80,5 @@ window.addEventListener("focus", () => {
 });
 listenToLayout();
 listenToKeys({ chat, sidebar, newChat: () => go(null) });
-for (const { turn, ending } of resumeTurns()) chat.adopt(turn, ending);
+resumeTurns();
 begin();

@@ -98,6 +98,7 @@ def test_restarted_server_gets_a_lost_conversation_back(context: BrowserContext,
         page.goto(url)
         ask(page, "Hello")
         expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    page.evaluate("dispatchEvent(new Event('online'))")  # the page looks at once whether the server answers
     expect(page.get_by_text("The server does not answer.")).to_be_visible()
     with page_server(script, port):
         page.get_by_role("button", name="Give it back").click()

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from app.api.page import FOLDER
+from app.api.web.page import FOLDER
 
 from app.models import schemas
 

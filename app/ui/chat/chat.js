@@ -1,20 +1,19 @@
-// The conversation that is open: reads it from the server, shows it, and begins its turns.
+// The conversation that is open: reads it from the server, and shows it with the turn that runs in it.
 
 import { ApiError, call } from "../core/api.js";
 import { byId, el, fill } from "../core/dom.js";
 import { changed, onChange, state } from "../core/state.js";
-import { requestFields } from "../panels/settings.js";
-import { sayError, toast } from "../panels/toast.js";
+import { toast } from "../panels/toast.js";
+import { ChatActions } from "./actions.js";
 import { Composer } from "./composer.js";
 import { greeting } from "./greeting.js";
 import { MessageList } from "./list.js";
 import { Scrolling } from "./scrolling.js";
-import { Turn, turnOf } from "./turn.js";
+import { Turn, turnOf, turns } from "./turn.js";
 
-/** @import { SettingsDrawer } from "../panels/settings.js" */
-/** @import { ConversationMessage, ConversationResponse, MessagePart } from "../wire.d.ts" */
+/** @import { ConversationMessage, ConversationResponse } from "../wire.d.ts" */
 
-/** @typedef {{ keptUntil: string | null, question?: string | null, prefix?: MessagePart[] }} Beginning */
+const HAS_KEYBOARD = matchMedia("(pointer: fine)"); // a touch screen would cover half of the page with its own
 
 export class Chat {
   /** @param {{ open: (id: string | null) => void, compare: (replyIds: string[]) => void }} page */
@@ -26,23 +25,26 @@ export class Chat {
     this.conversation = null;
     /** @type {Turn | null} */
     this.turn = null;
-    /** @type {SettingsDrawer | null} */
-    this.drawer = null;
+    /** @type {string | null} the system prompt that the next message sets; null: it stays */
+    this.newPrompt = null;
     this.scrolling = new Scrolling();
     this.failure = byId("failure", HTMLDivElement);
+    this.announcer = byId("announcer", HTMLParagraphElement);
+    const actions = (this.actions = new ChatActions(this));
     this.list = new MessageList({
-      regenerate: (id) => this.regenerate(id),
-      edit: (id, text) => this.edit(id, text),
-      select: (id) => this.select(id),
-      continueReply: () => this.continueReply(),
+      regenerate: (id) => actions.regenerate(id),
+      edit: (id, text) => actions.edit(id, text),
+      select: (id) => actions.select(id),
+      continueReply: () => actions.continueReply(),
       compare: (ids) => page.compare(ids),
     });
     this.composer = new Composer({
-      send: (text) => this.send(text),
-      stop: () => this.stop(),
+      send: (text) => actions.send(text),
+      stop: () => actions.stop(),
       editLast: () => this.list.editLast(),
     });
     onChange("models", () => this.#showGreeting());
+    onChange("turns", () => this.#turnsChanged());
   }
 
   /** @returns {ConversationMessage[]} the current branch */
@@ -59,25 +61,24 @@ export class Chat {
   async open(id) {
     if (id !== null && id === this.id) return this.turn === null ? await this.refresh() : undefined;
     this.id = id;
-    this.conversation = null;
-    if (this.drawer !== null) this.drawer.newPrompt = null;
+    this.conversation = this.newPrompt = null;
     this.turn = turnOf(id);
     this.#fail(null);
     this.scrolling.isAtEnd = true;
     this.draw();
     if (id !== null) await this.refresh();
-    this.composer.focus();
+    if (HAS_KEYBOARD.matches) this.composer.focus();
   }
 
-  /** Reads the conversation anew. @param {boolean} [restarted] whether the server may have lost it */
-  async refresh(restarted = false) {
+  /** Reads the conversation anew. */
+  async refresh() {
     const id = this.id;
     if (id === null) return;
     try {
       const conversation = await call("GET", `chat/conversation/${encodeURIComponent(id)}`);
       if (this.id === id) this.conversation = conversation;
     } catch (error) {
-      if (this.id === id) this.#explainMissing(/** @type {ApiError} */ (error), restarted);
+      if (this.id === id) this.#explainMissing(/** @type {ApiError} */ (error));
     }
     if (this.id === id) this.draw();
   }
@@ -89,140 +90,70 @@ export class Chat {
     changed("conversation");
   }
 
-  /** @param {string} text */
-  async send(text) {
-    const prompt = this.drawer?.newPrompt ?? null;
-    const body = {
-      message: text,
-      ...(this.id === null ? {} : { conversation_id: this.id }),
-      ...(prompt === null ? {} : { system_prompt: prompt }),
-    };
-    if (this.drawer !== null) this.drawer.newPrompt = null;
-    await this.#run("chat", body, { keptUntil: this.conversation?.head_id ?? null, question: text });
-  }
-
-  /** Lets the model answer in this conversation from now on, if it has a model of its own. @param {string} name */
-  async useModel(name) {
-    if (!this.conversation?.model_name || this.conversation.model_name === name) return;
-    try {
-      await call("PATCH", this.#path(""), { model_name: name });
-      await this.refresh();
-    } catch (error) {
-      sayError(error);
-    }
-  }
-
-  /** @param {string} messageId of a reply */
-  async regenerate(messageId) {
-    const reply = this.branch.find((message) => message.id === messageId);
-    await this.#run(this.#path("regenerate"), { message_id: messageId }, { keptUntil: reply?.parent_id ?? null });
-  }
-
-  /** @param {string} messageId of a question @param {string} text */
-  async edit(messageId, text) {
-    const old = this.branch.find((message) => message.id === messageId);
-    const body = { message_id: messageId, message: text };
-    await this.#run(this.#path("edit"), body, { keptUntil: old?.parent_id ?? null, question: text });
-  }
-
-  async continueReply() {
-    const last = this.branch.at(-1);
-    if (last === undefined) return;
-    await this.#run(this.#path("continue"), {}, { keptUntil: last.parent_id, prefix: last.parts });
-  }
-
-  /** Makes the branch of a message the current one. @param {string} messageId */
-  async select(messageId) {
-    try {
-      await call("POST", this.#path("select"), { message_id: messageId });
-      await this.refresh();
-    } catch (error) {
-      sayError(error);
-    }
-  }
-
-  async stop() {
-    try {
-      await this.turn?.stop();
-    } catch (error) {
-      sayError(error);
-    }
-  }
-
-  /** Waits for a turn that ran before the page was reloaded. @param {Turn} turn @param {Promise<void>} ending */
-  async adopt(turn, ending) {
-    await ending;
-    await this.#end(turn);
-  }
-
-  /** @param {string} path @param {object} body @param {Beginning} beginning */
-  async #run(path, body, { keptUntil, question = null, prefix = [] }) {
-    if (this.turn !== null) return;
+  /** Shows a turn that has just begun. @param {Turn} turn */
+  follow(turn) {
     this.#fail(null);
-    const turn = new Turn({ conversationId: this.id, question, keptUntil, prefix });
-    this.scrolling.isAtEnd = true;
-    turn.listeners.add(() => this.#named(turn));
     this.turn = turn;
+    this.scrolling.toEnd();
     this.draw();
-    await turn.run(path, { ...requestFields(), ...body, stream: true, background: true });
-    await this.#end(turn);
   }
 
-  /** Gives the page the address of a new conversation, as soon as it has an id. @param {Turn} turn */
-  #named(turn) {
-    if (this.turn !== turn || this.id !== null || turn.conversationId === null) return;
-    this.id = turn.conversationId;
-    this.page.open(this.id);
+  #turnsChanged() {
+    const turn = this.turn;
+    if (turn === null) return;
+    if (this.id === null && turn.conversationId !== null) this.#named(turn.conversationId);
+    if (turn.hasEnded && !turns.has(turn)) this.#end(turn);
+  }
+
+  /** Gives the page the address of a new conversation, as soon as it has an id. @param {string} id */
+  #named(id) {
+    this.id = id;
+    this.page.open(id);
+  }
+
+  /** Goes back to a new conversation after its first turn has failed, because it was not stored. */
+  #unname() {
+    this.id = null;
+    history.replaceState(null, "", "#/");
   }
 
   /** @param {Turn} turn */
   async #end(turn) {
-    changed("conversations");
+    if (turn.error !== null && this.conversation === null) this.#unname();
+    else await this.refresh();
     if (this.turn !== turn) return;
-    if (turn.error === null) await this.refresh();
     this.turn = null;
     this.draw();
+    fill(this.announcer, turn.error === null ? "The answer is complete." : "The answer has failed.");
+    if (this.conversation?.system_prompt === this.newPrompt) this.newPrompt = null;
     if (turn.error !== null) this.#explain(turn, turn.error);
   }
 
   /** @param {Turn} turn @param {ApiError} error */
-  async #explain(turn, error) {
-    await this.refresh();
+  #explain(turn, error) {
     const { question } = turn.plan;
-    if (question !== null && !this.branch.some((message) => message.id === turn.start?.parent_id)) this.composer.text = question;
+    const isStored = this.branch.some((message) => message.id === turn.start?.parent_id);
+    if (question !== null && !isStored) this.composer.text = question;
     if (error.code !== "turn_stopped") this.#fail(error);
   }
 
-  /** @param {ApiError} error @param {boolean} restarted */
-  #explainMissing(error, restarted) {
+  /** @param {ApiError} error */
+  #explainMissing(error) {
     if (error.status === 401 || error.status === 0) return; // said elsewhere
     if (error.status !== 404) return this.#fail(error);
-    if (this.turn !== null) return; // a conversation is stored with the end of its first turn
-    if (restarted && this.branch.length > 0) return this.#offerToRestore(error);
+    if (this.turn !== null) return; // it is stored with the end of its first turn
+    if (this.branch.length > 0) return this.#offerToRestore();
     toast("This conversation does not exist any more.");
     this.page.open(null);
   }
 
-  /** @param {ApiError} error */
-  #offerToRestore(error) {
-    const restore = () => this.restore().catch(sayError);
-    this.#fail(error);
+  #offerToRestore() {
+    this.failure.hidden = false;
     fill(
       this.failure,
-      el("span", {}, "The server was restarted and has lost this conversation. "),
-      el("button", { type: "button", class: "quiet", onclick: restore }, "Give it back"),
+      el("span", {}, "The server does not have this conversation any more. "),
+      el("button", { type: "button", class: "quiet", onclick: () => this.actions.restore() }, "Give it back"),
     );
-  }
-
-  /** Starts a conversation on the server from what is shown. */
-  async restore() {
-    const messages = this.branch
-      .filter(({ role }) => role === "user" || role === "assistant")
-      .map(({ role, content, timestamp, model_name, finish_reason }) => ({ role, content, timestamp, model_name, finish_reason }));
-    const { title = null, system_prompt = "" } = this.conversation ?? {};
-    const started = await call("POST", "chat/new", { title, system_prompt, messages });
-    changed("conversations");
-    this.page.open(started.conversation_id);
   }
 
   /** @param {ApiError | null} error */
@@ -233,11 +164,6 @@ export class Chat {
 
   #showGreeting() {
     const isEmpty = this.branch.length === 0 && this.turn === null;
-    greeting(isEmpty && this.id === null, state, (text) => this.send(text));
-  }
-
-  /** @param {string} action */
-  #path(action) {
-    return `chat/conversation/${encodeURIComponent(this.id ?? "")}${action && `/${action}`}`;
+    greeting(isEmpty && this.id === null, state, (text) => this.actions.send(text));
   }
 }

@@ -3,7 +3,7 @@
 
 import { call } from "../core/api.js";
 import { byId, el, fill } from "../core/dom.js";
-import { changed, state } from "../core/state.js";
+import { state } from "../core/state.js";
 import { requestFields } from "../panels/settings.js";
 import { sayError } from "../panels/toast.js";
 import { factsOf } from "./message.js";
@@ -98,7 +98,6 @@ export class Compare {
       first ??= reply;
     }
     this.isOver = true;
-    changed("conversations");
   }
 
   /**

@@ -85,8 +85,9 @@ export class Turn {
     } finally {
       turns.delete(this);
       this.#store();
-      changed("turns");
       this.#tell(null);
+      changed("turns");
+      changed("conversations");
     }
   }
 
@@ -162,14 +163,11 @@ export class Turn {
   }
 }
 
-/** The turns that ran when the page was left, going on. @returns {{ turn: Turn, ending: Promise<void> }[]} */
+/** Goes on with the turns that ran when the page was left. */
 export function resumeTurns() {
   /** @type {[string, Plan][]} */
   const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
-  return stored.map(([messageId, plan]) => {
-    const turn = new Turn(plan);
-    return { turn, ending: turn.resume(messageId) };
-  });
+  for (const [messageId, plan] of stored) new Turn(plan).resume(messageId);
 }
 
 /** @param {string | null} conversationId @returns {Turn | null} */

@@ -9,9 +9,8 @@
 
 const BASE = new URL("api/v1/", document.baseURI);
 const KEY = "api-key";
-const UNREACHABLE = { code: "unreachable", message: "The server does not answer." };
 
-/** Tells the page that the server did not accept the key that the page has now, or wants one. */
+/** Tells the page that the server did not accept the key that the page has now (`refused`), or did not answer. */
 export const access = new EventTarget();
 
 /** An error of a request. `status` is 0 if the server did not answer. */
@@ -65,7 +64,7 @@ export async function* stream(method, path, body, signal) {
       }
     }
   } catch (error) {
-    throw signal?.aborted || error instanceof ApiError ? error : new ApiError(0, UNREACHABLE);
+    throw signal?.aborted ? error : unreachable();
   }
 }
 
@@ -107,12 +106,17 @@ async function send(method, path, body, signal) {
   try {
     response = await fetch(new URL(path, BASE), init);
   } catch (error) {
-    throw signal?.aborted ? error : new ApiError(0, UNREACHABLE);
+    throw signal?.aborted ? error : unreachable();
   }
   if (response.ok) return response;
   const error = await refusal(response);
   if (error.status === 401 && key === sessionStorage.getItem(KEY)) access.dispatchEvent(new Event("refused"));
   throw error;
+}
+
+function unreachable() {
+  access.dispatchEvent(new Event("unreachable"));
+  return new ApiError(0, { code: "unreachable", message: "The server does not answer." });
 }
 
 /** @param {Response} response @returns {Promise<ApiError>} */

@@ -7,7 +7,7 @@ export const state = { models: [], currentModel: null, health: null };
 
 const changes = new EventTarget();
 
-/** @typedef {"models" | "health" | "turns" | "conversations" | "conversation" | "settings"} Topic */
+/** @typedef {"models" | "health" | "turns" | "conversations" | "conversation"} Topic */
 
 /** @param {Topic} topic @param {() => void} listener */
 export function onChange(topic, listener) {

@@ -38,7 +38,8 @@ async function highlight(code, text, name) {
   const language = ALIASES.get(name) ?? name;
   if (!LANGUAGES.has(language)) return;
   if (hljs.getLanguage(language) === undefined) {
-    const grammar = await import(`../vendor/highlight/languages/${language}.min.js`);
+    const grammar = await import(`../vendor/highlight/languages/${language}.min.js`).catch(() => null);
+    if (grammar === null) return; // the server does not answer, so the code stays plain
     hljs.registerLanguage(language, grammar.default);
   }
   const result = hljs.highlight(text, { language, ignoreIllegals: true });

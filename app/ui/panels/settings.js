@@ -2,8 +2,8 @@
 
 import { call } from "../core/api.js";
 import { byId, el, fill } from "../core/dom.js";
-import { changed } from "../core/state.js";
 
+/** @import { Chat } from "../chat/chat.js" */
 /** @import { ModelInfoResponse, SamplingValue } from "../wire.d.ts" */
 
 /**
@@ -40,25 +40,28 @@ export function requestFields() {
 }
 
 export class SettingsDrawer {
-  /** @param {() => string | null} modelName the model that answers in the open conversation */
-  constructor(modelName) {
+  /** @param {Chat} chat @param {() => string | null} modelName the model that answers in the open conversation */
+  constructor(chat, modelName) {
+    this.chat = chat;
     this.modelName = modelName;
-    /** @type {string | null} a system prompt that the next message sets; null: it stays */
-    this.newPrompt = null;
     this.dialog = byId("settings", HTMLDialogElement);
     this.prompt = byId("system-prompt", HTMLTextAreaElement);
     this.fields = byId("sampling", HTMLDivElement);
     this.prompt.addEventListener("input", () => {
-      this.newPrompt = this.prompt.value;
+      chat.newPrompt = this.prompt.value;
     });
     byId("reset", HTMLButtonElement).addEventListener("click", () => this.#reset());
   }
 
-  /** @param {string} systemPrompt of the open conversation */
-  async open(systemPrompt) {
-    this.prompt.value = this.newPrompt ?? systemPrompt;
-    this.#draw(null);
+  open() {
+    this.prompt.value = this.chat.newPrompt ?? this.chat.conversation?.system_prompt ?? "";
+    this.#show();
     this.dialog.showModal();
+  }
+
+  /** Shows the values, and the model's defaults as soon as they are known. */
+  async #show() {
+    this.#draw(null);
     const name = this.modelName();
     const query = name === null ? "" : `?model_name=${encodeURIComponent(name)}`;
     this.#draw(await call("GET", `model-info${query}`).catch(() => null)); // without it, the defaults are not shown
@@ -105,12 +108,10 @@ export class SettingsDrawer {
     return row("set-think", "Thinking", "For models that can think before they answer.", input);
   }
 
-  async #reset() {
+  #reset() {
     Object.assign(settings, { values: {}, stop: [], think: null });
     keep();
-    this.#draw(null);
-    const name = this.modelName();
-    this.#draw(await call("GET", `model-info${name === null ? "" : `?model_name=${encodeURIComponent(name)}`}`).catch(() => null));
+    this.#show();
   }
 }
 
@@ -122,5 +123,4 @@ function row(id, label, help, input) {
 
 function keep() {
   localStorage.setItem(STORED, JSON.stringify(settings));
-  changed("settings");
 }
