@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from app.api.web.page import FOLDER
 
+from app.api.web.page import FOLDER
 from app.models import schemas
 
 INTERFACE = re.compile(r"export interface (\w+) \{\n(.*?)\n\}", re.DOTALL)
