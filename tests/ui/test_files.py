@@ -1,6 +1,7 @@
 """The files of the page: their types, their sizes, and the checksums of what it brings along."""
 
 import gzip
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,6 +46,16 @@ def test_libraries_are_those_of_the_manifest() -> None:
 
 def test_page_is_small() -> None:
     assert sum(len(gzip.compress(path.read_bytes())) for path in loaded()) < MOST_BYTES
+
+
+def test_page_asks_for_all_its_modules_at_once() -> None:
+    named = re.findall(r'"modulepreload" href="ui/([^"]+)"', (FOLDER / "index.html").read_text())
+    needed = {path for path in loaded() if path.suffix == ".js"} - {
+        FOLDER / "main.js",  # which is loaded as a script
+        FOLDER / "vendor" / "temml" / "temml.min.js",  # the same
+        *(VENDOR / "highlight" / "languages").iterdir(),  # each is loaded when its language appears
+    }
+    assert {FOLDER / name for name in named} == needed
 
 
 def test_modules_are_short() -> None:

@@ -14,6 +14,7 @@ import { Turn } from "./turn.js";
 /** @import { ConversationMessage, ConversationResponse } from "../wire.d.ts" */
 
 const MOST = 3;
+const LONGEST_TITLE = 200; // characters
 
 export class Compare {
   /** @param {{ openId: () => string | null, open: (id: string | null) => void }} page */
@@ -24,6 +25,7 @@ export class Compare {
     this.question = byId("compare-question", HTMLTextAreaElement);
     this.choices = byId("compare-models", HTMLFieldSetElement);
     this.form = byId("compare-form", HTMLFormElement);
+    this.title = byId("compare-title", HTMLHeadingElement);
     /** @type {Turn | null} */
     this.turn = null;
     /** @type {string | null} the conversation of the shown versions */
@@ -33,12 +35,18 @@ export class Compare {
       event.preventDefault();
       if (this.isOver) this.#ask();
     });
+    this.question.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.form.requestSubmit();
+    });
     this.dialog.addEventListener("close", () => this.#leave());
   }
 
   /** Lets the person choose models and ask them. */
   ask() {
     this.form.hidden = false;
+    fill(this.title, "Compare models");
     this.columns.replaceChildren();
     const ready = state.models.filter((model) => model.is_on_disk || model.status === "loaded");
     const boxes = ready.map((model, index) =>
@@ -55,6 +63,8 @@ export class Compare {
       /** @type {ConversationResponse} */
       const tree = await call("GET", `chat/conversation/${encodeURIComponent(conversationId)}?tree=true`);
       const replies = tree.messages.filter((message) => replyIds.includes(message.id));
+      const question = tree.messages.find((message) => message.id === replies[0]?.parent_id);
+      fill(this.title, question?.content.slice(0, LONGEST_TITLE) ?? "Versions");
       this.id = conversationId;
       this.form.hidden = true;
       fill(this.columns, ...replies.map((reply) => this.#stored(reply)));
@@ -87,6 +97,7 @@ export class Compare {
     this.isOver = false;
     this.form.hidden = true;
     this.question.value = "";
+    fill(this.title, message.slice(0, LONGEST_TITLE));
     this.id = this.page.openId();
     const places = names.map((name) => ({ name, body: new ReplyBody(), end: el("div", { class: "end" }) }));
     fill(this.columns, ...places.map(({ name, body, end }) => column(name, body, end)));
