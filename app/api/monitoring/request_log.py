@@ -14,7 +14,9 @@ from app.api.errors import error_response
 from app.api.middleware import HEALTH_PATHS
 from app.api.paths import METRICS_PATH, path_below_prefix, surface_of
 from app.core.logging import escape_control, request_id, to_domain_error, trace_id, with_fields
+from app.core.telemetry.propagation import traceparent
 from app.core.telemetry.request_usage import RequestUsage, current_usage
+from app.core.telemetry.tracer import RequestSpan
 from app.services import Services
 
 logger = logging.getLogger("app.access")
@@ -42,7 +44,7 @@ class RequestLog:
         reply, usage = _ReplySend(send), RequestUsage()
         with (
             services.tracer.request(scope["method"], headers) as span,
-            _context(_id_of(headers), span.trace_id, usage),
+            _context(_id_of(headers), span, usage),
         ):
             try:
                 await self._run(scope, receive, reply)
@@ -83,15 +85,17 @@ def _id_of(headers: Headers) -> str:
 
 
 @contextmanager
-def _context(new_request_id: str, new_trace_id: str | None, usage: RequestUsage) -> Iterator[None]:
-    """Sets what the log lines of this request have, also in the tasks that it starts."""
-    tokens = request_id.set(new_request_id), trace_id.set(new_trace_id), current_usage.set(usage)
+def _context(new_id: str, span: RequestSpan, usage: RequestUsage) -> Iterator[None]:
+    """Sets what log lines and requests to other servers say, also in the tasks that this request starts."""
+    tokens = request_id.set(new_id), trace_id.set(span.trace_id), current_usage.set(usage)
+    parent = traceparent.set(span.traceparent)
     try:
         yield
     finally:
         request_id.reset(tokens[0])
         trace_id.reset(tokens[1])
         current_usage.reset(tokens[2])
+        traceparent.reset(parent)
 
 
 def _route_of(scope: Scope, path: str) -> str:

@@ -8,7 +8,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from app import __version__
@@ -28,6 +28,13 @@ class OtelRequestSpan:
     def trace_id(self) -> str:
         """See RequestSpan."""
         return format_trace_id(self._span.get_span_context().trace_id)
+
+    @property
+    def traceparent(self) -> str | None:
+        """See RequestSpan."""
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier, set_span_in_context(self._span))
+        return carrier.get("traceparent")
 
     def describe(self, name: str, route: str, status: int) -> None:
         """See RequestSpan."""

@@ -23,6 +23,10 @@ class RequestSpan(Protocol):
     def trace_id(self) -> str | None:
         """The trace to which the request belongs, as 32 hexadecimal digits; None if there is none."""
 
+    @property
+    def traceparent(self) -> str | None:
+        """The header of that name for requests to other servers; None if there is no trace."""
+
     def describe(self, name: str, route: str, status: int) -> None:
         """Sets what is known only at the end of the request."""
 
@@ -43,8 +47,11 @@ class Tracer(Protocol):
 class CallersTrace:
     """The trace that a request names in `traceparent`, where no spans are recorded."""
 
-    def __init__(self, trace_id: str | None) -> None:
-        self.trace_id = trace_id
+    def __init__(self, traceparent: str) -> None:
+        """`traceparent` is the header, which may be wrong."""
+        match = _TRACEPARENT.fullmatch(traceparent)
+        self.trace_id = None if match is None else match[1]
+        self.traceparent = None if match is None else traceparent
 
     def describe(self, name: str, route: str, status: int) -> None:
         """See RequestSpan."""
@@ -56,8 +63,7 @@ class NoTracer:
     @contextmanager
     def request(self, method: str, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
         """See Tracer."""
-        match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-        yield CallersTrace(None if match is None else match[1])
+        yield CallersTrace(headers.get("traceparent", ""))
 
     def reply(self, model_name: str, queue_s: float, first_token_s: float, total_s: float) -> None:
         """See Tracer."""

@@ -11,6 +11,7 @@ import httpx
 from app.core.catalogue import RemoteEngine
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelLoadFailed
+from app.core.telemetry.propagation import outgoing_headers
 from app.engine.remote.failures import FailureReader
 from app.engine.remote.waits import OpenWaits
 
@@ -59,7 +60,9 @@ class UpstreamConnection:
         """Raises WorkerDied if there is no answer, and the error of an answer that is no success."""
         try:
             async with self.waits.until(deadline):
-                response = await self._http.request(method, self._url(path), json=body)
+                response = await self._http.request(
+                    method, self._url(path), json=body, headers=outgoing_headers()
+                )
         except (httpx.HTTPError, DeadlineExceeded) as error:
             raise self._unreachable(error) from None
         if not response.is_success:
@@ -82,7 +85,7 @@ class UpstreamConnection:
             DeadlineExceeded: it did not answer in time.
             ShuttingDown.
         """
-        request = self._http.build_request("POST", self._url(path), json=body)
+        request = self._http.build_request("POST", self._url(path), json=body, headers=outgoing_headers())
         try:
             async with self.waits.until(deadline):
                 response = await self._http.send(request, stream=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app.core.config import Settings
 from app.core.telemetry.otel import OtelTracer
@@ -54,8 +55,18 @@ def test_wrong_traceparent_is_ignored(given: str) -> None:
 
 
 def test_trace_of_the_caller_is_kept_without_spans() -> None:
-    with NoTracer().request("GET", {"traceparent": f"00-{TRACE}-{PARENT}-01"}) as span:
-        assert span.trace_id == TRACE
+    given = f"00-{TRACE}-{PARENT}-01"
+    with NoTracer().request("GET", {"traceparent": given}) as span:
+        assert (span.trace_id, span.traceparent) == (TRACE, given)
+
+
+def test_other_servers_are_told_the_span_of_the_request() -> None:
+    tracer = OtelTracer(InMemorySpanExporter())
+    with tracer.request("GET", {"traceparent": f"00-{TRACE}-{PARENT}-01"}) as span:
+        assert span.traceparent is not None
+        _, trace, own, _ = span.traceparent.split("-")
+    tracer.close()
+    assert trace == TRACE and own != PARENT
 
 
 def test_spans_of_a_request_reach_a_collector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

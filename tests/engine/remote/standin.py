@@ -49,6 +49,7 @@ class StandInUpstream:
     needs_key: bool = False
     url: str = ""
     bodies: list[Json] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)  # of the requests for replies
     counted: list[Json] = field(default_factory=list)
     has_left: threading.Event = field(default_factory=threading.Event)  # the client, amid a reply
 
@@ -71,6 +72,7 @@ class StandInUpstream:
     async def _reply(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
+        self.headers.append(dict(request.headers))
         if self.refusals:
             status, content = self.refusals.pop(0)
             return JSONResponse(content, status, headers={"retry-after": "7"})

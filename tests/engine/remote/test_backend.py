@@ -20,6 +20,8 @@ from app.core.errors import (
     ShuttingDown,
     WorkerDied,
 )
+from app.core.logging import request_id
+from app.core.telemetry.propagation import traceparent
 from app.engine.backend import EngineBackend, GenerationEvent, ModelInput
 from app.engine.ipc.messages import (
     Accepted,
@@ -128,6 +130,19 @@ def test_reply_has_its_text_counts_and_end() -> None:
     assert body["messages"] == [{"role": "user", "content": "Hi"}]
     assert body["model"] == "big"
     assert (body["temperature"], body["max_tokens"]) == (0, 8)
+
+
+def test_id_and_trace_of_the_request_are_passed_on() -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    upstream = StandInUpstream()
+    tokens = request_id.set("mine"), traceparent.set(parent)
+    ask(upstream)
+    request_id.reset(tokens[0])
+    traceparent.reset(tokens[1])
+    ask(upstream)
+    inside, outside = upstream.headers
+    assert (inside["x-request-id"], inside["traceparent"]) == ("mine", parent)
+    assert not {"x-request-id", "traceparent"} & outside.keys()
 
 
 def test_line_separators_in_a_reply_are_kept() -> None:
