@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
+
 from app.apicheck.runner import QUESTION, Check, Target, current_model, expect
 
 _RESPONSES, _CONVERSATIONS = "/v1/responses", "/v1/conversations"
@@ -16,11 +18,17 @@ def _asked(target: Target, **fields: object) -> JsonObject:
     return body | {"max_output_tokens": 24} | fields
 
 
+def _made(reply: httpx.Response, kind: str) -> JsonObject:
+    expect(reply.is_success, f"the status is {reply.status_code}")
+    made: JsonObject = reply.json()
+    expect(made.get("object") == kind, f"it is no {kind}")
+    return made
+
+
 @contextmanager
 def _response(target: Target, **fields: object) -> Iterator[JsonObject]:
     reply = target.http.post(_RESPONSES, json=_asked(target, **fields))
-    expect(reply.is_success, f"the status is {reply.status_code}")
-    made: JsonObject = reply.json()
+    made = _made(reply, "response")
     try:
         yield made
     finally:
@@ -30,8 +38,7 @@ def _response(target: Target, **fields: object) -> Iterator[JsonObject]:
 @contextmanager
 def _conversation(target: Target) -> Iterator[str]:
     reply = target.http.post(_CONVERSATIONS, json={"items": [_ITEM], "metadata": {"made": "by a check"}})
-    expect(reply.is_success, f"the status is {reply.status_code}")
-    path = f"{_CONVERSATIONS}/{reply.json()['id']}"
+    path = f"{_CONVERSATIONS}/{_made(reply, 'conversation')['id']}"
     try:
         yield path
     finally:

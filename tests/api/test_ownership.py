@@ -17,6 +17,21 @@ CONVERSATION = "/chat/conversation/{conversation_id}"
 Body = dict[str, Any]  # a JSON object
 MOST = 12  # conversations of each owner during the random steps
 
+RESPONSE, OPENAI = "/v1/responses/{response_id}", "/v1/conversations/{conversation_id}"
+OPENAI_BODIES: dict[tuple[str, str], list[Body | None]] = {
+    ("GET", RESPONSE): [None],
+    ("DELETE", RESPONSE): [None],
+    ("POST", f"{RESPONSE}/cancel"): [None],
+    ("GET", f"{RESPONSE}/input_items"): [None],
+    ("GET", OPENAI): [None],
+    ("POST", OPENAI): [{"metadata": {"mine": "yes"}}],
+    ("DELETE", OPENAI): [None],
+    ("GET", f"{OPENAI}/items"): [None],
+    ("POST", f"{OPENAI}/items"): [{"items": [{"role": "user", "content": "hi"}]}],
+    ("GET", f"{OPENAI}/items/{{item_id}}"): [None],
+    ("DELETE", f"{OPENAI}/items/{{item_id}}"): [None],
+}
+
 # The bodies with which a route is asked, by its method and path. The ids stand for themselves.
 BODIES: dict[tuple[str, str], list[Body | None]] = {
     ("GET", CONVERSATION): [None],
@@ -33,6 +48,7 @@ BODIES: dict[tuple[str, str], list[Body | None]] = {
     ],
     ("GET", "/chat/turns/{message_id}/events"): [None],
     ("DELETE", "/chat/turns/{message_id}"): [None],
+    **OPENAI_BODIES,
     ("POST", "/chat"): [
         {"conversation_id": "CONVERSATION", "message": "hi"},
         {"conversation_id": "CONVERSATION", "message": "hi", "parent_id": "MESSAGE"},
@@ -54,9 +70,20 @@ async def ask(
     message_id: str,
 ) -> httpx.Response:
     names = {"CONVERSATION": conversation_id, "MESSAGE": message_id}
-    filled = None if body is None else {name: names.get(value, value) for name, value in body.items()}
-    path = route[1].format(conversation_id=conversation_id, message_id=message_id)
+    filled = None if body is None else {name: _filled(value, names) for name, value in body.items()}
+    path = route[1].format(
+        conversation_id=conversation_id,
+        message_id=message_id,
+        item_id=message_id,
+        response_id=f"resp_{conversation_id[5:]}{message_id[4:]}",
+    )
+    if path.startswith("/v1"):
+        path = str(client.base_url.copy_with(path=path))
     return await client.request(route[0], path, json=filled)
+
+
+def _filled(value: object, names: dict[str, str]) -> object:
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 async def start(client: httpx.AsyncClient, message: str = "hello") -> tuple[str, str, str]:
@@ -237,7 +264,10 @@ class RandomSteps:
         message_id = self.draw.choice(
             [*known * 3, *sorted(self.ids["alice"] | self.ids["bob"])[:20], NO_MESSAGE]
         )
-        route = self.draw.choice([route for route in BODIES for _ in range(1 if route[0] == "DELETE" else 4)])
+        routes = BODIES.keys() - OPENAI_BODIES.keys()
+        route = self.draw.choice(
+            [route for route in BODIES if route in routes for _ in range(1 if route[0] == "DELETE" else 4)]
+        )
         body = self.draw.choice(BODIES[route])
         if body is not None and "message" in body:
             body = body | {"message": f"{owner} goes on"}
