@@ -63,7 +63,6 @@ class ResponseBuilder:
     message_id: str
     echo: Echo
     conversation_id: str | None = None
-    shows_logprobs: bool = False
     status: ResponseStatus = "queued"
     model: str = ""
     _parameters: Parameters | None = None
@@ -101,13 +100,12 @@ class ResponseBuilder:
     def body(self) -> ResponseBody:
         """Returns the response as it is now."""
         ending, used = self._ending, self._parameters
-        is_cut = self.status == "incomplete"
-        is_whole = self.status == "completed" and ending is not None
+        is_cut, is_whole = self.status == "incomplete", self.status == "completed"
         return ResponseBody(
             **self.echo.model_dump(exclude={"model"}),
             id=self.id,
             status=self.status,
-            completed_at=int(ending.ended_at) if is_whole and ending is not None else None,
+            completed_at=int(ending.ended_at) if ending is not None and is_whole else None,
             error=self._failure,
             incomplete_details=IncompleteDetails(reason="max_output_tokens") if is_cut else None,
             model=self.echo.model or self.model,
@@ -120,7 +118,7 @@ class ResponseBuilder:
             top_p=None if used is None else used.top_p,
             presence_penalty=None if used is None else used.presence_penalty,
             frequency_penalty=None if used is None else used.frequency_penalty,
-            top_logprobs=None if used is None else used.top_logprobs or 0,
+            top_logprobs=0 if used is None or used.top_logprobs is None else used.top_logprobs,
         )
 
     def _start(self, event: StartEvent) -> Iterator[ResponseStreamEvent]:

@@ -11,6 +11,7 @@ from app.api.openai.responses.ids import response_place
 from app.api.openai.responses.reply import InputTokens, ResponseBody, StoredEcho, echo_of
 from app.api.openai.responses.requests import ResponsePrompt, ResponseRequest
 from app.api.openai.responses.stored import (
+    begins_conversation,
     find_branch,
     find_response,
     find_turn,
@@ -27,6 +28,7 @@ from app.models.chat.reply import GeneratedReply
 from app.models.chat.turn_log import EventReader
 from app.models.choices import ChoiceEvent
 from app.models.conversation import new_id
+from app.models.storage.turn_locks import busy
 from app.services import Services
 
 Pieces = AsyncGenerator[object, None]  # the events of a reply, of which the last is an Ending
@@ -45,9 +47,7 @@ async def create(
             deadline,
             may_omit=request.truncation == "auto",
         )
-        made = ResponseBuilder(
-            new_id("resp"), new_id("msg"), echo_of(request), shows_logprobs=request.shows_logprobs
-        )
+        made = ResponseBuilder(new_id("resp"), new_id("msg"), echo_of(request))
         return _respond(made, _choice_pieces(events), request, deadline)
     reader = (await _begin(services, owner, request, deadline, key)).unjoined()
     made = turn_response(reader.ids)
@@ -82,6 +82,22 @@ async def cancel(services: Services, owner: str, own_id: str) -> ResponseBody:
     if turn is not None and not turn.has_ended:
         await services.chats.stop(owner, turn.ids.message_id)
     return (await find_response(services, owner, own_id)).body()
+
+
+async def delete(services: Services, owner: str, own_id: str) -> None:
+    """Deletes the response. The last one of a conversation that a response began deletes it, too.
+
+    Raises:
+        ResponseNotFound.
+        ConversationBusy: the response still runs.
+    """
+    turn = await find_turn(services, owner, own_id)
+    if turn is not None and not turn.has_ended:
+        raise busy()
+    branch = await find_branch(services, owner, own_id)
+    await services.branches.forget_reply(
+        owner, branch.conversation.id, branch.messages[-1].id, deletes_all=begins_conversation(branch)
+    )
 
 
 async def count(services: Services, owner: str, request: ResponsePrompt, deadline: Deadline) -> InputTokens:

@@ -90,7 +90,7 @@ class ResponseBody(Echo):
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    top_logprobs: int | None = None
+    top_logprobs: int = 0
 
 
 class ResponseDeletion(BaseModel):

@@ -13,7 +13,6 @@ from app.api.openai.responses.pages import FollowParams, PageParams, page_of
 from app.api.openai.responses.reply import InputTokens, ResponseBody, ResponseDeletion
 from app.api.openai.responses.requests import ResponsePrompt, ResponseRequest
 from app.api.openai.responses.stored import (
-    begins_conversation,
     find_branch,
     find_response,
     response_input,
@@ -61,10 +60,7 @@ async def get_response(
 @router.delete("/{response_id}")
 async def delete_response(response_id: str, services: ServicesDep, owner: OwnerDep) -> ResponseDeletion:
     """Deletes a response. Once all of a conversation that a response began are deleted, so is that."""
-    branch = await find_branch(services, owner, response_id)
-    await services.branches.forget_reply(
-        owner, branch.conversation.id, branch.messages[-1].id, deletes_all=begins_conversation(branch)
-    )
+    await creation.delete(services, owner, response_id)
     return ResponseDeletion(id=response_id)
 
 

@@ -16,12 +16,12 @@ from app.models.schemas import ChatResponse, StartEvent
 from app.services import Services
 
 
-def turn_response(ids: TurnIds, *, shows_logprobs: bool = True) -> ResponseBuilder:
+def turn_response(ids: TurnIds) -> ResponseBuilder:
     """Returns the response of a turn, which has not begun yet."""
     stored = None if ids.echo is None else StoredEcho.model_validate_json(ids.echo)
     echo = _native_echo(None, int(time.time())) if stored is None else stored.echo
     own_id = response_id(ids.conversation_id, ids.message_id)
-    return ResponseBuilder(own_id, ids.message_id, echo, ids.conversation_id, shows_logprobs=shows_logprobs)
+    return ResponseBuilder(own_id, ids.message_id, echo, ids.conversation_id)
 
 
 def turn_piece(event: object) -> object:

@@ -184,7 +184,7 @@ def messages_of(items: Sequence[RequestItem], field_name: str = "input") -> list
             assistant = _Assistant()
         match item:
             case ReasoningItem():
-                assistant.thinking = "".join(part.text for part in item.content or ())
+                assistant.thinking = "".join(part.text for part in item.content or ()) or None
             case MessageItem(role="assistant"):
                 assistant.content = content_text(item.content, where)
             case FunctionCallItem():

@@ -64,6 +64,16 @@ def test_a_response_that_is_cancelled_keeps_its_text(client: openai.OpenAI, back
     assert last.type == "response.incomplete" and last.response.status == "cancelled"
 
 
+def test_a_running_response_cannot_be_deleted(client: openai.OpenAI, backend: GatedBackend) -> None:
+    backend.gate.clear()
+    response = begin(client)
+    with pytest.raises(openai.ConflictError):
+        client.responses.delete(response.id)
+    backend.gate.set()
+    wait_for(lambda: client.responses.retrieve(response.id).status == "completed", "the end")
+    client.responses.delete(response.id)
+
+
 def test_cancelling_a_complete_response_changes_nothing(client: openai.OpenAI) -> None:
     response = client.responses.create(model="stand-in", input="hi")
     assert client.responses.cancel(response.id).model_dump() == response.model_dump()
