@@ -127,6 +127,7 @@ class ModelProfile:
     quantization: QuantizationSetting | None = None  # None: as the settings say
     remote: RemoteEngine | None = None
     adapter: Source | None = None  # a PEFT adapter that is merged into the weights
+    aliases: tuple[str, ...] = ()  # other names, for clients that insist on the name of another model
 
     @property
     def adapter_profile(self) -> "ModelProfile | None":
@@ -260,10 +261,16 @@ _PROFILES = (
 CATALOGUE: Mapping[str, ModelProfile] = MappingProxyType({profile.name: profile for profile in _PROFILES})
 
 
+def aliases_of(catalogue: Mapping[str, ModelProfile]) -> Mapping[str, str]:
+    """Returns the names of the models by their aliases."""
+    return {alias: name for name, profile in catalogue.items() for alias in profile.aliases}
+
+
 def find_profile(catalogue: Mapping[str, ModelProfile], name: str) -> ModelProfile:
-    """Returns the profile with that name. Raises ModelNotFound, with the most similar names as a hint."""
-    if name in catalogue:
-        return catalogue[name]
-    nearest = difflib.get_close_matches(name, catalogue, n=3, cutoff=0.4)
+    """Returns the profile with that name or alias. Raises ModelNotFound, whose hint has the nearest names."""
+    aliases = aliases_of(catalogue)
+    if (known := aliases.get(name, name)) in catalogue:
+        return catalogue[known]
+    nearest = difflib.get_close_matches(name, [*catalogue, *aliases], n=3, cutoff=0.4)
     question = f"Did you mean {', '.join(nearest)}? " if nearest else ""
     raise ModelNotFound("No model has that name.", hint=f"{question}The models are: {', '.join(catalogue)}.")

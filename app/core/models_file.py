@@ -20,6 +20,7 @@ from app.core.paths import absolute, expand, is_path, read_regular
 from app.core.sampling import MAX_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
 _CONTEXT_LENGTH = 8192  # tokens, if the file does not say
+_ALIAS = re.compile(r"[\w:@-][\w.:@-]*(/[\w:@-][\w.:@-]*)*")
 _BARE_KEY = re.compile(r"[\w-]+", re.ASCII)
 
 
@@ -27,6 +28,12 @@ def _check_name(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name == NO_MODEL:
         raise ValueError("a name consists of letters, digits, . _ - and at most one /, and is not `none`")
     return name
+
+
+def _check_alias(alias: str) -> str:
+    if not _ALIAS.fullmatch(alias) or alias == NO_MODEL:
+        raise ValueError("an alias consists of letters, digits and . _ - : @ /, and is not `none`")
+    return alias
 
 
 class _Table(BaseModel):
@@ -80,6 +87,7 @@ class _Model(_Table):
     draft: str | None = Field(None, min_length=1)
     quantization: QuantizationSetting | None = None
     adapter: Location | None = None
+    aliases: list[Annotated[str, AfterValidator(_check_alias)]] | None = None
     sampling: _Sampling | None = None
     engine: Literal["openai"] | None = None
     base_url: Annotated[str, AfterValidator(_check_base_url)] | None = None
@@ -127,7 +135,21 @@ def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> 
     ]
     if wrong:
         raise _error(path, [(("models", name, "draft"), "it must name another model") for name in wrong])
+    if mistakes := list(_taken_aliases(every)):
+        raise _error(path, mistakes)
     return every
+
+
+def _taken_aliases(
+    catalogue: Mapping[str, ModelProfile],
+) -> Iterable[tuple[tuple[str | int, ...], str]]:
+    """Yields the aliases that are names of models as well, or aliases of two."""
+    taken = set(catalogue)
+    for name, profile in catalogue.items():
+        for index, alias in enumerate(profile.aliases):
+            if alias in taken:
+                yield ("models", name, "aliases", index), "another model has this name or alias"
+            taken.add(alias)
 
 
 def _read(path: Path) -> dict[str, _Model]:
@@ -158,13 +180,15 @@ def _profile(folder: Path, name: str, model: _Model, known: ModelProfile | None)
     changes = {
         field.name: value
         for field in fields(profile)
-        if field.name not in ("sources", "sampling", "adapter")
+        if field.name not in ("sources", "sampling", "adapter", "aliases")
         and (value := getattr(model, field.name, None)) is not None
     }
     if model.adapter is not None:
         adapter = Source(_location(folder, model.adapter))
         own = sources or profile.sources[:1]  # an adapter does not fit the alternatives of the catalogue
         profile = replace(profile, sources=own, adapter=adapter)
+    if model.aliases is not None:
+        changes["aliases"] = tuple(model.aliases)
     return replace(profile, **changes, sampling=SamplingDefaults(**(asdict(profile.sampling) | sampling)))
 
 

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, RemoteEngine, Source
+from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, RemoteEngine, Source, find_profile
 from app.core.config import SettingsError
+from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "models.example.toml"
@@ -144,6 +145,32 @@ def test_draft_must_be_another_model(tmp_path: Path, draft: str) -> None:
     path = write(tmp_path, f'[models.small]\nsource = "./small"\ndraft = "{draft}"\n')
     with pytest.raises(SettingsError, match=r"models.small.draft: it must name another model"):
         with_models_of(path, CATALOGUE)
+
+
+def test_alias_is_another_name_of_a_model(tmp_path: Path) -> None:
+    aliases = ["gpt-4o", "openai/gpt-4o", "claude-sonnet-4-5@20250929"]
+    models = with_models_of(write(tmp_path, f"[models.gpt2]\naliases = {aliases}\n"), CATALOGUE)
+    for alias in aliases:
+        assert find_profile(models, alias).name == "gpt2"
+    with pytest.raises(ModelNotFound) as caught:
+        find_profile(models, "gpt-4")
+    assert "gpt-4o" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("[models.gpt2]\naliases = ['builtin']", "models.gpt2.aliases[0]: another model has this name"),
+        ("[models.gpt2]\naliases = ['a', 'a']", "models.gpt2.aliases[1]: another model has this name"),
+        ("[models.gpt2]\naliases = ['a']\n[models.distilgpt2]\naliases = ['b', 'a']", "aliases[1]: another"),
+        ("[models.gpt2]\naliases = ['a b']", "models.gpt2.aliases[0]: an alias consists of"),
+        ("[models.gpt2]\naliases = ['./a']", "models.gpt2.aliases[0]: an alias consists of"),
+    ],
+)
+def test_alias_that_is_no_name_or_taken_is_a_mistake(tmp_path: Path, text: str, mistake: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        with_models_of(write(tmp_path, text), CATALOGUE)
+    assert mistake in str(caught.value)
 
 
 def test_drafts_of_the_catalogue_are_in_it() -> None:

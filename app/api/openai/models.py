@@ -32,15 +32,17 @@ class ModelCards(SparseModel):
 
 @router.get("/models")
 async def list_models(services: ServicesDep) -> ModelCards:
-    """Lists the names by which requests may choose a model."""
+    """Lists the names by which requests may choose a model, aliases among them."""
     listed = await services.status.list_models()
-    return ModelCards(object="list", data=[_card(entry.name) for entry in listed.models])
+    names = [name for entry in listed.models for name in (entry.name, *entry.aliases)]
+    return ModelCards(object="list", data=[_card(name) for name in names])
 
 
 @router.get("/models/{model:path}")
 async def get_model(model: str, services: ServicesDep) -> ModelCard:
-    """Describes one model."""
-    return _card(services.status.info(model).model_name)
+    """Describes one model, by its name or an alias."""
+    services.status.info(model)  # raises if no model has the name
+    return _card(model)
 
 
 def _card(name: str) -> ModelCard:

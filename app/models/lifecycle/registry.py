@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from app.core.catalogue import ModelProfile, Source, find_profile
+from app.core.catalogue import ModelProfile, Source, aliases_of, find_profile
 from app.core.model_folder import is_gguf
 from app.core.paths import expand, is_path
 from app.models.lifecycle.state import ModelState
@@ -25,16 +25,18 @@ class ModelRegistry:
         self.current: ModelState | None = None
         self.note: str | None = None
         self._catalogue = catalogue
+        self._aliases = aliases_of(catalogue)
         self._allows_any = allows_any
         self._found: frozenset[str] = frozenset()  # names of models that other programs keep here
         self._states = {name: ModelState(profile) for name, profile in catalogue.items()}
 
     def find(self, name: str) -> ModelState:
-        """Returns the state of the model with this name.
+        """Returns the state of the model with this name or alias.
 
         Raises:
             ModelNotFound: the hint has the most similar names.
         """
+        name = self._aliases.get(name, name)
         if name not in self._states and self._allows_any and (profile := self._undescribed(name)) is not None:
             self._forget_unused()
             self._states[name] = ModelState(profile)

@@ -65,6 +65,7 @@ class ServerStatus:
             size_bytes=profile.size_bytes if weights is None else weights.size_bytes,
             memory_bytes=_memory_bytes(state),
             is_pinned=profile.is_pinned,
+            aliases=list(profile.aliases),
             open_requests=0 if state.loaded is None else state.loaded.backend.stats.open_requests,
             progress=state.progress,
             error=self._failure(state),

@@ -67,6 +67,7 @@ class ModelEntry(WireModel):
         description="The memory for serving it: measured if it was loaded, otherwise estimated."
     )
     is_pinned: bool = Field(False, description="Whether it is never unloaded to make room for another model.")
+    aliases: list[str] = Field(default_factory=list, description="Other names that requests may use for it.")
     open_requests: int = 0
     progress: LoadProgress | None = None
     error: str | None = Field(None, description="Why the last load failed.")

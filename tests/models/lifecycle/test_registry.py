@@ -1,4 +1,5 @@
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_base_and_adapter_make_a_model(name: str, sources: tuple[Source, ...], a
 def test_names_that_are_no_repository_and_no_path_are_not_found(name: str) -> None:
     with pytest.raises(ModelNotFound):
         ModelRegistry(CATALOGUE, allows_any=True).find(name)
+
+
+def test_alias_is_found_before_a_repository_of_that_name() -> None:
+    catalogue = {**CATALOGUE, "gpt2": replace(CATALOGUE["gpt2"], aliases=("gpt-4o", "openai/gpt-4o"))}
+    registry = ModelRegistry(catalogue, allows_any=True)
+    assert registry.find("gpt-4o") is registry.find("openai/gpt-4o") is registry.find("gpt2")
 
 
 def test_link_to_itself_is_a_folder_without_a_model(tmp_path: Path) -> None:
