@@ -15,7 +15,8 @@ def sample_and_verify(
     """Returns, for each request, the draft tokens that equal the sampled ones and the token after them.
 
     `logits` has, request after request, a row for the next token and one after each draft token. Every token
-    is sampled as it would be without drafts, so they change neither the distribution nor a seed's draws.
+    is sampled as it would be without drafts, so they change neither the distribution nor a seed's draws. None
+    follows a token with which the reply is complete.
     """
     first_rows = list(accumulate((1 + len(draft) for draft in drafts[:-1]), initial=0))
     sampled: list[list[int]] = [[] for _ in samplers]
@@ -27,7 +28,9 @@ def sample_and_verify(
         for index, token in zip(verifying, tokens, strict=True):
             sampled[index].append(token)
         verifying = [
-            index for index in verifying if drafts[index][depth : depth + 1] == (sampled[index][-1],)
+            index
+            for index in verifying
+            if drafts[index][depth : depth + 1] == (sampled[index][-1],) and not samplers[index].is_complete
         ]
         if not verifying:
             return sampled

@@ -79,6 +79,20 @@ def test_engine_speculation_does_not_change_the_reply(llama: TinyModel) -> None:
         assert len(json.loads(fast.texts["a"])) == 8
 
 
+def test_engine_speculation_ends_with_the_grammar(llama: TinyModel) -> None:
+    """The prompt goes on after the text of the grammar, and so do the draft tokens."""
+    text = "the cat sat on the mat"
+    submit = ask(Grammar("choice", json.dumps([text])), prompt=f"{text}, {text}, {text}, {text}, ")
+    for rows in (0, 8):
+        engine = llama.engine(speculation_rows=rows, speculation_cost=FREE_SPECULATION, context_length=1000)
+        collected = run(engine, submit)
+        assert collected.texts == {"a": text}
+        if rows == 0:
+            tokens, steps = ended(collected).usage.completion_tokens, engine.steps
+    assert ended(collected).usage.completion_tokens == tokens
+    assert engine.steps < steps
+
+
 @pytest.mark.parametrize(
     ("grammar", "pattern"),
     [
