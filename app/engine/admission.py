@@ -93,7 +93,7 @@ class Admission:
         begun = submit.messages[-1].content if submit.continue_final_message and submit.messages else ""
         try:
             toolbox = self._prompts.toolbox
-            if (required := toolbox.required_grammar(submit)) is not None:
+            if (required := toolbox.grammar(submit)) is not None:
                 return self._grammars.compile(required, begun, toolbox.marks, scope=submit.scope)
             if submit.grammar is None:
                 return None

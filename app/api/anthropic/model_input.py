@@ -110,7 +110,7 @@ def _think(request: PromptRequest) -> bool | None:
 
 def _tool_use(request: PromptRequest) -> ToolUse | None:
     tools = tuple(
-        Tool(tool.name, tool.description or "", json.dumps(tool.input_schema))
+        Tool(tool.name, tool.description or "", json.dumps(tool.input_schema), bool(tool.strict))
         for tool in request.tools or ()
         if tool.name is not None and tool.input_schema is not None
     )

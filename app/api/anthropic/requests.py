@@ -62,6 +62,7 @@ class ToolParam(LenientRequest):
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None  # Any: a JSON schema
+    strict: StrictBool | None = None
 
 
 class ToolChoice(LenientRequest):

@@ -78,7 +78,12 @@ def _tool_use(request: ChatCompletionRequest) -> ToolUse | None:
         return None
     return ToolUse(
         tuple(
-            Tool(function.name, function.description or "", json.dumps(function.parameters or _NO_PARAMETERS))
+            Tool(
+                function.name,
+                function.description or "",
+                json.dumps(function.parameters or _NO_PARAMETERS),
+                bool(function.strict),
+            )
             for function in functions
         ),
         "required" if isinstance(choice, NamedToolChoice) else choice,

@@ -64,11 +64,15 @@ class ChatMessage(Record, frozen=True):
 
 
 class Tool(Record, frozen=True):
-    """A function that the model may call. `parameters` is a JSON schema, as text."""
+    """A function that the model may call. `parameters` is a JSON schema, as text.
+
+    With `is_strict` the arguments of a call that the model makes of its own accord validate against it, too.
+    """
 
     name: str
     description: str = ""
     parameters: str = '{"type": "object", "properties": {}}'
+    is_strict: bool = False
 
 
 class ToolUse(Record, frozen=True):

@@ -12,10 +12,12 @@ from transformers import PreTrainedTokenizerBase
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Grammar, Submit, Tool, ToolUse
 from app.engine.tools.forms import MistralForm, form_of
+from app.engine.tools.lazy import text_with_calls
 from app.engine.tools.parser import Schemas, ToolCallParser
 
 _MOST_TOOLS = 512
 _NAME = re.compile(r"[\w.:/-]{1,128}")
+_ANY = {"type": "object", "additionalProperties": True}  # the schema of arguments that need not validate
 _MISTRAL_ID = 9  # characters, as its templates demand
 
 
@@ -40,15 +42,31 @@ class Toolbox:
         """Returns the parser of one reply."""
         return ToolCallParser(self._form, self.schemas(use), self._new_id, is_parallel=use.is_parallel)
 
-    def required_grammar(self, submit: Submit) -> Grammar | None:
-        """Returns the grammar of a reply that must be a call; None if it need not. It has `marks` in it."""
+    def grammar(self, submit: Submit) -> Grammar | None:
+        """Returns the grammar of a reply that must be a call, or whose calls must validate; else None.
+
+        It has `marks` in it.
+        """
         use = submit.tool_use
-        if use is None or (use.choice != "required" and use.name is None):
+        if use is None or use.choice == "none":
             return None
+        if use.choice == "auto" and use.name is None:
+            is_strict = any(tool.is_strict for tool in use.tools) and submit.grammar is None
+            return self._strict_grammar(use) if is_strict else None
         if submit.grammar is not None:
             raise InvalidRequest("a reply that must be a tool call cannot have a response_format as well")
         is_parallel = use.is_parallel and use.name is None
         return Grammar("lark", self._form.lark(self.schemas(use), is_parallel=is_parallel))
+
+    def _strict_grammar(self, use: ToolUse) -> Grammar | None:
+        """Returns the grammar of text with calls; None for a form whose calls may begin without a mark."""
+        if "" in self._form.marks:
+            return None
+        schemas = self.schemas(use)
+        schemas = {tool.name: schemas[tool.name] if tool.is_strict else _ANY for tool in use.tools}
+        mark = self._form.marks[0]
+        lark = self._form.lark(schemas, is_parallel=use.is_parallel)
+        return Grammar("lark", text_with_calls(lark, mark, is_token=self.marks[mark] is not None))
 
     def template_id(self, call_id: str) -> str:
         """Returns a call's id as the model's template takes it."""

@@ -54,7 +54,7 @@ class XmlForm:
         for index, (name, schema) in enumerate(schemas.items()):
             begin = json.dumps(f"\n<function={name}>\n", ensure_ascii=False)
             required = schema.get("required", ()) if isinstance(schema, dict) else ()
-            parameters = []
+            parameters = ["free*"] if schema.get("additionalProperties") is True else []
             for place, (key, value) in enumerate(_properties(schemas, name).items()):
                 rule = f"p{index}_{place}"
                 rules.append(_parameter(rule, key, value))
@@ -62,6 +62,7 @@ class XmlForm:
             end = json.dumps("</function>\n")
             calls.append(f"MARK(<tool_call>) {begin} {' '.join(parameters)} {end} MARK(</tool_call>)")
         rules.append(f"one: {' | '.join(calls)}")
+        rules.append(r'free: "<parameter=" /[^>\n]{1,64}/ ">\n" text')
         return "\n".join([*rules, f"text[suffix={json.dumps(_LINE_END)}]: /(?s:.*)/"])
 
 

@@ -40,7 +40,9 @@ def tool_use_of(fields: ToolFields) -> ToolUse | None:
     """Returns the request's tools; None if it has none."""
     if not fields.tools:
         return None
-    tools = tuple(Tool(tool.name, tool.description, json.dumps(tool.parameters)) for tool in fields.tools)
+    tools = tuple(
+        Tool(tool.name, tool.description, json.dumps(tool.parameters), tool.strict) for tool in fields.tools
+    )
     is_parallel = fields.parallel_tool_calls is not False
     match fields.tool_choice:
         case NamedTool(name=name):

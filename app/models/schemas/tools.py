@@ -21,6 +21,11 @@ class ToolDefinition(RequestModel):
         default_factory=lambda: {"type": "object", "properties": {}},
         description="The JSON schema of its arguments.",
     )
+    strict: StrictBool = Field(
+        False,
+        description="Whether the arguments validate also if `tool_choice` is auto. They always do if it "
+        "demands the call.",
+    )
 
 
 class NamedTool(RequestModel):
