@@ -4,7 +4,6 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Set
-from functools import cached_property
 from types import MappingProxyType
 
 from llguidance import LLMatcher, LLTokenizer
@@ -37,10 +36,10 @@ class GrammarCompiler:
         special_ids: Set[int],
         sandbox: GrammarSandbox,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._tokens = tokens
-        self._stop_ids = stop_ids
-        self._special_ids = special_ids
+        # Built while the model loads: for a large vocabulary it takes a second, holding the interpreter lock,
+        # so the first grammar would stall the replies of others.
+        is_usable = tokenizer.is_fast and len(stop_ids) > 0
+        self._tokenizer = grammar_tokenizer(tokenizer, tokens, stop_ids, special_ids) if is_usable else None
         self._sandbox = sandbox
         self._known: OrderedDict[tuple[str, Grammar], LLMatcher] = OrderedDict()  # by scope and grammar
 
@@ -68,12 +67,12 @@ class GrammarCompiler:
             raise InvalidRequest("the reply so far does not fit response_format")
         return matcher
 
-    @cached_property
+    @property
     def tokenizer(self) -> LLTokenizer:
-        """The model's tokenizer as llguidance needs it. Building it takes a second for a large vocabulary."""
-        if not self._tokenizer.is_fast or not self._stop_ids:
+        """The model's tokenizer as llguidance needs it. Raises InvalidRequest."""
+        if self._tokenizer is None:
             raise InvalidRequest("this model's tokenizer cannot be used with a grammar")
-        return grammar_tokenizer(self._tokenizer, self._tokens, self._stop_ids, self._special_ids)
+        return self._tokenizer
 
     def _new(self, grammar: Grammar, marks: Marks) -> LLMatcher:
         field = "tools" if marks else "response_format"
