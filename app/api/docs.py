@@ -92,6 +92,25 @@ event: done
 data: {"message": "Successfully switched to gpt2", "model_name": "gpt2", "model_id": "...", "load_time": 3.1}
 """
 
+_CHUNKS = """data: {"id": "chatcmpl-...", "object": "chat.completion.chunk", "choices": [...], ...}
+
+data: [DONE]
+"""
+
+_MESSAGE_STREAM = """event: message_start
+data: {"type": "message_start", "message": {"id": "msg_...", ...}}
+
+event: message_stop
+data: {"type": "message_stop"}
+"""
+
+_RESPONSE_STREAM = """event: response.created
+data: {"type": "response.created", "sequence_number": 0, "response": {...}}
+
+event: response.completed
+data: {"type": "response.completed", "sequence_number": 9, "response": {...}}
+"""
+
 _LOAD_STREAM = _SWITCH_STREAM.replace("Successfully switched to gpt2", "gpt2 is loaded")
 
 _ERRORS: Mapping[int, tuple[str, str, str]] = {
@@ -159,7 +178,7 @@ def _error(description: str, code: str, message: str) -> dict[str, Any]:
 
 
 def _stream(example: str) -> ResponseDocs:
-    content = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+    content = {"text/event-stream": {"example": example}}
     return {200: {"description": 'The reply, or its events if `"stream"` is true.', "content": content}}
 
 
@@ -168,10 +187,13 @@ STREAMS_TEXT = _stream(re.sub(r"id: \d+\n", "", _CHAT_STREAM))
 EVENTS: ResponseDocs = {
     200: {
         "description": "The rest of the turn's events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _CHAT_STREAM}},
+        "content": {"text/event-stream": {"example": _CHAT_STREAM}},
     },
     204: {"description": "The turn has ended, and there are no events after that one."},
 }
+STREAMS_CHUNKS = _stream(_CHUNKS)
+STREAMS_MESSAGE = _stream(_MESSAGE_STREAM)
+STREAMS_RESPONSE = _stream(_RESPONSE_STREAM)
 STREAMS_SWITCH = _stream(_SWITCH_STREAM)
 STREAMS_LOAD = _stream(_LOAD_STREAM)
 TAKES_BODY = fails_with(400, 413, 415, 422)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.deadline import Deadline
-from app.core.errors import DomainError, WorkerDied
+from app.core.errors import DomainError, InvalidRequest, WorkerDied
 from app.engine.backend import BackendStats, EngineBackend, GenerationEvent, ModelInput
 from app.engine.ipc.messages import (
     Accepted,
@@ -44,6 +44,7 @@ HELLO = (
 WHOLE = (Accepted("r", prompt_tokens=3, omitted_messages=0, max_tokens=20), *HELLO[1:])  # nothing was omitted
 SAMPLING = SamplingDefaults(max_tokens=16, temperature=0.7)
 PROFILE = ModelProfile("stand-in", "Stand-in", "", (Source("tests/stand-in"),), 160, 1, 1, SAMPLING)
+_CHARACTERS = range(0xD800)  # each is a token
 LOADING = LoadProgress(model_name="stand-in", stage="load", fraction=0.5)
 
 
@@ -90,6 +91,8 @@ class StandInBackend:
     async def detokenize(
         self, token_ids: Sequence[int], deadline: Deadline, *, skips_special_tokens: bool = False
     ) -> str:
+        if any(token_id not in _CHARACTERS for token_id in token_ids):
+            raise InvalidRequest("token_ids: the model has no such token")
         return "".join(map(chr, token_ids))
 
     async def count_tokens(self, model_input: ModelInput, deadline: Deadline) -> int:

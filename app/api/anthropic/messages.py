@@ -10,7 +10,7 @@ from app.api.anthropic.replies import ReplyMessageBody
 from app.api.anthropic.requests import MessagesRequest, PromptRequest
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
-from app.api.docs import fails_as
+from app.api.docs import STREAMS_MESSAGE, fails_as
 from app.api.examples import COUNT_MESSAGE, MESSAGE
 from app.api.openai.wire import SparseModel
 from app.api.paths import ANTHROPIC_PREFIX
@@ -21,7 +21,7 @@ router = APIRouter(
 )
 
 
-@router.post("", response_model=ReplyMessageBody)
+@router.post("", response_model=ReplyMessageBody, responses=STREAMS_MESSAGE)
 async def create_message(
     services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep, body: MessagesRequest = MESSAGE
 ) -> Response:

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
-from app.api.docs import fails_as
+from app.api.docs import STREAMS_CHUNKS, fails_as
 from app.api.error_formats import openai_error
 from app.api.examples import CHAT_COMPLETION
 from app.api.openai.chat_completion import completion_chunks, whole_completion
@@ -20,7 +20,7 @@ router = APIRouter(
 )
 
 
-@router.post("/chat/completions", response_model=ChatCompletion)
+@router.post("/chat/completions", response_model=ChatCompletion, responses=STREAMS_CHUNKS)
 async def create_chat_completion(
     services: ServicesDep,
     owner: OwnerDep,

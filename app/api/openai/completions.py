@@ -7,7 +7,7 @@ from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
-from app.api.docs import fails_as
+from app.api.docs import STREAMS_CHUNKS, fails_as
 from app.api.error_formats import openai_error
 from app.api.examples import TEXT_COMPLETION
 from app.api.openai.chat_requests import SamplingRequest
@@ -51,7 +51,7 @@ class CompletionRequest(SamplingRequest):
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
-@router.post("/completions", response_model=TextCompletion)
+@router.post("/completions", response_model=TextCompletion, responses=STREAMS_CHUNKS)
 async def create_completion(
     services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep, body: CompletionRequest = TEXT_COMPLETION
 ) -> Response:

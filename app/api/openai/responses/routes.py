@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 
 from app.api.body import ParsedRoute
 from app.api.dependencies import DeadlineDep, KeyDep, OwnerDep, ServicesDep
-from app.api.docs import fails_as
+from app.api.docs import STREAMS_RESPONSE, fails_as
 from app.api.error_formats import openai_error
 from app.api.examples import INPUT_TOKENS, RESPONSE
 from app.api.openai.responses import creation
@@ -27,7 +27,7 @@ router = APIRouter(
 )
 
 
-@router.post("", response_model=ResponseBody)
+@router.post("", response_model=ResponseBody, responses=STREAMS_RESPONSE)
 async def create_response(
     services: ServicesDep,
     owner: OwnerDep,
@@ -47,7 +47,7 @@ async def count_input_tokens(
     return await creation.count(services, owner, body, deadline)
 
 
-@router.get("/{response_id}", response_model=ResponseBody)
+@router.get("/{response_id}", response_model=ResponseBody, responses=STREAMS_RESPONSE)
 async def get_response(
     response_id: str, services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep, query: FollowParams
 ) -> Response | ResponseBody:
