@@ -64,8 +64,9 @@ async def follow(
         InvalidRequest: its events are not kept any more.
     """
     turn = await find_turn(services, owner, own_id)
+    if turn is None or (turn.has_ended and turn.error is None):
+        await find_branch(services, owner, own_id)  # raises if it was deleted
     if turn is None:
-        await find_branch(services, owner, own_id)
         raise InvalidRequest("stream: the events of this response are not kept any more.")
     reader = (await services.chats.events(owner, turn.ids.message_id, 0)).unjoined()
     events = _stream(turn_response(turn.ids), _turn_pieces(reader, True))

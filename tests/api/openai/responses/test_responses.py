@@ -274,6 +274,8 @@ def test_a_deleted_response_is_gone_and_its_conversation_with_it(client: openai.
     client.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)
+    with pytest.raises(openai.NotFoundError):
+        list(client.responses.retrieve(first.id, stream=True))
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, previous_response_id=first.id)
     assert refused.value.code == "previous_response_not_found"
