@@ -3,6 +3,7 @@
 The fixture `watch` fails a test in which the page reaches for another server, or in which a policy is broken.
 """
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 from starlette.types import Receive, Scope, Send
 
@@ -55,6 +56,14 @@ def test_hostile_answer_is_only_text(page: Page, script: Script) -> None:
         "https://evil.example/page",
         "https://evil.example/auto",
     }
+
+
+@pytest.mark.parametrize("text", [">" * 20_000 + " deep", "- " * 5_000 + "deep"], ids=["quotes", "lists"])
+def test_answer_that_is_nested_too_deeply_is_shown_as_it_is(page: Page, script: Script, text: str) -> None:
+    script.answer("Go", (text, " end"))
+    ask(page, "Go")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    expect(page.locator(".assistant .markdown")).to_contain_text("deep end")
 
 
 def test_question_and_title_are_only_text(page: Page) -> None:

@@ -11,7 +11,7 @@ const SHOWN_MS = 1500;
  */
 export function copyButton(text, name) {
   const button = iconButton(icon("copy"), name, async () => {
-    await copy(text());
+    await copy(text(), button);
     fill(button, icon("check"));
     button.setAttribute("aria-label", "Copied");
     setTimeout(() => {
@@ -22,12 +22,12 @@ export function copyButton(text, name) {
   return button;
 }
 
-/** @param {string} text */
-async function copy(text) {
+/** @param {string} text @param {HTMLElement} button beside which an element may have the focus, also in a dialog */
+async function copy(text, button) {
   if (navigator.clipboard !== undefined) return await navigator.clipboard.writeText(text);
   const field = el("textarea", { class: "visually-hidden", readonly: true });
   field.value = text;
-  document.body.append(field);
+  button.after(field);
   field.select();
   document.execCommand("copy");
   field.remove();

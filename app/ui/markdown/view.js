@@ -15,6 +15,7 @@ export class MarkdownView {
     this.drawn = 0; // characters in blocks that have ended
     this.seen = 0; // characters at the last drawing
     this.isDue = false;
+    this.isPlain = false; // whether the text is too deeply nested to be drawn as Markdown
     /** @type {Node[]} the nodes of the last block */
     this.open = [];
     /** @type {Token | null} */
@@ -35,7 +36,7 @@ export class MarkdownView {
     this.drawn = 0;
     this.open = [];
     this.openToken = null;
-    this.element.replaceChildren(...blocksOf(this.text).map((block) => drawBlock(block, true)));
+    this.#guard(() => this.element.replaceChildren(...blocksOf(this.text).map((block) => drawBlock(block, true))));
     this.drawn = this.seen = this.text.length;
   }
 
@@ -43,7 +44,7 @@ export class MarkdownView {
   finish() {
     if (/^ {0,3}\[[^\]]+\]:/m.test(this.text)) return this.show(this.text); // it defines addresses of its links
     this.draw();
-    if (this.openToken !== null) this.replaceOpen(this.openToken, true);
+    if (this.openToken !== null && !this.isPlain) this.replaceOpen(this.openToken, true);
     this.open = [];
     this.openToken = null;
     this.drawn = this.text.length;
@@ -62,12 +63,27 @@ export class MarkdownView {
   draw() {
     if (this.seen === this.text.length) return;
     this.seen = this.text.length;
+    this.#guard(() => this.#drawRest());
+  }
+
+  #drawRest() {
     const blocks = blocksOf(this.text.slice(this.drawn));
     const last = blocks.findLastIndex((block) => block.type !== "space");
     for (const [index, block] of blocks.entries()) {
       if (index < last) this.close(block);
       else if (index === last) this.redraw(block);
     }
+  }
+
+  /** Runs `draw`, or shows the bare text if its nesting exceeds what the parser or the browser can hold. @param {() => void} draw */
+  #guard(draw) {
+    try {
+      if (!this.isPlain) return draw();
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      this.isPlain = true;
+    }
+    this.element.replaceChildren(el("div", { class: "undrawn" }, this.text));
   }
 
   /** @param {Token} block the next one, which has ended */
