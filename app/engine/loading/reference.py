@@ -70,6 +70,8 @@ def computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        for values, narrow in stored.items():  # of modules that failed
+            values.data = narrow
 
 
 def refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.dtype) -> None:

@@ -15,7 +15,7 @@ from app.core.literals import Quantization
 from app.engine.kv.sequence_bytes import SequenceBytes
 from app.engine.layers.calibration import record
 from app.engine.layers.prepare import convert_layers
-from app.engine.layers.schemes import as_computed
+from app.engine.layers.schemes import Scheme, as_computed, relative_error
 from app.engine.loading.load import ReportStage
 from app.engine.loading.reference import (
     OTHERS,
@@ -31,6 +31,10 @@ from app.engine.own_cache.sequence_state import SequenceState, cache_argument, s
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _LENGTHS = (13, 9)  # tokens of two sequences whose passes alternate
+_PREFIX, _REST = 5, 8  # tokens of the first of them
+_SINGLE = ((_PREFIX,), *[(1,)] * _REST)
+_ROUNDING_32_BITS, _ROUNDING_16_BITS = 0.005, 0.02  # relative errors; without its cache a pass has more
+_ROUNDING_SPREAD = 3  # times, by which one rounding may differ from another
 _IN_CHUNKS = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # tokens of each sequence in each pass
 _AT_ONCE = ((10, 6), (1, 1), (1, 1), (1, 1))
 
@@ -77,7 +81,7 @@ def check_converted(
             fuses=False,
         )
         report("pack", 1.0)
-        return _path(model, prompts, expected, scheme.name, scheme.tolerance, reason)
+        return _path(model, dtype, prompts, expected, scheme, reason)
 
 
 def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
@@ -87,8 +91,7 @@ def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
         prompts = _prompts(model)
         expected = own_logits(model, prompts)
         refuse_infinite(model, expected, model.dtype)
-        scheme = as_computed(model.dtype)
-        return _path(model, prompts, expected, scheme.name, scheme.tolerance, reason)
+        return _path(model, model.dtype, prompts, expected, as_computed(model.dtype), reason)
 
 
 def _refuse_without_cache(model: PreTrainedModel) -> None:
@@ -104,33 +107,42 @@ def _prompts(model: PreTrainedModel) -> list[list[int]]:
 
 def _path(
     model: PreTrainedModel,
+    dtype: torch.dtype,
     prompts: list[list[int]],
     expected: list[Tensor],
-    weights: str,
-    tolerance: float,
+    scheme: Scheme,
     reason: str,
 ) -> OwnPath:
-    is_divisible = True
-    try:
-        states = _checked(model, prompts, expected, tolerance, _IN_CHUNKS)
-    except ModelUnsupported:
-        is_divisible = False
-        states = _checked(model, prompts, expected, tolerance, _AT_ONCE)
+    is_divisible = _is_divisible(model, dtype, prompts[0])
+    states, logits = _read(model, prompts, _IN_CHUNKS if is_divisible else _AT_ONCE)
+    for own, row in zip(expected, logits, strict=True):
+        refuse_difference(own, row, scheme.tolerance, "the cache of this architecture")
     shorter, longer = sorted(
         (len(ids), storage_bytes(it.cache)) for ids, it in zip(prompts, states, strict=True)
     )
     can_crop = all(state.can_always_crop for state in states)
-    return OwnPath(weights, reason, SequenceBytes.between(shorter, longer), is_divisible, can_crop)
+    return OwnPath(scheme.name, reason, SequenceBytes.between(shorter, longer), is_divisible, can_crop)
 
 
-def _checked(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
-    expected: list[Tensor],
-    tolerance: float,
-    passes: Sequence[tuple[int, int]],
-) -> list[SequenceState]:
-    """Returns the states after both prompts, whose passes alternate. Raises ModelUnsupported."""
+def _is_divisible(model: PreTrainedModel, dtype: torch.dtype, ids: list[int]) -> bool:
+    """Returns whether a pass over several ids uses the cache: whether single ids give the same logits.
+
+    What rounding may change is measured: one pass over all ids differs from single ids by nothing else.
+    """
+    single, whole = (_read(model, [ids], passes)[1][0] for passes in (_SINGLE, ((len(ids),),)))
+    try:
+        with failures_as_unsupported(model):
+            chunk = _read(model, [ids], ((_PREFIX,), (_REST,)))[1][0]
+    except ModelUnsupported:
+        return False
+    least = _ROUNDING_32_BITS if dtype == torch.float32 else _ROUNDING_16_BITS
+    return relative_error(chunk, single) <= max(least, _ROUNDING_SPREAD * relative_error(whole, single))
+
+
+def _read(
+    model: PreTrainedModel, prompts: list[list[int]], passes: Sequence[tuple[int, ...]]
+) -> tuple[list[SequenceState], list[Tensor]]:
+    """Returns the states and the last logits of the prompts. Each pass has so many ids of each of them."""
     forward = OwnForward(model)
     sequences = [TokenSequence(str(number), ids) for number, ids in enumerate(prompts)]
     states = [SequenceState() for _ in prompts]
@@ -139,6 +151,4 @@ def _checked(
         logits = forward.logits(list(zip(chunks, states, strict=True)))
         for sequence, count in zip(sequences, counts, strict=True):
             sequence.advance(count)
-    for own, row in zip(expected, logits.float(), strict=True):
-        refuse_difference(own, row, tolerance, "the cache of this architecture")
-    return states
+    return states, list(logits.float())

@@ -5,13 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from app.engine.core import EngineCore, EngineLimits
 from app.engine.decoders import decoder_for, sequence_bytes
 from app.engine.ipc.messages import WorkerSpec
+from app.engine.loading.load import LoadedModel
 from app.engine.loading.serving_path import CheckedModel, load_checked
-from app.engine.own_cache.check import OwnPath
+from app.engine.own_cache.check import OwnPath, check_unchanged
 from app.engine.own_cache.runner import OwnForward
 from tests.engine.tiny import InlineExecutor, new_model, shared_grammar_sandbox, shared_sandbox
 
@@ -218,3 +225,11 @@ def load_own(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path
     reference.train(False)
     spec = WorkerSpec(str(folder), architecture, dtype="float32")
     return OwnCacheModel(reference, load_checked(spec, lambda *stage: None), tokenizer)
+
+
+def unpacked(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> OwnCacheModel:
+    """Returns a model that is served with own caches though it could be packed."""
+    model = new_model(config)
+    path = check_unchanged(model, "it is not packed in this test")
+    loaded = LoadedModel(model, tokenizer, WINDOW)
+    return OwnCacheModel(new_model(config), CheckedModel(loaded, model.num_parameters(), path), tokenizer)

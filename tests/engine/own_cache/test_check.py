@@ -12,7 +12,7 @@ from app.core.errors import ModelUnsupported
 from app.core.literals import DType, Quantization
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.serving_path import load_checked
-from app.engine.own_cache.check import check_unchanged
+from app.engine.own_cache.check import OwnPath, check_unchanged
 from app.engine.startup import build_engine
 from tests.engine.own_cache.models import OwnCacheModel, load_own, save
 from tests.engine.tiny import greedy, new_model, run
@@ -71,6 +71,18 @@ def test_state_spaces_have_the_context_window_that_is_set(
     save("mamba2", tokenizer, tmp_path)
     built = build_engine(WorkerSpec(str(tmp_path), "mamba2", context_length=5000), lambda event: None)
     assert built.info.context_length == 5000
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "mamba2", "lfm2", "granitemoehybrid", "jamba", "mamba"])
+def test_ignored_caches_are_found_with_few_bits_too(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    own = load_own(name, tokenizer, tmp_path)
+    own.reference.bfloat16().save_pretrained(tmp_path)
+    spec = WorkerSpec(str(tmp_path), name, dtype="bfloat16")
+    path = load_checked(spec, lambda *stage: None).path
+    assert isinstance(path, OwnPath)
+    assert path.is_divisible == (name not in ("jamba", "mamba"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -1,7 +1,10 @@
 """Greedy replies equal those of transformers for every architecture, alone and beside others."""
 
-from tests.engine.own_cache.models import OwnCacheModel
-from tests.engine.tiny import Collected, finish, greedy, run
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.engine.own_cache.models import OwnCacheModel, unpacked
+from tests.engine.tiny import Collected, configs, finish, greedy, run
 
 LONG = "the cat sat on the mat, 日本語 and é 👍 too. " * 5
 SHORT = "on the mat"
@@ -57,3 +60,16 @@ def test_eviction_and_preemption_change_no_token(own: OwnCacheModel) -> None:
     replies = run(engine, *(greedy(prompt, prompt, 12) for prompt in prompts))
     assert replies.texts == {prompt: own.generate(prompt, 12) for prompt in prompts}
     assert engine.cache.used_bytes <= engine.limits.kv_cache_bytes
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
+def test_sliding_windows_are_kept_and_reused(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """These are packed otherwise; here they are served as a hybrid with such layers would be."""
+    own = unpacked(configs(len(tokenizer))[name], tokenizer)
+    assert not own.path.can_crop
+    engine = own.engine()
+    replies = run(engine, greedy("a", LONG, 12), greedy("b", SHORT, 12))
+    assert replies.texts == {"a": own.generate(LONG, 12), "b": own.generate(SHORT, 12)}
+    again = run(engine, greedy("c", LONG, 12), greedy("d", LONG + " and", 12))
+    assert again.texts == {"c": replies.texts["a"], "d": own.generate(LONG + " and", 12)}
+    assert again.cached("c") > 0.7 * len(tokenizer(LONG).input_ids) < again.cached("d")
