@@ -19,7 +19,7 @@ def main() -> None:
     try:
         settings = load_settings(**options.settings)
         check_address(settings.host, settings.port)
-        launcher = WorkerLauncher(settings.fork_server)
+        launcher = WorkerLauncher(settings.fork_server, settings.log_format)
         launcher.start()
         try:
             _serve(settings, launcher)

@@ -44,7 +44,7 @@ _PRELOADED = (
 
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the owner acts on it
-    configure("INFO")
+    configure("INFO", "json" if sys.argv[2:] == ["json"] else "text")
     name_process("llm-fork-server")
     listening = socket.socket(fileno=int(sys.argv[1]))
     path = Path(listening.getsockname())

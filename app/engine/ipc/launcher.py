@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from app.core.literals import LogFormat
 from app.engine.ipc.child_process import (
     FIRST_FORK_TIMEOUT_S,
     ChildProcess,
@@ -36,7 +37,7 @@ class ForkServer:
     It is bound to no event loop. Launchers in other processes may use it as well, by its `path`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log_format: LogFormat = "text") -> None:
         self._folder = make_socket_folder()  # only this user may enter it
         self.path = self._folder / "fork-server"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
@@ -44,7 +45,7 @@ class ForkServer:
             listening.listen()  # requests may wait here until the imports are done
             fd = listening.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.engine.ipc.fork_server", str(fd)],
+                [sys.executable, "-m", "app.engine.ipc.fork_server", str(fd), log_format],
                 stdin=subprocess.PIPE,
                 pass_fds=[fd],
                 env=worker_environment() | {"OPENBLAS_NUM_THREADS": "1"},  # it starts threads on import
@@ -90,8 +91,9 @@ class WorkerLauncher:
     `shared` is the path of another owner's fork server, to use instead of its own.
     """
 
-    def __init__(self, shared: Path | None = None) -> None:
+    def __init__(self, shared: Path | None = None, log_format: LogFormat = "text") -> None:
         self._shared = shared
+        self._log_format = log_format
         self._server: ForkServer | None = None
         self._may_fork = sys.platform == "linux"  # elsewhere system libraries break in forked processes
         self._has_forked = False  # with the present fork server
@@ -110,7 +112,7 @@ class WorkerLauncher:
             self.close()
         if self._server is None and self._may_fork:
             try:
-                self._server = ForkServer()
+                self._server = ForkServer(self._log_format)
             except OSError as error:
                 logger.warning("the fork server could not be started: %s", error.strerror)
 

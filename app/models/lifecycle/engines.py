@@ -45,7 +45,9 @@ class WorkerStarter:
     """Starts one worker process for each model, and connects to the remote engines of the others."""
 
     def __init__(self, settings: Settings, launcher: WorkerLauncher | None = None) -> None:
-        self._launcher = WorkerLauncher(settings.fork_server) if launcher is None else launcher
+        self._launcher = (
+            WorkerLauncher(settings.fork_server, settings.log_format) if launcher is None else launcher
+        )
         self._max_requests = settings.max_active_requests + settings.max_queued_requests
         self._silence_limit_s = settings.worker_timeout
 

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from app import __version__
 from app.core.errors import StoreUnavailable
@@ -25,6 +25,10 @@ class ModelStates(Protocol):
 
 
 class CountedStorage(Protocol):
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many conversations were dropped since the start, by the limit that they exceeded."""
+
     async def count(self) -> int:
         """Returns the number of conversations of all owners. Raises StoreUnavailable."""
 
@@ -80,13 +84,27 @@ class MetricsReporter:
         return await asyncio.to_thread(self._metrics.render, state)
 
     async def _conversations(self) -> list[Metric]:
-        """Returns the number of conversations; nothing if the storage cannot count them in time."""
+        """Returns what the storage counts, without the conversations if that takes too long."""
         if self._storage is None:
             return []
-        try:
-            async with asyncio.timeout(_COUNT_LIMIT_S):
-                count = await self._storage.count()
-        except (StoreUnavailable, TimeoutError):
-            logger.debug("the conversations could not be counted")
-            return []
-        return [GaugeMetricFamily("llm_conversations", "Conversations that are stored.", value=count)]
+        dropped = CounterMetricFamily(
+            "llm_conversations_dropped",
+            "Conversations dropped from memory, by the limit that they exceeded.",
+            labels=["limit"],
+        )
+        for limit, number in self._storage.dropped.items():
+            dropped.add_metric([limit], number)
+        stored = await _stored(self._storage)
+        if stored is None:
+            return [dropped]
+        return [dropped, GaugeMetricFamily("llm_conversations", "Conversations that are stored.", stored)]
+
+
+async def _stored(storage: CountedStorage) -> int | None:
+    """Returns the number of conversations; None if the storage cannot count them in time."""
+    try:
+        async with asyncio.timeout(_COUNT_LIMIT_S):
+            return await storage.count()
+    except (StoreUnavailable, TimeoutError):
+        logger.debug("the conversations could not be counted")
+        return None

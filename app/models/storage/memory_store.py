@@ -52,6 +52,7 @@ class MemoryStore:
         self._ttl_s = ttl_s
         self._held = held
         self._clock = clock
+        self.dropped = Counter(age=0, number=0, memory=0)  # conversations, by the limit that they exceeded
         self._records: OrderedDict[str, _Record] = OrderedDict()  # the least recently used first
 
     def __len__(self) -> int:
@@ -161,6 +162,7 @@ class MemoryStore:
             if self._clock() - self._records[oldest].used_at <= self._ttl_s:
                 return
             self._remove(oldest)
+            self.dropped["age"] += 1
             logger.info("conversation expired: id=%s", oldest)
 
     def _make_room_for(self, conversation: Conversation) -> None:
@@ -170,6 +172,7 @@ class MemoryStore:
             if oldest is None:
                 raise _all_in_use()
             self._remove(oldest)
+            self.dropped["number"] += 1
             logger.warning("conversation evicted, LLM_MAX_CONVERSATIONS reached: id=%s", oldest)
 
     def _make_memory_for(self, conversation: Conversation, more_bytes: int) -> None:
@@ -182,6 +185,7 @@ class MemoryStore:
                     return
                 raise _all_in_use()
             self._remove(oldest)
+            self.dropped["memory"] += 1
             logger.warning("conversation evicted, LLM_CONVERSATION_MEMORY_GB reached: id=%s", oldest)
 
     def _expendable(

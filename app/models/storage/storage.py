@@ -1,5 +1,6 @@
 """Chooses where conversations are kept: in memory, or in the database of LLM_DATABASE_URL."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from app.core.config import Settings
@@ -25,6 +26,10 @@ class Storage(Protocol):
     def failure(self) -> str | None:
         """Why conversations cannot be stored now, as one sentence; None if they can."""
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many conversations were dropped since the start, by the limit that they exceeded."""
+
     async def count(self) -> int:
         """Returns the number of conversations of all owners. Raises StoreUnavailable."""
 
@@ -49,6 +54,11 @@ class MemoryStorage:
             ttl_s=settings.conversation_ttl,
             held=self.locks.held,
         )
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """See Storage."""
+        return self.store.dropped
 
     async def count(self) -> int:
         """See Storage."""

@@ -1,6 +1,7 @@
 """The figures of the store of conversations."""
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
@@ -15,6 +16,8 @@ from tests.models.metrics.exposition import figures_of
 
 
 class FailingStorage:
+    dropped: Mapping[str, int] = {}
+
     async def count(self) -> int:
         raise StoreUnavailable("The database cannot be reached.")
 
@@ -36,6 +39,19 @@ def test_calls_are_timed_and_conversations_counted() -> None:
     assert figures.total("llm_store_seconds_count", operation="get") == 2
     assert figures.total("llm_store_failures_total") == 0
     assert figures.total("llm_conversations") == 1
+
+
+def test_dropped_conversations_are_counted_by_the_limit() -> None:
+    storage = MemoryStorage(Settings(_env_file=None, max_conversations=1))
+
+    async def use() -> None:
+        for _ in range(3):
+            await storage.store.commit(Conversation(owner="anna"))
+
+    asyncio.run(use())
+    figures = figures_of(MetricsReporter(storage=storage))
+    dropped = "llm_conversations_dropped_total"
+    assert figures.total(dropped, limit="number") == figures.total(dropped) == 2
 
 
 def test_store_that_cannot_be_used_counts_as_failure_and_hides_no_other_figure() -> None:

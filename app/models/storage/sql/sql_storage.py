@@ -1,6 +1,7 @@
 """Opens the storage of LLM_DATABASE_URL."""
 
 import contextlib
+from collections.abc import Mapping
 
 from app.core.errors import StoreUnavailable
 from app.models.storage.sql.database import Database
@@ -25,6 +26,11 @@ class SqlStorage:
     def failure(self) -> str | None:
         """See Storage."""
         return self._database.failure
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """See Storage. A database keeps every conversation."""
+        return {}
 
     async def count(self) -> int:
         """See Storage."""
