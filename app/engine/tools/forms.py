@@ -9,6 +9,7 @@ from typing import Any
 from app.engine.grammars.sources import json_rule
 from app.engine.tools.gemma import GemmaForm
 from app.engine.tools.parser import CallForm, CallSink, Schemas
+from app.engine.tools.pythonic import PythonicForm, read_list
 from app.engine.tools.reader import NotACall, Reader, Reading
 from app.engine.tools.xml import XmlForm
 
@@ -27,6 +28,7 @@ class JsonForm:
     arguments: str = "arguments"
     separator: str = ""
     is_list: bool = False  # as the model's own template writes it
+    reads_python: bool = False  # whether a list may also be one of calls as Python writes them
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -37,17 +39,25 @@ class JsonForm:
         if (yield from reader.accepts("[")):
             yield from self._list(reader, sink)
         else:
-            yield from _call(reader, sink)
-        if self.separator or self.close:
-            yield from reader.skip_space()
-        while self.separator and (yield from reader.accepts(self.separator)):
-            yield from reader.skip_space()
-            yield from _call(reader, sink)
-            yield from reader.skip_space()
+            yield from self._separated(reader, sink)
         if self.close:
+            yield from reader.skip_space()
             yield from reader.accepts(self.close)
 
+    def _separated(self, reader: Reader, sink: CallSink) -> Reading[None]:
+        yield from _call(reader, sink)
+        while self.separator:
+            yield from reader.skip_space()
+            if not (yield from reader.accepts(self.separator)):
+                return
+            yield from reader.skip_space()
+            yield from _call(reader, sink)
+
     def _list(self, reader: Reader, sink: CallSink) -> Reading[None]:
+        yield from reader.skip_space()
+        if self.reads_python and (yield from reader.peek()) != "{":
+            yield from read_list(reader, sink)
+            return
         while True:
             yield from reader.skip_space()
             yield from _call(reader, sink)
@@ -164,7 +174,7 @@ class MistralForm:
 _MISTRAL_LIST = JsonForm(("[TOOL_CALLS]",), is_list=True)
 HERMES = JsonForm(("<tool_call>",), "</tool_call>")
 PHI = JsonForm(("<|tool_call|>",), "<|/tool_call|>", is_list=True)
-LLAMA = JsonForm(("<|python_tag|>", ""), arguments="parameters", separator=";")
+LLAMA = JsonForm(("<|python_tag|>", ""), arguments="parameters", separator=";", reads_python=True)
 
 
 def form_of(template: str, vocabulary: Sequence[str]) -> CallForm:
@@ -173,6 +183,8 @@ def form_of(template: str, vocabulary: Sequence[str]) -> CallForm:
         return XmlForm()
     if "[TOOL_CALLS]" in template or "[TOOL_CALLS]" in vocabulary:
         return MistralForm(names_first="[ARGS]" in template)
+    if "func_name1(" in template:
+        return PythonicForm()
     if "<|tool_call>" in template:
         return GemmaForm()
     if "<|tool_call|>" in template or "<|tool_call|>" in vocabulary:

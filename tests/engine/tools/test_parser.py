@@ -12,6 +12,7 @@ from app.engine.replies.parts import Part
 from app.engine.tools.forms import HERMES, LLAMA, PHI, MistralForm
 from app.engine.tools.gemma import GemmaForm
 from app.engine.tools.parser import CallForm, ToolCallParser
+from app.engine.tools.pythonic import PythonicForm
 from app.engine.tools.xml import XmlForm
 
 SCHEMAS = {
@@ -90,6 +91,25 @@ EXAMPLES = {
         "",
         (("weather", PARIS), ("time", "{}")),
     ),
+    "pythonic": Example(
+        PythonicForm(),
+        "[weather(city='Pa\\'ris \"x\"', days=2, where={'a': [True, None, 'b']}, tags=(1, -2.5,)), time()]",
+        "",
+        (
+            (
+                "weather",
+                '{"city": "Pa\'ris \\"x\\"", "days": 2, "where": {"a": [true, null, "b"]}, '
+                '"tags": [1, -2.5]}',
+            ),
+            ("time", "{}"),
+        ),
+    ),
+    "llama list": Example(
+        LLAMA, f'[{{"name": "weather", "parameters": {PARIS}}}]', "", (("weather", PARIS),)
+    ),
+    "llama, pythonic": Example(
+        LLAMA, ' [weather(city="Paris", days=2)]', "", (("weather", '{"city": "Paris", "days": 2}'),)
+    ),
     "mistral list": Example(
         MISTRAL,
         f'[TOOL_CALLS] [{{"name": "weather", "arguments": {PARIS}}}, {{"name": "time", "arguments": {{}}}}]',
@@ -127,6 +147,9 @@ STAYS_TEXT: dict[str, tuple[CallForm, str]] = {
     "JSON of another tool": (LLAMA, ' {"name": "Ada", "parameters": {"age": 3}}'),
     "JSON within text": (LLAMA, 'So: {"name": "weather", "parameters": {}}'),
     "a list": (LLAMA, "[1, 2]"),
+    "a list of words": (PythonicForm(), "[weather, time]"),
+    "a note": (LLAMA, "[Note] call weather()"),
+    "another function": (PythonicForm(), "[rm(path='/')]"),
     "mistral": (MISTRAL, "[TOOL_CALLS]no call"),
     "mistral other tool": (MISTRAL, "[TOOL_CALLS]rm[ARGS]{}"),
     "xml": (XmlForm(), "<tool_call>\n<function=rm>\n</function></tool_call>"),

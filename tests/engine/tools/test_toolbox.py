@@ -26,6 +26,7 @@ from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tools.forms import HERMES, LLAMA, PHI, MistralForm, form_of
 from app.engine.tools.gemma import GemmaForm
 from app.engine.tools.parser import CallForm
+from app.engine.tools.pythonic import PythonicForm
 from app.engine.tools.xml import XmlForm
 from tests.engine.tiny import TinyModel, configs, decode, make_tokenizer, shared_sandbox
 
@@ -54,6 +55,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {  # template, and added spec
     ),
     "phi": (SHOWN.replace("<tool_call>", "<|tool_call|>"), ("<|tool_call|>", "<|/tool_call|>")),
     "llama": (SHOWN.replace("<tool_call>", ""), ("<|python_tag|>",)),
+    "pythonic": (SHOWN.replace("<tool_call>", "") + "{# [func_name1(params_name1=...)] #}", ()),
     "gemma": (SHOWN.replace("<tool_call>", "<|tool_call>"), ("<|tool_call>", "<tool_call|>", '<|"|>')),
 }
 
@@ -249,6 +251,7 @@ def test_required_call_and_a_form_exclude_each_other(hermes: TinyModel) -> None:
         ("mistral names", MistralForm(names_first=True)),
         ("phi", PHI),
         ("llama", LLAMA),
+        ("pythonic", PythonicForm()),
         ("gemma", GemmaForm()),
     ],
 )
