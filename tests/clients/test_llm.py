@@ -43,5 +43,12 @@ def test_llm_runs_a_tool_and_sends_its_result(url: str, tmp_path: Path) -> None:
 
 
 def test_llm_gets_the_form_of_a_schema(url: str, tmp_path: Path) -> None:
-    answer = run_llm(tmp_path, url, NAME, "Hello", "--schema", "is_true bool, is_old bool")
+    flag = {"type": "boolean"}
+    schema = {
+        "type": "object",
+        "properties": {"is_true": flag, "is_old": flag},
+        "required": ["is_true", "is_old"],
+        "additionalProperties": False,
+    }
+    answer = run_llm(tmp_path, url, NAME, "Hello", "--schema", json.dumps(schema))
     assert set(json.loads(answer)) == {"is_true", "is_old"}

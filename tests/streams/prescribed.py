@@ -15,8 +15,11 @@ from app.core.deadline import Deadline
 from app.engine.backend import BackendStats, EngineBackend, GenerationEvent, ModelInput
 from app.engine.ipc.messages import Grammar, ModelInfo, SamplingParams, Tokens
 from app.main import create_app
+from app.models.branches import ConversationBranches
 from app.models.chat.completion import TextGenerator
+from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator, ModelLeases
+from app.models.chat.token_counter import TokenCounter
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceGenerator
@@ -137,14 +140,16 @@ def prescribed_server(folder: Path, fork_server: Path, texts: Mapping[str, str])
 
     def build(settings: Settings) -> Services:
         manager = ModelManager(settings, catalogue, Hub(folder / "cache"))
-        generator, storage = ChatGenerator(PrescribedModels(manager, texts)), choose_storage(settings)
+        models, storage = PrescribedModels(manager, texts), choose_storage(settings)
+        store, locks, generator = storage.store, storage.locks, ChatGenerator(models)
         choices = ChoiceGenerator(settings, generator)
         return replace(
             scripted_services(Scripted(), settings),
             models=manager,
-            chats=ChatModelManager(
-                settings, storage.store, storage.locks, generator, TurnRegistry(), storage.key_records
-            ),
+            chats=ChatModelManager(settings, store, locks, generator, TurnRegistry(), storage.key_records),
+            conversations=ConversationManager(settings, store, locks, manager),
+            branches=ConversationBranches(settings, store, locks),
+            tokens=TokenCounter(models),
             choices=choices,
             generator=TextGenerator(choices),
             storage=storage,
