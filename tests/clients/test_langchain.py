@@ -5,7 +5,6 @@ from typing import Literal
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
 
@@ -16,7 +15,6 @@ from tests.streams.prescribed import NAME
 Method = Literal["json_schema", "function_calling"]
 
 
-@tool
 def weather(city: str) -> str:
     """Says how the weather is."""
     return "Sunny, 21 degrees"
@@ -59,8 +57,7 @@ def test_langchain_calls_a_tool_and_sends_its_result(url: str) -> None:
     assert isinstance(first, AIMessage)
     (call,) = first.tool_calls
     assert (first.content, call["name"], call["args"]) == ("One moment.", "weather", CITY)
-    result = weather.invoke(call)
-    assert isinstance(result, ToolMessage)
+    result = ToolMessage(weather(**call["args"]), tool_call_id=call["id"])
     assert chat.invoke([question, first, result]).content == "It is sunny in Zürich 👍."
 
 
