@@ -151,7 +151,11 @@ def _chosen(functions: list[ResponseTool], choice: ChosenTools) -> tuple[list[Re
 
 
 def _function(tool: ResponseTool) -> FieldValues:
-    fields: FieldValues = {"name": tool.name, "description": tool.description or ""}
+    fields: FieldValues = {
+        "name": tool.name,
+        "description": tool.description or "",
+        "strict": bool(tool.strict),
+    }
     return fields if tool.parameters is None else fields | {"parameters": tool.parameters}
 
 

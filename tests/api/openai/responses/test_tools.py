@@ -26,6 +26,13 @@ def results(response: Any) -> list[Any]:
     ]
 
 
+def test_strict_tools_are_strict(client: openai.OpenAI, backend: GatedBackend) -> None:
+    backend.reply = CALLS
+    client.responses.create(model="stand-in", input="hi", tools=[OTHER | {"strict": True}, *TOOLS])
+    use = backend.requests[0].tool_use
+    assert use is not None and [tool.is_strict for tool in use.tools] == [True, False]
+
+
 def test_a_loop_with_state(client: openai.OpenAI, backend: GatedBackend) -> None:
     backend.reply = CALLS
     asked = client.responses.create(model="stand-in", input="hi", tools=TOOLS)
