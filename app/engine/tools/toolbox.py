@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Grammar, Submit, Tool, ToolUse
 from app.engine.tools.forms import MistralForm, form_of
-from app.engine.tools.lazy import text_with_calls
 from app.engine.tools.parser import Schemas, ToolCallParser
+from app.engine.tools.strict_calls import text_with_calls
 
 _MOST_TOOLS = 512
 _NAME = re.compile(r"[\w.:/-]{1,128}")
