@@ -51,7 +51,8 @@ class OwnCaches:
         self._budget = budget_bytes
         self._sequence_bytes = sequence_bytes
         self._max_tokens = max_tokens
-        self._is_divisible = is_divisible
+        self.is_divisible = is_divisible
+        self.single_cost = 1.0  # of an id that is read by itself, in ids of a longer pass
         self._has_checkpoints = has_checkpoints
         self._index: PrefixIndex[SequenceState] = PrefixIndex()
         self._running: dict[TokenSequence, _Running] = {}
@@ -107,7 +108,7 @@ class OwnCaches:
         count = sequence.longest_chunk
         if checkpoint is not None and sequence.computed < checkpoint:
             count = min(count, checkpoint - sequence.computed)
-        if self._is_divisible:
+        if self.is_divisible:
             return min(count, budget)
         return count if sequence.computed == 0 and not sequence.needs_all_logits else 1
 
@@ -152,7 +153,7 @@ class OwnCaches:
     def _reuse(self, ids: Ids, scope: str, reserved: int) -> tuple[SequenceState, int]:
         """Returns a cache of leading ids for a new sequence, and how many it has read."""
         donor, shared = self._donor(ids, scope)
-        if donor is None:
+        if donor is None or not self._is_worth_it(len(ids), shared):
             return SequenceState(scope), 0
         surplus = donor.tokens - shared
         if donor in self._kept:
@@ -166,6 +167,10 @@ class OwnCaches:
         state.crop(surplus)
         return state, shared
 
+    def _is_worth_it(self, ids: int, shared: int) -> bool:
+        """Returns whether reading the rest takes less time than reading all ids in one pass."""
+        return self.is_divisible or (ids - shared) * self.single_cost <= ids
+
     def _donor(self, ids: Ids, scope: str) -> tuple[SequenceState | None, int]:
         """Returns the cache that saves most, and how many leading ids a sequence can take from it."""
         whole, length = self._index.longest_whole(ids, scope)
@@ -176,7 +181,7 @@ class OwnCaches:
 
     def _checkpoint(self, sequence: TokenSequence) -> int | None:
         """Returns where to copy the cache, so that a prompt with another end can continue from there."""
-        tail = _CHECKPOINT_TAIL if self._is_divisible else 0  # what follows it is read id by id otherwise
+        tail = _CHECKPOINT_TAIL if self.is_divisible else 0  # what follows it is read id by id otherwise
         place = len(sequence.ids) - 1 - tail
         is_kept = self._has_checkpoints and sequence.is_kept and not sequence.needs_all_logits
         return place if is_kept and place - sequence.computed >= _SHORTEST_CHECKPOINT else None

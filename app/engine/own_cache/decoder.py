@@ -11,6 +11,8 @@ from app.engine.own_cache.runner import OwnForward
 from app.engine.request import Request
 from app.engine.scheduling.sequence import Chunk
 
+_CALIBRATION_IDS = 64
+
 
 class OwnCacheDecoder:
     """The Decoder of architectures that the packed path does not compute."""
@@ -24,7 +26,9 @@ class OwnCacheDecoder:
         return self._forward.device
 
     def calibrate(self, context_length: int) -> None:
-        """There is nothing to measure."""
+        """Measure whether a reused cache saves time if what follows it is read id by id."""
+        if not self.cache.is_divisible and context_length > _CALIBRATION_IDS:
+            self.cache.single_cost = self._forward.single_cost(_CALIBRATION_IDS)
 
     def propose(self, decoding: Sequence[Request], max_rows: int) -> None:
         """Proposes nothing: a state that has read a wrong draft id cannot go back."""

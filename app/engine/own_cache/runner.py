@@ -1,5 +1,6 @@
 """Runs a model's own forward pass, for one sequence after the other, each with the cache that it made."""
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +9,7 @@ from transformers import PreTrainedModel
 
 from app.engine.device import on_device
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument
-from app.engine.scheduling.sequence import Chunk
+from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 
 class OwnForward:
@@ -27,6 +28,18 @@ class OwnForward:
         """Returns the `logits_rows` of each chunk in order. The states have then read the chunks."""
         rows = [self._forward(chunk, state)[: chunk.logits_rows] for chunk, state in chunks]
         return torch.cat(rows)
+
+    def single_cost(self, count: int) -> float:
+        """Returns the measured time of a pass over one id, in ids of a pass over `count` of them."""
+        sequence, state = TokenSequence("calibration", [0] * (count + 1)), SequenceState()
+        whole_s = self._pass_s(Chunk(sequence, count), state)
+        sequence.advance(count)
+        return count * self._pass_s(Chunk(sequence, 1), state) / whole_s
+
+    def _pass_s(self, chunk: Chunk, state: SequenceState) -> float:
+        began = time.perf_counter()
+        self.logits([(chunk, state)]).sum().item()  # waits for the device
+        return time.perf_counter() - began
 
     def _forward(self, chunk: Chunk, state: SequenceState) -> Tensor:
         """Returns the logits of at least one of the chunk's rows."""

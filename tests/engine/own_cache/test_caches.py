@@ -81,6 +81,21 @@ def test_any_order_of_prompts_keeps_the_budget_and_the_scopes(
         caches.check_integrity()
 
 
+def test_a_prompt_that_is_faster_as_a_whole_is_read_as_a_whole(own_model: OwnModel) -> None:
+    own = own_model("jamba")
+    engine = own.engine()
+    engine.calibrate()
+    assert isinstance(engine.cache, OwnCaches) and engine.cache.single_cost > 0
+    run(engine, greedy("a", PROMPT, 1))
+    engine.cache.single_cost = 1000.0
+    whole = run(engine, greedy("b", PROMPT + "the cat", 8))
+    assert whole.cached("b") == 0
+    engine.cache.single_cost = 0.01
+    single = run(engine, greedy("c", PROMPT + "the cat", 8))
+    assert single.cached("c") > 0
+    assert single.texts["c"] == whole.texts["b"] == own.generate(PROMPT + "the cat", 8)
+
+
 def test_a_copy_shares_no_memory(own: OwnCacheModel) -> None:
     sequence, state = TokenSequence("a", range(2, 12)), SequenceState()
     own.forward.logits([(Chunk(sequence, 9), state)])
