@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from app.core.logging import JsonFormatter, LineFormatter
+from tests.api.fakes import Scripted, fake_app, serving
 from tests.waiting import wait_for
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -36,6 +37,15 @@ def test_text_line_has_the_id_of_the_caller_and_the_status(
     client.get("/api/v1/chat/models", headers={"x-request-id": "mine-1"})
     wait_for(lambda: "\n" in written.getvalue(), "the line")
     assert " INFO app.access [mine-1] GET /api/v1/chat/models 200 " in written.getvalue()
+
+
+@pytest.mark.parametrize("written", [LineFormatter], indirect=True)
+def test_refused_request_does_not_reveal_the_conversation(written: io.StringIO) -> None:
+    secret = "conv_61945969cb4a3579ba74aaf54ee659d6"
+    with serving(fake_app(Scripted(), api_key="key")) as url:
+        assert httpx.get(f"{url}/api/v1/chat/conversation/{secret}", trust_env=False).status_code == 401
+        wait_for(lambda: " 401 " in written.getvalue(), "the line")
+    assert "GET /api/v1/chat/conversation/conv_... 401 " in written.getvalue()
 
 
 @pytest.mark.parametrize("written", [JsonFormatter], indirect=True)
