@@ -77,7 +77,7 @@ def running_server(
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
     defaults = {
         "LLM_PORT": str(port),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "LLM_FIND_LOCAL_MODELS": "false",
         "HF_HUB_CACHE": str(folder / "hub"),
     }

@@ -31,6 +31,10 @@ _LONGEST_PAUSE_S = 60.0  # before another fork server is started
 _SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the fork server
 
 
+# Libraries that start threads when they are imported: OpenBLAS, and pyarrow, which scikit-learn brings along.
+WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+
+
 class ForkServer:
     """The process from which workers are forked: see app.engine.ipc.fork_server. The owner must call `close`.
 
@@ -48,7 +52,7 @@ class ForkServer:
                 [sys.executable, "-m", "app.engine.ipc.fork_server", str(fd), log_format],
                 stdin=subprocess.PIPE,
                 pass_fds=[fd],
-                env=worker_environment() | {"OPENBLAS_NUM_THREADS": "1"},  # it starts threads on import
+                env=worker_environment() | WITHOUT_THREADS,
             )
 
     @property

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from app.core.catalogue import BUILTIN_PATH
 from app.core.config import Settings
 from app.engine.ipc.child_process import ForkedProcess, worker_environment
 from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
-from app.engine.ipc.launcher import ForkServer, WorkerLauncher
+from app.engine.ipc.launcher import WITHOUT_THREADS, ForkServer, WorkerLauncher
 from app.engine.ipc.messages import LoadFailed, WorkerSpec
 from app.engine.ipc.process import WorkerProcess
 from tests.waiting import until
@@ -299,6 +300,18 @@ def test_fork_server_ends_with_its_owner(tmp_path: Path) -> None:
     owner = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=TIMEOUT_S)
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(owner.stdout)).wait(TIMEOUT_S)
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+def test_process_that_has_imported_pyarrow_forks() -> None:
+    script = (
+        "import pyarrow\n"
+        "from app.engine.ipc.fork_server import check_that_forking_is_safe\n"
+        "check_that_forking_is_safe()\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | WITHOUT_THREADS, check=True, timeout=TIMEOUT_S
+    )
 
 
 def test_process_with_several_threads_does_not_fork() -> None:
