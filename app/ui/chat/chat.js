@@ -102,7 +102,7 @@ export class Chat {
     const turn = this.turn;
     if (turn === null) return;
     if (this.id === null && turn.conversationId !== null) this.#named(turn.conversationId);
-    if (turn.hasEnded && !turns.has(turn)) this.#end(turn);
+    if (!turns.has(turn)) this.#end(turn);
   }
 
   /** Gives the page the address of a new conversation, as soon as it has an id. @param {string} id */
