@@ -1,7 +1,11 @@
-"""Makes grammars of replies that are any text, until the mark of a call begins, which must then be a call."""
+"""Makes grammars of replies that may have calls: in any text, or in place of an answer in some form."""
 
 import json
 import re
+
+from app.core.errors import InvalidRequest
+from app.engine.grammars.sources import json_rule
+from app.engine.ipc.messages import Grammar
 
 
 def text_with_calls(lark: str, mark: str, *, is_token: bool) -> str:
@@ -23,3 +27,18 @@ def text_with_calls(lark: str, mark: str, *, is_token: bool) -> str:
             after_mark,
         )
     )
+
+
+def answer_or_calls(lark: str, form: Grammar) -> str:
+    """Returns the grammar of an answer in the form, which is JSON, or of calls, whose grammar `lark` is.
+
+    Raises InvalidRequest.
+    """
+    try:
+        schema = json.loads(form.source or "{}")
+    except (ValueError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict):
+        raise InvalidRequest("response_format: the schema must be a JSON object, not nested too deeply")
+    calls = re.sub(r"^start:", "held:", lark)
+    return f"start: answer | held\nanswer: {json_rule(schema)}\n{calls}"

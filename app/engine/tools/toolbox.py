@@ -13,7 +13,7 @@ from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Grammar, Submit, Tool, ToolUse
 from app.engine.tools.forms import MistralForm, form_of
 from app.engine.tools.parser import Schemas, ToolCallParser
-from app.engine.tools.strict_calls import text_with_calls
+from app.engine.tools.strict_calls import answer_or_calls, text_with_calls
 
 _MOST_TOOLS = 512
 _NAME = re.compile(r"[\w.:/-]{1,128}")
@@ -51,21 +51,28 @@ class Toolbox:
         if use is None or use.choice == "none":
             return None
         if use.choice == "auto" and use.name is None:
-            is_strict = any(tool.is_strict for tool in use.tools) and submit.grammar is None
-            return self._strict_grammar(use) if is_strict else None
+            return self._optional_grammar(use, submit.grammar)
         if submit.grammar is not None:
             raise InvalidRequest("a reply that must be a tool call cannot have a response_format as well")
         is_parallel = use.is_parallel and use.name is None
         return Grammar("lark", self._form.lark(self.schemas(use), is_parallel=is_parallel))
 
-    def _strict_grammar(self, use: ToolUse) -> Grammar | None:
-        """Returns the grammar of text with calls; None for a form whose calls may begin without a mark."""
-        if "" in self._form.marks:
+    def _optional_grammar(self, use: ToolUse, form: Grammar | None) -> Grammar | None:
+        """Returns the grammar of text with calls, or of an answer in this form that may be calls instead.
+
+        It returns None if no tool is strict, if the form is not JSON, which leaves no room for calls, and for
+        models whose calls may begin without a mark.
+        """
+        has_form = form is not None and form.kind in ("json", "json_schema")
+        is_strict = form is None and any(tool.is_strict for tool in use.tools)
+        if "" in self._form.marks or not (has_form or is_strict):
             return None
         schemas = self.schemas(use)
         schemas = {tool.name: schemas[tool.name] if tool.is_strict else _ANY for tool in use.tools}
         mark = self._form.marks[0]
         lark = self._form.lark(schemas, is_parallel=use.is_parallel)
+        if form is not None:
+            return Grammar("lark", answer_or_calls(lark, form))
         return Grammar("lark", text_with_calls(lark, mark, is_token=self.marks[mark] is not None))
 
     def template_id(self, call_id: str) -> str:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.engine.grammars.compiler import GrammarCompiler
-from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit, Tool, ToolUse
+from app.engine.ipc.messages import ChatMessage, Grammar, SamplingParams, Submit, Tool, ToolUse
 from app.engine.tokenization.token_bytes import TokenBytes
 from app.engine.tools.toolbox import Toolbox
 from tests.engine.tiny import TinyModel, shared_grammar_sandbox
@@ -35,14 +35,15 @@ def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def fits(tiny: TinyModel, text: str) -> bool:
-    """Whether a reply may begin with the text."""
+def fits(tiny: TinyModel, text: str, form: Grammar | None = None) -> bool:
+    """Whether a reply in this form may begin with the text."""
     toolbox = Toolbox(tiny.tokenizer, str(tiny.tokenizer.chat_template))
     tokens = TokenBytes(tiny.tokenizer, len(tiny.tokenizer))
     special = tokens.silent_ids | toolbox.mark_ids
     compiler = GrammarCompiler(tiny.tokenizer, tokens, {1}, special, shared_grammar_sandbox())
     messages = (ChatMessage("user", "hi"),)
-    grammar = toolbox.grammar(Submit("a", SamplingParams(), messages=messages, tool_use=ToolUse(TOOLS)))
+    submit = Submit("a", SamplingParams(), messages=messages, tool_use=ToolUse(TOOLS), grammar=form)
+    grammar = toolbox.grammar(submit)
     assert grammar is not None
     matcher = compiler.compile(grammar, marks=toolbox.marks)
     return bool(matcher.consume_tokens(tiny.tokenizer.encode(text, add_special_tokens=False)))
@@ -66,6 +67,27 @@ def test_text_is_free_and_a_call_that_has_begun_must_validate(family: str) -> No
         f"{right} And: {call(family, 'weather', city='Rome', days=3)}",
     ):
         assert not fits(tiny, text), text
+
+
+REFERRING = {"$ref": "#/$defs/w", "$defs": {"w": WEATHER}}  # as Pydantic writes nested classes
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Grammar("json_schema", json.dumps(WEATHER)),
+        Grammar("json_schema", json.dumps(REFERRING)),
+        Grammar("json"),
+    ],
+)
+def test_an_answer_in_a_form_may_be_a_call_instead(family: str, form: Grammar) -> None:
+    tiny = tool_model(family)
+    answer = json.dumps({"city": "Paris", "days": 3})
+    assert fits(tiny, answer, form)
+    assert fits(tiny, call(family, "weather", city="Paris", days=3), form)
+    assert not fits(tiny, call(family, "weather", city="Paris", days=30), form)
+    assert not fits(tiny, "Plain text", form)
+    assert not fits(tiny, f"{answer} and more", form)
 
 
 def test_reply_with_strict_tools_may_be_text(family: str) -> None:
