@@ -181,7 +181,7 @@ def test_engine_cancel_takes_effect_within_a_step(llama: TinyModel) -> None:
 
 def test_engine_failed_pass_fails_its_requests_and_goes_on(llama: TinyModel) -> None:
     engine, collected = llama.engine(), Collected()
-    hook = llama.packed.register_forward_pre_hook(_break_down)
+    hook = llama.packed.get_input_embeddings().register_forward_pre_hook(_break_down)
     engine.submit(greedy("a", "the cat", 4))
     try:
         collected.take(engine.step())

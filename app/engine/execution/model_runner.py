@@ -17,6 +17,7 @@ from app.engine.execution.attention.flash import FlashAttention, has_flash_atten
 from app.engine.execution.attention.interface import AttentionBatch
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
 from app.engine.execution.cuda_graph import CudaGraphs
+from app.engine.execution.direct_pass import DirectPass
 from app.engine.kv.pool import KVPool
 from app.engine.layers.schemes import has_compiled_products
 from app.engine.scheduling import pass_size
@@ -65,6 +66,7 @@ class ModelRunner:
     ) -> None:
         self._model = model
         self._first_layer = first_layer
+        self._direct = DirectPass.of(model)
         self._pads = has_compiled_products(model)
         self.device = model.device
         self.vocabulary = int(model.config.get_text_config().vocab_size)  # ids that have an embedding
@@ -115,12 +117,16 @@ class ModelRunner:
         return self._varlen_logits(packed)
 
     def _varlen_logits(self, packed: _Packed) -> Tensor:
+        ids, positions = on_device([packed.ids], self.device), on_device([packed.positions], self.device)
+        rows, batch = on_device(packed.logits_rows, self.device), self._attention(packed)
+        if self._direct is not None:
+            return self._direct.logits(ids, positions, rows, batch)
         output = self._model(
-            input_ids=on_device([packed.ids], self.device),
-            position_ids=on_device([packed.positions], self.device),
-            logits_to_keep=on_device(packed.logits_rows, self.device),
+            input_ids=ids,
+            position_ids=positions,
+            logits_to_keep=rows,
             use_cache=False,
-            attention_batch=self._attention(packed),
+            attention_batch=batch,
         )
         logits: Tensor = output.logits[0]
         return logits

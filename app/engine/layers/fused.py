@@ -56,14 +56,17 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(norm.weight.detach().to(dtype), requires_grad=False)
         self._eps = float(norm.variance_epsilon)
-        self._eps_tensor = torch.tensor(self._eps, device=norm.weight.device)
+        self._size = self.weight.shape[0]
+        self._twice = (2 * self._size,)
+        self._weight_twice = torch.cat((self.weight, self.weight))
 
     def forward(self, rows: Tensor) -> Tensor:
         if rows.is_cuda:
-            return rms_norm(rows, self.weight.shape, self.weight, self._eps)  # one kernel on CUDA
-        norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.addcmul(self._eps_tensor, norm, norm, value=1 / rows.shape[-1]).rsqrt_()
-        return (rows * scale).to(rows.dtype).mul_(self.weight)
+            return rms_norm(rows, (self._size,), self.weight, self._eps)  # one kernel on CUDA
+        # A row and its negative have the mean 0, so LayerNorm, which has a fast kernel, divides by their RMS.
+        both = torch.cat((rows, -rows), dim=-1)
+        normed = layer_norm(both, self._twice, self._weight_twice, None, self._eps)
+        return normed.narrow(-1, 0, self._size).contiguous()
 
 
 class RotaryLayer(nn.Module):
@@ -114,14 +117,14 @@ class RotaryLayer(nn.Module):
             scaling=self._scaling,
             sliding_window=self._window,
         )
-        hidden = hidden + self.o_proj(attended.flatten(2))
+        hidden = self.o_proj(attended.flatten(2)).add_(hidden)
         gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
-        output: Tensor = hidden + self.down_proj(silu(gate).mul_(up))
+        output: Tensor = self.down_proj(silu(gate).mul_(up)).add_(hidden)
         return output
 
     def _project(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Returns query, key and value `[1, heads, rows, dim]`, the first two with rotary positions."""
-        heads = self.qkv(rows).unflatten(-1, (-1, self._head_dim))
+        heads = self.qkv(rows).view(1, rows.shape[1], -1, self._head_dim)
         rotated, value = heads.split_with_sizes([self._heads + self._kv_heads, self._kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=2)

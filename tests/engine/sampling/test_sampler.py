@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from msgspec.structs import replace
 from torch import Tensor
 from transformers import (
@@ -19,7 +20,7 @@ from transformers import (
 from app.core.errors import InvalidRequest
 from app.engine.ipc.messages import SamplingParams
 from app.engine.sampling.rules import rules_for
-from app.engine.sampling.sampler import RequestSampler, check_sampling, sample
+from app.engine.sampling.sampler import RequestSampler, check_sampling, most_likely, sample
 
 VOCABULARY = 60
 SHAPES = [
@@ -199,3 +200,11 @@ def test_sample_bans_stop_ids_until_there_are_min_tokens() -> None:
 def test_check_refuses_what_no_sampler_can_do(params: SamplingParams) -> None:
     with pytest.raises(InvalidRequest):
         check_sampling(params)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@given(st.integers(1, 3), st.integers(1, 5000), st.integers(0, 2**32 - 1))
+def test_most_likely_is_the_first_of_equals(dtype: torch.dtype, rows: int, size: int, seed: int) -> None:
+    logits = torch.randint(-2, 3, (rows, size), generator=torch.Generator().manual_seed(seed)).to(dtype)
+    first = [row.index(max(row)) for row in logits.tolist()]
+    assert most_likely(logits).tolist() == first == logits.argmax(-1).tolist()

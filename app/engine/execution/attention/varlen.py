@@ -43,6 +43,8 @@ class VarlenAttention(AttentionBatch):
     padding: int = 0  # rows after the last sequence, which attend to nothing
 
     def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if len(self.sequences) == 1 and self.padding == 0:
+            return self._attend_sequence(layer, self.sequences[0], query, torch.stack((key, value)))
         # A torch call costs as much as the attention of one row, so the rows are split in one call.
         counts = [*(sequence.rows for sequence in self.sequences), self.padding]
         queries = query.split_with_sizes(counts, dim=2)

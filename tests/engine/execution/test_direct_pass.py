@@ -1,0 +1,33 @@
+"""The direct pass computes what the model computes by itself."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
+from app.engine.execution.direct_pass import DirectPass
+from app.engine.kv.slot import Slot
+from tests.engine.tiny import TinyModel
+
+IDS = torch.tensor([[7, 38, 131, 286, 5, 70, 12]])
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral"])
+@torch.inference_mode()
+def test_direct_pass_has_the_logits_of_the_model(tiny_model: Callable[[str], TinyModel], name: str) -> None:
+    tiny = tiny_model(name)
+    direct = DirectPass.of(tiny.packed)
+    assert direct is not None
+    length = IDS.shape[1]
+    batch = VarlenAttention([PackedSequence(Slot(length), 0, length, 0)])
+    rows = torch.tensor([0, length - 1])
+    logits = direct.logits(IDS, torch.arange(length).unsqueeze(0), rows, batch)
+    expected = tiny.reference(input_ids=IDS, use_cache=False).logits[0, rows]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3"])
+def test_direct_pass_leaves_other_models_alone(tiny_model: Callable[[str], TinyModel], name: str) -> None:
+    assert DirectPass.of(tiny_model(name).packed) is None
+    assert DirectPass.of(tiny_model("llama").reference) is None  # its layers are not fused
