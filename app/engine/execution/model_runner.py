@@ -86,7 +86,7 @@ class ModelRunner:
         for every draft id. Keys and values are written into the slots. The caller must `advance` the
         sequences.
         """
-        parts = [chunks] if self.graphs is None else list(_parts(self.graphs, chunks))
+        parts = list(_parts(self.graphs, chunks)) if self.graphs and self.graphs.are_possible else [chunks]
         if len(parts) == 1:
             return self._pass_logits(chunks)
         return torch.cat([self._pass_logits(part).clone() for part in parts])

@@ -71,6 +71,24 @@ def test_a_step_too_large_for_one_graph_is_split(llama: TinyModel, steps: Steps)
     assert runner.graphs is not None and len(runner.graphs.shapes) >= 2
 
 
+def test_a_model_that_cannot_be_captured_takes_one_pass_for_a_step(llama: TinyModel) -> None:
+    pool, passes = KVPool(1024, first=1024), 0
+    runner = ModelRunner(llama.packed, pool=pool)
+    assert runner.graphs is not None
+    runner.graphs.are_possible = False
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    hook = llama.packed.register_forward_hook(count)
+    try:
+        forward_all(runner, pool, [[(2, ())] * 70, [(1, ())] * 70])
+    finally:
+        hook.remove()
+    assert passes == 2
+
+
 def test_nan_left_in_the_pool_does_not_reach_other_sequences(llama: TinyModel) -> None:
     pool = KVPool(128, first=128)
     spoilt = pool.new(64)

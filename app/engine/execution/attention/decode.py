@@ -79,7 +79,8 @@ class DecodeAttention(AttentionBatch):
         pairs = torch.stack((key, value))
         stored = self.pool.layer(layer.index, pairs)
         stored.index_copy_(3, self.write_indices, pairs)  # all rows write before any row reads
-        if self.kernel is not None and self.kernel.takes(query.shape[3], query.shape[1] // key.shape[1]):
+        group, dim = query.shape[1] // key.shape[1], query.shape[3]
+        if self.kernel is not None and layer.sinks is None and self.kernel.takes(dim, group):
             return self.kernel.attend_rows(
                 layer, query, stored, self.slot_starts, self.positions, self.length
             )
