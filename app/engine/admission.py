@@ -27,6 +27,7 @@ from app.engine.ipc.messages import (
     Tokens,
 )
 from app.engine.loading.load import LoadedModel
+from app.engine.memory import is_exhaustion
 from app.engine.replies.parts import THINK_OPEN, PartSplitter
 from app.engine.request import Request
 from app.engine.sampling.logprobs import RowLogprobs
@@ -41,6 +42,8 @@ from app.engine.tokenization.vocabulary import Vocabulary
 from app.engine.tools.reply_parts import ReplyParts
 
 _log = logging.getLogger(__name__)
+
+_TOO_LARGE = "preparing the request takes more memory than the model may use"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,10 @@ class Admission:
             return self._make_request(submit, prompt, arrived, matcher)
         except DomainError as error:
             return Failed(submit.request_id, error.code, error.message, error.hint)
-        except Exception:  # the root of the thread's task: one request must not end the others
+        except Exception as error:  # the root of the thread's task: one request must not end the others
             _log.exception("request %s cannot be prepared", submit.request_id)
+            if is_exhaustion(error):
+                return Failed(submit.request_id, InvalidRequest.code, _TOO_LARGE, "Send a shorter prompt.")
             return internal_failure(submit.request_id)
 
     def answer(self, question: TokenQuestion) -> TokenAnswer | Failed:

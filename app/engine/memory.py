@@ -17,6 +17,7 @@ _CACHE_SHARE_CPU = 0.4  # of the free memory; other programs and activations nee
 _CACHE_SHARE_CUDA = 0.8
 _MOST_CACHE_BYTES = 8_000_000_000  # on the host
 _LEAST_CACHE_BYTES = 1_000_000_000  # which even a small model may use there
+_DATA_FIELD = 5  # of statm: pages of private writable memory
 _MADV_PAGEOUT = 21  # Linux 5.4 and later; older kernels refuse it
 
 
@@ -74,6 +75,22 @@ def _bytes_counted_elsewhere(rollup: Path) -> int:
         return 0
     kilobytes = {field[0]: int(field[1]) for field in fields}
     return 1024 * (kilobytes["Rss:"] - kilobytes["Pss:"])
+
+
+def bound_growth(more_bytes: int) -> None:
+    """Limits how much memory this process may add from now on, to `more_bytes`. Only Linux can.
+
+    Beyond it, an allocation fails. In Python and torch that is an error for which `is_exhaustion` is true; a
+    library in Rust, such as tokenizers, ends the process. Address space that is only reserved does not count.
+    """
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource  # Unix only
+
+        pages = int(Path("/proc/self/statm").read_text().split()[_DATA_FIELD])
+        limit = pages * mmap.PAGESIZE + more_bytes
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def return_freed() -> None:

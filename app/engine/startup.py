@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
 _OWN_CACHE = "each sequence is computed by itself, without draft tokens"
 _CROWDED_S = 10  # after which other programs may have freed memory
+_WORKING_BYTES = 2_000_000_000  # that requests may take beside keys and values, and half a model more
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,21 @@ def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, sta
     _warm_up(engine, spec.threads)
     report(Progress("warm up", 1.0))
     memory_use = MemoryUse(engine.device)
+    _bound_growth(engine, memory_use)
     info = _info(served, engine.limits, memory_use, time.monotonic() - started)
     if draft is not None:
         info = msgspec.structs.replace(info, draft=spec.draft_name)
     return ReadyEngine(engine, info, memory_use, sandbox, grammar_sandbox)
+
+
+def _bound_growth(engine: EngineCore, memory_use: MemoryUse) -> None:
+    """Limits what the requests may add to the host's memory: keys and values, and what computing them takes.
+
+    On a graphics card, the driver's mappings on the host are not known beforehand.
+    """
+    if engine.device.type == "cpu":
+        working_bytes = _WORKING_BYTES + memory_use.used_bytes // 2
+        memory.bound_growth(engine.limits.kv_cache_bytes + working_bytes)
 
 
 def _load_served(spec: WorkerSpec, report: SendProgress) -> CheckedModel:

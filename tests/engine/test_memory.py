@@ -1,6 +1,8 @@
 """Free and used memory, also within a container's limit."""
 
 import errno
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.engine.memory import MemoryUse, cache_budget, card_bytes, is_exhaustion, page_out
+from tests.server import ROOT
+from tests.waiting import LIMIT_S
 
 CPU = torch.device("cpu")
 
@@ -86,3 +90,49 @@ def test_cache_budget_of_a_card_is_a_share_of_its_memory() -> None:
     card = torch.device("cuda")
     assert cache_budget(card, 2_000_000_000, 16, 0, 80_000_000_000) == 32_000_000_000
     assert cache_budget(card, 9_000_000_000, 16, 0, 80_000_000_000) == 64_000_000_000
+
+
+GROWS = """
+import torch
+from app.engine.kv.mapped import new_tensor
+from app.engine.memory import bound_growth, is_exhaustion
+
+bound_growth(200_000_000)
+kept = bytearray(50_000_000)
+for grow in (
+    lambda: bytearray(400_000_000),
+    lambda: torch.zeros(100_000_000),
+    lambda: new_tensor(torch.zeros(1), [100_000_000]),
+):
+    try:
+        grow()
+    except (MemoryError, RuntimeError) as error:
+        print(is_exhaustion(error))
+kept = bytearray(100_000_000)
+"""
+MULTIPLIES = """
+from tokenizers import normalizers
+from app.engine.memory import bound_growth
+
+bound_growth(200_000_000)
+normalizers.Replace("a", "a" * 100_000).normalize_str("a" * 100_000)
+"""
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can limit it")
+
+
+def run_limited(script: str) -> subprocess.CompletedProcess[str]:
+    """The result of a script in a process of its own, which may limit itself."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+
+@linux_only
+def test_process_that_grows_beyond_its_bound_gets_errors_and_goes_on() -> None:
+    done = run_limited(GROWS)
+    assert (done.returncode, done.stdout.split()) == (0, ["True"] * 3), done.stderr
+
+
+@linux_only
+def test_tokenizer_that_fills_the_memory_ends_its_process_before_the_machine_has_none_left() -> None:
+    done = run_limited(MULTIPLIES)
+    assert done.returncode == -signal.SIGABRT and "memory allocation" in done.stderr
