@@ -8,8 +8,8 @@ closed.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi.sse import format_sse_event
@@ -84,8 +84,7 @@ class CollectedReply(Response):
             return
         reply = Response(collecting.result().model_dump_json(), media_type=self.media_type)
         try:
-            async with _limit(self.deadline):
-                await reply(scope, receive, send)
+            await _write(reply(scope, receive, send), self.deadline)
         except TimeoutError:
             _log_stalled()
 
@@ -175,15 +174,17 @@ class EventStream(Response):
 
     async def _send(self, send: Send, message: Message) -> None:
         try:
-            async with _limit(self.deadline):
-                await send(message)
+            await _write(send(message), self.deadline)
         except TimeoutError:
             raise ReaderStalled from None
 
 
-def _limit(deadline: Deadline | None) -> AbstractAsyncContextManager[object]:
-    """Limits one write. After the deadline, a write still succeeds if it need not wait."""
-    return nullcontext() if deadline is None else deadline.limit()
+async def _write(writing: Awaitable[None], deadline: Deadline | None) -> None:
+    """Awaits one write. After the deadline, it still succeeds if it need not wait."""
+    if deadline is None:
+        await writing
+    else:
+        await deadline.finish(writing)
 
 
 def _log_stalled() -> None:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 from app.core.deadline import Deadline
 from app.core.errors import (
@@ -184,9 +184,10 @@ class WorkerClient:
         queue = self._open(request_id)
         try:
             self._process.send(model_input.submit(request_id, sampling))
-            while not isinstance(event := await _next_event(queue, deadline), Finished):
-                assert not isinstance(event, Tokens | DetokenizedText | TokenCount)
-                yield event
+            with _ending_at(deadline, queue):
+                while not isinstance(event := await _next_event(queue), Finished):
+                    assert not isinstance(event, Tokens | DetokenizedText | TokenCount)
+                    yield event
             yield event
         finally:
             if self._requests.pop(request_id, None) is not None and self.is_alive:
@@ -219,7 +220,8 @@ class WorkerClient:
         queue = self._open(question.request_id)
         try:
             self._process.send(question)
-            return await _next_event(queue, deadline)
+            with _ending_at(deadline, queue):
+                return await _next_event(queue)
         finally:
             self._requests.pop(question.request_id, None)
 
@@ -321,15 +323,22 @@ def _worker_died(failure: str) -> WorkerDied:
     )
 
 
-async def _next_event(queue: EventQueue, deadline: Deadline) -> WorkerEvent:
+@contextlib.contextmanager
+def _ending_at(deadline: Deadline, queue: EventQueue) -> Iterator[None]:
+    """Adds DeadlineExceeded to the queue at the deadline. A timer for each token would take longer."""
+    error = DeadlineExceeded(
+        "The request took longer than the server allows.",
+        hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
+    )
+    timer = asyncio.get_running_loop().call_later(deadline.remaining_s, queue.put_nowait, error)
     try:
-        async with deadline.limit():
-            event = await queue.get()
-    except TimeoutError:
-        raise DeadlineExceeded(
-            "The request took longer than the server allows.",
-            hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
-        ) from None
+        yield
+    finally:
+        timer.cancel()
+
+
+async def _next_event(queue: EventQueue) -> WorkerEvent:
+    event = await queue.get()
     if isinstance(event, DomainError):
         raise event
     return event

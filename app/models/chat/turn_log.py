@@ -74,11 +74,13 @@ class _Run:
     event: TurnEvent
     pieces: list[str] = field(default_factory=list)
 
-    def takes(self, event: TurnEvent) -> bool:
+    def takes(self, event: TurnEvent, text: str | None) -> bool:
+        """Whether the event, whose text can be joined unless it is None, belongs to this run."""
         if type(event) is not type(self.event):
             return False
-        is_text = _joinable_text(event) is not None and 0 < len(self.pieces) < _MAX_PIECES
-        return is_text or isinstance(event, LoadProgress)
+        if text is None:
+            return isinstance(event, LoadProgress)
+        return 0 < len(self.pieces) < _MAX_PIECES
 
     def next(self, event_id: int) -> TurnRecord:
         """Returns the event after `event_id` alone."""
@@ -135,13 +137,14 @@ class TurnLog:
         """Records the next event."""
         assert not self._has_ended, "a turn has one end"
         self._last_id += 1
-        if not (self._runs and self._runs[-1].takes(event)):
+        text = _joinable_text(event)
+        if not (self._runs and self._runs[-1].takes(event, text)):
             self._runs.append(_Run(self._last_id, self._last_id, event))
             self.size_bytes += _size_bytes(event)
         run = self._runs[-1]
         run.last_id = self._last_id
         run.event = event
-        if (text := _joinable_text(event)) is not None:
+        if text is not None:
             run.pieces.append(text)
             self.size_bytes += _PIECE_BYTES + sys.getsizeof(text)
         self._changed.set()
