@@ -67,7 +67,7 @@ def test_texts_of_an_older_database_are_still_found(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'conversations.db'}"
     rain = Conversation(owner="tests", title="rain")
     with create_engine(url).begin() as connection:
-        bring_up_to_date(connection, "0001")
+        bring_up_to_date(connection, "0002")
         connection.execute(insert(conversations), conversation_values(rain) | {"number": 1})
         words = {"rowid": 1 << 24, "words": f"{owner_tag('tests')}rain"}
         connection.execute(text("INSERT INTO search_texts(rowid, words) VALUES(:rowid, :words)"), words)
