@@ -33,7 +33,7 @@ def test_a_message_has_thinking_text_and_usage(client: anthropic.Anthropic, back
         system="Be brief.",
         messages=ASK,
         stop_sequences=["x"],
-        extra_body={"top_k": 3},
+        extra_body={"temperature": 0.25, "top_p": 0.5, "top_k": 3},
     )
     thinking, text = reply.content
     assert thinking.type == "thinking" and thinking.thinking == "Well"
@@ -43,7 +43,8 @@ def test_a_message_has_thinking_text_and_usage(client: anthropic.Anthropic, back
     assert reply.usage.output_tokens == 4
     assert backend.requests[0].messages == (ChatMessage("system", "Be brief."), ChatMessage("user", "hi"))
     sampling = backend.sampling[0]
-    assert (sampling.max_tokens, sampling.stop, sampling.top_k) == (9, ("x",), 3)
+    assert (sampling.max_tokens, sampling.stop) == (9, ("x",))
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.25, 0.5, 3)
 
 
 def test_a_stream_joined_is_the_whole_message(client: anthropic.Anthropic, backend: StandInBackend) -> None:

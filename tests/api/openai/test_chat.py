@@ -127,6 +127,24 @@ def test_the_result_of_a_call_goes_back_to_the_model(client: openai.OpenAI, back
     )
 
 
+def test_sampling_parameters_reach_the_model(client: openai.OpenAI, backend: StandInBackend) -> None:
+    client.chat.completions.create(
+        model="stand-in",
+        messages=ASK,
+        temperature=0.25,
+        top_p=0.5,
+        presence_penalty=0.75,
+        frequency_penalty=-0.5,
+        stop=["x"],
+        seed=7,
+        extra_body={"top_k": 3, "min_p": 0.125},
+    )
+    sampling = backend.sampling[0]
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.25, 0.5, 3, 0.125)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.75, -0.5)
+    assert (sampling.stop, sampling.seed) == (("x",), 7)
+
+
 def test_several_choices_have_seeds_of_their_own(client: openai.OpenAI, backend: StandInBackend) -> None:
     reply = client.chat.completions.create(model="stand-in", messages=ASK, n=3, seed=7)
     assert [choice.index for choice in reply.choices] == [0, 1, 2]
