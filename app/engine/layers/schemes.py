@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 _ROUNDING = 1e-3  # relative error that another order of float32 sums may cause
 ROUNDING_16_BITS = 0.1
-_INT8_ERROR = 0.02  # of one layer; rounding to bfloat16 costs 0.003
+_INT8_ERROR = 0.012  # of one layer; rounding to bfloat16 costs 0.003, and 0.02 changed 3 of 50 replies
 _CPU = frozenset({"cpu"})
 
 
