@@ -6,6 +6,7 @@ They run in order, share one conversation, and delete it at the end.
 from collections.abc import Mapping
 
 from app.apicheck.other_apis import OTHER_API_CHECKS
+from app.apicheck.refusals import REFUSAL_CHECKS
 from app.apicheck.response_checks import RESPONSE_CHECKS
 from app.apicheck.runner import API, GREEDY, QUESTION, Check, Target, current_model, expect, expect_refusal
 from app.models import schemas
@@ -30,6 +31,17 @@ def docs_need_no_network(target: Target) -> None:
 def server_is_healthy(target: Target) -> None:
     health = target.get(f"{API}/health", schemas.HealthResponse)
     expect(health.status == "ok", f"the status is {health.status}")
+
+
+def figures_are_exported(target: Target) -> None:
+    text = target.http.get("/metrics").text
+    expect("vllm:num_requests_running" in text, "the number of running requests is missing")
+
+
+def activity_is_shown(target: Target) -> None:
+    activity = target.get(f"{API}/activity", schemas.ActivityResponse)
+    names = [model.name for model in activity.models]
+    expect(current_model(target) in names, f"the current model is not among {names}")
 
 
 def server_is_live(target: Target) -> None:
@@ -233,64 +245,17 @@ def tokens_are_counted(target: Target) -> None:
     expect(0 < counted.tokens < counted.context_length, f"it has {counted.tokens} tokens")
 
 
-# Bad requests
-
-
-def unknown_field_is_named(target: Target) -> None:
-    response = target.http.post(f"{API}/chat", json={"message": "Hi", "tempratur": 1})
-    expect_refusal(response, 422, "validation_error")
-    expect("tempratur" in response.text, "the message does not name the field")
-
-
-def broken_json_is_refused(target: Target) -> None:
-    headers = {"Content-Type": "application/json"}
-    response = target.http.post(f"{API}/chat", content='{"message": NaN}', headers=headers)
-    expect_refusal(response, 400, "invalid_request")
-
-
-def forms_are_refused(target: Target) -> None:
-    expect_refusal(target.http.post(f"{API}/chat", data={"message": "Hi"}), 415, "unsupported_media_type")
-
-
-def unknown_conversation_is_refused(target: Target) -> None:
-    body = {"message": "Hi", "conversation_id": "conv_of_nobody"}
-    expect_refusal(target.http.post(f"{API}/chat", json=body), 404, "conversation_not_found")
-
-
-def unknown_model_is_refused(target: Target) -> None:
-    body = {"model_name": "no-such-model"}
-    expect_refusal(target.http.post(f"{API}/chat/switch-model", json=body), 404, "model_not_found")
-
-
-def unknown_model_is_not_unloaded(target: Target) -> None:
-    body = {"model_name": "no-such-model"}
-    expect_refusal(target.http.post(f"{API}/unload-model", json=body), 404, "model_not_found")
-
-
-def wrong_method_is_refused(target: Target) -> None:
-    expect_refusal(target.http.get(f"{API}/chat"), 405, "method_not_allowed")
-
-
-def unauthorized_requests_are_refused(target: Target) -> None:
-    """Requests without a valid key are refused; if no key is set, requests under a foreign host name are."""
-    if target.has_key:
-        response = target.http.get(f"{API}/chat/models", headers={"Authorization": "Bearer wrong"})
-        expect_refusal(response, 401, "not_authenticated")
-    else:
-        response = target.http.get(f"{API}/chat/models", headers={"Host": "evil.example"})
-        expect_refusal(response, 403, "forbidden_host")
-
-
 CHECKS = (
     Check("GET /", "lists the routes", index_lists_routes),
     Check("GET /docs", "works offline", docs_need_no_network),
     Check("GET /api/v1/health", "reports ok", server_is_healthy),
     Check("GET /api/v1/health/live", "reports that it is live", server_is_live),
     Check("GET /api/v1/health/ready", "reports that it is ready", server_is_ready),
+    Check("GET /metrics", "exports the figures", figures_are_exported),
+    Check("GET /api/v1/activity", "shows the current model", activity_is_shown),
     Check("GET /api/v1/chat/models", "lists the current model", models_are_listed),
     Check("GET /api/v1/model-info", "describes the current model", model_info_is_complete),
     Check("POST /api/v1/load-model", "without a body, loads the current model", model_is_loaded),
-    Check("POST /api/v1/unload-model", "404: unknown model", unknown_model_is_not_unloaded),
     Check("POST /api/v1/chat/switch-model", "switches to the current model", model_is_switched),
     Check("POST /api/v1/chat/switch-model", "streamed", switch_is_streamed),
     Check("POST /api/v1/chat/new", "restores a transcript", transcript_is_restored),
@@ -322,11 +287,5 @@ CHECKS = (
     Check("POST /api/v1/count", "counts a chat", tokens_are_counted),
     *OTHER_API_CHECKS,
     *RESPONSE_CHECKS,
-    Check("POST /api/v1/chat", "422: unknown field", unknown_field_is_named),
-    Check("POST /api/v1/chat", "400: NaN in the body", broken_json_is_refused),
-    Check("POST /api/v1/chat", "415: a form", forms_are_refused),
-    Check("POST /api/v1/chat", "404: unknown conversation", unknown_conversation_is_refused),
-    Check("POST /api/v1/chat/switch-model", "404: unknown model", unknown_model_is_refused),
-    Check("GET /api/v1/chat", "405: wrong method", wrong_method_is_refused),
-    Check("GET /api/v1/chat/models", "unauthorized requests are refused", unauthorized_requests_are_refused),
+    *REFUSAL_CHECKS,
 )

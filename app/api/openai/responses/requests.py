@@ -8,7 +8,7 @@ from app.api.openai.chat_requests import ContentPart, SamplingOptions
 from app.api.openai.wire import LenientRequest
 from app.models.schemas import Metadata
 
-# FieldValues that would change the meaning of the reply, and that this server does not support.
+# Fields that would change the meaning of the reply, and that this server does not support.
 _REFUSED = ("prompt", "moderation")
 
 
