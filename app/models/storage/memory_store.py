@@ -31,7 +31,7 @@ class _Record:
 
 
 class MemoryStore:
-    """Evicts the least recently used conversations beyond the limits, of each owner within its share.
+    """Evicts the least recently used conversations beyond the limits, first of owners beyond their share.
 
     Conversations whose ids are in `held` are in the middle of a turn; they are neither evicted nor expire.
     """
@@ -194,16 +194,19 @@ class MemoryStore:
         """Returns the idle conversation that makes way for `more` of this one; None if there is none.
 
         It is the least recently used one: of the same owner if that one would exceed its share of the
-        `limit`, otherwise of the owner that holds most.
+        `limit`, otherwise of the owner that holds most. An owner beyond its share that has no idle one takes
+        from others beyond theirs only.
         """
         oldest = dict[str, str]()  # of each owner
         for key in self._idle_ids():
             if key != conversation.id:
                 oldest.setdefault(self._records[key].conversation.owner, key)
-        owners = held.keys() | {conversation.owner}
-        if (held[conversation.owner] + more) * len(owners) > limit:
-            return oldest.get(conversation.owner)
-        return oldest[max(oldest, key=lambda owner: held[owner])] if oldest else None
+        owner, share = conversation.owner, limit / len(held.keys() | {conversation.owner})
+        if held[owner] + more > share:
+            if owner in oldest:
+                return oldest[owner]
+            oldest = {other: key for other, key in oldest.items() if held[other] > share}
+        return oldest[max(oldest, key=lambda other: held[other])] if oldest else None
 
 
 async def _search(records: Sequence[_Record], words: Sequence[str]) -> list[_Record]:

@@ -223,6 +223,31 @@ def test_an_owner_whose_conversations_are_all_in_turns_evicts_no_other_beyond_it
     asyncio.run(scenario())
 
 
+def test_an_owner_without_conversations_takes_room_from_one_beyond_its_share() -> None:
+    async def scenario() -> None:
+        store = MemoryStore(max_conversations=2, ttl_s=60, held=set())
+        for owner in ("ada", "bob", "carol"):
+            await fill(store, "x", owner=owner)
+        assert [len(await owned(store, owner)) for owner in ("ada", "bob", "carol")] == [0, 1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_conversation_that_grows_in_a_turn_takes_memory_from_owners_beyond_their_share() -> None:
+    async def scenario() -> None:
+        store, locks = byte_store(60_000)
+        long = [await fill(store, "x" * 25_000, owner=owner) for owner in ("ada", "bob")]
+        new = Conversation(owner="carol")
+        async with locks.hold(new.id):
+            message = text_message("user", "x" * 30_000)
+            await store.commit(new.with_messages(message), (message,))
+        assert await owned(store, "ada") == []
+        assert await owned(store, "bob") == [long[1].id]
+        assert await owned(store, "carol") == [new.id]
+
+    asyncio.run(scenario())
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4)), max_size=60))
 def test_an_owner_within_its_share_loses_nothing(fills: list[tuple[str, int]]) -> None:
     async def scenario() -> None:
