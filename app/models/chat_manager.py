@@ -228,9 +228,8 @@ class ChatModelManager:
     ) -> Turn:
         """Returns a turn that answers the new messages, which are added below `parent_id`."""
         asked = sum(message.role == "user" for message in added)
-        turns = max(0, self._settings.max_conversation_length - asked)
-        is_whole = request.truncation == "disabled"
-        before = await self._store.branch(conversation, parent_id, None if is_whole else turns)
+        least = 1 if added and added[0].role == "tool" else 0  # the turn with the calls of the results
+        before = await self._history(conversation, parent_id, request, asked, least)
         parent = before[-1] if before else await self._finder.message(conversation, parent_id)
         new = chained(added, parent)
         check_messages((*before, *new))
@@ -241,10 +240,26 @@ class ChatModelManager:
         self, conversation: Conversation, reply: Message, request: RegenerateRequest | ContinueRequest
     ) -> Turn:
         """Returns a turn that answers the message before `reply`."""
-        history = await self._store.branch(
-            conversation, reply.parent_id, self._settings.max_conversation_length
-        )
+        history = await self._history(conversation, reply.parent_id, request)
+        if not history:
+            raise NothingToDo("The reply begins the conversation: there is no message that it answers.")
         return Turn(conversation, request, request.model_name or conversation.model_name, history)
+
+    async def _history(
+        self,
+        conversation: Conversation,
+        leaf_id: str | None,
+        request: TurnFields,
+        new_turns: int = 0,
+        least: int = 0,
+    ) -> tuple[Message, ...]:
+        """Returns the end of the branch with this leaf; all of it if the request disables truncation.
+
+        The end has as many turns as LLM_MAX_CONVERSATION_LENGTH leaves beside the new ones, at least `least`.
+        """
+        turns = max(least, self._settings.max_conversation_length - new_turns)
+        is_whole = request.truncation == "disabled"
+        return await self._store.branch(conversation, leaf_id, None if is_whole else turns)
 
     async def _reply(self, conversation: Conversation, message_id: str | None) -> Message:
         """Returns a reply; the last one of the current branch if `message_id` is None.

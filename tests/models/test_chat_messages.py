@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.core.errors import ContextOverflow, InvalidRequest
+from app.core.errors import ContextOverflow, InvalidRequest, NothingToDo
 from app.engine.ipc.messages import Accepted, ChatMessage, Delta, ToolCall, ToolCallRef
 from app.models.chat.turn_log import TurnEvent
+from app.models.conversation import Conversation, text_message
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
+    ContinueRequest,
     DeltaEvent,
     InputMessage,
+    RegenerateRequest,
     TextPart,
     ToolCallPart,
 )
@@ -152,6 +155,48 @@ def test_a_disabled_truncation_refuses_what_would_be_left_out() -> None:
         with pytest.raises(ContextOverflow):
             await answered(here, message="hi", truncation="disabled")
         assert await here.count() == 0
+
+    run(scenario())
+
+
+def test_a_result_keeps_its_call_even_if_the_history_is_short() -> None:
+    async def scenario() -> None:
+        here = world(CALLING, max_conversation_length=1)
+        asked = await answered(here, messages=[HI])
+        here.backend.reply = WHOLE
+        results = [result("call_1", "Rain."), result("call_2", "Late."), HI]
+        await answered(here, messages=results, conversation_id=asked.conversation_id)
+        assert here.backend.requests[-1].messages is not None
+        assert [each.role for each in here.backend.requests[-1].messages][-3:] == ["tool", "tool", "user"]
+
+    run(scenario())
+
+
+def test_a_disabled_truncation_keeps_the_whole_history_of_a_regenerated_reply() -> None:
+    async def scenario() -> None:
+        here = world(WHOLE, max_conversation_length=1)
+        told = [HI, InputMessage(role="assistant", content="Oh"), HI]
+        asked = await answered(here, messages=told)
+        again = RegenerateRequest(truncation="disabled")
+        await read(here.chats.regenerate(OWNER, asked.conversation_id, again, soon()))
+        assert here.backend.requests[1].messages == here.backend.requests[0].messages
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("system", [(), ("Be brief.",)])
+def test_a_reply_that_begins_a_conversation_is_neither_regenerated_nor_continued(
+    system: tuple[str, ...],
+) -> None:
+    async def scenario() -> None:
+        here = world(WHOLE)
+        conversation = Conversation(owner=OWNER, system_prompt="".join(system))
+        stored = conversation.with_messages(message := text_message("assistant", "Welcome."))
+        await here.store.commit(stored, (message,))
+        with pytest.raises(NothingToDo):
+            await read(here.chats.regenerate(OWNER, stored.id, RegenerateRequest(), soon()))
+        with pytest.raises(NothingToDo):
+            await read(here.chats.continue_reply(OWNER, stored.id, ContinueRequest(), soon()))
 
     run(scenario())
 

@@ -83,6 +83,7 @@ def world(
     deaths: Sequence[int] = (),
     store_class: type[MemoryStore] = MemoryStore,
     beside: World | None = None,
+    **settings: Any,  # as Settings types them
 ) -> World:
     """With `beside`, the manager of another process that shares the storage of that one."""
     backend = StandInBackend(reply=reply, is_endless=is_endless, deaths=[*deaths])
@@ -92,7 +93,7 @@ def world(
         locks, keys, store = beside.locks, beside.keys, beside.store
     turns = TurnRegistry(clock=lambda: now_s[0])
     generator = ChatGenerator(StandInModels(backend))
-    chats = ChatModelManager(Settings(_env_file=None), store, locks, generator, turns, keys)
+    chats = ChatModelManager(Settings(_env_file=None, **settings), store, locks, generator, turns, keys)
     return World(backend, store, locks, keys, now_s, chats)
 
 
