@@ -27,6 +27,14 @@ class CheckedModel:
     path: PackedPath | OwnPath
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why the model is not packed. Nothing here refers to the model, because the next attempt needs room."""
+
+    reason: str
+    has_tried_converted: bool = False  # whether own caches failed, too, with converted layers
+
+
 def load_checked(spec: WorkerSpec, report: ReportStage) -> CheckedModel:
     """Returns the model of the spec, converted for the path that serves it.
 
@@ -34,27 +42,30 @@ def load_checked(spec: WorkerSpec, report: ReportStage) -> CheckedModel:
 
     Raises ModelUnavailable if the model cannot be loaded, or is served rightly on no path.
     """
+    found = _first_attempt(spec, report)
+    if isinstance(found, _Failure) and not found.has_tried_converted:
+        found = _converted(spec, None, report, found.reason)
+    if isinstance(found, _Failure):
+        loaded = _loaded_again(spec, widens=True)
+        found = CheckedModel(loaded, _parameters(loaded), check_unchanged(loaded.model, found.reason))
+    report("check", 1.0)
+    return found
+
+
+def _first_attempt(spec: WorkerSpec, report: ReportStage) -> CheckedModel | _Failure:
     loaded = load(spec, report)
     if loaded.model.config.get_text_config().num_hidden_layers < 1:
         raise ModelUnsupported("config.json describes a model without layers")
     report("check", 0.0)
-    checked = _packed_or_own_cache(spec, loaded, report)
-    report("check", 1.0)
-    return checked
-
-
-def _packed_or_own_cache(spec: WorkerSpec, loaded: LoadedModel, report: ReportStage) -> CheckedModel:
-    parameters = _parameters(loaded)
     try:
         refuse_layer_types(loaded.model)
     except ModelUnsupported as error:
-        return _own_cache(spec, loaded, report, error.message)
+        return _converted(spec, loaded, report, error.message)
+    parameters = _parameters(loaded)
     try:
         return CheckedModel(loaded, parameters, pack_and_check(loaded, spec, report))
     except ModelUnsupported as error:
-        reason = error.message
-    del loaded
-    return _own_cache(spec, _loaded_again(spec), report, reason)
+        return _Failure(error.message)
 
 
 def pack_and_check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
@@ -68,7 +79,11 @@ def pack_and_check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -
     return path
 
 
-def _own_cache(spec: WorkerSpec, loaded: LoadedModel, report: ReportStage, reason: str) -> CheckedModel:
+def _converted(
+    spec: WorkerSpec, loaded: LoadedModel | None, report: ReportStage, reason: str
+) -> CheckedModel | _Failure:
+    """Tries own caches with converted layers, of a model that is loaded here if it is not given."""
+    loaded = _loaded_again(spec) if loaded is None else loaded
     parameters = _parameters(loaded)
     ids = loaded.tokenizer.encode(calibration.TEXT)
     try:
@@ -79,9 +94,7 @@ def _own_cache(spec: WorkerSpec, loaded: LoadedModel, report: ReportStage, reaso
             raise ModelUnsupported(error.message, hint="Set LLM_QUANTIZATION=none.") from error
         if is_gguf(spec.model_path):
             raise
-    del loaded
-    loaded = _loaded_again(spec, widens=True)
-    return CheckedModel(loaded, parameters, check_unchanged(loaded.model, reason))
+        return _Failure(reason, has_tried_converted=True)
 
 
 def _parameters(loaded: LoadedModel) -> int:

@@ -1,11 +1,12 @@
 """The check at load finds how an architecture can be served, or refuses it with a domain error."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import MambaConfig, PreTrainedTokenizerFast, RecurrentGemmaConfig
+from transformers import GenerationMixin, MambaConfig, PreTrainedTokenizerFast, RecurrentGemmaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from app.core.errors import ModelUnsupported
@@ -35,6 +36,23 @@ def test_model_that_is_packed_stays_so(tokenizer: PreTrainedTokenizerFast, tmp_p
     save("olmoe", tokenizer, tmp_path)
     built = build_engine(WorkerSpec(str(tmp_path), "olmoe", dtype="float32"), lambda event: None)
     assert (built.info.cache, built.info.cache_reason) == ("packed", None)
+
+
+@pytest.mark.parametrize("name", ["bloom", "gptj"])
+def test_failed_attempt_has_given_back_its_memory_before_the_next(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    save(name, tokenizer, tmp_path)
+    gc.collect()
+    before, loaded = models(), list[int]()
+    load_checked(WorkerSpec(str(tmp_path), name, dtype="float32"), lambda *stage: loaded.append(models()))
+    assert len(loaded) > 0
+    assert max(loaded) == before + 1
+
+
+def models() -> int:
+    """Returns how many models are in memory."""
+    return sum(issubclass(type(each), GenerationMixin) for each in gc.get_objects())
 
 
 def test_info_says_which_path_serves_and_why(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
