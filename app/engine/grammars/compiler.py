@@ -38,8 +38,14 @@ class GrammarCompiler:
     ) -> None:
         # Built while the model loads: for a large vocabulary it takes a second, holding the interpreter lock,
         # so the first grammar would stall the replies of others.
-        is_usable = tokenizer.is_fast and len(stop_ids) > 0
-        self._tokenizer = grammar_tokenizer(tokenizer, tokens, stop_ids, special_ids) if is_usable else None
+        self._tokenizer: LLTokenizer | None = None
+        if tokenizer.is_fast and stop_ids:
+            try:
+                self._tokenizer = grammar_tokenizer(tokenizer, tokens, stop_ids, special_ids)
+            except InvalidRequest:
+                _log.warning(
+                    "this model's replies can have no grammar, because llguidance refuses its tokens"
+                )
         self._sandbox = sandbox
         self._known: OrderedDict[tuple[str, Grammar], LLMatcher] = OrderedDict()  # by scope and grammar
 

@@ -17,9 +17,14 @@ def grammar_tokenizer(
 
     llguidance's own reader of tokenizer.json takes three times as long, holding the interpreter's lock, and
     reads the names of special tokens inside a text as these tokens.
+
+    Raises InvalidRequest if llguidance panics, as it does at a token of more than a thousand bytes.
     """
     described = _Described(tokenizer, tokens, stop_ids, special_ids)
-    return LLTokenizer(TokenizerWrapper(described), n_vocab=len(described.tokens), eos_token=sorted(stop_ids))
+    with panics_as_errors():
+        return LLTokenizer(
+            TokenizerWrapper(described), n_vocab=len(described.tokens), eos_token=sorted(stop_ids)
+        )
 
 
 _LONGEST = 32  # bytes of a token

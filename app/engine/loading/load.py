@@ -63,14 +63,18 @@ class LoadedModel:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The ids that end a reply, from the generation config, the model's config and the tokenizer."""
+        """The ids that end a reply, from the generation config, the model's config and the tokenizer.
+
+        Ids that the model has no token for, such as -1, are left out.
+        """
         model = self.model
         sources = (model.generation_config, model.config, model.config.get_text_config(), self.tokenizer)
         found: set[int] = set()
         for source in sources:
             ids = getattr(source, "eos_token_id", None)
             found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
-        return frozenset(found)
+        size = int(model.config.get_text_config().vocab_size)
+        return frozenset(token_id for token_id in found if 0 <= token_id < size)
 
 
 def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> LoadedModel:

@@ -1,5 +1,6 @@
 """Finds the bytes of each token of a model, and the tokens that begin with or contain given bytes."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Set
 from functools import cached_property, lru_cache
@@ -9,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from app.engine.tokenization.panics import panics_as_errors
+
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
@@ -30,8 +33,8 @@ class TokenBytes:
         name = self._tokenizer.convert_ids_to_tokens(token_id)
         if not isinstance(name, str):  # an embedding without a token
             return b""
-        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-            return bytes.fromhex(name[3:5])
+        if (byte := _BYTE.fullmatch(name)) is not None:
+            return bytes.fromhex(byte[1])
         return self._to_bytes(token_id, name)
 
     @property

@@ -5,6 +5,8 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import InvalidRequest
 from app.engine.grammars.compiler import GrammarCompiler
@@ -22,6 +24,25 @@ def compiler(sandbox: GrammarSandbox | None = None) -> GrammarCompiler:
     tokenizer = make_tokenizer()
     tokens = TokenBytes(tokenizer, len(tokenizer))
     return GrammarCompiler(tokenizer, tokens, {1}, {0, 1}, sandbox or shared_grammar_sandbox())
+
+
+@pytest.mark.parametrize(("name", "is_usable"), [("<0xZZ>", True), ("a" * 2000, False)])
+def test_strange_token_keeps_no_model_from_being_served(name: str, is_usable: bool) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([name])
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = state["added_tokens"].pop()  # an ordinary token, not an added one
+    state["model"]["vocab"][name] = added["id"]
+    backend = Tokenizer.from_str(json.dumps(state))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
+    tokens = TokenBytes(tokenizer, len(tokenizer))
+    assert len(tokens.all()) == len(tokenizer)
+    compiling = GrammarCompiler(tokenizer, tokens, {1}, {0, 1}, shared_grammar_sandbox())
+    if is_usable:
+        compiling.compile(Grammar("regex", "a+"))
+        return
+    with pytest.raises(InvalidRequest, match="cannot be used with a grammar"):
+        compiling.compile(Grammar("regex", "a+"))
 
 
 @pytest.mark.parametrize(

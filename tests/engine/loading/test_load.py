@@ -15,12 +15,12 @@ from transformers import (
 )
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused, ModelUnsupported
-from app.engine.ipc.messages import Progress, WorkerSpec
+from app.engine.ipc.messages import Grammar, Progress, SamplingParams, Submit, WorkerSpec
 from app.engine.loading.folder_check import refuse_unsafe
 from app.engine.loading.load import load, pick_device
 from app.engine.loading.self_check import check_packed_path
 from app.engine.startup import build_engine
-from tests.engine.tiny import configs, greedy, new_model, run
+from tests.engine.tiny import configs, ended, greedy, new_model, run
 
 
 @pytest.fixture
@@ -56,6 +56,18 @@ def test_load_takes_no_end_of_text_from_the_class_of_the_config(folder: Path) ->
     assert load(spec(folder), lambda *_: None).stop_ids == {1, 7, 9}  # 1 is the tokenizer's
     (folder / "generation_config.json").unlink()
     assert load(spec(folder), lambda *_: None).stop_ids == {1}
+
+
+@pytest.mark.parametrize("unknown", [-1, 10**6])
+def test_end_of_text_that_the_model_has_no_token_for_ends_nothing(folder: Path, unknown: int) -> None:
+    edit(folder / "generation_config.json", eos_token_id=[1, unknown])
+    engine = build_engine(spec(folder), lambda _: None).engine
+    sampling = SamplingParams(max_tokens=4, min_tokens=2, temperature=0)
+    plain = Submit("plain", sampling, prompt="the cat")
+    ruled = Submit("ruled", sampling, prompt="the cat", grammar=Grammar("regex", "a{9}"))
+    collected = run(engine, plain, ruled)
+    assert ended(collected, "plain").usage.completion_tokens >= 2
+    assert collected.texts["ruled"].startswith("a")
 
 
 def test_load_takes_no_end_of_text_from_the_class_of_a_nested_config(
