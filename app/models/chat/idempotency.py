@@ -38,6 +38,10 @@ def record_of(owner: str, key: str, request: ChatRequest) -> KeyRecord:
     )
 
 
+def key_reused() -> KeyReused:
+    return KeyReused("This Idempotency-Key was sent with another body before.", hint="Use a new key.")
+
+
 class KeyedTurns:
     """The turns that requests with an Idempotency-Key have begun."""
 
@@ -61,7 +65,7 @@ class KeyedTurns:
         if stored.message_id == record.message_id:
             return None
         if stored.body_hash != record.body_hash:
-            raise KeyReused("This Idempotency-Key was sent with another body before.", hint="Use a new key.")
+            raise key_reused()
         if (reader := await self._running(stored) or await self._committed(stored)) is not None:
             return reader
         if (reader := await self._free_dead(stored)) is not None:

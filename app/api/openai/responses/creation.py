@@ -24,6 +24,7 @@ from app.api.streaming import respond
 from app.core.deadline import Deadline
 from app.core.errors import DomainError, InvalidRequest, PreviousResponseNotFound, ResponseNotFound
 from app.models.branches import StoredBranch
+from app.models.chat.idempotency import key_reused
 from app.models.chat.reply import GeneratedReply
 from app.models.chat.turn_log import EventReader
 from app.models.choices import ChoiceEvent
@@ -111,7 +112,11 @@ async def count(services: Services, owner: str, request: ResponsePrompt, deadlin
 async def _begin(
     services: Services, owner: str, request: ResponseRequest, deadline: Deadline, key: str | None
 ) -> EventReader:
-    """Begins the turn whose reply the response is."""
+    """Begins the turn whose reply the response is.
+
+    Raises:
+        KeyReused: another request has sent this Idempotency-Key.
+    """
     place: tuple[str, str | None] | None = None
     if request.previous_response_id is not None:
         await _context(services, owner, request)
@@ -120,7 +125,10 @@ async def _begin(
         place = request.conversation_id, None
     stored = StoredEcho(echo=echo_of(request), begins=place is None)
     chat = chat_request(request, place)
-    return await services.chats.chat(owner, chat, deadline, key, echo=stored.model_dump_json())
+    reader = await services.chats.chat(owner, chat, deadline, key, echo=stored.model_dump_json())
+    if key is not None and not stored.is_same_request(reader.ids.echo):
+        raise key_reused()
+    return reader
 
 
 async def _context(services: Services, owner: str, request: ResponsePrompt) -> StoredBranch | None:

@@ -46,6 +46,14 @@ class StoredEcho(BaseModel):
     echo: Echo
     begins: bool
 
+    def is_same_request(self, other: str | None) -> bool:
+        """Returns whether another one, as JSON, is of an equal request. None is one of another API."""
+        if other is None:
+            return False
+        theirs = StoredEcho.model_validate_json(other)
+        created_at = {"created_at": self.echo.created_at}
+        return self == theirs.model_copy(update={"echo": theirs.echo.model_copy(update=created_at)})
+
 
 class CachedDetails(BaseModel):
     cached_tokens: int

@@ -303,10 +303,3 @@ def test_responses_of_another_key_do_not_exist(client: openai.OpenAI, stranger: 
     with pytest.raises(openai.NotFoundError):
         ask(stranger, conversation=response.conversation.id)
     assert client.responses.retrieve(response.id).status == "completed"
-
-
-def test_the_same_key_gives_the_same_response(client: openai.OpenAI, backend: GatedBackend) -> None:
-    headers = {"Idempotency-Key": "once"}
-    first, second = (ask(client, extra_headers=headers) for _ in range(2))
-    assert first.model_dump() == second.model_dump()
-    assert len(backend.requests) == 1
