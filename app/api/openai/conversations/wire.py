@@ -18,7 +18,7 @@ class NewConversation(LenientRequest):
 
 
 class ConversationUpdate(LenientRequest):
-    metadata: Metadata | None = None
+    metadata: Metadata | None  # required, as in OpenAI's API; null removes it
 
 
 class AddedItems(LenientRequest):

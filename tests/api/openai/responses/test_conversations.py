@@ -32,6 +32,16 @@ def test_a_conversation_is_created_changed_and_deleted(client: openai.OpenAI) ->
     assert refused.value.code == "conversation_not_found"
 
 
+def test_metadata_is_removed_only_if_a_request_says_so(client: openai.OpenAI) -> None:
+    made = client.conversations.create(metadata={"topic": "demo"})
+    path = f"/conversations/{made.id}"
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.post(path, cast_to=object, body={})
+    assert refused.value.status_code == 400
+    assert client.conversations.retrieve(made.id).metadata == {"topic": "demo"}
+    assert client.conversations.update(made.id, metadata=None).metadata == {}
+
+
 def test_items_are_kept_listed_and_found(client: openai.OpenAI) -> None:
     made = client.conversations.create(items=ITEMS)
     assert kinds(client, made.id) == ["message", "message", "function_call", "function_call_output"]
