@@ -84,7 +84,7 @@ def test_it_is_listed_as_remote_and_takes_no_memory(server: RunningServer) -> No
     )
     assert not listed["builtin"]["is_remote"]
     info = server.get("/api/v1/model-info")
-    assert info["architecture"] == "remote engine (this program)"
+    assert info["architecture"] == "remote engine (LLM server)"
     assert info["parameters"] is None
     assert "127.0.0.1" not in httpx.Response(200, json=[info, far]).text
 

@@ -126,7 +126,7 @@ async def load_and_continue(session: Session, argument: str) -> None:
         transcript.session_id, transcript.conversation_id = new_session_id(), None
         session.terminal.note("This conversation is open in another client. You continue a copy.")
     await session.load(transcript)
-    name = transcript.name
+    name = f'"{transcript.name}"'
     if _is_saved(argument):
         session.saved_as = checked_name(argument)
         name = f"{session.saved_as}.json"

@@ -19,7 +19,7 @@ async def status(session: Session, argument: str) -> None:
     if model is not None:
         info = await session.client.model_info(model.name)
         device = " ".join(filter(None, (info.device, info.dtype)))
-        memory = "" if info.memory_bytes is None else f", {format_size(info.memory_bytes)} of memory"
+        memory = f", {format_size(info.memory_bytes)} of memory" if info.memory_bytes else ""
         rows.append(("model", f"{model.name}, {model.status}, {device}{memory}"))
         rows.append(("served from", served_from(model.model_id or "nothing yet")))
     for loading in health.loading:

@@ -46,7 +46,7 @@ def _models(models: list[ModelActivity], speeds: dict[str, float] | None) -> "Ta
     amount = "tokens" if speeds is None else "tokens/s"
     table = _table("model", "state", "running", "waiting", "KV cache", "memory", amount)
     for model in models:
-        memory = "-" if model.memory_bytes is None else format_size(model.memory_bytes)
+        memory = format_size(model.memory_bytes) if model.memory_bytes else "-"  # none: it is remote
         generated = f"{model.generated_tokens:,}" if speeds is None else f"{speeds.get(model.name, 0):,.1f}"
         table.add_row(
             model.name,

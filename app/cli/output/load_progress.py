@@ -9,12 +9,13 @@ from app.cli.output.progress_bar import ProgressUpdate
 from app.cli.output.terminal import Terminal
 from app.models.schemas import HealthResponse, LoadProgress
 
+_STAGES = {"resolve": "find its files", "import": "start its worker"}  # the others are shown by their names
 DELAY_S = 0.3  # before slow work is shown
 
 
 def progress_of(progress: LoadProgress) -> ProgressUpdate:
     note = f" ({progress.note})" if progress.note else ""
-    label = f"{progress.model_name}: {progress.stage}{note}"
+    label = f"{progress.model_name}: {_STAGES.get(progress.stage, progress.stage)}{note}"
     return ProgressUpdate(label, progress.fraction or None, " ".join(_download_details(progress)))
 
 

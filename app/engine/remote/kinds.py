@@ -80,7 +80,7 @@ LM_STUDIO = EngineKind(
     refused=frozenset({"top_logprobs"}),
 )
 THIS_SERVER = EngineKind(
-    "this program",
+    "LLM server",
     "llm-serving",
     _same(*_VLLM_FIELDS),
     has_thinking_switch=True,

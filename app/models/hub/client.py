@@ -29,7 +29,7 @@ from app.core.model_folder import PICKLE, gguf_parts, is_complete, is_gguf, weig
 from app.models.hub.cache import cache_name, gguf_files, package_file, snapshots
 from app.models.hub.checksums import Checksums
 from app.models.hub.environment import refuse_unusable_environment
-from app.models.hub.errors import damaged, offline, to_model_error
+from app.models.hub.errors import damaged, offline, to_model_error, with_package
 from app.models.hub.progress import LoadReporter, Meter
 from app.models.hub.threads import NetworkTimeouts, ask_disk, in_thread
 
@@ -158,7 +158,7 @@ class Hub:
         if fallback is not None and await self._damage(fallback, report) is None:
             return fallback
         assert first_error is not None, "a profile has a source"
-        raise first_error
+        raise with_package(first_error, profile.sources)
 
     def _on_disk(self, source: Source) -> Weights | None:
         complete = (p for p in self._folders(source) if is_complete(p, takes_pickle=source.takes_pickle))

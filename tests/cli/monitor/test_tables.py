@@ -49,6 +49,12 @@ def test_tables_show_models_requests_and_failures() -> None:
     assert "queue_full: The queue is full." in text and "just now" in text and "\x1b" not in text
 
 
+@pytest.mark.parametrize("memory_bytes", [None, 0])
+def test_model_without_memory_here_has_a_dash(memory_bytes: int | None) -> None:
+    text = shown(report(models=[MODEL.model_copy(update={"memory_bytes": memory_bytes})]))
+    assert "-" in text and "bytes" not in text
+
+
 def test_nothing_is_shown_of_an_idle_server_without_models() -> None:
     assert shown(report()).strip() == ""
 

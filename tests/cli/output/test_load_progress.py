@@ -26,6 +26,7 @@ def test_progress_shows_only_known_figures() -> None:
     assert (
         str(progress_of(loading.model_copy(update={"note": "a is unloaded"}))) == "gpt2: load (a is unloaded)"
     )
+    assert str(progress_of(loading.model_copy(update={"stage": "import"}))) == "gpt2: start its worker"
     download = _download(0.5, 274_000_000)
     assert str(progress_of(download)) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
 

