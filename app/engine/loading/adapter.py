@@ -8,7 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
@@ -48,7 +50,9 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     with library_errors_as(_does_not_fit), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about names that peft uses
-        joined = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"))
+        config = LoraConfig(**options, task_type="CAUSAL_LM")
+        joined = get_peft_model(model, config, low_cpu_mem_usage=True)  # without memory for its weights
+        _make_room(joined, sum(weight.numel() for weight in weights.values()))
         found: Any = set_peft_model_state_dict(joined, weights)  # torch's lists of keys
         missing = [key for key in found.missing_keys if "lora_" in key]
         if missing or found.unexpected_keys:
@@ -79,12 +83,26 @@ def _weights(folder: Path) -> dict[str, Any]:  # tensors, for peft
 
 
 def _refuse_large_ranks(options: dict[str, Any], weights: dict[str, Any]) -> None:  # as above
-    """Refuses ranks that no stored weight has, because peft makes room for them before it looks."""
+    """Refuses ranks that no stored weight has, for which peft could not even describe its parameters."""
     largest = max((size for weight in weights.values() for size in weight.shape), default=0)
     pattern = options.get("rank_pattern", {})
     ranks = [options.get("r", 0), *(pattern.values() if isinstance(pattern, dict) else ())]
     if not all(isinstance(rank, int) and 0 <= rank <= largest for rank in ranks):
         raise ModelCorrupt(f"{ADAPTER_CONFIG}: r does not fit the weights", hint=AGAIN)
+
+
+def _make_room(joined: nn.Module, stored: int) -> None:
+    """Gives the adapter's parameters memory, unless there are more of them than `stored` numbers."""
+    wanted = [
+        (module, name, weight)
+        for module in joined.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.is_meta
+    ]
+    if sum(weight.numel() for _, _, weight in wanted) > stored:
+        raise ModelCorrupt(f"{ADAPTER_CONFIG} describes more weights than are stored", hint=AGAIN)
+    for module, name, weight in wanted:
+        setattr(module, name, nn.Parameter(torch.zeros_like(weight, device="cpu"), requires_grad=False))
 
 
 def _does_not_fit(error: Exception) -> ModelCorrupt:

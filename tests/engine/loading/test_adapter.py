@@ -114,6 +114,14 @@ def test_folder_with_only_an_adapter_says_which_base_it_needs(base: Path) -> Non
     assert "BASE+ADAPTER" in (caught.value.hint or "")
 
 
+def store_large_rank(adapter: Path) -> None:
+    """Gives the rank to all layers, though only a small weight that belongs to none has it."""
+    path, rank = adapter / "adapter_model.safetensors", 200_000
+    elsewhere = {"base_model.model.elsewhere.lora_A.weight": torch.zeros(rank, 1)}
+    save_file(load_file(path) | elsewhere, path)
+    edit(adapter, r=rank)
+
+
 def widen(adapter: Path) -> None:
     path = adapter / "adapter_model.safetensors"
     save_file({name: torch.cat((value, value), -1) for name, value in load_file(path).items()}, path)
@@ -124,6 +132,7 @@ def widen(adapter: Path) -> None:
     [
         (lambda adapter: edit(adapter, r=10**9), ModelCorrupt, "r does not fit"),
         (lambda adapter: edit(adapter, rank_pattern={"q_proj": 10**9}), ModelCorrupt, "r does not fit"),
+        (store_large_rank, ModelCorrupt, "more weights than are stored"),
         (lambda adapter: edit(adapter, r=2), ModelCorrupt, "does not fit the model"),
         (lambda adapter: edit(adapter, target_modules=["q_proj"]), ModelCorrupt, "2 are unknown|unknown"),
         (lambda adapter: edit(adapter, target_modules=["elsewhere"]), ModelCorrupt, "does not fit"),
