@@ -53,7 +53,7 @@ def gguf_parts(path: Path) -> list[Path]:
     A large model may be split into `NAME-00001-of-00003.gguf` and so on.
     """
     found = _PART.search(path.name)
-    if found is None or int(found["count"]) > _MOST_PARTS:
+    if found is None or not 0 < int(found["count"]) <= _MOST_PARTS:
         return [path]
     stem, count = path.name[: found.start()], found["count"]
     return [

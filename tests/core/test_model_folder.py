@@ -133,4 +133,9 @@ def test_gguf_file_in_parts_is_complete_with_all_of_them(tmp_path: Path) -> None
     assert is_complete(tmp_path / first) and weight_bytes(tmp_path / first) == 3
     assert gguf_among([second, first], "Q4_K_M") == first
     assert gguf_kinds([second, first, "m-Q8_0.gguf"]) == ["Q4_K_M", "Q8_0"]
-    assert gguf_parts(Path("x-00001-of-99999.gguf")) == [Path("x-00001-of-99999.gguf")]
+
+
+@pytest.mark.parametrize("count", ["00000", "99999"])
+def test_gguf_file_with_an_impossible_number_of_parts_is_whole(count: str) -> None:
+    path = Path(f"x-00001-of-{count}.gguf")
+    assert gguf_parts(path) == [path]

@@ -21,7 +21,6 @@ class OwnForward:
         self._model = model
         self._argument = argument
         self.device = model.device
-        self._vocabulary = int(model.config.get_text_config().vocab_size)
 
     @torch.inference_mode()
     def logits(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> Tensor:
