@@ -228,6 +228,15 @@ def test_fork_copies_a_branch_into_a_new_conversation(world: World) -> None:
     assert world.chat("else", copy.conversation_id).message_count == 4
 
 
+def test_fork_keeps_title_and_metadata(world: World) -> None:
+    asked = world.chat("hello")
+    changes = UpdateConversationRequest(title="Greetings", metadata={"topic": "names"})
+    world.run(world.conversations.update(OWNER, asked.conversation_id, changes))
+    copy = world.run(world.conversations.fork(OWNER, asked.conversation_id, ForkConversationRequest()))
+    kept = world.run(world.conversations.get(OWNER, copy.conversation_id))
+    assert (kept.title, kept.metadata) == ("Greetings", {"topic": "names"})
+
+
 def test_update_sets_and_clears_title_and_model(world: World) -> None:
     kept = world.chat("hello")
 

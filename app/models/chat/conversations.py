@@ -177,6 +177,7 @@ class ConversationManager:
         copy = Conversation(
             owner=owner,
             title=conversation.title,
+            metadata=conversation.metadata,
             system_prompt=conversation.system_prompt,
             model_name=conversation.model_name,
         )
