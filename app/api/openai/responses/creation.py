@@ -29,7 +29,6 @@ from app.models.chat.reply import GeneratedReply
 from app.models.chat.turn_log import EventReader
 from app.models.choices import ChoiceEvent
 from app.models.conversation import new_id
-from app.models.storage.turn_locks import busy
 from app.services import Services
 
 Pieces = AsyncGenerator[object, None]  # the events of a reply, of which the last is an Ending
@@ -93,9 +92,6 @@ async def delete(services: Services, owner: str, own_id: str) -> None:
         ResponseNotFound.
         ConversationBusy: the response still runs.
     """
-    turn = await find_turn(services, owner, own_id)
-    if turn is not None and not turn.has_ended:
-        raise busy()
     branch = await find_branch(services, owner, own_id)
     await services.branches.forget_reply(
         owner, branch.conversation.id, branch.messages[-1].id, deletes_all=begins_conversation(branch)
@@ -136,6 +132,7 @@ async def _context(services: Services, owner: str, request: ResponsePrompt) -> S
 
     Raises:
         ConversationNotFound, PreviousResponseNotFound.
+        ConversationBusy: the response before it still runs.
     """
     if request.conversation_id is not None:
         return await services.branches.read(owner, request.conversation_id)

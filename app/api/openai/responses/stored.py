@@ -13,6 +13,7 @@ from app.models.chat.idempotency import part_events
 from app.models.chat.turn_log import TurnIds, TurnSnapshot
 from app.models.conversation import Message, ReplyFacts
 from app.models.schemas import ChatResponse, StartEvent
+from app.models.storage.turn_locks import busy
 from app.services import Services
 
 
@@ -68,12 +69,14 @@ async def find_branch(services: Services, owner: str, own_id: str) -> StoredBran
 
     Raises:
         ResponseNotFound: it is not stored, or was deleted.
+        ConversationBusy: it still runs.
     """
     conversation_id, message_id = response_place(own_id)
     try:
         branch = await services.branches.read(owner, conversation_id, message_id)
     except (ConversationNotFound, MessageNotFound):
-        raise response_not_found() from None
+        turn = await find_turn(services, owner, own_id)
+        raise (response_not_found() if turn is None or turn.has_ended else busy()) from None
     if message_id in branch.conversation.deleted_replies or branch.messages[-1].reply is None:
         raise response_not_found()
     return branch

@@ -23,6 +23,21 @@ def test_a_background_response_is_answered_at_once(client: openai.OpenAI, backen
     wait_for(lambda: client.responses.retrieve(response.id).status == "completed", "the end")
 
 
+def test_nothing_follows_a_response_that_runs(client: openai.OpenAI, backend: GatedBackend) -> None:
+    backend.gate.clear()
+    running = begin(client)
+    with pytest.raises(openai.ConflictError):
+        client.responses.create(model="stand-in", input="And?", previous_response_id=running.id)
+    with pytest.raises(openai.ConflictError):
+        client.responses.input_items.list(running.id)
+    with pytest.raises(openai.ConflictError):
+        client.responses.delete(running.id)
+    backend.gate.set()
+    wait_for(lambda: client.responses.retrieve(running.id).status == "completed", "the end")
+    followed = client.responses.create(model="stand-in", input="And?", previous_response_id=running.id)
+    assert followed.previous_response_id == running.id
+
+
 def test_a_stream_is_resumed_after_any_event(client: openai.OpenAI, backend: GatedBackend) -> None:
     backend.gate.clear()
     events = iter(begin(client, stream=True))
