@@ -10,13 +10,14 @@ import { openSidebar } from "./panels/layout.js";
 export function listenToKeys({ chat, sidebar, newChat }) {
   document.addEventListener("keydown", (event) => {
     const isCommand = event.ctrlKey || event.metaKey;
+    const isMenuOpen = document.querySelector(":popover-open") !== null; // which Escape closes
     if (document.querySelector("dialog[open]") !== null) return; // which has its own keys
     if (isCommand && event.key.toLowerCase() === "k") {
       openSidebar();
       sidebar.search.focus();
       sidebar.search.select();
     } else if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") newChat();
-    else if (event.key === "Escape" && chat.turn !== null) chat.actions.stop();
+    else if (event.key === "Escape" && !isMenuOpen && chat.turn !== null) chat.actions.stop();
     else if (isTyping(event)) return byId("message", HTMLTextAreaElement).focus(); // the key itself is typed there
     else return;
     event.preventDefault();

@@ -64,6 +64,18 @@ def test_stop_keeps_the_text_so_far(page: Page, script: Script, way: str) -> Non
     expect(page.get_by_role("button", name="Continue")).to_be_visible()
 
 
+def test_escape_closes_an_open_menu_and_lets_the_answer_go_on(page: Page, script: Script) -> None:
+    script.answer("Hello", ("Good ", PAUSE, "morning"))
+    ask(page, "Hello")
+    expect(page.get_by_text("Good", exact=True)).to_be_visible()
+    page.locator("#model").click()
+    expect(page.locator("#models")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#models")).to_be_hidden()
+    script.may_go_on.set()
+    expect(page.get_by_text("Good morning", exact=True)).to_be_visible()
+
+
 def test_answers_and_questions_have_versions(page: Page, script: Script) -> None:
     script.answer("Hello", ("First",), ("Second",))
     script.answer("Goodbye", ("Third",))
