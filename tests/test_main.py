@@ -184,14 +184,14 @@ def test_host_of_another_machine_is_reported_in_one_line(host: str, offline: dic
 
 
 def test_misspelt_setting_in_the_environment_causes_a_warning(offline: dict[str, str]) -> None:
-    names = {"LLM_THREAD": "secret", "llm_modelname": "gpt2", "LLM_USER_PATH": "/home/ada"}
+    names = {"LLM_THREAD": "secret", "llm_modelname": "gpt2", "LLM_FAVOURITE": "/home/ada"}
     with process("-m", "app", **offline, **names) as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
         server.terminate()
         output, _ = server.communicate(timeout=START_S)
     assert "The environment variable LLM_THREAD is not a setting. Did you mean LLM_THREADS?" in output
     assert "The environment variable llm_modelname is not a setting. Did you mean LLM_MODEL_NAME?" in output
-    assert "LLM_USER_PATH" not in output and "secret" not in output
+    assert "LLM_FAVOURITE" not in output and "secret" not in output
 
 
 def test_process_answers_without_importing_torch(offline: dict[str, str]) -> None:

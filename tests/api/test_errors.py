@@ -49,7 +49,7 @@ def test_missing_key_is_answered_with_the_scheme() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({}, "message: Field required"),
+        ({}, "send message or messages, one of them"),
         ({"message": "hi", "temperature": 9}, "temperature: Input should be less than or equal to 2"),
         ({"message": "hi", "tempratur": 1}, "tempratur: unknown field"),
         ({"message": " "}, "message: is empty"),

@@ -9,7 +9,10 @@ import pytest
 from app.core.deadline import Deadline
 
 PASSED = Deadline.after(-1)
-LATER = Deadline.after(600)
+
+
+def later() -> Deadline:
+    return Deadline.after(60)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -40,7 +43,7 @@ def test_work_that_does_not_wait_ends_also_after_the_deadline() -> None:
 
 def test_work_that_waits_ends_within_the_deadline() -> None:
     log = list[str]()
-    run(LATER.finish(wait_twice(log)))
+    run(later().finish(wait_twice(log)))
     assert log == ["first", "second"]
 
 
@@ -62,7 +65,7 @@ def test_work_that_waits_beyond_the_deadline_is_cancelled() -> None:
 @pytest.mark.parametrize("waits", [False, True])
 def test_error_of_the_work_is_raised(waits: bool) -> None:
     with pytest.raises(KeyError, match="expected"):
-        run(LATER.finish(fail(waits)))
+        run(later().finish(fail(waits)))
 
 
 def test_cancelling_reaches_the_work() -> None:
@@ -77,7 +80,7 @@ def test_cancelling_reaches_the_work() -> None:
                 log.append("cancelled")
                 raise
 
-        task = asyncio.create_task(LATER.finish(work()))
+        task = asyncio.create_task(later().finish(work()))
         await has_begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -43,7 +43,8 @@ def shown(now: ActivityResponse, speeds: dict[str, float] | None = None, width: 
 
 
 def test_tables_show_models_requests_and_failures() -> None:
-    text = shown(report(models=[MODEL], requests=[REQUEST], failures=[FAILURE]), {"builtin": 12.34})
+    failure = FAILURE.model_copy(update={"timestamp": datetime.now(UTC)})
+    text = shown(report(models=[MODEL], requests=[REQUEST], failures=[failure]), {"builtin": 12.34})
     for part in ("builtin", "loaded", "25%", "500 MB", "12.3", "mine", "1.2 s", "waits for the model"):
         assert part in text, part
     assert "queue_full: The queue is full." in text and "just now" in text and "\x1b" not in text

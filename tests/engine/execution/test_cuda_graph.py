@@ -81,7 +81,7 @@ def test_a_model_that_cannot_be_captured_takes_one_pass_for_a_step(llama: TinyMo
         nonlocal passes
         passes += 1
 
-    hook = llama.packed.register_forward_hook(count)
+    hook = llama.packed.get_input_embeddings().register_forward_hook(count)
     try:
         forward_all(runner, pool, [[(2, ())] * 70, [(1, ())] * 70])
     finally:
