@@ -79,6 +79,14 @@ def test_a_client_that_disconnects_frees_the_model(server: RunningServer) -> Non
     wait_for(lambda: server.get("/health")["active_requests"] == 0, "the request to end", 10)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can limit it")
+def test_requests_cannot_make_a_worker_grow_without_bound(server: RunningServer) -> None:
+    server.chat("Hi")
+    (worker,) = server.worker_pids()
+    soft, _ = psutil.Process(worker).rlimit(psutil.RLIMIT_DATA)
+    assert soft != psutil.RLIM_INFINITY
+
+
 def test_a_killed_worker_ends_its_streams_and_is_replaced(tmp_path: Path) -> None:
     with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
         server.wait_until_ready()

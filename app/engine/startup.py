@@ -96,6 +96,17 @@ def build_engine(spec: WorkerSpec, report: SendProgress, started: float | None =
         raise
 
 
+def bound_growth(ready: ReadyEngine) -> None:
+    """Limits what requests may add to the memory of this process: keys and values, and what computing takes.
+
+    Call it in a process that serves nothing else. On a graphics card there is no limit, because the driver's
+    mappings on the host are not known beforehand.
+    """
+    if ready.engine.device.type == "cpu":
+        working_bytes = _WORKING_BYTES + ready.memory_use.used_bytes // 2
+        memory.bound_growth(ready.engine.limits.kv_cache_bytes + working_bytes)
+
+
 def _no_memory(spec: WorkerSpec) -> ModelTooLarge:
     return ModelTooLarge(
         f"The memory did not suffice for loading {spec.model_name}.",
@@ -114,21 +125,10 @@ def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, sta
     _warm_up(engine, spec.threads)
     report(Progress("warm up", 1.0))
     memory_use = MemoryUse(engine.device)
-    _bound_growth(engine, memory_use)
     info = _info(served, engine.limits, memory_use, time.monotonic() - started)
     if draft is not None:
         info = msgspec.structs.replace(info, draft=spec.draft_name)
     return ReadyEngine(engine, info, memory_use, sandbox, grammar_sandbox)
-
-
-def _bound_growth(engine: EngineCore, memory_use: MemoryUse) -> None:
-    """Limits what the requests may add to the host's memory: keys and values, and what computing them takes.
-
-    On a graphics card, the driver's mappings on the host are not known beforehand.
-    """
-    if engine.device.type == "cpu":
-        working_bytes = _WORKING_BYTES + memory_use.used_bytes // 2
-        memory.bound_growth(engine.limits.kv_cache_bytes + working_bytes)
 
 
 def _load_served(spec: WorkerSpec, report: SendProgress) -> CheckedModel:

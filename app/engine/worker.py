@@ -105,6 +105,7 @@ def _start(spec: WorkerSpec, link: WorkerLink) -> "ReadyEngine":
     startup = run_at_low_priority(partial(import_module, "app.engine.startup"), spec.low_priority)
     link.send(Progress("import", 1.0))
     ready: ReadyEngine = startup.build_engine(spec, link.send, started)
+    startup.bound_growth(ready)
     return ready
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 import torch
 from transformers import (
@@ -94,6 +96,13 @@ def test_service_starts_and_serves(folder: Path) -> None:
     assert len(run(service.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
     assert service.stats().running == 0
     assert service.stats().kv_used_bytes > 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can limit it")
+def test_engine_in_a_process_with_other_work_does_not_limit_its_memory(folder: Path) -> None:
+    before = psutil.Process().rlimit(psutil.RLIMIT_DATA)
+    build_engine(spec(folder), lambda _: None).close()
+    assert psutil.Process().rlimit(psutil.RLIMIT_DATA) == before
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
