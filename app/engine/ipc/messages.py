@@ -66,7 +66,7 @@ class ChatMessage(Record, frozen=True):
 class Tool(Record, frozen=True):
     """A function that the model may call. `parameters` is a JSON schema, as text.
 
-    With `is_strict` the arguments of a call that the model makes of its own accord validate against it, too.
+    With `is_strict` the arguments of a call validate against it also where nothing demanded the call.
     """
 
     name: str
