@@ -72,7 +72,7 @@ def test_versions_survive_the_death_of_a_server_with_a_database(
         assert terminal.wait_for_end() == 0
         assert "Restored" not in terminal.text and "❌ This is a bug" not in terminal.text
     with PseudoTerminal([*CLIENT, "--resume"], environ, columns=100, rows=50) as terminal:
-        terminal.wait_for("Loaded My name is Ann. with 2 turns.", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for('Loaded "My name is Ann." with 2 turns.', timeout_s=START_TIMEOUT_S)
         terminal.type("/branch 1\r/branch\r")
         terminal.wait_for("6 │ builtin: Your name is Ann.")
         terminal.type("/quit\r")
