@@ -6,15 +6,14 @@ and identified by their SHA-256, small ones by their git id.
 
 import asyncio
 import hashlib
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from tests.loopback import on_loopback
 
 COMMIT = "c" * 40
 LARGE = (".safetensors", ".bin", ".gguf")
@@ -155,15 +154,5 @@ def git_id(content: bytes) -> str:
 @contextmanager
 def running(hub: StandInHub) -> Iterator[StandInHub]:
     """Serves the hub on a free port of loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        hub.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(hub.app(), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.should_exit = True
-            thread.join(60)
-            assert not thread.is_alive()
+    with on_loopback(hub.app()) as hub.url:
+        yield hub

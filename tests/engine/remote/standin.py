@@ -2,18 +2,18 @@
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from tests.loopback import on_loopback
 
 Json = dict[str, Any]  # Any: JSON values
 KEY = "sk-of-the-upstream"
@@ -119,15 +119,6 @@ def _words(body: Json) -> int:
 @contextmanager
 def running_upstream(upstream: StandInUpstream, port: int = 0) -> Iterator[StandInUpstream]:
     """Serves it on a port of loopback; 0 means a free one."""
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        upstream.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        config = uvicorn.Config(upstream.app(), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield upstream
-        finally:
-            server.should_exit = True
-            thread.join(60)
-            assert not thread.is_alive()
+    with on_loopback(upstream.app(), port) as url:
+        upstream.url = f"{url}/v1"
+        yield upstream
