@@ -9,7 +9,7 @@ from typing import Any
 from app.engine.grammars.sources import json_rule
 from app.engine.tools.gemma import GemmaForm
 from app.engine.tools.parser import CallForm, CallSink, Schemas
-from app.engine.tools.pythonic import PythonicForm, read_list
+from app.engine.tools.pythonic import PythonicForm, read_call, read_list
 from app.engine.tools.reader import NotACall, Reader, Reading
 from app.engine.tools.xml import XmlForm
 
@@ -55,16 +55,8 @@ class JsonForm:
 
     def _list(self, reader: Reader, sink: CallSink) -> Reading[None]:
         yield from reader.skip_space()
-        if self.reads_python and (yield from reader.peek()) != "{":
-            yield from read_list(reader, sink)
-            return
-        while True:
-            yield from reader.skip_space()
-            yield from _call(reader, sink)
-            yield from reader.skip_space()
-            if not (yield from reader.accepts(",")):
-                yield from reader.expect("]")
-                return
+        is_python = self.reads_python and (yield from reader.peek()) != "{"
+        yield from read_list(reader, sink, read_call if is_python else _call)
 
     def lark(self, schemas: Schemas, *, is_parallel: bool) -> str:
         call = {"anyOf": [self._schema(name, schema) for name, schema in schemas.items()]}

@@ -10,6 +10,8 @@ from app.engine.grammars.sources import json_rule
 from app.engine.tools.parser import CallSink, Schemas
 from app.engine.tools.reader import NotACall, Reader, Reading
 
+ReadCall = Callable[[Reader, CallSink], Reading[None]]
+
 _DEEPEST = 32  # lists and dictionaries within each other
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 _Emit = Callable[[str], None]
@@ -27,7 +29,7 @@ class PythonicForm:
 
     def read(self, reader: Reader, sink: CallSink, mark: str) -> Reading[None]:
         yield from reader.expect("[")
-        yield from read_list(reader, sink)
+        yield from read_list(reader, sink, read_call)
 
     def lark(self, schemas: Schemas, *, is_parallel: bool) -> str:
         more = ' (", " one)*' if is_parallel else ""
@@ -59,18 +61,19 @@ def _arguments(call: int, schema: dict[str, Any]) -> tuple[str, list[str]]:  # A
     return f"{separator.join(pieces[: len(needed)])} {tail}", rules
 
 
-def read_list(reader: Reader, sink: CallSink) -> Reading[None]:
-    """Reads the calls of a list, after its opening bracket."""
+def read_list(reader: Reader, sink: CallSink, read_one: ReadCall) -> Reading[None]:
+    """Reads the calls of a list, after its opening bracket. `read_one` reads one of them."""
     while True:
         yield from reader.skip_space()
-        yield from _call(reader, sink)
+        yield from read_one(reader, sink)
         yield from reader.skip_space()
         if not (yield from reader.accepts(",")):
             yield from reader.expect("]")
             return
 
 
-def _call(reader: Reader, sink: CallSink) -> Reading[None]:
+def read_call(reader: Reader, sink: CallSink) -> Reading[None]:
+    """Reads one call, such as `weather(city="Paris")`."""
     sink.begin((yield from _name(reader, "(")))
     sink.add("{")
     separator = ""
