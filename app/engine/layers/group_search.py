@@ -33,7 +33,8 @@ def in_four_bits(weight: Tensor) -> GroupedWeight:
 def _groups(weight: Tensor) -> Tensor:
     """Returns the weight in float32, `[outputs, groups, 32]`, with zeros after the last input if need be."""
     inputs = weight.shape[1]
-    return pad(weight.float(), (0, -inputs % GROUP)).view(len(weight), -1, GROUP)
+    padded = pad(weight.float(), (0, -inputs % GROUP)).contiguous()  # GPT-2 stores its weights transposed
+    return padded.view(len(weight), -1, GROUP)
 
 
 def _searched(weight: Tensor) -> GroupedWeight:

@@ -1,5 +1,7 @@
 """Layers of integers in groups of 32 compute what their weights say, for few rows and for many."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,15 @@ def test_few_rows_and_many_give_the_same() -> None:
         layer = GroupedLinear(random_weight(bits, 128, 64, has_zeros=bits == 4), None, torch.float32)
         rows = torch.randn(250, 64)
         assert error(layer(rows), torch.cat([layer(row.unsqueeze(0)) for row in rows])) < ROUNDING
+
+
+@pytest.mark.parametrize("make", [in_four_bits, in_eight_bits])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_transposed_weights_as_in_gpt2_are_rounded_like_others(
+    make: Callable[[torch.Tensor], GroupedWeight], dtype: torch.dtype
+) -> None:
+    weight = torch.randn(128, 96).to(dtype)
+    assert torch.equal(make(weight.t().contiguous().t()).values(), make(weight).values())
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.Q8_0])
