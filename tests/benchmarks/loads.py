@@ -20,6 +20,7 @@ _SETTLED_PIECES = 8  # that each of several replies must have before anything is
 _REPLY_TOKENS = 512  # the most, of a reply that is cancelled after the measurement
 _REPLIES_LIMIT_S = 600.0
 _MARGIN_TOKENS = 80  # of the context, for the chat template
+_PREFILL_TOKENS = 512
 
 
 async def warm_up(target: Target) -> None:
@@ -69,6 +70,12 @@ async def together(target: Target, plan: Plan, words: Words, window: int, count:
         until = time.monotonic()
     tokens = sum(trace.tokens_within(since, until) for trace in traces)
     return {f"users{count}.decode": tokens / (until - since)}
+
+
+async def prefill(target: Target, words: Words) -> Figures:
+    """The first token of one prompt of 512 tokens, of which nothing is cached."""
+    trace = await _ask(target.dialogue(), words.message(_PREFILL_TOKENS), 2)
+    return {"prefill.first": trace.first_token_s}
 
 
 async def turns(target: Target, plan: Plan, words: Words, window: int) -> Figures:

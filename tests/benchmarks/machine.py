@@ -50,7 +50,7 @@ class PeakMemory:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._others = {child.pid for child in psutil.Process().children(recursive=True)}
+        self._children = MemoryOfChildren()
         self._is_over = threading.Event()
         self._watch = threading.Thread(target=self._look)
 
@@ -64,20 +64,45 @@ class PeakMemory:
 
     def _look(self) -> None:
         while not self._is_over.wait(_LOOK_EVERY_S):
-            children = psutil.Process().children(recursive=True)
-            self.bytes = max(self.bytes, sum(_own_bytes(c) for c in children if c.pid not in self._others))
+            self.bytes = max(self.bytes, self._children.own_bytes())
+
+
+class MemoryOfChildren:
+    """The memory of the processes that are started after it is made, in bytes."""
+
+    def __init__(self) -> None:
+        self._others = {child.pid for child in psutil.Process().children(recursive=True)}
+
+    def own_bytes(self) -> int:
+        """Returns their memory that maps no files."""
+        return sum(_own_bytes(child) for child in self._children())
+
+    def mapped_bytes(self) -> int:
+        """Returns their share of the files that they map, as far as these are in memory."""
+        return sum(_smaps_bytes(child, "Pss_File") or 0 for child in self._children())
+
+    def _children(self) -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if child.pid not in self._others]
 
 
 def _own_bytes(process: psutil.Process) -> int:
     """The process's share of memory that maps no files, or its resident memory if that is unknown."""
+    own_bytes = _smaps_bytes(process, "Pss_Anon")
+    if own_bytes is None:
+        with contextlib.suppress(psutil.Error):
+            return int(process.memory_info().rss)
+    return own_bytes or 0
+
+
+def _smaps_bytes(process: psutil.Process, name: str) -> int | None:
+    """A sum over the process's mappings; None if the system does not report it."""
     try:
         status = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except OSError:
-        with contextlib.suppress(psutil.Error):
-            return int(process.memory_info().rss)
-        return 0
+        return None
     fields = dict(line.split(":", 1) for line in status.splitlines()[1:])
-    return int(fields.get("Pss_Anon", "0 kB").split()[0]) * 1024
+    return int(fields.get(name, "0 kB").split()[0]) * 1024
 
 
 def _sum_s(numbers: torch.Tensor) -> float:
