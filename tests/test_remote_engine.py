@@ -24,45 +24,43 @@ def models_file(folder: Path, base_url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def near(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server before one that runs the built-in model."""
-    near, far = tmp_path_factory.mktemp("near"), tmp_path_factory.mktemp("far")
-    with running_server(far, LLM_MODEL_NAME="builtin") as upstream:
-        upstream.wait_until_ready()
-        with running_server(
-            near, LLM_MODEL_NAME="far", FAR_KEY="any", LLM_MODELS_FILE=models_file(near, f"{upstream.url}/v1")
-        ) as server:
-            server.wait_until_ready()
-            yield server
+    folder = tmp_path_factory.mktemp("near")
+    with running_server(
+        folder, LLM_MODEL_NAME="far", FAR_KEY="any", LLM_MODELS_FILE=models_file(folder, f"{server.url}/v1")
+    ) as near:
+        near.wait_until_ready()
+        yield near
 
 
-def test_conversation_goes_on_over_the_remote_engine(server: RunningServer) -> None:
-    first = server.chat("Hi, my name is Zofia.")
-    second = server.chat("What is my name?", conversation_id=first["conversation_id"])
+def test_conversation_goes_on_over_the_remote_engine(near: RunningServer) -> None:
+    first = near.chat("Hi, my name is Zofia.")
+    second = near.chat("What is my name?", conversation_id=first["conversation_id"])
     assert "Zofia" in second["response"]
     assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
     assert second["usage"]["cached_tokens"] > 0
     assert (second["model_name"], second["model_id"]) == ("far", "builtin")
 
 
-def test_stream_equals_the_whole_reply(server: RunningServer) -> None:
+def test_stream_equals_the_whole_reply(near: RunningServer) -> None:
     body = {"message": "What is the capital of France?", "temperature": 0, "stream": True}
-    with server.http.stream("POST", "/api/v1/chat", json=body) as response:
+    with near.http.stream("POST", "/api/v1/chat", json=body) as response:
         seen = list(events(response))
     text = "".join(data["text"] for name, data in seen if name == "delta")
-    assert text == dict(seen)["done"]["response"] == server.chat("What is the capital of France?")["response"]
+    assert text == dict(seen)["done"]["response"] == near.chat("What is the capital of France?")["response"]
     assert "Paris" in text
 
 
-def test_other_apis_reach_it(server: RunningServer) -> None:
+def test_other_apis_reach_it(near: RunningServer) -> None:
     question = "What is the capital of France?"
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+    with openai.OpenAI(base_url=f"{near.url}/v1", api_key="none") as client:
         reply = client.chat.completions.create(
             model="far", messages=[{"role": "user", "content": question}], temperature=0, logprobs=True
         )
     assert "Paris" in (reply.choices[0].message.content or "")
     assert reply.choices[0].logprobs and reply.choices[0].logprobs.content
-    with anthropic.Anthropic(base_url=server.url, api_key="none") as client_of_messages:
+    with anthropic.Anthropic(base_url=near.url, api_key="none") as client_of_messages:
         message = client_of_messages.messages.create(
             model="far", max_tokens=50, messages=[{"role": "user", "content": question}]
         )
@@ -73,8 +71,8 @@ def test_other_apis_reach_it(server: RunningServer) -> None:
     assert read == count.input_tokens
 
 
-def test_it_is_listed_as_remote_and_takes_no_memory(server: RunningServer) -> None:
-    listed = {model["name"]: model for model in server.get("/api/v1/chat/models")["models"]}
+def test_it_is_listed_as_remote_and_takes_no_memory(near: RunningServer) -> None:
+    listed = {model["name"]: model for model in near.get("/api/v1/chat/models")["models"]}
     far = listed["far"]
     assert (far["status"], far["is_remote"], far["is_on_disk"], far["memory_bytes"]) == (
         "loaded",
@@ -83,18 +81,18 @@ def test_it_is_listed_as_remote_and_takes_no_memory(server: RunningServer) -> No
         0,
     )
     assert not listed["builtin"]["is_remote"]
-    info = server.get("/api/v1/model-info")
+    info = near.get("/api/v1/model-info")
     assert info["architecture"] == "remote engine (LLM server)"
     assert info["parameters"] is None
     assert "127.0.0.1" not in httpx.Response(200, json=[info, far]).text
 
 
-def test_what_it_cannot_do_is_a_400_that_names_it(server: RunningServer) -> None:
+def test_what_it_cannot_do_is_a_400_that_names_it(near: RunningServer) -> None:
     body = {"message": "Hi", "thinking_budget": 5, "think": True}
-    response = server.http.post("/api/v1/chat", json=body)
+    response = near.http.post("/api/v1/chat", json=body)
     assert response.status_code == 400
     assert "thinking_budget" in response.json()["error"]["message"]
-    assert server.http.post("/api/v1/tokenize", json={"text": "Hi"}).status_code == 400
+    assert near.http.post("/api/v1/tokenize", json={"text": "Hi"}).status_code == 400
 
 
 def test_dead_engine_is_one_clear_error_and_serves_again_when_it_is_back(tmp_path: Path) -> None:
@@ -118,6 +116,24 @@ def test_dead_engine_is_one_clear_error_and_serves_again_when_it_is_back(tmp_pat
             server.wait_until_ready()
             assert server.chat("Hi")["response"] == "Hello there"
         assert conversation  # of a server that kept it in memory
+
+
+def test_upstream_decides_what_the_request_leaves_out(tmp_path: Path) -> None:
+    upstream = StandInUpstream(owner="vllm", model="builtin")
+    with running_upstream(upstream):
+        settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
+        settings["LLM_MODELS_FILE"] = models_file(tmp_path, upstream.url)
+        with running_server(tmp_path, **settings) as server:
+            server.wait_until_ready()
+            plain = server.post("/api/v1/chat", message="Hi")["parameters"]
+            server.post("/api/v1/chat", message="Hi", top_p=0.8)
+            assert server.get("/api/v1/model-info")["sampling"].keys() == {"max_tokens"}
+    assert (plain["temperature"], plain["top_p"], plain["top_k"]) == (None, None, None)
+    assert plain["max_tokens"] == 1024
+    first, second = upstream.bodies
+    assert not {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"} & first.keys()
+    assert second["top_p"] == 0.8
+    assert "temperature" not in second
 
 
 def test_engine_that_dies_in_use_is_noticed_without_a_request(tmp_path: Path) -> None:

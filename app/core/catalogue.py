@@ -54,8 +54,8 @@ DEFAULT_SAMPLING = SamplingDefaults(
     max_tokens=1024, temperature=0.7, top_p=0.9, top_k=50, min_p=0.0, repetition_penalty=1.0
 )
 
-# The same for a remote engine: only what every such server has is turned on.
-REMOTE_SAMPLING = replace(DEFAULT_SAMPLING, top_p=1.0, top_k=0)
+# The same for a remote engine, whose own defaults hold for the rest.
+REMOTE_SAMPLING = SamplingDefaults(max_tokens=DEFAULT_SAMPLING.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,10 @@ class ToolUse(Record, frozen=True):
 
 
 class SamplingParams(Record, frozen=True):
-    """How to sample a reply, within the bounds of core/sampling.py. `temperature` 0 means greedy sampling."""
+    """How to sample a reply, within the bounds of core/sampling.py. `temperature` 0 means greedy sampling.
+
+    `left_to_engine` names the parameters that nobody set, for which a remote engine has defaults of its own.
+    """
 
     max_tokens: int | None = None  # None: the rest of the context window
     temperature: float = 0.7
@@ -109,6 +112,7 @@ class SamplingParams(Record, frozen=True):
     bad_words: tuple[str, ...] = ()  # texts that the reply never contains
     logit_bias: dict[int, float] = {}  # by token id
     top_logprobs: int | None = None  # most likely tokens reported beside each token; None: no probabilities
+    left_to_engine: tuple[str, ...] = ()
 
 
 class Grammar(Record, frozen=True):

@@ -132,7 +132,6 @@ class RemoteBackend:
         self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Raises InvalidRequest, besides the errors of EngineBackend, for what the remote engine lacks."""
-        request_body(self._engine.model, model_input, sampling, self._kind)
         with self._opened(), self._recorded():
             began = time.monotonic()
             async with self._accepted(model_input, sampling, deadline) as (response, sent):

@@ -8,7 +8,15 @@ from typing import Any, Literal
 _NOTHING: Mapping[str, Any] = MappingProxyType({})  # Any: JSON values
 
 # The fields of SamplingParams that OpenAI's API has under the same names.
-OPENAI_FIELDS = ("presence_penalty", "frequency_penalty", "seed", "stop", "logit_bias")
+OPENAI_FIELDS = (
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "logit_bias",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,7 @@ from app.engine.remote.kinds import OPENAI_FIELDS, EngineKind
 Body = dict[str, Any]  # Any: JSON values
 
 _NEUTRAL = msgspec.structs.asdict(SamplingParams(temperature=1.0))
-_SENT_ALWAYS = (
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-)  # otherwise the other server's own defaults would hold
+_HAS_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # on the other server
 
 
 def request_body(model: str, model_input: ModelInput, sampling: SamplingParams, kind: EngineKind) -> Body:
@@ -51,18 +47,21 @@ def chat_fields(model_input: ModelInput, kind: EngineKind) -> Body:
 def _sampling(sampling: SamplingParams, kind: EngineKind, *, is_chat: bool) -> Body:
     given = msgspec.structs.asdict(sampling)
     names = {name: name for name in OPENAI_FIELDS if name not in kind.refused} | dict(kind.sampling)
-    body: Body = {"temperature": given.pop("temperature"), "top_p": given.pop("top_p")}
+    body: Body = {}
     if (max_tokens := given.pop("max_tokens")) is not None:
         body["max_tokens"] = max_tokens
     if (top_logprobs := given.pop("top_logprobs")) is not None:
         if "top_logprobs" in kind.refused:
             raise _cannot("top_logprobs", kind)
         body |= {"logprobs": True, "top_logprobs": top_logprobs} if is_chat else {"logprobs": top_logprobs}
+    left_to_engine = given.pop("left_to_engine")
     for field, value in given.items():
+        if field in left_to_engine:
+            continue
         is_set = value != _NEUTRAL[field]
         if is_set and field not in names:
             raise _cannot(field, kind)
-        if is_set or (field in names and field in _SENT_ALWAYS):
+        if field in names and (is_set or field in _HAS_DEFAULTS):
             body[names[field]] = value
     return body
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from app.core.catalogue import DEFAULT_SAMPLING
 from app.core.deadline import Deadline
 from app.core.errors import WorkerDied
 from app.engine.backend import ModelInput
@@ -177,6 +178,8 @@ def _log_end(model: ServedModel, finished: Finished) -> None:
 def sampling_for(request: SamplingFields, defaults: Mapping[str, SamplingValue]) -> SamplingParams:
     """Returns the request's parameters, with the model's defaults for those that it leaves out.
 
+    A remote engine decides what has no default here.
+
     Without a seed it draws one, so that every reply can be repeated. The seed is small enough for a double,
     which is how many clients read a number.
     """
@@ -184,7 +187,8 @@ def sampling_for(request: SamplingFields, defaults: Mapping[str, SamplingValue])
     if isinstance(given.get("stop"), str):
         given["stop"] = (given["stop"],)
     parameters = {name: default.value for name, default in defaults.items()} | given
-    params = msgspec.convert(parameters, SamplingParams, str_keys=True)
+    left = tuple(name for name in DEFAULT_SAMPLING.given() if name not in parameters)
+    params = msgspec.convert(parameters | {"left_to_engine": left}, SamplingParams, str_keys=True)
     if params.seed is None and params.temperature > 0:
         return msgspec.structs.replace(params, seed=secrets.randbelow(2**32))
     return params

@@ -147,7 +147,8 @@ class ReplyCollector:
 
     def _parameters(self) -> Parameters:
         used = msgspec.to_builtins(self.sampling, str_keys=True)
-        fields = {name: used[name] for name in Parameters.model_fields}
+        unknown = dict.fromkeys(self.sampling.left_to_engine)
+        fields = {name: used[name] for name in Parameters.model_fields} | unknown
         return Parameters(**(fields | {"max_tokens": self._max_tokens}))
 
 

@@ -28,14 +28,14 @@ class Timings(WireModel):
 
 
 class Parameters(WireModel):
-    """The sampling parameters that were used, including defaults."""
+    """The sampling parameters that were used, including defaults; null for those of a remote engine's own."""
 
     max_tokens: int | None
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
     presence_penalty: float
     frequency_penalty: float
     seed: int | None

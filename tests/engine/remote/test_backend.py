@@ -239,20 +239,22 @@ def test_fields_have_the_names_of_the_kind_of_engine() -> None:
 
 
 def test_neutral_values_are_sent_so_that_no_other_default_holds() -> None:
-    _, body = ask(StandInUpstream(owner="vllm"))
+    neutral = SamplingParams(temperature=1.0, max_tokens=8)
+    _, body = ask(StandInUpstream(owner="vllm"), sampling=neutral)
     assert (body["top_k"], body["min_p"], body["repetition_penalty"]) == (0, 0, 1)
-    _, body = ask(StandInUpstream(owner="openai"))
-    assert body.keys() == {
-        "model",
-        "messages",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_p",
-        "max_tokens",
-    }
+    assert (body["temperature"], body["top_p"]) == (1, 1)
+    _, body = ask(StandInUpstream(owner="openai"), sampling=neutral)
+    always = {"model", "messages", "stream", "stream_options", "max_tokens"}
+    assert body.keys() == always | {"temperature", "top_p"}
 
 
+def test_what_nobody_set_is_left_to_the_engine() -> None:
+    left = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    _, body = ask(StandInUpstream(owner="vllm"), sampling=SamplingParams(left_to_engine=left))
+    assert body.keys() == {"model", "messages", "stream", "stream_options"}
+
+
+BEGUN = (ChatMessage("user", "Hi"), ChatMessage("assistant", "Hel"))
 SCHEMA = Grammar("json_schema", '{"type": "object"}')
 
 
@@ -273,7 +275,7 @@ SCHEMA = Grammar("json_schema", '{"type": "object"}')
         ("vllm", "thinking_budget", ModelInput(HI.messages, thinking_budget=9), GREEDY),
         ("vllm", "prompt_logprobs", ModelInput(prompt="Hi", prompt_logprobs=True), GREEDY),
         ("vllm", "lark", ModelInput(HI.messages, grammar=Grammar("lark", "start: /a/")), GREEDY),
-        ("openai", "continuing", ModelInput(HI.messages, continue_final_message=True), GREEDY),
+        ("openai", "continuing", ModelInput(BEGUN, continue_final_message=True), GREEDY),
     ],
 )
 def test_what_the_engine_cannot_do_is_refused_before_it_is_sent(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.core.catalogue import SamplingDefaults
+from app.core.catalogue import RemoteEngine, SamplingDefaults
 from app.core.config import Settings
 from app.core.deadline import Deadline
 from app.core.errors import RateLimitExceeded, WorkerDied
@@ -152,3 +152,18 @@ def test_sampling_is_of_the_profile_then_of_the_generation_config_then_the_defau
     params = sampling_for(SamplingFields(min_p=0.0), model.sampling)
     assert (params.temperature, params.top_k, params.min_p, params.top_p) == (0.5, 7, 0.0, 0.9)
     assert isinstance(params.top_k, int) and isinstance(params.max_tokens, int)
+
+
+def test_remote_engine_decides_what_nobody_set() -> None:
+    model = served(SamplingDefaults(temperature=0.5))
+    far = replace(model, profile=replace(model.profile, remote=RemoteEngine("http://127.0.0.1:1/v1", "big")))
+    assert {name: each.value for name, each in far.sampling.items()} == {
+        "max_tokens": 1024,
+        "temperature": 0.5,
+    }
+    assert sampling_for(SamplingFields(top_k=3), far.sampling).left_to_engine == (
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+    )
+    assert sampling_for(SamplingFields(), model.sampling).left_to_engine == ()
