@@ -83,7 +83,9 @@ class ChatService(Protocol):
         /,
         *,
         echo: str | None = None,
-    ) -> EventReader: ...
+        chosen_id: str | None = None,
+    ) -> EventReader:
+        """A new conversation gets the id that the client has chosen, unless one has it already."""
 
     async def edit(
         self, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline, /
@@ -112,7 +114,9 @@ class ChatService(Protocol):
 class ConversationService(Protocol):
     """Manages stored conversations."""
 
-    async def new(self, owner: str, request: NewChatRequest, /) -> NewChatResponse: ...
+    async def new(
+        self, owner: str, request: NewChatRequest, chosen_id: str | None = None, /
+    ) -> NewChatResponse: ...
 
     async def get(
         self, owner: str, conversation_id: str, /, *, is_tree: bool = False
@@ -148,6 +152,7 @@ class BranchService(Protocol):
         system_prompt: str,
         messages: Sequence[InputMessage],
         metadata: dict[str, str],
+        chosen_id: str | None = None,
         /,
     ) -> StoredBranch: ...
 

@@ -14,6 +14,8 @@ from app.models.storage.store import PageRequest
 from app.services import Services
 
 _VISIBLE = re.compile(r"[!-~]{1,200}")
+_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_SESSION = re.compile(rf"conv_([0-9a-f]{{32}})|({_UUID})")
 
 
 class QueryModel(BaseModel):
@@ -105,6 +107,22 @@ async def _idempotency_key(
     return idempotency_key
 
 
+async def _chosen_id(
+    request: Request,
+    x_session_id: Annotated[
+        str | None,
+        Header(
+            description="The conversation of the request, for load balancers. If the request begins one, it "
+            "gets this id: `conv_` and 32 hexadecimal digits, or a UUID, which no conversation has yet."
+        ),
+    ] = None,
+) -> str | None:
+    """Returns the id that the client has chosen for a conversation that it begins; None if it has not."""
+    sessions = request.headers.getlist("x-session-id")
+    found = _SESSION.fullmatch(sessions[0]) if len(sessions) == 1 else None
+    return None if found is None else f"conv_{(found[1] or found[2].replace('-', '')).lower()}"
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
 DeadlineDep = Annotated[Deadline, Depends(_deadline)]
 OwnerDep = Annotated[str, Depends(_owner)]
@@ -116,6 +134,7 @@ LastEventId = Annotated[
     Header(ge=0, description="Like `after`, over which it takes precedence. Browsers send it by themselves."),
 ]
 KeyDep = Annotated[str | None, Depends(_idempotency_key)]
+ChosenId = Annotated[str | None, Depends(_chosen_id)]
 ModelParam = Annotated[ModelQuery, Query()]
 TurnId = Annotated[str, Path(description="The `message_id` of the turn's reply, from its `start` event.")]
 ConversationId = Annotated[str, Path(description="From the reply of `POST /chat` or `POST /chat/new`.")]

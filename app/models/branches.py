@@ -46,17 +46,24 @@ class ConversationBranches:
         system_prompt: str,
         messages: Sequence[InputMessage],
         metadata: dict[str, str],
+        chosen_id: str | None = None,
     ) -> StoredBranch:
-        """Stores a new conversation with these messages.
+        """Stores a new conversation with these messages. For `chosen_id` see ConversationFinder.new_id.
 
         Raises:
             InvalidRequest, ConversationFull, QueueFull.
         """
         new = chained(input_messages(messages))
-        conversation = Conversation(owner=owner, system_prompt=system_prompt, metadata=metadata)
+        conversation = Conversation(
+            owner=owner,
+            system_prompt=system_prompt,
+            metadata=metadata,
+            id=await self._finder.new_id(owner, chosen_id),
+        )
         conversation = conversation.with_messages(*new) if new else conversation
         self._check_size(conversation)
-        await self._store.commit(conversation, new)
+        async with self._finder.new(conversation):
+            await self._store.commit(conversation, new)
         return StoredBranch(conversation, new)
 
     async def add(self, owner: str, conversation_id: str, messages: Sequence[InputMessage]) -> StoredBranch:

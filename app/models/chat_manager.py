@@ -98,24 +98,25 @@ class ChatModelManager:
         key: str | None = None,
         *,
         echo: str | None = None,
+        chosen_id: str | None = None,
     ) -> TurnReader:
         """Answers a message. A new conversation is stored together with its first turn.
 
         The same `key` and request within a day give the same turn again, whose later readers never stop it.
-        `echo` is kept with the reply (see ReplyFacts).
+        `echo` is kept with the reply (see ReplyFacts). For `chosen_id` see ConversationFinder.new_id.
 
         Raises:
             KeyReused, StoreUnavailable, ShuttingDown, QueueFull. The reader raises ConversationNotFound,
             MessageNotFound, ConversationBusy, QueueFull, and the errors of TurnRunner.run.
         """
         if key is None:
-            conversation_id = request.conversation_id or new_id("conv")
+            conversation_id = await self._id_for(owner, request, chosen_id)
             log = TurnLog(new_id("msg"), conversation_id, echo)
             return self._begin(
                 owner, log, request, self._chat(log, owner, conversation_id, request, deadline)
             )
         async with self._claiming.setdefault((owner, key), asyncio.Lock()):
-            record = record_of(owner, key, request)
+            record = record_of(owner, key, request, await self._id_for(owner, request, chosen_id))
             if (reader := await self._keyed.claim(record)) is not None:
                 return reader
             log = TurnLog(record.message_id, record.conversation_id, echo)
@@ -274,6 +275,11 @@ class ChatModelManager:
         if message_id is not None:
             raise InvalidRequest("message_id: the message is not a reply.")
         raise NothingToDo("The conversation has no reply yet.", hint="Send a message first.")
+
+    async def _id_for(self, owner: str, request: ChatRequest, chosen_id: str | None) -> str:
+        if request.conversation_id is not None:
+            return request.conversation_id
+        return await self._finder.new_id(owner, chosen_id)
 
     def _found_or_new(
         self, owner: str, conversation_id: str, request: ChatRequest

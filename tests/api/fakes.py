@@ -189,6 +189,7 @@ class Scripted:
         key: str | None = None,
         *,
         echo: str | None = None,
+        chosen_id: str | None = None,
     ) -> EventReader:
         self._call(owner, *(request,) if key is None else (request, key))
         if request.conversation_id == "conv_none":
@@ -229,7 +230,9 @@ class Scripted:
 
     # ConversationService
 
-    async def new(self, owner: str, request: schemas.NewChatRequest) -> schemas.NewChatResponse:
+    async def new(
+        self, owner: str, request: schemas.NewChatRequest, chosen_id: str | None = None
+    ) -> schemas.NewChatResponse:
         self._call(owner, request)
         return _started(request.title)
 

@@ -8,6 +8,7 @@ from app.api import examples
 from app.api.body import ParsedRoute
 from app.api.dependencies import (
     AfterParam,
+    ChosenId,
     ConversationId,
     DeadlineDep,
     KeyDep,
@@ -40,11 +41,12 @@ async def chat(
     owner: OwnerDep,
     deadline: DeadlineDep,
     key: KeyDep,
+    chosen_id: ChosenId,
 ) -> Response:
     """Answers a message. Without `conversation_id` it starts a conversation, whose id is in the reply.
 
     A request that is sent again with the same `Idempotency-Key` within a day gets the same reply."""
-    events = await services.chats.chat(owner, body, deadline, key)
+    events = await services.chats.chat(owner, body, deadline, key, chosen_id=chosen_id)
     return respond(events, body.stream, encode, deadline)
 
 

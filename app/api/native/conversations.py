@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import ConversationId, ListParams, OwnerDep, ServicesDep, TreeParam
+from app.api.dependencies import ChosenId, ConversationId, ListParams, OwnerDep, ServicesDep, TreeParam
 from app.api.docs import TAKES_BODY, fails_with
 from app.api.paths import NATIVE_PREFIX
 from app.models.schemas import (
@@ -29,10 +29,13 @@ CHANGES = TAKES_BODY | fails_with(404, 409)
 
 @router.post("/chat/new", responses=TAKES_BODY | fails_with(404, 429))
 async def start_conversation(
-    body: Annotated[NewChatRequest, examples.NEW_CHAT], services: ServicesDep, owner: OwnerDep
+    body: Annotated[NewChatRequest, examples.NEW_CHAT],
+    services: ServicesDep,
+    owner: OwnerDep,
+    chosen_id: ChosenId,
 ) -> NewChatResponse:
     """Starts a conversation, empty or from a transcript. The body is optional."""
-    return await services.conversations.new(owner, body)
+    return await services.conversations.new(owner, body, chosen_id)
 
 
 @router.get("/chat/conversations", responses=fails_with(400, 422))

@@ -51,8 +51,10 @@ class ConversationManager:
         self._finder = ConversationFinder(store, locks)
         self._models = models
 
-    async def new(self, owner: str, request: NewChatRequest) -> NewChatResponse:
+    async def new(self, owner: str, request: NewChatRequest, chosen_id: str | None = None) -> NewChatResponse:
         """Stores a new conversation, empty or restored from a transcript.
+
+        For `chosen_id` see ConversationFinder.new_id.
 
         Raises:
             InvalidRequest: the transcript's turns are out of order.
@@ -69,10 +71,12 @@ class ConversationManager:
             metadata=request.metadata,
             system_prompt=self._settings.system_prompt if system_prompt is None else system_prompt,
             model_name=request.model_name,
+            id=await self._finder.new_id(owner, chosen_id),
         )
         conversation = conversation.with_messages(*messages) if messages else conversation
         self._check_size(conversation)
-        await self._store.commit(conversation, messages)
+        async with self._finder.new(conversation):
+            await self._store.commit(conversation, messages)
         return self._started(conversation, "New conversation started")
 
     async def get(self, owner: str, conversation_id: str, *, is_tree: bool = False) -> ConversationResponse:

@@ -1,11 +1,11 @@
 """Finds the conversations and turns of an owner, and holds turn locks."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from app.core.errors import ConversationNotFound
+from app.core.errors import ConversationBusy, ConversationNotFound
 from app.models.chat.turn_registry import RegisteredTurn, TurnRegistry, turn_not_found
-from app.models.conversation import Conversation, Message
+from app.models.conversation import Conversation, Message, new_id
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
 
@@ -47,12 +47,25 @@ class ConversationFinder:
             # Read the conversation again, because another turn may have ended meanwhile.
             yield await self._store.get(owner, conversation_id)
 
+    async def new_id(self, owner: str, chosen_id: str | None) -> str:
+        """Returns an id for a new conversation: the chosen one unless a conversation, of any owner, has it.
+
+        Raises:
+            QueueFull: the store is full.
+        """
+        if chosen_id is not None:
+            with suppress(ConversationBusy):
+                async with self.new(Conversation(owner=owner, id=chosen_id)):
+                    return chosen_id
+        return new_id("conv")
+
     @asynccontextmanager
     async def new(self, conversation: Conversation) -> AsyncIterator[Conversation]:
         """Yields the new conversation, which can be committed later, and holds its turn lock.
 
         Raises:
             QueueFull: the store is full.
+            ConversationBusy: a conversation, of any owner, has its id.
         """
         async with self._locks.hold(conversation.id):
             await self._store.reserve(conversation)

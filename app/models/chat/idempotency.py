@@ -26,14 +26,14 @@ from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks, busy
 
 
-def record_of(owner: str, key: str, request: ChatRequest) -> KeyRecord:
+def record_of(owner: str, key: str, request: ChatRequest, conversation_id: str) -> KeyRecord:
     """Returns a record for a turn that is yet to begin. Equal requests have equal hashes."""
     body = json.dumps(request.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
     return KeyRecord(
         owner=owner,
         key=key,
         body_hash=hashlib.sha256(body.encode()).digest(),
-        conversation_id=request.conversation_id or new_id("conv"),
+        conversation_id=conversation_id,
         message_id=new_id("msg"),
     )
 

@@ -12,6 +12,7 @@ from app.models.conversation import Conversation, Message
 from app.models.storage.page_cursor import after, cursor_at
 from app.models.storage.search import matches, search_words
 from app.models.storage.store import ConversationPage, PageRequest
+from app.models.storage.turn_locks import busy
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class MemoryStore:
 
     async def reserve(self, conversation: Conversation) -> None:
         """See ConversationStore. A held id counts as stored, so the reservation needs no record."""
+        if conversation.id in self._records:
+            raise busy()
         assert conversation.id in self._held, "the turn that reserves a place must hold its lock"
         self._make_room_for(conversation)
 

@@ -67,6 +67,7 @@ class ConversationStore(Protocol):
 
         Raises:
             QueueFull: the store is full, and every conversation is in the middle of a turn.
+            ConversationBusy: a conversation, of any owner, has its id.
         """
 
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from app.core.errors import ConversationNotFound, InvalidRequest, MessageNotFound
+from app.core.errors import ConversationBusy, ConversationNotFound, InvalidRequest, MessageNotFound
 from app.models.conversation import Conversation, Message, ReplyFacts, chained, text_message
 from app.models.schemas import (
     Parameters,
@@ -69,6 +69,17 @@ def test_a_conversation_keeps_its_metadata_and_its_deleted_replies(run: Run) -> 
         conversation = await stored(store, "hi")
         conversation = replace(conversation, metadata={"é": "a\0\\b"}, deleted_replies=("msg_1", "msg_2"))
         await store.commit(conversation)
+        assert await store.get(OWNER, conversation.id) == conversation
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("owner", [OWNER, "somebody"])
+def test_the_id_of_a_stored_conversation_cannot_be_reserved_again(run: Run, owner: str) -> None:
+    async def scenario(store: ConversationStore) -> None:
+        conversation = await stored(store, "hi")
+        with pytest.raises(ConversationBusy):
+            await store.reserve(Conversation(owner=owner, id=conversation.id))
         assert await store.get(OWNER, conversation.id) == conversation
 
     run(scenario)

@@ -15,10 +15,12 @@ from app.models.branches import StoredBranch
 from app.services import Services
 
 
-async def begin(services: Services, owner: str, request: NewConversation) -> ConversationBody:
+async def begin(
+    services: Services, owner: str, request: NewConversation, chosen_id: str | None
+) -> ConversationBody:
     """Stores a new conversation. System messages at its beginning become its system prompt."""
     system_prompt, messages = split_system(messages_of(request.items or (), "items"))
-    made = await services.branches.begin(owner, system_prompt, messages, request.metadata or {})
+    made = await services.branches.begin(owner, system_prompt, messages, request.metadata or {}, chosen_id)
     return conversation_body(made.conversation)
 
 

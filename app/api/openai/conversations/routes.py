@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.api.body import ParsedRoute
-from app.api.dependencies import OwnerDep, ServicesDep
+from app.api.dependencies import ChosenId, OwnerDep, ServicesDep
 from app.api.docs import fails_as
 from app.api.error_formats import openai_error
 from app.api.examples import ITEMS, NEW_CONVERSATION, NEW_METADATA
@@ -31,10 +31,10 @@ router = APIRouter(
 
 @router.post("")
 async def create_conversation(
-    services: ServicesDep, owner: OwnerDep, body: NewConversation = NEW_CONVERSATION
+    services: ServicesDep, owner: OwnerDep, chosen_id: ChosenId, body: NewConversation = NEW_CONVERSATION
 ) -> ConversationBody:
     """Starts a conversation, empty or with items. The body is optional."""
-    return await begin(services, owner, body)
+    return await begin(services, owner, body, chosen_id)
 
 
 @router.get("/{conversation_id}")

@@ -35,9 +35,17 @@ Pieces = AsyncGenerator[object, None]  # the events of a reply, of which the las
 
 
 async def create(
-    services: Services, owner: str, request: ResponseRequest, deadline: Deadline, key: str | None
+    services: Services,
+    owner: str,
+    request: ResponseRequest,
+    deadline: Deadline,
+    key: str | None,
+    chosen_id: str | None,
 ) -> Response:
-    """Returns the HTTP response to a request: a stream, or a whole response."""
+    """Returns the HTTP response to a request: a stream, or a whole response.
+
+    For `chosen_id` see ChatService.chat.
+    """
     if not request.is_stored:
         branch = await _context(services, owner, request)
         events = services.choices.generate(
@@ -49,7 +57,7 @@ async def create(
         )
         made = ResponseBuilder(new_id("resp"), new_id("msg"), echo_of(request))
         return _respond(made, _choice_pieces(events), request, deadline)
-    reader = (await _begin(services, owner, request, deadline, key)).unjoined()
+    reader = (await _begin(services, owner, request, deadline, key, chosen_id)).unjoined()
     made = turn_response(reader.ids)
     return _respond(made, _turn_pieces(reader, bool(request.background)), request, deadline)
 
@@ -106,7 +114,12 @@ async def count(services: Services, owner: str, request: ResponsePrompt, deadlin
 
 
 async def _begin(
-    services: Services, owner: str, request: ResponseRequest, deadline: Deadline, key: str | None
+    services: Services,
+    owner: str,
+    request: ResponseRequest,
+    deadline: Deadline,
+    key: str | None,
+    chosen_id: str | None,
 ) -> EventReader:
     """Begins the turn whose reply the response is.
 
@@ -121,7 +134,8 @@ async def _begin(
         place = request.conversation_id, None
     stored = StoredEcho(echo=echo_of(request), begins=place is None)
     chat = chat_request(request, place)
-    reader = await services.chats.chat(owner, chat, deadline, key, echo=stored.model_dump_json())
+    echo = stored.model_dump_json()
+    reader = await services.chats.chat(owner, chat, deadline, key, echo=echo, chosen_id=chosen_id)
     if key is not None and not stored.is_same_request(reader.ids.echo):
         raise key_reused()
     return reader

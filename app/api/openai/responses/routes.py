@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from app.api.body import ParsedRoute
-from app.api.dependencies import DeadlineDep, KeyDep, OwnerDep, ServicesDep
+from app.api.dependencies import ChosenId, DeadlineDep, KeyDep, OwnerDep, ServicesDep
 from app.api.docs import STREAMS_RESPONSE, fails_as
 from app.api.error_formats import openai_error
 from app.api.examples import INPUT_TOKENS, RESPONSE
@@ -33,10 +33,11 @@ async def create_response(
     owner: OwnerDep,
     deadline: DeadlineDep,
     key: KeyDep,
+    chosen_id: ChosenId,
     body: ResponseRequest = RESPONSE,
 ) -> Response:
     """Answers an input, as OpenAI's responses do. Unless `store` is false, the conversation is stored."""
-    return await creation.create(services, owner, body, deadline, key)
+    return await creation.create(services, owner, body, deadline, key, chosen_id)
 
 
 @router.post("/input_tokens")

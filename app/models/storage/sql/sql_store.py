@@ -42,6 +42,7 @@ from app.models.storage.sql.text_index import (
     TextIndex,
 )
 from app.models.storage.store import ConversationPage, PageRequest
+from app.models.storage.turn_locks import busy
 
 _NO_LIMIT = 2**31 - 1  # turns of a whole branch
 _MANY = 5_000  # conversations; the newest of so many are found faster without the index
@@ -106,6 +107,10 @@ class SqlStore:
 
     async def reserve(self, conversation: Conversation) -> None:
         """See ConversationStore. The number of conversations is not limited."""
+        query = select(conversations.c.number).where(conversations.c.id == conversation.id)
+        async with self._database.reading() as connection:
+            if await connection.scalar(query) is not None:
+                raise busy()
 
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
         """See ConversationStore.
