@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.composition import build_services
 from app.core.api_keys import DEFAULT_OWNER
 from app.core.catalogue import BUILTIN_NAME, CATALOGUE
 from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
@@ -19,7 +20,7 @@ from app.core.models_file import with_models_of
 from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse
-from app.services import Services, build_services
+from app.services import Services
 
 QUESTIONS = (
     "Hello, how are you today?",

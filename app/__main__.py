@@ -36,8 +36,8 @@ def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
     import uvicorn
 
     from app.api.http_protocol import DeadlineProtocol
+    from app.composition import build_services
     from app.main import create_app
-    from app.services import build_services
 
     app = create_app(settings, partial(build_services, launcher=launcher))
     configure(settings.log_level, settings.log_format)

@@ -22,12 +22,13 @@ from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck
 from app.api.monitoring.request_log import RequestLog
 from app.api.rate_limits import RateLimit
+from app.composition import build_services, check_models
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
 from app.lifecycle import closing_tracer, open_storage, reloading, running
 from app.models.storage.storage import choose_storage
-from app.services import Services, build_services, check_models
+from app.services import Services
 from app.single_process import SingleProcess, check_single_process
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import uvicorn
 
 from app.api.http_protocol import DeadlineProtocol
+from app.composition import build_services
 from app.core.config import Settings, load_settings
 from app.main import create_app
 from app.models.branches import ConversationBranches
@@ -18,7 +19,7 @@ from app.models.chat_manager import ChatModelManager
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.storage.storage import choose_storage
-from app.services import Services, build_services
+from app.services import Services
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
 

@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 import client_test
 from app.apicheck.checks import CHECKS
 from app.apicheck.runner import Target, run_checks
+from app.composition import build_services
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.main import create_app
-from app.services import Services, build_services
+from app.services import Services
 from tests.api.fakes import serving
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
 from tests.waiting import wait_for

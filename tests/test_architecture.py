@@ -22,6 +22,7 @@ LAYERS = {
     "command_line": 5,
     "api": 5,
     "conversations": 5,
+    "composition": 6,
     "main": 6,
     "__main__": 7,
 }

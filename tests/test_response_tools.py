@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from app.composition import build_services
 from app.core.catalogue import ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.main import create_app
-from app.services import build_services
 from tests.api.fakes import serving
 from tests.engine.tiny import configs, make_tokenizer
 from tests.engine.tools.test_toolbox import SHOWN, WEATHER

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.composition import build_services
 from app.core.config import Settings
 from app.models.metrics.reporter import MetricsReporter
-from app.services import build_services
 from tests.deploy.dashboard import ALERTS, exported_names, names_in, queries
 from tests.deploy.prometheus import find_program, running_prometheus
 from tests.models.metrics.exposition import Figures, figures_of

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.composition import build_services
 from app.core.catalogue import BUILTIN_PATH, ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.core.deadline import Deadline
@@ -29,7 +30,6 @@ from app.engine.ipc.messages import (
 from app.main import create_app
 from app.models.hub.progress import LoadReporter
 from app.models.lifecycle.engines import EngineStarter
-from app.services import build_services
 from tests.api.fakes import serving
 from tests.models.stand_in import StandInBackend
 from tests.waiting import until

@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants
 
@@ -28,8 +26,8 @@ from app.core.errors import (
 from app.core.model_folder import PICKLE, gguf_parts, is_complete, is_gguf, weight_bytes
 from app.models.hub.cache import cache_name, gguf_files, package_file, snapshots
 from app.models.hub.checksums import Checksums
-from app.models.hub.environment import refuse_unusable_environment
-from app.models.hub.errors import damaged, offline, to_model_error, with_package
+from app.models.hub.environment import network_address, refuse_unusable_environment
+from app.models.hub.errors import damaged, incomplete, offline, to_model_error, with_package
 from app.models.hub.progress import LoadReporter, Meter
 from app.models.hub.threads import NetworkTimeouts, ask_disk, in_thread
 
@@ -235,7 +233,7 @@ class Hub:
             missing = next((p for p in gguf_parts(Path(source.location)) if not p.is_file()), source.location)
             raise ModelMissing(f"There is no file {missing}.", hint="Check the path.")
         if source.is_local:
-            raise await ask_disk(lambda: _missing(Path(source.location)), self._timeouts.disk_s)
+            raise await ask_disk(lambda: incomplete(Path(source.location)), self._timeouts.disk_s)
         report("resolve", 0.0)
         await self._probe(source)
         path = await self._download(source, report)
@@ -286,32 +284,7 @@ class Hub:
             raise to_model_error(source, error, has_token="authorization" in headers) from None
 
 
-def _missing(folder: Path) -> ModelMissing:
-    """Returns the error for a folder that is no complete model. It looks at the disk."""
-    ggufs = []
-    with suppress(OSError):
-        ggufs = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
-    if ggufs:
-        return ModelMissing(
-            f"{folder} holds GGUF files, but no complete model.", hint=f"Name the file itself: {ggufs[0]}"
-        )
-    return ModelMissing(
-        f"The folder of {folder} is missing or incomplete.",
-        hint="It needs config.json, a tokenizer and *.safetensors.",
-    )
-
-
 def _import_download() -> None:
     """Imports the modules for a download. Earlier, they would double the server's start-up time."""
     import app.models.hub.download
     import app.models.hub.repository  # noqa: F401  # imported to be there
-
-
-def network_address(endpoint: str) -> tuple[str, int]:
-    """Returns the host and port for connections to the Hub: its own, or those of a proxy."""
-    url = urlsplit(endpoint)
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if proxy and url.hostname and not proxy_bypass(url.hostname):
-        url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)

@@ -1,12 +1,14 @@
-"""Checks the environment variables that the Hub's HTTP client reads: proxies and certificates.
+"""Reads and checks the environment variables of the Hub's HTTP client: proxies and certificates.
 
-Without the check their mistakes look like a network that is broken.
+Without the check, their mistakes look like a network that is broken.
 """
 
 import os
 import ssl
 import stat
 from collections.abc import Mapping
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from app.core.errors import HubUnreachable
 
@@ -58,3 +60,13 @@ def _certificate_mistake(file: str) -> str | None:
     except (OSError, ValueError):
         return "it holds no certificates"
     return None
+
+
+def network_address(endpoint: str) -> tuple[str, int]:
+    """Returns the host and port for connections to the Hub: its own, or those of a proxy."""
+    url = urlsplit(endpoint)
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if proxy and url.hostname and not proxy_bypass(url.hostname):
+        url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)

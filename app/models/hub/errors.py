@@ -6,6 +6,8 @@ Messages contain no part of a request, and therefore no token.
 import errno
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -59,6 +61,21 @@ def damaged(source: Source) -> ModelCorrupt:
     return ModelCorrupt(
         f"{source.location} is damaged on this machine: a file does not match its checksum.",
         hint="Connect to the network and try again: the file is downloaded again.",
+    )
+
+
+def incomplete(folder: Path) -> ModelMissing:
+    """Returns the error for a folder that is no complete model. It looks at the disk."""
+    ggufs = []
+    with suppress(OSError):
+        ggufs = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+    if ggufs:
+        return ModelMissing(
+            f"{folder} holds GGUF files, but no complete model.", hint=f"Name the file itself: {ggufs[0]}"
+        )
+    return ModelMissing(
+        f"The folder of {folder} is missing or incomplete.",
+        hint="It needs config.json, a tokenizer and *.safetensors.",
     )
 
 

@@ -63,6 +63,10 @@ from app.models.schemas.replies import (
     UndoResponse as UndoResponse,
     Usage as Usage,
 )
+from app.models.schemas.reply_fields import (
+    SamplingFields as SamplingFields,
+    TurnFields as TurnFields,
+)
 from app.models.schemas.requests import (
     ChatRequest as ChatRequest,
     ContinueRequest as ContinueRequest,
@@ -71,10 +75,8 @@ from app.models.schemas.requests import (
     GenerateRequest as GenerateRequest,
     NewChatRequest as NewChatRequest,
     RegenerateRequest as RegenerateRequest,
-    SamplingFields as SamplingFields,
     SelectRequest as SelectRequest,
     TranscriptMessage as TranscriptMessage,
-    TurnFields as TurnFields,
     UndoRequest as UndoRequest,
     UpdateConversationRequest as UpdateConversationRequest,
 )

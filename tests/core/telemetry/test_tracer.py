@@ -9,8 +9,9 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app.core.config import Settings
+from app.core.telemetry.choice import choose_tracer
 from app.core.telemetry.otel import OtelTracer
-from app.core.telemetry.tracer import NoTracer, choose_tracer
+from app.core.telemetry.tracer import NoTracer
 from app.main import create_app
 from app.models.chat.generation import ChatGenerator
 from app.models.choices import ChoiceGenerator

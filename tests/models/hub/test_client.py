@@ -21,7 +21,8 @@ from app.core.errors import (
     TokenRefused,
 )
 from app.models.hub.cache import cache_name
-from app.models.hub.client import Hub, Weights, network_address
+from app.models.hub.client import Hub, Weights
+from app.models.hub.environment import network_address
 from tests.hub.standin import Refusal, StandInHub, running
 from tests.models.hub.requests import HASTY, SECRET, TINY, fetch, hub_of, make_folder, profile
 
