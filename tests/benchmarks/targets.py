@@ -4,7 +4,7 @@ All of them decode greedily.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ from tests.benchmarks.traces import Trace
 ACTIVE_REQUESTS = 32  # that may decode together, in every target
 SILENCE_S = 600.0
 _GREEDY = {"temperature": 0, "repetition_penalty": 1}
+_NO_FIELDS: Mapping[str, object] = {}
 
 
 class Dialogue(Protocol):
@@ -108,9 +109,9 @@ async def engine(model: BenchmarkModel, quantization: Quantization) -> AsyncIter
 
 
 class ServerDialogue:
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, fields: Mapping[str, object]) -> None:
         self._http = http
-        self._known: dict[str, str] = {}
+        self._known: dict[str, object] = dict(fields)
 
     async def say(self, message: str, max_tokens: int, trace: Trace) -> None:
         body = {"message": message, "max_tokens": max_tokens, "stream": True, **_GREEDY, **self._known}
@@ -129,17 +130,20 @@ class ServerDialogue:
         usage = reply["usage"]
         trace.prompt_tokens, trace.cached_tokens = usage["prompt_tokens"], usage["cached_tokens"]
         trace.reported_tokens = usage["completion_tokens"]
-        self._known = {"conversation_id": reply["conversation_id"]}
+        self._known["conversation_id"] = reply["conversation_id"]
 
 
 class ServerTarget:
+    """This project's server. Every request contains `fields` besides the message."""
+
     name = "HTTP"
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, fields: Mapping[str, object] = _NO_FIELDS) -> None:
         self._http = http
+        self._fields = fields
 
     def dialogue(self) -> ServerDialogue:
-        return ServerDialogue(self._http)
+        return ServerDialogue(self._http, self._fields)
 
 
 class PeerDialogue:

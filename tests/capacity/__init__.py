@@ -1,0 +1,1 @@
+"""Predicts how many conversations a number of servers can hold, from measured step times."""
