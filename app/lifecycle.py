@@ -71,10 +71,11 @@ def _read_stdin_to_its_end() -> None:
 
 
 @asynccontextmanager
-async def running(models: ModelService, chats: ChatService) -> AsyncIterator[None]:
+async def running(models: ModelService, chats: ChatService) -> AsyncIterator[asyncio.Event]:
     """Starts the models, and closes turns and models at the first stop signal or at the end of the block.
 
-    The server leaves the block only after its last stream has ended. Because turns and models close at the
+    Yields the event that a stop signal sets, for an owner that stops the application in another way. The
+    server leaves the block only after its last stream has ended. Because turns and models close at the
     signal, each open stream ends with a `done` or `error` event of its own.
     """
     stopping = asyncio.Event()
@@ -82,7 +83,7 @@ async def running(models: ModelService, chats: ChatService) -> AsyncIterator[Non
     try:
         await models.start()
         with _set_at_signal(stopping), _stopped_with_parent():
-            yield
+            yield stopping
     finally:
         stopping.set()
         await closing

@@ -90,7 +90,7 @@ def _lifespan(
         async with (
             closing_tracer(services.tracer),
             open_storage(services.storage),
-            running(services.models, services.chats),
+            running(services.models, services.chats) as app.state.stopping,
             reloading(keys),
         ):
             yield
