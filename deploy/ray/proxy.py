@@ -8,13 +8,13 @@ import re
 import secrets
 from contextlib import suppress
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.paths import NATIVE_PREFIX, path_below_prefix
 from app.core.config import load_settings
-from deploy.ray.peek import peek
+from deploy.ray.peek import PeekedRequest
 from deploy.ray.reply import Reply
 from deploy.ray.routing import routing_of
 
@@ -46,13 +46,21 @@ class Ingress:
         if scope["type"] != "http" or scope["path"].startswith(_OF_RAY):
             return await self.app(scope, receive, send)
         path = path_below_prefix(scope)
-        body, replay = await peek(receive, self.max_body_bytes, _BODY_S)
-        request_id = _prepare(scope, path, body)
+        request = PeekedRequest(receive)
+        await request.read(self.max_body_bytes, _BODY_S)
+        request_id = _prepare(scope, path, request.body)
         reply = Reply(path, request_id, send)
         with suppress(TimeoutError):
             async with asyncio.timeout(None if path in _LOADS else self.limit_s):
-                await self.app(scope, replay, reply)
-        await reply.finish(scope, replay)
+                await self._pass_on(scope, request, reply)
+        if not request.has_left:
+            await reply.finish(scope, receive)
+
+    async def _pass_on(self, scope: Scope, request: PeekedRequest, reply: Reply) -> None:
+        """Passes the request on; again if its replica died without an answer, where that does no harm."""
+        await self.app({**scope}, request.replay(), reply)
+        if reply.has_died and request.is_whole and not request.has_left and _is_repeatable(scope):
+            await self.app({**scope}, request.replay(), reply)
 
 
 def _prepare(scope: Scope, path: str, body: bytes) -> str:
@@ -69,3 +77,7 @@ def _prepare(scope: Scope, path: str, body: bytes) -> str:
     if routing.model is not None:
         headers["serve_multiplexed_model_id"] = routing.model
     return request_id
+
+
+def _is_repeatable(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD") or "idempotency-key" in Headers(raw=scope["headers"])

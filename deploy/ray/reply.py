@@ -45,6 +45,11 @@ class Reply:
             self.is_complete = not message.get("more_body", False)
         await self.send(message)
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the replica has ended before it answered."""
+        return not self.has_begun and self.failure in (None, 500)
+
     async def finish(self, scope: Scope, receive: Receive) -> None:
         """Sends an error if the reply has not ended: as the reply, or as the last event of a stream."""
         if not self.has_begun:

@@ -54,6 +54,16 @@ async def hang(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.wait_for(asyncio.Event().wait(), LIMIT_S)
 
 
+def fails_first(answer: Answer) -> Answer:
+    """A replica that dies at the first request, and then answers."""
+    requests = iter([sends()])
+
+    async def reply(scope: Scope, receive: Receive, send: Send) -> None:
+        await next(requests, answer)(scope, receive, send)
+
+    return reply
+
+
 def request(
     replica: ASGIApp, path: str = "/api/v1/chat", limit_s: float = LIMIT_S, **options: Any
 ) -> httpx.Response:
@@ -149,3 +159,32 @@ def test_stream_that_ended_gets_no_second_end() -> None:
 
 def test_reply_ends_at_the_limit_of_time() -> None:
     assert "event: error" in request(hang, limit_s=0.05).text
+
+
+def test_request_with_an_idempotency_key_is_sent_to_another_replica_if_the_first_has_died() -> None:
+    answer = request(fails_first(echo), json={"message": "Hello"}, headers={"idempotency-key": "mine"})
+    assert json.loads(answer.json()["body"]) == {"message": "Hello"}
+
+
+def test_request_that_may_have_been_answered_is_not_sent_again() -> None:
+    answer = request(fails_first(echo), json={"message": "Hello"})
+    assert answer.json()["error"]["code"] == "worker_died"
+
+
+def test_request_of_a_client_that_has_left_is_not_sent_again() -> None:
+    requests: list[str] = []
+
+    async def replica(scope: Scope, receive: Receive, send: Send) -> None:
+        requests.append(scope["path"])
+        assert (await receive())["type"] == "http.request"
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"} if requests else {"type": "http.request", "body": b"{}"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError("the client has left")
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": []}
+    asyncio.run(Ingress(replica, 1000, LIMIT_S)(scope, receive, send))
+    assert requests == ["/health"]
