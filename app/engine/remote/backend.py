@@ -3,18 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 
 import httpx
-import msgspec
 
 from app.core.catalogue import ModelProfile, RemoteEngine
 from app.core.deadline import Deadline
 from app.core.errors import (
-    ContextOverflow,
     DomainError,
     InvalidRequest,
     QueueFull,
@@ -30,14 +27,12 @@ from app.engine.ipc.messages import (
     SamplingParams,
     Tokens,
 )
-from app.engine.remote.chunk_reader import ChunkReader
-from app.engine.remote.connection import Listed, UpstreamConnection, find_listed
-from app.engine.remote.counting import count_remotely
+from app.engine.remote.connection import UpstreamConnection
+from app.engine.remote.discovery import FoundEngine, find_engine
 from app.engine.remote.failures import FailureReader
-from app.engine.remote.kinds import EngineKind, kind_of
+from app.engine.remote.kinds import EngineKind
 from app.engine.remote.reply_stream import ReplyChunk, ReplyStream
-from app.engine.remote.request_body import request_body
-from app.engine.remote.trimming import HistoryTrimmer, TrimmedInput
+from app.engine.remote.sender import RequestSender
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +73,13 @@ class RemoteBackend:
         max_requests: int,
     ) -> None:
         self.info = info
-        self._engine = engine
         self._connection = connection
         self._failures = failures
         self._kind = kind
         self._max_requests = max_requests
         self._health = _Health()
         self._open = 0
-        self._reader = ChunkReader(failures, connection.waits)
+        self._sender = RequestSender(engine.model, connection, failures, kind, info.context_length)
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {failures.model_name}")
 
     @classmethod
@@ -102,11 +96,10 @@ class RemoteBackend:
         async with AsyncExitStack() as undo:
             connection = UpstreamConnection(engine, key, failures)
             undo.push_async_callback(connection.close)
-            listed = await find_listed(connection, engine, Deadline.after(_ASK_S), profile.name)
+            found = await find_engine(connection, engine, Deadline.after(_ASK_S), profile.name)
             undo.pop_all()
-        kind = kind_of(listed.owner)
-        info = _info(profile, listed, kind, time.monotonic() - began)
-        return cls(engine, connection, failures, kind, info, max_requests)
+        info = _info(profile, found, time.monotonic() - began)
+        return cls(engine, connection, failures, found.kind, info, max_requests)
 
     @property
     def stats(self) -> BackendStats:
@@ -134,14 +127,15 @@ class RemoteBackend:
         """Raises InvalidRequest, besides the errors of EngineBackend, for what the remote engine lacks."""
         with self._opened(), self._recorded():
             began = time.monotonic()
-            async with self._accepted(model_input, sampling, deadline) as (response, sent):
+            async with self._sender.accepted(model_input, sampling, deadline) as begun:
+                self._health.record(None)
+                sent = begun.sent
                 yield Accepted("", None, sent.omitted_messages, sent.max_tokens or self.info.context_length)
-                reply, first_token_s = ReplyStream(), None
-                async with aclosing(self._reader.chunks(response, deadline)) as chunks:
-                    async for chunk in chunks:
-                        for delta in self._read(reply, chunk):
-                            first_token_s = first_token_s or time.monotonic() - began
-                            yield delta
+                reply, first_token_s = ReplyStream(sampling.top_logprobs), None
+                async for chunk in begun.chunks:
+                    for delta in self._read(reply, chunk):
+                        first_token_s = first_token_s or time.monotonic() - began
+                        yield delta
             if reply.finish_reason is None:
                 raise self._failures.broke_off()
             total_s = time.monotonic() - began
@@ -157,7 +151,7 @@ class RemoteBackend:
         raise self._no_tokenizer()
 
     async def count_tokens(self, model_input: ModelInput, deadline: Deadline) -> int:
-        return await count_remotely(self._connection, self._kind, self._engine.model, model_input, deadline)
+        return await self._sender.count_tokens(model_input, deadline)
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
@@ -176,56 +170,19 @@ class RemoteBackend:
         finally:
             self._open -= 1
 
-    @asynccontextmanager
-    async def _accepted(
-        self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
-    ) -> AsyncIterator[tuple[httpx.Response, TrimmedInput]]:
-        """Sends the request, without its oldest turns if the engine finds it too long.
-
-        Lends the response and what was sent. Raises the error of a request that was refused.
-        """
-        trimmer = HistoryTrimmer(model_input, sampling)
-        version: TrimmedInput | None = trimmer.whole
-        has_counted = self._kind.counting is None
-        path = "completions" if model_input.messages is None else "chat/completions"
-        while version is not None:
-            body = request_body(
-                self._engine.model,
-                version.model_input,
-                msgspec.structs.replace(sampling, max_tokens=version.max_tokens),
-                self._kind,
-            )
-            async with self._connection.stream(path, body, deadline) as response:
-                if response.is_success:
-                    self._health.record(None)
-                    yield response, version
-                    return
-                content = await self._reader.refusal(response, deadline)
-                retry_after = response.headers.get("retry-after")
-                refusal = self._failures.refused(response.status_code, content, retry_after)
-            if not isinstance(refusal, ContextOverflow):
-                break
-            if has_counted:
-                version = trimmer.shorter()
-            else:
-                has_counted = True
-                count = partial(self.count_tokens, deadline=deadline)
-                version = await trimmer.fitted(self.info.context_length, count)
-        raise refusal
-
     def _read(self, reply: ReplyStream, chunk: ReplyChunk) -> list[Delta]:
         try:
             return list(reply.read(chunk))
         except (AttributeError, KeyError, TypeError, ValueError):
             logger.warning("remote engine: a chunk was not understood: model=%s", self._failures.model_name)
-            raise self._failures.failed("a chunk of another form") from None
+            raise self._failures.sent("an event of an unknown form") from None
 
     async def _watch(self) -> None:
         """Looks whether the engine is there, so that its health is known without a request."""
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
             with suppress(DomainError), self._recorded():
-                await self._connection.get("models", Deadline.after(_ASK_S))
+                await self._connection.check(self._kind.health_path, Deadline.after(_ASK_S))
                 self._health.record(None)
 
     @contextmanager
@@ -250,14 +207,14 @@ def _secrets(engine: RemoteEngine, key: str | None) -> tuple[str, ...]:
     return tuple(text for text in (key, engine.base_url, url.netloc.decode(), url.host) if text)
 
 
-def _info(profile: ModelProfile, listed: Listed, kind: EngineKind, load_seconds: float) -> ModelInfo:
+def _info(profile: ModelProfile, found: FoundEngine, load_seconds: float) -> ModelInfo:
     return ModelInfo(
-        architecture=f"remote engine ({kind.name})",
+        architecture=f"remote engine ({found.kind.name})",
         device="remote",
         dtype="",
         weights="",
         parameters=0,
-        context_length=listed.context_length or profile.context_length,
+        context_length=found.context_length or profile.context_length,
         memory_bytes=0,
         kv_cache_bytes=0,
         load_seconds=load_seconds,

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -12,13 +11,15 @@ from app.core.catalogue import RemoteEngine
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, ModelLoadFailed
 from app.core.telemetry.propagation import outgoing_headers
-from app.engine.remote.failures import FailureReader
+from app.engine.remote.failures import FailureReader, parse_json
 from app.engine.remote.waits import OpenWaits
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 5.0
-_MAX_CONNECTIONS = 256
+# The owner limits the open requests. Idle connections end before uvicorn or llama-server ends them (5 s).
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=4.0)
+_MAX_ANSWER_BYTES = 16_000_000
 _RETRY_AFTER_S = 5
 
 
@@ -30,12 +31,12 @@ class UpstreamConnection:
         self.waits = OpenWaits()
         self._engine = engine
         self._failures = failures
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         try:
             self._http = httpx.AsyncClient(
                 headers=headers,
                 timeout=httpx.Timeout(None, connect=_CONNECT_S),  # the rest is up to each request's deadline
-                limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
+                limits=_LIMITS,
             )
         except (ValueError, ImportError, OSError) as error:
             logger.error("remote engine: %s", error)
@@ -50,27 +51,35 @@ class UpstreamConnection:
 
     async def get(self, path: str, deadline: Deadline) -> Any:  # Any: JSON
         """Returns the JSON document at the path. Raises as `_ask` does."""
-        return await self._ask("GET", path, None, deadline)
+        return self._document(await self._ask("GET", path, None, deadline))
 
     async def post(self, path: str, body: dict[str, Any], deadline: Deadline) -> Any:  # Any: JSON
         """Returns the JSON answer. Raises as `_ask` does."""
-        return await self._ask("POST", path, body, deadline)
+        return self._document(await self._ask("POST", path, body, deadline))
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None, deadline: Deadline) -> Any:
+    async def check(self, path: str, deadline: Deadline) -> None:
+        """Raises as `_ask` does, unless there is something at the path."""
+        await self._ask("GET", path, None, deadline)
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None, deadline: Deadline) -> bytes:
         """Raises WorkerDied if there is no answer, and the error of an answer that is no success."""
+        request = self._http.build_request(method, self._url(path), json=body, headers=outgoing_headers())
         try:
             async with self.waits.until(deadline):
-                response = await self._http.request(
-                    method, self._url(path), json=body, headers=outgoing_headers()
-                )
+                response = await self._http.send(request, stream=True)
+                try:
+                    content = await read_start(response, _MAX_ANSWER_BYTES)
+                finally:
+                    await response.aclose()
         except (httpx.HTTPError, DeadlineExceeded) as error:
             raise self._unreachable(error) from None
         if not response.is_success:
-            raise self._failures.refused(
-                response.status_code, response.content, response.headers.get("retry-after")
-            )
+            raise self._failures.refused(response.status_code, content, response.headers.get("retry-after"))
+        return content
+
+    def _document(self, content: bytes) -> Any:  # Any: JSON
         try:
-            return response.json()
+            return parse_json(content)
         except ValueError:
             raise self._failures.refused(404, b"") from None
 
@@ -106,31 +115,11 @@ class UpstreamConnection:
         return self._failures.unreachable(error)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """What the other server's list of models says about the model."""
-
-    owner: str | None
-    context_length: int | None  # tokens
-
-
-async def find_listed(
-    connection: UpstreamConnection, engine: RemoteEngine, deadline: Deadline, name: str
-) -> Listed:
-    """Returns what the list of models says.
-
-    Raises:
-        ModelLoadFailed: the list does not have the model.
-        ModelUnavailable: the list cannot be read.
-    """
-    document = await connection.get("models", deadline)
-    cards = document.get("data") if isinstance(document, dict) else None
-    listed = {card.get("id"): card for card in cards or () if isinstance(card, dict)}
-    if engine.model not in listed:
-        raise ModelLoadFailed(
-            f"The remote engine of {name} has no model {engine.model!r}.",
-            hint=f"It has: {', '.join(sorted(map(str, listed))[:20]) or 'none'}.",
-        )
-    card = listed[engine.model]
-    length = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx")
-    return Listed(card.get("owned_by"), length if isinstance(length, int) else None)
+async def read_start(response: httpx.Response, limit: int) -> bytes:
+    """Returns the answer's content, of a longer one roughly the first `limit` bytes."""
+    content = b""
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > limit:
+            break
+    return content

@@ -18,10 +18,12 @@ from app.core.errors import (
 )
 
 _OVERFLOW = re.compile(
-    r"context.{0,20}(length|size|window)|maximum model length|exceed_context|max_new_tokens.{0,20}must be",
+    r"context.{0,20}(length|size|window)|maximum (allowed )?(model|input|prompt)?.?length|exceed_context"
+    r"|max_new_tokens.{0,20}must be|reduce the length of|(prompt|input) is too long",
     re.IGNORECASE | re.DOTALL,
 )
 _BUSY_RETRY_S = 2
+_MAX_RETRY_S = 3600
 _MAX_QUOTED = 300  # characters of the other server's message
 
 
@@ -49,6 +51,12 @@ class FailureReader:
     def refused(self, status: int, content: bytes, retry_after: str | None = None) -> DomainError:
         """Returns the error for an answer that is no success."""
         said = self._said(content)
+        wait_s = _seconds(retry_after)
+        if 300 <= status < 400:
+            return ModelUnavailable(
+                f"The remote engine of {self.model_name} redirects to another address.",
+                hint="Check base_url in the models file.",
+            )
         if status in (401, 403):
             return ModelUnavailable(
                 f"The remote engine of {self.model_name} refuses this server's key.",
@@ -59,9 +67,6 @@ class FailureReader:
                 f"The remote engine of {self.model_name} does not serve that model, or not in this way.{said}"
             )
         if status == 429:
-            wait_s = (
-                int(retry_after) if retry_after is not None and retry_after.isdecimal() else _BUSY_RETRY_S
-            )
             return QueueFull(
                 f"The remote engine of {self.model_name} has too many requests.",
                 hint="Try again in a moment.",
@@ -71,19 +76,29 @@ class FailureReader:
             return WorkerDied(
                 f"The remote engine of {self.model_name} failed with the status {status}.{said}",
                 hint="Send the message again later.",
-                retry_after=_BUSY_RETRY_S,
+                retry_after=wait_s,
             )
         if is_overflow(content):
-            return ContextOverflow(
-                f"The chat does not fit the context window of {self.model_name}.{said}",
-                hint="Shorten the message, or begin a new conversation.",
-            )
+            return self._overflow(said)
         return InvalidRequest(f"The remote engine of {self.model_name} refuses the request.{said}")
 
-    def failed(self, error: Any) -> ModelUnavailable:  # Any: JSON, in whatever form the other server has it
-        """Returns the error for one that was sent in the middle of a stream."""
-        said = self._said(json.dumps({"error": error}).encode())
+    def failed(self, error: Any) -> DomainError:  # Any: JSON, in whatever form the other server has it
+        """Returns the error for one that was sent in a stream."""
+        content = json.dumps({"error": error}).encode()
+        said = self._said(content)
+        if is_overflow(content):
+            return self._overflow(said)
         return ModelUnavailable(f"The remote engine of {self.model_name} failed.{said}")
+
+    def sent(self, what: str) -> ModelUnavailable:
+        """Returns the error for a stream that cannot be read."""
+        return ModelUnavailable(f"The remote engine of {self.model_name} sent {what}.")
+
+    def _overflow(self, said: str) -> ContextOverflow:
+        return ContextOverflow(
+            f"The remote engine of {self.model_name} cannot fit the chat into its context window.{said}",
+            hint="Shorten the message, or begin a new conversation.",
+        )
 
     def _said(self, content: bytes) -> str:
         """Returns what the other server said, as a sentence to append, or nothing if it cannot be read."""
@@ -94,6 +109,21 @@ class FailureReader:
         if not message:
             return ""
         return f" It says: {message[:_MAX_QUOTED]}{'…' if len(message) > _MAX_QUOTED else ''}"
+
+
+def parse_json(content: bytes | str) -> Any:  # Any: JSON
+    """Returns the document. Raises ValueError if there is none, or one that is nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _seconds(retry_after: str | None) -> int:
+    """Returns the time that a Retry-After header asks for."""
+    if retry_after is None or not retry_after.isdecimal():
+        return _BUSY_RETRY_S
+    return min(int(retry_after[:9]), _MAX_RETRY_S)
 
 
 def is_overflow(content: bytes) -> bool:
@@ -117,7 +147,7 @@ def cause_of(error: Exception) -> str:
 
 def _message_of(content: bytes) -> str:
     try:
-        document = json.loads(content)
+        document = parse_json(content)
     except ValueError:
         return ""
     error = document.get("error", document) if isinstance(document, dict) else document

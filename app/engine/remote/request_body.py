@@ -1,7 +1,7 @@
 """Writes a request in the terms of OpenAI's API, or refuses what the remote engine cannot do."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,7 +9,7 @@ import msgspec
 from app.core.errors import InvalidRequest
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage, Grammar, SamplingParams, Tool, ToolUse
-from app.engine.remote.kinds import OPENAI_FIELDS, EngineKind
+from app.engine.remote.kinds import LLAMA_SERVER, OPENAI_FIELDS, SGLANG, TGI, EngineKind
 
 Body = dict[str, Any]  # Any: JSON values
 
@@ -39,8 +39,10 @@ def chat_fields(model_input: ModelInput, kind: EngineKind) -> Body:
     if model_input.tool_use is not None:
         fields |= _tools(model_input.tool_use, kind)
     thinks = True if model_input.think is None and model_input.wants_thinking else model_input.think
-    if thinks is not None and kind.has_thinking_switch:
+    if thinks is not None and kind.thinking == "template":
         fields["chat_template_kwargs"] = {"enable_thinking": thinks}
+    if thinks is False and kind.thinking == "effort":
+        fields["reasoning_effort"] = "none"  # without it, models think that can
     return fields
 
 
@@ -53,7 +55,8 @@ def _sampling(sampling: SamplingParams, kind: EngineKind, *, is_chat: bool) -> B
     if (top_logprobs := given.pop("top_logprobs")) is not None:
         if "top_logprobs" in kind.refused:
             raise _cannot("top_logprobs", kind)
-        body |= {"logprobs": True, "top_logprobs": top_logprobs} if is_chat else {"logprobs": top_logprobs}
+        top = max(top_logprobs, kind.least_top_logprobs)
+        body |= {"logprobs": True, "top_logprobs": top} if is_chat else {"logprobs": top}
     left_to_engine = given.pop("left_to_engine")
     for field, value in given.items():
         if field in left_to_engine:
@@ -71,10 +74,12 @@ def _refuse_missing(model_input: ModelInput, kind: EngineKind) -> None:
         raise _cannot("prompt_logprobs", kind)
     if model_input.thinking_budget is not None:
         raise _cannot("thinking_budget", kind)
-    if model_input.think is not None and not kind.has_thinking_switch:
+    if model_input.think is not None and kind.thinking is None:
         raise _cannot("think", kind)
     if model_input.continue_final_message and kind.continues is None:
         raise _cannot("continuing a reply", kind)
+    if model_input.tool_use is not None and not kind.has_tools:
+        raise _cannot("tools", kind)
     if model_input.messages is None and (model_input.grammar or model_input.tool_use):
         raise _cannot("a form of the reply to a raw prompt", kind)
 
@@ -85,15 +90,21 @@ def _grammar(grammar: Grammar | None, kind: EngineKind) -> Body:
     if grammar.kind not in kind.grammars:
         raise _cannot(f"response_format of the type {grammar.kind}", kind)
     match grammar.kind:
+        case "json_schema" if kind is TGI:
+            return {"response_format": {"type": "json", "value": json.loads(grammar.source)}}
         case "json_schema":
             schema = {"name": "reply", "schema": json.loads(grammar.source), "strict": True}
             return {"response_format": {"type": "json_schema", "json_schema": schema}}
         case "json":
             return {"response_format": {"type": "json_object"}}
-        case "regex" if kind.name == "SGLang":
+        case "regex" if kind is TGI:
+            return {"response_format": {"type": "regex", "value": grammar.source}}
+        case "regex" if kind is SGLANG:
             return {"regex": grammar.source}
         case "regex":
             return {"structured_outputs": {"regex": grammar.source}}
+        case _ if kind.name == LLAMA_SERVER.name:
+            return {"grammar": "root ::= " + " | ".join(map(json.dumps, json.loads(grammar.source)))}
         case _:
             return {"structured_outputs": {"choice": json.loads(grammar.source)}}
 
@@ -112,17 +123,18 @@ def _message(message: ChatMessage) -> Body:
 
 
 def _tools(tool_use: ToolUse, kind: EngineKind) -> Body:
-    body: Body = {"tools": [{"type": "function", "function": _function(tool)} for tool in tool_use.tools]}
-    choice: str | Mapping[str, Any] = tool_use.choice
-    if tool_use.name is not None:
-        choice = {"type": "function", "function": {"name": tool_use.name}}
-    if choice != "auto":
-        if "tool_choice" in kind.refused:
-            raise _cannot("tool_choice", kind)
-        body["tool_choice"] = choice
-    if not tool_use.is_parallel:
-        body["parallel_tool_calls"] = False
-    return body
+    if not tool_use.is_parallel and "parallel_tool_calls" in kind.refused:
+        raise _cannot("parallel_tool_calls", kind)
+    single = {} if tool_use.is_parallel else {"parallel_tool_calls": False}
+    tools: Sequence[Tool] = tool_use.tools
+    choice: Body = {} if tool_use.choice == "auto" else {"tool_choice": tool_use.choice}
+    if (name := tool_use.name) is not None and kind.tool_choice == "no names":
+        tools, choice = [tool for tool in tools if tool.name == name], {"tool_choice": "required"}
+    elif name is not None:
+        choice = {"tool_choice": {"type": "function", "function": {"name": name}}}
+    if choice and kind.tool_choice == "none":
+        raise _cannot("tool_choice", kind)
+    return {"tools": [{"type": "function", "function": _function(tool)} for tool in tools]} | choice | single
 
 
 def _function(tool: Tool) -> Body:

@@ -45,7 +45,11 @@ class StandInUpstream:
     window: int | None = None
     is_endless: bool = False  # it repeats its first chunk until the client leaves
     breaks_off: bool = False
+    first_streams: list[list[Json]] = field(default_factory=list)  # the chunks of the next replies
     says_done: bool = True
+    raw: bytes | None = None  # sent as it is instead of the chunks
+    media_type: str = "text/event-stream"
+    answers: dict[str, Any] = field(default_factory=dict)  # JSON by path, beside the usual routes
     needs_key: bool = False
     url: str = ""
     bodies: list[Json] = field(default_factory=list)
@@ -60,10 +64,17 @@ class StandInUpstream:
             Route("/v1/completions", self._reply, methods=["POST"]),
             Route("/tokenize", self._tokenize, methods=["POST"]),
             Route("/apply-template", self._template, methods=["POST"]),
+            Route("/{path:path}", self._other),
         ]
         return Starlette(routes=routes)
 
+    async def _other(self, request: Request) -> Response:
+        path = request.url.path
+        return JSONResponse(self.answers[path]) if path in self.answers else Response(status_code=404)
+
     async def _models(self, request: Request) -> Response:
+        if "/v1/models" in self.answers:
+            return JSONResponse(*self.answers["/v1/models"])
         if self.needs_key and request.headers.get("authorization") != f"Bearer {KEY}":
             return JSONResponse({"error": {"message": f"wrong key, not {KEY}"}}, 401)
         card = {"id": self.model, "object": "model", "owned_by": self.owner, **self.card}
@@ -79,11 +90,14 @@ class StandInUpstream:
         if self.window is not None and (words := _words(body)) > self.window:
             message = f"This model's maximum context length is {self.window} tokens, not {words}."
             return JSONResponse({"error": {"message": message, "code": 400}}, 400)
-        return StreamingResponse(self._stream(), media_type="text/event-stream")
+        return StreamingResponse(self._stream(), media_type=self.media_type)
 
     async def _stream(self) -> AsyncIterator[bytes]:
         try:
-            for chunk in self.chunks:
+            if self.raw is not None:
+                yield self.raw
+                return
+            for chunk in self.first_streams.pop(0) if self.first_streams else self.chunks:
                 yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode()
             while self.is_endless:
                 yield f"data: {json.dumps(self.chunks[0])}\n\n".encode()

@@ -1,13 +1,10 @@
 """The backend that serves a model with another server, against a stand-in on loopback."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import aclosing
 
 import pytest
 
-from app.core.catalogue import ModelProfile, RemoteEngine, Source
 from app.core.deadline import Deadline
 from app.core.errors import (
     ContextOverflow,
@@ -22,12 +19,11 @@ from app.core.errors import (
 )
 from app.core.logging import request_id
 from app.core.telemetry.propagation import traceparent
-from app.engine.backend import EngineBackend, GenerationEvent, ModelInput
+from app.engine.backend import ModelInput
 from app.engine.ipc.messages import (
     Accepted,
     ChatMessage,
     Delta,
-    Finished,
     Grammar,
     SamplingParams,
     TokenCounts,
@@ -36,89 +32,19 @@ from app.engine.ipc.messages import (
     ToolUse,
 )
 from app.engine.remote.backend import RemoteBackend
+from tests.engine.remote.asking import (
+    GREEDY,
+    HI,
+    SOON,
+    ask,
+    backend_of,
+    collect,
+    engine_of,
+    profile_of,
+    refusal,
+)
 from tests.engine.remote.standin import KEY, Json, StandInUpstream, piece, running_upstream, usage
 from tests.waiting import until
-
-HI = ModelInput((ChatMessage("user", "Hi"),))
-GREEDY = SamplingParams(temperature=0, max_tokens=8)
-SOON = 60.0
-
-
-@dataclass
-class Reply:
-    """What a backend said to one request."""
-
-    events: list[GenerationEvent] = field(default_factory=list)
-
-    @property
-    def accepted(self) -> Accepted:
-        return next(event for event in self.events if isinstance(event, Accepted))
-
-    @property
-    def finished(self) -> Finished:
-        return next(event for event in self.events if isinstance(event, Finished))
-
-    @property
-    def deltas(self) -> list[Delta]:
-        return [event for event in self.events if isinstance(event, Delta)]
-
-    def text(self, kind: str = "text") -> str:
-        return "".join(delta.text for delta in self.deltas if delta.kind == kind)
-
-
-@asynccontextmanager
-async def backend_of(upstream: StandInUpstream, key: str | None = KEY) -> AsyncIterator[RemoteBackend]:
-    backend = await RemoteBackend.start(_profile(upstream), _engine(upstream), key)
-    try:
-        yield backend
-    finally:
-        await backend.close()
-
-
-def _engine(upstream: StandInUpstream) -> RemoteEngine:
-    return RemoteEngine(upstream.url, "big")
-
-
-def _profile(upstream: StandInUpstream) -> ModelProfile:
-    remote = _engine(upstream)
-    return ModelProfile("far", "Far", "Far away", (Source("big"),), 1000, None, None, remote=remote)
-
-
-async def collect(
-    backend: EngineBackend,
-    model_input: ModelInput = HI,
-    sampling: SamplingParams = GREEDY,
-    within_s: float = SOON,
-) -> Reply:
-    reply = Reply()
-    async with aclosing(backend.generate(model_input, sampling, Deadline.after(within_s))) as events:
-        async for event in events:
-            reply.events.append(event)
-    return reply
-
-
-def ask(
-    upstream: StandInUpstream, model_input: ModelInput = HI, sampling: SamplingParams = GREEDY
-) -> tuple[Reply, Json]:
-    """Returns the reply, and the last body that the upstream was sent."""
-
-    async def run() -> Reply:
-        async with backend_of(upstream) as backend:
-            return await collect(backend, model_input, sampling)
-
-    with running_upstream(upstream):
-        reply = asyncio.run(run())
-    return reply, upstream.bodies[-1]
-
-
-def refusal(
-    upstream: StandInUpstream, model_input: ModelInput = HI, sampling: SamplingParams = GREEDY
-) -> DomainError:
-    with pytest.raises(DomainError) as caught:
-        ask(upstream, model_input, sampling)
-    assert KEY not in f"{caught.value.message} {caught.value.hint}"
-    assert "127.0.0.1" not in f"{caught.value.message} {caught.value.hint}"
-    return caught.value
 
 
 def test_reply_has_its_text_counts_and_end() -> None:
@@ -232,7 +158,7 @@ def test_raw_prompt_goes_to_completions() -> None:
     assert body["prompt"] == "Once"
 
 
-def test_fields_have_the_names_of_the_kind_of_engine() -> None:
+def test_fields_have_the_names_of_the_kind_ofengine_of() -> None:
     sampling = SamplingParams(top_k=7, repetition_penalty=1.5, temperature=1)
     _, body = ask(StandInUpstream(owner="llamacpp"), sampling=sampling)
     assert (body["top_k"], body["repeat_penalty"]) == (7, 1.5)
@@ -248,7 +174,7 @@ def test_neutral_values_are_sent_so_that_no_other_default_holds() -> None:
     assert body.keys() == always | {"temperature", "top_p"}
 
 
-def test_what_nobody_set_is_left_to_the_engine() -> None:
+def test_what_nobody_set_is_left_to_theengine_of() -> None:
     left = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     _, body = ask(StandInUpstream(owner="vllm"), sampling=SamplingParams(left_to_engine=left))
     assert body.keys() == {"model", "messages", "stream", "stream_options"}
@@ -432,7 +358,7 @@ def test_engine_that_is_gone_is_reported() -> None:
 
     async def run() -> None:
         with running_upstream(upstream):
-            backend = await RemoteBackend.start(_profile(upstream), _engine(upstream), KEY)
+            backend = await RemoteBackend.start(profile_of(upstream), engine_of(upstream), KEY)
             await collect(backend)
             assert backend.failure is None
         for _ in range(3):
@@ -450,7 +376,7 @@ def test_engine_without_the_model_is_refused_with_what_it_has() -> None:
         running_upstream(StandInUpstream(model="small")) as upstream,
         pytest.raises(ModelLoadFailed) as caught,
     ):
-        asyncio.run(RemoteBackend.start(_profile(upstream), _engine(upstream), None))
+        asyncio.run(RemoteBackend.start(profile_of(upstream), engine_of(upstream), None))
     assert "small" in str(caught.value.hint)
 
 
@@ -459,12 +385,12 @@ def test_wrong_key_is_refused_without_showing_it() -> None:
         running_upstream(StandInUpstream(needs_key=True)) as upstream,
         pytest.raises(ModelUnavailable) as caught,
     ):
-        asyncio.run(RemoteBackend.start(_profile(upstream), _engine(upstream), "sk-wrong"))
+        asyncio.run(RemoteBackend.start(profile_of(upstream), engine_of(upstream), "sk-wrong"))
     assert "key" in caught.value.message
     assert KEY not in caught.value.message
 
 
-def test_window_comes_from_the_engine() -> None:
+def test_window_comes_from_theengine_of() -> None:
     upstream = StandInUpstream(card={"max_model_len": 4321})
 
     async def run() -> int:
@@ -491,7 +417,7 @@ def test_open_requests_are_limited() -> None:
     upstream = StandInUpstream(is_endless=True)
 
     async def run() -> None:
-        backend = await RemoteBackend.start(_profile(upstream), _engine(upstream), KEY, max_requests=1)
+        backend = await RemoteBackend.start(profile_of(upstream), engine_of(upstream), KEY, max_requests=1)
         reply = asyncio.create_task(collect(backend))
         await until(lambda: backend.stats.open_requests == 1, "the first request")
         with pytest.raises(QueueFull):
