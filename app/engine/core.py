@@ -1,11 +1,12 @@
 """The engine of one model: takes requests, computes steps, and returns the messages that they give rise to.
 
-It knows nothing of processes and sockets, so that tests can drive it directly.
+It knows nothing of processes and sockets, so that tests can drive it directly. On a graphics card it makes
+the text of a step's tokens while the card computes the next step.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from app.core.errors import DomainError, InvalidRequest
 from app.core.literals import FinishReason
 from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, internal_failure
 from app.engine.execution.decoder import Decoder, SequenceCaches
-from app.engine.grammars.masks import MaskWorker
 from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Delta,
@@ -26,14 +26,16 @@ from app.engine.ipc.messages import (
     RequestTimings,
     Submit,
     TokenCounts,
+    TokenLogprob,
     TokenQuestion,
 )
 from app.engine.loading.load import LoadedModel
 from app.engine.request import Request
-from app.engine.sampling.step import ChunkOutcome, sample_step
+from app.engine.sampling.step import ChunkOutcome
 from app.engine.scheduling.prefill_budget import PrefillBudget
 from app.engine.scheduling.scheduler import Scheduler
 from app.engine.scheduling.sequence import Chunk
+from app.engine.step import Step, StepComputer
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class EngineLimits:
     step_tokens: int = 512
     unnoticed_step_s: float = 0.0  # a step with prefill may take this long beside decodes that take less
     speculation_rows: int = 8  # most rows of a step that verifies draft tokens; 0 turns speculation off
+    overlaps_steps: bool = False  # whether the text of a step is made while the device computes the next one
 
 
 class EngineCore:
@@ -75,7 +78,7 @@ class EngineCore:
         sandbox = TemplateSandbox() if sandbox is None else sandbox
         grammar_sandbox = GrammarSandbox() if grammar_sandbox is None else grammar_sandbox
         self._admission = Admission(loaded, limits.context_length, chat_format, sandbox, grammar_sandbox)
-        self._masks = MaskWorker()
+        self._computer = StepComputer(decoder)
         self._admissions = AdmissionQueue(self._admission, admission_executor)
         self._scheduler = Scheduler(
             decoder.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
@@ -84,6 +87,7 @@ class EngineCore:
         self._clock = clock
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []
+        self._step: Step | None = None  # whose tokens are not known yet
         self.steps = 0
         self.drafts = self.draft_tokens = self.accepted_tokens = 0
         self.step_tokens = 0  # of the newest step
@@ -99,7 +103,7 @@ class EngineCore:
     @property
     def is_idle(self) -> bool:
         """Whether a step would have nothing to compute and nothing to report."""
-        return not self._requests and not self._outbox and not self._admissions
+        return not (self._requests or self._outbox or self._admissions or self._step)
 
     @property
     def device(self) -> torch.device:
@@ -148,20 +152,22 @@ class EngineCore:
             self.cancel(request_id)
 
     def step(self) -> list[Outbound]:
-        """Run one forward pass over the scheduled sequences, if there are any."""
+        """Run one forward pass over the scheduled sequences, if there are any.
+
+        With `overlaps_steps` the next pass is started, too, before the text of this one's tokens is made. A
+        reply that its text ends, such as a stop string, then computes a token that is not used.
+        """
         self._take_prepared()
         if not self._requests and not self._outbox:
             self._admissions.wait(_ADMISSION_WAIT_S)
             self._take_prepared()
-        self._propose()
-        chunks = self._plan()
-        self.step_tokens = sum(chunk.count for chunk in chunks)
-        if chunks:
-            began = self._clock()
-            self.steps += 1
-            prefill_rows = sum(chunk.count for chunk in chunks if chunk.count > 1)
-            self._advance(chunks)
-            self._prefill_budget.learn(self._clock() - began, prefill_rows)
+        if self._step is None:
+            self._start_step()
+        accepted = self._finish_step()
+        if self.limits.overlaps_steps:
+            self._read([(request, logprobs) for request, logprobs in accepted if request.must_end])
+            self._start_step()
+        self._read([(request, logprobs) for request, logprobs in accepted if request.unread])
         outbox, self._outbox = self._outbox, []
         return outbox
 
@@ -205,44 +211,47 @@ class EngineCore:
         self.cache.forget_finished()
         self.decoder.recover()
 
-    def _advance(self, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            self._requests[chunk.sequence.request_id].start(self._clock())
-        outcomes = self._compute(chunks)
-        if outcomes is None:
-            self._abandon(chunks)
+    def _start_step(self) -> None:
+        """Start the forward pass of the next step, if there is anything to compute."""
+        self._propose()
+        chunks = self._plan()
+        self.step_tokens = sum(chunk.count for chunk in chunks)
+        if not chunks:
             return
-        deltas: list[Delta] = []
-        ended: list[tuple[Request, FinishReason]] = []
-        for chunk, outcome in zip(chunks, outcomes, strict=True):
-            request = self._requests[chunk.sequence.request_id]
-            self._report_prompt(request, outcome)
-            chunk.sequence.advance(chunk.count)
-            if outcome.tokens:
-                new_deltas, reason = self._take_tokens(request, outcome)
-                deltas += new_deltas
-                if reason is not None:
-                    ended.append((request, reason))
-        if deltas:
-            self._outbox.append(Deltas(tuple(deltas)))
-        for request, reason in ended:
-            self._finish(request, reason)
+        self.steps += 1
+        now = self._clock()
+        requests = [self._requests[chunk.sequence.request_id] for chunk in chunks]
+        for request in requests:
+            request.start(now)
+        self._step = self._computer.start(chunks, requests, now)
+        if self._step is None:
+            self._abandon(requests)
 
-    def _compute(self, chunks: list[Chunk]) -> list[ChunkOutcome] | None:
-        """Returns the outcome of each chunk; None if the pass failed."""
-        try:
-            samplers = [self._requests[chunk.sequence.request_id].sampler for chunk in chunks]
-            self._masks.start(
-                (sampler.grammar, chunk.draft_ids)
-                for chunk, sampler in zip(chunks, samplers, strict=True)
-                if chunk.is_last and sampler.grammar is not None
-            )
-            logits = self.decoder.forward(chunks)
-            self._masks.finish()
-            return sample_step(logits, chunks, samplers)
-        except Exception:  # the root of this step's requests: they fail, the engine continues
-            _log.exception("a step of %d sequences failed", len(chunks))
-            return None
+    def _finish_step(self) -> list[tuple[Request, list[TokenLogprob]]]:
+        """Wait for the step's tokens, and let the sequences take them.
+
+        Returns the requests that have tokens without text, with the log-probabilities of those tokens.
+        """
+        step, self._step = self._step, None
+        if step is None:
+            return []
+        outcomes = self._computer.finish(step)
+        if outcomes is None:
+            self._abandon(step.requests)
+            return []
+        now = self._clock()
+        self._prefill_budget.learn(now - step.began_at, step.prefill_rows)
+        accepted = []
+        for chunk, request, outcome in zip(step.chunks, step.requests, outcomes, strict=True):
+            if self._is_open(request):  # it may have ended while the step was computed
+                self._report_prompt(request, outcome)
+                chunk.sequence.advance(chunk.count)
+                if outcome.tokens and self._accept(request, outcome, now):
+                    accepted.append((request, self._admission.describe(outcome.logprobs)))
+        return accepted
+
+    def _is_open(self, request: Request) -> bool:
+        return self._requests.get(request.request_id) is request
 
     def _report_prompt(self, request: Request, outcome: ChunkOutcome) -> None:
         if not outcome.prompt_logprobs:
@@ -254,28 +263,43 @@ class EngineCore:
         if message is not None:
             self._outbox.append(message)
 
-    def _abandon(self, chunks: list[Chunk]) -> None:
-        """Fail the requests of a step whose pass failed. Keys and values may be wrong, so none are kept."""
-        for chunk in chunks:
-            self._fail(self._requests[chunk.sequence.request_id])
+    def _abandon(self, requests: Sequence[Request]) -> None:
+        """Fail the requests of a step that failed. Keys and values may be wrong, so none are kept."""
+        for request in requests:
+            if self._is_open(request):
+                self._fail(request)
         self._make_room()
 
-    def _take_tokens(
-        self, request: Request, outcome: ChunkOutcome
-    ) -> tuple[list[Delta], FinishReason | None]:
-        """Returns the request's new deltas, and the reason if its reply ends."""
+    def _accept(self, request: Request, outcome: ChunkOutcome, now: float) -> bool:
+        """Let the request take its tokens. Returns False if it cannot go on."""
         self._count_draft(len(request.sequence.draft_ids), accepted=len(outcome.tokens) - 1)
         self.decoder.record(request, accepted=len(outcome.tokens) - 1)
         if request.sampler.failure is not None:
             self._fail(request, InvalidRequest(request.sampler.failure))
-            return [], None
-        try:
-            logprobs = self._admission.describe(outcome.logprobs)
-            return request.take(outcome.tokens, logprobs, self._clock())
-        except Exception:  # one request's text must not end the others
-            _log.exception("the text of request %s failed", request.request_id)
-            self._fail(request)
-            return [], None
+            return False
+        request.accept(outcome.tokens, now)
+        return True
+
+    def _read(self, accepted: Sequence[tuple[Request, list[TokenLogprob]]]) -> None:
+        """Make the text of the requests' new tokens, and end the replies that are complete."""
+        deltas: list[Delta] = []
+        ended: list[tuple[Request, FinishReason]] = []
+        for request, logprobs in accepted:
+            if not self._is_open(request):  # starting the next step failed
+                continue
+            try:
+                new_deltas, reason = request.read(logprobs)
+            except Exception:  # one request's text must not end the others
+                _log.exception("the text of request %s failed", request.request_id)
+                self._fail(request)
+                continue
+            deltas += new_deltas
+            if reason is not None:
+                ended.append((request, reason))
+        if deltas:
+            self._outbox.append(Deltas(tuple(deltas)))
+        for request, reason in ended:
+            self._finish(request, reason)
 
     def _count_draft(self, proposed: int, accepted: int) -> None:
         if proposed > 0:
@@ -285,6 +309,8 @@ class EngineCore:
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         self._forget(request)
+        if self._step is not None:
+            self._step.leave(request.sequence)
         self._scheduler.finish(request.sequence)
         self._outbox.append(request.finished(reason, self._clock()))
 

@@ -37,6 +37,7 @@ class Request:
     alignment: TokenAlignment = field(default_factory=TokenAlignment)
     reasoning_tokens: int = 0
     prompt_reported: int = 0  # tokens of the prompt whose log-probabilities were reported
+    unread: list[int] = field(default_factory=list)  # the newest tokens, whose text was not made yet
 
     @property
     def request_id(self) -> str:
@@ -56,30 +57,46 @@ class Request:
         if self.started_at is None:
             self.started_at = now
 
-    def take(
-        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], now: float
-    ) -> tuple[list[Delta], FinishReason | None]:
+    @property
+    def must_end(self) -> bool:
+        """Whether no token may follow those of the sequence. Their text can be another reason to end."""
+        if self.sampler.is_complete or self.reply_tokens >= self.max_tokens:
+            return True
+        return bool(self.unread) and self.unread[-1] in self.stop_ids
+
+    def accept(self, tokens: Sequence[int], now: float) -> None:
         """Take a step's tokens: the draft tokens that were right, and the sampled token after them.
 
-        Returns the deltas that have become final, and the reason if the reply ends. `logprobs` are those of
-        the tokens; there are none if they were not asked for.
+        Those after a token that ends the reply are dropped. Call `read` before the next tokens come.
         """
         if self.first_token_at is None:
             self.first_token_at = now
+        ends = (count for count, token in enumerate(tokens, 1) if token in self.stop_ids)
+        self.unread = list(tokens[: min(next(ends, len(tokens)), self.max_tokens - self.reply_tokens)])
+        self.sequence.accept(self.unread, verified=len(tokens) - 1)
+
+    def read(self, logprobs: Sequence[TokenLogprob]) -> tuple[list[Delta], FinishReason | None]:
+        """Returns the deltas that have become final with the accepted tokens, and the reason if the reply
+        ends. Tokens after a stop string are dropped.
+
+        `logprobs` are those of the tokens; there are none if they were not asked for.
+        """
+        tokens, self.unread = self.unread, []
+        known = self.reply_tokens - len(tokens)
         parts: list[Part] = []
-        reason, taken = None, 0
-        while reason is None and taken < len(tokens):
-            text, reason = self._text_of(tokens[taken], self.reply_tokens + taken + 1)
-            if taken + 1 == len(tokens) and self.sampler.is_complete and reason != "stop":
+        reason, count = None, 0
+        while reason is None and count < len(tokens):
+            text, reason = self._text_of(tokens[count], known + count + 1)
+            if count + 1 == len(tokens) and self.sampler.is_complete and reason != "stop":
                 text, reason = text + self.text.flush(), "stop"
             if logprobs:
-                is_shown = tokens[taken] not in self.stop_ids or self.text.includes_stop
-                self.alignment.add(logprobs[taken] if is_shown else None, self.text.length)
-            parts += self._split(text, self.reply_tokens + taken + 1)
+                is_shown = tokens[count] not in self.stop_ids or self.text.includes_stop
+                self.alignment.add(logprobs[count] if is_shown else None, self.text.length)
+            parts += self._split(text, known + count + 1)
             if self.parts.is_done:
                 reason = "stop"
-            taken += 1
-        self.sequence.accept(tokens[:taken], verified=len(tokens) - 1)
+            count += 1
+        self.sequence.truncate(self.prompt_tokens + known + count)
         if reason is not None:
             parts += self.parts.flush()
         return [self._delta(part) for part in merged(parts)], reason

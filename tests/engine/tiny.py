@@ -164,7 +164,7 @@ class TinyModel:
     packed: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     bytes_per_token: int
-    uses_pool: bool = False  # whether its engines store keys and values in a pool, as on a GPU
+    uses_pool: bool = False  # whether its engines have a pool and overlap steps, as on a GPU
     replies: dict[tuple[str, int], str] = field(default_factory=dict)  # cached, of the reference
 
     @classmethod
@@ -195,6 +195,7 @@ class TinyModel:
             max_active_requests=max_active_requests,
             step_tokens=step_tokens,
             speculation_rows=speculation_rows,
+            overlaps_steps=self.uses_pool,
         )
         if self.uses_pool and pool is None:
             pool = KVPool(cache_tokens, first=64)

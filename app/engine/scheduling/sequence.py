@@ -1,7 +1,7 @@
 """The token ids of one request, and how many of them the KV cache holds. It does not import torch."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -131,14 +131,23 @@ class TokenSequence:
         self._computed += min(verified, len(ids))
         self._draft_ids = ()
 
+    def truncate(self, length: int) -> None:
+        """Drop the ids from this number on."""
+        del self._ids[length:]
+        self._computed = min(self._computed, length)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Chunk:
     """The next `count` pending ids of a sequence, part of one forward pass."""
 
     sequence: TokenSequence
     count: int
     draft_ids: tuple[int, ...] = ()  # computed after the last pending id
+    is_last: bool = field(init=False)  # whether no id stays pending, so that a token follows
+
+    def __post_init__(self) -> None:
+        self.is_last = self.count == self.sequence.pending  # the sequence may end before the pass does
 
     @property
     def rows(self) -> int:
@@ -150,8 +159,3 @@ class Chunk:
         if self.sequence.needs_all_logits:
             return self.rows
         return 1 + len(self.draft_ids) if self.is_last else 0
-
-    @property
-    def is_last(self) -> bool:
-        """Whether no id stays pending after this chunk, so that its last row yields the next token."""
-        return self.count == self.sequence.pending

@@ -20,7 +20,7 @@ from app.engine.loading.load import LoadedModel
 from app.engine.loading.serving_path import CheckedModel, load_checked
 from app.engine.own_cache.check import OwnPath, check_unchanged
 from app.engine.own_cache.runner import OwnForward
-from tests.engine.tiny import InlineExecutor, new_model, shared_grammar_sandbox, shared_sandbox
+from tests.engine.tiny import DEVICE, InlineExecutor, new_model, shared_grammar_sandbox, shared_sandbox
 
 WINDOW = 256  # tokens of context
 SCAN_CHUNK = 16  # tokens that a state space layer computes together
@@ -174,7 +174,12 @@ class OwnCacheModel:
         return self.served.path
 
     def engine(
-        self, *, sequences: float = 16, step_tokens: int = 24, max_active_requests: int = 8
+        self,
+        *,
+        sequences: float = 16,
+        step_tokens: int = 24,
+        max_active_requests: int = 8,
+        overlaps_steps: bool = DEVICE.type == "cuda",
     ) -> EngineCore:
         """With room for so many sequences of the longest kind."""
         size = sequence_bytes(self.served)
@@ -183,6 +188,7 @@ class OwnCacheModel:
             kv_cache_bytes=int(sequences * size.of(WINDOW)),
             max_active_requests=max_active_requests,
             step_tokens=step_tokens,
+            overlaps_steps=overlaps_steps,
         )
         return EngineCore(
             self.served.loaded,
@@ -195,7 +201,7 @@ class OwnCacheModel:
 
     def generate(self, prompt: str, max_tokens: int, **options: float) -> str:
         """Returns the greedy reply of transformers. If cut off, it ends with its last whole character."""
-        ids = self.tokenizer(prompt, return_tensors="pt").input_ids
+        ids = self.tokenizer(prompt, return_tensors="pt").input_ids.to(DEVICE)
         output = self.reference.generate(  # type: ignore[operator]  # a method, which torch hides
             ids,
             attention_mask=torch.ones_like(ids),
@@ -222,8 +228,10 @@ def save(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path) ->
 def load_own(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> OwnCacheModel:
     save(architecture, tokenizer, folder)
     reference = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    reference.train(False)
-    spec = WorkerSpec(str(folder), architecture, dtype="float32")
+    reference.to(DEVICE).train(False)
+    spec = WorkerSpec(
+        str(folder), architecture, device="cuda" if DEVICE.type == "cuda" else "cpu", dtype="float32"
+    )
     return OwnCacheModel(reference, load_checked(spec, lambda *stage: None), tokenizer)
 
 

@@ -3,6 +3,7 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from app.engine.ipc.messages import SamplingParams, Submit
 from tests.engine.own_cache.models import OwnCacheModel, unpacked
 from tests.engine.tiny import Collected, configs, finish, greedy, run
 
@@ -42,8 +43,9 @@ def test_a_prompt_that_continues_from_an_end_computes_only_the_rest(own: OwnCach
     assert run(engine, greedy("c", prompt, 8, scope="other")).cached("c") == 0
 
 
-def test_caches_of_a_cancelled_request_serve_the_next(own: OwnCacheModel) -> None:
-    engine = own.engine()
+@pytest.mark.parametrize("overlaps_steps", [False, True])
+def test_caches_of_a_cancelled_request_serve_the_next(own: OwnCacheModel, overlaps_steps: bool) -> None:
+    engine = own.engine(overlaps_steps=overlaps_steps)
     engine.submit(greedy("a", LONG, 40))
     collected = Collected()
     while not collected.texts.get("a"):
@@ -52,6 +54,19 @@ def test_caches_of_a_cancelled_request_serve_the_next(own: OwnCacheModel) -> Non
     finish(engine, collected)
     again = run(engine, greedy("b", LONG, 12))
     assert again.texts["b"] == own.generate(LONG, 12)
+
+
+@pytest.mark.parametrize("overlaps_steps", [False, True])
+def test_caches_of_a_reply_that_a_stop_string_ended_serve_the_next(
+    own: OwnCacheModel, overlaps_steps: bool
+) -> None:
+    engine, whole = own.engine(overlaps_steps=overlaps_steps), own.generate(LONG, 20)
+    stop = whole[len(whole) // 2 :][:2]
+    sampling = SamplingParams(max_tokens=20, temperature=0, stop=(stop,))
+    first = run(engine, Submit("a", sampling, prompt=LONG), greedy("b", SHORT, 20))
+    assert first.texts == {"a": whole[: whole.index(stop)], "b": own.generate(SHORT, 20)}
+    prompt = LONG + first.texts["a"] + " and the cat"
+    assert run(engine, greedy("c", prompt, 12)).texts["c"] == own.generate(prompt, 12)
 
 
 def test_eviction_and_preemption_change_no_token(own: OwnCacheModel) -> None:
