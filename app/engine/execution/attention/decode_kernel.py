@@ -17,7 +17,7 @@ _PROGRAMS = 512  # that should run at a time
 _BLOCK = 64  # keys that a program reads at a time
 _MOST_DIM = 256
 _TOLERANCE = 0.02
-_ANY = ["chunk", "splits", "window", "group", "dim"]  # arguments whose values need no kernel of their own
+_ANY = ["capacity", "chunk", "window", "group"]  # arguments whose values need no kernel of their own
 
 
 def takes(dim: int, group: int) -> bool:
@@ -32,6 +32,7 @@ def attend_rows(
     `positions[i] + 1` of the `stored` `[2, 1, kv_heads, positions, dim]` from `starts[i]` on. `length` is
     above all positions.
     """
+    assert stored.is_contiguous()
     _, heads, rows, dim = query.shape
     kv_heads = stored.shape[2]
     splits = max(1, min(_PROGRAMS // (rows * kv_heads), length // _BLOCK))
@@ -52,12 +53,8 @@ def attend_rows(
         layer.window or 0,
         query.stride(1),
         query.stride(2),
-        stored.stride(0),
-        stored.stride(2),
-        stored.stride(3),
-        weights.stride(0),
+        stored.shape[3],
         chunk,
-        splits,
         group,
         dim,
         max(16, triton.next_power_of_2(group)),
@@ -96,12 +93,8 @@ def _attend_chunk(
     window,
     query_head,
     query_row,
-    stored_half,
-    stored_head,
-    stored_position,
-    weights_half,
+    capacity,
     chunk,
-    splits,
     group,
     dim,
     GROUP: tl.constexpr,
@@ -112,59 +105,81 @@ def _attend_chunk(
 ):
     """One row, key head and chunk of keys: the greatest score, the sum of weights, and of weighted values."""
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    heads = tl.num_programs(1) * group
     end = tl.load(positions + row).to(tl.int32) + 1
-    start = tl.load(starts + row)
     first = split * chunk
     last = tl.minimum(first + chunk, end)
     if window > 0:
         first = tl.maximum(first, end - window)
     members, columns = tl.arange(0, GROUP), tl.arange(0, DIM)
-    own = head * group + members
-    is_own, is_column = members < group, columns < dim
-    rows = tl.load(
-        query + own[:, None] * query_head + row * query_row + columns[None, :],
-        mask=is_own[:, None] & is_column[None, :],
-        other=0.0,
-    )
-    base = stored + head * stored_head
+    own, is_own, is_column = head * group + members, members < group, columns < dim
+    is_shown = is_own[:, None] & is_column[None, :]
+    places = own[:, None] * query_head + row * query_row + columns[None, :]
+    rows = tl.load(query + places, mask=is_shown, other=0.0)
+    head_size = capacity.to(tl.int64) * dim  # a layer's keys may have more numbers than 32 bits count
+    keys = stored + head * head_size + tl.load(starts + row) * dim
+    values = keys + tl.num_programs(1) * head_size
     most = tl.full([GROUP], float("-inf"), tl.float32)
     total = tl.zeros([GROUP], tl.float32)
-    values_sum = tl.zeros([GROUP, DIM], tl.float32)
+    joined = tl.zeros([GROUP, DIM], tl.float32)
     for begin in range(first, last, BLOCK):
-        places = begin + tl.arange(0, BLOCK)
-        is_key = places < last
-        offsets = (start + places) * stored_position
-        keys = tl.load(
-            base + offsets[None, :] + columns[:, None],
-            mask=is_key[None, :] & is_column[:, None],
-            other=0.0,
+        most, total, joined = _attend_block(
+            rows,
+            keys,
+            values,
+            begin,
+            last,
+            dim,
+            scale,
+            softcap,
+            most,
+            total,
+            joined,
+            BLOCK,
+            HAS_SOFTCAP,
+            PRECISION,
         )
-        scores = tl.dot(rows, keys, input_precision=PRECISION) * scale
-        if HAS_SOFTCAP:
-            scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
-        scores = tl.where(is_key[None, :], scores, float("-inf"))
-        greatest = tl.maximum(most, tl.max(scores, 1))
-        shrunk = tl.exp(most - greatest)
-        weight = tl.exp(scores - greatest[:, None])
-        total = total * shrunk + tl.sum(weight, 1)
-        values = tl.load(
-            base + stored_half + offsets[:, None] + columns[None, :],
-            mask=is_key[:, None] & is_column[None, :],
-            other=0.0,
-        )
-        values_sum = values_sum * shrunk[:, None] + tl.dot(
-            weight.to(values.dtype), values, input_precision=PRECISION
-        )
-        most = greatest
-    place = (row * heads + own) * splits + split
+    place = (row * tl.num_programs(1) * group + own) * tl.num_programs(2) + split
+    half = tl.num_programs(0) * tl.num_programs(1) * group * tl.num_programs(2)
     tl.store(weights + place, most, mask=is_own)
-    tl.store(weights + weights_half + place, total, mask=is_own)
-    tl.store(
-        sums + place[:, None] * dim + columns[None, :],
-        values_sum,
-        mask=is_own[:, None] & is_column[None, :],
+    tl.store(weights + half + place, total, mask=is_own)
+    tl.store(sums + place[:, None] * dim + columns[None, :], joined, mask=is_shown)
+
+
+@triton.jit
+def _attend_block(
+    rows,
+    keys,
+    values,
+    begin,
+    last,
+    dim,
+    scale,
+    softcap,
+    most,
+    total,
+    joined,
+    BLOCK: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Returns `most`, `total` and `joined` with those of the keys from `begin` on, at most up to `last`."""
+    places, columns = begin + tl.arange(0, BLOCK), tl.arange(0, rows.shape[1])
+    is_key, is_column, offsets = places < last, columns < dim, places * dim
+    found = tl.load(
+        keys + offsets[None, :] + columns[:, None], mask=is_key[None, :] & is_column[:, None], other=0.0
     )
+    scores = tl.dot(rows, found, input_precision=PRECISION) * scale
+    if HAS_SOFTCAP:
+        scores = softcap * (2 * tl.sigmoid(2 * scores / softcap) - 1)
+    scores = tl.where(is_key[None, :], scores, float("-inf"))
+    greatest = tl.maximum(most, tl.max(scores, 1))
+    shrunk = tl.exp(most - greatest)
+    weight = tl.exp(scores - greatest[:, None])
+    added = tl.load(
+        values + offsets[:, None] + columns[None, :], mask=is_key[:, None] & is_column[None, :], other=0.0
+    )
+    joined = joined * shrunk[:, None] + tl.dot(weight.to(added.dtype), added, input_precision=PRECISION)
+    return greatest, total * shrunk + tl.sum(weight, 1), joined
 
 
 @triton.jit(do_not_specialize=["splits", "dim"])
