@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from app.core.literals import Device
 from app.engine.core import EngineCore, EngineLimits
 from app.engine.decoders import decoder_for, sequence_bytes
 from app.engine.ipc.messages import WorkerSpec
@@ -228,10 +229,9 @@ def save(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path) ->
 def load_own(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> OwnCacheModel:
     save(architecture, tokenizer, folder)
     reference = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    reference.to(DEVICE).train(False)
-    spec = WorkerSpec(
-        str(folder), architecture, device="cuda" if DEVICE.type == "cuda" else "cpu", dtype="float32"
-    )
+    reference.to(DEVICE).train(False)  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+    device: Device = "cuda" if DEVICE.type == "cuda" else "cpu"
+    spec = WorkerSpec(str(folder), architecture, device=device, dtype="float32")
     return OwnCacheModel(reference, load_checked(spec, lambda *stage: None), tokenizer)
 
 
