@@ -18,6 +18,7 @@ from app.core.errors import (
     error_for_code,
 )
 from app.engine.backend import BackendStats, EngineTotals, GenerationEvent, ModelInput
+from app.engine.ipc.event_queue import EventQueue, WorkerEvent
 from app.engine.ipc.heartbeat import Beat, Liveness
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import (
@@ -38,7 +39,6 @@ from app.engine.ipc.messages import (
     SamplingParams,
     SendProgress,
     Stats,
-    TokenAnswer,
     TokenCount,
     Tokenize,
     TokenQuestion,
@@ -48,9 +48,6 @@ from app.engine.ipc.messages import (
 from app.engine.ipc.process import SHUTDOWN_GRACE_S, WorkerProcess
 
 logger = logging.getLogger(__name__)
-
-WorkerEvent = GenerationEvent | TokenAnswer
-EventQueue = asyncio.Queue[WorkerEvent | DomainError]
 
 _WATCH_EVERY_S = 0.25
 _RETRY_AFTER_S = 5  # after a worker could not be started, or ended while it was loading
@@ -185,7 +182,7 @@ class WorkerClient:
         try:
             self._process.send(model_input.submit(request_id, sampling))
             with _ending_at(deadline, queue):
-                while not isinstance(event := await _next_event(queue), Finished):
+                while not isinstance(event := await queue.get(), Finished):
                     assert not isinstance(event, Tokens | DetokenizedText | TokenCount)
                     yield event
             yield event
@@ -221,7 +218,7 @@ class WorkerClient:
         try:
             self._process.send(question)
             with _ending_at(deadline, queue):
-                return await _next_event(queue)
+                return await queue.get()
         finally:
             self._requests.pop(question.request_id, None)
 
@@ -282,12 +279,12 @@ class WorkerClient:
 
     def _give(self, request_id: str, event: GenerationEvent) -> None:
         if request_id in self._requests:  # otherwise it was cancelled while the answer was on its way
-            self._requests[request_id].put_nowait(event)
+            self._requests[request_id].put(event)
 
     def _give_last(self, request_id: str, event: WorkerEvent | DomainError) -> None:
         queue = self._requests.pop(request_id, None)
         if queue is not None:
-            queue.put_nowait(event)
+            queue.put(event)
 
     def _settle(self, outcome: ModelInfo | DomainError) -> None:
         if self._ready.done():
@@ -313,7 +310,7 @@ class WorkerClient:
 
     def _fail_all(self, error: DomainError) -> None:
         for queue in self._requests.values():
-            queue.put_nowait(error)
+            queue.put(error)
         self._requests.clear()
 
 
@@ -330,15 +327,8 @@ def _ending_at(deadline: Deadline, queue: EventQueue) -> Iterator[None]:
         "The request took longer than the server allows.",
         hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
     )
-    timer = asyncio.get_running_loop().call_later(deadline.remaining_s, queue.put_nowait, error)
+    timer = asyncio.get_running_loop().call_later(deadline.remaining_s, queue.put, error)
     try:
         yield
     finally:
         timer.cancel()
-
-
-async def _next_event(queue: EventQueue) -> WorkerEvent:
-    event = await queue.get()
-    if isinstance(event, DomainError):
-        raise event
-    return event
