@@ -34,6 +34,23 @@ def test_next_question_continues_the_conversation(page: Page, script: Script) ->
     assert [message.content for message in prompt.messages] == ["One", "I do not know.", "Two"]
 
 
+def test_requests_name_their_conversation_from_its_first_turn_on(page: Page, script: Script) -> None:
+    sessions: list[str] = []
+    turns = re.compile(r"/chat$|/chat/(conversation|turns)/")
+    page.on(
+        "request",
+        lambda request: (
+            sessions.append(request.headers.get("x-session-id", "")) if turns.search(request.url) else None
+        ),
+    )
+    ask(page, "One")
+    expect(answers(page)).to_contain_text(" token")
+    ask(page, "Two")
+    expect(answers(page).nth(1)).to_contain_text(" token")
+    assert len(sessions) > 2
+    assert set(sessions) == {page.url.partition("#/c/")[2]}
+
+
 def test_address_of_a_conversation_opens_it_again(page: Page, context: BrowserContext) -> None:
     ask(page, "Hello")
     expect(answers(page)).to_contain_text(" token")

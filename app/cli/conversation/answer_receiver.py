@@ -41,30 +41,30 @@ class AnswerReceiver:
                 server_copy.began(first)
                 await show_answer(first, events, self._terminal, answer)
 
-    async def follow(self, message_id: str, answer: Answer) -> None:
+    async def follow(self, message_id: str, session_id: str, answer: Answer) -> None:
         """Shows the answer of a turn that runs on the server, from its beginning to its end.
 
         Raises:
             Refused: the server has no such turn.
         """
         async with self._stopped_if_left(answer):
-            turn = self._running(message_id)
+            turn = self._running(message_id, session_id)
             first, events = await open_answer(turn, self._client, self._terminal)
             async with aclosing(events):
                 await show_answer(first, events, self._terminal, answer)
 
-    async def read_to_end(self, message_id: str) -> None:
+    async def read_to_end(self, message_id: str, session_id: str) -> None:
         """Returns when a turn that runs on the server has ended, in whatever way, or cannot be read."""
         with contextlib.suppress(ClientError):
-            async with aclosing(self._running(message_id)) as events:
+            async with aclosing(self._running(message_id, session_id)) as events:
                 async for _ in events:
                     pass
 
-    def _running(self, message_id: str) -> TurnEvents:
+    def _running(self, message_id: str, session_id: str) -> TurnEvents:
         """Returns the events of a turn that runs on the server, from its beginning on."""
 
         def begin(position: StreamPosition) -> ServerEvents:
-            position.message_id = message_id
+            position.message_id, position.session_id = message_id, session_id
             return self._client.turn_events(position)
 
         return unbroken(self._client, begin)
@@ -100,7 +100,9 @@ class AnswerReceiver:
         request, tree = asked.request, server_copy.transcript.tree
         if isinstance(request, ChatRequest):
             own = server_copy.request_fields(asked.parent_id(tree))
-            return self._client.chat(request.model_copy(update={**fields, **own}), position)
+            return self._client.chat(
+                request.model_copy(update={**fields, **own}), position, server_copy.session_id
+            )
         if isinstance(request, EditRequest) or (
             isinstance(request, RegenerateRequest) and server_copy.has_branches
         ):
@@ -123,7 +125,7 @@ class AnswerReceiver:
     async def _stop(self, start: StartEvent) -> None:
         with contextlib.suppress(ClientError, TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self._client.stop_turn(start.message_id or "")
+                await self._client.stop_turn(start.message_id or "", start.conversation_id)
 
     @contextlib.asynccontextmanager
     async def _autosaved(

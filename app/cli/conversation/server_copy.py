@@ -5,6 +5,7 @@ The server may lose its copy, or, after an interrupted answer, hold a slightly l
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -50,6 +51,7 @@ class ServerCopy:
         self.running_turn: str | None = None  # the id of a turn of a client that is gone
         self._has_untold_title = False  # the server began the conversation without it
         self.has_branches = False  # whether the server is known to keep branches
+        self._chosen_id = f"conv_{secrets.token_hex(16)}"  # that the server is to give the conversation
         self._client = client
         self._terminal = terminal
 
@@ -58,6 +60,11 @@ class ServerCopy:
         """The id for requests about existing messages. If the server has never seen the conversation, it
         answers 404, and `call` uploads it."""
         return self.transcript.conversation_id or "unknown"
+
+    @property
+    def session_id(self) -> str:
+        """The id that leads a load balancer to the server with this conversation, from its first turn on."""
+        return self.transcript.conversation_id or self._chosen_id
 
     def request_fields(self, parent_id: str | None) -> dict[str, Any]:  # Any: as ChatRequest types them
         """Returns the fields that put a message into this conversation, below the message `parent_id`.
@@ -117,8 +124,9 @@ class ServerCopy:
         answer = self.transcript.tree.last_answer
         if answer is None or answer.is_local or answer.finish_reason != "interrupted":
             return None
+        position = StreamPosition(answer.id, session_id=self.session_id)
         try:
-            async with aclosing(self._client.turn_events(StreamPosition(answer.id))) as events:
+            async with aclosing(self._client.turn_events(position)) as events:
                 await anext(events)
         except ClientError:
             return None
@@ -142,7 +150,8 @@ class ServerCopy:
             title=transcript.title,
             messages=to_upload(transcript.messages),
         )
-        transcript.conversation_id = (await self._client.new_chat(request)).conversation_id
+        started = await self._client.new_chat(request, self.session_id)
+        transcript.conversation_id = started.conversation_id
         self.knows_system_prompt = True
         await self._learn_ids()
         if len(transcript.tree.messages) > len(transcript.messages):

@@ -177,7 +177,7 @@ class Session:
         if self.running_turn is None:
             return
         self.terminal.note("The last answer is still arriving on the server. Waiting for its end.")
-        await self._receiver.read_to_end(self.running_turn)
+        await self._receiver.read_to_end(self.running_turn, self._server_copy.session_id)
         await self._server_copy.take_over()
         self._changed_branch()
 
@@ -187,7 +187,7 @@ class Session:
             return
         answer = self.last_answer = Answer()
         try:
-            await self._receiver.follow(self.running_turn, answer)
+            await self._receiver.follow(self.running_turn, self._server_copy.session_id, answer)
         finally:
             with contextlib.suppress(ClientError):  # the next request reports the problem
                 await self._server_copy.take_over()

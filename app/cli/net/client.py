@@ -53,11 +53,17 @@ HEALTH_TIMEOUT_S = 3.0  # a healthy server answers within milliseconds, even und
 FIRST_EVENT_TIMEOUT_S = 600.0  # loading a model may take this long
 SILENCE_S = 3.5 * KEEP_ALIVE_S  # within an open stream: three keep-alives are missing
 
+SESSION_HEADER = "X-Session-Id"
+
 Action = Literal["regenerate", "edit", "continue"]
 
 
 class ChatClient:
-    """Talks to one server. Methods raise ClientError only."""
+    """Talks to one server. Methods raise ClientError only.
+
+    Each request about a conversation has its id in a header, for load balancers in front of several servers.
+    A conversation that begins gets its id from there: the `session_id` of the request.
+    """
 
     def __init__(
         self,
@@ -107,18 +113,17 @@ class ChatClient:
     async def models(self) -> ModelListResponse:
         return await self._call("GET", "/chat/models", ModelListResponse)
 
-    async def new_chat(self, request: NewChatRequest) -> NewChatResponse:
-        return await self._call("POST", "/chat/new", NewChatResponse, request)
+    async def new_chat(self, request: NewChatRequest, session_id: str | None = None) -> NewChatResponse:
+        return await self._call("POST", "/chat/new", NewChatResponse, request, session_id=session_id)
 
     async def conversation(self, conversation_id: str) -> ConversationResponse:
         """Returns the conversation with all its branches; from an older server, with the only one."""
-        path = _conversation(conversation_id)
         try:
-            return await self._call("GET", f"{path}?tree=true", ConversationResponse)
+            return await self._about(conversation_id, "GET", "?tree=true", ConversationResponse)
         except Refused as error:
             if error.code != "validation_error":
                 raise
-        return await self._call("GET", path, ConversationResponse)
+        return await self._about(conversation_id, "GET", "", ConversationResponse)
 
     async def conversations(self, query: str, limit: int) -> list[ConversationSummary]:
         """Returns the conversations with all words of the query, the most recently changed first."""
@@ -127,47 +132,60 @@ class ChatClient:
         return (await self._call("GET", path, ConversationListResponse)).conversations
 
     async def delete(self, conversation_id: str) -> None:
-        await self._call("DELETE", _conversation(conversation_id), DeletedResponse)
+        await self._about(conversation_id, "DELETE", "", DeletedResponse)
 
     async def select(self, conversation_id: str, message_id: str) -> SelectResponse:
-        path, request = f"{_conversation(conversation_id)}/select", SelectRequest(message_id=message_id)
-        return await self._call("POST", path, SelectResponse, request)
+        request = SelectRequest(message_id=message_id)
+        return await self._about(conversation_id, "POST", "/select", SelectResponse, request)
 
     async def fork(self, conversation_id: str, request: ForkConversationRequest) -> NewChatResponse:
-        return await self._call("POST", f"{_conversation(conversation_id)}/fork", NewChatResponse, request)
+        return await self._about(conversation_id, "POST", "/fork", NewChatResponse, request)
 
     async def update(self, conversation_id: str, request: UpdateConversationRequest) -> ConversationResponse:
-        return await self._call("PATCH", _conversation(conversation_id), ConversationResponse, request)
+        return await self._about(conversation_id, "PATCH", "", ConversationResponse, request)
 
     async def model_info(self, model_name: str) -> ModelInfoResponse:
         return await self._call("GET", f"/model-info?model_name={quote(model_name)}", ModelInfoResponse)
 
     async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
-        path = f"{_conversation(conversation_id)}/undo"
-        return await self._call("POST", path, UndoResponse, UndoRequest(turns=turns))
+        return await self._about(conversation_id, "POST", "/undo", UndoResponse, UndoRequest(turns=turns))
 
     # The streams of turns record in `position` how far they were read.
 
-    def chat(self, request: ChatRequest, position: StreamPosition | None = None) -> ServerEvents:
-        return self._turn("/chat", request, position)
+    def chat(
+        self, request: ChatRequest, position: StreamPosition | None = None, session_id: str | None = None
+    ) -> ServerEvents:
+        return self._turn("/chat", request, position, request.conversation_id or session_id)
 
     def answer(
         self, conversation_id: str, action: Action, request: TurnFields, position: StreamPosition
     ) -> ServerEvents:
         """Begins a turn about existing messages. `request` is the one of the action's route."""
-        return self._turn(f"{_conversation(conversation_id)}/{action}", request, position)
+        return self._turn(f"{_conversation(conversation_id)}/{action}", request, position, conversation_id)
 
     def turn_events(self, position: StreamPosition) -> ServerEvents:
         """Reads a turn that runs or has just ended, after the event that was read last."""
         after = f"?after={quote(position.last_id, safe='')}" if position.last_id else ""
-        return self._turn(f"{_turn(position.message_id)}/events{after}", None, position)
+        return self._turn(f"{_turn(position.message_id)}/events{after}", None, position, position.session_id)
 
-    async def stop_turn(self, message_id: str) -> StopTurnResponse:
-        return await self._call("DELETE", _turn(message_id), StopTurnResponse)
+    async def stop_turn(self, message_id: str, session_id: str | None = None) -> StopTurnResponse:
+        return await self._call("DELETE", _turn(message_id), StopTurnResponse, session_id=session_id)
 
     def switch(self, model_name: str) -> ServerEvents:
         request = SwitchModelRequest(model_name=model_name, stream=True)
         return self._stream("/chat/switch-model", request, SWITCH_EVENTS, StreamPosition())
+
+    async def _about(
+        self,
+        conversation_id: str,
+        method: str,
+        below: str,
+        model: type[ResponseT],
+        body: BaseModel | None = None,
+    ) -> ResponseT:
+        """Sends a request to the conversation's own path, or to one below it."""
+        path = f"{_conversation(conversation_id)}{below}"
+        return await self._call(method, path, model, body, session_id=conversation_id)
 
     async def _call(
         self,
@@ -176,18 +194,26 @@ class ChatClient:
         model: type[ResponseT],
         body: BaseModel | None = None,
         timeout_s: float = RESPONSE_TIMEOUT_S,
+        session_id: str | None = None,
     ) -> ResponseT:
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        headers = _session(session_id)
         try:
-            response = await self._http.request(method, path, json=_json(body), timeout=timeout)
+            response = await self._http.request(
+                method, path, json=_json(body), headers=headers, timeout=timeout
+            )
         except httpx.HTTPError as error:
             raise unreachable(self._address, self._proxy, error) from None
         if not response.is_success:
             raise refusal(response)
         return parse(model, response.content)
 
-    def _turn(self, path: str, body: BaseModel | None, position: StreamPosition | None) -> ServerEvents:
-        return self._stream(path, body, CHAT_EVENTS, position or StreamPosition())
+    def _turn(
+        self, path: str, body: BaseModel | None, position: StreamPosition | None, session_id: str | None
+    ) -> ServerEvents:
+        position = position or StreamPosition()
+        position.session_id = session_id
+        return self._stream(path, body, CHAT_EVENTS, position)
 
     async def _stream(
         self,
@@ -199,8 +225,10 @@ class ChatClient:
         timeout = httpx.Timeout(FIRST_EVENT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         has_started = False
         try:
-            method = "GET" if body is None else "POST"
-            async with aconnect_sse(self._http, method, path, json=_json(body), timeout=timeout) as source:
+            method, headers = "GET" if body is None else "POST", _session(position.session_id)
+            async with aconnect_sse(
+                self._http, method, path, json=_json(body), headers=headers, timeout=timeout
+            ) as source:
                 has_started = True
                 # The transport reads this dictionary anew for the body.
                 source.response.request.extensions["timeout"]["read"] = self._silence_s
@@ -223,6 +251,10 @@ def _conversation(conversation_id: str) -> str:
 
 def _turn(message_id: str | None) -> str:
     return f"/chat/turns/{quote(message_id or '', safe='')}"
+
+
+def _session(session_id: str | None) -> dict[str, str]:
+    return {} if session_id is None else {SESSION_HEADER: session_id}
 
 
 def _json(body: BaseModel | None) -> object:

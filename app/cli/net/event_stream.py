@@ -29,10 +29,14 @@ ServerEvents = AsyncGenerator[ServerEvent, None]
 
 @dataclass(slots=True)
 class StreamPosition:
-    """How far a turn's stream has been read. Without ids, as on an older server, it cannot be resumed."""
+    """How far a turn's stream has been read. Without ids, as on an older server, it cannot be resumed.
+
+    `session_id` is the id of the turn's conversation, which leads a load balancer to the server that runs it.
+    """
 
     message_id: str | None = None
     last_id: str = ""
+    session_id: str | None = None
 
     @property
     def can_resume(self) -> bool:

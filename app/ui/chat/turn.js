@@ -1,6 +1,6 @@
 // Follows a turn on the server from its request to its end, also when the connection breaks or the page is reloaded.
 
-import { ApiError, call, stream } from "../core/api.js";
+import { ApiError, call, newConversationId, stream } from "../core/api.js";
 import { changed } from "../core/state.js";
 
 /** @import { ServerEvent } from "../core/api.js" */
@@ -35,6 +35,7 @@ export class Turn {
     this.error = null;
     /** @type {LoadProgress | null} */
     this.progress = null;
+    this.session = plan.conversationId ?? newConversationId(); // leads a load balancer to the server of the turn
     this.messageId = ""; // of the reply, and so of the turn
     this.isWaiting = false; // for the server to come back
     /** @type {Set<(event: ServerEvent | null) => void>} */
@@ -53,7 +54,7 @@ export class Turn {
 
   /** @param {string} path @param {object} body @returns {Promise<void>} resolves at the end, also of a failure */
   async run(path, body) {
-    await this.#live(() => this.#read(stream("POST", path, body, this.stopping.signal)));
+    await this.#live(() => this.#read(stream("POST", path, body, this.stopping.signal, this.session)));
   }
 
   /** Goes on with a turn of which only its id is known. @param {string} messageId @returns {Promise<void>} */
@@ -65,7 +66,7 @@ export class Turn {
   /** Stops the turn. Its text so far is kept. */
   async stop() {
     if (this.messageId === "") this.stopping.abort(); // it has not begun
-    else await call("DELETE", `chat/turns/${this.messageId}`);
+    else await call("DELETE", `chat/turns/${this.messageId}`, undefined, undefined, this.session);
   }
 
   /** @param {() => Promise<void>} read */
@@ -103,7 +104,7 @@ export class Turn {
 
   #rest() {
     const path = `chat/turns/${this.messageId}/events?after=${this.lastEvent}`;
-    return stream("GET", path, undefined, this.stopping.signal);
+    return stream("GET", path, undefined, this.stopping.signal, this.session);
   }
 
   /** @param {AsyncGenerator<ServerEvent, void, void>} events */

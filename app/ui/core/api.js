@@ -9,6 +9,7 @@
 
 const BASE = new URL("api/v1/", document.baseURI);
 const KEY = "api-key";
+const OF_CONVERSATION = /^chat\/conversation\/(conv_[0-9a-f]+)/;
 
 /** Tells the page that the server did not accept the key that the page has now (`refused`), or did not answer. */
 export const access = new EventTarget();
@@ -38,20 +39,22 @@ export function setKey(key) {
 /**
  * Sends a request and returns the reply's JSON; null for a reply without a body.
  * @param {string} method @param {string} path below /api/v1 @param {object} [body]
- * @param {AbortSignal} [signal] @returns {Promise<any>} JSON, of the type that the route says
+ * @param {AbortSignal} [signal] @param {string} [session] the conversation, if the path does not name it
+ * @returns {Promise<any>} JSON, of the type that the route says
  */
-export async function call(method, path, body, signal) {
-  const response = await send(method, path, body, signal);
+export async function call(method, path, body, signal, session) {
+  const response = await send(method, path, body, signal, session);
   return response.status === 204 ? null : await response.json();
 }
 
 /**
  * Sends a request and yields the events of its reply.
  * @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal]
+ * @param {string} [session] the conversation, if the path does not name it
  * @returns {AsyncGenerator<ServerEvent, void, void>}
  */
-export async function* stream(method, path, body, signal) {
-  const response = await send(method, path, body, signal);
+export async function* stream(method, path, body, signal, session) {
+  const response = await send(method, path, body, signal, session);
   if (response.body === null || response.status === 204) return;
   let pending = "";
   try {
@@ -66,6 +69,12 @@ export async function* stream(method, path, body, signal) {
   } catch (error) {
     throw signal?.aborted ? error : unreachable();
   }
+}
+
+/** Returns the id that the server is to give a new conversation. @returns {string} */
+export function newConversationId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return `conv_${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 /** @param {ReadableStream<string>} readable @returns {AsyncGenerator<string, void, void>} */
@@ -92,15 +101,17 @@ function parse(frame) {
 }
 
 /**
- * @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal]
+ * Sends a request with the id of its conversation in a header, for load balancers in front of several servers.
+ * @param {string} method @param {string} path @param {object} [body] @param {AbortSignal} [signal] @param {string} [session]
  * @returns {Promise<Response>}
  */
-async function send(method, path, body, signal) {
+async function send(method, path, body, signal, session = OF_CONVERSATION.exec(path)?.[1]) {
   /** @type {Record<string, string>} */
   const headers = {};
   const key = sessionStorage.getItem(KEY);
   if (key !== null) headers["Authorization"] = `Bearer ${key}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (session !== undefined) headers["X-Session-Id"] = session;
   const init = { method, headers, body: body && JSON.stringify(body), signal, cache: /** @type {const} */ ("no-store") };
   let response;
   try {

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,6 +33,25 @@ def test_broken_answer_is_picked_up_where_it_stopped(talk: Talk, seen: Seen, sta
     assert "The connection was lost. Connecting again (1)..." in seen.messages
     assert seen.messages.count("picked up where it had stopped") == 1
     assert _kinds(standin) == ["chat", "events", "events", "regenerate"]
+
+
+def test_requests_name_their_conversation_from_its_first_turn_on(
+    talk: Talk, seen: Seen, standin: StandIn
+) -> None:
+    standin.cuts = [4]
+    talk("hello there", "/undo", interrupted("hang on", seen))
+    chosen, *_ = standin.sessions
+    assert re.fullmatch("conv_[0-9a-f]{32}", chosen)
+    # The server has drawn another id. The rest of the broken stream is where its beginning was.
+    assert _kinds(standin) == ["chat", "events", "chat", "stop"]
+    assert standin.sessions[:3] == [chosen, chosen, "conv_1"]
+    assert set(standin.sessions[3:]) == {"conv_1"}
+
+
+def test_conversations_have_different_sessions(talk: Talk, standin: StandIn) -> None:
+    talk("hello", "/new", "hello again")
+    chosen = [session for session in standin.sessions if len(session) > 10]
+    assert len(chosen) == len(set(chosen)) == 2
 
 
 def test_ctrl_c_stops_the_turn_on_the_server(talk: Talk, seen: Seen, standin: StandIn) -> None:

@@ -79,6 +79,7 @@ async def _followed(
 
 def build(state: StandIn) -> FastAPI:
     async def check_key(request: Request) -> None:
+        state.sessions += request.headers.getlist("x-session-id")
         given = request.headers.get("authorization", "").encode("latin-1").decode()
         if state.api_key and given != f"Bearer {state.api_key}":
             raise Refusal(401, "not_authenticated", "An API key is required.")

@@ -58,6 +58,7 @@ class StandIn:
         self.cuts: list[int] = []  # events after which the next connections break, while the turns go on
         self.falls_silent = False  # instead of breaking
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.sessions: list[str] = []  # in the headers of all requests
         self.note: str | None = None
         self.status = "ok"
         self.omitted = 0
