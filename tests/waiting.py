@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 LIMIT_S = 120.0
 _INTERVAL_S = 0.01
@@ -26,3 +26,13 @@ async def until(
     while not condition():
         assert time.monotonic() < deadline, f"waited too long for {description}"
         await asyncio.sleep(_INTERVAL_S)
+
+
+async def attempts(description: str, limit_s: float = LIMIT_S, pause_s: float = 0.2) -> AsyncIterator[int]:
+    """Yields the number of each attempt, from 1 on, until one succeeds. Fails after `limit_s`."""
+    deadline, number = time.monotonic() + limit_s, 0
+    while True:
+        number += 1
+        yield number
+        assert time.monotonic() < deadline, f"tried too long: {description}"
+        await asyncio.sleep(pause_s)

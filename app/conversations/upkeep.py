@@ -49,7 +49,7 @@ async def problems(storage: SqlStorage) -> AsyncIterator[str]:
             yield f"{conversation.id}: the search index has {indexed} of its {expected} texts"
     for fault in await storage.listing.faults():
         yield fault
-    for conversation_id in await storage.locks.abandoned():
+    for conversation_id in await storage.leases.abandoned():
         yield f"{conversation_id}: a turn lease of a server that has ended is left"
 
 

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest, NothingToDo
+from app.core.errors import InvalidRequest, NothingToDo, TurnNotFound
 from app.models.chat.finder import ConversationFinder, find_turn
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.idempotency import KeyedTurns, record_of
@@ -17,6 +17,7 @@ from app.models.chat.turn import Turn, TurnRunner
 from app.models.chat.turn_log import TurnLog, TurnSnapshot
 from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop
 from app.models.conversation import Conversation, Message, chained, new_id, text_message
+from app.models.interrupted_turns import InterruptedTurns
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -54,6 +55,7 @@ class ChatModelManager:
         self._runner = TurnRunner(settings, store, generator)
         self._turns = turns
         self._keyed = KeyedTurns(keys, turns, store, locks)
+        self._interrupted = InterruptedTurns(store, locks)
         self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
@@ -67,7 +69,7 @@ class ChatModelManager:
             TurnNotFound: no such turn runs, or has ended a short time ago.
             InvalidRequest: it has no event with that id yet.
         """
-        log = (await find_turn(self._turns, self._store, owner, message_id)).log
+        log = await self._log(owner, message_id)
         log.check_id(after)
         return TurnReader(log, after)
 
@@ -77,7 +79,11 @@ class ChatModelManager:
         Raises:
             TurnNotFound.
         """
-        turn = await find_turn(self._turns, self._store, owner, message_id)
+        try:
+            turn = await find_turn(self._turns, self._store, owner, message_id)
+        except TurnNotFound:
+            ended = await self._interrupted.log(owner, message_id)
+            return StopTurnResponse(message_id=message_id, was_running=False, reply=ended.response)
         was_running = not turn.log.has_ended
         await stop(turn)
         return StopTurnResponse(message_id=message_id, was_running=was_running, reply=turn.log.response)
@@ -88,7 +94,14 @@ class ChatModelManager:
         Raises:
             TurnNotFound.
         """
-        return (await find_turn(self._turns, self._store, owner, message_id)).log.snapshot()
+        return (await self._log(owner, message_id)).snapshot()
+
+    async def _log(self, owner: str, message_id: str) -> TurnLog:
+        """Returns the events of a turn of this process, or of one whose process has died."""
+        try:
+            return (await find_turn(self._turns, self._store, owner, message_id)).log
+        except TurnNotFound:
+            return await self._interrupted.log(owner, message_id)
 
     async def chat(
         self,

@@ -21,11 +21,11 @@ from sqlalchemy import insert, text
 from app.models.conversation import Conversation, Message, chained, text_message
 from app.models.storage.search import index_words
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.rows import conversation_values, message_values
 from app.models.storage.sql.sql_store import SqlStore
 from app.models.storage.sql.tables import conversations, messages
 from app.models.storage.sql.text_index import IndexedText
+from app.models.storage.sql.turns.leases import LeaseLocks
 from app.models.storage.store import PageRequest
 from tests.benchmarks.machine import describe
 

@@ -16,8 +16,8 @@ from sqlalchemy import text
 from app.conversations.__main__ import main
 from app.models.conversation import Conversation, chained, now, text_message
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.sql_store import SqlStore
+from app.models.storage.sql.turns.leases import LeaseLocks
 from tests.models.storage.conftest import opened, url_of
 from tests.server import ROOT
 from tests.waiting import LIMIT_S

@@ -103,7 +103,7 @@ class KeyedTurns:
             (*_, reply) = await self._store.branch(conversation, record.message_id, turns=1)
         except (ConversationNotFound, MessageNotFound):
             return None
-        return TurnReader(_log_of(reply, to_response(conversation, reply)))
+        return TurnReader(log_of(reply, to_response(conversation, reply)))
 
     async def _free_dead(self, record: KeyRecord) -> TurnReader | None:
         """Frees the key of a turn whose process has died, or whose conversation is gone.
@@ -117,7 +117,7 @@ class KeyedTurns:
             return reader
 
 
-def _log_of(reply: Message, response: ChatResponse) -> TurnLog:
+def log_of(reply: Message, response: ChatResponse) -> TurnLog:
     """Returns the events of a turn that was committed, with each part of the reply in one piece."""
     log = TurnLog(reply.id, response.conversation_id, None if reply.reply is None else reply.reply.echo)
     for event in _events_of(reply, response):

@@ -1,13 +1,15 @@
 """Runs a turn of a conversation: generates the reply and commits it together with the user's message."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import ContextOverflow, ConversationFull
+from app.core.errors import ContextOverflow, ConversationFull, StoreUnavailable
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.engine_terms import append_message, chat_messages_of, grammar_of, tool_use_of
@@ -28,6 +30,10 @@ from app.models.schemas import (
     TurnFields,
 )
 from app.models.storage.store import ConversationStore
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +191,22 @@ class TurnRunner:
         self._check_size(turn)
         reply = TurnReply(turn, log.message_id, log.echo)
         try:
+            await self._generate_what_is_kept(reply, log, deadline)
+        except BaseException:
+            if reply.start is not None and turn.request.background:
+                await _to_its_end(self._forget(turn))
+            raise
+        message = reply.message()
+        conversation = await _to_its_end(self._commit(turn, message))
+        return to_response(conversation, message, reply.logprobs)
+
+    async def _generate_what_is_kept(self, reply: TurnReply, log: TurnLog, deadline: Deadline) -> None:
+        """Generates the reply. A cancellation ends it, and is raised only if there is no text yet."""
+        try:
             await self._generate(reply, log, deadline)
         except asyncio.CancelledError:
             if not reply.is_worth_keeping:
                 raise
-        message = reply.message()
-        conversation = await _to_its_end(self._commit(turn, message))
-        return to_response(conversation, message, reply.logprobs)
 
     async def _generate(self, reply: TurnReply, log: TurnLog, deadline: Deadline) -> None:
         turn = reply.turn
@@ -200,13 +215,20 @@ class TurnRunner:
             async for event in events:
                 if (reported := reply.record(event)) is not None:
                     _check_truncation(turn, reported)
+                    if turn.request.background and isinstance(reported, StartEvent):
+                        await self._store.begin_turn(*_to_store(turn, reply.message()))
                     log.add(reported)
 
     async def _commit(self, turn: Turn, reply: Message) -> Conversation:
-        added = (*turn.new_messages, reply)
-        conversation = turn.conversation.with_messages(*added)
+        conversation, added = _to_store(turn, reply)
         await self._store.commit(conversation, added)
         return conversation
+
+    async def _forget(self, turn: Turn) -> None:
+        try:
+            await self._store.forget_turn(turn.conversation)
+        except StoreUnavailable:  # its next turn, or the next server, finds it and stores it as interrupted
+            logger.warning("failed turn not forgotten: conversation=%s", turn.conversation.id)
 
     def _check_size(self, turn: Turn) -> None:
         limit = self._settings.max_conversation_bytes
@@ -215,6 +237,12 @@ class TurnRunner:
                 f"The conversation would grow beyond {limit:,} bytes.",
                 hint="Start a new one, fork its current branch, or shorten system_prompt.",
             )
+
+
+def _to_store(turn: Turn, reply: Message) -> tuple[Conversation, tuple[Message, ...]]:
+    """Returns the conversation with the turn, and the messages that it adds."""
+    added = (*turn.new_messages, reply)
+    return turn.conversation.with_messages(*added), added
 
 
 def _model_input(turn: Turn) -> ModelInput:
@@ -246,7 +274,7 @@ def _check_truncation(turn: Turn, event: ReplyProgress) -> None:
         )
 
 
-async def _to_its_end(work: Coroutine[None, None, Conversation]) -> Conversation:
+async def _to_its_end(work: Coroutine[None, None, T]) -> T:
     """Awaits the work to its end, even if the caller is cancelled.
 
     During a commit, the turn lock must stay held, and the reply must not be lost.

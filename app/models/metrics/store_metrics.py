@@ -74,6 +74,21 @@ class MeasuredStore:
         with self._metrics.measure("reserve"):
             await self._store.reserve(conversation)
 
+    async def begin_turn(self, conversation: Conversation, new_messages: Sequence[Message]) -> None:
+        """See ConversationStore."""
+        with self._metrics.measure("begin_turn"):
+            await self._store.begin_turn(conversation, new_messages)
+
+    async def forget_turn(self, conversation: Conversation) -> None:
+        """See ConversationStore."""
+        with self._metrics.measure("forget_turn"):
+            await self._store.forget_turn(conversation)
+
+    async def find_turn(self, owner: str, message_id: str) -> str | None:
+        """See ConversationStore."""
+        with self._metrics.measure("find_turn"):
+            return await self._store.find_turn(owner, message_id)
+
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
         """See ConversationStore."""
         with self._metrics.measure("commit"):

@@ -103,6 +103,16 @@ class MemoryStore:
         assert conversation.id in self._held, "the turn that reserves a place must hold its lock"
         self._make_room_for(conversation)
 
+    async def begin_turn(self, conversation: Conversation, new_messages: Sequence[Message]) -> None:
+        """See ConversationStore."""
+
+    async def forget_turn(self, conversation: Conversation) -> None:
+        """See ConversationStore."""
+
+    async def find_turn(self, owner: str, message_id: str) -> str | None:
+        """See ConversationStore. Its turns end with the process."""
+        return None
+
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
         """See ConversationStore."""
         self._drop_expired()

@@ -70,6 +70,22 @@ class ConversationStore(Protocol):
             ConversationBusy: a conversation, of any owner, has its id.
         """
 
+    async def begin_turn(self, conversation: Conversation, new_messages: Sequence[Message]) -> None:
+        """Remembers what is to be committed if this process dies before the next commit in the conversation,
+        whose turn lock must be held. The last message is the reply, and is incomplete.
+
+        A store that does not outlive its process remembers nothing.
+        """
+
+    async def forget_turn(self, conversation: Conversation) -> None:
+        """Forgets the turn that `begin_turn` has remembered: it has failed."""
+
+    async def find_turn(self, owner: str, message_id: str) -> str | None:
+        """Returns the id of the conversation of an owner's turn that `begin_turn` has remembered.
+
+        It runs, or was committed because its process died. None if no such turn is known any more.
+        """
+
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
         """Stores the conversation, new or changed, and adds the messages, all at once or not at all.
 

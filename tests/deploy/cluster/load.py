@@ -9,6 +9,7 @@ import httpx
 
 from tests.deploy.cluster.cluster import Cluster
 from tests.deploy.cluster.turns import WAYS, Conversation
+from tests.waiting import until
 
 AT_ONCE = 12  # conversations with a turn that is open
 MESSAGES = (
@@ -19,6 +20,7 @@ MESSAGES = (
     "Thank you, and goodbye!",
 )
 SETTLED = 2  # turns that are over before the replicas change
+CHANGE_S = 240.0  # until the turns before a change are over
 SHARE_CACHED = 0.8  # of a first turn's prompt, which the second one must find in the cache
 
 Change = Callable[[Cluster], object]
@@ -95,10 +97,12 @@ async def _change(cluster: Cluster, held: Sequence[Conversation], changes: Seque
     """Makes the changes, each after the same number of further turns."""
     further = (len(MESSAGES) - SETTLED) * len(held)
     for number, change in enumerate(changes, 1):
-        awaited = SETTLED * len(held) + number * further // (len(changes) + 1)
-        while sum(len(each.turns) for each in held) < awaited:
-            await asyncio.sleep(0.01)
+        await _turns_over(held, SETTLED * len(held) + number * further // (len(changes) + 1))
         await asyncio.to_thread(change, cluster)
+
+
+async def _turns_over(held: Sequence[Conversation], count: int) -> None:
+    await until(lambda: sum(len(each.turns) for each in held) >= count, f"{count} turns", CHANGE_S)
 
 
 def check_stored(conversation: Conversation, stored: dict[str, object]) -> None:

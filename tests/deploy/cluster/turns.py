@@ -1,6 +1,5 @@
 """The turns of a conversation over a cluster, each sent with its Idempotency-Key until it is answered."""
 
-import asyncio
 import json
 import secrets
 import time
@@ -10,11 +9,12 @@ from typing import Any, Literal
 
 import httpx
 
+from tests.waiting import attempts
+
 Way = Literal["streamed", "whole", "background", "response"]
 WAYS: tuple[Way, ...] = ("streamed", "whole", "background", "response")
 FIELDS = {"temperature": 0, "max_tokens": 8}
 PATIENCE_S = 60.0  # for a turn, over all its attempts
-PAUSE_S = 0.2
 JSON = dict[str, Any]  # Any: a JSON document
 
 
@@ -32,7 +32,7 @@ class AnsweredTurn:
     finish_reason: str
     prompt_tokens: int
     cached_tokens: int
-    first_s: float  # from the first attempt to the answer
+    seconds: float  # from the first attempt to the answer
 
 
 @dataclass
@@ -56,16 +56,13 @@ class Conversation:
             AssertionError: it is not answered in time, or refused in a way that no attempt can change.
         """
         key, began = secrets.token_hex(16), time.monotonic()
-        while True:
+        async for _ in attempts(f"an answer to {message}", PATIENCE_S):
             try:
-                turn = await self._attempt(message, key)
+                done = await self._attempt(message, key)
             except (NotAnswered, httpx.TransportError) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
-                assert time.monotonic() - began < PATIENCE_S, f"{message}: not answered: {self.failures}"
-                await asyncio.sleep(PAUSE_S)
                 continue
-            turn_s = time.monotonic() - began
-            self.turns.append(_turn(message, turn, turn_s))
+            self.turns.append(_turn(message, done, time.monotonic() - began))
             return
 
     async def stored(self) -> JSON:
@@ -111,7 +108,18 @@ class Conversation:
                     break
             else:
                 raise NotAnswered("the turn did not begin")
-        return await self._follow(message_id)
+        done = await self._follow(message_id)
+        if done["finish_reason"] == "interrupted" and not done["response"]:
+            return await self._again(done)
+        return done
+
+    async def _again(self, interrupted: JSON) -> JSON:
+        """Answers a turn again whose replica died before it had said anything."""
+        path = f"/api/v1/chat/conversation/{interrupted['conversation_id']}/regenerate"
+        body = {"message_id": interrupted["message_id"], **FIELDS}
+        done = json_of(await self._post(path, body))
+        self.offered_again += 1
+        return done
 
     async def _follow(self, message_id: str) -> JSON:
         path = f"/api/v1/chat/turns/{message_id}/events"
@@ -157,7 +165,7 @@ class Conversation:
         return data
 
 
-def _turn(message: str, done: JSON, first_s: float) -> AnsweredTurn:
+def _turn(message: str, done: JSON, seconds: float) -> AnsweredTurn:
     usage = done["usage"] or {"prompt_tokens": 0, "cached_tokens": 0}
     return AnsweredTurn(
         message,
@@ -166,7 +174,7 @@ def _turn(message: str, done: JSON, first_s: float) -> AnsweredTurn:
         done["finish_reason"],
         usage["prompt_tokens"],
         usage["cached_tokens"],
-        first_s,
+        seconds,
     )
 
 

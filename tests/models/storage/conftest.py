@@ -9,8 +9,8 @@ import pytest
 
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.sql_store import SqlStore
+from app.models.storage.sql.turns.leases import LeaseLocks
 from app.models.storage.store import ConversationStore
 from tests.waiting import LIMIT_S
 

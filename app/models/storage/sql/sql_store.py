@@ -1,6 +1,7 @@
 """Keeps conversations in an SQL database."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from sqlalchemy import (
@@ -24,7 +25,6 @@ from app.models.conversation import Conversation, Message
 from app.models.storage.page_cursor import cursor_at, position_of
 from app.models.storage.search import search_words
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.rows import (
     CONVERSATION_COLUMNS,
     MESSAGE_COLUMNS,
@@ -41,8 +41,12 @@ from app.models.storage.sql.text_index import (
     SqliteTextIndex,
     TextIndex,
 )
+from app.models.storage.sql.turns.leases import LeaseLocks
+from app.models.storage.sql.turns.open_turns import OpenTurn, OpenTurns
 from app.models.storage.store import ConversationPage, PageRequest
 from app.models.storage.turn_locks import busy
+
+logger = logging.getLogger(__name__)
 
 _NO_LIMIT = 2**31 - 1  # turns of a whole branch
 _MANY = 5_000  # conversations; the newest of so many are found faster without the index
@@ -56,6 +60,7 @@ class SqlStore:
         self._database = database
         self._locks = locks
         self._many = many
+        self.open_turns = OpenTurns(database)
         self.index: TextIndex = SqliteTextIndex() if database.is_sqlite else PostgresTextIndex()
 
     async def get(self, owner: str, conversation_id: str) -> Conversation:
@@ -112,6 +117,31 @@ class SqlStore:
             if await connection.scalar(query) is not None:
                 raise busy()
 
+    async def begin_turn(self, conversation: Conversation, new_messages: Sequence[Message]) -> None:
+        """See ConversationStore. Raises ConversationBusy as `commit` does."""
+        async with self._database.writing() as connection:
+            await self._locks.confirm(connection, conversation.id)
+            await self.open_turns.put(connection, OpenTurn(conversation, tuple(new_messages)))
+
+    async def forget_turn(self, conversation: Conversation) -> None:
+        """See ConversationStore."""
+        async with self._database.writing() as connection:
+            await self.open_turns.remove(connection, conversation.id)
+
+    async def find_turn(self, owner: str, message_id: str) -> str | None:
+        """See ConversationStore."""
+        return await self.open_turns.conversation_of(owner, message_id) if _may_be_id(message_id) else None
+
+    async def settle(self, conversation_id: str) -> None:
+        """Commits the turn that a process has left when it died. The turn lock must be held."""
+        if (turn := await self.open_turns.of(conversation_id)) is None:
+            return
+        rows = await asyncio.to_thread(new_rows, turn.conversation, turn.messages)
+        async with self._database.writing() as connection:
+            await self._commit(connection, rows)
+            await self.open_turns.empty(connection, conversation_id)
+        logger.warning("turn of a server that ended stored as interrupted: conversation=%s", conversation_id)
+
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
         """See ConversationStore.
 
@@ -120,15 +150,15 @@ class SqlStore:
         """
         rows = await asyncio.to_thread(new_rows, conversation, new_messages)
         async with self._database.writing() as connection:
-            await self._locks.confirm(connection, conversation.id)
-            number = await self._put(connection, rows)
-            await self._add_messages(connection, conversation.owner, number, rows)
+            await self._commit(connection, rows)
+            await self.open_turns.remove(connection, conversation.id)
 
     async def delete(self, conversation: Conversation) -> None:
         """See ConversationStore. Raises ConversationBusy as `commit` does."""
         async with self._database.writing() as connection:
             await self._locks.confirm(connection, conversation.id)
             number = await connection.scalar(select(_number_of(conversation)))
+            await self.open_turns.remove(connection, conversation.id)
             if number is not None:
                 await self.index.remove(connection, number)
                 await connection.execute(delete(conversations).where(conversations.c.number == number))
@@ -157,6 +187,11 @@ class SqlStore:
         if total > self._many:
             return None, self.index.has_words(owner, words, number)
         return total, number.in_(found)
+
+    async def _commit(self, connection: AsyncConnection, rows: NewRows) -> None:
+        await self._locks.confirm(connection, rows.conversation["id"])
+        number = await self._put(connection, rows)
+        await self._add_messages(connection, rows.conversation["owner"], number, rows)
 
     async def _put(self, connection: AsyncConnection, rows: NewRows) -> int:
         """Adds or changes the conversation, and its title in the index. Returns its number."""

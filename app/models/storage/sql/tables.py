@@ -130,6 +130,18 @@ turn_leases = Table(
     Column("expires_at", Float(53), nullable=False),
 )
 
+# The newest turn in the background of each conversation. `content` is JSON: what is stored if its process
+# dies; null if that was stored.
+open_turns = Table(
+    "open_turns",
+    metadata,
+    Column("conversation_id", ID, primary_key=True),
+    Column("owner", ID, nullable=False),
+    Column("message_id", ID, nullable=False),
+    Column("content", AnyText),
+    UniqueConstraint("message_id", name="open_turns_message"),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

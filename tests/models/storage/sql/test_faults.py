@@ -14,8 +14,8 @@ from app.core.config import SettingsError
 from app.core.errors import StoreUnavailable
 from app.models.conversation import Conversation, text_message
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.sql_store import SqlStore
+from app.models.storage.sql.turns.leases import LeaseLocks
 from app.models.storage.store import ConversationStore, PageRequest
 from tests.models.storage.test_store import OWNER, stored
 from tests.postgres import PostgresServer, find_programs, running_postgres

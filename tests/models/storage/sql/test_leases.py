@@ -8,9 +8,9 @@ from sqlalchemy import select, text, update
 from app.core.errors import ConversationBusy
 from app.models.conversation import Conversation
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.sql_store import SqlStore
 from app.models.storage.sql.tables import turn_leases
+from app.models.storage.sql.turns.leases import LeaseLocks
 from tests.models.storage.conftest import opened
 from tests.waiting import LIMIT_S
 

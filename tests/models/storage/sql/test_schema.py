@@ -9,12 +9,12 @@ from sqlalchemy import Connection, create_engine, insert, text
 from app.core.errors import StoreUnavailable
 from app.models.conversation import Conversation
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.leases import LeaseLocks
 from app.models.storage.sql.migrations.upgrade import VERSION_TABLE, bring_up_to_date
 from app.models.storage.sql.rows import conversation_values
 from app.models.storage.sql.sql_store import SqlStore
 from app.models.storage.sql.tables import conversations, metadata
 from app.models.storage.sql.text_index import owner_tag
+from app.models.storage.sql.turns.leases import LeaseLocks
 from app.models.storage.store import PageRequest
 from tests.models.storage.conftest import opened
 

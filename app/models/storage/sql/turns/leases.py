@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 
 from sqlalchemy import ColumnElement, Float, delete, extract, func, literal, literal_column, select, update
@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.errors import ConversationBusy, StoreUnavailable
 from app.models.storage.sql.database import Database
-from app.models.storage.sql.process_identity import has_ended, this_process
 from app.models.storage.sql.tables import turn_leases
+from app.models.storage.sql.turns.process_identity import has_ended, this_process
 from app.models.storage.turn_locks import busy
 
 logger = logging.getLogger(__name__)
@@ -69,11 +69,19 @@ class LeaseLocks:
 
     async def abandoned(self) -> Sequence[str]:
         """Returns the conversations with leases that have expired, or whose processes have ended."""
+        return [conversation_id for conversation_id, is_left in await self._all() if is_left]
+
+    async def held(self) -> Set[str]:
+        """Returns the conversations with leases that are in force."""
+        return {conversation_id for conversation_id, is_left in await self._all() if not is_left}
+
+    async def _all(self) -> Sequence[tuple[str, bool]]:
+        """Returns the conversation of each lease, and whether the lease is abandoned."""
         is_late = (_columns.expires_at < self._now()).label("is_late")
         query = select(_columns.conversation_id, _columns.holder, is_late)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        return [row.conversation_id for row in rows if row.is_late or self._is_abandoned(row.holder)]
+        return [(row.conversation_id, row.is_late or self._is_abandoned(row.holder)) for row in rows]
 
     async def clear(self) -> None:
         """Removes these leases."""

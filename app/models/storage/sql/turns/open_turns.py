@@ -1,0 +1,78 @@
+"""Keeps in the database what a turn in the background has begun with, in case its process dies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.models.conversation import Conversation, Message
+from app.models.storage.sql.database import Database
+from app.models.storage.sql.tables import open_turns
+
+_columns = open_turns.c
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """A turn that has begun: the conversation and its new messages as they are stored if it never ends.
+
+    The last message is the reply.
+    """
+
+    conversation: Conversation
+    messages: tuple[Message, ...]
+
+
+_TURN = TypeAdapter(OpenTurn)
+
+
+class OpenTurns:
+    """The newest turn in the background of each conversation, until the next commit in it.
+
+    A turn that was stored because its process died is still found by its id, but has no content any more.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, connection: AsyncConnection, turn: OpenTurn) -> None:
+        """Adds the turn in place of an older one of its conversation."""
+        await self.remove(connection, turn.conversation.id)
+        values = {
+            "conversation_id": turn.conversation.id,
+            "owner": turn.conversation.owner,
+            "message_id": turn.messages[-1].id,
+            "content": _TURN.dump_json(turn).decode(),
+        }
+        await connection.execute(insert(open_turns).values(values))
+
+    async def empty(self, connection: AsyncConnection, conversation_id: str) -> None:
+        """Removes the content of a turn that is stored now."""
+        is_its = _columns.conversation_id == conversation_id
+        await connection.execute(update(open_turns).where(is_its).values(content=None))
+
+    async def remove(self, connection: AsyncConnection, conversation_id: str) -> None:
+        await connection.execute(delete(open_turns).where(_columns.conversation_id == conversation_id))
+
+    async def of(self, conversation_id: str) -> OpenTurn | None:
+        """Returns the conversation's turn that has not ended; None if there is none."""
+        query = select(_columns.content).where(_columns.conversation_id == conversation_id)
+        async with self._database.reading() as connection:
+            content = await connection.scalar(query)
+        return None if content is None else _TURN.validate_json(content)
+
+    async def conversation_of(self, owner: str, message_id: str) -> str | None:
+        """Returns the id of the conversation of the owner's turn; None if it is not known."""
+        query = select(_columns.conversation_id).where(
+            _columns.message_id == message_id, _columns.owner == owner
+        )
+        async with self._database.reading() as connection:
+            return await connection.scalar(query)
+
+    async def conversations(self) -> Sequence[str]:
+        """Returns the ids of the conversations with a turn that has not ended."""
+        query = select(_columns.conversation_id).where(_columns.content.is_not(None))
+        async with self._database.reading() as connection:
+            return (await connection.scalars(query)).all()

@@ -1,0 +1,22 @@
+"""Holds turn locks, and stores first what a dead process has left of a turn."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.models.storage.sql.sql_store import SqlStore
+from app.models.storage.sql.turns.leases import LeaseLocks
+
+
+class SettlingLocks:
+    """Leases of turns. Once one is held, also a turn in which a process died is in the conversation."""
+
+    def __init__(self, leases: LeaseLocks, store: SqlStore) -> None:
+        self._leases = leases
+        self._store = store
+
+    @asynccontextmanager
+    async def hold(self, conversation_id: str) -> AsyncIterator[None]:
+        """See TurnLocks. Raises StoreUnavailable as well."""
+        async with self._leases.hold(conversation_id):
+            await self._store.settle(conversation_id)
+            yield

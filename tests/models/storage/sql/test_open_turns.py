@@ -1,0 +1,201 @@
+"""A turn in the background whose server dies ends as interrupted, for all other servers on the database."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from app.core.config import Settings
+from app.core.errors import ConversationBusy, TurnNotFound, WorkerDied
+from app.models.chat.generation import ChatGenerator
+from app.models.chat.turn_log import EventReader
+from app.models.chat.turn_registry import TurnRegistry
+from app.models.chat_manager import ChatModelManager
+from app.models.schemas import ChatRequest, ChatResponse, RegenerateRequest, StartEvent
+from app.models.storage.sql.database import Database
+from app.models.storage.sql.sql_storage import SqlStorage
+from app.models.storage.sql.tables import open_turns, turn_leases
+from app.models.storage.store import PageRequest
+from tests.models.conftest import OWNER, read, soon
+from tests.models.stand_in import HELLO, StandInBackend, StandInModels
+from tests.models.storage.conftest import opened
+from tests.waiting import LIMIT_S
+
+IN_BACKGROUND = ChatRequest(message="hi", background=True)
+
+
+@dataclass
+class Server:
+    """What a server has below HTTP."""
+
+    backend: StandInBackend
+    storage: SqlStorage
+    chats: ChatModelManager
+
+    async def branch(self, conversation_id: str | None) -> list[tuple[str, str | None]]:
+        """The text of each message, and the reason for which each reply ended."""
+        conversation = await self.storage.store.get(OWNER, str(conversation_id))
+        messages = await self.storage.store.branch(conversation, conversation.head_id)
+        return [(each.content, None if each.reply is None else each.reply.finish_reason) for each in messages]
+
+
+@asynccontextmanager
+async def server(url: str) -> AsyncIterator[Server]:
+    backend, storage = StandInBackend(reply=HELLO), SqlStorage(url)
+    await storage.open()
+    generator = ChatGenerator(StandInModels(backend))
+    chats = ChatModelManager(
+        Settings(_env_file=None), storage.store, storage.locks, generator, TurnRegistry(), storage.key_records
+    )
+    try:
+        yield Server(backend, storage, chats)
+    finally:
+        await chats.close()
+        await storage.close()
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, LIMIT_S))
+
+
+@asynccontextmanager
+async def servers(url: str) -> AsyncIterator[tuple[Server, Server, Database]]:
+    """Two servers and their database. The first one never ends a reply."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(opened(url))
+        first, second = [await stack.enter_async_context(server(url)) for _ in "12"]
+        first.backend.is_endless = True
+        first.backend.reply = HELLO[:1]
+        yield first, second, database
+
+
+async def begin(server: Server, request: ChatRequest = IN_BACKGROUND, key: str | None = None) -> StartEvent:
+    async with aclosing(await server.chats.chat(OWNER, request, soon(), key)) as reader:
+        async for record in reader:
+            if isinstance(record.event, StartEvent):
+                return record.event
+    raise AssertionError("the turn did not begin")
+
+
+async def die(database: Database) -> None:
+    """Lets the leases expire, as those of a machine that is gone."""
+    async with database.writing() as connection:
+        await connection.execute(update(turn_leases).values(expires_at=1.0))
+
+
+async def count(database: Database) -> int:
+    async with database.reading() as connection:
+        return await connection.scalar(select(func.count()).select_from(open_turns)) or 0
+
+
+async def events_of(reader: EventReader) -> list[object]:
+    async with aclosing(reader):
+        return [record.event async for record in reader]
+
+
+def test_the_turn_of_a_dead_server_has_ended_as_interrupted(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            start = await begin(first)
+            await die(database)
+            for _ in "12":
+                reader = await second.chats.events(OWNER, str(start.message_id), 0)
+                began, ended = await events_of(reader)
+                assert isinstance(began, StartEvent)
+                assert (began.message_id, began.parent_id) == (start.message_id, start.parent_id)
+                assert isinstance(ended, ChatResponse)
+                assert (ended.response, ended.finish_reason) == ("", "interrupted")
+            assert await second.branch(start.conversation_id) == [("hi", None), ("", "interrupted")]
+            stopped = await second.chats.stop(OWNER, str(start.message_id))
+            assert not stopped.was_running and stopped.reply == ended
+            with pytest.raises(TurnNotFound):
+                await second.chats.events("somebody", str(start.message_id), 0)
+
+    run(scenario())
+
+
+def test_it_can_be_answered_again(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            start = await begin(first)
+            await die(database)
+            await second.storage.settle_turns()
+            request = RegenerateRequest(message_id=start.message_id)
+            again = second.chats.regenerate(OWNER, str(start.conversation_id), request, soon())
+            assert isinstance((await read(again))[-1], ChatResponse)
+            assert await second.branch(start.conversation_id) == [("hi", None), ("Hello there", "stop")]
+            assert await count(database) == 0
+
+    run(scenario())
+
+
+def test_a_later_turn_follows_it(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            conversation_id = str((await begin(second)).conversation_id)
+            await read(second.chats.chat(OWNER, ChatRequest(message="hi"), soon()))
+            request = ChatRequest(message="and?", conversation_id=conversation_id, background=True)
+            await begin(first, request)
+            await die(database)
+            later = ChatRequest(message="so?", conversation_id=conversation_id)
+            await read(second.chats.chat(OWNER, later, soon()))
+            texts = [text for text, _ in await second.branch(conversation_id)]
+            assert texts == ["hi", "Hello there", "and?", "", "so?", "Hello there"]
+
+    run(scenario())
+
+
+def test_its_conversation_is_listed_when_a_server_has_looked(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            start = await begin(first)
+            await second.storage.settle_turns()
+            page = await second.storage.store.page(OWNER, PageRequest(limit=10))
+            assert page.total == 0, "the turn runs"
+            await die(database)
+            await second.storage.settle_turns()
+            page = await second.storage.store.page(OWNER, PageRequest(limit=10))
+            assert [each.id for each in page.conversations] == [start.conversation_id]
+
+    run(scenario())
+
+
+def test_a_repeated_request_gets_the_interrupted_reply(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            start = await begin(first, key="once")
+            with pytest.raises(ConversationBusy):
+                await second.chats.chat(OWNER, IN_BACKGROUND, soon(), "once")
+            await die(database)
+            *_, ended = await read(second.chats.chat(OWNER, IN_BACKGROUND, soon(), "once"))
+            assert isinstance(ended, ChatResponse)
+            assert (ended.message_id, ended.finish_reason) == (start.message_id, "interrupted")
+            assert second.backend.requests == []
+
+    run(scenario())
+
+
+def test_a_turn_that_runs_elsewhere_is_not_found_here(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, _):
+            start = await begin(first)
+            with pytest.raises(TurnNotFound):
+                await second.chats.events(OWNER, str(start.message_id), 0)
+
+    run(scenario())
+
+
+def test_a_turn_that_has_ended_leaves_nothing(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (_, second, database):
+            await read(second.chats.chat(OWNER, IN_BACKGROUND, soon()))
+            second.backend.deaths = [2]
+            with pytest.raises(WorkerDied):
+                await read(second.chats.chat(OWNER, IN_BACKGROUND, soon()))
+            assert await count(database) == 0
+
+    run(scenario())
