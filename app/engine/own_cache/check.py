@@ -26,6 +26,7 @@ from app.engine.loading.reference import (
     refuse_infinite,
     some_ids,
 )
+from app.engine.own_cache.joint_cache import Joining, joining_of
 from app.engine.own_cache.runner import OwnForward
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument, storage_bytes
 from app.engine.scheduling.sequence import Chunk, TokenSequence
@@ -48,6 +49,7 @@ class OwnPath:
     sequence_bytes: SequenceBytes
     is_divisible: bool  # whether prompts may be read in chunks
     can_crop: bool  # whether a cache can be shortened to any length
+    joining: Joining  # whether sequences that decode can share a pass
 
 
 def check_converted(
@@ -113,40 +115,81 @@ def _path(
     scheme: Scheme,
     reason: str,
 ) -> OwnPath:
-    is_divisible = _is_divisible(model, dtype, prompts[0])
-    states, logits = _read(model, prompts, _IN_CHUNKS if is_divisible else _AT_ONCE)
+    single = _read(model, prompts[:1], _SINGLE)[1][0]
+    rounding = _rounding(model, dtype, prompts[0], single)
+    is_divisible = _is_divisible(model, prompts[0], single, rounding)
+    passes = _IN_CHUNKS if is_divisible else _AT_ONCE
+    states, logits = _read(model, prompts, passes)
     for own, row in zip(expected, logits, strict=True):
         refuse_difference(own, row, scheme.tolerance, "the cache of this architecture")
     shorter, longer = sorted(
         (len(ids), storage_bytes(it.cache)) for ids, it in zip(prompts, states, strict=True)
     )
-    can_crop = all(state.can_always_crop for state in states)
-    return OwnPath(scheme.name, reason, SequenceBytes.between(shorter, longer), is_divisible, can_crop)
+    return OwnPath(
+        scheme.name,
+        reason,
+        SequenceBytes.between(shorter, longer),
+        is_divisible,
+        can_crop=all(state.can_always_crop for state in states),
+        joining=_joining(model, prompts, passes, joining_of(states[0]), logits, rounding),
+    )
 
 
-def _is_divisible(model: PreTrainedModel, dtype: torch.dtype, ids: list[int]) -> bool:
-    """Returns whether a pass over several ids uses the cache: whether single ids give the same logits.
+def _rounding(model: PreTrainedModel, dtype: torch.dtype, ids: list[int], single: Tensor) -> float:
+    """Returns the relative error that rounding may cause between passes that should give the same logits.
 
-    What rounding may change is measured: one pass over all ids differs from single ids by nothing else.
+    It is measured: one pass over all ids differs from single ids by nothing else.
     """
-    single, whole = (_read(model, [ids], passes)[1][0] for passes in (_SINGLE, ((len(ids),),)))
+    whole = _read(model, [ids], ((len(ids),),))[1][0]
+    least = _ROUNDING_32_BITS if dtype == torch.float32 else _ROUNDING_16_BITS
+    return max(least, _ROUNDING_SPREAD * relative_error(whole, single))
+
+
+def _is_divisible(model: PreTrainedModel, ids: list[int], single: Tensor, rounding: float) -> bool:
+    """Returns whether a pass over several ids uses the cache: whether single ids give the same logits."""
     try:
         with failures_as_unsupported(model):
             chunk = _read(model, [ids], ((_PREFIX,), (_REST,)))[1][0]
     except ModelUnsupported:
         return False
-    least = _ROUNDING_32_BITS if dtype == torch.float32 else _ROUNDING_16_BITS
-    return relative_error(chunk, single) <= max(least, _ROUNDING_SPREAD * relative_error(whole, single))
+    return relative_error(chunk, single) <= rounding
+
+
+def _joining(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    passes: Sequence[tuple[int, ...]],
+    possible: Joining,
+    alone: list[Tensor],
+    rounding: float,
+) -> Joining:
+    """Returns how caches may be joined: `possible` if joint passes give the same logits as lonely ones."""
+    attends_in_chunks = getattr(model.config.get_text_config(), "attention_chunk_size", None) is not None
+    if possible is Joining.NEVER or attends_in_chunks:  # padding would move the limits of the chunks
+        return Joining.NEVER
+    try:
+        with failures_as_unsupported(model):
+            joint = _read(model, prompts, passes, possible)[1]
+    except ModelUnsupported:
+        return Joining.NEVER
+    is_right = all(relative_error(*pair) <= rounding for pair in zip(joint, alone, strict=True))
+    return possible if is_right else Joining.NEVER
 
 
 def _read(
-    model: PreTrainedModel, prompts: list[list[int]], passes: Sequence[tuple[int, ...]]
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    passes: Sequence[tuple[int, ...]],
+    joining: Joining = Joining.NEVER,
 ) -> tuple[list[SequenceState], list[Tensor]]:
-    """Returns the states and the last logits of the prompts. Each pass has so many ids of each of them."""
-    forward = OwnForward(model)
+    """Returns the states and the last logits of the prompts. Each pass has so many ids of each of them.
+
+    Passes over single ids are joint ones if `joining` allows it, apart from the last but one.
+    """
     sequences = [TokenSequence(str(number), ids) for number, ids in enumerate(prompts)]
     states = [SequenceState() for _ in prompts]
-    for counts in passes:
+    for number, counts in enumerate(passes):
+        forward = OwnForward(model, Joining.NEVER if number == len(passes) - 2 else joining)
         chunks = [Chunk(*pair) for pair in zip(sequences, counts, strict=True)]
         logits = forward.logits(list(zip(chunks, states, strict=True)))
         for sequence, count in zip(sequences, counts, strict=True):

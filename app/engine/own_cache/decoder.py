@@ -1,4 +1,4 @@
-"""Computes each sequence of a step with the model's own forward pass. There are no draft tokens."""
+"""Computes the sequences of a step with the model's own forward pass. There are no draft tokens."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.engine.own_cache.caches import OwnCaches
+from app.engine.own_cache.joint_cache import Joining
 from app.engine.own_cache.runner import OwnForward
 from app.engine.request import Request
 from app.engine.scheduling.sequence import Chunk
@@ -17,9 +18,9 @@ _CALIBRATION_IDS = 64
 class OwnCacheDecoder:
     """The Decoder of architectures that the packed path does not compute."""
 
-    def __init__(self, model: PreTrainedModel, cache: OwnCaches) -> None:
+    def __init__(self, model: PreTrainedModel, cache: OwnCaches, joining: Joining = Joining.NEVER) -> None:
         self.cache = cache
-        self._forward = OwnForward(model)
+        self._forward = OwnForward(model, joining)
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,6 @@
-"""Runs a model's own forward pass, for one sequence after the other, each with the cache that it made."""
+"""Runs a model's own forward pass: for several sequences that decode together, or for one after the other."""
 
+import inspect
 import time
 from collections.abc import Sequence
 
@@ -8,25 +9,36 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.engine.device import on_device
+from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 
 class OwnForward:
-    """`model` takes and returns a cache: see `cache_argument`."""
+    """`model` takes and returns a cache: see `cache_argument`.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    `joining` says whether one pass may read one id of each of several sequences. The check at load finds out.
+    """
+
+    def __init__(self, model: PreTrainedModel, joining: Joining = Joining.NEVER) -> None:
         argument = cache_argument(model)
         assert argument is not None, "the check at load refuses models without a cache"
         self._model = model
         self._argument = argument
+        self._joining = joining
+        parameters = inspect.signature(model.forward).parameters
+        self._takes = set(parameters) if joining is Joining.PADDED else set[str]()
         self.device = model.device
 
     @torch.inference_mode()
     def logits(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> Tensor:
         """Returns the `logits_rows` of each chunk in order. The states have then read the chunks."""
-        rows = [self._forward(chunk, state)[: chunk.logits_rows] for chunk, state in chunks]
-        return torch.cat(rows)
+        rows: dict[int, Tensor] = {}
+        for places in self._passes(chunks):
+            together = [chunks[place] for place in places]
+            logits = self._forward(*together[0]) if len(together) == 1 else self._joint_forward(together)
+            rows |= zip(places, logits if len(together) > 1 else [logits], strict=True)
+        return torch.cat([rows[place][: chunk.logits_rows] for place, (chunk, _) in enumerate(chunks)])
 
     def single_cost(self, count: int) -> float:
         """Returns the measured time of a pass over one id, in ids of a pass over `count` of them."""
@@ -39,6 +51,17 @@ class OwnForward:
         began = time.perf_counter()
         self.logits([(chunk, state)]).sum().item()  # waits for the device
         return time.perf_counter() - began
+
+    def _passes(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> list[list[int]]:
+        """Returns the places of the chunks of each pass."""
+        lengths = {
+            place: chunk.sequence.computed
+            for place, (chunk, _) in enumerate(chunks)
+            if chunk.count == 1 and chunk.sequence.computed > 0
+        }
+        alone = [[place] for place in range(len(chunks)) if place not in lengths]
+        groups = groups_to_join(list(lengths.values()), self._joining)
+        return [*alone, *([list(lengths)[each] for each in group] for group in groups)]
 
     def _forward(self, chunk: Chunk, state: SequenceState) -> Tensor:
         """Returns the logits of at least one of the chunk's rows."""
@@ -54,3 +77,21 @@ class OwnForward:
         state.cache = getattr(output, self._argument)
         logits: Tensor = output.logits[0]
         return logits[-max(chunk.logits_rows, 1) :]
+
+    def _joint_forward(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> Tensor:
+        """Returns the logits `[chunks, 1, vocabulary]` of chunks of one id, computed in one pass."""
+        sequences, states = [chunk.sequence for chunk, _ in chunks], [state for _, state in chunks]
+        joint = states[0].joint
+        if not isinstance(joint, JointCache) or not joint.is_of(states):
+            joint = JointCache(states, [sequence.computed for sequence in sequences])
+        options = {"attention_mask": joint.mask(), "position_ids": joint.positions()}
+        output = self._model(
+            input_ids=on_device([[sequence.ids[sequence.computed]] for sequence in sequences], self.device),
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._argument: joint.cache},
+            **{name: on_device(it, self.device) for name, it in options.items() if name in self._takes},
+        )
+        joint.advance()
+        logits: Tensor = output.logits
+        return logits[:, -1:]

@@ -6,7 +6,7 @@ transformers calls the argument and the output that hold it by one of three name
 import copy
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,16 +22,41 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     return next((name for name in _ARGUMENTS if name in parameters), None)
 
 
-class SequenceState:
-    """One sequence's cache. `cache` is None before the first pass, which makes it."""
+class Joint(Protocol):
+    """A cache that several sequences share."""
 
-    __slots__ = ("cache", "nbytes", "scope", "tokens")
+    def separate(self) -> None:
+        """Set the `cache` of each of them."""
+
+
+class SequenceState:
+    """One sequence's cache. `cache` is None before the first pass, which makes it.
+
+    While it is part of a `joint` cache, asking for `cache` separates that.
+    """
+
+    __slots__ = ("__weakref__", "_cache", "joint", "nbytes", "scope", "tokens")
 
     def __init__(self, scope: str = "", cache: Any = None) -> None:  # Any: each architecture has its own
         self.scope = scope
-        self.cache = cache
+        self._cache = cache
+        self.joint: Joint | None = None
         self.tokens = 0  # leading ids that it has read; set when it is kept
         self.nbytes = 0  # set when it is kept
+
+    @property
+    def cache(self) -> Any:  # as above
+        if self.joint is not None:
+            self.joint.separate()
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: Any) -> None:  # as above
+        self._cache, self.joint = cache, None
+
+    def join(self, joint: Joint) -> None:
+        """Let the sequence's cache be a part of `joint`."""
+        self._cache, self.joint = None, joint
 
     @torch.inference_mode()
     def copy(self) -> "SequenceState":

@@ -1,0 +1,105 @@
+"""Sequences that decode together share passes, and have the same caches afterwards as if they were alone."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from hypothesis import given, settings, strategies as st
+
+from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
+from app.engine.own_cache.runner import OwnForward
+from app.engine.own_cache.sequence_state import SequenceState, tensors_of
+from app.engine.scheduling.sequence import Chunk, TokenSequence
+from tests.engine.own_cache.models import ARCHITECTURES, OwnCacheModel
+from tests.engine.tiny import greedy, run
+
+OwnModel = Callable[[str], OwnCacheModel]
+Row = tuple[TokenSequence, SequenceState]
+ALONE = {"rwkv"}  # its cache is a list of tensors
+
+
+def read(forward: OwnForward, rows: Sequence[Row], *counts: int) -> torch.Tensor:
+    """Let each row read so many ids."""
+    chunks = [Chunk(sequence, count) for (sequence, _), count in zip(rows, counts, strict=True)]
+    logits = forward.logits([(chunk, state) for chunk, (_, state) in zip(chunks, rows, strict=True)])
+    for chunk in chunks:
+        chunk.sequence.advance(chunk.count)
+    return logits
+
+
+def rows_of(lengths: Sequence[int]) -> list[Row]:
+    ids = [[2 + (7 * number + 5 * each) % 90 for each in range(n)] for number, n in enumerate(lengths)]
+    return [(TokenSequence(str(number), each), SequenceState()) for number, each in enumerate(ids)]
+
+
+def test_all_but_a_few_architectures_join_their_sequences(own_model: OwnModel) -> None:
+    found = {name: own_model(name).path.joining for name in ARCHITECTURES}
+    assert {name for name, joining in found.items() if joining is Joining.NEVER} == ALONE
+    assert {name for name, joining in found.items() if joining is Joining.UNPADDED} == {"mamba", "mamba2"}
+
+
+def test_rows_that_were_joint_are_as_if_they_were_alone(own: OwnCacheModel) -> None:
+    model, joining = own.served.loaded.model, own.path.joining
+    together, alone = rows_of((30, 12, 21)), rows_of((30, 12, 21))
+    for rows, forward in ((together, OwnForward(model, joining)), (alone, OwnForward(model))):
+        read(forward, rows, 25, 7, 16)
+        for _ in range(4):
+            read(forward, rows, 1, 1, 1)
+    are_joint = [state.joint is not None for _, state in together]
+    assert are_joint == [joining is not Joining.NEVER] * 3
+    for (_, one), (_, other) in zip(together, alone, strict=True):
+        pairs = zip(tensors_of(one.cache), tensors_of(other.cache), strict=True)
+        for first, second in pairs:
+            torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        read(OwnForward(model), together, 1, 1, 1),
+        read(OwnForward(model), alone, 1, 1, 1),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_a_step_reads_the_ids_of_decoding_sequences_in_one_pass(own_model: OwnModel) -> None:
+    own = own_model("qwen3_5_text")
+    rows = rows_of((30, 12, 21, 20))
+    forward = OwnForward(own.served.loaded.model, own.path.joining)
+    read(forward, rows, 20, 10, 19, 5)
+    read(forward, rows, 1, 1, 1, 9)
+    joint = rows[0][1].joint
+    assert isinstance(joint, JointCache)
+    read(forward, rows, 1, 1, 1, 1)
+    assert isinstance(rows[0][1].joint, JointCache) and rows[0][1].joint.is_of(
+        [rows[each][1] for each in (0, 2, 3, 1)]
+    )
+    assert not joint.is_of([state for _, state in rows])
+
+
+def test_a_state_that_is_dropped_leaves_the_others_their_caches(own_model: OwnModel) -> None:
+    own = own_model("lfm2")
+    rows = rows_of((30, 12))
+    forward = OwnForward(own.served.loaded.model, own.path.joining)
+    read(forward, rows, 20, 10)
+    read(forward, rows, 1, 1)
+    remaining = rows[:1]
+    del rows
+    assert remaining[0][1].cache.get_seq_length() == 21
+
+
+def test_many_sequences_of_different_lengths_decode_as_transformers_generates(own: OwnCacheModel) -> None:
+    words = "the cat sat on the mat, 日本語 and é 👍 too. "
+    prompts = [words[: 9 + 5 * number] * (1 + number % 4) for number in range(7)]
+    replies = run(own.engine(), *(greedy(prompt, prompt, 4 + 3 * n) for n, prompt in enumerate(prompts)))
+    assert replies.texts == {prompt: own.generate(prompt, 4 + 3 * n) for n, prompt in enumerate(prompts)}
+
+
+@given(st.lists(st.integers(1, 20_000), max_size=12))
+@settings(max_examples=100)
+def test_groups_hold_every_sequence_once_with_little_padding(lengths: list[int]) -> None:
+    for joining in Joining:
+        groups = groups_to_join(lengths, joining)
+        assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    for group in groups_to_join(lengths, Joining.PADDED):
+        ids = [lengths[place] for place in group]
+        assert max(ids) * len(ids) <= 1.25 * sum(ids) + 512 or len(ids) == 1
+    assert len(groups_to_join(lengths, Joining.UNPADDED)) <= 1
+    assert groups_to_join([100, 90, 80], Joining.PADDED) == [[0, 1, 2]]
+    assert groups_to_join([8000, 90, 7900, 80], Joining.PADDED) == [[0, 2], [1, 3]]
