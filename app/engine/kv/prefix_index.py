@@ -4,6 +4,7 @@ The cost of a look-up grows with the prompt's length and with the number of bran
 tree, not with the number of slots.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -93,29 +94,21 @@ class PrefixIndex(Generic[C]):
 
         Of several slots, prefers one whose ids end at or soon after the shared prefix, then a newer one.
         """
-        node, shared = self._roots.get(scope), 0
-        while node is not None and shared < len(ids):
-            child = node.children.get(int(ids[shared]))
-            if child is None:
-                break
-            common = common_prefix(child.ids, ids[shared:])
-            node, shared = child, shared + common
-            if common < len(child.ids):
-                break
-        return (_newest_slot(node), shared) if node is not None and shared > 0 else (None, 0)
+        root = self._roots.get(scope)
+        path = [] if root is None else _path(root, ids)
+        return (_newest_slot(path[-1][0]), path[-1][1]) if path else (None, 0)
 
-    def longest_whole(self, ids: Ids, scope: str) -> tuple[C | None, int]:
-        """Returns the slot with most ids of those whose ids all lead `ids`, and how many; else (None, 0)."""
-        node, length = self._roots.get(scope), 0
-        found: tuple[C | None, int] = (None, 0)
-        while node is not None and length < len(ids):
-            node = node.children.get(int(ids[length]))
-            if node is None or common_prefix(node.ids, ids[length:]) < len(node.ids):
-                break
-            length += len(node.ids)
-            if node.slots:
-                found = (next(reversed(node.slots)), length)
-        return found
+    def sharing(self, ids: Ids, scope: str) -> Iterator[tuple[C, int]]:
+        """Yields each slot that shares leading ids with `ids`, and how many, most first.
+
+        Of those that share as many, one whose ids end there comes first, then a newer one.
+        """
+        root = self._roots.get(scope)
+        path = [] if root is None else _path(root, ids)
+        visited: _Node[C] | None = None
+        for node, shared in reversed(path):
+            yield from ((slot, shared) for slot in _slots_below(node, visited))
+            visited = node
 
     def contained_in(self, slot: C) -> list[C]:
         """Returns the other slots of the index whose ids are the same, or the beginning of this slot's."""
@@ -158,6 +151,29 @@ def common_prefix(first: Ids, second: Ids) -> int:
     different = first[:length] != second[:length]
     index = int(different.argmax()) if length else 0
     return index if length and different[index] else length
+
+
+def _path(root: _Node[C], ids: Ids) -> list[tuple[_Node[C], int]]:
+    """Returns the nodes on the way of `ids`, and how many ids each shares. The last may have others, too."""
+    path: list[tuple[_Node[C], int]] = []
+    node, shared = root, 0
+    while shared < len(ids) and (child := node.children.get(int(ids[shared]))) is not None:
+        common = common_prefix(child.ids, ids[shared:])
+        node, shared = child, shared + common
+        path.append((node, shared))
+        if common < len(child.ids):
+            break
+    return path
+
+
+def _slots_below(node: _Node[C], without: _Node[C] | None) -> Iterator[C]:
+    """Yields the slots whose ids begin with the node's, newest first, but not those below `without`."""
+    unvisited = [node]
+    while unvisited:
+        each = unvisited.pop()
+        if each is not without:
+            yield from reversed(each.slots)
+            unvisited += each.children.values()
 
 
 def _newest_slot(node: _Node[C]) -> C:

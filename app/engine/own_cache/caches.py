@@ -173,11 +173,10 @@ class OwnCaches:
 
     def _donor(self, ids: Ids, scope: str) -> tuple[SequenceState | None, int]:
         """Returns the cache that saves most, and how many leading ids a sequence can take from it."""
-        whole, length = self._index.longest_whole(ids, scope)
-        longest, shared = self._index.longest_prefix(ids, scope)
-        if longest is not None and shared >= length and longest.can_crop(longest.tokens):
-            return longest, shared
-        return (whole, length) if whole in self._kept else (None, 0)
+        for state, shared in self._index.sharing(ids, scope):
+            if state.tokens == shared or state.can_crop(state.tokens):
+                return state, shared
+        return None, 0
 
     def _checkpoint(self, sequence: TokenSequence) -> int | None:
         """Returns where to copy the cache, so that a prompt with another end can continue from there."""

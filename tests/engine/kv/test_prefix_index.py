@@ -135,13 +135,17 @@ def test_admission_and_eviction_cost_the_same_with_many_slots(prompt: list[int])
 
 @settings(max_examples=300)
 @given(st.lists(st.tuples(few_ids, st.sampled_from("ab")), max_size=8), few_ids)
-def test_longest_whole_equals_a_comparison_with_every_slot(
+def test_sharing_yields_each_slot_once_and_the_longest_first(
     held: list[tuple[list[int], str]], prompt: list[int]
 ) -> None:
     index: PrefixIndex[Slot] = PrefixIndex()
-    for ids, scope in held:
-        index.put(Slot(64, scope), array(ids))
-    leading = [len(ids) for ids, scope in held if scope == "a" and ids == prompt[: len(ids)]]
-    slot, length = index.longest_whole(array(prompt), "a")
-    assert length == max(leading, default=0)
-    assert (slot is None) == (not leading)
+    slots = {Slot(64, scope): ids for ids, scope in held}
+    for slot, ids in slots.items():
+        index.put(slot, array(ids))
+    found = list(index.sharing(array(prompt), "a"))
+    shared = {it: common_prefix(array(ids), array(prompt)) for it, ids in slots.items() if it.scope == "a"}
+    assert len(found) == len(dict(found)) and dict(found) == {it: n for it, n in shared.items() if n > 0}
+    # Of equal lengths, the slots that end there come first.
+    order = [(-length, len(slots[slot]) > length) for slot, length in found]
+    assert order == sorted(order)
+    assert not found or index.longest_prefix(array(prompt), "a") == found[0]

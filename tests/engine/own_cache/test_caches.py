@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from hypothesis import given, settings, strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from app.engine.kv.sequence_bytes import SequenceBytes
 from app.engine.own_cache.caches import OwnCaches
 from app.engine.own_cache.sequence_state import SequenceState, storage_bytes
 from app.engine.scheduling.sequence import Chunk, TokenSequence
-from tests.engine.own_cache.models import OwnCacheModel
-from tests.engine.tiny import greedy, run
+from tests.engine.own_cache.models import OwnCacheModel, unpacked
+from tests.engine.tiny import SLIDING, configs, greedy, run
 
 OwnModel = Callable[[str], OwnCacheModel]
 PROMPT = "the cat sat on the mat, 日本語 and é 👍 too. " * 5
@@ -79,6 +80,25 @@ def test_any_order_of_prompts_keeps_the_budget_and_the_scopes(
         caches.release(sequence)
         read[scope].append(ids)
         caches.check_integrity()
+
+
+def test_a_cache_that_cannot_be_cropped_leaves_the_reuse_to_the_next_best(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    own = unpacked(configs(len(tokenizer))["mistral"], tokenizer)
+    assert SLIDING > 7
+    size = own.path.sequence_bytes
+    caches = OwnCaches(budget_bytes=9 * size.of(64), sequence_bytes=size, max_tokens=64)
+    shared = [2, 3, 4, 5, 6]
+    for rest in ([7, 8], range(20, 40)):  # the newer one has forgotten its beginning
+        sequence = TokenSequence(str(rest), [*shared, *rest])
+        assert caches.attach(sequence)
+        fill(caches, sequence, own)
+        caches.release(sequence)
+    sequence = TokenSequence("new", [*shared, 50, 51])
+    assert caches.attach(sequence)
+    assert sequence.cached == len(shared)
+    caches.check_integrity()
 
 
 def test_a_prompt_that_is_faster_as_a_whole_is_read_as_a_whole(own_model: OwnModel) -> None:
