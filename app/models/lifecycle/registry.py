@@ -5,7 +5,7 @@ The known models are those of the catalogue and, if the settings allow it, other
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from app.core.catalogue import ModelProfile, Source, aliases_of, find_profile
@@ -44,12 +44,14 @@ class ModelRegistry:
 
     def _undescribed(self, name: str) -> ModelProfile | None:
         """Returns a profile for a model outside the catalogue, or for `BASE+ADAPTER`; else None."""
-        base, _, adapter = name.partition("+")
-        known = self._states.get(base)
-        profile = _undescribed(base) if known is None else known.profile
-        if profile is None or profile.remote is not None or not adapter:
-            return _undescribed(name)
-        return _adapted(profile, adapter, name) or _undescribed(name)
+        for base, adapter in _pairs(name):
+            known = self._states.get(base)
+            profile = _undescribed(base) if known is None else known.profile
+            if profile is not None and profile.remote is None:
+                adapted = _adapted(profile, adapter, name)
+                if adapted is not None:
+                    return adapted
+        return _undescribed(name)
 
     def set_found(self, profiles: Iterable[ModelProfile]) -> None:
         """Makes the models known that other programs keep on this machine, in place of those found before."""
@@ -79,6 +81,26 @@ class ModelRegistry:
     def _is_unused(self, state: ModelState) -> bool:
         is_loaded = state.loaded is not None or state.progress is not None
         return state.is_idle and not is_loaded and state is not self.current
+
+
+def _pairs(name: str) -> Iterator[tuple[str, str]]:
+    """Yields the bases and adapters that the name may mean. A path that exists is none of them.
+
+    A base that is a path but does not exist is only meant if the adapter is plainly a path, too.
+    """
+    if _exists(name):
+        return
+    for place in (place for place, character in enumerate(name) if character == "+"):
+        base, adapter = name[:place], name[place + 1 :]
+        if not is_path(base) or is_path(adapter) or _exists(base):
+            yield base, adapter
+
+
+def _exists(name: str) -> bool:
+    try:
+        return is_path(name) and expand(name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _undescribed(name: str) -> ModelProfile | None:

@@ -1,3 +1,4 @@
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,36 @@ def test_base_and_adapter_make_a_model(name: str, sources: tuple[Source, ...], a
     profile = ModelRegistry(CATALOGUE, allows_any=True).find(name).profile
     assert (profile.name, profile.sources) == (name, sources)
     assert profile.adapter == (None if adapter is None else Source(adapter))
+
+
+PLUS_NAMES = ["a+b/model", "c++", "a+b+c", "with space+and more", "C:\\a+b", "m+q4.gguf", "+x", "~x+y"]
+
+
+@pytest.mark.parametrize("name", PLUS_NAMES)
+def test_path_that_exists_is_no_base_with_an_adapter(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, home = tmp_path / "folder", tmp_path / "home"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(home))
+    for parent in (folder, home):
+        (parent / name).mkdir(parents=True)
+    registry = ModelRegistry(CATALOGUE, allows_any=True)
+    for path, parent in ((f"./folder/{name}", folder), (f"{folder}/{name}", folder), (f"~/{name}", home)):
+        profile = registry.find(path).profile
+        assert (profile.sources[0].location, profile.adapter) == (str(parent / name), None)
+        for adapter in ("owner/lora", "./lo+ra", "/srv/lo ra"):
+            profile = registry.find(f"{path}+{adapter}").profile
+            assert profile.sources[0].location == str(parent / name)
+            expected = adapter if adapter == "owner/lora" else os.path.abspath(adapter)
+            assert profile.adapter == Source(expected)
+
+
+def test_names_as_windows_has_them_are_not_found(tmp_path: Path) -> None:
+    registry = ModelRegistry(CATALOGUE, allows_any=True)
+    for name in ("C:\\models\\a+b", "C:/models/a+b", "..\\a+owner/lora", "\\\\host\\share+x/y"):
+        with pytest.raises(ModelNotFound):
+            registry.find(name)
 
 
 @pytest.mark.parametrize(
