@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from app.core.paths import read_regular
@@ -21,7 +21,9 @@ PICKLE = "pytorch_model.bin"
 ADAPTER_CONFIG = "adapter_config.json"  # of a PEFT adapter, which needs a base model
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 GGUF = ".gguf"  # the end of the name of a file that holds a whole model
-TEMPLATE_FOLDER = "additional_chat_templates"  # the only subfolder that the server reads
+TEMPLATE_FOLDER = (
+    "additional_chat_templates"  # the only subfolder that the server reads, apart from GGUF files
+)
 _TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", f"{TEMPLATE_FOLDER}/*.jinja")
 TOKENIZER = "tokenizer.json"
 PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # read by other packages
@@ -42,9 +44,19 @@ class UnsafeIndex(BrokenFile):
     """The index lists a file that is outside the folder or is not a safetensors file."""
 
 
-def is_gguf(path: str | Path) -> bool:
+def is_gguf(path: str | PurePath) -> bool:
     """Returns whether the name is that of a GGUF file, which holds a whole model, also in Ollama's store."""
-    return str(path).lower().endswith(GGUF) or _OLLAMA_BLOB.fullmatch(Path(path).name) is not None
+    return str(path).lower().endswith(GGUF) or _OLLAMA_BLOB.fullmatch(PurePath(path).name) is not None
+
+
+def gguf_paths(folder: Path) -> list[Path]:
+    """Returns the GGUF files in the folder and in its subfolders, where the Hub's repositories keep parts."""
+    return [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if is_gguf(path)]
+
+
+def is_model_gguf(path: str | PurePath) -> bool:
+    """Returns whether the name is that of a language model's GGUF file, not of an encoder of images."""
+    return is_gguf(path) and not PurePath(path).name.lower().startswith("mmproj")
 
 
 def gguf_parts(path: Path) -> list[Path]:
@@ -64,18 +76,19 @@ def gguf_parts(path: Path) -> list[Path]:
 def gguf_among(names: Iterable[str], wanted: str) -> str | None:
     """Returns the GGUF file that is called `wanted`, or whose name ends with it, such as `Q4_K_M`.
 
-    Of a model that is split into several files, it is the first.
+    Of a model that is split into several files, it is the first. The name may include its subfolder.
     """
-    for name in sorted(names):
-        stem = _stem(name).lower()
-        if is_gguf(name) and (wanted.lower() in (name.lower(), stem) or _ending(stem) == wanted.lower()):
-            return name
+    for path in sorted(map(PurePosixPath, names), key=lambda path: (len(path.parts), path)):
+        stem = _stem(path.name).lower()
+        known_as = (str(path).lower(), path.name.lower(), stem, _ending(stem))
+        if is_model_gguf(path) and wanted.lower() in known_as:
+            return str(path)
     return None
 
 
 def gguf_kinds(names: Iterable[str]) -> list[str]:
     """Returns what distinguishes the GGUF files of a repository, such as `Q4_K_M`, sorted."""
-    return sorted({_ending(_stem(name)) for name in names if is_gguf(name)})
+    return sorted({_ending(_stem(name)) for name in names if is_model_gguf(name)})
 
 
 def _stem(name: str) -> str:

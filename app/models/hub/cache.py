@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
-from app.core.model_folder import gguf_among
+from app.core.model_folder import gguf_among, gguf_paths
 
 
 def cache_name(location: str) -> str:
@@ -65,7 +65,7 @@ def gguf_files(folders: Iterable[Path], wanted: str) -> Iterator[Path]:
     """Yields the GGUF file with that name, or end of a name, of each folder that has one."""
     for folder in folders:
         with suppress(OSError):
-            found = gguf_among((path.name for path in folder.iterdir()), wanted)
+            found = gguf_among((path.relative_to(folder).as_posix() for path in gguf_paths(folder)), wanted)
             if found is not None:
                 yield folder / found
 

@@ -31,6 +31,7 @@ from app.core.errors import (
     RateLimited,
     TokenRefused,
 )
+from app.core.model_folder import gguf_paths
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRY_AFTER_S = 60  # if the Hub does not say
@@ -68,7 +69,7 @@ def incomplete(folder: Path) -> ModelMissing:
     """Returns the error for a folder that is no complete model. It looks at the disk."""
     ggufs = []
     with suppress(OSError):
-        ggufs = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
+        ggufs = sorted(gguf_paths(folder))
     if ggufs:
         return ModelMissing(
             f"{folder} holds GGUF files, but no complete model.", hint=f"Name the file itself: {ggufs[0]}"

@@ -19,8 +19,9 @@ from app.core.model_folder import (
     BrokenFile,
     gguf_kinds,
     gguf_parts,
+    gguf_paths,
     is_complete,
-    is_gguf,
+    is_model_gguf,
     read_json,
 )
 from app.models.hub.cache import snapshots
@@ -109,15 +110,21 @@ def _in_hub_cache(cache: Path) -> Iterator[ModelProfile]:
         for snapshot in islice(snapshots(repository), 10):
             if _is_causal(snapshot) and is_complete(snapshot):
                 yield _profile(name, Source(name), "the Hugging Face cache")
-            for file in filter(_is_model_file, _children(snapshot)):
+            for file in filter(_is_model_file, _gguf_paths(snapshot)):
                 known_as = f"{name}:{gguf_kinds([file.name])[0]}"
                 yield _profile(known_as, Source(known_as), "the Hugging Face cache")
 
 
 def _is_model_file(path: Path) -> bool:
     """Returns whether this is the GGUF file of a language model, or the first of its files."""
-    is_encoder = path.name.lower().startswith("mmproj")  # of images
-    return is_gguf(path) and not is_encoder and path == gguf_parts(path)[0] and is_complete(path)
+    return is_model_gguf(path) and path == gguf_parts(path)[0] and is_complete(path)
+
+
+def _gguf_paths(snapshot: Path) -> list[Path]:
+    try:
+        return sorted(gguf_paths(snapshot))[:_MOST_ENTRIES]
+    except OSError:  # a folder that this user may not read counts as empty
+        return []
 
 
 def _is_causal(snapshot: Path) -> bool:

@@ -25,6 +25,7 @@ from app.core.model_folder import (
 
 LOOKUP_TIMEOUT_S = 10.0
 _NAME = re.compile(rf"({TEMPLATE_FOLDER}/)?[\w-][\w.+-]*")
+_GGUF_NAME = re.compile(r"([\w-][\w.+-]*/)?[\w-][\w.+-]*\.gguf", re.IGNORECASE)
 _HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -67,12 +68,12 @@ def look_up(api: HfApi, source: Source) -> Repository:
 
 
 def _is_wanted(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
+    return any(pattern.fullmatch(name) for pattern in (_NAME, _GGUF_NAME))
 
 
 def _weights(names: Iterable[str], source: Source) -> list[str]:
     if source.gguf_name is not None:
-        parts = {path.name for path in gguf_parts(Path(_gguf(names, source)))}
+        parts = {path.as_posix() for path in gguf_parts(Path(_gguf(names, source)))}
         return sorted(parts.intersection(names))
     weights = weights_among(names, source.takes_pickle)
     if weights:

@@ -33,6 +33,7 @@ class Reports:
 def make_folder(folder: Path, files: dict[str, bytes] = TINY) -> Path:
     folder.mkdir(parents=True)
     for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
 

@@ -268,6 +268,24 @@ def test_fetch_downloads_one_gguf_file_of_a_repository(
     assert hub.find(profile("owner/ggufs")) is None
 
 
+@pytest.mark.parametrize("wanted", ["Q4_K_M", "big-Q4_K_M", "Q4_K_M/big-Q4_K_M-00001-of-00003.gguf"])
+def test_fetch_downloads_all_parts_from_a_subfolder(tmp_path: Path, standin: StandInHub, wanted: str) -> None:
+    parts = [f"Q4_K_M/big-Q4_K_M-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    others = ["Q8_0/big-Q8_0-00001-of-00001.gguf", "mmproj-Q4_K_M.gguf", "a/b/deep-Q2_K.gguf"]
+    standin.repositories["owner/big"] = {name: name.encode() * 500 for name in [*parts, *others]}
+    hub, named = hub_of(standin, tmp_path), profile(f"owner/big:{wanted}")
+    assert hub.find(named) is None
+    weights, reports = fetch(hub, named)
+    assert str(weights.path).endswith(parts[0])
+    assert sorted(file.name for file in reports.transfers[-1].files) == parts
+    found = hub.find(named)
+    assert found is not None and found.path == weights.path
+    assert found.size_bytes == sum(len(standin.repositories["owner/big"][name]) for name in parts)
+    with pytest.raises(ModelMissing) as caught:
+        fetch(hub, profile("owner/big:Q2_K"))
+    assert caught.value.hint == "It has Q4_K_M, Q8_0."
+
+
 def test_damaged_gguf_file_is_downloaded_again(tmp_path: Path, standin: StandInHub) -> None:
     standin.repositories["owner/ggufs"] = GGUFS
     named = profile("owner/ggufs:F16")

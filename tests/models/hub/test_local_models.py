@@ -93,8 +93,10 @@ def test_hub_cache_is_listed_without_what_is_known_or_does_not_chat(tmp_path: Pa
     snapshot(tmp_path / "hub", "owner/bert", TINY | {"config.json": b'{"architectures": ["BertModel"]}'})
     snapshot(tmp_path / "hub", "owner/part", {"config.json": CAUSAL["config.json"]})
     snapshot(tmp_path / "hub", "owner/files", {"x-Q4_0.gguf": b"GGUF"})
+    parts = [f"BF16/x-BF16-0000{number}-of-00002.gguf" for number in (1, 2)]
+    snapshot(tmp_path / "hub", "owner/parts", dict.fromkeys(parts, b"GGUF"))
     (tmp_path / "hub" / "datasets--owner--chat").mkdir()
-    assert names(tmp_path) == ["owner/chat", "owner/files:Q4_0"]
+    assert names(tmp_path) == ["owner/chat", "owner/files:Q4_0", "owner/parts:BF16"]
 
 
 def test_manager_lists_and_finds_them_until_they_are_gone(tmp_path: Path) -> None:
