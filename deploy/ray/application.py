@@ -9,7 +9,7 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from app.core.config import Settings, SettingsError, load_settings
 from app.main import create_app
-from deploy.ray.replica import Replica, check_storage
+from deploy.ray.replica import Replica, check_storage, is_shared
 from deploy.ray.router import ModelSessionRouter
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -28,6 +28,7 @@ class Options(BaseModel):
     cpus: float = Field(1.0, gt=0, description="cores that Ray reserves for a replica")
     gpus: float = Field(0.0, ge=0)
     drain_s: float = Field(60.0, ge=0, description="seconds that replies have to end when a replica stops")
+    revision: str = Field("", description="Ray replaces all replicas when an argument in its file changes")
 
 
 def app(options: Options) -> serve.Application:
@@ -41,10 +42,11 @@ def app(options: Options) -> serve.Application:
     try:
         settings = load_settings()
         create_app(settings)
-        check_storage(settings, replicas > 1)
+        if replicas > 1:
+            check_storage(settings)
     except SettingsError as error:
         raise click.ClickException(f"Wrong settings. {error}") from None
-    return _deployment(options, settings).bind(replicas > 1, options.drain_s)
+    return _deployment(options, settings).bind(options.drain_s)
 
 
 def _deployment(options: Options, settings: Settings) -> serve.Deployment:
@@ -69,5 +71,5 @@ def _deployment(options: Options, settings: Settings) -> serve.Deployment:
         ),
         graceful_shutdown_timeout_s=options.drain_s + _CLOSE_S,
         graceful_shutdown_wait_loop_s=0.5,
-        max_surge_percent=100,
+        max_surge_percent=100 if is_shared(settings) else 0,
     )

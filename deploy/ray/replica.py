@@ -18,10 +18,15 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.25
 
 
-def check_storage(settings: Settings, has_siblings: bool) -> None:
-    """Raises SettingsError if several replicas would not find one another's conversations."""
+def is_shared(settings: Settings) -> bool:
+    """Returns whether several replicas find the same conversations."""
     url = "" if settings.database_url is None else settings.database_url.get_secret_value()
-    if has_siblings and not url.startswith(("postgresql://", "postgres://")):
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def check_storage(settings: Settings) -> None:
+    """Raises SettingsError if several replicas would not find one another's conversations."""
+    if not is_shared(settings):
         raise SettingsError(
             "LLM_DATABASE_URL: several replicas need a PostgreSQL database, in which each finds the "
             "conversations of the others. Set it, or run a single replica."
@@ -32,9 +37,10 @@ def check_storage(settings: Settings, has_siblings: bool) -> None:
 class Replica:
     """The deployment's class, which Ray creates once in each replica, and asks for its health."""
 
-    def __init__(self, has_siblings: bool, drain_s: float) -> None:
+    def __init__(self, drain_s: float) -> None:
         settings = load_settings()
-        check_storage(settings, has_siblings)
+        if serve.get_replica_context().rank.rank > 0:
+            check_storage(settings)
         profiles = with_models_of(settings.models_file, CATALOGUE).values()
         self._aliases = {profile.name: profile.aliases for profile in profiles}
         self._application = create_app(settings)
