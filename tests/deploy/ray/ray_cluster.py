@@ -45,6 +45,7 @@ class RayCluster:
         }
         self._environment = inherited | _OF_RAY | defaults | settings
         self._head: subprocess.Popen[bytes] | None = None
+        self._count = 0
 
     @property
     def url(self) -> str:
@@ -70,10 +71,11 @@ class RayCluster:
                 start_new_session=True,
             )
         wait_for(self._has_started, "Ray to start", _START_S)
-        self.scale(count)
+        self._scale(count)
 
-    def scale(self, count: int) -> None:
+    def _scale(self, count: int) -> None:
         """Returns when there are so many replicas, of which each gets requests."""
+        self._count = count
         config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
         config["http_options"]["port"] = self._port
         (application,) = config["applications"]
@@ -85,7 +87,13 @@ class RayCluster:
         wait_for(lambda: self._has_settled(count), f"{count} replicas", _START_S)
 
     def kill(self, replica: str) -> None:
-        os.kill(int(replica), signal.SIGKILL)
+        os.kill(int(replica), signal.SIGKILL)  # Ray starts another one
+
+    def drain(self) -> None:
+        self._scale(self._count - 1)
+
+    def add(self) -> None:
+        self._scale(self._count + 1)
 
     def stop(self) -> None:
         """Ends Ray and all its processes."""
