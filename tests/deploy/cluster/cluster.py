@@ -18,8 +18,20 @@ class Cluster(Protocol):
     def kill(self, replica: str) -> None:
         """Kills the replica with SIGKILL. What sends requests to it is not told."""
 
-    def drain(self, replica: str) -> None:
-        """Sends the replica no more requests, ends it with SIGTERM, and returns when it has ended."""
+    def drain(self) -> None:
+        """Sends one replica no more requests, ends it in order, and returns when it has ended."""
 
-    def add(self) -> str:
-        """Starts a replica, and returns its name when requests are sent to it."""
+    def add(self) -> None:
+        """Starts a replica, and returns when requests are sent to it."""
+
+
+def kill_one(cluster: Cluster) -> None:
+    cluster.kill(cluster.replicas[0])
+
+
+def drain_one(cluster: Cluster) -> None:
+    cluster.drain()
+
+
+def add_one(cluster: Cluster) -> None:
+    cluster.add()

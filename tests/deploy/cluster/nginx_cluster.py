@@ -48,26 +48,23 @@ class NginxCluster:
     def kill(self, replica: str) -> None:
         self._servers[replica].stop(signal.SIGKILL)
 
-    def drain(self, replica: str) -> None:
-        drained = self._servers.pop(replica)
+    def drain(self) -> None:
+        _, drained = self._servers.popitem()
         self._tell_nginx()
         drained.stop(signal.SIGTERM)
 
-    def add(self) -> str:
-        replica = self._start()
+    def add(self) -> None:
+        self._start()
         self._tell_nginx()
-        return replica
 
-    def _start(self) -> str:
+    def _start(self) -> None:
         self._started += 1
         folder = self._folder / f"server-{self._started}"
         folder.mkdir()
         running = running_server(folder, command=self._command, **self._settings)
         server = self._stack.enter_context(running)
         server.wait_until_ready()
-        replica = server.url.removeprefix("http://")
-        self._servers[replica] = server
-        return replica
+        self._servers[server.url.removeprefix("http://")] = server
 
     def _tell_nginx(self) -> None:
         assert self._nginx is not None, "the cluster has started"

@@ -8,25 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.cluster.cluster import Cluster
+from tests.deploy.cluster.cluster import add_one, drain_one, kill_one
 from tests.deploy.cluster.load import hold_conversations
 from tests.deploy.cluster.nginx_cluster import running_nginx_cluster
 from tests.deploy.proxies import NGINX
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx)")
 SETTINGS = {"LLM_MODEL_NAME": "builtin", "LLM_THREADS": "1"}
-
-
-def kill_one(cluster: Cluster) -> None:
-    cluster.kill(cluster.replicas[0])
-
-
-def drain_one(cluster: Cluster) -> None:
-    cluster.drain(cluster.replicas[-1])
-
-
-def add_one(cluster: Cluster) -> None:
-    cluster.add()
 
 
 @pytest.mark.cluster

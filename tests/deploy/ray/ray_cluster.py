@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import psutil  # type: ignore[import-untyped]  # ships no types
-import yaml
+import yaml  # type: ignore[import-untyped]  # ships no types
 
 from tests.server import ROOT, free_port
 from tests.waiting import LIMIT_S, wait_for
@@ -43,7 +43,7 @@ class RayCluster:
             "LLM_FIND_LOCAL_MODELS": "false",
             "HF_HUB_CACHE": str(folder / "hub"),
         }
-        self._environment = inherited | _OF_RAY | defaults | settings
+        self._environment = {**inherited, **_OF_RAY, **defaults, **settings}
         self._head: subprocess.Popen[bytes] | None = None
         self._count = 0
 
