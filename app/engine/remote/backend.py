@@ -1,4 +1,4 @@
-"""Serves one model with a remote engine: streams, retries nothing, and knows when the engine is gone."""
+"""Serves one model with a remote engine: streams its replies, and knows when the engine is gone."""
 
 import asyncio
 import logging
@@ -128,11 +128,11 @@ class RemoteBackend:
         with self._opened(), self._recorded():
             began = time.monotonic()
             async with self._sender.accepted(model_input, sampling, deadline) as begun:
-                self._health.record(None)
                 sent = begun.sent
                 yield Accepted("", None, sent.omitted_messages, sent.max_tokens or self.info.context_length)
                 reply, first_token_s = ReplyStream(sampling.top_logprobs), None
                 async for chunk in begun.chunks:
+                    self._health.record(None)
                     for delta in self._read(reply, chunk):
                         first_token_s = first_token_s or time.monotonic() - began
                         yield delta

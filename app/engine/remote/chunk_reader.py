@@ -55,10 +55,10 @@ class ChunkReader:
                 return await anext(events, None)
         except _EventTooLong:
             raise self._failures.sent("an event that is too long") from None
-        except httpx.HTTPError:
-            raise self._failures.broke_off() from None
         except SSEError:
             raise self._failures.sent("an answer that is not a stream") from None
+        except httpx.HTTPError:
+            raise self._failures.broke_off() from None
 
     def _parsed(self, data: str) -> ReplyChunk:
         try:

@@ -22,6 +22,7 @@ _OVERFLOW = re.compile(
     r"|max_new_tokens.{0,20}must be|reduce the length of|(prompt|input) is too long",
     re.IGNORECASE | re.DOTALL,
 )
+_GATEWAY_STATUSES = (502, 503, 504)
 _BUSY_RETRY_S = 2
 _MAX_RETRY_S = 3600
 _MAX_QUOTED = 300  # characters of the other server's message
@@ -73,7 +74,9 @@ class FailureReader:
                 retry_after=wait_s,
             )
         if status >= 500:
-            return WorkerDied(
+            # A 500 may be due to the request alone, and says that the engine is there.
+            kind_of_error = WorkerDied if status in _GATEWAY_STATUSES else ModelUnavailable
+            return kind_of_error(
                 f"The remote engine of {self.model_name} failed with the status {status}.{said}",
                 hint="Send the message again later.",
                 retry_after=wait_s,

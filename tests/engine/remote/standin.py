@@ -42,6 +42,7 @@ class StandInUpstream:
     card: Json = field(default_factory=dict)
     chunks: list[Json] = field(default_factory=lambda: list(HELLO))
     refusals: list[tuple[int, Any]] = field(default_factory=list)  # status and body of the next answers
+    refusal_headers: dict[str, str] = field(default_factory=lambda: {"retry-after": "7"})
     window: int | None = None
     is_endless: bool = False  # it repeats its first chunk until the client leaves
     breaks_off: bool = False
@@ -49,6 +50,7 @@ class StandInUpstream:
     says_done: bool = True
     raw: bytes | None = None  # sent as it is instead of the chunks
     media_type: str = "text/event-stream"
+    stream_headers: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)  # JSON by path, beside the usual routes
     needs_key: bool = False
     url: str = ""
@@ -86,11 +88,11 @@ class StandInUpstream:
         self.headers.append(dict(request.headers))
         if self.refusals:
             status, content = self.refusals.pop(0)
-            return JSONResponse(content, status, headers={"retry-after": "7"})
+            return JSONResponse(content, status, headers=self.refusal_headers)
         if self.window is not None and (words := _words(body)) > self.window:
             message = f"This model's maximum context length is {self.window} tokens, not {words}."
             return JSONResponse({"error": {"message": message, "code": 400}}, 400)
-        return StreamingResponse(self._stream(), media_type=self.media_type)
+        return StreamingResponse(self._stream(), media_type=self.media_type, headers=self.stream_headers)
 
     async def _stream(self) -> AsyncIterator[bytes]:
         try:

@@ -277,7 +277,9 @@ def test_message_that_cannot_fit_is_refused(owner: str) -> None:
         (401, ModelUnavailable, "key"),
         (404, ModelUnavailable, "does not serve"),
         (429, QueueFull, "too many"),
-        (500, WorkerDied, "500"),
+        (302, ModelUnavailable, "redirects"),
+        (500, ModelUnavailable, "500"),
+        (502, WorkerDied, "502"),
         (503, WorkerDied, "503"),
     ],
 )
