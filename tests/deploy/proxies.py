@@ -85,8 +85,9 @@ def running_plain_nginx(example: str, folder: Path, upstreams: Sequence[str]) ->
     template = (ROOT / "deploy/nginx" / example).read_text(encoding="utf-8")
     template = template.replace("listen 8000;", f"listen 127.0.0.1:{port};")
     _write(folder, template, upstreams)
-    with _running(_nginx_command(folder), folder, f"http://127.0.0.1:{port}") as process:
-        yield Nginx(f"http://127.0.0.1:{port}", folder, process, template)
+    url = f"http://127.0.0.1:{port}"
+    with _running(_nginx_command(folder), folder, f"{url}/metrics") as process:  # which reaches no server
+        yield Nginx(url, folder, process, template)
 
 
 def _write(folder: Path, template: str, upstreams: Sequence[str]) -> None:
