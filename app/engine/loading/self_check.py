@@ -13,11 +13,13 @@ from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused, ModelUnsupported
 from app.core.literals import Quantization
+from app.engine.execution.attention import interface as attention
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.calibration import record
 from app.engine.layers.prepare import prepare
+from app.engine.layers.schemes import as_computed
 from app.engine.loading.load import ReportStage
 from app.engine.loading.reference import (
     OTHERS,
@@ -70,6 +72,32 @@ def check_packed_path(
         )
 
 
+def refuse_unpackable(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Raises ModelUnsupported if the packed path cannot compute the architecture. It changes nothing."""
+    with failures_as_unsupported(model):
+        refuse_layer_types(model)
+        _use_own_attention(model)
+        prompts, own = [some_ids(model, length) for length in _LENGTHS], model.config._attn_implementation
+        sequences = _sequences(prompts, PerSlotAllocator())
+        with computing_in(dtype, model):
+            expected = own_logits(model, prompts)
+            refuse_infinite(model, expected, dtype)
+            attention.register()
+            model.set_attn_implementation(attention.NAME)
+            try:
+                logits = _packed_logits(ModelRunner(model), sequences, [_LENGTHS])
+            finally:
+                model.set_attn_implementation(own)
+        for sequence, row, packed in zip(sequences, expected, logits, strict=True):
+            _refuse_missing_layers(model, sequence.slot)
+            refuse_difference(row, packed, as_computed(dtype).tolerance, "packed attention")
+
+
+def _use_own_attention(model: PreTrainedModel) -> None:
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
+
+
 def _converted_and_checked(
     model: PreTrainedModel,
     dtype: torch.dtype,
@@ -78,8 +106,7 @@ def _converted_and_checked(
     pool: KVPool | None,
     calibration_ids: Sequence[int],
 ) -> PackedPath:
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
+    _use_own_attention(model)
     prompts = [some_ids(model, length) for length in _LENGTHS]
     with computing_in(dtype, model):
         expected = own_logits(model, prompts)
@@ -133,9 +160,11 @@ def _supports_cuda_graphs(
         runner.recover()
 
 
-def _packed_logits(runner: ModelRunner, sequences: list[TokenSequence]) -> list[Tensor]:
-    """Returns the logits after each sequence's last token, computed in the mixed passes of `_PASSES`."""
-    for counts in _PASSES:
+def _packed_logits(
+    runner: ModelRunner, sequences: list[TokenSequence], passes: Sequence[tuple[int, ...]] = _PASSES
+) -> list[Tensor]:
+    """Returns the logits after each sequence's last token. Each pass has so many tokens of each of them."""
+    for counts in passes:
         try:
             logits = runner.forward([Chunk(*pair) for pair in zip(sequences, counts, strict=True)])
         except ModelRefused as error:

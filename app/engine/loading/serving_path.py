@@ -1,6 +1,7 @@
 """Loads a model and finds the path that serves it: packed if possible, else with a cache per sequence."""
 
 import gc
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,10 @@ from app.engine.kv.pool import pool_for
 from app.engine.layers import calibration
 from app.engine.layers.blocks import block_parameters
 from app.engine.loading.load import LoadedModel, ReportStage, load
-from app.engine.loading.self_check import PackedPath, check_packed_path, refuse_layer_types
-from app.engine.own_cache.check import OwnPath, check_converted, check_unchanged
+from app.engine.loading.self_check import PackedPath, check_packed_path, refuse_unpackable
+from app.engine.own_cache.check import OwnPath, check_converted, check_unchanged, refuse_unservable
+
+_log = logging.getLogger(__name__)
 
 _CHECK_TOKENS = 64  # the size of the KV pool for the self-check
 
@@ -38,7 +41,8 @@ class _Failure:
 def load_checked(spec: WorkerSpec, report: ReportStage) -> CheckedModel:
     """Returns the model of the spec, converted for the path that serves it.
 
-    A check that fails has changed the model's layers, so each further attempt loads it again.
+    What an architecture cannot do is found before its layers are converted. A check that fails afterwards has
+    changed them, so each further attempt loads the model again.
 
     Raises ModelUnavailable if the model cannot be loaded, or is served rightly on no path.
     """
@@ -58,7 +62,7 @@ def _first_attempt(spec: WorkerSpec, report: ReportStage) -> CheckedModel | _Fai
         raise ModelUnsupported("config.json describes a model without layers")
     report("check", 0.0)
     try:
-        refuse_layer_types(loaded.model)
+        refuse_unpackable(loaded.model, loaded.dtype)
     except ModelUnsupported as error:
         return _converted(spec, loaded, report, error.message)
     parameters = _parameters(loaded)
@@ -85,6 +89,8 @@ def _converted(
     """Tries own caches with converted layers, of a model that is loaded here if it is not given."""
     loaded = _loaded_again(spec) if loaded is None else loaded
     parameters = _parameters(loaded)
+    if not _has_narrow_weights(loaded):
+        refuse_unservable(loaded.model, loaded.dtype)
     ids = loaded.tokenizer.encode(calibration.TEXT)
     try:
         path = check_converted(loaded.model, loaded.dtype, spec.quantization, reason, report, ids)
@@ -97,12 +103,19 @@ def _converted(
         return _Failure(reason, has_tried_converted=True)
 
 
+def _has_narrow_weights(loaded: LoadedModel) -> bool:
+    """Returns whether weights have fewer bits than the computation, which some layers' code cannot take."""
+    weights = (weight for weight in loaded.model.parameters() if weight.is_floating_point())
+    return any(weight.element_size() < loaded.dtype.itemsize for weight in weights)
+
+
 def _parameters(loaded: LoadedModel) -> int:
     return loaded.model.num_parameters() + block_parameters(loaded.model)
 
 
 def _loaded_again(spec: WorkerSpec, *, widens: bool = False) -> LoadedModel:
     gc.collect()  # the modules of the failed attempt refer to each other
+    _log.info("loading the weights again, because the check failed with converted layers")
 
     def report_nothing(stage: Stage, fraction: float) -> None:
         """The first load has reported its progress."""

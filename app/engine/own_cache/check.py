@@ -86,6 +86,18 @@ def check_converted(
         return _path(model, dtype, prompts, expected, scheme, reason)
 
 
+def refuse_unservable(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Raises ModelUnsupported if the architecture's cache gives wrong logits with its layers as they are."""
+    with failures_as_unsupported(model):
+        _refuse_without_cache(model)
+        prompts = _prompts(model)
+        with computing_in(dtype, model):
+            expected = own_logits(model, prompts)
+            refuse_infinite(model, expected, dtype)
+            logits = _read(model, prompts, _AT_ONCE)[1]
+        _refuse_differences(expected, logits, as_computed(dtype).tolerance)
+
+
 def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
     """Checks the logits of the model as it is. Raises what `check_converted` raises."""
     with failures_as_unsupported(model):
@@ -120,8 +132,7 @@ def _path(
     is_divisible = _is_divisible(model, prompts[0], single, rounding)
     passes = _IN_CHUNKS if is_divisible else _AT_ONCE
     states, logits = _read(model, prompts, passes)
-    for own, row in zip(expected, logits, strict=True):
-        refuse_difference(own, row, scheme.tolerance, "the cache of this architecture")
+    _refuse_differences(expected, logits, scheme.tolerance)
     shorter, longer = sorted(
         (len(ids), storage_bytes(it.cache)) for ids, it in zip(prompts, states, strict=True)
     )
@@ -133,6 +144,11 @@ def _path(
         can_crop=all(state.can_always_crop for state in states),
         joining=_joining(model, prompts, passes, joining_of(states[0]), logits, rounding),
     )
+
+
+def _refuse_differences(expected: list[Tensor], logits: list[Tensor], tolerance: float) -> None:
+    for own, row in zip(expected, logits, strict=True):
+        refuse_difference(own, row, tolerance, "the cache of this architecture")
 
 
 def _rounding(model: PreTrainedModel, dtype: torch.dtype, ids: list[int], single: Tensor) -> float:

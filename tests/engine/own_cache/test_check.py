@@ -83,6 +83,33 @@ def test_layers_that_cannot_be_quantised_are_refused_with_the_setting(
     assert "LLM_QUANTIZATION=none" in (refusal.value.hint or "")
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+def test_architecture_that_cannot_be_served_is_refused_for_itself_after_one_load(
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    quantization: Quantization,
+) -> None:
+    new_model(recurrent_gemma(len(tokenizer))).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    spec = WorkerSpec(str(tmp_path), "recurrent-gemma", dtype="float32", quantization=quantization)
+    with caplog.at_level("INFO"), pytest.raises(ModelUnsupported, match="RecurrentGemma") as refusal:
+        load_checked(spec, lambda *stage: None)
+    assert refusal.value.hint is not None and refusal.value.hint.startswith("Choose a model of another")
+    assert "again" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["bloom", "gptj", "stablelm", "deepseek_v3", "falcon", "qwen3_5_text"])
+def test_architecture_that_cannot_be_packed_is_loaded_once(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(name, tokenizer, tmp_path)
+    spec = WorkerSpec(str(tmp_path), name, dtype="float32")
+    with caplog.at_level("INFO"):
+        assert isinstance(load_checked(spec, lambda *stage: None).path, OwnPath)
+    assert "again" not in caplog.text
+
+
 def test_state_spaces_have_the_context_window_that_is_set(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -115,12 +142,19 @@ def test_other_dtypes_are_computed_in(
         assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
 
 
-def test_model_without_a_cache_of_its_sequences_is_refused() -> None:
-    config = RecurrentGemmaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4
+def recurrent_gemma(vocabulary: int) -> RecurrentGemmaConfig:
+    return RecurrentGemmaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
     )
+
+
+def test_model_without_a_cache_of_its_sequences_is_refused() -> None:
     with pytest.raises(ModelUnsupported):
-        check_unchanged(new_model(config), "its layers")
+        check_unchanged(new_model(recurrent_gemma(300)), "its layers")
 
 
 class ForgetfulMixer(MambaMixer):
