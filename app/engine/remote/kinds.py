@@ -58,6 +58,7 @@ _VLLM_FIELDS = (
     "include_stop_str_in_output",
     "bad_words",
 )
+_VLLM_CONTINUES = MappingProxyType({"continue_final_message": True, "add_generation_prompt": False})
 
 GENERIC = EngineKind("OpenAI's API")
 VLLM = EngineKind(
@@ -66,7 +67,7 @@ VLLM = EngineKind(
     _same(*_VLLM_FIELDS),
     grammars=frozenset({"json_schema", "json", "regex", "choice"}),
     thinking="template",
-    continues={"continue_final_message": True, "add_generation_prompt": False},
+    continues=_VLLM_CONTINUES,
     counting="tokenize",
     health_path="/health",
 )
@@ -85,7 +86,7 @@ LLAMA_SERVER = EngineKind(
     {**_same("top_k", "min_p", "ignore_eos"), "repetition_penalty": "repeat_penalty"},
     grammars=frozenset({"json_schema", "json", "choice"}),
     thinking="template",
-    continues=_NOTHING,  # it always continues an assistant's last message
+    continues=_VLLM_CONTINUES,  # without them it continues, too, but repeats the message first
     counting="apply-template",
     tool_choice="no names",
     least_top_logprobs=1,

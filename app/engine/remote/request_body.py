@@ -125,6 +125,8 @@ def _message(message: ChatMessage) -> Body:
 def _tools(tool_use: ToolUse, kind: EngineKind) -> Body:
     if not tool_use.is_parallel and "parallel_tool_calls" in kind.refused:
         raise _cannot("parallel_tool_calls", kind)
+    if tool_use.choice == "none" and kind.tool_choice == "none":
+        return {}
     single = {} if tool_use.is_parallel else {"parallel_tool_calls": False}
     tools: Sequence[Tool] = tool_use.tools
     choice: Body = {} if tool_use.choice == "auto" else {"tool_choice": tool_use.choice}

@@ -95,6 +95,18 @@ def test_named_tool_is_the_only_one_where_the_engine_takes_no_names() -> None:
     assert body["tool_choice"] == {"type": "function", "function": {"name": "time"}}
 
 
+def test_tools_that_must_not_be_called_stay_here_where_the_engine_knows_no_choice() -> None:
+    _, body = ask(StandInUpstream("library"), ModelInput(HI.messages, tool_use=ToolUse(TOOLS, "none")))
+    assert not {"tools", "tool_choice"} & body.keys()
+
+
+@pytest.mark.parametrize("owner", ["vllm", "llamacpp"])
+def test_continued_message_is_not_repeated(owner: str) -> None:
+    history = (*(HI.messages or ()), ChatMessage("assistant", "Hel"))
+    _, body = ask(StandInUpstream(owner), ModelInput(history, continue_final_message=True))
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+
+
 def test_one_of_several_choices_is_a_grammar_for_llama_server() -> None:
     _, body = ask(
         StandInUpstream("llamacpp"), ModelInput(HI.messages, grammar=Grammar("choice", '["yes", "a \\"b"]'))
