@@ -10,13 +10,14 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.capacity.check import TOLERANCE, Comparison, compare
+from tests.capacity.daily_users import DailyUse, needs
 from tests.capacity.gpu_figures import from_gpu_run
 from tests.capacity.measure import ServedModel, measure
 from tests.capacity.options import costs_path, goal_of, parser, scenario_of
 from tests.capacity.server_costs import ServerCosts
 from tests.capacity.simulation import Outcome, Routing, Scenario, simulate
 from tests.capacity.sizing import Sized, fewest_replicas, most_conversations
-from tests.capacity.tables import comparison_table, costs_table, outcomes_table, sizes_table
+from tests.capacity.tables import comparison_table, costs_table, needs_table, outcomes_table, sizes_table
 from tests.capacity.workload import Quantity, Workload
 
 _ROUTINGS: tuple[Routing, ...] = ("affinity", "random")
@@ -69,6 +70,19 @@ def _size(options: argparse.Namespace, console: Console) -> int:
 
 def _density(options: argparse.Namespace, console: Console) -> int:
     return _print_size(options, console, most_conversations(scenario_of(options), goal_of(options)))
+
+
+def _plan(options: argparse.Namespace, console: Console) -> int:
+    density = most_conversations(scenario_of(options), goal_of(options))
+    if density is None:
+        return _print_size(options, console, density)
+    use, append_s = DailyUse(options.daily_turns, options.peak), options.append_ms / 1000
+    found = needs(density, options.users, use, append_s, options.price)
+    console.print(sizes_table(f"density, costs: {options.costs}", [("", density)], None))
+    console.print(needs_table(f"busiest hour, costs: {options.costs}", found))
+    outcome = _outcome_fields(density.outcome)
+    _write(options.json, {"density": outcome, "needs": [asdict(need) for need in found]})
+    return 0
 
 
 def _check(options: argparse.Namespace, console: Console) -> int:
@@ -132,6 +146,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "compare": _compare,
     "size": _size,
     "density": _density,
+    "plan": _plan,
     "check": _check,
 }
 

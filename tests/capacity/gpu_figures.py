@@ -5,6 +5,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
 from tests.benchmarks import shapes
 from tests.capacity.server_costs import HostCosts, ServerCosts
 from tests.capacity.step_times import Curve, StepTimes
@@ -38,7 +41,7 @@ def from_gpu_run(results: Path, model: str, card: str, host: HostCosts) -> Serve
         step=_step_times(figures, profiled, window),
         bytes_per_token=2 * config.num_hidden_layers * heads * head * _ITEM_BYTES,
         context_length=window,
-        weights_bytes=int(1e6 * figures["memory, MB"]),
+        weights_bytes=_ITEM_BYTES * _parameters(config),
         cores=_CORES,
         threads=1,
         step_tokens=_STEP_TOKENS,
@@ -67,6 +70,11 @@ def _step_times(figures: dict[str, float], profiled: dict[str, float], window: i
         decode_token_s=token_s,
         longest_token_s=longest_token_s,
     )
+
+
+def _parameters(config: PreTrainedConfig) -> int:
+    with torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(config).num_parameters())  # type: ignore[no-untyped-call]
 
 
 def _attended_s(token_s: float, longest_token_s: float, count: int) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import anyio
 import psutil  # type: ignore[import-untyped]  # ships no types
@@ -16,6 +17,7 @@ _SETTLING_S = 0.05  # for what a server does after a reply
 _MESSAGE_TOKENS = 30
 _SHORT, _LONG = 2, 48  # tokens of a reply
 _STREAMS = 8
+GAP_TOKENS, _GAP_REPLIES = 48, 5
 _NANOSECONDS = 1e-9
 
 
@@ -28,6 +30,7 @@ class HttpCosts:
     token_s: float
     client_request_s: float
     client_token_s: float
+    gap_s: float  # by the clock, between the tokens of a single reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,18 @@ async def measure_http(target: ServerTarget, server_pid: int, text: PromptText, 
         token_s=max(0.0, streams.api_s - fixed * (request_s + finish_s)) / tokens,
         client_request_s=client_request_s,
         client_token_s=max(0.0, streams.client_s - fixed * client_request_s) / tokens,
+        gap_s=await _gap_s(target, text),
     )
+
+
+async def _gap_s(target: ServerTarget, text: PromptText) -> float:
+    """Returns the median of single replies of GAP_TOKENS tokens to messages of as many."""
+    gaps = []
+    for _ in range(_GAP_REPLIES):
+        trace = Trace()
+        await target.dialogue().say(text.message(GAP_TOKENS), GAP_TOKENS, trace)
+        gaps.append(1 / trace.tokens_per_s)
+    return median(gaps)
 
 
 async def _streams(target: ServerTarget, process: psutil.Process, text: PromptText, rounds: int) -> _Spent:

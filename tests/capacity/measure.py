@@ -9,21 +9,22 @@ from tempfile import TemporaryDirectory
 
 from app.core.catalogue import BUILTIN_NAME
 from app.engine.ipc.messages import WorkerSpec
-from app.engine.startup import ReadyEngine
 from tests.benchmarks import machine, shapes, targets
 from tests.benchmarks.models import BenchmarkModel, prepare_model
 from tests.capacity.engine_steps import (
     CASES,
     Case,
+    PromptCosts,
     fit_without_outliers,
     kv_bytes_per_token,
     measure_prompts,
     measure_steps,
 )
-from tests.capacity.http_costs import HttpCosts, measure_http
+from tests.capacity.http_costs import GAP_TOKENS, HttpCosts, measure_http
 from tests.capacity.prompts import PromptText
+from tests.capacity.recording_engine import RecordingEngine, recording_engine
 from tests.capacity.server_costs import HostCosts, ServerCosts
-from tests.gpu.engines import built
+from tests.capacity.step_times import StepShape, StepTimes
 from tests.server import RunningServer, running_server
 
 MODELS = (BUILTIN_NAME, *shapes.FULL)
@@ -83,8 +84,8 @@ def measure(
     text = PromptText(served.model.folder)
     with served.server() as running:
         http = asyncio.run(_http_costs(running, text, requests))
-    with built(served.spec) as ready:
-        costs, error = _engine_costs(ready, served, text, http, cases, rounds)
+    with recording_engine(served.spec) as recording:
+        costs, error = _engine_costs(recording, served, text, http, cases, rounds)
     return costs, error
 
 
@@ -96,22 +97,22 @@ async def _http_costs(running: RunningServer, text: PromptText, requests: int) -
 
 
 def _engine_costs(
-    ready: ReadyEngine,
+    recording: RecordingEngine,
     served: ServedModel,
     text: PromptText,
     http: HttpCosts,
     cases: tuple[Case, ...],
     rounds: int,
 ) -> tuple[ServerCosts, float]:
-    prompts, bytes_per_token = measure_prompts(ready, text), kv_bytes_per_token(ready, text)
-    step, error = fit_without_outliers(measure_steps(ready, text, cases, rounds))
-    described, limits = machine.describe(), ready.engine.limits
+    prompts, bytes_per_token = measure_prompts(recording, text), kv_bytes_per_token(recording, text)
+    step, error = fit_without_outliers(measure_steps(recording, text, cases, rounds))
+    described, limits = machine.describe(), recording.engine.limits
     costs = ServerCosts(
         model=served.model.name,
         source="python -m tests.capacity measure",
         step=step,
         bytes_per_token=bytes_per_token,
-        context_length=ready.info.context_length,
+        context_length=limits.context_length,
         weights_bytes=served.model.weights_bytes,
         cores=int(str(described["cores"])),
         threads=served.threads,
@@ -119,15 +120,23 @@ def _engine_costs(
         unnoticed_step_s=limits.unnoticed_step_s,
         first_overhead_tokens=prompts.first_overhead_tokens,
         turn_overhead_tokens=prompts.turn_overhead_tokens,
-        host=HostCosts(
-            request_s=http.request_s,
-            finish_s=http.finish_s,
-            token_s=http.token_s,
-            prepare_s=prompts.prepare_s,
-            prepare_token_s=prompts.prepare_token_s,
-            client_request_s=http.client_request_s,
-            client_token_s=http.client_token_s,
-        ),
+        host=_host_costs(http, prompts, step),
         machine=described,
     )
     return costs, error
+
+
+def _host_costs(http: HttpCosts, prompts: PromptCosts, step: StepTimes) -> HostCosts:
+    """A token of a single reply takes a step, and what the worker does around it."""
+    loop_s = http.gap_s - step.seconds(StepShape(1, 0, 1, 3 * GAP_TOKENS // 2))
+    return HostCosts(
+        request_s=http.request_s,
+        finish_s=http.finish_s,
+        token_s=http.token_s,
+        loop_s=max(0.0, loop_s),
+        prepare_s=prompts.prepare_s,
+        prepare_token_s=prompts.prepare_token_s,
+        prepare_share=prompts.prepare_share,
+        client_request_s=http.client_request_s,
+        client_token_s=http.client_token_s,
+    )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tests.capacity.daily_users import DailyUse
 from tests.capacity.measure import MODELS
 from tests.capacity.replica import ServerLimits
 from tests.capacity.server_costs import ServerCosts
@@ -37,6 +38,21 @@ def parser() -> argparse.ArgumentParser:
     density = _scenario(commands, "density", "find the most conversations that the replicas can hold")
     density.add_argument("--replicas", type=_positive, default=1, help="servers")
     _goal(density)
+    plan = _scenario(commands, "plan", "work out what numbers of daily users need, from the density")
+    plan.add_argument("--replicas", type=_positive, default=4, help="servers in the simulation")
+    _goal(plan)
+    use = DailyUse()
+    plan.add_argument(
+        "--users", type=_positive, nargs="+", default=[1_000, 100_000, 10_000_000], help="a day"
+    )
+    plan.add_argument("--daily-turns", type=float, default=use.turns, help="of one user")
+    plan.add_argument("--peak", type=float, default=use.peak, help="load of the busiest hour over the mean")
+    plan.add_argument(
+        "--append-ms",
+        type=float,
+        default=14.7,
+        help="processor time of storing a turn (PostgreSQL, by `python -m tests.benchmarks.storage`)",
+    )
     return made
 
 

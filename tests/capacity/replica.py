@@ -64,17 +64,14 @@ class Replica:
         self._prefill_budget = PrefillBudget(costs.unnoticed_step_s)
         self._requests: dict[str, _OpenRequest] = {}
         self._accepted = 0
-        self._work = env.event()
+        self._inbox: list[_OpenRequest] = []
+        self._news = env.event()  # a request has arrived or is prepared
         self.most_kv_bytes = 0
         env.process(self._run())
 
     @property
     def preemptions(self) -> int:
         return self._scheduler.preemptions
-
-    @property
-    def open_requests(self) -> int:
-        return self._accepted
 
     def serve(self, record: TurnRecord, ids: Sequence[int], reply_tokens: int) -> Wait:
         """Runs a turn with these prompt ids to its end, and completes its record."""
@@ -85,37 +82,45 @@ class Replica:
             record.is_refused, record.ended_s = True, self._env.now
             return
         self._accepted += 1
-        prepare_s = costs.prepare_s + costs.prepare_token_s * len(ids)
-        yield from self.host.work(self.host.admission, prepare_s)
-        request = self._start(record, ids, reply_tokens)
+        record.prompt_tokens, record.reply_tokens = len(ids), reply_tokens
+        sequence = TokenSequence(f"{record.user}/{record.began_s}", ids, is_kept=self._limits.keeps_kv)
+        request = _OpenRequest(record, sequence, reply_tokens, self._env.event())
+        self._inbox.append(request)
+        self._wake()
         yield request.ended
         self._accepted -= 1
         yield from self.host.work(self.host.api, costs.finish_s)
         record.ended_s = self._env.now
 
-    def _start(self, record: TurnRecord, ids: Sequence[int], reply_tokens: int) -> _OpenRequest:
-        name = f"{record.user}/{record.began_s}"
-        sequence = TokenSequence(name, ids, is_kept=self._limits.keeps_kv)
-        request = _OpenRequest(record, sequence, reply_tokens, self._env.event())
-        record.prompt_tokens, record.reply_tokens = len(ids), reply_tokens
-        self._requests[name] = request
-        self._scheduler.add(sequence)
-        if not self._work.triggered:
-            self._work.succeed()
-        return request
+    def _wake(self) -> None:
+        if not self._news.triggered:
+            self._news.succeed()
 
     def _run(self) -> Wait:
+        """Reads requests between steps, as a worker does, so that preparing them begins then."""
         while True:
+            for request in self._inbox:
+                self._env.process(self._prepare(request))
+            self._inbox.clear()
             if not self._requests:
-                self._work = self._env.event()
-                yield self._work
+                self._news = self._env.event()
+                yield self._news
+                continue
             chunks = self._scheduler.plan(self._prefill_budget.prefill_rows(self._costs.step_tokens))
             began, shape = self._env.now, shape_of(chunks)
-            yield from self.host.step(self._costs.step.seconds(shape))
+            yield from self.host.step(self._costs.host.loop_s + self._costs.step.seconds(shape))
             self._prefill_budget.learn(self._env.now - began, shape.prefill_rows)
             delivery = self._advance(chunks)
             if delivery.tokens:
                 self._env.process(self._deliver(delivery))
+
+    def _prepare(self, request: _OpenRequest) -> Wait:
+        costs, sequence = self._costs.host, request.sequence
+        prepare_s = costs.prepare_s + costs.prepare_token_s * len(sequence.ids)
+        yield from self.host.work(self.host.admission, prepare_s)
+        self._requests[sequence.request_id] = request
+        self._scheduler.add(sequence)
+        self._wake()
 
     def _advance(self, chunks: Sequence[Chunk]) -> _Delivery:
         self.most_kv_bytes = max(self.most_kv_bytes, self._cache.used_bytes)

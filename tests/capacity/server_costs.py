@@ -15,8 +15,10 @@ class HostCosts:
     request_s: float = 0.0  # of the API process, for each request, before its first token
     finish_s: float = 0.0  # of the API process, for each request, at its end
     token_s: float = 0.0  # of the API process, for each token of a reply
+    loop_s: float = 0.0  # of the worker, for each step, to receive and send messages
     prepare_s: float = 0.0  # of the worker's admission thread, for each request
     prepare_token_s: float = 0.0  # of the worker's admission thread, for each token of a prompt
+    prepare_share: float = 0.0  # of these two, by which steps take longer: one interpreter runs both
     client_request_s: float = 0.0
     client_token_s: float = 0.0
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from tests.capacity.check import Comparison
+from tests.capacity.daily_users import Need
 from tests.capacity.server_costs import ServerCosts
 from tests.capacity.simulation import Outcome
 from tests.capacity.sizing import Sized
@@ -62,6 +63,23 @@ def sizes_table(title: str, sizes: Iterable[tuple[str, Sized | None]], price_per
     return table
 
 
+def needs_table(title: str, needs: Iterable[Need]) -> Table:
+    columns = ("turns/s", "conversations", "replicas", "GB in all", "reply tok/s", "database cores")
+    table = _table(title, "daily users", *columns, "price of 1M tokens")
+    for need in needs:
+        table.add_row(
+            f"{need.users:,}",
+            f"{need.turns_per_s:,.2f}",
+            f"{need.conversations:,}",
+            f"{need.replicas:,}",
+            f"{need.memory_bytes / _GB:,.1f}",
+            f"{need.reply_tokens_per_s:,.0f}",
+            f"{need.database_cores:.2f}",
+            "" if need.price_per_million is None else f"{need.price_per_million:.2f}",
+        )
+    return table
+
+
 def comparison_table(title: str, comparison: Comparison) -> Table:
     table = _table(title, "figure", "predicted", "measured", "difference")
     for name, predicted, measured in comparison.rows():
@@ -84,6 +102,7 @@ def costs_table(costs: ServerCosts) -> Table:
         ("API process, a request before its first token", host.request_s),
         ("API process, a request at its end", host.finish_s),
         ("API process, a token", host.token_s),
+        ("worker, messages of a step", host.loop_s),
         ("preparing a prompt of 500 tokens", host.prepare_s + 500 * host.prepare_token_s),
         ("client, a request", host.client_request_s),
         ("client, a token", host.client_token_s),
