@@ -69,11 +69,11 @@ def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:  # Any: JSON 
 def running_server(
     folder: Path, *, command: Sequence[str] = ("app",), **environment: str
 ) -> Iterator[RunningServer]:
-    """Runs `python -m app` in `folder` on a free port, with no other settings than those given.
+    """Runs `python -m app` in `folder`, with no other settings than those given and, by default, a free port.
 
     `command` names another module that serves, and its arguments. Its log is `server.log` in that folder.
     """
-    port = free_port()
+    port = int(environment.get("LLM_PORT") or free_port())
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
     defaults = {
         "LLM_PORT": str(port),

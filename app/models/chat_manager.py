@@ -69,7 +69,13 @@ class ChatModelManager:
             TurnNotFound: no such turn runs, or has ended a short time ago.
             InvalidRequest: it has no event with that id yet.
         """
-        log = await self._log(owner, message_id)
+        try:
+            log = (await find_turn(self._turns, self._store, owner, message_id)).log
+        except TurnNotFound:
+            log = await self._interrupted.log(owner, message_id)
+            after = min(
+                after, log.last_id - 1
+            )  # most of its events are lost, and its end follows all of them
         log.check_id(after)
         return TurnReader(log, after)
 

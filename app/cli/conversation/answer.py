@@ -107,7 +107,11 @@ def show_summary(terminal: Terminal, answer: Answer, previous_model: str | None,
     terminal.note((" · " if terminal.style.symbols else ", ").join(facts))
     if previous_model not in (None, answer.model_name):
         terminal.note(f"This answer is from {answer.model_name}, the previous one from {previous_model}.")
-    if answer.was_resumed:
+    if answer.done.finish_reason == "interrupted" and not answer.done.response:
+        terminal.note(
+            "The server ended in the middle of the answer, and has kept none of it. /retry asks again."
+        )
+    elif answer.was_resumed:
         terminal.note("The connection was lost meanwhile. The answer was picked up where it had stopped.")
     if answer.prefix and not answer.has_grown:
         terminal.note("The model considers its answer complete and added nothing.")

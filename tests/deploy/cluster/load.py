@@ -52,12 +52,12 @@ class LoadReport:
         broken = sum(each.broken_streams for each in self.conversations)
         again = sum(each.offered_again for each in self.conversations)
         interrupted = sum(
-            turn.finish_reason in ("interrupted", "incomplete")
-            for each in self.conversations
-            for turn in each.turns
+            turn.finish_reason == "interrupted" for each in self.conversations for turn in each.turns
         )
+        seconds = sorted(turn.seconds for each in self.conversations for turn in each.turns)
         return (
-            f"{len(self.conversations)} conversations, {self.turns} turns in {self.seconds:.1f} s, "
+            f"{len(self.conversations)} conversations, {self.turns} turns in {self.seconds:.1f} s "
+            f"(p50 {seconds[len(seconds) // 2]:.2f} s, p95 {seconds[len(seconds) * 95 // 100]:.2f} s), "
             f"{failures} attempts repeated, {broken} broken streams, {again} turns offered again, "
             f"{interrupted} interrupted, {self.cached_share:.1%} of second turns cached"
         )

@@ -32,7 +32,7 @@ class AnsweredTurn:
     finish_reason: str
     prompt_tokens: int
     cached_tokens: int
-    seconds: float  # from the first attempt to the answer
+    seconds: float  # until the answer, for the attempt that got it
 
 
 @dataclass
@@ -55,15 +55,22 @@ class Conversation:
         Raises:
             AssertionError: it is not answered in time, or refused in a way that no attempt can change.
         """
-        key, began = secrets.token_hex(16), time.monotonic()
+        key = secrets.token_hex(16)
         async for _ in attempts(f"an answer to {message}", PATIENCE_S):
             try:
-                done = await self._attempt(message, key)
+                return await self.attempt(message, key)
             except (NotAnswered, httpx.TransportError) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
-                continue
-            self.turns.append(_turn(message, done, time.monotonic() - began))
-            return
+
+    async def attempt(self, message: str, key: str) -> None:
+        """Asks once.
+
+        Raises:
+            NotAnswered, httpx.TransportError: it was not answered.
+        """
+        began = time.monotonic()
+        done = await self._asked(message, key)
+        self.turns.append(_turn(message, done, time.monotonic() - began))
 
     async def stored(self) -> JSON:
         """The conversation as the cluster has it."""
@@ -73,7 +80,7 @@ class Conversation:
     def _headers(self, key: str | None = None) -> dict[str, str]:
         return {"X-Session-Id": self.id} | ({} if key is None else {"Idempotency-Key": key})
 
-    async def _attempt(self, message: str, key: str) -> JSON:
+    async def _asked(self, message: str, key: str) -> JSON:
         """Returns the ChatResponse of the turn."""
         match self.way:
             case "streamed":
@@ -139,7 +146,7 @@ class Conversation:
             "conversation_id": made["conversation"]["id"],
             "message_id": f"msg_{made['id'][-32:]}",
             "response": text,
-            "finish_reason": made["status"],
+            "finish_reason": _reason_of(made),
             "usage": {
                 "prompt_tokens": usage["input_tokens"],
                 "cached_tokens": usage["input_tokens_details"]["cached_tokens"],
@@ -176,6 +183,14 @@ def _turn(message: str, done: JSON, seconds: float) -> AnsweredTurn:
         usage["cached_tokens"],
         seconds,
     )
+
+
+def _reason_of(response: JSON) -> str:
+    """The end of a response as the native API calls it."""
+    if response["status"] == "completed":
+        return "stop"
+    cut = (response["incomplete_details"] or {}).get("reason") == "max_output_tokens"
+    return "length" if cut else "interrupted"
 
 
 def json_of(reply: httpx.Response) -> JSON:

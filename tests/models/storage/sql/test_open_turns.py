@@ -110,6 +110,8 @@ def test_the_turn_of_a_dead_server_has_ended_as_interrupted(database_url: str) -
                 assert isinstance(ended, ChatResponse)
                 assert (ended.response, ended.finish_reason) == ("", "interrupted")
             assert await second.branch(start.conversation_id) == [("hi", None), ("", "interrupted")]
+            rest = await second.chats.events(OWNER, str(start.message_id), 200)
+            assert await events_of(rest) == [ended], "the end follows events that are lost"
             stopped = await second.chats.stop(OWNER, str(start.message_id))
             assert not stopped.was_running and stopped.reply == ended
             with pytest.raises(TurnNotFound):

@@ -30,7 +30,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
+    """When the process started; None if it has ended, also if its parent has not taken note of that yet."""
     try:
-        return str(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
     except psutil.NoSuchProcess:
         return None
