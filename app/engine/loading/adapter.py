@@ -3,6 +3,7 @@
 The adapter's author is not trusted: of its configuration only known fields are used, and no code or pickle.
 """
 
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,10 @@ _IGNORED = {
     *("lora_dropout", "init_lora_weights", "auto_mapping", "loftq_config", "eva_config", "megatron_core"),
     *("qalora_group_size", "runtime_config"),
 }
+_PREFIX = "base_model.model."  # of the names of the stored weights
+# Names of modules, in which parts may be repeated. Groups, or more repetitions, could take for ever to match.
+_PATTERN = re.compile(r"[\w.^$\\*+?-]{1,200}")
+_MOST_REPETITIONS = 2
 _INITIAL = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base model as well
 
 
@@ -42,6 +47,8 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     refuse_strange_files(folder)
     options, weights = _options(folder), _weights(folder)
     _refuse_large_ranks(options, weights)
+    _refuse_slow_patterns(options)
+    options |= _targets(options, weights)
     if find_spec("peft") is None:
         raise ModelUnsupported(
             "merging an adapter needs the Python package peft", hint="Install it: pip install peft"
@@ -89,6 +96,30 @@ def _refuse_large_ranks(options: dict[str, Any], weights: dict[str, Any]) -> Non
     ranks = [options.get("r", 0), *(pattern.values() if isinstance(pattern, dict) else ())]
     if not all(isinstance(rank, int) and 0 <= rank <= largest for rank in ranks):
         raise ModelCorrupt(f"{ADAPTER_CONFIG}: r does not fit the weights", hint=AGAIN)
+
+
+def _refuse_slow_patterns(options: dict[str, Any]) -> None:  # as above
+    for field in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
+        value = options.get(field) or ()
+        for pattern in (value,) if isinstance(value, str) else value:
+            if not isinstance(pattern, str) or not _is_quick(pattern):
+                raise ModelUnsupported(f"{ADAPTER_CONFIG}: a pattern of {field} is too complicated")
+
+
+def _is_quick(pattern: str) -> bool:
+    repetitions = sum(map(pattern.count, "*+?"))
+    return _PATTERN.fullmatch(pattern) is not None and repetitions <= _MOST_REPETITIONS
+
+
+def _targets(options: dict[str, Any], weights: dict[str, Any]) -> dict[str, Any]:  # as above
+    """Returns options that name the modules of the stored weights, in place of regular expressions."""
+    targets = options.get("target_modules")
+    is_plain = isinstance(targets, list) or targets == "all-linear"
+    if is_plain and not isinstance(options.get("exclude_modules"), str):
+        return {}
+    names = {name.removeprefix(_PREFIX).rpartition(".lora_")[0] for name in weights if ".lora_" in name}
+    unused = ("exclude_modules", "layers_to_transform", "layers_pattern")
+    return {"target_modules": sorted(names), **dict.fromkeys(unused)}
 
 
 def _make_room(joined: nn.Module, stored: int) -> None:

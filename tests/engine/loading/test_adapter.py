@@ -30,6 +30,9 @@ KINDS: dict[str, dict[str, Any]] = {  # arguments of LoraConfig
         "rank_pattern": {"q_proj": 2},
         "alpha_pattern": {"q_proj": 9},
     },
+    "modules by a pattern": {"target_modules": r"(?:.*?layers\.[02].*?(?:q_proj|down_proj))|.*o_proj"},
+    "all but a pattern": {"target_modules": "all-linear", "exclude_modules": r".*layers\.1\..*|.*k_proj"},
+    "ranks by a pattern": {"target_modules": LAYERS, "rank_pattern": {r"layers\.\d+\.self_attn\.q_proj": 2}},
     "some layers": {"target_modules": LAYERS, "layers_to_transform": [1]},
     "decomposed": {"target_modules": LAYERS, "use_dora": True},
     "whole output layer": {"target_modules": LAYERS, "modules_to_save": ["lm_head"]},
@@ -155,6 +158,38 @@ def test_adapter_that_does_not_fit_is_refused(
     adapter = make_adapter(base, target_modules=LAYERS)
     damage(adapter)
     with pytest.raises(error, match=says):
+        load(spec(base, adapter), lambda *_: None)
+
+
+SLOW = r"((\w|\.)+)+!"  # takes for ever to find out that a name does not match
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules"])
+def test_slow_pattern_of_modules_is_never_matched(base: Path, field: str) -> None:
+    adapter = make_adapter(base, target_modules=LAYERS)
+    merged: Any = PeftModel.from_pretrained(own_model(base), str(adapter)).merge_and_unload()
+    edit(adapter, **{field: SLOW})
+    loaded = load(spec(base, adapter), lambda *_: None).model
+    for name, weight in merged.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), weight), name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rank_pattern": {SLOW: 2}},
+        {"alpha_pattern": {SLOW: 2}},
+        {"alpha_pattern": {".*.*.*.*.*.*!": 2}},
+        {"alpha_pattern": {"q" * 201: 2}},
+        {"layers_to_transform": [1], "layers_pattern": SLOW},
+        {"layers_to_transform": [1], "layers_pattern": ["layers", 5]},
+        {"modules_to_save": [SLOW]},
+    ],
+)
+def test_slow_pattern_of_other_fields_is_refused(base: Path, changes: dict[str, Any]) -> None:
+    adapter = make_adapter(base, target_modules=LAYERS)
+    edit(adapter, **changes)
+    with pytest.raises(ModelUnsupported, match="too complicated"):
         load(spec(base, adapter), lambda *_: None)
 
 
