@@ -55,8 +55,8 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
     """
     text = config.get_text_config()
     for name in _POSITIVE:
-        value = getattr(text, name, None)
-        if value is None or isinstance(value, list):  # some architectures have a number for each layer
+        value = _size(text, name)
+        if value is None or isinstance(value, list):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelUnsupported(f"config.json: {name} is {value!r}, but must be a positive whole number")
@@ -72,6 +72,14 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
     model = _outline(config)
     if model is not None:
         _compare(model, stored)
+
+
+def _size(config: PreTrainedConfig, name: str) -> Any:  # any JSON
+    """Returns the value in the configuration; None or a list if it differs from layer to layer."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # of transformers, instead of one of several values
+        return None
 
 
 def _outline(config: PreTrainedConfig) -> PreTrainedModel | None:

@@ -189,7 +189,8 @@ def _forget_default_endings(config: PreTrainedConfig, written: dict[str, Any]) -
     The ids of another model of the same architecture are ordinary tokens of this one.
     """
     text = config.get_text_config()
-    nested = (value for name, value in written.items() if getattr(config, name, None) is text)
+    parts = ((name, value) for name, value in written.items() if isinstance(value, dict))
+    nested = (value for name, value in parts if getattr(config, name, None) is text)
     for part, values in ((config, written), (text, next(nested, written))):
         if "eos_token_id" not in values:
             part.eos_token_id = None

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import (
     Gemma3Config,
+    Gemma4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -22,7 +23,7 @@ from app.engine.loading.folder_check import refuse_unsafe
 from app.engine.loading.load import load, pick_device
 from app.engine.loading.self_check import check_packed_path
 from app.engine.startup import build_engine
-from tests.engine.tiny import configs, ended, greedy, new_model, run
+from tests.engine.tiny import configs, decode, ended, greedy, new_model, run
 
 
 @pytest.fixture
@@ -210,6 +211,41 @@ def test_load_says_what_is_wrong_with_a_folder(
 
 def test_refuse_unsafe_takes_a_sound_folder(folder: Path) -> None:
     refuse_unsafe(folder)
+
+
+def test_model_whose_layers_differ_in_size_is_served(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    options: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "vocab_size_per_layer_input": len(tokenizer),
+        "hidden_size": 32,
+        "hidden_size_per_layer_input": 8,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_kv_shared_layers": 0,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "max_position_embeddings": 160,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    config = Gemma4TextConfig(**options)
+    with pytest.raises(RuntimeError, match="per-layer"):
+        _ = config.head_dim
+    new_model(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ready = build_engine(spec(tmp_path), lambda _: None)
+    reference: Any = new_model(config)
+    ids = tokenizer("the cat sat", return_tensors="pt").input_ids
+    expected = reference.generate(ids, do_sample=False, max_new_tokens=16, eos_token_id=1)[0, ids.shape[1] :]
+    text = run(ready.engine, greedy("a", "the cat sat", 16)).texts["a"]
+    assert text.rstrip("\ufffd") == decode(tokenizer, expected.tolist(), skips_special=True).rstrip("\ufffd")
 
 
 def test_check_refuses_layers_of_another_kind() -> None:
