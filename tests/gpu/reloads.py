@@ -6,6 +6,7 @@ import gc
 import shutil
 import subprocess
 import time
+from dataclasses import dataclass, field
 from statistics import median
 
 import torch
@@ -16,12 +17,13 @@ from app.core.literals import Device
 from app.engine.backend import ModelInput
 from app.engine.ipc.client import WorkerClient
 from app.engine.ipc.launcher import WorkerLauncher
-from app.engine.ipc.messages import SamplingParams, WorkerSpec
+from app.engine.ipc.messages import Progress, SamplingParams, WorkerSpec
 from tests.gpu.engines import built, greedy, record
 from tests.gpu.figures import Figures
 
 _LOADS = 50
-_IN_PROCESS = 10
+_AT_ONCE = 5
+_IN_PROCESS = 5
 _LIMIT_S = 80.0  # for the loads in workers
 
 
@@ -37,26 +39,54 @@ def main() -> None:
 
 async def _in_workers(spec: WorkerSpec, figures: Figures) -> None:
     launcher = WorkerLauncher()
-    took_s: list[float] = []
+    loads: list[_Load] = []
     used: list[int | None] = []
     began = time.monotonic()
     figures.add("card memory before, MB", _card_mb())
     try:
-        while len(took_s) < _LOADS and time.monotonic() - began < _LIMIT_S:
-            load_began = time.monotonic()
-            client = await WorkerClient.start(spec, launcher)
-            took_s.append(time.monotonic() - load_began)
-            model_input = ModelInput(prompt="Hello")
-            sampling = SamplingParams(max_tokens=8, temperature=0)
-            async for _ in client.generate(model_input, sampling, Deadline.after(60)):
-                pass
-            await client.close()
+        while len(loads) < _LOADS and time.monotonic() - began < _LIMIT_S:
+            count = min(_AT_ONCE, _LOADS - len(loads)) if loads else 1  # the first also waits for imports
+            loads += await asyncio.gather(*(_load(spec, launcher) for _ in range(count)))
             used.append(_card_mb())
-            figures.add("loads in workers", len(took_s))
-            figures.add("card memory after the first and the last, MB", f"{used[0]} {used[-1]}")
-            figures.add("a load, s", median(took_s))
+            figures.add("loads in workers", len(loads))
+            figures.add("card memory after each round, MB", str(used))
+            figures.add("a load, s", median(load.seconds for load in loads))
+            figures.add("stages of the newest load, s", loads[-1].stages)
     finally:
         launcher.close()
+
+
+@dataclass(slots=True)
+class _Load:
+    """How long loading took in all, and each of its stages."""
+
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    begun: list[tuple[float, str]] = field(default_factory=list)
+
+    def report(self, progress: Progress) -> None:
+        if not self.begun or self.begun[-1][1] != progress.stage:
+            self.begun.append((time.monotonic(), progress.stage))
+
+    def finish(self) -> None:
+        times = [*(at for at, _ in self.begun), time.monotonic()]
+        self.seconds = times[-1] - times[0]
+        for (at, stage), end in zip(self.begun, times[1:], strict=True):
+            self.stages[stage] = round(self.stages.get(stage, 0.0) + end - at, 2)
+
+
+async def _load(spec: WorkerSpec, launcher: WorkerLauncher) -> _Load:
+    """Loads the model, gets a reply and unloads it."""
+    load = _Load()
+    client = await WorkerClient.start(spec, launcher, report=load.report)
+    load.finish()
+    try:
+        sampling = SamplingParams(max_tokens=8, temperature=0)
+        async for _ in client.generate(ModelInput(prompt="Hello"), sampling, Deadline.after(60)):
+            pass
+    finally:
+        await client.close()
+    return load
 
 
 def _in_one_process(spec: WorkerSpec, figures: Figures) -> None:

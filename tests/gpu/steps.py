@@ -6,19 +6,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
-_PYTEST = ("pytest", "--no-cov", "-q", "-p", "no:cacheprovider", "-W", "default", "--tb=short", "-n", "6")
+_PYTEST = ("pytest", "--no-cov", "-q", "-p", "no:cacheprovider", "-W", "default", "--tb=short", "-n", "12")
 _TESTS = (
     "tests/engine/execution",
     "tests/engine/sampling/test_sampler.py",
     "tests/engine/speculative",
     "tests/engine/test_core.py",
     "tests/engine/test_logprobs.py",
+    "tests/engine/test_overlapped_steps.py",
     "tests/engine/test_sampling_rules.py",
     "tests/engine/test_several_answers.py",
     "tests/engine/grammars/test_structured_output.py",
+    "tests/engine/loading/test_self_check.py",
+    "tests/engine/own_cache/test_caches.py",
+    "tests/engine/own_cache/test_features.py",
+    "tests/engine/own_cache/test_golden.py",
 )
 NAMES = (
-    *("weights", "imports", "smoke", "golden", "llama3-1b", "gpt2", "server", "tests"),
+    *("weights", "imports", "smoke", "golden", "tests", "llama3-1b", "gpt2", "server", "server gpt2"),
     *("transformers", "reloads", "profile"),
 )
 
@@ -45,10 +50,11 @@ def steps(device: str, *, small: bool = False, only: Sequence[str] | None = None
         Step("imports", ("tests.gpu.imports",), 40),
         Step("smoke", ("tests.gpu.smoke", "--device", device), 60),
         Step("golden", (*_PYTEST, "tests/engine/test_golden.py"), 120, tests),
+        Step("tests", (*_PYTEST, *_TESTS), 120, tests),
         Step("llama3-1b", ("tests.gpu.speed", "llama3-1b", *measured), 90),
         Step("gpt2", ("tests.gpu.speed", "gpt2", *measured), 60),
-        Step("server", ("tests.gpu.server", *measured), 90),
-        Step("tests", (*_PYTEST, *_TESTS), 90, tests),
+        Step("server", ("tests.gpu.server", "llama3-1b", *measured), 90),
+        Step("server gpt2", ("tests.gpu.server", "gpt2", *measured), 90),
         Step("transformers", ("tests.gpu.reference", *measured), 90),
         Step("reloads", ("tests.gpu.reloads", "--device", device), 100),
         Step("profile", ("tests.gpu.profile", *measured), 60),

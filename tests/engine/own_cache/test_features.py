@@ -8,7 +8,7 @@ import torch
 
 from app.engine.ipc.messages import Deltas, Grammar, PromptLogprobs, SamplingParams, Submit, TokenLogprob
 from tests.engine.own_cache.models import OwnCacheModel
-from tests.engine.tiny import Collected, greedy, run
+from tests.engine.tiny import DEVICE, Collected, greedy, run
 
 PROMPT = "the cat sat on the mat, 日本語 and é 👍 too. " * 5
 ONE_OF_EACH_KIND = ("qwen3_5_text", "lfm2", "falcon_h1", "jamba", "mamba2", "rwkv", "deepseek_v3", "bloom")
@@ -61,7 +61,8 @@ def test_log_probabilities_are_those_of_the_model(own_model: OwnModel, name: str
     ids = own.tokenizer(PROMPT, return_tensors="pt").input_ids
     ids = torch.cat((ids, torch.tensor([[token.token_id for token in reply]])), dim=1)
     with torch.inference_mode():
-        expected = own.reference(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+        logits = own.reference(input_ids=ids.to(DEVICE), use_cache=False).logits[0].cpu()
+    expected = logits.float().log_softmax(-1)
     found = torch.tensor([token.logprob for token in (*prompt[1:], *reply)])
     rows = torch.arange(ids.shape[1] - 1)
     torch.testing.assert_close(found, expected[rows, ids[0, 1:]], rtol=1e-2, atol=1e-2)
