@@ -41,9 +41,7 @@ def _profile_decode(ready: ReadyEngine, words: Words, count: int, figures: Figur
     figures.add(f"{count} sequences: a step, ms", 1000 * timed(lambda: _steps(ready)) / _STEPS)
     kernels = _show_kernels(f"{count} sequences", lambda: _steps(ready))
     figures.add(f"{count} sequences: kernels of a step, ms", kernels / _STEPS)
-    profiler = cProfile.Profile()
-    profiler.runcall(_steps, ready)
-    pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(25)
+    _show_functions(lambda: _steps(ready))
     engine.cancel_all()
     while not engine.is_idle:
         engine.step()
@@ -58,11 +56,20 @@ def _profile_prefill(ready: ReadyEngine, words: Words, figures: Figures) -> None
     prefill()
     kernels = _show_kernels("prefill of 4000 tokens", prefill)
     figures.add("prefill of 4000 tokens: kernels, ms", kernels)
+    figures.add("prefill of 4000 tokens, ms", 1000 * timed(prefill))
+    _show_functions(prefill)
 
 
 def _steps(ready: ReadyEngine) -> None:
     for _ in range(_STEPS):
         ready.engine.step()
+
+
+def _show_functions(call: Callable[[], None]) -> None:
+    """Prints the Python functions that take longest in this thread."""
+    profiler = cProfile.Profile()
+    profiler.runcall(call)
+    pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(25)
 
 
 def _show_kernels(name: str, call: Callable[[], None]) -> float:

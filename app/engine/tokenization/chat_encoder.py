@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import InvalidRequest
 from app.engine.tokenization.chat_template import END
+from app.engine.tokenization.direct_calls import encoder
 from app.engine.tokenization.panics import panics_as_errors
 
 # Noncharacters, which no text may contain, around each control token inside a message.
@@ -21,6 +22,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
         self._tokenizer = tokenizer
+        self._encode = encoder(tokenizer)
         self._control = _control_tokens(tokenizer, template or "")
         self._boundaries = _Boundaries.of(tokenizer)
         if not self._cuts_rightly():
@@ -98,11 +100,6 @@ class ChatEncoder:
         text = self._boundaries.sample()
         whole = self._encode([text])[0] if text else []
         return self.encode_piece(text, {}) == whole
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        with panics_as_errors():
-            ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
 
 
 class _Boundaries:

@@ -9,13 +9,14 @@ from app.engine.loading.load import LoadedModel
 from app.engine.replies.detokenizer import Detokenizer, ReplyText
 from app.engine.replies.stop_strings import StopStrings
 from app.engine.sampling.logprobs import RowLogprobs
-from app.engine.tokenization.panics import panics_as_errors
+from app.engine.tokenization.direct_calls import decoder
 from app.engine.tokenization.token_bytes import TokenBytes
 
 
 class Vocabulary:
     def __init__(self, loaded: LoadedModel) -> None:
         self._tokenizer = loaded.tokenizer
+        self._decode = decoder(loaded.tokenizer)
         self.size = int(loaded.model.config.get_text_config().vocab_size)
         added = self._tokenizer.added_tokens_decoder
         self._silent_ids = frozenset(token_id for token_id, token in added.items() if token.special)
@@ -79,7 +80,3 @@ class Vocabulary:
     @cached_property
     def token_bytes(self) -> TokenBytes:
         return TokenBytes(self._tokenizer, self.size)
-
-    def _decode(self, ids: list[int]) -> str:
-        with panics_as_errors():
-            return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))

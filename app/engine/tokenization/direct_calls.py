@@ -1,0 +1,60 @@
+"""Calls the tokenizers library without transformers' wrappers, which take as long as decoding itself."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from app.engine.tokenization.panics import panics_as_errors
+
+Encode = Callable[[list[str]], list[list[int]]]
+Decode = Callable[[list[int]], str]
+
+_WRAPPERS = ("__call__", "_encode_plus", "decode", "_decode")  # a class with its own may change texts
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    """Returns a function from texts to their ids, without added tokens. It raises InvalidRequest for a text
+    that the tokenizer cannot handle."""
+    if _is_wrapped_plainly(tokenizer):
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            with panics_as_errors():
+                return [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+        return encode
+
+    def encode_wrapped(texts: list[str]) -> list[list[int]]:
+        with panics_as_errors():
+            ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+            return ids
+
+    return encode_wrapped
+
+
+def decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
+    """Returns a function from ids to their text, special tokens included. It raises InvalidRequest, too."""
+    if _is_wrapped_plainly(tokenizer):
+        backend = tokenizer.backend_tokenizer
+
+        def decode(ids: list[int]) -> str:
+            with panics_as_errors():
+                return str(backend.decode(ids, skip_special_tokens=False))
+
+        return decode
+
+    def decode_wrapped(ids: list[int]) -> str:
+        with panics_as_errors():
+            return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    return decode_wrapped
+
+
+def _is_wrapped_plainly(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Returns whether transformers would only pass the calls on to the tokenizers library."""
+    of_class, usual = type(tokenizer), PreTrainedTokenizerFast
+    if not tokenizer.is_fast or getattr(tokenizer, "split_special_tokens", False):
+        return False
+    return all(getattr(of_class, name) is getattr(usual, name) for name in _WRAPPERS)
