@@ -1,8 +1,8 @@
 """Sends a server the requests of some users, from a process of its own, and records when pieces arrive.
 
-It imports no library, so that many such processes start quickly and read quickly: one process that parsed all
-streams would be slower than the server. Standard input has a JSON object, as `Work`; the output is a line of
-JSON for each reply, as `Reply`.
+It imports no library, so that many such processes start quickly and read quickly: one process that parsed
+all streams would be slower than the server. Standard input has a JSON object, as `Work`; the output is a line
+of JSON for each reply, as `Reply`.
 """
 
 import asyncio
@@ -10,6 +10,8 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+
+from tests.waiting import until
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Reply:
 
 async def serve(work: Work) -> None:
     users = [_user(work, messages) for messages in work.messages]
-    await asyncio.sleep(max(0.0, work.begin_at - time.monotonic()))
+    await until(lambda: time.monotonic() >= work.begin_at, "the beginning")
     for replies in await asyncio.gather(*users):
         for reply in replies:
             sys.stdout.write(json.dumps(asdict(reply)) + "\n")

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from app.engine.replies.detokenizer import Decode
 from app.engine.tokenization.panics import panics_as_errors
 
 Encode = Callable[[list[str]], list[list[int]]]
-Decode = Callable[[list[int]], str]
 
 _WRAPPERS = ("__call__", "_encode_plus", "decode", "_decode")  # a class with its own may change texts
 
