@@ -7,12 +7,12 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from app.engine.replies.detokenizer import Decode
 from app.engine.tokenization.panics import panics_as_errors
 
-Encode = Callable[[list[str]], list[list[int]]]
+EncodeTexts = Callable[[list[str]], list[list[int]]]
 
 _WRAPPERS = ("__call__", "_encode_plus", "decode", "_decode")  # a class with its own may change texts
 
 
-def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
+def encoder(tokenizer: PreTrainedTokenizerBase) -> EncodeTexts:
     """Returns a function from texts to their ids, without added tokens. It raises InvalidRequest for a text
     that the tokenizer cannot handle."""
     if _is_wrapped_plainly(tokenizer):
