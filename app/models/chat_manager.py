@@ -17,7 +17,7 @@ from app.models.chat.turn import Turn, TurnRunner
 from app.models.chat.turn_log import TurnLog, TurnSnapshot
 from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop
 from app.models.conversation import Conversation, Message, chained, new_id, text_message
-from app.models.interrupted_turns import InterruptedTurns
+from app.models.ended_turns import EndedTurns
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -55,7 +55,7 @@ class ChatModelManager:
         self._runner = TurnRunner(settings, store, generator)
         self._turns = turns
         self._keyed = KeyedTurns(keys, turns, store, locks)
-        self._interrupted = InterruptedTurns(store, locks)
+        self._ended_elsewhere = EndedTurns(store, locks)
         self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
@@ -72,7 +72,7 @@ class ChatModelManager:
         try:
             log = (await find_turn(self._turns, self._store, owner, message_id)).log
         except TurnNotFound:
-            log = await self._interrupted.log(owner, message_id)
+            log = await self._ended_elsewhere.log(owner, message_id)
             after = min(
                 after, log.last_id - 1
             )  # most of its events are lost, and its end follows all of them
@@ -88,7 +88,7 @@ class ChatModelManager:
         try:
             turn = await find_turn(self._turns, self._store, owner, message_id)
         except TurnNotFound:
-            ended = await self._interrupted.log(owner, message_id)
+            ended = await self._ended_elsewhere.log(owner, message_id)
             return StopTurnResponse(message_id=message_id, was_running=False, reply=ended.response)
         was_running = not turn.log.has_ended
         await stop(turn)
@@ -107,7 +107,7 @@ class ChatModelManager:
         try:
             return (await find_turn(self._turns, self._store, owner, message_id)).log
         except TurnNotFound:
-            return await self._interrupted.log(owner, message_id)
+            return await self._ended_elsewhere.log(owner, message_id)
 
     async def chat(
         self,

@@ -83,7 +83,7 @@ class ConversationStore(Protocol):
     async def find_turn(self, owner: str, message_id: str) -> str | None:
         """Returns the id of the conversation of an owner's turn that `begin_turn` has remembered.
 
-        It runs, or was committed because its process died. None if no such turn is known any more.
+        It runs, or it was the last one of its conversation. None if no such turn is known any more.
         """
 
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:

@@ -139,7 +139,7 @@ class SqlStore:
         rows = await asyncio.to_thread(new_rows, turn.conversation, turn.messages)
         async with self._database.writing() as connection:
             await self._commit(connection, rows)
-            await self.open_turns.empty(connection, conversation_id)
+            await self.open_turns.end(connection, conversation_id, turn.messages[-1].id)
         logger.warning("turn of a server that ended stored as interrupted: conversation=%s", conversation_id)
 
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
@@ -151,7 +151,8 @@ class SqlStore:
         rows = await asyncio.to_thread(new_rows, conversation, new_messages)
         async with self._database.writing() as connection:
             await self._commit(connection, rows)
-            await self.open_turns.remove(connection, conversation.id)
+            if new_messages:
+                await self.open_turns.end(connection, conversation.id, new_messages[-1].id)
 
     async def delete(self, conversation: Conversation) -> None:
         """See ConversationStore. Raises ConversationBusy as `commit` does."""

@@ -131,7 +131,7 @@ turn_leases = Table(
 )
 
 # The newest turn in the background of each conversation. `content` is JSON: what is stored if its process
-# dies; null if that was stored.
+# dies; null once its reply is stored.
 open_turns = Table(
     "open_turns",
     metadata,

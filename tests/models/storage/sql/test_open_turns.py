@@ -191,10 +191,25 @@ def test_a_turn_that_runs_elsewhere_is_not_found_here(database_url: str) -> None
     run(scenario())
 
 
-def test_a_turn_that_has_ended_leaves_nothing(database_url: str) -> None:
+def test_a_turn_that_has_ended_elsewhere_is_found_until_the_next_one(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            done = (await read(second.chats.chat(OWNER, IN_BACKGROUND, soon())))[-1]
+            assert isinstance(done, ChatResponse)
+            found = await events_of(await first.chats.events(OWNER, done.message_id, 1))
+            assert found[-1] == done
+            again = RegenerateRequest(message_id=done.message_id)
+            await read(second.chats.regenerate(OWNER, done.conversation_id, again, soon()))
+            with pytest.raises(TurnNotFound):
+                await first.chats.events(OWNER, done.message_id, 1)
+            assert await count(database) == 0
+
+    run(scenario())
+
+
+def test_a_turn_that_has_failed_leaves_nothing(database_url: str) -> None:
     async def scenario() -> None:
         async with servers(database_url) as (_, second, database):
-            await read(second.chats.chat(OWNER, IN_BACKGROUND, soon()))
             second.backend.deaths = [2]
             with pytest.raises(WorkerDied):
                 await read(second.chats.chat(OWNER, IN_BACKGROUND, soon()))

@@ -29,9 +29,9 @@ _TURN = TypeAdapter(OpenTurn)
 
 
 class OpenTurns:
-    """The newest turn in the background of each conversation, until the next commit in it.
+    """The newest turn of each conversation if it runs in the background, or has done so.
 
-    A turn that was stored because its process died is still found by its id, but has no content any more.
+    A turn that has ended is still found by its id, but has no content any more.
     """
 
     def __init__(self, database: Database) -> None:
@@ -48,9 +48,10 @@ class OpenTurns:
         }
         await connection.execute(insert(open_turns).values(values))
 
-    async def empty(self, connection: AsyncConnection, conversation_id: str) -> None:
-        """Removes the content of a turn that is stored now."""
+    async def end(self, connection: AsyncConnection, conversation_id: str, message_id: str) -> None:
+        """Keeps only the id of the turn with this reply, which is stored now, and nothing of an older one."""
         is_its = _columns.conversation_id == conversation_id
+        await connection.execute(delete(open_turns).where(is_its, _columns.message_id != message_id))
         await connection.execute(update(open_turns).where(is_its).values(content=None))
 
     async def remove(self, connection: AsyncConnection, conversation_id: str) -> None:
