@@ -73,9 +73,7 @@ class ChatModelManager:
             log = (await find_turn(self._turns, self._store, owner, message_id)).log
         except TurnNotFound:
             log = await self._ended_elsewhere.log(owner, message_id)
-            after = min(
-                after, log.last_id - 1
-            )  # most of its events are lost, and its end follows all of them
+            after = min(after, log.last_id - 1)  # it has fewer events than the turn had, and the same end
         log.check_id(after)
         return TurnReader(log, after)
 
