@@ -15,6 +15,7 @@ Way = Literal["streamed", "whole", "background", "response"]
 WAYS: tuple[Way, ...] = ("streamed", "whole", "background", "response")
 FIELDS = {"temperature": 0, "max_tokens": 8}
 PATIENCE_S = 60.0  # for a turn, over all its attempts
+PASSING = (404, 409, 429, 500, 502, 503, 504)  # 404: the events of a turn whose server is about to have ended
 JSON = dict[str, Any]  # Any: a JSON document
 
 
@@ -194,7 +195,7 @@ def _reason_of(response: JSON) -> str:
 
 
 def json_of(reply: httpx.Response) -> JSON:
-    if reply.status_code in (409, 429, 500, 502, 503, 504):
+    if reply.status_code in PASSING:
         raise NotAnswered(f"{reply.status_code} {reply.text}")
     assert reply.status_code == 200, f"{reply.status_code} {reply.text}"
     found: JSON = reply.json()
