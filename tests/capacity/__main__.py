@@ -11,15 +11,24 @@ from rich.console import Console
 
 from tests.capacity.check import TOLERANCE, Comparison, compare
 from tests.capacity.daily_users import DailyUse, needs
-from tests.capacity.gpu_figures import from_gpu_run
+from tests.capacity.engine_steps import CASES
+from tests.capacity.gpu_figures import check_rates, from_gpu_run
 from tests.capacity.measure import ServedModel, measure
 from tests.capacity.options import costs_path, goal_of, parser, scenario_of
 from tests.capacity.server_costs import ServerCosts
 from tests.capacity.simulation import Outcome, Routing, Scenario, simulate
 from tests.capacity.sizing import Sized, fewest_replicas, most_conversations
-from tests.capacity.tables import comparison_table, costs_table, needs_table, outcomes_table, sizes_table
+from tests.capacity.tables import (
+    comparison_table,
+    costs_table,
+    needs_table,
+    outcomes_table,
+    rates_table,
+    sizes_table,
+)
 from tests.capacity.workload import Quantity, Workload
 
+_CHECK_REQUESTS = 16  # to measure the API process before a check
 _ROUTINGS: tuple[Routing, ...] = ("affinity", "random")
 
 
@@ -37,10 +46,11 @@ def _measure(options: argparse.Namespace, console: Console) -> int:
 
 
 def _gpu(options: argparse.Namespace, console: Console) -> int:
-    host = ServerCosts.read(costs_path(options.host)).host
+    host = _costs(options.host).host
     costs = from_gpu_run(options.results, options.model, options.card, host)
     costs.write(options.out)
     console.print(costs_table(costs))
+    console.print(rates_table(check_rates(options.results, costs)))
     return 0
 
 
@@ -87,7 +97,7 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     served = _served(options)
-    costs = measure(served)[0] if options.costs is None else ServerCosts.read(costs_path(options.costs))
+    costs = _reached_costs(served, options) if options.costs is None else _costs(options.costs)
     comparisons: dict[int, Comparison] = {}
     for count in options.conversations:
         workload = Workload(
@@ -106,6 +116,16 @@ def _check(options: argparse.Namespace, console: Console) -> int:
     is_close = all(comparison.is_close for comparison in comparisons.values())
     console.print(f"Within {TOLERANCE:.0%}: {'yes' if is_close else 'no'}")
     return 0 if is_close else 1
+
+
+def _reached_costs(served: ServedModel, options: argparse.Namespace) -> ServerCosts:
+    """Measures no more sequences together than the conversations can reach."""
+    cases = tuple(case for case in CASES if case.sequences <= max(options.conversations))
+    return measure(served, cases, rounds=1, requests=_CHECK_REQUESTS)[0]
+
+
+def _costs(name: str) -> ServerCosts:
+    return ServerCosts.read(costs_path(name))
 
 
 def _served(options: argparse.Namespace) -> ServedModel:

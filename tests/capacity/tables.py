@@ -6,6 +6,7 @@ from rich.table import Table
 
 from tests.capacity.check import Comparison
 from tests.capacity.daily_users import Need
+from tests.capacity.gpu_figures import CheckedRate
 from tests.capacity.server_costs import ServerCosts
 from tests.capacity.simulation import Outcome
 from tests.capacity.sizing import Sized
@@ -85,6 +86,16 @@ def comparison_table(title: str, comparison: Comparison) -> Table:
     for name, predicted, measured in comparison.rows():
         difference = f"{predicted / measured - 1:+.0%}" if measured else ""
         table.add_row(name, f"{predicted:.4g}", f"{measured:.4g}", difference)
+    return table
+
+
+def rates_table(rates: Iterable[CheckedRate]) -> Table:
+    table = _table(
+        "prefill included, tok/s", "sequences sent together", "predicted", "measured", "difference"
+    )
+    for rate in rates:
+        difference = f"{rate.predicted / rate.measured - 1:+.0%}"
+        table.add_row(str(rate.sequences), f"{rate.predicted:.0f}", f"{rate.measured:.0f}", difference)
     return table
 
 

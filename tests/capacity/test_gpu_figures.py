@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.capacity.gpu_figures import from_gpu_run
+from tests.capacity.gpu_figures import check_rates, from_gpu_run
 from tests.capacity.server_costs import HostCosts
 from tests.capacity.step_times import StepShape
 
@@ -13,6 +13,9 @@ FIGURES = {
     "1 sequences, decoding, tok/s": 500.0,
     "8 sequences, decoding, tok/s": 2000.0,
     "64 sequences, decoding, tok/s": 8000.0,
+    "1 sequences, with prefill, tok/s": 470.0,
+    "8 sequences, with prefill, tok/s": 1500.0,
+    "64 sequences, with prefill, tok/s": 6000.0,
     "1 sequence after 4000 tokens, decoding, tok/s": 250.0,
     "prefill of 512 tokens, ms": 15.0,
     "prefill of 4000 tokens, ms": 40.0,
@@ -34,3 +37,7 @@ def test_costs_repeat_the_figures_of_the_run(tmp_path: Path) -> None:
     assert costs.bytes_per_token == 32_768
     assert costs.weights_bytes == pytest.approx(2.47e9, rel=0.01)
     assert costs.host.request_s == 0.004
+    rates = check_rates(file, costs)
+    assert [(rate.sequences, rate.measured) for rate in rates] == [(1, 470), (8, 1500), (64, 6000)]
+    assert rates[0].predicted == pytest.approx(470, rel=0.02)
+    assert all(rates[0].predicted < rate.predicted < 8000 for rate in rates[1:])
