@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -37,8 +37,18 @@ from app.engine.remote.sender import RequestSender
 logger = logging.getLogger(__name__)
 
 _ASK_S = 10.0  # for a short answer
-_WATCH_EVERY_S = 5.0
 _MAX_FAILURES = 3  # in a row; then the engine counts as gone until it is found again
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTimes:
+    """How often a remote engine is asked whether it is there, and how long it may take to answer."""
+
+    every_s: float = 5.0
+    answer_s: float = _ASK_S
+
+
+WATCH_TIMES = WatchTimes()
 
 
 @dataclass(slots=True)
@@ -71,12 +81,14 @@ class RemoteBackend:
         kind: EngineKind,
         info: ModelInfo,
         max_requests: int,
+        times: WatchTimes,
     ) -> None:
         self.info = info
         self._connection = connection
         self._failures = failures
         self._kind = kind
         self._max_requests = max_requests
+        self._times = times
         self._health = _Health()
         self._open = 0
         self._sender = RequestSender(engine.model, connection, failures, kind, info.context_length)
@@ -84,7 +96,13 @@ class RemoteBackend:
 
     @classmethod
     async def start(
-        cls, profile: ModelProfile, engine: RemoteEngine, key: str | None, *, max_requests: int = 1024
+        cls,
+        profile: ModelProfile,
+        engine: RemoteEngine,
+        key: str | None,
+        *,
+        max_requests: int = 1024,
+        times: WatchTimes = WATCH_TIMES,
     ) -> "RemoteBackend":
         """Asks the engine what it is, and returns a backend for its model.
 
@@ -99,7 +117,7 @@ class RemoteBackend:
             found = await find_engine(connection, engine, Deadline.after(_ASK_S), profile.name)
             undo.pop_all()
         info = _info(profile, found, time.monotonic() - began)
-        return cls(engine, connection, failures, found.kind, info, max_requests)
+        return cls(engine, connection, failures, found.kind, info, max_requests, times)
 
     @property
     def stats(self) -> BackendStats:
@@ -178,12 +196,22 @@ class RemoteBackend:
             raise self._failures.sent("an event of an unknown form") from None
 
     async def _watch(self) -> None:
-        """Looks whether the engine is there, so that its health is known without a request."""
+        """Looks whether the engine is there, so that its health is known without a request.
+
+        Requests that wait for an engine that is gone end, as its host may have vanished without a word.
+        """
         while True:
-            await asyncio.sleep(_WATCH_EVERY_S)
-            with suppress(DomainError), self._recorded():
-                await self._connection.check(self._kind.health_path, Deadline.after(_ASK_S))
-                self._health.record(None)
+            await asyncio.sleep(self._times.every_s)
+            failure: WorkerDied | None = None
+            try:
+                await self._connection.check(self._kind.health_path, Deadline.after(self._times.answer_s))
+            except WorkerDied as error:
+                failure = error
+            except DomainError:
+                pass  # it answers
+            self._health.record(failure)
+            if self._health.is_gone:
+                self._connection.waits.give_up()
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:

@@ -45,8 +45,11 @@ class StandInUpstream:
     refusal_headers: dict[str, str] = field(default_factory=lambda: {"retry-after": "7"})
     window: int | None = None
     is_endless: bool = False  # it repeats its first chunk until the client leaves
+    pause_s: float = 0.005  # between the repeated chunks
     breaks_off: bool = False
     first_streams: list[list[Json]] = field(default_factory=list)  # the chunks of the next replies
+    silent_after: int | None = None  # so many chunks; from then on it answers nobody
+    is_silent: bool = False
     says_done: bool = True
     raw: bytes | None = None  # sent as it is instead of the chunks
     media_type: str = "text/event-stream"
@@ -71,10 +74,12 @@ class StandInUpstream:
         return Starlette(routes=routes)
 
     async def _other(self, request: Request) -> Response:
+        await self._silence()
         path = request.url.path
         return JSONResponse(self.answers[path]) if path in self.answers else Response(status_code=404)
 
     async def _models(self, request: Request) -> Response:
+        await self._silence()
         if "/v1/models" in self.answers:
             return JSONResponse(*self.answers["/v1/models"])
         if self.needs_key and request.headers.get("authorization") != f"Bearer {KEY}":
@@ -99,11 +104,15 @@ class StandInUpstream:
             if self.raw is not None:
                 yield self.raw
                 return
-            for chunk in self.first_streams.pop(0) if self.first_streams else self.chunks:
+            for position, chunk in enumerate(
+                self.first_streams.pop(0) if self.first_streams else self.chunks
+            ):
+                self.is_silent = position == self.silent_after
+                await self._silence()
                 yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode()
             while self.is_endless:
                 yield f"data: {json.dumps(self.chunks[0])}\n\n".encode()
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(self.pause_s)
             if self.breaks_off:
                 raise ConnectionAbortedError("as the test asked")
             if self.says_done:
@@ -111,6 +120,10 @@ class StandInUpstream:
         except asyncio.CancelledError:
             self.has_left.set()
             raise
+
+    async def _silence(self) -> None:
+        if self.is_silent:
+            await asyncio.Event().wait()
 
     async def _tokenize(self, request: Request) -> Response:
         body = await request.json()

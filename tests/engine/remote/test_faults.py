@@ -9,11 +9,12 @@ import pytest
 from app.core.catalogue import RemoteEngine
 from app.core.deadline import Deadline
 from app.core.errors import DomainError, ModelUnavailable, QueueFull, WorkerDied
-from app.engine.remote.backend import RemoteBackend
-from tests.engine.remote.asking import HI, SOON, ask, backend_of, collect, profile_of, refusal
+from app.engine.remote.backend import RemoteBackend, WatchTimes
+from tests.engine.remote.asking import HI, SOON, ask, backend_of, collect, engine_of, profile_of, refusal
 from tests.engine.remote.standin import StandInUpstream, running_upstream
 from tests.waiting import until
 
+_OPEN = 260  # replies at a time
 EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\n'
 
 
@@ -120,14 +121,31 @@ def test_engine_is_gone_after_failures_that_are_its_own(status: int, is_gone: bo
         asyncio.run(run())
 
 
+@pytest.mark.parametrize("silent_after", [0, 1])
+def test_reply_of_an_engine_that_falls_silent_ends(silent_after: int) -> None:
+    """Its connection stays open, as that to a host that lost its power."""
+    upstream = StandInUpstream(silent_after=silent_after)
+
+    async def run() -> None:
+        engine, times = engine_of(upstream), WatchTimes(every_s=0.05, answer_s=0.05)
+        backend = await RemoteBackend.start(profile_of(upstream), engine, None, times=times)
+        with pytest.raises(WorkerDied):
+            await collect(backend)
+        assert backend.failure is not None
+        await backend.close()
+
+    with running_upstream(upstream):
+        asyncio.run(run())
+
+
 def test_more_open_replies_than_a_pool_has_places_do_not_hide_the_engine() -> None:
     """Questions such as that for its health get through, whatever is open."""
-    upstream = StandInUpstream(is_endless=True)
+    upstream = StandInUpstream(is_endless=True, pause_s=0.5)
 
     async def run() -> None:
         async with backend_of(upstream) as backend:
-            replies = [asyncio.create_task(collect(backend)) for _ in range(120)]
-            await until(lambda: len(upstream.bodies) == 120, "all requests")
+            replies = [asyncio.create_task(collect(backend)) for _ in range(_OPEN)]
+            await until(lambda: len(upstream.bodies) == _OPEN, "all requests")
             count = await backend.count_tokens(HI, Deadline.after(SOON))
             assert count == 1
             for reply in replies:
