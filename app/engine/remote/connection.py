@@ -46,6 +46,10 @@ class UpstreamConnection:
                 retry_after=_RETRY_AFTER_S,
             ) from error
 
+    @property
+    def model_name(self) -> str:
+        return self._failures.model_name
+
     async def close(self) -> None:
         await self._http.aclose()
 

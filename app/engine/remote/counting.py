@@ -3,7 +3,7 @@
 import json
 
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest
+from app.core.errors import InvalidRequest, ModelUnavailable
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
 from app.engine.remote.connection import UpstreamConnection
@@ -18,8 +18,17 @@ async def count_remotely(
 
     Raises:
         InvalidRequest: this kind of server cannot count, or refuses the prompt.
-        ModelUnavailable: it does not answer.
+        ModelUnavailable: it does not answer, or not with a number.
     """
+    try:
+        return await _count(connection, kind, model, model_input, deadline)
+    except (KeyError, TypeError, ValueError):
+        raise ModelUnavailable(f"The remote engine of {connection.model_name} sent no count.") from None
+
+
+async def _count(
+    connection: UpstreamConnection, kind: EngineKind, model: str, model_input: ModelInput, deadline: Deadline
+) -> int:
     match kind.counting:
         case "tokenize":
             answer = await connection.post(

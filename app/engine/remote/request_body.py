@@ -104,7 +104,8 @@ def _grammar(grammar: Grammar | None, kind: EngineKind) -> Body:
         case "regex":
             return {"structured_outputs": {"regex": grammar.source}}
         case _ if kind.name == LLAMA_SERVER.name:
-            return {"grammar": "root ::= " + " | ".join(map(json.dumps, json.loads(grammar.source)))}
+            choices = (json.dumps(choice, ensure_ascii=False) for choice in json.loads(grammar.source))
+            return {"grammar": "root ::= " + " | ".join(choices)}
         case _:
             return {"structured_outputs": {"choice": json.loads(grammar.source)}}
 

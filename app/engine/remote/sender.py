@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from app.core.deadline import Deadline
-from app.core.errors import ContextOverflow, DomainError
+from app.core.errors import ContextOverflow, DomainError, InvalidRequest, ModelUnavailable
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import SamplingParams
 from app.engine.remote.chunk_reader import ChunkReader
@@ -73,8 +73,12 @@ class RequestSender:
                 version = trimmer.shorter()
             else:
                 has_counted = True
-                count = partial(self.count_tokens, deadline=deadline)
-                version = await trimmer.fitted(self._window, count)
+                try:
+                    version = await trimmer.fitted(
+                        self._window, partial(self.count_tokens, deadline=deadline)
+                    )
+                except (InvalidRequest, ModelUnavailable):  # a proxy may let only /v1 through
+                    version = trimmer.shorter()
         assert refusal is not None, "there is a first version"
         raise refusal
 

@@ -256,6 +256,13 @@ def test_history_is_halved_where_the_engine_counts_nothing() -> None:
     assert body["messages"][-1]["content"] == "and now"
 
 
+@pytest.mark.parametrize("count", [({"detail": "Not Found"}, 404), ({"count": None},), (["odd"],)])
+def test_history_is_halved_where_the_count_fails(count: tuple[object, ...]) -> None:
+    upstream = StandInUpstream(window=40, card={"max_model_len": 40}, count=count)
+    reply, _ = ask(upstream, chat_of(10))
+    assert reply.accepted.omitted_messages == 16
+
+
 def test_reply_gets_the_room_that_is_left() -> None:
     upstream = StandInUpstream(window=40, card={"max_model_len": 40})
     reply, body = ask(upstream, chat_of(2), SamplingParams(temperature=0, max_tokens=38))

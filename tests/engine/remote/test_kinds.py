@@ -109,9 +109,10 @@ def test_continued_message_is_not_repeated(owner: str) -> None:
 
 def test_one_of_several_choices_is_a_grammar_for_llama_server() -> None:
     _, body = ask(
-        StandInUpstream("llamacpp"), ModelInput(HI.messages, grammar=Grammar("choice", '["yes", "a \\"b"]'))
+        StandInUpstream("llamacpp"),
+        ModelInput(HI.messages, grammar=Grammar("choice", '["yes", "a \\"b", "\\ud83d\\ude00"]')),
     )
-    assert body["grammar"] == 'root ::= "yes" | "a \\"b"'
+    assert body["grammar"] == 'root ::= "yes" | "a \\"b" | "😀"'
 
 
 def test_forms_of_replies_have_the_names_of_tgi() -> None:
