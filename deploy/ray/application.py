@@ -9,7 +9,8 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from app.core.config import Settings, SettingsError, load_settings
 from app.main import create_app
-from deploy.ray.replica import Replica, check_storage, is_shared
+from deploy.ray.readiness import check_storage, is_shared
+from deploy.ray.replica import Replica
 from deploy.ray.router import ModelSessionRouter
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
