@@ -33,10 +33,11 @@ _OF_RAY = {
 class RayCluster:
     """A Ray with one node. The name of a replica is the id of its process. Its owner must call `stop`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str], drain_s: float) -> None:
         self._port = free_port()
         self._address = f"127.0.0.1:{free_port()}"
         self._folder = folder
+        self._drain_s = drain_s
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
         defaults = {
             "PYTHONPATH": str(ROOT),
@@ -79,7 +80,7 @@ class RayCluster:
         config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
         config["http_options"]["port"] = self._port
         (application,) = config["applications"]
-        application["args"]["drain_s"] = 20
+        application["args"]["drain_s"] = self._drain_s
         application["deployments"][0]["autoscaling_config"] |= {"min_replicas": count, "max_replicas": count}
         file = self._folder / "serve.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -156,10 +157,12 @@ def _title(process: psutil.Process) -> str:
 
 
 @contextmanager
-def running_ray_cluster(settings: Mapping[str, str], count: int) -> Iterator[RayCluster]:
+def running_ray_cluster(
+    settings: Mapping[str, str], count: int, drain_s: float = 20.0
+) -> Iterator[RayCluster]:
     """Runs so many replicas with these settings, which name their database."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # pytest's own is too long for the paths of Ray's sockets
-    cluster = RayCluster(folder, settings)
+    cluster = RayCluster(folder, settings, drain_s)
     try:
         cluster.start(count)
         yield cluster
