@@ -221,6 +221,22 @@ def test_worker_does_not_inherit_secrets(name: str, monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in worker_environment().values()
 
 
+def test_threads_of_a_worker_spin_briefly_before_they_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert 0 < int(worker_environment()["GOMP_SPINCOUNT"]) <= 10_000
+    assert worker_environment()["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert worker_environment()["GOMP_SPINCOUNT"] == "7"
+
+
+def test_policy_of_the_user_decides_how_threads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert worker_environment()["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in worker_environment()
+
+
 def fork_server_pid(launcher: WorkerLauncher) -> int:
     assert launcher.fork_server is not None
     return launcher.fork_server.pid
