@@ -16,6 +16,7 @@ from app.core.errors import DomainError, InvalidRequest
 from app.core.literals import FinishReason
 from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, internal_failure
 from app.engine.execution.decoder import Decoder, SequenceCaches
+from app.engine.execution.thread_count import ThreadCount, adaptive_thread_count
 from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Delta,
@@ -53,6 +54,7 @@ class EngineLimits:
     unnoticed_step_s: float = 0.0  # a step with prefill may take this long beside decodes that take less
     speculation_rows: int = 8  # most rows of a step that verifies draft tokens; 0 turns speculation off
     overlaps_steps: bool = False  # whether the text of a step is made while the device computes the next one
+    adapts_threads: bool = False  # whether the number of torch's threads follows the cores that are free
 
 
 class EngineCore:
@@ -84,6 +86,7 @@ class EngineCore:
             decoder.cache, max_running=limits.max_active_requests, step_tokens=limits.step_tokens
         )
         self._prefill_budget = PrefillBudget(limits.unnoticed_step_s)
+        self._threads: ThreadCount | None = None
         self._clock = clock
         self._requests: dict[str, Request] = {}
         self._outbox: list[Outbound] = []
@@ -93,8 +96,9 @@ class EngineCore:
         self.step_tokens = 0  # of the newest step
 
     def calibrate(self) -> None:
-        """Measure the costs that later decisions need. Call it while idle."""
+        """Measure the costs that later decisions need. Call it while idle, with all threads in use."""
         self.decoder.calibrate(self.limits.context_length)
+        self._threads = adaptive_thread_count() if self.limits.adapts_threads else None
 
     @property
     def cache(self) -> SequenceCaches:
@@ -241,6 +245,8 @@ class EngineCore:
             return []
         now = self._clock()
         self._prefill_budget.learn(now - step.began_at, step.prefill_rows)
+        if self._threads is not None:
+            self._threads.after_step(now - step.began_at)
         accepted = []
         for chunk, request, outcome in zip(step.chunks, step.requests, outcomes, strict=True):
             if self._is_open(request):  # it may have ended while the step was computed

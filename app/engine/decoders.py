@@ -100,6 +100,7 @@ def limits_for(spec: WorkerSpec, served: CheckedModel, size: SequenceBytes) -> E
         step_tokens=usual if spec.step_tokens is None else spec.step_tokens,
         unnoticed_step_s=_UNNOTICED_STEP_S if is_cuda else 0.0,
         overlaps_steps=is_cuda,
+        adapts_threads=spec.threads is None and loaded.model.device.type == "cpu",
     )
 
 

@@ -1,0 +1,74 @@
+"""The number of threads follows the cores that other programs leave free."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, strategies as st
+
+from app.engine.execution.thread_count import ThreadCount
+
+STEP_S = 0.05
+
+
+@dataclass
+class Machine:
+    """A machine on which more threads than `free` cores wait for a core for as long as they run."""
+
+    free: int
+    delayed_s: float = 0.0
+    changes: list[int] = field(default_factory=list)
+
+    def delay_s(self) -> float:
+        return self.delayed_s
+
+    def run(self, count: ThreadCount, seconds: float) -> None:
+        for _ in range(round(seconds / STEP_S)):
+            self.delayed_s += max(0, count.threads - self.free) * STEP_S * 0.5
+            count.after_step(STEP_S)
+
+
+def counting(machine: Machine, most: int) -> ThreadCount:
+    return ThreadCount(most, machine.changes.append, machine.delay_s)
+
+
+def test_thread_count_stays_while_all_cores_are_free() -> None:
+    machine = Machine(free=4)
+    machine.run(counting(machine, 4), seconds=60)
+    assert machine.changes == []
+
+
+def test_thread_count_falls_to_the_free_cores_and_grows_when_they_are_free_again() -> None:
+    machine = Machine(free=2)
+    count = counting(machine, 4)
+    machine.run(count, seconds=1)
+    assert machine.changes == [3, 2]
+    machine.free = 4
+    machine.run(count, seconds=10)
+    assert machine.changes == [3, 2, 3, 4]
+
+
+def test_more_threads_are_tried_ever_less_often_while_cores_stay_taken() -> None:
+    machine = Machine(free=1)
+    count = counting(machine, 2)
+    machine.run(count, seconds=120)
+    assert machine.changes[:3] == [1, 2, 1]
+    assert 5 <= len(machine.changes) <= 20
+    machine.run(count, seconds=120)
+    assert len(machine.changes) <= 30
+
+
+def test_thread_count_never_falls_below_one() -> None:
+    machine = Machine(free=0)
+    count = counting(machine, 2)
+    machine.run(count, seconds=20)
+    assert machine.changes == [1]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2)), max_size=200), st.integers(2, 16))
+def test_thread_count_stays_in_its_bounds(steps: list[tuple[float, float]], most: int) -> None:
+    machine = Machine(free=most)
+    count = counting(machine, most)
+    for step_s, delay_s in steps:
+        machine.delayed_s += delay_s
+        count.after_step(step_s)
+        assert 1 <= count.threads <= most
+    assert machine.changes[-1:] in ([], [count.threads])
