@@ -118,10 +118,15 @@ def _reply(loaded: LoadedModel, prompt: str) -> list[int]:
         [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
     )
     ids: list[int] = loaded.tokenizer.encode(text, add_special_tokens=False)
-    length = len(ids)
-    while len(ids) < length + _REPLY_TOKENS and (len(ids) == length or ids[-1] not in loaded.stop_ids):
-        ids.append(int(_logits(loaded, ids)[-1].argmax()))
-    return ids[length:]
+    sequence = TokenSequence("reply", ids, slot=Slot(len(ids) + _REPLY_TOKENS))
+    runner, reply = ModelRunner(loaded.model), list[int]()
+    while len(reply) < _REPLY_TOKENS and (not reply or reply[-1] not in loaded.stop_ids):
+        chunk = Chunk(sequence, sequence.pending)
+        token = int(runner.forward([chunk])[-1].argmax())
+        sequence.advance(chunk.count)
+        sequence.accept([token])
+        reply.append(token)
+    return reply
 
 
 def _table(results: list[Quality]) -> Table:
