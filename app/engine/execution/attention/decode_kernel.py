@@ -15,6 +15,7 @@ from app.engine.layers.schemes import relative_error
 
 _PROGRAMS = 512  # that should run at a time
 _BLOCK = 64  # keys that a program reads at a time
+_JOINED_CHUNKS = 16  # at a time
 _MOST_DIM = 256
 _TOLERANCE = 0.02
 _ANY = ["capacity", "chunk", "window", "group"]  # arguments whose values need no kernel of their own
@@ -63,7 +64,8 @@ def attend_rows(
         layer.softcap is not None,
         "ieee" if query.dtype == torch.float32 else "tf32",
     )
-    _join_chunks[rows, heads](sums, weights, output, weights.stride(0), splits, dim, wide)
+    most_splits = triton.next_power_of_2(splits)
+    _join_chunks[rows, heads](sums, weights, output, splits, dim, wide, most_splits, _JOINED_CHUNKS)
     return output
 
 
@@ -182,22 +184,25 @@ def _attend_block(
     return greatest, total * shrunk + tl.sum(weight, 1), joined
 
 
-@triton.jit(do_not_specialize=["splits", "dim"])
-def _join_chunks(sums, weights, output, weights_half, splits, dim, DIM: tl.constexpr):
-    """Joins the chunks of one row and head."""
+@triton.jit(do_not_specialize=["splits"])
+def _join_chunks(
+    sums, weights, output, splits, dim, DIM: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Joins the chunks of one row and head, `BLOCK` at a time. At least one of them has keys."""
     place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-    columns = tl.arange(0, DIM)
+    half = tl.num_programs(0) * tl.num_programs(1) * splits
+    members, columns = tl.arange(0, SPLITS), tl.arange(0, DIM)
     is_column = columns < dim
-    most = float("-inf")
+    greatest = tl.load(weights + place * splits + members, mask=members < splits, other=float("-inf"))
+    most = tl.max(greatest, 0)
     total = 0.0
     joined = tl.zeros([DIM], tl.float32)
-    for split in range(splits):
-        own = place * splits + split
-        greatest = tl.load(weights + own)
-        if greatest > float("-inf"):
-            new = tl.maximum(most, greatest)
-            before, now = tl.exp(most - new), tl.exp(greatest - new)
-            total = total * before + tl.load(weights + weights_half + own) * now
-            joined = joined * before + now * tl.load(sums + own * dim + columns, mask=is_column, other=0.0)
-            most = new
+    for begin in range(0, splits, BLOCK):
+        chunks = begin + tl.arange(0, BLOCK)
+        own, is_own = place * splits + chunks, chunks < splits
+        share = tl.exp(tl.load(weights + own, mask=is_own, other=float("-inf")) - most)
+        total += tl.sum(share * tl.load(weights + half + own, mask=is_own, other=0.0), 0)
+        is_found = is_own[:, None] & is_column[None, :]
+        found = tl.load(sums + own[:, None] * dim + columns[None, :], mask=is_found, other=0.0)
+        joined += tl.sum(share[:, None] * found, 0)
     tl.store(output + place * dim + columns, (joined / total).to(output.dtype.element_ty), mask=is_column)
