@@ -5,9 +5,13 @@ first positions belong to no slot: see ZERO_POSITION and PADDING_POSITION.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from app.engine.kv.free_list import FreeList
@@ -19,6 +23,7 @@ ZERO_POSITION = 0  # always zero; rows read it in place of positions that are hi
 PADDING_POSITION = 1  # read and written by the rows that pad a pass to its fixed shape
 _RESERVED = 2
 _INITIAL_TOKENS = 8192  # positions, at least
+_GATHERED = 8192  # positions that compaction copies at a time
 _INITIAL_SHARE = 8  # of the limit, the pool begins with one part in so many
 
 
@@ -183,14 +188,16 @@ class KVPool:
         _log.info("the KV pool now has room for %d tokens", size)
 
     def _compact(self) -> None:
-        """Move all slots to the front, so that the free positions form one range. This needs no memory."""
-        self._free = FreeList()
+        """Move all slots to the front, so that the free positions form one range."""
+        slots = sorted(self._slots, key=lambda slot: slot.start)
+        places = [np.arange(slot.start, slot.start + slot.capacity) for slot in slots]
+        if places:
+            _gather(list(self._layers.values()), np.concatenate(places), _RESERVED)
         next_start = _RESERVED
-        for slot in sorted(self._slots, key=lambda slot: slot.start):
-            for tensor in self._layers.values():
-                _move(tensor, slot.start, next_start, slot.capacity)
+        for slot in slots:
             slot.start = next_start
             next_start += slot.capacity
+        self._free = FreeList()
         self._free.give(next_start, _RESERVED + self._size - next_start)
 
 
@@ -201,10 +208,25 @@ def _enlarge(tensor: Tensor, positions: int) -> Tensor:
 
 
 def _move(tensor: Tensor, source: int, target: int, length: int) -> None:
-    """Copy positions. The two ranges may overlap if `target` is lower than `source`."""
-    if source == target:
+    """Copy positions. The two ranges must not overlap."""
+    tensor.narrow(3, target, length).copy_(tensor.narrow(3, source, length))
+
+
+def _gather(tensors: Sequence[Tensor], places: NDArray[np.int64], target: int) -> None:
+    """Copy these ascending positions to those from `target` on, which is not above the first of them.
+
+    It takes two operations for many positions, because a few for every slot would take long. All memory that
+    it needs is allocated before anything moves.
+    """
+    if not tensors:
         return
-    block = source - target if source > target else length  # blocks this long do not overlap
-    for done in range(0, length, block):
-        count = min(block, length - done)
-        tensor.narrow(3, target + done, count).copy_(tensor.narrow(3, source + done, count))
+    indices, count = torch.from_numpy(places).to(tensors[0].device), min(len(places), _GATHERED)
+    sizes = [prod(tensor.shape[:3]) * tensor.shape[4] * tensor.element_size() for tensor in tensors]
+    buffer = tensors[0].new_empty(max(sizes) * count, dtype=torch.uint8)
+    for tensor, size in zip(tensors, sizes, strict=True):
+        for begin in range(0, len(places), _GATHERED):
+            block = indices[begin : begin + _GATHERED]
+            shape = (*tensor.shape[:3], len(block), tensor.shape[4])
+            values = buffer[: size * len(block)].view(tensor.dtype).view(shape)
+            torch.index_select(tensor, 3, block, out=values)
+            tensor.narrow(3, target + begin, len(block)).copy_(values)

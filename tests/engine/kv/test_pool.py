@@ -65,6 +65,22 @@ def test_new_compacts_if_only_that_makes_room() -> None:
     pool.check_integrity()
 
 
+def test_compaction_of_many_positions_keeps_their_values() -> None:
+    """Of slots that move by less than their own length, of more positions than are copied at a time."""
+    capacity, count = 6000, 4
+    pool = KVPool(capacity * count, first=capacity * count)
+    first = pool.new(40)
+    slots = [pool.new(capacity - 10) for _ in range(count - 1)]
+    for number, slot in enumerate(slots):
+        write(slot, 0, list(range(100_000 * number, 100_000 * number + capacity - 10)))
+    pool.drop(first)
+    pool.new(capacity + 30)
+    for number, slot in enumerate(slots):
+        values = read(slot, capacity - 10)
+        assert values == list(range(100_000 * number, 100_000 * number + capacity - 10))
+    pool.check_integrity()
+
+
 def test_resize_can_use_all_free_positions_and_its_own() -> None:
     pool = KVPool(32, first=32)
     low, slot, high = pool.new(8), pool.new(8), pool.new(8)
