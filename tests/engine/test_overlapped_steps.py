@@ -8,7 +8,7 @@ import pytest
 
 from app.engine.core import EngineCore
 from app.engine.ipc.messages import Deltas, Failed, Grammar, SamplingParams, Submit
-from tests.engine.tiny import Collected, TinyModel, ended, finish, greedy, run
+from tests.engine.tiny import DEVICE, Collected, TinyModel, ended, finish, greedy, run
 
 PROMPT = "the cat sat on the mat, " * 4  # repeats itself, so that prompt look-up finds draft tokens
 
@@ -72,6 +72,7 @@ def test_an_id_that_is_used_again_during_a_step_gets_no_token_of_the_old_request
     assert collected.texts["a"] == overlapping.generate("on the mat", 8)
 
 
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="CUDA graphs run no hooks, so that they do not fail")
 def test_a_step_that_fails_ends_its_requests_after_the_text_that_they_have(overlapping: TinyModel) -> None:
     engine, collected = overlapping.engine(), Collected()
     engine.submit(greedy("a", "the cat", 8))

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 from app.core.errors import InvalidRequest
 from app.engine.tokenization.chat_template import END
 from app.engine.tokenization.direct_calls import encoder
-from app.engine.tokenization.panics import panics_as_errors
 
 # Noncharacters, which no text may contain, around each control token inside a message.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -23,6 +22,7 @@ class ChatEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
         self._tokenizer = tokenizer
         self._encode = encoder(tokenizer)
+        self._encode_complete = encoder(tokenizer, adds_special_tokens=True)
         self._control = _control_tokens(tokenizer, template or "")
         self._boundaries = _Boundaries.of(tokenizer)
         if not self._cuts_rightly():
@@ -48,9 +48,7 @@ class ChatEncoder:
 
     def encode_raw(self, text: str) -> list[int]:
         """Returns the ids of a text, with the special tokens that the tokenizer adds."""
-        with panics_as_errors():
-            ids: list[int] = self._tokenizer(text)["input_ids"]
-        return ids or self._starting_ids()
+        return self._encode_complete([text])[0] or self._starting_ids()
 
     def encode_piece(self, text: str, known: KnownIds) -> list[int]:
         """Returns the ids of a text without added tokens. Control tokens in it become control tokens."""

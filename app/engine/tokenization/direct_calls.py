@@ -12,9 +12,9 @@ EncodeTexts = Callable[[list[str]], list[list[int]]]
 _WRAPPERS = ("__call__", "_encode_plus", "decode", "_decode")  # a class with its own may change texts
 
 
-def encoder(tokenizer: PreTrainedTokenizerBase) -> EncodeTexts:
-    """Returns a function from texts to their ids, without added tokens. It raises InvalidRequest for a text
-    that the tokenizer cannot handle."""
+def encoder(tokenizer: PreTrainedTokenizerBase, *, adds_special_tokens: bool = False) -> EncodeTexts:
+    """Returns a function from texts to their ids, which raises InvalidRequest for a text that the tokenizer
+    cannot handle."""
     if _is_wrapped_plainly(tokenizer):
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
@@ -22,13 +22,14 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> EncodeTexts:
 
         def encode(texts: list[str]) -> list[list[int]]:
             with panics_as_errors():
-                return [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
+                encodings = backend.encode_batch_fast(texts, add_special_tokens=adds_special_tokens)
+                return [each.ids for each in encodings]
 
         return encode
 
     def encode_wrapped(texts: list[str]) -> list[list[int]]:
         with panics_as_errors():
-            ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+            ids: list[list[int]] = tokenizer(texts, add_special_tokens=adds_special_tokens)["input_ids"]
             return ids
 
     return encode_wrapped

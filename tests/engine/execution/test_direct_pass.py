@@ -8,9 +8,9 @@ import torch
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
 from app.engine.execution.direct_pass import DirectPass
 from app.engine.kv.slot import Slot
-from tests.engine.tiny import TinyModel
+from tests.engine.tiny import DEVICE, TinyModel
 
-IDS = torch.tensor([[7, 38, 131, 286, 5, 70, 12]])
+IDS = torch.tensor([[7, 38, 131, 286, 5, 70, 12]], device=DEVICE)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gpt2"])
@@ -21,8 +21,8 @@ def test_direct_pass_has_the_logits_of_the_model(tiny_model: Callable[[str], Tin
     assert direct is not None
     length = IDS.shape[1]
     batch = VarlenAttention([PackedSequence(Slot(length), 0, length, 0)])
-    rows = torch.tensor([0, length - 1])
-    logits = direct.logits(IDS, torch.arange(length).unsqueeze(0), rows, batch)
+    rows = torch.tensor([0, length - 1], device=DEVICE)
+    logits = direct.logits(IDS, torch.arange(length, device=DEVICE).unsqueeze(0), rows, batch)
     expected = tiny.reference(input_ids=IDS, use_cache=False).logits[0, rows]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 

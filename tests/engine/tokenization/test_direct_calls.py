@@ -25,5 +25,6 @@ def test_texts_and_ids_are_those_of_transformers(kind: type[PreTrainedTokenizerF
     encode, decode = encoder(tokenizer), decoder(tokenizer)
     expected = usual(TEXTS, add_special_tokens=False)["input_ids"]
     assert encode(TEXTS) == expected
+    assert encoder(tokenizer, adds_special_tokens=True)(TEXTS) == usual(TEXTS)["input_ids"]
     for ids in expected:
         assert decode(ids) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
