@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache
+from transformers import DynamicCache, cache_utils
 from transformers.cache_utils import (
-    DummyLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionAndFullAttentionLayer,
@@ -32,6 +31,7 @@ _WITH_STATES = {
     LinearAttentionAndFullAttentionLayer,
     LinearAttentionAndSlidingWindowAttentionLayer,
 }
+_EMPTY = {getattr(cache_utils, "DummyLayer", None)}  # which transformers 5.17 does not have yet
 _STATES = ("conv_states", "recurrent_states")  # each a tensor by its number
 _FLAGS = ("has_previous_state", "is_conv_states_initialized", "is_recurrent_states_initialized")
 _MOST_PADDING, _LITTLE_PADDING = 0.25, 512  # share of the ids of a joint cache, and ids that never matter
@@ -51,7 +51,7 @@ def joining_of(state: SequenceState) -> Joining:
     """Returns what the types of the cache's layers allow."""
     layers = state.cache.layers if type(state.cache) is DynamicCache else ()
     types = {type(layer) for layer in layers}
-    if not types or types - _WITH_KEYS - _WITH_STATES - {DummyLayer}:
+    if not types or types - _WITH_KEYS - _WITH_STATES - _EMPTY:
         return Joining.NEVER
     return Joining.PADDED if types & _WITH_KEYS else Joining.UNPADDED
 
