@@ -31,12 +31,12 @@ from app.engine.loading.low_priority import run_at_low_priority
 from app.engine.loading.serving_path import CheckedModel, load_checked, pack_and_check
 from app.engine.memory import MemoryUse
 from app.engine.own_cache.check import OwnPath
+from app.engine.own_cache.joint_cache import Joining
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
 
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
-_OWN_CACHE = "each sequence is computed by itself, without draft tokens"
 _CROWDED_S = 10  # after which other programs may have freed memory
 _WORKING_BYTES = 2_000_000_000  # that requests may take beside keys and values, and half a model more
 
@@ -238,7 +238,7 @@ def _info(
         dtype=str(loaded.dtype).removeprefix("torch."),
         weights=served.path.weights,
         cache="own" if own else "packed",
-        cache_reason=f"{own.reason}; {_OWN_CACHE}" if own else None,
+        cache_reason=_reason(own) if own else None,
         parameters=served.parameters,
         context_length=limits.context_length,
         memory_bytes=memory_use.used_bytes,
@@ -246,3 +246,8 @@ def _info(
         load_seconds=load_seconds,
         card_bytes=memory.card_bytes(device),
     )
+
+
+def _reason(own: OwnPath) -> str:
+    passes = "each sequence has" if own.joining is Joining.NEVER else "sequences that decode share"
+    return f"{own.reason}; {passes} a pass of the model's own code, without draft tokens"

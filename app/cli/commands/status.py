@@ -22,6 +22,8 @@ async def status(session: Session, argument: str) -> None:
         memory = f", {format_size(info.memory_bytes)} of memory" if info.memory_bytes else ""
         rows.append(("model", f"{model.name}, {model.status}, {device}{memory}"))
         rows.append(("served from", served_from(model.model_id or "nothing yet")))
+        if info.cache is not None:
+            rows.append(("cache", ": ".join(filter(None, (info.cache, info.cache_reason)))))
     for loading in health.loading:
         rows.append(("loading", f"{loading.model_name}: {loading.stage} {loading.fraction:.0%}"))
     transcript = session.transcript

@@ -101,7 +101,8 @@ def _cells(model: ModelEntry) -> list[str]:
     size = "?" if model.size_bytes is None else format_size(model.size_bytes)
     if model.is_remote:
         size = "remote"
-    return [size, context, served_from(model.model_id), model.description]
+    description = model.description if model.cache is None else f"{model.description} ({model.cache} cache)"
+    return [size, context, served_from(model.model_id), description]
 
 
 def _paragraph(model: ModelEntry) -> str:

@@ -8,10 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from app.core.literals import Device, DType, FinishReason, LogFormat, LogLevel, Quantization, Role
+from app.core.literals import CacheKind, Device, DType, FinishReason, LogFormat, LogLevel, Quantization, Role
 
 DeltaKind = Literal["text", "thinking", "tool_call"]
-CacheKind = Literal["packed", "own"]  # all sequences in one pass, or each with the cache of its own pass
 Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
 

@@ -67,6 +67,7 @@ class ServerStatus:
             is_pinned=profile.is_pinned,
             aliases=list(profile.aliases),
             open_requests=0 if state.loaded is None else state.loaded.backend.stats.open_requests,
+            cache=None if state.loaded is None else state.loaded.backend.info.cache,
             progress=state.progress,
             error=self._failure(state),
         )

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, StrictBool
 
+from app.core.literals import CacheKind
 from app.models.schemas.wire import LoadState, Name, RequestModel, WireModel
 
 
@@ -69,6 +70,7 @@ class ModelEntry(WireModel):
     is_pinned: bool = Field(False, description="Whether it is never unloaded to make room for another model.")
     aliases: list[str] = Field(default_factory=list, description="Other names that requests may use for it.")
     open_requests: int = 0
+    cache: CacheKind | None = Field(None, description="See `/model-info`; null unless it is loaded here.")
     progress: LoadProgress | None = None
     error: str | None = Field(None, description="Why the last load failed.")
 
@@ -113,10 +115,10 @@ class ModelInfoResponse(WireModel):
         description="The number format of its layers' weights: float32, float16, bfloat16, int8 or int4. "
         "Of a GGUF file, the form that each type has: `int4 (Q4_K), int8 (Q6_K)`.",
     )
-    cache: Literal["packed", "own"] | None = Field(
+    cache: CacheKind | None = Field(
         None,
-        description="`packed`: one pass computes all sequences. `own`: each sequence is computed by itself, "
-        "with the cache of the architecture and without draft tokens.",
+        description="`packed`: one pass computes all sequences. `own`: each sequence has the cache of the "
+        "architecture, prompts are read one after the other, and there are no draft tokens.",
     )
     cache_reason: str | None = Field(None, description="Why the model is not packed.")
     draft: str | None = Field(None, description="The smaller model whose draft tokens it verifies.")

@@ -56,6 +56,16 @@ def test_statistics_and_status(talk: Talk, seen: Seen) -> None:
         talk("/stats")
 
 
+def test_models_and_status_show_the_cache_of_a_model(talk: Talk, seen: Seen) -> None:
+    async def wide(session: Session) -> None:
+        session.terminal.console.width = 150
+
+    talk(wide, "/models", "/status")
+    assert "The builtin model (own cache)" in seen.messages
+    assert "The gpt2 model (" not in seen.messages
+    assert "own: its layers cannot be packed" in seen.messages
+
+
 def test_narrow_terminal_cuts_nothing_off(talk: Talk, seen: Seen) -> None:
     async def narrow(session: Session) -> None:
         session.terminal.console.width = 25

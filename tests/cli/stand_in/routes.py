@@ -306,6 +306,8 @@ def _add_models(app: FastAPI, state: StandIn) -> None:
             device="cpu",
             dtype="float32",
             memory_bytes=400_000_000,
+            cache="own",
+            cache_reason="its layers cannot be packed",
             context_length=1024,
         )
 

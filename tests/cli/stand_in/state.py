@@ -217,6 +217,7 @@ class StandIn:
             context_length=1024,
             size_bytes=548_000_000,
             memory_bytes=1_000_000_000,
+            cache="own" if name == self.current else None,
             progress=loading,
         )
 
