@@ -101,7 +101,7 @@ class ChatModelManager:
         return (await self._log(owner, message_id)).snapshot()
 
     async def _log(self, owner: str, message_id: str) -> TurnLog:
-        """Returns the events of a turn of this process, or of one whose process has died."""
+        """Returns the events of a turn of this process, or of one that has ended in another."""
         try:
             return (await find_turn(self._turns, self._store, owner, message_id)).log
         except TurnNotFound:

@@ -1,4 +1,4 @@
-"""Holds turn locks, and stores first what a dead process has left of a turn."""
+"""Holds turn locks, and first stores what a dead process has left of a turn."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +8,7 @@ from app.models.storage.sql.turns.leases import LeaseLocks
 
 
 class SettlingLocks:
-    """Leases of turns. Once one is held, also a turn in which a process died is in the conversation."""
+    """Leases of turns. A turn that a dead process has left is stored before the lock is handed over."""
 
     def __init__(self, leases: LeaseLocks, store: SqlStore) -> None:
         self._leases = leases
