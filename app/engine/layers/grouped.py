@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 from app.engine.layers.packed_linear import computes_in_bfloat16
 
 GROUP = 32  # weights with a common scale and zero
-# From so many rows on, converting the weights costs less than torch's 4-bit product. AMX makes the product of
-# converted weights faster. For 8 bits it is a quarter of that, because torch's product then has more to do.
-_FEW_ROWS, _FEW_ROWS_WITH_AMX = 200, 40
+# Up to so many rows, torch's product of 4-bit and of 8-bit weights costs less than converting the weights.
+# AMX makes the product of converted weights faster; AVX-512 makes torch's product faster.
+_FEW_ROWS = {"amx": (40, 10), "avx512": (240, 60), "other": (60, 30)}
 _CHUNK = 2**20  # weights that are converted at a time
 _PACK_CHUNK = 2**22  # weights that are packed at a time
 _LAYOUTS = (64, 32)  # outputs in a block of torch's layout with AVX-512, and with AVX2
@@ -76,7 +76,7 @@ class GroupedLinear(nn.Module):
         self._scales_and_zeros = _scales_and_zeros(weight)
         self._bias = bias
         self._dtype = dtype
-        self._few_rows = _few_rows() // self._parts**2
+        self._few_rows = _few_rows(weight.bits)
         self._converted_dtype = torch.bfloat16 if computes_in_bfloat16() else torch.float32
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -153,9 +153,17 @@ def has_grouped_products() -> bool:
 
 
 @cache
-def _few_rows() -> int:
-    has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
-    return _FEW_ROWS_WITH_AMX if has_amx else _FEW_ROWS
+def _few_rows(bits: int) -> int:
+    if torch.cpu.get_capabilities().get("amx_bf16", False):
+        kind = "amx"
+    else:
+        kind = "avx512" if has_avx512_kernels() else "other"
+    return _FEW_ROWS[kind][bits == 8]
+
+
+def has_avx512_kernels() -> bool:
+    """Returns whether torch uses its kernels for AVX-512, of which the 4-bit product is one."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @cache
