@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 _INTERVAL_S = 0.25  # of steps, after which the number may change
-_MOST_DELAY = 0.15  # of the steps' time, which the threads together may wait for a core
+_MOST_DELAY = 0.35  # of the steps' time, which the threads together may wait for a core; a client takes 0.15
 _FIRST_PATIENCE_S = 2.0  # without delays, after which one more thread is tried
 _MOST_PATIENCE_S = 30.0
 _NS = 1e9

@@ -20,8 +20,14 @@ _SMALLEST_SCALE = 1e-12  # the scale of a row or channel of zeros
 
 def int8_layer(dtype: torch.dtype) -> MakeLayer | None:
     """Returns the layer that is fast on this processor for rows of `dtype`; None if torch has none."""
-    kinds = (DynamicInt8Linear, WeightInt8Linear) if has_int8_products() else (WeightInt8Linear,)
-    return next((partial(kind, dtype=dtype) for kind in kinds if _works(kind)), None)
+    if has_fast_int8_layers():
+        return partial(DynamicInt8Linear, dtype=dtype)
+    return partial(WeightInt8Linear, dtype=dtype) if _works(WeightInt8Linear) else None
+
+
+def has_fast_int8_layers() -> bool:
+    """Returns whether layers can multiply integers, which is faster than 16 bits for any number of rows."""
+    return has_int8_products() and _works(DynamicInt8Linear)
 
 
 class DynamicInt8Linear(nn.Module):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from app.core.literals import Quantization
+from app.engine.layers.grouped import has_avx512_kernels
 from app.engine.layers.grouped_layers import grouped_int8_layer, int4_layer
-from app.engine.layers.int8 import DynamicInt8Linear, int8_layer
+from app.engine.layers.int8 import DynamicInt8Linear, has_fast_int8_layers, int8_layer
 from app.engine.layers.packed_linear import MakeLayer, PackedLinear, half_layer, packed_layer
 
 _log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ _ROUNDING = 1e-3  # relative error that another order of float32 sums may cause
 ROUNDING_16_BITS = 0.1
 _INT8_ERROR = 0.012  # of one layer; rounding to bfloat16 costs 0.003, and 0.02 changed 3 of 50 replies
 _CPU = frozenset({"cpu"})
+_SLOW = "on this processor %s saves memory, but several sequences at once are slower than unquantised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Scheme:
     # For layers whose output would have a larger relative error than this on a calibration text.
     make_exact_layer: Callable[[torch.dtype], MakeLayer | None] | None = None
     largest_error: float = 1.0
+    is_fast: Callable[[], bool] = lambda: True  # whether several sequences are as fast as unquantised ones
 
     def layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
         """Returns the scheme's kind of layer for rows of `dtype`; None if this device has none."""
@@ -52,8 +55,16 @@ class Scheme:
 QUANTISED = {
     scheme.name: scheme
     for scheme in (
-        Scheme("int8", int8_layer, 0.4, _CPU, make_exact_layer=grouped_int8_layer, largest_error=_INT8_ERROR),
-        Scheme("int4", int4_layer, 0.7, _CPU, grouped_int8_layer),
+        Scheme(
+            "int8",
+            int8_layer,
+            0.4,
+            _CPU,
+            make_exact_layer=grouped_int8_layer,
+            largest_error=_INT8_ERROR,
+            is_fast=has_fast_int8_layers,
+        ),
+        Scheme("int4", int4_layer, 0.7, _CPU, grouped_int8_layer, is_fast=has_avx512_kernels),
     )
 }
 _HALF_WEIGHTS = Scheme("float16", half_layer, _ROUNDING, _CPU)  # under rows in float32
@@ -75,6 +86,8 @@ def choose_scheme(
     if quantization != "none":
         scheme = QUANTISED[quantization]
         if (layer := scheme.layer_on(device, dtype)) is not None:
+            if not scheme.is_fast():
+                _log.warning(_SLOW, scheme.name)
             return scheme, layer
         _log.warning("this device has no %s layers: the model is served unquantised", quantization)
     if stored.itemsize < dtype.itemsize and (layer := _HALF_WEIGHTS.layer_on(device, dtype)) is not None:

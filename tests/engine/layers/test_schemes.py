@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -70,6 +71,28 @@ def test_scheme_is_unquantised_where_the_device_has_no_such_layers(
     assert (scheme.name, make_layer) == ("float32", None)
     assert scheme.tolerance < QUANTISED["int8"].tolerance
     assert "unquantised" in caplog.text
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_load_says_where_a_form_of_the_weights_does_not_pay(
+    is_fast: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme = replace(QUANTISED["int8"], is_fast=lambda: is_fast)
+    monkeypatch.setitem(QUANTISED, "int8", scheme)
+    with caplog.at_level(logging.WARNING):
+        assert choose_scheme(CPU, torch.float32, torch.float32, "int8")[0] is scheme
+    assert ("slower than unquantised" in caplog.text) is not is_fast
+
+
+def test_forms_pay_where_the_processor_has_their_products() -> None:
+    assert QUANTISED["int8"].is_fast() is isinstance(int8_layer_of_eight(), DynamicInt8Linear)
+    assert QUANTISED["int4"].is_fast() is (torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
+def int8_layer_of_eight() -> torch.nn.Module:
+    make_layer = QUANTISED["int8"].layer_on(CPU, torch.float32)
+    assert make_layer is not None
+    return make_layer(torch.ones(8, 8), None)
 
 
 def test_relative_error_is_a_share_of_the_logits_spread() -> None:
