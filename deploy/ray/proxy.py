@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.paths import NATIVE_PREFIX, path_below_prefix
+from app.api.paths import NATIVE_PREFIX, OPENAI_PREFIX, path_below_prefix
 from app.core.config import load_settings
 from deploy.ray.peek import PeekedRequest
 from deploy.ray.reply import Reply
@@ -20,6 +20,7 @@ from deploy.ray.routing import routing_of
 
 _OF_RAY = "/-/"  # the proxy's own routes
 _LOADS = (f"{NATIVE_PREFIX}/chat/switch-model", f"{NATIVE_PREFIX}/load-model")
+_KEYED = (f"{NATIVE_PREFIX}/chat", f"{OPENAI_PREFIX}/responses")  # the routes that read an Idempotency-Key
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BODY_S = 30.0  # as in app.api.body
 _MARGIN_S = 10.0  # the application's own deadline comes first
@@ -52,14 +53,14 @@ class Ingress:
         reply = Reply(path, request_id, send)
         with suppress(TimeoutError):
             async with asyncio.timeout(None if path in _LOADS else self.limit_s):
-                await self._pass_on(scope, request, reply)
+                await self._pass_on(scope, path, request, reply)
         if not request.has_left:
             await reply.finish(scope, receive)
 
-    async def _pass_on(self, scope: Scope, request: PeekedRequest, reply: Reply) -> None:
+    async def _pass_on(self, scope: Scope, path: str, request: PeekedRequest, reply: Reply) -> None:
         """Passes the request on; again if its replica died without an answer, where that does no harm."""
         await self.app({**scope}, request.replay(), reply)
-        if reply.has_died and request.is_whole and not request.has_left and _is_repeatable(scope):
+        if reply.has_died and request.is_whole and not request.has_left and _is_repeatable(scope, path):
             await self.app({**scope}, request.replay(), reply)
 
 
@@ -75,9 +76,10 @@ def _prepare(scope: Scope, path: str, body: bytes) -> str:
     headers["x-session-id"] = routing.session
     del headers["serve_multiplexed_model_id"], headers["serve-multiplexed-model-id"]
     if routing.model is not None:
-        headers["serve_multiplexed_model_id"] = routing.model
+        scope["headers"].append((b"serve_multiplexed_model_id", routing.model.encode()))  # Ray reads UTF-8
     return request_id
 
 
-def _is_repeatable(scope: Scope) -> bool:
-    return scope["method"] in ("GET", "HEAD") or "idempotency-key" in Headers(raw=scope["headers"])
+def _is_repeatable(scope: Scope, path: str) -> bool:
+    has_key = path in _KEYED and "idempotency-key" in Headers(raw=scope["headers"])
+    return scope["method"] in ("GET", "HEAD") or has_key

@@ -69,7 +69,7 @@ def _first_id(*texts: str | None) -> str | None:
 
 def _in_header(values: list[str]) -> str | None:
     """Returns the session of the header, in one spelling for all ways to write a conversation's id."""
-    if len(values) != 1 or not values[0]:
+    if len(values) != 1 or not values[0] or not values[0].isascii():  # Ray could not read it
         return None
     if _UUID.fullmatch(values[0]):
         return f"conv_{values[0].replace('-', '').lower()}"

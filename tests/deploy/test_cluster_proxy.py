@@ -135,9 +135,18 @@ class Closing(socketserver.BaseRequestHandler):
         self.request.recv(100_000)
 
 
-@pytest.mark.parametrize(("headers", "status"), [({}, 503), ({"Idempotency-Key": "once"}, 200)])
-def test_a_post_that_was_read_is_sent_again_only_with_an_idempotency_key(
-    headers: dict[str, str], status: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/api/v1/chat", {}, 503),
+        ("/api/v1/chat", {"Idempotency-Key": "once"}, 200),
+        ("/v1/responses", {"Idempotency-Key": "once"}, 200),
+        ("/api/v1/chat/new", {"Idempotency-Key": "once"}, 503),
+        ("/v1/chat/completions", {"Idempotency-Key": "once"}, 503),
+    ],
+)
+def test_a_post_that_was_read_is_sent_again_only_if_the_server_answers_its_key_once(
+    path: str, headers: dict[str, str], status: int, tmp_path: Path
 ) -> None:
     other = Upstream("other")
     with ExitStack() as stack:
@@ -150,7 +159,7 @@ def test_a_post_that_was_read_is_sent_again_only_with_an_idempotency_key(
         addresses = [f"127.0.0.1:{dying.server_address[1]}", url.removeprefix("http://")]
         nginx = stack.enter_context(running_plain_nginx("llm_cluster.conf", tmp_path, addresses))
         http = stack.enter_context(httpx.Client(base_url=nginx.url, timeout=20, trust_env=False))
-        statuses = [http.post("/api/v1/chat", content="hi", headers=headers).status_code for _ in range(20)]
+        statuses = [http.post(path, content="hi", headers=headers).status_code for _ in range(20)]
         assert statuses.count(status) == (1 if status == 503 else 20)
         assert len(other.requests) == statuses.count(200)
 

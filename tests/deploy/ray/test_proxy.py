@@ -83,6 +83,12 @@ def test_request_gets_its_session_and_its_model_as_headers_and_keeps_its_body() 
     assert json.loads(got["body"]) == body
 
 
+def test_headers_for_ray_are_utf_8() -> None:
+    got = request(echo, json={"model": "模型"}, headers={"x-session-id": "é".encode("latin-1")}).json()
+    assert got["headers"]["serve_multiplexed_model_id"] == "模型"
+    assert got["headers"]["x-session-id"].startswith("conv_")
+
+
 def test_client_can_set_none_of_rays_own_headers() -> None:
     headers = {
         "x-request-timeout-seconds": "0",
@@ -166,8 +172,12 @@ def test_request_with_an_idempotency_key_is_sent_to_another_replica_if_the_first
     assert json.loads(answer.json()["body"]) == {"message": "Hello"}
 
 
-def test_request_that_may_have_been_answered_is_not_sent_again() -> None:
-    answer = request(fails_first(echo), json={"message": "Hello"})
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/api/v1/chat", {}), (f"/api/v1/chat/conversation/conv_{'a' * 32}/undo", {"idempotency-key": "mine"})],
+)
+def test_request_that_may_have_been_answered_is_not_sent_again(path: str, headers: dict[str, str]) -> None:
+    answer = request(fails_first(echo), path, json={"message": "Hello"}, headers=headers)
     assert answer.json()["error"]["code"] == "worker_died"
 
 
