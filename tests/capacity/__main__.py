@@ -88,7 +88,7 @@ def _plan(options: argparse.Namespace, console: Console) -> int:
         return _print_size(options, console, density)
     use, append_s = DailyUse(options.daily_turns, options.peak), options.append_ms / 1000
     found = needs(density, options.users, use, append_s, options.price)
-    console.print(sizes_table(f"density, costs: {options.costs}", [("", density)], None))
+    console.print(sizes_table("density", [(options.costs, density)], None))
     console.print(needs_table(f"busiest hour, costs: {options.costs}", found))
     outcome = _outcome_fields(density.outcome)
     _write(options.json, {"density": outcome, "needs": [asdict(need) for need in found]})
@@ -143,7 +143,7 @@ def _print_outcomes(
 
 
 def _print_size(options: argparse.Namespace, console: Console, sized: Sized | None) -> int:
-    console.print(sizes_table(f"costs: {options.costs}", [("", sized)], options.price))
+    console.print(sizes_table("goal met", [(options.costs, sized)], options.price))
     found = None if sized is None else _outcome_fields(sized.outcome)
     scenario = None if sized is None else asdict(sized.scenario)
     _write(options.json, {"scenario": scenario, "outcome": found})

@@ -38,6 +38,11 @@ def parser() -> argparse.ArgumentParser:
     density = _scenario(commands, "density", "find the most conversations that the replicas can hold")
     density.add_argument("--replicas", type=_positive, default=1, help="servers")
     _goal(density)
+    _planning(commands)
+    return made
+
+
+def _planning(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     plan = _scenario(commands, "plan", "work out what numbers of daily users need, from the density")
     plan.add_argument("--replicas", type=_positive, default=4, help="servers in the simulation")
     _goal(plan)
@@ -53,7 +58,6 @@ def parser() -> argparse.ArgumentParser:
         default=14.7,
         help="processor time of storing a turn (PostgreSQL, by `python -m tests.benchmarks.storage`)",
     )
-    return made
 
 
 def scenario_of(options: argparse.Namespace) -> Scenario:

@@ -125,5 +125,5 @@ def costs_table(costs: ServerCosts) -> Table:
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=title)
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
     return table
