@@ -26,6 +26,7 @@ _OF_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_memory_monitor_refresh_ms": "0",  # other programs of the machine shall not end the replicas
+    "RAY_raylet_start_wait_time_s": "240",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deploy.ray.proxy:middleware",
 }
 
