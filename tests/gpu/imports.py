@@ -21,7 +21,10 @@ _LIBRARIES = (
     "pydantic",
     "fastapi",
 )
-_NOT_IMPORTED = ("app.builtin.training", "app.models.storage.sql.migrations.env")  # scripts
+_NOT_IMPORTED = (  # scripts, and what needs an optional dependency
+    *("app.builtin.training", "app.models.storage.sql.migrations.env"),
+    "app.core.telemetry.otel",
+)
 
 
 def main() -> None:
