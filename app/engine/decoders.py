@@ -17,6 +17,7 @@ from app.engine.loading.serving_path import CheckedModel
 from app.engine.own_cache.caches import OwnCaches
 from app.engine.own_cache.check import OwnPath
 from app.engine.own_cache.decoder import OwnCacheDecoder
+from app.engine.own_cache.runner import OwnForward
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def decoder_for(
                 is_divisible=own.is_divisible,
                 has_checkpoints=not own.can_crop,
             )
-            return OwnCacheDecoder(served.loaded.model, caches, own.joining)
+            return OwnCacheDecoder(caches, OwnForward(served.loaded.model, own.options))
         case PackedPath() as packed:
             has_graphs = packed.supports_cuda_graphs and (draft is None or draft.path.supports_cuda_graphs)
             tokens = limits.kv_cache_bytes // size.per_token

@@ -249,5 +249,5 @@ def _info(
 
 
 def _reason(own: OwnPath) -> str:
-    passes = "each sequence has" if own.joining is Joining.NEVER else "sequences that decode share"
+    passes = "each sequence has" if own.options.joining is Joining.NEVER else "sequences that decode share"
     return f"{own.reason}; {passes} a pass of the model's own code, without draft tokens"

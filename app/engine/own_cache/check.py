@@ -4,7 +4,7 @@ Some architectures ignore their cache in a pass over several ids. Theirs take si
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from app.engine.loading.reference import (
     some_ids,
 )
 from app.engine.own_cache.joint_cache import Joining, joining_of
-from app.engine.own_cache.runner import OwnForward
+from app.engine.own_cache.runner import OwnForward, PassOptions
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument, storage_bytes
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
@@ -37,6 +37,7 @@ _SINGLE = ((_PREFIX,), *[(1,)] * _REST)
 _ROUNDING_32_BITS, _ROUNDING_16_BITS = 0.005, 0.02  # relative errors; without its cache a pass has more
 _ROUNDING_SPREAD = 3  # times, by which one rounding may differ from another
 _IN_CHUNKS = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # tokens of each sequence in each pass
+_PLAIN = PassOptions()
 _AT_ONCE = ((10, 6), (1, 1), (1, 1), (1, 1))
 
 
@@ -49,7 +50,7 @@ class OwnPath:
     sequence_bytes: SequenceBytes
     is_divisible: bool  # whether prompts may be read in chunks
     can_crop: bool  # whether a cache can be shortened to any length
-    joining: Joining  # whether sequences that decode can share a pass
+    options: PassOptions
 
 
 def check_converted(
@@ -94,8 +95,7 @@ def refuse_unservable(model: PreTrainedModel, dtype: torch.dtype) -> None:
         with computing_in(dtype, model):
             expected = own_logits(model, prompts)
             refuse_infinite(model, expected, dtype)
-            logits = _read(model, prompts, _AT_ONCE)[1]
-        _refuse_differences(expected, logits, as_computed(dtype).tolerance)
+            _plain_options(model, prompts, expected, as_computed(dtype).tolerance)
 
 
 def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
@@ -127,23 +127,37 @@ def _path(
     scheme: Scheme,
     reason: str,
 ) -> OwnPath:
-    single = _read(model, prompts[:1], _SINGLE)[1][0]
+    plain = _plain_options(model, prompts, expected, scheme.tolerance)
+    single = _read(model, prompts[:1], _SINGLE, plain)[1][0]
     rounding = _rounding(model, dtype, prompts[0], single)
-    is_divisible = _is_divisible(model, prompts[0], single, rounding)
+    is_divisible = _is_divisible(model, prompts[0], single, rounding, plain)
     passes = _IN_CHUNKS if is_divisible else _AT_ONCE
-    states, logits = _read(model, prompts, passes)
+    states, logits = _read(model, prompts, passes, plain)
     _refuse_differences(expected, logits, scheme.tolerance)
     shorter, longer = sorted(
         (len(ids), storage_bytes(it.cache)) for ids, it in zip(prompts, states, strict=True)
     )
+    possible = replace(plain, joining=joining_of(states[0]))
     return OwnPath(
         scheme.name,
         reason,
         SequenceBytes.between(shorter, longer),
         is_divisible,
         can_crop=all(state.can_always_crop for state in states),
-        joining=_joining(model, prompts, passes, joining_of(states[0]), logits, rounding),
+        options=_options(model, prompts, passes, possible, logits, rounding),
     )
+
+
+def _plain_options(
+    model: PreTrainedModel, prompts: list[list[int]], expected: list[Tensor], tolerance: float
+) -> PassOptions:
+    """Returns the options with which passes over lonely sequences give the expected logits."""
+    for options in (PassOptions(), PassOptions(gives_positions=True)):
+        logits = _read(model, prompts, _AT_ONCE, options)[1]
+        if all(relative_error(*pair) <= tolerance for pair in zip(logits, expected, strict=True)):
+            return options
+    _refuse_differences(expected, logits, tolerance)
+    raise AssertionError("the logits differ")
 
 
 def _refuse_differences(expected: list[Tensor], logits: list[Tensor], tolerance: float) -> None:
@@ -161,51 +175,55 @@ def _rounding(model: PreTrainedModel, dtype: torch.dtype, ids: list[int], single
     return max(least, _ROUNDING_SPREAD * relative_error(whole, single))
 
 
-def _is_divisible(model: PreTrainedModel, ids: list[int], single: Tensor, rounding: float) -> bool:
+def _is_divisible(
+    model: PreTrainedModel, ids: list[int], single: Tensor, rounding: float, options: PassOptions
+) -> bool:
     """Returns whether a pass over several ids uses the cache: whether single ids give the same logits."""
     try:
         with failures_as_unsupported(model):
-            chunk = _read(model, [ids], ((_PREFIX,), (_REST,)))[1][0]
+            chunk = _read(model, [ids], ((_PREFIX,), (_REST,)), options)[1][0]
     except ModelUnsupported:
         return False
     return relative_error(chunk, single) <= rounding
 
 
-def _joining(
+def _options(
     model: PreTrainedModel,
     prompts: list[list[int]],
     passes: Sequence[tuple[int, ...]],
-    possible: Joining,
+    possible: PassOptions,
     alone: list[Tensor],
     rounding: float,
-) -> Joining:
-    """Returns how caches may be joined: `possible` if joint passes give the same logits as lonely ones."""
+) -> PassOptions:
+    """Returns `possible` if its joint passes give the logits of lonely ones, else options without joining."""
+    lonely = replace(possible, joining=Joining.NEVER)
     attends_in_chunks = getattr(model.config.get_text_config(), "attention_chunk_size", None) is not None
-    if possible is Joining.NEVER or attends_in_chunks:  # padding would move the limits of the chunks
-        return Joining.NEVER
+    if possible == lonely or attends_in_chunks:  # padding would move the limits of the chunks
+        return lonely
     try:
         with failures_as_unsupported(model):
             joint = _read(model, prompts, passes, possible)[1]
     except ModelUnsupported:
-        return Joining.NEVER
+        return lonely
     is_right = all(relative_error(*pair) <= rounding for pair in zip(joint, alone, strict=True))
-    return possible if is_right else Joining.NEVER
+    return possible if is_right else lonely
 
 
 def _read(
     model: PreTrainedModel,
     prompts: list[list[int]],
     passes: Sequence[tuple[int, ...]],
-    joining: Joining = Joining.NEVER,
+    options: PassOptions = _PLAIN,
 ) -> tuple[list[SequenceState], list[Tensor]]:
     """Returns the states and the last logits of the prompts. Each pass has so many ids of each of them.
 
-    Passes over single ids are joint ones if `joining` allows it, apart from the last but one.
+    Passes over single ids are joint ones if `options` allow it, apart from the last but one.
     """
     sequences = [TokenSequence(str(number), ids) for number, ids in enumerate(prompts)]
     states = [SequenceState() for _ in prompts]
     for number, counts in enumerate(passes):
-        forward = OwnForward(model, Joining.NEVER if number == len(passes) - 2 else joining)
+        is_lonely = number == len(passes) - 2
+        forward = OwnForward(model, replace(options, joining=Joining.NEVER) if is_lonely else options)
         chunks = [Chunk(*pair) for pair in zip(sequences, counts, strict=True)]
         logits = forward.logits(list(zip(chunks, states, strict=True)))
         for sequence, count in zip(sequences, counts, strict=True):

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from app.engine.own_cache.caches import OwnCaches
-from app.engine.own_cache.joint_cache import Joining
 from app.engine.own_cache.runner import OwnForward
 from app.engine.request import Request
 from app.engine.scheduling.sequence import Chunk
@@ -18,9 +16,9 @@ _CALIBRATION_IDS = 64
 class OwnCacheDecoder:
     """The Decoder of architectures that the packed path does not compute."""
 
-    def __init__(self, model: PreTrainedModel, cache: OwnCaches, joining: Joining = Joining.NEVER) -> None:
+    def __init__(self, cache: OwnCaches, forward: OwnForward) -> None:
         self.cache = cache
-        self._forward = OwnForward(model, joining)
+        self._forward = forward
 
     @property
     def device(self) -> torch.device:

@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,21 +14,35 @@ from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
+_POSITIONS = "position_ids"  # the argument with the position of each id
 
-class OwnForward:
-    """`model` takes and returns a cache: see `cache_argument`.
 
-    `joining` says whether one pass may read one id of each of several sequences. The check at load finds out.
+@dataclass(frozen=True, slots=True)
+class PassOptions:
+    """How a model's forward pass is called. The check at load finds out what is right.
+
+    `gives_positions`: some architectures count the ids of each pass from 0 unless they are given positions.
     """
 
-    def __init__(self, model: PreTrainedModel, joining: Joining = Joining.NEVER) -> None:
+    joining: Joining = Joining.NEVER  # whether one pass may read one id of each of several sequences
+    gives_positions: bool = False
+
+
+_PLAIN = PassOptions()
+
+
+class OwnForward:
+    """`model` takes and returns a cache: see `cache_argument`."""
+
+    def __init__(self, model: PreTrainedModel, options: PassOptions = _PLAIN) -> None:
         argument = cache_argument(model)
         assert argument is not None, "the check at load refuses models without a cache"
         self._model = model
         self._argument = argument
-        self._joining = joining
-        parameters = inspect.signature(model.forward).parameters
-        self._takes = set(parameters) if joining is Joining.PADDED else set[str]()
+        self._options = options
+        parameters = set(inspect.signature(model.forward).parameters)
+        self._takes = parameters if options.joining is Joining.PADDED else set[str]()
+        self._gives_positions = options.gives_positions and _POSITIONS in parameters
         self.device = model.device
 
     @torch.inference_mode()
@@ -60,7 +75,7 @@ class OwnForward:
             if chunk.count == 1 and chunk.sequence.computed > 0
         }
         alone = [[place] for place in range(len(chunks)) if place not in lengths]
-        groups = groups_to_join(list(lengths.values()), self._joining)
+        groups = groups_to_join(list(lengths.values()), self._options.joining)
         return [*alone, *([list(lengths)[each] for each in group] for group in groups)]
 
     def _forward(self, chunk: Chunk, state: SequenceState) -> Tensor:
@@ -68,6 +83,8 @@ class OwnForward:
         start = chunk.sequence.computed
         ids = list(chunk.sequence.ids[start : start + chunk.count])
         cache = {} if state.cache is None else {self._argument: state.cache}
+        if self._gives_positions:
+            cache[_POSITIONS] = on_device([range(start, start + chunk.count)], self.device)
         output = self._model(
             input_ids=on_device([ids], self.device),
             use_cache=True,
@@ -84,7 +101,7 @@ class OwnForward:
         joint = states[0].joint
         if not isinstance(joint, JointCache) or not joint.is_of(states):
             joint = JointCache(states, [sequence.computed for sequence in sequences])
-        options = {"attention_mask": joint.mask(), "position_ids": joint.positions()}
+        options = {"attention_mask": joint.mask(), _POSITIONS: joint.positions()}
         output = self._model(
             input_ids=on_device([[sequence.ids[sequence.computed]] for sequence in sequences], self.device),
             use_cache=True,

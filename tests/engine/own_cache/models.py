@@ -72,6 +72,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "shared_intermediate_size": 32,
     },
+    "bamba": {**_SHAPE, **_MAMBA_2, "attn_layer_indices": [1, 3]},
     "falcon_h1": {**_SHAPE, **_MAMBA_2, "mamba_d_ssm": 64},
     "jamba": {
         **_SHAPE,

@@ -32,20 +32,20 @@ def rows_of(lengths: Sequence[int]) -> list[Row]:
 
 
 def test_all_but_a_few_architectures_join_their_sequences(own_model: OwnModel) -> None:
-    found = {name: own_model(name).path.joining for name in ARCHITECTURES}
+    found = {name: own_model(name).path.options.joining for name in ARCHITECTURES}
     assert {name for name, joining in found.items() if joining is Joining.NEVER} == ALONE
     assert {name for name, joining in found.items() if joining is Joining.UNPADDED} == {"mamba", "mamba2"}
 
 
 def test_rows_that_were_joint_are_as_if_they_were_alone(own: OwnCacheModel) -> None:
-    model, joining = own.served.loaded.model, own.path.joining
+    model, options = own.served.loaded.model, own.path.options
     together, alone = rows_of((30, 12, 21)), rows_of((30, 12, 21))
-    for rows, forward in ((together, OwnForward(model, joining)), (alone, OwnForward(model))):
+    for rows, forward in ((together, OwnForward(model, options)), (alone, OwnForward(model))):
         read(forward, rows, 25, 7, 16)
         for _ in range(4):
             read(forward, rows, 1, 1, 1)
     are_joint = [state.joint is not None for _, state in together]
-    assert are_joint == [joining is not Joining.NEVER] * 3
+    assert are_joint == [options.joining is not Joining.NEVER] * 3
     for (_, one), (_, other) in zip(together, alone, strict=True):
         pairs = zip(tensors_of(one.cache), tensors_of(other.cache), strict=True)
         for first, second in pairs:
@@ -61,7 +61,7 @@ def test_rows_that_were_joint_are_as_if_they_were_alone(own: OwnCacheModel) -> N
 def test_a_step_reads_the_ids_of_decoding_sequences_in_one_pass(own_model: OwnModel) -> None:
     own = own_model("qwen3_5_text")
     rows = rows_of((30, 12, 21, 20))
-    forward = OwnForward(own.served.loaded.model, own.path.joining)
+    forward = OwnForward(own.served.loaded.model, own.path.options)
     read(forward, rows, 20, 10, 19, 5)
     read(forward, rows, 1, 1, 1, 9)
     joint = rows[0][1].joint
@@ -76,7 +76,7 @@ def test_a_step_reads_the_ids_of_decoding_sequences_in_one_pass(own_model: OwnMo
 def test_a_state_that_is_dropped_leaves_the_others_their_caches(own_model: OwnModel) -> None:
     own = own_model("lfm2")
     rows = rows_of((30, 12))
-    forward = OwnForward(own.served.loaded.model, own.path.joining)
+    forward = OwnForward(own.served.loaded.model, own.path.options)
     read(forward, rows, 20, 10)
     read(forward, rows, 1, 1)
     remaining = rows[:1]
