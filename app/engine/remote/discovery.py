@@ -1,6 +1,6 @@
 """Finds out what a remote engine is, and what it says about the model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
@@ -50,9 +50,8 @@ async def find_engine(
 
 def _by_name(document: Any) -> dict[str, _Document]:  # Any: JSON
     """Returns the entries of a list of models by their names and aliases."""
-    cards = document.get("data") if isinstance(document, dict) else None
-    described = [card for card in cards or () if isinstance(card, dict)]
-    return {str(name): card for card in described for name in (card.get("id"), *(card.get("aliases") or ()))}
+    described = [card for card in _list(_object(document).get("data")) if isinstance(card, dict)]
+    return {str(name): card for card in described for name in (card.get("id"), *_list(card.get("aliases")))}
 
 
 async def _found(
@@ -69,7 +68,8 @@ async def _found(
         kind, length = TGI, info["max_total_tokens"]
     elif kind is None and await _is_transformers(connection, deadline):
         kind = TRANSFORMERS
-    return FoundEngine(kind or GENERIC, length if isinstance(length, int) else None)
+    has_length = type(length) is int and length > 0
+    return FoundEngine(kind or GENERIC, length if has_length else None)
 
 
 def _with_template(kind: EngineKind, props: _Document) -> EngineKind:
@@ -92,6 +92,10 @@ async def _answer(connection: UpstreamConnection, path: str, deadline: Deadline)
         return _object(await connection.get(path, deadline))
     except DomainError:
         return {}
+
+
+def _list(value: Any) -> Sequence[Any]:  # Any: JSON
+    return value if isinstance(value, list) else ()
 
 
 def _object(value: Any) -> _Document:  # Any: JSON

@@ -16,6 +16,7 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {
     "abort": "interrupted",  # of vLLM and SGLang
     "error": "interrupted",  # of vLLM
 }
+_MAX_COUNT = 2**31  # of tokens
 NO_TOKEN_ID = -1  # the other server does not tell the ids of tokens
 
 
@@ -36,7 +37,7 @@ class ReplyStream:
 
     def read(self, chunk: ReplyChunk) -> Iterator[Delta]:
         """Yields the deltas of one chunk."""
-        self.usage = chunk.get("usage") or self.usage
+        self.usage = _object(chunk.get("usage")) or self.usage
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
             deltas = [*self._texts(choice, delta), *self._tool_calls(delta)]
@@ -50,8 +51,10 @@ class ReplyStream:
     def counts(self) -> TokenCounts:
         """Returns the counts of the reply. The prompt has 0 tokens if the other server does not say."""
         usage = self.usage or {}
-        prompt = usage.get("prompt_tokens_details") or {}
-        completion = usage.get("completion_tokens_details") or usage  # SGLang has them in `usage` itself
+        prompt = _object(usage.get("prompt_tokens_details"))
+        completion = (
+            _object(usage.get("completion_tokens_details")) or usage
+        )  # SGLang has them in `usage` itself
         return TokenCounts(
             _count(usage, "prompt_tokens"),
             self._tokens,
@@ -99,9 +102,13 @@ def _text(value: Any) -> str:  # Any: JSON
     return value or ""
 
 
+def _object(value: Any) -> ReplyChunk:  # Any: JSON
+    return value if isinstance(value, dict) else {}
+
+
 def _count(usage: ReplyChunk, name: str, default: int = 0) -> int:
     value = usage.get(name)
-    return value if isinstance(value, int) else default
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else default
 
 
 def _logprobs(logprobs: ReplyChunk | None, max_top: int | None) -> Iterator[TokenLogprob]:

@@ -8,10 +8,11 @@ import pytest
 
 from app.core.catalogue import RemoteEngine
 from app.core.deadline import Deadline
-from app.core.errors import DomainError, ModelUnavailable, QueueFull, WorkerDied
+from app.core.errors import DomainError, ModelLoadFailed, ModelUnavailable, QueueFull, WorkerDied
+from app.engine.ipc.messages import TokenCounts
 from app.engine.remote.backend import RemoteBackend, WatchTimes
 from tests.engine.remote.asking import HI, SOON, ask, backend_of, collect, engine_of, profile_of, refusal
-from tests.engine.remote.standin import StandInUpstream, running_upstream
+from tests.engine.remote.standin import StandInUpstream, piece, running_upstream
 from tests.waiting import until
 
 _OPEN = 260  # replies at a time
@@ -47,6 +48,38 @@ def test_stream_that_cannot_be_read_is_one_error(raw: bytes, said: str) -> None:
 def test_answer_that_is_not_a_stream_is_one_error() -> None:
     error = refusal(StandInUpstream(raw=b'{"choices": []}', media_type="application/json"))
     assert "not a stream" in error.message
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "x",
+        7,
+        [1],
+        {"prompt_tokens": -5, "completion_tokens": True},
+        {"prompt_tokens_details": "x", "completion_tokens_details": [1]},
+        {"prompt_tokens": 1.5, "completion_tokens": 10**30},
+    ],
+)
+def test_usage_that_makes_no_sense_is_not_taken_over(usage: object) -> None:
+    reply, _ = ask(StandInUpstream(chunks=[piece(content="a"), piece("stop"), {"usage": usage}]))
+    assert reply.finished.usage == TokenCounts(0, 1, 0)
+
+
+@pytest.mark.parametrize("models", [{"data": 5}, {"data": [5]}, 5])
+def test_list_of_models_that_makes_no_sense_has_no_model(models: object) -> None:
+    with pytest.raises(ModelLoadFailed):
+        ask(StandInUpstream(answers={"/v1/models": (models,)}))
+
+
+@pytest.mark.parametrize("length", [-3, 0, True, "many"])
+def test_facts_about_a_model_that_make_no_sense_are_not_taken_over(length: object) -> None:
+    async def run() -> int:
+        async with backend_of(upstream) as backend:
+            return backend.info.context_length
+
+    with running_upstream(StandInUpstream(card={"max_model_len": length, "aliases": length})) as upstream:
+        assert asyncio.run(run()) == 1000
 
 
 def test_many_comments_between_events_are_no_fault() -> None:
