@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import ContextOverflow, ConversationFull, StoreUnavailable
+from app.core.errors import ContextOverflow, ConversationBusy, ConversationFull, StoreUnavailable
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.engine_terms import append_message, chat_messages_of, grammar_of, tool_use_of
@@ -227,7 +227,10 @@ class TurnRunner:
     async def _forget(self, turn: Turn) -> None:
         try:
             await self._store.forget_turn(turn.conversation)
-        except StoreUnavailable:  # its next turn, or the next server, finds it and stores it as interrupted
+        except (
+            ConversationBusy,
+            StoreUnavailable,
+        ):  # its next turn, or the next server, finds it and stores it as interrupted
             logger.warning("failed turn not forgotten: conversation=%s", turn.conversation.id)
 
     def _check_size(self, turn: Turn) -> None:

@@ -124,8 +124,9 @@ class SqlStore:
             await self.open_turns.put(connection, OpenTurn(conversation, tuple(new_messages)))
 
     async def forget_turn(self, conversation: Conversation) -> None:
-        """See ConversationStore."""
+        """See ConversationStore. Raises ConversationBusy as `commit` does."""
         async with self._database.writing() as connection:
+            await self._locks.confirm(connection, conversation.id)
             await self.open_turns.remove(connection, conversation.id)
 
     async def find_turn(self, owner: str, message_id: str) -> str | None:

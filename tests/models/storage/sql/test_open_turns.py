@@ -15,6 +15,7 @@ from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn_log import EventReader
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
+from app.models.conversation import Conversation, text_message
 from app.models.schemas import ChatRequest, ChatResponse, RegenerateRequest, StartEvent
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.sql_storage import SqlStorage
@@ -203,6 +204,21 @@ def test_a_turn_that_has_ended_elsewhere_is_found_until_the_next_one(database_ur
             with pytest.raises(TurnNotFound):
                 await first.chats.events(OWNER, done.message_id, 1)
             assert await count(database) == 0
+
+    run(scenario())
+
+
+def test_a_server_that_has_lost_its_lock_does_not_forget_the_turn_of_another(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            conversation = Conversation(owner=OWNER)
+            async with first.storage.locks.hold(conversation.id):
+                await die(database)
+                async with second.storage.locks.hold(conversation.id):
+                    await second.storage.store.begin_turn(conversation, [text_message("user", "hi")])
+                    with pytest.raises(ConversationBusy):
+                        await first.storage.store.forget_turn(conversation)
+                    assert await count(database) == 1
 
     run(scenario())
 

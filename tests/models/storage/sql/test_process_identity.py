@@ -1,12 +1,22 @@
 """Which processes have ended."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
+import pytest
 
 from app.models.storage.sql.turns.process_identity import has_ended, this_process
 from tests.waiting import LIMIT_S, wait_for
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, the system keeps only the time of the start")
+def test_the_name_of_a_process_does_not_depend_on_the_clock() -> None:
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    ticks_since_boot = after_name[19]
+    assert this_process().endswith(f"/{os.getpid()}/{ticks_since_boot}")
 
 
 def test_a_process_has_ended_before_its_parent_takes_note() -> None:

@@ -30,9 +30,25 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When the process started; None if it has ended, also if its parent has not taken note of that yet."""
+    """When the process started; None if it has ended, also if its parent has not taken note of that yet.
+
+    On Linux this is counted from the boot: the time of day would change when the clock is set.
+    """
+    if sys.platform == "linux":
+        return _started_on_linux(pid)
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
     except psutil.NoSuchProcess:
         return None
+
+
+def _started_on_linux(pid: int) -> str | None:
+    """Reads the fields 3 (state) and 22 (start time) of /proc/PID/stat, see proc_pid_stat(5)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    after_name = stat.rpartition(")")[2].split()
+    state, started = after_name[0], after_name[19]
+    return None if state in "ZX" else started
