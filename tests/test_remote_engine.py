@@ -1,8 +1,12 @@
 """A server whose model another server runs: conversations, every API, and what happens when that one dies."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anthropic
 import httpx
@@ -118,22 +122,63 @@ def test_dead_engine_is_one_clear_error_and_serves_again_when_it_is_back(tmp_pat
         assert conversation  # of a server that kept it in memory
 
 
-def test_upstream_decides_what_the_request_leaves_out(tmp_path: Path) -> None:
-    upstream = StandInUpstream(owner="vllm", model="builtin")
+@dataclass(frozen=True)
+class Far:
+    """A server before a stand-in."""
+
+    upstream: StandInUpstream
+    server: RunningServer
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    folder, upstream = tmp_path_factory.mktemp("far"), StandInUpstream(owner="vllm", model="builtin")
     with running_upstream(upstream):
         settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
-        settings["LLM_MODELS_FILE"] = models_file(tmp_path, upstream.url)
-        with running_server(tmp_path, **settings) as server:
+        settings["LLM_MODELS_FILE"] = models_file(folder, upstream.url)
+        with running_server(folder, **settings) as server:
             server.wait_until_ready()
-            plain = server.post("/api/v1/chat", message="Hi")["parameters"]
-            server.post("/api/v1/chat", message="Hi", top_p=0.8)
-            assert server.get("/api/v1/model-info")["sampling"].keys() == {"max_tokens"}
+            yield Far(upstream, server)
+
+
+def test_upstream_decides_what_the_request_leaves_out(far: Far) -> None:
+    plain = far.server.post("/api/v1/chat", message="Hi")["parameters"]
+    far.server.post("/api/v1/chat", message="Hi", top_p=0.8)
+    assert far.server.get("/api/v1/model-info")["sampling"].keys() == {"max_tokens"}
     assert (plain["temperature"], plain["top_p"], plain["top_k"]) == (None, None, None)
     assert plain["max_tokens"] == 1024
-    first, second = upstream.bodies
+    first, second = far.upstream.bodies[-2:]
     assert not {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"} & first.keys()
     assert second["top_p"] == 0.8
     assert "temperature" not in second
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/chat", {"message": "Hi"}),
+        ("/v1/chat/completions", {"model": "far", "messages": MESSAGES}),
+        ("/v1/messages", {"model": "far", "max_tokens": 50, "messages": MESSAGES}),
+        ("/v1/responses", {"model": "far", "input": "Hi"}),
+    ],
+)
+def test_client_that_leaves_ends_the_request_upstream(
+    far: Far, path: str, body: dict[str, object], stream: bool
+) -> None:
+    far.upstream.is_endless = True
+    far.upstream.has_left.clear()
+    begun = len(far.upstream.bodies)
+    connection = HTTPConnection(urlsplit(far.server.url).netloc)
+    sent = json.dumps(body | {"stream": stream})
+    connection.request("POST", path, sent, {"content-type": "application/json"})
+    wait_for(lambda: len(far.upstream.bodies) > begun, "the request upstream")
+    connection.close()
+    wait_for(far.upstream.has_left.is_set, "the upstream to notice")
+    far.upstream.is_endless = False
 
 
 def test_engine_that_dies_in_use_is_noticed_without_a_request(tmp_path: Path) -> None:
