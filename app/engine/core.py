@@ -249,15 +249,28 @@ class EngineCore:
             self._threads.after_step(now - step.began_at)
         accepted = []
         for chunk, request, outcome in zip(step.chunks, step.requests, outcomes, strict=True):
-            if self._is_open(request):  # it may have ended while the step was computed
-                self._report_prompt(request, outcome)
-                chunk.sequence.advance(chunk.count)
-                if outcome.tokens and self._accept(request, outcome, now):
-                    accepted.append((request, self._admission.describe(outcome.logprobs)))
+            if not self._is_open(request):  # it may have ended while the step was computed
+                continue
+            logprobs = self._describe(request, outcome)
+            if logprobs is None:
+                continue
+            chunk.sequence.advance(chunk.count)
+            if outcome.tokens and self._accept(request, outcome, now):
+                accepted.append((request, logprobs))
         return accepted
 
     def _is_open(self, request: Request) -> bool:
         return self._requests.get(request.request_id) is request
+
+    def _describe(self, request: Request, outcome: ChunkOutcome) -> list[TokenLogprob] | None:
+        """Report the log-probabilities of the prompt. Returns those of the reply; None if that fails."""
+        try:
+            self._report_prompt(request, outcome)
+            return self._admission.describe(outcome.logprobs)
+        except Exception:  # one request's tokens must not end the others
+            _log.exception("the log-probabilities of request %s failed", request.request_id)
+            self._fail(request)
+            return None
 
     def _report_prompt(self, request: Request, outcome: ChunkOutcome) -> None:
         if not outcome.prompt_logprobs:

@@ -1,13 +1,14 @@
 """A panic inside the tokenizers library fails one request, and no other."""
 
+from collections.abc import Set
 from dataclasses import replace
 
 import pytest
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import InvalidRequest
-from app.engine.ipc.messages import Failed, Finished
+from app.engine.ipc.messages import Failed, Finished, SamplingParams, Submit
 from app.engine.tokenization.panics import panics_as_errors
 from tests.engine.tiny import Collected, TinyModel, finish, greedy, wrap
 
@@ -31,6 +32,31 @@ def test_panic_fails_its_request_alone(llama: TinyModel) -> None:
     failed = collected.ends["poison"]
     assert isinstance(failed, Failed)
     assert (failed.code, "aaa" in failed.message) == (InvalidRequest.code, False)
+
+
+def of_words(size: int, poisonous: Set[int] = frozenset()) -> PreTrainedTokenizerFast:
+    """Returns a tokenizer with a word for each id, some of which it cannot decode."""
+    words = {f"{POISON[:-1]}{each}" if each in poisonous else f"w{each}": each for each in range(size)}
+    backend = Tokenizer(models.WordLevel(words))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.decoder = decoders.Replace(Regex("(a+)+$"), "")
+    return wrap(backend)
+
+
+@pytest.mark.parametrize("of_prompt", [False, True])
+def test_log_probabilities_of_a_token_without_text_fail_their_request_alone(
+    llama: TinyModel, of_prompt: bool
+) -> None:
+    prompt, size = "w5 w6 w7", len(llama.tokenizer)
+    sound = {*replace(llama, tokenizer=of_words(size)).generate_ids(prompt, 12), 5, 6, 7}
+    tokenizer = of_words(size, set(range(size)) - sound)
+    engine, collected = replace(llama, tokenizer=tokenizer).engine(), Collected()
+    sampling = SamplingParams(max_tokens=12, temperature=0, top_logprobs=20)
+    engine.submit(Submit("poison", sampling, prompt=prompt, prompt_logprobs=of_prompt))
+    engine.submit(greedy("sound", prompt, 12))
+    finish(engine, collected)
+    assert isinstance(collected.ends["poison"], Failed)
+    assert isinstance(collected.ends["sound"], Finished)
 
 
 def test_panics_as_errors_lets_other_exceptions_pass() -> None:
