@@ -100,10 +100,12 @@ def _refuse_large_ranks(options: dict[str, Any], weights: dict[str, Any]) -> Non
 
 def _refuse_slow_patterns(options: dict[str, Any]) -> None:  # as above
     for field in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
-        value = options.get(field) or ()
-        for pattern in (value,) if isinstance(value, str) else value:
-            if not isinstance(pattern, str) or not _is_quick(pattern):
-                raise ModelUnsupported(f"{ADAPTER_CONFIG}: a pattern of {field} is too complicated")
+        value = options.get(field) or []
+        patterns = [value] if isinstance(value, str) else value
+        if not isinstance(patterns, list | dict):
+            raise ModelCorrupt(f"{ADAPTER_CONFIG}: {field} holds no patterns", hint=AGAIN)
+        if not all(isinstance(pattern, str) and _is_quick(pattern) for pattern in patterns):
+            raise ModelUnsupported(f"{ADAPTER_CONFIG}: a pattern of {field} is too complicated")
 
 
 def _is_quick(pattern: str) -> bool:

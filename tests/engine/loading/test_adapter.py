@@ -142,6 +142,9 @@ def widen(adapter: Path) -> None:
         (lambda adapter: edit(adapter, peft_type="IA3"), ModelUnsupported, "peft_type"),
         (lambda adapter: edit(adapter, megatron_config={"a": 1}), ModelUnsupported, "megatron_config"),
         (lambda adapter: edit(adapter, init_lora_weights="pissa"), ModelUnsupported, "base model"),
+        (lambda adapter: edit(adapter, modules_to_save=5), ModelCorrupt, "modules_to_save holds no patterns"),
+        (lambda adapter: edit(adapter, alpha_pattern=True), ModelCorrupt, "alpha_pattern holds no patterns"),
+        (lambda adapter: edit(adapter, rank_pattern=["q_proj"]), ModelCorrupt, "does not fit the model"),
         (widen, ModelCorrupt, "does not fit the model"),
         (lambda adapter: (adapter / "adapter_config.json").write_text("["), ModelCorrupt, "cannot be read"),
         (
