@@ -97,7 +97,8 @@ class JointCache:
 
     def is_of(self, states: Sequence[SequenceState]) -> bool:
         return len(states) == len(self._states) and all(
-            reference() is state for reference, state in zip(self._states, states, strict=True)
+            reference() is state and state.joint is self
+            for reference, state in zip(self._states, states, strict=True)
         )
 
     def positions(self) -> list[list[int]]:
@@ -115,11 +116,11 @@ class JointCache:
 
     @torch.inference_mode()
     def separate(self) -> None:
-        """Give each state a cache of its own, without padding."""
+        """Give each state a cache of its own, without padding. If memory runs out, the others stay joint."""
         longest = max(self._lengths)
         for row, (reference, length) in enumerate(zip(self._states, self._lengths, strict=True)):
             state = reference()
-            if state is not None:
+            if state is not None and state.joint is self:
                 state.cache = _row(self.cache, row, length, longest)
 
 

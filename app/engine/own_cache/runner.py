@@ -98,9 +98,7 @@ class OwnForward:
     def _joint_forward(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> Tensor:
         """Returns the logits `[chunks, 1, vocabulary]` of chunks of one id, computed in one pass."""
         sequences, states = [chunk.sequence for chunk, _ in chunks], [state for _, state in chunks]
-        joint = states[0].joint
-        if not isinstance(joint, JointCache) or not joint.is_of(states):
-            joint = JointCache(states, [sequence.computed for sequence in sequences])
+        joint = _joint_of(states) or JointCache(states, [sequence.computed for sequence in sequences])
         options = {"attention_mask": joint.mask(), _POSITIONS: joint.positions()}
         output = self._model(
             input_ids=on_device([[sequence.ids[sequence.computed]] for sequence in sequences], self.device),
@@ -112,3 +110,9 @@ class OwnForward:
         joint.advance()
         logits: Tensor = output.logits
         return logits[:, -1:]
+
+
+def _joint_of(states: Sequence[SequenceState]) -> JointCache | None:
+    """Returns the cache that these states already share; None if there is none."""
+    joint = states[0].joint
+    return joint if isinstance(joint, JointCache) and joint.is_of(states) else None

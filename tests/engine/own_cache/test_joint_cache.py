@@ -1,5 +1,6 @@
 """Sequences that decode together share passes, and have the same caches afterwards as if they were alone."""
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
 from app.engine.own_cache.runner import OwnForward
-from app.engine.own_cache.sequence_state import SequenceState, tensors_of
+from app.engine.own_cache.sequence_state import Joint, SequenceState, tensors_of
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 from tests.engine.own_cache.models import ARCHITECTURES, OwnCacheModel
 from tests.engine.tiny import greedy, run
@@ -82,6 +83,50 @@ def test_a_state_that_is_dropped_leaves_the_others_their_caches(own_model: OwnMo
     remaining = rows[:1]
     del rows
     assert remaining[0][1].cache.get_seq_length() == 21
+
+
+class WatchfulState(SequenceState):
+    """Notes whether the cache `watched` still exists when another one has been joined."""
+
+    watched: "weakref.ref[JointCache] | None" = None
+    found: JointCache | None = None
+
+    def join(self, joint: Joint) -> None:
+        self.found = None if self.watched is None else self.watched()
+        super().join(joint)
+
+
+def test_a_joint_cache_is_freed_before_the_next_one_is_joined(own_model: OwnModel) -> None:
+    own = own_model("lfm2")
+    watchful = WatchfulState()
+    rows = [
+        (sequence, watchful if place == 0 else state)
+        for place, (sequence, state) in enumerate(rows_of((30, 12, 20)))
+    ]
+    forward = OwnForward(own.served.loaded.model, own.path.options)
+    read(forward, rows, 20, 10, 18)
+    read(forward, rows, 1, 1, 1)
+    assert isinstance(watchful.joint, JointCache)
+    watchful.watched = weakref.ref(watchful.joint)
+    read(forward, rows[:2], 1, 1)
+    assert isinstance(watchful.joint, JointCache) and watchful.found is None
+    assert watchful.watched() is None
+
+
+def test_a_state_that_has_left_keeps_its_cache_when_the_others_separate(own_model: OwnModel) -> None:
+    """As after a separation for which the memory was too small."""
+    own = own_model("lfm2")
+    rows, alone = rows_of((30, 12)), rows_of((30, 12))
+    forward = OwnForward(own.served.loaded.model, own.path.options)
+    for each in (rows, alone):
+        read(forward, each, 20, 10)
+    read(forward, rows, 1, 1)
+    joint, left = rows[0][1].joint, alone[0][1].cache
+    assert isinstance(joint, JointCache)
+    rows[0][1].cache = left
+    assert not joint.is_of([state for _, state in rows])
+    assert rows[1][1].cache is not None
+    assert rows[0][1].cache is left
 
 
 def test_many_sequences_of_different_lengths_decode_as_transformers_generates(own: OwnCacheModel) -> None:
