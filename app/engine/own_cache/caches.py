@@ -5,6 +5,7 @@ the others, a copy is kept shortly before the end of each prompt. Caches of fini
 least recently used first, when running sequences need the room.
 """
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from app.engine.kv.prefix_index import Ids, PrefixIndex
 from app.engine.kv.sequence_bytes import SequenceBytes
 from app.engine.own_cache.sequence_state import SequenceState
 from app.engine.scheduling.sequence import TokenSequence
+
+_log = logging.getLogger(__name__)
 
 _BLOCK = 64  # tokens; reservations are for multiples of it
 _EXPENDABLE_TAIL = 16  # tokens; a kept cache with at most this many beyond the prefix is taken over
@@ -117,7 +120,10 @@ class OwnCaches:
         running = self._detach(sequence)
         if sequence.computed > 0 and sequence.is_kept:
             ids = np.array(sequence.ids[: sequence.computed], np.int64)
-            self._keep(running.state, ids)
+            try:
+                self._keep(running.state, ids)
+            except (RuntimeError, MemoryError):  # a joint cache is separated first, which takes memory
+                _log.exception("the cache of a finished sequence could not be kept")
 
     def discard(self, sequence: TokenSequence) -> None:
         self._detach(sequence)

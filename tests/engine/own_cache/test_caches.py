@@ -101,6 +101,26 @@ def test_a_cache_that_cannot_be_cropped_leaves_the_reuse_to_the_next_best(
     caches.check_integrity()
 
 
+class TooLarge:
+    """A joint cache for whose separation there is no memory."""
+
+    def separate(self) -> None:
+        raise MemoryError
+
+
+def test_a_cache_that_memory_cannot_separate_is_not_kept(own_model: OwnModel) -> None:
+    own = own_model("lfm2")
+    size = own.path.sequence_bytes
+    caches = OwnCaches(budget_bytes=3 * size.of(64), sequence_bytes=size, max_tokens=64)
+    sequence = TokenSequence("a", range(2, 20))
+    assert caches.attach(sequence)
+    fill(caches, sequence, own)
+    caches.state_of(sequence).join(TooLarge())
+    caches.release(sequence)
+    assert (caches.kept_states, caches.used_bytes) == ([], 0)
+    caches.check_integrity()
+
+
 def test_a_prompt_that_is_faster_as_a_whole_is_read_as_a_whole(own_model: OwnModel) -> None:
     own = own_model("jamba")
     engine = own.engine()
