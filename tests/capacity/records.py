@@ -36,7 +36,7 @@ class Figures:
     gap_s: float  # mean time between tokens of one reply
     reply_tokens_per_s: float
     prompt_tokens_per_s: float
-    cached_share: float  # of the prompt tokens of turns after a conversation's first
+    cached_share: float  # of all prompt tokens, those of first turns included
     open_turns: float  # mean number, waiting or being answered
 
 
