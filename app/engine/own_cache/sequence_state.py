@@ -25,6 +25,10 @@ def cache_argument(model: PreTrainedModel) -> str | None:
 class Joint(Protocol):
     """A cache that several sequences share."""
 
+    @property
+    def cache(self) -> Any:  # each architecture has its own
+        """The cache of all of them, whose layers have the types of each one's."""
+
     def separate(self) -> None:
         """Set the `cache` of each of them."""
 
@@ -72,17 +76,23 @@ class SequenceState:
     @property
     def can_always_crop(self) -> bool:
         """Whether leading ids can be kept whatever the length: no layer has forgotten anything."""
-        return type(self.cache) is DynamicCache and all(
-            type(layer) is DynamicLayer for layer in self.cache.layers
-        )
+        layers = self._layers
+        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     def can_crop(self, tokens: int) -> bool:
         """Whether the last of the `tokens` ids that it has read can be removed."""
-        return type(self.cache) is DynamicCache and all(
+        layers = self._layers
+        return bool(layers) and all(
             type(layer) is DynamicLayer
             or (type(layer) is DynamicSlidingWindowLayer and tokens < layer.sliding_window)
-            for layer in self.cache.layers
+            for layer in layers
         )
+
+    @property
+    def _layers(self) -> list[Any]:  # as above
+        """The layers of its cache, or of the joint one; empty if it has none."""
+        cache = self._cache if self.joint is None else self.joint.cache
+        return cache.layers if type(cache) is DynamicCache else []
 
     @torch.inference_mode()
     def crop(self, count: int) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings, strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from app.engine.kv.sequence_bytes import SequenceBytes
 from app.engine.own_cache.caches import OwnCaches
+from app.engine.own_cache.runner import OwnForward
 from app.engine.own_cache.sequence_state import SequenceState, storage_bytes
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 from tests.engine.own_cache.models import OwnCacheModel, unpacked
@@ -101,8 +103,28 @@ def test_a_cache_that_cannot_be_cropped_leaves_the_reuse_to_the_next_best(
     caches.check_integrity()
 
 
+@pytest.mark.parametrize("name", ["lfm2", "deepseek_v3"])
+def test_a_new_sequence_leaves_those_that_decode_their_joint_cache(own_model: OwnModel, name: str) -> None:
+    own = own_model(name)
+    size = own.path.sequence_bytes
+    caches = OwnCaches(budget_bytes=9 * size.of(64), sequence_bytes=size, max_tokens=64)
+    sequences = [TokenSequence(str(start), range(start, start + 20)) for start in (2, 30)]
+    for sequence in sequences:
+        assert caches.attach(sequence)
+        fill(caches, sequence, own)
+        sequence.accept([2])
+    forward = OwnForward(own.served.loaded.model, own.path.options)
+    forward.logits([(Chunk(sequence, 1), caches.state_of(sequence)) for sequence in sequences])
+    joint = caches.state_of(sequences[0]).joint
+    assert joint is not None
+    assert caches.attach(TokenSequence("new", range(50, 60)))
+    assert all(caches.state_of(sequence).joint is joint for sequence in sequences)
+
+
 class TooLarge:
     """A joint cache for whose separation there is no memory."""
+
+    cache = None
 
     def separate(self) -> None:
         raise MemoryError
