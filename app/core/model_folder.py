@@ -78,17 +78,32 @@ def gguf_among(names: Iterable[str], wanted: str) -> str | None:
 
     Of a model that is split into several files, it is the first. The name may include its subfolder.
     """
-    for path in sorted(map(PurePosixPath, names), key=lambda path: (len(path.parts), path)):
-        stem = _stem(path.name).lower()
-        known_as = (str(path).lower(), path.name.lower(), stem, _ending(stem))
-        if is_model_gguf(path) and wanted.lower() in known_as:
+    for path in _in_order(names):
+        whole = _whole(path)
+        known_as = (str(path), path.name, str(whole), whole.name, _ending(whole.name))
+        if wanted.lower() in map(str.lower, known_as):
             return str(path)
     return None
 
 
 def gguf_kinds(names: Iterable[str]) -> list[str]:
-    """Returns what distinguishes the GGUF files of a repository, such as `Q4_K_M`, sorted."""
-    return sorted({_ending(_stem(name)) for name in names if is_model_gguf(name)})
+    """Returns names by which `gguf_among` finds the GGUF files of a repository, such as `Q4_K_M`, sorted."""
+    known: dict[str, PurePosixPath] = {}
+    for whole in map(_whole, _in_order(names)):
+        if known.setdefault(_ending(whole.name), whole) != whole:
+            known.setdefault(str(whole), whole)
+    return sorted(known)
+
+
+def _in_order(names: Iterable[str]) -> list[PurePosixPath]:
+    """Returns the GGUF files of language models, those in subfolders last."""
+    paths = [PurePosixPath(name) for name in names if is_model_gguf(name)]
+    return sorted(paths, key=lambda path: (len(path.parts), path))
+
+
+def _whole(path: PurePosixPath) -> PurePosixPath:
+    """Returns the path without its extension, and without the number of a part."""
+    return path.with_name(_stem(path.name) or path.name)
 
 
 def _stem(name: str) -> str:

@@ -135,6 +135,14 @@ def test_gguf_file_in_parts_is_complete_with_all_of_them(tmp_path: Path) -> None
     assert gguf_kinds([second, first, "m-Q8_0.gguf"]) == ["Q4_K_M", "Q8_0"]
 
 
+def test_gguf_kinds_are_names_that_find_every_file() -> None:
+    names = ["F16/model.gguf", "Q8_0/model.gguf", "big-Q4_K_M.gguf", "other-Q4_K_M.gguf", "mmproj-F16.gguf"]
+    kinds = gguf_kinds(names)
+    assert kinds == ["Q4_K_M", "Q8_0/model", "model", "other-Q4_K_M"]
+    assert sorted(str(gguf_among(names, kind)) for kind in kinds) == names[:4]
+    assert gguf_among([".gguf", "-00001-of-00002.gguf"], "Q4_K_M") is None  # names without a stem
+
+
 @pytest.mark.parametrize("count", ["00000", "99999"])
 def test_gguf_file_with_an_impossible_number_of_parts_is_whole(count: str) -> None:
     path = Path(f"x-00001-of-{count}.gguf")

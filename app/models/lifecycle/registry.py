@@ -13,7 +13,7 @@ from app.core.model_folder import is_gguf
 from app.core.paths import expand, is_path
 from app.models.lifecycle.state import ModelState
 
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:([\w-][\w.-]*/)?[\w.-]+)?")
 _MAX_OTHERS = 32  # known models that are not in the catalogue
 _CONTEXT_LENGTH = 8192  # tokens, for a model outside the catalogue; less if its own window is smaller
 

@@ -13,7 +13,16 @@ from app.models.lifecycle.registry import ModelRegistry
 
 
 @pytest.mark.parametrize(
-    "name", ["Qwen/Qwen3-4B", "Qwen/Q-GGUF:Q4_K_M", "./folder", "/srv/model", "~/model", "./x.gguf"]
+    "name",
+    [
+        "Qwen/Qwen3-4B",
+        "Qwen/Q-GGUF:Q4_K_M",
+        "Qwen/Q-GGUF:Q8_0/model",
+        "./folder",
+        "/srv/model",
+        "~/model",
+        "./x.gguf",
+    ],
 )
 def test_any_model_is_found_if_allowed(name: str) -> None:
     with pytest.raises(ModelNotFound):
