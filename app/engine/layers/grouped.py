@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 from app.engine.layers.packed_linear import computes_in_bfloat16
 
 GROUP = 32  # weights with a common scale and zero
-# Up to so many rows, torch's product of 4-bit and of 8-bit weights costs less than converting the weights.
-# AMX makes the product of converted weights faster; AVX-512 makes torch's product faster.
-_FEW_ROWS = {"amx": (40, 10), "avx512": (240, 60), "other": (60, 30)}
+# Up to so many rows, torch's product of weights of these bits costs less than converting them. AMX makes the
+# product of converted weights faster; AVX-512 makes torch's product faster.
+_FEW_ROWS = {4: {"amx": 40, "avx512": 240, "other": 60}, 8: {"amx": 10, "avx512": 60, "other": 30}}
 _CHUNK = 2**20  # weights that are converted at a time
 _PACK_CHUNK = 2**22  # weights that are packed at a time
 _LAYOUTS = (64, 32)  # outputs in a block of torch's layout with AVX-512, and with AVX2
@@ -158,7 +158,7 @@ def _few_rows(bits: int) -> int:
         kind = "amx"
     else:
         kind = "avx512" if has_avx512_kernels() else "other"
-    return _FEW_ROWS[kind][bits == 8]
+    return _FEW_ROWS[bits][kind]
 
 
 def has_avx512_kernels() -> bool:
