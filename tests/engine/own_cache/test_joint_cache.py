@@ -3,15 +3,17 @@
 import weakref
 from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
 from app.engine.own_cache.runner import OwnForward
 from app.engine.own_cache.sequence_state import Joint, SequenceState, tensors_of
 from app.engine.scheduling.sequence import Chunk, TokenSequence
-from tests.engine.own_cache.models import ARCHITECTURES, OwnCacheModel
-from tests.engine.tiny import greedy, run
+from tests.engine.own_cache.models import ARCHITECTURES, OwnCacheModel, unpacked
+from tests.engine.tiny import SLIDING, configs, greedy, run
 
 OwnModel = Callable[[str], OwnCacheModel]
 Row = tuple[TokenSequence, SequenceState]
@@ -134,6 +136,17 @@ def test_many_sequences_of_different_lengths_decode_as_transformers_generates(ow
     prompts = [words[: 9 + 5 * number] * (1 + number % 4) for number in range(7)]
     replies = run(own.engine(), *(greedy(prompt, prompt, 4 + 3 * n) for n, prompt in enumerate(prompts)))
     assert replies.texts == {prompt: own.generate(prompt, 4 + 3 * n) for n, prompt in enumerate(prompts)}
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
+def test_sequences_longer_than_a_sliding_window_decode_together(
+    tokenizer: PreTrainedTokenizerFast, name: str
+) -> None:
+    own = unpacked(configs(len(tokenizer))[name], tokenizer)
+    assert own.path.options.joining is Joining.PADDED
+    prompts = ["the", "the cat sat on the mat", "the cat sat on the mat, 日本語 and é"]
+    replies = run(own.engine(sequences=2.5), *(greedy(prompt, prompt, 3 * SLIDING) for prompt in prompts))
+    assert replies.texts == {prompt: own.generate(prompt, 3 * SLIDING) for prompt in prompts}
 
 
 @given(st.lists(st.integers(1, 20_000), max_size=12))
