@@ -18,6 +18,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
+from app.engine.device import on_device
 from app.engine.own_cache.sequence_state import SequenceState
 
 _WITH_KEYS = {
@@ -101,14 +102,15 @@ class JointCache:
             for reference, state in zip(self._states, states, strict=True)
         )
 
-    def positions(self) -> list[list[int]]:
+    def positions(self, device: torch.device) -> Tensor:
         """Returns the position of the next id of each row."""
-        return [[length] for length in self._lengths]
+        return on_device([[length] for length in self._lengths], device)
 
-    def mask(self) -> list[list[int]]:
+    def mask(self, device: torch.device) -> Tensor:
         """Returns which keys each row has, the next id's included."""
         longest = max(self._lengths)
-        return [[0] * (longest - length) + [1] * (length + 1) for length in self._lengths]
+        padding = on_device([[longest - length] for length in self._lengths], device)
+        return (torch.arange(longest + 1, device=device) >= padding).long()
 
     def advance(self) -> None:
         """Note that a pass has read one id of each row."""

@@ -99,13 +99,13 @@ class OwnForward:
         """Returns the logits `[chunks, 1, vocabulary]` of chunks of one id, computed in one pass."""
         sequences, states = [chunk.sequence for chunk, _ in chunks], [state for _, state in chunks]
         joint = _joint_of(states) or JointCache(states, [sequence.computed for sequence in sequences])
-        options = {"attention_mask": joint.mask(), _POSITIONS: joint.positions()}
+        options = {"attention_mask": joint.mask(self.device), _POSITIONS: joint.positions(self.device)}
         output = self._model(
             input_ids=on_device([[sequence.ids[sequence.computed]] for sequence in sequences], self.device),
             use_cache=True,
             logits_to_keep=1,
             **{self._argument: joint.cache},
-            **{name: on_device(it, self.device) for name, it in options.items() if name in self._takes},
+            **{name: value for name, value in options.items() if name in self._takes},
         )
         joint.advance()
         logits: Tensor = output.logits
