@@ -51,6 +51,11 @@ class Scheme:
             return None
         return self.make_exact_layer(dtype)
 
+    def warn_if_slow(self) -> None:
+        """Log a warning if this processor makes several sequences slower than unquantised ones."""
+        if not self.is_fast():
+            _log.warning(_SLOW, self.name)
+
 
 QUANTISED = {
     scheme.name: scheme
@@ -86,8 +91,7 @@ def choose_scheme(
     if quantization != "none":
         scheme = QUANTISED[quantization]
         if (layer := scheme.layer_on(device, dtype)) is not None:
-            if not scheme.is_fast():
-                _log.warning(_SLOW, scheme.name)
+            scheme.warn_if_slow()
             return scheme, layer
         _log.warning("this device has no %s layers: the model is served unquantised", quantization)
     if stored.itemsize < dtype.itemsize and (layer := _HALF_WEIGHTS.layer_on(device, dtype)) is not None:

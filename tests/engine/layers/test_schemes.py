@@ -74,14 +74,20 @@ def test_scheme_is_unquantised_where_the_device_has_no_such_layers(
 
 
 @pytest.mark.parametrize("is_fast", [True, False])
-def test_load_says_where_a_form_of_the_weights_does_not_pay(
-    is_fast: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scheme = replace(QUANTISED["int8"], is_fast=lambda: is_fast)
-    monkeypatch.setitem(QUANTISED, "int8", scheme)
+def test_scheme_says_where_it_does_not_pay(is_fast: bool, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert choose_scheme(CPU, torch.float32, torch.float32, "int8")[0] is scheme
+        replace(QUANTISED["int8"], is_fast=lambda: is_fast).warn_if_slow()
     assert ("slower than unquantised" in caplog.text) is not is_fast
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_load_says_where_a_form_of_the_weights_does_not_pay(
+    name: Quantization, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        scheme, _ = choose_scheme(CPU, torch.float32, torch.float32, name)
+    assert scheme is QUANTISED[name]
+    assert ("slower than unquantised" in caplog.text) is not scheme.is_fast()
 
 
 def test_forms_pay_where_the_processor_has_their_products() -> None:
