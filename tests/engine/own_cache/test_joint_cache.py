@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,8 +43,9 @@ def test_all_but_a_few_architectures_join_their_sequences(own_model: OwnModel) -
 
 def test_rows_that_were_joint_are_as_if_they_were_alone(own: OwnCacheModel) -> None:
     model, options = own.served.loaded.model, own.path.options
+    lonely = OwnForward(model, replace(options, joining=Joining.NEVER))
     together, alone = rows_of((30, 12, 21)), rows_of((30, 12, 21))
-    for rows, forward in ((together, OwnForward(model, options)), (alone, OwnForward(model))):
+    for rows, forward in ((together, OwnForward(model, options)), (alone, lonely)):
         read(forward, rows, 25, 7, 16)
         for _ in range(4):
             read(forward, rows, 1, 1, 1)
@@ -54,8 +56,8 @@ def test_rows_that_were_joint_are_as_if_they_were_alone(own: OwnCacheModel) -> N
         for first, second in pairs:
             torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(
-        read(OwnForward(model), together, 1, 1, 1),
-        read(OwnForward(model), alone, 1, 1, 1),
+        read(lonely, together, 1, 1, 1),
+        read(lonely, alone, 1, 1, 1),
         rtol=1e-3,
         atol=1e-3,
     )
