@@ -31,7 +31,7 @@ from app.engine.memory import is_exhaustion
 from app.engine.replies.parts import THINK_OPEN, PartSplitter
 from app.engine.request import Request
 from app.engine.sampling.logprobs import RowLogprobs
-from app.engine.sampling.rules import LogitRule, rules_for
+from app.engine.sampling.rules import LogitRule, SuppressedTokens, rules_for
 from app.engine.sampling.sampler import RequestSampler, check_sampling
 from app.engine.sampling.thinking import ThinkingBudget, ThinkingPhase
 from app.engine.scheduling.sequence import TokenSequence
@@ -183,6 +183,8 @@ class Admission:
         rules: list[LogitRule] = []
         if submit.thinking_budget is not None:
             rules.append(self._budget_rule(submit.thinking_budget, prompt))
+        if any(self._vocabulary.suppressed_ids):
+            rules.append(SuppressedTokens(*self._vocabulary.suppressed_ids))
         rules += rules_for(sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
         continues_prompt = submit.continue_final_message or submit.prompt is not None
         request = Request(

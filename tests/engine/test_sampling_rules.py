@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.engine.ipc.messages import Failed, SamplingParams, Submit
-from tests.engine.tiny import TinyModel, ended, greedy, run
+from tests.engine.tiny import TinyModel, configs, ended, greedy, make_tokenizer, run
 
 TOKENS = 40
 
@@ -82,6 +82,19 @@ def test_engine_ignores_the_models_own_stop_ids_if_asked_to(llama: TinyModel, sp
     assert ended(collected).finish_reason == "length"
     assert ended(collected, "least").usage.completion_tokens >= 10
     assert not collected.texts["least"].startswith(llama.decode([first_id]))
+
+
+def test_engine_bans_the_tokens_that_the_generation_config_bans(speculation_rows: int) -> None:
+    tokenizer = make_tokenizer()
+    model = TinyModel.build(configs(len(tokenizer))["llama"], tokenizer)
+    free = model.generate_ids("the cat", TOKENS)
+    for each in (model.reference, model.packed):
+        each.generation_config.suppress_tokens = [free[3], free[5]]
+        each.generation_config.begin_suppress_tokens = [free[0]]
+    banned = model.generate_ids("the cat", TOKENS)
+    assert free[0] != banned[0] and not {free[3], free[5]} & set(banned)
+    engine = model.engine(speculation_rows=speculation_rows)
+    assert run(engine, greedy("a", "the cat", TOKENS)).texts["a"] == model.generate("the cat", TOKENS)
 
 
 def test_engine_min_tokens_come_before_a_stop_string(llama: TinyModel) -> None:

@@ -24,7 +24,7 @@ _POSITIVE = (
     "num_key_value_heads",
     "head_dim",
 )
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens")
 _TOLERANCE = 1.5  # times the parameters that are stored: some weights are stored once and used twice
 _AGAIN = "Fetch the model again, or choose another one."
 

@@ -4,7 +4,7 @@ Nothing is fetched, and no code from the folder runs.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -69,12 +69,24 @@ class LoadedModel:
         """
         model = self.model
         sources = (model.generation_config, model.config, model.config.get_text_config(), self.tokenizer)
-        found: set[int] = set()
-        for source in sources:
-            ids = getattr(source, "eos_token_id", None)
-            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
-        size = int(model.config.get_text_config().vocab_size)
-        return frozenset(token_id for token_id in found if 0 <= token_id < size)
+        return self._known(token_id for source in sources for token_id in _ids(source, "eos_token_id"))
+
+    @property
+    def suppressed_ids(self) -> tuple[frozenset[int], frozenset[int]]:
+        """The ids that the generation config bans from a reply, and those that it bans from its beginning."""
+        given = self.model.generation_config
+        first = self._known(_ids(given, "begin_suppress_tokens"))
+        return self._known(_ids(given, "suppress_tokens")), first
+
+    def _known(self, ids: Iterable[int]) -> frozenset[int]:
+        size = int(self.model.config.get_text_config().vocab_size)
+        return frozenset(token_id for token_id in ids if 0 <= token_id < size)
+
+
+def _ids(source: object, name: str) -> Sequence[int]:
+    """Returns the ids in an attribute, which may be one id, several or missing."""
+    ids = getattr(source, name, None)
+    return ids if isinstance(ids, list | tuple) else () if ids is None else (ids,)
 
 
 def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> LoadedModel:

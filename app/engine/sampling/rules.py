@@ -94,6 +94,24 @@ class MinTokens:
         self._missing -= 1
 
 
+class SuppressedTokens:
+    """Bans the tokens that a model's author bans, some of them only from the beginning of the reply."""
+
+    def __init__(self, always: Set[int], first: Set[int]) -> None:
+        self._always = sorted(always)
+        self._first = sorted(first)
+
+    @property
+    def is_active(self) -> bool:
+        return bool(self._always or self._first)
+
+    def apply(self, logits: Tensor) -> None:
+        _ban(logits, [*self._always, *self._first])
+
+    def take(self, token: int) -> None:
+        self._first = []
+
+
 class BadWords:
     """Bans every token that would complete one of the texts, however they are cut into tokens."""
 

@@ -23,6 +23,7 @@ class Vocabulary:
         known = self._tokenizer.get_vocab()
         self._byte_ids = frozenset(known[name] for byte in range(256) if (name := f"<0x{byte:02X}>") in known)
         self._stop_ids = loaded.stop_ids
+        self.suppressed_ids = loaded.suppressed_ids
 
     def check(self, ids: Sequence[int]) -> None:
         """Raises InvalidRequest if the model has no embedding for one of the ids."""

@@ -273,6 +273,7 @@ def test_pick_device_refuses_what_is_not_there() -> None:
         ({"max_position_embeddings": 0}, "config.json: max_position_embeddings is 0"),
         ({"vocab_size": -1}, "vocab_size"),
         ({"eos_token_id": [[1]]}, "config.json: eos_token_id must be a number or a list of numbers"),
+        ({"suppress_tokens": ["1"]}, "config.json: suppress_tokens must be a number or a list of numbers"),
         ({"eos_token_id": "</s>"}, "config.json: eos_token_id"),
         ({"bos_token_id": {"a": 1}}, "config.json: bos_token_id"),
         ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000, but the weights are only"),
