@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -43,7 +44,7 @@ class PseudoTerminal:
             env=environ,
             cwd=folder,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_take_terminal,
         )
         os.close(theirs)
 
@@ -127,3 +128,12 @@ class PseudoTerminal:
                 self._written += os.read(self._ours, 65_536)
             except OSError:  # the program closed its end
                 time.sleep(0)
+
+
+def _take_terminal() -> None:
+    """Makes the new terminal that of the new session, whose programs Ctrl-C interrupts, as a shell does.
+
+    A program that runs in the background passes on to its children that it ignores interrupts.
+    """
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
