@@ -38,13 +38,18 @@ def some_ids(model: PreTrainedModel, length: int) -> list[int]:
 
 
 @torch.inference_mode()
-def own_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[Tensor]:
-    """Returns the logits after each prompt's last token, by the model's own attention without a cache."""
+def own_logits(model: PreTrainedModel, prompts: list[list[int]], dtype: torch.dtype) -> list[Tensor]:
+    """Returns the logits after each prompt's last token, by the model's own attention without a cache.
+
+    Raises ModelUnsupported or ModelCorrupt if they, or the weights in `dtype`, are not finite numbers.
+    """
     longest = max(len(ids) for ids in prompts)
     # No token attends to later ones, so any id may fill the shorter rows.
     rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
     logits: Tensor = model(input_ids=rows, use_cache=False).logits
-    return [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
+    last = [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
+    _refuse_infinite(model, last, dtype)
+    return last
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
             values.data = narrow
 
 
-def refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.dtype) -> None:
+def _refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.dtype) -> None:
     """Refuses a model one of whose weights or logits is not a finite number in `dtype`.
 
     Raises ModelUnsupported if the reason is float16, whose largest number is small, otherwise ModelCorrupt.

@@ -27,7 +27,6 @@ from app.engine.loading.reference import (
     failures_as_unsupported,
     own_logits,
     refuse_difference,
-    refuse_infinite,
     some_ids,
 )
 from app.engine.scheduling.sequence import Chunk, TokenSequence
@@ -80,8 +79,7 @@ def refuse_unpackable(model: PreTrainedModel, dtype: torch.dtype) -> None:
         prompts, own = [some_ids(model, length) for length in _LENGTHS], model.config._attn_implementation
         sequences = _sequences(prompts, PerSlotAllocator())
         with computing_in(dtype, model):
-            expected = own_logits(model, prompts)
-            refuse_infinite(model, expected, dtype)
+            expected = own_logits(model, prompts, dtype)
             attention.register()
             model.set_attn_implementation(attention.NAME)
             try:
@@ -109,8 +107,7 @@ def _converted_and_checked(
     _use_own_attention(model)
     prompts = [some_ids(model, length) for length in _LENGTHS]
     with computing_in(dtype, model):
-        expected = own_logits(model, prompts)
-        refuse_infinite(model, expected, dtype)
+        expected = own_logits(model, prompts, dtype)
         calibration = record(model, calibration_ids) if quantization == "int8" and calibration_ids else None
     report("pack", 0.0)
     scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction), calibration)

@@ -23,7 +23,6 @@ from app.engine.loading.reference import (
     failures_as_unsupported,
     own_logits,
     refuse_difference,
-    refuse_infinite,
     some_ids,
 )
 from app.engine.own_cache.joint_cache import Joining, joining_of
@@ -69,8 +68,7 @@ def check_converted(
         _refuse_without_cache(model)
         prompts = _prompts(model)
         with computing_in(dtype, model):
-            expected = own_logits(model, prompts)
-            refuse_infinite(model, expected, dtype)
+            expected = own_logits(model, prompts, dtype)
             calibration = (
                 record(model, calibration_ids) if quantization == "int8" and calibration_ids else None
             )
@@ -93,8 +91,7 @@ def refuse_unservable(model: PreTrainedModel, dtype: torch.dtype) -> None:
         _refuse_without_cache(model)
         prompts = _prompts(model)
         with computing_in(dtype, model):
-            expected = own_logits(model, prompts)
-            refuse_infinite(model, expected, dtype)
+            expected = own_logits(model, prompts, dtype)
             _plain_options(model, prompts, expected, as_computed(dtype).tolerance)
 
 
@@ -103,8 +100,7 @@ def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
     with failures_as_unsupported(model):
         _refuse_without_cache(model)
         prompts = _prompts(model)
-        expected = own_logits(model, prompts)
-        refuse_infinite(model, expected, model.dtype)
+        expected = own_logits(model, prompts, model.dtype)
         return _path(model, model.dtype, prompts, expected, as_computed(model.dtype), reason)
 
 
