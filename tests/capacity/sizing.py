@@ -61,15 +61,7 @@ def most_conversations(scenario: Scenario, goal: Goal, most: int = _MOST_CONVERS
         best, count = tried, 2 * count
     if best is None or count > most:
         return best
-    low, high = count // 2, count
-    while high - low > max(1, low // 16):  # within 6 %
-        middle = (low + high) // 2
-        tried = run(middle)
-        if goal.is_met(tried.outcome.figures):
-            best, low = tried, middle
-        else:
-            high = middle
-    return best
+    return _last_that_meets(goal, run, best, met=count // 2, missed=count, precision=1 / 16)
 
 
 def _smallest(run: Callable[[int], Sized], goal: Goal, most: int) -> Sized | None:
@@ -79,12 +71,21 @@ def _smallest(run: Callable[[int], Sized], goal: Goal, most: int) -> Sized | Non
             return None
         high = min(2 * high, most)
         best = run(high)
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
+    return _last_that_meets(goal, run, best, met=high, missed=high // 2)
+
+
+def _last_that_meets(
+    goal: Goal, run: Callable[[int], Sized], best: Sized, *, met: int, missed: int, precision: float = 0.0
+) -> Sized:
+    """Returns the run next to the limit of the goal, which the number `met` meets and `missed` does not.
+
+    `best` is the run with the number `met`. The result is exact, or within `precision` of the number.
+    """
+    while abs(met - missed) > max(1, int(precision * min(met, missed))):
+        middle = (met + missed) // 2
         tried = run(middle)
         if goal.is_met(tried.outcome.figures):
-            best, high = tried, middle
+            best, met = tried, middle
         else:
-            low = middle
+            missed = middle
     return best
