@@ -102,7 +102,7 @@ class Admission:
                 return None
             return self._grammars.compile(submit.grammar, begun, scope=submit.scope)
         except DomainError as error:
-            return Failed(submit.request_id, error.code, error.message, error.hint)
+            return to_failed(submit.request_id, error)
         except Exception:  # the root of the thread's task
             _log.exception("the grammar of request %s cannot be compiled", submit.request_id)
             return internal_failure(submit.request_id)
@@ -118,7 +118,7 @@ class Admission:
             self._vocabulary.check(prompt.ids)
             return self._make_request(submit, prompt, arrived, matcher)
         except DomainError as error:
-            return Failed(submit.request_id, error.code, error.message, error.hint)
+            return to_failed(submit.request_id, error)
         except Exception as error:  # the root of the thread's task: one request must not end the others
             _log.exception("request %s cannot be prepared", submit.request_id)
             if is_exhaustion(error):
@@ -138,7 +138,7 @@ class Admission:
                 case CountTokens(submit=submit):
                     return TokenCount(request_id, self._prompts.count(submit))
         except DomainError as error:
-            return Failed(request_id, error.code, error.message, error.hint)
+            return to_failed(request_id, error)
         except Exception:  # the root of the thread's task
             _log.exception("question %s cannot be answered", request_id)
             return internal_failure(request_id)
@@ -288,6 +288,10 @@ class AdmissionQueue:
         self._futures[submit.request_id] = self._executor.submit(
             self._admission.admit, submit, arrived, matcher
         )
+
+
+def to_failed(request_id: str, error: DomainError) -> Failed:
+    return Failed(request_id, error.code, error.message, error.hint)
 
 
 def internal_failure(request_id: str) -> Failed:

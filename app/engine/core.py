@@ -12,25 +12,22 @@ from dataclasses import dataclass
 
 import torch
 
-from app.core.errors import DomainError, InvalidRequest
+from app.core.errors import InvalidRequest
 from app.core.literals import FinishReason
-from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, internal_failure
+from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, to_failed
 from app.engine.execution.decoder import Decoder, SequenceCaches
 from app.engine.execution.thread_count import ThreadCount, adaptive_thread_count
 from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
-    Delta,
-    Deltas,
-    Failed,
     Finished,
     Outbound,
     RequestTimings,
     Submit,
     TokenCounts,
-    TokenLogprob,
     TokenQuestion,
 )
 from app.engine.loading.load import LoadedModel
+from app.engine.open_requests import OpenRequests, UnreadTokens
 from app.engine.request import Request
 from app.engine.sampling.step import ChunkOutcome
 from app.engine.scheduling.prefill_budget import PrefillBudget
@@ -88,8 +85,7 @@ class EngineCore:
         self._prefill_budget = PrefillBudget(limits.unnoticed_step_s)
         self._threads: ThreadCount | None = None
         self._clock = clock
-        self._requests: dict[str, Request] = {}
-        self._outbox: list[Outbound] = []
+        self._open = OpenRequests(decoder, self._scheduler, self._admission)
         self._step: Step | None = None  # whose tokens are not known yet
         self.steps = 0
         self.drafts = self.draft_tokens = self.accepted_tokens = 0
@@ -107,7 +103,7 @@ class EngineCore:
     @property
     def is_idle(self) -> bool:
         """Whether a step would have nothing to compute and nothing to report."""
-        return not (self._requests or self._outbox or self._admissions or self._step)
+        return not (self._open or self._open.has_messages or self._admissions or self._step)
 
     @property
     def device(self) -> torch.device:
@@ -129,9 +125,8 @@ class EngineCore:
 
     def submit(self, submit: Submit) -> None:
         """Prepare the request in the thread beside the step loop. A later step accepts or fails it."""
-        if submit.request_id in self._requests or submit.request_id in self._admissions:
-            error = InvalidRequest("a request with this id is open")
-            self._outbox.append(Failed(submit.request_id, error.code, error.message, error.hint))
+        if submit.request_id in self._open or submit.request_id in self._admissions:
+            self._open.report(to_failed(submit.request_id, InvalidRequest("a request with this id is open")))
             return
         self._admissions.add(submit, self._clock())
         self._take_prepared()
@@ -144,15 +139,14 @@ class EngineCore:
         """End the request without further deltas. Does nothing if it has ended already."""
         if request_id in self._admissions:
             self._admissions.cancel(request_id)
-            self._outbox.append(
+            self._open.report(
                 Finished(request_id, "cancelled", TokenCounts(0, 0, 0), RequestTimings(0, 0, 0))
             )
-        request = self._requests.get(request_id)
-        if request is not None:
-            self._finish(request, "cancelled")
+        if request_id in self._open:
+            self._finish(self._open[request_id], "cancelled")
 
     def cancel_all(self) -> None:
-        for request_id in (*self._admissions, *self._requests):
+        for request_id in (*self._admissions, *self._open):
             self.cancel(request_id)
 
     def step(self) -> list[Outbound]:
@@ -162,7 +156,7 @@ class EngineCore:
         reply that its text ends, such as a stop string, then computes a token that is not used.
         """
         self._take_prepared()
-        if not self._requests and not self._outbox:
+        if not self._open and not self._open.has_messages:
             self._admissions.wait(_ADMISSION_WAIT_S)
             self._take_prepared()
         if self._step is None:
@@ -172,23 +166,21 @@ class EngineCore:
             self._read([(request, logprobs) for request, logprobs in accepted if request.must_end])
             self._start_step()
         self._read([(request, logprobs) for request, logprobs in accepted if request.unread])
-        outbox, self._outbox = self._outbox, []
-        return outbox
+        return self._open.take_messages()
 
     def _take_prepared(self) -> None:
         for outcome in self._admissions.take_prepared():
             match outcome:
                 case Admitted(request, accepted):
-                    self._requests[request.request_id] = request
-                    self._scheduler.add(request.sequence)
-                    self._outbox.append(accepted)
+                    self._open.add(request)
+                    self._open.report(accepted)
                 case _:
-                    self._outbox.append(outcome)
+                    self._open.report(outcome)
 
     def _propose(self) -> None:
         """Propose draft tokens for the decoding requests. A step that also does prefill verifies none."""
         running = self._scheduler.running
-        decoding = [self._requests[sequence.request_id] for sequence in running if sequence.pending == 1]
+        decoding = [self._open[sequence.request_id] for sequence in running if sequence.pending == 1]
         is_prefilling = self._scheduler.waiting or len(decoding) < len(running)
         self.decoder.propose(decoding, 0 if is_prefilling else self.limits.speculation_rows)
 
@@ -207,7 +199,7 @@ class EngineCore:
             # Not inside the handler: the error keeps alive what the failed call had allocated.
             if has_room_been_made:
                 assert self._scheduler.placing is not None, "only placing a sequence takes memory"
-                self._fail(self._requests[self._scheduler.placing.request_id])
+                self._open.fail(self._open[self._scheduler.placing.request_id])
             self._make_room()
             has_room_been_made = True
 
@@ -224,14 +216,14 @@ class EngineCore:
             return
         self.steps += 1
         now = self._clock()
-        requests = [self._requests[chunk.sequence.request_id] for chunk in chunks]
+        requests = [self._open[chunk.sequence.request_id] for chunk in chunks]
         for request in requests:
             request.start(now)
         self._step = self._computer.start(chunks, requests, now)
         if self._step is None:
             self._abandon(requests)
 
-    def _finish_step(self) -> list[tuple[Request, list[TokenLogprob]]]:
+    def _finish_step(self) -> list[UnreadTokens]:
         """Wait for the step's tokens, and let the sequences take them.
 
         Returns the requests that have tokens without text, with the log-probabilities of those tokens.
@@ -249,9 +241,9 @@ class EngineCore:
             self._threads.after_step(now - step.began_at)
         accepted = []
         for chunk, request, outcome in zip(step.chunks, step.requests, outcomes, strict=True):
-            if not self._is_open(request):  # it may have ended while the step was computed
+            if not self._open.has(request):  # it may have ended while the step was computed
                 continue
-            logprobs = self._describe(request, outcome)
+            logprobs = self._open.describe(request, outcome)
             if logprobs is None:
                 continue
             chunk.sequence.advance(chunk.count)
@@ -259,34 +251,11 @@ class EngineCore:
                 accepted.append((request, logprobs))
         return accepted
 
-    def _is_open(self, request: Request) -> bool:
-        return self._requests.get(request.request_id) is request
-
-    def _describe(self, request: Request, outcome: ChunkOutcome) -> list[TokenLogprob] | None:
-        """Report the log-probabilities of the prompt. Returns those of the reply; None if that fails."""
-        try:
-            self._report_prompt(request, outcome)
-            return self._admission.describe(outcome.logprobs)
-        except Exception:  # one request's tokens must not end the others
-            _log.exception("the log-probabilities of request %s failed", request.request_id)
-            self._fail(request)
-            return None
-
-    def _report_prompt(self, request: Request, outcome: ChunkOutcome) -> None:
-        if not outcome.prompt_logprobs:
-            return
-        computed = request.sequence.computed
-        tokens = self._admission.describe(outcome.prompt_logprobs)
-        first = [] if computed > 0 else [self._admission.undescribed(request.sequence.ids[0])]
-        message = request.take_prompt(computed + 1 - len(first), first + tokens)
-        if message is not None:
-            self._outbox.append(message)
-
     def _abandon(self, requests: Sequence[Request]) -> None:
         """Fail the requests of a step that failed. Keys and values may be wrong, so none are kept."""
         for request in requests:
-            if self._is_open(request):
-                self._fail(request)
+            if self._open.has(request):
+                self._open.fail(request)
         self._make_room()
 
     def _accept(self, request: Request, outcome: ChunkOutcome, now: float) -> bool:
@@ -294,31 +263,10 @@ class EngineCore:
         self._count_draft(len(request.sequence.draft_ids), accepted=len(outcome.tokens) - 1)
         self.decoder.record(request, accepted=len(outcome.tokens) - 1)
         if request.sampler.failure is not None:
-            self._fail(request, InvalidRequest(request.sampler.failure))
+            self._open.fail(request, InvalidRequest(request.sampler.failure))
             return False
         request.accept(outcome.tokens, now)
         return True
-
-    def _read(self, accepted: Sequence[tuple[Request, list[TokenLogprob]]]) -> None:
-        """Make the text of the requests' new tokens, and end the replies that are complete."""
-        deltas: list[Delta] = []
-        ended: list[tuple[Request, FinishReason]] = []
-        for request, logprobs in accepted:
-            if not self._is_open(request):  # starting the next step failed
-                continue
-            try:
-                new_deltas, reason = request.read(logprobs)
-            except Exception:  # one request's text must not end the others
-                _log.exception("the text of request %s failed", request.request_id)
-                self._fail(request)
-                continue
-            deltas += new_deltas
-            if reason is not None:
-                ended.append((request, reason))
-        if deltas:
-            self._outbox.append(Deltas(tuple(deltas)))
-        for request, reason in ended:
-            self._finish(request, reason)
 
     def _count_draft(self, proposed: int, accepted: int) -> None:
         if proposed > 0:
@@ -326,24 +274,12 @@ class EngineCore:
             self.draft_tokens += proposed
             self.accepted_tokens += accepted
 
+    def _read(self, unread: Sequence[UnreadTokens]) -> None:
+        """Make the text of the requests' new tokens, and end the replies that are complete."""
+        for request, reason in self._open.read(unread):
+            self._finish(request, reason)
+
     def _finish(self, request: Request, reason: FinishReason) -> None:
-        self._forget(request)
         if self._step is not None:
             self._step.leave(request.sequence)
-        self._scheduler.finish(request.sequence)
-        self._outbox.append(request.finished(reason, self._clock()))
-
-    def _fail(self, request: Request, error: DomainError | None = None) -> None:
-        """End the request with this error, or with one of the engine."""
-        self._forget(request)
-        self._scheduler.drop(request.sequence)
-        request_id = request.request_id
-        self._outbox.append(
-            internal_failure(request_id)
-            if error is None
-            else Failed(request_id, error.code, error.message, error.hint)
-        )
-
-    def _forget(self, request: Request) -> None:
-        del self._requests[request.request_id]
-        self.decoder.forget(request)
+        self._open.finish(request, reason, self._clock())
