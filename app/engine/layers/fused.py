@@ -3,14 +3,15 @@
 They replace modules of transformers and compute the same, which the self-check verifies at every load.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, rms_norm, silu
+from torch import Tensor, layer_norm, nn
+from torch.nn.functional import gelu, rms_norm, silu
 from transformers import PreTrainedModel
 
-from app.engine.execution.attention.interface import AttentionBatch, attend
+from app.engine.execution.attention.interface import AttentionBatch, LayerAttention, refuse_mask
 from app.engine.layers.packer import Packer
 
 # These modules compute what their replacements here compute; those of other families may differ in a detail.
@@ -75,12 +76,12 @@ class RotaryLayer(nn.Module):
     def __init__(self, layer: Any, packer: Packer) -> None:  # one of `_LAYERS`, which have these attributes
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self.layer_idx = int(attention.layer_idx)
         self._head_dim = int(attention.head_dim)
         self._heads = attention.q_proj.out_features // self._head_dim
         self._kv_heads = attention.k_proj.out_features // self._head_dim
-        self._scaling = float(attention.scaling)
-        self._window = _window(attention)
+        self._attention = LayerAttention(
+            int(attention.layer_idx), float(attention.scaling), _window(attention), None
+        )
         self.input_norm = RMSNorm(layer.input_layernorm, packer.dtype)
         self.qkv, self.o_proj, self.gate_up, self.down_proj = packer.linears(
             (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -93,6 +94,8 @@ class RotaryLayer(nn.Module):
             for name in ("q_norm", "k_norm")
         )
         self.mlp_norm = RMSNorm(layer.post_attention_layernorm, packer.dtype)
+        self._products = _bare(self.qkv, self.o_proj, self.gate_up, self.down_proj)
+        self._norms = _bare(self.input_norm, self.mlp_norm)
 
     def forward(
         self,
@@ -104,34 +107,29 @@ class RotaryLayer(nn.Module):
         **_: Any,  # arguments of transformers for caches that are not used here
     ) -> Tensor:
         """Takes and returns hidden states `[1, rows, width]`."""
-        query, key, value = self._project(
-            self.input_norm(hidden), _rope(attention_batch, position_embeddings)
-        )
-        attended, _weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            attention_batch=attention_batch,
-            scaling=self._scaling,
-            sliding_window=self._window,
-        )
-        hidden = self.o_proj(attended.flatten(2)).add_(hidden)
-        gate, up = self.gate_up(self.mlp_norm(hidden)).chunk(2, dim=-1)
-        output: Tensor = self.down_proj(silu(gate).mul_(up)).add_(hidden)
-        return output
+        refuse_mask(attention_mask)
+        qkv, o_proj, gate_up, down_proj = self._products
+        input_norm, mlp_norm = self._norms
+        heads = self._rotated(qkv(input_norm(hidden)), _rope(attention_batch, position_embeddings))
+        query, pairs = heads.transpose(1, 2).split_with_sizes([self._heads, 2 * self._kv_heads], dim=1)
+        pairs = pairs.view(2, 1, self._kv_heads, *pairs.shape[2:])
+        attended = attention_batch.attend(self._attention, query, pairs)
+        hidden = o_proj(attended.flatten(2)).add_(hidden)
+        gate, up = gate_up(mlp_norm(hidden)).chunk(2, dim=-1)
+        return down_proj(silu(gate).mul_(up)).add_(hidden)
 
-    def _project(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns query, key and value `[1, heads, rows, dim]`, the first two with rotary positions."""
-        heads = self.qkv(rows).view(1, rows.shape[1], -1, self._head_dim)
-        rotated, value = heads.split_with_sizes([self._heads + self._kv_heads, self._kv_heads], dim=2)
+    def _rotated(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Returns the heads of queries, keys and values `[1, rows, heads, dim]`, with rotary positions.
+
+        It writes into `rows`, so that keys and values stay side by side.
+        """
+        heads = rows.view(1, rows.shape[1], -1, self._head_dim)
+        plain = rotated = heads.narrow(2, 0, self._heads + self._kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
-            query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=2)
-            rotated = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
-        rotated = _rotate(rotated, *rope).transpose(1, 2)
-        query, key = rotated.split_with_sizes([self._heads, self._kv_heads], dim=1)
-        return query, key, value.transpose(1, 2)
+            query, key = plain.split_with_sizes([self._heads, self._kv_heads], dim=2)
+            plain = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
+        _rotate(plain, *rope, out=rotated)
+        return heads
 
 
 class GPT2Layer(nn.Module):
@@ -140,13 +138,13 @@ class GPT2Layer(nn.Module):
     def __init__(self, layer: Any, packer: Packer) -> None:  # a GPT2Block, whose attributes these are
         super().__init__()
         attention, mlp = layer.attn, layer.mlp
-        self.layer_idx = int(attention.layer_idx)
         self._heads = int(attention.num_heads)
-        self._scaling = float(attention.scaling)
+        self._attention = LayerAttention(int(attention.layer_idx), float(attention.scaling), None, None)
         self.input_norm, self.mlp_norm = layer.ln_1, layer.ln_2
         self.qkv, self.o_proj, self.up_proj, self.down_proj = packer.linears(
             (attention.c_attn,), (attention.c_proj,), (mlp.c_fc,), (mlp.c_proj,)
         )
+        self._products = _bare(self.qkv, self.o_proj, self.up_proj, self.down_proj)
 
     def forward(
         self,
@@ -158,21 +156,25 @@ class GPT2Layer(nn.Module):
         **__: Any,
     ) -> Tensor:
         """Takes and returns hidden states `[1, rows, width]`."""
-        heads = (
-            self.qkv(_normed(hidden, self.input_norm)).unflatten(-1, (3 * self._heads, -1)).transpose(1, 2)
-        )
-        query, key, value = heads.chunk(3, dim=1)
-        attended, _weights = attend(
-            self, query, key, value, attention_mask, attention_batch=attention_batch, scaling=self._scaling
-        )
-        hidden = self.o_proj(attended.flatten(2)).add_(hidden)
-        inner = gelu(self.up_proj(_normed(hidden, self.mlp_norm)), approximate="tanh")
-        output: Tensor = self.down_proj(inner).add_(hidden)
-        return output
+        refuse_mask(attention_mask)
+        qkv, o_proj, up_proj, down_proj = self._products
+        rows = qkv(_normed(hidden, self.input_norm))
+        heads = rows.view(1, rows.shape[1], 3 * self._heads, -1).transpose(1, 2)
+        query, pairs = heads.split_with_sizes([self._heads, 2 * self._heads], dim=1)
+        pairs = pairs.view(2, 1, self._heads, *pairs.shape[2:])
+        attended = attention_batch.attend(self._attention, query, pairs)
+        hidden = o_proj(attended.flatten(2)).add_(hidden)
+        inner = gelu(up_proj(_normed(hidden, self.mlp_norm)), approximate="tanh")
+        return down_proj(inner).add_(hidden)
 
 
 def _is_usual_gpt2(layer: Any) -> bool:  # a GPT2Block
     return type(layer.mlp.act).__name__ in (_TANH_GELU, "GELUTanh") and not hasattr(layer, "crossattention")
+
+
+def _bare(*modules: nn.Module) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """Returns the modules' computations without the checks for hooks, which take longer than a small one."""
+    return tuple(module.forward for module in modules)
 
 
 def _normed(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -194,6 +196,10 @@ def _rope(batch: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> 
     return batch.rope
 
 
-def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Applies rotary positions (https://arxiv.org/abs/2104.09864) to the two halves of each head."""
-    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), signed_sin)
+def _rotate(heads: Tensor, cos: Tensor, signed_sin: Tensor, out: Tensor) -> None:
+    """Applies rotary positions (https://arxiv.org/abs/2104.09864) to the two halves of each head.
+
+    Writes into `out`, which may be `heads`.
+    """
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    torch.addcmul(heads * cos, swapped, signed_sin, out=out)

@@ -75,11 +75,10 @@ class DecodeAttention(AttentionBatch):
     def __post_init__(self) -> None:
         self.write_indices = self.slot_starts + self.positions
 
-    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        pairs = torch.stack((key, value))
-        stored = self.pool.layer(layer.index, pairs)
+    def attend(self, layer: LayerAttention, query: Tensor, pairs: Tensor) -> Tensor:
+        stored = self.pool.layer(self.first_layer + layer.index, pairs)
         stored.index_copy_(3, self.write_indices, pairs)  # all rows write before any row reads
-        group, dim = query.shape[1] // key.shape[1], query.shape[3]
+        group, dim = query.shape[1] // pairs.shape[2], query.shape[3]
         if self.kernel is not None and layer.sinks is None and self.kernel.takes(dim, group):
             return self.kernel.attend_rows(
                 layer, query, stored, self.slot_starts, self.positions, self.length

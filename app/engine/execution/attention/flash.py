@@ -45,18 +45,17 @@ class FlashAttention(AttentionBatch):
         self.row_ends = _ends(rows, self.device)
         self.key_ends = _ends(keys, self.device)
 
-    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: LayerAttention, query: Tensor, pairs: Tensor) -> Tensor:
         dim = query.shape[3]
         is_plain = layer.softcap is None and layer.sinks is None
         if not is_plain or dim % 8 != 0 or dim > _MOST_DIM:
-            return self.varlen.attend(layer, query, key, value)
-        pairs = torch.stack((key, value))
-        stored = self.pool.layer(layer.index, pairs)
+            return self.varlen.attend(layer, query, pairs)
+        stored = self.pool.layer(self.first_layer + layer.index, pairs)
         stored.index_copy_(3, self.write_indices, pairs)
         if self.read_indices is not None:
-            key, value = stored.index_select(3, self.read_indices).unbind(0)
+            pairs = stored.index_select(3, self.read_indices)
         output: Tensor = torch.ops.aten._flash_attention_forward(
-            *(_rows_first(each) for each in (query, key, value)),
+            *(_rows_first(each) for each in (query, *pairs.unbind(0))),
             self.row_ends,
             self.key_ends,
             max(sequence.rows for sequence in self.sequences),

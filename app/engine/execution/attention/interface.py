@@ -19,7 +19,7 @@ NAME = "packed"
 
 @dataclass(frozen=True, slots=True)
 class LayerAttention:
-    """The parameters of one layer's attention. `index` is the layer's number in the slots."""
+    """The parameters of one layer's attention. `index` is the layer's number in its model."""
 
     index: int
     scale: float
@@ -37,8 +37,11 @@ class AttentionBatch(ABC):
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     @abstractmethod
-    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Write keys and values. Returns `[1, rows, heads, dim]`. `attend` below describes the arguments."""
+    def attend(self, layer: LayerAttention, query: Tensor, pairs: Tensor) -> Tensor:
+        """Write keys and values. Returns `[1, rows, heads, dim]`.
+
+        `query` is `[1, heads, rows, dim]`; `pairs`, keys and values, `[2, 1, kv_heads, rows, dim]`.
+        """
 
 
 def register() -> None:
@@ -64,22 +67,23 @@ def attend(
 
     Raises ModelRefused if the architecture needs a kind of attention that would be computed wrongly.
     """
-    _refuse_unknown(attention_mask, others)
-    if key.shape != value.shape:
-        raise ModelRefused(
-            "this architecture's keys and values differ in size, which the engine cannot store"
-        )
-    index = attention_batch.first_layer + int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer = LayerAttention(index, scale, sliding_window, softcap, s_aux)
-    return attention_batch.attend(layer, query, key, value), None
-
-
-def _refuse_unknown(attention_mask: Tensor | None, others: dict[str, Any]) -> None:
+    refuse_mask(attention_mask)
     if others.get("position_bias") is not None:
         raise ModelRefused(
             "this architecture's attention uses position_bias, which the engine does not support"
         )
+    if key.shape != value.shape:
+        raise ModelRefused(
+            "this architecture's keys and values differ in size, which the engine cannot store"
+        )
+    index = int(module.layer_idx)  # type: ignore[arg-type]  # every attention module of transformers numbers itself
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer = LayerAttention(index, scale, sliding_window, softcap, s_aux)
+    return attention_batch.attend(layer, query, torch.stack((key, value))), None
+
+
+def refuse_mask(attention_mask: Tensor | None) -> None:
+    """Raises ModelRefused if there is a mask. The sequences alone decide who attends to whom."""
     if attention_mask is not None:
         raise ModelRefused(
             "this architecture builds its own attention mask, which the engine does not support"

@@ -42,16 +42,14 @@ class VarlenAttention(AttentionBatch):
     sequences: list[PackedSequence]
     padding: int = 0  # rows after the last sequence, which attend to nothing
 
-    def attend(self, layer: LayerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: LayerAttention, query: Tensor, pairs: Tensor) -> Tensor:
         if len(self.sequences) == 1 and self.padding == 0:
-            return self._attend_sequence(layer, self.sequences[0], query, torch.stack((key, value)))
+            return self._attend_sequence(layer, self.sequences[0], query, pairs)
         # A torch call costs as much as the attention of one row, so the rows are split in one call.
         counts = [*(sequence.rows for sequence in self.sequences), self.padding]
         queries = query.split_with_sizes(counts, dim=2)
-        pairs = torch.stack((key, value)).split_with_sizes(counts, dim=3)
-        outputs = [
-            self._attend_sequence(layer, *each) for each in zip(self.sequences, queries, pairs, strict=False)
-        ]
+        parts = zip(self.sequences, queries, pairs.split_with_sizes(counts, dim=3), strict=False)
+        outputs = [self._attend_sequence(layer, *part) for part in parts]
         if self.padding > 0:
             first = outputs[0]
             outputs.append(first.new_zeros((1, self.padding, *first.shape[2:])))
@@ -61,7 +59,7 @@ class VarlenAttention(AttentionBatch):
         self, layer: LayerAttention, sequence: PackedSequence, query: Tensor, pairs: Tensor
     ) -> Tensor:
         """Returns `[1, rows of the sequence, heads, dim]`."""
-        stored = sequence.slot.write(layer.index, sequence.start, pairs)
+        stored = sequence.slot.write(self.first_layer + layer.index, sequence.start, pairs)
         first = _first_visible(sequence, layer.window)
         keys, values = stored.narrow(3, first, sequence.stop - first).unbind(0)
         if sequence.rows == 1:
