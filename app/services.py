@@ -79,13 +79,18 @@ class ChatService(Protocol):
         self, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline, /
     ) -> EventReader: ...
 
-    async def events(self, owner: str, message_id: str, after: int, /) -> EventReader:
-        """Returns a reader of a turn that runs, or has ended a short time ago."""
+    async def events(
+        self, owner: str, message_id: str, after: int, /, *, is_here: bool = False
+    ) -> EventReader:
+        """Returns a reader of a turn that runs, or has ended a short time ago.
+
+        With `is_here`, a turn that runs in another process is not found.
+        """
 
     async def snapshot(self, owner: str, message_id: str, /) -> TurnSnapshot:
         """Returns such a turn as it is now."""
 
-    async def stop(self, owner: str, message_id: str, /) -> StopTurnResponse: ...
+    async def stop(self, owner: str, message_id: str, /, *, is_here: bool = False) -> StopTurnResponse: ...
 
     async def close(self) -> None:
         """Stops all turns, and commits what was said."""

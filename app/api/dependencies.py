@@ -133,6 +133,13 @@ LastEventId = Annotated[
     int | None,
     Header(ge=0, description="Like `after`, over which it takes precedence. Browsers send it by themselves."),
 ]
+OnlyHere = Annotated[
+    bool,
+    Header(
+        alias="X-Only-Here",
+        description="404 if another server of the database runs the turn, so that a proxy asks the next one.",
+    ),
+]
 KeyDep = Annotated[str | None, Depends(_idempotency_key)]
 ChosenId = Annotated[str | None, Depends(_chosen_id)]
 ModelParam = Annotated[ModelQuery, Query()]

@@ -18,6 +18,7 @@
     │   ├── ResponseNotFound  ItemNotFound    of OpenAI's API
     │   └── ModelNotFound
     ├── ConversationBusy          the conversation is in the middle of a turn
+    │   └── TurnElsewhere         which another server runs, or did when it died
     ├── ModelBusy                 the model is in use and cannot be unloaded
     ├── TurnStopped               the turn was stopped before the model had said anything
     ├── KeyReused                 an Idempotency-Key came with another request before
@@ -135,6 +136,10 @@ class ModelNotFound(NotFound):
 
 class ConversationBusy(DomainError):
     code = "conversation_busy"
+
+
+class TurnElsewhere(ConversationBusy):
+    code = "turn_elsewhere"
 
 
 class ModelBusy(DomainError):

@@ -8,16 +8,15 @@ from weakref import WeakValueDictionary
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest, NothingToDo, TurnNotFound
+from app.core.errors import InvalidRequest, NothingToDo, TurnElsewhere, TurnNotFound
 from app.models.chat.finder import ConversationFinder, find_turn
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.idempotency import KeyedTurns, record_of
 from app.models.chat.transcript import check_messages, input_messages
 from app.models.chat.turn import Turn, TurnRunner
-from app.models.chat.turn_log import TurnLog, TurnSnapshot
-from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop
+from app.models.chat.turn_log import EventReader, TurnLog, TurnSnapshot
+from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop, turn_not_found
 from app.models.conversation import Conversation, Message, chained, new_id, text_message
-from app.models.ended_turns import EndedTurns
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -30,6 +29,7 @@ from app.models.schemas import (
 from app.models.storage.key_records import KeyRecord, KeyRecords
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
+from app.models.turns_elsewhere import TurnsElsewhere
 
 
 class ChatModelManager:
@@ -55,15 +55,18 @@ class ChatModelManager:
         self._runner = TurnRunner(settings, store, generator)
         self._turns = turns
         self._keyed = KeyedTurns(keys, turns, store, locks)
-        self._ended_elsewhere = EndedTurns(store, locks)
+        self._elsewhere = TurnsElsewhere(store, locks)
         self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
         """Stops all turns, and waits until what was said is committed. Later turns raise ShuttingDown."""
         await self._turns.close()
 
-    async def events(self, owner: str, message_id: str, after: int) -> TurnReader:
+    async def events(self, owner: str, message_id: str, after: int, *, is_here: bool = False) -> EventReader:
         """Returns a reader of the owner's turn, from the event after the one with the id `after` on.
+
+        If another process runs the turn, the reader has its start, and the rest once it has ended there; with
+        `is_here`, there is no such turn.
 
         Raises:
             TurnNotFound: no such turn runs, or has ended a short time ago.
@@ -72,21 +75,36 @@ class ChatModelManager:
         try:
             log = (await find_turn(self._turns, self._store, owner, message_id)).log
         except TurnNotFound:
-            log = await self._ended_elsewhere.log(owner, message_id)
-            after = min(after, log.last_id - 1)  # it has fewer events than the turn had, and the same end
+            return await self._events_elsewhere(owner, message_id, after, is_here)
         log.check_id(after)
         return TurnReader(log, after)
 
-    async def stop(self, owner: str, message_id: str) -> StopTurnResponse:
+    async def _events_elsewhere(self, owner: str, message_id: str, after: int, is_here: bool) -> EventReader:
+        try:
+            log = await self._ended_elsewhere(owner, message_id, is_here)
+        except TurnElsewhere:
+            return await self._elsewhere.follow(owner, message_id, after)
+        return TurnReader(log, min(after, log.last_id - 1))  # it has fewer events, and the same end
+
+    async def _ended_elsewhere(self, owner: str, message_id: str, is_here: bool) -> TurnLog:
+        try:
+            return await self._elsewhere.log(owner, message_id)
+        except TurnElsewhere:
+            if is_here:
+                raise turn_not_found() from None
+            raise
+
+    async def stop(self, owner: str, message_id: str, *, is_here: bool = False) -> StopTurnResponse:
         """Stops the owner's turn if it runs, and returns what is kept of it.
 
         Raises:
             TurnNotFound.
+            TurnElsewhere: another process runs it. With `is_here`, this is TurnNotFound, too.
         """
         try:
             turn = await find_turn(self._turns, self._store, owner, message_id)
         except TurnNotFound:
-            ended = await self._ended_elsewhere.log(owner, message_id)
+            ended = await self._ended_elsewhere(owner, message_id, is_here)
             return StopTurnResponse(message_id=message_id, was_running=False, reply=ended.response)
         was_running = not turn.log.has_ended
         await stop(turn)
@@ -98,14 +116,10 @@ class ChatModelManager:
         Raises:
             TurnNotFound.
         """
-        return (await self._log(owner, message_id)).snapshot()
-
-    async def _log(self, owner: str, message_id: str) -> TurnLog:
-        """Returns the events of a turn of this process, or of one that has ended in another."""
         try:
-            return (await find_turn(self._turns, self._store, owner, message_id)).log
+            return (await find_turn(self._turns, self._store, owner, message_id)).log.snapshot()
         except TurnNotFound:
-            return await self._ended_elsewhere.log(owner, message_id)
+            return await self._elsewhere.snapshot(owner, message_id)
 
     async def chat(
         self,

@@ -21,6 +21,7 @@ from app.core.errors import (
     ConversationNotFound,
     ModelNotFound,
     ShuttingDown,
+    TurnElsewhere,
     TurnNotFound,
     WorkerDied,
 )
@@ -214,9 +215,9 @@ class Scripted:
         self._call(owner, conversation_id, request)
         return ScriptedReader(self.run(""))
 
-    async def events(self, owner: str, message_id: str, after: int) -> EventReader:
+    async def events(self, owner: str, message_id: str, after: int, *, is_here: bool = False) -> EventReader:
         self._call(owner, message_id, after)
-        if message_id == "msg_none":
+        if message_id == "msg_none" or (is_here and message_id == "msg_elsewhere"):
             raise TurnNotFound("No such turn.")
         return ScriptedReader(self.run("die" if message_id == "msg_dead" else ""), after)
 
@@ -224,8 +225,10 @@ class Scripted:
         self._call(owner, message_id)
         raise TurnNotFound("No such turn.")
 
-    async def stop(self, owner: str, message_id: str) -> schemas.StopTurnResponse:
+    async def stop(self, owner: str, message_id: str, *, is_here: bool = False) -> schemas.StopTurnResponse:
         self._call(owner, message_id)
+        if message_id == "msg_elsewhere":
+            raise TurnNotFound("No such turn.") if is_here else TurnElsewhere("Another server runs it.")
         return schemas.StopTurnResponse(message_id=message_id, was_running=False, reply=REPLY)
 
     # ConversationService

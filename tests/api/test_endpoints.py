@@ -189,6 +189,14 @@ def test_unknown_turn_is_a_404(client: httpx.Client) -> None:
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "turn_not_found")
 
 
+def test_a_turn_elsewhere_is_a_404_only_for_who_asks_this_server_alone(client: httpx.Client) -> None:
+    path, only_here = "/api/v1/chat/turns/msg_elsewhere", {"X-Only-Here": "1"}
+    assert client.get(f"{path}/events").status_code == 200
+    assert client.get(f"{path}/events", headers=only_here).status_code == 404
+    assert client.delete(path).json()["error"]["code"] == "turn_elsewhere"
+    assert client.delete(path, headers=only_here).status_code == 404
+
+
 def test_unknown_conversation_is_a_404(client: httpx.Client) -> None:
     reply = client.post("/api/v1/chat", json={"message": "hi", "conversation_id": "conv_none"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "conversation_not_found")

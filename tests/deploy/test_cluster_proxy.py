@@ -39,9 +39,11 @@ class Upstream:
             return StreamingResponse(self._pieces(), media_type="text/event-stream")
 
         @app.get(f"{TURNS}/{{turn_id}}/events")
-        async def turn(turn_id: str) -> Response:
+        async def turn(request: Request, turn_id: str) -> Response:
             self.requests.append(turn_id)
-            return Response(self.name, 200 if turn_id == f"msg_of_{self.name}" else 404)
+            is_here = turn_id == f"msg_of_{self.name}"
+            is_followed = turn_id == "msg_elsewhere" and "x-only-here" not in request.headers
+            return Response(self.name, 200 if is_here or is_followed else 404)
 
         @app.api_route("/{path:path}", methods=["GET", "POST"])
         async def answer(request: Request) -> Response:
@@ -168,7 +170,15 @@ def test_the_server_of_a_turn_is_found(tmp_path: Path) -> None:
     with cluster(tmp_path) as made:
         for name in "abc":
             assert made.http.get(f"{TURNS}/msg_of_{name}/events").text == name
-        assert made.http.get(f"{TURNS}/msg_of_none/events").status_code == 404
+        unknown = made.http.get(f"{TURNS}/msg_of_none/events")
+        assert unknown.status_code == 404 and unknown.text in "abc"
+
+
+def test_a_turn_that_no_server_runs_is_followed_by_one(tmp_path: Path) -> None:
+    with cluster(tmp_path) as made:
+        assert made.http.get(f"{TURNS}/msg_elsewhere/events").text in "abc"
+        asked = [len(upstream.requests) for upstream in made.upstreams.values()]
+        assert sorted(asked) == [1, 1, 2], "each was asked for a turn of its own first"
 
 
 def test_a_stream_arrives_piece_by_piece(tmp_path: Path) -> None:

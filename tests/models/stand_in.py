@@ -116,6 +116,7 @@ class StandInModels:
     deadlines: list[Deadline] = field(default_factory=list)
     returned: int = 0
     current_name: str | None = "stand-in"
+    is_loading: bool = False  # whether the load never ends
 
     async def lease(
         self, name: str | None, deadline: Deadline
@@ -124,6 +125,8 @@ class StandInModels:
         self.deadlines.append(deadline)
         try:
             yield LOADING
+            if self.is_loading:
+                await asyncio.Event().wait()
             yield ServedModel(PROFILE, PROFILE.sources[0], self.backend, load_time_s=1.0)
         finally:
             self.returned += 1

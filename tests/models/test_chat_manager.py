@@ -49,7 +49,7 @@ def test_chat_streams_the_text_that_it_returns(world: World) -> None:
     assert "".join(delta.text for delta in deltas if isinstance(delta, DeltaEvent)) == done.response
     assert done.message_count == 2
     assert done.usage is not None and done.usage.prompt_tokens == start.prompt_tokens
-    assert done.parameters.temperature == 0
+    assert done.parameters is not None and done.parameters.temperature == 0
 
 
 def test_chat_reuses_the_cached_tokens_of_earlier_turns(world: World) -> None:

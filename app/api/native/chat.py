@@ -13,6 +13,7 @@ from app.api.dependencies import (
     DeadlineDep,
     KeyDep,
     LastEventId,
+    OnlyHere,
     OwnerDep,
     ServicesDep,
     TurnId,
@@ -101,14 +102,19 @@ async def turn_events(
     owner: OwnerDep,
     deadline: DeadlineDep,
     last_event_id: LastEventId = None,
+    only_here: OnlyHere = False,
 ) -> Response:
-    """Sends the events of a turn that follow the last one the client has read, until the turn ends."""
+    """Sends the events of a turn that follow the last one the client has read, until the turn ends.
+
+    Of a turn that another server runs, or was running when it died, it sends what that one has stored."""
     after = params.after if last_event_id is None else last_event_id
-    events = await services.chats.events(owner, message_id, after)
+    events = await services.chats.events(owner, message_id, after, is_here=only_here)
     return respond(events, True, encode, deadline, after=after)
 
 
-@router.delete("/chat/turns/{message_id}", responses=fails_with(404, 422))
-async def stop_turn(message_id: TurnId, services: ServicesDep, owner: OwnerDep) -> StopTurnResponse:
+@router.delete("/chat/turns/{message_id}", responses=fails_with(404, 409, 422))
+async def stop_turn(
+    message_id: TurnId, services: ServicesDep, owner: OwnerDep, only_here: OnlyHere = False
+) -> StopTurnResponse:
     """Stops the turn if it is running, and returns the part of its reply that is kept."""
-    return await services.chats.stop(owner, message_id)
+    return await services.chats.stop(owner, message_id, is_here=only_here)

@@ -9,7 +9,7 @@ from app.models.chat.finder import find_turn
 from app.models.chat.turn import to_response
 from app.models.chat.turn_log import TurnEvent, TurnLog
 from app.models.chat.turn_registry import TurnReader, TurnRegistry
-from app.models.conversation import Message, new_id
+from app.models.conversation import Message, ReplyFacts, new_id
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -120,24 +120,30 @@ class KeyedTurns:
 def log_of(reply: Message, response: ChatResponse) -> TurnLog:
     """Returns the events of a turn that was committed, with each part of the reply in one piece."""
     log = TurnLog(reply.id, response.conversation_id, None if reply.reply is None else reply.reply.echo)
-    for event in _events_of(reply, response):
+    for event in _events_of(reply, response.conversation_id):
         log.add(event)
     log.finish(response)
     return log
 
 
-def _events_of(reply: Message, response: ChatResponse) -> Iterator[TurnEvent]:
-    yield StartEvent(
-        conversation_id=response.conversation_id,
-        message_id=response.message_id,
-        parent_id=response.parent_id,
-        model_name=response.model_name,
-        model_id=response.model_id,
-        prompt_tokens=None if response.usage is None else response.usage.prompt_tokens,
-        omitted_messages=response.omitted_messages,
-        parameters=response.parameters,
-    )
+def _events_of(reply: Message, conversation_id: str) -> Iterator[TurnEvent]:
+    yield start_of(reply, conversation_id)
     yield from part_events(reply)
+
+
+def start_of(reply: Message, conversation_id: str) -> StartEvent:
+    """Returns the start of the turn of a stored reply."""
+    facts = reply.reply or ReplyFacts()
+    return StartEvent(
+        conversation_id=conversation_id,
+        message_id=reply.id,
+        parent_id=reply.parent_id,
+        model_name=facts.model_name or "",
+        model_id=facts.model_id or "",
+        prompt_tokens=None if facts.usage is None else facts.usage.prompt_tokens,
+        omitted_messages=facts.omitted_messages,
+        parameters=facts.parameters,
+    )
 
 
 def part_events(reply: Message) -> Iterator[DeltaEvent | ThinkingEvent | ToolCallEvent]:

@@ -20,6 +20,7 @@ from app.models.conversation import Conversation, Message, ReplyFacts
 from app.models.schemas import (
     ChatResponse,
     DeltaEvent,
+    LoadProgress,
     LogprobEntry,
     MessagePart,
     StartEvent,
@@ -76,6 +77,8 @@ class TurnReply:
     message_id: str
     echo: str | None = None  # see ReplyFacts
     start: StartEvent | None = None
+    loading: LoadProgress | None = None  # the newest progress of its model
+    is_remembered: bool = False  # whether the store has it, in case this process dies
     generated: GeneratedReply | None = None
     _written: PartCollector = field(default_factory=PartCollector)
 
@@ -85,6 +88,8 @@ class TurnReply:
             case GeneratedReply():
                 self.generated = event
                 return None
+            case LoadProgress():
+                self.loading = event
             case StartEvent():
                 self.start = self._with_ids(event)
                 return self.start
@@ -125,7 +130,9 @@ class TurnReply:
         return (*begun, *written)
 
     def _facts(self) -> ReplyFacts:
-        assert self.start is not None, "deltas follow the start"
+        if self.start is None:
+            assert self.loading is not None, "a turn begins with its model's progress, or with its start"
+            return ReplyFacts(self.loading.model_name, "", "interrupted", echo=self.echo)
         generated = self.generated
         return ReplyFacts(
             model_name=self.start.model_name,
@@ -147,7 +154,8 @@ def to_response(
     Log-probabilities are not stored, so only the first response has them.
     """
     facts = reply.reply
-    assert facts is not None and facts.model_name and facts.model_id and facts.finish_reason
+    assert facts is not None and facts.finish_reason
+    assert facts.model_name is not None and facts.model_id is not None
     return ChatResponse(
         response=reply.content,
         thinking=reply.thinking,
@@ -193,7 +201,7 @@ class TurnRunner:
         try:
             await self._generate_what_is_kept(reply, log, deadline)
         except BaseException:
-            if reply.start is not None and turn.request.background:
+            if reply.is_remembered:
                 await _to_its_end(self._forget(turn))
             raise
         message = reply.message()
@@ -201,11 +209,14 @@ class TurnRunner:
         return to_response(conversation, message, reply.logprobs)
 
     async def _generate_what_is_kept(self, reply: TurnReply, log: TurnLog, deadline: Deadline) -> None:
-        """Generates the reply. A cancellation ends it, and is raised only if there is no text yet."""
+        """Generates the reply. A cancellation ends it, and is raised only if there is nothing to keep.
+
+        When the server stops, a turn without text is kept as well if its client may have left.
+        """
         try:
             await self._generate(reply, log, deadline)
         except asyncio.CancelledError:
-            if not reply.is_worth_keeping:
+            if not (reply.is_worth_keeping or (reply.is_remembered and log.is_shutting_down)):
                 raise
 
     async def _generate(self, reply: TurnReply, log: TurnLog, deadline: Deadline) -> None:
@@ -215,9 +226,15 @@ class TurnRunner:
             async for event in events:
                 if (reported := reply.record(event)) is not None:
                     _check_truncation(turn, reported)
-                    if turn.request.background and isinstance(reported, StartEvent):
-                        await self._store.begin_turn(*_to_store(turn, reply.message()))
+                    if turn.request.background:
+                        await self._remember(reply, reported)
                     log.add(reported)
+
+    async def _remember(self, reply: TurnReply, event: ReplyProgress) -> None:
+        """Lets the store remember the turn before its client can know of it, and again with its start."""
+        if isinstance(event, StartEvent) or not reply.is_remembered:
+            await self._store.begin_turn(*_to_store(reply.turn, reply.message()))
+            reply.is_remembered = True
 
     async def _commit(self, turn: Turn, reply: Message) -> Conversation:
         conversation, added = _to_store(turn, reply)

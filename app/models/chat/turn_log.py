@@ -109,6 +109,7 @@ class TurnLog:
         self.ids = TurnIds(message_id, conversation_id, echo)
         self.response: ChatResponse | None = None
         self.error: DomainError | None = None
+        self.is_shutting_down = False  # whether the turn is stopped because the server stops
         self.size_bytes = _EVENT_BYTES  # roughly, in memory
         self._runs: list[_Run] = []
         self._last_id = 0

@@ -131,6 +131,8 @@ class TurnRegistry:
     async def close(self) -> None:
         """Stops all turns and waits until what was said is committed. Later turns raise ShuttingDown."""
         self._is_closed = True
+        for turn in self._running.values():
+            turn.log.is_shutting_down = True
         await asyncio.gather(*map(stop, self._running.values()))
 
     def _check_room(self) -> None:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from app.core.errors import StoreUnavailable
 from app.models.conversation import Conversation, Message
-from app.models.storage.store import ConversationPage, ConversationStore, PageRequest
+from app.models.storage.store import ConversationPage, ConversationStore, PageRequest, StoredTurn
 
 _CALL_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -84,7 +84,7 @@ class MeasuredStore:
         with self._metrics.measure("forget_turn"):
             await self._store.forget_turn(conversation)
 
-    async def find_turn(self, owner: str, message_id: str) -> str | None:
+    async def find_turn(self, owner: str, message_id: str) -> StoredTurn | None:
         """See ConversationStore."""
         with self._metrics.measure("find_turn"):
             return await self._store.find_turn(owner, message_id)

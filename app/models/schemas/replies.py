@@ -85,7 +85,9 @@ class ChatResponse(WireModel):
     omitted_messages: int = Field(
         description="The number of oldest messages that were left out of the prompt."
     )
-    parameters: Parameters
+    parameters: Parameters | None = Field(
+        description="null if the reply was interrupted while its model was loading."
+    )
     logprobs: list[LogprobEntry] | None = Field(
         None, description="The tokens of the response, if `top_logprobs` asked for them."
     )

@@ -11,7 +11,7 @@ from app.core.errors import ConversationNotFound, MessageNotFound, QueueFull
 from app.models.conversation import Conversation, Message
 from app.models.storage.page_cursor import after, cursor_at
 from app.models.storage.search import matches, search_words
-from app.models.storage.store import ConversationPage, PageRequest
+from app.models.storage.store import ConversationPage, PageRequest, StoredTurn
 from app.models.storage.turn_locks import busy
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class MemoryStore:
     async def forget_turn(self, conversation: Conversation) -> None:
         """See ConversationStore."""
 
-    async def find_turn(self, owner: str, message_id: str) -> str | None:
+    async def find_turn(self, owner: str, message_id: str) -> StoredTurn | None:
         """See ConversationStore. Its turns end with the process."""
         return None
 

@@ -34,6 +34,15 @@ class PageRequest:
     query: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """A turn that `begin_turn` has remembered. `reply` is incomplete, and None if the turn has ended."""
+
+    message_id: str
+    conversation_id: str
+    reply: Message | None
+
+
 class ConversationStore(Protocol):
     """Stores conversations and their messages. A caller that changes a conversation must hold its turn lock.
 
@@ -72,7 +81,8 @@ class ConversationStore(Protocol):
 
     async def begin_turn(self, conversation: Conversation, new_messages: Sequence[Message]) -> None:
         """Remembers what is to be committed if this process dies before the next commit in the conversation,
-        whose turn lock must be held. The last message is the reply, and is incomplete.
+        whose turn lock must be held. The last message is the reply, and is incomplete. A later call for the
+        same turn replaces what is remembered.
 
         A store that does not outlive its process remembers nothing.
         """
@@ -80,8 +90,8 @@ class ConversationStore(Protocol):
     async def forget_turn(self, conversation: Conversation) -> None:
         """Forgets the turn that `begin_turn` has remembered: it has failed."""
 
-    async def find_turn(self, owner: str, message_id: str) -> str | None:
-        """Returns the id of the conversation of an owner's turn that `begin_turn` has remembered.
+    async def find_turn(self, owner: str, message_id: str) -> StoredTurn | None:
+        """Returns an owner's turn that `begin_turn` has remembered.
 
         It runs, or it was the last one of its conversation. None if no such turn is known any more.
         """

@@ -44,7 +44,8 @@ def test_generate_reports_the_limit_that_the_context_window_left(world: World) -
     request = GenerateRequest(prompt="the cat", max_tokens=1_000_000, seed=1)
     done = world.last(world.generator.generate(OWNER, request, soon()))
     assert done.parameters.max_tokens == WINDOW - done.usage.prompt_tokens
-    assert world.chat("hello", max_tokens=5).parameters.max_tokens == 5
+    used = world.chat("hello", max_tokens=5).parameters
+    assert used is not None and used.max_tokens == 5
 
 
 def test_generate_refuses_more_sequences_than_are_ever_admitted_as_invalid(world: World) -> None:

@@ -43,7 +43,7 @@ from app.models.storage.sql.text_index import (
 )
 from app.models.storage.sql.turns.leases import LeaseLocks
 from app.models.storage.sql.turns.open_turns import OpenTurn, OpenTurns
-from app.models.storage.store import ConversationPage, PageRequest
+from app.models.storage.store import ConversationPage, PageRequest, StoredTurn
 from app.models.storage.turn_locks import busy
 
 logger = logging.getLogger(__name__)
@@ -129,9 +129,9 @@ class SqlStore:
             await self._locks.confirm(connection, conversation.id)
             await self.open_turns.remove(connection, conversation.id)
 
-    async def find_turn(self, owner: str, message_id: str) -> str | None:
+    async def find_turn(self, owner: str, message_id: str) -> StoredTurn | None:
         """See ConversationStore."""
-        return await self.open_turns.conversation_of(owner, message_id) if _may_be_id(message_id) else None
+        return await self.open_turns.find(owner, message_id) if _may_be_id(message_id) else None
 
     async def settle(self, conversation_id: str) -> None:
         """Commits the turn that a process has left when it died. The turn lock must be held."""

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import func, select, update
 
 from app.core.config import Settings
-from app.core.errors import ConversationBusy, TurnNotFound, WorkerDied
+from app.core.errors import ConversationBusy, TurnElsewhere, TurnNotFound, WorkerDied
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn_log import EventReader
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation, text_message
-from app.models.schemas import ChatRequest, ChatResponse, RegenerateRequest, StartEvent
+from app.models.schemas import ChatRequest, ChatResponse, LoadProgress, RegenerateRequest, StartEvent
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.sql_storage import SqlStorage
 from app.models.storage.sql.tables import open_turns, turn_leases
@@ -33,6 +33,7 @@ IN_BACKGROUND = ChatRequest(message="hi", background=True)
 class Server:
     """What a server has below HTTP."""
 
+    models: StandInModels
     backend: StandInBackend
     storage: SqlStorage
     chats: ChatModelManager
@@ -48,12 +49,13 @@ class Server:
 async def server(url: str) -> AsyncIterator[Server]:
     backend, storage = StandInBackend(reply=HELLO), SqlStorage(url)
     await storage.open()
-    generator = ChatGenerator(StandInModels(backend))
+    models = StandInModels(backend)
+    generator = ChatGenerator(models)
     chats = ChatModelManager(
         Settings(_env_file=None), storage.store, storage.locks, generator, TurnRegistry(), storage.key_records
     )
     try:
-        yield Server(backend, storage, chats)
+        yield Server(models, backend, storage, chats)
     finally:
         await chats.close()
         await storage.close()
@@ -182,12 +184,94 @@ def test_a_repeated_request_gets_the_interrupted_reply(database_url: str) -> Non
     run(scenario())
 
 
-def test_a_turn_that_runs_elsewhere_is_not_found_here(database_url: str) -> None:
+def test_a_turn_whose_model_was_loading_ends_as_interrupted(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            first.models.is_loading = True
+            reader = await first.chats.chat(OWNER, IN_BACKGROUND, soon())
+            assert isinstance((await anext(reader)).event, LoadProgress), "it is acknowledged"
+            elsewhere = await second.chats.snapshot(OWNER, reader.ids.message_id)
+            assert (elsewhere.ids, elsewhere.events, elsewhere.has_ended) == (reader.ids, (), False)
+            await die(database)
+            *_, ended = await events_of(await second.chats.events(OWNER, reader.ids.message_id, 0))
+            assert isinstance(ended, ChatResponse)
+            assert (ended.model_name, ended.response, ended.finish_reason) == ("stand-in", "", "interrupted")
+            assert await second.branch(reader.ids.conversation_id) == [("hi", None), ("", "interrupted")]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_loading", [False, True])
+def test_a_server_that_stops_keeps_a_turn_that_has_said_nothing(is_loading: bool, database_url: str) -> None:
     async def scenario() -> None:
         async with servers(database_url) as (first, second, _):
-            start = await begin(first)
+            first.models.is_loading = is_loading
+            reader = await first.chats.chat(OWNER, IN_BACKGROUND, soon(), "once")
+            async for record in reader:
+                if is_loading or isinstance(record.event, StartEvent):
+                    break
+            await first.chats.close()
+            *_, ended = await read(second.chats.chat(OWNER, IN_BACKGROUND, soon(), "once"))
+            assert isinstance(ended, ChatResponse)
+            assert (ended.message_id, ended.finish_reason) == (reader.ids.message_id, "interrupted")
+            assert await second.branch(reader.ids.conversation_id) == [("hi", None), ("", "interrupted")]
+
+    run(scenario())
+
+
+def test_a_turn_that_is_stopped_while_its_model_loads_leaves_nothing(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, _, database):
+            first.models.is_loading = True
+            reader = await first.chats.chat(OWNER, IN_BACKGROUND, soon())
+            await anext(reader)
+            assert await count(database) == 1
+            assert (await first.chats.stop(OWNER, reader.ids.message_id)).reply is None
+            assert await count(database) == 0
+
+    run(scenario())
+
+
+def test_a_turn_that_runs_elsewhere_is_followed_to_its_end(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database):
+            message_id = str((await begin(first)).message_id)
+            async with aclosing(await second.chats.events(OWNER, message_id, 0)) as reader:
+                start = (await anext(reader)).event
+                assert isinstance(start, StartEvent) and start.message_id == message_id
+                following = asyncio.ensure_future(anext(reader))
+                assert (await second.chats.snapshot(OWNER, message_id)).events == (start,)
+                assert not following.done()
+                await die(database)
+                ended = (await following).event
+            assert isinstance(ended, ChatResponse) and ended.finish_reason == "interrupted"
+
+    run(scenario())
+
+
+def test_a_turn_that_runs_elsewhere_can_be_asked_for_here_alone(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, _):
+            message_id = str((await begin(first)).message_id)
+            with pytest.raises(TurnElsewhere):
+                await second.chats.stop(OWNER, message_id)
             with pytest.raises(TurnNotFound):
-                await second.chats.events(OWNER, str(start.message_id), 0)
+                await second.chats.stop(OWNER, message_id, is_here=True)
+            with pytest.raises(TurnNotFound):
+                await second.chats.events(OWNER, message_id, 0, is_here=True)
+
+    run(scenario())
+
+
+def test_a_turn_that_fails_elsewhere_ends_its_followers(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, _):
+            message_id = str((await begin(first)).message_id)
+            async with aclosing(await second.chats.events(OWNER, message_id, 1)) as reader:
+                following = asyncio.ensure_future(anext(reader))
+                await first.chats.stop(OWNER, message_id)
+                with pytest.raises(TurnNotFound):
+                    await following
 
     run(scenario())
 

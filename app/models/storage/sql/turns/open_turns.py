@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.models.conversation import Conversation, Message
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.tables import open_turns
+from app.models.storage.store import StoredTurn
 
 _columns = open_turns.c
 
@@ -64,13 +65,17 @@ class OpenTurns:
             content = await connection.scalar(query)
         return None if content is None else _TURN.validate_json(content)
 
-    async def conversation_of(self, owner: str, message_id: str) -> str | None:
-        """Returns the id of the conversation of the owner's turn; None if it is not known."""
-        query = select(_columns.conversation_id).where(
+    async def find(self, owner: str, message_id: str) -> StoredTurn | None:
+        """Returns the owner's turn; None if it is not known."""
+        query = select(_columns.conversation_id, _columns.content).where(
             _columns.message_id == message_id, _columns.owner == owner
         )
         async with self._database.reading() as connection:
-            return await connection.scalar(query)
+            row = (await connection.execute(query)).first()
+        if row is None:
+            return None
+        reply = None if row.content is None else _TURN.validate_json(row.content).messages[-1]
+        return StoredTurn(message_id, row.conversation_id, reply)
 
     async def conversations(self) -> Sequence[str]:
         """Returns the ids of the conversations with a turn that has not ended."""

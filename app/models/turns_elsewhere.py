@@ -1,0 +1,145 @@
+"""Finds turns in the background that other processes run or have run."""
+
+import asyncio
+from typing import Self
+
+from app.core.errors import ConversationBusy, ConversationNotFound, MessageNotFound, TurnElsewhere
+from app.models.chat.idempotency import log_of, start_of
+from app.models.chat.turn import to_response
+from app.models.chat.turn_log import TurnIds, TurnLog, TurnRecord, TurnSnapshot
+from app.models.chat.turn_registry import TurnReader, turn_not_found
+from app.models.conversation import Message
+from app.models.schemas import StartEvent
+from app.models.storage.store import ConversationStore, StoredTurn
+from app.models.storage.turn_locks import TurnLocks
+
+_LOOK_EVERY_S = 1.0  # whether a turn elsewhere has ended
+
+
+class TurnsElsewhere:
+    """The last turn in the background of each conversation, as the store has it."""
+
+    def __init__(
+        self, store: ConversationStore, locks: TurnLocks, *, look_every_s: float = _LOOK_EVERY_S
+    ) -> None:
+        self._store = store
+        self._locks = locks
+        self._look_every_s = look_every_s
+
+    async def log(self, owner: str, message_id: str) -> TurnLog:
+        """Returns the events of the owner's turn, which has ended, with each part of the reply in one piece.
+
+        Raises:
+            TurnNotFound: there is no such turn, or a later one has been stored.
+            TurnElsewhere: another process runs it, or it has died and its lease is still in force.
+        """
+        turn = await self._store.find_turn(owner, message_id)
+        if turn is None:
+            raise turn_not_found()
+        try:
+            return await self._stored(owner, turn.conversation_id, message_id)
+        except (ConversationNotFound, MessageNotFound):
+            await self._settle(turn.conversation_id)
+        try:
+            return await self._stored(owner, turn.conversation_id, message_id)
+        except (ConversationNotFound, MessageNotFound):
+            raise turn_not_found() from None
+
+    async def snapshot(self, owner: str, message_id: str) -> TurnSnapshot:
+        """Returns the owner's turn as far as it is known here. Raises TurnNotFound."""
+        try:
+            return (await self.log(owner, message_id)).snapshot()
+        except TurnElsewhere:
+            turn = await self._running(owner, message_id)
+        return TurnSnapshot(_ids_of(turn), _begun(turn), False, None)
+
+    async def follow(self, owner: str, message_id: str, after: int) -> "ElsewhereReader":
+        """Returns a reader of a turn that another process runs. Raises TurnNotFound."""
+        turn = await self._running(owner, message_id)
+        return ElsewhereReader(self, owner, turn, after, self._look_every_s)
+
+    async def _running(self, owner: str, message_id: str) -> StoredTurn:
+        turn = await self._store.find_turn(owner, message_id)
+        if turn is None:
+            raise turn_not_found()
+        return turn
+
+    async def _stored(self, owner: str, conversation_id: str, message_id: str) -> TurnLog:
+        conversation = await self._store.get(owner, conversation_id)
+        (*_, reply) = await self._store.branch(conversation, message_id, turns=1)
+        return log_of(reply, to_response(conversation, reply))
+
+    async def _settle(self, conversation_id: str) -> None:
+        """Lets the store take what a process has left that died in the turn: its lock does so."""
+        try:
+            async with self._locks.hold(conversation_id):
+                pass
+        except ConversationBusy:
+            raise TurnElsewhere(
+                "The turn runs on another server, or is being recovered because that one has died.",
+                hint="Its events can be followed: GET /api/v1/chat/turns/{message_id}/events.",
+                retry_after=5,
+            ) from None
+
+
+class ElsewhereReader:
+    """Reads a turn that another process runs: how it has begun, and the rest once it has ended there.
+
+    A process that has died ends its turn as interrupted, as soon as its lease has run out.
+    """
+
+    def __init__(
+        self, turns: TurnsElsewhere, owner: str, turn: StoredTurn, after: int, look_every_s: float
+    ) -> None:
+        self._turns = turns
+        self._owner = owner
+        self._after = after
+        self._look_every_s = look_every_s
+        self._begun = _begun(turn)
+        self._ended: TurnReader | None = None
+        self.ids = _ids_of(turn)
+
+    def unjoined(self) -> Self:
+        """See EventReader. The parts of the reply come in one piece each."""
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> TurnRecord:
+        """Waits for the next event. Raises TurnNotFound if the turn has failed meanwhile."""
+        if self._ended is None and self._after < len(self._begun):
+            self._after += 1
+            return TurnRecord(self._after, self._begun[self._after - 1])
+        if self._ended is None:
+            log = await self._end()
+            self._ended = TurnReader(log, min(self._after, log.last_id - 1))
+        return await anext(self._ended)
+
+    async def aclose(self) -> None:
+        """See EventReader. The turn goes on."""
+
+    async def _end(self) -> TurnLog:
+        while True:
+            try:
+                return await self._turns.log(self._owner, self.ids.message_id)
+            except TurnElsewhere:
+                await asyncio.sleep(self._look_every_s)
+
+
+def _ids_of(turn: StoredTurn) -> TurnIds:
+    facts = None if turn.reply is None else turn.reply.reply
+    return TurnIds(turn.message_id, turn.conversation_id, None if facts is None else facts.echo)
+
+
+def _begun(turn: StoredTurn) -> tuple[StartEvent, ...]:
+    """Returns the turn's start, unless its model was still loading when it was stored."""
+    return (
+        ()
+        if turn.reply is None or not _has_model(turn.reply)
+        else (start_of(turn.reply, turn.conversation_id),)
+    )
+
+
+def _has_model(reply: Message) -> bool:
+    return reply.reply is not None and bool(reply.reply.model_id)
