@@ -141,8 +141,9 @@ def test_it_can_be_answered_again(database_url: str) -> None:
 def test_a_later_turn_follows_it(database_url: str) -> None:
     async def scenario() -> None:
         async with servers(database_url) as (first, second, database):
-            conversation_id = str((await begin(second)).conversation_id)
-            await read(second.chats.chat(OWNER, ChatRequest(message="hi"), soon()))
+            answered = (await read(second.chats.chat(OWNER, IN_BACKGROUND, soon())))[-1]
+            assert isinstance(answered, ChatResponse)
+            conversation_id = answered.conversation_id
             request = ChatRequest(message="and?", conversation_id=conversation_id, background=True)
             await begin(first, request)
             await die(database)
