@@ -6,9 +6,11 @@ from functools import partial
 from app import command_line
 from app.core.config import Settings, SettingsError, load_settings
 from app.core.logging import configure
+from app.core.machine import allow_many_open_files, open_files_limit
 from app.engine.ipc.launcher import WorkerLauncher
 from app.lifecycle import AddressError, check_address, stop_at_end_of_stdin
 
+_MAX_BACKLOG = 2048
 _GRACE_S = 10  # the time that open replies have to end after SIGTERM
 
 
@@ -41,6 +43,7 @@ def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
 
     app = create_app(settings, partial(build_services, launcher=launcher))
     configure(settings.log_level, settings.log_format)
+    allow_many_open_files()
     uvicorn.run(
         app,
         host=settings.host,
@@ -49,6 +52,7 @@ def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
         workers=1,  # even if WEB_CONCURRENCY is set, because conversations live in this process
         log_config=None,
         http=DeadlineProtocol,
+        backlog=min(_MAX_BACKLOG, open_files_limit() // 8),  # asyncio may accept all of it at once
         timeout_graceful_shutdown=_GRACE_S,
     )
 

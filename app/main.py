@@ -26,6 +26,7 @@ from app.composition import build_services, check_models
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
 from app.core.logging import configure
+from app.core.machine import allow_many_open_files
 from app.lifecycle import closing_tracer, open_storage, reloading, running
 from app.models.storage.storage import choose_storage
 from app.services import Services
@@ -85,6 +86,7 @@ def _lifespan(
         configure(settings.log_level, settings.log_format)
         logger.debug("settings: version=%s python=%s %s", __version__, sys.version.split()[0], settings.facts)
         warn_of_misspelt_settings(os.environ)
+        allow_many_open_files()
         app.state.services = services = build(settings)
         docs.describe(app)
         async with (

@@ -1,34 +1,56 @@
-"""The server's HTTP/1.1 protocol: uvicorn's, with limits for clients that stop sending or reading.
+"""The server's HTTP/1.1 protocol: uvicorn's, with limits for clients that stop sending or reading, and for
+the number of connections.
 
 It works below ASGI, so plain `uvicorn` needs the option `--http` with this class.
 """
 
+import heapq
 from asyncio import TimerHandle, Transport
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from app.api.errors import error_body
-from app.core.errors import InvalidRequest
+from app.api.errors import error_body, status_of
+from app.core.errors import DomainError, InvalidRequest, QueueFull
+from app.core.machine import open_files_limit
+
+_MAX_CONNECTIONS = 4096
 
 
 class DeadlineProtocol(H11Protocol):
     """Closes a connection if the head of a request does not arrive, or if the client reads nothing.
 
     Between requests, uvicorn's shorter keep-alive limit applies. Bytes that are not HTTP get a JSON error.
+    If too many connections are open, those that have been without a request for longest are closed. The
+    others would else leave no file descriptors for workers, the database and the disk.
     """
+
+    max_connections: ClassVar[int | None] = None  # None: half of the files that this process may open
 
     head_deadline_s = 30.0  # for a head, from its first byte or from the start of the connection
     stall_limit_s = 30.0  # in which the client must read at least one of the bytes that wait
 
     _head_timer: TimerHandle | None = None
     _stall_timer: TimerHandle | None = None
+    _idle_since = 0.0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # pause as soon as a byte has to wait
+        self._idle_since = self.loop.time()
         self._expect_head()
+        self._make_room()
+
+    @property
+    def idle_since(self) -> float | None:
+        """The event loop's time since which the connection has had no request; None if it has one."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        return self._idle_since if is_idle and not self.transport.is_closing() else None
+
+    def on_response_complete(self) -> None:
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_head_timer()
@@ -51,16 +73,37 @@ class DeadlineProtocol(H11Protocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        body = error_body(InvalidRequest(msg)).model_dump_json(exclude_none=True).encode()
+        self._refuse(InvalidRequest(msg))
+
+    def _refuse(self, error: DomainError) -> None:
+        """Answers with the error, whatever the client has sent, and closes the connection."""
+        status = status_of(error)
         headers = [("content-type", "application/json"), ("connection", "close")]
+        if error.retry_after is not None:
+            headers.append(("retry-after", str(error.retry_after)))
         events: list[Any] = [  # Any: h11's events have no common class
-            h11.Response(status_code=400, headers=headers, reason=STATUS_PHRASES[400]),
-            h11.Data(data=body),
+            h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
+            h11.Data(data=error_body(error).model_dump_json(exclude_none=True).encode()),
             h11.EndOfMessage(),
         ]
         for event in events:
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _make_room(self) -> None:
+        """Closes idle connections, many at a time, if this one is one too many; itself if none is idle."""
+        limit = self.max_connections or min(open_files_limit() // 2, _MAX_CONNECTIONS)
+        if len(self.connections) <= limit:
+            return
+        idle = [(since, id(each), each) for each in self._others() if (since := each.idle_since) is not None]
+        for _, _, each in heapq.nsmallest(1 + limit // 16, idle):
+            self.connections.discard(each)  # it no longer counts, although it closes a moment later
+            each.transport.close()
+        if not idle:
+            self._refuse(QueueFull("Too many connections are open.", hint="Try again later.", retry_after=1))
+
+    def _others(self) -> list["DeadlineProtocol"]:
+        return [each for each in self.connections if isinstance(each, DeadlineProtocol) and each is not self]
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_deadline_s, self.transport.close)

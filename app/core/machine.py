@@ -1,16 +1,23 @@
-"""Measures the free memory of this machine, and names processes. It does not import torch."""
+"""Measures free memory, names processes, and raises their limit of open files. It does not import torch."""
 
 import ctypes
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 _PR_SET_NAME = 15  # of prctl(2)
+_MANY_FILES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,28 @@ def name_process(name: str) -> None:
     """Sets the name that `ps` and `top` show, at most 15 characters. It does nothing except on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def allow_many_open_files() -> None:
+    """Raises this process's limit of open files as far as it may, at most to 65,536.
+
+    Systems set a low limit for programs that use select(2). This one does not, and each connection is a file.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS refuses some values below its hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def open_files_limit() -> int:
+    """Returns how many files this process may have open at once, at most 65,536."""
+    if resource is None:
+        return _MANY_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MANY_FILES if soft == resource.RLIM_INFINITY else min(int(soft), _MANY_FILES)
 
 
 def available_bytes(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> int:

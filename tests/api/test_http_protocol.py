@@ -1,17 +1,25 @@
-"""Heads of requests that do not arrive, and bytes that are not HTTP."""
+"""Heads of requests that do not arrive, too many connections, and bytes that are not HTTP."""
 
+import json
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from app.api.http_protocol import DeadlineProtocol
 from tests.api.fakes import Scripted, fake_app, serving
-from tests.api.raw_http import exchange
+from tests.api.raw_http import TIMEOUT_S, exchange
 
 
 class HastyProtocol(DeadlineProtocol):
     head_deadline_s = 0.2
+
+
+class NarrowProtocol(DeadlineProtocol):
+    max_connections = 4
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +48,38 @@ def test_reply_may_take_longer_than_a_head() -> None:
         lines = reply.iter_lines()
         assert next(lines) == "event: start"
         assert exchange(url, b"GET / HT") == b""  # returns after the deadline for a head
+        assert not scripted.cancelled.is_set()
+
+
+def test_silent_connections_make_room_for_a_request() -> None:
+    with serving(fake_app(Scripted()), http=NarrowProtocol) as url, ExitStack() as open_sockets:
+        address = urlsplit(url)
+        silent = [
+            open_sockets.enter_context(socket.create_connection((address.hostname, address.port), TIMEOUT_S))
+            for _ in range(NarrowProtocol.max_connections)
+        ]
+        assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
+        assert silent[0].recv(1) == b""  # the oldest one was closed
+        silent[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert silent[-1].recv(12) == b"HTTP/1.1 200"
+
+
+def test_connections_that_are_being_answered_stay_and_one_more_is_refused() -> None:
+    scripted = Scripted()
+    body = {"message": "hang", "stream": True}
+    with (
+        serving(fake_app(scripted), http=NarrowProtocol) as url,
+        httpx.Client(base_url=url, trust_env=False) as client,
+        ExitStack() as streams,
+    ):
+        replies = [
+            streams.enter_context(client.stream("POST", "/api/v1/chat", json=body)).iter_lines()
+            for _ in range(NarrowProtocol.max_connections)
+        ]
+        assert [next(lines) for lines in replies] == ["event: start"] * NarrowProtocol.max_connections
+        head, _, text = exchange(url).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 429") and b"retry-after: 1" in head
+        assert json.loads(text)["error"]["code"] == "queue_full"
         assert not scripted.cancelled.is_set()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from app.core.machine import available_bytes
+from app.core.machine import allow_many_open_files, available_bytes, open_files_limit
 
 ROOT = "0::/\n"
 
@@ -98,3 +98,16 @@ def test_available_bytes_reads_the_root_that_a_container_sees(tmp_path: Path, ow
 def test_available_bytes_elsewhere_than_on_linux_is_the_hosts(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     assert available_bytes(nothing, nothing) == pytest.approx(psutil.virtual_memory().available, rel=0.5)
+
+
+def test_limit_of_open_files_is_raised_as_far_as_allowed() -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        assert open_files_limit() == 256
+        allow_many_open_files()
+        assert open_files_limit() > 256
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
