@@ -4,7 +4,7 @@ The fixture `watch` fails a test in which the page reaches for another server, o
 """
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 from starlette.types import Receive, Scope, Send
 
 from tests.api.fakes import serving
@@ -86,7 +86,7 @@ def test_key_is_asked_for_and_kept_in_the_tab_alone(context: BrowserContext, scr
         expect(page.get_by_text("The server does not accept this key.")).to_be_visible()
         field.fill(KEY)
         page.keyboard.press("Enter")
-        expect(page.get_by_role("heading", name="What is on your mind?")).to_be_visible()
+        expect(page.get_by_role("dialog", name="Sign in")).to_be_hidden()
         ask(page, "Hello")
         expect(page.locator(".assistant .facts")).to_contain_text(" token")
         page.reload()
@@ -98,6 +98,29 @@ def test_key_is_asked_for_and_kept_in_the_tab_alone(context: BrowserContext, scr
         page.get_by_role("button", name="More").click()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_second_key_does_not_replace_one_that_is_being_tried(context: BrowserContext, script: Script) -> None:
+    tried: list[str] = []
+
+    def enter_another(route: Route) -> None:
+        key = route.request.headers.get("authorization")
+        if key is not None and not tried:
+            tried.append(key)
+            page.keyboard.type("Hello")
+            page.keyboard.press("Enter")
+        route.fallback()
+
+    with page_server(script, api_key=KEY) as url:
+        page = context.new_page()
+        page.route("**/api/v1/chat/models", enter_another)
+        page.goto(url)
+        page.get_by_label("This server requires an API key.").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog", name="Sign in")).to_be_hidden()
+        ask(page, "Hello")
+        expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    assert tried == [f"Bearer {KEY}"]
 
 
 def test_restarted_server_gets_a_lost_conversation_back(context: BrowserContext, script: Script) -> None:

@@ -10,9 +10,10 @@ export class SignIn {
     this.dialog = byId("sign-in", HTMLDialogElement);
     this.field = byId("key", HTMLInputElement);
     this.problem = byId("key-problem", HTMLParagraphElement);
+    this.button = byId("key-send", HTMLButtonElement);
     byId("key-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#try();
+      if (!this.field.readOnly) this.#try();
     });
     this.dialog.addEventListener("cancel", (event) => event.preventDefault()); // nothing works without a key
     access.addEventListener("refused", () => this.open());
@@ -25,7 +26,9 @@ export class SignIn {
     this.dialog.showModal();
   }
 
+  /** Tries the key that was entered. Until the server has answered, no other one can be entered. */
   async #try() {
+    this.#enable(false);
     this.problem.textContent = "";
     setKey(this.field.value.trim());
     try {
@@ -38,6 +41,14 @@ export class SignIn {
       const isWrong = error instanceof ApiError && error.status === 401;
       this.problem.textContent = isWrong ? "The server does not accept this key." : String(/** @type {Error} */ (error).message);
       this.field.select();
+    } finally {
+      this.#enable(true);
     }
+  }
+
+  /** @param {boolean} isEnabled */
+  #enable(isEnabled) {
+    this.field.readOnly = !isEnabled;
+    this.button.disabled = !isEnabled;
   }
 }
