@@ -117,14 +117,13 @@ class ModelRunner:
         return self._varlen_logits(packed)
 
     def _varlen_logits(self, packed: _Packed) -> Tensor:
-        ids, positions = on_device([packed.ids], self.device), on_device([packed.positions], self.device)
-        rows, batch = on_device(packed.logits_rows, self.device), self._attention(packed)
+        batch = self._attention(packed)
         if self._direct is not None:
-            return self._direct.logits(ids, positions, rows, batch)
+            return self._direct.logits(packed.ids, packed.positions, packed.logits_rows, batch)
         output = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            logits_to_keep=rows,
+            input_ids=on_device([packed.ids], self.device),
+            position_ids=on_device([packed.positions], self.device),
+            logits_to_keep=on_device(packed.logits_rows, self.device),
             use_cache=False,
             attention_batch=batch,
         )

@@ -12,6 +12,8 @@ from torch.nn.functional import gelu, rms_norm, silu
 from transformers import PreTrainedModel
 
 from app.engine.execution.attention.interface import AttentionBatch, LayerAttention, refuse_mask
+from app.engine.execution.attention.rope import Rope, rope_of
+from app.engine.layers.packed_linear import PackedLinear
 from app.engine.layers.packer import Packer
 
 # These modules compute what their replacements here compute; those of other families may differ in a detail.
@@ -102,7 +104,7 @@ class RotaryLayer(nn.Module):
         hidden: Tensor,
         attention_mask: Tensor | None = None,
         *,
-        position_embeddings: tuple[Tensor, Tensor],
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
         attention_batch: AttentionBatch,
         **_: Any,  # arguments of transformers for caches that are not used here
     ) -> Tensor:
@@ -118,7 +120,7 @@ class RotaryLayer(nn.Module):
         gate, up = gate_up(mlp_norm(hidden)).chunk(2, dim=-1)
         return down_proj(silu(gate).mul_(up)).add_(hidden)
 
-    def _rotated(self, rows: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _rotated(self, rows: Tensor, rope: Rope) -> Tensor:
         """Returns the heads of queries, keys and values `[1, rows, heads, dim]`, with rotary positions.
 
         It writes into `rows`, so that keys and values stay side by side.
@@ -144,7 +146,8 @@ class GPT2Layer(nn.Module):
         self.qkv, self.o_proj, self.up_proj, self.down_proj = packer.linears(
             (attention.c_attn,), (attention.c_proj,), (mlp.c_fc,), (mlp.c_proj,)
         )
-        self._products = _bare(self.qkv, self.o_proj, self.up_proj, self.down_proj)
+        self._products = _bare(self.qkv, self.o_proj, self.down_proj)
+        self._gelu_up = _gelu_after(self.up_proj)
 
     def forward(
         self,
@@ -157,14 +160,14 @@ class GPT2Layer(nn.Module):
     ) -> Tensor:
         """Takes and returns hidden states `[1, rows, width]`."""
         refuse_mask(attention_mask)
-        qkv, o_proj, up_proj, down_proj = self._products
+        qkv, o_proj, down_proj = self._products
         rows = qkv(_normed(hidden, self.input_norm))
         heads = rows.view(1, rows.shape[1], 3 * self._heads, -1).transpose(1, 2)
         query, pairs = heads.split_with_sizes([self._heads, 2 * self._heads], dim=1)
         pairs = pairs.view(2, 1, self._heads, *pairs.shape[2:])
         attended = attention_batch.attend(self._attention, query, pairs)
         hidden = o_proj(attended.flatten(2)).add_(hidden)
-        inner = gelu(up_proj(_normed(hidden, self.mlp_norm)), approximate="tanh")
+        inner = self._gelu_up(_normed(hidden, self.mlp_norm))
         return down_proj(inner).add_(hidden)
 
 
@@ -177,6 +180,13 @@ def _bare(*modules: nn.Module) -> tuple[Callable[[Tensor], Tensor], ...]:
     return tuple(module.forward for module in modules)
 
 
+def _gelu_after(linear: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Returns the layer followed by GELU, which torch computes as slowly as a product if it is by itself."""
+    if isinstance(linear, PackedLinear):
+        return linear.gelu
+    return lambda rows: gelu(linear(rows), approximate="tanh")
+
+
 def _normed(rows: Tensor, norm: nn.LayerNorm) -> Tensor:
     return layer_norm(rows, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
@@ -187,12 +197,11 @@ def _window(attention: Any) -> int | None:  # Mistral has it in the config, Qwen
     return getattr(attention, "sliding_window", None)
 
 
-def _rope(batch: AttentionBatch, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Returns cosines and signed sines `[1, rows, 1, dim]`, computed once per step for all layers."""
+def _rope(batch: AttentionBatch, position_embeddings: tuple[Tensor, Tensor] | None) -> Rope:
+    """Returns the batch's rope. The first layer makes it of the model's embeddings, unless it is there."""
     if batch.rope is None:
-        cos, sin = position_embeddings
-        first, second = sin.chunk(2, dim=-1)
-        batch.rope = (cos.unsqueeze(2), torch.cat((-first, second), dim=-1).unsqueeze(2))
+        assert position_embeddings is not None, "the caller gives one of them"
+        batch.rope = rope_of(*position_embeddings)
     return batch.rope
 
 

@@ -21,9 +21,15 @@ class PackedLinear(nn.Module):
         weight = weight.to(dtype).contiguous()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _EXPECTED_ROWS)
         self._bias = bias
+        self._product = torch.ops.mkldnn._linear_pointwise.default  # finding the overload takes some time
 
     def forward(self, rows: Tensor) -> Tensor:
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+        output: Tensor = self._product(rows, self._packed, self._bias, "none", [], "")
+        return output
+
+    def gelu(self, rows: Tensor) -> Tensor:
+        """Returns the GELU of the output, by its tanh approximation, computed with the product."""
+        output: Tensor = self._product(rows, self._packed, self._bias, "gelu", [], "tanh")
         return output
 
 

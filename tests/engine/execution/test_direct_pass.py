@@ -10,7 +10,7 @@ from app.engine.execution.direct_pass import DirectPass
 from app.engine.kv.slot import Slot
 from tests.engine.tiny import DEVICE, TinyModel
 
-IDS = torch.tensor([[7, 38, 131, 286, 5, 70, 12]], device=DEVICE)
+IDS = [7, 38, 131, 286, 5, 70, 12]
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gpt2"])
@@ -19,11 +19,11 @@ def test_direct_pass_has_the_logits_of_the_model(tiny_model: Callable[[str], Tin
     tiny = tiny_model(name)
     direct = DirectPass.of(tiny.packed)
     assert direct is not None
-    length = IDS.shape[1]
+    length = len(IDS)
     batch = VarlenAttention([PackedSequence(Slot(length), 0, length, 0)])
-    rows = torch.tensor([0, length - 1], device=DEVICE)
-    logits = direct.logits(IDS, torch.arange(length, device=DEVICE).unsqueeze(0), rows, batch)
-    expected = tiny.reference(input_ids=IDS, use_cache=False).logits[0, rows]
+    logits = direct.logits(IDS, list(range(length)), [0, length - 1], batch)
+    ids = torch.tensor([IDS], device=DEVICE)
+    expected = tiny.reference(input_ids=ids, use_cache=False).logits[0, [0, -1]]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 

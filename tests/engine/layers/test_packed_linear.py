@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import gelu
 from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
@@ -117,3 +118,13 @@ def test_half_linear_of_many_blocks_is_one_layer() -> None:
     own, given = layer(48, 80, torch.bfloat16).float(), torch.randn(1, 5, 48)
     made = HalfLinear(own.weight.detach(), own.bias.detach(), block=48 * 7)
     torch.testing.assert_close(made(given), own(given))
+
+
+@dtypes
+@torch.inference_mode()
+def test_packed_linear_computes_gelu_with_the_product(dtype: torch.dtype) -> None:
+    own, rows = layer(48, 80, dtype), torch.randn(1, 5, 48).to(dtype)
+    made = PackedLinear(own.weight.detach(), own.bias.detach(), dtype)
+    expected = gelu(own.float()(rows.float()), approximate="tanh")
+    error = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(made.gelu(rows).float(), expected, rtol=error, atol=error)

@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from app.core.errors import ModelRefused
+from app.engine.execution.attention.rope import Rope
 
 NAME = "packed"
 
@@ -33,7 +34,7 @@ class AttentionBatch(ABC):
     """The sequences of one forward pass. It reaches `attend` as the model's argument `attention_batch`."""
 
     first_layer: int = 0  # number of the model's first layer in the slots
-    rope: tuple[Tensor, Tensor] | None = None  # rotary cosines and sines, in the form that fused layers use
+    rope: Rope | None = None  # of the rows, once it is known
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
 
     @abstractmethod
