@@ -17,11 +17,11 @@ RUN python -m venv /opt/venv \
     && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
 
 FROM python:3.11-slim-bookworm
-# On CUDA, Triton compiles a kernel's launcher when a model is loaded. The image for the CPU has no compiler.
-ARG CUDA=0
+# On CUDA, Triton compiles a kernel's launcher when a model is loaded; on the CPU, the server compiles its product of
+# 4- and 8-bit weights.
 # hadolint ignore=DL3008
-RUN if [ "$CUDA" = 1 ]; then apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
-    && rm -rf /var/lib/apt/lists/*; fi
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --create-home --home-dir /srv/llm llm \
     && install --directory --owner=llm --group=llm /models /data
 COPY --from=build /opt/venv /opt/venv

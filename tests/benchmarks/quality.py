@@ -27,7 +27,6 @@ from app.engine.gguf.model import build_model
 from app.engine.gguf.tokenizer import build_tokenizer, ending_ids
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.kv.slot import Slot
-from app.engine.layers import calibration
 from app.engine.loading.load import LoadedModel, load
 from app.engine.loading.self_check import check_packed_path
 from app.engine.scheduling.sequence import Chunk, TokenSequence
@@ -88,8 +87,7 @@ def _write_in_16_bits(path: Path, folder: Path) -> None:
 def _measure(path: Path, quantization: Quantization, form: str) -> Quality:
     spec = WorkerSpec(str(path), form, dtype="bfloat16", quantization=quantization)
     loaded = load(spec, lambda *stage: None)
-    calibration_ids = loaded.tokenizer.encode(calibration.TEXT)
-    path_taken = check_packed_path(loaded.model, loaded.dtype, quantization, calibration_ids=calibration_ids)
+    path_taken = check_packed_path(loaded.model, loaded.dtype, quantization)
     ids = loaded.tokenizer.encode(document_text(), add_special_tokens=False)[:_TOKENS]
     loss, choices = _over(loaded, ids)
     replies = [_reply(loaded, prompt) for prompt in PROMPTS]

@@ -19,7 +19,7 @@ from app.engine.execution.attention.varlen import PackedSequence, VarlenAttentio
 from app.engine.execution.cuda_graph import CudaGraphs
 from app.engine.execution.direct_pass import DirectPass
 from app.engine.kv.pool import KVPool
-from app.engine.layers.schemes import has_compiled_products
+from app.engine.layers.schemes import has_onednn_products
 from app.engine.scheduling import pass_size
 from app.engine.scheduling.sequence import Chunk
 
@@ -67,7 +67,7 @@ class ModelRunner:
         self._model = model
         self._first_layer = first_layer
         self._direct = DirectPass.of(model)
-        self._pads = has_compiled_products(model)
+        self._pads = has_onednn_products(model)
         self.device = model.device
         self.vocabulary = int(model.config.get_text_config().vocab_size)  # ids that have an embedding
         self._kernel = find_kernel(self.device)

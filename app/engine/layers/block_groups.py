@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from app.engine.layers.blocks import BlockLinear, BlockWeight
 from app.engine.layers.group_search import in_eight_bits
-from app.engine.layers.grouped import GroupedLinear, GroupedWeight, ParallelLinears, has_grouped_products
+from app.engine.layers.grouped import ParallelLinears
+from app.engine.layers.grouped_layers import grouped_layer, has_grouped_products
+from app.engine.layers.grouped_weight import GroupedWeight
 
 
 def grouped(weight: BlockWeight) -> GroupedWeight:
@@ -30,7 +32,7 @@ def grouped_linear(parts: Sequence[BlockWeight], bias: Tensor | None, dtype: tor
     for _, run in groupby(map(grouped, parts), key=lambda part: (part.bits, part.zeros is None)):
         weight = GroupedWeight.joined(list(run))
         end = start + len(weight.integers)
-        layers.append(GroupedLinear(weight, None if bias is None else bias[start:end], dtype))
+        layers.append(grouped_layer(weight, None if bias is None else bias[start:end], dtype))
         start = end
     return layers[0] if len(layers) == 1 else ParallelLinears(layers)
 

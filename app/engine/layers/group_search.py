@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from app.engine.layers.grouped import GROUP, GroupedWeight
+from app.engine.layers.grouped_weight import GROUP, GroupedWeight
 
 _CHUNK = 2**18  # weights that are rounded at a time
 _LARGEST = 15

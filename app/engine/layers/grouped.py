@@ -1,63 +1,25 @@
-"""Linear layers whose weights are small integers in groups of 32, each group with its own scale and zero.
+"""Linear layers with grouped weights by torch's products, where the compiled one is missing.
 
 Few rows are multiplied by torch's 4-bit product, which reads the integers as they are. For many rows it is
 slow, so blocks of the weights are converted to bfloat16 and multiplied by an ordinary product.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from app.engine.layers.grouped_weight import CENTRE, GROUP, GroupedWeight
 from app.engine.layers.packed_linear import computes_in_bfloat16
 
-GROUP = 32  # weights with a common scale and zero
 # Up to so many rows, torch's product of weights of these bits costs less than converting them. AMX makes the
 # product of converted weights faster; AVX-512 makes torch's product faster.
 _FEW_ROWS = {4: {"amx": 40, "avx512": 240, "other": 60}, 8: {"amx": 10, "avx512": 60, "other": 30}}
 _CHUNK = 2**20  # weights that are converted at a time
 _PACK_CHUNK = 2**22  # weights that are packed at a time
 _LAYOUTS = (64, 32)  # outputs in a block of torch's layout with AVX-512, and with AVX2
-_CENTRE = 8  # of torch's unsigned 4-bit integers
-
-
-@dataclass(frozen=True, slots=True)
-class GroupedWeight:
-    """A matrix `(integers - centre) * scales + zeros`.
-
-    `integers` is `[outputs, inputs]` in uint8, with values below 16 and the centre 8 if `bits` is 4, and with
-    the centre 128 if it is 8, which allows no zeros. `scales` and `zeros` are `[outputs, inputs / 32]`.
-    """
-
-    bits: int
-    integers: Tensor
-    scales: Tensor
-    zeros: Tensor | None = None
-
-    @classmethod
-    def joined(cls, parts: list["GroupedWeight"]) -> "GroupedWeight":
-        """Returns the rows of all parts, which have the same bits and inputs."""
-        if len(parts) == 1:
-            return parts[0]
-        zeros = [part.zeros for part in parts if part.zeros is not None]
-        return cls(
-            parts[0].bits,
-            torch.cat([part.integers for part in parts]),
-            torch.cat([part.scales for part in parts]),
-            torch.cat(zeros) if zeros else None,
-        )
-
-    def values(self) -> Tensor:
-        """Returns the matrix in float32."""
-        centre = _CENTRE if self.bits == 4 else 128
-        groups = self.integers.float().sub_(centre).view(len(self.integers), -1, GROUP)
-        groups = groups * self.scales.float().unsqueeze(2)
-        if self.zeros is not None:
-            groups = groups + self.zeros.float().unsqueeze(2)
-        return groups.flatten(1)
 
 
 class GroupedLinear(nn.Module):
@@ -128,7 +90,7 @@ class GroupedLinear(nn.Module):
             first, second = low[:, 0], high[:, 0]
         else:
             first, second = (low[:, 0] << 4) | low[:, 1], (high[:, 0] << 4) | high[:, 1]
-        centre = _CENTRE if self._parts == 1 else 128
+        centre = CENTRE if self._parts == 1 else 128
         # Unsigned integers wrap around, which the view as signed ones undoes.
         return (first - centre).view(torch.int8), (second - centre).view(torch.int8)
 
@@ -144,7 +106,7 @@ class ParallelLinears(nn.Module):
         return torch.cat([layer(rows) for layer in self._layers], dim=-1)
 
 
-def has_grouped_products() -> bool:
+def has_torch_products() -> bool:
     """Returns whether torch has the 4-bit product, with weights in a layout that is known here."""
     try:
         return _layout() > 0

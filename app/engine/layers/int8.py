@@ -1,71 +1,29 @@
-"""Linear layers with 8-bit weights: a quarter of float32's bytes, half of bfloat16's.
+"""Linear layers with 8-bit weights: in groups by the compiled product, else one scale per output by torch."""
 
-Weights are rounded once, with one scale per output channel. The fastest product depends on the processor.
-"""
-
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from app.engine.layers.compiled.product import grouped_product
+from app.engine.layers.grouped_layers import grouped_int8_layer
 from app.engine.layers.packed_linear import MakeLayer
 
 _LARGEST = 127
-_ZERO = 128  # of unsigned activations
 _FEW_ROWS = 10  # with more rows, converting the weights back to float32 costs less than the int8 product
 _BLOCK = 2**23  # weights that are converted at a time
 _SMALLEST_SCALE = 1e-12  # the scale of a row or channel of zeros
 
 
 def int8_layer(dtype: torch.dtype) -> MakeLayer | None:
-    """Returns the layer that is fast on this processor for rows of `dtype`; None if torch has none."""
-    if has_fast_int8_layers():
-        return partial(DynamicInt8Linear, dtype=dtype)
-    return partial(WeightInt8Linear, dtype=dtype) if _works(WeightInt8Linear) else None
-
-
-def has_fast_int8_layers() -> bool:
-    """Returns whether layers can multiply integers, which is faster than 16 bits for any number of rows."""
-    return has_int8_products() and _works(DynamicInt8Linear)
-
-
-class DynamicInt8Linear(nn.Module):
-    """Computes integer products with oneDNN. Each row of activations is rounded to integers on arrival."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__()
-        scales = _scales(weight)
-        self._packed = torch.ops.onednn.qlinear_prepack(_rounded(weight, scales), None)
-        self._scales = scales.squeeze(1)
-        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
-        self._bias = bias
-        self._dtype = dtype
-
-    def forward(self, rows: Tensor) -> Tensor:
-        flat = rows.reshape(-1, rows.shape[-1]).float()
-        scale = flat.abs().amax(-1, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
-        integers = (flat / scale).round_().add_(_ZERO).to(torch.uint8)
-        output = torch.ops.onednn.qlinear_pointwise(
-            integers,
-            1.0,
-            _ZERO,
-            self._packed,
-            self._scales,
-            self._zeros,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
-        return _shaped(output.mul_(scale), rows, self._bias, self._dtype)
+    """Returns a layer with 8-bit weights for rows of `dtype`; None if torch has no such product here."""
+    if grouped_product() is not None:
+        return grouped_int8_layer(dtype)
+    return partial(WeightInt8Linear, dtype=dtype) if _works() else None
 
 
 class WeightInt8Linear(nn.Module):
-    """Multiplies rows in bfloat16 or float32 by integer weights, for processors without integer products."""
+    """Multiplies rows in bfloat16 or float32 by integer weights, which have one scale per output."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -102,21 +60,15 @@ def _shaped(output: Tensor, rows: Tensor, bias: Tensor | None, dtype: torch.dtyp
     return output if bias is None else output + bias
 
 
-def has_int8_products() -> bool:
-    """Returns whether the processor adds products of 8-bit integers in 32 bits; 16 bits would overflow."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
-
-
 @torch.inference_mode()
-def _works(kind: Callable[[Tensor, Tensor | None, torch.dtype], nn.Module]) -> bool:
+def _works() -> bool:
     """Returns whether torch has the product here, and it is right for few rows and for many."""
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 32, generator=random)
     rows = torch.randn(2 * _FEW_ROWS, 32, generator=random)
     expected = rows @ weight.t()
     try:
-        layer = kind(weight, None, torch.float32)
+        layer = WeightInt8Linear(weight, None, torch.float32)
         return all(_is_near(layer(rows[:n]), expected[:n]) for n in (1, len(rows)))
     except (RuntimeError, AttributeError):  # no such operator in this torch, or none for this processor
         return False

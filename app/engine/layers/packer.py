@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -19,8 +18,8 @@ from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.layers.block_groups import grouped_linear
 from app.engine.layers.blocks import BlockLinear
-from app.engine.layers.calibration import RecordedRows, mean_error
-from app.engine.layers.grouped import ParallelLinears, has_grouped_products
+from app.engine.layers.grouped import ParallelLinears
+from app.engine.layers.grouped_layers import has_grouped_products
 from app.engine.layers.packed_linear import MakeLayer
 from app.engine.layers.schemes import Scheme, choose_scheme
 
@@ -36,9 +35,7 @@ class Packer:
     scheme: Scheme
     make_layer: MakeLayer | None  # None: keep ordinary layers
     make_output_layer: MakeLayer | None  # of the vocabulary; None as above
-    make_exact_layer: MakeLayer | None  # in place of one that rounds the rows of `calibration` too much
     on_packed: Callable[[int], None]  # called with the number of weights in each new layer
-    calibration: RecordedRows
 
     @classmethod
     def choose(
@@ -48,16 +45,11 @@ class Packer:
         dtype: torch.dtype,
         quantization: Quantization = "none",
         on_packed: Callable[[int], None] = lambda count: None,
-        calibration: RecordedRows | None = None,
     ) -> "Packer":
-        """Returns the fastest packer on the device for weights that are `stored` in this dtype.
-
-        `calibration` has rows of the layers; layers without rows are not judged.
-        """
+        """Returns the fastest packer on the device for weights that are `stored` in this dtype."""
         scheme, layer = choose_scheme(device, stored, dtype, quantization)
         output_layer = None if layer is None else scheme.output_layer_on(device, dtype)
-        exact_layer = scheme.exact_layer_on(device, dtype)
-        return cls(dtype, scheme, layer, output_layer, exact_layer, on_packed, calibration or {})
+        return cls(dtype, scheme, layer, output_layer, on_packed)
 
     def linear(self, *layers: nn.Module, is_output: bool = False) -> nn.Module:
         """Returns one layer whose outputs are the concatenated outputs of `layers`.
@@ -94,15 +86,7 @@ class Packer:
         bias = self._bias(layers)
         if make is None:
             return _ordinary(weight.to(self.dtype), bias)
-        made, rows = make(weight, bias), self.calibration.get(layers[0])
-        if self.make_exact_layer is None or rows is None or not self._rounds_much(made, rows, weight, bias):
-            return made
-        return self.make_exact_layer(weight, bias)
-
-    @torch.inference_mode()
-    def _rounds_much(self, made: nn.Module, rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-        expected = linear(rows.to(self.dtype), weight.to(self.dtype), bias)
-        return not mean_error(made(rows.to(self.dtype)), expected) <= self.scheme.largest_error
+        return make(weight, bias)
 
     def _bias(self, layers: Sequence[nn.Module]) -> Tensor | None:
         biases = [layer.bias for layer in layers]

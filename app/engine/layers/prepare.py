@@ -15,7 +15,6 @@ from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
 from app.engine.layers.block_groups import describe
-from app.engine.layers.calibration import RecordedRows
 from app.engine.layers.fused import fuse
 from app.engine.layers.packer import Packer, pack, pack_children, weight_count
 from app.engine.layers.schemes import ROUNDING_16_BITS, Scheme
@@ -53,16 +52,14 @@ def prepare(
     dtype: torch.dtype,
     quantization: Quantization = "none",
     report: Callable[[float], None] = lambda fraction: None,
-    calibration: RecordedRows | None = None,
 ) -> Scheme:
     """Makes the model attend through `attention.attend` and compute in `dtype`.
 
     Returns the scheme of the linear layers' weights. `report` is called with the share that is done.
-    `calibration` has rows that the layers receive, by which a scheme may choose between two kinds of layers.
     """
     attention.register()
     model.set_attn_implementation(attention.NAME)
-    return convert_layers(model, dtype, quantization, report, calibration, fuses=True)
+    return convert_layers(model, dtype, quantization, report, fuses=True)
 
 
 def convert_layers(
@@ -70,14 +67,13 @@ def convert_layers(
     dtype: torch.dtype,
     quantization: Quantization = "none",
     report: Callable[[float], None] = lambda fraction: None,
-    calibration: RecordedRows | None = None,
     *,
     fuses: bool,
 ) -> Scheme:
     """As `prepare`, but leaves the attention as it is. `fuses`: whether layers may take packed rows only."""
     forms = describe(model)
     progress = PackProgress(model, report)
-    packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add, calibration)
+    packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add)
     pack_children(model, packer)  # the output layer first: it is the largest, and nothing else is copied yet
     if fuses:
         fuse(model, packer)

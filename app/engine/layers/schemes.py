@@ -8,16 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from app.core.literals import Quantization
-from app.engine.layers.grouped import has_avx512_kernels
-from app.engine.layers.grouped_layers import grouped_int8_layer, int4_layer
-from app.engine.layers.int8 import DynamicInt8Linear, has_fast_int8_layers, int8_layer
+from app.engine.layers.compiled.product import grouped_product
+from app.engine.layers.grouped_layers import grouped_int8_layer, has_fast_grouped_products, int4_layer
+from app.engine.layers.int8 import int8_layer
 from app.engine.layers.packed_linear import MakeLayer, PackedLinear, half_layer, packed_layer
 
 _log = logging.getLogger(__name__)
 
 _ROUNDING = 1e-3  # relative error that another order of float32 sums may cause
 ROUNDING_16_BITS = 0.1
-_INT8_ERROR = 0.012  # of one layer; rounding to bfloat16 costs 0.003, and 0.02 changed 3 of 50 replies
 _CPU = frozenset({"cpu"})
 _SLOW = "on this processor %s saves memory, but several sequences at once are slower than unquantised"
 
@@ -31,9 +30,6 @@ class Scheme:
     tolerance: float  # greatest relative error of a model's logits; a wrong computation has more than 1
     devices: frozenset[str]  # types of the devices that have its layers
     make_output_layer: Callable[[torch.dtype], MakeLayer | None] | None = None  # None: like the others
-    # For layers whose output would have a larger relative error than this on a calibration text.
-    make_exact_layer: Callable[[torch.dtype], MakeLayer | None] | None = None
-    largest_error: float = 1.0
     is_fast: Callable[[], bool] = lambda: True  # whether several sequences are as fast as unquantised ones
 
     def layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
@@ -45,12 +41,6 @@ class Scheme:
         make = self.make_layer if self.make_output_layer is None else self.make_output_layer
         return make(dtype) if device.type in self.devices else None
 
-    def exact_layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
-        """Returns the kind of layer for those that the scheme rounds too much; None if there is none."""
-        if self.make_exact_layer is None or device.type not in self.devices:
-            return None
-        return self.make_exact_layer(dtype)
-
     def warn_if_slow(self) -> None:
         """Log a warning if this processor makes several sequences slower than unquantised ones."""
         if not self.is_fast():
@@ -60,16 +50,8 @@ class Scheme:
 QUANTISED = {
     scheme.name: scheme
     for scheme in (
-        Scheme(
-            "int8",
-            int8_layer,
-            0.4,
-            _CPU,
-            make_exact_layer=grouped_int8_layer,
-            largest_error=_INT8_ERROR,
-            is_fast=has_fast_int8_layers,
-        ),
-        Scheme("int4", int4_layer, 0.7, _CPU, grouped_int8_layer, is_fast=has_avx512_kernels),
+        Scheme("int8", int8_layer, 0.4, _CPU, is_fast=lambda: grouped_product() is not None),
+        Scheme("int4", int4_layer, 0.7, _CPU, grouped_int8_layer, is_fast=has_fast_grouped_products),
     )
 }
 _HALF_WEIGHTS = Scheme("float16", half_layer, _ROUNDING, _CPU)  # under rows in float32
@@ -104,9 +86,9 @@ def as_computed(dtype: torch.dtype) -> Scheme:
     return _AS_COMPUTED[dtype]
 
 
-def has_compiled_products(model: nn.Module) -> bool:
-    """Returns whether the products of the model's layers are compiled and cached per number of rows."""
-    return any(isinstance(module, (PackedLinear, DynamicInt8Linear)) for module in model.modules())
+def has_onednn_products(model: nn.Module) -> bool:
+    """Returns whether oneDNN computes products of the model, which it compiles for each number of rows."""
+    return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
 def relative_error(logits: Tensor, expected: Tensor) -> float:

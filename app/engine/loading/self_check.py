@@ -17,7 +17,6 @@ from app.engine.execution.attention import interface as attention
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
-from app.engine.layers.calibration import record
 from app.engine.layers.prepare import prepare
 from app.engine.layers.schemes import as_computed
 from app.engine.loading.load import ReportStage
@@ -54,21 +53,17 @@ def check_packed_path(
     quantization: Quantization = "none",
     report: ReportStage = lambda stage, fraction: None,
     pool: KVPool | None = None,
-    calibration_ids: Sequence[int] = (),
 ) -> PackedPath:
     """Converts the model to the packed path, to compute in `dtype` (None: as before), and checks its logits.
 
-    With a `pool` it also tries the decode path for CUDA graphs, which a model may lack. `calibration_ids` are
-    the tokens of a short text, by which each layer's form is chosen if the quantisation has several.
+    With a `pool` it also tries the decode path for CUDA graphs, which a model may lack.
 
     Raises ModelUnsupported if a layer does not attend through the packed function, or if the logits of two
     sequences in mixed passes differ from those of the model's own path.
     """
     with failures_as_unsupported(model):
         refuse_layer_types(model)
-        return _converted_and_checked(
-            model, dtype or model.dtype, quantization, report, pool, calibration_ids
-        )
+        return _converted_and_checked(model, dtype or model.dtype, quantization, report, pool)
 
 
 def refuse_unpackable(model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -102,15 +97,13 @@ def _converted_and_checked(
     quantization: Quantization,
     report: ReportStage,
     pool: KVPool | None,
-    calibration_ids: Sequence[int],
 ) -> PackedPath:
     _use_own_attention(model)
     prompts = [some_ids(model, length) for length in _LENGTHS]
     with computing_in(dtype, model):
         expected = own_logits(model, prompts, dtype)
-        calibration = record(model, calibration_ids) if quantization == "int8" and calibration_ids else None
     report("pack", 0.0)
-    scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction), calibration)
+    scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
     report("pack", 1.0)
     report("check", 0.5)  # the model's own path is computed; the packed one is not
     bytes_per_token = _check_packed_logits(model, prompts, expected, scheme.tolerance)

@@ -10,7 +10,6 @@ from app.core.model_folder import is_gguf
 from app.engine import memory
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.kv.pool import pool_for
-from app.engine.layers import calibration
 from app.engine.layers.blocks import block_parameters
 from app.engine.loading.load import LoadedModel, ReportStage, load
 from app.engine.loading.self_check import PackedPath, check_packed_path, refuse_unpackable
@@ -75,8 +74,7 @@ def _first_attempt(spec: WorkerSpec, report: ReportStage) -> CheckedModel | _Fai
 def pack_and_check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
     """Converts the model to the packed path. Raises ModelUnsupported if its logits are wrong there."""
     pool = pool_for(loaded.model.device, _CHECK_TOKENS)
-    ids = loaded.tokenizer.encode(calibration.TEXT)
-    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, ids)
+    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool)
     # An output layer may share these weights, and packing it read them all. Now each token reads one row.
     embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
     memory.page_out(embeddings)
@@ -91,9 +89,8 @@ def _converted(
     parameters = _parameters(loaded)
     if not _has_narrow_weights(loaded):
         refuse_unservable(loaded.model, loaded.dtype)
-    ids = loaded.tokenizer.encode(calibration.TEXT)
     try:
-        path = check_converted(loaded.model, loaded.dtype, spec.quantization, reason, report, ids)
+        path = check_converted(loaded.model, loaded.dtype, spec.quantization, reason, report)
         return CheckedModel(loaded, parameters, path)
     except ModelUnsupported as error:
         if spec.quantization != "none":

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from app.core.errors import ModelUnsupported
 from app.core.literals import Quantization
 from app.engine.kv.sequence_bytes import SequenceBytes
-from app.engine.layers.calibration import record
 from app.engine.layers.prepare import convert_layers
 from app.engine.layers.schemes import Scheme, as_computed, relative_error
 from app.engine.loading.load import ReportStage
@@ -58,7 +57,6 @@ def check_converted(
     quantization: Quantization,
     reason: str,
     report: ReportStage = lambda stage, fraction: None,
-    calibration_ids: Sequence[int] = (),
 ) -> OwnPath:
     """Converts the model's linear layers, to compute in `dtype`, and checks its logits.
 
@@ -69,17 +67,9 @@ def check_converted(
         prompts = _prompts(model)
         with computing_in(dtype, model):
             expected = own_logits(model, prompts, dtype)
-            calibration = (
-                record(model, calibration_ids) if quantization == "int8" and calibration_ids else None
-            )
         report("pack", 0.0)
         scheme = convert_layers(
-            model,
-            dtype,
-            quantization,
-            lambda fraction: report("pack", fraction),
-            calibration,
-            fuses=False,
+            model, dtype, quantization, lambda fraction: report("pack", fraction), fuses=False
         )
         report("pack", 1.0)
         return _path(model, dtype, prompts, expected, scheme, reason)

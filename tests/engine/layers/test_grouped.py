@@ -12,8 +12,9 @@ from hypothesis import given, settings, strategies as st
 from app.engine.layers.block_groups import bits_of, grouped, grouped_linear
 from app.engine.layers.blocks import BlockWeight
 from app.engine.layers.group_search import in_eight_bits, in_four_bits
-from app.engine.layers.grouped import GroupedLinear, GroupedWeight
+from app.engine.layers.grouped import GroupedLinear
 from app.engine.layers.grouped_layers import grouped_int8_layer, int4_layer
+from app.engine.layers.grouped_weight import GroupedWeight
 
 ROWS = (1, 4, 33, 70, 250)
 ROUNDING = 0.006  # relative error of a sum whose terms are rounded to bfloat16

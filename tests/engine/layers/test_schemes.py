@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from app.core.literals import Quantization
-from app.engine.layers.int8 import DynamicInt8Linear, WeightInt8Linear
+from app.engine.layers.compiled.linear import CompiledLinear
+from app.engine.layers.compiled.product import grouped_product
+from app.engine.layers.int8 import WeightInt8Linear
 from app.engine.layers.packed_linear import HalfLinear, PackedLinear, computes_in_bfloat16, half_layer
 from app.engine.layers.schemes import QUANTISED, choose_scheme, relative_error
 
@@ -31,7 +33,7 @@ def test_every_quantisation_of_the_settings_has_a_scheme() -> None:
     ("stored", "dtype", "quantization", "name", "kinds"),
     [
         (torch.float32, torch.float32, "none", "float32", (PackedLinear,)),
-        (torch.bfloat16, torch.float32, "int8", "int8", (DynamicInt8Linear, WeightInt8Linear)),
+        (torch.bfloat16, torch.float32, "int8", "int8", (CompiledLinear, WeightInt8Linear)),
         pytest.param(
             torch.bfloat16,
             torch.float32,
@@ -90,15 +92,10 @@ def test_load_says_where_a_form_of_the_weights_does_not_pay(
     assert ("slower than unquantised" in caplog.text) is not scheme.is_fast()
 
 
-def test_forms_pay_where_the_processor_has_their_products() -> None:
-    assert QUANTISED["int8"].is_fast() is isinstance(int8_layer_of_eight(), DynamicInt8Linear)
-    assert QUANTISED["int4"].is_fast() is (torch.backends.cpu.get_cpu_capability() == "AVX512")
-
-
-def int8_layer_of_eight() -> torch.nn.Module:
-    make_layer = QUANTISED["int8"].layer_on(CPU, torch.float32)
-    assert make_layer is not None
-    return make_layer(torch.ones(8, 8), None)
+def test_forms_pay_where_the_product_is_compiled() -> None:
+    is_compiled = grouped_product() is not None
+    assert QUANTISED["int8"].is_fast() is is_compiled
+    assert QUANTISED["int4"].is_fast() is (is_compiled or torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 def test_relative_error_is_a_share_of_the_logits_spread() -> None:

@@ -1,0 +1,59 @@
+"""Linear layers whose grouped weights are multiplied by the compiled product, for few rows and for many."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from app.engine.layers.compiled.product import GroupedProduct
+from app.engine.layers.grouped_weight import GROUP, GroupedWeight
+
+_TILE = 16  # outputs side by side in memory
+_CHUNK = 2**22  # weights that are arranged at a time
+
+
+class CompiledLinear(nn.Module):
+    """`rows @ weight.T + bias`. The rows are rounded to 8 bits in groups of 32; the output is in `dtype`."""
+
+    def __init__(
+        self, weight: GroupedWeight, bias: Tensor | None, dtype: torch.dtype, product: GroupedProduct
+    ) -> None:
+        super().__init__()
+        self._outputs, self._inputs = weight.integers.shape
+        self._bits = weight.bits
+        self._integers = _arranged(weight)
+        self._scales = _in_tiles(weight.scales)
+        self._zeros = None if weight.zeros is None else _in_tiles(weight.zeros)
+        self._bias = None if bias is None else bias.float().contiguous()
+        self._dtype = dtype
+        # The product takes no float16.
+        self._computed = torch.float32 if dtype == torch.float16 else dtype
+        self._product = product
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if not 0 <= self._inputs - rows.shape[-1] < GROUP:
+            raise ValueError(f"rows of {rows.shape[-1]} numbers for a layer with {self._inputs} inputs")
+        rows = rows.to(self._computed).contiguous()
+        output = rows.new_empty(*rows.shape[:-1], self._outputs)
+        self._product(self._bits, self._integers, self._scales, self._zeros, self._bias, rows, output)
+        return output.to(self._dtype)
+
+
+def _arranged(weight: GroupedWeight) -> Tensor:
+    """Returns the integers in the layout that the C file describes."""
+    rows = max(1, _CHUNK // (weight.integers.shape[1] * _TILE)) * _TILE
+    return torch.cat([_tiles(some, weight.bits) for some in torch.split(weight.integers, rows)])
+
+
+def _tiles(integers: Tensor, bits: int) -> Tensor:
+    padded = pad(integers, (0, 0, 0, -len(integers) % _TILE))
+    fours = padded.view(-1, _TILE, padded.shape[1] // GROUP, GROUP // 4, 4).permute(0, 2, 3, 1, 4)
+    if bits == 8:
+        return fours.contiguous()
+    first, second = fours.chunk(2, dim=2)
+    return first | (second << 4)
+
+
+def _in_tiles(factors: Tensor) -> Tensor:
+    """Returns scales or zeros `[outputs, groups]` as `[tiles, groups, 16]` in bfloat16."""
+    padded = pad(factors, (0, 0, 0, -len(factors) % _TILE)).bfloat16()
+    return padded.view(-1, _TILE, padded.shape[1]).transpose(1, 2).contiguous()

@@ -1,0 +1,121 @@
+"""The product of rows and grouped integers, compiled from C for this processor and called through ctypes."""
+
+import ctypes
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from app.engine.layers.compiled.compiler import CompilationError, compiled, find_compiler
+
+_log = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("grouped_product.c")
+_AVX2 = ("-mavx2", "-mfma")
+INSTRUCTIONS: Mapping[str, tuple[str, ...]] = {  # flags of the compiler, the fastest instructions first
+    "avx512_vnni": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
+    "avx_vnni": (*_AVX2, "-mavxvnni"),
+    "avx2": _AVX2,
+}
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_ARGUMENTS = (
+    *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),  # the weight
+    *(ctypes.c_int64, ctypes.c_int64),  # its inputs and outputs
+    *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p),  # rows and output
+    ctypes.c_int,
+)
+
+
+class GroupedProduct:
+    """The compiled function. It runs on as many threads as torch does, in torch's pool of threads."""
+
+    def __init__(self, library: Path) -> None:
+        self._function = ctypes.CDLL(str(library)).multiply_grouped
+        self._function.argtypes = _ARGUMENTS
+
+    def __call__(
+        self,
+        bits: int,
+        integers: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        bias: Tensor | None,
+        rows: Tensor,
+        output: Tensor,
+    ) -> None:
+        """Fills `output` `[rows, outputs]` with `rows @ weight.T + bias`.
+
+        The weight is in the layout of the C file, `bias` in float32; rows and output are contiguous, and both
+        in float32 or both in bfloat16.
+        """
+        failed = self._function(
+            bits,
+            integers.data_ptr(),
+            scales.data_ptr(),
+            None if zeros is None else zeros.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            rows.shape[-1],
+            output.shape[-1],
+            rows.data_ptr(),
+            rows.numel() // rows.shape[-1],
+            _DTYPES[rows.dtype],
+            output.data_ptr(),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("no memory for rounded rows")
+
+
+@cache
+def grouped_product() -> GroupedProduct | None:
+    """Returns the product for this processor; None, and logs why, if it cannot be compiled."""
+    try:
+        product = load_product(best_instructions(), user_cache_path("llm-serving") / "compiled", os.environ)
+    except CompilationError as error:
+        _log.warning("4- and 8-bit layers use torch's products, which are slower: %s", error)
+        return None
+    return product
+
+
+def load_product(
+    instructions: str, folder: Path, environment: Mapping[str, str] = os.environ
+) -> GroupedProduct:
+    """Returns the product compiled for these instructions, which the processor must have.
+
+    The library is kept in `folder`, or for this process only if it cannot be kept there. Raises
+    CompilationError.
+    """
+    compiler, flags = find_compiler(environment), INSTRUCTIONS[instructions]
+    try:
+        return _loaded(flags, compiler, folder)
+    except CompilationError as error:
+        with tempfile.TemporaryDirectory() as private:
+            product = _loaded(flags, compiler, Path(private))
+        _log.warning("the compiled product of 4- and 8-bit layers cannot be kept: %s", error)
+        return product
+
+
+def best_instructions() -> str:
+    """Returns the fastest instructions of this processor. Raises CompilationError if there are none."""
+    capabilities = torch.cpu.get_capabilities()
+    used = torch.backends.cpu.get_cpu_capability()  # less than there is if ATEN_CPU_CAPABILITY says so
+    for name in INSTRUCTIONS if sys.platform == "linux" else ():
+        if capabilities.get(name, False) and (used == "AVX512" or not name.startswith("avx512")):
+            return name
+    raise CompilationError("there is no product for this processor and system")
+
+
+def _loaded(flags: Sequence[str], compiler: Sequence[str], folder: Path) -> GroupedProduct:
+    library = compiled(_SOURCE, flags, compiler, folder)
+    try:
+        return GroupedProduct(library)
+    except OSError as error:  # a damaged file, or a file system without programs
+        library.unlink(missing_ok=True)
+        raise CompilationError(f"{library}: {error}") from error

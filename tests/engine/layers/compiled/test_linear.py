@@ -1,0 +1,137 @@
+"""Compiled layers are exact products of rounded rows, the same on all processors and in any batch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from app.engine.layers.compiled.linear import CompiledLinear
+from app.engine.layers.compiled.product import GroupedProduct, load_product
+from app.engine.layers.grouped_weight import GroupedWeight
+from tests.engine.layers.compiled.conftest import AVAILABLE, needs_product
+
+pytestmark = needs_product
+
+KINDS = [(4, False), (4, True), (8, False)]
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GroupedProduct]:
+    folder: Path = tmp_path_factory.mktemp("compiled")
+    return {name: load_product(name, folder) for name in AVAILABLE}
+
+
+@pytest.fixture(params=AVAILABLE)
+def product(request: pytest.FixtureRequest, products: dict[str, GroupedProduct]) -> GroupedProduct:
+    return products[request.param]
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def random_weight(bits: int, outputs: int, inputs: int, *, has_zeros: bool) -> GroupedWeight:
+    torch.manual_seed(bits)
+    groups = (outputs, -(-inputs // 32))
+    return GroupedWeight(
+        bits,
+        torch.randint(0, 2**bits, (outputs, 32 * groups[1]), dtype=torch.uint8),
+        (torch.rand(groups) + 0.1).bfloat16().float(),
+        torch.randn(groups).bfloat16().float() if has_zeros else None,
+    )
+
+
+def rounded(rows: torch.Tensor) -> torch.Tensor:
+    """Returns the rows as the product sees them: integers in groups of 32 times their scales."""
+    padded = torch.nn.functional.pad(rows.float(), (0, -rows.shape[1] % 32)).view(len(rows), -1, 32)
+    largest = padded.abs().amax(-1, keepdim=True)
+    inverse = torch.full_like(largest, 127) / largest  # a number over a tensor is computed less exactly
+    integers = (padded * inverse).nan_to_num_().round_()
+    return (integers.double() * (largest / 127).double()).flatten(1)[:, : rows.shape[1]]
+
+
+@pytest.mark.parametrize(("bits", "has_zeros"), KINDS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 32), (50, 96), (7, 33), (160, 2048)])
+def test_layer_is_the_exact_product_of_rounded_rows(
+    product: GroupedProduct, bits: int, has_zeros: bool, outputs: int, inputs: int
+) -> None:
+    weight = random_weight(bits, outputs, inputs, has_zeros=has_zeros)
+    bias = torch.randn(outputs)
+    layer = CompiledLinear(weight, bias, torch.float32, product)
+    for count in (1, 2, 3, 8, 15, 70):
+        rows = torch.randn(count, inputs)
+        expected = rounded(rows) @ weight.values()[:, :inputs].double().t() + bias
+        assert error(layer(rows), expected) < 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.004), (torch.float16, 0.001)], ids=str)
+def test_layer_takes_rows_in_16_bits(product: GroupedProduct, dtype: torch.dtype, limit: float) -> None:
+    weight = random_weight(4, 48, 64, has_zeros=True)
+    bias = torch.randn(48).to(dtype)
+    rows = torch.randn(2, 5, 64).to(dtype)
+    found = CompiledLinear(weight, bias, dtype, product)(rows)
+    assert found.dtype == dtype and found.shape == (2, 5, 48)
+    exact = rounded(rows.flatten(0, 1)) @ weight.values().double().t() + bias
+    assert error(found.flatten(0, 1), exact) < limit
+
+
+@pytest.mark.parametrize(("bits", "has_zeros"), KINDS)
+def test_output_of_a_row_is_the_same_to_the_bit_on_all_instructions_and_in_any_batch(
+    products: dict[str, GroupedProduct], bits: int, has_zeros: bool
+) -> None:
+    weight, rows = random_weight(bits, 40, 8192, has_zeros=has_zeros), torch.randn(200, 8192)
+    layers = [CompiledLinear(weight, None, torch.float32, product) for product in products.values()]
+    expected = torch.cat([layers[0](row) for row in torch.split(rows, 1)])
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            for layer in layers:
+                for split in (3, 8, 200):
+                    found = torch.cat([layer(some) for some in torch.split(rows, split)])
+                    assert found.view(torch.int32).equal(expected.view(torch.int32))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_rows_of_any_size_are_finite_and_near(
+    products: dict[str, GroupedProduct], data: st.DataObject
+) -> None:
+    size = data.draw(st.sampled_from([0.0, 1e-44, 1e-38, 1e-20, 1.0, 1e20, 1e30]))
+    count, inputs = data.draw(st.integers(0, 20)), data.draw(st.integers(1, 100))
+    rows = size * torch.randn(count, inputs)
+    weight = random_weight(8, 20, inputs, has_zeros=False)
+    for product in products.values():
+        found = CompiledLinear(weight, None, torch.float32, product)(rows)
+        expected = rows.double() @ weight.values()[:, :inputs].double().t()
+        assert found.shape == expected.shape and found.isfinite().all()
+        assert (found - expected).norm() <= 0.02 * rows.double().norm() * weight.values().norm() + 1e-30
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_number_that_is_not_finite_spoils_its_own_row_only(
+    product: GroupedProduct, dtype: torch.dtype, value: float
+) -> None:
+    layer = CompiledLinear(random_weight(4, 16, 64, has_zeros=True), None, dtype, product)
+    rows = torch.randn(8, 64)
+    rows[3, 40] = value
+    is_finite = layer(rows.to(dtype)).isfinite().all(-1)
+    assert is_finite.tolist() == [row != 3 for row in range(8)]
+
+
+def test_rows_of_another_width_are_refused(product: GroupedProduct) -> None:
+    layer = CompiledLinear(random_weight(4, 16, 64, has_zeros=False), None, torch.float32, product)
+    for inputs in (32, 65):
+        with pytest.raises(ValueError, match="64 inputs"):
+            layer(torch.randn(1, inputs))

@@ -1,0 +1,55 @@
+"""The compiled product is found, made or done without, and shares torch's threads."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from app.engine.layers.compiled.compiler import CompilationError
+from app.engine.layers.compiled.product import best_instructions, grouped_product, load_product
+from tests.engine.layers.compiled.conftest import AVAILABLE, needs_product
+
+pytestmark = needs_product
+
+
+def test_best_instructions_are_the_first_that_the_processor_has() -> None:
+    assert best_instructions() == AVAILABLE[0]
+
+
+def test_product_is_loaded_once_for_a_process() -> None:
+    assert grouped_product() is grouped_product() is not None
+
+
+def test_product_uses_the_threads_of_torch(tmp_path: Path) -> None:
+    load_product(AVAILABLE[-1], tmp_path)
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "gomp" in line}
+    assert len(mapped) == 1
+
+
+def test_folder_that_cannot_be_written_to_costs_only_the_library(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "home"
+    file.touch()
+    with caplog.at_level(logging.WARNING):
+        assert load_product(AVAILABLE[-1], file / "cache") is not None
+    assert "cannot be kept" in caplog.text and str(file) in caplog.text
+
+
+def test_damaged_library_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_product(AVAILABLE[-1], tmp_path / "good")
+    (good,) = (tmp_path / "good").iterdir()
+    damaged = tmp_path / "damaged" / good.name
+    damaged.parent.mkdir(0o700)
+    damaged.write_bytes(b"\x7fELF and then nothing")
+    damaged.chmod(0o700)
+    load_product(AVAILABLE[-1], damaged.parent)
+    assert "cannot be kept" in caplog.text
+    load_product(AVAILABLE[-1], damaged.parent)
+    assert damaged.read_bytes() == good.read_bytes()
+
+
+def test_compiler_that_fails_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CompilationError, match="false"):
+        load_product(AVAILABLE[-1], tmp_path, {**os.environ, "CC": "false"})
