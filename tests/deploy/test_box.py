@@ -84,8 +84,7 @@ def test_container_runs_the_server_without_root_and_checks_a_route_that_exists()
     assert user not in ("root", "0") and f"--uid {user}" in DOCKERFILE
     assert instructions("ENTRYPOINT") == ['["python", "-m", "app"]']
     assert "/health/live" in DOCKERFILE and instructions("VOLUME") == ['["/models", "/data"]']
-    for line in instructions("RUN"):
-        assert "gcc" not in line or line.startswith('if [ "$CUDA" = 1 ]; then'), "no compiler for the CPU"
+    assert any("gcc libc6-dev" in line for line in instructions("RUN")), "what a load compiles needs them"
     for setting in re.findall(r"\bLLM_([A-Z_]+)", DOCKERFILE):
         assert setting.lower() in Settings.model_fields, setting
 
