@@ -74,6 +74,24 @@ def test_released_key_can_be_claimed_again(run: Run) -> None:
     run(scenario)
 
 
+def test_claims_beside_releases_always_get_a_record(run: Run) -> None:
+    async def claim_and_release(records: KeyRecords) -> None:
+        for _ in range(15):
+            own = record()
+            stored = await records.claim(own)
+            if stored == own:
+                await records.release(own)
+
+    async def scenario(records: KeyRecords) -> None:
+        async with asyncio.TaskGroup() as claims:
+            for _ in range(8):
+                claims.create_task(claim_and_release(records))
+        last = record()
+        assert await records.claim(last) == last
+
+    run(scenario)
+
+
 def test_a_record_lasts_a_day(run: Run) -> None:
     async def scenario(records: KeyRecords) -> None:
         first = record()

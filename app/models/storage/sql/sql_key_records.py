@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, fields
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.models.storage.key_records import KEY_LIFETIME, KeyRecord
@@ -26,11 +26,15 @@ class SqlKeyRecords:
             await connection.execute(
                 delete(idempotency_keys).where(columns.created_at <= record.created_at - KEY_LIFETIME)
             )
-            await connection.execute(
-                dialect.insert(idempotency_keys).values(asdict(record)).on_conflict_do_nothing()
+            claimed = await connection.execute(
+                dialect.insert(idempotency_keys)
+                .values(asdict(record))
+                .on_conflict_do_update(  # changes nothing, but returns the row that is there
+                    index_elements=[columns.owner, columns.key], set_={"key": record.key}
+                )
+                .returning(*_COLUMNS)
             )
-            query = select(*_COLUMNS).where(columns.owner == record.owner, columns.key == record.key)
-            return KeyRecord(**(await connection.execute(query)).one()._mapping)
+            return KeyRecord(**claimed.one()._mapping)
 
     async def release(self, record: KeyRecord) -> None:
         """See KeyRecords."""
