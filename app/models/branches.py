@@ -58,7 +58,7 @@ class ConversationBranches:
             owner=owner,
             system_prompt=system_prompt,
             metadata=metadata,
-            id=await self._finder.new_id(owner, chosen_id),
+            id=await self._finder.new_id(chosen_id),
         )
         conversation = conversation.with_messages(*new) if new else conversation
         self._check_size(conversation)

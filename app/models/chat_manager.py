@@ -310,7 +310,7 @@ class ChatModelManager:
     async def _id_for(self, owner: str, request: ChatRequest, chosen_id: str | None) -> str:
         if request.conversation_id is not None:
             return request.conversation_id
-        return await self._finder.new_id(owner, chosen_id)
+        return await self._finder.new_id(chosen_id)
 
     def _found_or_new(
         self, owner: str, conversation_id: str, request: ChatRequest

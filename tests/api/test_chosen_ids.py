@@ -84,6 +84,23 @@ def test_the_id_of_a_first_turn_that_still_runs_is_replaced_by_a_new_one(databas
     run(test, database_url)
 
 
+def test_of_first_turns_at_the_same_moment_one_takes_the_id_and_the_others_are_told(
+    database_url: str | None,
+) -> None:
+    async def test(server: OwnedServer) -> None:
+        path, body = BEGINNINGS[0]
+        headers = {"X-Session-Id": CHOSEN}
+        requests = [server.clients["alice"].post(path, json=body, headers=headers) for _ in range(4)]
+        replies = await asyncio.gather(*requests)
+        ids = [reply.json()["conversation_id"] for reply in replies if reply.status_code == 200]
+        assert ids.count(CHOSEN) == 1
+        refusals = [reply.json()["error"] for reply in replies if reply.status_code != 200]
+        assert all("just begun" in refusal["message"] for refusal in refusals)
+        assert len(ids) + len(refusals) == len(replies)
+
+    run(test, database_url)
+
+
 def test_any_other_session_is_for_load_balancers_only() -> None:
     async def test(server: OwnedServer) -> None:
         wrong = (

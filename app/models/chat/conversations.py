@@ -71,7 +71,7 @@ class ConversationManager:
             metadata=request.metadata,
             system_prompt=self._settings.system_prompt if system_prompt is None else system_prompt,
             model_name=request.model_name,
-            id=await self._finder.new_id(owner, chosen_id),
+            id=await self._finder.new_id(chosen_id),
         )
         conversation = conversation.with_messages(*messages) if messages else conversation
         self._check_size(conversation)

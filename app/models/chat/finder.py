@@ -1,7 +1,7 @@
 """Finds the conversations and turns of an owner, and holds turn locks."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from app.core.errors import ConversationBusy, ConversationNotFound
 from app.models.chat.turn_registry import RegisteredTurn, TurnRegistry, turn_not_found
@@ -47,17 +47,17 @@ class ConversationFinder:
             # Read the conversation again, because another turn may have ended meanwhile.
             yield await self._store.get(owner, conversation_id)
 
-    async def new_id(self, owner: str, chosen_id: str | None) -> str:
+    async def new_id(self, chosen_id: str | None) -> str:
         """Returns an id for a new conversation: the chosen one unless a conversation, of any owner, has it.
 
-        Raises:
-            QueueFull: the store is full.
+        It takes no lock, so that of several requests with one chosen id none is in the way of another.
         """
-        if chosen_id is not None:
-            with suppress(ConversationBusy):
-                async with self.new(Conversation(owner=owner, id=chosen_id)):
-                    return chosen_id
-        return new_id("conv")
+        if chosen_id is None or await self._is_taken(chosen_id):
+            return new_id("conv")
+        return chosen_id
+
+    async def _is_taken(self, conversation_id: str) -> bool:
+        return await self._locks.is_held(conversation_id) or await self._store.has(conversation_id)
 
     @asynccontextmanager
     async def new(self, conversation: Conversation) -> AsyncIterator[Conversation]:
@@ -65,10 +65,14 @@ class ConversationFinder:
 
         Raises:
             QueueFull: the store is full.
-            ConversationBusy: a conversation, of any owner, has its id.
+            ConversationBusy: another request has begun a conversation with its id meanwhile.
         """
-        async with self._locks.hold(conversation.id):
-            await self._store.reserve(conversation)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._locks.hold(conversation.id))
+                await self._store.reserve(conversation)
+            except ConversationBusy:
+                raise _already_begun() from None
             yield conversation
 
     async def message(self, conversation: Conversation, message_id: str | None) -> Message | None:
@@ -79,3 +83,10 @@ class ConversationFinder:
         """
         branch = await self._store.branch(conversation, message_id, turns=1)
         return branch[-1] if branch else None
+
+
+def _already_begun() -> ConversationBusy:
+    return ConversationBusy(
+        "Another request has just begun a conversation with this X-Session-Id.",
+        hint="Send the id as conversation_id to continue that one, or choose another id.",
+    )

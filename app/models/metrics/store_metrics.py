@@ -69,6 +69,11 @@ class MeasuredStore:
         with self._metrics.measure("messages"):
             return await self._store.messages(conversation)
 
+    async def has(self, conversation_id: str) -> bool:
+        """See ConversationStore."""
+        with self._metrics.measure("has"):
+            return await self._store.has(conversation_id)
+
     async def reserve(self, conversation: Conversation) -> None:
         """See ConversationStore."""
         with self._metrics.measure("reserve"):

@@ -96,6 +96,10 @@ class MemoryStore:
         record = self._records.get(conversation.id)
         return {} if record is None else record.messages
 
+    async def has(self, conversation_id: str) -> bool:
+        """See ConversationStore."""
+        return conversation_id in self._records
+
     async def reserve(self, conversation: Conversation) -> None:
         """See ConversationStore. A held id counts as stored, so the reservation needs no record."""
         if conversation.id in self._records:

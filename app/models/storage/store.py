@@ -71,6 +71,9 @@ class ConversationStore(Protocol):
     async def messages(self, conversation: Conversation) -> tuple[Message, ...]:
         """Returns the messages of all branches, in the order of their commits."""
 
+    async def has(self, conversation_id: str) -> bool:
+        """Returns whether a conversation, of any owner, has this id."""
+
     async def reserve(self, conversation: Conversation) -> None:
         """Makes sure that a new conversation, whose turn lock must be held, can be committed later.
 

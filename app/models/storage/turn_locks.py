@@ -17,6 +17,9 @@ class TurnLocks(Protocol):
             ConversationBusy: another turn holds it.
         """
 
+    async def is_held(self, conversation_id: str) -> bool:
+        """Returns whether a turn of any process holds the conversation's lock now."""
+
 
 class LocalTurnLocks:
     """The ids of the conversations that are in the middle of a turn. Use it in one event loop only."""
@@ -39,6 +42,10 @@ class LocalTurnLocks:
             yield
         finally:
             self._held.discard(conversation_id)
+
+    async def is_held(self, conversation_id: str) -> bool:
+        """See TurnLocks."""
+        return conversation_id in self._held
 
 
 def busy() -> ConversationBusy:

@@ -110,12 +110,16 @@ class SqlStore:
             rows = (await connection.execute(query)).all()
         return await asyncio.to_thread(messages_of, rows)
 
+    async def has(self, conversation_id: str) -> bool:
+        """See ConversationStore."""
+        query = select(conversations.c.number).where(conversations.c.id == conversation_id)
+        async with self._database.reading() as connection:
+            return await connection.scalar(query) is not None
+
     async def reserve(self, conversation: Conversation) -> None:
         """See ConversationStore. The number of conversations is not limited."""
-        query = select(conversations.c.number).where(conversations.c.id == conversation.id)
-        async with self._database.reading() as connection:
-            if await connection.scalar(query) is not None:
-                raise busy()
+        if await self.has(conversation.id):
+            raise busy()
 
     async def begin_turn(self, conversation: Conversation, new_messages: Sequence[Message]) -> None:
         """See ConversationStore. Raises ConversationBusy as `commit` does."""

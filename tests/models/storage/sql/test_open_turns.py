@@ -15,7 +15,7 @@ from app.models.chat.generation import ChatGenerator
 from app.models.chat.turn_log import EventReader
 from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
-from app.models.conversation import Conversation, text_message
+from app.models.conversation import Conversation, new_id, text_message
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress, RegenerateRequest, StartEvent
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.sql_storage import SqlStorage
@@ -229,6 +229,26 @@ def test_a_turn_that_is_stopped_while_its_model_loads_leaves_nothing(database_ur
             assert await count(database) == 1
             assert (await first.chats.stop(OWNER, reader.ids.message_id)).reply is None
             assert await count(database) == 0
+
+    run(scenario())
+
+
+def test_a_request_that_reaches_two_servers_at_once_gets_the_chosen_id(database_url: str) -> None:
+    async def answer(server: Server, key: str, chosen_id: str) -> str | None:
+        try:
+            reader = await server.chats.chat(OWNER, IN_BACKGROUND, soon(), key, chosen_id=chosen_id)
+            await events_of(reader)
+            return reader.ids.conversation_id
+        except ConversationBusy:
+            return None
+
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, _):
+            first.backend.is_endless, first.backend.reply = False, HELLO
+            for key in "0123456789":
+                chosen = new_id("conv")
+                ids = await asyncio.gather(*[answer(each, key, chosen) for each in (first, second)])
+                assert {*ids} - {None} == {chosen}
 
     run(scenario())
 

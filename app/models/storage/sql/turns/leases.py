@@ -54,6 +54,11 @@ class LeaseLocks:
         finally:
             del self._holders[conversation_id]
 
+    async def is_held(self, conversation_id: str) -> bool:
+        """Returns whether the conversation has a lease that is in force. Raises StoreUnavailable."""
+        is_its = _columns.conversation_id == conversation_id
+        return any(not is_left for _, is_left in await self._all(is_its))
+
     async def confirm(self, connection: AsyncConnection, conversation_id: str) -> None:
         """Makes sure that a lock which this process holds is still its own until the transaction ends.
 
@@ -75,10 +80,10 @@ class LeaseLocks:
         """Returns the conversations with leases that are in force."""
         return {conversation_id for conversation_id, is_left in await self._all() if not is_left}
 
-    async def _all(self) -> Sequence[tuple[str, bool]]:
-        """Returns the conversation of each lease, and whether the lease is abandoned."""
+    async def _all(self, *conditions: ColumnElement[bool]) -> Sequence[tuple[str, bool]]:
+        """Returns the conversation of each such lease, and whether the lease is abandoned."""
         is_late = (_columns.expires_at < self._now()).label("is_late")
-        query = select(_columns.conversation_id, _columns.holder, is_late)
+        query = select(_columns.conversation_id, _columns.holder, is_late).where(*conditions)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return [(row.conversation_id, row.is_late or self._is_abandoned(row.holder)) for row in rows]

@@ -20,3 +20,7 @@ class SettlingLocks:
         async with self._leases.hold(conversation_id):
             await self._store.settle(conversation_id)
             yield
+
+    async def is_held(self, conversation_id: str) -> bool:
+        """See TurnLocks. Raises StoreUnavailable as well."""
+        return await self._leases.is_held(conversation_id)
