@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import QueuePool
 
 from app.core.errors import StoreUnavailable
+from app.models.storage.sql.database_file import DatabaseFile
 from app.models.storage.sql.engine import WRITES, ConnectionThreads, make_engine
 from app.models.storage.sql.failures import DATABASE_ERRORS, RETRY_AFTER_S, TOO_SLOW, unavailable
 from app.models.storage.sql.migrations.upgrade import bring_up_to_date, is_up_to_date
@@ -41,6 +42,7 @@ class Database:
         self._engine = make_engine(url, busy_timeout_s, self._threads)
         self._probe_every_s = probe_every_s
         self._is_sqlite = self._engine.dialect.name == "sqlite"
+        self._file = DatabaseFile(self._engine.url.database or "") if self._is_sqlite else None
         self._writing = asyncio.Lock()  # SQLite has one writer, and waits for others by polling
         self._is_open = False
         self._failure: StoreUnavailable | None = StoreUnavailable("The database was not opened yet.")
@@ -68,6 +70,8 @@ class Database:
             if not is_ready:
                 async with self._locked(), self._transaction() as connection:
                     await connection.run_sync(bring_up_to_date)
+            if self._file is not None:
+                await asyncio.to_thread(self._file.remember)
         self._is_open = True
         await self._probe()
 
@@ -83,8 +87,10 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Yields a connection for statements that change nothing."""
         self._check_open()
-        async with self._translated(), self._engine.connect() as connection, connection.begin():
-            yield connection
+        async with self._translated():
+            await self._check_file()
+            async with self._engine.connect() as connection, connection.begin():
+                yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
@@ -98,8 +104,13 @@ class Database:
         if not self._is_open:
             raise StoreUnavailable(self.failure or "The database is being opened.", retry_after=RETRY_AFTER_S)
 
+    async def _check_file(self) -> None:
+        if self._file is not None:
+            await asyncio.to_thread(self._file.check)  # a disk may be slow
+
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        await self._check_file()
         async with self._engine.connect() as connection:
             await connection.execution_options(**{WRITES: True})
             async with connection.begin():
@@ -160,6 +171,8 @@ class Database:
             await step
 
     async def _reopen(self) -> None:
+        async with self._translated():
+            await self._check_file()  # a file that was removed exists only as long as it is open
         pool = self._engine.pool
         if isinstance(pool, QueuePool) and pool.checkedout() == 0:  # one in use would never be closed
             await self._engine.dispose()  # SQLite connections that began on a read-only disk stay read-only

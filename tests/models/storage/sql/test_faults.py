@@ -107,6 +107,43 @@ def test_a_lock_of_another_process_is_reported_until_it_ends(tmp_path: Path) -> 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
+def test_a_file_that_was_moved_is_reported_until_it_is_back(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "c.db", tmp_path / "elsewhere"
+
+    async def scenario() -> None:
+        async with started(f"sqlite:///{path}") as (database, store):
+            conversation = await stored(store, "hi", "Oh")
+            path.rename(elsewhere)
+            with pytest.raises(StoreUnavailable, match="moved, removed or replaced"):
+                await stored(store, "hi", "Oh")
+            with pytest.raises(StoreUnavailable, match="moved, removed or replaced"):
+                await store.get(OWNER, conversation.id)
+            assert database.failure is not None
+            assert not path.exists()
+            elsewhere.rename(path)
+            await until(lambda: database.failure is None, "the database to be used again")
+            await stored(store, "hi", "Oh")
+            assert await total(store) == 2
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_an_idle_server_notices_that_its_file_was_replaced(tmp_path: Path) -> None:
+    path, backup = tmp_path / "c.db", tmp_path / "backup"
+
+    async def scenario() -> None:
+        async with started(f"sqlite:///{path}") as (database, store):
+            await stored(store, "hi", "Oh")
+            with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as copy:
+                source.backup(copy)
+            content = backup.read_bytes()
+            backup.replace(path)
+            await until(lambda: database.failure is not None, "the other file to be noticed")
+            assert path.read_bytes() == content
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
 def test_the_event_loop_runs_while_the_database_waits(tmp_path: Path) -> None:
     async def scenario() -> None:
         database = Database(f"sqlite:///{tmp_path}/c.db")
