@@ -20,10 +20,21 @@ async def read(session: Session, argument: str) -> None:
         raise UsageError(
             "/read needs the path of a file.", "/read PATH attaches its text to the next message."
         )
+    if argument == "clear":
+        return _detach(session)
     text = attachment(argument)
     session.attached.append(text)
     size = f"{format_size(len(text.encode()))}, {format_tokens(text)}"
     session.terminal.say(f"{argument} is attached to your next message: {size}.", symbol="📎")
+    session.terminal.note("/read clear removes it again.")
+
+
+def _detach(session: Session) -> None:
+    if not session.attached:
+        raise UsageError("No file is attached.", "/read PATH attaches one to the next message.")
+    removed = count(len(session.attached), "attached file")
+    session.attached.clear()
+    session.terminal.say(f"Removed {removed}.")
 
 
 async def copy(session: Session, argument: str) -> None:
@@ -94,7 +105,14 @@ def _copy_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
 
 
 COMMANDS = (
-    Command("read", "PATH", "attach the text of a file to the next message", read, takes_path=True),
+    Command(
+        "read",
+        "PATH|clear",
+        "attach the text of a file to the next message",
+        read,
+        takes_path=True,
+        more="/read clear removes the attached files; /read ./clear attaches a file with that name.",
+    ),
     Command(
         "copy",
         "[N|code [K]|all]",

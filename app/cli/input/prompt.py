@@ -107,7 +107,8 @@ class TerminalPrompt:
         )
 
     async def ask(self, draft: str) -> str:
-        if self._typed_ahead.end() and draft:
+        has_typed_ahead = self._typed_ahead.end()
+        if draft and (has_typed_ahead or self._would_hide_the_error(draft)):
             self._session.terminal.note("Press the up arrow to get your line back.")
             draft = ""
         self._editor.app.erase_when_done = False
@@ -117,6 +118,12 @@ class TerminalPrompt:
         if not self._editor.app.erase_when_done:
             self._session.terminal.end_answer()
         return unquoted(text)
+
+    def _would_hide_the_error(self, draft: str) -> bool:
+        """Returns whether the draft fills more than half of the screen, which shows why it was not sent."""
+        console = self._session.terminal.console
+        rows = sum(1 + cell_len(line) // console.width for line in draft.splitlines())
+        return rows > console.height // 2
 
     def _completes_unasked(self) -> bool:
         """Returns whether completions appear while typing: for commands and @files, not within a message."""

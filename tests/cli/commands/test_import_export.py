@@ -24,6 +24,15 @@ def test_attached_files_are_sent_with_the_message(talk: Talk, seen: Seen, standi
     assert "Attached b.txt: 19 bytes, about 5 tokens." in seen.messages
 
 
+def test_attached_files_can_be_removed(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    Path("a.txt").write_text("A\n")
+    talk("/read a.txt", "/read a.txt", "/read clear", "hello")
+    assert [body["message"] for _, body in standin.requests] == ["hello"]
+    assert "Removed 2 attached files." in seen.messages
+    with pytest.raises(ClientError, match="No file is attached."):
+        talk("/read clear")
+
+
 def test_export_writes_a_document(talk: Talk, seen: Seen) -> None:
     talk("one", "/export talk.md")
     assert "## Assistant (builtin)\n\nYou said: one" in Path("talk.md").read_text()

@@ -103,6 +103,12 @@ def test_draft_is_not_mixed_with_typed_ahead_text(keyboard: PipeInput, seen: See
     assert "up arrow to get your line back" in seen.answers
 
 
+@pytest.mark.parametrize("draft", ["row\n" * 200, "word " * 2000])
+def test_long_draft_leaves_the_error_above_it_visible(keyboard: PipeInput, seen: Seen, draft: str) -> None:
+    assert _asked(keyboard, seen, f"next{ENTER}", draft=draft) == ["next"]
+    assert "up arrow to get your line back" in seen.answers
+
+
 def test_enter_typed_ahead_sends_the_draft(keyboard: PipeInput, seen: Seen) -> None:
     lines = _asked(keyboard, seen, "", draft="again", ahead=f"{ENTER}next{ENTER}", times=2)
     assert lines == ["again", "next"]
