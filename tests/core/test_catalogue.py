@@ -22,6 +22,12 @@ def test_llama_profiles_name_meta_first_and_the_open_alternative_second() -> Non
     ]
 
 
+def test_smollm2_in_four_bits_answers_greedily() -> None:
+    hub, package = CATALOGUE["smollm2-135m"].sources
+    assert hub.sampling is None
+    assert package.sampling is not None and package.sampling.temperature == 0
+
+
 def test_base_models_stop_at_the_next_speaker() -> None:
     for name in ("gpt2", "gpt2-medium", "distilgpt2"):
         (source,) = CATALOGUE[name].sources

@@ -53,11 +53,9 @@ async def choose_version(session: Session, argument: str) -> None:
     if number is None:
         raise unexpected("version", argument, "a number, next or previous")
     if not 1 <= number <= len(versions):
-        noun = "version" if len(versions) == 1 else "versions"
-        raise UsageError(
-            f"The last answer has {len(versions)} {noun}, and no number {number}.",
-            "/versions lists them; /retry adds one.",
-        )
+        here_of_all = f"this is version {here} of {len(versions)}"
+        wanted = f"{argument} version" if argument in _STEPS else f"version {number}"
+        raise UsageError(f"There is no {wanted}; {here_of_all}.", "/versions lists them; /retry adds one.")
     chosen = versions[number - 1]
     if number != here:
         await session.select(chosen.id)

@@ -4,6 +4,7 @@
 every conversation is saved automatically (transcripts/autosave.py), and /sessions lists those.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from app.cli.conversation.session import Session
 from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import checked_name, make_way
 from app.cli.output.formatting import count, first_words, format_age
+from app.cli.paths import expanded
 from app.cli.transcripts.session_index import delete_session, load_session
 from app.cli.transcripts.transcript_file import (
     FOLDER,
     Transcript,
     load as load_transcript,
+    load_file,
     new_session_id,
     save as save_transcript,
     saved_names,
@@ -166,6 +169,8 @@ def _delete_saved(session: Session, name: str) -> None:
 async def _find_transcript(session: Session, argument: str) -> Transcript:
     if _is_saved(argument):
         return load_transcript(checked_name(argument))
+    if _is_path(argument):
+        return load_file(expanded(argument))
     if not argument:
         session.listed = await session.known_sessions.search(limit=1)
         if not session.listed:
@@ -214,6 +219,11 @@ def _is_saved(argument: str) -> bool:
     return argument.removesuffix(".json") in saved_names()
 
 
+def _is_path(argument: str) -> bool:
+    """Returns whether it names a JSON file outside the list of saved ones. Titles may contain slashes."""
+    return argument.endswith(".json") and (os.sep in argument or expanded(argument).is_file())
+
+
 def _all_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
     if typed:
         return ()
@@ -226,8 +236,23 @@ def _saved_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
 
 
 COMMANDS = (
-    Command("save", "[NAME]", "save the conversation to conversations/NAME.json", save, _saved_names),
-    Command("load", "NAME|NUMBER", "continue a saved conversation", load, _all_names),
+    Command(
+        "save",
+        "[NAME]",
+        "save the conversation to conversations/NAME.json",
+        save,
+        _saved_names,
+        more="Without NAME it is saved under its last name, or under its title.",
+    ),
+    Command(
+        "load",
+        "NAME|NUMBER|FILE.json",
+        "continue a saved conversation",
+        load,
+        _all_names,
+        more="NAME is that of a file in conversations, or the title of an earlier conversation. NUMBER is\n"
+        "that of /sessions. FILE.json is the path of any other file.",
+    ),
     Command(
         "sessions",
         "[QUERY]",

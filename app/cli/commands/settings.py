@@ -9,6 +9,7 @@ from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
 from app.cli.preferences import save_settings
 
+WIDE = 72  # terminal columns that /set needs for a grid
 _SET_HINT = "/set lists the settings and their ranges."
 _NO_SYSTEM_PROMPT = "This conversation has no system prompt."  # the server may have one
 
@@ -66,7 +67,11 @@ def _show_settings(session: Session, keys: list[str]) -> None:
         value = session.settings.values.get(key)
         shown = "model's default" if value is None else repr(value)
         rows.append((key, shown, range_of(key), field_of(key).description or ""))
-    session.terminal.show_grid(rows)
+    if session.terminal.console.width >= WIDE:
+        return session.terminal.show_grid(rows)
+    for key, shown, allowed, description in rows:
+        session.terminal.say(f"{key}: {shown} ({allowed})")
+        session.terminal.note(description)
 
 
 def _set_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:

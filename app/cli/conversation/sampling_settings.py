@@ -34,14 +34,14 @@ def field_of(key: str) -> FieldInfo:
 
 
 def range_of(key: str) -> str:
-    """Returns the allowed values in words, such as `0 to 2`."""
+    """Returns the allowed values in words, such as `from 0 to 2`."""
     if key == "stop":
         return "a string, or a JSON list of strings"
     (bounds,) = (part for part in field_of(key).metadata if isinstance(part, Interval))
     upper = "2^63 - 1" if bounds.le == 2**63 - 1 else f"{bounds.le:,}"
     if bounds.ge is None:
         return f"above {bounds.gt:,} and at most {upper}"
-    return f"{bounds.ge:,} to {upper}"
+    return f"from {bounds.ge:,} to {upper}"
 
 
 class SamplingSettings:

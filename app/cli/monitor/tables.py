@@ -1,5 +1,6 @@
 """Formats what a server does as tables: its models, its open requests and its last failures."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.cli.output.formatting import first_words, format_age, format_size
@@ -9,17 +10,22 @@ if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
     from rich.table import Table
 
 MAX_REQUESTS, MAX_FAILURES = 20, 5
+WIDE = 80  # terminal columns that all columns of a table need
+_MIN_ERROR, _MAX_ID = 20, 24  # cells
 _GAP = 2  # cells between two columns
 _NUMBERS = {"running", "waiting", "KV cache", "memory", "tokens/s", "tokens", "age", "prompt", "reply"}
 _STAGES = {"model": "waits for the model", "prompt": "waits for its first token", "reply": "answers"}
 
 
 def activity_tables(now: ActivityResponse, speeds: dict[str, float] | None, width: int) -> "list[Table]":
-    """Returns the tables that have rows. `speeds` are the tokens a second of each model, if known."""
-    tables = [_models(now.models, speeds)]
-    tables += [_requests(now.requests)] if now.requests else []
+    """Returns the tables that have rows, with fewer columns if the terminal is narrower than WIDE.
+
+    `speeds` are the tokens a second of each model, if known.
+    """
+    tables = [_models(now.models, speeds, width)] if now.models else []
+    tables += [_requests(now.requests, width)] if now.requests else []
     tables += [_failures(now.failures, width)] if now.failures else []
-    return tables if now.models else tables[1:]
+    return tables
 
 
 def speeds_between(before: ActivityResponse, now: ActivityResponse) -> dict[str, float]:
@@ -33,56 +39,63 @@ def speeds_between(before: ActivityResponse, now: ActivityResponse) -> dict[str,
     }
 
 
-def _table(*headings: str) -> "Table":
+def _table(rows: Sequence[dict[str, str]], dispensable: set[str], width: int) -> "Table":
+    """Returns a table of the rows, whose keys are the headings, without the `dispensable` ones if narrow."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    headings = [heading for heading in rows[0] if width >= WIDE or heading not in dispensable]
     for heading in headings:
         table.add_column(heading, justify="right" if heading in _NUMBERS else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(row.get(heading, "") for heading in headings))
     return table
 
 
-def _models(models: list[ModelActivity], speeds: dict[str, float] | None) -> "Table":
-    amount = "tokens" if speeds is None else "tokens/s"
-    table = _table("model", "state", "running", "waiting", "KV cache", "memory", amount)
+def _models(models: list[ModelActivity], speeds: dict[str, float] | None, width: int) -> "Table":
+    rows = []
     for model in models:
-        memory = format_size(model.memory_bytes) if model.memory_bytes else "-"  # none: it is remote
-        generated = f"{model.generated_tokens:,}" if speeds is None else f"{speeds.get(model.name, 0):,.1f}"
-        table.add_row(
-            model.name,
-            model.status,
-            str(model.running),
-            str(model.waiting),
-            f"{model.kv_used:.0%}",
-            memory,
-            generated,
-        )
-    return table
+        row = {"model": model.name, "state": model.status}
+        row |= {
+            "running": str(model.running),
+            "waiting": str(model.waiting),
+            "KV cache": f"{model.kv_used:.0%}",
+        }
+        row["memory"] = format_size(model.memory_bytes) if model.memory_bytes else "-"  # none: it is remote
+        if speeds is None:
+            row["tokens"] = f"{model.generated_tokens:,}"
+        else:
+            row["tokens/s"] = f"{speeds.get(model.name, 0):,.1f}"
+        rows.append(row)
+    return _table(rows, {"running", "waiting", "KV cache"}, width)
 
 
-def _requests(requests: list[RequestEntry]) -> "Table":
-    table = _table("request", "model", "age", "prompt", "reply", "state")
-    for request in requests[:MAX_REQUESTS]:
-        table.add_row(
-            first_words(request.request_id, 24),
-            request.model_name or "-",
-            f"{request.age_s:.1f} s",
-            f"{request.prompt_tokens:,}",
-            f"{request.completion_tokens:,}",
-            _STAGES[request.stage],
-        )
+def _requests(requests: list[RequestEntry], width: int) -> "Table":
+    rows = [
+        {
+            "request": first_words(request.request_id, _MAX_ID),
+            "model": request.model_name or "-",
+            "age": f"{request.age_s:.1f} s",
+            "prompt": f"{request.prompt_tokens:,}",
+            "reply": f"{request.completion_tokens:,}",
+            "state": _STAGES[request.stage],
+        }
+        for request in requests[:MAX_REQUESTS]
+    ]
     if len(requests) > MAX_REQUESTS:
-        table.add_row(f"and {len(requests) - MAX_REQUESTS} more")
-    return table
+        rows.append({"model": f"and {len(requests) - MAX_REQUESTS} more"})
+    return _table(rows, {"request", "prompt", "reply"}, width)
 
 
 def _failures(failures: list[FailureEntry], width: int) -> "Table":
-    table = _table("failed", "request", "model", "error")
-    rows = [
-        (format_age(one.timestamp.timestamp()), first_words(one.request_id, 24), one.model_name or "-")
-        for one in failures[:MAX_FAILURES]
-    ]
-    taken = sum(max(map(len, cells)) + _GAP for cells in zip(*rows, strict=True))
+    rows = []
+    for failure in failures[:MAX_FAILURES]:
+        row = {"failed": format_age(failure.timestamp.timestamp())}
+        if width >= WIDE:
+            row["request"] = first_words(failure.request_id, _MAX_ID)
+            row["model"] = failure.model_name or "-"
+        rows.append(row)
+    taken = sum(max(len(row[heading]) for row in rows) + _GAP for heading in rows[0])
     for row, failure in zip(rows, failures, strict=False):
-        table.add_row(*row, first_words(f"{failure.code}: {failure.message}", max(20, width - taken)))
-    return table
+        row["error"] = first_words(f"{failure.code}: {failure.message}", max(_MIN_ERROR, width - taken))
+    return _table(rows, set(), width)

@@ -1,6 +1,6 @@
 """Formats the list of models and the line about the current one, with the repository that serves each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
 
 WIDE = 110  # columns; the full table needs them
 _WEAK_MODELS = ("builtin", "microsoft/DialoGPT-medium")
+_BETTER_MODELS = ("smollm2-135m", "qwen3-0.6b")
 _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": ""}
 
 
@@ -33,11 +34,19 @@ def current_model_line(health: HealthResponse) -> str:
     return f"Current model: {model.name}{origin}"
 
 
-def better_models(model_id: str | None) -> str | None:
+def better_models(model_id: str | None, models: Mapping[str, ModelEntry]) -> str | None:
     """Returns a line that names better models, if the model with this id is one that chats poorly."""
-    if model_id not in _WEAK_MODELS:
+    better = [models[name] for name in _BETTER_MODELS if name in models]
+    if model_id not in _WEAK_MODELS or not better:
         return None
-    return "For better answers: /switch smollm2-135m (0.3 GB) or /switch qwen3-0.6b (1.5 GB)."
+    names = (f"/switch {model.name} ({_to_fetch(model)})" for model in better)
+    return f"For better answers: {' or '.join(names)}."
+
+
+def _to_fetch(model: ModelEntry) -> str:
+    if model.is_on_disk:
+        return "on this machine"
+    return "a download" if model.size_bytes is None else f"{format_size(model.size_bytes)} to download"
 
 
 def in_list_order(models: Iterable[ModelEntry]) -> list[ModelEntry]:

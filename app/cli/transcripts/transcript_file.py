@@ -138,7 +138,15 @@ def load(name: str, folder: Path = FOLDER) -> Transcript:
     Raises:
         TranscriptError: the file does not exist or is not a saved conversation.
     """
-    path = folder / f"{checked_name(name)}.json"
+    return load_file(folder / f"{checked_name(name)}.json")
+
+
+def load_file(path: Path) -> Transcript:
+    """Returns the conversation in any file, with a new session id.
+
+    Raises:
+        TranscriptError: as `load` does.
+    """
     document = _read(path)
     return Transcript(
         document.system_prompt,

@@ -84,7 +84,7 @@ class SamplingFields(RequestModel):
         None, description="Whether the reply goes on where the model would end it."
     )
     min_tokens: Annotated[StrictInt | None, sampling.MIN_TOKENS] = Field(
-        None, description="The reply ends neither by a token nor by a text before it has this many tokens."
+        None, description="No token and no stop text ends the reply before it has this many tokens."
     )
     bad_words: Annotated[list[StopString] | None, FailFast()] = Field(
         None, max_length=sampling.MAX_BAD_WORDS, description="Texts that the reply never contains."

@@ -55,9 +55,9 @@ def test_version_with_a_later_turn_shows_that_too(talk: Talk, seen: Seen, standi
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("/version 2", "The last answer has 1 version, and no number 2."),
-        ("/version next", "no number 2"),
-        ("/version previous", "no number 0"),
+        ("/version 2", "There is no version 2; this is version 1 of 1."),
+        ("/version next", "There is no next version; this is version 1 of 1."),
+        ("/version previous", "There is no previous version"),
         ("/version two", "takes a number, next or previous"),
         ("/version", "takes a number, next or previous"),
         ("/branch 3", "no message '3'"),

@@ -6,6 +6,7 @@ from app.cli.commands.model import split_comparison
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused, UsageError
 from app.cli.input.interrupts import Interrupted, Interrupts
+from app.cli.output.model_table import better_models
 from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
@@ -21,6 +22,16 @@ def test_models_and_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:
     assert caught.value.code == "model_not_found"
     with pytest.raises(ClientError, match="needs the name"):
         talk("/switch")
+
+
+def test_better_models_are_named_with_what_they_cost() -> None:
+    entry = StandIn().models().models[0]
+    small = entry.model_copy(update={"name": "smollm2-135m", "is_on_disk": True})
+    large = entry.model_copy(update={"name": "qwen3-0.6b", "is_on_disk": False, "size_bytes": 1_500_000_000})
+    line = better_models("builtin", {"smollm2-135m": small, "qwen3-0.6b": large})
+    costs = "/switch smollm2-135m (on this machine) or /switch qwen3-0.6b (1.5 GB to download)"
+    assert line == f"For better answers: {costs}."
+    assert better_models("builtin", {}) is None and better_models("gpt2", {"smollm2-135m": small}) is None
 
 
 def test_current_model_is_listed_last(talk: Talk, seen: Seen) -> None:

@@ -27,6 +27,17 @@ def test_own_file_is_saved_again_without_a_question(talk: Talk, seen: Seen) -> N
     assert load("talk").turns == 2 and "kept as" not in seen.messages
 
 
+@pytest.mark.parametrize("path", ["conversations/talk.json", "./notes.json", "notes.json"])
+def test_file_is_loaded_by_its_path(talk: Talk, path: str) -> None:
+    talk("one", "/save talk", "/export notes.json")
+    assert talk(f"/load {path}").transcript.turns == 1
+
+
+def test_path_that_does_not_exist_is_named(talk: Talk) -> None:
+    with pytest.raises(ClientError, match="missing/talk.json does not exist."):
+        talk("/load missing/talk.json")
+
+
 def test_name_of_a_deleted_file_is_free_again(talk: Talk) -> None:
     assert talk("one", "/save talk", "/delete talk").saved_as is None
     with pytest.raises(ClientError, match="/save needs a name"):

@@ -36,7 +36,7 @@ def test_command_without_an_answer_is_rejected(talk: Talk, command: str) -> None
 def test_set_shows_and_checks_settings(talk: Talk, seen: Seen) -> None:
     talk("/set", "/set top_k 5", "/set top_k default", "/set top_k")
     assert "repetition_penalty" in seen.messages and "0 to 1,000,000" in seen.messages
-    with pytest.raises(ClientError, match="must be 0 to 2"):
+    with pytest.raises(ClientError, match="must be from 0 to 2"):
         talk("/set temperature hot")
     with pytest.raises(ClientError, match="No setting is called"):
         talk("/set heat")
@@ -115,3 +115,11 @@ def test_system_prompt_may_come_from_a_file(talk: Talk, standin: StandIn) -> Non
 def test_set_save_writes_the_preferences(talk: Talk, seen: Seen) -> None:
     talk("/set temperature 0.5 --save", "/set --save", "/set stop a b --save")
     assert load_preferences().settings.values == {"temperature": 0.5, "stop": "a b"}
+
+
+def test_settings_fit_a_narrow_terminal(talk: Talk, seen: Seen) -> None:
+    async def make_narrow(session: Session) -> None:
+        session.terminal.console.width = 40
+
+    talk(make_narrow, "/set temperature 0.5")
+    assert "temperature: 0.5 (from 0 to 2)\n" in seen.messages and "0 is greedy" in seen.messages

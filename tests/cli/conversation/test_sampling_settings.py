@@ -24,12 +24,12 @@ def test_settings_parse_typed_values(key: str, text: str, value: object) -> None
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("temperature", "3", "temperature must be 0 to 2"),
-        ("temperature", "warm", "temperature must be 0 to 2"),
-        ("temperature", "true", "temperature must be 0 to 2"),
-        ("temperature", "nan", "temperature must be 0 to 2"),
+        ("temperature", "3", "temperature must be from 0 to 2"),
+        ("temperature", "warm", "temperature must be from 0 to 2"),
+        ("temperature", "true", "temperature must be from 0 to 2"),
+        ("temperature", "nan", "temperature must be from 0 to 2"),
         ("top_p", "0", "top_p must be above 0 and at most 1"),
-        ("top_k", "1.5", "top_k must be 0 to 1,000,000"),
+        ("top_k", "1.5", "top_k must be from 0 to 1,000,000"),
         ("stop", "[broken", "not valid JSON"),
         ("stop", "[1]", "stop must be a string"),
         ("heat", "1", "No setting is called 'heat'"),

@@ -56,6 +56,14 @@ def test_model_without_memory_here_has_a_dash(memory_bytes: int | None) -> None:
     assert "-" in text and "bytes" not in text
 
 
+def test_narrow_terminal_gets_whole_words() -> None:
+    failure = FAILURE.model_copy(update={"timestamp": datetime.now(UTC)})
+    text = shown(report(models=[MODEL], requests=[REQUEST], failures=[failure]), width=40)
+    for part in ("builtin", "loaded", "500 MB", "100", "1.2 s", "just now", "queue_full"):
+        assert part in text, part
+    assert "waits for the" in text and "KV" not in text
+
+
 def test_nothing_is_shown_of_an_idle_server_without_models() -> None:
     assert shown(report()).strip() == ""
 
