@@ -136,6 +136,8 @@ class ModelRunner:
         return FlashAttention(self._flash_pool, packed.sequences, self.device, first_layer=self._first_layer)
 
     def _graph_logits(self, graphs: CudaGraphs, packed: _Packed) -> Tensor | None:
+        if not graphs.fits(len(packed.ids), max(packed.positions) + 1):
+            return None
         starts = [graphs.pool.start(item.slot) for item in packed.sequences for _ in range(item.rows)]
         logits = graphs.logits(packed.ids, starts, packed.positions)
         if logits is None or len(packed.logits_rows) == len(packed.ids):

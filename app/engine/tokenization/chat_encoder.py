@@ -9,11 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from app.core.errors import InvalidRequest
 from app.engine.tokenization.chat_template import END
 from app.engine.tokenization.direct_calls import encoder
+from app.engine.tokenization.recent_texts import RecentTexts
 
 # Noncharacters, which no text may contain, around each control token inside a message.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-
-KnownIds = dict[str, list[int]]  # token ids of texts, by text
 
 
 class ChatEncoder:
@@ -22,6 +21,7 @@ class ChatEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
         self._tokenizer = tokenizer
         self._encode = encoder(tokenizer)
+        self._recent = RecentTexts(self._encode)
         self._encode_complete = encoder(tokenizer, adds_special_tokens=True)
         self._control = _control_tokens(tokenizer, template or "")
         self._boundaries = _Boundaries.of(tokenizer)
@@ -33,38 +33,41 @@ class ChatEncoder:
         plain = re.sub(f"[{_OPEN}{_CLOSE}{END}]", "", content)
         return self._control.sub(f"{_OPEN}\\g<0>{_CLOSE}", plain)
 
-    def encode_chat(self, text: str, known: KnownIds) -> list[int]:
+    def encode_chat(self, text: str, scope: str | None = None) -> list[int]:
         """Returns the ids of a rendered chat. Marked control tokens, and only these, are encoded as text.
 
-        `known` keeps the ids of each part of the chat, so that the next call encodes only new parts.
+        With a scope, the ids of its parts are kept, so that the next call encodes only new parts.
         """
         pieces = [piece for piece in self._pieces(text) if piece]
         if not pieces:
             return self._starting_ids()
-        ids = self.encode_piece(pieces[0], known)
+        ids = self.encode_piece(pieces[0], scope)
         for piece in pieces[1:]:
-            ids += self._encode_inner(piece, known)
+            ids += self._encode_inner(piece, scope)
         return ids
 
     def encode_raw(self, text: str) -> list[int]:
         """Returns the ids of a text, with the special tokens that the tokenizer adds."""
         return self._encode_complete([text])[0] or self._starting_ids()
 
-    def encode_piece(self, text: str, known: KnownIds) -> list[int]:
-        """Returns the ids of a text without added tokens. Control tokens in it become control tokens."""
-        units = self._boundaries.cut(text)
-        new = list(dict.fromkeys(unit for unit in units if unit not in known))
-        if new:
-            known.update(zip(new, self._encode(new), strict=True))
-        return [token_id for unit in units for token_id in known[unit]]
+    def encode_piece(self, text: str, scope: str | None = None) -> list[int]:
+        """Returns the ids of a text without added tokens. Control tokens in it become control tokens.
 
-    def _encode_inner(self, text: str, known: KnownIds) -> list[int]:
+        With a scope, they are kept as those of a chat are.
+        """
+        units = self._boundaries.cut(text)
+        if not units:
+            return []
+        encoded = self._encode(list(units)) if scope is None else self._recent.encode(units, scope)
+        return [token_id for ids in encoded for token_id in ids]
+
+    def _encode_inner(self, text: str, scope: str | None) -> list[int]:
         """Encodes the text after a line break, which it removes: some tokenizers add a space at the start."""
-        line_break = self.encode_piece("\n", known)
-        ids = self.encode_piece("\n" + text, known)
+        line_break = self.encode_piece("\n", scope)
+        ids = self.encode_piece("\n" + text, scope)
         if ids[: len(line_break)] == line_break:
             return ids[len(line_break) :]
-        return self.encode_piece(text, known)
+        return self.encode_piece(text, scope)
 
     def _pieces(self, text: str) -> list[str]:
         """Returns the text cut at the marks, with each marked control token cut into parts that are none."""
@@ -97,7 +100,7 @@ class ChatEncoder:
         """Returns whether a sample text has the same ids after it is cut."""
         text = self._boundaries.sample()
         whole = self._encode([text])[0] if text else []
-        return self.encode_piece(text, {}) == whole
+        return self.encode_piece(text) == whole
 
 
 class _Boundaries:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from app.core.errors import ContextOverflow, InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Submit, Tool
 from app.engine.replies.parts import THINK_CLOSE, Thinking
-from app.engine.tokenization.chat_encoder import ChatEncoder, KnownIds
+from app.engine.tokenization.chat_encoder import ChatEncoder
 from app.engine.tokenization.chat_template import ChatTemplate
 from app.engine.tokenization.context_window import NO_THINKING, ContextWindow, Prompt
 from app.engine.tokenization.history import History, fold_system_messages
@@ -51,15 +51,14 @@ class PromptBuilder:
             raise InvalidRequest("only a chat has a final message to continue")
         if len(text) > self._window.max_characters:
             raise self._too_long(len(text), ())
-        return self._with_room(Prompt(self._encoder.encode_raw(text), 0), request, {})
+        return self._with_room(Prompt(self._encoder.encode_raw(text), 0), request)
 
     def _build_chat(self, request: Submit) -> Prompt:
         history = History.of(request)
         self._check_tools(request)
-        known: KnownIds = {}
-        render = partial(self._render, history, request, known)
+        render = partial(self._render, history, request)
         prompt = self._window.fit_turns(render, len(history.turns), request.sampling.max_tokens)
-        return self._with_room(prompt, request, known)
+        return self._with_room(prompt, request)
 
     def _check_tools(self, request: Submit) -> None:
         if _shown_tools(request) and not self._template.shows_tools:
@@ -67,17 +66,17 @@ class PromptBuilder:
                 "this model's chat template knows no tools", hint="Leave tools out, or choose another model."
             )
 
-    def _render(self, history: History, request: Submit, known: KnownIds, omitted_turns: int) -> Prompt:
+    def _render(self, history: History, request: Submit, omitted_turns: int) -> Prompt:
         omitted = history.messages_in(omitted_turns)
         text, thinking = self._text(history.without(omitted_turns), request)
         if len(text) > self._window.max_characters:
             return Prompt([], 0, omitted, thinking, characters=len(text))
         is_closed = text.rstrip().endswith(THINK_CLOSE)
-        return Prompt(self._encoder.encode_chat(text, known), 0, omitted, thinking, is_closed)
+        return Prompt(self._encoder.encode_chat(text, request.scope), 0, omitted, thinking, is_closed)
 
     def thinking_end(self) -> list[int]:
         """Returns the tokens that end a reply's thinking."""
-        return self._encoder.encode_piece(self._template.thinking_end, {})
+        return self._encoder.encode_piece(self._template.thinking_end)
 
     def tokenize(self, text: str, *, adds_special_tokens: bool) -> list[int]:
         """Returns the ids of a text. Names of special tokens in it become special tokens."""
@@ -85,7 +84,7 @@ class PromptBuilder:
             return []
         if adds_special_tokens:
             return self._encoder.encode_raw(text)
-        return self._encoder.encode_piece(text, {})
+        return self._encoder.encode_piece(text)
 
     def count(self, request: Submit) -> int:
         """Returns how many tokens the prompt has, however long. Raises InvalidRequest as `build` does."""
@@ -94,7 +93,8 @@ class PromptBuilder:
         if request.prompt is not None:
             return len(self._encoder.encode_raw(request.prompt))
         self._check_tools(request)
-        return len(self._encoder.encode_chat(self._text(History.of(request).without(0), request)[0], {}))
+        text, _ = self._text(History.of(request).without(0), request)
+        return len(self._encoder.encode_chat(text))
 
     def _marked(self, value: Any) -> Any:  # JSON
         """Returns the value with all its texts marked for the template."""
@@ -120,7 +120,7 @@ class PromptBuilder:
         text = self._template.render(marked, think=think, tools=tools)
         return text, self._template.thinking(text, request.think)
 
-    def _with_room(self, prompt: Prompt, request: Submit, known: KnownIds) -> Prompt:
+    def _with_room(self, prompt: Prompt, request: Submit) -> Prompt:
         if prompt.characters:
             raise self._too_long(prompt.characters, request.messages or ())
         max_tokens = self._window.reply_tokens(prompt, request.sampling.max_tokens)
@@ -131,13 +131,13 @@ class PromptBuilder:
                 f"The reply fills this model's context window of {self._window.tokens} tokens.",
                 hint="Send a new message instead.",
             )
-        raise self._overflow(len(prompt.ids), request.messages or (), known)
+        raise self._overflow(len(prompt.ids), request)
 
-    def _overflow(self, tokens: int, messages: Sequence[ChatMessage], known: KnownIds) -> ContextOverflow:
+    def _overflow(self, tokens: int, request: Submit) -> ContextOverflow:
         """Returns an error that names the system prompt or the message, whichever is longer."""
         window = f"This model's maximum context length is {self._window.tokens} tokens, but "
-        texts = [message.content for message in messages if message.role == "system"]
-        system = sum(len(self._encoder.encode_piece(text, known)) for text in texts)
+        texts = [message.content for message in request.messages or () if message.role == "system"]
+        system = sum(len(self._encoder.encode_piece(text, request.scope)) for text in texts)
         if 2 * system > tokens:
             why = f"system_prompt takes {system} of the {tokens} that this request needs."
             return ContextOverflow(window + why, hint="Shorten system_prompt.")

@@ -133,5 +133,24 @@ def test_each_message_is_encoded_once_when_history_is_left_out() -> None:
     messages = [ChatMessage(role, f"message {number}.") for number, role in enumerate([*roles, "user"])]
     prompt = build(tokenizer, Submit("a", SamplingParams(), tuple(messages)))
     assert prompt.omitted_messages > 0
-    counts = [sum(message.content in text for text in tokenizer.encoded) for message in messages]
-    assert counts == [1] * len(messages)
+    assert counts(tokenizer, messages) == [1] * len(messages)
+
+
+def counts(tokenizer: CountingTokenizer, messages: list[ChatMessage]) -> list[int]:
+    """Returns how often each message was encoded."""
+    return [sum(message.content in text for text in tokenizer.encoded) for message in messages]
+
+
+def test_next_turn_of_a_scope_encodes_only_what_is_new() -> None:
+    made = make_tokenizer()
+    tokenizer = CountingTokenizer(tokenizer_object=made.backend_tokenizer, chat_template=made.chat_template)
+    prompts = PromptBuilder(tokenizer, context_length=300, chat_template=None, sandbox=shared_sandbox())
+    texts = ["the cat", "sat on", "the mat"]
+    messages = [ChatMessage("assistant" if n % 2 else "user", text) for n, text in enumerate(texts)]
+    submits = [
+        Submit("a", SamplingParams(max_tokens=20), tuple(messages[:length]), scope=scope)
+        for scope, length in (("one", 1), ("one", 3), ("another", 1), ("one", 1))
+    ]
+    first, *_, again = [prompts.build(submit) for submit in submits]
+    assert again == first
+    assert counts(tokenizer, messages) == [2, 1, 1]
