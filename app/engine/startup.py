@@ -52,9 +52,10 @@ class ReadyEngine:
     grammar_sandbox: GrammarSandbox
 
     def close(self) -> None:
-        """Ends the processes that render the chat template and check grammars."""
+        """Ends the processes that render the chat template and check grammars, and frees device memory."""
         self.sandbox.close()
         self.grammar_sandbox.close()
+        self.engine.decoder.recover()
 
     def stats(self) -> Stats:
         return Stats(

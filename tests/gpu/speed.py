@@ -8,8 +8,8 @@ from statistics import median
 
 import torch
 
-from app.core.literals import Device
-from app.engine.ipc.messages import WorkerSpec
+from app.core.literals import Device, Role
+from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit, WorkerSpec
 from app.engine.startup import ReadyEngine
 from tests.benchmarks import folders
 from tests.benchmarks.vocabulary import Words
@@ -21,6 +21,7 @@ PROMPT_TOKENS, REPLY_TOKENS = 128, 128
 PREFILLS = (512, 4000)
 _COPY_BYTES = 2**31
 _REPETITIONS = 3
+_ROLES: tuple[Role, ...] = ("user", "assistant", "user")
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
         figures.add("load in this process, s", time.perf_counter() - began)
         figures.add("memory, MB", ready.info.memory_bytes / 1e6)
         _prefill(ready, words, window, figures)
+        _next_turn(ready, words, window, figures)
         for count in COUNTS:
             _decode(ready, words, count, figures)
         _long(ready, words, window, figures)
@@ -91,6 +93,21 @@ def _prefill(ready: ReadyEngine, words: Words, window: int, figures: Figures) ->
             for number in range(_REPETITIONS + 1)
         ]
         figures.add(f"prefill of {length} tokens, ms", 1000 * median(times[1:]))
+
+
+def _next_turn(ready: ReadyEngine, words: Words, window: int, figures: Figures) -> None:
+    """The second turn of a conversation whose first message is long."""
+    length = min(PREFILLS[-1], window - 96)
+    times = []
+    for number in range(_REPETITIONS):
+        texts = (words.message(length), "Yes.", words.message(16))
+        history = tuple(ChatMessage(role, text) for role, text in zip(_ROLES, texts, strict=True))
+        sampling = SamplingParams(max_tokens=1, temperature=0)
+        turns = [
+            record(ready, [Submit(f"turn {number}/{turn}", sampling, history[:turn])]) for turn in (1, 3)
+        ]
+        times.append(turns[-1].first_s)
+    figures.add(f"next turn after {length} tokens, first token, ms", 1000 * median(times))
 
 
 def _decode(ready: ReadyEngine, words: Words, count: int, figures: Figures) -> None:

@@ -52,4 +52,4 @@ class Decoder(Protocol):
         """Drop the state of a request that has ended, apart from its cache."""
 
     def recover(self) -> None:
-        """Give back device memory after a failed pass."""
+        """Give back device memory after a failed pass, or when the decoder is no longer used."""

@@ -97,11 +97,9 @@ class ModelRunner:
         return self.graphs is not None and self.graphs.are_possible
 
     def recover(self) -> None:
-        """Give back device memory after a failed pass, or when the runner is no longer used."""
+        """Forget the graphs after a failed pass, or when the runner is no longer used."""
         if self.graphs is not None:
             self.graphs.forget()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _pass_logits(self, chunks: Sequence[Chunk]) -> Tensor:
         packed = _Packed()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from app.engine.device import free_unused_memory
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.prefix_cache import KVCache
@@ -70,6 +71,7 @@ class PackedDecoder:
     def recover(self) -> None:
         self.runner.recover()
         self.proposer.recover()
+        free_unused_memory(self.device)  # no captured graph is left that uses it
 
     def _draft_model(self, draft: LoadedModel | None, first_layer: int) -> DraftModel | None:
         if draft is None:

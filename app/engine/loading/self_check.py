@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from app.core.errors import ModelRefused, ModelUnsupported
 from app.core.literals import Quantization
+from app.engine.device import free_unused_memory
 from app.engine.execution.attention import interface as attention
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
@@ -148,6 +149,7 @@ def _supports_cuda_graphs(
         return False
     finally:
         runner.recover()
+        free_unused_memory(runner.device)
 
 
 def _packed_logits(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from app.engine.device import free_unused_memory
 from app.engine.own_cache.caches import OwnCaches
 from app.engine.own_cache.runner import OwnForward
 from app.engine.request import Request
@@ -42,5 +43,4 @@ class OwnCacheDecoder:
         """A request has no state here apart from its cache."""
 
     def recover(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_unused_memory(self.device)

@@ -8,8 +8,6 @@ from app.engine.tokenization.direct_calls import EncodeTexts
 
 _MOST_IDS = 500_000  # of four bytes; their texts take as much again
 
-Ids = Sequence[int]
-
 
 class RecentTexts:
     """Encodes texts with `encode`, and keeps at most `most_ids` ids. Only one thread may use it.
@@ -20,10 +18,12 @@ class RecentTexts:
     def __init__(self, encode: EncodeTexts, most_ids: int = _MOST_IDS) -> None:
         self._encode = encode
         self._most_ids = most_ids
-        self._kept: OrderedDict[tuple[str, str], Ids] = OrderedDict()  # by scope and text, newest last
+        self._kept: OrderedDict[tuple[str, str], Sequence[int]] = (
+            OrderedDict()
+        )  # by scope and text, newest last
         self._count = 0  # of ids
 
-    def encode(self, texts: Sequence[str], scope: str) -> list[Ids]:
+    def encode(self, texts: Sequence[str], scope: str) -> list[Sequence[int]]:
         """Returns the ids of each text."""
         found = {text: self._kept[scope, text] for text in texts if (scope, text) in self._kept}
         new = list(dict.fromkeys(text for text in texts if text not in found))
@@ -33,7 +33,7 @@ class RecentTexts:
             self._keep((scope, text), ids)
         return [found[text] for text in texts]
 
-    def _keep(self, key: tuple[str, str], ids: Ids) -> None:
+    def _keep(self, key: tuple[str, str], ids: Sequence[int]) -> None:
         if key not in self._kept:
             self._kept[key] = ids
             self._count += len(ids)

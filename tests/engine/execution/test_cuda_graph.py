@@ -1,6 +1,7 @@
 """Decode attention gives the logits of variable-length attention, and a pass is prepared once per shape."""
 
 import copy
+import gc
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,19 @@ def test_recovered_runner_prepares_passes_again(llama: TinyModel) -> None:
     engine.decoder.recover()
     assert not graphs.shapes
     assert run(engine, greedy("a", "the cat")).texts["a"] == first
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs TEST_DEVICE=cuda")
+def test_engines_leave_no_memory_on_the_card(llama: TinyModel) -> None:
+    used = []
+    for _ in range(3):
+        engine = replace(llama, uses_pool=True).engine()
+        run(engine, greedy("a", "the cat"))
+        engine.decoder.recover()
+        del engine
+        gc.collect()
+        used.append(torch.cuda.memory_allocated())
+    assert used[2] <= used[0]
 
 
 def test_the_check_goes_on_without_cuda_graphs_if_they_fail(llama: TinyModel) -> None:
