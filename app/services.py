@@ -39,6 +39,7 @@ from app.models.schemas import (
     NewChatRequest,
     NewChatResponse,
     RegenerateRequest,
+    RunningTurnsResponse,
     SamplingFields,
     SelectResponse,
     StopTurnResponse,
@@ -78,6 +79,9 @@ class ChatService(Protocol):
     async def continue_reply(
         self, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline, /
     ) -> EventReader: ...
+
+    def running(self, owner: str, /) -> RunningTurnsResponse:
+        """Returns the owner's turns that run in this process."""
 
     async def events(
         self, owner: str, message_id: str, after: int, /, *, is_here: bool = False

@@ -23,6 +23,7 @@ from app.models.schemas import (
     ContinueRequest,
     EditRequest,
     RegenerateRequest,
+    RunningTurnsResponse,
     StopTurnResponse,
     TurnFields,
 )
@@ -61,6 +62,10 @@ class ChatModelManager:
     async def close(self) -> None:
         """Stops all turns, and waits until what was said is committed. Later turns raise ShuttingDown."""
         await self._turns.close()
+
+    def running(self, owner: str) -> RunningTurnsResponse:
+        """Returns the owner's turns that run in this process."""
+        return RunningTurnsResponse(turns=self._turns.running(owner))
 
     async def events(self, owner: str, message_id: str, after: int, *, is_here: bool = False) -> EventReader:
         """Returns a reader of the owner's turn, from the event after the one with the id `after` on.

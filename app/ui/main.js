@@ -6,6 +6,7 @@ import { byId } from "./core/dom.js";
 import { onChange } from "./core/state.js";
 import { Chat } from "./chat/chat.js";
 import { Compare } from "./chat/compare.js";
+import { watchTurns } from "./chat/elsewhere.js";
 import { showGauge } from "./chat/gauge.js";
 import { resumeTurns } from "./chat/turn.js";
 import { listenToKeys } from "./keys.js";
@@ -55,6 +56,7 @@ function begin() {
   connection.check();
   load();
   show();
+  watchTurns(() => chat.id);
 }
 
 function signOut() {

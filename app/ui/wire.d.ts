@@ -8,6 +8,18 @@ export interface ErrorDetail {
   retry_after?: number | null;
 }
 
+export interface RunningTurn {
+  message_id: string;
+  conversation_id: string;
+  parent_id: string | null;
+  question: string | null;
+  continues: string | null;
+}
+
+export interface RunningTurnsResponse {
+  turns: RunningTurn[];
+}
+
 export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;

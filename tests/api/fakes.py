@@ -215,6 +215,10 @@ class Scripted:
         self._call(owner, conversation_id, request)
         return ScriptedReader(self.run(""))
 
+    def running(self, owner: str) -> schemas.RunningTurnsResponse:
+        self._call(owner)
+        return schemas.RunningTurnsResponse(turns=[])
+
     async def events(self, owner: str, message_id: str, after: int, *, is_here: bool = False) -> EventReader:
         self._call(owner, message_id, after)
         if message_id == "msg_none" or (is_here and message_id == "msg_elsewhere"):

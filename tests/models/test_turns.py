@@ -179,6 +179,36 @@ def test_every_kind_of_turn_can_run_in_the_background() -> None:
     run(scenario())
 
 
+def test_turns_that_run_are_listed_for_their_owner() -> None:
+    async def scenario() -> None:
+        here = world()
+        first = answer_of(await read(here.chats.chat(OWNER, HI, soon())))
+        where = first.conversation_id
+        here.backend.reply, here.backend.is_endless = HELLO[:3], True
+        more = ChatRequest(message="and?", conversation_id=where, background=True)
+        for begin, expected in (
+            (here.chats.chat(OWNER, more, soon()), (first.message_id, "and?", None)),
+            (here.chats.regenerate(OWNER, where, RegenerateRequest(), soon()), (first.parent_id, None, None)),
+            (
+                here.chats.continue_reply(OWNER, where, ContinueRequest(), soon()),
+                (first.parent_id, None, first.message_id),
+            ),
+        ):
+            async with aclosing(await begin) as reader:
+                start = await until_text(reader)
+                [turn] = here.chats.running(OWNER).turns
+                assert (turn.message_id, turn.conversation_id) == (start.message_id, where)
+                assert (turn.parent_id, turn.question, turn.continues) == expected
+                assert here.chats.running("somebody").turns == []
+            await here.chats.stop(OWNER, turn.message_id)
+            await here.store.commit(await here.store.get(OWNER, where))
+            conversation = await here.store.get(OWNER, where)
+            await here.store.commit(replace(conversation, head_id=first.message_id))
+            assert here.chats.running(OWNER).turns == []
+
+    run(scenario())
+
+
 def test_a_turn_that_nobody_reads_ends_and_is_committed() -> None:
     async def scenario() -> None:
         here = world()

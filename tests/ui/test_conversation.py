@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.ui.conftest import ask
 from tests.ui.scripted_models import PAUSE, Piece, Script, words
@@ -135,6 +135,40 @@ def test_reload_in_mid_answer_picks_the_stream_up(page: Page, script: Script) ->
     expect(answers(page).locator(".markdown")).to_have_text("Once upon a time there was a fox.")
     expect(answers(page)).to_contain_text(" token")
     expect(page.locator(".message")).to_have_count(2)
+
+
+def test_another_browser_follows_a_first_answer(page: Page, browser: Browser, script: Script) -> None:
+    script.answer("Tell me a story", (*words("Once upon a time "), PAUSE, "there was a fox."))
+    ask(page, "Tell me a story")
+    expect(page.get_by_text("Once upon a time")).to_be_visible()
+    other = browser.new_context().new_page()
+    other.goto(page.url.partition("#")[0])
+    other.get_by_role("link", name="Tell me a story").click()
+    expect(other.get_by_text("Once upon a time")).to_be_visible()
+    expect(other.locator(".question")).to_have_text("Tell me a story")
+    script.may_go_on.set()
+    expect(answers(other).locator(".markdown")).to_have_text("Once upon a time there was a fox.")
+    expect(answers(other)).to_contain_text(" token")
+    expect(other.locator(".message")).to_have_count(2)
+    other.context.close()
+
+
+def test_a_tab_follows_a_later_answer_and_can_stop_it(
+    page: Page, context: BrowserContext, script: Script
+) -> None:
+    ask(page, "Hello")
+    expect(answers(page)).to_contain_text(" token")
+    other = context.new_page()
+    other.goto(page.url)
+    expect(answers(other)).to_contain_text(" token")
+    script.answer("Tell me a story", (*words("Once upon a time "), PAUSE, "there was a fox."))
+    ask(page, "Tell me a story")
+    expect(other.locator(".question").last).to_have_text("Tell me a story")
+    expect(other.get_by_text("Once upon a time")).to_be_visible()
+    other.get_by_role("button", name="Stop").click()
+    for each in (page, other):
+        expect(answers(each).last).to_contain_text("stopped")
+        expect(each.locator(".message")).to_have_count(4)
 
 
 def test_thinking_is_folded_and_calls_of_tools_are_blocks(page: Page, script: Script) -> None:

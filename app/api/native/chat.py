@@ -28,6 +28,7 @@ from app.models.schemas import (
     ContinueRequest,
     EditRequest,
     RegenerateRequest,
+    RunningTurnsResponse,
     StopTurnResponse,
 )
 
@@ -88,6 +89,12 @@ async def continue_reply(
     """Continues the last reply, for example after `max_tokens` cut it off. Deltas have only the new text."""
     events = await services.chats.continue_reply(owner, conversation_id, body, deadline)
     return respond(events, body.stream, encode, deadline)
+
+
+@router.get("/chat/turns")
+async def running_turns(services: ServicesDep, owner: OwnerDep) -> RunningTurnsResponse:
+    """Lists the caller's turns that run on this server, so that another client can follow one."""
+    return services.chats.running(owner)
 
 
 @router.get(

@@ -23,6 +23,7 @@ from app.models.schemas import (
     LoadProgress,
     LogprobEntry,
     MessagePart,
+    RunningTurn,
     StartEvent,
     TextPart,
     ThinkingEvent,
@@ -62,6 +63,17 @@ class Turn:
     def omitted_messages(self) -> int:
         """The number of messages of the branch that are not in `history`. The engine may omit more."""
         return self.parent.depth - len(self.history)
+
+    def to_wire(self, message_id: str) -> RunningTurn:
+        """Returns what another client needs to show the turn. `message_id` is the id of its reply."""
+        questions = [message.content for message in self.new_messages if message.role == "user"]
+        return RunningTurn(
+            message_id=message_id,
+            conversation_id=self.conversation.id,
+            parent_id=self.new_messages[0].parent_id if self.new_messages else self.parent.id,
+            question=questions[-1] if questions else None,
+            continues=None if self.continues is None else self.continues.id,
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -197,6 +209,7 @@ class TurnRunner:
             CancelledError: the turn was stopped before there was any text.
         """
         self._check_size(turn)
+        log.turn = turn.to_wire(log.message_id)
         reply = TurnReply(turn, log.message_id, log.echo)
         try:
             await self._generate_what_is_kept(reply, log, deadline)

@@ -9,7 +9,14 @@ from typing import Protocol
 
 from app.core.errors import DomainError, InvalidRequest
 from app.models.chat.generation import ReplyProgress
-from app.models.schemas import ChatResponse, DeltaEvent, LoadProgress, LogprobEntry, ThinkingEvent
+from app.models.schemas import (
+    ChatResponse,
+    DeltaEvent,
+    LoadProgress,
+    LogprobEntry,
+    RunningTurn,
+    ThinkingEvent,
+)
 
 TurnEvent = ReplyProgress | ChatResponse
 
@@ -109,6 +116,7 @@ class TurnLog:
         self.ids = TurnIds(message_id, conversation_id, echo)
         self.response: ChatResponse | None = None
         self.error: DomainError | None = None
+        self.turn: RunningTurn | None = None  # once its conversation is locked
         self.is_shutting_down = False  # whether the turn is stopped because the server stops
         self.size_bytes = _EVENT_BYTES  # roughly, in memory
         self._runs: list[_Run] = []

@@ -9,7 +9,7 @@ from typing import Any, Self
 from app.core.errors import QueueFull, ShuttingDown, TurnNotFound, TurnStopped
 from app.core.logging import to_domain_error
 from app.models.chat.turn_log import TurnIds, TurnLog, TurnRecord
-from app.models.schemas import ChatResponse, StartEvent
+from app.models.schemas import ChatResponse, RunningTurn, StartEvent
 
 KEPT_S = 300.0  # for which the events of a turn can be read after its end
 KEPT_BYTES = 64_000_000  # of the events of all turns that have ended
@@ -127,6 +127,11 @@ class TurnRegistry:
         if turn is None or turn.owner != owner:
             raise turn_not_found()
         return turn
+
+    def running(self, owner: str) -> list[RunningTurn]:
+        """Returns the owner's turns that run, the oldest first."""
+        logs = [turn.log for turn in self._running.values() if turn.owner == owner]
+        return [log.turn for log in logs if log.turn is not None]
 
     async def close(self) -> None:
         """Stops all turns and waits until what was said is committed. Later turns raise ShuttingDown."""

@@ -52,6 +52,8 @@ from app.models.schemas.replies import (
     LogprobEntry as LogprobEntry,
     NewChatResponse as NewChatResponse,
     Parameters as Parameters,
+    RunningTurn as RunningTurn,
+    RunningTurnsResponse as RunningTurnsResponse,
     SelectResponse as SelectResponse,
     StartEvent as StartEvent,
     StopTurnResponse as StopTurnResponse,

@@ -171,6 +171,20 @@ class StopTurnResponse(WireModel):
     reply: ChatResponse | None = Field(description="What is kept; null if nothing was said, or it failed.")
 
 
+class RunningTurn(WireModel):
+    """A turn that runs: where in its conversation it is, and the question that is not stored yet."""
+
+    message_id: str
+    conversation_id: str
+    parent_id: str | None = Field(description="The last stored message that the turn follows.")
+    question: str | None = Field(description="The new user message; null if an old one is answered again.")
+    continues: str | None = Field(description="The id of the reply that the turn continues, if it does.")
+
+
+class RunningTurnsResponse(WireModel):
+    turns: list[RunningTurn]
+
+
 class UndoResponse(WireModel):
     conversation_id: str
     removed_messages: int = Field(description="The number of messages that left the current branch.")

@@ -45,6 +45,7 @@ export class Chat {
     });
     onChange("models", () => this.#showGreeting());
     onChange("turns", () => this.#turnsChanged());
+    onChange("running", () => this.#join());
   }
 
   /** @returns {ConversationMessage[]} the current branch */
@@ -66,7 +67,7 @@ export class Chat {
     this.#fail(null);
     this.scrolling.isAtEnd = true;
     this.draw();
-    if (id !== null) await this.refresh();
+    if (id !== null) await this.#join(true);
     if (HAS_KEYBOARD.matches) this.composer.focus();
   }
 
@@ -95,6 +96,25 @@ export class Chat {
     this.#fail(null);
     this.turn = turn;
     this.scrolling.toEnd();
+    this.draw();
+  }
+
+  /** The turn that another client has begun in the open conversation. */
+  get #elsewhere() {
+    const turn = state.running.find((running) => running.conversation_id === this.id);
+    return turn === undefined || this.branch.some((message) => message.id === turn.message_id) ? null : turn;
+  }
+
+  /** Reads the conversation anew and follows its turn, if another client has begun one. */
+  async #join(reads = false) {
+    if (reads || (this.turn === null && this.#elsewhere !== null)) await this.refresh();
+    const running = this.#elsewhere;
+    if (running === null || this.turn !== null) return;
+    const continued = this.branch.find((message) => message.id === running.continues);
+    const { conversation_id: conversationId, question, parent_id: keptUntil } = running;
+    const turn = new Turn({ conversationId, question, keptUntil, prefix: continued?.parts ?? [] });
+    turn.resume(running.message_id);
+    this.turn = turn;
     this.draw();
   }
 
@@ -141,7 +161,7 @@ export class Chat {
   #explainMissing(error) {
     if (error.status === 401 || error.status === 0) return; // said elsewhere
     if (error.status !== 404) return this.#fail(error);
-    if (this.turn !== null) return; // it is stored with the end of its first turn
+    if (this.turn !== null || this.#elsewhere !== null) return; // it is stored with the end of its first turn
     if (this.branch.length > 0) return this.#offerToRestore();
     toast("This conversation does not exist any more.");
     this.page.open(null);

@@ -1,13 +1,13 @@
 // Holds what several parts of the page show, and tells them when it changes.
 
-/** @import { HealthResponse, ModelEntry } from "../wire.d.ts" */
+/** @import { HealthResponse, ModelEntry, RunningTurn } from "../wire.d.ts" */
 
-/** @type {{ models: ModelEntry[], currentModel: string | null, health: HealthResponse | null }} */
-export const state = { models: [], currentModel: null, health: null };
+/** @type {{ models: ModelEntry[], currentModel: string | null, health: HealthResponse | null, running: RunningTurn[] }} */
+export const state = { models: [], currentModel: null, health: null, running: [] };
 
 const changes = new EventTarget();
 
-/** @typedef {"models" | "health" | "turns" | "conversations" | "conversation"} Topic */
+/** @typedef {"models" | "health" | "turns" | "running" | "conversations" | "conversation"} Topic */
 
 /** @param {Topic} topic @param {() => void} listener */
 export function onChange(topic, listener) {

@@ -4,7 +4,7 @@ import { call } from "../core/api.js";
 import { byId, el, fill, iconButton } from "../core/dom.js";
 import { dayGroup } from "../core/format.js";
 import { icon } from "../core/icons.js";
-import { onChange } from "../core/state.js";
+import { onChange, state } from "../core/state.js";
 import { turns } from "../chat/turn.js";
 import { confirm } from "./confirm.js";
 import { sayError } from "./toast.js";
@@ -33,6 +33,7 @@ export class Sidebar {
     this.search.addEventListener("keydown", (event) => this.#key(event));
     onChange("conversations", () => this.load());
     onChange("turns", () => this.draw());
+    onChange("running", () => this.draw());
     onChange("conversation", () => this.draw());
   }
 
@@ -77,10 +78,11 @@ export class Sidebar {
 
   /** The conversations whose first turn runs, which the server does not list yet. */
   #beginning() {
-    const listed = new Set(this.shown.map((summary) => summary.conversation_id));
-    return [...turns]
-      .filter((turn) => turn.conversationId !== null && !listed.has(turn.conversationId))
-      .map((turn) => el("li", {}, this.#link(turn.conversationId ?? "", turn.plan.question ?? "New conversation")));
+    /** @type {Map<string, string | null>} */
+    const questions = new Map(state.running.map((turn) => [turn.conversation_id, turn.question]));
+    for (const turn of turns) if (turn.conversationId !== null) questions.set(turn.conversationId, turn.plan.question);
+    for (const summary of this.shown) questions.delete(summary.conversation_id);
+    return [...questions].map(([id, question]) => el("li", {}, this.#link(id, question ?? "New conversation")));
   }
 
   /** @param {ConversationSummary} summary */
@@ -95,7 +97,8 @@ export class Sidebar {
 
   /** @param {string} id @param {string} name */
   #link(id, name) {
-    const isRunning = [...turns].some((turn) => turn.conversationId === id);
+    const runsElsewhere = state.running.some((turn) => turn.conversation_id === id);
+    const isRunning = runsElsewhere || [...turns].some((turn) => turn.conversationId === id);
     const current = this.page.openId() === id ? "page" : null;
     const label = el("span", { class: "title", dir: "auto" }, name);
     return el("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": current, title: name }, label, isRunning && el("span", { class: "dot", title: "Answering" }));
