@@ -56,7 +56,7 @@ def test_conversation_goes_on_while_another_one_is_open(page: Page, script: Scri
 def test_model_is_switched_with_progress(page: Page, script: Script) -> None:
     page.get_by_role("button", name="Builtin").click()
     page.get_by_role("button", name="Gpt2-Medium").click()
-    expect(page.locator("#models .loading")).to_contain_text(f"Loading {SLOW}: load, 50 %")
+    expect(page.locator("#models .loading")).to_contain_text(f"Loading {SLOW}: reading its weights, 50 %")
     expect(page.locator("#model-name")).to_have_text(f"{SLOW}: loading 50 %")
     script.may_load.set()
     expect(page.locator("#model-name")).to_have_text("Gpt2-Medium")
@@ -134,3 +134,22 @@ def test_models_are_compared_side_by_side(page: Page, script: Script) -> None:
     expect(page.locator(".assistant .place")).to_have_text("2/2")
     page.get_by_role("button", name="Compare versions").click()
     expect(page.locator(".column")).to_have_count(2)
+
+
+def test_advice_of_the_builtin_model_to_switch_has_a_button(page: Page, script: Script) -> None:
+    script.answer("Who was Kant?", ("I don't know that: try /switch llama3-1b.",))
+    ask(page, "Who was Kant?")
+    expect(page.get_by_text("try /switch llama3-1b.")).to_be_visible()
+    page.get_by_role("button", name="Choose another model").click()
+    expect(page.locator("#models")).to_be_visible()
+
+
+def test_without_a_model_the_page_leads_to_the_menu(page: Page) -> None:
+    refused = {
+        "error": {"code": "no_model_chosen", "message": "No model is chosen.", "hint": "POST one first."}
+    }
+    page.route("**/api/v1/chat", lambda route: route.fulfill(status=400, json=refused))
+    ask(page, "Hello")
+    expect(page.get_by_text("POST one first.")).to_be_hidden()
+    page.locator("#failure").get_by_role("button", name="Choose a model").click()
+    expect(page.locator("#models")).to_be_visible()

@@ -15,6 +15,8 @@ import { Turn, turnOf, turns } from "./turn.js";
 
 const HAS_KEYBOARD = matchMedia("(pointer: fine)"); // a touch screen would cover half of the page with its own
 
+const chooseModel = () => el("button", { type: "button", class: "quiet", popovertarget: "models" }, "Choose a model");
+
 export class Chat {
   /** @param {{ open: (id: string | null) => void, compare: (replyIds: string[]) => void }} page */
   constructor(page) {
@@ -179,7 +181,8 @@ export class Chat {
   /** @param {ApiError | null} error */
   #fail(error) {
     this.failure.hidden = error === null;
-    fill(this.failure, error && el("strong", {}, error.message), error?.hint && el("span", {}, ` ${error.hint}`));
+    const hint = error?.code === "no_model_chosen" ? chooseModel() : error?.hint && el("span", {}, ` ${error.hint}`);
+    fill(this.failure, error && el("strong", {}, error.message), hint || null);
   }
 
   #showGreeting() {

@@ -109,6 +109,7 @@ export class MessageView {
       copyButton(() => message.content, "Copy answer"),
       iconButton(icon("retry"), "Answer again", () => regenerate(message.id)),
       message.siblings.length > 1 && iconButton(icon("columns"), "Compare versions", () => compare(message.siblings)),
+      this.isLast && isAdvice(message) && el("button", { type: "button", class: "quiet", popovertarget: "models" }, "Choose another model"),
       this.isLast && isCut && el("button", { type: "button", class: "quiet", onclick: continueReply }, icon("forward"), "Continue"),
       el("span", { class: "facts", title: moment(message.timestamp) }, factsOf(message)),
     ];
@@ -157,6 +158,11 @@ export class MessageView {
     field.style.height = `${field.scrollHeight + 2}px`;
     field.focus();
   }
+}
+
+/** Whether the built-in model recommends commands of the terminal client. @param {ConversationMessage} message */
+function isAdvice({ model_name, content }) {
+  return model_name === "builtin" && /\/(switch|models)\b/.test(content);
 }
 
 /** @param {Pick<ConversationMessage, "model_name" | "usage" | "timings" | "finish_reason">} message @returns {string} */

@@ -62,10 +62,23 @@ export class ReplyBody {
   }
 }
 
+/** What the stages of a load are called. @type {Record<string, string>} */
+const STAGES = {
+  resolve: "finding its files",
+  verify: "checking its files",
+  drain: "waiting for answers of the model before it",
+  convert: "converting its weights",
+  import: "starting its process",
+  load: "reading its weights",
+  check: "checking its first results",
+  pack: "arranging its weights",
+  "warm up": "warming up",
+};
+
 /** @param {LoadProgress} progress */
 export function progressText({ model_name, stage, fraction, done_bytes, total_bytes, seconds_left }) {
   const share = `${Math.floor(fraction * 100)} %`;
-  if (stage !== "download" || done_bytes === null || total_bytes === null) return `Loading ${model_name}: ${stage}, ${share}`;
+  if (stage !== "download" || done_bytes === null || total_bytes === null) return `Loading ${model_name}: ${STAGES[stage] ?? stage}, ${share}`;
   const left = seconds_left === null ? "" : `, ${duration(seconds_left)} left`;
   return `Downloading ${model_name}: ${size(done_bytes)} of ${size(total_bytes)}${left}`;
 }
