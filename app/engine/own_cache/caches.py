@@ -13,7 +13,7 @@ import numpy as np
 
 from app.engine.kv.prefix_index import Ids, PrefixIndex
 from app.engine.kv.sequence_bytes import SequenceBytes
-from app.engine.own_cache.sequence_state import SequenceState
+from app.engine.own_cache.sequence_state import SequenceState, storage_bytes
 from app.engine.scheduling.sequence import TokenSequence
 
 _log = logging.getLogger(__name__)
@@ -62,10 +62,23 @@ class OwnCaches:
         self._kept: OrderedDict[SequenceState, None] = OrderedDict()  # least recently used first
         self._reserved_bytes = 0
         self._kept_bytes = 0
+        self._padding_bytes = 0  # of joint caches
 
     @property
     def used_bytes(self) -> int:
-        return self._reserved_bytes + self._kept_bytes
+        return self._unkept_bytes + self._kept_bytes
+
+    @property
+    def most_padding(self) -> int:
+        """How many ids of padding fit beside the running sequences."""
+        return (self._budget - self._reserved_bytes) // max(self._sequence_bytes.per_token, 1)
+
+    def hold_padding(self, ids: int) -> None:
+        """Count the padding of the joint caches, at most `most_padding`, and evict kept caches for it."""
+        self._padding_bytes = 0
+        nbytes = ids * self._sequence_bytes.per_token
+        self._evict_for(nbytes)
+        self._padding_bytes = nbytes
 
     @property
     def kept_states(self) -> list[SequenceState]:
@@ -96,7 +109,7 @@ class OwnCaches:
         running = self._running[sequence]
         if running.checkpoint == sequence.computed:
             running.checkpoint = None
-            self._keep(running.state.copy(), running.prompt[: sequence.computed])
+            self._keep_copy(running.state, running.prompt[: sequence.computed])
         more = max(0, self._bytes_for(len(sequence.ids)) - running.reserved)
         if self._reserved_bytes + more > self._budget:
             return False
@@ -118,7 +131,7 @@ class OwnCaches:
     def release(self, sequence: TokenSequence) -> None:
         """See KVMemory."""
         running = self._detach(sequence)
-        if sequence.computed > 0 and sequence.is_kept:
+        if sequence.computed > 0 and sequence.is_kept and not running.state.is_empty:
             ids = np.array(sequence.ids[: sequence.computed], np.int64)
             try:
                 self._keep(running.state, ids)
@@ -142,6 +155,10 @@ class OwnCaches:
         assert all(state.tokens > 0 for state in self._kept)
         self._index.check_integrity()
         assert len(self._kept) <= len(self._index) <= len(self._kept) + len(self._running)
+
+    @property
+    def _unkept_bytes(self) -> int:
+        return self._reserved_bytes + self._padding_bytes
 
     def _bytes_for(self, tokens: int) -> int:
         return self._sequence_bytes.of(min(-(-tokens // _BLOCK) * _BLOCK, self._max_tokens))
@@ -191,6 +208,24 @@ class OwnCaches:
         is_kept = self._has_checkpoints and sequence.is_kept and not sequence.needs_all_logits
         return place if is_kept and place - sequence.computed >= _SHORTEST_CHECKPOINT else None
 
+    def _keep_copy(self, state: SequenceState, ids: Ids) -> None:
+        """Keep a copy of the cache, if there is memory for it without the caches of finished sequences."""
+        if self._unkept_bytes + storage_bytes(state.cache) > self._budget:
+            return
+        copy = self._copied(state)
+        if copy is None:
+            self.forget_finished()
+            copy = self._copied(state)
+        if copy is not None:
+            self._keep(copy, ids)
+
+    def _copied(self, state: SequenceState) -> SequenceState | None:
+        try:
+            return state.copy()
+        except (RuntimeError, MemoryError):  # torch's out-of-memory error is a RuntimeError
+            _log.exception("a cache could not be copied")
+            return None  # the error, which keeps alive what the copy had allocated, is gone then
+
     def _keep(self, state: SequenceState, ids: Ids) -> None:
         """Keep the cache, unless the budget has no room or a longer one can be cropped to it."""
         state.keep(len(ids))
@@ -200,7 +235,7 @@ class OwnCaches:
             self._kept.move_to_end(longer)
             self._index.remove(state)
             return
-        if self._reserved_bytes + state.nbytes > self._budget:
+        if self._unkept_bytes + state.nbytes > self._budget:
             self._index.remove(state)
             return
         for other in self._index.contained_in(state):
@@ -214,6 +249,8 @@ class OwnCaches:
         running = self._running.pop(sequence)
         self._reserved_bytes -= running.reserved
         self._index.remove(running.state)
+        if not self._running:
+            self._padding_bytes = 0
         return running
 
     def _forget(self, state: SequenceState) -> None:

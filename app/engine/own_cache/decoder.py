@@ -7,6 +7,7 @@ from torch import Tensor
 
 from app.engine.device import free_unused_memory
 from app.engine.own_cache.caches import OwnCaches
+from app.engine.own_cache.joint_cache import padding_of
 from app.engine.own_cache.runner import OwnForward
 from app.engine.request import Request
 from app.engine.scheduling.sequence import Chunk
@@ -34,7 +35,11 @@ class OwnCacheDecoder:
         """Proposes nothing: a state that has read a wrong draft id cannot go back."""
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        return self._forward.logits([(chunk, self.cache.state_of(chunk.sequence)) for chunk in chunks])
+        passes = self._forward.passes(chunks, self.cache.most_padding)
+        lengths = [chunk.sequence.computed for chunk in chunks]
+        self.cache.hold_padding(sum(padding_of([lengths[place] for place in each]) for each in passes))
+        states = [self.cache.state_of(chunk.sequence) for chunk in chunks]
+        return self._forward.logits(list(zip(chunks, states, strict=True)), passes)
 
     def record(self, request: Request, accepted: int) -> None:
         """There are no draft ids to learn from."""

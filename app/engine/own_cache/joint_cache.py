@@ -57,29 +57,38 @@ def joining_of(state: SequenceState) -> Joining:
     return Joining.PADDED if types & _WITH_KEYS else Joining.UNPADDED
 
 
-def groups_to_join(lengths: Sequence[int], joining: Joining) -> list[list[int]]:
-    """Returns groups of places in `lengths` whose caches may be joined. Padding takes memory and time."""
+def groups_to_join(lengths: Sequence[int], joining: Joining, most_padding: int) -> list[list[int]]:
+    """Returns groups of places in `lengths` whose caches may be joined.
+
+    Padding takes memory and time, so they have similar lengths, and at most `most_padding` ids in all.
+    """
     match joining:
         case Joining.NEVER:
             return [[place] for place in range(len(lengths))]
         case Joining.UNPADDED:
             return [list(range(len(lengths)))] if lengths else []
         case Joining.PADDED:
-            return _groups_of_similar(lengths)
+            return _groups_of_similar(lengths, most_padding)
 
 
-def _groups_of_similar(lengths: Sequence[int]) -> list[list[int]]:
+def padding_of(lengths: Sequence[int]) -> int:
+    """Returns how many ids of padding a joint cache of sequences of these lengths has."""
+    return max(lengths) * len(lengths) - sum(lengths)
+
+
+def _groups_of_similar(lengths: Sequence[int], most_padding: int) -> list[list[int]]:
     groups: list[list[int]] = []
-    ids = 0
+    ids, padding, left = 0, 0, most_padding
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        ids += lengths[place]
-        if groups:
-            padded = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
-            if padded <= ids * (1 + _MOST_PADDING) + _LITTLE_PADDING:
-                groups[-1].append(place)
-                continue
-        groups.append([place])
-        ids = lengths[place]
+        length = lengths[place]
+        more = lengths[groups[-1][0]] - length if groups else 0
+        is_little = padding + more <= (ids + length) * _MOST_PADDING + _LITTLE_PADDING
+        if groups and is_little and more <= left:
+            groups[-1].append(place)
+            ids, padding, left = ids + length, padding + more, left - more
+        else:
+            groups.append([place])
+            ids, padding = length, 0
     return groups
 
 

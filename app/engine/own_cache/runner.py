@@ -1,9 +1,11 @@
 """Runs a model's own forward pass: for several sequences that decode together, or for one after the other."""
 
 import inspect
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -11,10 +13,22 @@ from transformers import PreTrainedModel
 
 from app.engine.device import on_device
 from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
+from app.engine.own_cache.module_states import ModuleCache
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
+Arguments = dict[str, Tensor | int]
+
 _POSITIONS = "position_ids"  # the argument with the position of each id
+_KEPT_LOGITS = "logits_to_keep"  # the argument with the number of rows; all are computed without it
+
+
+class CachePlace(Enum):
+    """Where a model's forward pass leaves what later passes need."""
+
+    OUTPUT = "output"
+    MODULES = "modules"  # in attributes of its layers, beside a cache that it was given
+    NOWHERE = "nowhere"  # each pass computes the whole sequence again
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +40,43 @@ class PassOptions:
 
     joining: Joining = Joining.NEVER  # whether one pass may read one id of each of several sequences
     gives_positions: bool = False
+    place: CachePlace = CachePlace.OUTPUT
 
 
 _PLAIN = PassOptions()
 
 
 class OwnForward:
-    """`model` takes and returns a cache: see `cache_argument`."""
+    """Calls `model` as the options say. What it returns is given to it again in the next pass."""
 
     def __init__(self, model: PreTrainedModel, options: PassOptions = _PLAIN) -> None:
-        argument = cache_argument(model)
-        assert argument is not None, "the check at load refuses models without a cache"
         self._model = model
-        self._argument = argument
+        self._argument = cache_argument(model)
         self._options = options
-        parameters = set(inspect.signature(model.forward).parameters)
-        self._takes = parameters if options.joining is Joining.PADDED else set[str]()
-        self._gives_positions = options.gives_positions and _POSITIONS in parameters
+        self._takes = set(inspect.signature(model.forward).parameters)
         self.device = model.device
 
+    def passes(self, chunks: Sequence[Chunk], most_padding: int = sys.maxsize) -> list[list[int]]:
+        """Returns the places of the chunks that each pass reads. Joint caches get at most that padding."""
+        lengths = {
+            place: chunk.sequence.computed
+            for place, chunk in enumerate(chunks)
+            if chunk.count == 1 and chunk.sequence.computed > 0
+        }
+        alone = [[place] for place in range(len(chunks)) if place not in lengths]
+        groups = groups_to_join(list(lengths.values()), self._options.joining, most_padding)
+        return [*alone, *([list(lengths)[each] for each in group] for group in groups)]
+
     @torch.inference_mode()
-    def logits(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> Tensor:
-        """Returns the `logits_rows` of each chunk in order. The states have then read the chunks."""
+    def logits(
+        self, chunks: Sequence[tuple[Chunk, SequenceState]], passes: Sequence[Sequence[int]] | None = None
+    ) -> Tensor:
+        """Returns the `logits_rows` of each chunk in order. The states have then read the chunks.
+
+        `passes` is one result of `passes`; by default, sequences are joined whatever padding that takes.
+        """
         rows: dict[int, Tensor] = {}
-        for places in self._passes(chunks):
+        for places in self.passes([chunk for chunk, _ in chunks]) if passes is None else passes:
             together = [chunks[place] for place in places]
             logits = self._forward(*together[0]) if len(together) == 1 else self._joint_forward(together)
             rows |= zip(places, logits if len(together) > 1 else [logits], strict=True)
@@ -67,45 +94,75 @@ class OwnForward:
         self.logits([(chunk, state)]).sum().item()  # waits for the device
         return time.perf_counter() - began
 
-    def _passes(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> list[list[int]]:
-        """Returns the places of the chunks of each pass."""
-        lengths = {
-            place: chunk.sequence.computed
-            for place, (chunk, _) in enumerate(chunks)
-            if chunk.count == 1 and chunk.sequence.computed > 0
-        }
-        alone = [[place] for place in range(len(chunks)) if place not in lengths]
-        groups = groups_to_join(list(lengths.values()), self._options.joining)
-        return [*alone, *([list(lengths)[each] for each in group] for group in groups)]
-
     def _forward(self, chunk: Chunk, state: SequenceState) -> Tensor:
         """Returns the logits of at least one of the chunk's rows."""
-        start = chunk.sequence.computed
-        ids = list(chunk.sequence.ids[start : start + chunk.count])
+        match self._options.place:
+            case CachePlace.OUTPUT:
+                logits = self._pass_with_cache(chunk, state)
+            case CachePlace.MODULES:
+                logits = self._pass_with_modules(chunk, state)
+            case CachePlace.NOWHERE:
+                logits = self._whole_pass(chunk)
+        return logits[0, -max(chunk.logits_rows, 1) :]
+
+    def _pass_with_cache(self, chunk: Chunk, state: SequenceState) -> Tensor:
+        assert self._argument is not None, "the check at load found a cache"
         cache = {} if state.cache is None else {self._argument: state.cache}
-        if self._gives_positions:
-            cache[_POSITIONS] = on_device([range(start, start + chunk.count)], self.device)
+        if self._options.gives_positions:
+            cache |= self._only_known({_POSITIONS: self._positions(chunk)})
         output = self._model(
-            input_ids=on_device([ids], self.device),
+            **self._arguments(chunk, chunk.sequence.computed),
             use_cache=True,
-            logits_to_keep=max(chunk.logits_rows, 1),  # 0 would mean all
             **cache,
         )
         state.cache = getattr(output, self._argument)
-        logits: Tensor = output.logits[0]
-        return logits[-max(chunk.logits_rows, 1) :]
+        logits: Tensor = output.logits
+        return logits
+
+    def _pass_with_modules(self, chunk: Chunk, state: SequenceState) -> Tensor:
+        assert self._argument is not None, "the check at load found a cache"
+        cache: ModuleCache = state.cache or ModuleCache.empty(self._model.config)
+        with cache.in_place(self._model):
+            logits: Tensor = self._model(
+                **self._arguments(chunk, chunk.sequence.computed),
+                use_cache=True,
+                **{self._argument: cache.attention, _POSITIONS: self._positions(chunk)},
+            ).logits
+        state.cache = cache
+        return logits
+
+    def _whole_pass(self, chunk: Chunk) -> Tensor:
+        output = self._model(**self._arguments(chunk, 0), **self._only_known({"use_cache": False}))
+        logits: Tensor = output.logits
+        return logits
+
+    def _arguments(self, chunk: Chunk, start: int) -> Arguments:
+        """Returns the ids from `start` to the chunk's end, and how many rows of logits are needed."""
+        ids = chunk.sequence.ids[start : chunk.sequence.computed + chunk.count]
+        kept = self._only_known({_KEPT_LOGITS: max(chunk.logits_rows, 1)})  # 0 would mean all
+        return {"input_ids": on_device([list(ids)], self.device), **kept}
+
+    def _positions(self, chunk: Chunk) -> Tensor:
+        start = chunk.sequence.computed
+        return on_device([range(start, start + chunk.count)], self.device)
+
+    def _only_known(self, arguments: Arguments) -> Arguments:
+        """Returns those of the arguments that the model takes."""
+        return {name: value for name, value in arguments.items() if name in self._takes}
 
     def _joint_forward(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> Tensor:
         """Returns the logits `[chunks, 1, vocabulary]` of chunks of one id, computed in one pass."""
+        assert self._argument is not None, "the check at load found a cache"
         sequences, states = [chunk.sequence for chunk, _ in chunks], [state for _, state in chunks]
         joint = _joint_of(states) or JointCache(states, [sequence.computed for sequence in sequences])
-        options = {"attention_mask": joint.mask(self.device), _POSITIONS: joint.positions(self.device)}
+        options: Arguments = {_KEPT_LOGITS: 1}
+        if self._options.joining is Joining.PADDED:
+            options |= {"attention_mask": joint.mask(self.device), _POSITIONS: joint.positions(self.device)}
         output = self._model(
             input_ids=on_device([[sequence.ids[sequence.computed]] for sequence in sequences], self.device),
             use_cache=True,
-            logits_to_keep=1,
             **{self._argument: joint.cache},
-            **{name: value for name, value in options.items() if name in self._takes},
+            **self._only_known(options),
         )
         joint.advance()
         logits: Tensor = output.logits

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from app.engine.own_cache.module_states import ModuleCache
+
 _ARGUMENTS = ("past_key_values", "cache_params", "state")
 
 
@@ -34,7 +36,7 @@ class Joint(Protocol):
 
 
 class SequenceState:
-    """One sequence's cache. `cache` is None before the first pass, which makes it.
+    """One sequence's cache. `cache` is None before the first pass, and always if the architecture has none.
 
     While it is part of a `joint` cache, asking for `cache` separates that.
     """
@@ -47,6 +49,11 @@ class SequenceState:
         self.joint: Joint | None = None
         self.tokens = 0  # leading ids that it has read; set when it is kept
         self.nbytes = 0  # set when it is kept
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing of what it has read: no pass was made, or the architecture keeps nothing."""
+        return self._cache is None and self.joint is None
 
     @property
     def cache(self) -> Any:  # as above
@@ -122,5 +129,5 @@ def _tensors(value: Any) -> Iterator[Tensor]:  # Any: as above
         case list() | tuple():
             for item in value:
                 yield from _tensors(item)
-        case _ if type(value).__module__.startswith("transformers."):
+        case _ if isinstance(value, ModuleCache) or type(value).__module__.startswith("transformers."):
             yield from _tensors(vars(value))

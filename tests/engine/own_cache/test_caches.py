@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from app.engine.kv.sequence_bytes import SequenceBytes
 from app.engine.own_cache.caches import OwnCaches
+from app.engine.own_cache.decoder import OwnCacheDecoder
 from app.engine.own_cache.runner import OwnForward
 from app.engine.own_cache.sequence_state import SequenceState, storage_bytes
 from app.engine.scheduling.sequence import Chunk, TokenSequence
@@ -119,6 +120,78 @@ def test_a_new_sequence_leaves_those_that_decode_their_joint_cache(own_model: Ow
     assert joint is not None
     assert caches.attach(TokenSequence("new", range(50, 60)))
     assert all(caches.state_of(sequence).joint is joint for sequence in sequences)
+
+
+class Unwieldy:
+    """A part of a cache for whose first copies there is no memory."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def __deepcopy__(self, memo: object) -> "Unwieldy":
+        if self.failures > 0:
+            self.failures -= 1
+            raise MemoryError
+        return Unwieldy(0)
+
+
+@pytest.mark.parametrize(("failures", "kept"), [(0, 2), (1, 1), (2, 0)])
+def test_checkpoint_that_memory_cannot_copy_is_tried_once_more_without_kept_caches(
+    own_model: OwnModel, failures: int, kept: int
+) -> None:
+    own = own_model("mamba2")
+    size = own.path.sequence_bytes
+    caches = OwnCaches(budget_bytes=9 * size.of(64), sequence_bytes=size, max_tokens=64)
+    finished = TokenSequence("finished", range(2, 12))
+    assert caches.attach(finished)
+    fill(caches, finished, own)
+    caches.release(finished)
+    sequence = TokenSequence("new", range(20, 80))
+    assert caches.attach(sequence)
+    count = caches.chunk_size(sequence, 64)
+    own.forward.logits([(Chunk(sequence, count), caches.state_of(sequence))])
+    sequence.advance(count)
+    caches.state_of(sequence).cache.unwieldy = Unwieldy(failures)
+    assert caches.extend(sequence)
+    assert len(caches.kept_states) == kept
+    caches.check_integrity()
+
+
+@pytest.mark.parametrize(("spare", "beside_the_long_one"), [(32, 0), (1000, 3)])
+def test_padding_of_joint_caches_counts_in_the_budget(
+    own_model: OwnModel, spare: int, beside_the_long_one: int
+) -> None:
+    """One long sequence decodes beside seven short ones, with `spare` ids of room beside their caches."""
+    own = own_model("deepseek_v3")
+    size = own.path.sequence_bytes
+    budget = size.of(256) + 7 * size.of(64) + size.of(spare)
+    caches = OwnCaches(budget_bytes=budget, sequence_bytes=size, max_tokens=256, has_checkpoints=False)
+    decoder = OwnCacheDecoder(caches, OwnForward(own.served.loaded.model, own.path.options))
+    finished = decoding(caches, own, "finished", 20)
+    caches.release(finished)
+    sequences = [decoding(caches, own, "long", 250), *(decoding(caches, own, str(n), 58) for n in range(7))]
+    for _ in range(4):
+        assert all(caches.extend(sequence) for sequence in sequences)
+        decoder.forward([Chunk(sequence, 1) for sequence in sequences])
+        states = [caches.state_of(sequence) for sequence in sequences]
+        existing = {id(it.cache): it.cache for it in (state.joint or state for state in states)}
+        kept = sum(state.nbytes for state in caches.kept_states)
+        assert sum(storage_bytes(cache) for cache in existing.values()) + kept <= budget
+        caches.check_integrity()
+        for sequence in sequences:
+            sequence.advance(1)
+            sequence.accept([2])
+    joint = states[0].joint
+    assert sum(joint is not None and state.joint is joint for state in states[1:]) == beside_the_long_one
+
+
+def decoding(caches: OwnCaches, own: OwnCacheModel, name: str, length: int) -> TokenSequence:
+    """Returns a sequence whose prompt has been read."""
+    sequence = TokenSequence(name, [2 + (len(name) + 7 * each) % 90 for each in range(length)], scope=name)
+    assert caches.attach(sequence)
+    fill(caches, sequence, own)
+    sequence.accept([2])
+    return sequence
 
 
 class TooLarge:

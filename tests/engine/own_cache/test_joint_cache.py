@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
+from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join, padding_of
 from app.engine.own_cache.runner import OwnForward
 from app.engine.own_cache.sequence_state import Joint, SequenceState, tensors_of
 from app.engine.scheduling.sequence import Chunk, TokenSequence
@@ -18,7 +18,7 @@ from tests.engine.tiny import SLIDING, configs, greedy, run
 
 OwnModel = Callable[[str], OwnCacheModel]
 Row = tuple[TokenSequence, SequenceState]
-ALONE = {"rwkv"}  # its cache is a list of tensors
+ALONE = {"rwkv", "recurrent_gemma"}  # whose caches are not those of transformers
 
 
 def read(forward: OwnForward, rows: Sequence[Row], *counts: int) -> torch.Tensor:
@@ -151,15 +151,20 @@ def test_sequences_longer_than_a_sliding_window_decode_together(
     assert replies.texts == {prompt: own.generate(prompt, 3 * SLIDING) for prompt in prompts}
 
 
-@given(st.lists(st.integers(1, 20_000), max_size=12))
+@given(st.lists(st.integers(1, 20_000), max_size=12), st.integers(0, 5_000))
 @settings(max_examples=100)
-def test_groups_hold_every_sequence_once_with_little_padding(lengths: list[int]) -> None:
+def test_groups_hold_every_sequence_once_with_little_padding(lengths: list[int], most: int) -> None:
     for joining in Joining:
-        groups = groups_to_join(lengths, joining)
+        groups = groups_to_join(lengths, joining, most)
         assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
-    for group in groups_to_join(lengths, Joining.PADDED):
-        ids = [lengths[place] for place in group]
-        assert max(ids) * len(ids) <= 1.25 * sum(ids) + 512 or len(ids) == 1
-    assert len(groups_to_join(lengths, Joining.UNPADDED)) <= 1
-    assert groups_to_join([100, 90, 80], Joining.PADDED) == [[0, 1, 2]]
-    assert groups_to_join([8000, 90, 7900, 80], Joining.PADDED) == [[0, 2], [1, 3]]
+    groups = [[lengths[place] for place in each] for each in groups_to_join(lengths, Joining.PADDED, most)]
+    for ids in groups:
+        assert padding_of(ids) <= 0.25 * sum(ids) + 512
+    assert sum(padding_of(ids) for ids in groups) <= most
+    assert len(groups_to_join(lengths, Joining.UNPADDED, 0)) <= 1
+
+
+def test_groups_are_of_similar_lengths() -> None:
+    assert groups_to_join([100, 90, 80], Joining.PADDED, 30) == [[0, 1, 2]]
+    assert groups_to_join([100, 90, 80], Joining.PADDED, 29) == [[0, 1], [2]]
+    assert groups_to_join([8000, 90, 7900, 80], Joining.PADDED, 1000) == [[0, 2], [1, 3]]
