@@ -63,10 +63,10 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
     stored = stored_tensors(folder)
     if not stored:
         return  # the load itself says what is wrong with the files
-    if text.num_hidden_layers > len(stored):
+    layers = _size(text, "num_hidden_layers")
+    if layers is not None and layers > len(stored):
         raise ModelCorrupt(
-            f"config.json: num_hidden_layers is {text.num_hidden_layers}, "
-            f"but the weights are only {len(stored)} tensors",
+            f"config.json: num_hidden_layers is {layers}, but the weights are only {len(stored)} tensors",
             hint=_AGAIN,
         )
     model = _outline(config)
