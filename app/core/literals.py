@@ -10,4 +10,4 @@ Device = Literal["cpu", "cuda", "mps", "auto"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-CacheKind = Literal["packed", "own"]  # one cache for all sequences, or the architecture's own for each
+CacheKind = Literal["packed", "own", "none"]  # one for all sequences, the architecture's own for each, none

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from app.core.errors import DomainError, ModelRefused, ModelTooLarge
+from app.core.literals import CacheKind
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
@@ -32,6 +33,7 @@ from app.engine.loading.serving_path import CheckedModel, load_checked, pack_and
 from app.engine.memory import MemoryUse
 from app.engine.own_cache.check import OwnPath
 from app.engine.own_cache.joint_cache import Joining
+from app.engine.own_cache.runner import CachePlace
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
@@ -238,7 +240,7 @@ def _info(
         device=str(device),
         dtype=str(loaded.dtype).removeprefix("torch."),
         weights=served.path.weights,
-        cache="own" if own else "packed",
+        cache=_cache_kind(own),
         cache_reason=_reason(own) if own else None,
         parameters=served.parameters,
         context_length=limits.context_length,
@@ -249,6 +251,14 @@ def _info(
     )
 
 
+def _cache_kind(own: OwnPath | None) -> CacheKind:
+    if own is None:
+        return "packed"
+    return "none" if own.options.place is CachePlace.NOWHERE else "own"
+
+
 def _reason(own: OwnPath) -> str:
+    if own.options.place is CachePlace.NOWHERE:
+        return f"{own.reason}; its own cache cannot be used either, so each token computes all earlier ones"
     passes = "each sequence has" if own.options.joining is Joining.NEVER else "sequences that decode share"
     return f"{own.reason}; {passes} a pass of the model's own code, without draft tokens"

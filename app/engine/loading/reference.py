@@ -1,7 +1,8 @@
 """Computes the logits that checks at load compare with: those of the model's own pass without a cache."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,39 @@ from app.engine.layers.schemes import relative_error
 from app.engine.loading.folder_check import AGAIN
 
 OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
+LENGTHS = (13, 9)  # tokens of the prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Short prompts, and the model's own logits after the last token of each."""
+
+    prompts: list[list[int]]
+    logits: list[Tensor]
+
+    def refuse_other(self, logits: Sequence[Tensor], tolerance: float, path: str) -> None:
+        """Raises ModelUnsupported if the logits differ by more than rounding. `path` computed them."""
+        for expected, row in zip(self.logits, logits, strict=True):
+            difference = relative_error(row, expected)
+            if not difference <= tolerance:  # also refuses NaN
+                raise ModelUnsupported(
+                    f"{path} gives other logits than the model without a cache "
+                    f"(relative error {difference:.2g})",
+                    hint=OTHERS,
+                )
+
+
+def compute_reference(model: PreTrainedModel, dtype: torch.dtype) -> Reference:
+    """Returns what the model computes in `dtype` by its own attention without a cache.
+
+    Raises ModelUnsupported if it fails. Raises that or ModelCorrupt if the logits, or the weights in `dtype`,
+    are not finite numbers.
+    """
+    with failures_as_unsupported(model), computing_in(dtype, model):
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+            model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
+        prompts = [_some_ids(model, length) for length in LENGTHS]
+        return Reference(prompts, _own_logits(model, prompts, dtype))
 
 
 @contextmanager
@@ -31,18 +65,14 @@ def failures_as_unsupported(model: PreTrainedModel) -> Iterator[None]:
         ) from error
 
 
-def some_ids(model: PreTrainedModel, length: int) -> list[int]:
+def _some_ids(model: PreTrainedModel, length: int) -> list[int]:
     """Returns token ids of a short prompt, the same at every call."""
     vocabulary = int(model.config.get_text_config().vocab_size)
     return [(7 + 31 * i * i) % vocabulary for i in range(length)]
 
 
 @torch.inference_mode()
-def own_logits(model: PreTrainedModel, prompts: list[list[int]], dtype: torch.dtype) -> list[Tensor]:
-    """Returns the logits after each prompt's last token, by the model's own attention without a cache.
-
-    Raises ModelUnsupported or ModelCorrupt if they, or the weights in `dtype`, are not finite numbers.
-    """
+def _own_logits(model: PreTrainedModel, prompts: list[list[int]], dtype: torch.dtype) -> list[Tensor]:
     longest = max(len(ids) for ids in prompts)
     # No token attends to later ones, so any id may fill the shorter rows.
     rows = torch.tensor([ids + ids[:1] * (longest - len(ids)) for ids in prompts], device=model.device)
@@ -94,13 +124,3 @@ def _refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.
             hint="Set LLM_DTYPE=bfloat16 or LLM_DTYPE=float32.",
         )
     raise ModelCorrupt("the model's logits are not finite numbers: its weights are damaged", hint=AGAIN)
-
-
-def refuse_difference(expected: Tensor, logits: Tensor, tolerance: float, path: str) -> None:
-    """Raises ModelUnsupported if the logits differ by more than rounding. `path` is what computed them."""
-    difference = relative_error(logits, expected)
-    if not difference <= tolerance:  # also refuses NaN
-        raise ModelUnsupported(
-            f"{path} gives other logits than the model without a cache (relative error {difference:.2g})",
-            hint=OTHERS,
-        )

@@ -22,20 +22,20 @@ from app.engine.layers.prepare import prepare
 from app.engine.layers.schemes import as_computed
 from app.engine.loading.load import ReportStage
 from app.engine.loading.reference import (
+    LENGTHS,
     OTHERS,
+    Reference,
+    compute_reference,
     computing_in,
     failures_as_unsupported,
-    own_logits,
-    refuse_difference,
-    some_ids,
 )
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _log = logging.getLogger(__name__)
 
-_LENGTHS = (13, 9)  # tokens of two sequences that share every pass
-# Tokens of each sequence in each pass: two chunks, then decodes.
+# Tokens of each of two sequences in each pass: two chunks, then decodes.
 _PASSES = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))
+_PATH = "packed attention"
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -54,42 +54,39 @@ def check_packed_path(
     quantization: Quantization = "none",
     report: ReportStage = lambda stage, fraction: None,
     pool: KVPool | None = None,
+    reference: Reference | None = None,
 ) -> PackedPath:
     """Converts the model to the packed path, to compute in `dtype` (None: as before), and checks its logits.
 
-    With a `pool` it also tries the decode path for CUDA graphs, which a model may lack.
+    With a `pool` it also tries the decode path for CUDA graphs, which a model may lack. The `reference` is
+    computed if it is not given.
 
     Raises ModelUnsupported if a layer does not attend through the packed function, or if the logits of two
     sequences in mixed passes differ from those of the model's own path.
     """
+    dtype = dtype or model.dtype
     with failures_as_unsupported(model):
         refuse_layer_types(model)
-        return _converted_and_checked(model, dtype or model.dtype, quantization, report, pool)
+        expected = reference or compute_reference(model, dtype)
+        return _converted_and_checked(model, dtype, quantization, report, pool, expected)
 
 
-def refuse_unpackable(model: PreTrainedModel, dtype: torch.dtype) -> None:
+def refuse_unpackable(model: PreTrainedModel, dtype: torch.dtype, reference: Reference) -> None:
     """Raises ModelUnsupported if the packed path cannot compute the architecture. It changes nothing."""
     with failures_as_unsupported(model):
         refuse_layer_types(model)
-        _use_own_attention(model)
-        prompts, own = [some_ids(model, length) for length in _LENGTHS], model.config._attn_implementation
-        sequences = _sequences(prompts, PerSlotAllocator())
-        with computing_in(dtype, model):
-            expected = own_logits(model, prompts, dtype)
-            attention.register()
-            model.set_attn_implementation(attention.NAME)
-            try:
-                logits = _packed_logits(ModelRunner(model), sequences, [_LENGTHS])
-            finally:
-                model.set_attn_implementation(own)
-        for sequence, row, packed in zip(sequences, expected, logits, strict=True):
+        own = model.config._attn_implementation
+        sequences = _sequences(reference.prompts, PerSlotAllocator())
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        try:
+            with computing_in(dtype, model):
+                logits = _packed_logits(ModelRunner(model), sequences, [LENGTHS])
+        finally:
+            model.set_attn_implementation(own)
+        for sequence in sequences:
             _refuse_missing_layers(model, sequence.slot)
-            refuse_difference(row, packed, as_computed(dtype).tolerance, "packed attention")
-
-
-def _use_own_attention(model: PreTrainedModel) -> None:
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
+        reference.refuse_other(logits, as_computed(dtype).tolerance, _PATH)
 
 
 def _converted_and_checked(
@@ -98,31 +95,26 @@ def _converted_and_checked(
     quantization: Quantization,
     report: ReportStage,
     pool: KVPool | None,
+    reference: Reference,
 ) -> PackedPath:
-    _use_own_attention(model)
-    prompts = [some_ids(model, length) for length in _LENGTHS]
-    with computing_in(dtype, model):
-        expected = own_logits(model, prompts, dtype)
     report("pack", 0.0)
     scheme = prepare(model, dtype, quantization, lambda fraction: report("pack", fraction))
     report("pack", 1.0)
     report("check", 0.5)  # the model's own path is computed; the packed one is not
-    bytes_per_token = _check_packed_logits(model, prompts, expected, scheme.tolerance)
+    bytes_per_token = _check_packed_logits(model, reference, scheme.tolerance)
     supports_cuda_graphs = pool is not None and _supports_cuda_graphs(
-        model, pool, prompts, expected, scheme.tolerance
+        model, pool, reference, scheme.tolerance
     )
     return PackedPath(scheme.name, bytes_per_token, supports_cuda_graphs)
 
 
-def _check_packed_logits(
-    model: PreTrainedModel, prompts: list[list[int]], expected: list[Tensor], tolerance: float
-) -> int:
+def _check_packed_logits(model: PreTrainedModel, reference: Reference, tolerance: float) -> int:
     """Returns the bytes per token of keys and values. Raises what `check_packed_path` raises."""
-    sequences = _sequences(prompts, PerSlotAllocator())
+    sequences = _sequences(reference.prompts, PerSlotAllocator())
     logits = _packed_logits(ModelRunner(model), sequences)
-    for sequence, own, packed in zip(sequences, expected, logits, strict=True):
+    for sequence in sequences:
         _refuse_missing_layers(model, sequence.slot)
-        refuse_difference(own, packed, tolerance, "packed attention")
+    reference.refuse_other(logits, tolerance, _PATH)
     slot = sequences[0].slot
     return slot.nbytes() // slot.capacity
 
@@ -132,15 +124,14 @@ def _sequences(prompts: list[list[int]], store: KVAllocator) -> list[TokenSequen
 
 
 def _supports_cuda_graphs(
-    model: PreTrainedModel, pool: KVPool, prompts: list[list[int]], expected: list[Tensor], tolerance: float
+    model: PreTrainedModel, pool: KVPool, reference: Reference, tolerance: float
 ) -> bool:
     """Returns whether the decode path passes the check. If not, the packed path alone serves the model."""
     runner = ModelRunner(model, pool=pool)
     try:
         for each in (ModelRunner(model, pool=pool, captures=False), runner):
-            sequences = _sequences(prompts, pool)
-            for own, packed in zip(expected, _packed_logits(each, sequences), strict=True):
-                refuse_difference(own, packed, tolerance, "packed attention")
+            sequences = _sequences(reference.prompts, pool)
+            reference.refuse_other(_packed_logits(each, sequences), tolerance, _PATH)
             for sequence in sequences:
                 pool.drop(sequence.slot)
         return runner.supports_cuda_graphs

@@ -12,8 +12,9 @@ from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.kv.pool import pool_for
 from app.engine.layers.blocks import block_parameters
 from app.engine.loading.load import LoadedModel, ReportStage, load
+from app.engine.loading.reference import Reference, compute_reference
 from app.engine.loading.self_check import PackedPath, check_packed_path, refuse_unpackable
-from app.engine.own_cache.check import OwnPath, check_converted, check_unchanged, refuse_unservable
+from app.engine.own_cache.check import OwnPath, check_converted, check_unchanged, working_options
 
 _log = logging.getLogger(__name__)
 
@@ -31,10 +32,13 @@ class CheckedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why the model is not packed. Nothing here refers to the model, because the next attempt needs room."""
+    """Why the model is not packed. Nothing here refers to the model, because the next attempt needs room.
+
+    Without a `reference`, converted layers need not be tried.
+    """
 
     reason: str
-    has_tried_converted: bool = False  # whether own caches failed, too, with converted layers
+    reference: Reference | None = None
 
 
 def load_checked(spec: WorkerSpec, report: ReportStage) -> CheckedModel:
@@ -46,8 +50,8 @@ def load_checked(spec: WorkerSpec, report: ReportStage) -> CheckedModel:
     Raises ModelUnavailable if the model cannot be loaded, or is served rightly on no path.
     """
     found = _first_attempt(spec, report)
-    if isinstance(found, _Failure) and not found.has_tried_converted:
-        found = _converted(spec, None, report, found.reason)
+    if isinstance(found, _Failure) and found.reference is not None:
+        found = _converted(spec, _loaded_again(spec), report, found.reason, found.reference)
     if isinstance(found, _Failure):
         loaded = _loaded_again(spec, widens=True)
         found = CheckedModel(loaded, _parameters(loaded), check_unchanged(loaded.model, found.reason))
@@ -57,24 +61,32 @@ def load_checked(spec: WorkerSpec, report: ReportStage) -> CheckedModel:
 
 def _first_attempt(spec: WorkerSpec, report: ReportStage) -> CheckedModel | _Failure:
     loaded = load(spec, report)
-    if loaded.model.config.get_text_config().num_hidden_layers < 1:
+    if getattr(loaded.model.config.get_text_config(), "num_hidden_layers", 1) < 1:
         raise ModelUnsupported("config.json describes a model without layers")
     report("check", 0.0)
     try:
-        refuse_unpackable(loaded.model, loaded.dtype)
+        reference = compute_reference(loaded.model, loaded.dtype)
     except ModelUnsupported as error:
-        return _converted(spec, loaded, report, error.message)
+        if not _has_narrow_weights(loaded):
+            raise
+        return _failed_narrow(spec, error, error.message)
+    try:
+        refuse_unpackable(loaded.model, loaded.dtype, reference)
+    except ModelUnsupported as error:
+        return _converted(spec, loaded, report, error.message, reference)
     parameters = _parameters(loaded)
     try:
-        return CheckedModel(loaded, parameters, pack_and_check(loaded, spec, report))
+        return CheckedModel(loaded, parameters, pack_and_check(loaded, spec, report, reference))
     except ModelUnsupported as error:
-        return _Failure(error.message)
+        return _Failure(error.message, reference)
 
 
-def pack_and_check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -> PackedPath:
+def pack_and_check(
+    loaded: LoadedModel, spec: WorkerSpec, report: ReportStage, reference: Reference | None = None
+) -> PackedPath:
     """Converts the model to the packed path. Raises ModelUnsupported if its logits are wrong there."""
     pool = pool_for(loaded.model.device, _CHECK_TOKENS)
-    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool)
+    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, reference)
     # An output layer may share these weights, and packing it read them all. Now each token reads one row.
     embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
     memory.page_out(embeddings)
@@ -82,22 +94,32 @@ def pack_and_check(loaded: LoadedModel, spec: WorkerSpec, report: ReportStage) -
 
 
 def _converted(
-    spec: WorkerSpec, loaded: LoadedModel | None, report: ReportStage, reason: str
+    spec: WorkerSpec, loaded: LoadedModel, report: ReportStage, reason: str, reference: Reference
 ) -> CheckedModel | _Failure:
-    """Tries own caches with converted layers, of a model that is loaded here if it is not given."""
-    loaded = _loaded_again(spec) if loaded is None else loaded
+    """Tries own caches with converted layers."""
     parameters = _parameters(loaded)
+    options = None
     if not _has_narrow_weights(loaded):
-        refuse_unservable(loaded.model, loaded.dtype)
+        options = working_options(loaded.model, loaded.dtype, reference)
     try:
-        path = check_converted(loaded.model, loaded.dtype, spec.quantization, reason, report)
+        path = check_converted(
+            loaded.model, loaded.dtype, spec.quantization, reason, reference, report, options
+        )
         return CheckedModel(loaded, parameters, path)
     except ModelUnsupported as error:
-        if spec.quantization != "none":
-            raise ModelUnsupported(error.message, hint="Set LLM_QUANTIZATION=none.") from error
-        if is_gguf(spec.model_path):
-            raise
-        return _Failure(reason, has_tried_converted=True)
+        return _failed_narrow(spec, error, reason)
+
+
+def _failed_narrow(spec: WorkerSpec, error: ModelUnsupported, reason: str) -> _Failure:
+    """Returns the failure of a model that may work with its layers as they are, and with wider weights.
+
+    Raises ModelUnsupported if the settings or its file keep it from being tried so.
+    """
+    if spec.quantization != "none":
+        raise ModelUnsupported(error.message, hint="Set LLM_QUANTIZATION=none.") from error
+    if is_gguf(spec.model_path):
+        raise error
+    return _Failure(reason)
 
 
 def _has_narrow_weights(loaded: LoadedModel) -> bool:

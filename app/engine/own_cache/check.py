@@ -17,25 +17,27 @@ from app.engine.layers.prepare import convert_layers
 from app.engine.layers.schemes import Scheme, as_computed, relative_error
 from app.engine.loading.load import ReportStage
 from app.engine.loading.reference import (
-    OTHERS,
+    Reference,
+    compute_reference,
     computing_in,
     failures_as_unsupported,
-    own_logits,
-    refuse_difference,
-    some_ids,
 )
 from app.engine.own_cache.joint_cache import Joining, joining_of
-from app.engine.own_cache.runner import OwnForward, PassOptions
+from app.engine.own_cache.runner import CachePlace, OwnForward, PassOptions
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument, storage_bytes
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
-_LENGTHS = (13, 9)  # tokens of two sequences whose passes alternate
-_PREFIX, _REST = 5, 8  # tokens of the first of them
+_PREFIX, _REST = 5, 8  # tokens of the reference's first prompt
 _SINGLE = ((_PREFIX,), *[(1,)] * _REST)
 _ROUNDING_32_BITS, _ROUNDING_16_BITS = 0.005, 0.02  # relative errors; without its cache a pass has more
 _ROUNDING_SPREAD = 3  # times, by which one rounding may differ from another
 _IN_CHUNKS = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # tokens of each sequence in each pass
-_PLAIN = PassOptions()
+_POSSIBLE = (  # the fastest first
+    PassOptions(),
+    PassOptions(gives_positions=True),
+    PassOptions(place=CachePlace.MODULES),
+    PassOptions(place=CachePlace.NOWHERE),
+)
 _AT_ONCE = ((10, 6), (1, 1), (1, 1), (1, 1))
 
 
@@ -56,70 +58,80 @@ def check_converted(
     dtype: torch.dtype,
     quantization: Quantization,
     reason: str,
+    reference: Reference,
     report: ReportStage = lambda stage, fraction: None,
+    options: PassOptions | None = None,
 ) -> OwnPath:
     """Converts the model's linear layers, to compute in `dtype`, and checks its logits.
 
-    Raises ModelUnsupported if they differ from those without a cache, or if it has no cache.
+    `options` are those that `working_options` found; if not given, they are looked for here.
+
+    Raises ModelUnsupported if the logits differ from those without a cache.
     """
     with failures_as_unsupported(model):
-        _refuse_without_cache(model)
-        prompts = _prompts(model)
-        with computing_in(dtype, model):
-            expected = own_logits(model, prompts, dtype)
         report("pack", 0.0)
         scheme = convert_layers(
             model, dtype, quantization, lambda fraction: report("pack", fraction), fuses=False
         )
         report("pack", 1.0)
-        return _path(model, dtype, prompts, expected, scheme, reason)
+        options = options or _first_right(model, reference, scheme.tolerance)
+        return _path(model, dtype, reference, scheme, reason, options)
 
 
-def refuse_unservable(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Raises ModelUnsupported if the architecture's cache gives wrong logits with its layers as they are."""
-    with failures_as_unsupported(model):
-        _refuse_without_cache(model)
-        prompts = _prompts(model)
-        with computing_in(dtype, model):
-            expected = own_logits(model, prompts, dtype)
-            _plain_options(model, prompts, expected, as_computed(dtype).tolerance)
+def working_options(model: PreTrainedModel, dtype: torch.dtype, reference: Reference) -> PassOptions:
+    """Returns how passes give the right logits with the layers as they are.
+
+    Raises ModelUnsupported if none do.
+    """
+    with computing_in(dtype, model):
+        return _first_right(model, reference, as_computed(dtype).tolerance)
 
 
 def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
     """Checks the logits of the model as it is. Raises what `check_converted` raises."""
+    reference, scheme = compute_reference(model, model.dtype), as_computed(model.dtype)
     with failures_as_unsupported(model):
-        _refuse_without_cache(model)
-        prompts = _prompts(model)
-        expected = own_logits(model, prompts, model.dtype)
-        return _path(model, model.dtype, prompts, expected, as_computed(model.dtype), reason)
+        options = _first_right(model, reference, scheme.tolerance)
+        return _path(model, model.dtype, reference, scheme, reason, options)
 
 
-def _refuse_without_cache(model: PreTrainedModel) -> None:
-    if cache_argument(model) is None:
-        raise ModelUnsupported(
-            f"{type(model).__name__} keeps no cache that a sequence could have for itself", hint=OTHERS
-        )
+def _first_right(model: PreTrainedModel, reference: Reference, tolerance: float) -> PassOptions:
+    """Returns the first options with which passes over lonely sequences give the expected logits.
+
+    Raises ModelUnsupported if all fail: the reason why the usual ones do.
+    """
+    failures: list[ModelUnsupported] = []
+    for options in _POSSIBLE if cache_argument(model) else _POSSIBLE[-1:]:
+        try:
+            with failures_as_unsupported(model):
+                logits = _read(model, reference.prompts, _AT_ONCE, options)[1]
+            _refuse_wrong(logits, reference, tolerance)
+            return options
+        except ModelUnsupported as error:
+            failures.append(error)
+    raise failures[0]
 
 
-def _prompts(model: PreTrainedModel) -> list[list[int]]:
-    return [some_ids(model, length) for length in _LENGTHS]
+def _refuse_wrong(logits: list[Tensor], reference: Reference, tolerance: float) -> None:
+    """Raises ModelUnsupported if the logits differ by more than the many steps of a recurrence round them."""
+    reference.refuse_other(logits, max(tolerance, _ROUNDING_32_BITS), "the cache of this architecture")
 
 
 def _path(
     model: PreTrainedModel,
     dtype: torch.dtype,
-    prompts: list[list[int]],
-    expected: list[Tensor],
+    reference: Reference,
     scheme: Scheme,
     reason: str,
+    plain: PassOptions,
 ) -> OwnPath:
-    plain = _plain_options(model, prompts, expected, scheme.tolerance)
+    prompts = reference.prompts
     single = _read(model, prompts[:1], _SINGLE, plain)[1][0]
-    rounding = _rounding(model, dtype, prompts[0], single)
+    rounding = _rounding(model, dtype, prompts[0], single, plain)
     is_divisible = _is_divisible(model, prompts[0], single, rounding, plain)
     passes = _IN_CHUNKS if is_divisible else _AT_ONCE
     states, logits = _read(model, prompts, passes, plain)
-    _refuse_differences(expected, logits, scheme.tolerance)
+    _refuse_wrong(logits, reference, scheme.tolerance)
     shorter, longer = sorted(
         (len(ids), storage_bytes(it.cache)) for ids, it in zip(prompts, states, strict=True)
     )
@@ -129,34 +141,19 @@ def _path(
         reason,
         SequenceBytes.between(shorter, longer),
         is_divisible,
-        can_crop=all(state.can_always_crop for state in states),
+        can_crop=plain.place is CachePlace.NOWHERE or all(state.can_always_crop for state in states),
         options=_options(model, prompts, passes, possible, logits, rounding),
     )
 
 
-def _plain_options(
-    model: PreTrainedModel, prompts: list[list[int]], expected: list[Tensor], tolerance: float
-) -> PassOptions:
-    """Returns the options with which passes over lonely sequences give the expected logits."""
-    for options in (PassOptions(), PassOptions(gives_positions=True)):
-        logits = _read(model, prompts, _AT_ONCE, options)[1]
-        if all(relative_error(*pair) <= tolerance for pair in zip(logits, expected, strict=True)):
-            return options
-    _refuse_differences(expected, logits, tolerance)
-    raise AssertionError("the logits differ")
-
-
-def _refuse_differences(expected: list[Tensor], logits: list[Tensor], tolerance: float) -> None:
-    for own, row in zip(expected, logits, strict=True):
-        refuse_difference(own, row, tolerance, "the cache of this architecture")
-
-
-def _rounding(model: PreTrainedModel, dtype: torch.dtype, ids: list[int], single: Tensor) -> float:
+def _rounding(
+    model: PreTrainedModel, dtype: torch.dtype, ids: list[int], single: Tensor, options: PassOptions
+) -> float:
     """Returns the relative error that rounding may cause between passes that should give the same logits.
 
     It is measured: one pass over all ids differs from single ids by nothing else.
     """
-    whole = _read(model, [ids], ((len(ids),),))[1][0]
+    whole = _read(model, [ids], ((len(ids),),), options)[1][0]
     least = _ROUNDING_32_BITS if dtype == torch.float32 else _ROUNDING_16_BITS
     return max(least, _ROUNDING_SPREAD * relative_error(whole, single))
 
@@ -165,6 +162,8 @@ def _is_divisible(
     model: PreTrainedModel, ids: list[int], single: Tensor, rounding: float, options: PassOptions
 ) -> bool:
     """Returns whether a pass over several ids uses the cache: whether single ids give the same logits."""
+    if options.place is CachePlace.NOWHERE:
+        return False  # each of its chunks would compute all earlier ids again
     try:
         with failures_as_unsupported(model):
             chunk = _read(model, [ids], ((_PREFIX,), (_REST,)), options)[1][0]
@@ -199,7 +198,7 @@ def _read(
     model: PreTrainedModel,
     prompts: list[list[int]],
     passes: Sequence[tuple[int, ...]],
-    options: PassOptions = _PLAIN,
+    options: PassOptions,
 ) -> tuple[list[SequenceState], list[Tensor]]:
     """Returns the states and the last logits of the prompts. Each pass has so many ids of each of them.
 

@@ -118,7 +118,8 @@ class ModelInfoResponse(WireModel):
     cache: CacheKind | None = Field(
         None,
         description="`packed`: one pass computes all sequences. `own`: each sequence has the cache of the "
-        "architecture, prompts are read one after the other, and there are no draft tokens.",
+        "architecture, prompts are read one after the other, and there are no draft tokens. `none`: there is "
+        "no usable cache, so each token computes all earlier ones again, which is slow.",
     )
     cache_reason: str | None = Field(None, description="Why the model is not packed.")
     draft: str | None = Field(None, description="The smaller model whose draft tokens it verifies.")

@@ -1,6 +1,6 @@
 """Tiny models with random weights whose architectures the packed path does not compute."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.load import LoadedModel
 from app.engine.loading.serving_path import CheckedModel, load_checked
 from app.engine.own_cache.check import OwnPath, check_unchanged
+from app.engine.own_cache.joint_cache import Joining
 from app.engine.own_cache.runner import OwnForward
 from tests.engine.tiny import DEVICE, InlineExecutor, new_model, shared_grammar_sandbox, shared_sandbox
 
@@ -135,6 +136,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "window_size": 8,
         "initializer_range": 0.3,
     },
+    "recurrent_gemma": {
+        **_SHAPE,
+        "attention_window_size": 16,
+        "w_init_variance_scale": 3.0,
+    },
     "rwkv": {
         "context_length": WINDOW,
         "hidden_size": 32,
@@ -155,6 +161,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 
+RECOMPUTED: dict[str, dict[str, Any]] = {"openai-gpt": _OLD}  # it has no cache
 PACKED: dict[str, dict[str, Any]] = {"olmoe": {**_SHAPE, **_EXPERTS}}  # though others of the kind are not
 
 
@@ -168,7 +175,8 @@ class OwnCacheModel:
 
     @property
     def forward(self) -> OwnForward:
-        return OwnForward(self.served.loaded.model)
+        """Of each sequence alone."""
+        return OwnForward(self.served.loaded.model, replace(self.path.options, joining=Joining.NEVER))
 
     @property
     def path(self) -> OwnPath:
@@ -221,7 +229,11 @@ class OwnCacheModel:
 
 def save(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a tiny model of the architecture, with its tokenizer."""
-    options = {**(ARCHITECTURES | PACKED)[architecture], "vocab_size": len(tokenizer), "bos_token_id": 0}
+    options = {
+        **(ARCHITECTURES | RECOMPUTED | PACKED)[architecture],
+        "vocab_size": len(tokenizer),
+        "bos_token_id": 0,
+    }
     config = AutoConfig.for_model(architecture, **options, eos_token_id=1)
     new_model(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

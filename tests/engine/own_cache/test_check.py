@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GenerationMixin, MambaConfig, PreTrainedTokenizerFast, RecurrentGemmaConfig
+from transformers import CpmAntConfig, GenerationMixin, MambaConfig, PreTrainedTokenizerFast, XLMConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from app.core.errors import ModelUnsupported
@@ -14,6 +14,7 @@ from app.core.literals import DType, Quantization
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.serving_path import load_checked
 from app.engine.own_cache.check import OwnPath, check_unchanged
+from app.engine.own_cache.runner import CachePlace
 from app.engine.startup import build_engine
 from tests.engine.own_cache.models import OwnCacheModel, load_own, save
 from tests.engine.tiny import greedy, new_model, run
@@ -90,10 +91,10 @@ def test_architecture_that_cannot_be_served_is_refused_for_itself_after_one_load
     caplog: pytest.LogCaptureFixture,
     quantization: Quantization,
 ) -> None:
-    new_model(recurrent_gemma(len(tokenizer))).save_pretrained(tmp_path)
+    new_model(cpm_ant(len(tokenizer))).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    spec = WorkerSpec(str(tmp_path), "recurrent-gemma", dtype="float32", quantization=quantization)
-    with caplog.at_level("INFO"), pytest.raises(ModelUnsupported, match="RecurrentGemma") as refusal:
+    spec = WorkerSpec(str(tmp_path), "cpm-ant", dtype="float32", quantization=quantization)
+    with caplog.at_level("INFO"), pytest.raises(ModelUnsupported, match="CpmAnt") as refusal:
         load_checked(spec, lambda *stage: None)
     assert refusal.value.hint is not None and refusal.value.hint.startswith("Choose a model of another")
     assert "again" not in caplog.text
@@ -142,19 +143,43 @@ def test_other_dtypes_are_computed_in(
         assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
 
 
-def recurrent_gemma(vocabulary: int) -> RecurrentGemmaConfig:
-    return RecurrentGemmaConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-    )
+def cpm_ant(vocabulary: int) -> CpmAntConfig:
+    """Its cached pass fails with the new ids alone, and its tokens attend to later ones."""
+    config = CpmAntConfig(vocab_size=vocabulary, hidden_size=32, num_attention_heads=4, num_hidden_layers=2)
+    config.dim_head, config.dim_ff, config.init_std = 8, 48, 0.3
+    return config
 
 
-def test_model_without_a_cache_of_its_sequences_is_refused() -> None:
-    with pytest.raises(ModelUnsupported):
-        check_unchanged(new_model(recurrent_gemma(300)), "its layers")
+def test_model_whose_passes_fail_is_refused() -> None:
+    with pytest.raises(ModelUnsupported, match="trial pass"):
+        check_unchanged(new_model(cpm_ant(300)), "its layers")
+
+
+def test_model_whose_tokens_attend_to_later_ones_is_refused() -> None:
+    with pytest.raises(ModelUnsupported, match="other logits"):
+        check_unchanged(new_model(XLMConfig(vocab_size=300, emb_dim=32, n_heads=4, n_layers=2)), "its layers")
+
+
+def test_griffin_keeps_its_states_from_one_pass_to_the_next(own_model: OwnModel) -> None:
+    path = own_model("recurrent_gemma").path
+    assert path.options.place is CachePlace.MODULES
+    assert not path.is_divisible
+    assert path.sequence_bytes.fixed > 0 < path.sequence_bytes.per_token
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+def test_model_without_a_cache_computes_all_ids_again_for_each(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, quantization: Quantization
+) -> None:
+    save("openai-gpt", tokenizer, tmp_path)
+    spec = WorkerSpec(str(tmp_path), "openai-gpt", dtype="float32", quantization=quantization)
+    built = build_engine(spec, lambda event: None)
+    assert built.info.cache == "none"
+    assert "computes all earlier ones" in (built.info.cache_reason or "")
+    replies = run(built.engine, greedy("a", "the cat"), greedy("b", "the cat sat on", scope="b"))
+    again = run(built.engine, greedy("c", "the cat", scope="b"), greedy("d", "the cat sat on"))
+    assert replies.texts == {"a": again.texts["c"], "b": again.texts["d"]}
+    assert again.cached("d") == built.engine.cache.used_bytes == 0
 
 
 class ForgetfulMixer(MambaMixer):
@@ -166,13 +191,14 @@ class ForgetfulMixer(MambaMixer):
         return output
 
 
-def test_model_that_would_be_served_wrongly_is_refused() -> None:
+def test_model_whose_cache_is_wrong_is_served_without_it() -> None:
     model = new_model(MambaConfig(vocab_size=300, hidden_size=32, state_size=16, num_hidden_layers=2))
     for layer in model.get_submodule("backbone.layers").children():
         mixer = layer.get_submodule("mixer")
         mixer.__class__ = ForgetfulMixer
-    with pytest.raises(ModelUnsupported, match="other logits"):
-        check_unchanged(model, "its layers")
+    path = check_unchanged(model, "its layers")
+    assert path.options.place is CachePlace.NOWHERE
+    assert path.sequence_bytes.of(100) == 0
 
 
 def test_any_error_in_a_trial_pass_is_a_domain_error() -> None:
