@@ -48,6 +48,6 @@ def test_architecture_is_served_as_the_table_says(architecture: str, tmp_path: P
     finally:
         receiver.close()
         process.kill()
-        process.join()
+        process.join(_LONGEST_S)
     expected = _expected(architecture)
     assert found[: len(expected)] == expected, found
