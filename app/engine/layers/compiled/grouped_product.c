@@ -29,6 +29,7 @@
 
 enum { GROUP = 32, TILE = 16, FOURS = GROUP / 4 };
 enum { L2_BYTES = 1 << 20 }; /* of the second-level cache, for the rows */
+enum { AHEAD_BYTES = 1 << 11 }; /* of weights that are fetched before they are needed */
 
 /* Vectors of 32-bit lanes. Each lane belongs to one output. */
 
@@ -164,7 +165,11 @@ static inline __attribute__((always_inline)) void multiply_lanes(
     const Integers low_half = VECTOR(set1_epi8)(15);
     Floats totals[MOST_ROWS];
     for (int r = 0; r < row_count; r++) totals[r] = VECTOR(setzero_ps)();
+    const int group_bytes = GROUP * TILE * bits / 8;
     for (ptrdiff_t g = 0; g < groups; g++) {
+        /* The processor's own prefetching stops at the end of a page: this made one row a quarter faster. */
+        for (int i = 0; i < group_bytes; i += 64)
+            _mm_prefetch((const char *)integers + AHEAD_BYTES + i, _MM_HINT_T0);
         Integers sums[MOST_ROWS];
         for (int r = 0; r < row_count; r++) sums[r] = VECTOR(set1_epi32)(rows[r].start);
         for (int i = 0; i < FOURS * bits / 8; i++) {
@@ -193,7 +198,7 @@ static inline __attribute__((always_inline)) void multiply_lanes(
                 totals[r] = VECTOR(fmadd_ps)(zero, VECTOR(set1_ps)(rows[r].sum), totals[r]);
             zeros += TILE;
         }
-        integers += GROUP * TILE * bits / 8;
+        integers += group_bytes;
         scales += TILE;
         rows += row_count;
     }
