@@ -22,6 +22,7 @@ from app.api.errors import install_error_handlers
 from app.api.middleware import Guard, HeadAsGet, HostCheck, KeyCheck
 from app.api.monitoring.request_log import RequestLog
 from app.api.rate_limits import RateLimit
+from app.api.web.docs_page import DescribedApp, build_validators
 from app.composition import build_services, check_models
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
@@ -51,7 +52,7 @@ def create_app(settings: Settings | None = None, build: Build = build_services) 
     check_models(settings)
     choose_storage(settings)  # raises if it cannot be
     keys = KeyRing(settings)
-    app = FastAPI(
+    app = DescribedApp(
         title=NAME,
         version=__version__,
         description=docs.DESCRIPTION,
@@ -88,7 +89,7 @@ def _lifespan(
         warn_of_misspelt_settings(os.environ)
         allow_many_open_files()
         app.state.services = services = build(settings)
-        docs.describe(app)
+        build_validators(app)
         async with (
             closing_tracer(services.tracer),
             open_storage(services.storage),

@@ -1,27 +1,17 @@
-"""Adds the page at /docs, and completes the OpenAPI schema with parts that the handlers do not imply.
-
-These parts are descriptions, errors, streams and the field for the key. The page's script comes from an
-installed package, so the page works without a network.
-"""
+"""Completes the OpenAPI schema with parts that the handlers do not imply: descriptions, errors, streams and
+the field for the key."""
 
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, Security
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi import Security
 from fastapi.params import Depends
 from fastapi.security import APIKeyHeader, HTTPBearer
-from pydantic.warnings import UnsupportedFieldAttributeWarning
-from starlette.staticfiles import StaticFiles
 
 from app.api.error_formats import ErrorFormat
-from app.api.middleware import ASSETS
 from app.models.schemas import ErrorDetail, ErrorResponse
 
-_BOUNDS = ("minimum", "maximum")
-_MAX_INT = 2**63 - 1
 ResponseDocs = dict[int | str, dict[str, Any]]  # Any: OpenAPI's response objects, as FastAPI types them
 
 DESCRIPTION = """
@@ -212,44 +202,3 @@ def key_fields(has_key: bool) -> list[Depends]:
 
 def key_refusal(has_key: bool) -> ResponseDocs:
     return fails_with(401) if has_key else {}
-
-
-def describe(app: FastAPI) -> None:
-    """Builds the OpenAPI schema, which the application keeps, and the validators of all bodies.
-
-    This takes 0.1 s, for which no request should wait. FastAPI writes every bound as a float. This function
-    turns the bounds of integers back into integers, because the float nearest to the largest seed exceeds it.
-    """
-    with warnings.catch_warnings():
-        # FastAPI gives each body an alias. Pydantic warns of it when it builds a model that was deferred.
-        warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
-        schema = app.openapi()
-    for model in schema["components"]["schemas"].values():
-        for field in model.get("properties", {}).values():
-            for part in (field, *field.get("anyOf", ())):
-                if part.get("type") == "integer":
-                    part |= {bound: min(int(part[bound]), _MAX_INT) for bound in _BOUNDS if bound in part}
-
-
-def add_docs_page(app: FastAPI) -> None:
-    """Adds Swagger UI at /docs, with all its files on this server."""
-    app.mount(ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs-assets")
-    app.add_route("/docs", _page, include_in_schema=False)
-
-
-async def _page(request: Request) -> Response:
-    root = request.scope.get("root_path", "").rstrip("/")
-    return get_swagger_ui_html(
-        openapi_url=f"{root}{request.app.openapi_url}",
-        title=request.app.title,
-        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
-        swagger_favicon_url=f"{root}{ASSETS}/favicon-32x32.png",
-        swagger_ui_parameters={
-            "tryItOutEnabled": True,
-            "persistAuthorization": True,
-            "displayRequestDuration": True,
-            "defaultModelsExpandDepth": 0,
-            "validatorUrl": None,  # a validator would send the schema to another site
-        },
-    )

@@ -14,6 +14,7 @@ from app.api.openai import chat as openai_chat, completions as openai_completion
 from app.api.openai.conversations import routes as openai_conversations
 from app.api.openai.responses import routes as openai_responses
 from app.api.paths import NATIVE_PREFIX
+from app.api.web.docs_page import add_docs_page
 from app.api.web.page import add_page
 
 router = APIRouter()
@@ -48,5 +49,5 @@ def add_routes(app: FastAPI, has_key: bool) -> None:
     app.include_router(
         metrics.router, dependencies=[strict, *docs.key_fields(has_key)], responses=docs.key_refusal(has_key)
     )
-    docs.add_docs_page(app)
+    add_docs_page(app)
     add_page(app)

@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import httpx
@@ -24,7 +25,7 @@ from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceGenerator
 from app.models.storage.storage import choose_storage
 from app.services import Services
-from tests.api.fakes import Scripted, scripted_services
+from tests.api.fakes import Scripted, fake_app, scripted_services
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 
 OWNERS = ("alice", "bob")
@@ -86,15 +87,20 @@ async def owned_server(**settings: Any) -> AsyncIterator[OwnedServer]:  # Any: a
             )
             for owner in OWNERS
         }
-        routes = {
-            path.removeprefix("/api/v1"): [method.upper() for method in operations]
-            for path, operations in app.openapi()["paths"].items()
-        }
         try:
-            yield OwnedServer(backend, routes, clients)
+            yield OwnedServer(backend, _routes(), clients)
         finally:
             for client in clients.values():
                 await client.aclose()
+
+
+@cache
+def _routes() -> dict[str, list[str]]:
+    """The methods of each path, below /api/v1 where it is there; to build the schema takes long."""
+    return {
+        path.removeprefix("/api/v1"): [method.upper() for method in operations]
+        for path, operations in fake_app(Scripted()).openapi()["paths"].items()
+    }
 
 
 def run(test: Callable[[OwnedServer], Coroutine[Any, Any, None]], database_url: str | None = None) -> None:

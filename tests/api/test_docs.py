@@ -5,18 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from app.api.docs import describe
 from tests.api.fakes import Scripted, fake_app
 
-
-def schema_of(app: FastAPI) -> dict[str, Any]:
-    describe(app)
-    return app.openapi()
-
-
-SCHEMA = schema_of(fake_app(Scripted()))
+SCHEMA = fake_app(Scripted()).openapi()
 OPERATIONS = [
     pytest.param(path, method, operation, id=f"{method} {path}")
     for path, operations in SCHEMA["paths"].items()
@@ -90,7 +82,7 @@ def test_streams_are_described(path: str) -> None:
 
 def test_key_field_is_shown_only_if_a_key_is_required() -> None:
     assert "securitySchemes" not in SCHEMA["components"]
-    locked = schema_of(fake_app(Scripted(), api_key="key"))
+    locked = fake_app(Scripted(), api_key="key").openapi()
     assert set(locked["components"]["securitySchemes"]) == {"HTTPBearer", "APIKeyHeader"}
     assert "security" not in locked["paths"]["/api/v1/health"]["get"]
     assert "401" in locked["paths"]["/api/v1/chat"]["post"]["responses"]

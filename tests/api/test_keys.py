@@ -6,7 +6,6 @@ import httpx
 import pytest
 from hypothesis import given, strategies as st
 
-from app.api.docs import describe
 from app.api.http_protocol import DeadlineProtocol
 from app.api.middleware import KeyCheck
 from app.core.errors import NotAuthenticated
@@ -136,7 +135,6 @@ def test_key_of_a_megabyte_is_refused_and_the_server_goes_on(locked_url: str) ->
 
 def test_every_route_is_refused_before_its_body_is_read(locked_url: str, scripted: Scripted) -> None:
     app = fake_app(Scripted(), api_keys=KEYS)
-    describe(app)
     body = (b"Content-Type: application/json", b"Content-Length: 100000", b"Expect: 100-continue")
     asked = 0
     for path, operations in app.openapi()["paths"].items():

@@ -1,5 +1,7 @@
 """Routes that describe the server: the index, and the health checks for people and probes."""
 
+import asyncio
+
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 
@@ -41,7 +43,7 @@ async def index(request: Request, response: Response) -> Index | Response:
     if prefers_page(request):
         return await page(request)
     response.headers["Vary"] = "Accept"
-    return _index(request.app, str(request.base_url).rstrip("/"))
+    return await asyncio.to_thread(_index, request.app, str(request.base_url).rstrip("/"))
 
 
 @health_router.get("")

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from app.api.docs import describe
+from app.api.web.docs_page import build_validators
 from app.models import schemas as wire
 from tests.cli.stand_in.log import StandInLog
 from tests.cli.stand_in.state import Refusal, StandIn, StandInTurn, UnknownEvent, unknown_model
@@ -94,7 +94,7 @@ def build(state: StandIn) -> FastAPI:
     async def refuse(request: Request, error: Refusal) -> JSONResponse:
         return JSONResponse(error.body, error.status)
 
-    describe(app)
+    build_validators(app)
     return app
 
 
