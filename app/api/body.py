@@ -1,8 +1,8 @@
 """Reads each request's body within limits of size and time, and accepts only one strict JSON object.
 
 This is plain ASGI and runs before any route. The framework's own parser accepts NaN, lone surrogates and
-repeated keys, waits for ever, and parses large bodies on the event loop. `ParsedRoute` uses the object that
-was parsed here.
+repeated keys, waits for ever, and parses and validates large bodies on the event loop. `ParsedRoute` uses the
+object that was parsed here.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from email.message import Message as MimeHeaders
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -24,6 +25,7 @@ from app.api.paths import path_below_prefix
 from app.core.errors import BodyTooLarge, BodyTooSlow, DomainError, InvalidRequest, UnsupportedMediaType
 
 PARSED_BODY = "app.parsed_body"  # in the scope of a request with a body: the JSON object
+LARGE_BODY = "app.large_body"  # whether its validation would block the event loop
 
 _LINGER_S = 2.0  # how long a refused client may keep sending
 _LARGE_BYTES = 16_000  # parsing a larger body would block the event loop for milliseconds
@@ -62,6 +64,7 @@ class BodyGuard:
             body = await self._read(Headers(scope=scope), receive)
             if body:
                 check_media_type(Headers(scope=scope))
+                scope[LARGE_BODY] = len(body) >= _LARGE_BYTES
                 scope[PARSED_BODY] = await _parse(body)
         except ClientDisconnect:
             return
@@ -216,15 +219,29 @@ class ParsedRequest(Request):
 
 
 class ParsedRoute(APIRoute):
-    """A route that does not parse the body a second time."""
+    """A route that does not parse the body a second time. Its body is one model or nothing."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:  # Any: as FastAPI's
         handle = super().get_route_handler()
 
         async def handle_parsed(request: Request) -> Response:
+            if self.body_field is not None and request.scope.get(LARGE_BODY, False):
+                await asyncio.to_thread(_validate, self.body_field.validate, request.scope)
             return await handle(ParsedRequest(request.scope, request.receive))
 
         return handle_parsed
+
+
+def _validate(validate: Callable[..., tuple[object, list[Any]]], scope: Scope) -> None:  # Any: as Pydantic's
+    """Replaces the parsed object by its model, which FastAPI takes as it is.
+
+    Raises:
+        RequestValidationError: the object does not fit the model.
+    """
+    model, errors = validate(scope[PARSED_BODY], loc=("body",))
+    if errors:
+        raise RequestValidationError(errors)
+    scope[PARSED_BODY] = model
 
 
 async def _drain(receive: Receive) -> None:

@@ -1,5 +1,6 @@
 """Defines the base classes of the wire models, and the types of text for their fields."""
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -79,14 +80,15 @@ class RequestModel(WireModel):
             return data
         if len(data) > _MAX_FIELDS:
             raise ValueError("the object has too many fields")
-        left_out = {name for names in cls._aliases() for name in _unused(names, data)}
+        left_out = {name for names in _aliases(cls) for name in _unused(names, data)}
         return {name: value for name, value in data.items() if name not in left_out}
 
-    @classmethod
-    def _aliases(cls) -> list[list[str]]:
-        """Returns the names of each field that has several."""
-        choices = [field.validation_alias for field in cls.model_fields.values()]
-        return [list(map(str, choice.choices)) for choice in choices if isinstance(choice, AliasChoices)]
+
+@cache
+def _aliases(model: type[RequestModel]) -> list[list[str]]:
+    """Returns the names of each field that has several."""
+    choices = [field.validation_alias for field in model.model_fields.values()]
+    return [list(map(str, choice.choices)) for choice in choices if isinstance(choice, AliasChoices)]
 
 
 def _unused(names: list[str], data: dict[str, Any]) -> list[str]:
