@@ -1,5 +1,6 @@
 """Runs the server at the host and port in its settings: `python -m app`."""
 
+import gc
 import sys
 from functools import partial
 
@@ -44,6 +45,7 @@ def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
     app = create_app(settings, partial(build_services, launcher=launcher))
     configure(settings.log_level, settings.log_format)
     allow_many_open_files()
+    gc.freeze()  # a full collection of what lives as long as the server would stop its event loop for 60 ms
     uvicorn.run(
         app,
         host=settings.host,
