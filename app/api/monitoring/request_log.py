@@ -22,7 +22,8 @@ from app.services import Services
 logger = logging.getLogger("app.access")
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_ID_IN_PATH = re.compile(r"([a-z]+)_[0-9a-f]{16,}")
+_ID_IN_PATH = re.compile(r"_[0-9a-f]{16,}")  # without what precedes it, which could take quadratic time
+_MAX_PATH = 200
 _PROBES = HEALTH_PATHS | {METRICS_PATH}
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected before the reply
 
@@ -102,10 +103,11 @@ def _context(new_id: str, span: RequestSpan, usage: RequestUsage) -> Iterator[No
 def _route_of(scope: Scope, path: str) -> str:
     """Returns the route template instead of the path, because conversation ids are secrets.
 
-    A request that was refused before it had a route, or that has none, keeps its path without the ids.
+    A request that was refused before it had a route, or that has none, keeps the beginning of its path,
+    without the ids.
     """
     template = getattr(scope.get("route"), "path", None)
-    return escape_control(template or _ID_IN_PATH.sub(r"\1_...", path))
+    return escape_control(template or _ID_IN_PATH.sub("_...", path)[:_MAX_PATH])
 
 
 def _log(method: str, route: str, status: int, seconds: float, usage: RequestUsage) -> None:

@@ -48,6 +48,14 @@ def test_refused_request_does_not_reveal_the_conversation(written: io.StringIO) 
     assert "GET /api/v1/chat/conversation/conv_... 401 " in written.getvalue()
 
 
+@pytest.mark.parametrize("path", ["a" * 60_000, "_" * 60_000, "a_0123456789" * 5_000, f"conv_{'0' * 60_000}"])
+@pytest.mark.parametrize("written", [LineFormatter], indirect=True)
+def test_long_path_has_a_short_line(client: httpx.Client, written: io.StringIO, path: str) -> None:
+    assert client.get(f"/{path}").status_code == 404
+    wait_for(lambda: "\n" in written.getvalue(), "the line")
+    assert len(written.getvalue()) < 400
+
+
 @pytest.mark.parametrize("written", [JsonFormatter], indirect=True)
 def test_json_line_has_route_status_time_and_trace(client: httpx.Client, written: io.StringIO) -> None:
     headers = {"x-request-id": "mine-2", "traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}
