@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from app.cli.errors import SAME_VERSION, NotOurServer, Refused, StreamBroken
 from app.cli.net.address import address_of
-from app.cli.net.environment import certificates_for, proxy_for
+from app.cli.net.environment import proxy_for
 from app.cli.net.event_stream import (
     CHAT_EVENTS,
     SWITCH_EVENTS,
@@ -23,6 +23,7 @@ from app.cli.net.event_stream import (
     refusal,
 )
 from app.cli.net.failures import unreachable
+from app.cli.net.transport import transport_for
 from app.models.schemas import (
     KEEP_ALIVE_S,
     ActivityResponse,
@@ -83,10 +84,8 @@ class ChatClient:
         self._http = httpx.AsyncClient(
             base_url=f"{self.url}/api/v1",
             headers=self._address.headers,
-            transport=transport,
+            transport=transport or transport_for(self._address, self._proxy),
             trust_env=False,
-            proxy=None if self._proxy is None else self._proxy.url,
-            verify=certificates_for(self._address),
         )
 
     @property
