@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -46,7 +46,8 @@ class SamplingDefaults:
 
     def given(self) -> dict[str, float]:
         """Returns the parameters that are set, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 # The last in line, after the request, the model's profile and its generation_config.json.

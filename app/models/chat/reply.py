@@ -63,32 +63,34 @@ class PartCollector:
     """The parts of a reply so far, in order. Neighbours of one kind, or of one call, are one part."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[ReplyPart, list[str]]] = []  # without their text, and the pieces of it
+        self._parts: list[tuple[PartEvent, list[str]]] = []  # the first event of each, and the pieces of text
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
     def add(self, event: PartEvent) -> None:
-        match event:
-            case DeltaEvent():
-                self._add(TextPart(text=""), event.text)
-            case ThinkingEvent():
-                self._add(ThinkingPart(text=""), event.text)
-            case ToolCallEvent():
-                self._add(ToolCallPart(id=event.id, name=event.name, arguments=""), event.arguments)
-
-    def _add(self, part: ReplyPart, text: str) -> None:
-        if not self._parts or self._parts[-1][0] != part:
-            self._parts.append((part, []))
-        self._parts[-1][1].append(text)
+        if not self._parts or not _belong_together(self._parts[-1][0], event):
+            self._parts.append((event, []))
+        self._parts[-1][1].append(event.arguments if isinstance(event, ToolCallEvent) else event.text)
 
     def parts(self) -> tuple[ReplyPart, ...]:
-        return tuple(_with_text(part, "".join(pieces)) for part, pieces in self._parts)
+        return tuple(_part(first, "".join(pieces)) for first, pieces in self._parts)
 
 
-def _with_text(part: ReplyPart, text: str) -> ReplyPart:
-    field = "arguments" if isinstance(part, ToolCallPart) else "text"
-    return part.model_copy(update={field: text})
+def _belong_together(first: PartEvent, event: PartEvent) -> bool:
+    if isinstance(first, ToolCallEvent) and isinstance(event, ToolCallEvent):
+        return (first.id, first.name) == (event.id, event.name)
+    return type(first) is type(event)
+
+
+def _part(first: PartEvent, text: str) -> ReplyPart:
+    match first:
+        case DeltaEvent():
+            return TextPart(text=text)
+        case ThinkingEvent():
+            return ThinkingPart(text=text)
+        case ToolCallEvent():
+            return ToolCallPart(id=first.id, name=first.name, arguments=text)
 
 
 @dataclass(slots=True)
