@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from app.engine.ipc.child_process import ChildProcess
 from app.engine.ipc.heartbeat import Beat
@@ -20,6 +19,8 @@ from app.engine.ipc.messages import Inbound, Outbound, Shutdown, WorkerSpec, dec
 from app.engine.ipc.socket_folder import make_socket_folder
 
 SHUTDOWN_GRACE_S = 3.0
+_LAST_WORDS_S = 0.05  # for which the messages of a worker that has ended may still be on their way
+_MOST_AT_ONCE = 64  # messages that are read before the event loop does something else
 
 
 class WorkerProcess:
@@ -61,22 +62,21 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: Inbound) -> None:
-        # Without a high-water mark a send never blocks, so the future that pyzmq returns is already done.
-        self._link.socket.send(encode(message))
+        self._link.send(encode(message))
 
     async def messages(self) -> AsyncGenerator[Outbound, None]:
         """Yields the worker's messages until it has ended and nothing is left to read."""
         ended = asyncio.create_task(self._process.wait())
+        ended.add_done_callback(lambda _: self._link.has_news.set())
         try:
-            while True:
-                received = asyncio.ensure_future(self._link.socket.recv())
-                await asyncio.wait((received, ended), return_when=asyncio.FIRST_COMPLETED)
-                if received.cancelled() or not (received.done() or await self._has_more()):
-                    received.cancel()
+            while not self._link.is_closed:
+                received = self._link.receive()
+                for message in received:
+                    yield decode_outbound(message)
+                if len(received) == _MOST_AT_ONCE:
+                    await asyncio.sleep(0)
+                elif not await self._link.wait_for_news(_LAST_WORDS_S if ended.done() else None):
                     return
-                message = decode_outbound(await received)
-                self._link.leave_folder()
-                yield message
         finally:
             ended.cancel()
 
@@ -86,23 +86,13 @@ class WorkerProcess:
             async for line in self._heart:
                 yield msgspec.json.decode(line, type=Beat)
 
-    async def _has_more(self) -> bool:
-        """Returns whether another message can be read. A link that is closed meanwhile has none."""
-        socket = self._link.socket
-        try:
-            return not socket.closed and bool(await socket.poll(timeout=50))
-        except zmq.ZMQError:
-            if socket.closed:
-                return False
-            raise
-
     def kill(self) -> None:
         self._process.kill()
 
     async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
         """Asks the process to end; kills it after `grace_s`, or at once if cancelled. May be called again."""
         try:
-            if self.is_alive and not self._link.socket.closed and grace_s > 0:
+            if self.is_alive and not self._link.is_closed and grace_s > 0:
                 self.send(Shutdown())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._process.wait(), grace_s)
@@ -121,28 +111,69 @@ class WorkerProcess:
 
 
 class _MessageSocket:
-    """This end of the socket pair, in a folder that only this user may enter."""
+    """This end of the socket pair, in a folder that only this user may enter.
+
+    The event loop watches the socket's descriptor, because zmq.asyncio's futures take longer than a message.
+    It reports each change only once, so that `receive` must be called after each, and after each send.
+    """
 
     def __init__(self) -> None:
         self._folder = make_socket_folder()
         self._is_named = True
+        self.has_news = asyncio.Event()  # whether there may be something to receive
         self.address = f"ipc://{self._folder}/worker"
-        self.socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.SNDHWM, 0)
-        self.socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._loop = asyncio.get_running_loop()
+        self._descriptor = int(self._socket.FD)
+        self._loop.add_reader(self._descriptor, self.has_news.set)
         try:
-            self.socket.bind(self.address)
+            self._socket.bind(self.address)
         except zmq.ZMQError as error:
             self.close()
             raise OSError(error.errno, f"the socket {self.address} cannot be made") from error
 
-    def leave_folder(self) -> None:
+    @property
+    def is_closed(self) -> bool:
+        return bool(self._socket.closed)
+
+    def send(self, message: bytes) -> None:
+        """Sends without waiting. A message to a worker that has ended is lost."""
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(message, zmq.NOBLOCK)
+        self.has_news.set()
+
+    def receive(self) -> list[bytes]:
+        """Returns the messages that have arrived, some of them if there are many."""
+        self.has_news.clear()
+        messages: list[bytes] = []
+        with contextlib.suppress(zmq.Again):
+            while len(messages) < _MOST_AT_ONCE:
+                messages.append(self._socket.recv(zmq.NOBLOCK))
+        if messages:
+            self._leave_folder()
+        return messages
+
+    async def wait_for_news(self, timeout_s: float | None) -> bool:
+        """Waits until there may be something to receive. Returns False if there is nothing in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.has_news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _leave_folder(self) -> None:
         """Removes the folder, which is needed only until the worker has connected."""
         if self._is_named:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._is_named = False
 
     def close(self) -> None:
-        self.socket.close()
-        self.leave_folder()
+        if not self.is_closed:
+            self._loop.remove_reader(self._descriptor)
+            self._socket.close()
+        self.has_news.set()
+        self._leave_folder()
