@@ -1,7 +1,6 @@
 """The chat loop: asks for a line, runs it as a command or a message, and reports errors."""
 
 import asyncio
-import contextlib
 import traceback
 
 from pydantic import ValidationError
@@ -15,6 +14,7 @@ from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.input.prompt import InputPrompt
 from app.cli.net.connection import Connection
 from app.cli.oneshot import invalid_message
+from app.cli.output.formatting import count
 from app.cli.output.model_table import current_model_line
 from app.cli.paths import private_file, state_folder
 
@@ -31,16 +31,43 @@ class Chat:
         self._connection = connection
         self._prompt = prompt
         self._interrupts = interrupts
+        self._has_warned = False  # of what is lost when the user leaves
 
     async def run(self) -> None:
         preloading = asyncio.ensure_future(self._preload())
         try:
-            with contextlib.suppress(EOFError, commands.Leave), self._interrupts.on_ctrl_c():
-                while True:
-                    await self._run_next_line()
+            with self._interrupts.on_ctrl_c():
+                while not await self._wants_to_leave() or await self._warns():
+                    pass
         finally:
             preloading.cancel()
             await asyncio.gather(preloading, return_exceptions=True)
+
+    async def _wants_to_leave(self) -> bool:
+        """Runs the next line. Returns whether the user leaves with it."""
+        try:
+            await self._run_next_line()
+        except (EOFError, commands.Leave):
+            return True
+        self._has_warned = False
+        return False
+
+    async def _warns(self) -> bool:
+        """Says once which conversations end with the client's own server. Returns whether there are any."""
+        if self._has_warned or not self._connection.loses_conversations:
+            return False
+        try:
+            session = self._session
+            number = len(await session.known_sessions.unknown(session.transcript.conversation_id))
+        except ClientError:  # the server has ended already, or keeps its list to itself
+            return False
+        if number:
+            self._has_warned = True
+            session.terminal.note(
+                f"The server ends with this client, and only it has {count(number, 'conversation')}, such as "
+                "those of its web page. They would be lost; LLM_DATABASE_URL keeps them. Quit again to leave."
+            )
+        return number > 0
 
     async def _preload(self) -> None:
         """Imports the modules for the first answer. A failure recurs in that answer, which reports it."""

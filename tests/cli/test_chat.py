@@ -15,6 +15,7 @@ from app.cli.input.typed_ahead import TypedAhead
 from app.cli.net.client import ChatClient
 from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.net.server import choose_port
+from app.models.schemas import NewChatRequest, TranscriptMessage
 from tests.cli.client_process import until
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
@@ -140,6 +141,38 @@ def test_chosen_model_that_a_new_server_lacks_is_reported(seen: Seen) -> None:
 
 def test_quitting_ends_the_loop(url: str, seen: Seen) -> None:
     assert _chatted(url, seen, ["/quit", "never"]) == [""]
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "read"),
+    [
+        (["hello", "/quit", "/quit", "never"], {}, 3),
+        (["hello", "/quit", "hello", "/quit", "/quit", "never"], {}, 5),
+        (["hello"], {}, 3),  # Ctrl-D, twice
+        (["hello", "/quit", "never"], {"LLM_DATABASE_URL": "sqlite:///conversations.db"}, 2),
+    ],
+)
+def test_quitting_warns_once_of_conversations_that_end_with_the_own_server(
+    lines: list[str], more: dict[str, str], read: int, seen: Seen
+) -> None:
+    async def run() -> int:
+        environ = os.environ | {"LLM_PORT": str(choose_port("127.0.0.1", 0))} | more
+        async with connected(
+            ServerTarget(environ, command=COMMAND), seen.terminal(), Interrupts()
+        ) as connection:
+            on_page = NewChatRequest(messages=[TranscriptMessage(role="user", content="hi")])
+            await connection.client.new_chat(on_page)
+            prompt = ScriptedPrompt(lines)
+            await Chat(Session(connection.client, seen.terminal()), connection, prompt, Interrupts()).run()
+            return len(prompt.drafts)
+
+    assert asyncio.run(run()) == read
+    assert ("only it has 1 conversation, such as" in seen.messages) == (not more)
+
+
+def test_quitting_does_not_warn_of_conversations_that_are_saved_here(seen: Seen) -> None:
+    drafts, _ = _chatted_with_own(seen, ["hello", "/quit"])
+    assert drafts == ["", ""] and "only it has" not in seen.messages
 
 
 def test_ctrl_c_offers_continue_only_after_an_answer(url: str, seen: Seen) -> None:

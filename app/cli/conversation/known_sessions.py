@@ -18,6 +18,8 @@ from app.cli.transcripts.session_index import (
 )
 from app.models.schemas import ConversationSummary
 
+_LISTED = 100  # of a server's conversations, to see which of them this machine has
+
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
@@ -75,6 +77,20 @@ class KnownSessions:
         if folder is None:
             return [KnownSession(None, summary) for summary in remote][:limit]
         return await asyncio.to_thread(self._merged, folder, query, limit, remote)
+
+    async def unknown(self, own_id: str | None) -> list[ConversationSummary]:
+        """Returns the server's newest conversations of which this machine has no transcript.
+
+        `own_id` is the one that is open, which may not be saved yet.
+
+        Raises:
+            ClientError: the server does not list its conversations.
+        """
+        folder = self._autosave.folder
+        saved = {} if folder is None else await asyncio.to_thread(session_ids, folder)
+        listed = await self._client.conversations("", _LISTED)
+        known = {own_id, *saved}
+        return [each for each in listed if each.message_count and each.conversation_id not in known]
 
     async def _remote(self, query: str, limit: int) -> list[ConversationSummary]:
         self.refusal = None

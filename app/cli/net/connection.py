@@ -79,6 +79,12 @@ class Connection:
         terminal.note("The server has ended. Starting a new one.")
         await self._start(self._make_own(), terminal)
 
+    @property
+    def loses_conversations(self) -> bool:
+        """Whether `close` ends a server that keeps conversations in memory."""
+        is_own = self._own is not None and self._own.is_alive
+        return is_own and not self._target.environ.get("LLM_DATABASE_URL")
+
     def close(self) -> None:
         if self._own is not None:
             self._own.stop()
