@@ -22,8 +22,8 @@ class DeadlineProtocol(H11Protocol):
     """Closes a connection if the head of a request does not arrive, or if the client reads nothing.
 
     Between requests, uvicorn's shorter keep-alive limit applies. Bytes that are not HTTP get a JSON error.
-    If too many connections are open, those that have been without a request for longest are closed. The
-    others would else leave no file descriptors for workers, the database and the disk.
+    If too many connections are open, those that have waited longest for a whole request are closed. They
+    would otherwise leave no file descriptors for workers, the database and the disk.
     """
 
     max_connections: ClassVar[int | None] = None  # None: half of the files that this process may open
@@ -33,23 +33,23 @@ class DeadlineProtocol(H11Protocol):
 
     _head_timer: TimerHandle | None = None
     _stall_timer: TimerHandle | None = None
-    _idle_since = 0.0
+    _waiting_since = 0.0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # pause as soon as a byte has to wait
-        self._idle_since = self.loop.time()
+        self._waiting_since = self.loop.time()
         self._expect_head()
         self._make_room()
 
     @property
-    def idle_since(self) -> float | None:
-        """The event loop's time since which the connection has had no request; None if it has one."""
-        is_idle = self.cycle is None or self.cycle.response_complete
-        return self._idle_since if is_idle and not self.transport.is_closing() else None
+    def waiting_since(self) -> float | None:
+        """The event loop's time of its last reply or its start, if it still waits for a whole request."""
+        is_waiting = self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
+        return self._waiting_since if is_waiting else None
 
     def on_response_complete(self) -> None:
-        self._idle_since = self.loop.time()
+        self._waiting_since = self.loop.time()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -91,15 +91,17 @@ class DeadlineProtocol(H11Protocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        """Closes idle connections, many at a time, if this one is one too many; itself if none is idle."""
+        """Closes waiting connections, many at a time, if this one is one too many; itself if none waits."""
         limit = self.max_connections or min(open_files_limit() // 2, _MAX_CONNECTIONS)
         if len(self.connections) <= limit:
             return
-        idle = [(since, id(each), each) for each in self._others() if (since := each.idle_since) is not None]
-        for _, _, each in heapq.nsmallest(1 + limit // 16, idle):
+        waiting = [
+            (since, id(each), each) for each in self._others() if (since := each.waiting_since) is not None
+        ]
+        for _, _, each in heapq.nsmallest(1 + limit // 16, waiting):
             self.connections.discard(each)  # it no longer counts, although it closes a moment later
             each.transport.close()
-        if not idle:
+        if not waiting:
             self._refuse(QueueFull("Too many connections are open.", hint="Try again later.", retry_after=1))
 
     def _others(self) -> list["DeadlineProtocol"]:

@@ -13,6 +13,8 @@ from app.api.http_protocol import DeadlineProtocol
 from tests.api.fakes import Scripted, fake_app, serving
 from tests.api.raw_http import TIMEOUT_S, exchange
 
+HALF_A_BODY = b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{"
+
 
 class HastyProtocol(DeadlineProtocol):
     head_deadline_s = 0.2
@@ -51,13 +53,15 @@ def test_reply_may_take_longer_than_a_head() -> None:
         assert not scripted.cancelled.is_set()
 
 
-def test_silent_connections_make_room_for_a_request() -> None:
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", HALF_A_BODY])
+def test_silent_connections_make_room_for_a_request(begun: bytes) -> None:
     with serving(fake_app(Scripted()), http=NarrowProtocol) as url, ExitStack() as open_sockets:
         address = urlsplit(url)
         silent = [
             open_sockets.enter_context(socket.create_connection((address.hostname, address.port), TIMEOUT_S))
             for _ in range(NarrowProtocol.max_connections)
         ]
+        silent[0].sendall(begun)
         assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
         assert silent[0].recv(1) == b""  # the oldest one was closed
         silent[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
