@@ -14,6 +14,7 @@ from transformers import (
 
 from app.core.errors import ModelUnsupported
 from app.engine.gguf.file import GGUFFile, corrupt
+from app.engine.loading.folder_check import library_errors_as
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 _NO_CHOICE = "Choose a GGUF file of Llama, Mistral, SmolLM2, Qwen2, Qwen3, Gemma 2 or Gemma 3."
@@ -39,10 +40,8 @@ def config_of(file: GGUFFile) -> PreTrainedConfig:
         )
     if file.metadata.get(f"{architecture}.expert_count", 0):
         raise ModelUnsupported("GGUF files with a mixture of experts are not supported", hint=_NO_CHOICE)
-    try:
+    with library_errors_as(lambda error: corrupt(str(error))):  # transformers checks what it is given
         return make(file, _common(file))
-    except (ValueError, TypeError, ZeroDivisionError) as error:  # transformers checks what it is given
-        raise corrupt(str(error)) from error
 
 
 def _common(file: GGUFFile) -> Fields:
