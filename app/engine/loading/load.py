@@ -1,4 +1,4 @@
-"""Loads a model and its tokenizer from a local folder or GGUF file, and picks the device and the dtype.
+"""Loads a model and its tokenizer from a local folder or GGUF file.
 
 Nothing is fetched, and no code from the folder runs.
 """
@@ -25,7 +25,6 @@ from transformers.utils import logging as transformers_logging
 
 from app.core.errors import (
     ModelCorrupt,
-    ModelLoadFailed,
     ModelUnavailable,
     ModelUnsupported,
 )
@@ -35,9 +34,9 @@ from app.engine.gguf.file import read
 from app.engine.gguf.model import build_model
 from app.engine.gguf.tokenizer import build_tokenizer, ending_ids
 from app.engine.ipc.messages import Stage, WorkerSpec
-from app.engine.layers.packed_linear import computes_in_bfloat16
 from app.engine.loading.adapter import merge_adapter
 from app.engine.loading.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
+from app.engine.loading.device_choice import loaded_dtype, pick_device, pick_dtype
 from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files, refuse_unsafe
 from app.engine.loading.pickle_to_safetensors import convert
 from app.engine.loading.stored_tensors import stored_dtype
@@ -48,8 +47,6 @@ _log = logging.getLogger(__name__)
 
 ReportStage = Callable[[Stage, float], None]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HALVES = (torch.bfloat16, torch.float16)
 _UNLIMITED_WINDOW = 2048  # tokens; of state spaces and others without a limit, unless a setting says more
 _PIECE_READERS = ("sentencepiece", "tiktoken")  # which of them depends on the file, whatever its name
 
@@ -107,7 +104,7 @@ def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> Load
     stored = stored_dtype(folder)
     dtype = pick_dtype(spec.dtype, device, stored)
     with _weights_progress(lambda fraction: report("load", fraction)):
-        model = _model(folder, config, dtype if widens else _loaded_dtype(stored, dtype, device))
+        model = _model(folder, config, dtype if widens else loaded_dtype(stored, dtype, device))
     adapter = None if spec.adapter_path is None else Path(spec.adapter_path)
     if adapter is not None:
         model = merge_adapter(model, adapter)
@@ -149,38 +146,6 @@ def _convert_pickle(folder: Path, target: str | None, report: ReportStage) -> Pa
     converted = convert(folder, Path(target))
     report("convert", 1.0)
     return converted
-
-
-def pick_device(name: str) -> torch.device:
-    """Returns the device; `auto` prefers CUDA, then MPS. Raises ModelLoadFailed if the machine lacks it."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, is_there in available.items() if is_there))
-    if not available.get(name, False):
-        raise ModelLoadFailed(f"the device {name} is not available here", hint="Use cpu or auto.")
-    return torch.device(name)
-
-
-def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
-    """Returns the dtype to compute in. For `auto`, 16 bits on CUDA; elsewhere float32, or bfloat16 if the
-    weights are `stored` in 16 bits and bfloat16 is fast."""
-    if name != "auto":
-        return _DTYPES[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    is_fast = device.type == "mps" or computes_in_bfloat16()
-    return torch.bfloat16 if is_fast and stored in _HALVES else torch.float32
-
-
-def _loaded_dtype(stored: torch.dtype | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Returns the dtype to load weights in. On the CPU, 16-bit weights stay mapped until they are packed."""
-    if stored in _HALVES and device.type == "cpu" and dtype == torch.float32:
-        return stored
-    return dtype
 
 
 def _config(folder: Path) -> PreTrainedConfig:

@@ -3,6 +3,7 @@
 Some architectures ignore their cache in a pass over several ids. Theirs take single ids after the first pass.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,8 @@ from app.engine.own_cache.joint_cache import Joining, joining_of
 from app.engine.own_cache.runner import CachePlace, OwnForward, PassOptions
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument, storage_bytes
 from app.engine.scheduling.sequence import Chunk, TokenSequence
+
+_log = logging.getLogger(__name__)
 
 _PREFIX, _REST = 5, 8  # tokens of the reference's first prompt
 _SINGLE = ((_PREFIX,), *[(1,)] * _REST)
@@ -106,6 +109,8 @@ def _first_right(model: PreTrainedModel, reference: Reference, tolerance: float)
             with failures_as_unsupported(model):
                 logits = _read(model, reference.prompts, _AT_ONCE, options)[1]
             _refuse_wrong(logits, reference, tolerance)
+            if failures and options.place is CachePlace.NOWHERE:
+                _log.warning("each token computes all earlier ones again: %s", failures[0].message)
             return options
         except ModelUnsupported as error:
             failures.append(error)

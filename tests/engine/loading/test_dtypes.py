@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from app.core.errors import ModelCorrupt, ModelUnsupported
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.layers.packed_linear import computes_in_bfloat16
-from app.engine.loading.load import LoadedModel, load, pick_dtype
+from app.engine.loading.device_choice import pick_dtype
+from app.engine.loading.load import LoadedModel, load
 from app.engine.loading.stored_tensors import stored_dtype
 from app.engine.startup import build_engine
 from tests.engine.tiny import configs, new_model

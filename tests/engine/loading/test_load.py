@@ -19,8 +19,9 @@ from transformers import (
 
 from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused, ModelUnsupported
 from app.engine.ipc.messages import Grammar, Progress, SamplingParams, Submit, WorkerSpec
+from app.engine.loading.device_choice import pick_device
 from app.engine.loading.folder_check import refuse_unsafe
-from app.engine.loading.load import load, pick_device
+from app.engine.loading.load import load
 from app.engine.loading.self_check import check_packed_path
 from app.engine.startup import build_engine
 from tests.engine.tiny import configs, decode, ended, greedy, new_model, run
