@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import BrowserContext, FilePayload, Page, expect
 
 from tests.ui.conftest import ask
 from tests.ui.scripted_models import OTHER, PAUSE, QUICK, SLOW, Script
@@ -62,6 +62,21 @@ def test_model_is_switched_with_progress(page: Page, script: Script) -> None:
     expect(page.locator("#model-name")).to_have_text("Gpt2-Medium")
     ask(page, "Hello")
     expect(page.locator(".assistant .facts")).to_contain_text(SLOW)
+
+
+def test_a_load_that_goes_on_elsewhere_is_shown_below_its_model(page: Page, context: BrowserContext) -> None:
+    other = context.new_page()
+    other.goto(page.url)
+    other.get_by_role("button", name="Builtin").click()
+    other.get_by_role("button", name="Gpt2-Medium").click()
+    expect(other.locator("#models .loading")).to_contain_text("50 %")
+    page.bring_to_front()
+    page.locator("#model").click()
+    about, progress = (page.locator(f"#models {one}") for one in (".model:disabled .about", ".loading"))
+    expect(progress).to_contain_text("50 %")
+    above, below = about.bounding_box(), progress.bounding_box()
+    assert above is not None and below is not None
+    assert above["y"] + above["height"] <= below["y"] and below["width"] > 300
 
 
 def test_switch_is_cancelled(page: Page) -> None:

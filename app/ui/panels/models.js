@@ -73,7 +73,7 @@ export class ModelMenu {
       el("span", { class: "facts" }, factsOf(model)),
       el("span", { class: "about" }, model.status === "failed" ? (model.error ?? model.description) : model.description),
     );
-    return el("li", { class: model.status }, choose, isLoading && this.#progress(model, progress));
+    return el("li", { class: model.status === "failed" ? "has-failed" : null }, choose, isLoading && this.#progress(model, progress));
   }
 
   /** @param {ModelEntry} model @param {LoadProgress | null} progress */
