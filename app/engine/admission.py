@@ -1,7 +1,7 @@
 """Turns submitted requests into requests that can run, in a thread beside the step loop."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from app.engine.ipc.messages import (
 )
 from app.engine.loading.load import LoadedModel
 from app.engine.memory import is_exhaustion
+from app.engine.replies.detokenizer import ReplyText
 from app.engine.replies.parts import THINK_OPEN, PartSplitter
 from app.engine.request import Request
 from app.engine.sampling.logprobs import RowLogprobs
@@ -39,6 +40,7 @@ from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tokenization.vocabulary import Vocabulary
+from app.engine.tools.parser import ToolCallParser
 from app.engine.tools.reply_parts import ReplyParts
 
 _log = logging.getLogger(__name__)
@@ -174,37 +176,15 @@ class Admission:
     def _make_request(
         self, submit: Submit, prompt: Prompt, arrived: float, matcher: LLMatcher | None
     ) -> Admitted:
-        sampling = submit.sampling
-        stops = sampling.stop + (self._stop if submit.messages is not None else ())
-        stop_ids = self._vocabulary.stop_ids(sampling)
-        use = submit.tool_use
-        has_calls = use is not None and use.choice != "none" and submit.messages is not None
-        parser = self._prompts.toolbox.parser(use) if use is not None and has_calls else None
-        rules: list[LogitRule] = []
-        if submit.thinking_budget is not None:
-            rules.append(self._budget_rule(submit.thinking_budget, prompt))
-        if any(self._vocabulary.suppressed_ids):
-            rules.append(SuppressedTokens(*self._vocabulary.suppressed_ids))
-        rules += rules_for(sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
-        continues_prompt = submit.continue_final_message or submit.prompt is not None
+        stop_ids, parser = self._vocabulary.stop_ids(submit.sampling), self._parser(submit)
+        rules = self._rules(submit, prompt, stop_ids)
         request = Request(
-            sequence=TokenSequence(
-                submit.request_id,
-                prompt.ids,
-                submit.scope,
-                is_kept=submit.is_kept,
-                needs_all_logits=submit.prompt_logprobs,
-            ),
+            sequence=_sequence(submit, prompt),
             prompt_tokens=len(prompt.ids),
             max_tokens=prompt.max_tokens,
             stop_ids=stop_ids,
-            sampler=RequestSampler(sampling, rules, self._grammar_rule(matcher, prompt)),
-            text=self._vocabulary.reply_text(
-                stops,
-                joins=prompt.ids if continues_prompt else (),
-                includes_stop=sampling.include_stop_str_in_output,
-                visible=frozenset() if parser is None else self._prompts.toolbox.visible_ids,
-            ),
+            sampler=RequestSampler(submit.sampling, rules, self._grammar_rule(matcher, prompt)),
+            text=self._reply_text(submit, prompt, has_calls=parser is not None),
             parts=ReplyParts(PartSplitter(prompt.thinking), parser),
             arrived_at=arrived,
         )
@@ -212,6 +192,40 @@ class Admission:
             submit.request_id, request.prompt_tokens, prompt.omitted_messages, request.max_tokens
         )
         return Admitted(request, accepted)
+
+    def _parser(self, submit: Submit) -> ToolCallParser | None:
+        """Returns the parser of the reply's tool calls; None if it can have none."""
+        use = submit.tool_use
+        if use is None or use.choice == "none" or submit.messages is None:
+            return None
+        return self._prompts.toolbox.parser(use)
+
+    def _rules(self, submit: Submit, prompt: Prompt, stop_ids: Set[int]) -> list[LogitRule]:
+        rules: list[LogitRule] = []
+        if submit.thinking_budget is not None:
+            rules.append(self._budget_rule(submit.thinking_budget, prompt))
+        if any(self._vocabulary.suppressed_ids):
+            rules.append(SuppressedTokens(*self._vocabulary.suppressed_ids))
+        return rules + rules_for(submit.sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
+
+    def _reply_text(self, submit: Submit, prompt: Prompt, *, has_calls: bool) -> ReplyText:
+        continues_prompt = submit.continue_final_message or submit.prompt is not None
+        return self._vocabulary.reply_text(
+            submit.sampling.stop + (self._stop if submit.messages is not None else ()),
+            joins=prompt.ids if continues_prompt else (),
+            includes_stop=submit.sampling.include_stop_str_in_output,
+            visible=self._prompts.toolbox.visible_ids if has_calls else frozenset(),
+        )
+
+
+def _sequence(submit: Submit, prompt: Prompt) -> TokenSequence:
+    return TokenSequence(
+        submit.request_id,
+        prompt.ids,
+        submit.scope,
+        is_kept=submit.is_kept,
+        needs_all_logits=submit.prompt_logprobs,
+    )
 
 
 class AdmissionQueue:

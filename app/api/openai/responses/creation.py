@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from fastapi import Response
 
@@ -34,18 +35,20 @@ from app.services import Services
 Pieces = AsyncGenerator[object, None]  # the events of a reply, of which the last is an Ending
 
 
-async def create(
-    services: Services,
-    owner: str,
-    request: ResponseRequest,
-    deadline: Deadline,
-    key: str | None,
-    chosen_id: str | None,
-) -> Response:
-    """Returns the HTTP response to a request: a stream, or a whole response.
+@dataclass(frozen=True, slots=True)
+class ResponseCall:
+    """A request for a response, and what came with it over HTTP. For `chosen_id` see ChatService.chat."""
 
-    For `chosen_id` see ChatService.chat.
-    """
+    owner: str
+    request: ResponseRequest
+    deadline: Deadline
+    key: str | None
+    chosen_id: str | None
+
+
+async def create(services: Services, call: ResponseCall) -> Response:
+    """Returns the HTTP response to a request: a stream, or a whole response."""
+    owner, request, deadline = call.owner, call.request, call.deadline
     if not request.is_stored:
         branch = await _context(services, owner, request)
         events = services.choices.generate(
@@ -57,7 +60,7 @@ async def create(
         )
         made = ResponseBuilder(new_id("resp"), new_id("msg"), echo_of(request))
         return _respond(made, _choice_pieces(events), request, deadline)
-    reader = (await _begin(services, owner, request, deadline, key, chosen_id)).unjoined()
+    reader = (await _begin(services, call)).unjoined()
     made = turn_response(reader.ids)
     return _respond(made, _turn_pieces(reader, bool(request.background)), request, deadline)
 
@@ -113,19 +116,13 @@ async def count(services: Services, owner: str, request: ResponsePrompt, deadlin
     return InputTokens(input_tokens=counted.tokens)
 
 
-async def _begin(
-    services: Services,
-    owner: str,
-    request: ResponseRequest,
-    deadline: Deadline,
-    key: str | None,
-    chosen_id: str | None,
-) -> EventReader:
+async def _begin(services: Services, call: ResponseCall) -> EventReader:
     """Begins the turn whose reply the response is.
 
     Raises:
         KeyReused: another request has sent this Idempotency-Key.
     """
+    owner, request = call.owner, call.request
     place: tuple[str, str | None] | None = None
     if request.previous_response_id is not None:
         await _context(services, owner, request)
@@ -135,8 +132,10 @@ async def _begin(
     stored = StoredEcho(echo=echo_of(request), begins=place is None)
     chat = chat_request(request, place)
     echo = stored.model_dump_json()
-    reader = await services.chats.chat(owner, chat, deadline, key, echo=echo, chosen_id=chosen_id)
-    if key is not None and not stored.is_same_request(reader.ids.echo):
+    reader = await services.chats.chat(
+        owner, chat, call.deadline, call.key, echo=echo, chosen_id=call.chosen_id
+    )
+    if call.key is not None and not stored.is_same_request(reader.ids.echo):
         raise key_reused()
     return reader
 

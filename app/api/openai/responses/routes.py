@@ -37,7 +37,7 @@ async def create_response(
     body: ResponseRequest = RESPONSE,
 ) -> Response:
     """Answers an input, as OpenAI's responses do. Unless `store` is false, the conversation is stored."""
-    return await creation.create(services, owner, body, deadline, key, chosen_id)
+    return await creation.create(services, creation.ResponseCall(owner, body, deadline, key, chosen_id))
 
 
 @router.post("/input_tokens")
