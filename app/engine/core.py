@@ -14,7 +14,8 @@ import torch
 
 from app.core.errors import InvalidRequest
 from app.core.literals import FinishReason
-from app.engine.admission import Admission, AdmissionQueue, Admitted, ChatFormat, to_failed
+from app.engine.admission import Admission, Admitted, ChatFormat, to_failed
+from app.engine.admission_queue import AdmissionQueue
 from app.engine.execution.decoder import Decoder, SequenceCaches
 from app.engine.execution.thread_count import ThreadCount, adaptive_thread_count
 from app.engine.grammars.sandbox import GrammarSandbox
