@@ -66,6 +66,14 @@ def test_answer_that_is_nested_too_deeply_is_shown_as_it_is(page: Page, script: 
     expect(page.locator(".assistant .markdown")).to_contain_text("deep end")
 
 
+def test_answer_with_thousands_of_marks_does_not_stop_the_page(page: Page, script: Script) -> None:
+    script.answer("Go", ("*a_" * 7_000, " end\n\n**bold**"))
+    ask(page, "Go")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    expect(page.locator(".assistant .markdown")).to_contain_text("*a_*a_ end")
+    expect(page.locator(".assistant .markdown strong")).to_have_text("bold")
+
+
 def test_question_and_title_are_only_text(page: Page) -> None:
     ask(page, "<img src=x onerror=alert(1)> **bold**")
     expect(page.locator(".assistant .facts")).to_contain_text(" token")

@@ -7,8 +7,18 @@ import { drawFormula, extensions } from "./math.js";
 
 /** @import { Token, Tokens } from "../vendor/marked/marked.esm.js" */
 
-const marked = new Marked({ gfm: true, extensions });
+const MAX_MARKS = 500; // of emphasis in one paragraph; marked takes cubic time for them
+
+const marked = new Marked({ gfm: true, extensions, tokenizer: { emStrong } });
 const SAFE_ADDRESS = /^(?:https?:\/\/|mailto:)/i;
+
+let counted = { text: "", marks: 0 }; // marked asks once for each mark of a paragraph
+
+/** Leaves the marks of a paragraph as they are if there are too many. @param {string} _rest @param {string} text */
+function emStrong(_rest, text) {
+  if (counted.text !== text) counted = { text, marks: text.match(/[*_]+/g)?.length ?? 0 };
+  return counted.marks > MAX_MARKS ? undefined : false; // false: marked decides
+}
 
 /** The blocks of a text. Together their `raw` texts are the text. @param {string} text @returns {Token[]} */
 export function blocksOf(text) {
