@@ -1,22 +1,21 @@
 """Begins the turns of conversations, and finds those that run."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest, NothingToDo, TurnElsewhere, TurnNotFound
+from app.core.errors import InvalidRequest, TurnElsewhere, TurnNotFound
 from app.models.chat.finder import ConversationFinder, find_turn
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.idempotency import KeyedTurns, record_of
-from app.models.chat.transcript import check_messages, input_messages
-from app.models.chat.turn import Turn, TurnRunner
+from app.models.chat.transcript import input_messages
+from app.models.chat.turn import TurnRunner
 from app.models.chat.turn_log import EventReader, TurnLog, TurnSnapshot
 from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop, turn_not_found
-from app.models.conversation import Conversation, Message, chained, new_id, text_message
+from app.models.conversation import Conversation, Message, new_id, text_message
 from app.models.schemas import (
     ChatRequest,
     ChatResponse,
@@ -30,6 +29,7 @@ from app.models.schemas import (
 from app.models.storage.key_records import KeyRecord, KeyRecords
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
+from app.models.turn_planner import TurnPlanner
 from app.models.turns_elsewhere import TurnsElsewhere
 
 
@@ -53,6 +53,7 @@ class ChatModelManager:
         self._settings = settings
         self._store = store
         self._finder = ConversationFinder(store, locks)
+        self._planner = TurnPlanner(settings, store, self._finder)
         self._runner = TurnRunner(settings, store, generator)
         self._turns = turns
         self._keyed = KeyedTurns(keys, turns, store, locks)
@@ -214,7 +215,7 @@ class ChatModelManager:
             if request.system_prompt is not None:
                 conversation = replace(conversation, system_prompt=request.system_prompt)
             parent_id = request.parent_id or conversation.head_id
-            turn = await self._turn_for(conversation, parent_id, _messages_of(request), request)
+            turn = await self._planner.turn_for(conversation, parent_id, _messages_of(request), request)
             return await self._runner.run(turn, log, deadline)
 
     async def _chat_once(
@@ -237,80 +238,24 @@ class ChatModelManager:
             if old.role != "user":
                 raise InvalidRequest("message_id: only a user message can be edited.")
             message = text_message("user", request.message)
-            turn = await self._turn_for(conversation, old.parent_id, (message,), request)
+            turn = await self._planner.turn_for(conversation, old.parent_id, (message,), request)
             return await self._runner.run(turn, log, deadline)
 
     async def _regenerate(
         self, log: TurnLog, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
     ) -> ChatResponse:
         async with self._finder.locked(owner, conversation_id) as conversation:
-            old = await self._reply(conversation, request.message_id)
-            turn = await self._turn_for_reply(conversation, old, request)
+            old = await self._planner.reply(conversation, request.message_id)
+            turn = await self._planner.turn_for_reply(conversation, old, request)
             return await self._runner.run(turn, log, deadline)
 
     async def _continue(
         self, log: TurnLog, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline
     ) -> ChatResponse:
         async with self._finder.locked(owner, conversation_id) as conversation:
-            old = await self._reply(conversation, None)
-            turn = replace(await self._turn_for_reply(conversation, old, request), continues=old)
+            old = await self._planner.reply(conversation, None)
+            turn = replace(await self._planner.turn_for_reply(conversation, old, request), continues=old)
             return await self._runner.run(turn, log, deadline)
-
-    async def _turn_for(
-        self,
-        conversation: Conversation,
-        parent_id: str | None,
-        added: Sequence[Message],
-        request: ChatRequest | EditRequest,
-    ) -> Turn:
-        """Returns a turn that answers the new messages, which are added below `parent_id`."""
-        asked = sum(message.role == "user" for message in added)
-        least = 1 if added and added[0].role == "tool" else 0  # the turn with the calls of the results
-        before = await self._history(conversation, parent_id, request, asked, least)
-        parent = before[-1] if before else await self._finder.message(conversation, parent_id)
-        new = chained(added, parent)
-        check_messages((*before, *new))
-        model_name = request.model_name or conversation.model_name
-        return Turn(conversation, request, model_name, (*before, *new), new_messages=new)
-
-    async def _turn_for_reply(
-        self, conversation: Conversation, reply: Message, request: RegenerateRequest | ContinueRequest
-    ) -> Turn:
-        """Returns a turn that answers the message before `reply`."""
-        history = await self._history(conversation, reply.parent_id, request)
-        if not history:
-            raise NothingToDo("The reply begins the conversation: there is no message that it answers.")
-        return Turn(conversation, request, request.model_name or conversation.model_name, history)
-
-    async def _history(
-        self,
-        conversation: Conversation,
-        leaf_id: str | None,
-        request: TurnFields,
-        new_turns: int = 0,
-        least: int = 0,
-    ) -> tuple[Message, ...]:
-        """Returns the end of the branch with this leaf; all of it if the request disables truncation.
-
-        The end has as many turns as LLM_MAX_CONVERSATION_LENGTH leaves beside the new ones, at least `least`.
-        """
-        turns = max(least, self._settings.max_conversation_length - new_turns)
-        is_whole = request.truncation == "disabled"
-        return await self._store.branch(conversation, leaf_id, None if is_whole else turns)
-
-    async def _reply(self, conversation: Conversation, message_id: str | None) -> Message:
-        """Returns a reply; the last one of the current branch if `message_id` is None.
-
-        Raises:
-            NothingToDo: the conversation has no reply yet.
-            InvalidRequest: the message is not a reply.
-        """
-        message = await self._finder.message(conversation, message_id or conversation.head_id)
-        if message is not None and message.role == "assistant":
-            return message
-        if message_id is not None:
-            raise InvalidRequest("message_id: the message is not a reply.")
-        raise NothingToDo("The conversation has no reply yet.", hint="Send a message first.")
 
     async def _id_for(self, owner: str, request: ChatRequest, chosen_id: str | None) -> str:
         if request.conversation_id is not None:
