@@ -15,9 +15,10 @@ from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
 from app.engine.layers.block_groups import describe
+from app.engine.layers.compiled.linear import CompiledLinear
 from app.engine.layers.fused import fuse
 from app.engine.layers.packer import Packer, pack, pack_children, weight_count
-from app.engine.layers.schemes import ROUNDING_16_BITS, Scheme
+from app.engine.layers.schemes import QUANTISED, ROUNDING_16_BITS, Scheme
 
 
 class UpcastEmbedding(nn.Module):
@@ -81,7 +82,10 @@ def convert_layers(
     _widen(model, dtype)
     if forms is None:
         return packer.scheme
-    return replace(packer.scheme, name=forms, tolerance=max(packer.scheme.tolerance, ROUNDING_16_BITS))
+    rounding = ROUNDING_16_BITS
+    if any(isinstance(layer, CompiledLinear) for layer in model.modules()):
+        rounding = QUANTISED["int8"].tolerance  # the compiled product rounds rows to 8 bits
+    return replace(packer.scheme, name=forms, tolerance=max(packer.scheme.tolerance, rounding))
 
 
 def _widen(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -162,3 +162,9 @@ def test_smollm2_has_the_logits_of_transformers_own_loader() -> None:
     read = loaded(smollm2())
     ids = torch.tensor([read.tokenizer.encode("The capital of France is Paris. 12 + 30 = 42, isn't it?")])
     assert relative_error(logits(read.model, ids), logits(reference, ids)) < 0.01
+
+
+@needs_smollm2
+def test_smollm2_passes_the_check_at_load() -> None:
+    spec = WorkerSpec(str(smollm2()), "tiny", dtype="bfloat16")
+    assert check_packed_path(load(spec, lambda *stage: None).model).weights == "int4 (Q4_1), int8 (Q8_0)"
