@@ -1,5 +1,6 @@
 """The prefill budget with measured costs: gaps beside a long prompt on a CPU, first tokens on a card."""
 
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -10,7 +11,7 @@ from tests.capacity.options import costs_path
 from tests.capacity.replica import ServerLimits
 from tests.capacity.server_costs import ServerCosts
 from tests.capacity.simulation import Scenario, simulate
-from tests.capacity.step_times import StepShape
+from tests.capacity.step_times import Curve, StepShape, StepTimes
 from tests.capacity.workload import Quantity, Workload
 
 _PROMPT, _LENGTH = 900, 100  # tokens of the long prompt, and of each sequence that decodes
@@ -36,7 +37,14 @@ def test_gap_beside_a_long_prompt_on_a_cpu(model: str, decodes: int) -> None:
 
 
 def test_first_tokens_do_not_wait_while_a_card_is_half_idle() -> None:
-    costs = ServerCosts.read(costs_path("llama3-1b-h200"))
+    step = StepTimes(  # the first ones that were measured on an H200, where a pass with prefill took 11 ms
+        Curve((1, 8, 64), (0.0016, 0.0022, 0.0044)),
+        prefill=Curve((128, 512, 2000), (0.0109, 0.0141, 0.0164)),
+        decode_token_s=5.4e-8,
+        longest_token_s=2.5e-7,
+    )
+    host = replace(ServerCosts.read(costs_path("builtin-cpu")).host, client_request_s=0.0, client_token_s=0.0)
+    costs = replace(ServerCosts.read(costs_path("llama3-1b-h200")), step=step, host=host)
     limits = ServerLimits(100_000_000_000, max_active_requests=64, max_queued_requests=256)
     workload = Workload(
         conversations=750,
