@@ -11,18 +11,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
 from app.api.middleware import OWNER
+from app.api.paths import RUNNING_TURNS_PATH, path_below_prefix
 from app.core.errors import RateLimitExceeded
 from app.models.key_limits import Budget, KeyLimits
 
 
 class RateLimit:
-    """Counts every request that has an owner, before its body is read. Open paths have none."""
+    """Counts every request that has an owner, before its body is read. Open paths have none.
+
+    The page's question which turns run does not count: it would use up the limit of somebody who only reads.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (owner := scope.get(OWNER)) is None:
+        owner = scope.get(OWNER)
+        if owner is None or path_below_prefix(scope) == RUNNING_TURNS_PATH:
             return await self.app(scope, receive, send)
         limits: KeyLimits = scope["app"].state.services.limits
 

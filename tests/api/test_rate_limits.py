@@ -65,6 +65,15 @@ def test_requests_beyond_the_limit_are_refused_for_one_key_only() -> None:
     assert (other.status_code, limits_of(other)["remaining-requests"]) == (200, "1")
 
 
+def test_the_question_which_turns_run_does_not_count() -> None:
+    app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, headers=ALICE) as client:
+        polls = [client.get("/api/v1/chat/turns").status_code for _ in range(3)]
+        assert polls == [200, 200, 200]
+        assert client.get("/api/v1/chat/models").status_code == 200
+        assert client.get("/api/v1/chat/models").status_code == 429
+
+
 def test_open_routes_and_refused_keys_do_not_count() -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
     with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:

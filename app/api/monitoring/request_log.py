@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
 from app.api.middleware import HEALTH_PATHS
-from app.api.paths import METRICS_PATH, path_below_prefix, surface_of
+from app.api.paths import METRICS_PATH, RUNNING_TURNS_PATH, path_below_prefix, surface_of
 from app.core.logging import escape_control, request_id, to_domain_error, trace_id, with_fields
 from app.core.telemetry.propagation import traceparent
 from app.core.telemetry.request_usage import RequestUsage, current_usage
@@ -24,7 +24,7 @@ logger = logging.getLogger("app.access")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ID_IN_PATH = re.compile(r"_[0-9a-f]{16,}")  # without what precedes it, which could take quadratic time
 _MAX_PATH = 200
-_PROBES = HEALTH_PATHS | {METRICS_PATH}
+_PROBES = HEALTH_PATHS | {METRICS_PATH, RUNNING_TURNS_PATH}
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected before the reply
 
 
