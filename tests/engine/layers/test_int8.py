@@ -53,7 +53,7 @@ def test_int8_layer_keeps_what_huge_activations_leave_of_a_row() -> None:
     torch.manual_seed(0)
     weight, rows = torch.randn(64, 256), torch.randn(20, 256)
     rows[:, 3] = 500.0  # as real models have them
-    weight[:, :32] = 0  # only the groups beside it count
+    weight[:, 3] = 0
     make = int8_layer(torch.float32)
     assert make is not None
     assert error(make(weight, None)(rows), rows @ weight.t()) < 0.02

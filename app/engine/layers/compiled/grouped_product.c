@@ -1,8 +1,9 @@
 /* Multiplies rows of activations by a matrix of 4- or 8-bit integers in groups of 32, each with a scale.
  *
- * Each row is first rounded to 8-bit integers, in groups of 32 with a scale of their own. A group of a row
- * times a group of the weights is then a sum of products of integers, for which processors have instructions
- * that add four products at a time (VNNI). With w = (integer - centre) * scale + zero and
+ * Each row is first rounded to 15-bit integers, in groups of 32 with a scale of their own. (With 8 bits, as
+ * other programs have them, one huge activation, as real models have some, leaves nothing of the 31 beside it.)
+ * An integer is 128 * high + low, with 8 bits each. A group of a row times a group of the weights is then two
+ * sums of products of integers, for which processors have instructions that add four at a time (VNNI). With w = (integer - centre) * scale + zero and
  * a = integer * scale,
  *
  *     sum(w * a) = scale_w * scale_a * (sum(integer_w * integer_a) - centre * sum(integer_a))
@@ -28,6 +29,7 @@
 #include <string.h>
 
 enum { GROUP = 32, TILE = 16, FOURS = GROUP / 4 };
+enum { LARGEST = 127 * 128 }; /* integer of an activation */
 enum { L2_BYTES = 1 << 20 }; /* of the second-level cache, for the rows */
 enum { AHEAD_BYTES = 1 << 11 }; /* of weights that are fetched before they are needed */
 
@@ -116,7 +118,7 @@ typedef struct {
     float scale;
     float sum;     /* scale * the sum of the integers */
     int32_t start; /* -centre * the sum of the integers */
-    int8_t integers[GROUP];
+    int8_t high[GROUP], low[GROUP];
 } RowGroup;
 
 /* Rows are computed in blocks, in whose memory groups follow each other and have the block's rows side by
@@ -133,18 +135,20 @@ static void round_group(const float *values, int centre, RowGroup *group) {
         largest_bits = bits > largest_bits ? bits : largest_bits;
     }
     const float largest = as_float(largest_bits);
-    const float inverse = largest > 0 ? 127 / largest : 0;
-    int32_t sum = 0;
+    const float inverse = largest > 0 ? LARGEST / largest : 0;
+    uint32_t sum = 0; /* unsigned, because what a NaN becomes may overflow */
     for (int i = 0; i < GROUP; i++) {
-        /* Floats near 1.5 * 2^23 are whole numbers: the addition rounds, and the low bits are the integer. */
+        /* Floats near 1.5 * 2^23 are whole numbers: the addition rounds, and the bits differ by the integer. */
         const float shifted = values[i] * inverse + 12582912.0f;
-        const int32_t integer = (int8_t)(as_bits(shifted) & 0xff);
-        group->integers[i] = (int8_t)integer;
-        sum += integer;
+        const int32_t integer = (int32_t)(as_bits(shifted) - as_bits(12582912.0f));
+        const int32_t high = (integer + 64) >> 7;
+        group->high[i] = (int8_t)high;
+        group->low[i] = (int8_t)(integer - high * 128);
+        sum += (uint32_t)integer;
     }
-    group->scale = largest / 127;
-    group->sum = group->scale * (float)sum;
-    group->start = -centre * sum;
+    group->scale = largest / LARGEST;
+    group->sum = group->scale * (float)(int32_t)sum;
+    group->start = (int32_t)(-(uint32_t)centre * sum);
 }
 
 static void read_group(const void *rows, int is_bfloat16, ptrdiff_t first, ptrdiff_t count, float *values) {
@@ -170,27 +174,35 @@ static inline __attribute__((always_inline)) void multiply_lanes(
         /* The processor's own prefetching stops at the end of a page: this made one row a quarter faster. */
         for (int i = 0; i < group_bytes; i += 64)
             _mm_prefetch((const char *)integers + AHEAD_BYTES + i, _MM_HINT_T0);
-        Integers sums[MOST_ROWS];
-        for (int r = 0; r < row_count; r++) sums[r] = VECTOR(set1_epi32)(rows[r].start);
+        Integers high[MOST_ROWS], low[MOST_ROWS];
+        for (int r = 0; r < row_count; r++) {
+            high[r] = VECTOR(set1_epi32)(0);
+            low[r] = VECTOR(set1_epi32)(rows[r].start);
+        }
         for (int i = 0; i < FOURS * bits / 8; i++) {
             const Integers weights = LOAD(integers + i * TILE * 4);
             if (bits == 8) {
-                for (int r = 0; r < row_count; r++)
-                    sums[r] = add_products_8(sums[r], weights, four_in_each_lane(rows[r].integers + 4 * i));
+                for (int r = 0; r < row_count; r++) {
+                    high[r] = add_products_8(high[r], weights, four_in_each_lane(rows[r].high + 4 * i));
+                    low[r] = add_products_8(low[r], weights, four_in_each_lane(rows[r].low + 4 * i));
+                }
                 continue;
             }
             const Integers first = AND(weights, low_half);
             const Integers second = AND(VECTOR(srli_epi16)(weights, 4), low_half);
             for (int r = 0; r < row_count; r++) {
-                const int8_t *fours = rows[r].integers + 4 * i;
-                sums[r] = add_products_4(sums[r], first, four_in_each_lane(fours));
-                sums[r] = add_products_4(sums[r], second, four_in_each_lane(fours + GROUP / 2));
+                const int8_t *of_high = rows[r].high + 4 * i, *of_low = rows[r].low + 4 * i;
+                high[r] = add_products_4(high[r], first, four_in_each_lane(of_high));
+                low[r] = add_products_4(low[r], first, four_in_each_lane(of_low));
+                high[r] = add_products_4(high[r], second, four_in_each_lane(of_high + GROUP / 2));
+                low[r] = add_products_4(low[r], second, four_in_each_lane(of_low + GROUP / 2));
             }
         }
         const Floats scale = load_bfloat16(scales);
         for (int r = 0; r < row_count; r++) {
-            const Floats sum = VECTOR(mul_ps)(VECTOR(cvtepi32_ps)(sums[r]), VECTOR(set1_ps)(rows[r].scale));
-            totals[r] = VECTOR(fmadd_ps)(sum, scale, totals[r]);
+            const Integers sum = VECTOR(add_epi32)(VECTOR(slli_epi32)(high[r], 7), low[r]);
+            const Floats scaled = VECTOR(mul_ps)(VECTOR(cvtepi32_ps)(sum), VECTOR(set1_ps)(rows[r].scale));
+            totals[r] = VECTOR(fmadd_ps)(scaled, scale, totals[r]);
         }
         if (zeros) {
             const Floats zero = load_bfloat16(zeros);

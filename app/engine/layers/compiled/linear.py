@@ -12,7 +12,7 @@ _CHUNK = 2**22  # weights that are arranged at a time
 
 
 class CompiledLinear(nn.Module):
-    """`rows @ weight.T + bias`. The rows are rounded to 8 bits in groups of 32; the output is in `dtype`."""
+    """`rows @ weight.T + bias`. The rows are rounded to 15 bits in groups of 32; the output is in `dtype`."""
 
     def __init__(
         self, weight: GroupedWeight, bias: Tensor | None, dtype: torch.dtype, product: GroupedProduct
