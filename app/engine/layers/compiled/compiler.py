@@ -24,12 +24,20 @@ def find_compiler(environment: Mapping[str, str]) -> list[str]:
 
     Raises CompilationError if there is none.
     """
-    commands = [shlex.split(environment["CC"])] if "CC" in environment else [["gcc"], ["cc"]]
-    for command in commands:
+    for command in _commands(environment):
         if command and shutil.which(command[0], path=environment.get("PATH")):
             return command
     named = f" (CC={environment['CC']})" if "CC" in environment else ""
     raise CompilationError(f"there is no C compiler{named}")
+
+
+def _commands(environment: Mapping[str, str]) -> list[list[str]]:
+    if "CC" not in environment:
+        return [["gcc"], ["cc"]]
+    try:
+        return [shlex.split(environment["CC"])]
+    except ValueError as error:  # a quotation that does not end
+        raise CompilationError(f"CC={environment['CC']}: {error}") from error
 
 
 def compiled(source: Path, flags: Sequence[str], compiler: Sequence[str], folder: Path) -> Path:
@@ -67,7 +75,11 @@ def _is_private(path: Path, is_kind: Callable[[int], bool]) -> bool:
 
 def _digest(source: Path, flags: Sequence[str], compiler: Sequence[str]) -> str:
     """Returns a name for all that the library depends on."""
-    parts = (source.read_text(), _run([*compiler, "--version"]), shlex.join((*compiler, *_FLAGS, *flags)))
+    parts = (
+        source.read_text("utf-8"),
+        _run([*compiler, "--version"]),
+        shlex.join((*compiler, *_FLAGS, *flags)),
+    )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -82,7 +94,13 @@ def _compile(source: Path, flags: Sequence[str], compiler: Sequence[str], librar
 def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # compilers write in the encoding of the locale
+            timeout=_TIMEOUT_S,
+            check=True,
         )
     except subprocess.CalledProcessError as error:
         raise CompilationError(f"{command[0]}: {error.stderr.strip()[:_LONGEST_REASON]}") from error

@@ -109,6 +109,22 @@ def test_compiler_is_the_one_that_the_environment_names(tmp_path: Path) -> None:
     assert find_compiler({"PATH": os.defpath, "CC": f"{gcc} -m64"}) == [gcc, "-m64"]
 
 
+def test_quotation_in_the_environment_that_does_not_end_is_an_error() -> None:
+    with pytest.raises(CompilationError, match="quotation"):
+        find_compiler({"PATH": os.defpath, "CC": "gcc '"})
+
+
+def test_messages_of_a_compiler_may_be_in_any_encoding(source: Path, folder: Path, tmp_path: Path) -> None:
+    greets = r"printf '\351\n'"  # no UTF-8
+    makes = script(
+        tmp_path / "makes", f'{greets}; for last; do :; done; [ "$1" = --version ] || echo > "$last"'
+    )
+    assert compiled(source, (), [makes], folder).is_file()
+    fails = script(tmp_path / "fails", f"{greets} >&2; exit 1")
+    with pytest.raises(CompilationError, match="fails"):
+        compiled(source, (), [fails], folder)
+
+
 @pytest.mark.parametrize("cc", [{}, {"CC": ""}, {"CC": "none"}])
 def test_missing_compiler_is_an_error(tmp_path: Path, cc: dict[str, str]) -> None:
     with pytest.raises(CompilationError, match="no C compiler"):
