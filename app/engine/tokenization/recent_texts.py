@@ -6,22 +6,24 @@ from collections.abc import Sequence
 
 from app.engine.tokenization.direct_calls import EncodeTexts
 
-_MOST_IDS = 500_000  # of four bytes; their texts take as much again
+_MOST_SIZE = 3_000_000  # a unit takes at most about four bytes
+_ENTRY = 64  # the size of a text without characters and ids
 
 
 class RecentTexts:
-    """Encodes texts with `encode`, and keeps at most `most_ids` ids. Only one thread may use it.
+    """Encodes texts with `encode`, and keeps as many as `most_size` allows. Only one thread may use it.
+
+    The size counts characters, too, because a tokenizer may have one id for any run of unknown ones, or none.
 
     A text is encoded once in each scope: otherwise the time would tell whether another caller has sent it.
     """
 
-    def __init__(self, encode: EncodeTexts, most_ids: int = _MOST_IDS) -> None:
+    def __init__(self, encode: EncodeTexts, most_size: int = _MOST_SIZE) -> None:
         self._encode = encode
-        self._most_ids = most_ids
-        self._kept: OrderedDict[tuple[str, str], Sequence[int]] = (
-            OrderedDict()
-        )  # by scope and text, newest last
-        self._count = 0  # of ids
+        self._most_size = most_size
+        # By scope and text, the newest last.
+        self._kept: OrderedDict[tuple[str, str], Sequence[int]] = OrderedDict()
+        self._size = 0
 
     def encode(self, texts: Sequence[str], scope: str) -> list[Sequence[int]]:
         """Returns the ids of each text."""
@@ -36,8 +38,12 @@ class RecentTexts:
     def _keep(self, key: tuple[str, str], ids: Sequence[int]) -> None:
         if key not in self._kept:
             self._kept[key] = ids
-            self._count += len(ids)
+            self._size += _size(key[1], ids)
         self._kept.move_to_end(key)
-        while self._count > self._most_ids:
-            _, oldest = self._kept.popitem(last=False)
-            self._count -= len(oldest)
+        while self._size > self._most_size:
+            (_, text), oldest = self._kept.popitem(last=False)
+            self._size -= _size(text, oldest)
+
+
+def _size(text: str, ids: Sequence[int]) -> int:
+    return _ENTRY + len(text) + len(ids)
