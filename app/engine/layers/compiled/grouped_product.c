@@ -3,8 +3,8 @@
  * Each row is first rounded to 15-bit integers, in groups of 32 with a scale of their own. (With 8 bits, as
  * other programs have them, one huge activation, as real models have some, leaves nothing of the 31 beside it.)
  * An integer is 128 * high + low, with 8 bits each. A group of a row times a group of the weights is then two
- * sums of products of integers, for which processors have instructions that add four at a time (VNNI). With w = (integer - centre) * scale + zero and
- * a = integer * scale,
+ * sums of products of integers, for which processors have instructions that add four at a time (VNNI). With
+ * w = (integer - centre) * scale + zero and a = integer * scale,
  *
  *     sum(w * a) = scale_w * scale_a * (sum(integer_w * integer_a) - centre * sum(integer_a))
  *                + zero * scale_a * sum(integer_a)
