@@ -14,8 +14,6 @@ import zmq
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedTokenizerFast,
-    RecurrentGemmaConfig,
-    RecurrentGemmaForCausalLM,
 )
 
 from app.engine.ipc.messages import (
@@ -37,7 +35,8 @@ from app.engine.ipc.messages import (
     decode_outbound,
     encode,
 )
-from tests.engine.tiny import configs
+from tests.engine.own_cache.models import cpm_ant
+from tests.engine.tiny import configs, new_model
 
 START_TIMEOUT_S = 90  # to import torch on a busy machine
 ANSWER_TIMEOUT_S = 20
@@ -151,16 +150,14 @@ def test_worker_ends_with_its_life_line(start: Callable[[Path], Worker], model_f
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
-def test_worker_refuses_an_architecture_without_a_cache_for_each_sequence(
+def test_worker_refuses_an_architecture_that_cannot_be_served(
     start: Callable[[Path], Worker], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    config = RecurrentGemmaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=4
-    )
-    RecurrentGemmaForCausalLM(config).save_pretrained(tmp_path / "recurrent")
-    tokenizer.save_pretrained(tmp_path / "recurrent")
-    worker = start(tmp_path / "recurrent")
+    new_model(cpm_ant(len(tokenizer))).save_pretrained(tmp_path / "cpm-ant")
+    tokenizer.save_pretrained(tmp_path / "cpm-ant")
+    worker = start(tmp_path / "cpm-ant")
     failure = worker.until(Ready, LoadFailed)[-1]
     assert isinstance(failure, LoadFailed)
     assert failure.code == "model_unsupported"
+    assert "CpmAntForCausalLM" in failure.message
     assert worker.process.wait(ANSWER_TIMEOUT_S) == 1

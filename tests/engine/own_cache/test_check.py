@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CpmAntConfig, GenerationMixin, MambaConfig, PreTrainedTokenizerFast, XLMConfig
+from transformers import GenerationMixin, MambaConfig, PreTrainedTokenizerFast, XLMConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from app.core.errors import ModelUnsupported
@@ -16,7 +16,7 @@ from app.engine.loading.serving_path import load_checked
 from app.engine.own_cache.check import OwnPath, check_unchanged
 from app.engine.own_cache.runner import CachePlace
 from app.engine.startup import build_engine
-from tests.engine.own_cache.models import OwnCacheModel, load_own, save
+from tests.engine.own_cache.models import OwnCacheModel, cpm_ant, load_own, save
 from tests.engine.tiny import greedy, new_model, run
 
 OwnModel = Callable[[str], OwnCacheModel]
@@ -141,13 +141,6 @@ def test_other_dtypes_are_computed_in(
         built = build_engine(WorkerSpec(str(tmp_path / name), name, dtype=dtype), lambda event: None)
         assert (built.info.cache, built.info.dtype) == ("own", dtype)
         assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
-
-
-def cpm_ant(vocabulary: int) -> CpmAntConfig:
-    """Its cached pass fails with the new ids alone, and its tokens attend to later ones."""
-    config = CpmAntConfig(vocab_size=vocabulary, hidden_size=32, num_attention_heads=4, num_hidden_layers=2)
-    config.dim_head, config.dim_ff, config.init_std = 8, 48, 0.3
-    return config
 
 
 def test_model_whose_passes_fail_is_refused() -> None:
