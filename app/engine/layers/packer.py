@@ -21,9 +21,11 @@ from app.engine.layers.blocks import BlockLinear
 from app.engine.layers.grouped import ParallelLinears
 from app.engine.layers.grouped_layers import has_grouped_products
 from app.engine.layers.packed_linear import MakeLayer
-from app.engine.layers.schemes import Scheme, choose_scheme
+from app.engine.layers.schemes import QUANTISED, Scheme, choose_scheme
 
 _LINEAR = (nn.Linear, Conv1D, BlockLinear)
+# Of layers with few bits, whose products have sums in float32: bfloat16 would make near logits equal.
+_LOGITS_DTYPE = torch.float32
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -48,7 +50,8 @@ class Packer:
     ) -> "Packer":
         """Returns the fastest packer on the device for weights that are `stored` in this dtype."""
         scheme, layer = choose_scheme(device, stored, dtype, quantization)
-        output_layer = None if layer is None else scheme.output_layer_on(device, dtype)
+        logits_dtype = _LOGITS_DTYPE if scheme.name in QUANTISED else dtype
+        output_layer = None if layer is None else scheme.output_layer_on(device, logits_dtype)
         return cls(dtype, scheme, layer, output_layer, on_packed)
 
     def linear(self, *layers: nn.Module, is_output: bool = False) -> nn.Module:
@@ -75,7 +78,8 @@ class Packer:
             return self._made_of_values(layers, is_output)
         if len(blocks) < len(layers):
             return ParallelLinears([self._made([layer]) for layer in layers])
-        made = grouped_linear(blocks, self._bias(layers), self.dtype)
+        dtype = _LOGITS_DTYPE if is_output else self.dtype
+        made = grouped_linear(blocks, self._bias(layers), dtype)
         for stored in blocks:
             memory.page_out(stored.data)
         return made

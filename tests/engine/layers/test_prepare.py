@@ -42,6 +42,16 @@ def test_prepare_quantises(tokenizer: PreTrainedTokenizerFast, name: str) -> Non
     assert isinstance(chunked.ends["a"], Finished)
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_logits_of_few_bits_are_not_rounded_to_16_bits(
+    tokenizer: PreTrainedTokenizerFast, quantization: Quantization
+) -> None:
+    model = stored_in_bfloat16(tokenizer, "llama")
+    check_packed_path(model, torch.bfloat16, quantization)
+    rows = torch.ones(1, model.config.hidden_size, dtype=torch.bfloat16)
+    assert model.lm_head(rows).dtype == torch.float32
+
+
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_prepare_tells_how_much_is_packed(
