@@ -17,7 +17,7 @@ from app.engine.layers.grouped_weight import GroupedWeight
 def grouped(weight: BlockWeight) -> GroupedWeight:
     """Returns the weight in groups. Q4_0, Q4_1, Q4_K and Q8_0 keep their integers; others get 8 bits.
 
-    Scales keep the 8 significant bits of bfloat16.
+    Scales are in float32, and the layers keep 11 bits of them (the compiled product) or 8 (torch's).
     """
     convert = _EXACT.get(weight.kind)
     if convert is not None:

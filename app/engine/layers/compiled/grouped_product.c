@@ -19,7 +19,8 @@
  *     4 bits, 256 bytes: for each of the first 4 fours, for each of 16 outputs: 4 bytes, whose low halves are
  *                        those inputs and whose high halves are the inputs 16 further
  *
- * Scales and zeros are bfloat16, 16 outputs side by side for each group of a tile.
+ * Scales and zeros are float16 numbers of units, 16 outputs side by side for each group of a tile. The unit is
+ * a power of two, by which the scales of the rows are multiplied.
  */
 
 #include <immintrin.h>
@@ -43,8 +44,7 @@ typedef __m512 Floats;
 #define VECTOR(name) _mm512_##name
 #define LOAD(from) _mm512_loadu_si512(from)
 #define AND(a, b) _mm512_and_si512(a, b)
-#define LOAD_HALVES(from) _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(from)))
-#define AS_FLOATS(a) _mm512_castsi512_ps(a)
+#define LOAD_FLOAT16(from) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
 
 #else
 
@@ -54,8 +54,7 @@ typedef __m256 Floats;
 #define VECTOR(name) _mm256_##name
 #define LOAD(from) _mm256_loadu_si256((const void *)(from))
 #define AND(a, b) _mm256_and_si256(a, b)
-#define LOAD_HALVES(from) _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(from)))
-#define AS_FLOATS(a) _mm256_castsi256_ps(a)
+#define LOAD_FLOAT16(from) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(from)))
 
 #endif
 
@@ -97,10 +96,6 @@ static inline Integers four_in_each_lane(const int8_t *four) {
     return VECTOR(set1_epi32)(bits);
 }
 
-static inline Floats load_bfloat16(const uint16_t *from) {
-    return AS_FLOATS(VECTOR(slli_epi32)(LOAD_HALVES(from), 16));
-}
-
 static inline float as_float(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -115,7 +110,7 @@ static inline uint32_t as_bits(float value) {
 
 /* A group of one row, rounded. */
 typedef struct {
-    float scale;
+    float scale;   /* times the weight's unit */
     float sum;     /* scale * the sum of the integers */
     int32_t start; /* -centre * the sum of the integers */
     int8_t high[GROUP], low[GROUP];
@@ -128,7 +123,7 @@ static inline ptrdiff_t block_rows(ptrdiff_t rows_left) {
     return rows_left >= 4 ? 4 : rows_left >= 2 ? 2 : 1;
 }
 
-static void round_group(const float *values, int centre, RowGroup *group) {
+static void round_group(const float *values, int centre, float unit, RowGroup *group) {
     uint32_t largest_bits = 0; /* positive numbers are ordered like their bits, and NaN is the largest */
     for (int i = 0; i < GROUP; i++) {
         const uint32_t bits = as_bits(values[i]) & 0x7fffffff;
@@ -146,7 +141,7 @@ static void round_group(const float *values, int centre, RowGroup *group) {
         group->low[i] = (int8_t)(integer - high * 128);
         sum += (uint32_t)integer;
     }
-    group->scale = largest / LARGEST;
+    group->scale = largest / LARGEST * unit;
     group->sum = group->scale * (float)(int32_t)sum;
     group->start = (int32_t)(-(uint32_t)centre * sum);
 }
@@ -198,14 +193,14 @@ static inline __attribute__((always_inline)) void multiply_lanes(
                 low[r] = add_products_4(low[r], second, four_in_each_lane(of_low + GROUP / 2));
             }
         }
-        const Floats scale = load_bfloat16(scales);
+        const Floats scale = LOAD_FLOAT16(scales);
         for (int r = 0; r < row_count; r++) {
             const Integers sum = VECTOR(add_epi32)(VECTOR(slli_epi32)(high[r], 7), low[r]);
             const Floats scaled = VECTOR(mul_ps)(VECTOR(cvtepi32_ps)(sum), VECTOR(set1_ps)(rows[r].scale));
             totals[r] = VECTOR(fmadd_ps)(scaled, scale, totals[r]);
         }
         if (zeros) {
-            const Floats zero = load_bfloat16(zeros);
+            const Floats zero = LOAD_FLOAT16(zeros);
             for (int r = 0; r < row_count; r++)
                 totals[r] = VECTOR(fmadd_ps)(zero, VECTOR(set1_ps)(rows[r].sum), totals[r]);
             zeros += TILE;
@@ -220,6 +215,7 @@ static inline __attribute__((always_inline)) void multiply_lanes(
 typedef struct {
     const uint8_t *integers;
     const uint16_t *scales, *zeros; /* zeros may be NULL */
+    float unit;                     /* of scales and zeros */
     const float *bias;              /* may be NULL */
     ptrdiff_t inputs, outputs, groups;
     int bits;
@@ -285,7 +281,7 @@ static void round_rows(
         }
         float values[GROUP];
         read_group(rows, is_bfloat16, row * inputs + group * GROUP, left < GROUP ? left : GROUP, values);
-        round_group(values, centre, rounded + first * groups + group * block + row - first);
+        round_group(values, centre, weight->unit, rounded + first * groups + group * block + row - first);
     }
 }
 
@@ -309,10 +305,10 @@ static void multiply_rows(
 /* Computes `output = rows @ weight.T + bias` on `threads` threads, for `count` rows of `inputs` numbers. Rows and
  * output are bfloat16 or float, as `is_bfloat16` says. Returns 0, or 1 if there is no memory. */
 int multiply_grouped(
-    int bits, const void *integers, const void *scales, const void *zeros, const float *bias, int64_t inputs,
-    int64_t outputs, const void *rows, int64_t count, int is_bfloat16, void *output, int threads) {
+    int bits, const void *integers, const void *scales, const void *zeros, float unit, const float *bias,
+    int64_t inputs, int64_t outputs, const void *rows, int64_t count, int is_bfloat16, void *output, int threads) {
     const ptrdiff_t groups = (inputs + GROUP - 1) / GROUP;
-    const Weight weight = {integers, scales, zeros, bias, inputs, outputs, groups, bits};
+    const Weight weight = {integers, scales, zeros, unit, bias, inputs, outputs, groups, bits};
     const ptrdiff_t blocks = L2_BYTES / (groups * (ptrdiff_t)sizeof(RowGroup) * MOST_ROWS);
     const ptrdiff_t chunk = blocks < 1 ? MOST_ROWS : blocks * MOST_ROWS; /* rows that stay in the cache */
     if (count == 0) return 0;

@@ -1,5 +1,7 @@
 """Linear layers whose grouped weights are multiplied by the compiled product, for few rows and for many."""
 
+from math import frexp, isfinite, ldexp
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -9,6 +11,8 @@ from app.engine.layers.grouped_weight import GROUP, GroupedWeight
 
 _TILE = 16  # outputs side by side in memory
 _CHUNK = 2**22  # weights that are arranged at a time
+_LARGEST_EXPONENT = 15  # the largest scale or zero is below 2^15 units, because float16 ends at 65,504
+_LEAST_EXPONENT = -100  # float32 ends at 2^-126
 
 
 class CompiledLinear(nn.Module):
@@ -21,8 +25,9 @@ class CompiledLinear(nn.Module):
         self._outputs, self._inputs = weight.integers.shape
         self._bits = weight.bits
         self._integers = _arranged(weight)
-        self._scales = _in_tiles(weight.scales)
-        self._zeros = None if weight.zeros is None else _in_tiles(weight.zeros)
+        self._unit = _unit(weight)
+        self._scales = _in_tiles(weight.scales, self._unit)
+        self._zeros = None if weight.zeros is None else _in_tiles(weight.zeros, self._unit)
         self._bias = None if bias is None else bias.float().contiguous()
         self._dtype = dtype
         # The product takes no float16.
@@ -34,7 +39,8 @@ class CompiledLinear(nn.Module):
             raise ValueError(f"rows of {rows.shape[-1]} numbers for a layer with {self._inputs} inputs")
         rows = rows.to(self._computed).contiguous()
         output = rows.new_empty(*rows.shape[:-1], self._outputs)
-        self._product(self._bits, self._integers, self._scales, self._zeros, self._bias, rows, output)
+        weight = self._bits, self._integers, self._scales, self._zeros, self._unit
+        self._product(*weight, self._bias, rows, output)
         return output.to(self._dtype)
 
 
@@ -53,7 +59,20 @@ def _tiles(integers: Tensor, bits: int) -> Tensor:
     return first | (second << 4)
 
 
-def _in_tiles(factors: Tensor) -> Tensor:
-    """Returns scales or zeros `[outputs, groups]` as `[tiles, groups, 16]` in bfloat16."""
-    padded = pad(factors, (0, 0, 0, -len(factors) % _TILE)).bfloat16()
+def _unit(weight: GroupedWeight) -> float:
+    """Returns the power of two by which scales and zeros are divided, so that float16 has room for them.
+
+    Those above 2^-29 of the largest then keep all bits of float16.
+    """
+    largest = max(
+        float(factors.abs().max()) for factors in (weight.scales, weight.zeros) if factors is not None
+    )
+    if not isfinite(largest):
+        return 1.0
+    return ldexp(1.0, max(frexp(largest)[1], _LEAST_EXPONENT) - _LARGEST_EXPONENT)
+
+
+def _in_tiles(factors: Tensor, unit: float) -> Tensor:
+    """Returns scales or zeros `[outputs, groups]` as `[tiles, groups, 16]` in float16, in units."""
+    padded = pad(factors.float() / unit, (0, 0, 0, -len(factors) % _TILE)).half()
     return padded.view(-1, _TILE, padded.shape[1]).transpose(1, 2).contiguous()

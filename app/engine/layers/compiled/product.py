@@ -18,7 +18,7 @@ from app.engine.layers.compiled.compiler import CompilationError, compiled, find
 _log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("grouped_product.c")
-_AVX2 = ("-mavx2", "-mfma")
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
 INSTRUCTIONS: Mapping[str, tuple[str, ...]] = {  # flags of the compiler, the fastest instructions first
     "avx512_vnni": (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
     "avx_vnni": (*_AVX2, "-mavxvnni"),
@@ -26,7 +26,8 @@ INSTRUCTIONS: Mapping[str, tuple[str, ...]] = {  # flags of the compiler, the fa
 }
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _ARGUMENTS = (
-    *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p),  # the weight
+    *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float),  # the weight
+    ctypes.c_void_p,  # its bias
     *(ctypes.c_int64, ctypes.c_int64),  # its inputs and outputs
     *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p),  # rows and output
     ctypes.c_int,
@@ -46,20 +47,22 @@ class GroupedProduct:
         integers: Tensor,
         scales: Tensor,
         zeros: Tensor | None,
+        unit: float,
         bias: Tensor | None,
         rows: Tensor,
         output: Tensor,
     ) -> None:
         """Fills `output` `[rows, outputs]` with `rows @ weight.T + bias`.
 
-        The weight is in the layout of the C file, `bias` in float32; rows and output are contiguous, and both
-        in float32 or both in bfloat16.
+        The weight is in the layout of the C file, with scales and zeros in units. `bias` is in float32. Rows
+        and output are contiguous, and both in float32 or both in bfloat16.
         """
         failed = self._function(
             bits,
             integers.data_ptr(),
             scales.data_ptr(),
             None if zeros is None else zeros.data_ptr(),
+            unit,
             None if bias is None else bias.data_ptr(),
             rows.shape[-1],
             output.shape[-1],

@@ -1,6 +1,7 @@
 """Compiled layers are exact products of rounded rows, the same on all processors and in any batch."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ def random_weight(bits: int, outputs: int, inputs: int, *, has_zeros: bool) -> G
     return GroupedWeight(
         bits,
         torch.randint(0, 2**bits, (outputs, 32 * groups[1]), dtype=torch.uint8),
-        (torch.rand(groups) + 0.1).bfloat16().float(),
-        torch.randn(groups).bfloat16().float() if has_zeros else None,
+        (torch.rand(groups) + 0.1).half().float(),
+        torch.randn(groups).half().float() if has_zeros else None,
     )
 
 
@@ -100,6 +101,28 @@ def test_output_of_a_row_is_the_same_to_the_bit_on_all_instructions_and_in_any_b
                     assert found.view(torch.int32).equal(expected.view(torch.int32))
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("power", [-80, -20, 20, 90])
+@pytest.mark.parametrize(("bits", "has_zeros"), KINDS)
+def test_scales_that_float16_has_no_room_for_are_as_exact(
+    product: GroupedProduct, bits: int, has_zeros: bool, power: int
+) -> None:
+    weight, rows = random_weight(bits, 20, 96, has_zeros=has_zeros), torch.randn(3, 96)
+    expected = CompiledLinear(weight, None, torch.float32, product)(rows).double() * 2.0**power
+    zeros = None if weight.zeros is None else weight.zeros * 2.0**power
+    other = replace(weight, scales=weight.scales * 2.0**power, zeros=zeros)
+    assert error(CompiledLinear(other, None, torch.float32, product)(rows), expected) < 1e-6
+
+
+def test_scales_that_are_not_finite_or_are_all_zero_stay_so(product: GroupedProduct) -> None:
+    weight, rows = random_weight(4, 16, 32, has_zeros=False), torch.ones(1, 32)
+    for value in (torch.nan, torch.inf):
+        weight.scales[3] = value
+        is_finite = CompiledLinear(weight, None, torch.float32, product)(rows).isfinite()
+        assert is_finite[0].tolist() == [output != 3 for output in range(16)]
+    weight.scales.zero_()
+    assert not CompiledLinear(weight, None, torch.float32, product)(rows).any()
 
 
 @given(st.data())
