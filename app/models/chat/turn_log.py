@@ -116,7 +116,7 @@ class TurnLog:
         self.ids = TurnIds(message_id, conversation_id, echo)
         self.response: ChatResponse | None = None
         self.error: DomainError | None = None
-        self.turn: RunningTurn | None = None  # once its conversation is locked
+        self.turn: RunningTurn | None = None  # from when its conversation is locked to its end
         self.is_shutting_down = False  # whether the turn is stopped because the server stops
         self.size_bytes = _EVENT_BYTES  # roughly, in memory
         self._runs: list[_Run] = []

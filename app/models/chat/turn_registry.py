@@ -159,6 +159,7 @@ class TurnRegistry:
     def _move_to_ended(self, message_id: str) -> None:
         turn = self._running.pop(message_id)
         turn.ended_at = self._clock()
+        turn.log.turn = None  # its question may be long, and does not count in `kept_bytes`
         if turn.log.last_id > 0:  # otherwise nobody knows its id
             self._ended[message_id] = turn
             self._ended_bytes += turn.log.size_bytes

@@ -18,7 +18,7 @@ from app.core.errors import (
 )
 from app.models.chat.turn_log import TurnEvent, TurnLog
 from app.models.chat.turn_registry import RegisteredTurn, TurnReader, TurnRegistry, stop
-from app.models.schemas import ChatResponse, DeltaEvent
+from app.models.schemas import ChatResponse, DeltaEvent, RunningTurn
 from tests.api.fakes import REPLY, START
 
 INTERRUPTED = REPLY.model_copy(update={"finish_reason": "interrupted"})
@@ -249,6 +249,23 @@ def test_close_stops_all_turns_and_refuses_later_ones() -> None:
         with pytest.raises(ShuttingDown):
             started(registry)
         assert len(asyncio.all_tasks()) == 1
+
+    run(scenario())
+
+
+def test_the_question_of_a_turn_is_not_kept_after_its_end() -> None:
+    async def scenario() -> None:
+        log = TurnLog("msg_1")
+        log.turn = RunningTurn(
+            message_id="msg_1", conversation_id="conv_1", parent_id=None, question="Hi" * 1000, continues=None
+        )
+        registry = TurnRegistry()
+        turn = registry.start("ada", log, answer(log))
+        assert registry.running("ada") == [log.turn]
+        assert registry.running("bob") == []
+        await asyncio.wait((turn.task,))
+        assert log.turn is None
+        assert registry.find("ada", "msg_1") is turn
 
     run(scenario())
 
