@@ -40,9 +40,9 @@ def test_nothing_follows_a_response_that_runs(client: openai.OpenAI, backend: Ga
 
 def test_a_stream_is_resumed_after_any_event(client: openai.OpenAI, backend: GatedBackend) -> None:
     backend.gate.clear()
-    events = iter(begin(client, stream=True))
-    created = next(events)
-    events.close()
+    stream = begin(client, stream=True)
+    created = next(iter(stream))
+    stream.close()
     backend.gate.set()
     whole = list(client.responses.retrieve(created.response.id, stream=True))
     assert [event.sequence_number for event in whole] == list(range(len(whole)))
