@@ -56,7 +56,6 @@ function begin() {
   connection.check();
   load();
   show();
-  watchTurns(() => chat.id);
 }
 
 function signOut() {
@@ -65,7 +64,7 @@ function signOut() {
 }
 
 new Menu({ chat, compare, open: go, signOut });
-new SignIn(begin);
+const signIn = new SignIn(begin);
 onChange("conversation", () => showGauge(chat.branch, chat.turn));
 onChange("turns", () => showGauge(chat.branch, chat.turn));
 onChange("models", () => showGauge(chat.branch, chat.turn));
@@ -84,3 +83,4 @@ listenToLayout();
 listenToKeys({ chat, sidebar, newChat: () => go(null) });
 resumeTurns();
 begin();
+watchTurns(() => chat.id, () => !signIn.dialog.open);

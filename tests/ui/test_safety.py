@@ -131,6 +131,23 @@ def test_second_key_does_not_replace_one_that_is_being_tried(context: BrowserCon
     assert tried == [f"Bearer {KEY}"]
 
 
+def test_signing_in_does_not_ask_twice_as_often_which_turns_run(
+    context: BrowserContext, script: Script
+) -> None:
+    polls: list[str] = []
+    with page_server(script, api_key=KEY) as url:
+        page = context.new_page()
+        page.clock.install(time=0)
+        page.clock.pause_at(1000)  # the page asks by its timer, which then does not run
+        page.on("request", lambda request: polls.append(request.url) if "/turns" in request.url else None)
+        page.goto(url)
+        page.get_by_label("This server requires an API key.").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("Your conversations will be here.")).to_be_visible()
+        page.wait_for_load_state("networkidle")
+    assert len(polls) == 1
+
+
 def test_restarted_server_gets_a_lost_conversation_back(context: BrowserContext, script: Script) -> None:
     with page_server(script) as url:
         port = int(url.rpartition(":")[2])

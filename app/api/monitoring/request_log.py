@@ -111,7 +111,7 @@ def _route_of(scope: Scope, path: str) -> str:
 
 
 def _log(method: str, route: str, status: int, seconds: float, usage: RequestUsage) -> None:
-    is_probe = route in _PROBES
+    is_probe = route in _PROBES and status != 401  # somebody may be guessing keys
     fields: dict[str, str | int | float] = {"method": method, "route": route, "status": status}
     logger.log(
         logging.DEBUG if is_probe else logging.INFO,

@@ -7,12 +7,16 @@ import { changed, state } from "../core/state.js";
 
 const POLL_MS = 3000;
 
-/** @param {() => string | null} openId the conversation whose server is asked, if there are several servers */
-export function watchTurns(openId) {
+/**
+ * Call this once.
+ * @param {() => string | null} openId the conversation whose server is asked, if there are several servers
+ * @param {() => boolean} mayAsk whether the server would answer
+ */
+export function watchTurns(openId, mayAsk) {
   let timer = 0;
   const look = async () => {
     clearTimeout(timer);
-    if (document.visibilityState === "visible") await read(openId()).catch(() => {}); // said elsewhere
+    if (document.visibilityState === "visible" && mayAsk()) await read(openId()).catch(() => {}); // said elsewhere
     clearTimeout(timer);
     timer = setTimeout(look, POLL_MS);
   };

@@ -48,6 +48,14 @@ def test_refused_request_does_not_reveal_the_conversation(written: io.StringIO) 
     assert "GET /api/v1/chat/conversation/conv_... 401 " in written.getvalue()
 
 
+@pytest.mark.parametrize("written", [LineFormatter], indirect=True)
+def test_wrong_key_is_logged_also_where_programs_ask_all_the_time(written: io.StringIO) -> None:
+    with serving(fake_app(Scripted(), api_key="key")) as url:
+        assert httpx.get(f"{url}/api/v1/chat/turns", trust_env=False).status_code == 401
+        wait_for(lambda: " 401 " in written.getvalue(), "the line")
+    assert "GET /api/v1/chat/turns 401 " in written.getvalue()
+
+
 @pytest.mark.parametrize("path", ["a" * 60_000, "_" * 60_000, "a_0123456789" * 5_000, f"conv_{'0' * 60_000}"])
 @pytest.mark.parametrize("written", [LineFormatter], indirect=True)
 def test_long_path_has_a_short_line(client: httpx.Client, written: io.StringIO, path: str) -> None:
