@@ -154,6 +154,12 @@ def turn_is_followed(target: Target) -> None:
     expect("event: done" in again.text, "the events do not end with done")
 
 
+def ended_turn_is_not_listed(target: Target) -> None:
+    reply = target.post(f"{API}/chat", schemas.ChatResponse, **_ask(target))
+    running = target.get(f"{API}/chat/turns", schemas.RunningTurnsResponse).turns
+    expect(reply.message_id not in [turn.message_id for turn in running], "it lists a turn that has ended")
+
+
 def unknown_turn_is_refused(target: Target) -> None:
     expect_refusal(target.http.get(f"{API}/chat/turns/msg_of_nobody/events"), 404, "turn_not_found")
 
@@ -273,6 +279,7 @@ CHECKS = (
     Check(f"POST {CONVERSATION}/continue", "extends the reply", reply_is_continued),
     Check(f"POST {CONVERSATION}/continue", "streamed", reply_is_continued_streamed),
     Check(f"POST {CONVERSATION}/undo", "removes the last turn", turn_is_undone),
+    Check(f"GET {API}/chat/turns", "lists no turn that has ended", ended_turn_is_not_listed),
     Check(f"GET {API}/chat/turns/{{message_id}}/events", "repeats the rest", turn_is_followed),
     Check(f"GET {API}/chat/turns/{{message_id}}/events", "404: unknown turn", unknown_turn_is_refused),
     Check(
