@@ -33,9 +33,7 @@ class TurnsElsewhere:
             TurnNotFound: there is no such turn, or a later one has been stored.
             TurnElsewhere: another process runs it, or it has died and its lease is still in force.
         """
-        turn = await self._store.find_turn(owner, message_id)
-        if turn is None:
-            raise turn_not_found()
+        turn = await self._find(owner, message_id)
         try:
             return await self._stored(owner, turn.conversation_id, message_id)
         except (ConversationNotFound, MessageNotFound):
@@ -50,15 +48,15 @@ class TurnsElsewhere:
         try:
             return (await self.log(owner, message_id)).snapshot()
         except TurnElsewhere:
-            turn = await self._running(owner, message_id)
+            turn = await self._find(owner, message_id)
         return TurnSnapshot(_ids_of(turn), _begun(turn), False, None)
 
     async def follow(self, owner: str, message_id: str, after: int) -> "ElsewhereReader":
         """Returns a reader of a turn that another process runs. Raises TurnNotFound."""
-        turn = await self._running(owner, message_id)
+        turn = await self._find(owner, message_id)
         return ElsewhereReader(self, owner, turn, after, self._look_every_s)
 
-    async def _running(self, owner: str, message_id: str) -> StoredTurn:
+    async def _find(self, owner: str, message_id: str) -> StoredTurn:
         turn = await self._store.find_turn(owner, message_id)
         if turn is None:
             raise turn_not_found()
