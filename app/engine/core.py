@@ -239,7 +239,7 @@ class EngineCore:
         now = self._clock()
         self._prefill_budget.learn(now - step.began_at, step.prefill_rows)
         if self._threads is not None:
-            self._threads.after_step(now - step.began_at)
+            self._threads.after_step(step.began_at, now)
         accepted = []
         for chunk, request, outcome in zip(step.chunks, step.requests, outcomes, strict=True):
             if not self._open.has(request):  # it may have ended while the step was computed

@@ -14,6 +14,7 @@ class Machine:
     """A machine on which more threads than `free` cores wait for a core for as long as they run."""
 
     free: int
+    now: float = 0.0
     delayed_s: float = 0.0
     changes: list[int] = field(default_factory=list)
 
@@ -23,7 +24,16 @@ class Machine:
     def run(self, count: ThreadCount, seconds: float) -> None:
         for _ in range(round(seconds / STEP_S)):
             self.delayed_s += max(0, count.threads - self.free) * STEP_S * 0.5
-            count.after_step(STEP_S)
+            self.step(count, STEP_S)
+
+    def step(self, count: ThreadCount, seconds: float) -> None:
+        began_at, self.now = self.now, self.now + seconds
+        count.after_step(began_at, self.now)
+
+    def pause(self, seconds: float) -> None:
+        """Lets other programs have all cores while no step runs."""
+        self.now += seconds
+        self.delayed_s += seconds
 
 
 def counting(machine: Machine, most: int) -> ThreadCount:
@@ -56,6 +66,26 @@ def test_more_threads_are_tried_ever_less_often_while_cores_stay_taken() -> None
     assert len(machine.changes) <= 30
 
 
+def test_delays_between_replies_do_not_count() -> None:
+    machine = Machine(free=2)
+    count = counting(machine, 2)
+    for _ in range(10):
+        machine.run(count, seconds=1)
+        machine.pause(seconds=5)
+    assert machine.changes == []
+
+
+def test_more_threads_are_tried_after_a_pause() -> None:
+    machine = Machine(free=1)
+    count = counting(machine, 2)
+    machine.run(count, seconds=1)
+    assert machine.changes == [1]
+    machine.free = 2
+    machine.pause(seconds=5)
+    machine.run(count, seconds=0.1)
+    assert machine.changes == [1, 2]
+
+
 def test_thread_count_never_falls_below_one() -> None:
     machine = Machine(free=0)
     count = counting(machine, 2)
@@ -69,6 +99,6 @@ def test_thread_count_stays_in_its_bounds(steps: list[tuple[float, float]], most
     count = counting(machine, most)
     for step_s, delay_s in steps:
         machine.delayed_s += delay_s
-        count.after_step(step_s)
+        machine.step(count, step_s)
         assert 1 <= count.threads <= most
     assert machine.changes[-1:] in ([], [count.threads])
