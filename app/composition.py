@@ -14,7 +14,6 @@ from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.token_counter import TokenCounter
-from app.models.chat.turn_registry import MAX_RUNNING, TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceGenerator
 from app.models.hub.client import Hub
@@ -28,6 +27,7 @@ from app.models.metrics.server_metrics import ServerMetrics
 from app.models.metrics.store_metrics import MeasuredStore
 from app.models.model_manager import ModelManager
 from app.models.storage.storage import choose_storage
+from app.models.turns.turn_registry import MAX_RUNNING, TurnRegistry
 from app.services import Services
 
 

@@ -12,7 +12,6 @@ from app.core.telemetry.tracer import NoTracer, Tracer
 from app.engine.backend import ModelInput
 from app.models.branches import StoredBranch
 from app.models.chat.completion import GenerateEvent
-from app.models.chat.turn_log import EventReader, TurnSnapshot
 from app.models.choices import ChoiceEvent
 from app.models.conversation import Conversation
 from app.models.key_limits import KeyLimits
@@ -50,6 +49,7 @@ from app.models.schemas import (
     UpdateConversationRequest,
 )
 from app.models.storage.store import PageRequest
+from app.models.turns.turn_log import EventReader, TurnSnapshot
 
 
 class ChatService(Protocol):

@@ -14,11 +14,11 @@ from app.main import create_app
 from app.models.branches import ConversationBranches
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.lifecycle.status import ServerStatus
 from app.models.model_manager import ModelManager
 from app.models.storage.storage import choose_storage
+from app.models.turns.turn_registry import TurnRegistry
 from app.services import Services
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 

@@ -10,11 +10,7 @@ from app.core.deadline import Deadline
 from app.core.errors import InvalidRequest, TurnElsewhere, TurnNotFound
 from app.models.chat.finder import ConversationFinder, find_turn
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.idempotency import KeyedTurns, record_of
 from app.models.chat.transcript import input_messages
-from app.models.chat.turn import TurnRunner
-from app.models.chat.turn_log import EventReader, TurnLog, TurnSnapshot
-from app.models.chat.turn_registry import TurnReader, TurnRegistry, TurnWork, stop, turn_not_found
 from app.models.conversation import Conversation, Message, new_id, text_message
 from app.models.schemas import (
     ChatRequest,
@@ -29,8 +25,12 @@ from app.models.schemas import (
 from app.models.storage.key_records import KeyRecord, KeyRecords
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
-from app.models.turn_planner import TurnPlanner
-from app.models.turns_elsewhere import TurnsElsewhere
+from app.models.turns.keyed_turns import KeyedTurns, record_of
+from app.models.turns.turn_log import EventReader, TurnLog, TurnSnapshot
+from app.models.turns.turn_planner import TurnPlanner
+from app.models.turns.turn_registry import TurnReader, TurnRegistry, TurnWork, stop, turn_not_found
+from app.models.turns.turn_runner import TurnRunner
+from app.models.turns.turns_elsewhere import TurnsElsewhere
 
 
 class ChatModelManager:

@@ -31,12 +31,12 @@ from app.models import schemas
 from app.models.branches import ConversationBranches
 from app.models.chat.completion import GenerateEvent
 from app.models.chat.reply import GeneratedReply
-from app.models.chat.turn_log import EventReader, TurnIds, TurnRecord, TurnSnapshot
 from app.models.choices import ChoiceEvent
 from app.models.key_limits import KeyLimits
 from app.models.lifecycle.switch import LoadEvent
 from app.models.storage.storage import MemoryStorage
 from app.models.storage.store import PageRequest
+from app.models.turns.turn_log import EventReader, TurnIds, TurnRecord, TurnSnapshot
 from app.services import Services
 
 START_S = STOP_S = 30

@@ -20,10 +20,10 @@ from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.token_counter import TokenCounter
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceGenerator
 from app.models.storage.storage import choose_storage
+from app.models.turns.turn_registry import TurnRegistry
 from app.services import Services
 from tests.api.fakes import Scripted, fake_app, scripted_services
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels

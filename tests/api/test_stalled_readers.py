@@ -18,11 +18,11 @@ from app.engine.ipc.messages import Delta
 from app.main import create_app
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.storage.key_records import MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.turn_locks import LocalTurnLocks
+from app.models.turns.turn_registry import TurnRegistry
 from app.services import Services
 from tests.api.fakes import LONG, Scripted, fake_app, scripted_services, serving
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels

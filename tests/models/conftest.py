@@ -18,8 +18,6 @@ from app.engine.ipc.client import WorkerClient
 from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn_log import EventReader, TurnEvent
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceGenerator
 from app.models.hub.client import Hub
@@ -30,6 +28,8 @@ from app.models.schemas import ChatRequest, ChatResponse
 from app.models.storage.key_records import MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.turn_locks import LocalTurnLocks
+from app.models.turns.turn_log import EventReader, TurnEvent
+from app.models.turns.turn_registry import TurnRegistry
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
 
 

@@ -7,7 +7,6 @@ import pytest
 from app.core.config import Settings
 from app.core.errors import QueueFull
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation
 from app.models.schemas import ChatRequest, ChatResponse, ContinueRequest, RegenerateRequest
@@ -15,6 +14,7 @@ from app.models.storage.key_records import MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import LocalTurnLocks
+from app.models.turns.turn_registry import TurnRegistry
 from tests.models.conftest import OWNER, read, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from app.core.errors import ContextOverflow, InvalidRequest, NothingToDo
 from app.engine.ipc.messages import Accepted, ChatMessage, Delta, ToolCall, ToolCallRef
-from app.models.chat.turn_log import TurnEvent
 from app.models.conversation import Conversation, text_message
 from app.models.schemas import (
     ChatRequest,
@@ -21,6 +20,7 @@ from app.models.schemas import (
     TextPart,
     ToolCallPart,
 )
+from app.models.turns.turn_log import TurnEvent
 from tests.models.conftest import OWNER, read, soon
 from tests.models.stand_in import HELLO, WHOLE
 from tests.models.test_turns import World, world

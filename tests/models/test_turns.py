@@ -22,9 +22,6 @@ from app.core.errors import (
 from app.engine.backend import GenerationEvent
 from app.engine.ipc.messages import Delta, ToolCallRef
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.idempotency import record_of
-from app.models.chat.turn_log import EventReader, TurnEvent
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation, Message
 from app.models.schemas import (
@@ -42,6 +39,9 @@ from app.models.storage.key_records import KEY_LIFETIME, MemoryKeyRecords
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.store import PageRequest
 from app.models.storage.turn_locks import LocalTurnLocks
+from app.models.turns.keyed_turns import record_of
+from app.models.turns.turn_log import EventReader, TurnEvent
+from app.models.turns.turn_registry import TurnRegistry
 from tests.models.conftest import OWNER, read, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 

@@ -20,7 +20,6 @@ from app.models.chat.completion import TextGenerator
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator, ModelLeases
 from app.models.chat.token_counter import TokenCounter
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceGenerator
 from app.models.hub.client import Hub
@@ -28,6 +27,7 @@ from app.models.lifecycle.served_model import ServedModel
 from app.models.model_manager import ModelManager
 from app.models.schemas import LoadProgress
 from app.models.storage.storage import choose_storage
+from app.models.turns.turn_registry import TurnRegistry
 from app.services import Services
 from tests.api.fakes import Scripted, scripted_services, serving
 from tests.engine.tiny import configs, make_tokenizer

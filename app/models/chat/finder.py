@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from app.core.errors import ConversationBusy, ConversationNotFound
-from app.models.chat.turn_registry import RegisteredTurn, TurnRegistry, turn_not_found
 from app.models.conversation import Conversation, Message, new_id
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
+from app.models.turns.turn_registry import RegisteredTurn, TurnRegistry, turn_not_found
 
 
 async def find_turn(

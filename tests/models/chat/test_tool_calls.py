@@ -23,9 +23,6 @@ from app.models.chat.engine_terms import chat_messages_of, tool_use_of
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.reply import PartCollector
 from app.models.chat.token_counter import TokenCounter
-from app.models.chat.turn import Turn, TurnRunner
-from app.models.chat.turn_log import TurnLog
-from app.models.chat.turn_registry import TurnReader
 from app.models.conversation import Conversation, Message, text_message
 from app.models.schemas import (
     ChatRequest,
@@ -43,6 +40,10 @@ from app.models.schemas import (
     ToolResultPart,
 )
 from app.models.storage.memory_store import MemoryStore
+from app.models.turns.turn import Turn
+from app.models.turns.turn_log import TurnLog
+from app.models.turns.turn_registry import TurnReader
+from app.models.turns.turn_runner import TurnRunner
 from tests.models.conftest import soon
 from tests.models.stand_in import StandInBackend, StandInModels
 

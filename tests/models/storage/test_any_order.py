@@ -25,7 +25,6 @@ from app.core.errors import ConversationNotFound, InvalidRequest, NothingToDo
 from app.engine.ipc.messages import Accepted, Delta, Finished, RequestTimings, TokenCounts
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.schemas import (
     ChatRequest,
@@ -37,6 +36,7 @@ from app.models.schemas import (
     RegenerateRequest,
 )
 from app.models.storage.storage import choose_storage
+from app.models.turns.turn_registry import TurnRegistry
 from tests.models.conftest import read
 from tests.models.stand_in import StandInBackend, StandInModels
 from tests.postgres import PostgresServer

@@ -25,11 +25,11 @@ from app.api.streaming import respond
 from app.core.deadline import Deadline
 from app.core.errors import DomainError, InvalidRequest, PreviousResponseNotFound, ResponseNotFound
 from app.models.branches import StoredBranch
-from app.models.chat.idempotency import key_reused
 from app.models.chat.reply import GeneratedReply
-from app.models.chat.turn_log import EventReader
 from app.models.choices import ChoiceEvent
 from app.models.conversation import new_id
+from app.models.turns.keyed_turns import key_reused
+from app.models.turns.turn_log import EventReader
 from app.services import Services
 
 Pieces = AsyncGenerator[object, None]  # the events of a reply, of which the last is an Ending

@@ -9,11 +9,11 @@ from app.api.openai.responses.items import Item, items_of, system_items
 from app.api.openai.responses.reply import Echo, StoredEcho
 from app.core.errors import ConversationNotFound, MessageNotFound, TurnNotFound
 from app.models.branches import StoredBranch
-from app.models.chat.idempotency import part_events
-from app.models.chat.turn_log import TurnIds, TurnSnapshot
 from app.models.conversation import Message, ReplyFacts
 from app.models.schemas import ChatResponse, StartEvent
 from app.models.storage.turn_locks import busy
+from app.models.turns.replay import part_events
+from app.models.turns.turn_log import TurnIds, TurnSnapshot
 from app.services import Services
 
 

@@ -17,10 +17,10 @@ from app.models.branches import ConversationBranches
 from app.models.chat.conversations import ConversationManager
 from app.models.chat.generation import ChatGenerator
 from app.models.chat.token_counter import TokenCounter
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.choices import ChoiceGenerator
 from app.models.storage.storage import choose_storage
+from app.models.turns.turn_registry import TurnRegistry
 from app.services import Services
 from tests.api.fakes import Scripted, scripted_services, serving
 from tests.models.stand_in import WHOLE, StandInBackend, StandInModels

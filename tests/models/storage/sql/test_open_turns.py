@@ -12,8 +12,6 @@ from sqlalchemy import func, select, update
 from app.core.config import Settings
 from app.core.errors import ConversationBusy, TurnElsewhere, TurnNotFound, WorkerDied
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn_log import EventReader
-from app.models.chat.turn_registry import TurnRegistry
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation, new_id, text_message
 from app.models.schemas import ChatRequest, ChatResponse, LoadProgress, RegenerateRequest, StartEvent
@@ -21,6 +19,8 @@ from app.models.storage.sql.database import Database
 from app.models.storage.sql.sql_storage import SqlStorage
 from app.models.storage.sql.tables import open_turns, turn_leases
 from app.models.storage.store import PageRequest
+from app.models.turns.turn_log import EventReader
+from app.models.turns.turn_registry import TurnRegistry
 from tests.models.conftest import OWNER, read, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 from tests.models.storage.conftest import opened

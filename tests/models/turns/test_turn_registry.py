@@ -16,9 +16,9 @@ from app.core.errors import (
     TurnStopped,
     WorkerDied,
 )
-from app.models.chat.turn_log import TurnEvent, TurnLog
-from app.models.chat.turn_registry import RegisteredTurn, TurnReader, TurnRegistry, stop
 from app.models.schemas import ChatResponse, DeltaEvent, RunningTurn
+from app.models.turns.turn_log import TurnEvent, TurnLog
+from app.models.turns.turn_registry import RegisteredTurn, TurnReader, TurnRegistry, stop
 from tests.api.fakes import REPLY, START
 
 INTERRUPTED = REPLY.model_copy(update={"finish_reason": "interrupted"})

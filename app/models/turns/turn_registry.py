@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from app.core.errors import QueueFull, ShuttingDown, TurnNotFound, TurnStopped
 from app.core.logging import to_domain_error
-from app.models.chat.turn_log import TurnIds, TurnLog, TurnRecord
 from app.models.schemas import ChatResponse, RunningTurn, StartEvent
+from app.models.turns.turn_log import TurnIds, TurnLog, TurnRecord
 
 KEPT_S = 300.0  # for which the events of a turn can be read after its end
 KEPT_BYTES = 64_000_000  # of the events of all turns that have ended

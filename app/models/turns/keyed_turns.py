@@ -2,28 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 from app.core.errors import ConversationNotFound, KeyReused, MessageNotFound, TurnNotFound
 from app.models.chat.finder import find_turn
-from app.models.chat.turn import to_response
-from app.models.chat.turn_log import TurnEvent, TurnLog
-from app.models.chat.turn_registry import TurnReader, TurnRegistry
-from app.models.conversation import Message, ReplyFacts, new_id
-from app.models.schemas import (
-    ChatRequest,
-    ChatResponse,
-    DeltaEvent,
-    StartEvent,
-    TextPart,
-    ThinkingEvent,
-    ThinkingPart,
-    ToolCallEvent,
-    ToolCallPart,
-)
+from app.models.conversation import new_id
+from app.models.schemas import ChatRequest
 from app.models.storage.key_records import KeyRecord, KeyRecords
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks, busy
+from app.models.turns.replay import stored_log
+from app.models.turns.turn_registry import TurnReader, TurnRegistry
 
 
 def record_of(owner: str, key: str, request: ChatRequest, conversation_id: str) -> KeyRecord:
@@ -99,11 +87,10 @@ class KeyedTurns:
 
     async def _committed(self, record: KeyRecord) -> TurnReader | None:
         try:
-            conversation = await self._store.get(record.owner, record.conversation_id)
-            (*_, reply) = await self._store.branch(conversation, record.message_id, turns=1)
+            log = await stored_log(self._store, record.owner, record.conversation_id, record.message_id)
         except (ConversationNotFound, MessageNotFound):
             return None
-        return TurnReader(log_of(reply, to_response(conversation, reply)))
+        return TurnReader(log)
 
     async def _free_dead(self, record: KeyRecord) -> TurnReader | None:
         """Frees the key of a turn whose process has died, or whose conversation is gone.
@@ -115,46 +102,3 @@ class KeyedTurns:
             if reader is None:
                 await self._records.release(record)
             return reader
-
-
-def log_of(reply: Message, response: ChatResponse) -> TurnLog:
-    """Returns the events of a turn that was committed, with each part of the reply in one piece."""
-    log = TurnLog(reply.id, response.conversation_id, None if reply.reply is None else reply.reply.echo)
-    for event in _events_of(reply, response.conversation_id):
-        log.add(event)
-    log.finish(response)
-    return log
-
-
-def _events_of(reply: Message, conversation_id: str) -> Iterator[TurnEvent]:
-    yield start_of(reply, conversation_id)
-    yield from part_events(reply)
-
-
-def start_of(reply: Message, conversation_id: str) -> StartEvent:
-    """Returns the start of the turn of a stored reply."""
-    facts = reply.reply or ReplyFacts()
-    return StartEvent(
-        conversation_id=conversation_id,
-        message_id=reply.id,
-        parent_id=reply.parent_id,
-        model_name=facts.model_name or "",
-        model_id=facts.model_id or "",
-        prompt_tokens=None if facts.usage is None else facts.usage.prompt_tokens,
-        omitted_messages=facts.omitted_messages,
-        parameters=facts.parameters,
-    )
-
-
-def part_events(reply: Message) -> Iterator[DeltaEvent | ThinkingEvent | ToolCallEvent]:
-    """Yields an event for each part of a stored reply."""
-    calls = 0
-    for part in reply.parts:
-        match part:
-            case TextPart(text=text):
-                yield DeltaEvent(text=text)
-            case ThinkingPart(text=text):
-                yield ThinkingEvent(text=text)
-            case ToolCallPart(id=call_id, name=name, arguments=arguments):
-                yield ToolCallEvent(index=calls, id=call_id, name=name, arguments=arguments)
-                calls += 1

@@ -6,10 +6,10 @@ from app.core.config import Settings
 from app.core.errors import InvalidRequest, NothingToDo
 from app.models.chat.finder import ConversationFinder
 from app.models.chat.transcript import check_messages
-from app.models.chat.turn import Turn
 from app.models.conversation import Conversation, Message, chained
 from app.models.schemas import ChatRequest, ContinueRequest, EditRequest, RegenerateRequest, TurnFields
 from app.models.storage.store import ConversationStore
+from app.models.turns.turn import Turn
 
 
 class TurnPlanner:

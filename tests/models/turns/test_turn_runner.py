@@ -10,9 +10,6 @@ from app.core.deadline import Deadline
 from app.core.errors import ConversationFull
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.turn import Turn, TurnRunner
-from app.models.chat.turn_log import TurnEvent, TurnLog
-from app.models.chat.turn_registry import TurnReader
 from app.models.conversation import Conversation, Message, chained, text_message
 from app.models.schemas import (
     ChatRequest,
@@ -26,6 +23,10 @@ from app.models.schemas import (
 )
 from app.models.storage.memory_store import MemoryStore
 from app.models.storage.store import ConversationStore, PageRequest
+from app.models.turns.turn import Turn
+from app.models.turns.turn_log import TurnEvent, TurnLog
+from app.models.turns.turn_registry import TurnReader
+from app.models.turns.turn_runner import TurnRunner
 from tests.models.stand_in import HELLO, LOADING, StandInBackend, StandInModels
 
 ASKED, ANSWERED = HISTORY = chained((text_message("user", "hi"), text_message("assistant", "Oh")))

@@ -4,14 +4,12 @@ import asyncio
 from typing import Self
 
 from app.core.errors import ConversationBusy, ConversationNotFound, MessageNotFound, TurnElsewhere
-from app.models.chat.idempotency import log_of, start_of
-from app.models.chat.turn import to_response
-from app.models.chat.turn_log import TurnIds, TurnLog, TurnRecord, TurnSnapshot
-from app.models.chat.turn_registry import TurnReader, turn_not_found
-from app.models.conversation import Message
 from app.models.schemas import StartEvent
 from app.models.storage.store import ConversationStore, StoredTurn
 from app.models.storage.turn_locks import TurnLocks
+from app.models.turns.replay import start_of, stored_log
+from app.models.turns.turn_log import TurnIds, TurnLog, TurnRecord, TurnSnapshot
+from app.models.turns.turn_registry import TurnReader, turn_not_found
 
 _LOOK_EVERY_S = 1.0  # whether a turn elsewhere has ended
 
@@ -35,11 +33,11 @@ class TurnsElsewhere:
         """
         turn = await self._find(owner, message_id)
         try:
-            return await self._stored(owner, turn.conversation_id, message_id)
+            return await stored_log(self._store, owner, turn.conversation_id, message_id)
         except (ConversationNotFound, MessageNotFound):
             await self._settle(turn.conversation_id)
         try:
-            return await self._stored(owner, turn.conversation_id, message_id)
+            return await stored_log(self._store, owner, turn.conversation_id, message_id)
         except (ConversationNotFound, MessageNotFound):
             raise turn_not_found() from None
 
@@ -61,11 +59,6 @@ class TurnsElsewhere:
         if turn is None:
             raise turn_not_found()
         return turn
-
-    async def _stored(self, owner: str, conversation_id: str, message_id: str) -> TurnLog:
-        conversation = await self._store.get(owner, conversation_id)
-        (*_, reply) = await self._store.branch(conversation, message_id, turns=1)
-        return log_of(reply, to_response(conversation, reply))
 
     async def _settle(self, conversation_id: str) -> None:
         """Lets the store take what a process has left that died in the turn: its lock does so."""
@@ -132,12 +125,6 @@ def _ids_of(turn: StoredTurn) -> TurnIds:
 
 def _begun(turn: StoredTurn) -> tuple[StartEvent, ...]:
     """Returns the turn's start, unless its model was still loading when it was stored."""
-    return (
-        ()
-        if turn.reply is None or not _has_model(turn.reply)
-        else (start_of(turn.reply, turn.conversation_id),)
-    )
-
-
-def _has_model(reply: Message) -> bool:
-    return reply.reply is not None and bool(reply.reply.model_id)
+    if turn.reply is None or turn.reply.reply is None or not turn.reply.reply.model_id:
+        return ()
+    return (start_of(turn.reply, turn.conversation_id),)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from app.core.errors import DomainError, InvalidRequest, WorkerDied
-from app.models.chat.turn_log import TurnEvent, TurnLog, TurnRecord
-from app.models.chat.turn_registry import TurnReader
 from app.models.schemas import DeltaEvent, LoadProgress, LogprobEntry, ThinkingEvent
+from app.models.turns.turn_log import TurnEvent, TurnLog, TurnRecord
+from app.models.turns.turn_registry import TurnReader
 from tests.api.fakes import REPLY, START
 
 ENTRY = LogprobEntry(token="x", token_id=1, bytes=[120], logprob=-1.0, top_logprobs=[])
