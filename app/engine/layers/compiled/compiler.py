@@ -1,32 +1,89 @@
 """Compiles C files of this project when they are first used, and keeps the libraries in a private folder."""
 
+import contextlib
 import hashlib
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from app.engine.layers.compiled.private_folder import NotPrivate, is_private, private_folder
+
+LIMIT_S = 60.0  # a compilation takes one to five seconds
 _FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=off")
-_TIMEOUT_S = 120.0
 _LONGEST_REASON = 300  # characters of the compiler's messages
+_BUILD_PREFIX = "compiling-"
+_STALE_AFTER_S = 3600.0  # for a build folder, whose process was killed
 
 
 class CompilationError(Exception):
     """The library could not be made. The text says why."""
 
 
-def find_compiler(environment: Mapping[str, str]) -> list[str]:
-    """Returns the command of the C compiler that `CC` names, else gcc or cc.
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """A C compiler, all of whose runs must end by `deadline`, in seconds of the monotonic clock."""
+
+    command: tuple[str, ...]
+    deadline: float
+
+    def run(self, *arguments: str, temporary: Path | None = None) -> str:
+        """Returns the output of the compiler, which keeps its temporary files in the folder, if one is given.
+
+        Raises CompilationError if it fails or takes too long. It leaves no process behind.
+        """
+        name = self.command[0]
+        if self.deadline <= time.monotonic():
+            raise CompilationError(f"no time is left for {name}")
+        try:
+            return self._run(arguments, {} if temporary is None else {"TMPDIR": str(temporary)})
+        except OSError as error:
+            raise CompilationError(f"{name}: {error.strerror or error}") from error
+        except subprocess.TimeoutExpired as error:
+            raise CompilationError(f"{name} took too long and was ended") from error
+
+    def _run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+        with subprocess.Popen(
+            (*self.command, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",  # compilers write in the encoding of the locale
+            env={**os.environ, **environment},
+            process_group=0,
+        ) as process:
+            try:
+                output, reason = process.communicate(timeout=self.deadline - time.monotonic())
+            except BaseException:
+                _kill_group(process.pid)
+                raise
+        if process.returncode:
+            raise CompilationError(f"{self.command[0]}: {reason.strip()[:_LONGEST_REASON]}")
+        return output
+
+
+def _kill_group(leader: int) -> None:
+    """Ends the compiler and the programs that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def find_compiler(environment: Mapping[str, str], limit_s: float = LIMIT_S) -> Compiler:
+    """Returns the C compiler that `CC` names, else gcc or cc. `limit_s` bounds all its runs together.
 
     Raises CompilationError if there is none.
     """
     for command in _commands(environment):
         if command and shutil.which(command[0], path=environment.get("PATH")):
-            return command
+            return Compiler(tuple(command), time.monotonic() + limit_s)
     named = f" (CC={environment['CC']})" if "CC" in environment else ""
     raise CompilationError(f"there is no C compiler{named}")
 
@@ -40,7 +97,7 @@ def _commands(environment: Mapping[str, str]) -> list[list[str]]:
         raise CompilationError(f"CC={environment['CC']}: {error}") from error
 
 
-def compiled(source: Path, flags: Sequence[str], compiler: Sequence[str], folder: Path) -> Path:
+def compiled(source: Path, flags: Sequence[str], compiler: Compiler, folder: Path) -> Path:
     """Returns the library that the compiler makes of `source`, or has made before, in `folder`.
 
     The folder is created if need be. Several processes may compile into it at the same time.
@@ -48,64 +105,43 @@ def compiled(source: Path, flags: Sequence[str], compiler: Sequence[str], folder
     Raises CompilationError if the compiler fails, or if others may write into the folder.
     """
     try:
-        _make_private(folder)
+        folder = private_folder(folder)
+        _remove_stale_builds(folder)
         library = folder / f"{source.stem}-{_digest(source, flags, compiler)}.so"
-        if not _is_private(library, stat.S_ISREG):
+        if not is_private(library, stat.S_ISREG):
             _compile(source, flags, compiler, library)
         return library
+    except NotPrivate as error:
+        raise CompilationError(str(error)) from error
     except OSError as error:
         raise CompilationError(f"{folder}: {error.strerror or error}") from error
 
 
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_private(folder, stat.S_ISDIR):
-        raise CompilationError(f"others may write to {folder}")
+def _remove_stale_builds(folder: Path) -> None:
+    """Removes what processes have left that were killed while they compiled."""
+    oldest = time.time() - _STALE_AFTER_S
+    for build in folder.glob(f"{_BUILD_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if build.lstat().st_mtime < oldest:
+                shutil.rmtree(build, ignore_errors=True)
 
 
-def _is_private(path: Path, is_kind: Callable[[int], bool]) -> bool:
-    """Returns whether the path is of this kind and this user's, and nobody else may write to it."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return False
-    others_may_write = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-    return is_kind(status.st_mode) and status.st_uid == os.geteuid() and not others_may_write
-
-
-def _digest(source: Path, flags: Sequence[str], compiler: Sequence[str]) -> str:
+def _digest(source: Path, flags: Sequence[str], compiler: Compiler) -> str:
     """Returns a name for all that the library depends on."""
     parts = (
         source.read_text("utf-8"),
-        _run([*compiler, "--version"]),
-        shlex.join((*compiler, *_FLAGS, *flags)),
+        compiler.run("--version"),
+        shlex.join((*compiler.command, *_FLAGS, *flags)),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
-def _compile(source: Path, flags: Sequence[str], compiler: Sequence[str], library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder, library.name)
-        _run([*compiler, *_FLAGS, *flags, str(source), "-o", str(made)])
+def _compile(source: Path, flags: Sequence[str], compiler: Compiler, library: Path) -> None:
+    with tempfile.TemporaryDirectory(
+        prefix=_BUILD_PREFIX, dir=library.parent, ignore_cleanup_errors=True
+    ) as name:
+        build = Path(name)
+        made = build / library.name
+        compiler.run(*_FLAGS, *flags, str(source), "-o", str(made), temporary=build)
         made.chmod(0o700)
         made.replace(library)  # another process finds the whole library or none
-
-
-def _run(command: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",  # compilers write in the encoding of the locale
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-    except subprocess.CalledProcessError as error:
-        raise CompilationError(f"{command[0]}: {error.stderr.strip()[:_LONGEST_REASON]}") from error
-    except OSError as error:
-        raise CompilationError(f"{command[0]}: {error.strerror or error}") from error
-    except subprocess.TimeoutExpired as error:
-        raise CompilationError(f"{command[0]} took longer than {_TIMEOUT_S:.0f} s") from error
-    return done.stdout

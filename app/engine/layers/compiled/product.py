@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from app.engine.layers.compiled.compiler import CompilationError, compiled, find_compiler
+from app.engine.layers.compiled.compiler import LIMIT_S, CompilationError, Compiler, compiled, find_compiler
 
 _log = logging.getLogger(__name__)
 
@@ -88,21 +89,36 @@ def grouped_product() -> GroupedProduct | None:
 
 
 def load_product(
-    instructions: str, folder: Path, environment: Mapping[str, str] = os.environ
+    instructions: str,
+    folder: Path,
+    environment: Mapping[str, str] = os.environ,
+    limit_s: float = LIMIT_S,
+    temporary: Path | None = None,
 ) -> GroupedProduct:
     """Returns the product compiled for these instructions, which the processor must have.
 
-    The library is kept in `folder`, or for this process only if it cannot be kept there. Raises
-    CompilationError.
+    The library is kept in `folder`. If it cannot be kept there, it is made for this process only, in a folder
+    within `temporary`, by default the system's. Raises CompilationError, after `limit_s` at the latest.
     """
-    compiler, flags = find_compiler(environment), INSTRUCTIONS[instructions]
+    compiler, flags = find_compiler(environment, limit_s), INSTRUCTIONS[instructions]
     try:
         return _loaded(flags, compiler, folder)
     except CompilationError as error:
-        with tempfile.TemporaryDirectory() as private:
-            product = _loaded(flags, compiler, Path(private))
+        product = _loaded_once(flags, compiler, temporary, error)
         _log.warning("the compiled product of 4- and 8-bit layers cannot be kept: %s", error)
         return product
+
+
+def _loaded_once(
+    flags: Sequence[str], compiler: Compiler, temporary: Path | None, failure: CompilationError
+) -> GroupedProduct:
+    """Raises CompilationError, which also has the reason why the usual folder could not be used."""
+    try:
+        with tempfile.TemporaryDirectory(dir=temporary, ignore_cleanup_errors=True) as private:
+            return _loaded(flags, compiler, Path(private))
+    except (CompilationError, OSError) as error:
+        reasons = dict.fromkeys((str(failure), str(error)))  # often the same
+        raise CompilationError("; ".join(reasons)) from error
 
 
 def best_instructions() -> str:
@@ -115,10 +131,11 @@ def best_instructions() -> str:
     raise CompilationError("there is no product for this processor and system")
 
 
-def _loaded(flags: Sequence[str], compiler: Sequence[str], folder: Path) -> GroupedProduct:
+def _loaded(flags: Sequence[str], compiler: Compiler, folder: Path) -> GroupedProduct:
     library = compiled(_SOURCE, flags, compiler, folder)
     try:
         return GroupedProduct(library)
     except OSError as error:  # a damaged file, or a file system without programs
-        library.unlink(missing_ok=True)
+        with suppress(OSError):
+            library.unlink(missing_ok=True)
         raise CompilationError(f"{library}: {error}") from error

@@ -53,3 +53,19 @@ def test_damaged_library_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_compiler_that_fails_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CompilationError, match="false"):
         load_product(AVAILABLE[-1], tmp_path, {**os.environ, "CC": "false"})
+
+
+def test_machine_without_room_for_a_library_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    with pytest.raises(CompilationError, match="home.*gone"):
+        load_product(AVAILABLE[-1], tmp_path / "home" / "cache", temporary=tmp_path / "gone")
+
+
+def test_compiler_that_hangs_is_not_tried_again(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    hangs = tmp_path / "hangs"
+    hangs.write_text(f'#!/bin/sh\necho >> {runs}; [ "$1" = --version ] || exec sleep 1000\n')
+    hangs.chmod(0o700)
+    with pytest.raises(CompilationError, match="took too long"):
+        load_product(AVAILABLE[-1], tmp_path / "cache", {**os.environ, "CC": str(hangs)}, limit_s=2)
+    assert len(runs.read_text().splitlines()) == 2
