@@ -74,6 +74,19 @@ def test_answer_with_thousands_of_marks_does_not_stop_the_page(page: Page, scrip
     expect(page.locator(".assistant .markdown strong")).to_have_text("bold")
 
 
+@pytest.mark.parametrize(
+    "text", ["a." * 50_000 + "@", "https://a" + "&a;" * 40_000], ids=["mail address", "web address"]
+)
+def test_answer_with_an_endless_word_does_not_stop_the_page(page: Page, script: Script, text: str) -> None:
+    script.answer("Go", (text, " end, https://site.example and me@site.example\n\n**bold**"))
+    ask(page, "Go")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    answer = page.locator(".assistant .markdown")
+    expect(answer).to_contain_text(f"{text} end")
+    expect(answer.locator("a")).to_have_text(["https://site.example", "me@site.example"])
+    expect(answer.locator("strong")).to_have_text("bold")
+
+
 def test_question_and_title_are_only_text(page: Page) -> None:
     ask(page, "<img src=x onerror=alert(1)> **bold**")
     expect(page.locator(".assistant .facts")).to_contain_text(" token")

@@ -9,7 +9,11 @@ import { drawFormula, extensions } from "./math.js";
 
 const MAX_MARKS = 500; // of emphasis in one paragraph; marked takes cubic time for them
 
-const marked = new Marked({ gfm: true, extensions, tokenizer: { emStrong } });
+// marked takes quadratic time for a word that may be the name in a mail address, and for an address of the web.
+const LONG_WORD = /^[\w.!#$%&'*+/=?`{|}~-]{500,}/;
+const LONG_ADDRESS = /^(?:https?:\/\/|ftp:\/\/|www\.)[^\s<]{4000}/i;
+
+const marked = new Marked({ gfm: true, extensions, tokenizer: { emStrong, inlineText, url } });
 const SAFE_ADDRESS = /^(?:https?:\/\/|mailto:)/i;
 
 let counted = { text: "", marks: 0 }; // marked asks once for each mark of a paragraph
@@ -18,6 +22,17 @@ let counted = { text: "", marks: 0 }; // marked asks once for each mark of a par
 function emStrong(_rest, text) {
   if (counted.text !== text) counted = { text, marks: text.match(/[*_]+/g)?.length ?? 0 };
   return counted.marks > MAX_MARKS ? undefined : false; // false: marked decides
+}
+
+/** Leaves a very long word as it is. @param {string} text */
+function inlineText(text) {
+  const raw = LONG_WORD.exec(text)?.[0];
+  return raw === undefined ? false : { type: /** @type {const} */ ("text"), raw, text: raw, escaped: false };
+}
+
+/** Leaves a very long address as it is. @param {string} text */
+function url(text) {
+  return LONG_ADDRESS.test(text) ? undefined : false;
 }
 
 /** The blocks of a text. Together their `raw` texts are the text. @param {string} text @returns {Token[]} */
