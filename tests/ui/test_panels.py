@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import BrowserContext, FilePayload, Page, expect
 
 from tests.ui.conftest import ask
@@ -51,6 +52,29 @@ def test_conversation_goes_on_while_another_one_is_open(page: Page, script: Scri
     expect(page.get_by_text("one", exact=True)).to_be_visible()
     script.may_go_on.set()
     expect(page.get_by_text("one two", exact=True)).to_be_visible()
+
+
+def test_running_turn_of_an_old_conversation_is_shown_in_its_place(
+    page: Page, url: str, script: Script
+) -> None:
+    begin(page, "The oldest one")
+    with httpx.Client(base_url=f"{url}/api/v1/chat") as server:
+        for number in range(51):
+            server.post("/new", json={"title": f"Newer {number}"}).raise_for_status()
+    script.answer("Long", ("one ", PAUSE, "two"))
+    ask(page, "Long")
+    expect(page.get_by_text("one", exact=True)).to_be_visible()
+    page.reload()
+    titles = page.locator("#conversations .title")
+    expect(titles).to_have_count(51)
+    expect(titles.last).to_have_text("The oldest one")
+    expect(page.locator("#conversations .dot")).to_have_count(1)
+    page.get_by_role("button", name="Show more").click()
+    expect(titles).to_have_count(52)
+    expect(titles.last).to_have_text("The oldest one")
+    script.may_go_on.set()
+    expect(titles.first).to_have_text("The oldest one")
+    expect(titles).to_have_count(50)
 
 
 def test_model_is_switched_with_progress(page: Page, script: Script) -> None:
