@@ -1,9 +1,12 @@
-"""Holds the events of one request until they are taken. Pieces of text that wait are joined."""
+"""Holds the events of the requests of a worker until they are taken. Pieces of text that wait are joined."""
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from app.core.errors import DomainError
+from app.core.deadline import Deadline
+from app.core.errors import DeadlineExceeded, DomainError, QueueFull
 from app.engine.backend import GenerationEvent
 from app.engine.ipc.messages import Delta, TokenAnswer
 
@@ -11,7 +14,10 @@ WorkerEvent = GenerationEvent | TokenAnswer
 
 
 class EventQueue:
-    """A queue with one reader. Many fast replies thus cost a busy event loop less, and it catches up."""
+    """The events of one request, for one reader.
+
+    Joined pieces of many fast replies cost a busy event loop less, so that it catches up.
+    """
 
     def __init__(self) -> None:
         self._events: deque[WorkerEvent | DomainError] = deque()
@@ -34,6 +40,61 @@ class EventQueue:
         if isinstance(event, DomainError):
             raise event
         return event
+
+    @contextmanager
+    def ending_at(self, deadline: Deadline) -> Iterator[None]:
+        """Adds DeadlineExceeded at the deadline. A timer for each token would take longer."""
+        error = DeadlineExceeded(
+            "The request took longer than the server allows.",
+            hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
+        )
+        timer = asyncio.get_running_loop().call_later(deadline.remaining_s, self.put, error)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+class RequestQueues:
+    """The queues of the requests that are open, by their ids."""
+
+    def __init__(self, max_requests: int) -> None:
+        self._max_requests = max_requests
+        self._queues: dict[str, EventQueue] = {}
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def open(self, request_id: str) -> EventQueue:
+        """Returns the queue of a new request. Raises QueueFull if too many are open."""
+        if len(self._queues) >= self._max_requests:
+            raise QueueFull(
+                f"{len(self._queues)} requests are open, and the queue is full.",
+                hint="Try again in a moment.",
+                retry_after=1 + len(self._queues) // 8,
+            )
+        queue = self._queues[request_id] = EventQueue()
+        return queue
+
+    def put(self, request_id: str, event: GenerationEvent) -> None:
+        if request_id in self._queues:  # otherwise it was cancelled while the event was on its way
+            self._queues[request_id].put(event)
+
+    def put_last(self, request_id: str, event: WorkerEvent | DomainError) -> None:
+        """Adds the event that ends the request."""
+        queue = self._queues.pop(request_id, None)
+        if queue is not None:
+            queue.put(event)
+
+    def close(self, request_id: str) -> bool:
+        """Forgets the request. Returns whether it was still open."""
+        return self._queues.pop(request_id, None) is not None
+
+    def fail_all(self, error: DomainError) -> None:
+        """Ends all requests with the error."""
+        for queue in self._queues.values():
+            queue.put(error)
+        self._queues.clear()
 
 
 def _belong_together(first: Delta, second: Delta) -> bool:
