@@ -107,12 +107,16 @@ async def resume(session: Session, argument: str) -> None:
 
 async def _follow_running_turn(session: Session) -> bool:
     """Shows the last turn if its answer is still arriving, and returns whether it was."""
-    if session.running_turn is None:
+    turn = session.running_turn
+    if turn is None:
         return False
-    session.terminal.note("The last answer was cut off here. The server has gone on with it:")
-    asked = [message for message in session.transcript.messages if message.role == "user"]
-    for message in asked[-1:]:
-        await show_message(session, message)
+    session.terminal.note(
+        "The last answer was cut off here. The server has gone on with it:"
+        if turn.is_own
+        else "Another client has asked here, and the answer is still arriving:"
+    )
+    if turn.question is not None:
+        await show_message(session, turn.question)
     await session.follow()
     return True
 

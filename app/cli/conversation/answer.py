@@ -16,9 +16,13 @@ from app.models.schemas import ChatResponse, DeltaEvent, StartEvent, TextPart, T
 
 @dataclass(slots=True)
 class Answer:
-    """An answer as far as it has arrived. `prefix` is the earlier text that it extends, if any."""
+    """An answer as far as it has arrived.
+
+    `prefix` is the earlier text that it extends, if any. `was_prefix_shown` says whether the screen has it.
+    """
 
     prefix: str = ""
+    was_prefix_shown: bool = True
     added: str = ""
     thinking: str = ""
     start: StartEvent | None = None
@@ -82,8 +86,10 @@ async def show_answer(start: StartEvent, events: TurnEvents, terminal: Terminal,
     await asyncio.to_thread(terminal.preload)
     async with aclosing(events), terminal.answer() as view:
         view.wait("…")
-        if answer.prefix:
+        if answer.prefix and answer.was_prefix_shown:
             view.resume(answer.prefix)
+        elif answer.prefix:
+            view.feed(answer.prefix)
         async for event in events:
             if isinstance(event, ThinkingEvent):
                 answer.thinking += event.text

@@ -7,9 +7,9 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Any, TypeVar
 
+from app.cli.conversation.running_turns import TurnOnServer, left_turn, placed, turn_elsewhere
 from app.cli.conversation.server_messages import (
     adopted,
     contains_last_answer,
@@ -19,7 +19,6 @@ from app.cli.conversation.server_messages import (
 )
 from app.cli.errors import ClientError, Refused
 from app.cli.net.client import ChatClient
-from app.cli.net.event_stream import StreamPosition
 from app.cli.output.formatting import count
 from app.cli.output.terminal import Terminal
 from app.cli.transcripts.message_tree import ConversationTree
@@ -48,7 +47,7 @@ class ServerCopy:
             not transcript.system_prompt
         )  # if none is set, the server's default applies
         self.may_differ = False  # after an interrupted answer
-        self.running_turn: str | None = None  # the id of a turn of a client that is gone
+        self.running_turn: TurnOnServer | None = None  # when the conversation was opened
         self._has_untold_title = False  # the server began the conversation without it
         self.has_branches = False  # whether the server is known to keep branches
         self._chosen_id = f"conv_{secrets.token_hex(16)}"  # that the server is to give the conversation
@@ -91,16 +90,19 @@ class ServerCopy:
     async def open(self) -> None:
         """Takes over the server's messages if it has this conversation. Otherwise uploads the current branch.
 
-        If the last answer is still arriving there, does neither, and sets `running_turn`.
+        Sets `running_turn` if a turn runs there. If that is the one of the last answer here, does neither.
 
         Raises:
             ClientError: the server can do neither.
         """
-        self.running_turn = await self._kept_turn()
+        self.running_turn = await left_turn(self._client, self.transcript, self.session_id)
         if self.running_turn is not None:
             self.has_branches = True
             return
+        elsewhere = await turn_elsewhere(self._client, self.transcript.conversation_id)
         await self.take_over()
+        if elsewhere is not None:
+            self.running_turn = placed(elsewhere, self.transcript)
 
     async def take_over(self) -> None:
         """Takes over the server's messages, or uploads the current branch, when no turn is running.
@@ -118,19 +120,6 @@ class ServerCopy:
             else:
                 return self._take_over(held, theirs)
         await self.upload()
-
-    async def _kept_turn(self) -> str | None:
-        """Returns the id of the last answer if it was cut off here, and the server still has its events."""
-        answer = self.transcript.tree.last_answer
-        if answer is None or answer.is_local or answer.finish_reason != "interrupted":
-            return None
-        position = StreamPosition(answer.id, session_id=self.session_id)
-        try:
-            async with aclosing(self._client.turn_events(position)) as events:
-                await anext(events)
-        except ClientError:
-            return None
-        return answer.id
 
     def _take_over(self, held: ConversationResponse, theirs: ConversationTree) -> None:
         transcript = self.transcript

@@ -12,6 +12,7 @@ from app.cli.conversation.answer_receiver import AnswerReceiver
 from app.cli.conversation.asked_turn import AskedTurn
 from app.cli.conversation.attachments import read_mentioned
 from app.cli.conversation.known_sessions import KnownSession, KnownSessions
+from app.cli.conversation.running_turns import TurnOnServer
 from app.cli.conversation.sampling_settings import SamplingSettings
 from app.cli.conversation.server_copy import NO_ROUTE, ServerCopy
 from app.cli.conversation.statistics import Statistics
@@ -168,8 +169,8 @@ class Session:
         self.autosave.write(transcript)
 
     @property
-    def running_turn(self) -> str | None:
-        """The id of the turn that a client that is gone has left running; None if there is none."""
+    def running_turn(self) -> TurnOnServer | None:
+        """The turn that ran on the server when the conversation was opened; None if there was none."""
         return self._server_copy.running_turn
 
     async def await_running_turn(self) -> None:
@@ -177,7 +178,7 @@ class Session:
         if self.running_turn is None:
             return
         self.terminal.note("The last answer is still arriving on the server. Waiting for its end.")
-        await self._receiver.read_to_end(self.running_turn, self._server_copy.session_id)
+        await self._receiver.read_to_end(self.running_turn.message_id, self._server_copy.session_id)
         await self._server_copy.take_over()
         self._changed_branch()
 
@@ -185,9 +186,9 @@ class Session:
         """Shows the answer of the turn that runs on the server, from its beginning."""
         if self.running_turn is None:
             return
-        answer = self.last_answer = Answer()
+        answer = self.last_answer = Answer(self.running_turn.prefix, was_prefix_shown=False)
         try:
-            await self._receiver.follow(self.running_turn, self._server_copy.session_id, answer)
+            await self._receiver.follow(self.running_turn.message_id, self._server_copy.session_id, answer)
         finally:
             with contextlib.suppress(ClientError):  # the next request reports the problem
                 await self._server_copy.take_over()

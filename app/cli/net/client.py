@@ -38,6 +38,8 @@ from app.models.schemas import (
     ModelListResponse,
     NewChatRequest,
     NewChatResponse,
+    RunningTurn,
+    RunningTurnsResponse,
     SelectRequest,
     SelectResponse,
     StopTurnResponse,
@@ -166,6 +168,10 @@ class ChatClient:
         """Reads a turn that runs or has just ended, after the event that was read last."""
         after = f"?after={quote(position.last_id, safe='')}" if position.last_id else ""
         return self._turn(f"{_turn(position.message_id)}/events{after}", None, position, position.session_id)
+
+    async def running_turns(self, session_id: str) -> list[RunningTurn]:
+        """Returns the turns of this and other clients that run on the server, or on that of the session."""
+        return (await self._call("GET", "/chat/turns", RunningTurnsResponse, session_id=session_id)).turns
 
     async def stop_turn(self, message_id: str, session_id: str | None = None) -> StopTurnResponse:
         return await self._call("DELETE", _turn(message_id), StopTurnResponse, session_id=session_id)

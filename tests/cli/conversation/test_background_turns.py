@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -119,6 +120,56 @@ def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: S
         terminal.wait_for("12 tokens", times=2)
     assert standin.conversations["conv_1"].texts == [f"say {words}", words, "say next", "next"]
     assert list(standin.conversations) == ["conv_1"]
+
+
+def _begin_elsewhere(url: str, standin: StandIn, path: str, body: Mapping[str, object]) -> None:
+    """Begins a turn as another client, and leaves it running."""
+    before = len(standin.logs)
+    with httpx.Client(trust_env=False) as other:
+        route = f"{url}/api/v1/chat{path}"
+        with other.stream("POST", route, json={**body, "stream": True, "background": True}) as stream:
+            for line in stream.iter_lines():
+                if "delta" in line:
+                    break
+    assert len(standin.logs) == before + 1
+
+
+@pytest.mark.parametrize("command", ["--resume", "/load hello"])
+def test_answer_that_another_client_has_running_is_shown(
+    talk: Talk, url: str, standin: StandIn, command: str
+) -> None:
+    talk("hello")
+    standin.chunks_per_s = 10
+    words = " ".join(map(str, range(1, 25)))
+    _begin_elsewhere(url, standin, "", {"conversation_id": "conv_1", "message": f"say {words}"})
+    options = [command] if command.startswith("--") else []
+    with PseudoTerminal([*CLIENT, "--url", url, *options], client_environ()) as terminal:
+        if not options:
+            terminal.type(f"{command}\r")
+        terminal.wait_for("Another client has asked here, and the answer is still arriving:")
+        terminal.wait_for(f"You:\nsay {words}")
+        terminal.wait_for(f"\n{words}\n12 tokens")
+        standin.chunks_per_s = 1000
+        terminal.type("say next\r")
+        terminal.wait_for("12 tokens", times=2)
+    expected = ["hello", "You said: hello", f"say {words}", words, "say next", "next"]
+    assert standin.conversations["conv_1"].texts == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "shown"),
+    [("regenerate", "You said: hello"), ("continue", "You said: helloYou said: hello")],
+)
+def test_old_question_that_another_client_has_answered_again_is_shown(
+    talk: Talk, url: str, seen: Seen, standin: StandIn, action: str, shown: str
+) -> None:
+    talk("hello")
+    standin.chunks_per_s = 10
+    _begin_elsewhere(url, standin, f"/conversation/conv_1/{action}", {})
+    session = talk("/load hello")
+    assert "the answer is still arriving:" in seen.messages
+    assert seen.answers.endswith(f"hello\n{shown}\n")
+    assert session.transcript.messages[-1].content == shown
 
 
 def test_one_message_waits_for_the_turn_that_a_killed_client_left(url: str, standin: StandIn) -> None:

@@ -49,6 +49,7 @@ def _answer(state: StandIn, turn: StandInTurn, body: wire.TurnFields) -> Respons
     """Begins the turn and follows it. Unless it runs in the background, it ends with the connection."""
     if state.is_old:
         return _stream(_without_ids(state.turn(turn)))
+    state.turns[turn.message_id] = turn
     log = state.logs[turn.message_id] = StandInLog(state.turn(turn))
     return _stream(_followed(state, log, 0, stops=True, is_background=body.background))
 
@@ -126,9 +127,15 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         turn = _again(state, conversation_id, None)
         turn.asked = turn.asked.replace("hang", "say more of")
         turn.prefix = state.tree(conversation_id).texts[-1]
+        turn.continued_id = state.tree(conversation_id).head_id
         state.requests.append(("continue", body.model_dump(exclude_unset=True)))
         _check_fields(state, body)
         return _answer(state, turn, body)
+
+    @app.get("/api/v1/chat/turns")
+    async def running() -> wire.RunningTurnsResponse:
+        refuse_branches(state)
+        return wire.RunningTurnsResponse(turns=[turn.as_running() for turn in running_turns(state)])
 
     @app.get("/api/v1/chat/turns/{message_id}/events")
     async def events(message_id: str, after: int = 0) -> Response:
@@ -154,6 +161,10 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         if body.message.startswith("refuse"):
             raise Refusal(429, "queue_full", "The queue is full.")
         return _answer(state, StandInTurn(conversation_id, body.message, True, old.parent_id), body)
+
+
+def running_turns(state: StandIn) -> list[StandInTurn]:
+    return [turn for message_id, turn in state.turns.items() if not state.logs[message_id].task.done()]
 
 
 def _log(state: StandIn, message_id: str) -> StandInLog:

@@ -43,6 +43,16 @@ class StandInTurn:
     asked_id: str = field(default_factory=new_id)
     message_id: str = field(default_factory=new_id)
     prefix: str = ""
+    continued_id: str | None = None
+
+    def as_running(self) -> wire.RunningTurn:
+        return wire.RunningTurn(
+            message_id=self.message_id,
+            conversation_id=self.conversation_id,
+            parent_id=self.parent_id if self.is_new else self.asked_id,
+            question=self.asked if self.is_new else None,
+            continues=self.continued_id,
+        )
 
 
 class StandIn:
@@ -55,6 +65,7 @@ class StandIn:
         self.is_old = False  # a server without branches
         self.refuses_list = False
         self.logs: dict[str, StandInLog] = {}  # by the ids of the answers
+        self.turns: dict[str, StandInTurn] = {}  # the same
         self.cuts: list[int] = []  # events after which the next connections break, while the turns go on
         self.falls_silent = False  # instead of breaking
         self.requests: list[tuple[str, dict[str, Any]]] = []
