@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum, auto
 
 from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,16 +21,26 @@ _LAST_WRITE_S = 1.0  # a client that does not read cannot hold the request any l
 _DEAD = "The replica of the server that was answering has ended."
 
 
+class Sent(Enum):
+    """How much of a reply has been sent."""
+
+    NOTHING = auto()
+    HEAD = auto()  # of a whole reply, whose length its head may tell
+    STREAM = auto()  # the head of a stream, and perhaps some of its events
+    ALL = auto()
+
+
 class Reply:
-    """The `send` of one request. The request's owner calls `finish` at the end."""
+    """The `send` of one request. The request's owner calls `finish` at the end.
+
+    An answer of Ray's own is not sent: its status says what has failed.
+    """
 
     def __init__(self, path: str, request_id: str, send: Send) -> None:
         self.path = path
         self.request_id = request_id
         self.send = send
-        self.has_begun = False
-        self.is_stream = False
-        self.is_complete = False
+        self.sent = Sent.NOTHING
         self.failure: int | None = None  # the status of an answer of Ray's own
 
     async def __call__(self, message: Message) -> None:
@@ -37,26 +48,26 @@ class Reply:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id  # once: Ray adds it to the application's
             self.failure = _failure_of_ray(message["status"], headers)
-            self.is_stream = headers.get("content-type", "").startswith("text/event-stream")
+            if self.failure is None:
+                self.sent = Sent.STREAM if _is_stream(headers) else Sent.HEAD
         if self.failure is not None:
             return
-        self.has_begun = True
-        if message["type"] == "http.response.body":
-            self.is_complete = not message.get("more_body", False)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.sent = Sent.ALL
         await self.send(message)
 
     @property
     def has_died(self) -> bool:
         """Whether the replica has ended before it answered."""
-        return not self.has_begun and self.failure in (None, 500)
+        return self.sent is Sent.NOTHING and self.failure in (None, 500)
 
     async def finish(self, scope: Scope, receive: Receive) -> None:
         """Sends an error if the reply has not ended: as the reply, or as the last event of a stream."""
-        if not self.has_begun:
+        if self.sent is Sent.NOTHING:
             response = error_response(_error_of(self.failure))
             response.headers["x-request-id"] = self.request_id
             await response(scope, receive, self.send)
-        elif not self.is_complete and self.is_stream:
+        elif self.sent is Sent.STREAM:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WRITE_S):
                     await self._end_stream()
@@ -65,6 +76,10 @@ class Reply:
         frame = _encoder_of(self.path)(error_body(WorkerDied(_DEAD, retry_after=1)), None)
         await self.send({"type": "http.response.body", "body": frame, "more_body": True})
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _is_stream(headers: Headers) -> bool:
+    return headers.get("content-type", "").startswith("text/event-stream")
 
 
 def _failure_of_ray(status: int, headers: Headers) -> int | None:
