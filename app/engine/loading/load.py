@@ -41,6 +41,7 @@ from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_str
 from app.engine.loading.pickle_to_safetensors import convert
 from app.engine.loading.stored_tensors import stored_dtype
 from app.engine.loading.tokenizer_check import refuse_growth
+from app.engine.own_cache.state_space import shorten_scans
 from app.engine.tokenization.panics import panics_as_errors
 
 _log = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> Load
         model = merge_adapter(model, adapter)
     tokenizer = _tokenizer(folder if adapter is None or not has_tokenizer(adapter) else adapter)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+    if device.type == "cpu":
+        shorten_scans(model)
     return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
 
 

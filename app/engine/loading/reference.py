@@ -13,6 +13,7 @@ from app.core.errors import DomainError, ModelCorrupt, ModelUnsupported
 from app.engine import memory
 from app.engine.layers.schemes import relative_error
 from app.engine.loading.folder_check import AGAIN
+from app.engine.own_cache.state_space import unlimited_time_steps
 
 OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
 LENGTHS = (13, 9)  # tokens of the prompts
@@ -43,7 +44,7 @@ def compute_reference(model: PreTrainedModel, dtype: torch.dtype) -> Reference:
     Raises ModelUnsupported if it fails. Raises that or ModelCorrupt if the logits, or the weights in `dtype`,
     are not finite numbers.
     """
-    with failures_as_unsupported(model), computing_in(dtype, model):
+    with failures_as_unsupported(model), computing_in(dtype, model), unlimited_time_steps(model):
         if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
             model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
         prompts = [_some_ids(model, length) for length in LENGTHS]

@@ -26,13 +26,14 @@ from app.engine.loading.reference import (
 from app.engine.own_cache.joint_cache import Joining, joining_of
 from app.engine.own_cache.runner import CachePlace, OwnForward, PassOptions
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument, storage_bytes
+from app.engine.own_cache.state_space import unlimited_time_steps
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 _log = logging.getLogger(__name__)
 
 _PREFIX, _REST = 5, 8  # tokens of the reference's first prompt
 _SINGLE = ((_PREFIX,), *[(1,)] * _REST)
-_ROUNDING_32_BITS, _ROUNDING_16_BITS = 0.005, 0.02  # relative errors; without its cache a pass has more
+_ROUNDING_32_BITS, _ROUNDING_16_BITS = 0.001, 0.02  # relative errors; without its cache a pass has more
 _ROUNDING_SPREAD = 3  # times, by which one rounding may differ from another
 _IN_CHUNKS = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # tokens of each sequence in each pass
 _POSSIBLE = (  # the fastest first
@@ -215,7 +216,8 @@ def _read(
         is_lonely = number == len(passes) - 2
         forward = OwnForward(model, replace(options, joining=Joining.NEVER) if is_lonely else options)
         chunks = [Chunk(*pair) for pair in zip(sequences, counts, strict=True)]
-        logits = forward.logits(list(zip(chunks, states, strict=True)))
+        with unlimited_time_steps(model):
+            logits = forward.logits(list(zip(chunks, states, strict=True)))
         for sequence, count in zip(sequences, counts, strict=True):
             sequence.advance(count)
     return states, list(logits.float())
