@@ -34,7 +34,8 @@ def check_address(host: str, port: int) -> None:
             raise AddressError(f"LLM_HOST: {host} is not an address of this machine.") from None
         if error.errno == errno.EADDRINUSE:
             raise AddressError(
-                f"Port {port} is in use. Stop the other server, or set LLM_PORT to another port."
+                f"Port {port} is in use. Stop the other server (`lsof -i :{port}` shows its process id), "
+                "or choose another port: `--port NUMBER` or LLM_PORT."
             ) from None
         reason = os.strerror(error.errno or 0)
         raise AddressError(f"LLM_HOST, LLM_PORT: cannot listen on {host}, port {port}: {reason}.") from None

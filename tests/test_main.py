@@ -172,7 +172,10 @@ def test_port_in_use_is_reported_in_one_line() -> None:
         with process("-m", "app", LLM_PORT=str(port)) as started:
             output, _ = started.communicate(timeout=START_S)
     assert started.returncode == 1
-    assert output == f"Port {port} is in use. Stop the other server, or set LLM_PORT to another port.\n"
+    assert output == (
+        f"Port {port} is in use. Stop the other server (`lsof -i :{port}` shows its process id), "
+        "or choose another port: `--port NUMBER` or LLM_PORT.\n"
+    )
 
 
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "192.0.2.1"])

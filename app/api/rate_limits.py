@@ -6,7 +6,7 @@ and the same for tokens. There are none for a limit that is off.
 
 from collections.abc import Iterable
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
@@ -20,6 +20,7 @@ class RateLimit:
     """Counts every request that has an owner, before its body is read. Open paths have none.
 
     The page's question which turns run does not count: it would use up the limit of somebody who only reads.
+    It counts with a body, which costs more to read.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -27,7 +28,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         owner = scope.get(OWNER)
-        if owner is None or path_below_prefix(scope) == RUNNING_TURNS_PATH:
+        if owner is None or _asks_which_turns_run(scope):
             return await self.app(scope, receive, send)
         limits: KeyLimits = scope["app"].state.services.limits
 
@@ -37,6 +38,14 @@ class RateLimit:
         except RateLimitExceeded as error:
             return await error_response(error)(scope, receive, reply)
         await self.app(scope, receive, reply)
+
+
+def _asks_which_turns_run(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    return (
+        scope["method"] in ("GET", "HEAD") and path_below_prefix(scope) == RUNNING_TURNS_PATH and not has_body
+    )
 
 
 class _BudgetSend:

@@ -1,10 +1,12 @@
 """What a caller may use in a minute, over HTTP: refusals, and the headers of replies."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from app.core.config import Settings
@@ -72,6 +74,22 @@ def test_the_question_which_turns_run_does_not_count() -> None:
         assert polls == [200, 200, 200]
         assert client.get("/api/v1/chat/models").status_code == 200
         assert client.get("/api/v1/chat/models").status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status"),
+    [("POST", b"", 405), ("DELETE", b"", 405), ("GET", b"{}", 415), ("GET", iter([b"{}"]), 415)],
+    ids=["post", "delete", "length", "chunks"],
+)
+def test_other_methods_and_bodies_at_the_path_of_running_turns_count(
+    method: str, body: bytes | Iterator[bytes], status: int
+) -> None:
+    app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, headers=ALICE) as client:
+        first = client.request(method, "/api/v1/chat/turns", content=body)
+        assert (first.status_code, limits_of(first)["remaining-requests"]) == (status, "0")
+        assert client.request("POST", "/api/v1/chat/turns").status_code == 429
+        assert client.head("/api/v1/chat/turns").status_code == 200
 
 
 def test_open_routes_and_refused_keys_do_not_count() -> None:

@@ -186,8 +186,10 @@ def test_turns_that_run_are_listed_for_their_owner() -> None:
         where = first.conversation_id
         here.backend.reply, here.backend.is_endless = HELLO[:3], True
         more = ChatRequest(message="and?", conversation_id=where, background=True)
+        long = ChatRequest(message="é" * 10_000, conversation_id=where, background=True)
         for begin, expected in (
             (here.chats.chat(OWNER, more, soon()), (first.message_id, "and?", None)),
+            (here.chats.chat(OWNER, long, soon()), (first.message_id, f"{'é' * 500}…", None)),
             (here.chats.regenerate(OWNER, where, RegenerateRequest(), soon()), (first.parent_id, None, None)),
             (
                 here.chats.continue_reply(OWNER, where, ContinueRequest(), soon()),

@@ -23,6 +23,7 @@ logger = logging.getLogger("app.access")
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ID_IN_PATH = re.compile(r"_[0-9a-f]{16,}")  # without what precedes it, which could take quadratic time
+_KEY_IN_PATH = re.compile(r"(?<![A-Za-z0-9])(sk|hf)[-_][\w-]+|(?<![\w-])(?=[\w-]{20})[\w-]+", re.ASCII)
 _MAX_PATH = 200
 _PROBES = HEALTH_PATHS | {METRICS_PATH, RUNNING_TURNS_PATH}
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected before the reply
@@ -104,10 +105,10 @@ def _route_of(scope: Scope, path: str) -> str:
     """Returns the route template instead of the path, because conversation ids are secrets.
 
     A request that was refused before it had a route, or that has none, keeps the beginning of its path,
-    without the ids.
+    without ids and without words that may be keys: those that begin like one, and long ones.
     """
     template = getattr(scope.get("route"), "path", None)
-    return escape_control(template or _ID_IN_PATH.sub("_...", path)[:_MAX_PATH])
+    return escape_control(template or _KEY_IN_PATH.sub("...", _ID_IN_PATH.sub("_...", path))[:_MAX_PATH])
 
 
 def _log(method: str, route: str, status: int, seconds: float, usage: RequestUsage) -> None:

@@ -177,7 +177,9 @@ class RunningTurn(WireModel):
     message_id: str
     conversation_id: str
     parent_id: str | None = Field(description="The last stored message that the turn follows.")
-    question: str | None = Field(description="The new user message; null if an old one is answered again.")
+    question: str | None = Field(
+        description="The new user message, if long its beginning and `…`; null if it is an old one."
+    )
     continues: str | None = Field(description="The id of the reply that the turn continues, if it does.")
 
 

@@ -8,6 +8,8 @@ from app.models.chat.engine_terms import append_message, chat_messages_of, gramm
 from app.models.conversation import Conversation, Message
 from app.models.schemas import RunningTurn, TurnFields
 
+SHOWN_CHARACTERS = 500  # of a question that is not stored yet
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -42,7 +44,7 @@ class Turn:
             message_id=message_id,
             conversation_id=self.conversation.id,
             parent_id=self.new_messages[0].parent_id if self.new_messages else self.parent.id,
-            question=questions[-1] if questions else None,
+            question=_beginning(questions[-1]) if questions else None,
             continues=None if self.continues is None else self.continues.id,
         )
 
@@ -74,3 +76,8 @@ class Turn:
         if self.continues is not None:
             messages.append(ChatMessage("assistant", self.continues.content))
         return tuple(messages)
+
+
+def _beginning(question: str) -> str:
+    """Returns what pages can show until the message is stored. They ask for it every few seconds."""
+    return question if len(question) <= SHOWN_CHARACTERS else f"{question[:SHOWN_CHARACTERS]}…"

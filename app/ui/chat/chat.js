@@ -114,7 +114,7 @@ export class Chat {
     if (running === null || this.turn !== null) return;
     const continued = this.branch.find((message) => message.id === running.continues);
     const { conversation_id: conversationId, question, parent_id: keptUntil } = running;
-    const turn = new Turn({ conversationId, question, keptUntil, prefix: continued?.parts ?? [] });
+    const turn = new Turn({ conversationId, question, keptUntil, prefix: continued?.parts ?? [], isOthers: true });
     turn.resume(running.message_id);
     this.turn = turn;
     this.draw();
@@ -155,7 +155,7 @@ export class Chat {
   #explain(turn, error) {
     const { question } = turn.plan;
     const isStored = this.branch.some((message) => message.id === turn.start?.parent_id);
-    if (question !== null && !isStored) this.composer.text = question;
+    if (question !== null && !isStored && !turn.plan.isOthers) this.composer.text = question;
     if (error.code !== "turn_stopped") this.#fail(error);
   }
 

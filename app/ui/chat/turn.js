@@ -12,6 +12,7 @@ import { changed } from "../core/state.js";
  * @typedef {object} Plan
  * @property {string | null} conversationId
  * @property {string | null} question @property {string | null} keptUntil @property {MessagePart[]} prefix
+ * @property {boolean} [isOthers] whether another client has begun it, so that the question may be cut
  */
 
 const STORED = "turns";

@@ -48,6 +48,18 @@ def test_refused_request_does_not_reveal_the_conversation(written: io.StringIO) 
     assert "GET /api/v1/chat/conversation/conv_... 401 " in written.getvalue()
 
 
+@pytest.mark.parametrize(
+    "key", ["sk-abc123", "sk-proj-A_b-c", "hf_AbCdEf", "a-long-random-key-of-this-server"]
+)
+@pytest.mark.parametrize("written", [LineFormatter], indirect=True)
+def test_key_in_a_path_is_not_logged(written: io.StringIO, key: str) -> None:
+    with serving(fake_app(Scripted())) as url:
+        assert httpx.get(f"{url}/v1/{key}/models", trust_env=False).status_code == 404
+        wait_for(lambda: " 404 " in written.getvalue(), "the line")
+    assert key not in written.getvalue()
+    assert "GET /v1/.../models 404 " in written.getvalue()
+
+
 @pytest.mark.parametrize("written", [LineFormatter], indirect=True)
 def test_wrong_key_is_logged_also_where_programs_ask_all_the_time(written: io.StringIO) -> None:
     with serving(fake_app(Scripted(), api_key="key")) as url:

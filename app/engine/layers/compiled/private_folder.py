@@ -1,11 +1,15 @@
 """Folders of programs that no other user of the machine can have changed."""
 
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
+
+try:
+    import grp
+    import pwd
+except ImportError:  # Windows, where no product is compiled
+    grp = pwd = None  # type: ignore[assignment]
 
 
 class NotPrivate(Exception):
