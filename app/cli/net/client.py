@@ -31,6 +31,8 @@ from app.models.schemas import (
     ConversationListResponse,
     ConversationResponse,
     ConversationSummary,
+    CountRequest,
+    CountResponse,
     DeletedResponse,
     ForkConversationRequest,
     HealthResponse,
@@ -53,6 +55,7 @@ from app.models.schemas import (
 CONNECT_TIMEOUT_S = 3.0
 RESPONSE_TIMEOUT_S = 30.0
 HEALTH_TIMEOUT_S = 3.0  # a healthy server answers within milliseconds, even under load
+COUNT_TIMEOUT_S = 2.0  # nobody waits for a number while a model loads
 FIRST_EVENT_TIMEOUT_S = 600.0  # loading a model may take this long
 SILENCE_S = 3.5 * KEEP_ALIVE_S  # within an open stream: three keep-alives are missing
 
@@ -144,6 +147,11 @@ class ChatClient:
 
     async def update(self, conversation_id: str, request: UpdateConversationRequest) -> ConversationResponse:
         return await self._about(conversation_id, "PATCH", "", ConversationResponse, request)
+
+    async def count_tokens(self, text: str) -> int:
+        """Returns how many tokens the current model's tokenizer makes of the text."""
+        request = CountRequest(prompt=text)
+        return (await self._call("POST", "/count", CountResponse, request, COUNT_TIMEOUT_S)).tokens
 
     async def model_info(self, model_name: str) -> ModelInfoResponse:
         return await self._call("GET", f"/model-info?model_name={quote(model_name)}", ModelInfoResponse)

@@ -24,7 +24,7 @@ from app.models.schemas import HealthResponse
 
 PROJECT = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "app", "--exit-on-stdin-close")
-START_TIMEOUT_S = 60.0  # until the server answers; loading a model may take longer
+START_TIMEOUT_S = 180.0  # until the server answers; loading a model may take longer
 STOP_TIMEOUT_S = 12.0  # the server gives open answers ten seconds
 MAX_LOG_BYTES = 5_000_000
 SHOWN_LOG_LINES = 4
@@ -115,13 +115,16 @@ class OwnServer:
                 start_new_session=True,
             )
 
-    async def until_ready(self, client: ChatClient, bar: Bar) -> HealthResponse:
+    async def until_ready(
+        self, client: ChatClient, bar: Bar, timeout_s: float = START_TIMEOUT_S
+    ) -> HealthResponse:
         """Waits until the server can answer messages, or reports that its model failed.
 
         Raises:
-            ServerDied: the process ended or does not answer. The message has the end of the log.
+            ServerDied: the process ended. The message has the end of the log.
+            Unreachable: nothing has answered for `timeout_s`.
         """
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         bar.show(ProgressUpdate("starting the server"))
         while time.monotonic() < deadline:
             self._check_alive()
@@ -130,11 +133,9 @@ class OwnServer:
                 if health.status != "loading":
                     return health
                 bar.show(wait_reason(health))
-                deadline = time.monotonic() + START_TIMEOUT_S
+                deadline = time.monotonic() + timeout_s
             await asyncio.sleep(POLL_S / 2)
-        raise ServerDied(
-            f"The server did not answer within {START_TIMEOUT_S:.0f} s.", f"Log file: {self.log}"
-        )
+        raise Unreachable(f"The server did not answer within {timeout_s:.0f} s.", f"Log file: {self.log}")
 
     def stop(self) -> None:
         """Terminates the server, and kills it and its workers if it does not end in time."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.errors import ClientError, ServerDied
+from app.cli.errors import ClientError, ServerDied, Unreachable
 from app.cli.net.client import ChatClient
 from app.cli.net.server import PROJECT, OwnServer, choose_port, default_address
 from tests.cli.client_process import wait_until
@@ -34,6 +34,18 @@ def _started(own: OwnServer, seen: Seen) -> str:
                 return (await own.until_ready(client, bar)).status
 
     return asyncio.run(start())
+
+
+def test_server_that_is_slow_to_start_is_not_taken_for_dead(own: OwnServer, seen: Seen) -> None:
+    async def start() -> None:
+        own.start()
+        async with ChatClient(own.url) as client:
+            with seen.terminal().bar() as bar:
+                await own.until_ready(client, bar, timeout_s=0)
+
+    with pytest.raises(Unreachable, match="did not answer within 0 s"):
+        asyncio.run(start())
+    assert own.is_alive
 
 
 @pytest.mark.parametrize(
