@@ -53,8 +53,14 @@ class LoadBars:
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
+        self._stage = ""
 
     def show(self, progress: LoadProgress) -> None:
+        """Draws the stage. Those before it have ended, even if their last report says less."""
+        if progress.stage != self._stage:
+            self._stage = progress.stage
+            for task in self._tasks.values():
+                self._bars.update(task, completed=1.0)
         self._draw(f"{progress.model_name}: {progress.stage}", progress.fraction, facts(progress))
         for file in progress.files:
             if 0 < file.done_bytes < file.total_bytes or f"  {file.name}" in self._tasks:

@@ -1,11 +1,17 @@
 """Tests the output and the errors of standalone_test.py."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 from shutil import copytree
 
+from rich.console import Console
+from rich.progress import Progress
+
+from app.models.schemas import LoadProgress
+from standalone_test import LoadBars
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import ROOT
 
@@ -35,6 +41,14 @@ def test_model_that_cannot_be_loaded_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LLM_ALLOW_ANY_MODEL=true\n")
     done = standalone(tmp_path, "--model", "./broken")
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_stage_that_another_one_follows_is_shown_as_done() -> None:
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        bars = LoadBars(progress)
+        bars.show(LoadProgress(model_name="gpt2", stage="import", fraction=0))
+        bars.show(LoadProgress(model_name="gpt2", stage="load", fraction=0.5))
+        assert [task.percentage for task in progress.tasks] == [100, 50]
 
 
 def test_no_bar_is_left_on_the_terminal(tmp_path: Path) -> None:

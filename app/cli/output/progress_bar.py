@@ -58,8 +58,13 @@ class _RichBar:
 @contextlib.contextmanager
 def rich_bar(console: Console) -> Iterator[Bar]:
     """Yields a bar that disappears at the end."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
+    from rich.text import Text
+
+    class KnownShare(TaskProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text() if task.total is None else super().render(task)
 
     def unbroken() -> Column:
         return Column(no_wrap=True)
@@ -68,7 +73,7 @@ def rich_bar(console: Console) -> Iterator[Bar]:
     columns = (
         TextColumn("⏳ {task.description}", markup=False, table_column=Column()),  # the only one that wraps
         *(() if is_narrow else (BarColumn(BAR_WIDTH, table_column=unbroken()),)),
-        TaskProgressColumn(table_column=unbroken()),
+        KnownShare(table_column=unbroken()),
         *(() if is_narrow else (TimeElapsedColumn(table_column=unbroken()),)),
     )
     with Progress(*columns, console=console, transient=True) as progress:

@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from app.cli.output.load_progress import progress_of
+from app.cli.output.progress_bar import ProgressUpdate
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import LoadProgress
 from tests.cli.conftest import Seen
@@ -29,6 +30,15 @@ def test_progress_shows_only_known_figures() -> None:
     assert str(progress_of(loading.model_copy(update={"stage": "import"}))) == "gpt2: start its worker"
     download = _download(0.5, 274_000_000)
     assert str(progress_of(download)) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
+
+
+def test_bar_shows_no_share_that_is_unknown(seen: Seen) -> None:
+    with seen.rich().bar() as bar:
+        bar.show(ProgressUpdate("starting the server"))
+    assert "starting the server" in seen.answers and "%" not in seen.answers
+    with seen.rich().bar() as bar:
+        bar.show(ProgressUpdate("gpt2: load", 0.5))
+    assert "50%" in seen.answers
 
 
 def test_plain_progress_writes_a_line_for_each_tenth(seen: Seen) -> None:
