@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from app.core.catalogue import ModelProfile, Source, aliases_of, find_profile
+from app.core.errors import ModelNotFound
 from app.core.model_folder import is_gguf
 from app.core.paths import expand, is_path
 from app.models.lifecycle.state import ModelState
@@ -34,12 +35,18 @@ class ModelRegistry:
         """Returns the state of the model with this name or alias.
 
         Raises:
-            ModelNotFound: the hint has the most similar names.
+            ModelNotFound: the hint has the most similar names, or the setting that allows this one.
         """
         name = self._aliases.get(name, name)
         if name not in self._states and self._allows_any and (profile := self._undescribed(name)) is not None:
             self._forget_unused()
             self._states[name] = ModelState(profile)
+        if name not in self._states and not self._allows_any and self._undescribed(name) is not None:
+            raise ModelNotFound(
+                "No model of the catalogue has that name.",
+                hint="LLM_ALLOW_ANY_MODEL=true lets requests name any repository, folder or GGUF file. "
+                f"The models are: {', '.join(self._catalogue)}.",
+            )
         return self._states.get(name) or self._states[find_profile(self._catalogue, name).name]
 
     def _undescribed(self, name: str) -> ModelProfile | None:

@@ -25,8 +25,9 @@ from app.models.lifecycle.registry import ModelRegistry
     ],
 )
 def test_any_model_is_found_if_allowed(name: str) -> None:
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFound) as caught:
         ModelRegistry(CATALOGUE, allows_any=False).find(name)
+    assert "LLM_ALLOW_ANY_MODEL=true" in str(caught.value.hint)
     registry = ModelRegistry(CATALOGUE, allows_any=True)
     found = registry.find(name)
     assert registry.find(name) is found
@@ -48,8 +49,9 @@ def test_any_model_is_found_if_allowed(name: str) -> None:
     ],
 )
 def test_base_and_adapter_make_a_model(name: str, sources: tuple[Source, ...], adapter: str | None) -> None:
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFound) as caught:
         ModelRegistry(CATALOGUE, allows_any=False).find(name)
+    assert "LLM_ALLOW_ANY_MODEL=true" in str(caught.value.hint)
     profile = ModelRegistry(CATALOGUE, allows_any=True).find(name).profile
     assert (profile.name, profile.sources) == (name, sources)
     assert profile.adapter == (None if adapter is None else Source(adapter))
