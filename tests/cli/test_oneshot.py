@@ -103,6 +103,12 @@ def test_mention_of_a_file_that_cannot_be_attached_is_reported(url: str, standin
     assert "photo.png is not attached: photo.png is not a text file." in done.stderr
 
 
+def test_mention_of_a_file_that_does_not_exist_is_reported(url: str, standin: StandIn) -> None:
+    done = piped("see @missing.txt", "--url", url)
+    assert standin.requests[0][1]["message"] == "see @missing.txt"
+    assert "missing.txt is not attached: there is no such file." in done.stderr
+
+
 AS_UNKNOWN_USER = ("unshare", "--user", "--map-user=54321")
 
 

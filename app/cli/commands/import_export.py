@@ -5,12 +5,12 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command, number_of, unexpected
-from app.cli.conversation.attachments import attachment
+from app.cli.conversation.attachments import attachment, size_of
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
 from app.cli.files import make_way
 from app.cli.input.clipboard import copy_to_clipboard
-from app.cli.output.formatting import count, format_size, format_tokens
+from app.cli.output.formatting import count
 from app.cli.output.load_progress import shown_if_slow
 from app.cli.paths import expanded
 
@@ -24,7 +24,7 @@ async def read(session: Session, argument: str) -> None:
         return _detach(session)
     text = attachment(argument)
     session.attached.append(text)
-    size = f"{format_size(len(text.encode()))}, {format_tokens(text)}"
+    size = await size_of(text, session.client)
     session.terminal.say(f"{argument} is attached to your next message: {size}.", symbol="📎")
     session.terminal.note("/read clear removes it again.")
 

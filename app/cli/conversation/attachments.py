@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 
-from app.cli.errors import UsageError
+from app.cli.errors import ClientError, UsageError
 from app.cli.files import check_regular
-from app.cli.output.formatting import format_size, format_tokens
+from app.cli.net.client import ChatClient
+from app.cli.output.formatting import count, estimated_tokens, format_size
 from app.cli.output.terminal import Terminal
 from app.cli.paths import expanded
 from app.models.schemas import MAX_TEXT
 
+_PATH = re.compile(r"[\w./~-]*\w\.[A-Za-z]\w{0,4}")  # with an extension, unlike names of people
 _MENTION = re.compile(r"(?<!\S)@(\"[^\"\n]+\"|[^\s\"]+)")
 MAX_BYTES_PER_CHARACTER = 4  # in UTF-8
 
@@ -53,8 +55,19 @@ def attachment(path: str) -> str:
     return f"{_title(path)}\n{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def read_mentioned(message: str, terminal: Terminal) -> list[str]:
+async def size_of(text: str, client: ChatClient) -> str:
+    """Returns the size of an attachment in bytes and in tokens, as the server counts them if it can."""
+    try:
+        tokens = count(await client.count_tokens(text), "token")
+    except ClientError:  # for example because no model is loaded, or the server is an older one
+        tokens = estimated_tokens(text)
+    return f"{format_size(len(text.encode()))}, {tokens}"
+
+
+async def read_mentioned(message: str, client: ChatClient, terminal: Terminal) -> list[str]:
     """Returns the texts of files mentioned as @path. A file that cannot be attached stays a mention."""
+    for path in missing(message):
+        terminal.say(f"{path} is not attached: there is no such file.", "yellow")
     texts = []
     for path in mentioned(message):
         try:
@@ -62,8 +75,7 @@ def read_mentioned(message: str, terminal: Terminal) -> list[str]:
         except UsageError as error:
             terminal.say(f"{path} is not attached: {error.message}", "yellow")
             continue
-        size = f"{format_size(len(texts[-1].encode()))}, {format_tokens(texts[-1])}"
-        terminal.note(f"Attached {path}: {size}.")
+        terminal.note(f"Attached {path}: {await size_of(texts[-1], client)}.")
     return texts
 
 
@@ -72,9 +84,25 @@ def mentioned(message: str) -> list[str]:
 
     A file whose text is already in the message, because the message was edited, is left out.
     """
+    return [name for name in _new_mentions(message) if _is_file(expanded(name.strip('"')))]
+
+
+def missing(message: str) -> list[str]:
+    """Returns the mentions that look like a file's path, but nothing is there."""
+    return [name for name in _new_mentions(message) if _PATH.fullmatch(name) and not _exists(name)]
+
+
+def _new_mentions(message: str) -> list[str]:
     names = [match[1].rstrip(".,;:!?)") for match in _MENTION.finditer(message)]
-    new = [name for name in dict.fromkeys(names) if f"\n{_title(name)}\n" not in message]
-    return [name for name in new if _is_file(expanded(name.strip('"')))]
+    return [name for name in dict.fromkeys(names) if f"\n{_title(name)}\n" not in message]
+
+
+def _exists(name: str) -> bool:
+    """Returns whether there is something, or may be."""
+    try:
+        return expanded(name).exists()
+    except OSError:
+        return True
 
 
 def _is_file(path: Path) -> bool:

@@ -70,7 +70,8 @@ class Session:
     async def send(self, text: str) -> None:
         self.draft = text
         await self._server_copy.settle()
-        whole = "\n\n".join(dict.fromkeys([text, *read_mentioned(text, self.terminal), *self.attached]))
+        mentioned = await read_mentioned(text, self.client, self.terminal)
+        whole = "\n\n".join(dict.fromkeys([text, *mentioned, *self.attached]))
         await self._answer(AskedTurn(self._chat_request(whole)))
         self._server_copy.knows_system_prompt = True  # only a new message transmits it
         self.attached.clear()

@@ -24,8 +24,8 @@ def format_size(size_bytes: float) -> str:
     return f"{size_bytes:.0f} bytes"
 
 
-def format_tokens(text: str) -> str:
-    """Returns an estimate: only the server can tokenise."""
+def estimated_tokens(text: str) -> str:
+    """Returns an estimate, for when the server cannot count."""
     return f"about {math.ceil(len(text) / _CHARACTERS_PER_TOKEN):,} tokens"
 
 

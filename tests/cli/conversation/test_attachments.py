@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.conversation.attachments import attachment, mentioned, read_text
+from app.cli.conversation.attachments import attachment, mentioned, missing, read_text
 from app.cli.errors import UsageError
 
 
@@ -20,6 +20,13 @@ def test_only_existing_files_are_mentioned() -> None:
     said = 'mail me@notes.txt, see @notes.txt, @missing @. and @"two words.md"!'
     assert mentioned(said) == ["notes.txt", '"two words.md"']
     assert mentioned(f"again @notes.txt\n\n{attachment('notes.txt')}") == []
+
+
+def test_mention_of_a_path_where_nothing_is_is_missing() -> None:
+    Path("notes.txt").write_text("n")
+    Path("folder.d").mkdir()
+    said = "see @notes.txt, @lost.txt, @~/lost/b.py, @folder.d, @ann, @v2, @app.get(x) and me@lost.txt"
+    assert missing(said) == ["lost.txt", "~/lost/b.py"]
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,12 @@ def _add_models(app: FastAPI, state: StandIn) -> None:
             context_length=1024,
         )
 
+    @app.post("/api/v1/count")
+    async def count(body: wire.CountRequest) -> wire.CountResponse:
+        refuse_branches(state)
+        tokens = len((body.prompt or "").split())
+        return wire.CountResponse(model_name=state.current, tokens=tokens, context_length=1024)
+
     @app.get("/api/v1/chat/models")
     async def models() -> wire.ModelListResponse:
         return state.models()
