@@ -9,7 +9,6 @@ from llguidance import LLMatcher
 from app.core.errors import DomainError, InternalError, InvalidRequest
 from app.engine.grammars.compiler import GrammarCompiler
 from app.engine.grammars.rule import GrammarRule
-from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Accepted,
     CountTokens,
@@ -33,10 +32,11 @@ from app.engine.sampling.logprobs import RowLogprobs
 from app.engine.sampling.rules import LogitRule, SuppressedTokens, rules_for
 from app.engine.sampling.sampler import RequestSampler, check_sampling
 from app.engine.sampling.thinking import ThinkingBudget, ThinkingPhase
+from app.engine.sandbox.grammar_sandbox import GrammarSandbox
+from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.scheduling.sequence import TokenSequence
 from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
-from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tokenization.vocabulary import Vocabulary
 from app.engine.tools.parser import ToolCallParser
 from app.engine.tools.reply_parts import ReplyParts

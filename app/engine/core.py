@@ -18,7 +18,6 @@ from app.engine.admission import Admission, Admitted, ChatFormat, to_failed
 from app.engine.admission_queue import AdmissionQueue
 from app.engine.execution.decoder import Decoder, SequenceCaches
 from app.engine.execution.thread_count import ThreadCount, adaptive_thread_count
-from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Finished,
     Outbound,
@@ -31,11 +30,12 @@ from app.engine.loading.load import LoadedModel
 from app.engine.open_requests import OpenRequests, UnreadTokens
 from app.engine.request import Request
 from app.engine.sampling.step import ChunkOutcome
+from app.engine.sandbox.grammar_sandbox import GrammarSandbox
+from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.scheduling.prefill_budget import PrefillBudget
 from app.engine.scheduling.scheduler import Scheduler
 from app.engine.scheduling.sequence import Chunk
 from app.engine.step import Step, StepComputer
-from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
 from app.engine.decoders import CheckedDraft, decoder_for, limits_for, sequence_bytes
-from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     ModelInfo,
     Progress,
@@ -34,7 +33,8 @@ from app.engine.memory import MemoryUse
 from app.engine.own_cache.check import OwnPath
 from app.engine.own_cache.joint_cache import Joining
 from app.engine.own_cache.runner import CachePlace
-from app.engine.tokenization.template_sandbox import TemplateSandbox
+from app.engine.sandbox.grammar_sandbox import GrammarSandbox
+from app.engine.sandbox.template_sandbox import TemplateSandbox
 
 _log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore
 from app.engine.decoders import decoder_for, limits_for, sequence_bytes
 from app.engine.execution.decoder import Decoder, SequenceCaches
-from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.serving_path import load_checked
 from app.engine.request import Request
+from app.engine.sandbox.grammar_sandbox import GrammarSandbox
+from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.scheduling.sequence import Chunk
-from app.engine.tokenization.template_sandbox import TemplateSandbox
 from tests.capacity.step_times import StepShape, shape_of
 
 

@@ -26,7 +26,6 @@ from transformers import (
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
 from app.engine.execution.packed_decoder import PackedDecoder
-from app.engine.grammars.sandbox import GrammarSandbox
 from app.engine.ipc.messages import (
     Accepted,
     Deltas,
@@ -39,8 +38,9 @@ from app.engine.ipc.messages import (
 from app.engine.kv.pool import KVPool
 from app.engine.loading.load import LoadedModel
 from app.engine.loading.self_check import check_packed_path
+from app.engine.sandbox.grammar_sandbox import GrammarSandbox
+from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.speculative.cost import SpeculationCost
-from app.engine.tokenization.template_sandbox import TemplateSandbox
 
 P = ParamSpec("P")
 T = TypeVar("T")

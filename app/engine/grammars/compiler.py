@@ -10,10 +10,10 @@ from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import InvalidRequest
-from app.engine.grammars.sandbox import GrammarOutOfBounds, GrammarSandbox
 from app.engine.grammars.sources import grammar_text
 from app.engine.grammars.tokenizer import grammar_tokenizer
 from app.engine.ipc.messages import Grammar
+from app.engine.sandbox.grammar_sandbox import GrammarOutOfBounds, GrammarSandbox
 from app.engine.tokenization.token_bytes import TokenBytes
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import InvalidRequest, ModelRefused
 from app.engine.replies.parts import THINK_CLOSE, THINK_OPEN, Thinking
-from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
+from app.engine.sandbox.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
 
 END = "\ufdd2"  # a noncharacter after a message that will be continued
 

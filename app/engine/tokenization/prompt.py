@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from app.core.errors import ContextOverflow, InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Submit, Tool
 from app.engine.replies.parts import THINK_CLOSE, Thinking
+from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.tokenization.chat_encoder import ChatEncoder
 from app.engine.tokenization.chat_template import ChatTemplate
 from app.engine.tokenization.context_window import NO_THINKING, ContextWindow, Prompt
 from app.engine.tokenization.history import History, fold_system_messages
-from app.engine.tokenization.template_sandbox import TemplateSandbox
 from app.engine.tools.toolbox import Toolbox, message_variables, template_tools
 
 

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import InvalidRequest
 from app.engine.grammars.compiler import GrammarCompiler
-from app.engine.grammars.sandbox import GrammarOutOfBounds, GrammarSandbox
 from app.engine.grammars.sources import LONGEST, grammar_text
 from app.engine.ipc.messages import Failed, Grammar, SamplingParams, Submit
+from app.engine.sandbox.grammar_sandbox import GrammarOutOfBounds, GrammarSandbox
 from app.engine.tokenization.token_bytes import TokenBytes
 from tests.engine.grammars.nasty import MAY_WORK, MUST_FAIL
 from tests.engine.tiny import TinyModel, ended, greedy, make_tokenizer, run, shared_grammar_sandbox

@@ -10,10 +10,10 @@ import pytest
 
 from app.core.errors import InvalidRequest, ModelRefused
 from app.engine.ipc.messages import ChatMessage, SamplingParams, Submit
-from app.engine.tokenization import template_process
+from app.engine.sandbox import process
+from app.engine.sandbox.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
 from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
-from app.engine.tokenization.template_sandbox import TemplateOutOfBounds, TemplateRefused, TemplateSandbox
 from tests.engine.tiny import make_tokenizer, shared_sandbox
 from tests.hub.hostile import DOUBLES
 from tests.server import ROOT
@@ -93,7 +93,7 @@ def test_sandbox_bounds_templates_in_any_thread_and_renders_afterwards(name: str
 
 WITH_A_SANDBOX = """
 import sys
-from app.engine.tokenization.template_sandbox import TemplateSandbox
+from app.engine.sandbox.template_sandbox import TemplateSandbox
 sandbox = TemplateSandbox(time_limit_s=3)
 print(sandbox.render("ready", {}), flush=True)
 sandbox.render(sys.argv[1], {})
@@ -181,7 +181,7 @@ def test_thinking_wish_that_a_model_cannot_meet_is_refused(template: str, think:
 def test_process_ends_quietly_if_nobody_reads_its_answers() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-P", template_process.__file__]
+    command = [sys.executable, "-P", process.__file__]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE, timeout=60
     )
