@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from app.engine.layers.grouped_weight import GROUP, GroupedWeight
+from app.engine.layers.grouped_weight import GROUP, GroupedWeight, in_steps
 
 _CHUNK = 2**18  # weights that are rounded at a time
 _LARGEST = 15
@@ -47,7 +47,8 @@ def _searched(weight: Tensor) -> GroupedWeight:
         scale = ((most - least) * (shrink / _LARGEST)).clamp_min_(_SMALLEST_SCALE)
         zero = (most + least) / 2 + scale / 2
         for _ in range(_REFITS + 1):
-            scale, zero = _representable(scale), _representable(zero)
+            scale = _representable(scale)
+            zero = in_steps(_representable(zero), scale)
             integers = _rounded(groups, scale, zero)
             error = torch.addcmul(zero, integers, scale).sub_(groups).square_().sum(0)
             is_better = error < best_error

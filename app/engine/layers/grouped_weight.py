@@ -7,6 +7,8 @@ from torch import Tensor
 
 GROUP = 32  # weights with a common scale and zero
 CENTRE = 8  # of unsigned 4-bit integers
+_STEPS = 16  # of a zero in a scale
+_MOST_STEPS = 127  # a zero of so many, or of fewer the other way, has room in int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,15 @@ class GroupedWeight:
         if self.zeros is not None:
             groups = groups + self.zeros.float().unsqueeze(2)
         return groups.flatten(1)
+
+
+def in_steps(zeros: Tensor, scales: Tensor) -> Tensor:
+    """Returns the nearest sixteenths of the scales, and the same zero where int8 has no room for it."""
+    steps = (zeros / scales).mul_(_STEPS).round_()
+    return torch.where(steps.abs() <= _MOST_STEPS, steps * scales / _STEPS, zeros)
+
+
+def zero_steps(scales: Tensor, zeros: Tensor) -> Tensor | None:
+    """Returns the zeros in sixteenths of the scales, in int8; None unless each is exactly that."""
+    steps = (zeros / scales).mul_(_STEPS).nan_to_num_().round_().clamp_(-_MOST_STEPS, _MOST_STEPS)
+    return steps.to(torch.int8) if torch.equal(steps * scales / _STEPS, zeros) else None

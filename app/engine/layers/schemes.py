@@ -16,7 +16,7 @@ from app.engine.layers.packed_linear import MakeLayer, PackedLinear, half_layer,
 _log = logging.getLogger(__name__)
 
 _ROUNDING = 1e-3  # relative error that another order of float32 sums may cause
-ROUNDING_16_BITS = 0.1
+ROUNDING_16_BITS = 0.3  # SmolLM2 has 0.15 on processors that compute bfloat16 in float32
 _CPU = frozenset({"cpu"})
 _SLOW = "on this processor %s saves memory, but several sequences at once are slower than unquantised"
 

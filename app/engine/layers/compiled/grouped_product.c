@@ -20,7 +20,8 @@
  *                        those inputs and whose high halves are the inputs 16 further
  *
  * Scales and zeros are float16 numbers of units, 16 outputs side by side for each group of a tile. The unit is
- * a power of two, by which the scales of the rows are multiplied.
+ * a power of two, by which the scales of the rows are multiplied. Zeros may be given as steps instead: 8-bit
+ * integers, which are sixteenths of the group's scale.
  */
 
 #include <immintrin.h>
@@ -45,6 +46,7 @@ typedef __m512 Floats;
 #define LOAD(from) _mm512_loadu_si512(from)
 #define AND(a, b) _mm512_and_si512(a, b)
 #define LOAD_FLOAT16(from) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(from)))
+#define LOAD_INT8(from) _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(from)))
 
 #else
 
@@ -55,6 +57,7 @@ typedef __m256 Floats;
 #define LOAD(from) _mm256_loadu_si256((const void *)(from))
 #define AND(a, b) _mm256_and_si256(a, b)
 #define LOAD_FLOAT16(from) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(from)))
+#define LOAD_INT8(from) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(from)))
 
 #endif
 
@@ -160,8 +163,9 @@ static void read_group(const void *rows, int is_bfloat16, ptrdiff_t first, ptrdi
  * `row_count` and `bits`, so that all sums stay in registers. */
 static inline __attribute__((always_inline)) void multiply_lanes(
     const int row_count, const int bits, const uint8_t *integers, const uint16_t *scales,
-    const uint16_t *zeros, const RowGroup *rows, ptrdiff_t groups, float *output) {
+    const uint16_t *zeros, const int8_t *steps, const RowGroup *rows, ptrdiff_t groups, float *output) {
     const Integers low_half = VECTOR(set1_epi8)(15);
+    const Floats nothing = VECTOR(setzero_ps)(), sixteenth = VECTOR(set1_ps)(1.0f / 16);
     Floats totals[MOST_ROWS];
     for (int r = 0; r < row_count; r++) totals[r] = VECTOR(setzero_ps)();
     const int group_bytes = GROUP * TILE * bits / 8;
@@ -194,11 +198,14 @@ static inline __attribute__((always_inline)) void multiply_lanes(
             }
         }
         const Floats scale = LOAD_FLOAT16(scales);
+        const Floats step = steps ? VECTOR(mul_ps)(VECTOR(cvtepi32_ps)(LOAD_INT8(steps)), sixteenth) : nothing;
         for (int r = 0; r < row_count; r++) {
             const Integers sum = VECTOR(add_epi32)(VECTOR(slli_epi32)(high[r], 7), low[r]);
-            const Floats scaled = VECTOR(mul_ps)(VECTOR(cvtepi32_ps)(sum), VECTOR(set1_ps)(rows[r].scale));
+            Floats scaled = VECTOR(mul_ps)(VECTOR(cvtepi32_ps)(sum), VECTOR(set1_ps)(rows[r].scale));
+            if (steps) scaled = VECTOR(fmadd_ps)(step, VECTOR(set1_ps)(rows[r].sum), scaled);
             totals[r] = VECTOR(fmadd_ps)(scaled, scale, totals[r]);
         }
+        if (steps) steps += TILE;
         if (zeros) {
             const Floats zero = LOAD_FLOAT16(zeros);
             for (int r = 0; r < row_count; r++)
@@ -214,9 +221,10 @@ static inline __attribute__((always_inline)) void multiply_lanes(
 
 typedef struct {
     const uint8_t *integers;
-    const uint16_t *scales, *zeros; /* zeros may be NULL */
-    float unit;                     /* of scales and zeros */
-    const float *bias;              /* may be NULL */
+    const uint16_t *scales, *zeros;
+    const int8_t *steps; /* zeros, steps or both are NULL */
+    float unit;          /* of scales and zeros */
+    const float *bias;   /* may be NULL */
     ptrdiff_t inputs, outputs, groups;
     int bits;
 } Weight;
@@ -229,8 +237,9 @@ static void multiply_tile(
     for (int lane = 0; lane < TILE; lane += LANES) {
         const uint16_t *scales = weight->scales + first + lane;
         const uint16_t *zeros = weight->zeros ? weight->zeros + first + lane : NULL;
+        const int8_t *steps = weight->steps ? weight->steps + first + lane : NULL;
 #define MULTIPLY(count, bits) \
-    multiply_lanes(count, bits, integers + 4 * lane, scales, zeros, rows, weight->groups, output + lane)
+    multiply_lanes(count, bits, integers + 4 * lane, scales, zeros, steps, rows, weight->groups, output + lane)
         switch (10 * row_count + weight->bits) {
             case 14: MULTIPLY(1, 4); break;
             case 18: MULTIPLY(1, 8); break;
@@ -305,10 +314,11 @@ static void multiply_rows(
 /* Computes `output = rows @ weight.T + bias` on `threads` threads, for `count` rows of `inputs` numbers. Rows and
  * output are bfloat16 or float, as `is_bfloat16` says. Returns 0, or 1 if there is no memory. */
 int multiply_grouped(
-    int bits, const void *integers, const void *scales, const void *zeros, float unit, const float *bias,
-    int64_t inputs, int64_t outputs, const void *rows, int64_t count, int is_bfloat16, void *output, int threads) {
+    int bits, const void *integers, const void *scales, const void *zeros, const void *steps, float unit,
+    const float *bias, int64_t inputs, int64_t outputs, const void *rows, int64_t count, int is_bfloat16,
+    void *output, int threads) {
     const ptrdiff_t groups = (inputs + GROUP - 1) / GROUP;
-    const Weight weight = {integers, scales, zeros, unit, bias, inputs, outputs, groups, bits};
+    const Weight weight = {integers, scales, zeros, steps, unit, bias, inputs, outputs, groups, bits};
     const ptrdiff_t blocks = L2_BYTES / (groups * (ptrdiff_t)sizeof(RowGroup) * MOST_ROWS);
     const ptrdiff_t chunk = blocks < 1 ? MOST_ROWS : blocks * MOST_ROWS; /* rows that stay in the cache */
     if (count == 0) return 0;

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from app.engine.layers.compiled.product import GroupedProduct
-from app.engine.layers.grouped_weight import GROUP, GroupedWeight
+from app.engine.layers.grouped_weight import GROUP, GroupedWeight, zero_steps
 
 _TILE = 16  # outputs side by side in memory
 _CHUNK = 2**22  # weights that are arranged at a time
@@ -27,7 +27,7 @@ class CompiledLinear(nn.Module):
         self._integers = _arranged(weight)
         self._unit = _unit(weight)
         self._scales = _in_tiles(weight.scales, self._unit)
-        self._zeros = None if weight.zeros is None else _in_tiles(weight.zeros, self._unit)
+        self._zeros = _zeros(weight, self._unit)
         self._bias = None if bias is None else bias.float().contiguous()
         self._dtype = dtype
         # The product takes no float16.
@@ -74,5 +74,17 @@ def _unit(weight: GroupedWeight) -> float:
 
 def _in_tiles(factors: Tensor, unit: float) -> Tensor:
     """Returns scales or zeros `[outputs, groups]` as `[tiles, groups, 16]` in float16, in units."""
-    padded = pad(factors.float() / unit, (0, 0, 0, -len(factors) % _TILE)).half()
+    return _tiled((factors.float() / unit).half())
+
+
+def _zeros(weight: GroupedWeight, unit: float) -> Tensor | None:
+    """Returns the zeros in int8 if they are steps, which take half the memory; else as the scales are."""
+    if weight.zeros is None:
+        return None
+    steps = zero_steps(weight.scales, weight.zeros)
+    return _in_tiles(weight.zeros, unit) if steps is None else _tiled(steps)
+
+
+def _tiled(factors: Tensor) -> Tensor:
+    padded = pad(factors, (0, 0, 0, -len(factors) % _TILE))
     return padded.view(-1, _TILE, padded.shape[1]).transpose(1, 2).contiguous()

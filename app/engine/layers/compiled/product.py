@@ -27,7 +27,7 @@ INSTRUCTIONS: Mapping[str, tuple[str, ...]] = {  # flags of the compiler, the fa
 }
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _ARGUMENTS = (
-    *(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_float),  # the weight
+    *(ctypes.c_int, *(4 * (ctypes.c_void_p,)), ctypes.c_float),  # the weight
     ctypes.c_void_p,  # its bias
     *(ctypes.c_int64, ctypes.c_int64),  # its inputs and outputs
     *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p),  # rows and output
@@ -55,14 +55,18 @@ class GroupedProduct:
     ) -> None:
         """Fills `output` `[rows, outputs]` with `rows @ weight.T + bias`.
 
-        The weight is in the layout of the C file, with scales and zeros in units. `bias` is in float32. Rows
-        and output are contiguous, and both in float32 or both in bfloat16.
+        The weight is in the layout of the C file, with scales and zeros in units. Zeros in int8 are
+        sixteenths of the scales. `bias` is in float32. Rows and output are contiguous, and both in float32 or
+        both in bfloat16.
         """
+        zeros_at = None if zeros is None else zeros.data_ptr()
+        are_steps = zeros is not None and zeros.dtype == torch.int8
         failed = self._function(
             bits,
             integers.data_ptr(),
             scales.data_ptr(),
-            None if zeros is None else zeros.data_ptr(),
+            None if are_steps else zeros_at,
+            zeros_at if are_steps else None,
             unit,
             None if bias is None else bias.data_ptr(),
             rows.shape[-1],

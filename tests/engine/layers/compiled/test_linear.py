@@ -10,12 +10,13 @@ from hypothesis import given, settings, strategies as st
 
 from app.engine.layers.compiled.linear import CompiledLinear
 from app.engine.layers.compiled.product import GroupedProduct, load_product
+from app.engine.layers.group_search import in_four_bits
 from app.engine.layers.grouped_weight import GroupedWeight
 from tests.engine.layers.compiled.conftest import AVAILABLE, needs_product
 
 pytestmark = needs_product
 
-KINDS = [(4, False), (4, True), (8, False)]
+KINDS = [(4, None), (4, torch.float16), (4, torch.int8), (8, None)]  # bits, and how zeros are kept
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +40,14 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
-def random_weight(bits: int, outputs: int, inputs: int, *, has_zeros: bool) -> GroupedWeight:
+def random_weight(bits: int, outputs: int, inputs: int, zeros: torch.dtype | None = None) -> GroupedWeight:
     torch.manual_seed(bits)
     groups = (outputs, -(-inputs // 32))
-    return GroupedWeight(
-        bits,
-        torch.randint(0, 2**bits, (outputs, 32 * groups[1]), dtype=torch.uint8),
-        (torch.rand(groups) + 0.1).half().float(),
-        torch.randn(groups).half().float() if has_zeros else None,
-    )
+    integers = torch.randint(0, 2**bits, (outputs, 32 * groups[1]), dtype=torch.uint8)
+    scales = (torch.rand(groups) + 0.1).half().float()
+    steps = torch.randint(-127, 128, groups)
+    values = {None: None, torch.float16: torch.randn(groups).half().float(), torch.int8: steps * scales / 16}
+    return GroupedWeight(bits, integers, scales, values[zeros])
 
 
 def rounded(rows: torch.Tensor) -> torch.Tensor:
@@ -59,12 +59,12 @@ def rounded(rows: torch.Tensor) -> torch.Tensor:
     return (integers.double() * (largest / (127 * 128)).double()).flatten(1)[:, : rows.shape[1]]
 
 
-@pytest.mark.parametrize(("bits", "has_zeros"), KINDS)
+@pytest.mark.parametrize(("bits", "zeros"), KINDS)
 @pytest.mark.parametrize(("outputs", "inputs"), [(16, 32), (50, 96), (7, 33), (160, 2048)])
 def test_layer_is_the_exact_product_of_rounded_rows(
-    product: GroupedProduct, bits: int, has_zeros: bool, outputs: int, inputs: int
+    product: GroupedProduct, bits: int, zeros: torch.dtype | None, outputs: int, inputs: int
 ) -> None:
-    weight = random_weight(bits, outputs, inputs, has_zeros=has_zeros)
+    weight = random_weight(bits, outputs, inputs, zeros)
     bias = torch.randn(outputs)
     layer = CompiledLinear(weight, bias, torch.float32, product)
     for count in (1, 2, 3, 8, 15, 70):
@@ -73,9 +73,27 @@ def test_layer_is_the_exact_product_of_rounded_rows(
         assert error(layer(rows), expected) < 1e-6
 
 
+def kept_bytes(layer: CompiledLinear) -> int:
+    return sum(kept.nbytes for kept in vars(layer).values() if isinstance(kept, torch.Tensor))
+
+
+def test_zeros_that_are_sixteenths_of_their_scales_take_a_byte(product: GroupedProduct) -> None:
+    none, half, step = (
+        kept_bytes(CompiledLinear(random_weight(4, 64, 512, zeros), None, torch.float32, product))
+        for zeros in (None, torch.float16, torch.int8)
+    )
+    assert (half - none, step - none) == (2 * 64 * 16, 64 * 16)
+
+
+def test_weights_in_four_bits_take_less_than_five_bits(product: GroupedProduct) -> None:
+    torch.manual_seed(0)
+    layer = CompiledLinear(in_four_bits(torch.randn(64, 512)), None, torch.float32, product)
+    assert kept_bytes(layer) * 8 == 64 * 512 * (4 + (16 + 8) / 32)
+
+
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.004), (torch.float16, 0.001)], ids=str)
 def test_layer_takes_rows_in_16_bits(product: GroupedProduct, dtype: torch.dtype, limit: float) -> None:
-    weight = random_weight(4, 48, 64, has_zeros=True)
+    weight = random_weight(4, 48, 64, torch.float16)
     bias = torch.randn(48).to(dtype)
     rows = torch.randn(2, 5, 64).to(dtype)
     found = CompiledLinear(weight, bias, dtype, product)(rows)
@@ -84,11 +102,11 @@ def test_layer_takes_rows_in_16_bits(product: GroupedProduct, dtype: torch.dtype
     assert error(found.flatten(0, 1), exact) < limit
 
 
-@pytest.mark.parametrize(("bits", "has_zeros"), KINDS)
+@pytest.mark.parametrize(("bits", "zeros"), KINDS)
 def test_output_of_a_row_is_the_same_to_the_bit_on_all_instructions_and_in_any_batch(
-    products: dict[str, GroupedProduct], bits: int, has_zeros: bool
+    products: dict[str, GroupedProduct], bits: int, zeros: torch.dtype | None
 ) -> None:
-    weight, rows = random_weight(bits, 40, 8192, has_zeros=has_zeros), torch.randn(200, 8192)
+    weight, rows = random_weight(bits, 40, 8192, zeros), torch.randn(200, 8192)
     layers = [CompiledLinear(weight, None, torch.float32, product) for product in products.values()]
     expected = torch.cat([layers[0](row) for row in torch.split(rows, 1)])
     threads = torch.get_num_threads()
@@ -104,19 +122,19 @@ def test_output_of_a_row_is_the_same_to_the_bit_on_all_instructions_and_in_any_b
 
 
 @pytest.mark.parametrize("power", [-80, -20, 20, 90])
-@pytest.mark.parametrize(("bits", "has_zeros"), KINDS)
+@pytest.mark.parametrize(("bits", "zeros"), KINDS)
 def test_scales_that_float16_has_no_room_for_are_as_exact(
-    product: GroupedProduct, bits: int, has_zeros: bool, power: int
+    product: GroupedProduct, bits: int, zeros: torch.dtype | None, power: int
 ) -> None:
-    weight, rows = random_weight(bits, 20, 96, has_zeros=has_zeros), torch.randn(3, 96)
+    weight, rows = random_weight(bits, 20, 96, zeros), torch.randn(3, 96)
     expected = CompiledLinear(weight, None, torch.float32, product)(rows).double() * 2.0**power
-    zeros = None if weight.zeros is None else weight.zeros * 2.0**power
-    other = replace(weight, scales=weight.scales * 2.0**power, zeros=zeros)
+    moved = None if weight.zeros is None else weight.zeros * 2.0**power
+    other = replace(weight, scales=weight.scales * 2.0**power, zeros=moved)
     assert error(CompiledLinear(other, None, torch.float32, product)(rows), expected) < 1e-6
 
 
 def test_scales_that_are_not_finite_or_are_all_zero_stay_so(product: GroupedProduct) -> None:
-    weight, rows = random_weight(4, 16, 32, has_zeros=False), torch.ones(1, 32)
+    weight, rows = random_weight(4, 16, 32), torch.ones(1, 32)
     for value in (torch.nan, torch.inf):
         weight.scales[3] = value
         is_finite = CompiledLinear(weight, None, torch.float32, product)(rows).isfinite()
@@ -133,7 +151,7 @@ def test_rows_of_any_size_are_finite_and_near(
     size = data.draw(st.sampled_from([0.0, 1e-44, 1e-38, 1e-20, 1.0, 1e20, 1e30]))
     count, inputs = data.draw(st.integers(0, 20)), data.draw(st.integers(1, 100))
     rows = size * torch.randn(count, inputs)
-    weight = random_weight(8, 20, inputs, has_zeros=False)
+    weight = random_weight(8, 20, inputs)
     for product in products.values():
         found = CompiledLinear(weight, None, torch.float32, product)(rows)
         expected = rows.double() @ weight.values()[:, :inputs].double().t()
@@ -146,7 +164,7 @@ def test_rows_of_any_size_are_finite_and_near(
 def test_number_that_is_not_finite_spoils_its_own_row_only(
     product: GroupedProduct, dtype: torch.dtype, value: float
 ) -> None:
-    layer = CompiledLinear(random_weight(4, 16, 64, has_zeros=True), None, dtype, product)
+    layer = CompiledLinear(random_weight(4, 16, 64, torch.float16), None, dtype, product)
     rows = torch.randn(8, 64)
     rows[3, 40] = value
     is_finite = layer(rows.to(dtype)).isfinite().all(-1)
@@ -154,7 +172,7 @@ def test_number_that_is_not_finite_spoils_its_own_row_only(
 
 
 def test_huge_activation_leaves_the_others_of_its_group(product: GroupedProduct) -> None:
-    weight = random_weight(8, 48, 64, has_zeros=False)
+    weight = random_weight(8, 48, 64)
     rows = torch.randn(5, 64)
     weight.integers[:, 3] = 128  # the centre, which stands for 0
     layer = CompiledLinear(weight, None, torch.float32, product)
@@ -164,7 +182,7 @@ def test_huge_activation_leaves_the_others_of_its_group(product: GroupedProduct)
 
 
 def test_rows_of_another_width_are_refused(product: GroupedProduct) -> None:
-    layer = CompiledLinear(random_weight(4, 16, 64, has_zeros=False), None, torch.float32, product)
+    layer = CompiledLinear(random_weight(4, 16, 64), None, torch.float32, product)
     for inputs in (32, 65):
         with pytest.raises(ValueError, match="64 inputs"):
             layer(torch.randn(1, inputs))
