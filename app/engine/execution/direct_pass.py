@@ -29,6 +29,7 @@ class DirectPass:
     embeddings: nn.Module
     positions: RopeTable | nn.Module  # the latter are GPT-2's vectors, which are added to the embeddings
     layers: Sequence[Callable[..., Tensor]]
+    modules: Sequence[RotaryLayer | GPT2Layer]  # of the layers
     norm: nn.Module
     output: nn.Module
     device: torch.device
@@ -47,7 +48,7 @@ class DirectPass:
         else:
             return None
         computations = tuple(layer.forward for layer in layers)  # without the checks for hooks
-        return cls(embeddings, positions, computations, norm, whole.lm_head, model.device)
+        return cls(embeddings, positions, computations, layers, norm, whole.lm_head, model.device)
 
     def logits(self, ids: list[int], positions: list[int], rows: list[int], batch: AttentionBatch) -> Tensor:
         """Returns the logits `[rows, vocabulary]` after these rows of the tokens."""

@@ -18,6 +18,7 @@ from app.engine.execution.attention.interface import AttentionBatch
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
 from app.engine.execution.cuda_graph import CudaGraphs
 from app.engine.execution.direct_pass import DirectPass
+from app.engine.execution.rows.row_pass import RowPass
 from app.engine.kv.pool import KVPool
 from app.engine.layers.schemes import has_onednn_products
 from app.engine.scheduling import pass_size
@@ -67,6 +68,7 @@ class ModelRunner:
         self._model = model
         self._first_layer = first_layer
         self._direct = DirectPass.of(model)
+        self._rows = None if self._direct is None or pool is not None else RowPass.of(self._direct)
         self._pads = has_onednn_products(model)
         self.device = model.device
         self.vocabulary = int(model.config.get_text_config().vocab_size)  # ids that have an embedding
@@ -115,6 +117,10 @@ class ModelRunner:
         return self._varlen_logits(packed)
 
     def _varlen_logits(self, packed: _Packed) -> Tensor:
+        if self._rows is not None and self._rows.can_compute(packed.sequences, self._first_layer):
+            return self._rows.logits(
+                packed.ids, packed.positions, packed.sequences, packed.logits_rows, self._first_layer
+            )
         batch = self._attention(packed)
         if self._direct is not None:
             return self._direct.logits(packed.ids, packed.positions, packed.logits_rows, batch)

@@ -58,17 +58,17 @@ class RMSNorm(nn.Module):
     def __init__(self, norm: Any, dtype: torch.dtype) -> None:  # each architecture has its own class
         super().__init__()
         self.weight = nn.Parameter(norm.weight.detach().to(dtype), requires_grad=False)
-        self._eps = float(norm.variance_epsilon)
+        self.eps = float(norm.variance_epsilon)
         self._size = self.weight.shape[0]
         self._twice = (2 * self._size,)
         self._weight_twice = torch.cat((self.weight, self.weight))
 
     def forward(self, rows: Tensor) -> Tensor:
         if rows.is_cuda:
-            return rms_norm(rows, (self._size,), self.weight, self._eps)  # one kernel on CUDA
+            return rms_norm(rows, (self._size,), self.weight, self.eps)  # one kernel on CUDA
         # A row and its negative have the mean 0, so LayerNorm, which has a fast kernel, divides by their RMS.
         both = torch.cat((rows, -rows), dim=-1)
-        normed = layer_norm(both, self._twice, self._weight_twice, None, self._eps)
+        normed = layer_norm(both, self._twice, self._weight_twice, None, self.eps)
         return normed.narrow(-1, 0, self._size).contiguous()
 
 
@@ -78,10 +78,10 @@ class RotaryLayer(nn.Module):
     def __init__(self, layer: Any, packer: Packer) -> None:  # one of `_LAYERS`, which have these attributes
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self._head_dim = int(attention.head_dim)
-        self._heads = attention.q_proj.out_features // self._head_dim
-        self._kv_heads = attention.k_proj.out_features // self._head_dim
-        self._attention = LayerAttention(
+        self.head_dim = int(attention.head_dim)
+        self.heads = attention.q_proj.out_features // self.head_dim
+        self.kv_heads = attention.k_proj.out_features // self.head_dim
+        self.attention = LayerAttention(
             int(attention.layer_idx), float(attention.scaling), _window(attention), None
         )
         self.input_norm = RMSNorm(layer.input_layernorm, packer.dtype)
@@ -113,9 +113,9 @@ class RotaryLayer(nn.Module):
         qkv, o_proj, gate_up, down_proj = self._products
         input_norm, mlp_norm = self._norms
         heads = self._rotated(qkv(input_norm(hidden)), _rope(attention_batch, position_embeddings))
-        query, pairs = heads.transpose(1, 2).split_with_sizes([self._heads, 2 * self._kv_heads], dim=1)
-        pairs = pairs.view(2, 1, self._kv_heads, *pairs.shape[2:])
-        attended = attention_batch.attend(self._attention, query, pairs)
+        query, pairs = heads.transpose(1, 2).split_with_sizes([self.heads, 2 * self.kv_heads], dim=1)
+        pairs = pairs.view(2, 1, self.kv_heads, *pairs.shape[2:])
+        attended = attention_batch.attend(self.attention, query, pairs)
         hidden = o_proj(attended.flatten(2)).add_(hidden)
         gate, up = gate_up(mlp_norm(hidden)).chunk(2, dim=-1)
         return down_proj(silu(gate).mul_(up)).add_(hidden)
@@ -125,10 +125,10 @@ class RotaryLayer(nn.Module):
 
         It writes into `rows`, so that keys and values stay side by side.
         """
-        heads = rows.view(1, rows.shape[1], -1, self._head_dim)
-        plain = rotated = heads.narrow(2, 0, self._heads + self._kv_heads)
+        heads = rows.view(1, rows.shape[1], -1, self.head_dim)
+        plain = rotated = heads.narrow(2, 0, self.heads + self.kv_heads)
         if self.q_norm is not None and self.k_norm is not None:
-            query, key = plain.split_with_sizes([self._heads, self._kv_heads], dim=2)
+            query, key = plain.split_with_sizes([self.heads, self.kv_heads], dim=2)
             plain = torch.cat((self.q_norm(query), self.k_norm(key)), dim=2)
         _rotate(plain, *rope, out=rotated)
         return heads
@@ -140,14 +140,15 @@ class GPT2Layer(nn.Module):
     def __init__(self, layer: Any, packer: Packer) -> None:  # a GPT2Block, whose attributes these are
         super().__init__()
         attention, mlp = layer.attn, layer.mlp
-        self._heads = int(attention.num_heads)
-        self._attention = LayerAttention(int(attention.layer_idx), float(attention.scaling), None, None)
+        self.heads = self.kv_heads = int(attention.num_heads)
+        self.head_dim = int(attention.head_dim)
+        self.attention = LayerAttention(int(attention.layer_idx), float(attention.scaling), None, None)
         self.input_norm, self.mlp_norm = layer.ln_1, layer.ln_2
         self.qkv, self.o_proj, self.up_proj, self.down_proj = packer.linears(
             (attention.c_attn,), (attention.c_proj,), (mlp.c_fc,), (mlp.c_proj,)
         )
         self._products = _bare(self.qkv, self.o_proj, self.down_proj)
-        self._gelu_up = _gelu_after(self.up_proj)
+        self.gelu_up = _gelu_after(self.up_proj)
 
     def forward(
         self,
@@ -162,12 +163,12 @@ class GPT2Layer(nn.Module):
         refuse_mask(attention_mask)
         qkv, o_proj, down_proj = self._products
         rows = qkv(_normed(hidden, self.input_norm))
-        heads = rows.view(1, rows.shape[1], 3 * self._heads, -1).transpose(1, 2)
-        query, pairs = heads.split_with_sizes([self._heads, 2 * self._heads], dim=1)
-        pairs = pairs.view(2, 1, self._heads, *pairs.shape[2:])
-        attended = attention_batch.attend(self._attention, query, pairs)
+        heads = rows.view(1, rows.shape[1], 3 * self.heads, -1).transpose(1, 2)
+        query, pairs = heads.split_with_sizes([self.heads, 2 * self.heads], dim=1)
+        pairs = pairs.view(2, 1, self.heads, *pairs.shape[2:])
+        attended = attention_batch.attend(self.attention, query, pairs)
         hidden = o_proj(attended.flatten(2)).add_(hidden)
-        inner = self._gelu_up(_normed(hidden, self.mlp_norm))
+        inner = self.gelu_up(_normed(hidden, self.mlp_norm))
         return down_proj(inner).add_(hidden)
 
 

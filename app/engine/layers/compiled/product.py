@@ -4,17 +4,15 @@ import ctypes
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
-from app.engine.layers.compiled.compiler import LIMIT_S, CompilationError, Compiler, compiled, find_compiler
+from app.engine.layers.compiled.compiler import LIMIT_S, CompilationError
+from app.engine.layers.compiled.library import load_library, usual_folder
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +36,8 @@ _ARGUMENTS = (
 class GroupedProduct:
     """The compiled function. It runs on as many threads as torch does, in torch's pool of threads."""
 
-    def __init__(self, library: Path) -> None:
-        self._function = ctypes.CDLL(str(library)).multiply_grouped
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._function = library.multiply_grouped
         self._function.argtypes = _ARGUMENTS
 
     def __call__(
@@ -85,7 +83,7 @@ class GroupedProduct:
 def grouped_product() -> GroupedProduct | None:
     """Returns the product for this processor; None, and logs why, if it cannot be compiled."""
     try:
-        product = load_product(best_instructions(), user_cache_path("llm-serving") / "compiled", os.environ)
+        product = load_product(best_instructions(), usual_folder(), os.environ)
     except CompilationError as error:
         _log.warning("4- and 8-bit layers use torch's products, which are slower: %s", error)
         return None
@@ -104,25 +102,8 @@ def load_product(
     The library is kept in `folder`. If it cannot be kept there, it is made for this process only, in a folder
     within `temporary`, by default the system's. Raises CompilationError, after `limit_s` at the latest.
     """
-    compiler, flags = find_compiler(environment, limit_s), INSTRUCTIONS[instructions]
-    try:
-        return _loaded(flags, compiler, folder)
-    except CompilationError as error:
-        product = _loaded_once(flags, compiler, temporary, error)
-        _log.warning("the compiled product of 4- and 8-bit layers cannot be kept: %s", error)
-        return product
-
-
-def _loaded_once(
-    flags: Sequence[str], compiler: Compiler, temporary: Path | None, failure: CompilationError
-) -> GroupedProduct:
-    """Raises CompilationError, which also has the reason why the usual folder could not be used."""
-    try:
-        with tempfile.TemporaryDirectory(dir=temporary, ignore_cleanup_errors=True) as private:
-            return _loaded(flags, compiler, Path(private))
-    except (CompilationError, OSError) as error:
-        reasons = dict.fromkeys((str(failure), str(error)))  # often the same
-        raise CompilationError("; ".join(reasons)) from error
+    flags = INSTRUCTIONS[instructions]
+    return GroupedProduct(load_library(_SOURCE, flags, folder, environment, limit_s, temporary))
 
 
 def best_instructions() -> str:
@@ -133,13 +114,3 @@ def best_instructions() -> str:
         if capabilities.get(name, False) and (used == "AVX512" or not name.startswith("avx512")):
             return name
     raise CompilationError("there is no product for this processor and system")
-
-
-def _loaded(flags: Sequence[str], compiler: Compiler, folder: Path) -> GroupedProduct:
-    library = compiled(_SOURCE, flags, compiler, folder)
-    try:
-        return GroupedProduct(library)
-    except OSError as error:  # a damaged file, or a file system without programs
-        with suppress(OSError):
-            library.unlink(missing_ok=True)
-        raise CompilationError(f"{library}: {error}") from error
