@@ -101,7 +101,7 @@ class PrefixIndex(Generic[C]):
     def sharing(self, ids: Ids, scope: str) -> Iterator[tuple[C, int]]:
         """Yields each slot that shares leading ids with `ids`, and how many, most first.
 
-        Of those that share as many, one whose ids end there comes first, then a newer one.
+        Among slots that share equally many, one whose ids end there comes first, then the newer ones.
         """
         root = self._roots.get(scope)
         path = [] if root is None else _path(root, ids)

@@ -87,6 +87,7 @@ def build(state: StandIn) -> FastAPI:
 
     app = FastAPI(dependencies=[Depends(check_key)])
     _add_turns(app, state)
+    _add_running_turns(app, state)
     _add_conversations(app, state)
     _add_branches(app, state)
     _add_models(app, state)
@@ -132,6 +133,17 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         _check_fields(state, body)
         return _answer(state, turn, body)
 
+    @app.post("/api/v1/chat/conversation/{conversation_id}/edit")
+    async def edit(conversation_id: str, body: wire.EditRequest) -> Response:
+        refuse_branches(state)
+        state.requests.append(("edit", body.model_dump(exclude_unset=True)))
+        old = state.message(conversation_id, body.message_id)
+        if body.message.startswith("refuse"):
+            raise Refusal(429, "queue_full", "The queue is full.")
+        return _answer(state, StandInTurn(conversation_id, body.message, True, old.parent_id), body)
+
+
+def _add_running_turns(app: FastAPI, state: StandIn) -> None:
     @app.get("/api/v1/chat/turns")
     async def running() -> wire.RunningTurnsResponse:
         refuse_branches(state)
@@ -152,15 +164,6 @@ def _add_turns(app: FastAPI, state: StandIn) -> None:
         was_running = not log.task.done()
         await log.stop()
         return wire.StopTurnResponse(message_id=message_id, was_running=was_running, reply=None)
-
-    @app.post("/api/v1/chat/conversation/{conversation_id}/edit")
-    async def edit(conversation_id: str, body: wire.EditRequest) -> Response:
-        refuse_branches(state)
-        state.requests.append(("edit", body.model_dump(exclude_unset=True)))
-        old = state.message(conversation_id, body.message_id)
-        if body.message.startswith("refuse"):
-            raise Refusal(429, "queue_full", "The queue is full.")
-        return _answer(state, StandInTurn(conversation_id, body.message, True, old.parent_id), body)
 
 
 def running_turns(state: StandIn) -> list[StandInTurn]:
