@@ -90,9 +90,12 @@ class WorkerProcess:
         self._process.kill()
 
     async def close(self, *, grace_s: float = SHUTDOWN_GRACE_S) -> None:
-        """Asks the process to end; kills it after `grace_s`, or at once if cancelled. May be called again."""
+        """Asks the process to end; kills it after `grace_s`, or at once if cancelled. May be called again.
+
+        A process that has sent nothing yet is killed at once: it could not be asked.
+        """
         try:
-            if self.is_alive and not self._link.is_closed and grace_s > 0:
+            if self.is_alive and self._link.is_connected and grace_s > 0:
                 self.send(Shutdown())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._process.wait(), grace_s)
@@ -139,8 +142,13 @@ class _MessageSocket:
     def is_closed(self) -> bool:
         return bool(self._socket.closed)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the worker has sent a message, and this end is open. Only then a message may be sent."""
+        return not self.is_closed and not self._is_named
+
     def send(self, message: bytes) -> None:
-        """Sends without waiting. A message to a worker that has ended is lost."""
+        """Sends without waiting. A message is lost if the worker has ended, or has not connected yet."""
         with contextlib.suppress(zmq.Again):
             self._socket.send(message, zmq.NOBLOCK)
         self.has_news.set()

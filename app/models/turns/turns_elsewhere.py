@@ -1,12 +1,15 @@
 """Finds turns in the background that other processes run or have run."""
 
 import asyncio
+import math
+import time
 from typing import Self
+from weakref import WeakValueDictionary
 
 from app.core.errors import ConversationBusy, ConversationNotFound, MessageNotFound, TurnElsewhere
 from app.models.schemas import StartEvent
 from app.models.storage.store import ConversationStore, StoredTurn
-from app.models.storage.turn_locks import TurnLocks
+from app.models.storage.turn_locks import TurnLocks, busy
 from app.models.turns.replay import start_of, stored_log
 from app.models.turns.turn_log import TurnIds, TurnLog, TurnRecord, TurnSnapshot
 from app.models.turns.turn_registry import TurnReader, turn_not_found
@@ -23,6 +26,7 @@ class TurnsElsewhere:
         self._store = store
         self._locks = locks
         self._look_every_s = look_every_s
+        self._looks: WeakValueDictionary[tuple[str, str], _Look] = WeakValueDictionary()
 
     async def log(self, owner: str, message_id: str) -> TurnLog:
         """Returns the events of the owner's turn, which has ended, with each part of the reply in one piece.
@@ -31,6 +35,19 @@ class TurnsElsewhere:
             TurnNotFound: there is no such turn, or a later one has been stored.
             TurnElsewhere: another process runs it, or it has died and its lease is still in force.
         """
+        async with self.look(owner, message_id).lock:  # two at once could find each other in the turn's lock
+            return await self.read_log(owner, message_id)
+
+    def look(self, owner: str, message_id: str) -> "_Look":
+        """Returns the look at the turn that all its followers in this process share."""
+        key = owner, message_id
+        look = self._looks.get(key)
+        if look is None:
+            look = self._looks[key] = _Look(self, owner, message_id, self._look_every_s)
+        return look
+
+    async def read_log(self, owner: str, message_id: str) -> TurnLog:
+        """See `log`. The caller must hold the lock of the look at the turn."""
         turn = await self._find(owner, message_id)
         try:
             return await stored_log(self._store, owner, turn.conversation_id, message_id)
@@ -52,7 +69,7 @@ class TurnsElsewhere:
     async def follow(self, owner: str, message_id: str, after: int) -> "ElsewhereReader":
         """Returns a reader of a turn that another process runs. Raises TurnNotFound."""
         turn = await self._find(owner, message_id)
-        return ElsewhereReader(self, owner, turn, after, self._look_every_s)
+        return ElsewhereReader(self.look(owner, message_id), turn, after)
 
     async def _find(self, owner: str, message_id: str) -> StoredTurn:
         turn = await self._store.find_turn(owner, message_id)
@@ -61,8 +78,13 @@ class TurnsElsewhere:
         return turn
 
     async def _settle(self, conversation_id: str) -> None:
-        """Lets the store take what a process has left that died in the turn: its lock does so."""
+        """Lets the store take what a process has left that died in the turn: its lock does so.
+
+        A lock that is in force is not tried: somebody who wants to begin a turn just then would be refused.
+        """
         try:
+            if await self._locks.is_held(conversation_id):
+                raise busy()
             async with self._locks.hold(conversation_id):
                 pass
         except ConversationBusy:
@@ -79,13 +101,9 @@ class ElsewhereReader:
     A process that has died ends its turn as interrupted, as soon as its lease has run out.
     """
 
-    def __init__(
-        self, turns: TurnsElsewhere, owner: str, turn: StoredTurn, after: int, look_every_s: float
-    ) -> None:
-        self._turns = turns
-        self._owner = owner
+    def __init__(self, look: "_Look", turn: StoredTurn, after: int) -> None:
+        self._look = look
         self._after = after
-        self._look_every_s = look_every_s
         self._begun = _begun(turn)
         self._ended: TurnReader | None = None
         self.ids = _ids_of(turn)
@@ -103,19 +121,42 @@ class ElsewhereReader:
             self._after += 1
             return TurnRecord(self._after, self._begun[self._after - 1])
         if self._ended is None:
-            log = await self._end()
+            log = await self._look.until_ended()
             self._ended = TurnReader(log, min(self._after, log.last_id - 1))
         return await anext(self._ended)
 
     async def aclose(self) -> None:
         """See EventReader. The turn goes on."""
 
-    async def _end(self) -> TurnLog:
+
+class _Look:
+    """Looks at one turn from time to time, on behalf of all its followers in this process."""
+
+    def __init__(self, turns: TurnsElsewhere, owner: str, message_id: str, every_s: float) -> None:
+        self.lock = asyncio.Lock()
+        self._turns = turns
+        self._owner = owner
+        self._message_id = message_id
+        self._every_s = every_s
+        self._next = -math.inf
+        self._log: TurnLog | None = None
+
+    async def until_ended(self) -> TurnLog:
+        """Waits for the turn's end. Raises TurnNotFound if it has failed."""
         while True:
-            try:
-                return await self._turns.log(self._owner, self.ids.message_id)
-            except TurnElsewhere:
-                await asyncio.sleep(self._look_every_s)
+            async with self.lock:
+                if self._log is None and time.monotonic() >= self._next:
+                    await self._read()
+                if self._log is not None:
+                    return self._log
+                pause_s = self._next - time.monotonic()
+            await asyncio.sleep(pause_s)
+
+    async def _read(self) -> None:
+        try:
+            self._log = await self._turns.read_log(self._owner, self._message_id)
+        except TurnElsewhere:
+            self._next = time.monotonic() + self._every_s
 
 
 def _ids_of(turn: StoredTurn) -> TurnIds:

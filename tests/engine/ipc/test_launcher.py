@@ -76,6 +76,15 @@ def test_forked_worker_reports_and_ends_like_a_spawned_one(
     )
 
 
+def test_worker_that_has_not_connected_is_ended_at_once(tmp_path: Path, launcher: WorkerLauncher) -> None:
+    async def close() -> str:
+        async with worker(launcher, tmp_path) as process:
+            await process.close(grace_s=1e6)
+            return process.describe_end()
+
+    assert asyncio.run(close()) == "signal 9"
+
+
 def test_forked_worker_says_which_signal_ended_it(fork_server: ForkServer, tmp_path: Path) -> None:
     async def kill() -> str:
         async with worker(WorkerLauncher(fork_server.path), tmp_path) as process:

@@ -71,7 +71,7 @@ class Database:
                 async with self._locked(), self._transaction() as connection:
                     await connection.run_sync(bring_up_to_date)
             if self._file is not None:
-                await asyncio.to_thread(self._file.remember)
+                await self._file.remember()
         self._is_open = True
         await self._probe()
 
@@ -82,6 +82,8 @@ class Database:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._engine.dispose()
         await self._threads.wait()
+        if self._file is not None:
+            self._file.close()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -106,7 +108,7 @@ class Database:
 
     async def _check_file(self) -> None:
         if self._file is not None:
-            await asyncio.to_thread(self._file.check)  # a disk may be slow
+            await self._file.check()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -103,6 +104,23 @@ def test_a_lock_of_another_process_is_reported_until_it_ends(tmp_path: Path) -> 
             await until(lambda: database.failure is None, "the database to be used again")
             await stored(store, "hi", "Oh")
             assert await total(store) == 2
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_busy_threads_of_asyncio_do_not_keep_the_database_waiting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with started(f"sqlite:///{tmp_path}/c.db") as (database, store):
+            free, loop = threading.Event(), asyncio.get_running_loop()
+            loop.set_default_executor(ThreadPoolExecutor(1))  # the end of the loop shuts it down
+            busy = loop.run_in_executor(None, free.wait, LIMIT_S / 4)
+            try:
+                assert await total(store) == 0
+                async with LeaseLocks(database).hold("conv_1"):
+                    assert not busy.done()
+            finally:
+                free.set()
+                await busy
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
