@@ -39,15 +39,17 @@ async def left_turn(client: ChatClient, transcript: Transcript, session_id: str)
     return TurnOnServer(answer.id, True, asked[-1] if asked else None)
 
 
-async def turn_elsewhere(client: ChatClient, conversation_id: str | None) -> RunningTurn | None:
+async def turn_elsewhere(client: ChatClient, transcript: Transcript) -> RunningTurn | None:
     """Returns the turn that another client has running in the conversation. An older server does not say."""
-    if conversation_id is None:
+    if transcript.conversation_id is None:
         return None
     try:
-        running = await client.running_turns(conversation_id)
+        running = await client.running_turns(transcript.conversation_id)
     except ClientError:
         return None
-    return next((turn for turn in running if turn.conversation_id == conversation_id), None)
+    own = transcript.tree.last_answer
+    there = [turn for turn in running if turn.conversation_id == transcript.conversation_id]
+    return next((turn for turn in there if own is None or turn.message_id != own.id), None)
 
 
 def placed(turn: RunningTurn, transcript: Transcript) -> TurnOnServer:

@@ -95,11 +95,12 @@ class ServerCopy:
         Raises:
             ClientError: the server can do neither.
         """
-        self.running_turn = await left_turn(self._client, self.transcript, self.session_id)
+        elsewhere = await turn_elsewhere(self._client, self.transcript)
+        if elsewhere is None:
+            self.running_turn = await left_turn(self._client, self.transcript, self.session_id)
         if self.running_turn is not None:
             self.has_branches = True
             return
-        elsewhere = await turn_elsewhere(self._client, self.transcript.conversation_id)
         await self.take_over()
         if elsewhere is not None:
             self.running_turn = placed(elsewhere, self.transcript)

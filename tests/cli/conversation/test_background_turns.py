@@ -156,6 +156,18 @@ def test_answer_that_another_client_has_running_is_shown(
     assert standin.conversations["conv_1"].texts == expected
 
 
+def test_answer_of_another_client_is_shown_rather_than_one_stopped_before(
+    talk: Talk, url: str, seen: Seen, standin: StandIn
+) -> None:
+    talk(interrupted("hang on", seen))
+    standin.chunks_per_s = 10
+    _begin_elsewhere(url, standin, "", {"conversation_id": "conv_1", "message": "hello"})
+    session = talk("/load hang on")
+    assert "Another client has asked here" in seen.messages
+    assert seen.answers.endswith("hello\nYou said: hello\n")
+    assert session.transcript.messages[-1].content == "You said: hello"
+
+
 @pytest.mark.parametrize(
     ("action", "shown"),
     [("regenerate", "You said: hello"), ("continue", "You said: helloYou said: hello")],
