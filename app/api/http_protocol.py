@@ -16,17 +16,44 @@ from app.core.errors import DomainError, InvalidRequest, QueueFull
 from app.core.machine import open_files_limit
 
 _MAX_CONNECTIONS = 4096
+_MAX_CHUNKS = 50_000  # of a body; each takes 6 us, however short it is
+_HEAD_BYTES = 16_384  # h11's default
+
+
+class _BoundedConnection(h11.Connection):
+    """Reads no further in a body of too many chunks."""
+
+    def __init__(self, max_chunks: int, head_bytes: int) -> None:
+        super().__init__(h11.SERVER, head_bytes)
+        self.has_too_many_chunks = False
+        self._max_chunks = max_chunks
+        self._chunks = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """See h11."""
+        if self.has_too_many_chunks:
+            return h11.NEED_DATA
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = 0
+        elif isinstance(event, h11.Data) and event.chunk_start:
+            self._chunks += 1
+            self.has_too_many_chunks = self._chunks > self._max_chunks
+        return event
 
 
 class DeadlineProtocol(H11Protocol):
     """Closes a connection if the head of a request does not arrive, or if the client reads nothing.
 
     Between requests, uvicorn's shorter keep-alive limit applies. Bytes that are not HTTP get a JSON error.
-    If too many connections are open, those that have waited longest for a whole request are closed. They
-    would otherwise leave no file descriptors for workers, the database and the disk.
+    So do bodies of too many chunks, which would take seconds to read. If too many connections are open, those
+    that have waited longest for a whole request are closed. They would otherwise leave no file descriptors
+    for workers, the database and the disk.
     """
 
     max_connections: ClassVar[int | None] = None  # None: half of the files that this process may open
+    max_chunks: ClassVar[int] = _MAX_CHUNKS
+    conn: _BoundedConnection
 
     head_deadline_s = 30.0  # for a head, from its first byte or from the start of the connection
     stall_limit_s = 30.0  # in which the client must read at least one of the bytes that wait
@@ -36,6 +63,9 @@ class DeadlineProtocol(H11Protocol):
     _waiting_since = 0.0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        self.conn = _BoundedConnection(
+            self.max_chunks, self.config.h11_max_incomplete_event_size or _HEAD_BYTES
+        )
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # pause as soon as a byte has to wait
         self._waiting_since = self.loop.time()
@@ -59,6 +89,8 @@ class DeadlineProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self.conn.has_too_many_chunks:
+            return self._refuse_chunks()
         if self.conn.their_state is not h11.IDLE:
             self._cancel_head_timer()
         elif self._head_timer is None:
@@ -74,6 +106,13 @@ class DeadlineProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(InvalidRequest(msg))
+
+    def _refuse_chunks(self) -> None:
+        self._cancel_head_timer()
+        if self.conn.our_state is h11.SEND_RESPONSE:
+            self._refuse(InvalidRequest(f"The body has more than {self.max_chunks} chunks."))
+        else:  # the reply has begun
+            self.transport.close()
 
     def _refuse(self, error: DomainError) -> None:
         """Answers with the error, whatever the client has sent, and closes the connection."""

@@ -24,6 +24,30 @@ class NarrowProtocol(DeadlineProtocol):
     max_connections = 4
 
 
+class ThriftyProtocol(DeadlineProtocol):
+    max_chunks = 100
+
+
+@pytest.mark.parametrize("path", [b"/api/v1/chat", b"/nowhere"])
+def test_body_of_too_many_chunks_is_refused(path: bytes) -> None:
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Transfer-Encoding: chunked\r\n"
+    with serving(fake_app(Scripted()), http=ThriftyProtocol) as url:
+        few = head + b"Connection: close\r\n\r\n" + b"1\r\n[\r\n" * 100 + b"0\r\n\r\n"
+        assert b"chunks" not in exchange(url, few)
+        answer = exchange(url, head + b"\r\n" + b"1\r\n \r\n" * 101)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"more than 100 chunks" in answer
+
+
+def test_chunks_of_each_request_are_counted_anew() -> None:
+    request = b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request += b"1\r\n \r\n" * 60 + b"0\r\n\r\n"
+    last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with serving(fake_app(Scripted()), http=ThriftyProtocol) as url:
+        answer = exchange(url, request, request, last)
+    assert answer.count(b"HTTP/1.1 415 ") == 2 and answer.count(b"HTTP/1.1 200 ") == 1
+
+
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[str]:
     with serving(fake_app(Scripted()), http=HastyProtocol) as url:
