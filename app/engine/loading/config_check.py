@@ -56,7 +56,7 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
     text = config.get_text_config()
     for name in _POSITIVE:
         value = _size(text, name)
-        if value is None or isinstance(value, list):
+        if value is None or isinstance(value, list) or _is_unlimited(text, name):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelUnsupported(f"config.json: {name} is {value!r}, but must be a positive whole number")
@@ -80,6 +80,11 @@ def _size(config: PreTrainedConfig, name: str) -> Any:  # any JSON
         return getattr(config, name, None)
     except RuntimeError:  # of transformers, instead of one of several values
         return None
+
+
+def _is_unlimited(config: PreTrainedConfig, name: str) -> bool:
+    """Returns whether the class itself, not config.json, says -1, as it does if there is no limit."""
+    return isinstance(getattr(type(config), name, None), property) and _size(config, name) == -1
 
 
 def _outline(config: PreTrainedConfig) -> PreTrainedModel | None:

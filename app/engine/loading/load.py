@@ -4,11 +4,10 @@ Nothing is fetched, and no code from the folder runs.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,7 +26,7 @@ from app.core.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from app.core.model_folder import CONFIG, PICKLE, PIECES, TOKENIZER, has_tokenizer, is_gguf, read_json
+from app.core.model_folder import CONFIG, PICKLE, has_tokenizer, is_gguf, read_json
 from app.engine.gguf.config import config_of
 from app.engine.gguf.file import read
 from app.engine.gguf.model import build_model
@@ -40,16 +38,15 @@ from app.engine.loading.device_choice import loaded_dtype, pick_device, pick_dty
 from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files, refuse_unsafe
 from app.engine.loading.pickle_to_safetensors import convert
 from app.engine.loading.stored_tensors import stored_dtype
-from app.engine.loading.tokenizer_check import refuse_growth
+from app.engine.loading.tokenizer import load_tokenizer, refuse_growth
 from app.engine.own_cache.state_space import shorten_scans
-from app.engine.tokenization.panics import panics_as_errors
 
 _log = logging.getLogger(__name__)
 
 ReportStage = Callable[[Stage, float], None]
 
 _UNLIMITED_WINDOW = 2048  # tokens; of state spaces and others without a limit, unless a setting says more
-_PIECE_READERS = ("sentencepiece", "tiktoken")  # which of them depends on the file, whatever its name
+_DRAFTS = "_assistant"  # how the types of models end that draft for another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> Load
     adapter = None if spec.adapter_path is None else Path(spec.adapter_path)
     if adapter is not None:
         model = merge_adapter(model, adapter)
-    tokenizer = _tokenizer(folder if adapter is None or not has_tokenizer(adapter) else adapter)
+    tokenizer = load_tokenizer(folder if adapter is None or not has_tokenizer(adapter) else adapter)
     model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     if device.type == "cpu":
         shorten_scans(model)
@@ -159,6 +156,11 @@ def _config(folder: Path) -> PreTrainedConfig:
         )
     if config.is_encoder_decoder:
         raise ModelUnsupported(f"{config.model_type} is not a causal language model")
+    if config.model_type.endswith(_DRAFTS):
+        raise ModelUnsupported(
+            f"{config.model_type} only drafts tokens for another model, whose keys and values it reads",
+            hint="Choose the model that it drafts for.",
+        )
     _forget_default_endings(config, read_json(folder / CONFIG))
     return config
 
@@ -179,6 +181,8 @@ def _forget_default_endings(config: PreTrainedConfig, written: dict[str, Any]) -
 def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
     def describe(error: Exception) -> ModelUnavailable:
+        if isinstance(error, ImportError):
+            return _missing_packages(config.model_type, error)
         if isinstance(error, ValueError):
             return ModelUnsupported(f"{config.model_type} is not a causal language model: {error}")
         return ModelCorrupt(f"the weights cannot be read: {error}", hint=AGAIN)
@@ -201,28 +205,20 @@ def _model(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTra
     return model
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    with library_errors_as(partial(_tokenizer_error, folder)), panics_as_errors():
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    refuse_growth(tokenizer)
-    return tokenizer
-
-
-def _tokenizer_error(folder: Path, error: Exception) -> ModelUnavailable:
-    pieces = next((name for name in PIECES if (folder / name).is_file()), None)
-    missing = [package for package in _PIECE_READERS if find_spec(package) is None]
-    if (folder / TOKENIZER).is_file() or pieces is None or not missing:
-        return ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN)
+def _missing_packages(model_type: str, error: ImportError) -> ModelUnsupported:
+    """Returns the error of an architecture that needs more packages, which transformers names."""
+    found = " ".join(dict.fromkeys(re.findall(r"pip install ([\w.-]+)`", str(error))))
+    if not found:
+        return ModelUnsupported(f"{model_type} needs a package that is not installed: {error}")
     return ModelUnsupported(
-        f"the model has no {TOKENIZER}, only {pieces}, which the installed packages cannot read",
-        hint=f"Install it: pip install {' or '.join(missing)}. Or choose a folder with {TOKENIZER}.",
+        f"{model_type} needs packages that are not installed: {found}", hint=f"pip install {found}"
     )
 
 
 def _context_length(config: PreTrainedConfig, wanted: int | None) -> int:
     text = config.get_text_config()
-    window = int(getattr(text, "max_position_embeddings", None) or wanted or _UNLIMITED_WINDOW)
+    limit = int(getattr(text, "max_position_embeddings", None) or 0)
+    window = limit if limit > 0 else wanted or _UNLIMITED_WINDOW  # -1 means none, too
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
         # Beyond this length they rotate all positions by the longest sequence of the pass, so that packed

@@ -17,6 +17,7 @@ from app.engine.own_cache.state_space import unlimited_time_steps
 
 OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
 LENGTHS = (13, 9)  # tokens of the prompts
+_BEYOND_ROUNDING = 0.05  # relative error
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,21 @@ def _own_logits(model: PreTrainedModel, prompts: list[list[int]], dtype: torch.d
     last = [own[len(ids) - 1].float() for own, ids in zip(logits, prompts, strict=True)]
     _refuse_infinite(model, last, dtype)
     return last
+
+
+@torch.inference_mode()
+def refuse_lookahead(model: PreTrainedModel, reference: Reference) -> None:
+    """Raises ModelUnsupported if the logits after a token change with later ones, which no cache can do."""
+    ids, length = reference.prompts[0], LENGTHS[1]
+    with failures_as_unsupported(model):
+        rows = [torch.tensor([each], device=model.device) for each in (ids, ids[:length])]
+        logits = [model(input_ids=row, use_cache=False).logits[0, length - 1] for row in rows]
+    if relative_error(*logits) > _BEYOND_ROUNDING:
+        raise ModelUnsupported(
+            f"{type(model).__name__} reads a whole text at once: its logits after a token depend on later "
+            "tokens, so it cannot write one after the other",
+            hint=OTHERS,
+        )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from app.engine.loading.reference import (
     compute_reference,
     computing_in,
     failures_as_unsupported,
+    refuse_lookahead,
 )
 from app.engine.own_cache.joint_cache import Joining, joining_of
 from app.engine.own_cache.runner import CachePlace, OwnForward, PassOptions
@@ -102,7 +103,7 @@ def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
 def _first_right(model: PreTrainedModel, reference: Reference, tolerance: float) -> PassOptions:
     """Returns the first options with which passes over lonely sequences give the expected logits.
 
-    Raises ModelUnsupported if all fail: the reason why the usual ones do.
+    Raises ModelUnsupported if all fail, with the reason why the usual ones do.
     """
     failures: list[ModelUnsupported] = []
     for options in _POSSIBLE if cache_argument(model) else _POSSIBLE[-1:]:
@@ -115,6 +116,7 @@ def _first_right(model: PreTrainedModel, reference: Reference, tolerance: float)
             return options
         except ModelUnsupported as error:
             failures.append(error)
+    refuse_lookahead(model, reference)
     raise failures[0]
 
 

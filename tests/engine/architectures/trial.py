@@ -45,7 +45,7 @@ def outcome(architecture: str, folder: Path) -> str:
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
     try:
-        _save(architecture, tokenizer, folder)
+        save_tiny(architecture, tokenizer, folder)
     except Exception as error:  # any code of any architecture runs here
         return f"no tiny model: {_first_line(error)}"
     spec = WorkerSpec(str(folder), architecture, device="cpu", dtype="float32")
@@ -68,7 +68,8 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def _save(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_tiny(architecture: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tiny model of the architecture, whose weights vary, with the tokenizer."""
     config = tiny_config(architecture, len(tokenizer))
     model = new_model(config)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import ModelRefused
-from app.engine.loading.tokenizer_check import refuse_growth
+from app.engine.loading.tokenizer import refuse_growth
 from tests.engine.tiny import wrap
 
 A_THOUSAND = normalizers.Replace("a", "a" * 1000)

@@ -1,16 +1,43 @@
-"""Refuses a tokenizer that makes texts many times longer, because one request could then fill the memory."""
+"""Loads a folder's tokenizer, and refuses one with which a short request could fill the memory."""
 
 import base64
 import json
 import math
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from app.core.errors import ModelRefused
+from app.core.errors import ModelCorrupt, ModelRefused, ModelUnavailable, ModelUnsupported
+from app.core.model_folder import PIECES, TOKENIZER
+from app.engine.loading.folder_check import AGAIN, library_errors_as
+from app.engine.tokenization.panics import panics_as_errors
 
 _MOST = 64  # real tokenizers turn one character into 18 at most, for an Arabic ligature
+_PIECE_READERS = ("sentencepiece", "tiktoken")  # which of them depends on the file, whatever its name
 _LENGTH_BYTES = 4  # size of the number in front of a precompiled normaliser
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Returns the folder's tokenizer. Raises ModelUnavailable if it cannot be read, or might grow."""
+    with library_errors_as(partial(_tokenizer_error, folder)), panics_as_errors():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    refuse_growth(tokenizer)
+    return tokenizer
+
+
+def _tokenizer_error(folder: Path, error: Exception) -> ModelUnavailable:
+    pieces = next((name for name in PIECES if (folder / name).is_file()), None)
+    missing = [package for package in _PIECE_READERS if find_spec(package) is None]
+    if (folder / TOKENIZER).is_file() or pieces is None or not missing:
+        return ModelCorrupt(f"the tokenizer cannot be loaded: {error}", hint=AGAIN)
+    return ModelUnsupported(
+        f"the model has no {TOKENIZER}, only {pieces}, which the installed packages cannot read",
+        hint=f"Install it: pip install {' or '.join(missing)}. Or choose a folder with {TOKENIZER}.",
+    )
 
 
 def refuse_growth(tokenizer: PreTrainedTokenizerBase) -> None:
