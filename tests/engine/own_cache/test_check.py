@@ -143,8 +143,8 @@ def test_other_dtypes_are_computed_in(
         assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
 
 
-def test_model_whose_passes_fail_is_refused() -> None:
-    with pytest.raises(ModelUnsupported, match="trial pass"):
+def test_unchanged_model_that_looks_ahead_is_refused_for_that() -> None:
+    with pytest.raises(ModelUnsupported, match="reads a whole text at once"):
         check_unchanged(new_model(cpm_ant(300)), "its layers")
 
 
@@ -197,5 +197,5 @@ def test_model_whose_cache_is_wrong_is_served_without_it() -> None:
 def test_any_error_in_a_trial_pass_is_a_domain_error() -> None:
     model = new_model(MambaConfig(vocab_size=300, hidden_size=32, state_size=16, num_hidden_layers=2))
     torch.nn.Module.__setattr__(model.get_submodule("backbone"), "norm_f", torch.nn.Linear(7, 7))
-    with pytest.raises(ModelUnsupported, match="trial pass"):
+    with pytest.raises(ModelUnsupported, match="reads a whole text at once"):
         check_unchanged(model, "its layers")
