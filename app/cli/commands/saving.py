@@ -110,11 +110,12 @@ async def _follow_running_turn(session: Session) -> bool:
     turn = session.running_turn
     if turn is None:
         return False
-    session.terminal.note(
-        "The last answer was cut off here. The server has gone on with it:"
-        if turn.is_own
-        else "Another client has asked here, and the answer is still arriving:"
-    )
+    if not turn.is_own:
+        session.terminal.note("Another client has asked here, and the answer is still arriving:")
+    elif turn.is_running:
+        session.terminal.note("The last answer was cut off here. The server has gone on with it:")
+    else:
+        session.terminal.note("The last answer was cut off. The server has this of it:")
     if turn.question is not None:
         await show_message(session, turn.question)
     await session.follow()

@@ -109,7 +109,7 @@ def show_summary(terminal: Terminal, answer: Answer, previous_model: str | None,
     context size in tokens, if known."""
     if answer.done is None:
         return
-    facts = [*_facts(answer.done), _context(answer, window)]
+    facts = [*_facts(answer.done), *([_context(answer, window)] if answer.context_tokens else [])]
     terminal.note((" · " if terminal.style.symbols else ", ").join(facts))
     if previous_model not in (None, answer.model_name):
         terminal.note(f"This answer is from {answer.model_name}, the previous one from {previous_model}.")

@@ -1,5 +1,6 @@
 """Finds the turn that runs on the server in a conversation that the client opens."""
 
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -13,18 +14,22 @@ from app.models.schemas import RunningTurn
 
 @dataclass(frozen=True, slots=True)
 class TurnOnServer:
-    """A turn that runs on the server, and its question. `prefix` is the earlier text that its answer extends.
+    """A turn that runs on the server, or has just ended there, and its question.
 
     `is_own` says whether a client of this machine has left it; then the transcript has what arrived of it.
+    Unless it `is_running`, it has ended, or another server runs it. `prefix` is the text that it extends.
     """
 
     message_id: str
     is_own: bool
+    is_running: bool
     question: TreeMessage | None
     prefix: str = ""
 
 
-async def left_turn(client: ChatClient, transcript: Transcript, session_id: str) -> TurnOnServer | None:
+async def left_turn(
+    client: ChatClient, transcript: Transcript, session_id: str, is_running: bool
+) -> TurnOnServer | None:
     """Returns the turn of the last answer if it was cut off here, and the server still has its events."""
     answer = transcript.tree.last_answer
     if answer is None or answer.is_local or answer.finish_reason != "interrupted":
@@ -36,20 +41,24 @@ async def left_turn(client: ChatClient, transcript: Transcript, session_id: str)
     except ClientError:
         return None
     asked = [message for message in transcript.messages if message.role == "user"]
-    return TurnOnServer(answer.id, True, asked[-1] if asked else None)
+    return TurnOnServer(answer.id, True, is_running, asked[-1] if asked else None)
 
 
-async def turn_elsewhere(client: ChatClient, transcript: Transcript) -> RunningTurn | None:
-    """Returns the turn that another client has running in the conversation. An older server does not say."""
-    if transcript.conversation_id is None:
-        return None
+async def running_turns(client: ChatClient, conversation_id: str | None) -> list[RunningTurn]:
+    """Returns the turns that run in the conversation, none from an older server."""
+    if conversation_id is None:
+        return []
     try:
-        running = await client.running_turns(transcript.conversation_id)
+        running = await client.running_turns(conversation_id)
     except ClientError:
-        return None
+        return []
+    return [turn for turn in running if turn.conversation_id == conversation_id]
+
+
+def turn_elsewhere(running: Iterable[RunningTurn], transcript: Transcript) -> RunningTurn | None:
+    """Returns the running turn of another client."""
     own = transcript.tree.last_answer
-    there = [turn for turn in running if turn.conversation_id == transcript.conversation_id]
-    return next((turn for turn in there if own is None or turn.message_id != own.id), None)
+    return next((turn for turn in running if own is None or turn.message_id != own.id), None)
 
 
 def placed(turn: RunningTurn, transcript: Transcript) -> TurnOnServer:
@@ -59,4 +68,6 @@ def placed(turn: RunningTurn, transcript: Transcript) -> TurnOnServer:
     if turn.question is not None:
         question = TreeMessage(role="user", content=turn.question)
     continued = None if turn.continues is None else messages.get(turn.continues)
-    return TurnOnServer(turn.message_id, False, question, "" if continued is None else continued.content)
+    return TurnOnServer(
+        turn.message_id, False, True, question, "" if continued is None else continued.content
+    )

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from app.cli.conversation.running_turns import TurnOnServer, left_turn, placed, turn_elsewhere
+from app.cli.conversation.running_turns import TurnOnServer, left_turn, placed, running_turns, turn_elsewhere
 from app.cli.conversation.server_messages import (
     adopted,
     contains_last_answer,
@@ -95,9 +95,11 @@ class ServerCopy:
         Raises:
             ClientError: the server can do neither.
         """
-        elsewhere = await turn_elsewhere(self._client, self.transcript)
+        running = await running_turns(self._client, self.transcript.conversation_id)
+        elsewhere = turn_elsewhere(running, self.transcript)
         if elsewhere is None:
-            self.running_turn = await left_turn(self._client, self.transcript, self.session_id)
+            is_running = bool(running)
+            self.running_turn = await left_turn(self._client, self.transcript, self.session_id, is_running)
         if self.running_turn is not None:
             self.has_branches = True
             return

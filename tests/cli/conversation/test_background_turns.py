@@ -156,6 +156,13 @@ def test_answer_that_another_client_has_running_is_shown(
     assert standin.conversations["conv_1"].texts == expected
 
 
+def test_answer_that_was_stopped_is_not_said_to_go_on(talk: Talk, seen: Seen, standin: StandIn) -> None:
+    standin.finish_reason = "interrupted"
+    talk("hello")
+    talk("/load hello")
+    assert "The last answer was cut off. The server has this of it:" in seen.messages
+
+
 def test_answer_of_another_client_is_shown_rather_than_one_stopped_before(
     talk: Talk, url: str, seen: Seen, standin: StandIn
 ) -> None:
