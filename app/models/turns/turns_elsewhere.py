@@ -35,7 +35,8 @@ class TurnsElsewhere:
             TurnNotFound: there is no such turn, or a later one has been stored.
             TurnElsewhere: another process runs it, or it has died and its lease is still in force.
         """
-        async with self.look(owner, message_id).lock:  # two at once could find each other in the turn's lock
+        look = self.look(owner, message_id)  # this keeps it alive, so that others find the same
+        async with look.lock:  # two at once could find each other in the turn's lock
             return await self.read_log(owner, message_id)
 
     def look(self, owner: str, message_id: str) -> "_Look":

@@ -71,8 +71,22 @@ def test_a_look_at_a_turn_that_runs_does_not_try_its_lock() -> None:
 
 
 def test_looks_at_the_same_time_do_not_refuse_each_other() -> None:
+    class SlowLocks(LocalTurnLocks):
+        """Locks that take a while, as those in a database do."""
+
+        async def is_held(self, conversation_id: str) -> bool:
+            is_held = await super().is_held(conversation_id)
+            await asyncio.sleep(0)
+            return is_held
+
+        @asynccontextmanager
+        async def hold(self, conversation_id: str) -> AsyncIterator[None]:
+            async with super().hold(conversation_id):
+                await asyncio.sleep(0)
+                yield
+
     async def scenario() -> None:
-        turns = TurnsElsewhere(StoreOfAnother(), LocalTurnLocks())
+        turns = TurnsElsewhere(StoreOfAnother(), SlowLocks())
         looks = [turns.log("ada", "msg_1") for _ in range(5)]
         errors = await asyncio.gather(*looks, return_exceptions=True)
         assert [type(error) for error in errors] == [TurnNotFound] * 5
