@@ -12,6 +12,7 @@ from app.engine.execution.attention.varlen import PackedSequence
 from app.engine.execution.direct_pass import DirectPass
 from app.engine.execution.rows.kernels import DTYPES, RowKernels, row_kernels
 from app.engine.execution.rows.row_layers import RowLayer, RowNorm, takes
+from app.engine.kv.slot import Slot
 
 _MOST_ROWS = 64
 _MOST_ROWS_OF_SEQUENCE = 8  # with more, torch's attention reads keys and values less often
@@ -46,11 +47,11 @@ class RowPass:
 
     def can_compute(self, sequences: Sequence[PackedSequence], first_layer: int) -> bool:
         """Returns whether the rows are few, and every slot has keys and values in all layers."""
-        last_layer = first_layer + len(self._layers) - 1
+        layers = range(first_layer, first_layer + len(self._layers))
         return sum(sequence.rows for sequence in sequences) <= _MOST_ROWS and all(
             sequence.rows <= _MOST_ROWS_OF_SEQUENCE
             and sequence.start > 0
-            and last_layer in sequence.slot.layers
+            and _is_whole(sequence.slot, layers)
             for sequence in sequences
         )
 
@@ -129,6 +130,14 @@ class _Places:
     def in_layer(self, layer: int) -> "array[int]":
         """Returns the address of each row's keys and values in this layer of its slot."""
         return array("Q", [slot.layers[self._first_layer + layer].data_ptr() for slot in self._slots])
+
+
+def _is_whole(slot: Slot, layers: range) -> bool:
+    """Returns whether the slot has these layers, and all have its capacity.
+
+    When memory is lacking, the first ones may have been resized without the others.
+    """
+    return layers[-1] in slot.layers and slot.layers[layers[0]].shape[3] == slot.capacity
 
 
 def _dense(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from app.engine.execution.attention.varlen import PackedSequence, VarlenAttention
 from app.engine.execution.direct_pass import DirectPass
 from app.engine.execution.rows.row_pass import RowPass
 from app.engine.kv.slot import PerSlotAllocator, Slot
+from app.engine.layers.prepare import prepare
+from app.engine.layers.schemes import relative_error
 from tests.engine.layers.compiled.conftest import needs_product
 from tests.engine.tiny import DEVICE, TinyModel
 
@@ -112,6 +115,16 @@ def test_first_tokens_and_long_chunks_are_left_to_torch(tiny_model: Callable[[st
 
 
 @torch.inference_mode()
+def test_slot_that_grew_in_some_layers_only_is_left_to_torch(tiny_model: Callable[[str], TinyModel]) -> None:
+    direct = direct_pass(tiny_model("llama"))
+    rows, (slot, *_) = row_pass(direct), filled_slots(direct)
+    grown = copies([slot])[0]
+    PerSlotAllocator().resize(grown, LENGTHS[0], slot.capacity + 64)
+    slot.layers[0] = grown.layers[0]  # as when the memory for the next layer is lacking
+    assert not rows.can_compute(packed([slot], LENGTHS[:1], (1,)), 0)
+
+
+@torch.inference_mode()
 def test_rows_beyond_the_slot_are_never_written(tiny_model: Callable[[str], TinyModel]) -> None:
     direct = direct_pass(tiny_model("llama"))
     slots = filled_slots(direct)
@@ -125,3 +138,29 @@ def test_row_pass_leaves_mixed_and_short_numbers_alone(tiny_model: Callable[[str
     direct = direct_pass(tiny_model("llama"))
     assert RowPass.of(direct) is not None
     assert RowPass.of(replace(direct, norm=copy.deepcopy(direct.norm).half())) is None
+
+
+def in_bfloat16(model: PreTrainedModel) -> DirectPass:
+    short = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps `to`
+    prepare(short, torch.bfloat16)
+    direct = DirectPass.of(short)
+    assert direct is not None
+    return direct
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gpt2"])
+@torch.inference_mode()
+def test_row_pass_in_bfloat16_is_about_as_exact_as_the_direct_pass(
+    tiny_model: Callable[[str], TinyModel], name: str
+) -> None:
+    exact, short = direct_pass(tiny_model(name)), in_bfloat16(tiny_model(name).reference)
+    ids, wanted = [5, 6, 7], [0, 1, 2]
+
+    def sequences(direct: DirectPass) -> list[PackedSequence]:
+        return packed(filled_slots(direct), LENGTHS, (1, 1, 1))
+
+    expected = exact.logits(ids, [*LENGTHS], wanted, VarlenAttention(sequences(exact)))
+    plain = short.logits(ids, [*LENGTHS], wanted, VarlenAttention(sequences(short)))
+    found = row_pass(short).logits(ids, [*LENGTHS], sequences(short), wanted, 0)
+    assert found.dtype == torch.bfloat16
+    assert relative_error(found, expected) < 2 * relative_error(plain, expected)
