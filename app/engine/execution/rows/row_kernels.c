@@ -206,10 +206,13 @@ INLINE void prepare_head(
     const int is_bfloat16) {
     const ptrdiff_t dim = attention->dim;
     float plain[MOST_DIM];
-    uint16_t normed[2 * MOST_DIM]; /* room for floats, too */
+    union {
+        float floats[MOST_DIM];
+        uint16_t halves[MOST_DIM];
+    } normed;
     if (norm) {
-        norm_row(head, norm, NULL, dim, attention->eps, normed, is_bfloat16);
-        head = normed;
+        norm_row(head, norm, NULL, dim, attention->eps, &normed, is_bfloat16);
+        head = &normed;
     }
     for (ptrdiff_t i = 0; i < dim; i++) plain[i] = get(head, i, is_bfloat16);
     if (!attention->rope) {
