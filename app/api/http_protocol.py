@@ -89,12 +89,16 @@ class DeadlineProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.has_too_many_chunks:
-            return self._refuse_chunks()
         if self.conn.their_state is not h11.IDLE:
             self._cancel_head_timer()
         elif self._head_timer is None:
             self._expect_head()
+
+    def handle_events(self) -> None:
+        """Also called when a reply has ended, for what has arrived behind its request."""
+        super().handle_events()
+        if self.conn.has_too_many_chunks:
+            self._refuse_chunks()
 
     def pause_writing(self) -> None:
         super().pause_writing()

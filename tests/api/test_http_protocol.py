@@ -39,6 +39,16 @@ def test_body_of_too_many_chunks_is_refused(path: bytes) -> None:
     assert answer.startswith(b"HTTP/1.1 400 ") and b"more than 100 chunks" in answer
 
 
+def test_body_of_too_many_chunks_behind_another_request_is_refused() -> None:
+    body = (
+        b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"1\r\n \r\n" * 101
+    )
+    with serving(fake_app(Scripted()), http=ThriftyProtocol) as url:
+        answer = exchange(url, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 200 ") and b"more than 100 chunks" in answer
+
+
 def test_chunks_of_each_request_are_counted_anew() -> None:
     request = b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     request += b"1\r\n \r\n" * 60 + b"0\r\n\r\n"
