@@ -11,7 +11,7 @@ from app.engine.execution.attention.rope import RopeTable
 from app.engine.execution.attention.varlen import PackedSequence
 from app.engine.execution.direct_pass import DirectPass
 from app.engine.execution.rows.kernels import DTYPES, RowKernels, row_kernels
-from app.engine.execution.rows.row_layers import RowLayer, RowNorm, takes
+from app.engine.execution.rows.row_layers import RowLayer, RowNorm, takes, takes_norm
 from app.engine.kv.slot import Slot
 
 _MOST_ROWS = 64
@@ -33,14 +33,14 @@ class RowPass:
     @classmethod
     def of(cls, direct: DirectPass) -> "RowPass | None":
         """Returns None if the kernels cannot compute this model on its device, or cannot be compiled."""
-        is_fixed = direct.positions.is_fixed if isinstance(direct.positions, RopeTable) else True
-        if direct.device.type != "cpu" or not is_fixed or not all(takes(layer) for layer in direct.modules):
+        if direct.device.type != "cpu" or not takes_norm(direct.norm) or not all(map(takes, direct.modules)):
             return None
-        dtypes = {direct.norm.weight.dtype, direct.embeddings(torch.tensor([0])).dtype}
+        hidden: Tensor = direct.embeddings(torch.tensor([0]))
+        dtypes = {direct.norm.weight.dtype, hidden.dtype}
         dtypes |= {
             norm.weight.dtype for layer in direct.modules for norm in (layer.input_norm, layer.mlp_norm)
         }
-        if len(dtypes) > 1 or dtypes.pop() not in DTYPES:
+        if len(dtypes) > 1 or hidden.dtype not in DTYPES or not _takes_positions(direct, hidden):
             return None
         kernels = row_kernels()
         return None if kernels is None else cls(direct, kernels)
@@ -77,10 +77,10 @@ class RowPass:
             add_and_norm(
                 layer.input_norm.at, count, hidden_at, None if added is None else added.data_ptr(), normed_at
             )
-            self._attend(layer, _dense(layer.qkv(normed), hidden.dtype), places, attended)
-            added = _dense(layer.o_proj(attended), hidden.dtype)
+            self._attend(layer, layer.qkv(normed), places, attended)
+            added = _dense(layer.o_proj(attended), hidden.dtype, self._norm.size)
             add_and_norm(layer.mlp_norm.at, count, hidden_at, added.data_ptr(), normed_at)
-            added = _dense(layer.mlp(normed), hidden.dtype)
+            added = _dense(layer.mlp(normed), hidden.dtype, self._norm.size)
         assert added is not None, "a model has layers"
         add_and_norm(self._norm.at, count, hidden_at, added.data_ptr(), normed_at)
         if len(rows) < len(ids):
@@ -101,6 +101,7 @@ class RowPass:
         return hidden
 
     def _attend(self, layer: RowLayer, rows: Tensor, places: "_Places", output: Tensor) -> None:
+        rows = _dense(rows, output.dtype, layer.attention.input_width)
         slots = places.in_layer(layer.attention.index)
         self._kernels.attend(
             layer.attention.at,
@@ -124,7 +125,8 @@ class _Places:
         self.capacities = array("q", [slot.capacity for slot in self._slots])
         self.positions = array("q")
         for sequence in sequences:
-            assert sequence.stop <= sequence.slot.capacity, "the kernels write where they are told to"
+            if sequence.stop > sequence.slot.capacity:  # the kernels write where they are told to
+                raise ValueError(f"rows up to {sequence.stop} in a slot for {sequence.slot.capacity}")
             self.positions.extend(range(sequence.start, sequence.stop))
 
     def in_layer(self, layer: int) -> "array[int]":
@@ -140,6 +142,18 @@ def _is_whole(slot: Slot, layers: range) -> bool:
     return layers[-1] in slot.layers and slot.layers[layers[0]].shape[3] == slot.capacity
 
 
-def _dense(rows: Tensor, dtype: torch.dtype) -> Tensor:
+def _takes_positions(direct: DirectPass, hidden: Tensor) -> bool:
+    """Returns whether there is a table of the rope for whole heads, if the model has a rope."""
+    if not isinstance(direct.positions, RopeTable):
+        return True
+    if not direct.positions.is_fixed:
+        return False
+    dim = direct.positions.up_to(0, hidden).shape[-1]
+    return all(layer.head_dim == dim for layer in direct.modules)
+
+
+def _dense(rows: Tensor, dtype: torch.dtype, width: int) -> Tensor:
     """Returns the rows as the kernels read them. Some products give parts of wider rows."""
+    if rows.shape[-1] != width:
+        raise ValueError(f"rows of {rows.shape[-1]} numbers instead of {width}")
     return rows.to(dtype).contiguous()
