@@ -1,5 +1,6 @@
 """The row pass computes the forms of its architectures as the direct pass does, and leaves others alone."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -177,3 +178,16 @@ def test_product_of_another_width_is_never_read() -> None:
     assert rows is not None
     with pytest.raises(ValueError, match="64"):
         rows.logits([1, 2, 3], list(LENGTHS), sequences_of(slots, 1), [0], 0)
+
+
+@torch.inference_mode()
+def test_engines_of_one_process_may_compute_at_the_same_time() -> None:
+    passes = [direct_pass(LlamaConfig(**SHAPE, head_dim=128)) for _ in range(4)]
+
+    @torch.inference_mode()
+    def logits(direct: DirectPass) -> Tensor:
+        return computed(direct, rows=4)[0]
+
+    expected = logits(passes[0])
+    with ThreadPoolExecutor(len(passes)) as engines:
+        assert all(torch.equal(found, expected) for found in engines.map(logits, passes))
