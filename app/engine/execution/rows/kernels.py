@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from app.engine.layers.compiled.compiler import LIMIT_S, CompilationError
@@ -19,7 +18,6 @@ _log = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("row_kernels.c")
 _FLAGS = ("-ffp-contract=fast",)
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 MOST_DIM = 256  # of a head
 _POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
 

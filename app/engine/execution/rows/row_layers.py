@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from app.engine.execution.rows.kernels import DTYPES, MOST_DIM, Attention, Norm, RowKernels, pointer
+from app.engine.execution.rows.kernels import MOST_DIM, Attention, Norm, RowKernels, pointer
+from app.engine.layers.compiled.product import DTYPES
 from app.engine.layers.fused import GPT2Layer, RMSNorm, RotaryLayer
 
 Product = Callable[[Tensor], Tensor]

@@ -10,9 +10,10 @@ from app.engine.device import on_device
 from app.engine.execution.attention.rope import RopeTable
 from app.engine.execution.attention.varlen import PackedSequence
 from app.engine.execution.direct_pass import DirectPass
-from app.engine.execution.rows.kernels import DTYPES, RowKernels, row_kernels
+from app.engine.execution.rows.kernels import RowKernels, row_kernels
 from app.engine.execution.rows.row_layers import RowLayer, RowNorm, takes, takes_norm
 from app.engine.kv.slot import Slot
+from app.engine.layers.compiled.product import DTYPES
 
 _MOST_ROWS = 64
 _MOST_ROWS_OF_SEQUENCE = 8  # with more, torch's attention reads keys and values less often

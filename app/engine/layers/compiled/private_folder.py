@@ -24,9 +24,8 @@ def private_folder(folder: Path) -> Path:
         OSError: it cannot be created.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = (
-        folder.parent.resolve(strict=True) / folder.name
-    )  # first: a link may lead elsewhere a moment later
+    # Links are followed once, before the checks, because they may lead elsewhere a moment later.
+    folder = folder.parent.resolve(strict=True) / folder.name
     if not is_private(folder, stat.S_ISDIR):
         raise NotPrivate(f"others may write to {folder}")
     _check_parents(folder)

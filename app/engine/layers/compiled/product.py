@@ -23,7 +23,7 @@ INSTRUCTIONS: Mapping[str, tuple[str, ...]] = {  # flags of the compiler, the fa
     "avx_vnni": (*_AVX2, "-mavxvnni"),
     "avx2": _AVX2,
 }
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # of rows, as the C files number them
 _ARGUMENTS = (
     *(ctypes.c_int, *(4 * (ctypes.c_void_p,)), ctypes.c_float),  # the weight
     ctypes.c_void_p,  # its bias
@@ -71,7 +71,7 @@ class GroupedProduct:
             output.shape[-1],
             rows.data_ptr(),
             rows.numel() // rows.shape[-1],
-            _DTYPES[rows.dtype],
+            DTYPES[rows.dtype],
             output.data_ptr(),
             torch.get_num_threads(),
         )

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from torch.nn.functional import layer_norm, rms_norm, scaled_dot_product_attention, silu
 
-from app.engine.execution.rows.kernels import DTYPES, MOST_DIM, Attention, Norm, RowKernels, load_kernels
+from app.engine.execution.rows.kernels import MOST_DIM, Attention, Norm, RowKernels, load_kernels
+from app.engine.layers.compiled.product import DTYPES
 from tests.engine.layers.compiled.conftest import AVAILABLE, needs_product
 
 pytestmark = needs_product
