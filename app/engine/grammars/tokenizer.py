@@ -20,11 +20,11 @@ def grammar_tokenizer(
 
     Raises InvalidRequest if llguidance panics, as it does at a token of more than a thousand bytes.
     """
-    described = _Described(tokenizer, tokens, stop_ids, special_ids)
+    wrapper = TokenizerWrapper(_Described(tokenizer, tokens, stop_ids, special_ids))
     with panics_as_errors():
-        return LLTokenizer(
-            TokenizerWrapper(described), n_vocab=len(described.tokens), eos_token=sorted(stop_ids)
-        )
+        described = LLTokenizer(wrapper, n_vocab=len(wrapper.tokens), eos_token=sorted(stop_ids))
+    wrapper.tokens = []  # llguidance has its own copy, and keeps the wrapper for its call
+    return described
 
 
 _LONGEST = 32  # bytes of a token
@@ -42,18 +42,19 @@ class _Described:
     ) -> None:
         self.eos_token_id = min(stop_ids)
         self.bos_token_id = None
-        self.tokens = tokens.all()
         self.special_token_ids = sorted(special_ids)
+        self._special_ids = special_ids
+        self._tokens = tokens
         self._backend = tokenizer.backend_tokenizer
-        self._ids = {
-            text: token_id
-            for token_id, text in enumerate(self.tokens)
-            if text and token_id not in special_ids
-        }
         # The tokenizers library makes special tokens of their names, so no part of a text may hold one.
         names = [tokens.of(token_id).decode() for token_id in special_ids]
         cuts = [f"(?<={re.escape(name[:1])})(?={re.escape(name[1:])})" for name in names if len(name) > 1]
         self._cut = re.compile("|".join(cuts) or r"(?!)")
+
+    @property
+    def tokens(self) -> list[bytes]:
+        """The bytes of every id, made anew at each reading."""
+        return self._tokens.all()
 
     def __call__(self, text: bytes) -> Sequence[int]:
         """Returns tokens of a text that the grammar forces, whose bytes are exactly these."""
@@ -62,7 +63,7 @@ class _Described:
         except UnicodeDecodeError:  # a part of a character
             return self._longest(text)
         ids = [token_id for part in parts for token_id in self._encode(part)]
-        return ids if b"".join(self.tokens[token_id] for token_id in ids) == text else self._longest(text)
+        return ids if b"".join(map(self._tokens.of, ids)) == text else self._longest(text)
 
     def _encode(self, text: str) -> list[int]:
         with panics_as_errors():
@@ -73,10 +74,14 @@ class _Described:
         """Returns the longest token with which the text begins, then that of the rest, and so on."""
         ids: list[int] = []
         while text:
-            known = (self._ids.get(text[:length]) for length in range(min(len(text), _LONGEST), 0, -1))
-            token_id = next((each for each in known if each is not None), None)
+            made = (self._made_of(text[:length]) for length in range(min(len(text), _LONGEST), 0, -1))
+            token_id = next((each for each in made if each is not None), None)
             if token_id is None:
                 return []
             ids.append(token_id)
-            text = text[len(self.tokens[token_id]) :]
+            text = text[len(self._tokens.of(token_id)) :]
         return ids
+
+    def _made_of(self, text: bytes) -> int | None:
+        ids = self._tokens.made_of(text)
+        return next((token_id for token_id in ids if token_id not in self._special_ids), None)

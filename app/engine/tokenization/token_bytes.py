@@ -63,7 +63,9 @@ class TokenBytes:
 
     def made_of(self, text: bytes) -> list[int]:
         """Returns the ids whose text is exactly these bytes."""
-        return [token_id for token_id in self.starting_with(text) if self.of(token_id) == text]
+        begin = bisect_left(self._sorted, (text, -1))
+        end = bisect_left(self._sorted, (text, self._size), begin)
+        return [token_id for _, token_id in self._sorted[begin:end]]
 
     def containing(self, text: bytes) -> list[int]:
         """Returns the ids whose text contains these bytes."""
