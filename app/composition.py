@@ -26,7 +26,7 @@ from app.models.metrics.reporter import MetricsReporter
 from app.models.metrics.server_metrics import ServerMetrics
 from app.models.metrics.store_metrics import MeasuredStore
 from app.models.model_manager import ModelManager
-from app.models.storage.storage import choose_storage
+from app.models.storage.storage import Storage, choose_storage
 from app.models.turns.turn_registry import MAX_RUNNING, TurnRegistry
 from app.services import Services
 
@@ -44,17 +44,36 @@ def build_services(
     Raises:
         SettingsError: LLM_DATABASE_URL is wrong.
     """
-    catalogue = with_models_of(settings.models_file, catalogue)
-    token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
-    hub = Hub(settings.model_cache_dir, token=token)
     engines = WorkerStarter(settings, launcher) if engines is None else engines
-    local = LocalModels() if settings.find_local_models else None
-    tracer = choose_tracer(os.environ)
-    metrics, limits, storage = ServerMetrics(tracer=tracer), KeyLimits.of(settings), choose_storage(settings)
-    models = ModelManager(settings, catalogue, hub, engines=engines, local=local, metrics=metrics.lifecycle)
+    metrics = ServerMetrics(tracer=choose_tracer(os.environ))
+    models = _model_manager(settings, catalogue, engines, metrics)
+    return _services_over(settings, models, choose_storage(settings), metrics)
+
+
+def _model_manager(
+    settings: Settings,
+    catalogue: Mapping[str, ModelProfile],
+    engines: EngineStarter,
+    metrics: ServerMetrics,
+) -> ModelManager:
+    token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
+    return ModelManager(
+        settings,
+        with_models_of(settings.models_file, catalogue),
+        Hub(settings.model_cache_dir, token=token),
+        engines=engines,
+        local=LocalModels() if settings.find_local_models else None,
+        metrics=metrics.lifecycle,
+    )
+
+
+def _services_over(
+    settings: Settings, models: ModelManager, storage: Storage, metrics: ServerMetrics
+) -> Services:
+    limits = KeyLimits.of(settings)
     generator = ChatGenerator(models, limits, metrics.requests)
-    store = MeasuredStore(storage.store, metrics.store)
     choices = ChoiceGenerator(settings, generator)
+    store = MeasuredStore(storage.store, metrics.store)
     turns = TurnRegistry(
         max_running=max(MAX_RUNNING, settings.max_active_requests + settings.max_queued_requests)
     )
@@ -71,7 +90,7 @@ def build_services(
         limits=limits,
         request_timeout_s=settings.request_timeout,
         metrics=MetricsReporter(metrics, models, storage),
-        tracer=tracer,
+        tracer=metrics.requests.tracer,
     )
 
 

@@ -1,20 +1,16 @@
 """Begins the turns of conversations, and finds those that run."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest, TurnElsewhere, TurnNotFound
+from app.core.errors import TurnElsewhere, TurnNotFound
 from app.models.chat.finder import ConversationFinder, find_turn
 from app.models.chat.generation import ChatGenerator
-from app.models.chat.transcript import input_messages
-from app.models.conversation import Conversation, Message, new_id, text_message
+from app.models.conversation import new_id
 from app.models.schemas import (
     ChatRequest,
-    ChatResponse,
     ContinueRequest,
     EditRequest,
     RegenerateRequest,
@@ -22,14 +18,13 @@ from app.models.schemas import (
     StopTurnResponse,
     TurnFields,
 )
-from app.models.storage.key_records import KeyRecord, KeyRecords
+from app.models.storage.key_records import KeyRecords
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
+from app.models.turns.conversation_turns import ConversationTurns
 from app.models.turns.keyed_turns import KeyedTurns, record_of
 from app.models.turns.turn_log import EventReader, TurnLog, TurnSnapshot
-from app.models.turns.turn_planner import TurnPlanner
 from app.models.turns.turn_registry import TurnReader, TurnRegistry, TurnWork, stop, turn_not_found
-from app.models.turns.turn_runner import TurnRunner
 from app.models.turns.turns_elsewhere import TurnsElsewhere
 
 
@@ -50,13 +45,11 @@ class ChatModelManager:
         keys: KeyRecords,
     ) -> None:
         """`store` must not evict a conversation whose lock is held in `locks`."""
-        self._settings = settings
         self._store = store
         self._finder = ConversationFinder(store, locks)
-        self._planner = TurnPlanner(settings, store, self._finder)
-        self._runner = TurnRunner(settings, store, generator)
         self._turns = turns
         self._keyed = KeyedTurns(keys, turns, store, locks)
+        self._work = ConversationTurns(settings, store, self._finder, generator, self._keyed)
         self._elsewhere = TurnsElsewhere(store, locks)
         self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -150,14 +143,14 @@ class ChatModelManager:
             conversation_id = await self._id_for(owner, request, chosen_id)
             log = TurnLog(new_id("msg"), conversation_id, echo)
             return self._begin(
-                owner, log, request, self._chat(log, owner, conversation_id, request, deadline)
+                owner, log, request, self._work.chat(log, owner, conversation_id, request, deadline)
             )
         async with self._claiming.setdefault((owner, key), asyncio.Lock()):
             record = record_of(owner, key, request, await self._id_for(owner, request, chosen_id))
             if (reader := await self._keyed.claim(record)) is not None:
                 return reader
             log = TurnLog(record.message_id, record.conversation_id, echo)
-            return self._begin(owner, log, request, self._chat_once(log, record, request, deadline))
+            return self._begin(owner, log, request, self._work.chat_once(log, record, request, deadline))
 
     async def edit(
         self, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline
@@ -167,7 +160,9 @@ class ChatModelManager:
         The reader raises InvalidRequest if the message is not the user's, and the errors of `chat`.
         """
         log = TurnLog(new_id("msg"), conversation_id)
-        return self._begin(owner, log, request, self._edit(log, owner, conversation_id, request, deadline))
+        return self._begin(
+            owner, log, request, self._work.edit(log, owner, conversation_id, request, deadline)
+        )
 
     async def regenerate(
         self, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
@@ -178,7 +173,7 @@ class ChatModelManager:
         """
         log = TurnLog(new_id("msg"), conversation_id)
         return self._begin(
-            owner, log, request, self._regenerate(log, owner, conversation_id, request, deadline)
+            owner, log, request, self._work.regenerate(log, owner, conversation_id, request, deadline)
         )
 
     async def continue_reply(
@@ -191,88 +186,14 @@ class ChatModelManager:
         """
         log = TurnLog(new_id("msg"), conversation_id)
         return self._begin(
-            owner, log, request, self._continue(log, owner, conversation_id, request, deadline)
+            owner, log, request, self._work.continue_reply(log, owner, conversation_id, request, deadline)
         )
 
     def _begin(self, owner: str, log: TurnLog, request: TurnFields, work: TurnWork) -> TurnReader:
         turn = self._turns.start(owner, log, work)
         return TurnReader(log, stops=turn, is_background=request.background)
 
-    # Each of these finds its conversation, locks it, builds the turn and runs it.
-
-    async def _chat(
-        self,
-        log: TurnLog,
-        owner: str,
-        conversation_id: str,
-        request: ChatRequest,
-        deadline: Deadline,
-        record: KeyRecord | None = None,
-    ) -> ChatResponse:
-        async with self._found_or_new(owner, conversation_id, request) as conversation:
-            if record is not None:
-                await self._keyed.confirm(record)
-            if request.system_prompt is not None:
-                conversation = replace(conversation, system_prompt=request.system_prompt)
-            parent_id = request.parent_id or conversation.head_id
-            turn = await self._planner.turn_for(conversation, parent_id, _messages_of(request), request)
-            return await self._runner.run(turn, log, deadline)
-
-    async def _chat_once(
-        self, log: TurnLog, record: KeyRecord, request: ChatRequest, deadline: Deadline
-    ) -> ChatResponse:
-        """Frees the key if nothing was committed."""
-        response = None
-        try:
-            response = await self._chat(log, record.owner, record.conversation_id, request, deadline, record)
-            return response
-        finally:
-            if response is None:
-                await self._keyed.release(record)
-
-    async def _edit(
-        self, log: TurnLog, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline
-    ) -> ChatResponse:
-        async with self._finder.locked(owner, conversation_id) as conversation:
-            (*_, old) = await self._store.branch(conversation, request.message_id, turns=1)
-            if old.role != "user":
-                raise InvalidRequest("message_id: only a user message can be edited.")
-            message = text_message("user", request.message)
-            turn = await self._planner.turn_for(conversation, old.parent_id, (message,), request)
-            return await self._runner.run(turn, log, deadline)
-
-    async def _regenerate(
-        self, log: TurnLog, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
-    ) -> ChatResponse:
-        async with self._finder.locked(owner, conversation_id) as conversation:
-            old = await self._planner.reply(conversation, request.message_id)
-            turn = await self._planner.turn_for_reply(conversation, old, request)
-            return await self._runner.run(turn, log, deadline)
-
-    async def _continue(
-        self, log: TurnLog, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline
-    ) -> ChatResponse:
-        async with self._finder.locked(owner, conversation_id) as conversation:
-            old = await self._planner.reply(conversation, None)
-            turn = replace(await self._planner.turn_for_reply(conversation, old, request), continues=old)
-            return await self._runner.run(turn, log, deadline)
-
     async def _id_for(self, owner: str, request: ChatRequest, chosen_id: str | None) -> str:
         if request.conversation_id is not None:
             return request.conversation_id
         return await self._finder.new_id(chosen_id)
-
-    def _found_or_new(
-        self, owner: str, conversation_id: str, request: ChatRequest
-    ) -> AbstractAsyncContextManager[Conversation]:
-        if request.conversation_id is not None:
-            return self._finder.locked(owner, conversation_id)
-        return self._finder.new(
-            Conversation(owner=owner, system_prompt=self._settings.system_prompt, id=conversation_id)
-        )
-
-
-def _messages_of(request: ChatRequest) -> tuple[Message, ...]:
-    if request.message is not None:
-        return (text_message("user", request.message),)
-    return input_messages(request.messages or ())

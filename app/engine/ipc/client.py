@@ -11,31 +11,23 @@ from app.core.errors import (
     ModelLoadFailed,
     ShuttingDown,
     WorkerDied,
-    error_for_code,
 )
-from app.engine.backend import BackendStats, EngineTotals, GenerationEvent, ModelInput
+from app.engine.backend import BackendStats, GenerationEvent, ModelInput
 from app.engine.ipc.event_queue import EventQueue, RequestQueues
-from app.engine.ipc.heartbeat import Beat, Liveness
+from app.engine.ipc.heartbeat import Liveness
+from app.engine.ipc.inbox import Inbox
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.load_outcome import RETRY_AFTER_S, LoadOutcome
 from app.engine.ipc.messages import (
-    Accepted,
     Cancel,
     CountTokens,
-    Deltas,
     Detokenize,
     DetokenizedText,
-    Failed,
     Finished,
-    LoadFailed,
     ModelInfo,
-    Outbound,
     Progress,
-    PromptLogprobs,
-    Ready,
     SamplingParams,
     SendProgress,
-    Stats,
     TokenCount,
     Tokenize,
     TokenQuestion,
@@ -62,17 +54,16 @@ class WorkerClient:
     ) -> None:
         self._name = spec.model_name
         self._process = process
-        self._report = report
         self._liveness = Liveness(stuck_after_s)
         self._requests = RequestQueues(max_requests)
         self._load = LoadOutcome(spec.model_name)
+        self._inbox = Inbox(self._requests, self._load, self._liveness, report)
         self._is_closing = False
         self._was_ready = False
         self._tasks = [
             asyncio.create_task(self._read(), name=f"worker {spec.model_name}"),
             asyncio.create_task(self._read_beats(), name=f"heartbeat {spec.model_name}"),
         ]
-        self._stats: Stats | None = None
 
     @classmethod
     async def start(
@@ -144,17 +135,7 @@ class WorkerClient:
 
     @property
     def stats(self) -> BackendStats:
-        stats, open_requests = self._stats, len(self._requests)
-        if stats is None:
-            return BackendStats(open_requests, self.info.memory_bytes)
-        return BackendStats(
-            open_requests,
-            stats.memory_bytes,
-            min(stats.running, open_requests),
-            stats.kv_used_bytes,
-            stats.kv_cache_bytes,
-            EngineTotals(stats.preemptions, stats.drafts, stats.draft_tokens, stats.accepted_tokens),
-        )
+        return self._inbox.stats
 
     async def generate(
         self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
@@ -228,34 +209,12 @@ class WorkerClient:
     async def _read(self) -> None:
         try:
             async for message in self._process.messages():
-                self._load.heard()
-                self._dispatch(message)
+                self._inbox.put(message)
         except Exception:  # the task's root: without a reader the worker is useless
             logger.exception("a message of the worker could not be read: model=%s", self._name)
             self._process.kill()
         finally:
             self._died()
-
-    def _dispatch(self, message: Outbound) -> None:
-        match message:
-            case Deltas(items):
-                for delta in items:
-                    self._requests.put(delta.request_id, delta)
-            case Accepted() | PromptLogprobs():
-                self._requests.put(message.request_id, message)
-            case Finished() | Tokens() | DetokenizedText() | TokenCount():
-                self._requests.put_last(message.request_id, message)
-            case Failed(request_id, code, text, hint):
-                self._requests.put_last(request_id, error_for_code(code, text, hint=hint))
-            case Stats():
-                self._stats = message
-            case Progress():
-                self._report(message)
-            case Ready(info):
-                self._liveness.record(Beat(0.0, 0))  # loading has limits of its own
-                self._load.settle(info)
-            case LoadFailed(code, text, hint, retry_after):
-                self._load.settle(error_for_code(code, text, hint=hint, retry_after=retry_after))
 
     def _died(self) -> None:
         how = self._process.describe_end()

@@ -11,7 +11,54 @@ from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
-from app.core.model_folder import gguf_among, gguf_paths
+from huggingface_hub import constants
+
+from app.core.catalogue import Source
+from app.core.model_folder import PICKLE, gguf_among, gguf_paths, is_complete
+
+_CONVERTED = "converted"
+
+
+class SourceFolders:
+    """The places on this disk where the files of a source may be. Most need not exist."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        """`cache_dir` is this server's own cache, which comes before the user's."""
+        self._cache_dir = cache_dir
+
+    def conversion(self, source: Source) -> Path:
+        """Returns the folder for safetensors made from the source's pickle."""
+        return self._cache_dir / _CONVERTED / source.location
+
+    def candidates(self, source: Source) -> Iterator[Path]:
+        """Yields the folders or files that may be the source's, the preferred ones first."""
+        if source.package_file is not None:
+            yield from package_file(source.package_file)
+        elif source.is_local:
+            yield Path(source.location)
+        elif source.gguf_name is not None:
+            yield from gguf_files(self._of_repository(source), source.gguf_name)
+        else:
+            yield from self._of_repository(source)
+
+    def forget_pickle(self, source: Source) -> None:
+        """See Hub."""
+        is_shared = self._cache_dir.resolve() == Path(constants.HF_HUB_CACHE).resolve()
+        if is_shared or not is_complete(self.conversion(source)):
+            return
+        for snapshot in snapshots(self._cache_dir / cache_name(source.location)):
+            pointer = snapshot / PICKLE
+            with suppress(OSError):
+                pointer.resolve(strict=True).unlink()
+                pointer.unlink(missing_ok=True)
+
+    def _of_repository(self, source: Source) -> Iterator[Path]:
+        if source.takes_pickle:
+            yield self.conversion(source)
+        if source.revision is None:
+            yield self._cache_dir / source.repository
+        for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
+            yield from snapshots(cache / cache_name(source.repository), source.revision)
 
 
 def cache_name(location: str) -> str:

