@@ -59,7 +59,7 @@ def _model_manager(
     token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
     return ModelManager(
         settings,
-        with_models_of(settings.models_file, catalogue),
+        _known_models(settings, catalogue),
         Hub(settings.model_cache_dir, token=token),
         engines=engines,
         local=LocalModels() if settings.find_local_models else None,
@@ -96,10 +96,20 @@ def _services_over(
 
 def check_models(settings: Settings) -> None:
     """Raises SettingsError if the models file is wrong, or if no model has the name in the settings."""
-    catalogue = with_models_of(settings.models_file, CATALOGUE)
+    catalogue = _known_models(settings, CATALOGUE)
     if settings.model_name == NO_MODEL:
         return
     try:
         ModelRegistry(catalogue, settings.allow_any_model).find(settings.model_name)
     except ModelNotFound as error:
         raise SettingsError(f"LLM_MODEL_NAME: {error.message} {error.hint}") from None
+
+
+def _known_models(settings: Settings, catalogue: Mapping[str, ModelProfile]) -> Mapping[str, ModelProfile]:
+    """Returns the models of the catalogue and of the models file, and the model that the settings name.
+
+    The settings may name one that another program keeps here. The others are found after the start.
+    """
+    catalogue = with_models_of(settings.models_file, catalogue)
+    is_named = settings.find_local_models and settings.model_name != NO_MODEL
+    return LocalModels().add_named(catalogue, settings.model_name) if is_named else catalogue

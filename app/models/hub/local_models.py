@@ -13,7 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from app.core.catalogue import ModelProfile, Source
+from app.core.catalogue import ModelProfile, Source, aliases_of
 from app.core.model_folder import (
     CONFIG,
     BrokenFile,
@@ -61,6 +61,12 @@ class LocalModels:
             if profile.name not in known and profile.sources[0].location not in locations:
                 found.setdefault(profile.name, profile)
         return [found[name] for name in sorted(found)[:_MOST]]
+
+    def add_named(self, known: Mapping[str, ModelProfile], name: str) -> Mapping[str, ModelProfile]:
+        """Returns the known models and, if they lack this name, the model of another program that has it."""
+        if name in known or name in aliases_of(known):
+            return known
+        return {**known, **{profile.name: profile for profile in self.find(known) if profile.name == name}}
 
     def _all(self) -> Iterator[ModelProfile]:
         for store in self.ollama:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.composition import build_services, check_models
 from app.core.catalogue import CATALOGUE
-from app.core.config import Settings
+from app.core.config import Settings, SettingsError
 from app.core.errors import ModelNotFound
 from app.models.hub.cache import cache_name
 from app.models.hub.client import Hub
@@ -115,3 +116,22 @@ def test_manager_lists_and_finds_them_until_they_are_gone(tmp_path: Path) -> Non
         await manager.close()
 
     asyncio.run(run())
+
+
+def test_start_takes_the_model_of_another_program_that_the_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ollama(tmp_path / "ollama", "library/qwen3/0.6b")
+    monkeypatch.setenv("OLLAMA_MODELS", str(store))
+    settings = Settings(_env_file=None, model_name="qwen3:0.6b")
+    services = build_services(settings, engines=StandInEngines())
+    assert services.status.health().current_model == "qwen3:0.6b"
+    check_models(settings)
+    with pytest.raises(SettingsError, match="No model has that name"):
+        check_models(settings.model_copy(update={"find_local_models": False}))
+
+
+def test_name_that_is_known_is_not_looked_for(tmp_path: Path) -> None:
+    ollama(tmp_path / "ollama", "library/qwen3/0.6b")
+    assert local(tmp_path).add_named(CATALOGUE, "gpt2") is CATALOGUE
+    assert local(tmp_path).add_named(CATALOGUE, "qwen3:8b") == CATALOGUE
