@@ -211,10 +211,11 @@ def test_one_message_waits_for_the_turn_that_a_killed_client_left(url: str, stan
 
 
 def test_notice_disappears_when_the_connection_is_back(url: str, standin: StandIn) -> None:
-    standin.cuts, standin.chunks_per_s = [4, 0, 0], 200
+    standin.cuts, standin.chunks_per_s, standin.holds_events = [4, 0, 0], 200, True
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("hello there\r")
         terminal.wait_for("You sa\nThe connection was lost. Connecting again (1)...")
+        standin.holds_events = False
         terminal.wait_for("You said: hello there\n12 tokens")
         assert "Connecting again" not in terminal.text
         terminal.wait_for("The connection was lost meanwhile.")

@@ -13,6 +13,7 @@ from app.models import schemas as wire
 from tests.cli.stand_in.log import StandInLog
 from tests.cli.stand_in.state import Refusal, StandIn, StandInTurn, UnknownEvent, unknown_model
 from tests.cli.stand_in.tree import NOW, StandInTree
+from tests.waiting import until
 
 _EVENTS = {
     wire.ThinkingEvent: "thinking",
@@ -155,6 +156,7 @@ def _add_running_turns(app: FastAPI, state: StandIn) -> None:
         state.requests.append(("events", {"after": after}))
         if isinstance(log.error, ConnectionResetError):
             raise Refusal(404, "turn_not_found", "No turn with this id is running or has just ended.")
+        await until(lambda: not state.holds_events)
         return _stream(_followed(state, log, after))
 
     @app.delete("/api/v1/chat/turns/{message_id}")

@@ -23,8 +23,9 @@ def in_another_thread() -> int:
 
 def test_low_priority_applies_to_the_work_and_its_threads_alone() -> None:
     before = niceness()
-    assert run_at_low_priority(niceness, True) > before
-    assert run_at_low_priority(in_another_thread, True) > before
+    lowered = min(before + 5, 19)  # the tests may run at the lowest priority themselves
+    assert run_at_low_priority(niceness, True) == lowered
+    assert run_at_low_priority(in_another_thread, True) == lowered
     assert run_at_low_priority(niceness, False) == before
     assert niceness() == in_another_thread() == before
 

@@ -13,7 +13,7 @@ from sqlalchemy.pool import QueuePool
 
 from app.core.errors import StoreUnavailable
 from app.models.storage.sql.database_file import DatabaseFile
-from app.models.storage.sql.engine import WRITES, ConnectionThreads, make_engine
+from app.models.storage.sql.engine import END_TIMEOUT_S, WRITES, ConnectionThreads, make_engine
 from app.models.storage.sql.failures import DATABASE_ERRORS, RETRY_AFTER_S, TOO_SLOW, unavailable
 from app.models.storage.sql.migrations.upgrade import bring_up_to_date, is_up_to_date
 from app.models.storage.sql.tables import turn_leases
@@ -47,6 +47,7 @@ class Database:
         self._is_open = False
         self._failure: StoreUnavailable | None = StoreUnavailable("The database was not opened yet.")
         self._watching: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     @property
     def is_sqlite(self) -> bool:
@@ -72,12 +73,17 @@ class Database:
                     await connection.run_sync(bring_up_to_date)
             if self._file is not None:
                 await self._file.remember()
+                self._threads.expect_file()  # the file may be moved between a check and a connection
         self._is_open = True
         await self._probe()
 
     async def close(self) -> None:
         """Ends all connections. It waits for no long statement."""
+        self._closing.set()
         if self._watching is not None:
+            await asyncio.wait(
+                [self._watching], timeout=END_TIMEOUT_S
+            )  # the thread of a cut connection goes on
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._engine.dispose()
@@ -161,12 +167,17 @@ class Database:
 
     async def _watch(self) -> None:
         """Finds out that an idle database has gone, and that a lost one is back."""
-        while True:
-            await asyncio.sleep(self._probe_every_s)
+        while not await self._closes_within(self._probe_every_s):
             try:
                 await self._try(self._look() if self._failure is None else self._reopen())
             except Exception:  # the root of the task
                 logger.exception("the database could not be watched")
+
+    async def _closes_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        return self._closing.is_set()
 
     async def _try(self, step: Coroutine[None, None, None]) -> None:
         with contextlib.suppress(StoreUnavailable):  # `failure` has it

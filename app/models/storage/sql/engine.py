@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, event, make_url
@@ -19,7 +20,7 @@ _CONNECT_TIMEOUT_S = 5
 _COMMAND_TIMEOUT_S = 30
 _POOL_TIMEOUT_S = 10
 _CONNECTIONS = 8
-_END_TIMEOUT_S = 1.0
+END_TIMEOUT_S = 1.0  # to close
 WRITES = "writes"  # the execution option of transactions that change the database
 
 
@@ -33,12 +34,18 @@ class ConnectionThreads:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._mode = "rwc"
 
-    def connect(self, *args: Any, **options: Any) -> sqlite3.Connection:  # Any: as sqlite3.connect has them
+    def expect_file(self) -> None:
+        """Call this when the file exists: from then on, a missing one is an error, and is not created."""
+        self._mode = "rw"
+
+    def connect(self, path: str, **options: Any) -> sqlite3.Connection:  # Any: as sqlite3.connect has them
         """Opens a connection in the calling thread."""
         with self._lock:
             self._threads = [*self._alive(), threading.current_thread()]
-        return sqlite3.Connection(*args, **options)
+        uri = f"{Path(path).absolute().as_uri()}?mode={self._mode}"
+        return sqlite3.Connection(uri, uri=True, **options)
 
     async def wait(self) -> None:
         """Waits until the threads have ended, but not for long: one may be busy with a statement."""
@@ -48,7 +55,7 @@ class ConnectionThreads:
         return [thread for thread in self._threads if thread.is_alive()]
 
     def _join(self) -> None:
-        deadline = time.monotonic() + _END_TIMEOUT_S
+        deadline = time.monotonic() + END_TIMEOUT_S
         with self._lock:
             threads = self._alive()
         for thread in threads:

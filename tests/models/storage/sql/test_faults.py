@@ -146,6 +146,25 @@ def test_a_file_that_was_moved_is_reported_until_it_is_back(tmp_path: Path) -> N
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
+def test_no_connection_outlives_the_close_of_a_database_that_is_locked(tmp_path: Path) -> None:
+    def connections() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if "connection_worker" in thread.name]
+
+    async def scenario() -> None:
+        with closing(sqlite3.connect(tmp_path / "c.db", isolation_level=None)) as other:
+            for rounds in range(40):
+                database = Database(f"sqlite:///{tmp_path}/c.db", probe_every_s=0.0, busy_timeout_s=0.0)
+                other.execute("BEGIN EXCLUSIVE")
+                await database.start()
+                for _ in range(rounds):  # it connects again and again
+                    await asyncio.sleep(0)
+                await database.close()
+                other.execute("ROLLBACK")
+                assert connections() == []
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
 def test_an_idle_server_notices_that_its_file_was_replaced(tmp_path: Path) -> None:
     path, backup = tmp_path / "c.db", tmp_path / "backup"
 

@@ -85,9 +85,11 @@ async def begin(server: Server, request: ChatRequest = IN_BACKGROUND, key: str |
 
 
 async def die(database: Database) -> None:
-    """Lets the leases expire, as those of a machine that is gone."""
+    """Lets the leases expire, as those of a machine that is gone: their holders cannot renew them."""
     async with database.writing() as connection:
-        await connection.execute(update(turn_leases).values(expires_at=1.0))
+        await connection.execute(
+            update(turn_leases).values(holder="of a machine that is gone", expires_at=1.0)
+        )
 
 
 async def count(database: Database) -> int:

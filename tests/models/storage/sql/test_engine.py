@@ -1,0 +1,40 @@
+"""Connections to an SQLite file, which only the first one creates."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.models.storage.sql.engine import ConnectionThreads, make_engine
+from tests.waiting import LIMIT_S
+
+
+async def schema_version(engine: AsyncEngine) -> int | None:
+    """Reads it over a new connection."""
+    async with engine.connect() as connection:
+        found: int | None = await connection.scalar(text("PRAGMA schema_version"))
+    await engine.dispose()
+    return found
+
+
+@pytest.mark.parametrize("name", ["c.db", "a b.db", "what?mode=ro.db", "50%25.db", "#1.db", "süß.db"])
+def test_a_file_that_was_opened_is_never_created_again(tmp_path: Path, name: str) -> None:
+    path, url = tmp_path / name, URL.create("sqlite", database=str(tmp_path / name))
+
+    async def scenario() -> None:
+        threads = ConnectionThreads()
+        engine = make_engine(url.render_as_string(), 1.0, threads)
+        assert await schema_version(engine) == 0 and path.exists()
+        threads.expect_file()
+        assert await schema_version(engine) == 0
+        path.unlink()
+        with pytest.raises(OperationalError, match="unable to open"):
+            await schema_version(engine)
+        await engine.dispose()
+        await threads.wait()
+        assert list(tmp_path.iterdir()) == []
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
