@@ -103,7 +103,6 @@ def _start(spec: WorkerSpec, link: WorkerLink) -> "ReadyEngine":
     started = time.monotonic()
     link.send(Progress("import", 0.0))
     startup = run_at_low_priority(partial(import_module, "app.engine.startup"), spec.low_priority)
-    link.send(Progress("import", 1.0))
     ready: ReadyEngine = startup.build_engine(spec, link.send, started)
     startup.bound_growth(ready)
     return ready

@@ -185,7 +185,7 @@ def test_ctrl_c_offers_continue_only_after_an_answer(url: str, seen: Seen) -> No
             chatting = asyncio.create_task(chat.run())
             await until(lambda: "You said: hang on" in seen.answers)
             interrupts.fire()
-            await until(lambda: "hang: load" in seen.messages)
+            await until(lambda: "hang: reading its weights" in seen.messages)
             interrupts.fire()
             await chatting
 

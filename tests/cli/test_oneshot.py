@@ -109,6 +109,15 @@ def test_mention_of_a_file_that_does_not_exist_is_reported(url: str, standin: St
     assert "missing.txt is not attached: there is no such file." in done.stderr
 
 
+def test_tokens_of_all_files_are_counted_at_once(url: str, standin: StandIn) -> None:
+    standin.counts_together = 3
+    for name in ("a.txt", "b.txt", "c.txt"):
+        Path(name).write_text("text")
+    done = piped("see @a.txt, @b.txt and @c.txt", "--url", url)
+    noted = [line for line in done.stderr.splitlines() if line.startswith("Attached")]
+    assert noted == [f"Attached {name}.txt: 22 bytes, 4 tokens." for name in "abc"]
+
+
 AS_UNKNOWN_USER = ("unshare", "--user", "--map-user=54321")
 
 

@@ -5,6 +5,7 @@ from app.cli.conversation.session import Session
 from app.cli.errors import NotOurServer, Refused, UsageError
 from app.cli.monitor.tables import activity_tables
 from app.cli.output.formatting import count, format_age, format_size
+from app.cli.output.load_progress import progress_of
 from app.cli.output.model_table import served_from
 
 
@@ -24,8 +25,8 @@ async def status(session: Session, argument: str) -> None:
         rows.append(("served from", served_from(model.model_id or "nothing yet")))
         if info.cache is not None:
             rows.append(("cache", ": ".join(filter(None, (info.cache, info.cache_reason)))))
-    for loading in health.loading:
-        rows.append(("loading", f"{loading.model_name}: {loading.stage} {loading.fraction:.0%}"))
+    for update in map(progress_of, health.loading):
+        rows.append(("loading", f"{update} {update.share}".rstrip()))
     transcript = session.transcript
     rows.append(("conversation", f"{transcript.name or 'not started'}, {count(transcript.turns, 'turn')}"))
     if session.autosave.folder is not None and transcript.turns:

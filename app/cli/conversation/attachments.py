@@ -1,5 +1,6 @@
 """Attaches the text of files to a message: `@path` in the message, or /read."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from app.cli.output.terminal import Terminal
 from app.cli.paths import expanded
 from app.models.schemas import MAX_TEXT
 
-_PATH = re.compile(r"[\w./~-]*\w\.[A-Za-z]\w{0,4}")  # with an extension, unlike names of people
+_EXTENSIONS = (  # of common text files; a decorator such as @app.get or @mock.patch has another one
+    "txt|md|rst|log|csv|tsv|json|jsonl|yaml|yml|toml|ini|cfg|conf|xml|html|css|svg|tex|sql|diff|sh|bat|ps1|"
+    "py|pyi|ipynb|js|mjs|ts|tsx|jsx|vue|c|h|cc|cpp|hpp|cs|rs|go|java|kt|swift|rb|php|pl|lua|jl|scala"
+)
+_PATH = re.compile(rf"[\w./~-]*\w\.(?:{_EXTENSIONS})", re.IGNORECASE)
 _MENTION = re.compile(r"(?<!\S)@(\"[^\"\n]+\"|[^\s\"]+)")
 MAX_BYTES_PER_CHARACTER = 4  # in UTF-8
 
@@ -68,15 +73,16 @@ async def read_mentioned(message: str, client: ChatClient, terminal: Terminal) -
     """Returns the texts of files mentioned as @path. A file that cannot be attached stays a mention."""
     for path in missing(message):
         terminal.say(f"{path} is not attached: there is no such file.", "yellow")
-    texts = []
+    texts: dict[str, str] = {}
     for path in mentioned(message):
         try:
-            texts.append(attachment(path))
+            texts[path] = attachment(path)
         except UsageError as error:
             terminal.say(f"{path} is not attached: {error.message}", "yellow")
-            continue
-        terminal.note(f"Attached {path}: {await size_of(texts[-1], client)}.")
-    return texts
+    sizes = await asyncio.gather(*(size_of(text, client) for text in texts.values()))
+    for path, size in zip(texts, sizes, strict=True):
+        terminal.note(f"Attached {path}: {size}.")
+    return list(texts.values())
 
 
 def mentioned(message: str) -> list[str]:

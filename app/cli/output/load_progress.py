@@ -9,14 +9,29 @@ from app.cli.output.progress_bar import ProgressUpdate
 from app.cli.output.terminal import Terminal
 from app.models.schemas import HealthResponse, LoadProgress
 
-_STAGES = {"resolve": "find its files", "import": "start its worker"}  # the others are shown by their names
+_STAGES = {
+    "resolve": "finding its files",
+    "verify": "checking its files",
+    "download": "downloading",
+    "drain": "waiting for the answers of another model",
+    "convert": "converting its weights",
+    "import": "starting its worker",
+    "load": "reading its weights",
+    "check": "checking its first results",
+    "pack": "arranging its weights",
+    "warm up": "warming up",
+}
+_MEASURED = ("verify", "download", "load", "pack")  # the others report their beginning and end only
 DELAY_S = 0.3  # before slow work is shown
 
 
 def progress_of(progress: LoadProgress) -> ProgressUpdate:
     note = f" ({progress.note})" if progress.note else ""
     label = f"{progress.model_name}: {_STAGES.get(progress.stage, progress.stage)}{note}"
-    return ProgressUpdate(label, progress.fraction or None, " ".join(_download_details(progress)))
+    is_measured = progress.stage in _MEASURED and 0 < progress.fraction < 1
+    return ProgressUpdate(
+        label, progress.fraction if is_measured else None, " ".join(_download_details(progress))
+    )
 
 
 def _download_details(progress: LoadProgress) -> list[str]:

@@ -100,8 +100,7 @@ def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
     for progress in loads:
         update = progress_of(progress)
         bar = ProgressBar(None if update.fraction is None else 1.0, update.fraction or 0.0, BAR_WIDTH)
-        share = "" if update.fraction is None else f"{update.fraction:.0%}"
-        table.add_row(f"⏳ {update}", *([] if is_narrow else [bar]), share)
+        table.add_row(f"⏳ {update}", *([] if is_narrow else [bar]), update.share)
     return table
 
 
@@ -122,7 +121,7 @@ def _paragraph(model: ModelEntry) -> str:
 def _status(model: ModelEntry, symbols: bool) -> str:
     word = model.status.capitalize()
     if model.progress is not None:
-        word = f"{model.progress.stage} {model.progress.fraction:.0%}"
+        word = f"{model.progress.stage} {progress_of(model.progress).share}".rstrip()
     elif model.status == "available" and not model.is_on_disk and not model.is_remote:
         word = "To download"
     mark = " (current)" if model.is_current else ""

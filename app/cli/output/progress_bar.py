@@ -22,6 +22,11 @@ class ProgressUpdate:
     fraction: float | None = None
     details: str = ""
 
+    @property
+    def share(self) -> str:
+        """The fraction in percent; empty if it is unknown."""
+        return "" if self.fraction is None else f"{self.fraction:.0%}"
+
     def __str__(self) -> str:
         return f"{self.label} {self.details}".rstrip()
 
@@ -40,7 +45,7 @@ class ProgressLines:
     def show(self, update: ProgressUpdate) -> None:
         tenth = int((update.fraction or 0.0) * 10)
         if self._tenths.get(update.label) != tenth:
-            self._write(f"{update}..." if update.fraction is None else f"{update} {update.fraction:.0%}")
+            self._write(f"{update} {update.share}" if update.share else f"{update}...")
         self._tenths[update.label] = tenth
 
 

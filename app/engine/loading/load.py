@@ -101,6 +101,7 @@ def load(spec: WorkerSpec, report: ReportStage, *, widens: bool = False) -> Load
     refuse_wrong_sizes(config, folder)
     stored = stored_dtype(folder)
     dtype = pick_dtype(spec.dtype, device, stored)
+    report("load", 0.0)  # transformers may take seconds to import the model's code
     with _weights_progress(lambda fraction: report("load", fraction)):
         model = _model(folder, config, dtype if widens else loaded_dtype(stored, dtype, device))
     adapter = None if spec.adapter_path is None else Path(spec.adapter_path)
@@ -118,6 +119,7 @@ def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
         raise ModelUnsupported(
             "an adapter cannot be merged into a GGUF file", hint="Name a base model with safetensors."
         )
+    report("load", 0.0)
     file = read(Path(spec.model_path))
     config, device = config_of(file), pick_device(spec.device)
     config.eos_token_id = ending_ids(file)

@@ -31,7 +31,7 @@ def test_model_list_is_live_while_a_model_loads(url: str, standin: StandIn) -> N
     standin.loading = _download(0.25)
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("/models\r")
-        terminal.wait_for("⏳ gpt2: download 137 MB of 548 MB at 2 MB/s")
+        terminal.wait_for("⏳ gpt2: downloading 137 MB of 548 MB at 2 MB/s")
         terminal.wait_for("25%", times=2)  # in the table and beside the bar
         terminal.type("typed meanwhile")
         terminal.wait_for("You: typed meanwhile")
@@ -74,8 +74,8 @@ def test_plain_model_list_reports_progress_in_lines(talk: Talk, seen: Seen, stan
     talk(watch)
     lines = [line for line in seen.messages.splitlines() if line.startswith("gpt2: ")]
     assert lines == [
-        "gpt2: download 137 MB of 548 MB at 2 MB/s 25%",
-        "gpt2: download 274 MB of 548 MB at 2 MB/s 50%",
+        "gpt2: downloading 137 MB of 548 MB at 2 MB/s 25%",
+        "gpt2: downloading 274 MB of 548 MB at 2 MB/s 50%",
     ]
     before, _, after = seen.messages.partition(HINT)
     assert "download 25%" in before and "Loaded" in after and "\x1b" not in seen.messages
@@ -94,7 +94,7 @@ def test_model_list_is_short_if_it_is_too_long_for_the_terminal(standin: StandIn
     whole, short = _rows(standin, height=30), _rows(standin, height=12)
     assert "The gpt2 model" in "\n".join(whole)
     assert "The gpt2 model" not in "\n".join(short) and len(short) <= 12 - 3
-    assert all(name in "\n".join(short) for name in ("gpt2", "builtin", "gpt2: load", HINT))
+    assert all(name in "\n".join(short) for name in ("gpt2", "builtin", "gpt2: reading its weights", HINT))
 
 
 def test_narrow_model_list_shows_progress_without_a_bar(standin: StandIn) -> None:

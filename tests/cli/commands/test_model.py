@@ -14,7 +14,10 @@ from tests.cli.stand_in.state import StandIn
 
 def test_models_and_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("/models", "/switch gpt2", "hello")
-    assert "gpt2: load 50%" in seen.messages and "✅ Successfully switched to gpt2" in seen.messages
+    assert (
+        "gpt2: reading its weights 50%" in seen.messages
+        and "✅ Successfully switched to gpt2" in seen.messages
+    )
     assert "Served from openai-community/gpt2" in seen.messages
     assert session.current_model == standin.current == "gpt2"
     with pytest.raises(Refused) as caught:
@@ -43,7 +46,7 @@ def test_ctrl_c_cancels_a_switch(talk: Talk, seen: Seen, standin: StandIn) -> No
     async def stop(session: Session) -> None:
         interrupts = Interrupts()
         running = asyncio.create_task(interrupts.run(typed(session, "/switch hang")))
-        await until(lambda: "hang: load" in seen.messages)
+        await until(lambda: "hang: reading its weights" in seen.messages)
         interrupts.fire()
         with pytest.raises(Interrupted):
             await running

@@ -30,6 +30,22 @@ def test_mention_of_a_path_where_nothing_is_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "pytest.mark.skip",
+        "app.get",
+        "mock.patch",
+        "functools.cache",
+        "attr.s",
+        "types/node",
+        "org.junit.Test",
+    ],
+)
+def test_pasted_decorator_or_package_is_not_a_missing_file(name: str) -> None:
+    assert missing(f"@{name}\ndef test_it(): ...") == []
+
+
+@pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"\x00\x01", "not a text file"),

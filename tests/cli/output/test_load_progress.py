@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from app.cli.output.load_progress import progress_of
@@ -23,13 +24,35 @@ def _download(fraction: float, done_bytes: int) -> LoadProgress:
 
 def test_progress_shows_only_known_figures() -> None:
     loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
-    assert str(progress_of(loading)) == "gpt2: load"
-    assert (
-        str(progress_of(loading.model_copy(update={"note": "a is unloaded"}))) == "gpt2: load (a is unloaded)"
-    )
-    assert str(progress_of(loading.model_copy(update={"stage": "import"}))) == "gpt2: start its worker"
+    assert str(progress_of(loading)) == "gpt2: reading its weights"
+    noted = loading.model_copy(update={"note": "a is unloaded"})
+    assert str(progress_of(noted)) == "gpt2: reading its weights (a is unloaded)"
+    assert progress_of(loading).share == "50%"
     download = _download(0.5, 274_000_000)
-    assert str(progress_of(download)) == "gpt2: download 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
+    assert str(progress_of(download)) == "gpt2: downloading 274 MB of 548 MB at 2 MB/s (1 min 50 s left)"
+
+
+@pytest.mark.parametrize(
+    ("stage", "fraction", "words"),
+    [
+        ("import", 1, "starting its worker"),
+        ("load", 1, "reading its weights"),
+        ("check", 0.5, "checking its first results"),
+        ("warm up", 0, "warming up"),
+    ],
+)
+def test_stage_without_a_measured_share_shows_none(stage: str, fraction: float, words: str) -> None:
+    update = progress_of(LoadProgress(model_name="gpt2", stage=stage, fraction=fraction))
+    assert (str(update), update.share) == (f"gpt2: {words}", "")
+
+
+def test_every_stage_has_words() -> None:
+    described = str(LoadProgress.__doc__).partition("`stage` is ")[2].partition(" or ready")[0]
+    stages = described.replace(",", " ").split()
+    assert {"import", "pack"} < {*stages}
+    for stage in " ".join(stages).replace("warm up", "warm_up").split():
+        progress = LoadProgress(model_name="gpt2", stage=stage.replace("_", " "), fraction=0)
+        assert str(progress_of(progress)) != f"gpt2: {progress.stage}"
 
 
 def test_bar_shows_no_share_that_is_unknown(seen: Seen) -> None:
@@ -49,8 +72,8 @@ def test_plain_progress_writes_a_line_for_each_tenth(seen: Seen) -> None:
             bar.show(progress_of(loading))
     lines = seen.messages.splitlines()
     assert lines[:2] == [
-        "gpt2: download 0 bytes of 548 MB at 2 MB/s (1 min 50 s left)...",
-        "builtin: load...",
+        "gpt2: downloading 0 bytes of 548 MB at 2 MB/s (1 min 50 s left)...",
+        "builtin: reading its weights...",
     ]
     assert [line.rpartition(" ")[2] for line in lines[2:]] == [f"{tenth}0%" for tenth in range(1, 10)]
 

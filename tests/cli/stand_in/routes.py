@@ -330,6 +330,9 @@ def _add_models(app: FastAPI, state: StandIn) -> None:
     @app.post("/api/v1/count")
     async def count(body: wire.CountRequest) -> wire.CountResponse:
         refuse_branches(state)
+        state.counting += 1
+        while state.counting < state.counts_together:
+            await asyncio.sleep(0.01)
         tokens = len((body.prompt or "").split())
         return wire.CountResponse(model_name=state.current, tokens=tokens, context_length=1024)
 

@@ -81,6 +81,8 @@ class StandIn:
         self.is_complete = False  # a continued reply gets no more text
         self.api_key: str | None = None
         self.loading: wire.LoadProgress | None = None  # messages wait until it is None
+        self.counting = 0  # requests for a number of tokens so far
+        self.counts_together = 1  # so many of them have to come before one is answered
         self.left = threading.Event()  # set when a client closes its stream early
         self._ids = itertools.count(1)
 
