@@ -1,8 +1,8 @@
 """Computes the logits that checks at load compare with: those of the model's own pass without a cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,27 +11,39 @@ from transformers import PreTrainedModel
 
 from app.core.errors import DomainError, ModelCorrupt, ModelUnsupported
 from app.engine import memory
-from app.engine.layers.schemes import relative_error
+from app.engine.layers.schemes import as_computed, relative_error
 from app.engine.loading.folder_check import AGAIN
 from app.engine.own_cache.state_space import unlimited_time_steps
 
 OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
 LENGTHS = (13, 9)  # tokens of the prompts
 _BEYOND_ROUNDING = 0.05  # relative error
+_SURELY_ROUNDING = 0.03  # relative error in 16 bits; ordinary models have 0.01 to 0.04, SmolLM2 0.06 to 0.12
+_ROUNDING_SPREAD = 3  # times, by which one rounding may differ from another
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Short prompts, and the model's own logits after the last token of each."""
+    """Short prompts, and the model's own logits after the last token of each.
+
+    `rounding` is their relative error by the dtype's rounding alone, where that was measured.
+    """
 
     prompts: list[list[int]]
     logits: list[Tensor]
+    rounding: float = 0.0
+
+    def errors(self, logits: Sequence[Tensor]) -> list[float]:
+        """Returns the relative error of each row of logits."""
+        return [relative_error(*pair) for pair in zip(logits, self.logits, strict=True)]
 
     def refuse_other(self, logits: Sequence[Tensor], tolerance: float, path: str) -> None:
-        """Raises ModelUnsupported if the logits differ by more than rounding. `path` computed them."""
-        for expected, row in zip(self.logits, logits, strict=True):
-            difference = relative_error(row, expected)
-            if not difference <= tolerance:  # also refuses NaN
+        """Raises ModelUnsupported if the logits differ by more than rounding. `path` computed them.
+
+        The `tolerance` is raised for models on which rounding has more effect.
+        """
+        for difference in self.errors(logits):
+            if not difference <= max(tolerance, _ROUNDING_SPREAD * self.rounding):  # also refuses NaN
                 raise ModelUnsupported(
                     f"{path} gives other logits than the model without a cache "
                     f"(relative error {difference:.2g})",
@@ -50,6 +62,55 @@ def compute_reference(model: PreTrainedModel, dtype: torch.dtype) -> Reference:
             model.set_attn_implementation("eager")  # sdpa, the default of some versions, omits the soft cap
         prompts = [_some_ids(model, length) for length in LENGTHS]
         return Reference(prompts, _own_logits(model, prompts, dtype))
+
+
+def measure_rounding(model: PreTrainedModel, dtype: torch.dtype, reference: Reference) -> Reference:
+    """Returns the reference with its rounding in `dtype`: how far its logits are from those in float32.
+
+    It stays as it is if the model's code computes in one dtype only.
+    """
+    exact = _exact_reference(model, dtype)
+    return reference if exact is None else _with_rounding(reference, exact)
+
+
+def refuse_other_path(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    reference: Reference,
+    path: str,
+    compute: Callable[[], Sequence[Tensor]],
+) -> Reference:
+    """Returns the reference, with its rounding if that had to be measured.
+
+    `compute` returns the logits of `path` with the layers as they were loaded. Where 16 bits leave a doubt,
+    it is called again in float32, in which a wrong computation cannot pass for rounding.
+
+    Raises ModelUnsupported if the logits are not those of the model's own path.
+    """
+    with computing_in(dtype, model):
+        logits = compute()
+    is_clear = all(error <= _SURELY_ROUNDING for error in reference.errors(logits))
+    exact = None if is_clear else _exact_reference(model, dtype)
+    if exact is None:
+        reference.refuse_other(logits, as_computed(dtype).tolerance, path)
+        return reference
+    with computing_in(torch.float32, model):
+        exact.refuse_other(compute(), as_computed(torch.float32).tolerance, path)
+    return _with_rounding(reference, exact)
+
+
+def _exact_reference(model: PreTrainedModel, dtype: torch.dtype) -> Reference | None:
+    """Returns the reference in float32; None if `dtype` is that, or the model's code takes another only."""
+    if dtype.itemsize >= torch.float32.itemsize:
+        return None
+    try:
+        return compute_reference(model, torch.float32)
+    except ModelUnsupported:
+        return None
+
+
+def _with_rounding(reference: Reference, exact: Reference) -> Reference:
+    return replace(reference, rounding=max(exact.errors(reference.logits)))
 
 
 @contextmanager

@@ -19,15 +19,14 @@ from app.engine.execution.model_runner import ModelRunner
 from app.engine.kv.pool import KVPool
 from app.engine.kv.slot import KVAllocator, PerSlotAllocator, Slot
 from app.engine.layers.prepare import prepare
-from app.engine.layers.schemes import as_computed
 from app.engine.loading.load import ReportStage
 from app.engine.loading.reference import (
     LENGTHS,
     OTHERS,
     Reference,
     compute_reference,
-    computing_in,
     failures_as_unsupported,
+    refuse_other_path,
 )
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
@@ -59,34 +58,42 @@ def check_packed_path(
     """Converts the model to the packed path, to compute in `dtype` (None: as before), and checks its logits.
 
     With a `pool` it also tries the decode path for CUDA graphs, which a model may lack. The `reference` is
-    computed if it is not given.
+    what `check_unconverted` returned, which is called if it is not given.
 
     Raises ModelUnsupported if a layer does not attend through the packed function, or if the logits of two
     sequences in mixed passes differ from those of the model's own path.
     """
     dtype = dtype or model.dtype
+    expected = reference or check_unconverted(model, dtype, compute_reference(model, dtype))
     with failures_as_unsupported(model):
-        refuse_layer_types(model)
-        expected = reference or compute_reference(model, dtype)
         return _converted_and_checked(model, dtype, quantization, report, pool, expected)
 
 
-def refuse_unpackable(model: PreTrainedModel, dtype: torch.dtype, reference: Reference) -> None:
-    """Raises ModelUnsupported if the packed path cannot compute the architecture. It changes nothing."""
+def check_unconverted(model: PreTrainedModel, dtype: torch.dtype, reference: Reference) -> Reference:
+    """Returns the reference, with its rounding if that had to be measured. It does not change the model.
+
+    Raises ModelUnsupported if the packed path cannot compute the architecture.
+    """
     with failures_as_unsupported(model):
         refuse_layer_types(model)
-        own = model.config._attn_implementation
-        sequences = _sequences(reference.prompts, PerSlotAllocator())
-        attention.register()
-        model.set_attn_implementation(attention.NAME)
-        try:
-            with computing_in(dtype, model):
-                logits = _packed_logits(ModelRunner(model), sequences, [LENGTHS])
-        finally:
-            model.set_attn_implementation(own)
-        for sequence in sequences:
-            _refuse_missing_layers(model, sequence.slot)
-        reference.refuse_other(logits, as_computed(dtype).tolerance, _PATH)
+        return refuse_other_path(
+            model, dtype, reference, _PATH, lambda: _unconverted_logits(model, reference)
+        )
+
+
+def _unconverted_logits(model: PreTrainedModel, reference: Reference) -> list[Tensor]:
+    """Returns the logits by packed attention with the layers as they were loaded."""
+    own = model.config._attn_implementation
+    sequences = _sequences(reference.prompts, PerSlotAllocator())
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    try:
+        logits = _packed_logits(ModelRunner(model), sequences, [LENGTHS])
+    finally:
+        model.set_attn_implementation(own)
+    for sequence in sequences:
+        _refuse_missing_layers(model, sequence.slot)
+    return logits
 
 
 def _converted_and_checked(

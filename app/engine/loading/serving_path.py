@@ -12,8 +12,8 @@ from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.kv.pool import pool_for
 from app.engine.layers.blocks import block_parameters
 from app.engine.loading.load import LoadedModel, ReportStage, load
-from app.engine.loading.reference import Reference, compute_reference
-from app.engine.loading.self_check import PackedPath, check_packed_path, refuse_unpackable
+from app.engine.loading.reference import Reference, compute_reference, measure_rounding
+from app.engine.loading.self_check import PackedPath, check_packed_path, check_unconverted
 from app.engine.own_cache.check import OwnPath, check_converted, check_unchanged, working_options
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def _first_attempt(spec: WorkerSpec, report: ReportStage) -> CheckedModel | _Fai
             raise
         return _failed_narrow(spec, error, error.message)
     try:
-        refuse_unpackable(loaded.model, loaded.dtype, reference)
+        reference = check_unconverted(loaded.model, loaded.dtype, reference)
     except ModelUnsupported as error:
         return _converted(spec, loaded, report, error.message, reference)
     parameters = _parameters(loaded)
@@ -98,6 +98,7 @@ def _converted(
 ) -> CheckedModel | _Failure:
     """Tries own caches with converted layers."""
     parameters = _parameters(loaded)
+    reference = measure_rounding(loaded.model, loaded.dtype, reference)
     options = None
     if not _has_narrow_weights(loaded):
         options = working_options(loaded.model, loaded.dtype, reference)

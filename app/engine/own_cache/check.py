@@ -22,6 +22,7 @@ from app.engine.loading.reference import (
     compute_reference,
     computing_in,
     failures_as_unsupported,
+    measure_rounding,
     refuse_lookahead,
 )
 from app.engine.own_cache.joint_cache import Joining, joining_of
@@ -94,10 +95,11 @@ def working_options(model: PreTrainedModel, dtype: torch.dtype, reference: Refer
 
 def check_unchanged(model: PreTrainedModel, reason: str) -> OwnPath:
     """Checks the logits of the model as it is. Raises what `check_converted` raises."""
-    reference, scheme = compute_reference(model, model.dtype), as_computed(model.dtype)
+    dtype, scheme = model.dtype, as_computed(model.dtype)
+    reference = measure_rounding(model, dtype, compute_reference(model, dtype))
     with failures_as_unsupported(model):
         options = _first_right(model, reference, scheme.tolerance)
-        return _path(model, model.dtype, reference, scheme, reason, options)
+        return _path(model, dtype, reference, scheme, reason, options)
 
 
 def _first_right(model: PreTrainedModel, reference: Reference, tolerance: float) -> PassOptions:
