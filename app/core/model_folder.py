@@ -6,7 +6,7 @@ data, because their author is not trusted.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -29,7 +29,7 @@ TOKENIZER = "tokenizer.json"
 PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # read by other packages
 _TOKENIZERS = (TOKENIZER, *PIECES, "vocab.json", "vocab.txt")
 _OLLAMA_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
-_PART = re.compile(r"-\d{5}-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+_PART = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 _MOST_PARTS = 1000
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
 # In a list of files, without the index, only the names distinguish shards from other safetensors.
@@ -74,25 +74,37 @@ def gguf_parts(path: Path) -> list[Path]:
 
 
 def gguf_among(names: Iterable[str], wanted: str) -> str | None:
-    """Returns the GGUF file that is called `wanted`, or whose name ends with it, such as `Q4_K_M`.
+    """Returns the GGUF file that is called `wanted`, or whose name ends with it: `Q4_K_M`, `UD-Q4_K_XL`.
 
     Of a model that is split into several files, it is the first. The name may include its subfolder.
     """
-    for path in _in_order(names):
+    return _gguf_index(names).get(wanted.lower())
+
+
+def gguf_by_kind(names: Iterable[str]) -> dict[str, str]:
+    """Returns a repository's GGUF files by the shortest names that find them, such as `Q4_K_M`, sorted."""
+    index = _gguf_index(names := list(names))
+    kinds = dict[str, str]()
+    for path in filter(_begins_model, _in_order(names)):
+        known_as = (*_endings(_whole(path).name), str(_whole(path)), str(path))
+        kind = next((name for name in known_as if index[name.lower()] == str(path)), None)
+        if kind is not None:  # None: another file differs only in upper and lower case
+            kinds[kind] = str(path)
+    return dict(sorted(kinds.items()))
+
+
+def _gguf_index(names: Iterable[str]) -> dict[str, str]:
+    """Returns the GGUF files by all their names, in lower case. Whole names precede the ends of others."""
+    paths = _in_order(names)
+    index: dict[str, str] = {}
+    for path in paths:
         whole = _whole(path)
-        known_as = (str(path), path.name, str(whole), whole.name, _ending(whole.name))
-        if wanted.lower() in map(str.lower, known_as):
-            return str(path)
-    return None
-
-
-def gguf_kinds(names: Iterable[str]) -> list[str]:
-    """Returns names by which `gguf_among` finds the GGUF files of a repository, such as `Q4_K_M`, sorted."""
-    known: dict[str, PurePosixPath] = {}
-    for whole in map(_whole, _in_order(names)):
-        if known.setdefault(_ending(whole.name), whole) != whole:
-            known.setdefault(str(whole), whole)
-    return sorted(known)
+        for name in (str(path), path.name, str(whole), whole.name):
+            index.setdefault(name.lower(), str(path))
+    for path in paths:
+        for name in _endings(_whole(path).name):
+            index.setdefault(name.lower(), str(path))
+    return index
 
 
 def _in_order(names: Iterable[str]) -> list[PurePosixPath]:
@@ -101,9 +113,16 @@ def _in_order(names: Iterable[str]) -> list[PurePosixPath]:
     return sorted(paths, key=lambda path: (len(path.parts), path))
 
 
+def _begins_model(path: PurePosixPath) -> bool:
+    """Returns whether this is a whole model, or the first of its files."""
+    found = _PART.search(path.name)
+    return found is None or int(found["number"]) == 1
+
+
 def _whole(path: PurePosixPath) -> PurePosixPath:
     """Returns the path without its extension, and without the number of a part."""
-    return path.with_name(_stem(path.name) or path.name)
+    stem = _stem(path.name)
+    return path.with_name(stem) if stem.strip(".") else path
 
 
 def _stem(name: str) -> str:
@@ -112,9 +131,11 @@ def _stem(name: str) -> str:
     return name[: -len(GGUF)] if found is None else name[: found.start()]
 
 
-def _ending(stem: str) -> str:
-    """Returns the last part of a name without its extension: `q4_k_m` of `Qwen3-0.6B-Q4_K_M`."""
-    return re.split(r"[.-]", stem)[-1]
+def _endings(stem: str) -> Iterator[str]:
+    """Yields the ends of a name without its extension, the shortest first: `Q8_0` of `Qwen3-0.6B-Q8_0`."""
+    for separator in reversed(list(re.finditer(r"[.-](?=.)", stem))):
+        yield stem[separator.end() :]
+    yield stem
 
 
 def is_adapter(folder: Path) -> bool:
@@ -184,7 +205,6 @@ def weights_among(names: Iterable[str], takes_pickle: bool = False) -> list[str]
     """Returns the names of the weights in a repository's list of files, the index last.
 
     A repository may have the same weights in several formats. The list is empty if the server reads none.
-
     """
     offered = set(names)
     if ADAPTER_CONFIG in offered and ADAPTER_WEIGHTS in offered:

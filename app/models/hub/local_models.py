@@ -17,11 +17,9 @@ from app.core.catalogue import ModelProfile, Source, aliases_of
 from app.core.model_folder import (
     CONFIG,
     BrokenFile,
-    gguf_kinds,
-    gguf_parts,
+    gguf_by_kind,
     gguf_paths,
     is_complete,
-    is_model_gguf,
     read_json,
 )
 from app.models.hub.cache import snapshots
@@ -30,7 +28,9 @@ _CONTEXT_LENGTH = 8192  # tokens; less if the model's own window is smaller
 _MOST = 200  # models that are listed
 _MOST_ENTRIES = 10_000  # that are looked at in one store
 _NAME = re.compile(r"[\w-][\w.-]{0,95}")
+_OLLAMA_HOST = "registry.ollama.ai"
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
+_OLLAMA_ADAPTER = "application/vnd.ollama.image.adapter"
 _OLLAMA_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
@@ -77,34 +77,46 @@ class LocalModels:
 
 
 def _in_ollama(store: Path) -> Iterator[ModelProfile]:
-    """Yields the models of an Ollama store, such as `qwen3:0.6b` of its library or `user/name:tag`."""
+    """Yields the models of an Ollama store, such as `qwen3:0.6b` or `hf.co/owner/name:Q4_K_M`."""
     for manifest in _entries(store / "manifests", 4):
-        _, owner, name, tag = manifest.relative_to(store / "manifests").parts
+        parts = manifest.relative_to(store / "manifests").parts
         blob = _model_blob(manifest, store)
-        if blob is not None and all(map(_NAME.fullmatch, (owner, name, tag))):
-            known_as = f"{name}:{tag}" if owner == "library" else f"{owner}/{name}:{tag}"
+        if blob is not None and all(map(_NAME.fullmatch, parts)):
+            known_as = _ollama_name(*parts)
             yield _profile(known_as, Source(str(blob), label=f"ollama/{known_as}"), "Ollama's store")
 
 
+def _ollama_name(host: str, owner: str, name: str, tag: str) -> str:
+    """Returns the name that `ollama list` shows."""
+    if host != _OLLAMA_HOST:
+        return f"{host}/{owner}/{name}:{tag}"
+    return f"{name}:{tag}" if owner == "library" else f"{owner}/{name}:{tag}"
+
+
 def _model_blob(manifest: Path, store: Path) -> Path | None:
-    """Returns the GGUF file that a manifest names; None if there is none."""
+    """Returns the GGUF file that a manifest names; None if there is none, or if an adapter belongs to it."""
+    digests: dict[object, str] = {}
     with suppress(BrokenFile):
         layers = read_json(manifest).get("layers")
         for layer in layers if isinstance(layers, list) else ():
-            if isinstance(layer, dict) and layer.get("mediaType") == _OLLAMA_MODEL:
-                digest = _OLLAMA_DIGEST.fullmatch(str(layer.get("digest")))
-                blob = None if digest is None else store / "blobs" / f"sha256-{digest[1]}"
-                return blob if blob is not None and is_complete(blob) else None
-    return None
+            if isinstance(layer, dict):
+                digests.setdefault(str(layer.get("mediaType")), str(layer.get("digest")))
+    digest = _OLLAMA_DIGEST.fullmatch(digests.get(_OLLAMA_MODEL, ""))
+    if digest is None or _OLLAMA_ADAPTER in digests:
+        return None
+    blob = store / "blobs" / f"sha256-{digest[1]}"
+    return blob if is_complete(blob) else None
 
 
 def _in_lm_studio(folder: Path) -> Iterator[ModelProfile]:
     """Yields the files of LM Studio's folder under the Hub's names for them, such as `owner/name:Q4_K_M`."""
-    for file in _entries(folder, 3):
-        owner, name, _ = file.relative_to(folder).parts
-        if _is_model_file(file) and _NAME.fullmatch(owner) and _NAME.fullmatch(name):
-            known_as = f"{owner}/{name}:{gguf_kinds([file.name])[0]}"
-            yield _profile(known_as, Source(str(file), label=f"lm-studio/{known_as}"), "LM Studio's folder")
+    for model in (child for owner in _children(folder) for child in _children(owner)):
+        owner, name = model.relative_to(folder).parts
+        if _NAME.fullmatch(owner) and _NAME.fullmatch(name):
+            for kind, file in _gguf_models(model):
+                known_as = f"{owner}/{name}:{kind}"
+                source = Source(str(file), label=f"lm-studio/{known_as}")
+                yield _profile(known_as, source, "LM Studio's folder")
 
 
 def _in_hub_cache(cache: Path) -> Iterator[ModelProfile]:
@@ -116,21 +128,19 @@ def _in_hub_cache(cache: Path) -> Iterator[ModelProfile]:
         for snapshot in islice(snapshots(repository), 10):
             if _is_causal(snapshot) and is_complete(snapshot):
                 yield _profile(name, Source(name), "the Hugging Face cache")
-            for file in filter(_is_model_file, _gguf_paths(snapshot)):
-                known_as = f"{name}:{gguf_kinds([file.name])[0]}"
-                yield _profile(known_as, Source(known_as), "the Hugging Face cache")
+            for kind, _ in _gguf_models(snapshot):
+                yield _profile(f"{name}:{kind}", Source(f"{name}:{kind}"), "the Hugging Face cache")
 
 
-def _is_model_file(path: Path) -> bool:
-    """Returns whether this is the GGUF file of a language model, or the first of its files."""
-    return is_model_gguf(path) and path == gguf_parts(path)[0] and is_complete(path)
-
-
-def _gguf_paths(snapshot: Path) -> list[Path]:
+def _gguf_models(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yields the complete GGUF files of language models with the names that find them, such as `Q4_K_M`."""
     try:
-        return sorted(gguf_paths(snapshot))[:_MOST_ENTRIES]
+        paths = sorted(gguf_paths(folder))[:_MOST_ENTRIES]
     except OSError:  # a folder that this user may not read counts as empty
-        return []
+        return
+    for kind, path in gguf_by_kind(path.relative_to(folder).as_posix() for path in paths).items():
+        if is_complete(folder / path):
+            yield kind, folder / path
 
 
 def _is_causal(snapshot: Path) -> bool:

@@ -17,7 +17,7 @@ from app.core.model_folder import (
     INDEX,
     TEMPLATE_FOLDER,
     gguf_among,
-    gguf_kinds,
+    gguf_by_kind,
     gguf_parts,
     is_text,
     weights_among,
@@ -26,6 +26,7 @@ from app.core.model_folder import (
 LOOKUP_TIMEOUT_S = 10.0
 _NAME = re.compile(rf"({TEMPLATE_FOLDER}/)?[\w-][\w.+-]*")
 _GGUF_NAME = re.compile(r"([\w-][\w.+-]*/)?[\w-][\w.+-]*\.gguf", re.IGNORECASE)
+_USUAL = "Q4_K_M"
 _HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -78,10 +79,10 @@ def _weights(names: Iterable[str], source: Source) -> list[str]:
     weights = weights_among(names, source.takes_pickle)
     if weights:
         return weights
-    if kinds := gguf_kinds(names):
+    if kinds := gguf_by_kind(names):
         raise ModelRefused(
             f"{source.location} has no safetensors, only GGUF files.",
-            hint=f"Name one of them, such as {source.location}:{kinds[0]}. {_listed(kinds)}",
+            hint=f"Name one of them, such as {source.location}:{_usual(kinds)}. {_listed(kinds)}",
         )
     raise ModelRefused(
         f"{source.location} has no weights in the safetensors format.",
@@ -93,12 +94,17 @@ def _gguf(names: Iterable[str], source: Source) -> str:
     assert source.gguf_name is not None
     found = gguf_among(names, source.gguf_name)
     if found is None:
-        kinds = gguf_kinds(names)
+        kinds = gguf_by_kind(names)
         raise ModelMissing(
             f"{source.repository} has no GGUF file called {source.gguf_name}.",
             hint=_listed(kinds) if kinds else "It has no GGUF files at all.",
         )
     return found
+
+
+def _usual(kinds: Iterable[str]) -> str:
+    """Returns the kind that llama.cpp and Ollama choose if there is one, else the first."""
+    return min(kinds, key=lambda kind: kind.upper() != _USUAL)
 
 
 def _listed(kinds: Iterable[str]) -> str:

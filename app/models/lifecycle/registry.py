@@ -14,7 +14,10 @@ from app.core.model_folder import is_gguf
 from app.core.paths import expand, is_path
 from app.models.lifecycle.state import ModelState
 
-_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:([\w-][\w.-]*/)?[\w.-]+)?")
+# Ollama's names for files of the Hub begin with its host.
+_REPOSITORY = re.compile(
+    r"((hf\.co|huggingface\.co)/)?(?P<location>[\w-][\w.-]*/[\w-][\w.-]*(:([\w-][\w.-]*/)?[\w.-]+)?)"
+)
 _MAX_OTHERS = 32  # known models that are not in the catalogue
 _CONTEXT_LENGTH = 8192  # tokens, for a model outside the catalogue; less if its own window is smaller
 
@@ -37,7 +40,7 @@ class ModelRegistry:
         Raises:
             ModelNotFound: the hint has the most similar names, or the setting that allows this one.
         """
-        name = self._aliases.get(name, name)
+        name = self._known_as(name)
         if name not in self._states and self._allows_any and (profile := self._undescribed(name)) is not None:
             self._forget_unused()
             self._states[name] = ModelState(profile)
@@ -45,9 +48,19 @@ class ModelRegistry:
             raise ModelNotFound(
                 "No model of the catalogue has that name.",
                 hint="LLM_ALLOW_ANY_MODEL=true lets requests name any repository, folder or GGUF file. "
-                f"The models are: {', '.join(self._catalogue)}.",
+                f"The models are: {', '.join(self._listed())}.",
             )
-        return self._states.get(name) or self._states[find_profile(self._catalogue, name).name]
+        return self._states.get(name) or self._states[find_profile(self._listed(), name).name]
+
+    def _known_as(self, name: str) -> str:
+        """Returns the name of the model with this alias, or with Ollama's default tag; else the same name."""
+        name = self._aliases.get(name, name)
+        return latest if name not in self._states and (latest := f"{name}:latest") in self._found else name
+
+    def _listed(self) -> dict[str, ModelProfile]:
+        """Returns the models of the catalogue, then those of other programs."""
+        found = {name: self._states[name].profile for name in sorted(self._found)}
+        return {**self._catalogue, **found}
 
     def _undescribed(self, name: str) -> ModelProfile | None:
         """Returns a profile for a model outside the catalogue, or for `BASE+ADAPTER`; else None."""
@@ -146,7 +159,8 @@ def _adapted(base: ModelProfile, adapter: str, name: str) -> ModelProfile | None
 def _location(name: str) -> str | None:
     """Returns the location of a source; None if the name cannot be one."""
     if not is_path(name):
-        return name if _REPOSITORY.fullmatch(name) else None
+        found = _REPOSITORY.fullmatch(name)
+        return None if found is None else found["location"]
     try:
         return os.path.abspath(expand(name))  # without a look at the disk
     except ValueError:

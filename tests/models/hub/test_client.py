@@ -299,7 +299,7 @@ def test_damaged_gguf_file_is_downloaded_again(tmp_path: Path, standin: StandInH
     ("name", "error", "hint"),
     [
         ("owner/ggufs:Q2_K", ModelMissing, "It has F16, Q4_K_M, Q8_0."),
-        ("owner/ggufs", ModelRefused, "owner/ggufs:F16. It has F16, Q4_K_M, Q8_0."),
+        ("owner/ggufs", ModelRefused, "owner/ggufs:Q4_K_M. It has F16, Q4_K_M, Q8_0."),
         ("owner/tiny:Q4_0", ModelMissing, "no GGUF files at all"),
     ],
 )

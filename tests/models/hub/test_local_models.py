@@ -20,12 +20,19 @@ from tests.models.stand_in_engines import StandInEngines
 DIGEST = "ab" * 32
 CAUSAL = TINY | {"config.json": b'{"architectures": ["Qwen3ForCausalLM"]}'}
 MODEL = "application/vnd.ollama.image.model"
+ADAPTER = "application/vnd.ollama.image.adapter"
 
 
-def ollama(store: Path, name: str, digest: object = f"sha256:{DIGEST}", kind: str = MODEL) -> Path:
-    manifest = store / "manifests" / "registry.ollama.ai" / name
+def ollama(
+    store: Path,
+    name: str,
+    digest: object = f"sha256:{DIGEST}",
+    host: str = "registry.ollama.ai",
+    beside: str = "template",
+) -> Path:
+    manifest = store / "manifests" / host / name
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    layers = [{"mediaType": "template", "digest": "sha256:0"}, {"mediaType": kind, "digest": digest}]
+    layers = [{"mediaType": beside, "digest": "sha256:0"}, {"mediaType": MODEL, "digest": digest}]
     manifest.write_text(json.dumps({"layers": layers}))
     (store / "blobs").mkdir(exist_ok=True)
     (store / "blobs" / f"sha256-{DIGEST}").write_bytes(b"GGUF")
@@ -51,12 +58,11 @@ def test_nothing_is_found_without_the_programs(tmp_path: Path) -> None:
 def test_ollamas_models_have_its_names(tmp_path: Path) -> None:
     store = ollama(tmp_path / "ollama", "library/qwen3/0.6b")
     ollama(store, "somebody/mine/latest")
+    ollama(store, "owner/name/Q4_K_M", host="hf.co")
     found = local(tmp_path).find(CATALOGUE)
-    assert [profile.name for profile in found] == ["qwen3:0.6b", "somebody/mine:latest"]
-    assert [profile.sources[0].model_id for profile in found] == [
-        "ollama/qwen3:0.6b",
-        "ollama/somebody/mine:latest",
-    ]
+    names = ["hf.co/owner/name:Q4_K_M", "qwen3:0.6b", "somebody/mine:latest"]
+    assert [profile.name for profile in found] == names
+    assert [profile.sources[0].model_id for profile in found] == [f"ollama/{name}" for name in names]
     weights = Hub(tmp_path).find(found[0])
     assert weights is not None and weights.path == store / "blobs" / f"sha256-{DIGEST}"
 
@@ -66,6 +72,11 @@ def test_ollamas_models_have_its_names(tmp_path: Path) -> None:
 )
 def test_manifest_that_leads_nowhere_is_left_out(tmp_path: Path, digest: object) -> None:
     ollama(tmp_path / "ollama", "library/evil/latest", digest)
+    assert names(tmp_path) == []
+
+
+def test_ollamas_model_with_an_adapter_is_left_out(tmp_path: Path) -> None:
+    ollama(tmp_path / "ollama", "library/tuned/latest", beside=ADAPTER)
     assert names(tmp_path) == []
 
 
@@ -80,12 +91,13 @@ def test_lm_studios_files_have_the_names_of_the_hub(tmp_path: Path) -> None:
     files = (
         "Q-0.6B-Q4_K_M.gguf",
         "Q-0.6B-Q8_0.gguf",
+        "Q-0.6B-UD-Q8_0.gguf",
         "mmproj-Q.gguf",
         "big-00001-of-00002.gguf",
         "notes.txt",
     )
     make_folder(tmp_path / "studio" / "owner" / "Q-GGUF", dict.fromkeys(files, b"GGUF"))
-    assert names(tmp_path) == ["owner/Q-GGUF:Q4_K_M", "owner/Q-GGUF:Q8_0"]
+    assert names(tmp_path) == [f"owner/Q-GGUF:{kind}" for kind in ("Q4_K_M", "Q8_0", "UD-Q8_0")]
 
 
 def test_hub_cache_is_listed_without_what_is_known_or_does_not_chat(tmp_path: Path) -> None:
@@ -102,13 +114,17 @@ def test_hub_cache_is_listed_without_what_is_known_or_does_not_chat(tmp_path: Pa
 
 def test_manager_lists_and_finds_them_until_they_are_gone(tmp_path: Path) -> None:
     async def run() -> None:
-        ollama(tmp_path / "ollama", "library/qwen3/0.6b")
+        ollama(ollama(tmp_path / "ollama", "library/qwen3/0.6b"), "library/mine/latest")
         settings = Settings(_env_file=None, model_name="none")
         manager = ModelManager(
             settings, CATALOGUE, Hub(tmp_path), engines=StandInEngines(), local=local(tmp_path)
         )
         assert "qwen3:0.6b" in await manager.on_disk()
         assert manager.find("qwen3:0.6b") in manager.states()
+        assert manager.find("mine") is manager.find("mine:latest")
+        with pytest.raises(ModelNotFound) as caught:
+            manager.find("qwen3:1b")
+        assert "Did you mean qwen3:0.6b" in str(caught.value.hint)
         (tmp_path / "ollama" / "blobs" / f"sha256-{DIGEST}").unlink()
         await manager.on_disk()
         with pytest.raises(ModelNotFound):
