@@ -2,15 +2,13 @@
 
 import ctypes
 import logging
-import os
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from app.engine.layers.compiled.compiler import LIMIT_S, CompilationError
+from app.engine.layers.compiled.compiler import CompilationError, Compiler, usual_compiler
 from app.engine.layers.compiled.library import load_library, usual_folder
 from app.engine.layers.compiled.product import INSTRUCTIONS, best_instructions
 
@@ -68,18 +66,16 @@ def pointer(tensor: Tensor | None) -> int | None:
 def row_kernels() -> RowKernels | None:
     """Returns the kernels for this processor; None, and logs why, if they cannot be compiled."""
     try:
-        return load_kernels(best_instructions(), usual_folder(), os.environ)
+        return load_kernels(best_instructions(), usual_folder(), usual_compiler())
     except CompilationError as error:
         _log.info("single tokens are computed by torch alone, which is slower: %s", error)
         return None
 
 
-def load_kernels(
-    instructions: str, folder: Path, environment: Mapping[str, str] = os.environ, limit_s: float = LIMIT_S
-) -> RowKernels:
+def load_kernels(instructions: str, folder: Path, compiler: Compiler) -> RowKernels:
     """Returns the kernels compiled for these instructions, which the processor must have.
 
     The library is kept in `folder`. Raises CompilationError.
     """
     flags = (*INSTRUCTIONS[instructions], *_FLAGS)
-    return RowKernels(load_library(_SOURCE, flags, folder, environment, limit_s))
+    return RowKernels(load_library(_SOURCE, flags, folder, compiler))

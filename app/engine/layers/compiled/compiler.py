@@ -11,12 +11,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 from app.engine.layers.compiled.private_folder import NotPrivate, is_private, private_folder
 
-LIMIT_S = 60.0  # a compilation takes one to five seconds
+_LIMIT_S = 60.0  # for all libraries of a process; each takes one to five seconds
 _FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=off")
 _LONGEST_REASON = 300  # characters of the compiler's messages
 _BUILD_PREFIX = "compiling-"
@@ -27,12 +27,17 @@ class CompilationError(Exception):
     """The library could not be made. The text says why."""
 
 
-@dataclass(frozen=True, slots=True)
 class Compiler:
-    """A C compiler, all of whose runs must end by `deadline`, in seconds of the monotonic clock."""
+    """A C compiler, all of whose runs together may take `limit_s`. One that has hung is not run again."""
 
-    command: tuple[str, ...]
-    deadline: float
+    def __init__(self, command: Sequence[str], limit_s: float = _LIMIT_S) -> None:
+        self.command = tuple(command)
+        self._left_s = limit_s
+
+    @cached_property
+    def version(self) -> str:
+        """What the compiler says of itself. Raises what `run` raises."""
+        return self.run("--version")
 
     def run(self, *arguments: str, temporary: Path | None = None) -> str:
         """Returns the output of the compiler, which keeps its temporary files in the folder, if one is given.
@@ -40,14 +45,17 @@ class Compiler:
         Raises CompilationError if it fails or takes too long. It leaves no process behind.
         """
         name = self.command[0]
-        if self.deadline <= time.monotonic():
+        if self._left_s <= 0:
             raise CompilationError(f"no time is left for {name}")
+        began_at = time.monotonic()
         try:
             return self._run(arguments, {} if temporary is None else {"TMPDIR": str(temporary)})
         except OSError as error:
             raise CompilationError(f"{name}: {error.strerror or error}") from error
         except subprocess.TimeoutExpired as error:
             raise CompilationError(f"{name} took too long and was ended") from error
+        finally:
+            self._left_s -= time.monotonic() - began_at
 
     def _run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
         with subprocess.Popen(
@@ -61,7 +69,7 @@ class Compiler:
             process_group=0,
         ) as process:
             try:
-                output, reason = process.communicate(timeout=self.deadline - time.monotonic())
+                output, reason = process.communicate(timeout=self._left_s)
             except BaseException:
                 _kill_group(process.pid)
                 raise
@@ -76,14 +84,20 @@ def _kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-def find_compiler(environment: Mapping[str, str], limit_s: float = LIMIT_S) -> Compiler:
+@cache
+def usual_compiler() -> Compiler:
+    """Returns this process's compiler. Raises CompilationError if there is none."""
+    return find_compiler(os.environ)
+
+
+def find_compiler(environment: Mapping[str, str], limit_s: float = _LIMIT_S) -> Compiler:
     """Returns the C compiler that `CC` names, else gcc or cc. `limit_s` bounds all its runs together.
 
     Raises CompilationError if there is none.
     """
     for command in _commands(environment):
         if command and shutil.which(command[0], path=environment.get("PATH")):
-            return Compiler(tuple(command), time.monotonic() + limit_s)
+            return Compiler(command, limit_s)
     named = f" (CC={environment['CC']})" if "CC" in environment else ""
     raise CompilationError(f"there is no C compiler{named}")
 
@@ -130,7 +144,7 @@ def _digest(source: Path, flags: Sequence[str], compiler: Compiler) -> str:
     """Returns a name for all that the library depends on."""
     parts = (
         source.read_text("utf-8"),
-        compiler.run("--version"),
+        compiler.version,
         shlex.join((*compiler.command, *_FLAGS, *flags)),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

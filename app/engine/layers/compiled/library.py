@@ -3,13 +3,13 @@
 import ctypes
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from app.engine.layers.compiled.compiler import CompilationError, Compiler, compiled, find_compiler
+from app.engine.layers.compiled.compiler import CompilationError, Compiler, compiled
 
 _log = logging.getLogger(__name__)
 
@@ -23,16 +23,14 @@ def load_library(
     source: Path,
     flags: Sequence[str],
     folder: Path,
-    environment: Mapping[str, str],
-    limit_s: float,
+    compiler: Compiler,
     temporary: Path | None = None,
 ) -> ctypes.CDLL:
     """Returns the library that the compiler makes of `source`, or has made before, in `folder`.
 
     If it cannot be kept there, it is made for this process only, in a folder within `temporary`, by default
-    the system's. Raises CompilationError, after `limit_s` at the latest.
+    the system's. Raises CompilationError.
     """
-    compiler = find_compiler(environment, limit_s)
     try:
         return _loaded(source, flags, compiler, folder)
     except CompilationError as error:

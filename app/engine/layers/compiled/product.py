@@ -2,7 +2,6 @@
 
 import ctypes
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from app.engine.layers.compiled.compiler import LIMIT_S, CompilationError
+from app.engine.layers.compiled.compiler import CompilationError, Compiler, usual_compiler
 from app.engine.layers.compiled.library import load_library, usual_folder
 
 _log = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class GroupedProduct:
 def grouped_product() -> GroupedProduct | None:
     """Returns the product for this processor; None, and logs why, if it cannot be compiled."""
     try:
-        product = load_product(best_instructions(), usual_folder(), os.environ)
+        product = load_product(best_instructions(), usual_folder(), usual_compiler())
     except CompilationError as error:
         _log.warning("4- and 8-bit layers use torch's products, which are slower: %s", error)
         return None
@@ -93,17 +92,16 @@ def grouped_product() -> GroupedProduct | None:
 def load_product(
     instructions: str,
     folder: Path,
-    environment: Mapping[str, str] = os.environ,
-    limit_s: float = LIMIT_S,
+    compiler: Compiler,
     temporary: Path | None = None,
 ) -> GroupedProduct:
     """Returns the product compiled for these instructions, which the processor must have.
 
     The library is kept in `folder`. If it cannot be kept there, it is made for this process only, in a folder
-    within `temporary`, by default the system's. Raises CompilationError, after `limit_s` at the latest.
+    within `temporary`, by default the system's. Raises CompilationError.
     """
     flags = INSTRUCTIONS[instructions]
-    return GroupedProduct(load_library(_SOURCE, flags, folder, environment, limit_s, temporary))
+    return GroupedProduct(load_library(_SOURCE, flags, folder, compiler, temporary))
 
 
 def best_instructions() -> str:

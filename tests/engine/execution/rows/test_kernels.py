@@ -1,6 +1,7 @@
 """The compiled kernels compute what torch computes, for any size, dtype and set of instructions."""
 
 import ctypes
+import os
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, rms_norm, scaled_dot_product_attention, silu
 
 from app.engine.execution.rows.kernels import MOST_DIM, Attention, Norm, RowKernels, load_kernels
+from app.engine.layers.compiled.compiler import find_compiler
 from app.engine.layers.compiled.product import DTYPES
 from tests.engine.layers.compiled.conftest import AVAILABLE, needs_product
 
@@ -27,7 +29,7 @@ check = settings(max_examples=40, deadline=None)
 @pytest.fixture(scope="module", params=AVAILABLE)
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RowKernels:
     folder: Path = tmp_path_factory.mktemp("compiled")
-    return load_kernels(request.param, folder)
+    return load_kernels(request.param, folder, find_compiler(os.environ))
 
 
 def guarded(numbers: Tensor) -> tuple[Tensor, Tensor]:

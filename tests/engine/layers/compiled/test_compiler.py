@@ -13,8 +13,8 @@ import pytest
 
 from app.engine.layers.compiled.compiler import CompilationError, Compiler, compiled, find_compiler
 
-NEVER = time.monotonic() + 1e6  # longer than any test
-GCC = Compiler(("gcc",), NEVER)
+LONG_S = 1e6
+GCC = Compiler(("gcc",), LONG_S)
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc here")
 
 
@@ -133,7 +133,7 @@ def test_failing_compiler_is_quoted_and_leaves_nothing(source: Path, folder: Pat
 
 def test_compiler_that_cannot_be_run_is_an_error(source: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CompilationError, match="gone"):
-        compiled(source, (), Compiler((str(tmp_path / "gone"),), NEVER), folder)
+        compiled(source, (), Compiler((str(tmp_path / "gone"),), LONG_S), folder)
 
 
 def test_compiler_is_the_one_that_the_environment_names(tmp_path: Path) -> None:
@@ -152,10 +152,10 @@ def test_messages_of_a_compiler_may_be_in_any_encoding(source: Path, folder: Pat
     makes = script(
         tmp_path / "makes", f'{greets}; for last; do :; done; [ "$1" = --version ] || echo > "$last"'
     )
-    assert compiled(source, (), Compiler((makes,), NEVER), folder).is_file()
+    assert compiled(source, (), Compiler((makes,), LONG_S), folder).is_file()
     fails = script(tmp_path / "fails", f"{greets} >&2; exit 1")
     with pytest.raises(CompilationError, match="fails"):
-        compiled(source, (), Compiler((fails,), NEVER), folder)
+        compiled(source, (), Compiler((fails,), LONG_S), folder)
 
 
 @pytest.mark.parametrize("cc", [{}, {"CC": ""}, {"CC": "none"}])
@@ -210,5 +210,5 @@ def test_compiler_keeps_temporary_files_in_its_folder(source: Path, folder: Path
         tmp_path / "makes",
         f'for last; do :; done; [ "$1" = --version ] || echo $TMPDIR | tee {notes} > "$last"',
     )
-    compiled(source, (), Compiler((makes,), NEVER), folder)
+    compiled(source, (), Compiler((makes,), LONG_S), folder)
     assert Path(notes.read_text().strip()).parent == folder

@@ -1,5 +1,6 @@
 """Compiled layers are exact products of rounded rows, the same on all processors and in any batch."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from app.engine.layers.compiled.compiler import find_compiler
 from app.engine.layers.compiled.linear import CompiledLinear
 from app.engine.layers.compiled.product import GroupedProduct, load_product
 from app.engine.layers.group_search import in_four_bits
@@ -22,7 +24,7 @@ KINDS = [(4, None), (4, torch.float16), (4, torch.int8), (8, None)]  # bits, and
 @pytest.fixture(scope="module")
 def products(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GroupedProduct]:
     folder: Path = tmp_path_factory.mktemp("compiled")
-    return {name: load_product(name, folder) for name in AVAILABLE}
+    return {name: load_product(name, folder, find_compiler(os.environ)) for name in AVAILABLE}
 
 
 @pytest.fixture(params=AVAILABLE)
