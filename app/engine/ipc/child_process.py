@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+import psutil  # type: ignore[import-untyped]  # ships no types
+
 from app.engine.ipc.fork_messages import ForkRequest, receive_answer, receive_end, send_request
 
 _SETTINGS = ("LLM_API_KEY", "LLM_API_KEYS", "LLM_DATABASE_URL", "LLM_HF_TOKEN")
@@ -151,6 +153,14 @@ async def until_readable(connection: socket.socket | int) -> None:
         await readable.wait()
     finally:
         loop.remove_reader(connection)
+
+
+def is_stopped(pid: int) -> bool:
+    """Returns whether a signal such as SIGSTOP keeps the process from running."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def worker_environment() -> dict[str, str]:

@@ -56,7 +56,7 @@ class WorkerClient:
         self._process = process
         self._liveness = Liveness(stuck_after_s)
         self._requests = RequestQueues(max_requests)
-        self._load = LoadOutcome(spec.model_name)
+        self._load = LoadOutcome(spec.model_name, lambda: process.is_stopped)
         self._inbox = Inbox(self._requests, self._load, self._liveness, report)
         self._is_closing = False
         self._was_ready = False

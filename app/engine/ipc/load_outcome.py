@@ -2,21 +2,30 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from app.core.errors import DomainError, ModelLoadFailed
 from app.engine.ipc.messages import ModelInfo
 
 RETRY_AFTER_S = 5  # after a worker could not be started, or ended while it was loading
 LOAD_SILENCE_S = 300.0  # between two signs of life of a worker that is loading
+_LOOK_EVERY_S = 1.0
+_STOPPED_LOOKS = 3  # in a row; one may fall into a moment in which all of the server is stopped
 
 
 class LoadOutcome:
     """How the load of a worker ends: with the facts of its model, or with an error."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(
+        self, model_name: str, is_stopped: Callable[[], bool], *, look_every_s: float = _LOOK_EVERY_S
+    ) -> None:
+        """`is_stopped` returns whether the worker is kept from running, as by SIGSTOP."""
         self._model_name = model_name
         self._outcome: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self._last_heard = time.monotonic()
+        self._is_stopped = is_stopped
+        self._look_every_s = look_every_s
+        self._stopped_looks = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -45,14 +54,25 @@ class LoadOutcome:
         """Returns when the model is loaded.
 
         Raises:
-            ModelUnavailable: the worker reported why it cannot serve, ended, or fell silent.
+            ModelUnavailable: the worker reported why it cannot serve, ended, was stopped, or fell silent.
         """
         while not self._outcome.done():
-            await asyncio.wait((self._outcome,), timeout=1.0)
-            if not self._outcome.done() and time.monotonic() - self._last_heard > LOAD_SILENCE_S:
-                raise ModelLoadFailed(
-                    f"The worker of {self._model_name} was silent for {LOAD_SILENCE_S:.0f} s while loading.",
-                    hint="Check that the disk with the model's folder responds.",
-                    retry_after=RETRY_AFTER_S,
-                )
+            await asyncio.wait((self._outcome,), timeout=self._look_every_s)
+            if not self._outcome.done():
+                self._check_process()
         self._outcome.result()
+
+    def _check_process(self) -> None:
+        self._stopped_looks = self._stopped_looks + 1 if self._is_stopped() else 0
+        if self._stopped_looks >= _STOPPED_LOOKS:
+            raise ModelLoadFailed(
+                f"The worker of {self._model_name} was stopped by a signal while loading.",
+                hint="Find out what sends SIGSTOP to the server's processes.",
+                retry_after=RETRY_AFTER_S,
+            )
+        if time.monotonic() - self._last_heard > LOAD_SILENCE_S:
+            raise ModelLoadFailed(
+                f"The worker of {self._model_name} was silent for {LOAD_SILENCE_S:.0f} s while loading.",
+                hint="Check that the disk with the model's folder responds.",
+                retry_after=RETRY_AFTER_S,
+            )

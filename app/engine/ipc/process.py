@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 import zmq
 
-from app.engine.ipc.child_process import ChildProcess
+from app.engine.ipc.child_process import ChildProcess, is_stopped
 from app.engine.ipc.heartbeat import Beat
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import Inbound, Outbound, Shutdown, WorkerSpec, decode_outbound, encode
@@ -60,6 +60,11 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal such as SIGSTOP keeps the process from running."""
+        return is_stopped(self.pid)
 
     def send(self, message: Inbound) -> None:
         self._link.send(encode(message))

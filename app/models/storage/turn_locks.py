@@ -17,6 +17,13 @@ class TurnLocks(Protocol):
             ConversationBusy: another turn holds it.
         """
 
+    async def settle(self, conversation_id: str) -> None:
+        """Stores what a process has left of a turn in which it died. No turn is refused meanwhile.
+
+        Raises:
+            ConversationBusy: a turn holds the conversation's lock.
+        """
+
     async def is_held(self, conversation_id: str) -> bool:
         """Returns whether a turn of any process holds the conversation's lock now."""
 
@@ -42,6 +49,11 @@ class LocalTurnLocks:
             yield
         finally:
             self._held.discard(conversation_id)
+
+    async def settle(self, conversation_id: str) -> None:
+        """See TurnLocks. Turns end with their process."""
+        if conversation_id in self._held:
+            raise busy()
 
     async def is_held(self, conversation_id: str) -> bool:
         """See TurnLocks."""

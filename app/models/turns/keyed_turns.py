@@ -97,6 +97,9 @@ class KeyedTurns:
 
         Returns a reader if another process has committed the turn by now.
         """
+        await self._locks.settle(record.conversation_id)
+        if (reader := await self._committed(record)) is not None:
+            return reader
         async with self._locks.hold(record.conversation_id):
             reader = await self._committed(record)
             if reader is None:

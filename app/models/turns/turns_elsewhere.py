@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 from app.core.errors import ConversationBusy, ConversationNotFound, MessageNotFound, TurnElsewhere
 from app.models.schemas import StartEvent
 from app.models.storage.store import ConversationStore, StoredTurn
-from app.models.storage.turn_locks import TurnLocks, busy
+from app.models.storage.turn_locks import TurnLocks
 from app.models.turns.replay import start_of, stored_log
 from app.models.turns.turn_log import TurnIds, TurnLog, TurnRecord, TurnSnapshot
 from app.models.turns.turn_registry import TurnReader, turn_not_found
@@ -36,7 +36,7 @@ class TurnsElsewhere:
             TurnElsewhere: another process runs it, or it has died and its lease is still in force.
         """
         look = self.look(owner, message_id)  # this keeps it alive, so that others find the same
-        async with look.lock:  # two at once could find each other in the turn's lock
+        async with look.lock:  # several at once read the same
             return await self.read_log(owner, message_id)
 
     def look(self, owner: str, message_id: str) -> "_Look":
@@ -79,15 +79,9 @@ class TurnsElsewhere:
         return turn
 
     async def _settle(self, conversation_id: str) -> None:
-        """Lets the store take what a process has left that died in the turn: its lock does so.
-
-        A lock that is in force is not tried: somebody who wants to begin a turn just then would be refused.
-        """
+        """Lets the store take what a process has left that died in the turn."""
         try:
-            if await self._locks.is_held(conversation_id):
-                raise busy()
-            async with self._locks.hold(conversation_id):
-                pass
+            await self._locks.settle(conversation_id)
         except ConversationBusy:
             raise TurnElsewhere(
                 "The turn runs on another server, or is being recovered because that one has died.",

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +22,7 @@ from app.models.storage.sql.tables import turn_leases
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _PROBE_EVERY_S = 2.0
 _BUSY_TIMEOUT_S = 5.0
 _QUEUE_TIMEOUT_S = 10.0
@@ -43,6 +46,7 @@ class Database:
         self._probe_every_s = probe_every_s
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._file = DatabaseFile(self._engine.url.database or "") if self._is_sqlite else None
+        self._converting = ThreadPoolExecutor(2, "database-rows")  # they start with the first conversion
         self._writing = asyncio.Lock()  # SQLite has one writer, and waits for others by polling
         self._is_open = False
         self._failure: StoreUnavailable | None = StoreUnavailable("The database was not opened yet.")
@@ -88,6 +92,7 @@ class Database:
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._engine.dispose()
         await self._threads.wait()
+        self._converting.shutdown(wait=False)
         if self._file is not None:
             self._file.close()
 
@@ -107,6 +112,13 @@ class Database:
         async with self._translated(), self._locked(), self._transaction() as connection:
             yield connection
         self._recovered()
+
+    async def convert(self, work: Callable[[], T]) -> T:
+        """Returns the result of `work` between rows and messages, in a thread that does nothing else.
+
+        Others may keep all of asyncio's threads busy.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._converting, work)
 
     def _check_open(self) -> None:
         if not self._is_open:

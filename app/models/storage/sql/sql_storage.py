@@ -73,9 +73,8 @@ class SqlStorage:
         held = await self.leases.held()
         for conversation_id in await self.store.open_turns.conversations():
             if conversation_id not in held:
-                with contextlib.suppress(ConversationBusy):  # another server does it
-                    async with self.locks.hold(conversation_id):
-                        pass
+                with contextlib.suppress(ConversationBusy):  # a turn has begun, and has stored it
+                    await self.locks.settle(conversation_id)
 
     async def _settle_repeatedly(self) -> None:
         while True:

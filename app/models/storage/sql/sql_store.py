@@ -1,8 +1,8 @@
 """Keeps conversations in an SQL database."""
 
-import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from sqlalchemy import (
     ColumnElement,
@@ -91,7 +91,7 @@ class SqlStore:
                 rows = list((await connection.execute(query)).all())
         if not rows:
             raise MessageNotFound("The conversation has no message with this id.")
-        return await asyncio.to_thread(messages_of, rows)
+        return await self._database.convert(partial(messages_of, rows))
 
     async def messages(self, conversation: Conversation) -> tuple[Message, ...]:
         """See ConversationStore."""
@@ -102,7 +102,7 @@ class SqlStore:
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        return await asyncio.to_thread(messages_of, rows)
+        return await self._database.convert(partial(messages_of, rows))
 
     async def has(self, conversation_id: str) -> bool:
         """See ConversationStore."""
@@ -132,13 +132,34 @@ class SqlStore:
         return await self.open_turns.find(owner, message_id) if may_be_id(message_id) else None
 
     async def settle(self, conversation_id: str) -> None:
-        """Commits the turn that a process has left when it died. The turn lock must be held."""
-        if (turn := await self.open_turns.of(conversation_id)) is None:
+        """Commits the turn that a process has left when it died, as an interrupted one.
+
+        The turn lock must be held. Raises ConversationBusy as `commit` does.
+        """
+        if await self.open_turns.has(conversation_id):
+            async with self._database.writing() as connection:
+                await self._locks.confirm(connection, conversation_id)
+                await self._end_open_turn(connection, conversation_id)
+
+    async def settle_free(self, conversation_id: str) -> None:
+        """Does the same without the turn lock: it is held in the transaction only, so that nobody is refused.
+
+        Raises:
+            ConversationBusy: a turn holds the lock.
+        """
+        if await self.open_turns.has(conversation_id):
+            async with (
+                self._database.writing() as connection,
+                self._locks.passing(connection, conversation_id),
+            ):
+                await self._end_open_turn(connection, conversation_id)
+
+    async def _end_open_turn(self, connection: AsyncConnection, conversation_id: str) -> None:
+        if (turn := await self.open_turns.of(connection, conversation_id)) is None:
             return
-        rows = await asyncio.to_thread(new_rows, turn.conversation, turn.messages)
-        async with self._database.writing() as connection:
-            await self._commit(connection, rows)
-            await self.open_turns.end(connection, conversation_id, turn.messages[-1].id)
+        rows = await self._database.convert(partial(new_rows, turn.conversation, turn.messages))
+        await self._add(connection, rows)
+        await self.open_turns.end(connection, conversation_id, turn.messages[-1].id)
         logger.warning("turn of a server that ended stored as interrupted: conversation=%s", conversation_id)
 
     async def commit(self, conversation: Conversation, new_messages: Sequence[Message] = ()) -> None:
@@ -147,9 +168,10 @@ class SqlStore:
         Raises:
             ConversationBusy: another process has taken over the turn lock.
         """
-        rows = await asyncio.to_thread(new_rows, conversation, new_messages)
+        rows = await self._database.convert(partial(new_rows, conversation, new_messages))
         async with self._database.writing() as connection:
-            await self._commit(connection, rows)
+            await self._locks.confirm(connection, conversation.id)
+            await self._add(connection, rows)
             if new_messages:
                 await self.open_turns.end(connection, conversation.id, new_messages[-1].id)
 
@@ -188,8 +210,7 @@ class SqlStore:
             return None, self.index.has_words(owner, words, number)
         return total, number.in_(found)
 
-    async def _commit(self, connection: AsyncConnection, rows: NewRows) -> None:
-        await self._locks.confirm(connection, rows.conversation["id"])
+    async def _add(self, connection: AsyncConnection, rows: NewRows) -> None:
         number = await self._put(connection, rows)
         await self._add_messages(connection, rows.conversation["owner"], number, rows)
 

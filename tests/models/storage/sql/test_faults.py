@@ -18,6 +18,7 @@ from app.models.storage.sql.database import Database
 from app.models.storage.sql.sql_store import SqlStore
 from app.models.storage.sql.turns.leases import LeaseLocks
 from app.models.storage.store import ConversationStore, PageRequest
+from tests.models.storage.conftest import opened
 from tests.models.storage.test_store import OWNER, stored
 from tests.postgres import PostgresServer, find_programs, running_postgres
 from tests.waiting import LIMIT_S, until
@@ -161,6 +162,21 @@ def test_no_connection_outlives_the_close_of_a_database_that_is_locked(tmp_path:
                 await database.close()
                 other.execute("ROLLBACK")
                 assert connections() == []
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_threads_that_others_keep_busy_delay_no_conversation(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as database:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+            is_over = threading.Event()
+            waiting = asyncio.create_task(asyncio.to_thread(is_over.wait, LIMIT_S))
+            store = SqlStore(database, LeaseLocks(database))
+            conversation = await asyncio.wait_for(stored(store, "hi", "Oh"), LIMIT_S / 2)
+            assert len(await asyncio.wait_for(store.messages(conversation), LIMIT_S / 2)) == 2
+            is_over.set()
+            assert await waiting
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 

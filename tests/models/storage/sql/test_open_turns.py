@@ -24,7 +24,7 @@ from app.models.turns.turn_registry import TurnRegistry
 from tests.models.conftest import OWNER, read, soon
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
 from tests.models.storage.conftest import opened
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 IN_BACKGROUND = ChatRequest(message="hi", background=True)
 
@@ -121,6 +121,25 @@ def test_the_turn_of_a_dead_server_has_ended_as_interrupted(database_url: str) -
             assert not stopped.was_running and stopped.reply == ended
             with pytest.raises(TurnNotFound):
                 await second.chats.events("somebody", str(start.message_id), 0)
+
+    run(scenario())
+
+
+def test_servers_that_store_it_refuse_no_request(database_url: str) -> None:
+    async def scenario() -> None:
+        async with servers(database_url) as (first, second, database), server(database_url) as third:
+            for _ in range(5):
+                where = (await begin(second)).conversation_id
+                await until(lambda: not second.chats.running(OWNER).turns, "the first turn to end")
+                await begin(first, ChatRequest(message="more", conversation_id=where, background=True))
+                await die(database)
+                again = ChatRequest(message="again", conversation_id=where)
+                (*_, done), *_ = await asyncio.gather(
+                    read(second.chats.chat(OWNER, again, soon())),
+                    second.storage.settle_turns(),
+                    third.storage.settle_turns(),
+                )
+                assert isinstance(done, ChatResponse)
 
     run(scenario())
 

@@ -44,7 +44,8 @@ class LeaseLocks:
             raise busy()
         self._holders[conversation_id] = holder = f"{self._prefix}{secrets.token_hex(8)}"
         try:
-            await self._take(conversation_id, holder)
+            async with self._database.writing() as connection:
+                await self._take(connection, conversation_id, holder)
             renewing = asyncio.create_task(self._renew(conversation_id, holder))
             try:
                 yield
@@ -72,6 +73,20 @@ class LeaseLocks:
                 hint="Nothing was stored. Send the message again.",
             )
 
+    @asynccontextmanager
+    async def passing(self, connection: AsyncConnection, conversation_id: str) -> AsyncIterator[None]:
+        """Holds the lock within one transaction, so that nobody finds it taken: they wait for the end.
+
+        Raises:
+            ConversationBusy: a turn holds the lock.
+        """
+        if conversation_id in self._holders:
+            raise busy()
+        holder = f"{self._prefix}{secrets.token_hex(8)}"
+        await self._take(connection, conversation_id, holder)
+        yield
+        await self._remove(connection, conversation_id, holder)
+
     async def abandoned(self) -> Sequence[str]:
         """Returns the conversations with leases that have expired, or whose processes have ended."""
         return [conversation_id for conversation_id, is_left in await self._all() if is_left]
@@ -98,22 +113,21 @@ class LeaseLocks:
         """Waits for locks that are being released."""
         await asyncio.gather(*self._releases)
 
-    async def _take(self, conversation_id: str, holder: str) -> None:
-        async with self._database.writing() as connection:
-            if await self._insert(connection, conversation_id, holder):
-                return
-            other = await connection.scalar(
-                select(_columns.holder).where(_columns.conversation_id == conversation_id)
-            )
-            if other is None or not self._is_abandoned(other):
-                raise busy()
-            taken = await connection.execute(
-                update(turn_leases)
-                .where(_columns.conversation_id == conversation_id, _columns.holder == other)
-                .values(holder=holder, expires_at=self._expiry())
-            )
-            if taken.rowcount == 0:
-                raise busy()
+    async def _take(self, connection: AsyncConnection, conversation_id: str, holder: str) -> None:
+        if await self._insert(connection, conversation_id, holder):
+            return
+        other = await connection.scalar(
+            select(_columns.holder).where(_columns.conversation_id == conversation_id)
+        )
+        if other is None or not self._is_abandoned(other):
+            raise busy()
+        taken = await connection.execute(
+            update(turn_leases)
+            .where(_columns.conversation_id == conversation_id, _columns.holder == other)
+            .values(holder=holder, expires_at=self._expiry())
+        )
+        if taken.rowcount == 0:
+            raise busy()
 
     async def _insert(self, connection: AsyncConnection, conversation_id: str, holder: str) -> bool:
         """Adds the lease, or takes over an expired one. Returns whether it did."""
@@ -168,13 +182,13 @@ class LeaseLocks:
     async def _release(self, conversation_id: str, holder: str) -> None:
         try:
             async with self._database.writing() as connection:
-                await connection.execute(
-                    delete(turn_leases).where(
-                        _columns.conversation_id == conversation_id, _columns.holder == holder
-                    )
-                )
+                await self._remove(connection, conversation_id, holder)
         except StoreUnavailable:  # this process takes it over in its next turn; others wait for its expiry
             logger.warning("turn lease not released: id=%s", conversation_id)
+
+    async def _remove(self, connection: AsyncConnection, conversation_id: str, holder: str) -> None:
+        is_its = (_columns.conversation_id == conversation_id) & (_columns.holder == holder)
+        await connection.execute(delete(turn_leases).where(is_its))
 
     async def _to_its_end(self, release: Coroutine[None, None, None]) -> None:
         """Awaits the release to its end, even if the caller is cancelled.

@@ -58,11 +58,18 @@ class OpenTurns:
     async def remove(self, connection: AsyncConnection, conversation_id: str) -> None:
         await connection.execute(delete(open_turns).where(_columns.conversation_id == conversation_id))
 
-    async def of(self, conversation_id: str) -> OpenTurn | None:
+    async def has(self, conversation_id: str) -> bool:
+        """Returns whether the conversation has a turn that has not ended."""
+        query = select(_columns.message_id).where(
+            _columns.conversation_id == conversation_id, _columns.content.is_not(None)
+        )
+        async with self._database.reading() as connection:
+            return await connection.scalar(query) is not None
+
+    async def of(self, connection: AsyncConnection, conversation_id: str) -> OpenTurn | None:
         """Returns the conversation's turn that has not ended; None if there is none."""
         query = select(_columns.content).where(_columns.conversation_id == conversation_id)
-        async with self._database.reading() as connection:
-            content = await connection.scalar(query)
+        content = await connection.scalar(query)
         return None if content is None else _TURN.validate_json(content)
 
     async def find(self, owner: str, message_id: str) -> StoredTurn | None:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from app.models.storage.sql.sql_store import SqlStore
 from app.models.storage.sql.turns.leases import LeaseLocks
+from app.models.storage.turn_locks import busy
 
 
 class SettlingLocks:
@@ -20,6 +21,12 @@ class SettlingLocks:
         async with self._leases.hold(conversation_id):
             await self._store.settle(conversation_id)
             yield
+
+    async def settle(self, conversation_id: str) -> None:
+        """See TurnLocks. Raises StoreUnavailable as well."""
+        if await self._leases.is_held(conversation_id):
+            raise busy()
+        await self._store.settle_free(conversation_id)
 
     async def is_held(self, conversation_id: str) -> bool:
         """See TurnLocks. Raises StoreUnavailable as well."""
