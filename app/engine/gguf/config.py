@@ -18,7 +18,10 @@ from app.engine.loading.folder_check import library_errors_as
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 _NO_CHOICE = "Choose a GGUF file of Llama, Mistral, SmolLM2, Qwen2, Qwen3, Gemma 2 or Gemma 3."
-_LOCAL_ROPE_BASE = 10_000.0  # of Gemma 3's layers with a sliding window
+# Gemma 3, whose values Ollama's files name otherwise or leave out.
+_LOCAL_ROPE_BASE, _GLOBAL_ROPE_BASE = 10_000.0, 1_000_000.0  # with a sliding window, and without
+_GEMMA3_EPSILON = 1e-6
+_GEMMA3_LONG_CONTEXT, _GEMMA3_FACTOR = 131_072, 8.0  # all but the smallest model stretch their positions
 _GEMMA3_PATTERN = 6  # every sixth layer sees the whole context
 _LARGEST_GEMMA2_LAYERS, _LARGEST_GEMMA3_LAYERS = 46, 62  # the 27B models scale their attention differently
 
@@ -61,15 +64,16 @@ def _common(file: GGUFFile) -> Fields:
         "num_key_value_heads": file.whole(f"{key}.attention.head_count_kv", heads, most=heads),
         "head_dim": file.whole(f"{key}.attention.key_length", max(1, width // heads), most=65_536),
         "max_position_embeddings": file.whole(f"{key}.context_length", most=10**9),
-        "rms_norm_eps": file.real(f"{key}.attention.layer_norm_rms_epsilon"),
-        "rope_parameters": _rope(file),
+        "rms_norm_eps": file.real(
+            f"{key}.attention.layer_norm_rms_epsilon", _GEMMA3_EPSILON if key == "gemma3" else None
+        ),
+        "rope_parameters": _rope(file, file.real(f"{key}.rope.freq_base", 10_000.0)),
         "tie_word_embeddings": OUTPUT not in file.tensors,
     }
 
 
-def _rope(file: GGUFFile) -> Fields:
+def _rope(file: GGUFFile, base: float) -> Fields:
     key = f"{file.architecture}.rope"
-    base = file.real(f"{key}.freq_base", 10_000.0)
     kind = file.text(f"{key}.scaling.type", "none")
     if kind == "none":
         return {"rope_type": "default", "rope_theta": base}
@@ -114,14 +118,24 @@ def _gemma2(file: GGUFFile, common: Fields) -> PreTrainedConfig:
 
 def _gemma3(file: GGUFFile, common: Fields) -> PreTrainedConfig:
     is_largest = common["num_hidden_layers"] == _LARGEST_GEMMA3_LAYERS
-    local = {"rope_type": "default", "rope_theta": _LOCAL_ROPE_BASE}
-    common["rope_parameters"] = {"full_attention": common["rope_parameters"], "sliding_attention": local}
+    common["rope_parameters"] = _gemma3_rope(file, common["max_position_embeddings"])
     return Gemma3TextConfig(
         **common,
         query_pre_attn_scalar=_attention_scalar(common, is_largest),
         sliding_window=file.whole("gemma3.attention.sliding_window", 1024),
         layer_types=_layer_types(common["num_hidden_layers"], _GEMMA3_PATTERN),
     )
+
+
+def _gemma3_rope(file: GGUFFile, context_length: int) -> Fields:
+    """Returns the settings of both types of layers."""
+    key = "gemma3.rope"
+    base = file.real(f"{key}.freq_base", file.real(f"{key}.global.freq_base", _GLOBAL_ROPE_BASE))
+    local = file.real(f"{key}.freq_base_swa", file.real(f"{key}.local.freq_base", _LOCAL_ROPE_BASE))
+    full = _rope(file, base)
+    if f"{key}.scaling.type" not in file.metadata and context_length >= _GEMMA3_LONG_CONTEXT:
+        full = {"rope_type": "linear", "rope_theta": base, "factor": _GEMMA3_FACTOR}
+    return {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
 
 
 def _attention_scalar(common: Fields, is_largest: bool) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from app.core.errors import ModelUnsupported
 
 ROPE_FACTORS = "rope_freqs.weight"  # not a weight: divisors of the rotary frequencies
-_IGNORED = re.compile(r"blk\.\d+\.attn_rot_embd\.weight|rope_freqs\.weight")  # computed, or read elsewhere
+# Computed, read elsewhere, or of the part for images, which Ollama keeps in the same file.
+_IGNORED = re.compile(r"blk\.\d+\.attn_rot_embd\.weight|rope_freqs\.weight|(v|mm)\.[\w.]+")
 _WHOLE: Mapping[str, str] = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",

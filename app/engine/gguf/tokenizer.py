@@ -7,6 +7,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
+from app.engine.gguf.config import EMBEDDING
 from app.engine.gguf.file import GGUFFile, corrupt
 from app.engine.gguf.pre_tokenizers import RULES
 from app.engine.loading.folder_check import library_errors_as
@@ -39,6 +40,9 @@ class GGUFVocabulary:
         """Returns the file's vocabulary. Raises ModelCorrupt if it is empty or makes no sense."""
         tokens = file.texts(f"{_PREFIX}tokens")
         scores, types = file.numbers(f"{_PREFIX}scores"), file.numbers(f"{_PREFIX}token_type")
+        if file.architecture == "gemma3":  # Ollama lists tokens of images, too, which have no embedding
+            rows = file.tensors[EMBEDDING].shape[0]
+            tokens, scores, types = tokens[:rows], scores[:rows], types[:rows]
         if not tokens or any(len(values) not in (0, len(tokens)) for values in (scores, types)):
             raise corrupt("its vocabulary is empty or incomplete")
         if max(map(len, tokens)) > _LONGEST_TOKEN or len(set(tokens)) < len(tokens):

@@ -27,6 +27,7 @@ from app.core.errors import (
     ModelUnsupported,
 )
 from app.core.model_folder import CONFIG, PICKLE, has_tokenizer, is_gguf, read_json
+from app.engine.gguf.chat_templates import usual_template
 from app.engine.gguf.config import config_of
 from app.engine.gguf.file import read
 from app.engine.gguf.model import build_model
@@ -125,6 +126,8 @@ def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     config.eos_token_id = ending_ids(file)
     dtype = pick_dtype(spec.dtype, device, torch.bfloat16)  # quantised weights are no more precise
     tokenizer = build_tokenizer(file)
+    if tokenizer.chat_template is None and spec.chat_template is None:
+        tokenizer.chat_template = usual_template(tokenizer)
     if len(tokenizer) > config.vocab_size:
         raise ModelCorrupt("the GGUF file has more tokens than rows of its embedding", hint=AGAIN)
     refuse_growth(tokenizer)

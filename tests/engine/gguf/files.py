@@ -95,19 +95,29 @@ def write(
     tokenizer: PreTrainedTokenizerFast | None = None,
     rope_factors: Sequence[float] = (),
     tensors_in_a_file: int = 0,
+    is_ollamas: bool = False,
 ) -> Path:
     """Writes the model with its matrices in blocks of that kind. Returns `path`.
 
+    With `is_ollamas`, it is as Ollama writes Gemma 3: with the part for images, and with other names for some
+    values and without others.
     With `tensors_in_a_file`, it is split into files of so many tensors, whose names are those of llama.cpp.
     """
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_in_a_file)
     _add_sizes(writer, model.config)
-    _add_vocabulary(writer, make_tokenizer() if tokenizer is None else tokenizer)
+    if is_ollamas:
+        _add_ollamas_names(writer)
+    else:
+        _add_usual_names(writer, model.config)
+    _add_vocabulary(writer, make_tokenizer() if tokenizer is None else tokenizer, VOCABULARY + is_ollamas)
     for name, value in model.named_parameters():
         array = _as_stored(name, value.detach().numpy(), model.config, architecture)
         is_matrix = array.ndim == 2
         stored = gguf.quants.quantize(array, kind) if is_matrix else array
         writer.add_tensor(gguf_name(name, architecture), stored, raw_dtype=kind if is_matrix else None)
+    if is_ollamas:
+        for name in ("v.blk.0.attn_q.weight", "mm.mm_input_projection.weight"):
+            writer.add_tensor(name, np.zeros((32, 32), dtype=np.float32))
     if rope_factors:
         writer.add_tensor("rope_freqs.weight", np.array(rope_factors, dtype=np.float32))
     writer.write_header_to_file()
@@ -146,19 +156,27 @@ def _add_sizes(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_key_length(getattr(config, "head_dim", None) or config.hidden_size // 4)
-    rope = config.rope_parameters
-    rope = rope.get("full_attention", rope)
-    writer.add_rope_freq_base(rope["rope_theta"])
     if isinstance(config, Gemma2Config | Gemma3TextConfig):
         writer.add_sliding_window(_GEMMA["sliding_window"])
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
+def _add_usual_names(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
+    rope = config.rope_parameters
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    writer.add_chat_template(TEMPLATE)
+
+
+def _add_ollamas_names(writer: gguf.GGUFWriter) -> None:
+    writer.add_float32("gemma3.rope.global.freq_base", 1_000_000.0)
+    writer.add_float32("gemma3.rope.local.freq_base", 10_000.0)
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast, size: int) -> None:
     ids = tokenizer.get_vocab()
     tokens = sorted(ids, key=ids.__getitem__)
-    tokens += [f"[unused{i}]" for i in range(VOCABULARY - len(tokens))]
+    tokens += [f"[unused{i}]" for i in range(size - len(tokens))]
     special = set(tokenizer.get_added_vocab())
     kinds = [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in tokens]
     writer.add_tokenizer_model("gpt2")
@@ -168,7 +186,6 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast)
     writer.add_token_merges(_merges(tokenizer))
     writer.add_bos_token_id(ids["<|bos|>"])
     writer.add_eos_token_id(ids["<|end|>"])
-    writer.add_chat_template(TEMPLATE)
 
 
 def _merges(tokenizer: PreTrainedTokenizerFast) -> list[str]:

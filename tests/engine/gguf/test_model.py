@@ -13,6 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
+from app.engine.gguf.config import config_of
+from app.engine.gguf.file import read as read_file
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.layers.blocks import BlockLinear
 from app.engine.layers.schemes import relative_error
@@ -117,6 +119,22 @@ def test_model_in_several_files_is_read_whole(tmp_path: Path) -> None:
     parts[0].rename(tmp_path / "renamed.gguf")
     with pytest.raises(ModelCorrupt, match="one of several files"):
         loaded(tmp_path / "renamed.gguf")
+
+
+def test_ollamas_file_of_gemma3_is_read_without_its_part_for_images(tmp_path: Path) -> None:
+    rope = {"full_attention": (1e6, "default"), "sliding_attention": (1e4, "default")}
+    parameters = {name: {"rope_theta": base, "rope_type": kind} for name, (base, kind) in rope.items()}
+    own = tiny_model("gemma3", rope_parameters=parameters)
+    read = loaded(write(tmp_path / "tiny.gguf", own, "gemma3", is_ollamas=True))
+    assert relative_error(logits(read.model), logits(own)) < 1e-5
+
+
+def test_long_gemma3_stretches_its_positions_also_if_the_file_does_not_say_so(tmp_path: Path) -> None:
+    own = tiny_model("gemma3")
+    own.config.max_position_embeddings = 131_072
+    config = config_of(read_file(write(tmp_path / "tiny.gguf", own, "gemma3", is_ollamas=True)))
+    full = config.rope_parameters["full_attention"]
+    assert (full["rope_type"], full["factor"], full["rope_theta"]) == ("linear", 8.0, 1e6)
 
 
 def test_tensor_in_two_files_is_corrupt(tmp_path: Path) -> None:
