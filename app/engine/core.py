@@ -220,6 +220,8 @@ class EngineCore:
         requests = [self._open[chunk.sequence.request_id] for chunk in chunks]
         for request in requests:
             request.start(now)
+        if self._threads is not None:
+            self._threads.before_step(now)
         self._step = self._computer.start(chunks, requests, now)
         if self._step is None:
             self._abandon(requests)

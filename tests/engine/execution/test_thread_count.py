@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, strategies as st
 
 from app.engine.execution.thread_count import ThreadCount
@@ -11,15 +12,22 @@ STEP_S = 0.05
 
 @dataclass
 class Machine:
-    """A machine on which more threads than `free` cores wait for a core for as long as they run."""
+    """A machine on which more threads than `free` cores wait for a core for as long as they run.
+
+    `seems_free`: whether other programs rest whenever it is asked which cores are free.
+    """
 
     free: int
+    seems_free: bool = False
     now: float = 0.0
     delayed_s: float = 0.0
     changes: list[int] = field(default_factory=list)
 
     def delay_s(self) -> float:
         return self.delayed_s
+
+    def has_cores(self, threads: int) -> bool:
+        return self.seems_free or threads <= self.free
 
     def run(self, count: ThreadCount, seconds: float) -> None:
         for _ in range(round(seconds / STEP_S)):
@@ -28,6 +36,7 @@ class Machine:
 
     def step(self, count: ThreadCount, seconds: float) -> None:
         began_at, self.now = self.now, self.now + seconds
+        count.before_step(began_at)
         count.after_step(began_at, self.now)
 
     def pause(self, seconds: float) -> None:
@@ -37,7 +46,7 @@ class Machine:
 
 
 def counting(machine: Machine, most: int) -> ThreadCount:
-    return ThreadCount(most, machine.changes.append, machine.delay_s)
+    return ThreadCount(most, machine.changes.append, machine.delay_s, machine.has_cores)
 
 
 def test_thread_count_stays_while_all_cores_are_free() -> None:
@@ -52,12 +61,13 @@ def test_thread_count_falls_to_the_free_cores_and_grows_when_they_are_free_again
     machine.run(count, seconds=1)
     assert machine.changes == [3, 2]
     machine.free = 4
-    machine.run(count, seconds=10)
-    assert machine.changes == [3, 2, 3, 4]
+    machine.run(count, seconds=0.5)
+    assert machine.changes == [3, 2, 4]
 
 
-def test_more_threads_are_tried_ever_less_often_while_cores_stay_taken() -> None:
-    machine = Machine(free=1)
+@pytest.mark.parametrize("seems_free", [False, True])
+def test_more_threads_are_tried_ever_less_often_while_cores_stay_taken(seems_free: bool) -> None:
+    machine = Machine(free=1, seems_free=seems_free)
     count = counting(machine, 2)
     machine.run(count, seconds=120)
     assert machine.changes[:3] == [1, 2, 1]
@@ -75,15 +85,40 @@ def test_delays_between_replies_do_not_count() -> None:
     assert machine.changes == []
 
 
-def test_more_threads_are_tried_after_a_pause() -> None:
+def test_first_step_after_a_pause_has_all_threads_if_cores_have_become_free() -> None:
+    machine = Machine(free=1)
+    count = counting(machine, 4)
+    machine.run(count, seconds=1)
+    assert machine.changes == [3, 2, 1]
+    machine.free = 4
+    machine.pause(seconds=0.2)
+    count.before_step(machine.now)
+    assert count.threads == 4
+
+
+def test_failed_trials_do_not_delay_what_free_cores_allow() -> None:
     machine = Machine(free=1)
     count = counting(machine, 2)
-    machine.run(count, seconds=1)
-    assert machine.changes == [1]
+    machine.run(count, seconds=120)
+    assert count.threads == 1
     machine.free = 2
-    machine.pause(seconds=5)
-    machine.run(count, seconds=0.1)
-    assert machine.changes == [1, 2]
+    machine.run(count, seconds=0.5)
+    assert count.threads == 2
+
+
+def test_free_cores_are_believed_again_once_more_threads_have_proved_themselves() -> None:
+    machine = Machine(free=1, seems_free=True)
+    count = counting(machine, 2)
+    machine.run(count, seconds=5)
+    machine.free, machine.seems_free = 2, False
+    machine.run(count, seconds=60)
+    assert count.threads == 2
+    machine.free = 1
+    machine.run(count, seconds=0.5)
+    assert count.threads == 1
+    machine.free = 2
+    machine.run(count, seconds=0.5)
+    assert count.threads == 2
 
 
 def test_thread_count_never_falls_below_one() -> None:
