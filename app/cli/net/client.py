@@ -1,31 +1,16 @@
-"""The HTTP client of the server's API. Responses and event streams come back as typed objects."""
+"""The client of the server's API: a method for each route. Responses and event streams come back as typed
+objects."""
 
-from collections.abc import Mapping
 from typing import Literal, Self
 from urllib.parse import quote
 
 import httpx
-from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel
 
-from app.cli.errors import SAME_VERSION, NotOurServer, Refused, StreamBroken
-from app.cli.net.address import address_of
-from app.cli.net.environment import proxy_for
-from app.cli.net.event_stream import (
-    CHAT_EVENTS,
-    SWITCH_EVENTS,
-    ResponseT,
-    ServerEvent,
-    ServerEvents,
-    StreamPosition,
-    parse,
-    read_events,
-    refusal,
-)
-from app.cli.net.failures import unreachable
-from app.cli.net.transport import transport_for
+from app.cli.errors import Refused
+from app.cli.net.api_link import SILENCE_S, ApiLink
+from app.cli.net.event_stream import CHAT_EVENTS, SWITCH_EVENTS, ResponseT, ServerEvents, StreamPosition
 from app.models.schemas import (
-    KEEP_ALIVE_S,
     ActivityResponse,
     ChatRequest,
     ConversationListResponse,
@@ -52,14 +37,8 @@ from app.models.schemas import (
     UpdateConversationRequest,
 )
 
-CONNECT_TIMEOUT_S = 3.0
-RESPONSE_TIMEOUT_S = 30.0
 HEALTH_TIMEOUT_S = 3.0  # a healthy server answers within milliseconds, even under load
 COUNT_TIMEOUT_S = 2.0  # nobody waits for a number while a model loads
-FIRST_EVENT_TIMEOUT_S = 600.0  # loading a model may take this long
-SILENCE_S = 3.5 * KEEP_ALIVE_S  # within an open stream: three keep-alives are missing
-
-SESSION_HEADER = "X-Session-Id"
 
 Action = Literal["regenerate", "edit", "continue"]
 
@@ -67,8 +46,8 @@ Action = Literal["regenerate", "edit", "continue"]
 class ChatClient:
     """Talks to one server. Methods raise ClientError only.
 
-    Each request about a conversation has its id in a header, for load balancers in front of several servers.
-    A conversation that begins gets its id from there: the `session_id` of the request.
+    Each request about a conversation is sent with its id as the `session_id`. A conversation that begins gets
+    its id from there.
     """
 
     def __init__(
@@ -79,46 +58,34 @@ class ChatClient:
         setting: str = "--url",
         silence_s: float = SILENCE_S,
     ) -> None:
-        """`setting` names the option or variable with the address, for error messages.
-
-        A stream in which nothing arrives for `silence_s` counts as broken.
-        """
-        self._silence_s = silence_s
-        self._address = address_of(url, api_key, setting)
-        self._proxy = proxy_for(self._address) if transport is None else None
-        self._http = httpx.AsyncClient(
-            base_url=f"{self.url}/api/v1",
-            headers=self._address.headers,
-            transport=transport or transport_for(self._address, self._proxy),
-            trust_env=False,
-        )
+        """The arguments are those of ApiLink."""
+        self._link = ApiLink(url, api_key, transport, setting, silence_s)
 
     @property
     def url(self) -> str:
-        return self._address.url
+        return self._link.url
 
     def move_to(self, url: str) -> None:
         """Uses another address from now on; the machine and the key stay the same."""
-        self._address = address_of(url)
-        self._http.base_url = httpx.URL(f"{self.url}/api/v1")
+        self._link.move_to(url)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._link.close()
 
     async def health(self) -> HealthResponse:
-        return await self._call("GET", "/health", HealthResponse, timeout_s=HEALTH_TIMEOUT_S)
+        return await self._link.call("GET", "/health", HealthResponse, timeout_s=HEALTH_TIMEOUT_S)
 
     async def activity(self) -> ActivityResponse:
-        return await self._call("GET", "/activity", ActivityResponse, timeout_s=HEALTH_TIMEOUT_S)
+        return await self._link.call("GET", "/activity", ActivityResponse, timeout_s=HEALTH_TIMEOUT_S)
 
     async def models(self) -> ModelListResponse:
-        return await self._call("GET", "/chat/models", ModelListResponse)
+        return await self._link.call("GET", "/chat/models", ModelListResponse)
 
     async def new_chat(self, request: NewChatRequest, session_id: str | None = None) -> NewChatResponse:
-        return await self._call("POST", "/chat/new", NewChatResponse, request, session_id=session_id)
+        return await self._link.call("POST", "/chat/new", NewChatResponse, request, session_id=session_id)
 
     async def conversation(self, conversation_id: str) -> ConversationResponse:
         """Returns the conversation with all its branches; from an older server, with the only one."""
@@ -133,7 +100,7 @@ class ChatClient:
         """Returns the conversations with all words of the query, the most recently changed first."""
         search = f"&query={quote(query, safe='')}" if query else ""
         path = f"/chat/conversations?limit={limit}{search}"
-        return (await self._call("GET", path, ConversationListResponse)).conversations
+        return (await self._link.call("GET", path, ConversationListResponse)).conversations
 
     async def delete(self, conversation_id: str) -> None:
         await self._about(conversation_id, "DELETE", "", DeletedResponse)
@@ -151,10 +118,10 @@ class ChatClient:
     async def count_tokens(self, text: str) -> int:
         """Returns how many tokens the current model's tokenizer makes of the text."""
         request = CountRequest(prompt=text)
-        return (await self._call("POST", "/count", CountResponse, request, COUNT_TIMEOUT_S)).tokens
+        return (await self._link.call("POST", "/count", CountResponse, request, COUNT_TIMEOUT_S)).tokens
 
     async def model_info(self, model_name: str) -> ModelInfoResponse:
-        return await self._call("GET", f"/model-info?model_name={quote(model_name)}", ModelInfoResponse)
+        return await self._link.call("GET", f"/model-info?model_name={quote(model_name)}", ModelInfoResponse)
 
     async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
         return await self._about(conversation_id, "POST", "/undo", UndoResponse, UndoRequest(turns=turns))
@@ -179,14 +146,16 @@ class ChatClient:
 
     async def running_turns(self, session_id: str) -> list[RunningTurn]:
         """Returns the turns of this and other clients that run on the server, or on that of the session."""
-        return (await self._call("GET", "/chat/turns", RunningTurnsResponse, session_id=session_id)).turns
+        return (
+            await self._link.call("GET", "/chat/turns", RunningTurnsResponse, session_id=session_id)
+        ).turns
 
     async def stop_turn(self, message_id: str, session_id: str | None = None) -> StopTurnResponse:
-        return await self._call("DELETE", _turn(message_id), StopTurnResponse, session_id=session_id)
+        return await self._link.call("DELETE", _turn(message_id), StopTurnResponse, session_id=session_id)
 
     def switch(self, model_name: str) -> ServerEvents:
         request = SwitchModelRequest(model_name=model_name, stream=True)
-        return self._stream("/chat/switch-model", request, SWITCH_EVENTS, StreamPosition())
+        return self._link.stream("/chat/switch-model", request, SWITCH_EVENTS, StreamPosition())
 
     async def _about(
         self,
@@ -198,64 +167,14 @@ class ChatClient:
     ) -> ResponseT:
         """Sends a request to the conversation's own path, or to one below it."""
         path = f"{_conversation(conversation_id)}{below}"
-        return await self._call(method, path, model, body, session_id=conversation_id)
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        model: type[ResponseT],
-        body: BaseModel | None = None,
-        timeout_s: float = RESPONSE_TIMEOUT_S,
-        session_id: str | None = None,
-    ) -> ResponseT:
-        timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-        headers = _session(session_id)
-        try:
-            response = await self._http.request(
-                method, path, json=_json(body), headers=headers, timeout=timeout
-            )
-        except httpx.HTTPError as error:
-            raise unreachable(self._address, self._proxy, error) from None
-        if not response.is_success:
-            raise refusal(response)
-        return parse(model, response.content)
+        return await self._link.call(method, path, model, body, session_id=conversation_id)
 
     def _turn(
         self, path: str, body: BaseModel | None, position: StreamPosition | None, session_id: str | None
     ) -> ServerEvents:
         position = position or StreamPosition()
         position.session_id = session_id
-        return self._stream(path, body, CHAT_EVENTS, position)
-
-    async def _stream(
-        self,
-        path: str,
-        body: BaseModel | None,
-        models: Mapping[str, type[ServerEvent]],
-        position: StreamPosition,
-    ) -> ServerEvents:
-        timeout = httpx.Timeout(FIRST_EVENT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        has_started = False
-        try:
-            method, headers = "GET" if body is None else "POST", _session(position.session_id)
-            async with aconnect_sse(
-                self._http, method, path, json=_json(body), headers=headers, timeout=timeout
-            ) as source:
-                has_started = True
-                # The transport reads this dictionary anew for the body.
-                source.response.request.extensions["timeout"]["read"] = self._silence_s
-                async for event in read_events(source, models, position):
-                    yield event
-        except SSEError:
-            raise NotOurServer("The server did not send an event stream.", SAME_VERSION) from None
-        except httpx.HTTPError as error:
-            if not has_started:
-                raise unreachable(self._address, self._proxy, error) from None
-            raise StreamBroken(
-                f"The connection to the server was lost: {_stream_failure(error)}.",
-                "The text so far is kept. /continue extends it, /retry regenerates it.",
-            ) from None
+        return self._link.stream(path, body, CHAT_EVENTS, position)
 
 
 def _conversation(conversation_id: str) -> str:
@@ -264,17 +183,3 @@ def _conversation(conversation_id: str) -> str:
 
 def _turn(message_id: str | None) -> str:
     return f"/chat/turns/{quote(message_id or '', safe='')}"
-
-
-def _session(session_id: str | None) -> dict[str, str]:
-    return {} if session_id is None else {SESSION_HEADER: session_id}
-
-
-def _json(body: BaseModel | None) -> object:
-    return None if body is None else body.model_dump(mode="json", exclude_unset=True)
-
-
-def _stream_failure(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.TimeoutException):
-        return "nothing arrived for too long"
-    return "the stream ended early"

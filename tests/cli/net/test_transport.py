@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from app.cli.net.address import address_of
-from app.cli.net.client import SILENCE_S
+from app.cli.net.api_link import SILENCE_S
 from app.cli.net.transport import GONE_AFTER_S, transport_for
 from tests.waiting import LIMIT_S
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from app.cli.errors import Refused, StreamBroken, Unreachable
-from app.cli.net.client import SILENCE_S, ChatClient
+from app.cli.net.api_link import SILENCE_S
+from app.cli.net.client import ChatClient
 from app.cli.net.event_stream import ServerEvents, StreamPosition
 from app.cli.net.turn_stream import ConnectionNotice, unbroken
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent
