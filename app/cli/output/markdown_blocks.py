@@ -3,9 +3,10 @@
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import BlockQuote, CodeBlock, Heading, ListElement, ListItem, Markdown
+from rich.markdown import BlockQuote, CodeBlock, Heading, ListElement, ListItem, Markdown, TableElement
 from rich.segment import Segment
 from rich.syntax import Syntax
+from rich.table import Table
 from rich.text import Text
 
 NARROWEST = 8  # columns left for a deeply nested block
@@ -77,6 +78,17 @@ class _List(ListElement):
         yield from self.items
 
 
+class _Table(TableElement):
+    """A table that breaks words which are wider than their column. Rich would cut them."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            assert isinstance(table, Table)
+            for column in table.columns:
+                column.overflow = "fold"
+            yield table
+
+
 class Blocks(Markdown):
     """Rich's Markdown, from tokens that are parsed already."""
 
@@ -88,6 +100,7 @@ class Blocks(Markdown):
         "bullet_list_open": _List,
         "ordered_list_open": _List,
         "list_item_open": _Item,
+        "table_open": _Table,
     }
 
     def __init__(self, tokens: list[Token]) -> None:

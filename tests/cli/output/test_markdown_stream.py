@@ -73,3 +73,10 @@ def test_take_returns_finished_items_and_fence_lines_at_once() -> None:
 
 def test_deep_nesting_stays_readable() -> None:
     assert any("deep" in row for row in _shown(">" * 60 + " deep words", width=20))
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_narrow_table_loses_no_text(columns: int) -> None:
+    word = "Donaudampfschifffahrtsgesellschaft"
+    rows = _shown(f"{'| a ' * columns}|\n{'|---' * columns}|\n{f'| {word} ' * columns}|", width=20)
+    assert sorted("".join(rows[2:]).replace(" ", "")) == sorted(word * columns)
