@@ -24,6 +24,7 @@ _HINTS: Mapping[str, str] = {  # replace the server's hints, which are written f
     "not_authenticated": "Pass the key with --api-key KEY or set LLM_API_KEY.",
     "validation_error": "/set lists the settings and their ranges.",
     "conversation_not_found": "/new starts a new conversation.",
+    "conversation_busy": "/follow shows the answer that another client has asked for.",
     "conversation_full": "/new starts a new conversation; /undo makes room in this one.",
     "context_length_exceeded": "Send a shorter message, or make room with /undo or /new. "
     "/models shows the context size of each model.",

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.cli.conversation.following import await_running_turn
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, InputError, Refused
 from app.cli.input.interrupts import Interrupts
@@ -71,7 +72,7 @@ class OneShot:
             from app.cli.commands.saving import load_and_continue
 
             await load_and_continue(session, self._options.resume)
-            await self._interrupts.run(session.await_running_turn())
+            await self._interrupts.run(await_running_turn(session))
         await self._interrupts.run(session.send(message))
         self._print_json({})
 

@@ -1,6 +1,7 @@
-"""Commands about the current conversation: /new, /history, /title and /clear."""
+"""Commands about the current conversation: /new, /history, /follow, /title and /clear."""
 
 from app.cli.commands.command import Command, number_of, unexpected
+from app.cli.conversation.following import catch_up, follow
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
 from app.cli.transcripts.message_tree import TreeMessage
@@ -47,6 +48,34 @@ async def show_message(session: Session, message: TreeMessage) -> None:
         view.feed(message.shown)
 
 
+async def show_running_turn(session: Session) -> bool:
+    """Shows the last turn if its answer is still arriving, and returns whether it was."""
+    turn = session.server_copy.running_turn
+    if turn is None:
+        return False
+    if not turn.is_own:
+        session.terminal.note("Another client has asked here, and the answer is still arriving:")
+    elif turn.is_running:
+        session.terminal.note("The last answer was cut off here. The server has gone on with it:")
+    else:
+        session.terminal.note("The last answer was cut off. The server has this of it:")
+    if turn.question is not None:
+        await show_message(session, turn.question)
+    await follow(session)
+    return True
+
+
+async def follow_others(session: Session, argument: str) -> None:
+    """Shows what other clients have asked in this conversation since, and the answer that is arriving."""
+    new = await catch_up(session)
+    if new:
+        session.terminal.note("Another client has asked here:")
+    for message in new:
+        await show_message(session, message)
+    if not await show_running_turn(session) and not new:
+        session.terminal.note("No other client has asked here since.")
+
+
 async def title(session: Session, argument: str) -> None:
     if not argument:
         raise UsageError("/title needs a text.", "/title TEXT gives this conversation a title.")
@@ -66,6 +95,9 @@ def show_system_prompt(session: Session) -> None:
 COMMANDS = (
     Command("new", "[TITLE]", "start a new conversation", new),
     Command("history", "[N]", "show the conversation, or its last N turns", history),
+    Command(
+        "follow", "", "show what other clients have asked here, also while the answer arrives", follow_others
+    ),
     Command("title", "TEXT", "give this conversation a title", title, aliases=("rename",)),
     Command("clear", "", "clear the screen; the conversation stays", clear),
 )

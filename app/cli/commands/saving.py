@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from app.cli.commands.command import Choice, Command, number_of
-from app.cli.commands.conversation import history, show_message, show_system_prompt
+from app.cli.commands.command import Choice, Command
+from app.cli.commands.conversation import history, show_running_turn, show_system_prompt
 from app.cli.conversation.known_sessions import KnownSession
 from app.cli.conversation.session import Session
 from app.cli.errors import TranscriptError, UsageError
@@ -34,11 +34,11 @@ MIN_NAME = 12  # cells for a name in a narrow terminal
 
 
 async def list_sessions(session: Session, argument: str) -> None:
-    session.listed = await session.known_sessions.search(argument)
+    await session.known_sessions.refresh(argument)
     if session.known_sessions.refusal is not None:
         session.terminal.note(f"Without those on the server: {session.known_sessions.refusal}")
-    if session.listed:
-        styles = ["bold" if _is_current(session, entry) else "" for entry in session.listed]
+    if session.known_sessions.listed:
+        styles = ["bold" if _is_current(session, entry) else "" for entry in session.known_sessions.listed]
         session.terminal.show_grid(_session_rows(session), styles)
         session.terminal.note("/load NUMBER continues one of them.")
     else:
@@ -58,7 +58,7 @@ def _session_rows(session: Session) -> list[tuple[str, ...]]:
             count(entry.messages, "message") if is_wide else str(entry.messages),
             entry.place,
         )
-        for number, entry in enumerate(session.listed, 1)
+        for number, entry in enumerate(session.known_sessions.listed, 1)
     ]
     taken = sum(max(len(row[column]) for row in rows) + GAP for column in (0, 2, 3, 4))
     room = max(MIN_NAME, session.terminal.console.width - taken)
@@ -94,32 +94,15 @@ async def load(session: Session, argument: str) -> None:
         hint = f"Saved conversations: {names}." if names else "/sessions lists the conversations."
         raise UsageError("/load needs a name.", hint)
     await load_and_continue(session, argument)
-    await _follow_running_turn(session)
+    await show_running_turn(session)
 
 
 async def resume(session: Session, argument: str) -> None:
     """Loads a conversation, by default the last one, and shows its last turn."""
     await load_and_continue(session, argument)
-    if not await _follow_running_turn(session):
+    if not await show_running_turn(session):
         await history(session, "1")
     session.terminal.say("")
-
-
-async def _follow_running_turn(session: Session) -> bool:
-    """Shows the last turn if its answer is still arriving, and returns whether it was."""
-    turn = session.running_turn
-    if turn is None:
-        return False
-    if not turn.is_own:
-        session.terminal.note("Another client has asked here, and the answer is still arriving:")
-    elif turn.is_running:
-        session.terminal.note("The last answer was cut off here. The server has gone on with it:")
-    else:
-        session.terminal.note("The last answer was cut off. The server has this of it:")
-    if turn.question is not None:
-        await show_message(session, turn.question)
-    await session.follow()
-    return True
 
 
 async def load_and_continue(session: Session, argument: str) -> None:
@@ -145,7 +128,7 @@ async def load_and_continue(session: Session, argument: str) -> None:
 async def delete(session: Session, argument: str) -> None:
     if not argument:
         raise UsageError("/delete needs a name.", "/sessions lists the conversations.")
-    entry = None if _is_saved(argument) else await _find_session(session, argument)
+    entry = None if _is_saved(argument) else await session.known_sessions.find(argument)
     if entry is None:
         return _delete_saved(session, checked_name(argument))
     if _is_current(session, entry):
@@ -154,7 +137,8 @@ async def delete(session: Session, argument: str) -> None:
         await session.client.delete(entry.conversation_id)
     if entry.session_id is not None:
         delete_session(entry.session_id, _folder(session))
-    session.listed = [other for other in session.listed if other != entry]
+    known = session.known_sessions
+    known.listed = [other for other in known.listed if other != entry]
     where = {"local": "", "server": " from the server", "both": " here and from the server"}[entry.place]
     session.terminal.say(f"Deleted {entry.name}{where}", symbol="🗑")
 
@@ -176,11 +160,9 @@ async def _find_transcript(session: Session, argument: str) -> Transcript:
         return load_transcript(checked_name(argument))
     if _is_path(argument):
         return load_file(expanded(argument))
-    if not argument:
-        session.listed = await session.known_sessions.search(limit=1)
-        if not session.listed:
-            raise TranscriptError("There is no earlier conversation to continue.")
-    entry = await _find_session(session, argument or "#1")
+    if not argument and not await session.known_sessions.refresh(limit=1):
+        raise TranscriptError("There is no earlier conversation to continue.")
+    entry = await session.known_sessions.find(argument or "#1")
     if entry is None:
         return load_transcript(checked_name(argument))  # raises, naming the files that exist
     if entry.session_id is None:
@@ -188,30 +170,6 @@ async def _find_transcript(session: Session, argument: str) -> Transcript:
     transcript = load_session(entry.session_id, _folder(session))
     transcript.conversation_id = entry.conversation_id or transcript.conversation_id
     return transcript
-
-
-async def _find_session(session: Session, argument: str) -> KnownSession | None:
-    """Returns the session with this number in the last list, or with this title; None if there is none.
-
-    Raises:
-        UsageError: the number is not in the list, or several titles match.
-    """
-    number = argument.removeprefix("#")
-    if number.isdecimal():
-        if not session.listed:
-            session.listed = await session.known_sessions.search()
-        place = number_of(number)
-        if place is None or place > len(session.listed):
-            raise UsageError(f"The list has no number {number}.", "/sessions shows the list.")
-        return session.listed[place - 1]
-    found = await session.known_sessions.search(argument)
-    exact = [entry for entry in found if entry.name.lower() == argument.lower()]
-    matches = exact or found
-    if len(matches) > 1:
-        session.listed = matches
-        names = ", ".join(f"#{n} {entry.name}" for n, entry in enumerate(matches[:5], 1))
-        raise UsageError(f"{argument!r} matches several conversations.", f"Choose by number: {names}.")
-    return matches[0] if matches else None
 
 
 def _folder(session: Session) -> Path:
@@ -233,7 +191,7 @@ def _all_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
     if typed:
         return ()
     saved = [(name, "saved") for name in saved_names()]
-    return saved + [(entry.name, format_age(entry.changed_at)) for entry in session.listed]
+    return saved + [(entry.name, format_age(entry.changed_at)) for entry in session.known_sessions.listed]
 
 
 def _saved_names(session: Session, typed: Sequence[str]) -> Iterable[Choice]:

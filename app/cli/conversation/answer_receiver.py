@@ -9,8 +9,10 @@ from typing import Any
 
 from app.cli.conversation.answer import Answer, open_answer, show_answer
 from app.cli.conversation.asked_turn import AnswerRequest, AskedTurn
+from app.cli.conversation.running_turns import TurnOnServer
 from app.cli.conversation.server_copy import ServerCopy
 from app.cli.errors import ClientError, Refused
+from app.cli.input.interrupts import CTRL_C
 from app.cli.net.client import Action, ChatClient
 from app.cli.net.event_stream import ServerEvents, StreamPosition
 from app.cli.net.turn_stream import TurnEvents, unbroken
@@ -41,15 +43,17 @@ class AnswerReceiver:
                 server_copy.began(first)
                 await show_answer(first, events, self._terminal, answer)
 
-    async def follow(self, message_id: str, session_id: str, answer: Answer) -> None:
+    async def follow(self, turn: TurnOnServer, session_id: str, answer: Answer) -> None:
         """Shows the answer of a turn that runs on the server, from its beginning to its end.
+
+        Ctrl-C stops the turn. If the client ends, that of another client goes on.
 
         Raises:
             Refused: the server has no such turn.
         """
-        async with self._stopped_if_left(answer):
-            turn = self._running(message_id, session_id)
-            first, events = await open_answer(turn, self._client, self._terminal)
+        async with self._stopped_if_left(answer, turn.is_own):
+            running = self._running(turn.message_id, session_id)
+            first, events = await open_answer(running, self._client, self._terminal)
             async with aclosing(events):
                 await show_answer(first, events, self._terminal, answer)
 
@@ -111,14 +115,15 @@ class AnswerReceiver:
         return self._client.answer(server_copy.id, ACTIONS[type(request)], request, position)
 
     @contextlib.asynccontextmanager
-    async def _stopped_if_left(self, answer: Answer) -> AsyncIterator[None]:
+    async def _stopped_if_left(self, answer: Answer, is_own: bool = True) -> AsyncIterator[None]:
         """Stops the turn on the server if the body ends before the turn."""
         try:
             yield
         except Refused:
             raise  # the turn has ended
-        except BaseException:
-            if self._has_background and answer.start is not None and answer.done is None:
+        except BaseException as error:
+            may_stop = self._has_background and (is_own or CTRL_C in error.args)
+            if may_stop and answer.start is not None and answer.done is None:
                 await self._stop(answer.start)
             raise
 

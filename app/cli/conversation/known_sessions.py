@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.cli.errors import ClientError, Refused, TranscriptError
+from app.cli.errors import ClientError, Refused, TranscriptError, UsageError
 from app.cli.net.client import ChatClient
 from app.cli.transcripts.autosave import Autosave
 from app.cli.transcripts.session_index import (
@@ -18,6 +18,7 @@ from app.cli.transcripts.session_index import (
 )
 from app.models.schemas import ConversationSummary
 
+_MAX_DIGITS = 9  # of a number in a list
 _LISTED = 100  # of a server's conversations, to see which of them this machine has
 
 
@@ -63,12 +64,16 @@ class KnownSession:
 
 
 class KnownSessions:
-    """`refusal` says why the server's conversations are missing from the last search, if they are."""
+    """`refusal` says why the server's conversations are missing from the last search, if they are.
+
+    The numbers that the user types refer to `listed`.
+    """
 
     def __init__(self, client: ChatClient, autosave: Autosave) -> None:
         self._client = client
         self._autosave = autosave
         self.refusal: str | None = None
+        self.listed: list[KnownSession] = []
 
     async def search(self, query: str = "", limit: int = DEFAULT_LIMIT) -> list[KnownSession]:
         """Returns the conversations that match, newest first, each once."""
@@ -77,6 +82,36 @@ class KnownSessions:
         if folder is None:
             return [KnownSession(None, summary) for summary in remote][:limit]
         return await asyncio.to_thread(self._merged, folder, query, limit, remote)
+
+    async def refresh(self, query: str = "", limit: int = DEFAULT_LIMIT) -> Sequence[KnownSession]:
+        """Searches, and lets numbers refer to what is found."""
+        self.listed = await self.search(query, limit)
+        return self.listed
+
+    async def find(self, argument: str) -> KnownSession | None:
+        """Returns the session with this number in the last list, or with this title; None if there is none.
+
+        Raises:
+            UsageError: the number is not in the list, or several titles match.
+        """
+        number = argument.removeprefix("#")
+        if number.isdecimal():
+            return await self._numbered(number)
+        found = await self.search(argument)
+        exact = [entry for entry in found if entry.name.lower() == argument.lower()]
+        matches = exact or found
+        if len(matches) > 1:
+            self.listed = matches
+            names = ", ".join(f"#{n} {entry.name}" for n, entry in enumerate(matches[:5], 1))
+            raise UsageError(f"{argument!r} matches several conversations.", f"Choose by number: {names}.")
+        return matches[0] if matches else None
+
+    async def _numbered(self, number: str) -> KnownSession:
+        listed = self.listed or await self.refresh()
+        place = int(number) if len(number) <= _MAX_DIGITS else 0
+        if not 0 < place <= len(listed):
+            raise UsageError(f"The list has no number {number}.", "/sessions shows the list.")
+        return listed[place - 1]
 
     async def unknown(self, own_id: str | None) -> list[ConversationSummary]:
         """Returns the server's newest conversations of which this machine has no transcript.

@@ -1,15 +1,23 @@
-"""Finds the turn that runs on the server in a conversation that the client opens."""
+"""Finds the turn that runs on the server in a conversation, waits for one to end, and notices new ones."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
 
-from app.cli.errors import ClientError
+from app.cli.errors import ClientError, Refused
 from app.cli.net.client import ChatClient
 from app.cli.net.event_stream import StreamPosition
 from app.cli.transcripts.message_tree import TreeMessage
 from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import RunningTurn
+
+ResultT = TypeVar("ResultT")
+
+RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # while the server ends an interrupted answer
+_LISTED = 5  # of the conversations that changed last
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +79,56 @@ def placed(turn: RunningTurn, transcript: Transcript) -> TurnOnServer:
     return TurnOnServer(
         turn.message_id, False, True, question, "" if continued is None else continued.content
     )
+
+
+async def patiently(request: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    """Sends a request. Repeats it while the server is ending an interrupted answer."""
+    for delay_s in RETRY_DELAYS_S:
+        try:
+            return await request()
+        except Refused as error:
+            if error.code != "conversation_busy":
+                raise
+        await asyncio.sleep(delay_s)
+    return await request()
+
+
+class ConversationWatch:
+    """Notices that another client asks in a conversation, or has asked there since `begin`."""
+
+    def __init__(self, client: ChatClient, transcript: Transcript) -> None:
+        self._client = client
+        self._transcript = transcript
+        self._changed_at: datetime | None = None
+        self._has_news = False
+
+    async def begin(self) -> None:
+        self._changed_at = await self._last_change()
+
+    async def has_news(self) -> bool:
+        running = await running_turns(self._client, self._transcript.conversation_id)
+        if turn_elsewhere(running, self._transcript) is not None:
+            return True
+        changed_at = await self._last_change()
+        if changed_at != self._changed_at:
+            self._changed_at = changed_at
+            self._has_news = await self._has_unknown_messages()
+        return self._has_news
+
+    async def _last_change(self) -> datetime | None:
+        try:
+            listed = await self._client.conversations("", _LISTED)
+        except ClientError:
+            return None
+        own_id = self._transcript.conversation_id
+        return next((each.updated_at for each in listed if each.conversation_id == own_id), None)
+
+    async def _has_unknown_messages(self) -> bool:
+        try:
+            held = await self._client.conversation(self._transcript.conversation_id or "unknown")
+        except ClientError:
+            return False
+        known = self._transcript.tree.messages
+        return held.head_id is not None and any(
+            message.role != "system" and message.id not in known for message in held.messages
+        )

@@ -7,14 +7,24 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from app.cli.conversation.running_turns import TurnOnServer, left_turn, placed, running_turns, turn_elsewhere
+from app.cli.conversation.running_turns import (
+    RETRY_DELAYS_S,
+    ResultT,
+    TurnOnServer,
+    left_turn,
+    patiently,
+    placed,
+    running_turns,
+    turn_elsewhere,
+)
 from app.cli.conversation.server_messages import (
     adopted,
     contains_last_answer,
     from_server,
     same_messages,
+    take_over,
     to_upload,
 )
 from app.cli.errors import ClientError, Refused
@@ -31,9 +41,6 @@ from app.models.schemas import (
     UpdateConversationRequest,
 )
 
-ResultT = TypeVar("ResultT")
-
-RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # while the server ends an interrupted answer
 NO_ROUTE = ("not_found", "method_not_allowed")  # of an older server
 LOST = ("conversation_not_found", "message_not_found")
 
@@ -43,9 +50,8 @@ class ServerCopy:
 
     def __init__(self, client: ChatClient, terminal: Terminal, transcript: Transcript) -> None:
         self.transcript = transcript
-        self.knows_system_prompt = (
-            not transcript.system_prompt
-        )  # if none is set, the server's default applies
+        # If none is set, the server's default applies.
+        self.knows_system_prompt = not transcript.system_prompt
         self.may_differ = False  # after an interrupted answer
         self.running_turn: TurnOnServer | None = None  # when the conversation was opened
         self._has_untold_title = False  # the server began the conversation without it
@@ -56,8 +62,7 @@ class ServerCopy:
 
     @property
     def id(self) -> str:
-        """The id for requests about existing messages. If the server has never seen the conversation, it
-        answers 404, and `call` uploads it."""
+        """The id for requests about existing messages; "unknown" is refused, and `call` uploads."""
         return self.transcript.conversation_id or "unknown"
 
     @property
@@ -121,18 +126,10 @@ class ServerCopy:
                 if error.code not in LOST or not self.transcript.tree.messages:
                     raise
             else:
-                return self._take_over(held, theirs)
+                take_over(self.transcript, held, theirs)
+                self.knows_system_prompt = self.transcript.system_prompt in ("", held.system_prompt)
+                return
         await self.upload()
-
-    def _take_over(self, held: ConversationResponse, theirs: ConversationTree) -> None:
-        transcript = self.transcript
-        if not transcript.tree.messages:  # this machine has no transcript of it
-            transcript.system_prompt = held.system_prompt
-        transcript.tree = adopted(transcript.tree, theirs)
-        transcript.title = transcript.title or held.title
-        if (answer := transcript.tree.last_answer) is not None:
-            transcript.model_name = answer.model_name
-        self.knows_system_prompt = transcript.system_prompt in ("", held.system_prompt)
 
     async def upload(self) -> None:
         """Creates a conversation on the server from the current branch."""
@@ -153,18 +150,18 @@ class ServerCopy:
         """Sends a request. Repeats it after restoring a lost conversation, and while the server is still
         ending an interrupted answer."""
         try:
-            return await self._patiently(request)
+            return await patiently(request)
         except Refused as error:
             if error.code not in LOST:
                 raise
         await self._restore()
-        return await self._patiently(request)
+        return await patiently(request)
 
     async def select(self, message_id: str) -> None:
         """Makes the branch of the message the current one, up to the newest message below it."""
         tree = self.transcript.tree
         try:
-            selected = await self._patiently(lambda: self._client.select(self.id, message_id))
+            selected = await patiently(lambda: self._client.select(self.id, message_id))
         except Refused as error:
             if error.code not in (*LOST, *NO_ROUTE):
                 raise
@@ -185,7 +182,7 @@ class ServerCopy:
         )
         request = ForkConversationRequest(**({"message_id": tree.head_id} if tree.head_id else {}))
         try:
-            forked = await self._patiently(lambda: self._client.fork(self.id, request))
+            forked = await patiently(lambda: self._client.fork(self.id, request))
         except Refused as error:
             if error.code not in (*LOST, *NO_ROUTE):
                 raise
@@ -201,7 +198,7 @@ class ServerCopy:
             return
         request = UpdateConversationRequest(title=title)
         try:
-            await self._patiently(lambda: self._client.update(self.id, request))
+            await patiently(lambda: self._client.update(self.id, request))
         except Refused as error:
             if error.code not in (*LOST, *NO_ROUTE):
                 raise
@@ -229,17 +226,6 @@ class ServerCopy:
                 return
             await asyncio.sleep(delay_s)
         await self._restore()
-
-    async def _patiently(self, request: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Sends a request. Repeats it while the server is ending an interrupted answer."""
-        for delay_s in RETRY_DELAYS_S:
-            try:
-                return await request()
-            except Refused as error:
-                if error.code != "conversation_busy":
-                    raise
-            await asyncio.sleep(delay_s)
-        return await request()
 
     async def _fetch(self) -> tuple[ConversationResponse, ConversationTree]:
         """Returns what the server has of this conversation, and its messages as a tree."""

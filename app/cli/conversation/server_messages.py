@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from app.cli.errors import SAME_VERSION, NotOurServer
 from app.cli.transcripts.message_tree import ConversationTree, TreeMessage, plain_parts, rebuilt
+from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import ConversationMessage, ConversationResponse, TranscriptMessage
 
 
@@ -45,6 +46,16 @@ def _from_server(message: ConversationMessage) -> TreeMessage:
 def adopted(tree: ConversationTree, theirs: ConversationTree) -> ConversationTree:
     """Returns the tree with the server's messages and head. Messages that only this client has stay."""
     return tree.renamed(same_messages(tree.branch, theirs.branch)).merged(theirs)
+
+
+def take_over(transcript: Transcript, held: ConversationResponse, theirs: ConversationTree) -> None:
+    """Puts what the server holds, whose messages are `theirs`, into the transcript."""
+    if not transcript.tree.messages:  # this machine has no transcript of it
+        transcript.system_prompt = held.system_prompt
+    transcript.tree = adopted(transcript.tree, theirs)
+    transcript.title = transcript.title or held.title
+    if (answer := transcript.tree.last_answer) is not None:
+        transcript.model_name = answer.model_name
 
 
 def same_messages(ours: Sequence[TreeMessage], theirs: Sequence[TreeMessage]) -> dict[str, str]:

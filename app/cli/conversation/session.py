@@ -4,19 +4,17 @@ The client's transcript is authoritative. The server has a copy, and the autosav
 """
 
 import asyncio
-import contextlib
 from typing import Any
 
 from app.cli.conversation.answer import Answer, show_summary
 from app.cli.conversation.answer_receiver import AnswerReceiver
 from app.cli.conversation.asked_turn import AskedTurn
 from app.cli.conversation.attachments import read_mentioned
-from app.cli.conversation.known_sessions import KnownSession, KnownSessions
-from app.cli.conversation.running_turns import TurnOnServer
+from app.cli.conversation.known_sessions import KnownSessions
 from app.cli.conversation.sampling_settings import SamplingSettings
 from app.cli.conversation.server_copy import NO_ROUTE, ServerCopy
 from app.cli.conversation.statistics import Statistics
-from app.cli.errors import ClientError, NoAnswerYet, Refused, StreamBroken
+from app.cli.errors import NoAnswerYet, Refused, StreamBroken
 from app.cli.net.client import ChatClient
 from app.cli.net.waiting import switch_with_progress
 from app.cli.output.formatting import count
@@ -57,23 +55,20 @@ class Session:
         self.context_tokens = 0  # after the last answer; 0 if unknown
         self.saved_as: str | None = None
         self.known_sessions = KnownSessions(client, self.autosave)
-        self.listed: list[KnownSession] = []  # the numbers of /load and /delete refer to this list
         self.attached: list[str] = []  # texts for the next message
         self.draft = ""  # an unanswered message, which the prompt offers again
         self.last_answer: Answer | None = None
         self._last_model: str | None = None  # the model of the last answer
-        self._receiver = AnswerReceiver(client, terminal, self.autosave)
-        self._server_copy = ServerCopy(client, terminal, self.transcript)
-
-    # Turns
+        self.receiver = AnswerReceiver(client, terminal, self.autosave)
+        self.server_copy = ServerCopy(client, terminal, self.transcript)
 
     async def send(self, text: str) -> None:
         self.draft = text
-        await self._server_copy.settle()
+        await self.server_copy.settle()
         mentioned = await read_mentioned(text, self.client, self.terminal)
         whole = "\n\n".join(dict.fromkeys([text, *mentioned, *self.attached]))
         await self._answer(AskedTurn(self._chat_request(whole)))
-        self._server_copy.knows_system_prompt = True  # only a new message transmits it
+        self.server_copy.knows_system_prompt = True  # only a new message transmits it
         self.attached.clear()
 
     def _chat_request(self, text: str) -> ChatRequest:
@@ -81,7 +76,7 @@ class Session:
 
     async def retry(self, model_name: str | None = None, **sampling: Any) -> None:  # Any: as /set types them
         """Answers the last message again, with the current settings except those given."""
-        await self._server_copy.settle()
+        await self.server_copy.settle()
         self._check_has_answer()
         model = {} if model_name is None else {"model_name": model_name}
         request = RegenerateRequest(stream=True, **model, **(self.settings.values | sampling))
@@ -89,27 +84,27 @@ class Session:
 
     async def continue_(self) -> None:
         """Extends the last answer."""
-        await self._server_copy.settle()
+        await self.server_copy.settle()
         self._check_has_answer()
         request = ContinueRequest(stream=True, **self.settings.values)
         await self._answer(AskedTurn(request, replaced=1, prefix=self.transcript.messages[-1].content))
 
     async def undo(self, turns: int) -> int:
         """Goes back by at most `turns` turns, which stay as a branch. Returns the number of turns."""
-        await self._server_copy.settle()
+        await self.server_copy.settle()
         asked = [at for at, message in enumerate(self.transcript.messages) if message.role == "user"]
         if not asked:
             raise NoAnswerYet
         undone = min(turns, len(asked))
-        await self._server_copy.call(lambda: self.client.undo(self._server_copy.id, undone))
+        await self.server_copy.call(lambda: self.client.undo(self.server_copy.id, undone))
         tree = self.transcript.tree
         self.transcript.tree = tree.with_head(tree.branch[asked[-undone]].parent_id)
-        self._changed_branch()
+        self.changed_branch()
         return undone
 
     async def edit(self, text: str) -> None:
         """Sends `text` in place of the last message. That message and its answer stay as another version."""
-        await self._server_copy.settle()
+        await self.server_copy.settle()
         branch = self.transcript.messages
         replaced = next((n for n, m in enumerate(reversed(branch), 1) if m.role == "user"), None)
         if replaced is None:
@@ -130,31 +125,30 @@ class Session:
 
         Unless an answer arrives, nothing changes.
         """
-        old, old_tree = self._server_copy, self.transcript.tree
+        old, old_tree = self.server_copy, self.transcript.tree
         kept = old_tree.branch[: len(old_tree.branch) - replaced]
         self.transcript.tree = old_tree.with_head(kept[-1].id if kept else None)
-        self._server_copy = ServerCopy(self.client, self.terminal, self.transcript)
+        self.server_copy = ServerCopy(self.client, self.terminal, self.transcript)
         old_id, asked = self.transcript.conversation_id, AskedTurn(self._chat_request(text))
         try:
-            await self._server_copy.upload()
+            await self.server_copy.upload()
             await self._answer(asked)
         finally:
             if len(self.transcript.tree.messages) == len(old_tree.messages):
-                self._server_copy, self.transcript.tree = old, old_tree
+                self.server_copy, self.transcript.tree = old, old_tree
                 self.transcript.conversation_id = old_id
                 self.autosave.write(self.transcript)
 
     async def select(self, message_id: str) -> None:
         """Makes the branch of a message the current one, up to the newest message below it."""
-        await self._server_copy.settle()
-        await self._server_copy.select(message_id)
-        self._changed_branch()
+        await self.server_copy.settle()
+        await self.server_copy.select(message_id)
+        self.changed_branch()
 
-    def _changed_branch(self) -> None:
+    def changed_branch(self) -> None:
+        """Saves the conversation, whose current branch is another one now."""
         self.context_tokens = self.transcript.tree.context_tokens
         self.autosave.write(self.transcript)
-
-    # The conversation as a whole
 
     def begin(self, transcript: Transcript) -> None:
         """Changes to another conversation. The server learns of it with the next message."""
@@ -169,43 +163,16 @@ class Session:
         self._change_to(server_copy)
         self.autosave.write(transcript)
 
-    @property
-    def running_turn(self) -> TurnOnServer | None:
-        """The turn that ran on the server when the conversation was opened; None if there was none."""
-        return self._server_copy.running_turn
-
-    async def await_running_turn(self) -> None:
-        """Waits for the end of the turn that runs on the server, without showing it, and takes it over."""
-        if self.running_turn is None:
-            return
-        self.terminal.note("The last answer is still arriving on the server. Waiting for its end.")
-        await self._receiver.read_to_end(self.running_turn.message_id, self._server_copy.session_id)
-        await self._server_copy.take_over()
-        self._changed_branch()
-
-    async def follow(self) -> None:
-        """Shows the answer of the turn that runs on the server, from its beginning."""
-        if self.running_turn is None:
-            return
-        answer = self.last_answer = Answer(self.running_turn.prefix, was_prefix_shown=False)
-        try:
-            await self._receiver.follow(self.running_turn.message_id, self._server_copy.session_id, answer)
-        finally:
-            with contextlib.suppress(ClientError):  # the next request reports the problem
-                await self._server_copy.take_over()
-            self._changed_branch()
-        show_summary(self.terminal, answer, None, self._context_length())
-
     async def fork(self) -> None:
         """Copies the current branch into a new conversation and changes to it."""
-        await self._server_copy.settle()
+        await self.server_copy.settle()
         self._check_has_answer()
-        self._change_to(await self._server_copy.fork())
+        self._change_to(await self.server_copy.fork())
         self.autosave.write(self.transcript)
 
     def _change_to(self, server_copy: ServerCopy) -> None:
         self.transcript = server_copy.transcript
-        self._server_copy = server_copy
+        self.server_copy = server_copy
         self.context_tokens = self.transcript.tree.context_tokens
         self.saved_as = None
 
@@ -213,19 +180,17 @@ class Session:
         """Gives the conversation a title, on the server as well."""
         self.transcript.title = title
         self.autosave.write(self.transcript)
-        await self._server_copy.rename(title)
+        await self.server_copy.rename(title)
 
     def set_system_prompt(self, text: str) -> None:
         self.transcript.system_prompt = text
-        self._server_copy.knows_system_prompt = False
+        self.server_copy.knows_system_prompt = False
         self.autosave.write(self.transcript)
 
     async def settled_transcript(self) -> Transcript:
         """Returns the transcript, after an interrupted answer has been taken over from the server."""
-        await self._server_copy.settle()
+        await self.server_copy.settle()
         return self.transcript
-
-    # Models
 
     async def refresh_models(self) -> None:
         listing = await self.client.models()
@@ -237,25 +202,23 @@ class Session:
         self.current_model = self.chosen_model = self._last_model = response.model_name
         return response
 
-    # How an answer is received
-
     async def _answer(self, asked: AskedTurn) -> None:
         """Shows the answer and adds it to the transcript, also the text of an interrupted answer."""
         answer = self.last_answer = Answer(asked.prefix)
         try:
-            await self._receiver.receive(self._server_copy, asked, answer)
+            await self.receiver.receive(self.server_copy, asked, answer)
         except (asyncio.CancelledError, StreamBroken):
             if answer.has_grown:
                 self._keep(asked, answer)
-                self._server_copy.may_differ = True
+                self.server_copy.may_differ = True
             raise
         finally:
             if answer.done is not None:
                 self._keep(asked, answer)
             self.autosave.write(self.transcript)
-        await self._server_copy.tell_title()
+        await self.server_copy.tell_title()
         self.statistics.add(answer)
-        show_summary(self.terminal, answer, self._last_model, self._context_length())
+        show_summary(self.terminal, answer, self._last_model, self.context_length)
         self._last_model = answer.model_name
 
     def _keep(self, asked: AskedTurn, answer: Answer) -> None:
@@ -264,7 +227,9 @@ class Session:
         self.draft = ""
         self.context_tokens = answer.context_tokens
 
-    def _context_length(self) -> int | None:
+    @property
+    def context_length(self) -> int | None:
+        """The current model's, in tokens; None if it is unknown."""
         model = self.models.get(self.current_model or "")
         return None if model is None else model.context_length
 
@@ -275,4 +240,4 @@ class Session:
     @property
     def was_cut(self) -> bool:
         """Whether the last answer was interrupted."""
-        return self._server_copy.may_differ
+        return self.server_copy.may_differ

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 WorkT = TypeVar("WorkT")
 
+CTRL_C = "Ctrl-C"  # the message of the cancellation, which tells it from the end of the program
+
 
 class Interrupted(Exception):
     """The user pressed Ctrl-C."""
@@ -24,7 +26,7 @@ class Interrupts:
     def fire(self) -> None:
         """Cancels the running coroutine. Call this in the event loop."""
         if self._running is not None:
-            self._running.cancel()
+            self._running.cancel(CTRL_C)
 
     def fire_from_outside(self) -> None:
         """Cancels the running coroutine. Call this in another thread or in a signal handler."""

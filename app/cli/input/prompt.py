@@ -1,5 +1,6 @@
 """The prompt that reads the user's messages: a line editor in a terminal, plain lines elsewhere."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -16,12 +17,15 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 from rich.cells import cell_len
 
+from app.cli.conversation.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
 from app.cli.input.completion import CommandCompleter
 from app.cli.input.keys import key_bindings, register_shift_enter, unquoted
 from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.formatting import count, gauge
 from app.cli.paths import private_file
+
+POLL_S = 2.0  # between two looks for what other clients ask
 
 _STYLE = Style.from_dict({"you": "bold ansicyan", "bottom-toolbar": "noreverse ansibrightblack"})
 
@@ -77,10 +81,15 @@ class TerminalPrompt:
         typed: str = "",
         keyboard: Input | None = None,
         screen: Output | None = None,
+        poll_s: float = POLL_S,
     ) -> None:
-        """`typed` is the text that the user typed before the editor existed."""
+        """`typed` is the text that the user typed before the editor existed.
+
+        Every `poll_s`, an empty prompt looks for what other clients ask.
+        """
         register_shift_enter()
         self._session = session
+        self._poll_s = poll_s
         self._keyboard = keyboard or create_input()
         if isinstance(self._keyboard, Vt100Input):
             self._keyboard.vt100_parser.feed(typed)
@@ -113,11 +122,31 @@ class TerminalPrompt:
             draft = ""
         self._editor.app.erase_when_done = False
         # In the editor Ctrl-C is a key. Before and after, the client's own handler receives the signal.
-        text = await self._editor.prompt_async([("class:you", "You: ")], default=draft, handle_sigint=False)
+        text = await self._editor.prompt_async(
+            [("class:you", "You: ")], default=draft, handle_sigint=False, pre_run=self._begin_watching
+        )
         self._typed_ahead.begin()
         if not self._editor.app.erase_when_done:
             self._session.terminal.end_answer()
         return unquoted(text)
+
+    def _begin_watching(self) -> None:
+        if self._session.transcript.conversation_id is not None:
+            self._editor.app.create_background_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Shows what another client asks, as soon as it does, unless the user is typing."""
+        watch = ConversationWatch(self._session.client, self._session.transcript)
+        await watch.begin()
+        while True:
+            await asyncio.sleep(self._poll_s)
+            if self._is_untouched() and await watch.has_news() and self._is_untouched():
+                break
+        self._editor.app.erase_when_done = True
+        self._editor.app.exit(result="/follow")
+
+    def _is_untouched(self) -> bool:
+        return not self._editor.default_buffer.text and not self._editor.app.layout.is_searching
 
     def _would_hide_the_error(self, draft: str) -> bool:
         """Returns whether the draft fills more than half of the screen, which shows why it was not sent."""

@@ -33,6 +33,7 @@ SESSION = (  # a line to type, and text that then appears
     ("/save talk", "saved to talk.json"),
     ("/title Friends", "This conversation is now called Friends."),
     ("/new", "New conversation."),
+    ("/follow", "No other client has asked here since."),
     ("/load talk", "Loaded talk.json with 1 turn"),
     ("/sessions", "Friends"),
     ("/delete talk", "Deleted"),

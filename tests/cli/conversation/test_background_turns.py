@@ -99,7 +99,7 @@ def test_client_that_is_ended_stops_its_turn(url: str, standin: StandIn, signal_
 
 
 def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: StandIn) -> None:
-    standin.chunks_per_s = 10
+    standin.chunks_per_s = 3
     words = " ".join(map(str, range(1, 25)))
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type(f"say {words}\r")
@@ -110,6 +110,7 @@ def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: S
     assert not standin.left.is_set()
     with PseudoTerminal([*CLIENT, "--url", url, "--resume"], client_environ()) as terminal:
         terminal.wait_for("The server has gone on with it:")
+        standin.chunks_per_s = 10
         terminal.wait_for(f"\n{words}\n12 tokens")
         terminal.wait_for("You:", times=2)
         standin.chunks_per_s = 1000

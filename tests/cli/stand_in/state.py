@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from pydantic import BaseModel
@@ -167,6 +168,7 @@ class StandIn:
         if turn.is_new:
             tree.add(said("user", turn.asked, turn.parent_id, message_id=turn.asked_id))
         tree.add(said("assistant", text, turn.asked_id, self.current, reason, turn.message_id))
+        tree.updated_at += timedelta(seconds=1)
 
     def _reply(self, turn: "StandInTurn", text: str) -> wire.ChatResponse:
         return wire.ChatResponse(

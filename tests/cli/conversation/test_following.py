@@ -1,0 +1,117 @@
+"""What other clients ask in the open conversation is shown, at an idle prompt without being asked for."""
+
+import signal
+from collections.abc import Mapping
+
+import httpx
+import pytest
+
+from app.cli.conversation.session import Session
+from tests.cli.client_process import CLIENT, client_environ, wait_until
+from tests.cli.conftest import Seen, Talk
+from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.stand_in.state import StandIn
+
+WORDS = " ".join(map(str, range(1, 25)))
+
+
+def ask_elsewhere(url: str, message: str, **fields: object) -> None:
+    """Asks in the first conversation as another client, and returns when the answer has begun."""
+    body: Mapping[str, object] = {"conversation_id": "conv_1", "message": message, "stream": True, **fields}
+    with (
+        httpx.Client(trust_env=False) as other,
+        other.stream("POST", f"{url}/api/v1/chat", json=body) as stream,
+    ):
+        lines = stream.iter_lines()
+        while "delta" not in next(lines):
+            pass
+        while "background" not in fields and next(lines, None) is not None:
+            pass
+
+
+@pytest.fixture
+def terminal(url: str) -> PseudoTerminal:
+    """A client with one turn in its conversation."""
+    client = PseudoTerminal([*CLIENT, "--url", url], client_environ())
+    client.type("hello\r")
+    client.wait_for("12 tokens")
+    client.wait_for("You:", times=2)
+    return client
+
+
+def test_idle_prompt_shows_the_answer_that_another_client_has_running(
+    url: str, standin: StandIn, terminal: PseudoTerminal
+) -> None:
+    with terminal:
+        standin.chunks_per_s = 1
+        ask_elsewhere(url, f"say {WORDS}", background=True)
+        terminal.wait_for("Another client has asked here, and the answer is still arriving:")
+        standin.chunks_per_s = 10
+        terminal.wait_for(f"You:\nsay {WORDS}")
+        terminal.wait_for(f"\n{WORDS}\n12 tokens")
+        standin.chunks_per_s = 1000
+        terminal.type("say next\r")
+        terminal.wait_for("12 tokens", times=3)
+    assert standin.conversations["conv_1"].texts[2:] == [f"say {WORDS}", WORDS, "say next", "next"]
+
+
+def test_idle_prompt_shows_the_answer_that_another_client_has_got(
+    url: str, standin: StandIn, terminal: PseudoTerminal
+) -> None:
+    with terminal:
+        ask_elsewhere(url, "say something else")
+        terminal.wait_for(
+            "Another client has asked here:\nYou:\nsay something else\nAssistant:\nsomething else"
+        )
+        terminal.type("say next\r")
+        terminal.wait_for("12 tokens", times=2)
+    assert standin.conversations["conv_1"].texts[2:] == [
+        "say something else",
+        "something else",
+        "say next",
+        "next",
+    ]
+
+
+def test_line_that_is_being_typed_stays_until_it_is_cleared(
+    url: str, standin: StandIn, terminal: PseudoTerminal
+) -> None:
+    with terminal:
+        terminal.type("half a")
+        terminal.wait_for("You: half a")
+        ask_elsewhere(url, "say something else")
+        wait_until(lambda: len(standin.conversations["conv_1"].texts) == 4)
+        terminal.type(" line")
+        terminal.wait_for("You: half a line")
+        terminal.type("\x03")
+        terminal.wait_for("Another client has asked here:")
+
+
+@pytest.mark.parametrize(("number", "goes_on"), [(signal.SIGINT, False), (signal.SIGHUP, True)])
+def test_answer_of_another_client_is_stopped_by_ctrl_c_only(
+    url: str, standin: StandIn, terminal: PseudoTerminal, number: int, goes_on: bool
+) -> None:
+    with terminal:
+        standin.chunks_per_s = 1
+        ask_elsewhere(url, f"say {WORDS}", background=True)
+        terminal.wait_for("Assistant:\n1 2 3")
+        terminal.process.send_signal(number)
+        terminal.wait_for_end() if goes_on else terminal.wait_for("Stopped.")
+        standin.chunks_per_s = 1000
+        wait_until(lambda: len(standin.conversations["conv_1"].texts) == 4)
+    assert (standin.conversations["conv_1"].texts[-1] == WORDS) is goes_on
+
+
+def test_follow_says_that_there_is_nothing_new(talk: Talk, seen: Seen) -> None:
+    talk("/follow", "hello", "/follow")
+    assert seen.messages.count("No other client has asked here since.") == 2
+
+
+def test_follow_shows_what_others_have_asked(talk: Talk, seen: Seen, url: str) -> None:
+    async def others_ask(_: Session) -> None:
+        ask_elsewhere(url, "say one")
+        ask_elsewhere(url, "say two")
+
+    session = talk("hello", others_ask, "/follow")
+    assert seen.answers.endswith("say one\none\nsay two\ntwo\n")
+    assert session.transcript.turns == 3
