@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -78,6 +79,26 @@ def test_narrow_screen_shows_everything_without_scrolling_sideways(page: Page, s
     page.get_by_role("button", name="Conversations").click()
     page.get_by_role("link", name="New conversation").click()
     expect(page.locator("#sidebar")).to_be_hidden()
+
+
+def test_printed_page_has_the_whole_conversation_and_nothing_else(page: Page, url: str) -> None:
+    messages = [
+        {"role": role, "content": f"**{role} {number}**\n\n" + "Some text. " * 40}
+        for number in range(30)
+        for role in ("user", "assistant")
+    ]
+    started = httpx.post(f"{url}/api/v1/chat/new", json={"messages": messages}).raise_for_status().json()
+    page.goto(f"{url}/ui#/c/{started['conversation_id']}")
+    expect(page.locator(".message")).to_have_count(60)
+    expect(page.locator(".undrawn").first).to_be_attached()
+    pages = page.pdf(format="A4").count(b"/Type /Page\n")
+    assert pages > 5
+    expect(page.locator(".undrawn")).to_have_count(0)
+    page.emulate_media(media="print", color_scheme="dark")
+    for hidden in ("#sidebar", "header", "#composer", ".footer button >> nth=0"):
+        expect(page.locator(hidden)).to_be_hidden()
+    expect(page.get_by_text("user 0", exact=False).first).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 def test_each_paragraph_has_the_direction_of_its_script(page: Page, script: Script) -> None:

@@ -29,6 +29,7 @@ export class MessageList {
     this.near = [];
     const near = { root: byId("scroller", HTMLDivElement), rootMargin: "1500px" };
     this.observer = new IntersectionObserver((entries) => this.#drawNear(entries), near);
+    window.addEventListener("beforeprint", () => this.#drawAll());
   }
 
   /** Shows a branch, up to where the turn begins if there is one. @param {ConversationMessage[]} branch @param {Turn | null} turn */
@@ -153,6 +154,10 @@ export class MessageList {
       if (this.near.length === 0) requestAnimationFrame(() => this.#drawSome());
       this.near.push(...views.filter((view) => !view.isDrawn && view.element.parentElement === target));
     }
+  }
+
+  #drawAll() {
+    for (const view of this.views.values()) if (!view.isDrawn && !view.isOfTurn) view.draw();
   }
 
   /** Draws messages that have come near, as many as fit into a frame. */
