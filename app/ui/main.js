@@ -81,6 +81,9 @@ window.addEventListener("focus", () => {
 });
 listenToLayout();
 listenToKeys({ chat, sidebar, newChat: () => go(null) });
-resumeTurns();
+await resumeTurns({
+  open: (id) => addressed() === null && history.replaceState(null, "", `#/c/${encodeURIComponent(id)}`),
+  giveBack: (question) => chat.giveBack(question),
+});
 begin();
 watchTurns(() => chat.id, () => !signIn.dialog.open);

@@ -11,6 +11,7 @@ export interface ErrorDetail {
 export interface RunningTurn {
   message_id: string;
   conversation_id: string;
+  conversation: ConversationSummary;
   parent_id: string | null;
   question: string | null;
   continues: string | null;

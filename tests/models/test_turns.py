@@ -22,6 +22,7 @@ from app.core.errors import (
 from app.engine.backend import GenerationEvent
 from app.engine.ipc.messages import Delta, ToolCallRef
 from app.models.chat.generation import ChatGenerator
+from app.models.chat.transcript import to_summary
 from app.models.chat_manager import ChatModelManager
 from app.models.conversation import Conversation, Message
 from app.models.schemas import (
@@ -201,6 +202,7 @@ def test_turns_that_run_are_listed_for_their_owner() -> None:
                 [turn] = here.chats.running(OWNER).turns
                 assert (turn.message_id, turn.conversation_id) == (start.message_id, where)
                 assert (turn.parent_id, turn.question, turn.continues) == expected
+                assert turn.conversation == to_summary(await here.store.get(OWNER, where))
                 assert here.chats.running("somebody").turns == []
             await here.chats.stop(OWNER, turn.message_id)
             await here.store.commit(await here.store.get(OWNER, where))

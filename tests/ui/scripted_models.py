@@ -14,6 +14,7 @@ from app.composition import build_services
 from app.core.catalogue import BUILTIN_PATH, ModelProfile, SamplingDefaults, Source
 from app.core.config import Settings
 from app.core.deadline import Deadline
+from app.core.errors import WorkerDied
 from app.core.literals import FinishReason
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import (
@@ -70,6 +71,7 @@ class Script:
 
     replies: dict[str, list[Pieces]] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)  # questions whose first reply `max_tokens` cuts off
+    failing: set[str] = field(default_factory=set)  # questions whose replies end with an error
     may_go_on: threading.Event = field(default_factory=threading.Event)
     may_load: threading.Event = field(default_factory=threading.Event)
     asked: list[str] = field(default_factory=list)
@@ -111,6 +113,8 @@ class ScriptedBackend(StandInBackend):
             tokens += 1
             yield _delta(piece, tokens)
             await self._pace(began, tokens)
+        if question in script.failing:
+            raise WorkerDied("The model has crashed.")
         is_cut = question in script.cut and script.asked.count(question) == 1
         reason: FinishReason = "length" if is_cut else "stop"
         yield Finished("r", reason, TokenCounts(40, tokens, 0), RequestTimings(0.0, 0.1, 1.1))

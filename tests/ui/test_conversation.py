@@ -2,6 +2,7 @@
 
 import re
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
@@ -135,6 +136,68 @@ def test_reload_in_mid_answer_picks_the_stream_up(page: Page, script: Script) ->
     expect(answers(page).locator(".markdown")).to_have_text("Once upon a time there was a fox.")
     expect(answers(page)).to_contain_text(" token")
     expect(page.locator(".message")).to_have_count(2)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_question_of_a_turn_that_fails_after_a_reload_is_returned_to_its_field(
+    page: Page, script: Script, number: int
+) -> None:
+    if number == 2:
+        ask(page, "Hello")
+        expect(answers(page)).to_contain_text(" token")
+    question = "Tell me a story. " * 40  # longer than the server's list of running turns has it
+    script.answer(question.strip(), ("Once", PAUSE))
+    script.failing.add(question.strip())
+    ask(page, question)
+    expect(page.get_by_text("Once", exact=True)).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Once", exact=True)).to_be_visible()
+    script.may_go_on.set()
+    expect(page.locator("#failure")).to_contain_text("The model has crashed.")
+    expect(page.get_by_label("Message", exact=True)).to_have_value(question.strip())
+    expect(page.locator(".message")).to_have_count(2 * (number - 1))
+
+
+def test_question_that_never_reached_the_server_is_returned_after_a_reload(page: Page) -> None:
+    page.route("**/api/v1/chat", lambda route: None)  # which is a network that hangs
+    ask(page, "Hello")
+    expect(page.locator(".question")).to_have_text("Hello")
+    page.reload()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Hello")
+    expect(page.get_by_role("heading", name="What is on your mind?")).to_be_visible()
+    page.reload()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_turn_whose_beginning_the_page_did_not_see_is_its_own_after_a_reload(
+    page: Page, script: Script, number: int
+) -> None:
+    if number == 2:
+        ask(page, "Hello")
+        expect(answers(page)).to_contain_text(" token")
+    script.answer("Tell me a story", ("Once", PAUSE))
+    script.failing.add("Tell me a story")
+    page.route("**/api/v1/chat", lambda route: None)  # no reply ever reaches the page
+    with page.expect_request("**/api/v1/chat") as sent:
+        ask(page, "Tell me a story")
+    request, session = sent.value, {"x-session-id": sent.value.headers["x-session-id"]}
+    with httpx.stream("POST", request.url, json=request.post_data_json, headers=session) as reply:
+        next(reply.iter_lines())
+    page.reload()
+    expect(page.get_by_text("Once", exact=True)).to_be_visible()
+    script.may_go_on.set()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Tell me a story")
+
+
+def test_failed_question_is_returned_before_what_was_typed_meanwhile(page: Page, script: Script) -> None:
+    script.answer("Hello", ("Good", PAUSE))
+    script.failing.add("Hello")
+    ask(page, "Hello")
+    expect(page.get_by_text("Good", exact=True)).to_be_visible()
+    page.get_by_label("Message", exact=True).fill("And then")
+    script.may_go_on.set()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Hello\n\nAnd then")
 
 
 def test_another_browser_follows_a_first_answer(page: Page, browser: Browser, script: Script) -> None:

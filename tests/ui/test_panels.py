@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import httpx
+import pytest
 from playwright.sync_api import BrowserContext, FilePayload, Page, expect
 
 from tests.ui.conftest import ask
@@ -75,6 +76,40 @@ def test_running_turn_of_an_old_conversation_is_shown_in_its_place(
     script.may_go_on.set()
     expect(titles.first).to_have_text("The oldest one")
     expect(titles).to_have_count(50)
+
+
+@pytest.mark.parametrize("client", ["page", "other"])
+def test_running_edit_of_the_first_question_leaves_an_old_conversation_in_its_place(
+    page: Page, url: str, script: Script, client: str
+) -> None:
+    with httpx.Client(base_url=f"{url}/api/v1/chat") as server:
+        for number in range(61):
+            messages = [
+                {"role": "user", "content": f"Question {number}"},
+                {"role": "assistant", "content": "Yes."},
+            ]
+            server.post("/new", json={"messages": messages}).raise_for_status()
+        listed = (
+            server.get("/conversations", params={"limit": 100}).raise_for_status().json()["conversations"]
+        )
+    page.goto(f"{url}/ui#/c/{listed[-1]['conversation_id']}")
+    page.locator(".question").hover()
+    page.get_by_role("button", name="Edit question").click()
+    script.answer("Long", ("one ", PAUSE, "two"))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.get_by_label("Changed question").fill("Long")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("one", exact=True)).to_be_visible()
+    if client == "other":
+        page.evaluate("sessionStorage.clear()")
+        page.goto(f"{url}/ui?again#/")
+    titles = page.locator("#conversations .title")
+    expect(titles).to_have_count(51)
+    expect(titles.last).to_have_text("Question 0")
+    expect(page.locator("#conversations .dot")).to_have_count(1)
+    if client == "other":
+        assert not any("/chat/conversation/" in request for request in requests)
 
 
 def test_model_is_switched_with_progress(page: Page, script: Script) -> None:

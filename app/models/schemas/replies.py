@@ -176,6 +176,9 @@ class RunningTurn(WireModel):
 
     message_id: str
     conversation_id: str
+    conversation: ConversationSummary = Field(
+        description="Its entry in the list, without this turn; of a new conversation it is not listed yet."
+    )
     parent_id: str | None = Field(description="The last stored message that the turn follows.")
     question: str | None = Field(
         description="The new user message, if long its beginning and `…`; null if it is an old one."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import ChatMessage
 from app.models.chat.engine_terms import append_message, chat_messages_of, grammar_of, tool_use_of
+from app.models.chat.transcript import to_summary
 from app.models.conversation import Conversation, Message
 from app.models.schemas import RunningTurn, TurnFields
 
@@ -43,6 +44,7 @@ class Turn:
         return RunningTurn(
             message_id=message_id,
             conversation_id=self.conversation.id,
+            conversation=to_summary(self.conversation),
             parent_id=self.new_messages[0].parent_id if self.new_messages else self.parent.id,
             question=_beginning(questions[-1]) if questions else None,
             continues=None if self.continues is None else self.continues.id,

@@ -155,7 +155,7 @@ export class Chat {
   #explain(turn, error) {
     const { question } = turn.plan;
     const isStored = this.branch.some((message) => message.id === turn.start?.parent_id);
-    if (question !== null && !isStored && !turn.plan.isOthers) this.composer.text = question;
+    if (question !== null && !isStored && !turn.plan.isOthers) this.giveBack(question);
     if (error.code !== "turn_stopped") this.#fail(error);
   }
 
@@ -183,6 +183,11 @@ export class Chat {
     this.failure.hidden = error === null;
     const hint = error?.code === "no_model_chosen" ? chooseModel() : error?.hint && el("span", {}, ` ${error.hint}`);
     fill(this.failure, error && el("strong", {}, error.message), hint || null);
+  }
+
+  /** Returns a question that was not answered to its field, before what is there by now. @param {string} question */
+  giveBack(question) {
+    this.composer.text = [question, this.composer.text].filter(Boolean).join("\n\n");
   }
 
   #showGreeting() {

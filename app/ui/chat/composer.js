@@ -26,7 +26,10 @@ export class Composer {
     this.showRunning(false);
   }
 
-  /** @param {string} text */
+  get text() {
+    return this.field.value;
+  }
+
   set text(text) {
     this.field.value = text;
     this.#fit();

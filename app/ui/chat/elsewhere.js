@@ -1,7 +1,7 @@
 // Watches which turns run on the server, also those of other browsers and clients, so that the page can follow them.
 
 import { call } from "../core/api.js";
-import { changed, state } from "../core/state.js";
+import { changed, onChange, state } from "../core/state.js";
 
 /** @import { RunningTurnsResponse } from "../wire.d.ts" */
 
@@ -21,6 +21,7 @@ export function watchTurns(openId, mayAsk) {
     timer = setTimeout(look, POLL_MS);
   };
   document.addEventListener("visibilitychange", look);
+  onChange("turns", look);
   look();
 }
 

@@ -4,7 +4,7 @@ import { ApiError, call, newConversationId, stream } from "../core/api.js";
 import { changed } from "../core/state.js";
 
 /** @import { ServerEvent } from "../core/api.js" */
-/** @import { ChatResponse, LoadProgress, MessagePart, StartEvent, ToolCallEvent } from "../wire.d.ts" */
+/** @import { ChatResponse, LoadProgress, MessagePart, RunningTurnsResponse, StartEvent, ToolCallEvent } from "../wire.d.ts" */
 
 /**
  * What a turn adds to a conversation. `keptUntil` is the last message that stays in the branch, null for none, and
@@ -13,6 +13,11 @@ import { changed } from "../core/state.js";
  * @property {string | null} conversationId
  * @property {string | null} question @property {string | null} keptUntil @property {MessagePart[]} prefix
  * @property {boolean} [isOthers] whether another client has begun it, so that the question may be cut
+ */
+
+/**
+ * What to do about turns of which the page had no event before it was left: some run, others have never begun.
+ * @typedef {{ open: (conversationId: string) => void, giveBack: (question: string) => void }} Unsure
  */
 
 const STORED = "turns";
@@ -73,6 +78,7 @@ export class Turn {
   /** @param {() => Promise<void>} read */
   async #live(read) {
     turns.add(this);
+    this.#store();
     changed("turns");
     try {
       for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
@@ -159,17 +165,30 @@ export class Turn {
 
   /** Keeps the turns that run for a reload of the page, in this tab only. */
   #store() {
-    const running = [...turns].filter((turn) => turn.messageId !== "" && !turn.hasEnded);
-    const stored = running.map((turn) => [turn.messageId, { ...turn.plan, conversationId: turn.conversationId }]);
+    const running = [...turns].filter((turn) => !turn.hasEnded);
+    const stored = running.map(({ messageId, session, plan, conversationId }) => ({ messageId, session, plan: { ...plan, conversationId } }));
     sessionStorage.setItem(STORED, JSON.stringify(stored));
   }
 }
 
-/** Goes on with the turns that ran when the page was left. */
-export function resumeTurns() {
-  /** @type {[string, Plan][]} */
+/** Goes on with the turns that ran when the page was left. @param {Unsure} unsure */
+export async function resumeTurns(unsure) {
+  /** @type {{ messageId: string, session: string, plan: Plan }[]} */
   const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
-  for (const [messageId, plan] of stored) new Turn(plan).resume(messageId);
+  sessionStorage.removeItem(STORED);
+  for (const { messageId, plan } of stored) if (messageId !== "") new Turn(plan).resume(messageId);
+  const asked = stored.filter(({ messageId }) => messageId === "");
+  if (asked.length === 0) return;
+  /** @type {RunningTurnsResponse} */
+  const { turns: running } = await call("GET", "chat/turns", undefined, undefined, asked[0]?.session).catch(() => ({ turns: [] }));
+  for (const { session, plan } of asked) {
+    const found = running.find((turn) => turn.conversation_id === session && turn.parent_id === plan.keptUntil);
+    if (found === undefined) unsure.giveBack(plan.question ?? "");
+    else {
+      new Turn({ ...plan, conversationId: session }).resume(found.message_id);
+      if (plan.conversationId === null) unsure.open(session);
+    }
+  }
 }
 
 /** @param {string | null} conversationId @returns {Turn | null} */

@@ -9,10 +9,7 @@ import { turns } from "../chat/turn.js";
 import { confirm } from "./confirm.js";
 import { sayError } from "./toast.js";
 
-/** @import { ConversationListResponse, ConversationResponse, ConversationSummary } from "../wire.d.ts" */
-
-/** @typedef {Pick<ConversationSummary, "conversation_id" | "title" | "updated_at" | "preview">} Listed */
-/** @typedef {{ id: string, question: string | null, keptUntil: string | null }} Running */
+/** @import { ConversationListResponse, ConversationSummary } from "../wire.d.ts" */
 
 const TYPING_MS = 150;
 const PAGE = 50;
@@ -23,10 +20,8 @@ export class Sidebar {
     this.page = page;
     this.list = byId("conversations", HTMLElement);
     this.search = byId("search", HTMLInputElement);
-    /** @type {Listed[]} */
+    /** @type {ConversationSummary[]} */
     this.shown = [];
-    /** @type {Map<string, Listed | null>} conversations below those listed that a turn runs in; null until they are read */
-    this.answering = new Map();
     /** @type {string | null} */
     this.cursor = null;
     this.asked = 0; // the number of the newest request, whose reply counts
@@ -61,7 +56,6 @@ export class Sidebar {
       if (number !== this.asked) return;
       this.shown = cursor === null ? page.conversations : [...this.shown, ...page.conversations];
       this.cursor = page.next_cursor;
-      this.answering.clear();
       this.draw();
     } catch {
       // the page says elsewhere that the server does not answer, or asks for a key
@@ -74,9 +68,10 @@ export class Sidebar {
     const groups = new Map();
     const now = new Date();
     const add = (/** @type {string} */ group, /** @type {HTMLElement} */ item) => groups.set(group, [...(groups.get(group) ?? []), item]);
-    const [beginning, answering] = this.#unlisted();
-    for (const { id, question } of beginning) add("Today", el("li", {}, this.#link(id, question ?? "New conversation")));
-    for (const summary of [...this.shown, ...answering].sort(newestFirst)) add(dayGroup(summary.updated_at, now), this.#item(summary));
+    const unlisted = this.#unlisted();
+    for (const summary of [...this.shown, ...unlisted].sort(newestFirst)) {
+      add(dayGroup(summary.updated_at, now), this.#item(summary, !unlisted.includes(summary)));
+    }
     const parts = [...groups].map(([name, items]) => el("section", {}, el("h2", {}, name), el("ul", {}, ...items)));
     const more = el("button", { type: "button", class: "quiet", onclick: () => this.#read(this.cursor) }, "Show more");
     const nothing = el("p", { class: "nothing" }, this.search.value.trim() ? "Nothing found." : "Your conversations will be here.");
@@ -84,37 +79,25 @@ export class Sidebar {
   }
 
   /**
-   * The conversations that a turn runs in and that are not listed: those whose first turn it is, which the server does not
-   * list yet, and those that have not changed for long. Those that are searched for are all listed.
-   * @returns {[Running[], Listed[]]}
+   * The conversations that a turn runs in and that are not listed, because it is their first one or they have not changed
+   * for long. Those that are searched for are all listed.
+   * @returns {ConversationSummary[]}
    */
   #unlisted() {
-    if (this.search.value.trim()) return [[], []];
+    if (this.search.value.trim()) return [];
     const listed = new Set(this.shown.map((summary) => summary.conversation_id));
-    const running = runningTurns().filter(({ id }) => !listed.has(id));
-    const stored = running.filter(({ keptUntil }) => keptUntil !== null);
-    for (const { id } of stored) if (!this.answering.has(id)) this.#find(id);
-    const found = stored.map(({ id }) => this.answering.get(id) ?? null).filter((summary) => summary !== null);
-    return [running.filter(({ keptUntil }) => keptUntil === null), found];
+    const running = state.running.filter((turn) => !listed.has(turn.conversation_id));
+    return running.map(({ conversation, question }) => ({ ...conversation, preview: conversation.preview || (question ?? "") }));
   }
 
-  /** Reads a conversation that is not listed, and shows it in its place. @param {string} id */
-  async #find(id) {
-    this.answering.set(id, null);
-    try {
-      /** @type {ConversationResponse} */
-      const { title, updated_at, messages } = await call("GET", `chat/conversation/${encodeURIComponent(id)}`);
-      this.answering.set(id, { conversation_id: id, title, updated_at, preview: messages[0]?.content ?? "" });
-      this.draw();
-    } catch {
-      // it was deleted meanwhile, or the page says elsewhere that the server does not answer
-    }
-  }
-
-  /** @param {Listed} summary */
-  #item(summary) {
+  /** @param {ConversationSummary} summary @param {boolean} isListed */
+  #item(summary, isListed) {
     const name = nameOf(summary);
     const item = el("li", {});
+    if (!isListed) {
+      item.append(this.#link(summary.conversation_id, name));
+      return item;
+    }
     const rename = iconButton(icon("edit"), `Rename ${name}`, () => this.#rename(item, summary));
     const remove = iconButton(icon("trash"), `Delete ${name}`, () => this.#delete(summary));
     fill(item, this.#link(summary.conversation_id, name), el("span", { class: "item-actions" }, rename, remove));
@@ -130,7 +113,7 @@ export class Sidebar {
     return el("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": current, title: name }, label, isRunning && el("span", { class: "dot", title: "Answering" }));
   }
 
-  /** @param {HTMLElement} item @param {Listed} summary */
+  /** @param {HTMLElement} item @param {ConversationSummary} summary */
   #rename(item, summary) {
     const field = el("input", { type: "text", "aria-label": "Title", maxlength: 200, dir: "auto" });
     field.value = nameOf(summary);
@@ -165,7 +148,7 @@ export class Sidebar {
     }
   }
 
-  /** @param {Listed} summary */
+  /** @param {ConversationSummary} summary */
   async #delete(summary) {
     if (!(await confirm(`Delete “${nameOf(summary)}”?`, "All its versions go with it, for good.", "Delete"))) return;
     try {
@@ -192,19 +175,12 @@ export class Sidebar {
   }
 }
 
-/** The turns that run, of this page and of other clients, each conversation once. @returns {Running[]} */
-function runningTurns() {
-  const found = state.running.map(({ conversation_id: id, question, parent_id: keptUntil }) => ({ id, question, keptUntil }));
-  const own = [...turns].map(({ conversationId: id, plan }) => ({ id: id ?? "", question: plan.question, keptUntil: plan.keptUntil }));
-  return [...new Map([...found, ...own].filter(({ id }) => id !== "").map((turn) => [turn.id, turn])).values()];
-}
-
-/** @param {Listed} one @param {Listed} other */
+/** @param {ConversationSummary} one @param {ConversationSummary} other */
 function newestFirst(one, other) {
   return Date.parse(other.updated_at) - Date.parse(one.updated_at);
 }
 
-/** @param {Pick<Listed, "title" | "preview">} summary */
+/** @param {Pick<ConversationSummary, "title" | "preview">} summary */
 export function nameOf({ title, preview }) {
   return title ?? (preview.trim().split("\n\n")[0] || "Empty conversation");
 }

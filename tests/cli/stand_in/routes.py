@@ -148,7 +148,9 @@ def _add_running_turns(app: FastAPI, state: StandIn) -> None:
     @app.get("/api/v1/chat/turns")
     async def running() -> wire.RunningTurnsResponse:
         refuse_branches(state)
-        return wire.RunningTurnsResponse(turns=[turn.as_running() for turn in running_turns(state)])
+        found = ((turn, turn.conversation_id) for turn in running_turns(state))
+        turns = [turn.as_running(summary(where, state.tree(where))) for turn, where in found]
+        return wire.RunningTurnsResponse(turns=turns)
 
     @app.get("/api/v1/chat/turns/{message_id}/events")
     async def events(message_id: str, after: int = 0) -> Response:

@@ -46,10 +46,11 @@ class StandInTurn:
     prefix: str = ""
     continued_id: str | None = None
 
-    def as_running(self) -> wire.RunningTurn:
+    def as_running(self, conversation: wire.ConversationSummary) -> wire.RunningTurn:
         return wire.RunningTurn(
             message_id=self.message_id,
             conversation_id=self.conversation_id,
+            conversation=conversation,
             parent_id=self.parent_id if self.is_new else self.asked_id,
             question=self.asked if self.is_new else None,
             continues=self.continued_id,

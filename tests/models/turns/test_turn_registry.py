@@ -16,6 +16,8 @@ from app.core.errors import (
     TurnStopped,
     WorkerDied,
 )
+from app.models.chat.transcript import to_summary
+from app.models.conversation import Conversation
 from app.models.schemas import ChatResponse, DeltaEvent, RunningTurn
 from app.models.turns.turn_log import TurnEvent, TurnLog
 from app.models.turns.turn_registry import RegisteredTurn, TurnReader, TurnRegistry, stop
@@ -257,7 +259,12 @@ def test_the_question_of_a_turn_is_not_kept_after_its_end() -> None:
     async def scenario() -> None:
         log = TurnLog("msg_1")
         log.turn = RunningTurn(
-            message_id="msg_1", conversation_id="conv_1", parent_id=None, question="Hi" * 1000, continues=None
+            message_id="msg_1",
+            conversation_id="conv_1",
+            conversation=to_summary(Conversation(id="conv_1")),
+            parent_id=None,
+            question="Hi" * 1000,
+            continues=None,
         )
         registry = TurnRegistry()
         turn = registry.start("ada", log, answer(log))
