@@ -20,7 +20,7 @@ _OPENAI_TYPES: Mapping[int, str] = {
 }
 _OPENAI_CODES = {"not_authenticated": "invalid_api_key", "rate_limit_exceeded": "rate_limit_exceeded"}
 
-_FIELD = re.compile(r"[\w.\[\], ]+")
+_FIELDS = re.compile(r"[\w.\[\]]+(, [\w.\[\]]+)*")
 
 ErrorFormat = Callable[[ErrorDetail, int], tuple[int, BaseModel]]
 
@@ -71,6 +71,6 @@ def openai_error(error: ErrorDetail, status: int) -> tuple[int, BaseModel]:
 
 
 def _param(message: str) -> str | None:
-    """Returns the field that the message names at its beginning, as `field: cause`."""
-    field, colon, _ = message.partition(": ")
-    return field if colon and _FIELD.fullmatch(field) else None
+    """Returns the field, or the fields, that the message names at its beginning, as `field: cause`."""
+    fields, colon, _ = message.partition(": ")
+    return fields if colon and _FIELDS.fullmatch(fields) else None

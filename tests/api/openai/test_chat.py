@@ -194,6 +194,13 @@ def test_what_cannot_be_honoured_is_a_400_in_openais_form(
     assert backend.requests == []
 
 
+def test_error_of_no_field_names_none(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.post("/chat/completions", cast_to=object, content=b"{bad")
+    assert "not valid JSON" in refused.value.message
+    assert refused.value.param is None
+
+
 @pytest.mark.parametrize(
     "fields",
     [
