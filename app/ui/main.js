@@ -17,12 +17,11 @@ import { SettingsDrawer } from "./panels/settings.js";
 import { Sidebar } from "./panels/sidebar.js";
 import { SignIn } from "./panels/signin.js";
 
-const ADDRESS = /^#\/c\/([^/]+)$/;
+const ADDRESS = /^#\/c\/(\w+)$/;
 
 /** @returns {string | null} the id of the conversation that the address names */
 function addressed() {
-  const match = ADDRESS.exec(location.hash);
-  return match?.[1] === undefined ? null : decodeURIComponent(match[1]);
+  return ADDRESS.exec(location.hash)?.[1] ?? null;
 }
 
 /** @param {string | null} id */
@@ -44,7 +43,7 @@ const sidebar = new Sidebar({ openId: () => chat.id, deleted: (id) => chat.id ==
 const drawer = new SettingsDrawer(chat, () => models.name);
 const connection = new Connection(() => {
   load();
-  chat.refresh();
+  chat.reconnect();
 });
 
 function load() {

@@ -4,7 +4,7 @@ import re
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, expect
 
 from tests.ui.conftest import ask
 from tests.ui.scripted_models import PAUSE, Piece, Script, words
@@ -253,3 +253,53 @@ def test_up_arrow_edits_the_last_question(page: Page) -> None:
     expect(page.get_by_label("Changed question")).to_have_value("Hello")
     page.keyboard.press("Escape")
     expect(page.get_by_label("Changed question")).to_have_count(0)
+
+
+def test_focus_stays_where_the_keyboard_can_go_on(page: Page) -> None:
+    field = page.get_by_label("Message", exact=True)
+    ask(page, "Hello")
+    expect(answers(page)).to_contain_text(" token")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Escape")
+    expect(field).to_be_focused()
+    page.get_by_role("button", name="Answer again").press("Enter")
+    expect(answers(page).locator(".place")).to_have_text("2/2")
+    expect(field).to_be_focused()
+    page.get_by_role("button", name="Previous version").press("Enter")
+    expect(answers(page).locator(".place")).to_have_text("1/2")
+    expect(page.get_by_role("button", name="Next version")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(answers(page).locator(".place")).to_have_text("2/2")
+
+
+def test_failed_question_is_returned_with_its_files(page: Page, script: Script) -> None:
+    notes = FilePayload(name="notes.txt", mimeType="text/plain", buffer=b"Apples")
+    page.locator("#picker").set_input_files([notes])
+    expect(page.locator("#files li")).to_contain_text("notes.txt")
+    question = "What is this?\n\nnotes.txt:\n```txt\nApples\n```"
+    script.failing.add(question)
+    ask(page, "What is this?")
+    expect(page.locator("#failure")).to_contain_text("The model has crashed.")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("What is this?")
+    expect(page.locator("#files li")).to_contain_text("notes.txt")
+    script.failing.clear()
+    page.keyboard.press("Enter")
+    expect(answers(page)).to_contain_text(" token")
+    assert script.asked == [question, question]
+
+
+def test_error_of_an_unreachable_server_goes_when_it_answers_again(page: Page) -> None:
+    page.route("**/api/v1/**", lambda route: route.abort())
+    ask(page, "Hello")
+    expect(page.locator("#failure")).to_contain_text("The server does not answer.")
+    page.unroute("**/api/v1/**")
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator("#failure")).to_be_hidden()
+
+
+@pytest.mark.parametrize("address", ["#/c/%ZZ", "#/c/a/b", "#nothing"])
+def test_address_that_names_nothing_shows_a_new_conversation(page: Page, url: str, address: str) -> None:
+    page.goto(f"{url}/ui?again{address}")
+    ask(page, "Hello")
+    expect(answers(page)).to_contain_text(" token")
+    assert "#/c/conv_" in page.url

@@ -75,7 +75,7 @@ def test_running_turn_of_an_old_conversation_is_shown_in_its_place(
     expect(titles.last).to_have_text("The oldest one")
     script.may_go_on.set()
     expect(titles.first).to_have_text("The oldest one")
-    expect(titles).to_have_count(50)
+    expect(titles).to_have_count(52)
 
 
 @pytest.mark.parametrize("client", ["page", "other"])
@@ -92,7 +92,7 @@ def test_running_edit_of_the_first_question_leaves_an_old_conversation_in_its_pl
         listed = (
             server.get("/conversations", params={"limit": 100}).raise_for_status().json()["conversations"]
         )
-    page.goto(f"{url}/ui#/c/{listed[-1]['conversation_id']}")
+    page.goto(f"{url}/ui?again#/c/{listed[-1]['conversation_id']}")
     page.locator(".question").hover()
     page.get_by_role("button", name="Edit question").click()
     script.answer("Long", ("one ", PAUSE, "two"))
@@ -103,13 +103,36 @@ def test_running_edit_of_the_first_question_leaves_an_old_conversation_in_its_pl
     expect(page.get_by_text("one", exact=True)).to_be_visible()
     if client == "other":
         page.evaluate("sessionStorage.clear()")
-        page.goto(f"{url}/ui?again#/")
+        requests.clear()
+        page.goto(f"{url}/ui#/")
     titles = page.locator("#conversations .title")
     expect(titles).to_have_count(51)
     expect(titles.last).to_have_text("Question 0")
     expect(page.locator("#conversations .dot")).to_have_count(1)
     if client == "other":
         assert not any("/chat/conversation/" in request for request in requests)
+
+
+def test_list_that_is_read_anew_keeps_its_length_and_the_focus(page: Page, url: str) -> None:
+    with httpx.Client(base_url=f"{url}/api/v1/chat") as server:
+        for number in range(120):
+            server.post("/new", json={"title": f"Number {number}"}).raise_for_status()
+        page.reload()
+        titles = page.locator("#conversations .title")
+        expect(titles).to_have_count(50)
+        page.get_by_role("button", name="Show more").click()
+        expect(titles).to_have_count(100)
+        link = page.get_by_role("link", name="Number 30", exact=True)
+        link.focus()
+        server.post("/new", json={"title": "The newest"}).raise_for_status()
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    expect(titles.first).to_have_text("The newest")
+    expect(titles).to_have_count(100)
+    expect(link).to_be_focused()
+    page.get_by_label("Find a conversation").fill("Number 1")
+    expect(titles).to_have_count(31)
+    page.get_by_label("Find a conversation").fill("")
+    expect(titles).to_have_count(50)
 
 
 def test_model_is_switched_with_progress(page: Page, script: Script) -> None:

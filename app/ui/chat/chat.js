@@ -31,6 +31,7 @@ export class Chat {
     this.newPrompt = null;
     this.scrolling = new Scrolling();
     this.failure = byId("failure", HTMLDivElement);
+    this.isUnreachable = false; // whether the failure is that the server did not answer
     this.announcer = byId("announcer", HTMLParagraphElement);
     const actions = (this.actions = new ChatActions(this));
     this.list = new MessageList({
@@ -99,6 +100,7 @@ export class Chat {
     this.turn = turn;
     this.scrolling.toEnd();
     this.draw();
+    if (HAS_KEYBOARD.matches && document.activeElement === document.body) this.composer.focus(); // its button has gone
   }
 
   /** The turn that another client has begun in the open conversation. */
@@ -178,8 +180,15 @@ export class Chat {
     );
   }
 
+  /** Call this when the server answers again. */
+  async reconnect() {
+    if (this.isUnreachable) this.#fail(null);
+    await this.refresh();
+  }
+
   /** @param {ApiError | null} error */
   #fail(error) {
+    this.isUnreachable = error?.status === 0;
     this.failure.hidden = error === null;
     const hint = error?.code === "no_model_chosen" ? chooseModel() : error?.hint && el("span", {}, ` ${error.hint}`);
     fill(this.failure, error && el("strong", {}, error.message), hint || null);
@@ -187,7 +196,7 @@ export class Chat {
 
   /** Returns a question that was not answered to its field, before what is there by now. @param {string} question */
   giveBack(question) {
-    this.composer.text = [question, this.composer.text].filter(Boolean).join("\n\n");
+    this.composer.giveBack(question);
   }
 
   #showGreeting() {

@@ -5,7 +5,7 @@ import { byId, el, fill, iconButton } from "../core/dom.js";
 import { count, size } from "../core/format.js";
 import { icon } from "../core/icons.js";
 import { toast } from "../panels/toast.js";
-import { fenced, readText } from "./attachments.js";
+import { attachmentsOf, fenced, readText } from "./attachments.js";
 
 /** @import { TextFile } from "./attachments.js" */
 
@@ -26,13 +26,18 @@ export class Composer {
     this.showRunning(false);
   }
 
-  get text() {
-    return this.field.value;
-  }
-
+  /** @param {string} text */
   set text(text) {
     this.field.value = text;
     this.#fit();
+  }
+
+  /** Puts a message with its files before what is there. @param {string} message */
+  giveBack(message) {
+    const { words, files } = attachmentsOf(message);
+    this.files = [...files, ...this.files];
+    this.#showFiles();
+    this.text = [words, this.field.value].filter(Boolean).join("\n\n");
   }
 
   focus() {

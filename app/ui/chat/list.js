@@ -34,6 +34,7 @@ export class MessageList {
 
   /** Shows a branch, up to where the turn begins if there is one. @param {ConversationMessage[]} branch @param {Turn | null} turn */
   show(branch, turn) {
+    const refocus = this.#focus();
     this.#attach(turn);
     const kept = turn === null ? branch : before(branch, turn);
     const views = new Map();
@@ -45,6 +46,20 @@ export class MessageList {
     this.views = views;
     this.#placeGroups([...views.values()]);
     this.element.setAttribute("aria-busy", String(turn !== null));
+    refocus();
+  }
+
+  /** Returns what gives the focus back to a button of a message, or of the other version that is then in its place. */
+  #focus() {
+    const focused = document.activeElement;
+    const place = [...this.views.values()].findIndex((view) => view.element.contains(focused));
+    const name = focused?.getAttribute("aria-label");
+    return () => {
+      if (place < 0 || focused?.isConnected) return;
+      const buttons = [...([...this.views.values()][place]?.element.querySelectorAll("button") ?? [])].filter((button) => !button.disabled);
+      const [first] = buttons;
+      (buttons.find((button) => button.getAttribute("aria-label") === name) ?? first)?.focus();
+    };
   }
 
   /** Opens the field for editing the last question. */

@@ -133,9 +133,11 @@ export class MessageView {
     const message = this.message;
     if (message === null || this.question.querySelector("textarea")) return;
     const field = el("textarea", { class: "edit-field", dir: "auto", "aria-label": "Changed question" });
+    const before = document.activeElement;
     const leave = () => {
       this.showQuestion(message.content);
       this.footer.hidden = false;
+      if (before instanceof HTMLElement) before.focus();
     };
     const save = () => {
       leave();

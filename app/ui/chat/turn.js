@@ -27,6 +27,14 @@ const LONGEST_PAUSE_MS = 4000;
 /** The turns that this page follows. @type {Set<Turn>} */
 export const turns = new Set();
 
+let isLeft = false; // the browser then ends all requests, as if they had failed
+window.addEventListener("pagehide", () => {
+  isLeft = true;
+});
+window.addEventListener("pageshow", () => {
+  isLeft = false;
+});
+
 export class Turn {
   /** @param {Plan} plan */
   constructor(plan) {
@@ -165,6 +173,7 @@ export class Turn {
 
   /** Keeps the turns that run for a reload of the page, in this tab only. */
   #store() {
+    if (isLeft) return;
     const running = [...turns].filter((turn) => !turn.hasEnded);
     const stored = running.map(({ messageId, session, plan, conversationId }) => ({ messageId, session, plan: { ...plan, conversationId } }));
     sessionStorage.setItem(STORED, JSON.stringify(stored));

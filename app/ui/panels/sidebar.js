@@ -13,6 +13,7 @@ import { sayError } from "./toast.js";
 
 const TYPING_MS = 150;
 const PAGE = 50;
+const MOST = 200; // that the server lists at once
 
 export class Sidebar {
   /** @param {{ openId: () => string | null, deleted: (id: string) => void }} page */
@@ -24,6 +25,7 @@ export class Sidebar {
     this.shown = [];
     /** @type {string | null} */
     this.cursor = null;
+    this.words = ""; // that the shown ones have
     this.asked = 0; // the number of the newest request, whose reply counts
     let typing = 0;
     this.search.addEventListener("input", () => {
@@ -37,25 +39,29 @@ export class Sidebar {
     onChange("conversation", () => this.draw());
   }
 
-  /** Reads the list from its beginning. */
+  /** Reads the list anew, as far as it is shown. */
   async load() {
-    await this.#read(null);
+    const words = this.search.value.trim();
+    await this.#read([], null, words === this.words ? Math.max(PAGE, this.shown.length) : PAGE);
   }
 
-  /** @param {string | null} cursor */
-  async #read(cursor) {
-    const query = new URLSearchParams({ limit: String(PAGE) });
+  /**
+   * Reads conversations until as many are shown.
+   * @param {ConversationSummary[]} before those above @param {string | null} cursor @param {number} number
+   */
+  async #read(before, cursor, number) {
     const words = this.search.value.trim();
-    if (words) query.set("query", words);
-    if (cursor !== null) query.set("cursor", cursor);
     this.asked += 1;
-    const number = this.asked;
+    const asked = this.asked;
     try {
-      /** @type {ConversationListResponse} */
-      const page = await call("GET", `chat/conversations?${query}`);
-      if (number !== this.asked) return;
-      this.shown = cursor === null ? page.conversations : [...this.shown, ...page.conversations];
-      this.cursor = page.next_cursor;
+      const shown = [...before];
+      do {
+        const page = await list(words, cursor, Math.min(MOST, number - shown.length));
+        if (asked !== this.asked) return;
+        shown.push(...page.conversations);
+        cursor = page.next_cursor;
+      } while (cursor !== null && shown.length < number);
+      Object.assign(this, { shown, cursor, words });
       this.draw();
     } catch {
       // the page says elsewhere that the server does not answer, or asks for a key
@@ -73,9 +79,13 @@ export class Sidebar {
       add(dayGroup(summary.updated_at, now), this.#item(summary, !unlisted.includes(summary)));
     }
     const parts = [...groups].map(([name, items]) => el("section", {}, el("h2", {}, name), el("ul", {}, ...items)));
-    const more = el("button", { type: "button", class: "quiet", onclick: () => this.#read(this.cursor) }, "Show more");
+    const more = el("button", { type: "button", class: "quiet", onclick: () => this.#read(this.shown, this.cursor, this.shown.length + PAGE) }, "Show more");
     const nothing = el("p", { class: "nothing" }, this.search.value.trim() ? "Nothing found." : "Your conversations will be here.");
+    const focused = this.list.contains(document.activeElement) ? addressOf(document.activeElement) : null;
     fill(this.list, ...parts, this.cursor !== null && more, parts.length === 0 && nothing);
+    if (focused === null) return;
+    const buttons = [...this.list.querySelectorAll("a"), ...this.list.querySelectorAll("button")];
+    buttons.find((button) => addressOf(button) === focused)?.focus();
   }
 
   /**
@@ -173,6 +183,17 @@ export class Sidebar {
       event.preventDefault();
     }
   }
+}
+
+/** @param {string} words @param {string | null} cursor @param {number} limit @returns {Promise<ConversationListResponse>} */
+function list(words, cursor, limit) {
+  const query = new URLSearchParams({ limit: String(limit), ...(words && { query: words }), ...(cursor !== null && { cursor }) });
+  return call("GET", `chat/conversations?${query}`);
+}
+
+/** What a link or button of the list is known by when the list is drawn again. @param {Element | null} element */
+function addressOf(element) {
+  return element?.getAttribute("href") ?? element?.getAttribute("aria-label") ?? element?.textContent ?? null;
 }
 
 /** @param {ConversationSummary} one @param {ConversationSummary} other */
