@@ -5,6 +5,7 @@ The server's standard input is a pipe from the client. It exits when the pipe cl
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -67,6 +68,28 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+def own_environment(host: str, port: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment of a server for this client.
+
+    Only this machine reaches one on loopback, so any model may be named there, such as `./model.gguf`.
+    """
+    paths = filter(None, (str(PROJECT), environ.get("PYTHONPATH")))
+    return {
+        **environ,
+        "LLM_ALLOW_ANY_MODEL": environ.get("LLM_ALLOW_ANY_MODEL") or str(_is_loopback(host)).lower(),
+        "LLM_HOST": host,
+        "LLM_PORT": str(port),
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 class OwnServer:
     """A server process in a process group of its own, so that Ctrl-C in the terminal does not reach it."""
 
@@ -75,14 +98,7 @@ class OwnServer:
     ) -> None:
         self.url = url_of(host, port)
         self.log = private_file(_truncated_if_large(state_folder() / "server.log"))
-        paths = filter(None, (str(PROJECT), environ.get("PYTHONPATH")))
-        self._environ = {
-            **environ,
-            "LLM_HOST": host,
-            "LLM_PORT": str(port),
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONUNBUFFERED": "1",
-        }
+        self._environ = own_environment(host, port, environ)
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0  # where the log of this run begins

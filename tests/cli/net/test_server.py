@@ -12,7 +12,7 @@ import pytest
 
 from app.cli.errors import ClientError, ServerDied, Unreachable
 from app.cli.net.client import ChatClient
-from app.cli.net.server import PROJECT, OwnServer, choose_port, default_address
+from app.cli.net.server import PROJECT, OwnServer, choose_port, default_address, own_environment
 from tests.cli.client_process import wait_until
 from tests.cli.conftest import Seen
 
@@ -59,6 +59,23 @@ def test_server_that_is_slow_to_start_is_not_taken_for_dead(own: OwnServer, seen
 )
 def test_default_address_follows_the_settings(environ: dict[str, str], address: tuple[str, int]) -> None:
     assert default_address(environ) == address
+
+
+@pytest.mark.parametrize(
+    ("host", "environ", "allows"),
+    [
+        ("127.0.0.1", {}, "true"),
+        ("::1", {"LLM_ALLOW_ANY_MODEL": ""}, "true"),
+        ("localhost", {}, "true"),
+        ("127.0.0.1", {"LLM_ALLOW_ANY_MODEL": "false"}, "false"),
+        ("192.0.2.1", {}, "false"),
+        ("server.example", {}, "false"),
+    ],
+)
+def test_own_server_allows_any_model_unless_others_reach_it(
+    host: str, environ: dict[str, str], allows: str
+) -> None:
+    assert own_environment(host, 8000, environ)["LLM_ALLOW_ANY_MODEL"] == allows
 
 
 def test_invalid_port_is_reported() -> None:
