@@ -143,6 +143,13 @@ class Admission:
             _log.exception("question %s cannot be answered", request_id)
             return internal_failure(request_id)
 
+    def keep_reply(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], scope: str) -> None:
+        """Let later prompts of the scope that contain the reply have its own ids."""
+        try:
+            self._prompts.keep_reply(prompt_ids, reply_ids, scope)
+        except Exception:  # the root of the thread's task
+            _log.exception("the tokens of a reply could not be kept")
+
     def describe(self, rows: Sequence[RowLogprobs]) -> list[TokenLogprob]:
         """Returns log-probabilities with the bytes of their tokens."""
         return [self._vocabulary.describe(row) for row in rows]

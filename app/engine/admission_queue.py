@@ -8,6 +8,7 @@ from llguidance import LLMatcher
 
 from app.engine.admission import Admission, AdmissionOutcome
 from app.engine.ipc.messages import Failed, Submit, TokenQuestion
+from app.engine.request import Request
 
 
 class AdmissionQueue:
@@ -44,6 +45,13 @@ class AdmissionQueue:
     def ask(self, question: TokenQuestion) -> None:
         """Have the question answered in the order of requests."""
         self._futures[question.request_id] = self._executor.submit(self._admission.answer, question)
+
+    def keep_reply(self, request: Request) -> None:
+        """Let requests that are added later have the ids of this one's reply where they contain its text."""
+        sequence = request.sequence
+        if sequence.is_kept and request.reply_ids:
+            prompt_ids = sequence.ids[: request.prompt_tokens]
+            self._executor.submit(self._admission.keep_reply, prompt_ids, request.reply_ids, sequence.scope)
 
     def cancel(self, request_id: str) -> None:
         """Drops the request. A thread may still finish preparing it, but the outcome is ignored."""

@@ -286,3 +286,4 @@ class EngineCore:
         if self._step is not None:
             self._step.leave(request.sequence)
         self._open.finish(request, reason, self._clock())
+        self._admissions.keep_reply(request)

@@ -48,6 +48,12 @@ class Request:
         return len(self.sequence.ids) - self.prompt_tokens
 
     @property
+    def reply_ids(self) -> Sequence[int]:
+        """The ids of the reply so far, without the stop id that ended it."""
+        ids = self.sequence.ids[self.prompt_tokens :]
+        return ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+
+    @property
     def draft_room(self) -> int:
         """Number of draft ids that the next step can use before the reply reaches `max_tokens`."""
         return self.max_tokens - self.reply_tokens - 1

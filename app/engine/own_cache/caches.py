@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 _BLOCK = 64  # tokens; reservations are for multiples of it
 _EXPENDABLE_TAIL = 16  # tokens; a kept cache with at most this many beyond the prefix is taken over
 _CHECKPOINT_TAIL = 16  # tokens that a generation prompt may take, which history shows differently
-_SHORTEST_CHECKPOINT = 32  # new tokens; computing fewer again costs less than a copy
+_SHORTEST_CHECKPOINT = 32  # new tokens; cutting their pass in two takes as long as reading 13 to 22
 
 
 @dataclass(slots=True, eq=False)

@@ -1,14 +1,14 @@
 """Tokenises rendered chats. The text of a message never becomes a control token; no text is encoded twice."""
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import InvalidRequest
 from app.engine.tokenization.chat_template import END
-from app.engine.tokenization.direct_calls import encoder
+from app.engine.tokenization.direct_calls import decoder, encoder
 from app.engine.tokenization.recent_texts import RecentTexts
 
 # Noncharacters, which no text may contain, around each control token inside a message.
@@ -20,7 +20,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
         self._tokenizer = tokenizer
-        self._encode = encoder(tokenizer)
+        self._encode, self._decode = encoder(tokenizer), decoder(tokenizer)
         self._recent = RecentTexts(self._encode)
         self._encode_complete = encoder(tokenizer, adds_special_tokens=True)
         self._control = _control_tokens(tokenizer, template or "")
@@ -45,6 +45,17 @@ class ChatEncoder:
         for piece in pieces[1:]:
             ids += self._encode_inner(piece, scope)
         return ids
+
+    def keep_reply(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], scope: str) -> None:
+        """Let later chats of the scope encode the reply as it was generated, so that its cache can be reused.
+
+        The tokenizer may cut its text otherwise: that of 3 in 30 replies of SmolLM2 at temperature 0.7, of 60
+        tokens each.
+        """
+        opening = self._boundaries.last_part(prompt_ids)
+        if opening and self.encode_piece(self._decode(opening), scope) == opening:
+            for part in self._boundaries.parts([*opening, *reply_ids]):
+                self._recent.put(self._decode(part), part, scope)
 
     def encode_raw(self, text: str) -> list[int]:
         """Returns the ids of a text, with the special tokens that the tokenizer adds."""
@@ -111,23 +122,39 @@ class _Boundaries:
     inside the whole text, unless the token absorbs preceding spaces or depends on adjacent letters.
     """
 
-    def __init__(self, tokens: Sequence[str] = (), firm: Set[str] = frozenset()) -> None:
-        """`tokens` are all added tokens, `firm` those with which a part may begin."""
+    def __init__(self, tokens: Sequence[str] = (), firm: Mapping[str, int] | None = None) -> None:
+        """`tokens` are all added tokens, `firm` those with which a part may begin, and their ids."""
         self._tokens = _matching_any(tokens)
-        self._firm = firm
+        self._firm = firm or {}
+        self._firm_ids = frozenset(self._firm.values())
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "_Boundaries":
-        added = [token for token in tokenizer.added_tokens_decoder.values() if not token.normalized]
-        if not tokenizer.is_fast or any(token.single_word for token in added):
+        known = tokenizer.added_tokens_decoder.items()
+        added = {token_id: token for token_id, token in known if token.content and not token.normalized}
+        if not tokenizer.is_fast or any(token.single_word for token in added.values()):
             return cls()
-        texts = {token.content: token for token in added if token.content}
-        return cls(list(texts), {text for text in texts if not (texts[text].lstrip or text[0].isspace())})
+        firm = {
+            token.content: token_id
+            for token_id, token in added.items()
+            if not (token.lstrip or token.content[0].isspace())
+        }
+        return cls([token.content for token in added.values()], firm)
 
     def cut(self, text: str) -> Sequence[str]:
         """Returns the parts of the text, in order."""
         starts = [match.start() for match in self._tokens.finditer(text) if match.group() in self._firm]
         return [text[start:end] for start, end in pairwise((0, *starts, len(text))) if start < end]
+
+    def last_part(self, ids: Sequence[int]) -> list[int]:
+        """Returns the ids from the last one with which a part may begin; none if there is no such id."""
+        last = next((place for place in reversed(range(len(ids))) if ids[place] in self._firm_ids), len(ids))
+        return list(ids[last:])
+
+    def parts(self, ids: list[int]) -> list[list[int]]:
+        """Returns the ids of each part, in order. Those before the first part are left out."""
+        starts = [place for place, token_id in enumerate(ids) if token_id in self._firm_ids]
+        return [ids[start:end] for start, end in pairwise((*starts, len(ids)))]
 
     def sample(self) -> str:
         """Returns a text with several boundaries; an empty one if the tokenizer has none."""

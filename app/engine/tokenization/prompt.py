@@ -74,6 +74,10 @@ class PromptBuilder:
         is_closed = text.rstrip().endswith(THINK_CLOSE)
         return Prompt(self._encoder.encode_chat(text, request.scope), 0, omitted, thinking, is_closed)
 
+    def keep_reply(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], scope: str) -> None:
+        """Let later prompts of the scope that contain the reply have its own ids."""
+        self._encoder.keep_reply(prompt_ids, reply_ids, scope)
+
     def thinking_end(self) -> list[int]:
         """Returns the tokens that end a reply's thinking."""
         return self._encoder.encode_piece(self._template.thinking_end)

@@ -35,6 +35,12 @@ class RecentTexts:
             self._keep((scope, text), ids)
         return [found[text] for text in texts]
 
+    def put(self, text: str, ids: Sequence[int], scope: str) -> None:
+        """Let the text have these ids from now on, which are another way to cut it into tokens."""
+        if (old := self._kept.pop((scope, text), None)) is not None:
+            self._size -= _size(text, old)
+        self._keep((scope, text), array("I", ids))
+
     def _keep(self, key: tuple[str, str], ids: Sequence[int]) -> None:
         if key not in self._kept:
             self._kept[key] = ids

@@ -154,3 +154,42 @@ def test_next_turn_of_a_scope_encodes_only_what_is_new() -> None:
     first, *_, again = [prompts.build(submit) for submit in submits]
     assert again == first
     assert counts(tokenizer, messages) == [2, 1, 1]
+
+
+def letters_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Returns the ids of a text that was generated letter by letter."""
+    return [token_id for letter in text for token_id in tokenizer.encode(letter, add_special_tokens=False)]
+
+
+def test_reply_keeps_its_tokens_in_later_chats_of_its_scope() -> None:
+    tokenizer = make_tokenizer()
+    prompts = PromptBuilder(tokenizer, context_length=300, chat_template=None, sandbox=shared_sandbox())
+    begun = ChatMessage("user", "sat on the mat")
+    reply = letters_of(tokenizer, "the cat")
+    assert reply != tokenizer.encode("the cat", add_special_tokens=False)
+    first = prompts.build(Submit("a", SamplingParams(), (begun,), scope="one")).ids
+    prompts.keep_reply(first, reply, "one")
+    later = (begun, ChatMessage("assistant", "the cat"), ChatMessage("user", "the cat"))
+    ids = prompts.build(Submit("b", SamplingParams(), later, scope="one")).ids
+    other = prompts.build(Submit("c", SamplingParams(), later, scope="two")).ids
+    assert ids[: len(first) + len(reply)] == [*first, *reply]
+    assert other == build(tokenizer, Submit("d", SamplingParams(), later)).ids
+    assert ids[len(first) + len(reply) :] == other[-len(ids) + len(first) + len(reply) :]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_kept_replies_change_no_text_of_a_later_chat(kind: str, template: str) -> None:
+    tokenizer = wrap(TOKENIZERS[kind](), bos_token="<|bos|>", chat_template=TEMPLATES[template])
+    prompts = PromptBuilder(tokenizer, context_length=300, chat_template=None, sandbox=shared_sandbox())
+    draw = random.Random(1)
+    for _ in range(20):
+        text = "".join(draw.choices(["the cat", " the", "sat\n", "\n\n", " ", "cats", "a", "<|end|>"], k=5))
+        first = (ChatMessage("user", "the cat"),)
+        later = (*first, ChatMessage("assistant", text), ChatMessage("user", "on the mat"))
+        expected = prompts.build(Submit("a", SamplingParams(), later)).ids
+        prompts.keep_reply(
+            prompts.build(Submit("b", SamplingParams(), first)).ids, letters_of(tokenizer, text), ""
+        )
+        found = prompts.build(Submit("c", SamplingParams(), later)).ids
+        assert tokenizer.decode(found) == tokenizer.decode(expected)
