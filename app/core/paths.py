@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+_MOST_BYTES = 64_000_000  # the index of a model with thousands of files has ten
+
 
 def is_path(text: str) -> bool:
     """Returns whether the text is meant as a path, not as the name of a repository."""
@@ -34,8 +36,14 @@ def absolute(path: str | Path, folder: Path = Path()) -> Path:
 
 
 def read_regular(path: Path) -> bytes:
-    """Returns the file's content. Raises OSError, also for a pipe or a device, which could block."""
+    """Returns the file's content. Raises OSError, also for a file that could block or fill the memory.
+
+    Such are pipes, devices, and files of more than 64 MB.
+    """
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
+        if found.st_size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES // 10**6} MB")
         return file.read()

@@ -45,6 +45,13 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_regular(tmp_path)
 
 
+def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(64_000_001)
+    with pytest.raises(OSError, match="it has more than 64 MB"):
+        read_regular(tmp_path / "large")
+
+
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     st.sampled_from(["", "/", "./", "~", "~/"]),

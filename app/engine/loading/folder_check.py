@@ -28,6 +28,8 @@ from app.core.model_folder import (
 )
 
 AGAIN = "Fetch the model again."  # the hint for a damaged model
+_READ_WHOLE = (".json", ".jinja", ".txt", ".model", ".tiktoken")  # by the libraries
+_MOST_BYTES = 100_000_000  # of such a file; the largest tokenizers have a third of that
 _LONGEST_NAME = 200  # characters that are shown of a name in a model's files
 
 
@@ -82,7 +84,7 @@ def _refuse_unsupported(folder: Path) -> None:
 
 
 def refuse_strange_files(folder: Path) -> None:
-    """Raises ModelRefused for files that would block when read and for links that leave the folder."""
+    """Raises ModelRefused for files that would block or fill the memory, and for links out of the folder."""
     root = folder.resolve()
     # In the Hub's cache the files of snapshots/<commit>/ are links into the same repository's blobs/.
     home = root.parent.parent if root.parent.name == "snapshots" else root
@@ -94,6 +96,8 @@ def refuse_strange_files(folder: Path) -> None:
             )
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ModelRefused(f"{path.name} is not a regular file")
+        if path.suffix in _READ_WHOLE and path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise ModelRefused(f"{path.name} has more than {_MOST_BYTES // 10**6} MB")
 
 
 def _weight_files(folder: Path) -> list[Path]:

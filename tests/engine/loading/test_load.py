@@ -154,6 +154,14 @@ def test_load_refuses_what_is_no_regular_file(folder: Path, name: str) -> None:
         load(spec(folder), lambda *_: None)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "chat_template.jinja", "tokenizer.model"])
+def test_load_refuses_a_file_that_would_fill_the_memory(folder: Path, name: str) -> None:
+    with (folder / name).open("ab") as file:
+        file.truncate(100_000_001)
+    with pytest.raises(ModelRefused, match=f"{name} has more than 100 MB"):
+        load(spec(folder), lambda *_: None)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "additional_chat_templates"])
 def test_load_refuses_links_that_leave_the_folder(folder: Path, name: str) -> None:
     outside = folder.with_name(f"{folder.name}-outside")
