@@ -99,7 +99,8 @@ class ModelSwitch:
         new, old = self._registry.find(name), self._registry.current
         self._asked = number = self._asked + 1
         try:
-            with nullcontext() if old is None else self._loader.pin(old):
+            # The new model is released last, or it would be the idle one where there may be only one.
+            with self._loader.pin(new), nullcontext() if old is None else self._loader.pin(old):
                 async with aclosing(self._load_and_make_current(new, number)) as events:
                     async for event in events:
                         yield event

@@ -1,4 +1,4 @@
-"""Of two switches at once, the one that was asked for last decides. The backends are stand-ins."""
+"""Of several switches, the one that was asked for last decides. The backends are stand-ins."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -93,3 +93,15 @@ def test_switch_without_room_does_not_displace_a_later_one(tmp_path: Path) -> No
             assert models.current_name == "c"
 
     run(switch_twice())
+
+
+def test_switch_where_one_model_may_be_loaded_unloads_the_old_one(tmp_path: Path) -> None:
+    async def switch() -> None:
+        engines = open_engines()
+        async with manager(tmp_path, engines, max_loaded=1) as models:
+            await collect(models.load("a"))
+            await collect(models.switch("b"))
+            assert [name for name in ("a", "b") if models.find(name).loaded] == ["b"]
+            assert engines.started == ["a", "b"]
+
+    run(switch())
