@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -63,10 +63,16 @@ class LocalModels:
         return [found[name] for name in sorted(found)[:_MOST]]
 
     def add_named(self, known: Mapping[str, ModelProfile], name: str) -> Mapping[str, ModelProfile]:
-        """Returns the known models and, if they lack this name, the model of another program that has it."""
+        """Returns the known models and, if they lack this name, the model of another program that has it.
+
+        As in Ollama, `qwen3` alone is `qwen3:latest`, which gets the shorter name as an alias.
+        """
         if name in known or name in aliases_of(known):
             return known
-        return {**known, **{profile.name: profile for profile in self.find(known) if profile.name == name}}
+        found = {profile.name: profile for profile in self.find(known)}
+        if name not in found and (latest := f"{name}:latest") in found:
+            return {**known, latest: replace(found[latest], aliases=(name,))}
+        return {**known, name: found[name]} if name in found else known
 
     def _all(self) -> Iterator[ModelProfile]:
         for store in self.ollama:

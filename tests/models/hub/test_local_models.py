@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.composition import build_services, check_models
-from app.core.catalogue import CATALOGUE
+from app.core.catalogue import CATALOGUE, find_profile
 from app.core.config import Settings, SettingsError
 from app.core.errors import ModelNotFound
 from app.models.hub.cache import cache_name
@@ -150,4 +150,10 @@ def test_start_takes_the_model_of_another_program_that_the_settings_name(
 def test_name_that_is_known_is_not_looked_for(tmp_path: Path) -> None:
     ollama(tmp_path / "ollama", "library/qwen3/0.6b")
     assert local(tmp_path).add_named(CATALOGUE, "gpt2") is CATALOGUE
-    assert local(tmp_path).add_named(CATALOGUE, "qwen3:8b") == CATALOGUE
+    assert local(tmp_path).add_named(CATALOGUE, "qwen3:8b") is CATALOGUE
+
+
+def test_name_without_a_tag_is_that_of_the_latest(tmp_path: Path) -> None:
+    ollama(tmp_path / "ollama", "library/qwen3/latest")
+    known = local(tmp_path).add_named(CATALOGUE, "qwen3")
+    assert find_profile(known, "qwen3").name == "qwen3:latest"
