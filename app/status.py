@@ -1,4 +1,4 @@
-"""Shows in the terminal, live, what a server does: `python -m app.status`."""
+"""Shows the activity of a server live in the terminal: `python -m app.status`."""
 
 import argparse
 import asyncio

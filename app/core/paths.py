@@ -1,4 +1,4 @@
-"""Turns text from settings, files and requests into paths on this machine, and reads what they name."""
+"""Turns text from settings, files and requests into paths on this machine, and reads their files."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The engine of one model: takes requests, computes steps, and returns the messages that they give rise to.
+"""The engine of one model: takes requests, computes steps, and returns the resulting messages.
 
 It knows nothing of processes and sockets, so that tests can drive it directly. On a graphics card it makes
 the text of a step's tokens while the card computes the next step.

@@ -1,4 +1,4 @@
-"""Defines the base classes of the wire models of other APIs, and what all parts of OpenAI's share.
+"""Defines the base classes of the wire models of other APIs, and the types that OpenAI's APIs share.
 
 Requests ignore unknown fields, because their clients send many that change nothing. Replies leave out the
 fields that were not set, because some clients distinguish null from absent.

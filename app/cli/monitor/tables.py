@@ -1,4 +1,4 @@
-"""Formats what a server does as tables: its models, its open requests and its last failures."""
+"""Formats the activity of a server as tables: its models, its open requests and its last failures."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

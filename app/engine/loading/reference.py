@@ -1,4 +1,4 @@
-"""Computes the logits that checks at load compare with: those of the model's own pass without a cache."""
+"""Computes the reference logits of the checks at load, with the model's own pass without a cache."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
 """Checks at load that a model computes the right logits with its own cache, and how it may be used.
 
-Some architectures ignore their cache in a pass over several ids. Theirs take single ids after the first pass.
+Some architectures ignore their cache in a pass over several ids. They get single ids after the first pass.
 """
 
 import logging

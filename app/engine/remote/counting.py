@@ -1,4 +1,4 @@
-"""Counts the tokens of a prompt with the remote engine that would see it, where it has a route for that."""
+"""Counts the tokens of a prompt with the remote engine's own route, if it has one."""
 
 import json
 

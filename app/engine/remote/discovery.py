@@ -1,4 +1,4 @@
-"""Finds out what a remote engine is, and what it says about the model."""
+"""Finds the kind of a remote engine and the model's context window, by asking the engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Writes a request in the terms of OpenAI's API, or refuses what the remote engine cannot do."""
+"""Writes a request in the terms of OpenAI's API; refuses fields that the remote engine does not support."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Knows the requests to models that are open, and the last failures, for people who watch the server."""
+"""Keeps the open requests to models, and the last failures, for people who watch the server."""
 
 import time
 from collections import deque

@@ -1,4 +1,4 @@
-"""Defines what a person who watches the server sees: models, open requests and the last failures."""
+"""Defines the reply for people who watch the server: models, open requests and the last failures."""
 
 from datetime import datetime
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Remembers which Idempotency-Key began which turn: the interface of these records, and them in memory."""
+"""Remembers which Idempotency-Key began which turn: the interface of the records, and the one in memory."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """Turns the events of a reply into a response, whole or as the events of a stream.
 
-A whole response is made of the same events as a streamed one, and so is one that is read later.
+A whole response, also one that is read later, is built from the same events as a streamed one.
 """
 
 import time

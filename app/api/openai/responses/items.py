@@ -1,4 +1,4 @@
-"""Defines the items of responses and conversations, and makes them of stored messages."""
+"""Defines the items of responses and conversations, and makes them from stored messages."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Finds stored responses, and those that still run, and makes them of what is known about them."""
+"""Finds stored and running responses, and builds them from the stored message or from the turn's events."""
 
 import time
 from collections.abc import Iterator

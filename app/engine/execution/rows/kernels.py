@@ -1,4 +1,4 @@
-"""What lies between a decoder layer's linear layers, compiled from C and called through ctypes."""
+"""Computes everything between the linear layers of a decoder layer, in C functions called through ctypes."""
 
 import ctypes
 import logging

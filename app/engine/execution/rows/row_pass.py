@@ -1,4 +1,4 @@
-"""The forward pass of a step with few rows on a CPU, in a few calls per layer beside the products."""
+"""The forward pass of a step with few rows on a CPU, in a few calls per layer besides the products."""
 
 from array import array
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Folders of programs that no other user of the machine can have changed."""
+"""Makes and checks folders of programs that no other user of the machine could have changed."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Keeps in the database what a turn in the background has begun with, in case its process dies."""
+"""Stores the beginning of each turn in the background, in case its process dies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Names this process in the database, and tells whether a named process of this machine has ended."""
+"""Names this process in the database, and finds out whether a named process of this machine has ended."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Holds turn locks, and first stores what a dead process has left of a turn."""
+"""Takes turn locks, after it has stored a turn that a dead process left unfinished."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
