@@ -136,7 +136,7 @@ class _MessageSocket:
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._loop = asyncio.get_running_loop()
         self._descriptor = int(self._socket.FD)
-        self._loop.add_reader(self._descriptor, self.has_news.set)
+        self._loop.add_reader(self._descriptor, self._note_news)
         try:
             self._socket.bind(self.address)
         except zmq.ZMQError as error:
@@ -177,6 +177,10 @@ class _MessageSocket:
         except TimeoutError:
             return False
         return True
+
+    def _note_news(self) -> None:
+        self._socket.getsockopt(zmq.EVENTS)  # or the descriptor would wake the loop until the next `receive`
+        self.has_news.set()
 
     def _leave_folder(self) -> None:
         """Removes the folder, which is needed only until the worker has connected."""

@@ -286,6 +286,7 @@ def test_worker_of_a_stopped_fork_server_is_not_alive_when_it_has_ended(
 
     async def kill_worker() -> int:
         async with worker(launcher, tmp_path) as process:
+            assert selector.turns < 1000, "the event loop rests while the fork server starts"
             assert (server := launcher.fork_server) is not None
             os.kill(server.pid, signal.SIGSTOP)
             process.kill()
