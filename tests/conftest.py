@@ -1,6 +1,7 @@
 """Fixtures for tests of the whole program: a server with the built-in model and a tiny gpt2."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     report.sections = [
         (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
     ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Passes of tiny models are too short for several threads, which starve each other on a busy machine."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

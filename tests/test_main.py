@@ -46,7 +46,7 @@ def process(*command: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
 
 def is_alive(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/live", trust_env=False).is_success
+        return httpx.get(f"{url}/health/live", trust_env=False, verify=False).is_success
     except httpx.TransportError:
         return False
 
@@ -94,7 +94,7 @@ def test_unknown_model_name_is_a_settings_error() -> None:
 @pytest.mark.parametrize("command", [["-m", "app"], ["-m", "uvicorn", "app.main:app"]])
 @pytest.mark.parametrize("wrong", [{"LLM_PORT": "many"}, {"LLM_MODEL_NAME": "gpt22"}])
 def test_wrong_settings_are_reported_in_one_line(command: list[str], wrong: dict[str, str]) -> None:
-    with process(*command, **wrong) as started:
+    with process(*command, **{"LLM_PORT": str(free_port())} | wrong) as started:
         output, _ = started.communicate(timeout=START_S)
     assert started.returncode == 1
     assert output.startswith(f"Wrong settings. {next(iter(wrong))}: ")
@@ -211,7 +211,7 @@ def test_uvicorn_finds_the_app(offline: dict[str, str]) -> None:
     with process("-m", "uvicorn", "app.main:app", "--port", offline["LLM_PORT"], **offline) as server:
         url = f"http://127.0.0.1:{offline['LLM_PORT']}"
         until_it_answers(url)
-        assert httpx.get(f"{url}/api/v1/health", trust_env=False).json()["status"] in (
+        assert httpx.get(f"{url}/api/v1/health", trust_env=False, verify=False).json()["status"] in (
             "loading",
             "unavailable",
         )
@@ -228,12 +228,15 @@ def test_server_ends_when_its_reloader_is_killed(offline: dict[str, str]) -> Non
         reloader.kill()
         reloader.communicate(timeout=START_S)  # until the last of its children has closed its output
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url, trust_env=False)
+        httpx.get(url, trust_env=False, verify=False)
 
 
 def test_signal_ends_an_open_stream_with_one_error_event() -> None:
     port = free_port()
-    with process("-c", FAKE_SERVER, str(port), "") as server, httpx.Client(trust_env=False) as client:
+    with (
+        process("-c", FAKE_SERVER, str(port), "") as server,
+        httpx.Client(trust_env=False, verify=False) as client,
+    ):
         url = f"http://127.0.0.1:{port}"
         until_it_answers(url)
         body = {"message": "until closed", "stream": True}
@@ -250,7 +253,10 @@ def test_signal_ends_an_open_stream_with_one_error_event() -> None:
 def test_hangup_reads_the_keys_again_and_keeps_them_if_the_file_is_wrong(tmp_path: Path) -> None:
     port, keys = free_port(), tmp_path / "keys"
     keys.write_text("alice hunter2-a\nbob hunter2-b\n")
-    with process("-c", FAKE_SERVER, str(port), str(keys)) as server, httpx.Client(trust_env=False) as client:
+    with (
+        process("-c", FAKE_SERVER, str(port), str(keys)) as server,
+        httpx.Client(trust_env=False, verify=False) as client,
+    ):
         url = f"http://127.0.0.1:{port}"
         until_it_answers(url)
 

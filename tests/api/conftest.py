@@ -30,5 +30,5 @@ def url(served: tuple[Scripted, str]) -> str:
 
 @pytest.fixture
 def client(scripted: Scripted, url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=10, trust_env=False) as found:
+    with httpx.Client(base_url=url, timeout=10, trust_env=False, verify=False) as found:
         yield found

@@ -92,14 +92,18 @@ def roomy_url() -> Iterator[str]:
 def test_large_body_with_many_mistakes_is_answered_soon(
     roomy_url: str, body: str, status: int, said: str
 ) -> None:
-    reply = httpx.post(f"{roomy_url}{CHAT}", content=body, headers=JSON, timeout=10, trust_env=False)
+    reply = httpx.post(
+        f"{roomy_url}{CHAT}", content=body, headers=JSON, timeout=10, trust_env=False, verify=False
+    )
     assert reply.status_code == status
     assert said in reply.json()["error"]["message"]
 
 
 def test_transcript_with_many_mistakes_names_the_first(roomy_url: str) -> None:
     messages = [{"role": "user", "content": "hi", "extra": number} for number in range(10_000)]
-    reply = httpx.post(f"{roomy_url}{CHAT}/new", json={"messages": messages}, timeout=10, trust_env=False)
+    reply = httpx.post(
+        f"{roomy_url}{CHAT}/new", json={"messages": messages}, timeout=10, trust_env=False, verify=False
+    )
     assert reply.json()["error"]["message"] == "messages.0.extra: unknown field"
 
 
@@ -126,7 +130,7 @@ def test_routes_take_the_object_that_the_guard_has_parsed() -> None:
     scripted = Scripted()
     app = fake_app(scripted)
     app.user_middleware.append(Middleware(SwappedBody))  # the innermost
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
         for path in SwappedBody.parsed:
             assert client.post(path, json={"sent": True}).status_code == 200
     assert scripted.calls == [
@@ -224,7 +228,9 @@ def test_body_that_does_not_arrive_in_time_is_refused() -> None:
 
 def test_body_in_pieces_arrives_whole() -> None:
     with serving(BodyGuard(echo_length, max_bytes=100)) as url:
-        reply = httpx.post(url, content=iter([b'{"a"', b": ", b"1}"]), headers=JSON, trust_env=False)
+        reply = httpx.post(
+            url, content=iter([b'{"a"', b": ", b"1}"]), headers=JSON, trust_env=False, verify=False
+        )
     assert reply.text == "8"
 
 
@@ -234,7 +240,7 @@ def test_client_that_disconnects_while_sending_causes_no_error(
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head("Content-Length: 50") + b"{")
-    assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
+    assert httpx.get(f"{url}/health/live", trust_env=False, verify=False).status_code == 200
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

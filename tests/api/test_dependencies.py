@@ -23,7 +23,7 @@ def ask_for_owner(
     for route in ("/owner", "/health"):
         app.add_api_route(route, owner_of_request)
     with serving(app) as url:
-        return httpx.get(f"{url}{path}", headers=headers, trust_env=False)
+        return httpx.get(f"{url}{path}", headers=headers, trust_env=False, verify=False)
 
 
 def test_owner_of_a_request_without_keys_is_the_default_one() -> None:

@@ -79,7 +79,7 @@ def test_reply_may_take_longer_than_a_head() -> None:
     body = {"message": "hang", "stream": True}
     with (
         serving(fake_app(scripted), http=HastyProtocol) as url,
-        httpx.stream("POST", f"{url}/api/v1/chat", json=body, trust_env=False) as reply,
+        httpx.stream("POST", f"{url}/api/v1/chat", json=body, trust_env=False, verify=False) as reply,
     ):
         lines = reply.iter_lines()
         assert next(lines) == "event: start"
@@ -96,7 +96,7 @@ def test_silent_connections_make_room_for_a_request(begun: bytes) -> None:
             for _ in range(NarrowProtocol.max_connections)
         ]
         silent[0].sendall(begun)
-        assert httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
+        assert httpx.get(f"{url}/health/live", trust_env=False, verify=False).status_code == 200
         assert silent[0].recv(1) == b""  # the oldest one was closed
         silent[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert silent[-1].recv(12) == b"HTTP/1.1 200"
@@ -107,7 +107,7 @@ def test_connections_that_are_being_answered_stay_and_one_more_is_refused() -> N
     body = {"message": "hang", "stream": True}
     with (
         serving(fake_app(scripted), http=NarrowProtocol) as url,
-        httpx.Client(base_url=url, trust_env=False) as client,
+        httpx.Client(base_url=url, trust_env=False, verify=False) as client,
         ExitStack() as streams,
     ):
         replies = [

@@ -96,7 +96,7 @@ def locked_url() -> Iterator[str]:
 
 @pytest.fixture
 def locked(locked_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=locked_url, trust_env=False) as client:
+    with httpx.Client(base_url=locked_url, trust_env=False, verify=False) as client:
         yield client
 
 
@@ -117,7 +117,10 @@ def test_every_route_but_the_open_ones_requires_the_key(locked: httpx.Client) ->
 @pytest.mark.parametrize("prefix", ["/llm", "/llm/", "/health", "/docs"])
 def test_prefix_of_a_proxy_changes_nothing_about_the_key(prefix: str) -> None:
     app = fake_app(Scripted(), api_key=KEY)
-    with serving(app, root_path=prefix) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with (
+        serving(app, root_path=prefix) as url,
+        httpx.Client(base_url=url, trust_env=False, verify=False) as client,
+    ):
         for path in OPEN | {"/docs-assets/swagger-ui.css"}:
             assert client.get(path).status_code == 200, path
         for path in (
@@ -148,7 +151,7 @@ def test_path_below_prefix_is_the_one_that_the_routes_match(path: str, prefix: s
 
 def test_health_checks_below_a_prefix_are_logged_as_details(caplog: pytest.LogCaptureFixture) -> None:
     with serving(fake_app(Scripted()), root_path="/llm") as url:
-        httpx.get(f"{url}/health/live", trust_env=False)
+        httpx.get(f"{url}/health/live", trust_env=False, verify=False)
     assert access_lines(caplog) == []
 
 

@@ -51,7 +51,7 @@ def test_without_limits_there_are_no_headers(client: httpx.Client) -> None:
 
 def test_requests_beyond_the_limit_are_refused_for_one_key_only() -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=2)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
         replies = [client.get("/api/v1/chat/models", headers=ALICE) for _ in range(3)]
         other = client.get("/api/v1/chat/models", headers=BOB)
     assert [reply.status_code for reply in replies] == [200, 200, 429]
@@ -69,7 +69,10 @@ def test_requests_beyond_the_limit_are_refused_for_one_key_only() -> None:
 
 def test_the_question_which_turns_run_does_not_count() -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, headers=ALICE) as client:
+    with (
+        serving(app) as url,
+        httpx.Client(base_url=url, trust_env=False, verify=False, headers=ALICE) as client,
+    ):
         polls = [client.get("/api/v1/chat/turns").status_code for _ in range(3)]
         assert polls == [200, 200, 200]
         assert client.get("/api/v1/chat/models").status_code == 200
@@ -85,7 +88,10 @@ def test_other_methods_and_bodies_at_the_path_of_running_turns_count(
     method: str, body: bytes | Iterator[bytes], status: int
 ) -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, headers=ALICE) as client:
+    with (
+        serving(app) as url,
+        httpx.Client(base_url=url, trust_env=False, verify=False, headers=ALICE) as client,
+    ):
         first = client.request(method, "/api/v1/chat/turns", content=body)
         assert (first.status_code, limits_of(first)["remaining-requests"]) == (status, "0")
         assert client.request("POST", "/api/v1/chat/turns").status_code == 429
@@ -94,7 +100,7 @@ def test_other_methods_and_bodies_at_the_path_of_running_turns_count(
 
 def test_open_routes_and_refused_keys_do_not_count() -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
         for path in OPEN:
             for headers in ({}, ALICE):
                 reply = client.get(path, headers=headers)
@@ -105,7 +111,7 @@ def test_open_routes_and_refused_keys_do_not_count() -> None:
 
 def test_without_keys_all_callers_share_the_limits_and_open_routes_have_none() -> None:
     app = fake_app(Scripted(), key_requests_per_minute=1)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
         assert [client.get("/health").status_code for _ in range(3)] == [200] * 3
         assert [client.get("/api/v1/chat/models").status_code for _ in range(2)] == [200, 429]
 
@@ -115,13 +121,16 @@ def test_request_beyond_the_limit_is_refused_before_its_body_is_read() -> None:
     head += b"Content-Type: application/json\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
     with serving(app) as url:
-        httpx.get(f"{url}/api/v1/chat/models", headers=ALICE, trust_env=False)
+        httpx.get(f"{url}/api/v1/chat/models", headers=ALICE, trust_env=False, verify=False)
         assert exchange(url, head).startswith(b"HTTP/1.1 429 ")
 
 
 def test_tokens_of_replies_streams_and_sequences_count() -> None:
     app = generating_app(key_tokens_per_minute=5 * TOKENS)
-    with serving(app) as url, httpx.Client(base_url=url, headers=ALICE, trust_env=False) as client:
+    with (
+        serving(app) as url,
+        httpx.Client(base_url=url, headers=ALICE, trust_env=False, verify=False) as client,
+    ):
         first = client.post("/api/v1/generate", json={"prompt": "hi"})
         with client.stream("POST", "/api/v1/generate", json={"prompt": "hi", "stream": True}) as stream:
             stream.read()
@@ -152,7 +161,10 @@ def test_all_apis_share_the_limits_of_a_key_and_refuse_in_their_own_words() -> N
         ("/v1/chat/completions", messages),
         ("/v1/messages", messages),
     ]
-    with serving(app) as url, httpx.Client(base_url=url, headers=ALICE, trust_env=False) as client:
+    with (
+        serving(app) as url,
+        httpx.Client(base_url=url, headers=ALICE, trust_env=False, verify=False) as client,
+    ):
         answered = [client.post(path, json=body) for path, body in asked]
         without_tokens = [client.post(path, json=body) for path, body in asked]
         client.get("/v1/models")

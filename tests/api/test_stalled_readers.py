@@ -104,7 +104,9 @@ def test_stalled_readers_hold_up_neither_their_turn_nor_its_other_readers() -> N
     services = services_of(settings, models)
     with (
         serving(create_app(settings, lambda _: services)) as url,
-        httpx.Client(base_url=f"{url}/api/v1/chat", trust_env=False, timeout=TIMEOUT_S) as client,
+        httpx.Client(
+            base_url=f"{url}/api/v1/chat", trust_env=False, verify=False, timeout=TIMEOUT_S
+        ) as client,
     ):
         conversation_id = client.post("/new").json()["conversation_id"]
         path = f"/conversation/{conversation_id}"

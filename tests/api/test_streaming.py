@@ -123,7 +123,10 @@ def test_client_that_disconnects_cancels_the_work(
     url: str, scripted: Scripted, message: str, stream: bool
 ) -> None:
     body = {"message": message, "stream": stream}
-    with httpx.Client(base_url=url, timeout=0.2, trust_env=False) as client, pytest.raises(httpx.ReadTimeout):
+    with (
+        httpx.Client(base_url=url, timeout=0.2, trust_env=False, verify=False) as client,
+        pytest.raises(httpx.ReadTimeout),
+    ):
         client.post("/api/v1/chat", json=body)
     assert scripted.waiting.wait(WAIT_S)
     assert scripted.cancelled.wait(WAIT_S)
@@ -134,7 +137,7 @@ def test_keep_alive_is_sent_while_no_events_come(scripted: Scripted) -> None:
         if scope["type"] == "http":
             await respond(scripted.run("hang"), True, encode, None, keep_alive_s=0.01)(scope, receive, send)
 
-    with serving(app) as url, httpx.stream("POST", url, trust_env=False) as reply:
+    with serving(app) as url, httpx.stream("POST", url, trust_env=False, verify=False) as reply:
         lines = reply.iter_lines()
         assert [next(lines) for _ in range(6)][::3] == ["event: start", "event: delta"]  # without ids
         assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]

@@ -13,12 +13,6 @@ ARCHITECTURES = ("gpt2", "llama", "qwen3", "mistral", "gemma2", "gemma3")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Passes of tiny models are too short for several threads, which starve each other on a busy machine."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _whole_float32() -> None:
     """Convolutions on a graphics card round float32 to 19 bits otherwise, so that greedy replies differ."""
     torch.backends.cudnn.allow_tf32 = False

@@ -71,7 +71,9 @@ def _first_paint(browser: Browser, url: str) -> Any:  # Any: what a script of th
 
 def _many_messages(browser: Browser, url: str) -> dict[str, Any]:
     messages = [{"role": ("user", "assistant")[n % 2], "content": f"{n}. {TEXT}"} for n in range(MESSAGES)]
-    started = httpx.post(f"{url}/api/v1/chat/new", json={"messages": messages}, timeout=60, trust_env=False)
+    started = httpx.post(
+        f"{url}/api/v1/chat/new", json={"messages": messages}, timeout=60, trust_env=False, verify=False
+    )
     page = browser.new_page(bypass_csp=True)
     page.goto(f"{url}/ui#/c/{started.json()['conversation_id']}")
     page.wait_for_function(f"document.querySelectorAll('.message').length === {MESSAGES}")

@@ -49,7 +49,7 @@ def test_names_keep_their_colons_in_the_only_format(client: httpx.Client, accept
 )
 def test_key_is_needed_but_from_the_addresses_in_the_setting(addresses: str, status: int) -> None:
     app = fake_app(Scripted(), api_key="key", metrics_addresses=addresses)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
         get = client.get
         assert get("/metrics").status_code == status
         assert get("/metrics", headers={"X-API-Key": "key"}).status_code == 200

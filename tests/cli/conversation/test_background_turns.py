@@ -126,7 +126,7 @@ def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: S
 def _begin_elsewhere(url: str, standin: StandIn, path: str, body: Mapping[str, object]) -> None:
     """Begins a turn as another client, and leaves it running."""
     before = len(standin.logs)
-    with httpx.Client(trust_env=False) as other:
+    with httpx.Client(trust_env=False, verify=False) as other:
         route = f"{url}/api/v1/chat{path}"
         with other.stream("POST", route, json={**body, "stream": True, "background": True}) as stream:
             for line in stream.iter_lines():
@@ -203,7 +203,7 @@ def test_one_message_waits_for_the_turn_that_a_killed_client_left(url: str, stan
     with ThreadPoolExecutor(1) as threads:
         sending = threads.submit(piped, "say next", "--url", url, "--resume")
         wait_until(lambda: _kinds(standin)[1:] == ["events", "events"])
-        httpx.delete(f"{url}/api/v1/chat/turns/{turn_id}", trust_env=False)
+        httpx.delete(f"{url}/api/v1/chat/turns/{turn_id}", trust_env=False, verify=False)
         done = sending.result(LIMIT_S)
     assert (done.returncode, done.stdout) == (0, "next\n")
     assert "Waiting for its end." in done.stderr
