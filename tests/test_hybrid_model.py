@@ -1,4 +1,4 @@
-"""A model with linear attention, served with its own cache, holds a conversation through the client."""
+"""Hybrid models, served with their own caches, hold a conversation through the client."""
 
 import json
 import string
@@ -27,11 +27,11 @@ def letter_tokenizer() -> PreTrainedTokenizerFast:
     return wrap(tokenizer, bos_token="<|bos|>", eos_token="<|end|>", chat_template=TEMPLATE)
 
 
-def save_hybrid(folder: Path) -> None:
+def save_hybrid(folder: Path, model_type: str) -> None:
     tokenizer = letter_tokenizer()
-    options = {**ARCHITECTURES["qwen3_5_text"], "max_position_embeddings": 2048, "tie_word_embeddings": False}
+    options = {**ARCHITECTURES[model_type], "max_position_embeddings": 2048, "tie_word_embeddings": False}
     options |= {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1}
-    config = AutoConfig.for_model("qwen3_5_text", **options)
+    config = AutoConfig.for_model(model_type, **options)
     model = new_model(config)
     with torch.no_grad():
         model.get_parameter("lm_head.weight")[: len(SPECIAL)] = 0  # greedy replies have no special token
@@ -45,10 +45,11 @@ def turn(server: RunningServer, message: str, *arguments: str) -> Any:  # Any: a
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(("model_type", "layers"), [("qwen3_5_text", "linear_attention"), ("lfm2", "conv")])
 def test_three_turns_of_a_hybrid_model_reuse_the_conversation(
-    tmp_path: Path, shared_fork_server: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shared_fork_server: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, layers: str
 ) -> None:
-    save_hybrid(tmp_path / "hybrid")
+    save_hybrid(tmp_path / "hybrid", model_type)
     (tmp_path / "models.toml").write_text(MODELS)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     settings = {
@@ -61,7 +62,7 @@ def test_three_turns_of_a_hybrid_model_reuse_the_conversation(
     with running_server(tmp_path, **settings) as server:
         server.wait_until_ready()
         info = server.get("/api/v1/model-info")
-        assert info["cache"] == "own" and "linear_attention" in info["cache_reason"]
+        assert info["cache"] == "own" and layers in info["cache_reason"]
         first = turn(server, "Tell me of the cat that sat on the mat, and of the dog beside it.")
         second = turn(server, "And then?", "--resume")
         third = turn(server, "And after that?", "--resume")

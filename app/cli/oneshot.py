@@ -40,7 +40,8 @@ def read_message(options: Options, is_piped: bool) -> str | None:
     except ValidationError as error:
         if not text:
             hint = "Pipe a message in, or run this in a terminal."
-            raise InputError("Standard input is empty.", hint) from None
+            empty = "Standard input is empty." if options.message is None else "The message is empty."
+            raise InputError(empty, hint) from None
         raise InputError(invalid_message(error)) from None
     return text
 

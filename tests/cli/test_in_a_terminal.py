@@ -169,3 +169,17 @@ def test_editor_changes_the_line_without_sending_it(url: str, standin: StandIn, 
         terminal.type(", twice\r")
         terminal.wait_for("12 tokens")
     assert standin.requests[0][1]["message"] == "say text, edited, twice"
+
+
+def test_ctrl_c_at_an_empty_prompt_says_how_to_leave(url: str) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("text")
+        terminal.wait_for("You: text")
+        terminal.type("\x03")
+        while "You: text" in terminal.text:
+            terminal.wait_for_more()
+        assert "Ctrl-D leaves." not in terminal.text
+        terminal.type("\x03")
+        terminal.wait_for("Ctrl-D leaves.\nYou:")
+        terminal.type("hello\r")
+        terminal.wait_for("You said: hello")

@@ -46,6 +46,7 @@ def test_exit_code_depends_on_the_error(
     [
         (b"secret \xff", (), "Standard input is not UTF-8 text."),
         (b" \n", (), "Standard input is empty."),
+        (b"", ("-p", ""), "The message is empty."),
         (b"x" * 400_001, (), "The message cannot be sent: String should have at most 400000 characters."),
         (b"hello", ("--url", "http://[::1"), "--url 'http://[::1' is not an HTTP address."),
         (b"hello", ("--url", "notaurl"), "--url 'notaurl' is not an HTTP address."),

@@ -1,5 +1,6 @@
 """Completes commands, their arguments, and @files."""
 
+import re
 from collections.abc import Iterable
 
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -9,6 +10,9 @@ from app.cli.commands.command import Choice
 from app.cli.commands.registry import COMMANDS, find
 from app.cli.conversation.session import Session
 from app.cli.errors import UnknownCommand
+from app.cli.paths import expanded
+
+_OPEN_MENTION = re.compile(r'(?<!\S)@(?:"(?P<quoted>[^"\n]*)|(?P<bare>[^\s"]*))\Z')
 
 
 class CommandCompleter(Completer):
@@ -20,9 +24,7 @@ class CommandCompleter(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         text = document.text_before_cursor
-        word = document.get_word_before_cursor(WORD=True)
-        if word.startswith("@"):
-            yield from self._paths.get_completions(Document(word[1:]), complete_event)
+        yield from self._mentioned_files(text, complete_event)
         if not text.startswith("/") or "\n" in text:
             return
         name, space, argument = text[1:].partition(" ")
@@ -31,6 +33,20 @@ class CommandCompleter(Completer):
             yield from _matching(choices, name)
         else:
             yield from self._arguments(name, argument, complete_event)
+
+    def _mentioned_files(self, text: str, event: CompleteEvent) -> Iterable[Completion]:
+        """Completes the path after @. One with a space gets the quotes that it needs."""
+        mention = _OPEN_MENTION.search(text)
+        if mention is None:
+            return
+        typed = mention["quoted"] or mention["bare"] or ""
+        for found in self._paths.get_completions(Document(typed), event):
+            path = typed + found.text
+            if mention["quoted"] is None and " " not in path:
+                yield found
+            else:
+                end = "" if expanded(path).is_dir() else '"'
+                yield Completion(f'@"{path}{end}', -len(mention[0]), display=found.display)
 
     def _arguments(self, name: str, argument: str, event: CompleteEvent) -> Iterable[Completion]:
         try:

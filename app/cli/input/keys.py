@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from prompt_toolkit.application import get_app
+from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.filters import Condition, is_searching
@@ -39,17 +39,18 @@ def unquoted(text: str) -> str:
     return f"/{inner}" if inner.startswith("/") else inner
 
 
-def key_bindings(has_version: Callable[[int], bool]) -> ConditionalKeyBindings:
+def key_bindings(has_version: Callable[[int], bool], note: Callable[[str], None]) -> ConditionalKeyBindings:
     """Returns the bindings. They are inactive during a Ctrl-R search, which has its own.
 
     `has_version` says whether the last answer has a version 1 after or -1 before the current one.
+    `note` prints a line for the user.
     """
     keys = KeyBindings()
     keys.add("enter")(_send)
     keys.add("tab")(_complete)
     keys.add("escape", "enter")(_start_line)
     keys.add("c-j")(_start_line)
-    keys.add("c-c")(_clear_line)
+    keys.add("c-c")(partial(_clear_line, note))
     keys.add("c-x", "c-e")(_edit)
     for step, line, sequences in _VERSION_KEYS:
         can_step = Condition(partial(_can_step, has_version, step))
@@ -101,8 +102,11 @@ def _start_line(event: KeyPressEvent) -> None:
     event.current_buffer.insert_text("\n")
 
 
-def _clear_line(event: KeyPressEvent) -> None:
-    event.current_buffer.reset()
+def _clear_line(note: Callable[[str], None], event: KeyPressEvent) -> None:
+    if event.current_buffer.text:
+        event.current_buffer.reset()
+    else:
+        run_in_terminal(partial(note, "Ctrl-D leaves."))
 
 
 def _edit(event: KeyPressEvent) -> None:

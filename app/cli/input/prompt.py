@@ -103,7 +103,7 @@ class TerminalPrompt:
             auto_suggest=None if style.plain else AutoSuggestFromHistory(),
             completer=CommandCompleter(session),
             complete_while_typing=Condition(self._completes_unasked),
-            key_bindings=key_bindings(lambda step: session.transcript.tree.version_beside(step) is not None),
+            key_bindings=key_bindings(self._has_version, session.terminal.note),
             multiline=True,
             enable_open_in_editor=True,
             enable_suspend=True,
@@ -114,6 +114,9 @@ class TerminalPrompt:
             input=self._keyboard,
             output=screen,
         )
+
+    def _has_version(self, step: int) -> bool:
+        return self._session.transcript.tree.version_beside(step) is not None
 
     async def ask(self, draft: str) -> str:
         has_typed_ahead = self._typed_ahead.end()

@@ -1,5 +1,7 @@
 """Renders blocks of Markdown with rich, without padding, with highlighted code, and without losing text."""
 
+import os
+
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -10,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 NARROWEST = 8  # columns left for a deeply nested block
+_LIGHT = ("7", "15")  # the numbers of white among a terminal's colours
 
 
 def parse(source: str) -> list[Token]:
@@ -22,10 +25,16 @@ def parse(source: str) -> list[Token]:
 
 
 def highlight(code: str, language: str) -> Text:
-    syntax = Syntax("", language or "text", theme="ansi_dark", background_color="default")
+    syntax = Syntax("", language or "text", theme=_theme(), background_color="default")
     text = syntax.highlight(code.expandtabs(4).rstrip())
     text.rstrip()
     return text
+
+
+def _theme() -> str:
+    """Returns the colours for the terminal's background, which some terminals name in COLORFGBG."""
+    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
+    return "ansi_light" if background in _LIGHT else "ansi_dark"
 
 
 def _prefix(mark: str, options: ConsoleOptions) -> str:

@@ -143,6 +143,10 @@ def test_history_file_is_private_and_persistent(tmp_path: Path) -> None:
         ("/load two w", ["two words"]),
         ("/read not", ["es.txt"]),
         ("look at @not", ["es.txt"]),
+        ("look at @my", ['@"my file.txt"']),
+        ('look at @"my f', ['@"my file.txt"']),
+        ("look at @our", ['@"our folder']),
+        ("mail me@not", []),
         ("/s x", []),
         ("hello /sw", []),
         ("/switch gpt2 ", []),
@@ -153,7 +157,9 @@ def test_completion_knows_commands_models_files_and_settings(
 ) -> None:
     for name in ("talk", "two words"):
         save(Transcript(), name)
-    Path("notes.txt").write_text("")
+    for file in ("notes.txt", "my file.txt"):
+        Path(file).write_text("")
+    Path("our folder").mkdir()
     session = Session(ChatClient("http://nowhere"), seen.terminal())
     session.models = {entry.name: entry for entry in StandIn().models().models}
     found = CommandCompleter(session).get_completions(Document(typed), CompleteEvent())

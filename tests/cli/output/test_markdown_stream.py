@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from rich.console import Console
 
+from app.cli.output.markdown_blocks import highlight
 from app.cli.output.markdown_stream import MarkdownStream, Row
 from tests.cli.output.markdown_text import cuts
 
@@ -80,3 +81,16 @@ def test_narrow_table_loses_no_text(columns: int) -> None:
     word = "Donaudampfschifffahrtsgesellschaft"
     rows = _shown(f"{'| a ' * columns}|\n{'|---' * columns}|\n{f'| {word} ' * columns}|", width=20)
     assert sorted("".join(rows[2:]).replace(" ", "")) == sorted(word * columns)
+
+
+@pytest.mark.parametrize(
+    ("colours", "keyword"), [(None, "bright_blue"), ("15;0", "bright_blue"), ("0;15", "blue")]
+)
+def test_code_suits_the_background(
+    monkeypatch: pytest.MonkeyPatch, colours: str | None, keyword: str
+) -> None:
+    if colours is None:
+        monkeypatch.delenv("COLORFGBG", raising=False)
+    else:
+        monkeypatch.setenv("COLORFGBG", colours)
+    assert str(highlight("pass", "python").spans[0].style) == keyword
