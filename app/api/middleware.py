@@ -101,10 +101,10 @@ class KeyCheck:
         if _is_open(scope) or self._may_read_metrics(scope):
             return None
         given = _given_keys(Headers(scope=scope))
-        owner = self.keys.owner_of(given.pop()) if len(given) == 1 else None
+        owner = self.keys.owner_of(next(iter(given))) if len(given) == 1 else None
         if owner is None:
             raise NotAuthenticated(
-                "This server requires an API key.",
+                "The API key is wrong." if len(given) == 1 else "This server requires an API key.",
                 hint="Send one key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
             )
         return owner

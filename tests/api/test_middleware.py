@@ -184,6 +184,14 @@ def test_key_check_refuses_anything_but_the_key(headers: dict[str, str]) -> None
         KeyCheck(keys_of(api_key=KEY))(scope(**headers))
 
 
+def test_refusal_says_whether_the_key_is_missing_or_wrong() -> None:
+    check = KeyCheck(keys_of(api_key=KEY))
+    with pytest.raises(NotAuthenticated, match="requires an API key"):
+        check(scope())
+    with pytest.raises(NotAuthenticated, match="key is wrong"):
+        check(scope(x_api_key="another"))
+
+
 def test_key_may_hold_any_character() -> None:
     given = "schlüssel".encode().decode("latin-1")  # as a server decodes the bytes
     assert KeyCheck(keys_of(api_key="schlüssel"))(scope(x_api_key=given)) == DEFAULT_OWNER
