@@ -272,6 +272,19 @@ def test_focus_stays_where_the_keyboard_can_go_on(page: Page) -> None:
     expect(answers(page).locator(".place")).to_have_text("2/2")
 
 
+def test_first_turn_that_fails_at_once_shows_its_error(page: Page, script: Script) -> None:
+    page.evaluate(
+        "addEventListener('hashchange', () => console.warn('opened anew'))"
+    )  # `watch` takes it as a fault
+    script.answer("Hello", ())
+    script.failing.add("Hello")
+    for _ in range(3):
+        ask(page, "Hello")
+        expect(page.get_by_label("Message", exact=True)).to_have_value("Hello")
+        expect(page.locator("#failure")).to_contain_text("The model has crashed.")
+    assert page.url.endswith("#/")
+
+
 def test_failed_question_is_returned_with_its_files(page: Page, script: Script) -> None:
     notes = FilePayload(name="notes.txt", mimeType="text/plain", buffer=b"Apples")
     page.locator("#picker").set_input_files([notes])

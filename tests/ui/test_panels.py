@@ -233,6 +233,20 @@ def test_models_are_compared_side_by_side(page: Page, script: Script) -> None:
     expect(page.locator(".column")).to_have_count(2)
 
 
+def test_comparison_says_how_many_models_it_takes(page: Page, script: Script) -> None:
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Compare models").click()
+    page.get_by_label("Question").fill("Hello")
+    first, second = (page.locator("#compare-models input").nth(number) for number in (0, 1))
+    second.uncheck()
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(first).to_have_js_property("validationMessage", "Choose two or three models.")
+    expect(page.locator(".column")).to_have_count(0)
+    second.check()
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator(".column")).to_have_count(2)
+
+
 def test_advice_of_the_builtin_model_to_switch_has_a_button(page: Page, script: Script) -> None:
     script.answer("Who was Kant?", ("I don't know that: try /switch llama3-1b.",))
     ask(page, "Who was Kant?")

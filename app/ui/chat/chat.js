@@ -129,10 +129,14 @@ export class Chat {
     if (!turns.has(turn)) this.#end(turn);
   }
 
-  /** Gives the page the address of a new conversation, as soon as it has an id. @param {string} id */
+  /**
+   * Gives the page the address of a new conversation, as soon as it has an id. No event follows, which would come after
+   * the end of a turn that fails at once, and hide its error.
+   * @param {string} id
+   */
   #named(id) {
     this.id = id;
-    this.page.open(id);
+    history.pushState(null, "", `#/c/${encodeURIComponent(id)}`);
   }
 
   /** Goes back to a new conversation after its first turn has failed, because it was not stored. */

@@ -40,6 +40,7 @@ export class Compare {
       event.preventDefault();
       this.form.requestSubmit();
     });
+    this.choices.addEventListener("change", () => this.#check());
     this.dialog.addEventListener("close", () => this.#leave());
   }
 
@@ -53,8 +54,21 @@ export class Compare {
       el("label", {}, el("input", { type: "checkbox", name: "model", value: model.name, checked: index < 2 }), model.display_name),
     );
     fill(this.choices, el("legend", {}, "Two or three models"), ...boxes);
+    this.#check();
     this.dialog.showModal();
     this.question.focus();
+  }
+
+  /** Lets the browser refuse the form unless two or three models are chosen. */
+  #check() {
+    const number = this.#chosen().length;
+    const problem = number < 2 || number > MOST ? "Choose two or three models." : "";
+    this.choices.querySelector("input")?.setCustomValidity(problem);
+  }
+
+  /** @returns {string[]} the names of the chosen models */
+  #chosen() {
+    return [...this.choices.querySelectorAll("input")].filter((box) => box.checked).map((box) => box.value);
   }
 
   /** Shows versions of one reply. @param {string} conversationId @param {string[]} replyIds */
@@ -91,9 +105,9 @@ export class Compare {
   }
 
   async #ask() {
-    const names = [...this.choices.querySelectorAll("input")].filter((box) => box.checked).map((box) => box.value).slice(0, MOST);
+    const names = this.#chosen();
     const message = this.question.value.trim();
-    if (names.length < 2 || message === "") return;
+    if (message === "") return;
     this.isOver = false;
     this.form.hidden = true;
     this.question.value = "";
