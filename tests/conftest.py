@@ -13,6 +13,7 @@ from tests.postgres import PostgresServer, find_programs, running_postgres
 from tests.server import RunningServer, running_server
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it asks the network for it
 # No example may fail because the machine is busy.
 hypothesis.settings.register_profile(
     "busy machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
