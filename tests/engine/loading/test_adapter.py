@@ -1,6 +1,8 @@
 """LoRA adapters are merged as peft merges them, or refused with a reason."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,26 @@ def test_adapter_of_a_gguf_file_is_refused(base: Path) -> None:
 def test_repository_of_an_adapter_has_its_weights() -> None:
     names = ["adapter_config.json", "adapter_model.safetensors", "README.md"]
     assert weights_among(names) == ["adapter_model.safetensors"]
+
+
+WITHOUT_PEFT = """
+import sys
+sys.modules["peft"] = None  # as if it were not installed
+from app.core.errors import ModelUnsupported
+from app.engine.ipc.messages import WorkerSpec
+from app.engine.loading.load import load
+try:
+    load(WorkerSpec(sys.argv[1], "tiny", adapter_path=sys.argv[2]), lambda *_: None)
+except ModelUnsupported as error:
+    print(error.message, error.hint, sep="\\n")
+"""
+
+
+def test_missing_package_is_asked_for_by_name(base: Path) -> None:
+    adapter = make_adapter(base, target_modules=LAYERS)
+    command = [sys.executable, "-c", WITHOUT_PEFT, str(base), str(adapter)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == [
+        "merging an adapter needs the Python package peft",
+        "Install it: pip install peft",
+    ]
