@@ -144,7 +144,10 @@ def pack_children(parent: nn.Module, packer: Packer) -> None:
         # Exact types only: a subclass may compute something else. Layers wider than the model's dtype stay.
         if type(child) in _LINEAR and _fits(child, packer.dtype):
             is_output = isinstance(parent, PreTrainedModel)
-            setattr(parent, name, packer.linear(child, is_output=is_output))
+            layer = packer.linear(child, is_output=is_output)
+            if is_output and not hasattr(layer, "weight"):  # Mamba asks its output layer for a dtype
+                layer.weight = nn.Parameter(torch.empty(0, dtype=packer.dtype), requires_grad=False)
+            setattr(parent, name, layer)
 
 
 def weight_count(*modules: nn.Module) -> int:

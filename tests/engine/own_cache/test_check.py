@@ -65,12 +65,13 @@ def test_info_says_which_path_serves_and_why(tokenizer: PreTrainedTokenizerFast,
     assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
 
 
+@pytest.mark.parametrize("name", ["falcon_h1", "mamba2"])
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_linear_layers_are_quantised(
-    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, quantization: Quantization
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, quantization: Quantization, name: str
 ) -> None:
-    save("falcon_h1", tokenizer, tmp_path)
-    spec = WorkerSpec(str(tmp_path), "falcon_h1", dtype="float32", quantization=quantization)
+    save(name, tokenizer, tmp_path)
+    spec = WorkerSpec(str(tmp_path), name, dtype="float32", quantization=quantization)
     assert load_checked(spec, lambda *stage: None).path.weights.startswith(quantization)
 
 
@@ -100,7 +101,9 @@ def test_architecture_that_cannot_be_served_is_refused_for_itself_after_one_load
     assert "again" not in caplog.text
 
 
-@pytest.mark.parametrize("name", ["bloom", "gptj", "stablelm", "deepseek_v3", "falcon", "qwen3_5_text"])
+@pytest.mark.parametrize(
+    "name", ["bloom", "gptj", "stablelm", "deepseek_v3", "falcon", "qwen3_5_text", "mamba2"]
+)
 def test_architecture_that_cannot_be_packed_is_loaded_once(
     name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
