@@ -30,6 +30,11 @@ def is_open(text: str) -> bool:
     return text.lstrip().startswith(QUOTES) and text.count(QUOTES) % 2 == 1
 
 
+def readable(text: str) -> str:
+    """Returns the text with the bytes that the terminal's encoding lacks read as UTF-8, or else replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def unquoted(text: str) -> str:
     """Returns the text without surrounding triple quotes. Quoted text is never a command."""
     stripped = text.strip()

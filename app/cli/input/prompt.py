@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from app.cli.conversation.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
 from app.cli.input.completion import CommandCompleter
-from app.cli.input.keys import key_bindings, register_shift_enter, unquoted
+from app.cli.input.keys import key_bindings, readable, register_shift_enter, unquoted
 from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.formatting import count, gauge
 from app.cli.paths import private_file
@@ -131,7 +131,7 @@ class TerminalPrompt:
         self._typed_ahead.begin()
         if not self._editor.app.erase_when_done:
             self._session.terminal.end_answer()
-        return unquoted(text)
+        return unquoted(readable(text))
 
     def _begin_watching(self) -> None:
         if self._session.transcript.conversation_id is not None:

@@ -78,6 +78,16 @@ def test_keys_edit_the_line(keyboard: PipeInput, seen: Seen, keys: str, line: st
     assert _typed(keyboard, seen, keys) == line
 
 
+@pytest.mark.parametrize(
+    ("pasted", "line"), [("caf\xe9".encode("latin-1"), "caf\N{REPLACEMENT CHARACTER}"), ("é".encode(), "é")]
+)
+def test_bytes_that_are_no_text_are_replaced(
+    keyboard: PipeInput, seen: Seen, pasted: bytes, line: str
+) -> None:
+    keyboard.send_bytes(pasted)
+    assert _typed(keyboard, seen, ENTER) == line
+
+
 def test_status_line_shows_model_context_and_conversation(seen: Seen) -> None:
     session = Session(ChatClient("http://nowhere"), seen.rich())
     session.models = {entry.name: entry for entry in StandIn().models().models}
