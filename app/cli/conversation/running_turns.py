@@ -1,6 +1,7 @@
 """Finds the turn that runs on the server in a conversation, waits for one to end, and notices new ones."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from app.models.schemas import RunningTurn
 ResultT = TypeVar("ResultT")
 
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # while the server ends an interrupted answer
+LISTING_S = 30.0  # between two looks for answers that have ended
 _LISTED = 5  # of the conversations that changed last
 
 
@@ -94,10 +96,15 @@ async def patiently(request: Callable[[], Awaitable[ResultT]]) -> ResultT:
 
 
 class ConversationWatch:
-    """Notices that another client asks in a conversation, or has asked there since `begin`."""
+    """Notices that another client asks in a conversation, or has asked there since `begin`.
 
-    def __init__(self, client: ChatClient, transcript: Transcript) -> None:
+    It looks for answers that have ended every `listing_s` only, because the server logs that request.
+    """
+
+    def __init__(self, client: ChatClient, transcript: Transcript, listing_s: float = LISTING_S) -> None:
         self._client = client
+        self._listing_s = listing_s
+        self._listed_at = 0.0
         self._transcript = transcript
         self._changed_at: datetime | None = None
         self._has_news = False
@@ -109,13 +116,18 @@ class ConversationWatch:
         running = await running_turns(self._client, self._transcript.conversation_id)
         if turn_elsewhere(running, self._transcript) is not None:
             return True
+        if time.monotonic() >= self._listed_at + self._listing_s:
+            await self._look_for_ended()
+        return self._has_news
+
+    async def _look_for_ended(self) -> None:
         changed_at = await self._last_change()
         if changed_at != self._changed_at:
             self._changed_at = changed_at
             self._has_news = await self._has_unknown_messages()
-        return self._has_news
 
     async def _last_change(self) -> datetime | None:
+        self._listed_at = time.monotonic()
         try:
             listed = await self._client.conversations("", _LISTED)
         except ClientError:

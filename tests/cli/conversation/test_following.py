@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
+from app.cli.conversation.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
 from tests.cli.client_process import CLIENT, client_environ, wait_until
 from tests.cli.conftest import Seen, Talk
@@ -55,22 +56,27 @@ def test_idle_prompt_shows_the_answer_that_another_client_has_running(
     assert standin.conversations["conv_1"].texts[2:] == [f"say {WORDS}", WORDS, "say next", "next"]
 
 
-def test_idle_prompt_shows_the_answer_that_another_client_has_got(
-    url: str, standin: StandIn, terminal: PseudoTerminal
-) -> None:
-    with terminal:
+def test_answer_that_has_ended_is_noticed(talk: Talk, url: str) -> None:
+    async def watch(session: Session) -> None:
+        watch = ConversationWatch(session.client, session.transcript, listing_s=0)
+        await watch.begin()
+        assert not await watch.has_news()
         ask_elsewhere(url, "say something else")
-        terminal.wait_for(
-            "Another client has asked here:\nYou:\nsay something else\nAssistant:\nsomething else"
-        )
-        terminal.type("say next\r")
-        terminal.wait_for("12 tokens", times=2)
-    assert standin.conversations["conv_1"].texts[2:] == [
-        "say something else",
-        "something else",
-        "say next",
-        "next",
-    ]
+        assert await watch.has_news() and await watch.has_news()
+
+    talk("hello", watch)
+
+
+def test_answers_of_this_client_are_no_news(talk: Talk, standin: StandIn) -> None:
+    async def watch(session: Session) -> None:
+        watch = ConversationWatch(session.client, session.transcript, listing_s=0)
+        await watch.begin()
+        await session.send("say next")
+        assert not await watch.has_news()
+        standin.conversations.clear()
+        assert not await watch.has_news()
+
+    talk("hello", watch)
 
 
 def test_line_that_is_being_typed_stays_until_it_is_cleared(
@@ -79,12 +85,14 @@ def test_line_that_is_being_typed_stays_until_it_is_cleared(
     with terminal:
         terminal.type("half a")
         terminal.wait_for("You: half a")
-        ask_elsewhere(url, "say something else")
-        wait_until(lambda: len(standin.conversations["conv_1"].texts) == 4)
+        standin.chunks_per_s = 1
+        ask_elsewhere(url, f"say {WORDS}", background=True)
         terminal.type(" line")
         terminal.wait_for("You: half a line")
+        assert "Another client" not in terminal.text
         terminal.type("\x03")
-        terminal.wait_for("Another client has asked here:")
+        terminal.wait_for("Another client has asked here, and")
+        standin.chunks_per_s = 1000
 
 
 @pytest.mark.parametrize(("number", "goes_on"), [(signal.SIGINT, False), (signal.SIGHUP, True)])
