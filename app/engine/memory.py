@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
@@ -113,8 +115,23 @@ def is_exhaustion(error: BaseException) -> bool:
 
 def page_out(tensor: Tensor) -> None:
     """Allows the system to page the tensor out until it is read again."""
-    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    if tensor.device.type == "cpu":
+        _page_out(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
+
+
+def page_out_files(paths: Iterable[Path]) -> None:
+    """Allows the system to page out all that is mapped from these files until it is read again."""
+    names = {os.path.realpath(path) for path in paths}
+    with contextlib.suppress(OSError):  # not Linux
+        for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+            span, _, _, _, _, *name = line.split(maxsplit=5)
+            if names.intersection(name):
+                start, end = span.split("-")
+                _page_out(int(start, 16), int(end, 16))
+
+
+def _page_out(start: int, end: int) -> None:
     first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if tensor.device.type == "cpu" and sys.platform == "linux" and last > first:
+    if sys.platform == "linux" and last > first:
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_PAGEOUT)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.engine.memory import MemoryUse, cache_budget, card_bytes, is_exhaustion, page_out
+from app.engine.memory import MemoryUse, cache_budget, card_bytes, is_exhaustion, page_out, page_out_files
 from tests.server import ROOT
 from tests.waiting import LIMIT_S
 
@@ -27,6 +27,19 @@ def test_page_out_drops_pages_of_a_mapped_file_and_changes_no_value(tmp_path: Pa
     page_out(rows)
     assert psutil.Process().memory_info().shared < shared - rows.nbytes // 2
     assert rows.sum() == total
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise is used on Linux only")
+def test_page_out_files_drops_pages_of_all_their_tensors(tmp_path: Path) -> None:
+    path, link = tmp_path / "rows.safetensors", tmp_path / "link.safetensors"
+    save_file({name: torch.arange(2**22, dtype=torch.float32) for name in "abc"}, path)
+    link.symlink_to(path)  # as in the Hub's cache
+    tensors = load_file(link)
+    totals = [rows.sum() for rows in tensors.values()]
+    shared = psutil.Process().memory_info().shared
+    page_out_files([link, tmp_path / "missing"])
+    assert psutil.Process().memory_info().shared < shared - 5 * 2**23
+    assert [rows.sum() for rows in tensors.values()] == totals
 
 
 def test_page_out_changes_no_value_of_ordinary_memory() -> None:

@@ -3,10 +3,11 @@
 import gc
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from app.core.errors import ModelUnsupported
-from app.core.model_folder import is_gguf
+from app.core.model_folder import is_gguf, weights
 from app.engine import memory
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.kv.pool import pool_for
@@ -90,6 +91,8 @@ def pack_and_check(
     # An output layer may share these weights, and packing it read them all. Now each token reads one row.
     embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
     memory.page_out(embeddings)
+    # Layers that were packed have copies of their weights, and the stored ones are not read again.
+    memory.page_out_files(weights(Path(spec.model_path)))
     return path
 
 
