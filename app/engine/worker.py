@@ -44,6 +44,7 @@ from app.engine.loading.low_priority import run_at_low_priority
 if TYPE_CHECKING:
     from app.engine.startup import ReadyEngine
 
+_LONGEST_MESSAGE = 1_000  # characters
 _log = logging.getLogger("app.engine.worker")  # __name__ is __main__ here
 
 _STATS_EVERY_S = 0.5
@@ -84,12 +85,13 @@ def _work(spec: WorkerSpec, link: WorkerLink) -> int:
     try:
         ready = _start(spec, link)
     except DomainError as error:
-        _log.warning("loading %s failed: %s", spec.model_name, error.message)
-        link.send(LoadFailed(error.code, error.message, error.hint, error.retry_after))
+        message = _shortened(error.message)
+        _log.warning("loading %s failed: %s", spec.model_name, message)
+        link.send(LoadFailed(error.code, message, error.hint, error.retry_after))
         return 1
     except Exception as error:  # the process's root
         _log.exception("loading %s failed", spec.model_name)
-        link.send(LoadFailed(ModelLoadFailed.code, f"{type(error).__name__}: {error}"))
+        link.send(LoadFailed(ModelLoadFailed.code, _shortened(f"{type(error).__name__}: {error}")))
         return 1
     link.send(Ready(ready.info))
     try:
@@ -97,6 +99,14 @@ def _work(spec: WorkerSpec, link: WorkerLink) -> int:
     finally:
         ready.close()
     return 0
+
+
+def _shortened(message: str) -> str:
+    """Returns the message without the middle of a long one: libraries quote the model's files in it."""
+    if len(message) <= _LONGEST_MESSAGE:
+        return message
+    half = _LONGEST_MESSAGE // 2
+    return f"{message[:half]} ... {message[-half:]}"
 
 
 def _start(spec: WorkerSpec, link: WorkerLink) -> "ReadyEngine":

@@ -120,6 +120,13 @@ def _json(path: Path) -> dict[str, Any]:  # Any: the model's author may have wri
 
 
 def _mentions(value: object, key: str) -> bool:
-    if isinstance(value, dict):
-        return key in value or any(_mentions(inner, key) for inner in value.values())
-    return isinstance(value, list) and any(_mentions(inner, key) for inner in value)
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case dict() as found:
+                if key in found:
+                    return True
+                pending.extend(found.values())
+            case list() as found:
+                pending.extend(found)
+    return False

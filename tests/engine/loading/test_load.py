@@ -17,7 +17,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from app.core.errors import DomainError, ModelLoadFailed, ModelMissing, ModelRefused, ModelUnsupported
+from app.core.errors import (
+    DomainError,
+    ModelCorrupt,
+    ModelLoadFailed,
+    ModelMissing,
+    ModelRefused,
+    ModelUnsupported,
+)
 from app.engine.ipc.messages import Grammar, Progress, SamplingParams, Submit, WorkerSpec
 from app.engine.loading.device_choice import pick_device
 from app.engine.loading.folder_check import refuse_unsafe
@@ -151,6 +158,15 @@ def test_load_refuses_what_is_no_regular_file(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
     with pytest.raises(ModelRefused, match="not a regular file"):
+        load(spec(folder), lambda *_: None)
+
+
+@pytest.mark.parametrize("depth", [500, 900, 10_000])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_load_refuses_deeply_nested_files(folder: Path, name: str, depth: int) -> None:
+    written = (folder / name).read_text().rstrip().removesuffix("}")
+    (folder / name).write_text(f'{written}, "nested": {"[" * depth}{"]" * depth}}}')
+    with pytest.raises((ModelCorrupt, ModelUnsupported), match="recursion"):
         load(spec(folder), lambda *_: None)
 
 
