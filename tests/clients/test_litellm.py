@@ -1,6 +1,7 @@
 """LiteLLM, which many tools use to reach a model: OpenAI's and Anthropic's API, streams and tools."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import litellm
@@ -20,6 +21,14 @@ WEATHER = {
     },
 }
 PROVIDERS = {"openai": "/v1", "anthropic": ""}  # by its name in LiteLLM, the end of the base URL
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed_connections() -> Iterator[None]:
+    """Closes the connections that LiteLLM keeps for later requests, which nothing closes otherwise."""
+    yield
+    for client in litellm.in_memory_llm_clients_cache.cache_dict.values():
+        client.close()
 
 
 def complete(url: str, provider: str, model: str, messages: list[Any], **fields: Any) -> Any:
