@@ -27,6 +27,8 @@ def chat_messages(messages: Sequence[RequestMessage]) -> tuple[ChatMessage, ...]
 
 def _translated(index: int, message: RequestMessage) -> ChatMessage:
     where = f"messages[{index}]"
+    if message.content is None and message.role != "assistant":
+        raise InvalidRequest(f"{where}.content is missing.")
     text = content_text(message.content, where)
     match message.role:
         case "system" | "developer":

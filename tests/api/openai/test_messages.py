@@ -45,3 +45,9 @@ def test_other_parts_are_refused_by_name(part: object) -> None:
 def test_a_tool_message_names_its_call() -> None:
     made = RequestMessage(role="tool", content="x", tool_call_id="call_1")
     assert chat_messages([made]) == (ChatMessage("tool", "x", tool_call_id="call_1"),)
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
+def test_only_an_assistant_message_may_lack_its_content(role: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"messages\[1\].content is missing"):
+        translated(("user", "a"), (role, None))
