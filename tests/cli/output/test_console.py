@@ -67,7 +67,7 @@ class HostileServer(StandIn):
 def _lines(text: str) -> list[str]:
     return [
         "think hard",
-        *("/models", "/status", "/stats", "/history", "/help"),
+        *("/models", "/status", "/stats", "/history", "/follow", "/help"),
         *("/retry", "/continue", "/compare gpt2 Why?", "/switch gpt2", f"/switch {text}"),
         *(f"/system {text}", f"/title {text}", f"/save {text}", "/save talk", f"/new {text}", "hello"),
         *("/load talk", "/sessions", f"/sessions {text}", f"/delete {text}", f"/load {text}"),
