@@ -4,14 +4,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy import (
-    ColumnElement,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.errors import ConversationNotFound, MessageNotFound
