@@ -5,13 +5,12 @@ import ctypes
 import errno
 import mmap
 import os
-import sys
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import torch
-from torch import Tensor
 
 from app.core.machine import available_bytes
 
@@ -20,7 +19,7 @@ _CACHE_SHARE_CUDA = 0.8
 _MOST_CACHE_BYTES = 8_000_000_000  # on the host
 _LEAST_CACHE_BYTES = 1_000_000_000  # which even a small model may use there
 _DATA_FIELD = 5  # of statm: pages of private writable memory
-_MADV_PAGEOUT = 21  # Linux 5.4 and later; older kernels refuse it
+_MAPPING = re.compile(r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) \S+ \S+ \S+ \d+ *(?P<name>.*)")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -113,25 +112,26 @@ def is_exhaustion(error: BaseException) -> bool:
     return False
 
 
-def page_out(tensor: Tensor) -> None:
-    """Allows the system to page the tensor out until it is read again."""
-    if tensor.device.type == "cpu":
-        _page_out(tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
+def unmap_files(paths: Iterable[Path]) -> None:
+    """Gives back the pages of these files that are mapped here and unchanged.
 
-
-def page_out_files(paths: Iterable[Path]) -> None:
-    """Allows the system to page out all that is mapped from these files until it is read again."""
+    They stay in the system's cache of files, so that a later load finds them there, until other programs need
+    the memory. Reading them here maps them again.
+    """
     names = {os.path.realpath(path) for path in paths}
     with contextlib.suppress(OSError):  # not Linux
-        for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
-            span, _, _, _, _, *name = line.split(maxsplit=5)
-            if names.intersection(name):
-                start, end = span.split("-")
-                _page_out(int(start, 16), int(end, 16))
+        for start, end, name in _unchanged_mappings():
+            if name in names:
+                ctypes.CDLL(None).madvise(
+                    ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED
+                )
 
 
-def _page_out(start: int, end: int) -> None:
-    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if sys.platform == "linux" and last > first:
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_PAGEOUT)
+def _unchanged_mappings() -> Iterator[tuple[int, int, str]]:
+    """Yields the addresses and the file of each mapping in which this process has changed no page."""
+    mapping = (0, 0, "")
+    for line in Path("/proc/self/smaps").read_text(errors="replace").splitlines():
+        if (header := _MAPPING.match(line)) is not None:
+            mapping = (int(header["start"], 16), int(header["end"], 16), header["name"])
+        elif line.split() == ["Anonymous:", "0", "kB"]:
+            yield mapping

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from app.core.literals import Quantization
-from app.engine import memory
 from app.engine.layers.block_groups import grouped_linear
 from app.engine.layers.blocks import BlockLinear
 from app.engine.layers.grouped import ParallelLinears
@@ -79,10 +78,7 @@ class Packer:
         if len(blocks) < len(layers):
             return ParallelLinears([self._made([layer]) for layer in layers])
         dtype = _LOGITS_DTYPE if is_output else self.dtype
-        made = grouped_linear(blocks, self._bias(layers), dtype)
-        for stored in blocks:
-            memory.page_out(stored.data)
-        return made
+        return grouped_linear(blocks, self._bias(layers), dtype)
 
     def _made_of_values(self, layers: Sequence[nn.Module], is_output: bool) -> nn.Module:
         weight = _joined([_weight(layer, self.dtype) for layer in layers])

@@ -4,7 +4,6 @@ import gc
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.core.errors import ModelUnsupported
 from app.core.model_folder import is_gguf, weights
@@ -88,11 +87,8 @@ def pack_and_check(
     """Converts the model to the packed path. Raises ModelUnsupported if its logits are wrong there."""
     pool = pool_for(loaded.model.device, _CHECK_TOKENS)
     path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, reference)
-    # An output layer may share these weights, and packing it read them all. Now each token reads one row.
-    embeddings: Any = loaded.model.get_input_embeddings().weight  # nn.Module does not declare it
-    memory.page_out(embeddings)
-    # Layers that were packed have copies of their weights, and the stored ones are not read again.
-    memory.page_out_files(weights(Path(spec.model_path)))
+    # Layers that were packed have copies of their weights, and the stored ones are seldom read again.
+    memory.unmap_files(weights(Path(spec.model_path)))
     return path
 
 
