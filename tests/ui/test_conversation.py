@@ -190,6 +190,22 @@ def test_turn_whose_beginning_the_page_did_not_see_is_its_own_after_a_reload(
     expect(page.get_by_label("Message", exact=True)).to_have_value("Tell me a story")
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_turn_that_has_ended_unseen_is_shown_after_a_reload(page: Page, number: int) -> None:
+    if number == 2:
+        ask(page, "Hello")
+        expect(answers(page)).to_contain_text(" token")
+    page.route("**/api/v1/chat", lambda route: None)  # no reply ever reaches the page
+    with page.expect_request("**/api/v1/chat") as sent:
+        ask(page, "Tell me a story")
+    request, session = sent.value, {"x-session-id": sent.value.headers["x-session-id"]}
+    httpx.post(request.url, json=request.post_data_json, headers=session).raise_for_status()
+    page.reload()
+    expect(page.locator(".message")).to_have_count(2 * number)
+    expect(page.locator(".question").last).to_have_text("Tell me a story")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("")
+
+
 def test_failed_question_is_returned_before_what_was_typed_meanwhile(page: Page, script: Script) -> None:
     script.answer("Hello", ("Good", PAUSE))
     script.failing.add("Hello")
