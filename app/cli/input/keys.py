@@ -44,11 +44,13 @@ def unquoted(text: str) -> str:
     return f"/{inner}" if inner.startswith("/") else inner
 
 
-def key_bindings(has_version: Callable[[int], bool], note: Callable[[str], None]) -> ConditionalKeyBindings:
+def key_bindings(
+    has_version: Callable[[int], bool], note: Callable[[str], None], edit: Callable[[KeyPressEvent], None]
+) -> ConditionalKeyBindings:
     """Returns the bindings. They are inactive during a Ctrl-R search, which has its own.
 
     `has_version` says whether the last answer has a version 1 after or -1 before the current one.
-    `note` prints a line for the user.
+    `note` prints a line for the user. `edit` opens the text in the editor.
     """
     keys = KeyBindings()
     keys.add("enter")(_send)
@@ -56,7 +58,7 @@ def key_bindings(has_version: Callable[[int], bool], note: Callable[[str], None]
     keys.add("escape", "enter")(_start_line)
     keys.add("c-j")(_start_line)
     keys.add("c-c")(partial(_clear_line, note))
-    keys.add("c-x", "c-e")(_edit)
+    keys.add("c-x", "c-e")(edit)
     for step, line, sequences in _VERSION_KEYS:
         can_step = Condition(partial(_can_step, has_version, step))
         for sequence in sequences:
@@ -112,11 +114,6 @@ def _clear_line(note: Callable[[str], None], event: KeyPressEvent) -> None:
         event.current_buffer.reset()
     else:
         run_in_terminal(partial(note, "Ctrl-D leaves."))
-
-
-def _edit(event: KeyPressEvent) -> None:
-    """Opens the text in the editor. Unlike in a shell, closing the editor does not send it."""
-    event.current_buffer.open_in_editor()
 
 
 def _ends_in_backslash(buffer: Buffer) -> bool:

@@ -12,6 +12,7 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.input import Input, create_input
 from prompt_toolkit.input.vt100 import Vt100Input
+from prompt_toolkit.key_binding import KeyPressEvent
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -94,6 +95,7 @@ class TerminalPrompt:
         if isinstance(self._keyboard, Vt100Input):
             self._keyboard.vt100_parser.feed(typed)
         self._typed_ahead = session.terminal.typed_ahead = TypedAhead(self._keyboard)
+        self._editing: asyncio.Task[None] | None = None  # the user's editor, which may be open
         self._editor = self._make_editor(history, screen or _make_output())
 
     def _make_editor(self, history: History, screen: Output) -> PromptSession[str]:
@@ -103,7 +105,7 @@ class TerminalPrompt:
             auto_suggest=None if style.plain else AutoSuggestFromHistory(),
             completer=CommandCompleter(session),
             complete_while_typing=Condition(self._completes_unasked),
-            key_bindings=key_bindings(self._has_version, session.terminal.note),
+            key_bindings=key_bindings(self._has_version, session.terminal.note, self._edit),
             multiline=True,
             enable_open_in_editor=True,
             enable_suspend=True,
@@ -117,6 +119,10 @@ class TerminalPrompt:
 
     def _has_version(self, step: int) -> bool:
         return self._session.transcript.tree.version_beside(step) is not None
+
+    def _edit(self, event: KeyPressEvent) -> None:
+        """Opens the text in the user's editor. Unlike in a shell, closing it does not send the text."""
+        self._editing = event.current_buffer.open_in_editor()
 
     async def ask(self, draft: str) -> str:
         has_typed_ahead = self._typed_ahead.end()
@@ -149,7 +155,8 @@ class TerminalPrompt:
         self._editor.app.exit(result="/follow")
 
     def _is_untouched(self) -> bool:
-        return not self._editor.default_buffer.text and not self._editor.app.layout.is_searching
+        app, is_editing = self._editor.app, self._editing is not None and not self._editing.done()
+        return not (self._editor.default_buffer.text or app.layout.is_searching or is_editing or app.is_done)
 
     def _would_hide_the_error(self, draft: str) -> bool:
         """Returns whether the draft fills more than half of the screen, which shows why it was not sent."""

@@ -1,7 +1,9 @@
 """What other clients ask in the open conversation is shown, at an idle prompt without being asked for."""
 
+import os
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 
 import httpx
 import pytest
@@ -93,6 +95,27 @@ def test_line_that_is_being_typed_stays_until_it_is_cleared(
         terminal.type("\x03")
         terminal.wait_for("Another client has asked here, and")
         standin.chunks_per_s = 1000
+
+
+def test_line_in_the_editor_is_not_interrupted(url: str, standin: StandIn, tmp_path: Path) -> None:
+    begun, may_end = tmp_path / "begun", tmp_path / "may_end"
+    os.mkfifo(may_end)
+    editor = tmp_path / "editor"
+    editor.write_text(f'#!/bin/sh\ntouch {begun}\ncat {may_end} > "$1"\n')
+    editor.chmod(0o700)
+    with PseudoTerminal(
+        [*CLIENT, "--url", url], client_environ(EDITOR=str(editor), VISUAL=str(editor))
+    ) as terminal:
+        terminal.type("hello\r")
+        terminal.wait_for("12 tokens")
+        terminal.wait_for("You:", times=2)
+        terminal.type("\x18\x05")
+        wait_until(begun.exists)
+        standin.chunks_per_s = 5  # so that the answer takes longer than the prompt waits between two looks
+        ask_elsewhere(url, f"say {WORDS}")
+        may_end.write_text("say this")
+        terminal.wait_for("You: say this")
+        assert "Another client" not in terminal.text
 
 
 @pytest.mark.parametrize(("number", "goes_on"), [(signal.SIGINT, False), (signal.SIGHUP, True)])
