@@ -20,6 +20,7 @@ _MOST_CACHE_BYTES = 8_000_000_000  # on the host
 _LEAST_CACHE_BYTES = 1_000_000_000  # which even a small model may use there
 _DATA_FIELD = 5  # of statm: pages of private writable memory
 _MAPPING = re.compile(r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) \S+ \S+ \S+ \d+ *(?P<name>.*)")
+_NONE_ANONYMOUS, _NONE_IN_SWAP = ["Anonymous:", "0", "kB"], ["Swap:", "0", "kB"]
 
 
 def free_bytes(device: torch.device) -> int:
@@ -120,18 +121,23 @@ def unmap_files(paths: Iterable[Path]) -> None:
     """
     names = {os.path.realpath(path) for path in paths}
     with contextlib.suppress(OSError):  # not Linux
-        for start, end, name in _unchanged_mappings():
+        for start, end, name in unchanged_mappings(Path("/proc/self/smaps").read_text(errors="replace")):
             if name in names:
                 ctypes.CDLL(None).madvise(
                     ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED
                 )
 
 
-def _unchanged_mappings() -> Iterator[tuple[int, int, str]]:
-    """Yields the addresses and the file of each mapping in which this process has changed no page."""
-    mapping = (0, 0, "")
-    for line in Path("/proc/self/smaps").read_text(errors="replace").splitlines():
+def unchanged_mappings(smaps: str) -> Iterator[tuple[int, int, str]]:
+    """Yields the addresses and the file of each mapping in which the process has changed no page.
+
+    `smaps` is the kernel's record. Pages that were changed are anonymous, in memory or in swap space.
+    """
+    mapping, is_changed = (0, 0, ""), True
+    for line in smaps.splitlines():
         if (header := _MAPPING.match(line)) is not None:
-            mapping = (int(header["start"], 16), int(header["end"], 16), header["name"])
-        elif line.split() == ["Anonymous:", "0", "kB"]:
+            mapping, is_changed = (int(header["start"], 16), int(header["end"], 16), header["name"]), True
+        elif line.startswith("Anonymous:"):
+            is_changed = line.split() != _NONE_ANONYMOUS
+        elif line.split() == _NONE_IN_SWAP and not is_changed:  # comes after the line above
             yield mapping

@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from app.engine.memory import MemoryUse, cache_budget, card_bytes, is_exhaustion, unmap_files
+from app.engine.memory import (
+    MemoryUse,
+    cache_budget,
+    card_bytes,
+    is_exhaustion,
+    unchanged_mappings,
+    unmap_files,
+)
 from tests.server import ROOT
 from tests.waiting import LIMIT_S
 
@@ -38,6 +45,18 @@ def test_unmapping_files_loses_no_change_of_a_tensor(tmp_path: Path) -> None:
     rows[-1] = 1
     unmap_files([tmp_path / "rows.safetensors"])
     assert rows.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("anonymous", "in_swap", "is_unchanged"), [(0, 0, True), (4, 0, False), (0, 4, False)]
+)
+def test_changed_pages_may_be_in_swap_space(anonymous: int, in_swap: int, is_unchanged: bool) -> None:
+    smaps = (
+        "7f00-7f10 r--p 00000000 fe:00 26038      /models/a b.safetensors\n"
+        f"Size: 8 kB\nAnonymous: {anonymous} kB\nAnonHugePages: 0 kB\nSwap: {in_swap} kB\nSwapPss: 0 kB\n"
+    )
+    expected = [(0x7F00, 0x7F10, "/models/a b.safetensors")] if is_unchanged else []
+    assert list(unchanged_mappings(smaps)) == expected
 
 
 def test_memory_shared_with_other_processes_counts_by_its_share(tmp_path: Path) -> None:

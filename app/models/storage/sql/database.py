@@ -85,9 +85,8 @@ class Database:
         """Ends all connections. It waits for no long statement."""
         self._closing.set()
         if self._watching is not None:
-            await asyncio.wait(
-                [self._watching], timeout=END_TIMEOUT_S
-            )  # the thread of a cut connection goes on
+            # It may be connecting, and the thread of a connection that is cancelled goes on.
+            await asyncio.wait([self._watching], timeout=END_TIMEOUT_S)
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._engine.dispose()

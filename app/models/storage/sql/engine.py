@@ -40,12 +40,13 @@ class ConnectionThreads:
         """Call this when the file exists: from then on, a missing one is an error, and is not created."""
         self._mode = "rw"
 
-    def connect(self, path: str, **options: Any) -> sqlite3.Connection:  # Any: as sqlite3.connect has them
-        """Opens a connection in the calling thread."""
+    # Any: the other options of sqlite3.connect
+    def connect(self, path: str, *, uri: bool = False, **options: Any) -> sqlite3.Connection:
+        """Opens a connection in the calling thread. A `path` that is a URI has its own mode, or none."""
         with self._lock:
             self._threads = [*self._alive(), threading.current_thread()]
-        uri = f"{Path(path).absolute().as_uri()}?mode={self._mode}"
-        return sqlite3.Connection(uri, uri=True, **options)
+        name = path if uri else f"{Path(path).absolute().as_uri()}?mode={self._mode}"
+        return sqlite3.Connection(name, uri=True, **options)
 
     async def wait(self) -> None:
         """Waits until the threads have ended, but not for long: one may be busy with a statement."""

@@ -38,3 +38,16 @@ def test_a_file_that_was_opened_is_never_created_again(tmp_path: Path, name: str
         assert list(tmp_path.iterdir()) == []
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+@pytest.mark.parametrize("url", ["sqlite:///file:{path}?uri=true", "sqlite:///{path}?uri=true"])
+def test_the_setting_may_name_a_file_as_sqlite_does(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "c.db"
+
+    async def scenario() -> None:
+        threads = ConnectionThreads()
+        assert await schema_version(make_engine(url.format(path=path), 1.0, threads)) == 0
+        await threads.wait()
+        assert path.exists()
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
