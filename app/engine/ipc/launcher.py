@@ -4,7 +4,6 @@ import asyncio
 import errno
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from app.engine.ipc.child_process import (
     worker_environment,
 )
 from app.engine.ipc.fork_server import REFUSED
-from app.engine.ipc.socket_folder import make_socket_folder
+from app.engine.ipc.socket_folder import FORK_SERVER, SocketFolder
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,8 @@ class ForkServer:
     """
 
     def __init__(self, log_format: LogFormat = "text") -> None:
-        self._folder = make_socket_folder()  # only this user may enter it
-        self.path = self._folder / "fork-server"
+        self._folder = SocketFolder()
+        self.path = self._folder.path / FORK_SERVER
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
             listening.bind(str(self.path))
             listening.listen()  # requests may wait here until the imports are done
@@ -86,7 +85,7 @@ class ForkServer:
         self.kill()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
 
 class WorkerLauncher:

@@ -5,7 +5,6 @@ The worker exits when this end of the life-line is closed, even by the death of 
 
 import asyncio
 import contextlib
-import shutil
 import socket
 from collections.abc import AsyncGenerator
 
@@ -16,7 +15,7 @@ from app.engine.ipc.child_process import ChildProcess, is_stopped
 from app.engine.ipc.heartbeat import Beat
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.messages import Inbound, Outbound, Shutdown, WorkerSpec, decode_outbound, encode
-from app.engine.ipc.socket_folder import make_socket_folder
+from app.engine.ipc.socket_folder import WORKER, SocketFolder
 
 SHUTDOWN_GRACE_S = 3.0
 _LAST_WORDS_S = 0.05  # for which the messages of a worker that has ended may still be on their way
@@ -126,10 +125,10 @@ class _MessageSocket:
     """
 
     def __init__(self) -> None:
-        self._folder = make_socket_folder()
+        self._folder = SocketFolder()
         self._is_named = True
         self.has_news = asyncio.Event()  # whether there may be something to receive
-        self.address = f"ipc://{self._folder}/worker"
+        self.address = f"ipc://{self._folder.path / WORKER}"
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)
@@ -185,7 +184,7 @@ class _MessageSocket:
     def _leave_folder(self) -> None:
         """Removes the folder, which is needed only until the worker has connected."""
         if self._is_named:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
             self._is_named = False
 
     def close(self) -> None:
