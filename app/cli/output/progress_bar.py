@@ -55,9 +55,9 @@ class _RichBar:
         self._task = task
 
     def show(self, update: ProgressUpdate) -> None:
-        total = None if update.fraction is None else 1.0
-        completed = update.fraction or 0.0
-        self._progress.update(self._task, description=str(update), total=total, completed=completed)
+        task = self._progress.tasks[0]
+        task.total = None if update.fraction is None else 1.0  # `update` cannot make it unknown again
+        self._progress.update(self._task, description=str(update), completed=update.fraction or 0.0)
 
 
 @contextlib.contextmanager

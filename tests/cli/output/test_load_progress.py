@@ -64,6 +64,13 @@ def test_bar_shows_no_share_that_is_unknown(seen: Seen) -> None:
     assert "50%" in seen.answers
 
 
+def test_bar_forgets_the_share_of_the_stage_before(seen: Seen) -> None:
+    with seen.rich().bar() as bar:
+        bar.show(ProgressUpdate("reading", 0.5))
+        bar.show(ProgressUpdate("warming up"))
+    assert "%" not in seen.answers.rpartition("warming up")[2]
+
+
 def test_plain_progress_writes_a_line_for_each_tenth(seen: Seen) -> None:
     loading = LoadProgress(model_name="builtin", stage="load", fraction=0)
     with seen.terminal().bar() as bar:
