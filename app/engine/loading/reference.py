@@ -19,7 +19,8 @@ OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, G
 LENGTHS = (13, 9)  # tokens of the prompts
 _BEYOND_ROUNDING = 0.05  # relative error
 _SURELY_ROUNDING = 0.03  # relative error in 16 bits; ordinary models have 0.01 to 0.04, SmolLM2 0.06 to 0.12
-_ROUNDING_SPREAD = 3  # times, by which one rounding may differ from another
+# Times by which one rounding may differ from another. In 34 pairs of prompts of SmolLM2 it was up to 3.4.
+_ROUNDING_SPREAD = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """In 16 bits, a wrong computation does not pass for rounding."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +101,14 @@ def test_rounding_is_measured_in_16_bits_only() -> None:
     assert 0.0 < measured.rounding < 0.1
     reference = compute_reference(full, torch.float32)
     assert measure_rounding(full, torch.float32, reference) == reference
+
+
+@pytest.mark.parametrize(("times", "is_refused"), [(3.5, False), (6, True)])
+def test_rounding_may_be_several_times_what_was_measured(times: float, is_refused: bool) -> None:
+    reference = replace(compute_reference(llama(), torch.bfloat16), rounding=0.05)
+    other = [logits * (1 + 0.05 * times) for logits in reference.logits]
+    with pytest.raises(ModelUnsupported) if is_refused else nullcontext():
+        reference.refuse_other(other, tolerance=0.1, path="this path")
 
 
 @needs_smollm2
