@@ -37,9 +37,8 @@ class SocketFolder:
         _remove_abandoned(Path(parent))
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._lock: int | None = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        with contextlib.suppress(
-            OSError
-        ):  # a file system without locks, where nobody removes anything either
+        # A file system may have no locks. Then nobody removes anything there either.
+        with contextlib.suppress(OSError):
             fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def close(self) -> None:

@@ -80,7 +80,9 @@ class ModelRegistry:
             if self._is_unused(self._states[name]):
                 del self._states[name]
         for name, profile in new.items():
-            self._states.setdefault(name, ModelState(profile))
+            known = self._states.get(name)
+            if known is None or (known.profile != profile and self._is_unused(known)):  # it may have moved
+                self._states[name] = ModelState(profile)
         self._found = frozenset(new)
 
     def all(self) -> list[ModelState]:

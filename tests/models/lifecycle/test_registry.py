@@ -128,6 +128,18 @@ def test_every_name_is_found_or_not_found(text: str, prefix: str) -> None:
         assert found.name in CATALOGUE or Hub(Path("/nonexistent")).find(found.profile) is None
 
 
+def test_model_of_another_program_is_where_that_keeps_it_now() -> None:
+    registry = ModelRegistry(CATALOGUE, allows_any=True)
+    of_the_hub = registry.find("hf.co/owner/name:Q8_0").profile
+    for location in ("/store/one", "/store/two"):  # as after `ollama pull`
+        registry.set_found([replace(of_the_hub, sources=(Source(location),))])
+        found = registry.find("hf.co/owner/name:Q8_0")
+        assert found.profile.sources == (Source(location),)
+    registry.current = found
+    registry.set_found([of_the_hub])
+    assert registry.find("hf.co/owner/name:Q8_0") is found
+
+
 def test_unused_models_beyond_the_catalogue_are_forgotten() -> None:
     registry = ModelRegistry(CATALOGUE, allows_any=True)
     used = registry.find("used/one")
