@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from tests.ui.scripted_models import Script, page_server
 
@@ -94,3 +103,7 @@ def page(context: BrowserContext, url: str) -> Page:
 def ask(page: Page, question: str) -> None:
     page.get_by_label("Message", exact=True).fill(question)
     page.keyboard.press("Enter")
+
+
+def answers(page: Page) -> Locator:
+    return page.locator(".message.assistant")
