@@ -51,6 +51,8 @@ async def catch_up(session: Session) -> list[TreeMessage]:
     if running is not None:
         session.server_copy.running_turn = placed(running, session.transcript)
     session.changed_branch()
+    if session.transcript.conversation_id != conversation_id:  # the server had lost it
+        return []
     now = session.transcript.messages
     pairs = zip(before, now, strict=False)
     return now[len(list(takewhile(_are_same, pairs))) :]
@@ -58,4 +60,6 @@ async def catch_up(session: Session) -> list[TreeMessage]:
 
 def _are_same(pair: tuple[TreeMessage, TreeMessage]) -> bool:
     ours, theirs = pair
+    if not ours.is_local:
+        return ours.id == theirs.id
     return ours.role == theirs.role and theirs.content.startswith(ours.content.rstrip())

@@ -146,3 +146,27 @@ def test_follow_shows_what_others_have_asked(talk: Talk, seen: Seen, url: str) -
     session = talk("hello", others_ask, "/follow")
     assert seen.answers.endswith("say one\none\nsay two\ntwo\n")
     assert session.transcript.turns == 3
+
+
+def test_follow_shows_an_answer_that_others_have_regenerated_even_if_it_is_the_same(
+    talk: Talk, seen: Seen, url: str
+) -> None:
+    async def others_regenerate(session: Session) -> None:
+        answer = session.transcript.messages[-1].id
+        path = f"{url}/api/v1/chat/conversation/conv_1/regenerate"
+        httpx.post(path, json={"message_id": answer}, trust_env=False).raise_for_status()
+
+    talk("hello", others_regenerate, "/follow", "/follow")
+    assert seen.messages.count("Another client has asked here:") == 1
+    assert seen.messages.count("No other client has asked here since.") == 1
+
+
+def test_follow_takes_no_message_of_a_restored_conversation_for_new(
+    talk: Talk, seen: Seen, standin: StandIn
+) -> None:
+    async def server_loses(_: Session) -> None:
+        standin.conversations.clear()
+
+    session = talk("hello", server_loses, "/follow")
+    assert seen.messages.endswith("No other client has asked here since.\n")
+    assert session.transcript.turns == 1
