@@ -97,7 +97,10 @@ def refuse_strange_files(folder: Path) -> None:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ModelRefused(f"{path.name} is not a regular file")
         if path.suffix in _READ_WHOLE and path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise ModelRefused(f"{path.name} has more than {_MOST_BYTES // 10**6} MB")
+            raise ModelRefused(
+                f"{path.name} has more than {_MOST_BYTES // 10**6} MB",
+                hint="Move it out of the folder if it is not part of the model.",
+            )
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -145,7 +145,7 @@ def _gguf_models(folder: Path) -> Iterator[tuple[str, Path]]:
     except OSError:  # a folder that this user may not read counts as empty
         return
     for kind, path in gguf_by_kind(path.relative_to(folder).as_posix() for path in paths).items():
-        if is_complete(folder / path):
+        if kind.isprintable() and is_complete(folder / path):  # for lists and logs
             yield kind, folder / path
 
 

@@ -174,8 +174,9 @@ def test_load_refuses_deeply_nested_files(folder: Path, name: str, depth: int) -
 def test_load_refuses_a_file_that_would_fill_the_memory(folder: Path, name: str) -> None:
     with (folder / name).open("ab") as file:
         file.truncate(100_000_001)
-    with pytest.raises(ModelRefused, match=f"{name} has more than 100 MB"):
+    with pytest.raises(ModelRefused, match=f"{name} has more than 100 MB") as refused:
         load(spec(folder), lambda *_: None)
+    assert refused.value.hint == "Move it out of the folder if it is not part of the model."
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "additional_chat_templates"])

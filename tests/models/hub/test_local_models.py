@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,15 @@ def test_lm_studios_files_have_the_names_of_the_hub(tmp_path: Path) -> None:
     )
     make_folder(tmp_path / "studio" / "owner" / "Q-GGUF", dict.fromkeys(files, b"GGUF"))
     assert names(tmp_path) == [f"owner/Q-GGUF:{kind}" for kind in ("Q4_K_M", "Q8_0", "UD-Q8_0")]
+
+
+@pytest.mark.parametrize(
+    "name", [b"m-\xff.gguf", b"m-a\x1b[2Jb.gguf", b"m-two\nlines.gguf", "m-\u202eQ8.gguf".encode()]
+)
+def test_file_whose_name_cannot_be_printed_is_left_out(tmp_path: Path, name: bytes) -> None:
+    folder = make_folder(tmp_path / "studio" / "owner" / "Q-GGUF", {"my model (1).gguf": b"GGUF"})
+    (folder / os.fsdecode(name)).write_bytes(b"GGUF")
+    assert names(tmp_path) == ["owner/Q-GGUF:my model (1)"]
 
 
 def test_hub_cache_is_listed_without_what_is_known_or_does_not_chat(tmp_path: Path) -> None:
