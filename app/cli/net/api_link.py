@@ -31,7 +31,7 @@ SESSION_HEADER = "X-Session-Id"
 
 
 class ApiLink:
-    """The way to one server.
+    """The HTTP connections to one server.
 
     A `session_id` is sent in a header, for load balancers in front of several servers.
     """

@@ -49,7 +49,7 @@ export class MessageList {
     refocus();
   }
 
-  /** Returns what gives the focus back to a button of a message, or of the other version that is then in its place. */
+  /** Returns a function that gives the focus back to a button of a message, or of the version that has taken its place. */
   #focus() {
     const focused = document.activeElement;
     const place = [...this.views.values()].findIndex((view) => view.element.contains(focused));

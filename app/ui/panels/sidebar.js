@@ -25,7 +25,7 @@ export class Sidebar {
     this.shown = [];
     /** @type {string | null} */
     this.cursor = null;
-    this.words = ""; // that the shown ones have
+    this.words = ""; // that were searched for when `shown` was read
     this.asked = 0; // the number of the newest request, whose reply counts
     let typing = 0;
     this.search.addEventListener("input", () => {
@@ -47,7 +47,7 @@ export class Sidebar {
 
   /**
    * Reads conversations until as many are shown.
-   * @param {ConversationSummary[]} before those above @param {string | null} cursor @param {number} number
+   * @param {ConversationSummary[]} before those already shown @param {string | null} cursor @param {number} number
    */
   async #read(before, cursor, number) {
     const words = this.search.value.trim();
@@ -191,7 +191,7 @@ function list(words, cursor, limit) {
   return call("GET", `chat/conversations?${query}`);
 }
 
-/** What a link or button of the list is known by when the list is drawn again. @param {Element | null} element */
+/** Returns what identifies a link or button when the list is drawn again. @param {Element | null} element */
 function addressOf(element) {
   return element?.getAttribute("href") ?? element?.getAttribute("aria-label") ?? element?.textContent ?? null;
 }
