@@ -51,7 +51,8 @@ class AnswerReceiver:
         Raises:
             Refused: the server has no such turn.
         """
-        async with self._stopped_if_left(answer, turn.is_own):
+        followed = (turn.message_id, session_id)
+        async with self._stopped_if_left(answer, turn.is_own, followed):
             running = self._running(turn.message_id, session_id)
             first, events = await open_answer(running, self._client, self._terminal)
             async with aclosing(events):
@@ -115,22 +116,31 @@ class AnswerReceiver:
         return self._client.answer(server_copy.id, ACTIONS[type(request)], request, position)
 
     @contextlib.asynccontextmanager
-    async def _stopped_if_left(self, answer: Answer, is_own: bool = True) -> AsyncIterator[None]:
-        """Stops the turn on the server if the body ends before the turn."""
+    async def _stopped_if_left(
+        self, answer: Answer, is_own: bool = True, followed: tuple[str, str] | None = None
+    ) -> AsyncIterator[None]:
+        """Stops the turn on the server if the body ends before the turn.
+
+        `followed` has the ids of the turn and its session, if they are known before the start event. Until
+        that comes, only Ctrl-C stops such a turn.
+        """
         try:
             yield
         except Refused:
             raise  # the turn has ended
         except BaseException as error:
-            may_stop = self._has_background and (is_own or CTRL_C in error.args)
-            if may_stop and answer.start is not None and answer.done is None:
-                await self._stop(answer.start)
+            is_ctrl_c, start = CTRL_C in error.args, answer.start
+            if self._has_background and (is_own or is_ctrl_c) and answer.done is None:
+                if start is not None:
+                    await self._stop(start.message_id or "", start.conversation_id)
+                elif followed is not None and is_ctrl_c:
+                    await self._stop(*followed)
             raise
 
-    async def _stop(self, start: StartEvent) -> None:
+    async def _stop(self, message_id: str, session_id: str | None) -> None:
         with contextlib.suppress(ClientError, TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self._client.stop_turn(start.message_id or "", start.conversation_id)
+                await self._client.stop_turn(message_id, session_id)
 
     @contextlib.asynccontextmanager
     async def _autosaved(

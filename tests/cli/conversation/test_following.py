@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from app.cli.conversation.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
+from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ, wait_until
 from tests.cli.conftest import Seen, Talk
 from tests.cli.pseudo_terminal import PseudoTerminal
@@ -131,6 +133,19 @@ def test_answer_of_another_client_is_stopped_by_ctrl_c_only(
         standin.chunks_per_s = 1000
         wait_until(lambda: len(standin.conversations["conv_1"].texts) == 4)
     assert (standin.conversations["conv_1"].texts[-1] == WORDS) is goes_on
+
+
+def test_answer_of_another_client_is_stopped_before_it_begins(
+    url: str, standin: StandIn, terminal: PseudoTerminal
+) -> None:
+    with terminal, ThreadPoolExecutor() as threads:
+        standin.loading = LoadProgress(model_name="builtin", stage="load", fraction=0.5)
+        threads.submit(ask_elsewhere, url, f"say {WORDS}", background=True)
+        terminal.wait_for("reading its weights")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait_for("Stopped.")
+        standin.loading = None
+    assert ("stop", {}) in standin.requests
 
 
 def test_follow_says_that_there_is_nothing_new(talk: Talk, seen: Seen) -> None:
