@@ -10,7 +10,7 @@ Stage = Literal["import", "convert", "load", "check", "pack", "warm up"]
 
 
 class WorkerSpec(Record, frozen=True):
-    """The settings with which a worker serves a model. `model_path` is a local folder; nothing is fetched."""
+    """The settings with which a worker serves a model. `model_path` is a local folder or GGUF file."""
 
     model_path: str
     model_name: str
