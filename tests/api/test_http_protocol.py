@@ -87,6 +87,14 @@ def test_reply_may_take_longer_than_a_head() -> None:
         assert not scripted.cancelled.is_set()
 
 
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server closes it without an answer. It is reset if the server has not read all bytes."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 @pytest.mark.parametrize("begun", [b"", b"GET / HT", HALF_A_BODY])
 def test_silent_connections_make_room_for_a_request(begun: bytes) -> None:
     with serving(fake_app(Scripted()), http=NarrowProtocol) as url, ExitStack() as open_sockets:
@@ -97,7 +105,7 @@ def test_silent_connections_make_room_for_a_request(begun: bytes) -> None:
         ]
         silent[0].sendall(begun)
         assert httpx.get(f"{url}/health/live", trust_env=False, verify=False).status_code == 200
-        assert silent[0].recv(1) == b""  # the oldest one was closed
+        assert is_closed(silent[0])  # the oldest one
         silent[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert silent[-1].recv(12) == b"HTTP/1.1 200"
 

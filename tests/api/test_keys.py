@@ -103,19 +103,26 @@ def test_any_bytes_are_refused_without_another_error(headers: Pairs) -> None:
         owner_of(headers)
 
 
+PATHS = pytest.mark.parametrize("path", ["/api/v1/chat/models", "/v1/models", "/v1/messages", "/nothing"])
+
+
 @pytest.mark.parametrize(
     "header",
-    [
-        b"x-api-key: key-",
-        b"x-api-key: key-ab",
-        b"x-api-key: \xff\xfe",
-        b"Authorization: Bearer wrong",
-        b"Authorization: Bearer key-a\r\nX-API-Key: key:b",
-        b"Authorization: Basic " + b"x" * 10_000,
-    ],
+    [b"x-api-key: key-", b"x-api-key: key-ab", b"x-api-key: \xff\xfe", b"Authorization: Bearer wrong"],
 )
-@pytest.mark.parametrize("path", ["/api/v1/chat/models", "/v1/models", "/v1/messages", "/nothing"])
-def test_wrong_key_and_missing_key_are_answered_with_the_same_bytes(
+@PATHS
+def test_all_wrong_keys_are_answered_with_the_same_bytes(locked_url: str, header: bytes, path: str) -> None:
+    wrong = answer(locked_url, b"x-api-key: another", path=path)
+    assert wrong.startswith(b"HTTP/1.1 401 ")
+    assert answer(locked_url, header, path=path) == wrong
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Authorization: Bearer key-a\r\nX-API-Key: key:b", b"Authorization: Basic " + b"x" * 10_000],
+)
+@PATHS
+def test_what_is_not_one_key_is_answered_with_the_bytes_for_a_missing_key(
     locked_url: str, header: bytes, path: str
 ) -> None:
     missing = answer(locked_url, path=path)
