@@ -79,13 +79,13 @@ async def typed(session: Session, line: str) -> None:
 
 
 def interrupted(line: str, seen: Seen) -> Steps:
-    """Runs the line, and presses Ctrl-C once the answer appears."""
+    """Runs the line, and presses Ctrl-C once the answer has repeated it."""
 
     async def go(session: Session) -> None:
         interrupts = Interrupts()
         shown = len(seen.answers)
         running = asyncio.create_task(interrupts.run(typed(session, line)))
-        await until(lambda: len(seen.answers) > shown)
+        await until(lambda: line in seen.answers[shown:])
         interrupts.fire()
         with pytest.raises(Interrupted):
             await running

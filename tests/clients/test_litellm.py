@@ -27,8 +27,10 @@ PROVIDERS = {"openai": "/v1", "anthropic": ""}  # by its name in LiteLLM, the en
 def _closed_connections() -> Iterator[None]:
     """Closes the connections that LiteLLM keeps for later requests, which nothing closes otherwise."""
     yield
-    for client in litellm.in_memory_llm_clients_cache.cache_dict.values():
+    kept = litellm.in_memory_llm_clients_cache
+    for client in kept.cache_dict.values():
         client.close()
+    kept.flush_cache()  # other tests of this process may follow
 
 
 def complete(url: str, provider: str, model: str, messages: list[Any], **fields: Any) -> Any:
