@@ -68,9 +68,9 @@ def compute_reference(model: PreTrainedModel, dtype: torch.dtype) -> Reference:
 def measure_rounding(model: PreTrainedModel, dtype: torch.dtype, reference: Reference) -> Reference:
     """Returns the reference with its rounding in `dtype`: how far its logits are from those in float32.
 
-    It stays as it is if the model's code computes in one dtype only.
+    It stays as it is if that was measured before, or if the model's code computes in one dtype only.
     """
-    exact = _exact_reference(model, dtype)
+    exact = None if reference.rounding else _exact_reference(model, dtype)
     return reference if exact is None else _with_rounding(reference, exact)
 
 

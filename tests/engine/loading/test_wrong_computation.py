@@ -103,6 +103,12 @@ def test_rounding_is_measured_in_16_bits_only() -> None:
     assert measure_rounding(full, torch.float32, reference) == reference
 
 
+def test_rounding_that_is_known_is_not_measured_again() -> None:
+    model = llama()
+    known = replace(compute_reference(model, torch.bfloat16), rounding=0.5)
+    assert measure_rounding(model, torch.bfloat16, known) is known
+
+
 @pytest.mark.parametrize(("times", "is_refused"), [(3.5, False), (6, True)])
 def test_rounding_may_be_several_times_what_was_measured(times: float, is_refused: bool) -> None:
     reference = replace(compute_reference(llama(), torch.bfloat16), rounding=0.05)
