@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import torch
@@ -12,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.core.errors import DomainError, ModelRefused, ModelTooLarge
 from app.core.literals import CacheKind
+from app.core.model_folder import weights
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
@@ -124,6 +126,9 @@ def _build(spec: WorkerSpec, report: SendProgress, sandbox: TemplateSandbox, sta
     grammar_sandbox = GrammarSandbox()
     engine = _make_engine(spec, served, draft, sandbox, grammar_sandbox)
     memory.return_freed()
+    # Most layers have copies of their weights by now, and the stored ones are seldom read again.
+    for path in filter(None, (spec.model_path, spec.draft_path)):
+        memory.unmap_files(weights(Path(path)))
     report(Progress("warm up", 0.0))
     _warm_up(engine, spec.threads)
     report(Progress("warm up", 1.0))

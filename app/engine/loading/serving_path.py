@@ -3,11 +3,9 @@
 import gc
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from app.core.errors import ModelUnsupported
-from app.core.model_folder import is_gguf, weights
-from app.engine import memory
+from app.core.model_folder import is_gguf
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.kv.pool import pool_for
 from app.engine.layers.blocks import block_parameters
@@ -86,10 +84,7 @@ def pack_and_check(
 ) -> PackedPath:
     """Converts the model to the packed path. Raises ModelUnsupported if its logits are wrong there."""
     pool = pool_for(loaded.model.device, _CHECK_TOKENS)
-    path = check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, reference)
-    # Layers that were packed have copies of their weights, and the stored ones are seldom read again.
-    memory.unmap_files(weights(Path(spec.model_path)))
-    return path
+    return check_packed_path(loaded.model, loaded.dtype, spec.quantization, report, pool, reference)
 
 
 def _converted(
