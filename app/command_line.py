@@ -8,7 +8,8 @@ from app import __version__
 
 _DESCRIPTION = (
     "Runs the server. Each option takes precedence over the variable named after it, and that over .env. "
-    "Further settings are LLM_* variables: docs/settings.md lists them."
+    "Further settings are LLM_* variables: docs/settings.md lists them. Passwords and keys are safer there: "
+    "other users of this machine can see a command line."
 )
 # The name of each option, the setting for which it stands, the name of its value, and its help.
 _OPTIONS = (
@@ -16,6 +17,7 @@ _OPTIONS = (
     ("port", "port", "PORT", "listen on this port; 0 for any free one"),
     ("root-path", "root_path", "PREFIX", "the prefix, such as /llm, that a proxy takes off each path"),
     ("model", "model_name", "NAME", "the model that answers; `none` for no model"),
+    ("database", "database_url", "URL", "where conversations are kept, such as sqlite:///conversations.db"),
     ("models-file", "models_file", "FILE", "a TOML file with models of your own"),
     ("model-cache-dir", "model_cache_dir", "FOLDER", "where downloaded models are kept"),
     ("device", "device", "DEVICE", "cpu, cuda, mps or auto"),
@@ -32,6 +34,10 @@ _OPTIONS = (
     ("api-keys-file", "api_keys_file", "FILE", "a file with a name and a key on each line"),
     ("log-level", "log_level", "LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     ("log-format", "log_format", "FORMAT", "text or json"),
+)
+# The same for the options without a value, which turn their setting on.
+_SWITCHES = (
+    ("allow-any-model", "allow_any_model", "let requests name any Hub repository, local folder or GGUF file"),
 )
 
 
@@ -53,10 +59,23 @@ def parse(arguments: Sequence[str] | None = None) -> CommandLine:
             dest=setting,
             metavar=value,
             default=argparse.SUPPRESS,
-            help=f"{text} (LLM_{setting.upper()})",
+            help=_help(setting, text),
+        )
+    for option, setting, text in _SWITCHES:
+        parser.add_argument(
+            f"--{option}",
+            dest=setting,
+            action="store_const",
+            const="true",
+            default=argparse.SUPPRESS,
+            help=_help(setting, text),
         )
     parser.add_argument(
         "--exit-on-stdin-close", action="store_true", help="stop when standard input is closed"
     )
     given = vars(parser.parse_args(arguments))
     return CommandLine(exit_on_stdin_close=given.pop("exit_on_stdin_close"), settings=given)
+
+
+def _help(setting: str, text: str) -> str:
+    return f"{text} (LLM_{setting.upper()})"

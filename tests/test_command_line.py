@@ -31,6 +31,19 @@ def test_no_option_changes_nothing() -> None:
     assert load_settings(**given.settings) == Settings(_env_file=None)
 
 
+def test_database_and_models_of_any_name_are_options() -> None:
+    given = command_line.parse(["--database", "sqlite:///kept.db", "--allow-any-model"])
+    settings = load_settings(**given.settings)
+    assert settings.allow_any_model
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "sqlite:///kept.db"
+
+
+def test_database_that_is_a_path_is_refused_with_the_form_of_a_url() -> None:
+    with pytest.raises(SettingsError, match="LLM_DATABASE_URL: .*sqlite:///"):
+        load_settings(**command_line.parse(["--database", "kept.db"]).settings)
+
+
 def test_wrong_value_is_refused_with_the_name_of_the_setting() -> None:
     with pytest.raises(SettingsError, match="LLM_PORT: "):
         load_settings(**command_line.parse(["--port", "many"]).settings)
@@ -43,9 +56,8 @@ def test_help_names_the_variable_of_each_option(capsys: pytest.CaptureFixture[st
     named = re.findall(r"\(LLM_([A-Z_]+)\)", " ".join(text.split()))
     assert {name.lower() for name in named} <= set(Settings.model_fields)
     assert {"HOST", "PORT", "MODEL_NAME"} <= set(named)
-    assert (
-        len(named) == len(re.findall(r"^  --", text, re.MULTILINE)) - 2
-    )  # all but --version and that for stdin
+    options = re.findall(r"^  --", text, re.MULTILINE)
+    assert len(named) == len(options) - 2  # all but --version and that for stdin
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
