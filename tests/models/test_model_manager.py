@@ -174,17 +174,17 @@ def test_a_request_that_meets_the_death_of_its_worker_is_begun_on_another(world:
         assert world.chat("hello").response == before.response
 
 
+@pytest.mark.parametrize(
+    ("worker_timeout", "failure"), [(1, "has been silent"), (3600, "stopped by a signal")]
+)
 def test_a_stream_of_a_stuck_worker_ends_long_before_its_deadline(
-    settings: Settings, tiny_folders: dict[str, Path], tmp_path: Path
+    settings: Settings, tiny_folders: dict[str, Path], tmp_path: Path, worker_timeout: float, failure: str
 ) -> None:
     catalogue = {"tiny-a": profile("tiny-a", tiny_folders["tiny-a"])}
+    limits = {"worker_timeout": worker_timeout, "request_timeout": 3600}
 
     async def stop_in_mid_sentence() -> None:
-        models = ModelManager(
-            settings.model_copy(update={"worker_timeout": 1, "request_timeout": 3600}),
-            catalogue,
-            Hub(tmp_path),
-        )
+        models = ModelManager(settings.model_copy(update=limits), catalogue, Hub(tmp_path))
         chats, _ = chats_of(settings, models)
         try:
             async with events_of(
@@ -196,7 +196,7 @@ def test_a_stream_of_a_stuck_worker_ends_long_before_its_deadline(
         finally:
             await models.close()
 
-    with pytest.raises(WorkerDied, match="has been silent"):
+    with pytest.raises(WorkerDied, match=failure):
         asyncio.run(asyncio_timeout(stop_in_mid_sentence()))
 
 

@@ -54,7 +54,7 @@ class WorkerClient:
     ) -> None:
         self._name = spec.model_name
         self._process = process
-        self._liveness = Liveness(stuck_after_s)
+        self._liveness = Liveness(stuck_after_s, is_stopped=lambda: process.is_stopped)
         self._requests = RequestQueues(max_requests)
         self._load = LoadOutcome(spec.model_name, lambda: process.is_stopped)
         self._inbox = Inbox(self._requests, self._load, self._liveness, report)
@@ -109,7 +109,8 @@ class WorkerClient:
             )
         else:
             self._requests.fail_all(_worker_died(failure))
-        await self._process.close(grace_s=SHUTDOWN_GRACE_S if self._was_ready else 0)
+        is_usable = self._was_ready and failure is None
+        await self._process.close(grace_s=SHUTDOWN_GRACE_S if is_usable else 0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -203,6 +204,7 @@ class WorkerClient:
         """Ends the open requests of a stuck worker, which would otherwise wait until their deadlines."""
         while self.is_alive:
             await asyncio.sleep(_WATCH_EVERY_S)
+            self._liveness.look()
             if (failure := self._liveness.failure) is not None:
                 self._requests.fail_all(_worker_died(failure))
 

@@ -8,6 +8,9 @@ from typing import Protocol
 import msgspec
 
 BEAT_EVERY_S = 0.5
+STOPPED_LOOKS = 12  # in a row, after which a worker that is stopped counts as stuck
+_SILENCE_S = 3 * BEAT_EVERY_S  # after which it is worth asking the operating system
+_LONGEST_GAP_S = 2.0  # between two looks at a clock; for the rest of a longer one, this process was paused
 _TOKEN_LIMIT_S = 1.0  # much longer than one token of a step takes on any usable machine
 
 
@@ -16,6 +19,32 @@ class Beat(msgspec.Struct, frozen=True):
 
     busy_s: float  # since the engine last waited for messages or began a step; 0 while it waits
     step_tokens: int  # tokens of the newest step
+
+
+class Stopwatch:
+    """Measures how long the engine has been busy, without the time for which this process was paused.
+
+    It is paused by SIGSTOP, with its container, or when the machine sleeps.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last_look = clock()
+        self._since: float | None = None
+        self._busy_s = 0.0
+
+    def busy_s(self, since: float | None) -> float:
+        """Returns the seconds since a moment; 0 for none. Call this every half second."""
+        gap_s = min(self._clock() - self._last_look, _LONGEST_GAP_S)
+        self._last_look = self._clock()
+        if since is None:
+            self._busy_s = 0.0
+        elif since == self._since:
+            self._busy_s += gap_s
+        else:
+            self._busy_s = min(self._last_look - since, gap_s)
+        self._since = since
+        return self._busy_s
 
 
 class StepCounter(Protocol):
@@ -50,9 +79,9 @@ class Heartbeat:
         self._is_stopped.set()
 
     def _run(self) -> None:
+        stopwatch = Stopwatch()
         while not self._is_stopped.wait(BEAT_EVERY_S):
-            since = self._busy_since
-            beat = Beat(0.0 if since is None else time.monotonic() - since, self._engine.step_tokens)
+            beat = Beat(stopwatch.busy_s(self._busy_since), self._engine.step_tokens)
             try:
                 self._send(msgspec.json.encode(beat) + b"\n")
             except OSError:
@@ -60,24 +89,49 @@ class Heartbeat:
 
 
 class Liveness:
-    """The server's end. A worker is stuck if it is silent, or if one step lasts too long for its tokens."""
+    """The server's end. It must `look` every quarter of a second.
 
-    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    A worker is stuck if it is silent, if a step lasts too long for its tokens, or if a signal has stopped it.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_stopped` returns whether the worker is kept from running, as by SIGSTOP."""
         self._limit_s = limit_s
         self._clock = clock
-        self._last_heard = clock()
+        self._is_stopped = is_stopped
+        self._last_look = clock()
+        self._silence_s = 0.0
         self._beat = Beat(0.0, 0)
+        self._stopped_looks = 0
 
     def record(self, beat: Beat) -> None:
-        self._last_heard = self._clock()
+        self._silence_s = 0.0
         self._beat = beat
+
+    def look(self) -> None:
+        """Notes how long the worker has been silent, and whether it is stopped then.
+
+        Time in which this process did not look is not counted: it was paused, and the worker perhaps as well,
+        which may go on a moment later.
+        """
+        now = self._clock()
+        self._silence_s += min(now - self._last_look, _LONGEST_GAP_S)
+        self._last_look = now
+        is_silent = self._silence_s >= _SILENCE_S
+        self._stopped_looks = self._stopped_looks + 1 if is_silent and self._is_stopped() else 0
 
     @property
     def failure(self) -> str | None:
         """The reason why the worker counts as stuck, such as `has been silent for 60 s`; None if it works."""
-        silence_s = self._clock() - self._last_heard
-        if silence_s >= self._limit_s:
-            return f"has been silent for {silence_s:.0f} s"
+        if self._stopped_looks >= STOPPED_LOOKS:
+            return "was stopped by a signal"
+        if self._silence_s >= self._limit_s:
+            return f"has been silent for {self._silence_s:.0f} s"
         tokens, busy_s = self._beat.step_tokens, self._beat.busy_s
         if busy_s >= self._limit_s + tokens * _TOKEN_LIMIT_S:
             return f"has been computing a step of {tokens} tokens for {busy_s:.0f} s"

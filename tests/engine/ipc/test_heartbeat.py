@@ -5,8 +5,9 @@ from pathlib import Path
 
 import msgspec
 import zmq
+from hypothesis import given, strategies as st
 
-from app.engine.ipc.heartbeat import Beat, Heartbeat, Liveness
+from app.engine.ipc.heartbeat import STOPPED_LOOKS, Beat, Heartbeat, Liveness, Stopwatch
 from app.engine.ipc.messages import Outbound, Shutdown, Stats, Submit, TokenQuestion, encode
 from app.engine.ipc.worker_link import WorkerLink
 from app.engine.worker import serve
@@ -32,14 +33,67 @@ def test_worker_in_a_long_step_is_not_stuck_before_the_limit_of_its_tokens() -> 
     assert liveness.failure == "has been computing a step of 512 tokens for 573 s"
 
 
+def look_for(liveness: Liveness, clock: Time, seconds: float) -> None:
+    for _ in range(round(4 * seconds)):
+        clock.now += 0.25
+        liveness.look()
+
+
 def test_silent_worker_is_stuck_however_many_tokens_its_step_has() -> None:
     clock = Time()
     liveness = Liveness(60, clock)
     liveness.record(Beat(busy_s=1, step_tokens=512))
-    clock.now += 59
+    look_for(liveness, clock, 59)
     assert liveness.failure is None
-    clock.now += 1
+    look_for(liveness, clock, 1)
     assert liveness.failure == "has been silent for 60 s"
+
+
+def test_worker_that_was_paused_together_with_its_server_is_not_stuck() -> None:
+    """As by Ctrl-Z and fg, a paused container, or a machine that slept."""
+    clock = Time()
+    liveness = Liveness(60, clock)
+    look_for(liveness, clock, 30)
+    clock.now += 3600
+    look_for(liveness, clock, 20)
+    assert liveness.failure is None
+    liveness.record(Beat(0.0, 0))
+    look_for(liveness, clock, 59)
+    assert liveness.failure is None
+
+
+def test_worker_that_is_stopped_by_a_signal_counts_as_stuck_long_before_the_limit() -> None:
+    clock = Time()
+    liveness = Liveness(3600, clock, is_stopped=lambda: True)
+    look_for(liveness, clock, 3)
+    assert liveness.failure is None
+    look_for(liveness, clock, 3)
+    assert liveness.failure == "was stopped by a signal"
+
+
+def test_worker_of_a_server_that_was_stopped_as_well_is_not_stuck() -> None:
+    """As when a whole machine, container or terminal was suspended: one look after it may come too soon."""
+    clock = Time()
+    stopped = [True]
+    liveness = Liveness(3600, clock, is_stopped=lambda: stopped[0])
+    clock.now += 600
+    liveness.look()
+    stopped[0] = False
+    look_for(liveness, clock, 5)
+    assert liveness.failure is None
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_worker_that_is_stopped_again_and_again_but_goes_on_is_not_stuck(looks: list[bool]) -> None:
+    clock = Time()
+    states = iter(looks)
+    liveness = Liveness(3600, clock, is_stopped=lambda: next(states, False))
+    in_a_row = 0
+    look_for(liveness, clock, 1.25)
+    for is_stopped in looks:
+        look_for(liveness, clock, 0.25)
+        in_a_row = in_a_row + 1 if is_stopped else 0
+        assert (liveness.failure is None) == (in_a_row < STOPPED_LOOKS)
 
 
 class BlockedEngine:
@@ -76,6 +130,26 @@ class BlockedEngine:
     def step(self) -> list[Outbound]:
         assert self.is_released.wait(TIMEOUT_S)
         return []
+
+
+def test_time_in_which_the_worker_itself_was_paused_is_no_part_of_a_step() -> None:
+    clock = Time()
+    stopwatch = Stopwatch(clock)
+    step, next_step = 100.5, 3702.3  # when they began
+    busy: list[float] = []
+    for since, pause_s in (
+        (None, 0.5),
+        (step, 0.5),
+        (step, 0.5),
+        (step, 3600),
+        (step, 0.5),
+        (next_step, 0.5),
+    ):
+        clock.now += pause_s
+        busy.append(stopwatch.busy_s(since))
+    assert busy[:3] == [0, 0.5, 1]
+    assert busy[3] < 5 and busy[4] == busy[3] + 0.5
+    assert 0 < busy[5] < 0.5
 
 
 def test_heart_beats_while_a_step_lasts(tmp_path: Path) -> None:
