@@ -158,7 +158,7 @@ async def _reload_after(hangup: asyncio.Event, keys: KeyRing) -> None:
         hangup.clear()
         try:
             await asyncio.to_thread(keys.reload)  # a disk may be slow
-            logger.info("API keys read again: %d keys", len(keys))
+            logger.info("API keys read again: keys=%d", len(keys))
         except SettingsError as error:
             logger.error("The API keys stay as they were. %s", error)
 

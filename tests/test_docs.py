@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from app.cli.commands.registry import COMMANDS
 from app.core.catalogue import CATALOGUE
@@ -49,6 +50,13 @@ def test_links_lead_to_pages_and_headings(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in map(slug, headings), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_torch_that_documents_install_satisfies_the_requirements(page: Path) -> None:
+    [required] = re.findall(r"^torch(.+)$", read("requirements.txt"), re.MULTILINE)
+    for version in re.findall(r"\btorch==([\d.]+)", page.read_text(encoding="utf-8")):
+        assert SpecifierSet(required).contains(version), version
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/models.md"])

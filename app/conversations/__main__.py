@@ -60,14 +60,14 @@ async def _export(storage: SqlStorage, arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # it is a text stream of the program
         count = await export_to_stream(storage, arguments.owner, sys.stdout)
-    sys.stderr.write(f"{count} conversations exported\n")
+    sys.stderr.write(f"Conversations exported: {count}\n")
     return 0
 
 
 async def _import(storage: SqlStorage, arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         counts = await import_lines(storage, _streams(arguments.files, stack))
-    sys.stderr.write(f"{counts.added} conversations imported, {counts.present} already present\n")
+    sys.stderr.write(f"Conversations imported: {counts.added}, already present: {counts.present}\n")
     return 0
 
 
@@ -85,8 +85,8 @@ async def _prune(storage: SqlStorage, arguments: argparse.Namespace) -> int:
         raise ImportRefused("prune needs --older-than or --keep.")
     before = None if days is None else now() - timedelta(days=days)
     counts = await prune(storage, arguments.owner, before, keep, is_trial=arguments.dry_run)
-    verb = "would be removed" if arguments.dry_run else "removed"
-    sys.stderr.write(f"{counts.removed} conversations {verb}, {counts.busy} in use and kept\n")
+    verb = "to remove" if arguments.dry_run else "removed"
+    sys.stderr.write(f"Conversations {verb}: {counts.removed}, kept because in use: {counts.busy}\n")
     return 0
 
 
@@ -95,7 +95,7 @@ async def _check(storage: SqlStorage, arguments: argparse.Namespace) -> int:
     async for problem in problems(storage):
         sys.stdout.write(problem + "\n")
         count += 1
-    sys.stderr.write(f"{count} problems found\n")
+    sys.stderr.write(f"Problems found: {count}\n")
     return 1 if count else 0
 
 

@@ -100,9 +100,9 @@ def test_an_export_is_imported_once_and_exported_again(run: Run, database_url: s
     path, other = tmp_path / "export.jsonl", f"sqlite:///{tmp_path / 'other.db'}"
     path.write_text(exported.out, encoding="utf-8")
     first = run(other, "import", str(path))
-    assert (first.status, first.err) == (0, "2 conversations imported, 0 already present\n")
+    assert (first.status, first.err) == (0, "Conversations imported: 2, already present: 0\n")
     again = run(other, "import", str(path))
-    assert again.err == "0 conversations imported, 2 already present\n"
+    assert again.err == "Conversations imported: 0, already present: 2\n"
     assert run(other, "export").out == exported.out
     assert run(other, "check").status == 0
 
@@ -114,7 +114,7 @@ def test_an_export_may_be_a_file_for_each_conversation_of_an_owner(
     run(database_url, "export", "--owner", "bob", "--folder", str(tmp_path / "out"))
     [path] = (tmp_path / "out").iterdir()
     assert path.name == f"{wanted.id}.jsonl"
-    assert run(database_url, "import", str(path)).err == "0 conversations imported, 1 already present\n"
+    assert run(database_url, "import", str(path)).err == "Conversations imported: 0, already present: 1\n"
 
 
 def test_a_damaged_file_is_refused_as_a_whole(run: Run, database_url: str, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_prune_removes_by_age_and_keeps_the_newest(run: Run, database_url: str) 
     made = store(database_url, "ada", "bob", "ada", "ada", "bob")
     assert run(database_url, "prune").status == 1
     trial = run(database_url, "prune", "--keep", "1", "--dry-run")
-    assert trial.err == "3 conversations would be removed, 0 in use and kept\n"
+    assert trial.err == "Conversations to remove: 3, kept because in use: 0\n"
     run(database_url, "prune", "--older-than", "1.5", "--keep", "1", "--owner", "ada")
     left = [made[1].id, made[3].id, made[4].id]
     assert stored_ids(database_url) == left
@@ -147,7 +147,7 @@ def test_prune_keeps_a_conversation_in_the_middle_of_a_turn(run: Run, database_u
     async def scenario() -> None:
         async with opened(database_url) as database, LeaseLocks(database).hold(conversation.id):
             pruned = await asyncio.to_thread(run, database_url, "prune", "--keep", "0")
-            assert pruned.err == "0 conversations removed, 1 in use and kept\n"
+            assert pruned.err == "Conversations removed: 0, kept because in use: 1\n"
             assert await ids(database) == [conversation.id]
 
     asyncio.run(scenario())
