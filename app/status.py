@@ -39,7 +39,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--url", help="the server's address (CHAT_URL)")
     parser.add_argument("--once", action="store_true", help="show it once; also if the output is no terminal")
     parser.add_argument(
-        "--interval", type=_seconds, default=_INTERVAL_S, metavar="SECONDS", help="between two looks (1)"
+        "--interval",
+        type=_seconds,
+        default=_INTERVAL_S,
+        metavar="SECONDS",
+        help="time between two updates (1)",
     )
     return parser.parse_args(arguments)
 

@@ -32,7 +32,7 @@ TAGS = [
     {"name": "Chat", "description": "Conversations, which the server stores."},
     {
         "name": "OpenAI",
-        "description": "OpenAI's API, for clients that speak it. It keeps nothing.",
+        "description": "OpenAI's API, for clients that speak it. Nothing is stored.",
     },
     {
         "name": "OpenAI: responses",
@@ -45,7 +45,7 @@ TAGS = [
     },
     {
         "name": "Anthropic",
-        "description": "Anthropic's API, for clients that speak it. It keeps nothing.",
+        "description": "Anthropic's API, for clients that speak it. Nothing is stored.",
     },
     {"name": "Models", "description": "The models of the server: list, describe, switch, load, unload."},
     {"name": "Generation", "description": "Text that continues a prompt, without a conversation."},

@@ -19,8 +19,8 @@ from app.models.key_limits import Budget, KeyLimits
 class RateLimit:
     """Counts every request that has an owner, before its body is read. Open paths have none.
 
-    The page's question which turns run does not count: it would use up the limit of somebody who only reads.
-    It counts with a body, which costs more to read.
+    The page's polls for running turns do not count: they would use up the limit of somebody who only reads.
+    One with a body counts, because a body costs more to read.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -60,7 +60,7 @@ async def import_lines(storage: SqlStorage, streams: Iterable[tuple[str, BinaryI
 async def _lines(storage: SqlStorage, owner: str | None) -> AsyncIterator[tuple[Conversation, str]]:
     async for conversation in storage.listing.conversations(owner):
         messages = await storage.store.messages(conversation)
-        if messages or conversation.head_id is None:  # otherwise it was deleted in this moment
+        if messages or conversation.head_id is None:  # otherwise it has just been deleted
             yield conversation, to_line(conversation, messages)
 
 

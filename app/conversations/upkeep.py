@@ -23,7 +23,7 @@ async def prune(
 ) -> PrunedCounts:
     """Removes conversations not changed since `before`, but not the `keep` newest of each owner.
 
-    None of the two sets no such limit. Each conversation is one transaction. A trial only counts.
+    Either may be None, which sets no such limit. Each conversation is one transaction. A trial only counts.
     """
     removed = busy = 0
     for conversation in await storage.listing.outdated(owner, before, keep):

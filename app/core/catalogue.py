@@ -35,7 +35,7 @@ END_OF_TEXT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """The sampling parameters of a request that sets none. None leaves one to the next in line."""
+    """The sampling parameters of a request that sets none. None leaves it to the next source of defaults."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -50,7 +50,7 @@ class SamplingDefaults:
         return {name: value for name, value in values.items() if value is not None}
 
 
-# The last in line, after the request, the model's profile and its generation_config.json.
+# The last source of defaults, after the model's profile and its generation_config.json.
 DEFAULT_SAMPLING = SamplingDefaults(
     max_tokens=1024, temperature=0.7, top_p=0.9, top_k=50, min_p=0.0, repetition_penalty=1.0
 )

@@ -70,7 +70,7 @@ async def message_events(
 def _stream_events(event: object, model: str, blocks: "_OpenBlocks") -> Iterator[StreamEvent]:
     match event:
         case StartEvent():
-            yield _start(model, event.prompt_tokens or 0)  # a remote engine tells them at the end
+            yield _start(model, event.prompt_tokens or 0)  # a remote engine reports them at the end
         case ThinkingEvent(text=text):
             block = ContentBlock(type="thinking", thinking="", signature="")
             yield from blocks.add("thinking", block, BlockDeltaBody(type="thinking_delta", thinking=text))

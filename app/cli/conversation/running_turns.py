@@ -18,7 +18,7 @@ from app.models.schemas import RunningTurn
 ResultT = TypeVar("ResultT")
 
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # while the server ends an interrupted answer
-LISTING_S = 30.0  # between two looks for answers that have ended
+LISTING_S = 30.0  # between two polls for answers that have ended
 _LISTED = 5  # of the conversations that changed last
 
 

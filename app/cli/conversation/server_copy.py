@@ -54,7 +54,7 @@ class ServerCopy:
         self.knows_system_prompt = not transcript.system_prompt
         self.may_differ = False  # after an interrupted answer
         self.running_turn: TurnOnServer | None = None  # when the conversation was opened
-        self._has_untold_title = False  # the server began the conversation without it
+        self._has_unsent_title = False  # the server began the conversation without it
         self.has_branches = False  # whether the server is known to keep branches
         self._chosen_id = f"conv_{secrets.token_hex(16)}"  # that the server is to give the conversation
         self._client = client
@@ -86,7 +86,7 @@ class ServerCopy:
 
     def began(self, start: StartEvent) -> None:
         """Takes the ids of a turn that the server has begun."""
-        self._has_untold_title |= (
+        self._has_unsent_title |= (
             self.transcript.conversation_id is None and self.transcript.title is not None
         )
         self.transcript.conversation_id = start.conversation_id or self.transcript.conversation_id
@@ -203,10 +203,10 @@ class ServerCopy:
             if error.code not in (*LOST, *NO_ROUTE):
                 raise
 
-    async def tell_title(self) -> None:
-        """Gives a conversation that the server has begun its title, if it had one before."""
-        if self._has_untold_title and self.transcript.title is not None:
-            self._has_untold_title = False
+    async def send_title(self) -> None:
+        """Sends the title of a conversation that the server has just begun, if it has one."""
+        if self._has_unsent_title and self.transcript.title is not None:
+            self._has_unsent_title = False
             with contextlib.suppress(ClientError):  # the title is in the local file
                 await self.rename(self.transcript.title)
 

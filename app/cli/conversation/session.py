@@ -216,7 +216,7 @@ class Session:
             if answer.done is not None:
                 self._keep(asked, answer)
             self.autosave.write(self.transcript)
-        await self.server_copy.tell_title()
+        await self.server_copy.send_title()
         self.statistics.add(answer)
         show_summary(self.terminal, answer, self._last_model, self.context_length)
         self._last_model = answer.model_name

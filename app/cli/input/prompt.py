@@ -26,7 +26,7 @@ from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.formatting import count, gauge
 from app.cli.paths import private_file
 
-POLL_S = 2.0  # between two looks for what other clients ask
+POLL_S = 2.0  # between two polls for what other clients ask
 
 _STYLE = Style.from_dict({"you": "bold ansicyan", "bottom-toolbar": "noreverse ansibrightblack"})
 

@@ -17,7 +17,7 @@ POLL_S = 0.2
 
 @contextlib.asynccontextmanager
 async def wait_explained(client: ChatClient, terminal: Terminal) -> AsyncIterator[None]:
-    """Shows what the server is doing if the body of this context waits for it long."""
+    """Shows what the server is doing if the body of this context waits long for it."""
     async with beside(_explain_wait(client, terminal)):
         yield
 

@@ -10,7 +10,7 @@ import msgspec
 BEAT_EVERY_S = 0.5
 STOPPED_LOOKS = 12  # in a row, after which a worker that is stopped counts as stuck
 _SILENCE_S = 3 * BEAT_EVERY_S  # after which it is worth asking the operating system
-_LONGEST_GAP_S = 2.0  # between two looks at a clock; for the rest of a longer one, this process was paused
+_LONGEST_GAP_S = 2.0  # between two readings of a clock; for the rest of a longer one, this process was paused
 _TOKEN_LIMIT_S = 1.0  # much longer than one token of a step takes on any usable machine
 
 

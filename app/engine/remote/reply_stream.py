@@ -17,7 +17,7 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {
     "error": "interrupted",  # of vLLM
 }
 _MAX_COUNT = 2**31  # of tokens
-NO_TOKEN_ID = -1  # the other server does not tell the ids of tokens
+NO_TOKEN_ID = -1  # the other server does not report the ids of tokens
 
 
 @dataclass(slots=True)

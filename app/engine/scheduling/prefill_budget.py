@@ -9,7 +9,7 @@ from statistics import median
 _MAX_SLOWDOWN = 2.4  # duration of a step with prefill, in plain decode steps
 _MIN_ROWS = 16  # fewer rows would delay the prompt by more than the other replies gain
 _WORTHWHILE_SHARE = 0.2  # of the fixed cost of prefill: its rows may take this long in any case
-_FEWEST_ROWS = 8  # that a step teaches something with
+_FEWEST_ROWS = 8  # of prefill; a step with fewer is not learnt from
 _NEWEST_WEIGHT = 0.2  # weight of the newest step in the average of decodes
 _NEWEST_STEPS = 16  # steps with prefill that the cost is estimated from
 _MIN_RATIO = 1.5  # of the rows of two steps; the difference of closer ones is mostly noise

@@ -22,7 +22,7 @@ _READ_FREE = 64
 class Proposer:
     """Speculation for all requests of one engine: `propose` before a step, `record` after it.
 
-    `draft_model` has the served model's words. `cost` holds until `calibrate` measures it.
+    `draft_model` has the served model's vocabulary. `cost` holds until `calibrate` measures it.
     """
 
     def __init__(self, draft_model: DraftModel | None, cost: SpeculationCost | None = None) -> None:

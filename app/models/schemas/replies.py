@@ -177,11 +177,11 @@ class RunningTurn(WireModel):
     message_id: str
     conversation_id: str
     conversation: ConversationSummary = Field(
-        description="Its entry in the list, without this turn; of a new conversation it is not listed yet."
+        description="Its entry in the list, without this turn. A new conversation is not listed yet."
     )
     parent_id: str | None = Field(description="The last stored message that the turn follows.")
     question: str | None = Field(
-        description="The new user message, if long its beginning and `…`; null if it is an old one."
+        description="The new user message; of a long one its beginning and `…`. null: an old one is answered."
     )
     continues: str | None = Field(description="The id of the reply that the turn continues, if it does.")
 

@@ -185,7 +185,7 @@ class MemoryStore:
     def _make_room_for(self, conversation: Conversation) -> None:
         """Evicts conversations until this one fits beside those that are stored or in their first turn."""
         while len(self._records.keys() | self._held | {conversation.id}) > self._max:
-            oldest = self._expendable(conversation, self._counts, 1, self._max)
+            oldest = self._eviction_candidate(conversation, self._counts, 1, self._max)
             if oldest is None:
                 raise _all_in_use()
             self._remove(oldest)
@@ -196,7 +196,7 @@ class MemoryStore:
         """Evicts other conversations until this one can grow. It is stored in any case if it is in a turn,
         whose reply would be lost, or if no other is stored."""
         while self._bytes.total() + more_bytes > self._max_bytes:
-            oldest = self._expendable(conversation, self._bytes, more_bytes, self._max_bytes)
+            oldest = self._eviction_candidate(conversation, self._bytes, more_bytes, self._max_bytes)
             if oldest is None:
                 if conversation.id in self._held or not self._records.keys() - {conversation.id}:
                     return
@@ -205,7 +205,7 @@ class MemoryStore:
             self.dropped["memory"] += 1
             logger.warning("conversation evicted, LLM_CONVERSATION_MEMORY_GB reached: id=%s", oldest)
 
-    def _expendable(
+    def _eviction_candidate(
         self, conversation: Conversation, held: Counter[str], more: int, limit: int
     ) -> str | None:
         """Returns the idle conversation that makes way for `more` of this one; None if there is none.

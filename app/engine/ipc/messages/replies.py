@@ -13,7 +13,7 @@ class Accepted(Record, frozen=True):
     """The request is valid and queued; it can no longer be refused."""
 
     request_id: str
-    prompt_tokens: int | None  # None: a remote engine tells it at the end
+    prompt_tokens: int | None  # None: a remote engine reports it at the end
     omitted_messages: int  # oldest messages left out of the prompt to fit the window
     max_tokens: int  # limit of the reply, within the context window
 

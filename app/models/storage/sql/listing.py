@@ -42,7 +42,7 @@ class ConversationListing:
     ) -> Sequence[Conversation]:
         """Returns the conversations not changed since `before`, without the `keep` newest of each owner.
 
-        None of the two sets no such limit.
+        Either may be None, which sets no such limit.
         """
         changed = conversations.c.updated_at
         rank = func.row_number().over(
