@@ -6,9 +6,10 @@ import { byId } from "./core/dom.js";
 import { onChange } from "./core/state.js";
 import { Chat } from "./chat/chat.js";
 import { Compare } from "./chat/compare.js";
+import { forgetDrafts } from "./chat/drafts.js";
 import { watchTurns } from "./chat/elsewhere.js";
 import { showGauge } from "./chat/gauge.js";
-import { resumeTurns } from "./chat/turn.js";
+import { resumeTurns } from "./chat/resume.js";
 import { listenToKeys } from "./keys.js";
 import { closeSidebar, listenToLayout } from "./panels/layout.js";
 import { Menu } from "./panels/menu.js";
@@ -36,10 +37,14 @@ function show() {
   chat.open(addressed());
 }
 
-const compare = new Compare({ openId: () => chat.id, open: go });
+const compare = new Compare({ openId: () => chat.id, head: () => chat.conversation?.head_id ?? null, open: go });
 const chat = new Chat({ open: go, compare: (ids) => chat.id !== null && compare.show(chat.id, ids) });
 const models = new ModelMenu({ own: () => chat.conversation?.model_name ?? null, chosen: (name) => chat.actions.useModel(name) });
-const sidebar = new Sidebar({ openId: () => chat.id, deleted: (id) => chat.id === id && go(null) });
+const sidebar = new Sidebar({
+  openId: () => chat.id,
+  leave: (id) => chat.id === id && go(null),
+  renamed: (id) => chat.id === id && chat.refresh(),
+});
 const drawer = new SettingsDrawer(chat, () => models.name);
 const connection = new Connection(() => {
   load();
@@ -59,6 +64,7 @@ function begin() {
 
 function signOut() {
   setKey(null);
+  forgetDrafts();
   location.reload();
 }
 
@@ -82,7 +88,7 @@ listenToLayout();
 listenToKeys({ chat, sidebar, newChat: () => go(null) });
 await resumeTurns({
   open: (id) => addressed() === null && history.replaceState(null, "", `#/c/${encodeURIComponent(id)}`),
-  giveBack: (question) => chat.giveBack(question),
+  giveBack: (question, id) => chat.composer.giveBack(question, id),
 });
 begin();
 watchTurns(() => chat.id, () => !signIn.dialog.open);

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from playwright.sync_api import (
     Browser,
@@ -12,6 +13,7 @@ from playwright.sync_api import (
     ConsoleMessage,
     Locator,
     Page,
+    Request,
     Route,
     expect,
     sync_playwright,
@@ -107,3 +109,21 @@ def ask(page: Page, question: str) -> None:
 
 def answers(page: Page) -> Locator:
     return page.locator(".message.assistant")
+
+
+def begin(page: Page, question: str) -> None:
+    """Begins a conversation, and waits for its first answer."""
+    page.get_by_role("link", name="New conversation").click()
+    ask(page, question)
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+
+
+def hang(route: Route) -> None:
+    """Lets no reply ever reach the page."""
+
+
+def deliver(request: Request) -> None:
+    """Sends a request that the page could not send, and returns once its stream has begun."""
+    session = {"x-session-id": request.headers["x-session-id"]}
+    with httpx.stream("POST", request.url, json=request.post_data_json, headers=session) as reply:
+        next(reply.iter_lines())

@@ -1,21 +1,15 @@
 """What stands around a conversation: the list, the models, the settings, files, and comparing models."""
 
 import json
+import re
 from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import BrowserContext, FilePayload, Page, expect
 
-from tests.ui.conftest import ask
+from tests.ui.conftest import answers, ask, begin
 from tests.ui.scripted_models import OTHER, PAUSE, QUICK, SLOW, Script
-
-
-def begin(page: Page, question: str) -> None:
-    """Begins a conversation, and waits for its first answer."""
-    page.get_by_role("link", name="New conversation").click()
-    ask(page, question)
-    expect(page.locator(".assistant .facts")).to_contain_text(" token")
 
 
 def test_conversations_are_found_renamed_and_deleted(page: Page) -> None:
@@ -53,6 +47,50 @@ def test_conversation_goes_on_while_another_one_is_open(page: Page, script: Scri
     expect(page.get_by_text("one", exact=True)).to_be_visible()
     script.may_go_on.set()
     expect(page.get_by_text("one two", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_title_of_a_running_conversation_is_changed_when_its_answer_is_complete(
+    page: Page, script: Script, is_first: bool
+) -> None:
+    if not is_first:
+        begin(page, "Apples")
+    script.answer("More apples", ("one ", PAUSE, "two"))
+    ask(page, "More apples")
+    expect(page.get_by_text("one", exact=True)).to_be_visible()
+    item = page.locator("#conversations li")
+    item.hover()
+    item.get_by_role("button", name=re.compile("^Rename")).click()
+    page.get_by_label("Title").fill("Fruit")
+    page.keyboard.press("Enter")
+    expect(item.locator(".title")).to_have_text("Fruit")
+    script.may_go_on.set()
+    expect(answers(page).last).to_contain_text(" token")
+    expect(page).to_have_title("Fruit · LLM server")
+    page.reload()
+    expect(item.locator(".title")).to_have_text("Fruit")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("client", ["own", "other"])
+def test_running_conversation_can_be_deleted(
+    page: Page, context: BrowserContext, script: Script, is_first: bool, client: str
+) -> None:
+    if not is_first:
+        begin(page, "Apples")
+    script.answer("More apples", ("one ", PAUSE, "two"))
+    ask(page, "More apples")
+    expect(page.get_by_text("one", exact=True)).to_be_visible()
+    where = page if client == "own" else context.new_page()
+    where.goto(page.url)
+    item = where.locator("#conversations li")
+    item.hover()
+    item.get_by_role("button", name=re.compile("^Delete")).click()
+    where.get_by_role("button", name="Delete", exact=True).click()
+    expect(item).to_have_count(0)
+    expect(where.get_by_role("heading", name="What is on your mind?")).to_be_visible()
+    expect(where.get_by_label("Message", exact=True)).to_have_value("")
+    expect(where.locator(".toast")).to_have_count(0)
 
 
 def test_running_turn_of_an_old_conversation_is_shown_in_its_place(

@@ -2,14 +2,10 @@
 
 import httpx
 import pytest
-from playwright.sync_api import FilePayload, Page, Route, expect
+from playwright.sync_api import FilePayload, Page, expect
 
-from tests.ui.conftest import answers, ask
+from tests.ui.conftest import answers, ask, deliver, hang
 from tests.ui.scripted_models import PAUSE, Script
-
-
-def hang(route: Route) -> None:
-    """Lets no reply ever reach the page."""
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -40,6 +36,9 @@ def test_question_that_never_reached_the_server_is_returned_after_a_reload(page:
     expect(page.get_by_label("Message", exact=True)).to_have_value("Hello")
     expect(page.get_by_role("heading", name="What is on your mind?")).to_be_visible()
     page.reload()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Hello")
+    page.get_by_label("Message", exact=True).fill("")
+    page.reload()
     expect(page.get_by_label("Message", exact=True)).to_have_value("")
 
 
@@ -67,9 +66,7 @@ def test_turn_whose_beginning_the_page_did_not_see_is_its_own_after_a_reload(
     page.route("**/api/v1/chat", hang)
     with page.expect_request("**/api/v1/chat") as sent:
         ask(page, "Tell me a story")
-    request, session = sent.value, {"x-session-id": sent.value.headers["x-session-id"]}
-    with httpx.stream("POST", request.url, json=request.post_data_json, headers=session) as reply:
-        next(reply.iter_lines())
+    deliver(sent.value)
     page.reload()
     expect(page.get_by_text("Once", exact=True)).to_be_visible()
     script.may_go_on.set()

@@ -6,10 +6,11 @@ import { changed, onChange, state } from "../core/state.js";
 import { toast } from "../panels/toast.js";
 import { ChatActions } from "./actions.js";
 import { Composer } from "./composer.js";
+import { turnOf, turns } from "./followed.js";
 import { greeting } from "./greeting.js";
 import { MessageList } from "./list.js";
 import { Scrolling } from "./scrolling.js";
-import { Turn, turnOf, turns } from "./turn.js";
+import { Turn } from "./turn.js";
 
 /** @import { ConversationMessage, ConversationResponse } from "../wire.d.ts" */
 
@@ -27,6 +28,7 @@ export class Chat {
     this.conversation = null;
     /** @type {Turn | null} */
     this.turn = null;
+    this.followed = new Set(turns); // those whose end this has not seen yet
     /** @type {string | null} the system prompt that the next message sets; null: it stays */
     this.newPrompt = null;
     this.scrolling = new Scrolling();
@@ -69,6 +71,7 @@ export class Chat {
     this.turn = turnOf(id);
     this.#fail(null);
     this.scrolling.isAtEnd = true;
+    this.composer.show(id);
     this.draw();
     if (id !== null) await this.#join(true);
     if (HAS_KEYBOARD.matches) this.composer.focus();
@@ -124,9 +127,13 @@ export class Chat {
 
   #turnsChanged() {
     const turn = this.turn;
-    if (turn === null) return;
-    if (this.id === null && turn.conversationId !== null) this.#named(turn.conversationId);
-    if (!turns.has(turn)) this.#end(turn);
+    if (turn !== null && this.id === null && turn.conversationId !== null) this.#named(turn.conversationId);
+    const ended = [...this.followed].filter((followed) => !turns.has(followed));
+    this.followed = new Set(turns);
+    for (const each of ended) {
+      if (each === turn) this.#end(each);
+      else this.#endElsewhere(each);
+    }
   }
 
   /**
@@ -136,12 +143,14 @@ export class Chat {
    */
   #named(id) {
     this.id = id;
+    this.composer.moveTo(id);
     history.pushState(null, "", `#/c/${encodeURIComponent(id)}`);
   }
 
   /** Goes back to a new conversation after its first turn has failed, because it was not stored. */
   #unname() {
     this.id = null;
+    this.composer.moveTo(null);
     history.replaceState(null, "", "#/");
   }
 
@@ -157,11 +166,26 @@ export class Chat {
     if (turn.error !== null) this.#explain(turn, turn.error);
   }
 
+  /**
+   * Gives the question of a turn that has failed back to its own conversation, while another one is open.
+   * @param {Turn} turn
+   */
+  async #endElsewhere(turn) {
+    const { error, conversationId: id, plan } = turn;
+    if (error === null || plan.question === null || !turn.isGivenBack) return;
+    /** @type {ConversationResponse | ApiError | null} */
+    const found = id === null ? null : await call("GET", `chat/conversation/${encodeURIComponent(id)}`).catch((problem) => problem);
+    if (found !== null && "messages" in found && isStored(found.messages, turn)) return;
+    const home = found instanceof ApiError && found.status === 404 ? null : id; // a first turn that fails leaves no conversation
+    this.composer.giveBack(plan.question, home);
+    const beginning = plan.question.length > 60 ? `${plan.question.slice(0, 60)}…` : plan.question;
+    toast(`“${beginning}” was not answered: ${error.message}`, { name: "Open", run: () => this.page.open(home) });
+  }
+
   /** @param {Turn} turn @param {ApiError} error */
   #explain(turn, error) {
     const { question } = turn.plan;
-    const isStored = this.branch.some((message) => message.id === turn.start?.parent_id);
-    if (question !== null && !isStored && !turn.plan.isOthers) this.giveBack(question);
+    if (question !== null && !isStored(this.branch, turn) && turn.isGivenBack) this.composer.giveBack(question, this.id);
     if (error.code !== "turn_stopped") this.#fail(error);
   }
 
@@ -198,13 +222,13 @@ export class Chat {
     fill(this.failure, error && el("strong", {}, error.message), hint || null);
   }
 
-  /** Returns a question that was not answered to its field, before what is there by now. @param {string} question */
-  giveBack(question) {
-    this.composer.giveBack(question);
-  }
-
   #showGreeting() {
     const isEmpty = this.branch.length === 0 && this.turn === null;
     greeting(isEmpty && this.id === null, state, (text) => this.actions.send(text));
   }
+}
+
+/** Returns whether the question of a turn is one of the messages. @param {ConversationMessage[]} branch @param {Turn} turn */
+function isStored(branch, turn) {
+  return branch.some((message) => message.id === turn.start?.parent_id);
 }

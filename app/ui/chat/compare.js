@@ -17,7 +17,7 @@ const MOST = 3;
 const LONGEST_TITLE = 200; // characters
 
 export class Compare {
-  /** @param {{ openId: () => string | null, open: (id: string | null) => void }} page */
+  /** @param {{ openId: () => string | null, head: () => string | null, open: (id: string | null) => void }} page */
   constructor(page) {
     this.page = page;
     this.dialog = byId("compare", HTMLDialogElement);
@@ -116,22 +116,27 @@ export class Compare {
     const places = names.map((name) => ({ name, body: new ReplyBody(), end: el("div", { class: "end" }) }));
     fill(this.columns, ...places.map(({ name, body, end }) => column(name, body, end)));
     for (const { body } of places) body.wait("Waiting for its turn…");
-    let first = null;
+    const keptUntil = this.page.head();
+    /** @type {Turn | null} */
+    let first = null; // that was answered
     for (const { name, body, end } of places) {
       if (this.isOver) break;
-      const reply = await this.#answer(name, message, first, body, end);
-      first ??= reply;
+      const plan = first === null ? { question: message, keptUntil } : { question: null, keptUntil: first.start?.parent_id ?? null };
+      const turn = new Turn({ conversationId: this.id, prefix: [], ...plan });
+      await this.#answer(turn, name, first?.messageId ?? null, body, end);
+      if (turn.done !== null) first ??= turn;
     }
     this.isOver = true;
   }
 
   /**
-   * @param {string} name of the model @param {string} message @param {string | null} first the reply of the first model
-   * @param {ReplyBody} body @param {HTMLElement} end @returns {Promise<string | null>} the id of the reply
+   * @param {Turn} turn that has not begun @param {string} name of the model @param {string | null} first the reply of the first model
+   * @param {ReplyBody} body @param {HTMLElement} end
    */
-  async #answer(name, message, first, body, end) {
+  async #answer(turn, name, first, body, end) {
+    const message = turn.plan.question;
     const fields = { ...requestFields(), model_name: name, stream: true, background: true };
-    const turn = new Turn({ conversationId: this.id, question: message, keptUntil: null, prefix: [] });
+    turn.isGivenBack = false; // the dialog shows its error
     this.turn = turn;
     body.wait("Reading…");
     turn.listeners.add((event) => follow(turn, body, event));
@@ -142,7 +147,6 @@ export class Compare {
     this.id = turn.conversationId;
     if (turn.done !== null) fill(end, el("p", { class: "facts" }, factsOf(turn.done)), this.#use(turn.messageId));
     if (turn.error !== null) fill(end, el("p", { class: "problem" }, turn.error.message));
-    return turn.done === null ? null : turn.messageId;
   }
 
   #leave() {

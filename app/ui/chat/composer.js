@@ -6,8 +6,10 @@ import { count, size } from "../core/format.js";
 import { icon } from "../core/icons.js";
 import { toast } from "../panels/toast.js";
 import { attachmentsOf, fenced, readText } from "./attachments.js";
+import { draftOf, keepDraft } from "./drafts.js";
 
 /** @import { TextFile } from "./attachments.js" */
+/** @import { Draft } from "./drafts.js" */
 
 const TALLEST = 240; // pixels
 
@@ -22,8 +24,28 @@ export class Composer {
     /** @type {TextFile[]} */
     this.files = [];
     this.isRunning = false;
-    this.#listen();
+    /** @type {string | null} the conversation that the message is for; null: one that has not begun */
+    this.id = null;
+    this.show(null);
     this.showRunning(false);
+    this.#listen();
+  }
+
+  /** Shows what was written in a conversation and not sent. @param {string | null} id */
+  show(id) {
+    this.id = id;
+    const { words, files } = draftOf(id);
+    this.files = files;
+    this.#showFiles();
+    this.text = words;
+  }
+
+  /** Lets what was written be for another conversation, before what was written in that one. @param {string | null} id */
+  moveTo(id) {
+    const moved = draftOf(this.id);
+    keepDraft(this.id, { words: "", files: [] });
+    this.#putBefore(moved, id);
+    this.show(id);
   }
 
   /** @param {string} text */
@@ -32,12 +54,19 @@ export class Composer {
     this.#fit();
   }
 
-  /** Puts a message with its files before what is there. @param {string} message */
-  giveBack(message) {
-    const { words, files } = attachmentsOf(message);
-    this.files = [...files, ...this.files];
-    this.#showFiles();
-    this.text = [words, this.field.value].filter(Boolean).join("\n\n");
+  /**
+   * Puts a message with its files before what was written in its conversation.
+   * @param {string} message @param {string | null} id of the conversation
+   */
+  giveBack(message, id) {
+    this.#putBefore(attachmentsOf(message), id);
+    if (id === this.id) this.show(id);
+  }
+
+  /** @param {Draft} draft @param {string | null} id */
+  #putBefore({ words, files }, id) {
+    const later = draftOf(id);
+    keepDraft(id, { words: [words, later.words].filter(Boolean).join("\n\n"), files: [...files, ...later.files] });
   }
 
   focus() {
@@ -136,6 +165,7 @@ export class Composer {
   #fit() {
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, TALLEST)}px`;
+    keepDraft(this.id, { words: this.field.value, files: this.files });
     this.button.disabled = !this.isRunning && this.field.value.trim() === "" && this.files.length === 0;
   }
 }

@@ -2,9 +2,10 @@
 
 import { ApiError, call, newConversationId, stream } from "../core/api.js";
 import { changed } from "../core/state.js";
+import { storeTurns, turns } from "./followed.js";
 
 /** @import { ServerEvent } from "../core/api.js" */
-/** @import { ChatResponse, ConversationMessage, LoadProgress, MessagePart, RunningTurnsResponse, StartEvent, ToolCallEvent } from "../wire.d.ts" */
+/** @import { ChatResponse, LoadProgress, MessagePart, StartEvent, ToolCallEvent } from "../wire.d.ts" */
 
 /**
  * What a turn adds to a conversation. `keptUntil` is the last message that stays in the branch, null for none, and
@@ -15,31 +16,8 @@ import { changed } from "../core/state.js";
  * @property {boolean} [isOthers] whether another client has begun it, so that the question may be cut
  */
 
-/** @typedef {{ messageId: string, session: string, plan: Plan }} Stored */
-
-/**
- * What to do about turns of which the page had no event before it was left: some run or have ended, others have never begun.
- * @typedef {{ open: (conversationId: string) => void, giveBack: (question: string) => void }} Unsure
- */
-
-const STORED = "turns";
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 4000;
-const LOOKUP_MS = 5000; // before a page that is opened again does without the server
-
-/** The turns that this page follows. @type {Set<Turn>} */
-export const turns = new Set();
-
-/** Those of which the page has seen no event, and whose state on the server is not known yet. @type {Stored[]} */
-let unseen = [];
-
-let isLeft = false; // the browser then ends all requests, as if they had failed
-window.addEventListener("pagehide", () => {
-  isLeft = true;
-});
-window.addEventListener("pageshow", () => {
-  isLeft = false;
-});
 
 export class Turn {
   /** @param {Plan} plan */
@@ -58,6 +36,7 @@ export class Turn {
     this.session = plan.conversationId ?? newConversationId(); // leads a load balancer to the server of the turn
     this.messageId = ""; // of the reply, and so of the turn
     this.isWaiting = false; // for the server to come back
+    this.isGivenBack = !plan.isOthers; // whether the question returns to its field if it is not answered
     /** @type {Set<(event: ServerEvent | null) => void>} */
     this.listeners = new Set();
     this.lastEvent = 0;
@@ -176,54 +155,6 @@ export class Turn {
   #tell(event) {
     for (const listener of this.listeners) listener(event);
   }
-}
-
-/** Goes on with the turns that ran when the page was left. @param {Unsure} unsure */
-export async function resumeTurns(unsure) {
-  /** @type {Stored[]} */
-  const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
-  unseen = stored.filter(({ messageId }) => messageId === "");
-  for (const { messageId, plan } of stored) if (messageId !== "") new Turn(plan).resume(messageId);
-  if (unseen.length > 0) await resumeUnseen(unsure);
-  unseen = [];
-  storeTurns();
-}
-
-/** @param {Unsure} unsure */
-async function resumeUnseen({ open, giveBack }) {
-  const signal = AbortSignal.timeout(LOOKUP_MS);
-  /** @type {RunningTurnsResponse} */
-  const { turns: running } = await call("GET", "chat/turns", undefined, signal, unseen[0]?.session).catch(() => ({ turns: [] }));
-  for (const { session, plan } of unseen) {
-    const found = running.find((turn) => turn.conversation_id === session && turn.parent_id === plan.keptUntil);
-    if (found !== undefined) new Turn({ ...plan, conversationId: session }).resume(found.message_id);
-    else if (!(await hasEnded(session, plan, signal))) {
-      giveBack(plan.question ?? "");
-      continue;
-    }
-    if (plan.conversationId === null) open(session);
-  }
-}
-
-/** Returns whether the question of a turn is stored. @param {string} id @param {Plan} plan @param {AbortSignal} signal */
-async function hasEnded(id, { keptUntil, question }, signal) {
-  /** @type {{ messages: ConversationMessage[] }} */
-  const { messages } = await call("GET", `chat/conversation/${id}`, undefined, signal).catch(() => ({ messages: [] }));
-  return messages.some((message) => message.parent_id === keptUntil && message.role === "user" && message.content === question);
-}
-
-/** Keeps the turns that run for a reload of the page, in this tab only. */
-function storeTurns() {
-  if (isLeft) return;
-  const running = [...turns].filter((turn) => !turn.hasEnded);
-  const stored = running.map(({ messageId, session, plan, conversationId }) => ({ messageId, session, plan: { ...plan, conversationId } }));
-  sessionStorage.setItem(STORED, JSON.stringify([...unseen, ...stored]));
-}
-
-/** @param {string | null} conversationId @returns {Turn | null} */
-export function turnOf(conversationId) {
-  const found = [...turns].find((turn) => turn.conversationId === conversationId && conversationId !== null);
-  return found ?? null;
 }
 
 /** @param {unknown} error @returns {ApiError} */

@@ -1,12 +1,14 @@
 // Lists the conversations by day, and searches, renames and deletes them.
 
-import { call } from "../core/api.js";
+import { ApiError, call } from "../core/api.js";
 import { byId, el, fill, iconButton } from "../core/dom.js";
 import { dayGroup } from "../core/format.js";
 import { icon } from "../core/icons.js";
-import { onChange, state } from "../core/state.js";
-import { turns } from "../chat/turn.js";
+import { changed, onChange, state } from "../core/state.js";
+import { keepDraft } from "../chat/drafts.js";
+import { dropTurn, isRunning } from "../chat/followed.js";
 import { confirm } from "./confirm.js";
+import { Titles } from "./titles.js";
 import { sayError } from "./toast.js";
 
 /** @import { ConversationListResponse, ConversationSummary } from "../wire.d.ts" */
@@ -16,9 +18,10 @@ const PAGE = 50;
 const MOST = 200; // that the server lists at once
 
 export class Sidebar {
-  /** @param {{ openId: () => string | null, deleted: (id: string) => void }} page */
+  /** @param {{ openId: () => string | null, leave: (id: string) => void, renamed: (id: string) => void }} page */
   constructor(page) {
     this.page = page;
+    this.titles = new Titles(page.renamed);
     this.list = byId("conversations", HTMLElement);
     this.search = byId("search", HTMLInputElement);
     /** @type {ConversationSummary[]} */
@@ -74,10 +77,7 @@ export class Sidebar {
     const groups = new Map();
     const now = new Date();
     const add = (/** @type {string} */ group, /** @type {HTMLElement} */ item) => groups.set(group, [...(groups.get(group) ?? []), item]);
-    const unlisted = this.#unlisted();
-    for (const summary of [...this.shown, ...unlisted].sort(newestFirst)) {
-      add(dayGroup(summary.updated_at, now), this.#item(summary, !unlisted.includes(summary)));
-    }
+    for (const summary of [...this.shown, ...this.#unlisted()].sort(newestFirst)) add(dayGroup(summary.updated_at, now), this.#item(summary));
     const parts = [...groups].map(([name, items]) => el("section", {}, el("h2", {}, name), el("ul", {}, ...items)));
     const more = el("button", { type: "button", class: "quiet", onclick: () => this.#read(this.shown, this.cursor, this.shown.length + PAGE) }, "Show more");
     const nothing = el("p", { class: "nothing" }, this.search.value.trim() ? "Nothing found." : "Your conversations will be here.");
@@ -100,14 +100,10 @@ export class Sidebar {
     return running.map(({ conversation, question }) => ({ ...conversation, preview: conversation.preview || (question ?? "") }));
   }
 
-  /** @param {ConversationSummary} summary @param {boolean} isListed */
-  #item(summary, isListed) {
-    const name = nameOf(summary);
+  /** @param {ConversationSummary} summary */
+  #item(summary) {
+    const name = this.titles.of(summary);
     const item = el("li", {});
-    if (!isListed) {
-      item.append(this.#link(summary.conversation_id, name));
-      return item;
-    }
     const rename = iconButton(icon("edit"), `Rename ${name}`, () => this.#rename(item, summary));
     const remove = iconButton(icon("trash"), `Delete ${name}`, () => this.#delete(summary));
     fill(item, this.#link(summary.conversation_id, name), el("span", { class: "item-actions" }, rename, remove));
@@ -116,24 +112,23 @@ export class Sidebar {
 
   /** @param {string} id @param {string} name */
   #link(id, name) {
-    const runsElsewhere = state.running.some((turn) => turn.conversation_id === id);
-    const isRunning = runsElsewhere || [...turns].some((turn) => turn.conversationId === id);
     const current = this.page.openId() === id ? "page" : null;
     const label = el("span", { class: "title", dir: "auto" }, name);
-    return el("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": current, title: name }, label, isRunning && el("span", { class: "dot", title: "Answering" }));
+    return el("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": current, title: name }, label, isRunning(id) && el("span", { class: "dot", title: "Answering" }));
   }
 
   /** @param {HTMLElement} item @param {ConversationSummary} summary */
   #rename(item, summary) {
     const field = el("input", { type: "text", "aria-label": "Title", maxlength: 200, dir: "auto" });
-    field.value = nameOf(summary);
+    const before = this.titles.of(summary);
+    field.value = before;
     let isOver = false;
     const end = async (/** @type {boolean} */ keeps) => {
       if (isOver) return;
       isOver = true;
       const title = field.value.trim();
       field.remove();
-      if (keeps && title && title !== nameOf(summary)) await this.#patch(summary.conversation_id, title);
+      if (keeps && title && title !== before) await this.titles.change(summary.conversation_id, title);
       await this.load();
       this.draw();
     };
@@ -149,25 +144,19 @@ export class Sidebar {
     field.select();
   }
 
-  /** @param {string} id @param {string} title */
-  async #patch(id, title) {
-    try {
-      await call("PATCH", `chat/conversation/${encodeURIComponent(id)}`, { title });
-    } catch (error) {
-      sayError(error);
-    }
-  }
-
   /** @param {ConversationSummary} summary */
   async #delete(summary) {
-    if (!(await confirm(`Delete “${nameOf(summary)}”?`, "All its versions go with it, for good.", "Delete"))) return;
+    if (!(await confirm(`Delete “${this.titles.of(summary)}”?`, "All its versions go with it, for good.", "Delete"))) return;
+    const id = summary.conversation_id;
+    this.page.leave(id);
     try {
-      await call("DELETE", `chat/conversation/${encodeURIComponent(summary.conversation_id)}`);
-      this.page.deleted(summary.conversation_id);
-      await this.load();
+      await dropTurn(id);
+      await call("DELETE", `chat/conversation/${encodeURIComponent(id)}`);
     } catch (error) {
-      sayError(error);
+      if (!(error instanceof ApiError && error.status === 404)) sayError(error); // a first turn without a text leaves none
     }
+    keepDraft(id, { words: "", files: [] });
+    changed("conversations");
   }
 
   /** @param {KeyboardEvent} event */
@@ -199,9 +188,4 @@ function addressOf(element) {
 /** @param {ConversationSummary} one @param {ConversationSummary} other */
 function newestFirst(one, other) {
   return Date.parse(other.updated_at) - Date.parse(one.updated_at);
-}
-
-/** @param {Pick<ConversationSummary, "title" | "preview">} summary */
-export function nameOf({ title, preview }) {
-  return title ?? (preview.trim().split("\n\n")[0] || "Empty conversation");
 }

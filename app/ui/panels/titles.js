@@ -1,0 +1,45 @@
+// Gives conversations titles. While a turn runs, the server takes none, so the new title waits for its end.
+
+import { call } from "../core/api.js";
+import { changed, onChange } from "../core/state.js";
+import { isRunning } from "../chat/followed.js";
+import { sayError } from "./toast.js";
+
+/** @import { ConversationSummary } from "../wire.d.ts" */
+
+export class Titles {
+  /** @param {(id: string) => void} renamed called when the server has the title of a conversation */
+  constructor(renamed) {
+    this.renamed = renamed;
+    /** @type {Map<string, string>} those that the server does not have yet, by conversation */
+    this.waiting = new Map();
+    onChange("conversations", () => this.#sendAll());
+  }
+
+  /** @param {Pick<ConversationSummary, "conversation_id" | "title" | "preview">} summary */
+  of({ conversation_id: id, title, preview }) {
+    return this.waiting.get(id) ?? title ?? (preview.trim().split("\n\n")[0] || "Empty conversation");
+  }
+
+  /** @param {string} id of a conversation @param {string} title */
+  async change(id, title) {
+    this.waiting.set(id, title);
+    if (!isRunning(id)) await this.#send(id, title);
+  }
+
+  #sendAll() {
+    for (const [id, title] of this.waiting) if (!isRunning(id)) this.#send(id, title);
+  }
+
+  /** @param {string} id @param {string} title */
+  async #send(id, title) {
+    this.waiting.delete(id);
+    try {
+      await call("PATCH", `chat/conversation/${encodeURIComponent(id)}`, { title });
+      this.renamed(id);
+      changed("conversations");
+    } catch (error) {
+      sayError(error);
+    }
+  }
+}
