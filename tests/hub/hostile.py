@@ -106,6 +106,30 @@ def first(fields: dict[str, Any]) -> dict[str, Any]:
     return next(value for name, value in fields.items() if name != "__metadata__")
 
 
+def many_tensors(folder: Path) -> None:
+    entry = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+    fields = json.dumps({f"w{number}": entry for number in range(201_000)}, separators=(",", ":")).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(fields)) + fields)
+
+
+def pattern(part: str, expression: str) -> Damage:
+    """Puts a regular expression into a part of the tokenizer."""
+    types: dict[str, dict[str, Any]] = {
+        "normalizer": {"type": "Replace", "content": ""},
+        "pre_tokenizer": {"type": "Split", "behavior": "Isolated", "invert": False},
+        "decoder": {"type": "Replace", "content": ""},
+    }
+    changed = {part: types[part] | {"pattern": {"Regex": expression}}}
+    return tokenizer(lambda fields: fields.update(changed))
+
+
+def added_token(fields: dict[str, Any]) -> None:
+    """Adds a token that is normalised when it is loaded, on which the pattern takes for ever."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    fields["added_tokens"].append({"id": 299, "content": "qz" * 30, "normalized": True} | flags)
+    fields["normalizer"] = {"type": "Replace", "content": "", "pattern": {"Regex": BACKTRACKING["words"]}}
+
+
 def template(text: str) -> Damage:
     return write("chat_template.jinja", text.encode())
 
@@ -132,6 +156,13 @@ AUTO_MAP = {
     "AutoTokenizer": ["evil.Evil", None],
 }
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+# Expressions that take twice as long for each further character, up to a limit of their library or beyond it.
+BACKTRACKING = {
+    "repeated": r"(k+)+[0-9]",
+    "alternatives": r"(m|m|mm)+[0-9]",
+    "words": r"((?:qz)+)+[0-9]",
+    "below the limit": "|".join(["(?:v|v){18}[0-9]"] * 200),
+}
 DOUBLES = "{% set n = namespace(x='x' * 9) %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
 
 CORPUS: dict[str, Damage] = {
@@ -199,6 +230,21 @@ CORPUS: dict[str, Damage] = {
             normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
         )
     ),
+    "weights-by-the-hundred-thousand": many_tensors,
+    "index-of-millions": write("model.safetensors.index.json", b'{"a": [' + b"1," * 1_100_000 + b"1]}"),
+    "config-of-millions": write("config.json", b'{"a": [' + b"[]," * 1_100_000 + b"1]}"),
+    "special-tokens-of-millions": write("special_tokens_map.json", b'{"a": [' + b"[]," * 1_100_000 + b"1]}"),
+    "vocabulary-of-millions": tokenizer(
+        lambda fields: fields["model"]["vocab"].update({f"x{i}": 400 + i for i in range(1_000_000)})
+    ),
+    "config-thousand-layers": edit("config.json", num_hidden_layers=1001),
+    "tokenizer-deep": write("tokenizer.json", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "tokenizer-config-deep": write("tokenizer_config.json", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "generation-config-deep": write("generation_config.json", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "normalizer-backtracks": pattern("normalizer", BACKTRACKING["repeated"]),
+    "pre-tokenizer-backtracks": pattern("pre_tokenizer", BACKTRACKING["alternatives"]),
+    "decoder-backtracks": pattern("decoder", BACKTRACKING["words"]),
+    "added-token-backtracks": tokenizer(added_token),
     "config-many-layers": edit("config.json", num_hidden_layers=50),
     "template-loops": template(LOOPS),
     "template-doubles": template(DOUBLES),
@@ -212,6 +258,19 @@ CORPUS: dict[str, Damage] = {
 HARMLESS: dict[str, Damage] = {
     "tokenizer-beyond-vocabulary": tokenizer(
         lambda fields: fields["model"]["vocab"].update({f"evil{i}": 10**6 + i for i in range(9)})
+    ),
+    "config-endless-window": edit("config.json", max_position_embeddings=10**15),
+    "tokenizer-pads": tokenizer(
+        lambda fields: fields.update(
+            padding={
+                "strategy": {"Fixed": 10**9},
+                "direction": "Right",
+                "pad_to_multiple_of": None,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "<|bos|>",
+            }
+        )
     ),
     "pickle-beside": pickled("pytorch_model.bin", beside=True),
     "code-beside": code("README.json"),

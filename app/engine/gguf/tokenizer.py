@@ -11,6 +11,7 @@ from app.engine.gguf.config import EMBEDDING
 from app.engine.gguf.file import GGUFFile, corrupt
 from app.engine.gguf.pre_tokenizers import RULES
 from app.engine.loading.folder_check import library_errors_as
+from app.engine.loading.limits.tokenizer_check import MOST_TOKENS
 from app.engine.tokenization.panics import panics_as_errors
 
 _PREFIX = "tokenizer.ggml."
@@ -19,6 +20,7 @@ _CONTROL, _USER_DEFINED = 3, 4  # types of tokens
 _SPACE = "▁"  # stands for a space in sentencepiece's vocabularies
 _LONGEST_TOKEN = 4_096  # characters
 _LONGEST_MERGED = 256  # characters of a token whose merges are derived
+_MOST_CHARACTERS = 16_000_000  # of all tokens; Gemma's have 2 million
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 # Tokens that end a reply, whichever of them the file names as its end of text.
 _ENDINGS = frozenset(
@@ -45,9 +47,14 @@ class GGUFVocabulary:
             tokens, scores, types = tokens[:rows], scores[:rows], types[:rows]
         if not tokens or any(len(values) not in (0, len(tokens)) for values in (scores, types)):
             raise corrupt("its vocabulary is empty or incomplete")
+        merges = file.texts(f"{_PREFIX}merges")
+        if len(tokens) > MOST_TOKENS or len(merges) > 2 * MOST_TOKENS:
+            raise corrupt(f"its vocabulary has more than {MOST_TOKENS:,} tokens, or too many merges")
         if max(map(len, tokens)) > _LONGEST_TOKEN or len(set(tokens)) < len(tokens):
             raise corrupt("its vocabulary has a token twice, or one that is too long")
-        return cls(tokens, scores, types, file.texts(f"{_PREFIX}merges"))
+        if sum(map(len, tokens)) > _MOST_CHARACTERS:
+            raise corrupt(f"its tokens have more than {_MOST_CHARACTERS:,} characters")
+        return cls(tokens, scores, types, merges)
 
     @property
     def ids(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from app.core.errors import ModelCorrupt, ModelUnsupported
 from app.core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BrokenFile, read_json
 from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files
+from app.engine.loading.limits.size_limits import refuse_many_tensors
 
 # The fields of LoraConfig that decide what the merged weights are.
 _FIELDS = {
@@ -86,6 +87,7 @@ def _options(folder: Path) -> dict[str, Any]:  # any JSON
 
 def _weights(folder: Path) -> dict[str, Any]:  # tensors, for peft
     with library_errors_as(lambda error: ModelCorrupt(f"{ADAPTER_WEIGHTS} cannot be read: {error}")):
+        refuse_many_tensors([folder / ADAPTER_WEIGHTS])
         return load_file(folder / ADAPTER_WEIGHTS)
 
 

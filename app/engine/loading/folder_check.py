@@ -26,10 +26,9 @@ from app.core.model_folder import (
     read_json,
     safetensors,
 )
+from app.engine.loading.limits.size_limits import refuse_large_text, refuse_many_tensors
 
 AGAIN = "Fetch the model again."  # the hint for a damaged model
-_READ_WHOLE = (".json", ".jinja", ".txt", ".model", ".tiktoken")  # by the libraries
-_MOST_BYTES = 100_000_000  # of such a file; the largest tokenizers have a third of that
 _LONGEST_NAME = 200  # characters that are shown of a name in a model's files
 
 
@@ -61,9 +60,11 @@ def refuse_unsafe(folder: Path) -> None:
                 hint="Choose a model whose architecture is part of transformers.",
             )
     _refuse_unsupported(folder)
-    for weights in _weight_files(folder):
+    paths = _weight_files(folder)
+    for weights in paths:
         if not weights.is_file():
             raise ModelCorrupt(f"the weights {weights.name} are missing", hint=AGAIN)
+    refuse_many_tensors(paths)
 
 
 def _needs_base(folder: Path) -> ModelUnsupported:
@@ -96,11 +97,7 @@ def refuse_strange_files(folder: Path) -> None:
             )
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ModelRefused(f"{path.name} is not a regular file")
-        if path.suffix in _READ_WHOLE and path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise ModelRefused(
-                f"{path.name} has more than {_MOST_BYTES // 10**6} MB",
-                hint="Move it out of the folder if it is not part of the model.",
-            )
+        refuse_large_text(path)
 
 
 def _weight_files(folder: Path) -> list[Path]:

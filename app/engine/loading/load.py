@@ -34,9 +34,9 @@ from app.engine.gguf.model import build_model
 from app.engine.gguf.tokenizer import build_tokenizer, ending_ids
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.loading.adapter import merge_adapter
-from app.engine.loading.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
 from app.engine.loading.device_choice import loaded_dtype, pick_device, pick_dtype
 from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files, refuse_unsafe
+from app.engine.loading.limits.config_check import refuse_wrong_sizes, refuse_wrong_token_ids
 from app.engine.loading.pickle_to_safetensors import convert
 from app.engine.loading.stored_tensors import stored_dtype
 from app.engine.loading.tokenizer import load_tokenizer, refuse_growth

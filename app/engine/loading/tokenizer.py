@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from app.core.errors import ModelCorrupt, ModelRefused, ModelUnavailable, ModelUnsupported
 from app.core.model_folder import PIECES, TOKENIZER
 from app.engine.loading.folder_check import AGAIN, library_errors_as
+from app.engine.loading.limits.tokenizer_check import MOST_TOKENS, refuse_hostile_tokenizer, too_many_tokens
 from app.engine.tokenization.panics import panics_as_errors
 
 _MOST = 64  # real tokenizers turn one character into 18 at most, for an Arabic ligature
@@ -21,10 +22,16 @@ _LENGTH_BYTES = 4  # size of the number in front of a precompiled normaliser
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Returns the folder's tokenizer. Raises ModelUnavailable if it cannot be read, or might grow."""
+    """Returns the folder's tokenizer.
+
+    Raises ModelUnavailable if it cannot be read, is too large, takes too long, or might make texts longer.
+    """
+    refuse_hostile_tokenizer(folder)
     with library_errors_as(partial(_tokenizer_error, folder)), panics_as_errors():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if len(tokenizer) > MOST_TOKENS:  # of a format that is not counted beforehand
+        raise too_many_tokens()
     refuse_growth(tokenizer)
     return tokenizer
 

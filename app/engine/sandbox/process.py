@@ -1,8 +1,8 @@
-"""Renders chat templates and checks grammars in a process that holds no other data.
+"""Renders chat templates, checks grammars and tries out tokenizers in a process that holds no other data.
 
-Templates are code by the model's author, and grammars come from clients. Run it as a script. It reads one
-JSON request per line from stdin and writes one JSON answer per line to stdout, until stdin ends. It imports
-nothing but jinja2 until the first grammar, so that it starts at once.
+Templates and tokenizers are the model's author's, and grammars come from clients. Run it as a script. It
+reads one JSON request per line from stdin and writes one JSON answer per line to stdout, until stdin ends. It
+imports nothing but jinja2 until it needs more, so that it starts at once.
 """
 
 import json
@@ -45,6 +45,8 @@ def _answer_requests() -> None:
         with _kill_after(request["time_limit_s"]):
             if "grammar" in request:
                 answer = _check_grammar(request["grammar"])
+            elif "tokenizer" in request:
+                answer = _try_tokenizer(request["tokenizer"], request["texts"])
             else:
                 answer = _render(request["template"], request["variables"])
         _write(answer)
@@ -76,6 +78,23 @@ def _check_grammar(grammar: str) -> SandboxAnswer:
     if not matcher.is_error():
         matcher.compute_bitmask()
     return {"refused": matcher.get_error()} if matcher.is_error() else {"text": ""}
+
+
+def _try_tokenizer(parts: dict[str, Any], texts: list[str]) -> SandboxAnswer:  # any JSON
+    """Encodes and decodes the texts with each of them as a token, so that all patterns see all of them."""
+    from tokenizers import Tokenizer  # only here, because most requests do not need it
+
+    vocabulary = {text: number for number, text in enumerate(dict.fromkeys(("unknown", *texts)))}
+    words = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "unknown"}
+    try:
+        tokenizer = Tokenizer.from_str(
+            json.dumps({"version": "1.0", "added_tokens": [], **parts, "model": words})
+        )
+        tokenizer.encode_batch(texts)
+        tokenizer.decode_batch([[number] for number in vocabulary.values()])
+    except BaseException as error:  # a panic of the library is not an Exception
+        return {"refused": f"{type(error).__name__}: {error}"}
+    return {"text": ""}
 
 
 @lru_cache(4)

@@ -25,6 +25,8 @@ _POSITIVE = (
     "head_dim",
 )
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens")
+_MOST_LAYERS = 1000  # the deepest models have 126; each layer takes milliseconds even without weights
+_MOST_BUFFER_BYTES = 2**30  # of tables that are computed, such as sines, beside the size of the weights
 _TOLERANCE = 1.5  # times the parameters that are stored: some weights are stored once and used twice
 _AGAIN = "Fetch the model again, or choose another one."
 
@@ -64,6 +66,8 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
     if not stored:
         return  # the load itself says what is wrong with the files
     layers = _size(text, "num_hidden_layers")
+    if layers is not None and layers > _MOST_LAYERS:
+        raise ModelUnsupported(f"config.json: num_hidden_layers is {layers}, more than {_MOST_LAYERS:,}")
     if layers is not None and layers > len(stored):
         raise ModelCorrupt(
             f"config.json: num_hidden_layers is {layers}, but the weights are only {len(stored)} tensors",
@@ -72,6 +76,7 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
     model = _outline(config)
     if model is not None:
         _compare(model, stored)
+        _refuse_large_buffers(model)
 
 
 def _size(config: PreTrainedConfig, name: str) -> Any:  # any JSON
@@ -111,4 +116,15 @@ def _compare(model: PreTrainedModel, stored: Mapping[str, StoredTensor]) -> None
     if wanted > _TOLERANCE * found:
         raise ModelCorrupt(
             f"config.json describes {wanted:,} parameters, but the weights hold only {found:,}", hint=_AGAIN
+        )
+
+
+def _refuse_large_buffers(model: PreTrainedModel) -> None:
+    """Refuses tables without weights that fill the memory, such as one of every position in the context."""
+    size = sum(buffer.nbytes for buffer in model.buffers())
+    weights = sum(weight.nbytes for weight in model.parameters())
+    if size > max(weights, _MOST_BUFFER_BYTES):
+        raise ModelUnsupported(
+            f"config.json describes tables of {size / 1e9:,.0f} GB beside the weights",
+            hint="Set a smaller max_position_embeddings in config.json.",
         )
