@@ -12,7 +12,6 @@ from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import RunningServer
 
-START_TIMEOUT_S = 90
 ASK: Any = {"model": "builtin", "temperature": 0}
 CALL: Any = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": '{"city": "Oslo"}'}
 OUTPUT: Any = {"type": "function_call_output", "call_id": "call_1", "output": "It rains in Oslo."}
@@ -49,12 +48,12 @@ def test_a_conversation_that_a_response_began_goes_on_in_the_terminal(
     command = [*CLIENT, "--url", server.url, "--resume", "Is it raining in Oslo?"]
     environ = client_environ(XDG_DATA_HOME=str(tmp_path))
     with PseudoTerminal(command, environ, columns=100, rows=60) as terminal:
-        terminal.wait_for("Loaded", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("Loaded")
         terminal.type("/history\r")
         terminal.wait_for('→ weather {"city": "Oslo"}')
         terminal.wait_for("It rains in Oslo.")
         terminal.type("What is my name?\r")
-        terminal.wait_for("Your name is Ada.", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("Your name is Ada.")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
     assert begun.conversation is not None

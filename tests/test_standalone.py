@@ -53,7 +53,7 @@ def test_stage_that_another_one_follows_is_shown_as_done() -> None:
 
 def test_no_bar_is_left_on_the_terminal(tmp_path: Path) -> None:
     with PseudoTerminal(COMMAND, environment(tmp_path) | {"TERM": "xterm"}, folder=tmp_path) as terminal:
-        terminal.wait_for("memory", timeout_s=60)
+        terminal.wait_for("memory")
         assert "builtin: " not in terminal.text
 
 

@@ -3,19 +3,20 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
+T = TypeVar("T")
 LIMIT_S = 120.0
 _INTERVAL_S = 0.01
 
 
-def wait_for(
-    condition: Callable[[], object], description: str = "a condition", limit_s: float = LIMIT_S
-) -> None:
-    """Returns when the condition holds. Fails if it does not within `limit_s`."""
+def wait_for(condition: Callable[[], T], description: str = "a condition", limit_s: float = LIMIT_S) -> T:
+    """Returns the value of the condition as soon as it is true. Fails if it is not within `limit_s`."""
     deadline = time.monotonic() + limit_s
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"waited too long for {description}"
         time.sleep(_INTERVAL_S)
+    return found
 
 
 async def until(

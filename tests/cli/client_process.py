@@ -1,17 +1,12 @@
 """Starts the client as a process, as a user or a script does."""
 
-import asyncio
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from typing import TypeVar
 
 from app.cli.net.server import PROJECT
+from tests.waiting import LIMIT_S
 
-T = TypeVar("T")
-TIMEOUT_S = 20.0
 CLIENT = [sys.executable, str(PROJECT / "chat_cli.py")]
 
 
@@ -29,22 +24,5 @@ def piped(text: str, *arguments: str, **changes: str) -> subprocess.CompletedPro
         env=client_environ(**changes),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT_S,
     )
-
-
-def wait_until(condition: Callable[[], T]) -> T:
-    """Waits until the condition returns a true value, and returns that value. Fails after TIMEOUT_S."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        os.sched_yield()
-    return found
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Waits as `wait_until` does, but lets other tasks run."""
-
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():
-            await asyncio.sleep(0)

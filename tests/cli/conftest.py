@@ -17,9 +17,9 @@ from app.cli.output.terminal import Terminal, TerminalStyle
 from app.cli.paths import sessions_folder
 from app.cli.transcripts.autosave import Autosave
 from app.cli.transcripts.session_index import load_session, recent_sessions
-from tests.cli.client_process import until
 from tests.cli.stand_in.process import served
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import until
 
 Talk = Callable[..., Session]
 Steps = Callable[[Session], Coroutine[Any, Any, None]]

@@ -60,11 +60,11 @@ def _session(folder: Path) -> Text:
     }
     command = [sys.executable, str(ROOT / "chat_cli.py")]
     with PseudoTerminal(command, environ, COLUMNS, ROWS, folder) as terminal:
-        terminal.wait_for("You:", timeout_s=60)
+        terminal.wait_for("You:")
         for line, shown in TYPED:
             times = terminal.text.count(shown) + 1
             terminal.type(line + "\r")
-            terminal.wait_for(shown, times, timeout_s=60)
+            terminal.wait_for(shown, times)
         return _styled(terminal.screen)
 
 

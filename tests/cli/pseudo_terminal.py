@@ -10,13 +10,14 @@ import struct
 import subprocess
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pyte
 
-TIMEOUT_S = 20.0
+from tests.waiting import LIMIT_S
 
 
 class PseudoTerminal:
@@ -34,6 +35,7 @@ class PseudoTerminal:
         self._stream = pyte.ByteStream(self._screen)
         self._written = b""
         self._read_bytes = 0  # of `_written`; the rest is parsed when the screen is read
+        self._is_over = False  # the program has ended, and all that it has written was read
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
@@ -80,25 +82,17 @@ class PseudoTerminal:
         scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
         return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
 
-    def wait_for(self, text: str, times: int = 1, timeout_s: float = TIMEOUT_S) -> None:
-        deadline = time.monotonic() + timeout_s
-        while self.text.count(text) < times:
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
-            self._read(0.1)
+    def wait_for(self, text: str, times: int = 1) -> None:
+        self._read_until(lambda: self.text.count(text) >= times, f"no {text!r}")
 
     def wait_for_more(self) -> None:
         """Waits until the screen changes."""
-        before, deadline = self.text, time.monotonic() + TIMEOUT_S
-        while self.text == before:
-            assert time.monotonic() < deadline, f"nothing changed:\n{before}"
-            self._read(0.1)
+        before = self.text
+        self._read_until(lambda: self.text != before, "no change")
 
     def wait_for_match(self, pattern: str) -> None:
         """Waits until the regular expression matches a part of the text."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while re.search(pattern, self.text) is None:
-            assert time.monotonic() < deadline, f"nothing matches {pattern!r} in:\n{self.text}"
-            self._read(0.1)
+        self._read_until(lambda: re.search(pattern, self.text), f"nothing that matches {pattern!r}")
 
     def set_line_mode(self) -> None:
         """Sets line mode, as a shell does after Ctrl-Z."""
@@ -109,25 +103,29 @@ class PseudoTerminal:
 
     def wait_for_escape(self, sequence: str, times: int = 1) -> None:
         """Waits for an escape sequence in the output."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while self._written.count(sequence.encode()) < times:
-            assert time.monotonic() < deadline, f"no {sequence!r}"
-            self._read(0.1)
+        self._read_until(lambda: self._written.count(sequence.encode()) >= times, f"no {sequence!r}")
 
     def wait_for_end(self) -> int:
-        deadline = time.monotonic() + TIMEOUT_S
-        while self.process.poll() is None and time.monotonic() < deadline:
+        deadline = time.monotonic() + LIMIT_S
+        while not self._is_over and self.process.poll() is None and time.monotonic() < deadline:
             self._read(0.05)
         self._read(0)
         return self.process.wait(1)
+
+    def _read_until(self, condition: Callable[[], object], failure: str) -> None:
+        """Returns when the condition holds. Fails after the limit, or if the program ends first."""
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            assert not self._is_over and time.monotonic() < deadline, f"{failure} in:\n{self.text}"
+            self._read(0.1)
 
     def _read(self, timeout_s: float) -> None:
         readable, _, _ = select.select([self._ours], [], [], timeout_s)
         if readable:
             try:
                 self._written += os.read(self._ours, 65_536)
-            except OSError:  # the program closed its end
-                time.sleep(0)
+            except OSError:  # no program has the other end open
+                self._is_over = True
 
 
 def _take_terminal() -> None:

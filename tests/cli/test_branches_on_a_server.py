@@ -3,19 +3,19 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from app.cli.paths import sessions_folder
 from app.cli.transcripts.session_index import recent_sessions
-from tests.cli.client_process import CLIENT, client_environ, wait_until
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import RunningServer, free_port, running_server
-
-START_TIMEOUT_S = 90.0  # for a server to load its model
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def test_versions_survive_the_death_of_a_server_with_a_database(
     )
     with PseudoTerminal(CLIENT, environ, columns=100, rows=50) as terminal:
         terminal.type("My name is Ann.\r")
-        terminal.wait_for("Ann!", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("Ann!")
         terminal.wait_for("You:", times=2)
         _kill_server(terminal.process.pid)
         terminal.type("/retry\r")
-        terminal.wait_for("Press Enter to send your line again.", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("Press Enter to send your line again.")
         terminal.type("\r")
         terminal.wait_for("Version 2.")
         terminal.type("/retry temperature=1.2\r")
@@ -72,7 +72,7 @@ def test_versions_survive_the_death_of_a_server_with_a_database(
         assert terminal.wait_for_end() == 0
         assert "Restored" not in terminal.text and "❌ This is a bug" not in terminal.text
     with PseudoTerminal([*CLIENT, "--resume"], environ, columns=100, rows=50) as terminal:
-        terminal.wait_for('Loaded "My name is Ann." with 2 turns.', timeout_s=START_TIMEOUT_S)
+        terminal.wait_for('Loaded "My name is Ann." with 2 turns.')
         terminal.type("/branch 1\r/branch\r")
         terminal.wait_for("6 │ builtin: Your name is Ann.")
         terminal.type("/quit\r")
@@ -80,18 +80,32 @@ def test_versions_survive_the_death_of_a_server_with_a_database(
 
 
 @contextmanager
-def _killed_in_mid_answer(server: RunningServer) -> Iterator[str]:
-    """A client that was killed while gpt2 answered. Yields the id of the turn."""
+def _paused_workers() -> Iterator[None]:
+    """Stops the workers of this process's servers, whose answers would otherwise end in a second or two."""
+    workers = [child for child in psutil.Process().children(recursive=True) if child.name() == "llm-worker"]
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.resume()
+
+
+def _killed_in_mid_answer(server: RunningServer, paused: ExitStack) -> str:
+    """The conversation of a client that was killed while gpt2 answered, which is paused at its beginning."""
     with PseudoTerminal([*CLIENT, "--url", server.url], client_environ()) as terminal:
-        terminal.wait_for("Type a message", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("Type a message")
         terminal.type("/set max_tokens 900\r/set min_tokens 890\rgo on and on\r")
-        terminal.wait_for("Assistant:", timeout_s=START_TIMEOUT_S)
-        wait_until(lambda: recent_sessions(sessions_folder()))
+        terminal.wait_for("Assistant:")
+        paused.enter_context(_paused_workers())
+        wait_for(lambda: recent_sessions(sessions_folder()))
         terminal.process.kill()
         terminal.wait_for_end()
     (kept,) = recent_sessions(sessions_folder())
     assert kept.conversation_id is not None
-    yield kept.conversation_id
+    return kept.conversation_id
 
 
 def _messages(server: RunningServer, conversation_id: str) -> list[dict[str, Any]]:  # Any: JSON
@@ -100,28 +114,31 @@ def _messages(server: RunningServer, conversation_id: str) -> list[dict[str, Any
 
 
 def test_next_client_shows_the_answer_that_a_killed_one_left(gpt2_server: RunningServer) -> None:
-    with _killed_in_mid_answer(gpt2_server) as conversation_id:
-        command = [*CLIENT, "--url", gpt2_server.url, "--resume"]
+    command = [*CLIENT, "--url", gpt2_server.url, "--resume"]
+    with ExitStack() as paused:
+        conversation_id = _killed_in_mid_answer(gpt2_server, paused)
         with PseudoTerminal(command, client_environ(), rows=60) as terminal:
             terminal.wait_for("The server has gone on with it:")
-            terminal.wait_for("tokens/s", timeout_s=START_TIMEOUT_S)
+            paused.close()
+            terminal.wait_for("tokens/s")
             terminal.type("/history 1\r")
             terminal.wait_for("Assistant:", times=2)
             terminal.type("/quit\r")
             assert terminal.wait_for_end() == 0
-        asked, answered = _messages(gpt2_server, conversation_id)
-        assert asked["content"] == "go on and on" and answered["finish_reason"] in ("stop", "length")
+    asked, answered = _messages(gpt2_server, conversation_id)
+    assert asked["content"] == "go on and on" and answered["finish_reason"] in ("stop", "length")
 
 
 def test_ctrl_c_stops_a_background_turn(gpt2_server: RunningServer) -> None:
     command = [*CLIENT, "--url", gpt2_server.url]
     with PseudoTerminal(command, client_environ(), rows=60) as terminal:
-        terminal.wait_for("Type a message", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("Type a message")
         terminal.type("/set max_tokens 900\r/set min_tokens 890\rgo on and on\r")
-        terminal.wait_for("Assistant:", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("Assistant:")
         terminal.wait_for_more()
-        terminal.type("\x03")
-        terminal.wait_for("Stopped. /continue extends the answer.")
+        with _paused_workers():
+            terminal.type("\x03")
+            terminal.wait_for("Stopped. /continue extends the answer.")
         terminal.type("/versions\r")
         terminal.wait_for("(interrupted)")
         terminal.type("/quit\r")

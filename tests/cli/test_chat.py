@@ -16,9 +16,9 @@ from app.cli.net.client import ChatClient
 from app.cli.net.connection import Connection, ServerTarget, connected
 from app.cli.net.server import choose_port
 from app.models.schemas import NewChatRequest, TranscriptMessage
-from tests.cli.client_process import until
 from tests.cli.conftest import Seen
 from tests.cli.net.test_server import COMMAND
+from tests.waiting import until
 
 
 class ScriptedPrompt:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from app.models.schemas import LoadProgress
-from tests.cli.client_process import CLIENT, client_environ, wait_until
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import wait_for
 
 
 def test_session_in_a_terminal(url: str, standin: StandIn) -> None:
@@ -116,10 +117,10 @@ def test_own_server_starts_and_ends_with_the_terminal() -> None:
         with PseudoTerminal(CLIENT, environ, columns=200) as terminal:
             terminal.wait_for("No server is running. Starting one at")
             terminal.wait_for("server.log")
-            server = wait_until(lambda: _children(terminal.process.pid))[0]
+            server = wait_for(lambda: _children(terminal.process.pid))[0]
             os.kill(terminal.process.pid, signal.SIGHUP)
             assert terminal.wait_for_end() != 0
-            wait_until(lambda: not Path(f"/proc/{server}").exists())
+            wait_for(lambda: not Path(f"/proc/{server}").exists())
 
 
 def _children(pid: int) -> list[int]:

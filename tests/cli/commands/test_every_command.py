@@ -7,7 +7,6 @@ from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.server import free_port
 
-START_TIMEOUT_S = 90.0  # for a server to load its model
 SESSION = (  # a line to type, and text that then appears
     ("My name is Ann.", "Ann!"),
     ("/help retry", "for this answer only"),
@@ -61,11 +60,11 @@ def test_every_command_on_a_real_server(
         VISUAL=str(editor),
     )
     with PseudoTerminal(CLIENT, environ, columns=110, rows=60) as terminal:
-        terminal.wait_for("You:", timeout_s=START_TIMEOUT_S)
+        terminal.wait_for("You:")
         for line, shown in SESSION:
             before, prompts = terminal.text.count(shown), terminal.text.count("You:")
             terminal.type(line + "\r")
-            terminal.wait_for(shown, times=before + 1, timeout_s=START_TIMEOUT_S)
+            terminal.wait_for(shown, times=before + 1)
             terminal.wait_for("You:", times=prompts + 1)
         terminal.type("/clear\r")
         terminal.wait_for_escape("\x1b[2J\x1b[H")

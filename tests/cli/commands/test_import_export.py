@@ -9,9 +9,9 @@ from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.transcripts.message_tree import ConversationTree
 from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import TranscriptMessage
-from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import until
 
 
 def test_tokens_are_estimated_if_the_server_cannot_count(talk: Talk, seen: Seen, standin: StandIn) -> None:

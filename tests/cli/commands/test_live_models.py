@@ -10,10 +10,11 @@ from app.cli.conversation.session import Session
 from app.cli.net.client import ChatClient
 from app.cli.output.terminal import Terminal, TerminalStyle
 from app.models.schemas import LoadProgress
-from tests.cli.client_process import CLIENT, client_environ, until
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import until
 
 
 def _download(fraction: float) -> LoadProgress:

@@ -7,9 +7,9 @@ from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused, UsageError
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.output.model_table import better_models
-from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import until
 
 
 def test_models_and_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:

@@ -15,11 +15,11 @@ from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
 from app.cli.transcripts.session_index import recent_sessions
 from app.models.schemas import LoadProgress
-from tests.cli.client_process import CLIENT, client_environ, piped, until, wait_until
-from tests.cli.conftest import Seen, Talk, interrupted
+from tests.cli.client_process import CLIENT, client_environ, piped
+from tests.cli.conftest import Seen, Steps, Talk, interrupted, typed
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until, wait_for
 
 
 def _kinds(standin: StandIn) -> list[str]:
@@ -99,21 +99,20 @@ def test_client_that_is_ended_stops_its_turn(url: str, standin: StandIn, signal_
 
 
 def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: StandIn) -> None:
-    standin.chunks_per_s = 3
+    standin.pause_after = 3
     words = " ".join(map(str, range(1, 25)))
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type(f"say {words}\r")
         terminal.wait_for("\n1 2 3")
-        wait_until(lambda: recent_sessions(sessions_folder()))
+        wait_for(lambda: recent_sessions(sessions_folder()))
         terminal.process.kill()
         terminal.wait_for_end()
     assert not standin.left.is_set()
     with PseudoTerminal([*CLIENT, "--url", url, "--resume"], client_environ()) as terminal:
         terminal.wait_for("The server has gone on with it:")
-        standin.chunks_per_s = 10
+        standin.pause_after = None
         terminal.wait_for(f"\n{words}\n12 tokens")
         terminal.wait_for("You:", times=2)
-        standin.chunks_per_s = 1000
         terminal.type("/history\r")
         terminal.wait_for(f"Assistant:\n{words}", times=2)
         terminal.wait_for("You:", times=4)
@@ -135,12 +134,24 @@ def _begin_elsewhere(url: str, standin: StandIn, path: str, body: Mapping[str, o
     assert len(standin.logs) == before + 1
 
 
+def _while_it_arrives(line: str, seen: Seen, standin: StandIn) -> Steps:
+    """Runs a line that shows another client's answer, which goes on as soon as it has been announced."""
+
+    async def go(session: Session) -> None:
+        running = asyncio.create_task(typed(session, line))
+        await until(lambda: "the answer is still arriving:" in seen.messages or running.done())
+        standin.pause_after = None
+        await running
+
+    return go
+
+
 @pytest.mark.parametrize("command", ["--resume", "/load hello"])
 def test_answer_that_another_client_has_running_is_shown(
     talk: Talk, url: str, standin: StandIn, command: str
 ) -> None:
     talk("hello")
-    standin.chunks_per_s = 10
+    standin.pause_after = 3
     words = " ".join(map(str, range(1, 25)))
     _begin_elsewhere(url, standin, "", {"conversation_id": "conv_1", "message": f"say {words}"})
     options = [command] if command.startswith("--") else []
@@ -149,8 +160,8 @@ def test_answer_that_another_client_has_running_is_shown(
             terminal.type(f"{command}\r")
         terminal.wait_for("Another client has asked here, and the answer is still arriving:")
         terminal.wait_for(f"You:\nsay {words}")
+        standin.pause_after = None
         terminal.wait_for(f"\n{words}\n12 tokens")
-        standin.chunks_per_s = 1000
         terminal.type("say next\r")
         terminal.wait_for("12 tokens", times=2)
     expected = ["hello", "You said: hello", f"say {words}", words, "say next", "next"]
@@ -168,9 +179,9 @@ def test_answer_of_another_client_is_shown_rather_than_one_stopped_before(
     talk: Talk, url: str, seen: Seen, standin: StandIn
 ) -> None:
     talk(interrupted("hang on", seen))
-    standin.chunks_per_s = 10
+    standin.pause_after = 3
     _begin_elsewhere(url, standin, "", {"conversation_id": "conv_1", "message": "hello"})
-    session = talk("/load hang on")
+    session = talk(_while_it_arrives("/load hang on", seen, standin))
     assert "Another client has asked here" in seen.messages
     assert seen.answers.endswith("hello\nYou said: hello\n")
     assert session.transcript.messages[-1].content == "You said: hello"
@@ -184,9 +195,9 @@ def test_old_question_that_another_client_has_answered_again_is_shown(
     talk: Talk, url: str, seen: Seen, standin: StandIn, action: str, shown: str
 ) -> None:
     talk("hello")
-    standin.chunks_per_s = 10
+    standin.pause_after = 3
     _begin_elsewhere(url, standin, f"/conversation/conv_1/{action}", {})
-    session = talk("/load hello")
+    session = talk(_while_it_arrives("/load hello", seen, standin))
     assert "the answer is still arriving:" in seen.messages
     assert seen.answers.endswith(f"hello\n{shown}\n")
     assert session.transcript.messages[-1].content == shown
@@ -196,13 +207,13 @@ def test_one_message_waits_for_the_turn_that_a_killed_client_left(url: str, stan
     with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
         terminal.type("hang on\r")
         terminal.wait_for("You said: hang on")
-        wait_until(lambda: recent_sessions(sessions_folder()))
+        wait_for(lambda: recent_sessions(sessions_folder()))
         terminal.process.kill()
         terminal.wait_for_end()
     (turn_id,) = standin.logs
     with ThreadPoolExecutor(1) as threads:
         sending = threads.submit(piped, "say next", "--url", url, "--resume")
-        wait_until(lambda: _kinds(standin)[1:] == ["events", "events"])
+        wait_for(lambda: _kinds(standin)[1:] == ["events", "events"])
         httpx.delete(f"{url}/api/v1/chat/turns/{turn_id}", trust_env=False, verify=False)
         done = sending.result(LIMIT_S)
     assert (done.returncode, done.stdout) == (0, "next\n")

@@ -12,10 +12,11 @@ import pytest
 from app.cli.conversation.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
 from app.models.schemas import LoadProgress
-from tests.cli.client_process import CLIENT, client_environ, wait_until
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import wait_for
 
 WORDS = " ".join(map(str, range(1, 25)))
 
@@ -48,13 +49,12 @@ def test_idle_prompt_shows_the_answer_that_another_client_has_running(
     url: str, standin: StandIn, terminal: PseudoTerminal
 ) -> None:
     with terminal:
-        standin.chunks_per_s = 1
+        standin.pause_after = 3
         ask_elsewhere(url, f"say {WORDS}", background=True)
         terminal.wait_for("Another client has asked here, and the answer is still arriving:")
-        standin.chunks_per_s = 10
         terminal.wait_for(f"You:\nsay {WORDS}")
+        standin.pause_after = None
         terminal.wait_for(f"\n{WORDS}\n12 tokens")
-        standin.chunks_per_s = 1000
         terminal.type("say next\r")
         terminal.wait_for("12 tokens", times=3)
     assert standin.conversations["conv_1"].texts[2:] == [f"say {WORDS}", WORDS, "say next", "next"]
@@ -89,14 +89,13 @@ def test_line_that_is_being_typed_stays_until_it_is_cleared(
     with terminal:
         terminal.type("half a")
         terminal.wait_for("You: half a")
-        standin.chunks_per_s = 1
+        standin.pause_after = 3
         ask_elsewhere(url, f"say {WORDS}", background=True)
         terminal.type(" line")
         terminal.wait_for("You: half a line")
         assert "Another client" not in terminal.text
         terminal.type("\x03")
         terminal.wait_for("Another client has asked here, and")
-        standin.chunks_per_s = 1000
 
 
 def test_line_in_the_editor_is_not_interrupted(url: str, standin: StandIn, tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_line_in_the_editor_is_not_interrupted(url: str, standin: StandIn, tmp_p
         terminal.wait_for("12 tokens")
         terminal.wait_for("You:", times=2)
         terminal.type("\x18\x05")
-        wait_until(begun.exists)
+        wait_for(begun.exists)
         standin.chunks_per_s = 5  # so that the answer takes longer than the prompt waits between two looks
         ask_elsewhere(url, f"say {WORDS}")
         may_end.write_text("say this")
@@ -125,13 +124,13 @@ def test_answer_of_another_client_is_stopped_by_ctrl_c_only(
     url: str, standin: StandIn, terminal: PseudoTerminal, number: int, goes_on: bool
 ) -> None:
     with terminal:
-        standin.chunks_per_s = 1
+        standin.pause_after = 3
         ask_elsewhere(url, f"say {WORDS}", background=True)
         terminal.wait_for("Assistant:\n1 2 3")
         terminal.process.send_signal(number)
         terminal.wait_for_end() if goes_on else terminal.wait_for("Stopped.")
-        standin.chunks_per_s = 1000
-        wait_until(lambda: len(standin.conversations["conv_1"].texts) == 4)
+        standin.pause_after = None
+        wait_for(lambda: len(standin.conversations["conv_1"].texts) == 4)
     assert (standin.conversations["conv_1"].texts[-1] == WORDS) is goes_on
 
 

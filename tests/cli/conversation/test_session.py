@@ -9,9 +9,9 @@ from app.cli.errors import Refused, StreamBroken
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
 from app.cli.transcripts.session_index import recent_sessions
-from tests.cli.client_process import until
 from tests.cli.conftest import Seen, Talk, interrupted, last_autosaved
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import until
 
 
 def test_send_shows_answers_and_their_statistics(talk: Talk, seen: Seen, standin: StandIn) -> None:

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from app.cli.net.server import PROJECT
-from tests.cli.client_process import client_environ, wait_until
+from tests.cli.client_process import client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.waiting import wait_for
 
 MORE_THAN_A_TERMINAL_HOLDS = 200_000
 WRITES_MUCH = f"""
@@ -24,7 +25,7 @@ def test_signal_after_suspension_may_interrupt_a_write() -> None:
     command = [sys.executable, "-c", WRITES_MUCH]
     with PseudoTerminal(command, client_environ(PYTHONPATH=str(PROJECT)), columns=2000) as terminal:
         terminal.wait_for("...")
-        wait_until(lambda: _is_blocked_in_write(terminal.process.pid))
+        wait_for(lambda: _is_blocked_in_write(terminal.process.pid))
         terminal.set_line_mode()
         os.kill(terminal.process.pid, signal.SIGCONT)
         terminal.wait_for("all written")

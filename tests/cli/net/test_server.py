@@ -13,8 +13,8 @@ import pytest
 from app.cli.errors import ClientError, ServerDied, Unreachable
 from app.cli.net.client import ChatClient
 from app.cli.net.server import PROJECT, OwnServer, choose_port, default_address, own_environment
-from tests.cli.client_process import wait_until
 from tests.cli.conftest import Seen
+from tests.waiting import wait_for
 
 COMMAND = (sys.executable, "-m", "tests.cli.stand_in.process", "--exit-on-stdin-close")
 
@@ -140,7 +140,7 @@ def test_own_server_ends_when_the_client_is_killed() -> None:
     client.send_signal(signal.SIGKILL)
     client.wait(20)
     client.stdout.close()
-    wait_until(lambda: not _is_running(server))
+    wait_for(lambda: not _is_running(server))
 
 
 def _is_running(pid: int) -> bool:

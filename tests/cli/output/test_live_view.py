@@ -14,10 +14,10 @@ from app.cli.output.formatting import without_controls
 from app.cli.output.live_view import LiveView
 from app.cli.output.markdown_stream import MarkdownStream, Row
 from app.cli.output.screen_writer import ScreenWriter
-from tests.cli.client_process import until
 from tests.cli.conftest import ReadableScreen
 from tests.cli.output.drawn_answer import DrawnAnswer, frame, remaining_rows
 from tests.cli.output.markdown_text import cuts
+from tests.waiting import until
 
 
 def _drawn(chunks: list[str], width: int = 40, height: int = 10) -> str:

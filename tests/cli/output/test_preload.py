@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.client_process import CLIENT, client_environ, wait_until
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.waiting import wait_for
 
 
 @pytest.mark.parametrize("failure", ["ImportError('broken')", "OSError(24, 'Too many open files')"])
@@ -11,7 +12,7 @@ def test_failed_preload_is_reported_by_the_next_answer(url: str, tmp_path: Path,
     (tmp_path / "pygments.py").write_text(f"open('tried', 'w').close()\nraise {failure}\n")
     with PseudoTerminal([*CLIENT, "--url", url], client_environ(PYTHONPATH=str(tmp_path))) as terminal:
         terminal.wait_for("Type a message")
-        wait_until(Path("tried").exists)
+        wait_for(Path("tried").exists)
         terminal.type("hello\r")
         terminal.wait_for(f"❌ This is a bug in the client: {failure}.")
         terminal.wait_for("You: hello", times=2)  # offered again

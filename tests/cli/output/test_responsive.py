@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from tests.cli.client_process import CLIENT, client_environ, wait_until
+from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import wait_for
 
 SLOW_MODULE = """
 import pathlib, time
@@ -40,12 +41,12 @@ def add(first, second):
 def test_preloading_delays_no_key(url: str, tmp_path: Path) -> None:
     (tmp_path / "pygments.py").write_text(SLOW_MODULE)
     with PseudoTerminal([*CLIENT, "--url", url], client_environ(PYTHONPATH=str(tmp_path))) as terminal:
-        wait_until(Path("importing").exists)
+        wait_for(Path("importing").exists)
         terminal.type("hello")
         terminal.wait_for("You: hello")
         assert not Path("imported").exists()
         Path("typed").touch()
-        wait_until(Path("imported").exists)
+        wait_for(Path("imported").exists)
 
 
 def test_keys_appear_below_a_fast_answer(standin: StandIn, url: str) -> None:

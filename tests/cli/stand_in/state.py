@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from app.models import schemas as wire
 from tests.cli.stand_in.log import StandInLog
 from tests.cli.stand_in.tree import NOW, StandInTree, new_id, said
+from tests.waiting import until
 
 MODELS = {"builtin": "/srv/builtin/weights", "gpt2": "openai-community/gpt2"}
 
@@ -78,6 +79,7 @@ class StandIn:
         self.omitted = 0
         self.answer: str | None = None  # the reply to every message, instead of an echo
         self.chunks_per_s = math.inf
+        self.pause_after: int | None = None  # pieces of a reply, which goes on when this is None again
         self.tokens = 12  # of a reply
         self.finish_reason: wire.FinishReason = "stop"
         self.is_complete = False  # a continued reply gets no more text
@@ -152,6 +154,8 @@ class StandIn:
     async def _paced(self, chunks: list[str]) -> AsyncIterator[str]:
         began = time.monotonic()
         for index, chunk in enumerate(chunks):
+            if index == self.pause_after:
+                await until(lambda: self.pause_after is None, "the test to let the reply go on")
             early_s = began + index / self.chunks_per_s - time.monotonic()
             if early_s > 0:
                 await asyncio.sleep(early_s)
