@@ -306,7 +306,9 @@ class Scripted:
         self.calls.append(request)
         return schemas.DetokenizeResponse(model_name="fake", text="a")
 
-    async def count(self, request: schemas.CountRequest, deadline: Deadline) -> schemas.CountResponse:
+    async def count(
+        self, owner: str, request: schemas.CountRequest, deadline: Deadline
+    ) -> schemas.CountResponse:
         self.calls.append(request)
         return schemas.CountResponse(model_name="fake", tokens=1, context_length=160)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import DeadlineDep, ServicesDep
+from app.api.dependencies import DeadlineDep, OwnerDep, ServicesDep
 from app.api.docs import REPLIES
 from app.api.paths import NATIVE_PREFIX
 from app.models.schemas import (
@@ -39,7 +39,10 @@ async def detokenize(
 
 @router.post("/count", responses=REPLIES)
 async def count(
-    body: Annotated[CountRequest, examples.COUNT], services: ServicesDep, deadline: DeadlineDep
+    body: Annotated[CountRequest, examples.COUNT],
+    services: ServicesDep,
+    owner: OwnerDep,
+    deadline: DeadlineDep,
 ) -> CountResponse:
     """Counts the tokens of a chat and its tools, or of a prompt, as the model would see them."""
-    return await services.tokens.count(body, deadline)
+    return await services.tokens.count(owner, body, deadline)

@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
 from app.api.openai.wire import LenientRequest
 from app.models.schemas import StopField
 
 # Fields that would change the meaning of the reply, and that this server does not support.
 _REFUSED = ("audio", "functions", "function_call", "web_search_options")
+# Forms of the text in the words of other servers, which a reply would not have if they were ignored.
+_OTHER_FORMS = ("grammar", "guided_choice", "guided_grammar", "guided_json", "guided_regex", "json_schema")
 _MAX_CHOICES = 16
 
 
@@ -79,6 +81,22 @@ class NamedFunction(LenientRequest):
     name: str
 
 
+class AllowedFunction(LenientRequest):
+    function: NamedFunction
+
+
+class AllowedFunctions(LenientRequest):
+    mode: Literal["auto", "required"]
+    tools: list[AllowedFunction]
+
+
+class AllowedToolChoice(LenientRequest):
+    """The tools that may be called. The others count as not declared."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedFunctions
+
+
 class NamedToolChoice(LenientRequest):
     type: Literal["function"]
     function: NamedFunction
@@ -91,13 +109,33 @@ class JsonSchemaSpec(LenientRequest):
 
 
 class ChatResponseFormat(LenientRequest):
+    """The form of the reply's text. llama-server and others take the schema of a `json_object` beside it."""
+
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaSpec | None = None
+    object_schema: dict[str, Any] | None = Field(None, alias="schema")  # Any: a JSON schema
 
     @model_validator(mode="after")
     def _schema_is_there(self) -> "ChatResponseFormat":
         if self.type == "json_schema" and (self.json_schema is None or self.json_schema.json_schema is None):
             raise ValueError("json_schema.schema is missing")
+        return self
+
+
+class StructuredOutputs(LenientRequest):
+    """The form of the reply's text, as vLLM's clients ask for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    json_schema: dict[str, Any] | str | None = Field(None, alias="json")  # Any: a JSON schema
+    json_object: StrictBool | None = None
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> "StructuredOutputs":
+        if sum(form not in (None, False) for form in self.__dict__.values()) != 1:
+            raise ValueError("send exactly one of json, json_object, regex and choice")
         return self
 
 
@@ -134,6 +172,15 @@ class SamplingRequest(SamplingOptions):
     n: Annotated[StrictInt, Field(ge=1, le=_MAX_CHOICES)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_other_forms(cls, data: Any) -> Any:  # Any: raw JSON, before validation
+        given = [name for name in _OTHER_FORMS if isinstance(data, dict) and data.get(name) is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: send response_format or structured_outputs")
+        return data
 
     @property
     def reports_usage(self) -> bool:
@@ -147,9 +194,9 @@ class ChatCompletionRequest(SamplingRequest):
     top_logprobs: StrictInt | None = None
     response_format: ChatResponseFormat | None = None
     tools: Annotated[list[RequestTool], Field(max_length=512)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | AllowedToolChoice | None = None
     parallel_tool_calls: StrictBool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: str | None = None
     chat_template_kwargs: TemplateArguments | None = None
     modalities: list[str] | None = None
 
@@ -165,6 +212,8 @@ class ChatCompletionRequest(SamplingRequest):
     def _no_contradiction(self) -> "ChatCompletionRequest":
         if self.modalities is not None and self.modalities != ["text"]:
             raise ValueError("modalities: this server generates text only")
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise ValueError("structured_outputs: send it or response_format, not both")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self

@@ -12,6 +12,7 @@ from app.api.error_formats import openai_error
 from app.api.examples import TEXT_COMPLETION
 from app.api.openai.chat_requests import SamplingRequest
 from app.api.openai.events import encode
+from app.api.openai.model_input import structured_output
 from app.api.openai.sampling import sampling_fields
 from app.api.openai.text_completion import TextCompletion, TextCompletionMaker
 from app.api.paths import OPENAI_PREFIX
@@ -59,7 +60,10 @@ async def create_completion(
     max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     sampling = sampling_fields(body, max_tokens, body.logprobs)
     prompt = ModelInput(
-        prompt=body.text, prompt_logprobs=bool(body.echo) and body.logprobs is not None, scope=owner
+        prompt=body.text,
+        prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+        grammar=structured_output(body),
+        scope=owner,
     )
     events = services.choices.generate(prompt, sampling, body.model, deadline, body.n or 1)
     maker = TextCompletionMaker(body.model, body.text if body.echo else None)

@@ -1,8 +1,18 @@
 """Translates a chat completion request into the input of a model."""
 
 import json
+from collections.abc import Sequence
+from typing import Literal
 
-from app.api.openai.chat_requests import ChatCompletionRequest, ChatResponseFormat, NamedToolChoice
+from app.api.openai.chat_requests import (
+    AllowedFunctions,
+    AllowedToolChoice,
+    ChatCompletionRequest,
+    ChatResponseFormat,
+    FunctionTool,
+    NamedToolChoice,
+    SamplingRequest,
+)
 from app.api.openai.messages import chat_messages
 from app.api.openai.sampling import sampling_fields
 from app.core.errors import InvalidRequest
@@ -24,7 +34,7 @@ def chat_input(request: ChatCompletionRequest, owner: str) -> ModelInput:
         continue_final_message=is_continued,
         think=_think(request),
         wants_thinking=request.reasoning_effort not in (None, "none"),
-        grammar=_grammar(request.response_format),
+        grammar=structured_output(request) or _grammar(request.response_format),
         tool_use=_tool_use(request),
         scope=owner,
     )
@@ -57,8 +67,21 @@ def _grammar(response_format: ChatResponseFormat | None) -> Grammar | None:
     if response_format is None or response_format.type == "text":
         return None
     if response_format.json_schema is None or response_format.type == "json_object":
-        return Grammar("json_schema", '{"type": "object"}')
+        return Grammar("json_schema", json.dumps(response_format.object_schema or _ANY_OBJECT))
     return Grammar("json_schema", json.dumps(response_format.json_schema.json_schema))
+
+
+def structured_output(request: SamplingRequest) -> Grammar | None:
+    """Returns the grammar that vLLM's field demands."""
+    form = request.structured_outputs
+    if form is None:
+        return None
+    if form.regex is not None:
+        return Grammar("regex", form.regex)
+    if form.choice is not None:
+        return Grammar("choice", json.dumps(form.choice))
+    schema = _ANY_OBJECT if form.json_schema is None else form.json_schema
+    return Grammar("json_schema", schema if isinstance(schema, str) else json.dumps(schema))
 
 
 def _tool_use(request: ChatCompletionRequest) -> ToolUse | None:
@@ -69,6 +92,8 @@ def _tool_use(request: ChatCompletionRequest) -> ToolUse | None:
     """
     functions = [tool.function for tool in request.tools or () if tool.function is not None]
     choice = request.tool_choice or "auto"
+    if isinstance(choice, AllowedToolChoice):
+        functions, choice = _allowed(functions, choice.allowed_tools)
     name = choice.function.name if isinstance(choice, NamedToolChoice) else None
     if name is not None and all(function.name != name for function in functions):
         raise InvalidRequest(f"tool_choice: tools has no function {name!r}.")
@@ -92,4 +117,14 @@ def _tool_use(request: ChatCompletionRequest) -> ToolUse | None:
     )
 
 
+def _allowed(
+    functions: Sequence[FunctionTool], allowed: AllowedFunctions
+) -> tuple[list[FunctionTool], Literal["auto", "required"]]:
+    names = {tool.function.name for tool in allowed.tools}
+    if not names <= {function.name for function in functions}:
+        raise InvalidRequest("tool_choice.allowed_tools: tools has no function of such a name.")
+    return [function for function in functions if function.name in names], allowed.mode
+
+
+_ANY_OBJECT = {"type": "object"}
 _NO_PARAMETERS = {"type": "object", "properties": {}}

@@ -98,7 +98,7 @@ class PromptBuilder:
             return len(self._encoder.encode_raw(request.prompt))
         self._check_tools(request)
         text, _ = self._text(History.of(request).without(0), request)
-        return len(self._encoder.encode_chat(text))
+        return len(self._encoder.encode_chat(text, request.scope))  # with the kept ids of earlier replies
 
     def _marked(self, value: Any) -> Any:  # JSON
         """Returns the value with all its texts marked for the template."""

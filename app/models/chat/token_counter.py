@@ -54,9 +54,12 @@ class TokenCounter:
 
         return await self._with_model(request.model_name, deadline, ask)
 
-    async def count(self, request: CountRequest, deadline: Deadline) -> CountResponse:
+    async def count(self, owner: str, request: CountRequest, deadline: Deadline) -> CountResponse:
+        """Counts the tokens of a chat or a prompt, as the owner's next request would have them."""
         messages = None if request.messages is None else tuple(map(chat_message_of, request.messages))
-        model_input = ModelInput(messages, request.prompt, think=request.think, tool_use=tool_use_of(request))
+        model_input = ModelInput(
+            messages, request.prompt, think=request.think, tool_use=tool_use_of(request), scope=owner
+        )
         return await self.count_input(model_input, request.model_name, deadline)
 
     async def count_input(

@@ -11,6 +11,7 @@ from app.engine.ipc.messages import (
     ChatMessage,
     Delta,
     Finished,
+    Grammar,
     RequestTimings,
     TokenCounts,
     TokenLogprob,
@@ -26,6 +27,14 @@ WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {"name": "weather", "description": "Looks out.", "parameters": {"type": "object"}},
 }
+
+
+def allowed(mode: str, name: str) -> dict[str, Any]:
+    """Returns a choice of the tools that may be called."""
+    tools = [{"type": "function", "function": {"name": name}}]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 FIRST, SECOND = ToolCallRef(0, "call_1", "weather"), ToolCallRef(1, "call_2", "weather")
 CALLS = (
     Accepted("r", prompt_tokens=3, omitted_messages=0, max_tokens=20),
@@ -112,6 +121,56 @@ def test_tool_choice_reaches_the_model(
     assert use is not None and ((use.choice, use.name), use.is_parallel) == (expected, False)
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("auto", "auto"), ("required", "required")])
+def test_only_allowed_tools_reach_the_model(
+    client: openai.OpenAI, backend: StandInBackend, mode: str, expected: str
+) -> None:
+    tools = [WEATHER, {"type": "function", "function": {"name": "search"}}]
+    body = {"model": "stand-in", "messages": ASK, "tools": tools, "tool_choice": allowed(mode, "weather")}
+    client.post("/chat/completions", cast_to=object, body=body)
+    use = backend.requests[0].tool_use
+    assert use is not None and (use.choice, use.name) == (expected, None)
+    assert [tool.name for tool in use.tools] == ["weather"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"response_format": {"type": "json_object", "schema": {"type": "null"}}},
+            ("json_schema", '{"type": "null"}'),
+        ),
+        ({"structured_outputs": {"json": {"type": "null"}}}, ("json_schema", '{"type": "null"}')),
+        ({"structured_outputs": {"json": '{"type": "null"}'}}, ("json_schema", '{"type": "null"}')),
+        ({"structured_outputs": {"json_object": True}}, ("json_schema", '{"type": "object"}')),
+        ({"structured_outputs": {"regex": "a+"}}, ("regex", "a+")),
+        ({"structured_outputs": {"choice": ["yes", "no"]}}, ("choice", '["yes", "no"]')),
+    ],
+)
+@pytest.mark.parametrize("route", ["/chat/completions", "/completions"])
+def test_form_of_the_text_in_the_words_of_other_servers_reaches_the_model(
+    client: openai.OpenAI, backend: StandInBackend, route: str, fields: Any, expected: Any
+) -> None:
+    if route == "/completions" and "response_format" in fields:
+        pytest.skip("older completions have no response_format")
+    given = {"messages": ASK} if route == "/chat/completions" else {"prompt": "x"}
+    client.post(route, cast_to=object, body={"model": "stand-in", **given, **fields})
+    assert backend.requests[0].grammar == Grammar(*expected)
+
+
+@pytest.mark.parametrize(("seed", "is_repeated"), [(-7, True), (-1, False)])
+def test_numbers_that_other_servers_take_are_taken(
+    client: openai.OpenAI, backend: StandInBackend, seed: int, is_repeated: bool
+) -> None:
+    body = {"model": "stand-in", "messages": ASK, "top_k": -1, "top_p": 0, "seed": seed}
+    for _ in range(2):
+        client.post("/chat/completions", cast_to=object, body=body)
+    one, other = backend.sampling
+    assert one.top_k == 0
+    assert 0 < one.top_p < 1e-6
+    assert (one.seed == other.seed) is is_repeated
+
+
 def test_the_result_of_a_call_goes_back_to_the_model(client: openai.OpenAI, backend: StandInBackend) -> None:
     call: Any = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     messages: list[ChatCompletionMessageParam] = [
@@ -181,6 +240,16 @@ def test_log_probabilities_have_the_bytes_of_tokens(client: openai.OpenAI, backe
         ({"top_logprobs": 2}, None),
         ({"modalities": ["audio"]}, "modalities"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"guided_json": {"type": "object"}}, "guided_json"),
+        ({"grammar": "root ::= 'x'"}, "grammar"),
+        ({"structured_outputs": {"grammar": "root ::= 'x'"}}, "structured_outputs"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "x", "choice": ["y"]}}, "structured_outputs"),
+        (
+            {"structured_outputs": {"regex": "x"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+        ),
+        ({"tools": [WEATHER], "tool_choice": allowed("auto", "search")}, "tool_choice"),
     ],
 )
 def test_what_cannot_be_honoured_is_a_400_in_openais_form(
@@ -219,6 +288,7 @@ def test_what_changes_nothing_is_ignored(client: openai.OpenAI, backend: StandIn
     [
         ({"reasoning_effort": "high"}, None, True),
         ({"reasoning_effort": "none"}, False, False),
+        ({"reasoning_effort": "max"}, None, True),
         ({"reasoning_effort": "none", "chat_template_kwargs": {"x": 1}}, False, False),
         ({"chat_template_kwargs": {"enable_thinking": True}}, True, False),
         ({}, None, False),

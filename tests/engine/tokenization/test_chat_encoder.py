@@ -174,6 +174,7 @@ def test_reply_keeps_its_tokens_in_later_chats_of_its_scope() -> None:
     other = prompts.build(Submit("c", SamplingParams(), later, scope="two")).ids
     assert ids[: len(first) + len(reply)] == [*first, *reply]
     assert other == build(tokenizer, Submit("d", SamplingParams(), later)).ids
+    assert len(other) < len(ids) == prompts.count(Submit("e", SamplingParams(), later, scope="one"))
     assert ids[len(first) + len(reply) :] == other[-len(ids) + len(first) + len(reply) :]
 
 

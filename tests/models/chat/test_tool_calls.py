@@ -152,7 +152,7 @@ def test_counter_asks_the_model() -> None:
         text = await counter.detokenize(DetokenizeRequest(token_ids=[97, 98]), soon())
         assert text.text == "ab"
         request = CountRequest.model_validate({"messages": [{"role": "user", "content": "hi"}]})
-        count = await counter.count(request, soon())
+        count = await counter.count("somebody", request, soon())
         assert (count.tokens, count.context_length) == (7, backend.info.context_length)
         assert backend.requests[0].messages == (ChatMessage("user", "hi"),)
 
