@@ -1,6 +1,7 @@
-"""Measures free memory, names processes, and raises their limit of open files. It does not import torch."""
+"""Measures free memory and usable cores, names processes, and raises their limit of open files."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -84,6 +85,46 @@ def _cgroup_free(root: Path, own_cgroups: Path) -> Iterator[int]:
                 # Cached files, such as weights, count as used, but the kernel drops them if necessary.
                 used -= _statistic(folder / "memory.stat", names.cached)
                 yield max(limit - used, 0)
+
+
+def usable_cores(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> int:
+    """Returns how many cores this process may keep busy, which may be fewer than the machine has.
+
+    Its CPU affinity limits them, and so do the quotas of its control groups. A quota is rounded down, because
+    a thread that is halted in the middle of a product halts the others; at least one core is left.
+    """
+    return max(1, min([_affine_cores(), *_cgroup_cores(cgroups, own_cgroups)]))
+
+
+def _affine_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cgroup_cores(root: Path, own_cgroups: Path) -> Iterator[int]:
+    """Yields the cores of each control group with a quota, version 2 or 1."""
+    for hierarchy in (root, root / "unified"):
+        for group in _groups(own_cgroups, ""):
+            yield from _quota(_words(hierarchy / group / "cpu.max"))
+    for group in _groups(own_cgroups, "cpu"):
+        folder = root / "cpu" / group
+        yield from _quota([*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")])
+
+
+def _quota(words: list[str]) -> list[int]:
+    """Returns the cores of a quota and its period in microseconds; none without a quota (`max` or -1)."""
+    match words:
+        case [quota, period] if quota.isdecimal() and period.isdecimal() and int(period):
+            return [int(quota) // int(period)]
+    return []
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except (OSError, ValueError):  # no such file
+        return []
 
 
 def _groups(own_cgroups: Path, controller: str) -> Iterator[PurePosixPath]:

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.core.errors import DomainError, ModelRefused, ModelTooLarge
 from app.core.literals import CacheKind
+from app.core.machine import usable_cores
 from app.core.model_folder import weights
 from app.engine import memory
 from app.engine.admission import ChatFormat
@@ -160,8 +161,9 @@ def _prepare(spec: WorkerSpec) -> None:
 
 
 def _set_threads(spec: WorkerSpec) -> None:
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
+    """Sets torch's number of threads, whose default ignores the quota of a control group."""
+    usable = min(torch.get_num_threads(), usable_cores())
+    torch.set_num_threads(usable if spec.threads is None else spec.threads)
 
 
 def _load_draft(spec: WorkerSpec, served: CheckedModel) -> CheckedDraft | None:

@@ -1,11 +1,12 @@
-"""Free memory within the limits of control groups, of both versions, in folders that imitate the kernel's."""
+"""Free memory and usable cores within the limits of control groups, in folders that imitate the kernel's."""
 
+import os
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from app.core.machine import allow_many_open_files, available_bytes, open_files_limit
+from app.core.machine import allow_many_open_files, available_bytes, open_files_limit, usable_cores
 
 ROOT = "0::/\n"
 
@@ -98,6 +99,55 @@ def test_available_bytes_reads_the_root_that_a_container_sees(tmp_path: Path, ow
 def test_available_bytes_elsewhere_than_on_linux_is_the_hosts(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     assert available_bytes(nothing, nothing) == pytest.approx(psutil.virtual_memory().available, rel=0.5)
+
+
+def cores(hierarchy: Path, own: str = ROOT) -> int:
+    """Usable cores for a process whose /proc/self/cgroup has this text."""
+    own_cgroups = hierarchy / "own"
+    own_cgroups.write_text(own)
+    return usable_cores(hierarchy, own_cgroups)
+
+
+@pytest.fixture
+def affine(tmp_path: Path) -> int:
+    """The cores of this process's own affinity."""
+    return usable_cores(tmp_path / "nothing", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("limit", ["100000 100000", "50000 100000", "199999 100000", "1000 1000"])
+def test_usable_cores_are_within_the_quota(tmp_path: Path, limit: str) -> None:
+    write(tmp_path, cpu__max=f"{limit}\n")
+    assert cores(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "limit", ["max 100000", "999900000 100000", "", "garbage", "100000 0", "-1 100000", "1"]
+)
+def test_usable_cores_without_a_limit_are_those_of_the_affinity(
+    tmp_path: Path, affine: int, limit: str
+) -> None:
+    write(tmp_path, cpu__max=limit)
+    assert cores(tmp_path) == affine
+
+
+def test_usable_cores_reads_the_groups_around_it_and_version_1(tmp_path: Path, affine: int) -> None:
+    write(tmp_path / "user.slice", cpu__max="100000 100000")
+    write(tmp_path / "user.slice" / "shell.scope", cpu__max="max 100000")
+    assert cores(tmp_path, "0::/user.slice/shell.scope\n") == 1
+    write(tmp_path / "cpu" / "docker", cpu__cfs_quota_us="100000\n", cpu__cfs_period_us="100000\n")
+    assert cores(tmp_path, "4:cpu,cpuacct:/docker\n") == 1
+    write(tmp_path / "cpu" / "docker", cpu__cfs_quota_us="-1\n")
+    assert cores(tmp_path, "4:cpu,cpuacct:/docker\n") == affine
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no CPU affinity")
+def test_usable_cores_follow_the_affinity() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_limit_of_open_files_is_raised_as_far_as_allowed() -> None:

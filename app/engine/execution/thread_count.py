@@ -4,11 +4,16 @@ In each product all threads wait for the last one, and spin meanwhile. A thread 
 slows down all of them, several times.
 """
 
-import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+
+from app.core.machine import usable_cores
 
 _INTERVAL_S = 0.25  # of steps, after which the number may change
 _PAUSE_S = 0.1  # between two steps, after which what came before no longer counts
@@ -120,6 +125,45 @@ def adaptive_thread_count() -> ThreadCount | None:
     return ThreadCount(most, torch.set_num_threads, lambda: _delay_s() or 0.0, _has_cores)
 
 
+@contextmanager
+def adapting_threads(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Adapts the number of threads between the passes of the layers. Afterwards it is as it was before."""
+    most, count = torch.get_num_threads(), adaptive_thread_count()
+    if count is None:
+        yield
+        return
+    try:
+        with layers_as_steps(layers, count):
+            yield
+    finally:
+        torch.set_num_threads(most)
+
+
+@contextmanager
+def layers_as_steps(
+    layers: Iterable[nn.Module], count: ThreadCount, clock: Callable[[], float] = time.monotonic
+) -> Iterator[None]:
+    """Makes each pass of a layer a step for `count`."""
+    began_at = clock()
+
+    def begin(*_: Any) -> None:  # any arguments of a layer
+        nonlocal began_at
+        began_at = clock()
+        count.before_step(began_at)
+
+    def end(*_: Any) -> None:  # any arguments and output of a layer
+        count.after_step(began_at, clock())
+
+    layers = list(layers)
+    hooks = [layer.register_forward_pre_hook(begin) for layer in layers]
+    hooks += [layer.register_forward_hook(end) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _delay_s() -> float | None:
     """Returns for how long this process's threads have been ready to run without a core; None if unknown."""
     delays = [_delay_ns(task) for task in _TASKS.iterdir()] if _TASKS.is_dir() else []
@@ -133,7 +177,7 @@ def _has_cores(threads: int) -> bool:
         running = int(_LOAD.read_text().split()[3].partition("/")[0])  # with the thread that asks
     except (OSError, IndexError, ValueError):  # the system keeps no such record
         return False
-    return running - 1 + threads <= (os.cpu_count() or 1)
+    return running - 1 + threads <= usable_cores()
 
 
 def _delay_ns(task: Path) -> int | None:

@@ -4,8 +4,12 @@ import gc
 import logging
 from dataclasses import dataclass
 
+from torch import nn
+from transformers import PreTrainedModel
+
 from app.core.errors import ModelUnsupported
 from app.core.model_folder import is_gguf
+from app.engine.execution.thread_count import adapting_threads
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.kv.pool import pool_for
 from app.engine.layers.blocks import block_parameters
@@ -62,6 +66,18 @@ def _first_attempt(spec: WorkerSpec, report: ReportStage) -> CheckedModel | _Fai
     if getattr(loaded.model.config.get_text_config(), "num_hidden_layers", 1) < 1:
         raise ModelUnsupported("config.json describes a model without layers")
     report("check", 0.0)
+    if spec.threads is not None or loaded.model.device.type != "cpu":
+        return _checked(spec, loaded, report)
+    with adapting_threads(_layers(loaded.model)):
+        return _checked(spec, loaded, report)
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Returns the model's layers; none if it keeps them in another form than a list."""
+    return next((list(part) for part in model.modules() if isinstance(part, nn.ModuleList)), [])
+
+
+def _checked(spec: WorkerSpec, loaded: LoadedModel, report: ReportStage) -> CheckedModel | _Failure:
     try:
         reference = compute_reference(loaded.model, loaded.dtype)
     except ModelUnsupported as error:

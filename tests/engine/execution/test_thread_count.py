@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 from hypothesis import given, strategies as st
+from torch import Tensor, nn
 
-from app.engine.execution.thread_count import ThreadCount
+from app.engine.execution.thread_count import ThreadCount, adapting_threads, layers_as_steps
 
 STEP_S = 0.05
 
@@ -137,3 +139,37 @@ def test_thread_count_stays_in_its_bounds(steps: list[tuple[float, float]], most
         machine.step(count, step_s)
         assert 1 <= count.threads <= most
     assert machine.changes[-1:] in ([], [count.threads])
+
+
+class Layer(nn.Module):
+    """Takes a step's time on the machine."""
+
+    def __init__(self, machine: Machine, count: ThreadCount) -> None:
+        super().__init__()
+        self._machine, self._count = machine, count
+
+    def forward(self, rows: Tensor) -> Tensor:
+        self._machine.now += STEP_S
+        self._machine.delayed_s += max(0, self._count.threads - self._machine.free) * STEP_S * 0.5
+        return rows
+
+
+def test_thread_count_follows_the_layers_of_a_long_pass() -> None:
+    machine = Machine(free=2)
+    count = counting(machine, 4)
+    layers = nn.Sequential(*(Layer(machine, count) for _ in range(40)))
+    with layers_as_steps(layers, count, clock=lambda: machine.now):
+        layers(torch.zeros(1))
+    assert machine.changes[:2] == [3, 2]
+    del machine.changes[:]
+    machine.free = 1
+    layers(torch.zeros(1))
+    assert machine.changes == []
+
+
+def test_thread_count_is_as_before_after_the_layers() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), adapting_threads([nn.Identity()]):
+        torch.set_num_threads(1)
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before
