@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.core.errors import DomainError, ModelCorrupt, ModelUnsupported
 from app.engine import memory
 from app.engine.layers.schemes import as_computed, relative_error
 from app.engine.loading.folder_check import AGAIN
+from app.engine.loading.widened_pass import computing_in
 from app.engine.own_cache.state_space import unlimited_time_steps
 
 OTHERS = "Choose a model of another architecture: Llama, Qwen, Mistral, Gemma, GPT-2 and others work."
@@ -159,33 +159,6 @@ def refuse_lookahead(model: PreTrainedModel, reference: Reference) -> None:
             "tokens, so it cannot write one after the other",
             hint=OTHERS,
         )
-
-
-@contextmanager
-def computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
-    """Converts each module's own weights to `dtype` only while it runs, to save memory."""
-    stored: dict[nn.Parameter, Tensor] = {}
-
-    def widen(module: nn.Module, _: Any) -> None:  # of any arguments
-        for values in module.parameters(recurse=False):
-            if values.is_floating_point() and values.element_size() < dtype.itemsize:
-                stored[values] = values.data
-                values.data = values.data.to(dtype)
-
-    def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
-        for values in module.parameters(recurse=False):
-            if values in stored:
-                values.data = stored.pop(values)
-
-    hooks = [module.register_forward_pre_hook(widen) for module in model.modules()]
-    hooks += [module.register_forward_hook(restore) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for values, narrow in stored.items():  # of modules that failed
-            values.data = narrow
 
 
 def _refuse_infinite(model: PreTrainedModel, logits: list[Tensor], dtype: torch.dtype) -> None:

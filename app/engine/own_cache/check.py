@@ -20,11 +20,11 @@ from app.engine.loading.load import ReportStage
 from app.engine.loading.reference import (
     Reference,
     compute_reference,
-    computing_in,
     failures_as_unsupported,
     measure_rounding,
     refuse_lookahead,
 )
+from app.engine.loading.widened_pass import computing_in
 from app.engine.own_cache.joint_cache import Joining, joining_of
 from app.engine.own_cache.runner import CachePlace, OwnForward, PassOptions
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument, storage_bytes

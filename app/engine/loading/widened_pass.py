@@ -1,0 +1,89 @@
+"""Computes a model's passes in a dtype with more bits than its weights, without copying all of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, linear
+from transformers import PreTrainedModel
+
+_BLOCK = 1 << 20  # weights that are converted at once; in float32 they fit into a core's cache
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
+    """Converts weights to `dtype` only while they are used, and only as many as are used at once.
+
+    Of linear layers that is a block, and of embeddings the rows that are looked up. Other modules have all of
+    their own weights converted while they run.
+    """
+    narrow = [module for module in model.modules() if _is_narrow(module, dtype)]
+    replaced = [module for module in narrow if _replace_forward(module, dtype)]
+    try:
+        with _widened(set(narrow) - set(replaced), dtype):
+            yield
+    finally:
+        for module in replaced:
+            del module.forward
+
+
+def _is_narrow(module: nn.Module, dtype: torch.dtype) -> bool:
+    return any(_has_fewer_bits(values, dtype) for values in module.parameters(recurse=False))
+
+
+def _has_fewer_bits(values: Tensor, dtype: torch.dtype) -> bool:
+    return values.is_floating_point() and values.element_size() < dtype.itemsize
+
+
+def _replace_forward(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Returns whether the module has got another pass, which converts less at once."""
+    if "forward" in vars(module):  # somebody else has replaced it
+        return False
+    if type(module) is nn.Linear:
+        module.forward = partial(_linear, module, dtype)  # type: ignore[method-assign]
+    elif type(module) is nn.Embedding or hasattr(module, "scalar_embed_scale"):
+        module.forward = partial(_look_up, module, dtype)
+    return "forward" in vars(module)
+
+
+def _linear(module: nn.Linear, dtype: torch.dtype, rows: Tensor) -> Tensor:
+    step = max(1, _BLOCK // module.in_features)
+    blocks = (module.weight[start : start + step] for start in range(0, module.out_features, step))
+    outputs = torch.cat([linear(rows, block.to(dtype)) for block in blocks], dim=-1)
+    return outputs if module.bias is None else outputs + module.bias.to(dtype)
+
+
+def _look_up(module: nn.Module, dtype: torch.dtype, ids: Tensor) -> Tensor:
+    table: Any = module  # an embedding; Gemma's multiplies its rows
+    rows = embedding(ids, table.weight).to(dtype)
+    return rows * table.embed_scale.to(dtype) if hasattr(table, "scalar_embed_scale") else rows
+
+
+@contextmanager
+def _widened(modules: set[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """Converts all of each module's own weights while it runs."""
+    stored: dict[nn.Parameter, Tensor] = {}
+
+    def widen(module: nn.Module, _: Any) -> None:  # of any arguments
+        for values in module.parameters(recurse=False):
+            if _has_fewer_bits(values, dtype):
+                stored[values] = values.data
+                values.data = values.data.to(dtype)
+
+    def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
+        for values in module.parameters(recurse=False):
+            if values in stored:
+                values.data = stored.pop(values)
+
+    hooks = [module.register_forward_pre_hook(widen) for module in modules]
+    hooks += [module.register_forward_hook(restore) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for values, narrow in stored.items():  # of modules that failed
+            values.data = narrow
