@@ -249,6 +249,7 @@ def _info(
         weights=served.path.weights,
         cache=_cache_kind(own),
         cache_reason=_reason(own) if own else None,
+        guessed_template=loaded.guessed_template,
         parameters=served.parameters,
         context_length=limits.context_length,
         memory_bytes=memory_use.used_bytes,

@@ -25,6 +25,8 @@ async def status(session: Session, argument: str) -> None:
         rows.append(("served from", served_from(model.model_id or "nothing yet")))
         if info.cache is not None:
             rows.append(("cache", ": ".join(filter(None, (info.cache, info.cache_reason)))))
+        if info.guessed_template is not None:
+            rows.append(("chat template", f"{info.guessed_template}'s, because the model's file has none"))
     for update in map(progress_of, health.loading):
         rows.append(("loading", f"{update} {update.share}".rstrip()))
     transcript = session.transcript

@@ -1,8 +1,18 @@
 """Chat templates for GGUF files without one, such as many of Ollama's, chosen by a special token."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyTemplate:
+    """The chat template of a family of models."""
+
+    family: str
+    token: str  # a special token that only this family has
+    text: str  # Jinja
+
 
 _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -23,14 +33,14 @@ _GEMMA = (  # the system prompt begins the first message
     "{{ message['content'] | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
-_BY_TOKEN: Mapping[str, str] = {
-    "<|im_start|>": _CHATML,
-    "<|start_header_id|>": _LLAMA3,
-    "<start_of_turn>": _GEMMA,
-}
+_TEMPLATES = (
+    FamilyTemplate("ChatML", "<|im_start|>", _CHATML),
+    FamilyTemplate("Llama 3", "<|start_header_id|>", _LLAMA3),
+    FamilyTemplate("Gemma", "<start_of_turn>", _GEMMA),
+)
 
 
-def usual_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def usual_template(tokenizer: PreTrainedTokenizerBase) -> FamilyTemplate | None:
     """Returns the template of the models that have the same special tokens; None for unknown ones."""
     vocabulary = tokenizer.get_vocab()
-    return next((template for token, template in _BY_TOKEN.items() if token in vocabulary), None)
+    return next((template for template in _TEMPLATES if template.token in vocabulary), None)

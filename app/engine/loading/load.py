@@ -56,6 +56,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     context_length: int  # tokens
     dtype: torch.dtype = torch.float32  # in which it computes; weights with fewer bits keep their own
+    guessed_template: str | None = None  # the family whose chat template it has, because its file has none
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -126,8 +127,10 @@ def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
     config.eos_token_id = ending_ids(file)
     dtype = pick_dtype(spec.dtype, device, torch.bfloat16)  # quantised weights are no more precise
     tokenizer = build_tokenizer(file)
-    if tokenizer.chat_template is None and spec.chat_template is None:
-        tokenizer.chat_template = usual_template(tokenizer)
+    guessed = None if tokenizer.chat_template or spec.chat_template else usual_template(tokenizer)
+    if guessed is not None:
+        tokenizer.chat_template = guessed.text
+        _log.warning("the GGUF file has no chat template; that of %s is used", guessed.family)
     if len(tokenizer) > config.vocab_size:
         raise ModelCorrupt("the GGUF file has more tokens than rows of its embedding", hint=AGAIN)
     refuse_growth(tokenizer)
@@ -139,7 +142,8 @@ def _load_gguf(spec: WorkerSpec, report: ReportStage) -> LoadedModel:
         report=lambda fraction: report("load", fraction),
     )
     model.to(device)  # type: ignore[arg-type]  # as below
-    return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype)
+    family = None if guessed is None else guessed.family
+    return LoadedModel(model, tokenizer, _context_length(config, spec.context_length), dtype, family)
 
 
 def _convert_pickle(folder: Path, target: str | None, report: ReportStage) -> Path:

@@ -184,6 +184,7 @@ def _facts(loaded: ServedModel) -> dict[str, str | int | float | dict[str, Sampl
         "weights": info.weights or None,
         "cache": info.cache,
         "cache_reason": info.cache_reason,
+        "guessed_template": info.guessed_template,
         "draft": info.draft,
         "parameters": info.parameters or None,
         "kv_cache_bytes": info.kv_cache_bytes or None,

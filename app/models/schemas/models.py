@@ -122,6 +122,11 @@ class ModelInfoResponse(WireModel):
         "no usable cache, so each token computes all earlier ones again, which is slow.",
     )
     cache_reason: str | None = Field(None, description="Why the model is not packed.")
+    guessed_template: str | None = Field(
+        None,
+        description="The family whose chat template is used, because the GGUF file has none: `ChatML`, "
+        "`Llama 3` or `Gemma`.",
+    )
     draft: str | None = Field(None, description="The smaller model whose draft tokens it verifies.")
     parameters: int | None = None
     memory_bytes: int | None = None

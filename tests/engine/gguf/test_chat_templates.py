@@ -8,6 +8,7 @@ from tokenizers import AddedToken
 from app.engine.gguf.chat_templates import usual_template
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.load import load
+from app.engine.startup import build_engine
 from tests.engine.gguf.files import tiny_model, write
 from tests.engine.tiny import make_tokenizer
 
@@ -35,8 +36,9 @@ def test_template_is_that_of_the_special_tokens(token: str) -> None:
     tokenizer = make_tokenizer()
     tokenizer.add_tokens([AddedToken(token, special=True)], special_tokens=True)
     template = usual_template(tokenizer)
+    assert template is not None and template.token == token
     rendered = tokenizer.apply_chat_template(
-        _CHAT, chat_template=template, tokenize=False, add_generation_prompt=True
+        _CHAT, chat_template=template.text, tokenize=False, add_generation_prompt=True
     )
     assert rendered == _RENDERED[token]
 
@@ -53,5 +55,18 @@ def test_file_without_a_template_gets_one_unless_the_source_has_one(
     tokenizer.add_tokens([AddedToken("<start_of_turn>", special=True)], special_tokens=True)
     path = write(tmp_path / "x.gguf", tiny_model("gemma3"), "gemma3", tokenizer=tokenizer, is_ollamas=True)
     spec = WorkerSpec(str(path), "tiny", dtype="float32", chat_template=given)
-    template = load(spec, lambda *stage: None).tokenizer.chat_template
-    assert (template is None) == (given is not None)
+    loaded = load(spec, lambda *stage: None)
+    assert (loaded.tokenizer.chat_template is None) == (given is not None)
+    assert loaded.guessed_template == (None if given else "Gemma")
+
+
+def test_guessed_template_is_named_in_the_log_and_to_clients(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken("<start_of_turn>", special=True)], special_tokens=True)
+    path = write(tmp_path / "x.gguf", tiny_model("gemma3"), "gemma3", tokenizer=tokenizer, is_ollamas=True)
+    ready = build_engine(WorkerSpec(str(path), "tiny", dtype="float32"), lambda _: None)
+    ready.close()
+    assert ready.info.guessed_template == "Gemma"
+    assert "no chat template; that of Gemma is used" in caplog.text

@@ -54,6 +54,7 @@ class ModelInfo(Record, frozen=True):
     draft: str | None = None  # name of the draft model in use
     cache: CacheKind | None = None  # None: of a remote engine, which does not say
     cache_reason: str | None = None  # why it is not packed
+    guessed_template: str | None = None  # the family whose chat template is used, because the file has none
     card_bytes: int | None = None  # total memory of the graphics card; None: on the host
 
 
