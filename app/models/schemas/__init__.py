@@ -12,6 +12,18 @@ from app.models.schemas.activity import (
     RequestEntry as RequestEntry,
     RequestStage as RequestStage,
 )
+from app.models.schemas.conversations import (
+    ConversationListResponse as ConversationListResponse,
+    ConversationMessage as ConversationMessage,
+    ConversationResponse as ConversationResponse,
+    ConversationSummary as ConversationSummary,
+    DeletedResponse as DeletedResponse,
+    NewChatResponse as NewChatResponse,
+    RunningTurn as RunningTurn,
+    RunningTurnsResponse as RunningTurnsResponse,
+    SelectResponse as SelectResponse,
+    UndoResponse as UndoResponse,
+)
 from app.models.schemas.models import (
     FileProgress as FileProgress,
     HealthResponse as HealthResponse,
@@ -38,23 +50,14 @@ from app.models.schemas.parts import (
 )
 from app.models.schemas.replies import (
     ChatResponse as ChatResponse,
-    ConversationListResponse as ConversationListResponse,
-    ConversationMessage as ConversationMessage,
-    ConversationResponse as ConversationResponse,
-    ConversationSummary as ConversationSummary,
     CountResponse as CountResponse,
-    DeletedResponse as DeletedResponse,
     DeltaEvent as DeltaEvent,
     DetokenizeResponse as DetokenizeResponse,
     ErrorDetail as ErrorDetail,
     ErrorResponse as ErrorResponse,
     GenerateResponse as GenerateResponse,
     LogprobEntry as LogprobEntry,
-    NewChatResponse as NewChatResponse,
     Parameters as Parameters,
-    RunningTurn as RunningTurn,
-    RunningTurnsResponse as RunningTurnsResponse,
-    SelectResponse as SelectResponse,
     StartEvent as StartEvent,
     StopTurnResponse as StopTurnResponse,
     ThinkingEvent as ThinkingEvent,
@@ -62,7 +65,6 @@ from app.models.schemas.replies import (
     TokenizeResponse as TokenizeResponse,
     ToolCallEvent as ToolCallEvent,
     TopLogprob as TopLogprob,
-    UndoResponse as UndoResponse,
     Usage as Usage,
 )
 from app.models.schemas.reply_fields import (
