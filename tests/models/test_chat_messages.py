@@ -23,7 +23,7 @@ from app.models.schemas import (
 from app.models.turns.turn_log import TurnEvent
 from tests.models.conftest import OWNER, read, soon
 from tests.models.stand_in import HELLO, WHOLE
-from tests.models.test_turns import World, world
+from tests.models.turn_world import World, world
 
 FIRST, SECOND = ToolCallRef(0, "call_1", "weather"), ToolCallRef(1, "call_2", "time")
 CALLING = (

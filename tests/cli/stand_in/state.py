@@ -257,3 +257,8 @@ class StandIn:
             model_id=self.model_ids[name],
             load_time=0.2,
         )
+
+
+def refuse_branches(state: StandIn) -> None:
+    if state.is_old:
+        raise Refusal(404, "not_found", "There is no such route.")
