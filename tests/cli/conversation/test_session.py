@@ -9,6 +9,7 @@ from app.cli.errors import Refused, StreamBroken
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.paths import sessions_folder
 from app.cli.transcripts.session_index import recent_sessions
+from app.models.schemas import LoadProgress
 from tests.cli.conftest import Seen, Talk, interrupted, last_autosaved
 from tests.cli.stand_in.state import StandIn
 from tests.waiting import until
@@ -73,9 +74,10 @@ def test_continue_extends_an_interrupted_answer(talk: Talk, seen: Seen, standin:
     assert seen.answers.endswith("You said: hang on\nmore of on\n")  # the beginning is not shown again
 
 
-def test_ctrl_c_before_the_answer_offers_the_message_again(talk: Talk, seen: Seen) -> None:
+def test_ctrl_c_before_the_answer_offers_the_message_again(talk: Talk, standin: StandIn) -> None:
     async def stop_at_once(session: Session) -> None:
         interrupts = Interrupts()
+        standin.loading = LoadProgress(model_name="gpt2", stage="load", fraction=0.5)
         running = asyncio.create_task(interrupts.run(session.send("hello")))
         await until(lambda: session.draft)
         interrupts.fire()
