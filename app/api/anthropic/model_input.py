@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from app.api.anthropic.requests import (
+    DocumentBlock,
     MessageParam,
     MessagesRequest,
     OtherBlock,
     PromptRequest,
     RequestBlock,
+    SearchResultBlock,
     TextBlock,
     ToolResultBlock,
     ToolUseBlock,
@@ -22,7 +24,7 @@ from app.engine.ipc.messages import ChatMessage, Grammar, Tool, ToolCall, ToolUs
 from app.models.chat.engine_terms import append_message
 from app.models.schemas import SamplingFields
 
-_MEDIA = ("image", "document", "audio", "video")
+_MEDIA = ("image", "audio", "video")
 
 
 def message_input(request: PromptRequest, owner: str) -> ModelInput:
@@ -90,10 +92,24 @@ def _text(content: str | Sequence[RequestBlock], where: str) -> str:
     """Returns the text of the blocks. Blocks of unknown types are ignored, as clients expect."""
     if isinstance(content, str):
         return content
-    for block in content:
-        if isinstance(block, OtherBlock) and block.type in _MEDIA:
-            raise InvalidRequest(f"{where}: this server reads text only, not {block.type!r}.")
-    return "\n".join(block.text for block in content if isinstance(block, TextBlock))
+    return "\n".join(text for block in content for text in _texts(block, where) if text)
+
+
+def _texts(block: RequestBlock, where: str) -> Iterator[str]:
+    match block:
+        case TextBlock():
+            yield block.text
+        case SearchResultBlock():
+            yield from (block.title, block.source, *(each.text for each in block.content))
+        case DocumentBlock(source=source):
+            if source.type not in ("text", "content"):
+                raise InvalidRequest(
+                    f"{where}: this server reads documents of text only, not {source.type!r}."
+                )
+            yield from (block.title or "", block.context or "", source.data or "")
+            yield _text(source.content or "", where)
+        case OtherBlock(type=kind) if kind in _MEDIA:
+            raise InvalidRequest(f"{where}: this server reads text only, not {kind!r}.")
 
 
 def _grammar(request: PromptRequest) -> Grammar | None:

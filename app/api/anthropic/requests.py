@@ -28,13 +28,35 @@ class ToolResultBlock(LenientRequest):
     is_error: StrictBool | None = None
 
 
+class DocumentSource(LenientRequest):
+    """Where a document's text is. This server reads `text` and `content`, and no files."""
+
+    type: str
+    data: str | None = None
+    content: "str | list[RequestBlock] | None" = None
+
+
+class DocumentBlock(LenientRequest):
+    type: Literal["document"]
+    source: DocumentSource
+    title: str | None = None
+    context: str | None = None
+
+
+class SearchResultBlock(LenientRequest):
+    type: Literal["search_result"]
+    source: str
+    title: str
+    content: list[TextBlock]
+
+
 class OtherBlock(LenientRequest):
     """A block that this server does not read: earlier thinking, an image, a use of a server's tool."""
 
     type: str
 
 
-_READ = {"text": TextBlock, "tool_use": ToolUseBlock, "tool_result": ToolResultBlock}
+_READ = ("text", "tool_use", "tool_result", "document", "search_result")
 
 
 def _kind(block: Any) -> str:  # Any: raw JSON, or a block
@@ -46,6 +68,8 @@ RequestBlock = Annotated[
     Annotated[TextBlock, Tag("text")]
     | Annotated[ToolUseBlock, Tag("tool_use")]
     | Annotated[ToolResultBlock, Tag("tool_result")]
+    | Annotated[DocumentBlock, Tag("document")]
+    | Annotated[SearchResultBlock, Tag("search_result")]
     | Annotated[OtherBlock, Tag("other")],
     Discriminator(_kind),
 ]

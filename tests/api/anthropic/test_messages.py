@@ -23,6 +23,7 @@ from tests.api.openai.test_chat import CALLS
 from tests.models.stand_in import WHOLE, StandInBackend
 
 ASK: list[MessageParam] = [{"role": "user", "content": "hi"}]
+PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
 WEATHER: ToolParam = {"name": "weather", "description": "Looks out.", "input_schema": {"type": "object"}}
 
 
@@ -136,10 +137,41 @@ def test_results_of_tools_come_before_the_text_beside_them(
     )
 
 
+def test_texts_of_documents_and_search_results_reach_the_model(
+    client: anthropic.Anthropic, backend: StandInBackend
+) -> None:
+    text = {"type": "text", "text": "It rains."}
+    result = {"type": "search_result", "title": "Oslo", "source": "https://a.example", "content": [text]}
+    blocks: list[Any] = [
+        {"type": "tool_result", "tool_use_id": "c1", "content": [result]},
+        {
+            "type": "document",
+            "title": "Notes",
+            "context": "From May",
+            "source": {"type": "text", "media_type": "text/plain", "data": "Take a coat."},
+        },
+        {"type": "document", "source": {"type": "content", "content": [text]}},
+        {"type": "text", "text": "And now?"},
+    ]
+    call = {"type": "tool_use", "id": "c1", "name": "f", "input": {}}
+    messages: list[Any] = [
+        *ASK,
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": blocks},
+    ]
+    client.messages.create(model="stand-in", max_tokens=9, messages=messages)
+    assert backend.requests[0].messages is not None
+    assert [message.content for message in backend.requests[0].messages[-2:]] == [
+        "Oslo\nhttps://a.example\nIt rains.",
+        "Notes\nFrom May\nTake a coat.\nIt rains.\nAnd now?",
+    ]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"max_tokens": 0},
+        {"messages": [{"role": "user", "content": [{"type": "document", "source": PDF}]}]},
         {"max_tokens": "9"},
         {"temperature": 3},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
