@@ -59,19 +59,16 @@ class LocalModels:
         found: dict[str, ModelProfile] = {}
         for profile in self._all():
             if profile.name not in known and profile.sources[0].location not in locations:
-                found.setdefault(profile.name, profile)
+                aliases = tuple(alias for alias in profile.aliases if alias not in known)
+                found.setdefault(profile.name, replace(profile, aliases=aliases))
         return [found[name] for name in sorted(found)[:_MOST]]
 
     def add_named(self, known: Mapping[str, ModelProfile], name: str) -> Mapping[str, ModelProfile]:
-        """Returns the known models and, if they lack this name, the model of another program that has it.
-
-        As in Ollama, `qwen3` alone is `qwen3:latest`, which gets the shorter name as an alias.
-        """
+        """Returns the known models and, if they lack this name, the model of another program that has it."""
         if name in known or name in aliases_of(known):
             return known
         found = {profile.name: profile for profile in self.find(known)}
-        if name not in found and (latest := f"{name}:latest") in found:
-            return {**known, latest: replace(found[latest], aliases=(name,))}
+        name = name if name in found else aliases_of(found).get(name, name)
         return {**known, name: found[name]} if name in found else known
 
     def _all(self) -> Iterator[ModelProfile]:
@@ -83,13 +80,18 @@ class LocalModels:
 
 
 def _in_ollama(store: Path) -> Iterator[ModelProfile]:
-    """Yields the models of an Ollama store, such as `qwen3:0.6b` or `hf.co/owner/name:Q4_K_M`."""
+    """Yields the models of an Ollama store, such as `qwen3:0.6b` or `hf.co/owner/name:Q4_K_M`.
+
+    As in Ollama, `qwen3` alone is another name of `qwen3:latest`.
+    """
     for manifest in _entries(store / "manifests", 4):
         parts = manifest.relative_to(store / "manifests").parts
         blob = _model_blob(manifest, store)
         if blob is not None and all(map(_NAME.fullmatch, parts)):
             known_as = _ollama_name(*parts)
-            yield _profile(known_as, Source(str(blob), label=f"ollama/{known_as}"), "Ollama's store")
+            profile = _profile(known_as, Source(str(blob), label=f"ollama/{known_as}"), "Ollama's store")
+            short, _, tag = known_as.rpartition(":")
+            yield replace(profile, aliases=(short,)) if tag == "latest" else profile
 
 
 def _ollama_name(host: str, owner: str, name: str, tag: str) -> str:

@@ -53,9 +53,8 @@ class ModelRegistry:
         return self._states.get(name) or self._states[find_profile(self._listed(), name).name]
 
     def _known_as(self, name: str) -> str:
-        """Returns the name of the model with this alias, or with Ollama's default tag; else the same name."""
-        name = self._aliases.get(name, name)
-        return latest if name not in self._states and (latest := f"{name}:latest") in self._found else name
+        """Returns the name of the model with this alias; the same name if no model has."""
+        return name if name in self._states else self._aliases.get(name, name)
 
     def _listed(self) -> dict[str, ModelProfile]:
         """Returns the models of the catalogue, then those of other programs."""
@@ -84,6 +83,7 @@ class ModelRegistry:
             if known is None or (known.profile != profile and self._is_unused(known)):  # it may have moved
                 self._states[name] = ModelState(profile)
         self._found = frozenset(new)
+        self._aliases = {**aliases_of(new), **aliases_of(self._catalogue)}
 
     def all(self) -> list[ModelState]:
         """Returns the models of the catalogue and of other programs, and those in use or that served."""

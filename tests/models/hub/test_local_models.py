@@ -132,6 +132,7 @@ def test_manager_lists_and_finds_them_until_they_are_gone(tmp_path: Path) -> Non
         assert "qwen3:0.6b" in await manager.on_disk()
         assert manager.find("qwen3:0.6b") in manager.states()
         assert manager.find("mine") is manager.find("mine:latest")
+        assert manager.find("mine").profile.aliases == ("mine",)
         with pytest.raises(ModelNotFound) as caught:
             manager.find("qwen3:1b")
         assert "Did you mean qwen3:0.6b" in str(caught.value.hint)
@@ -161,6 +162,12 @@ def test_name_that_is_known_is_not_looked_for(tmp_path: Path) -> None:
     ollama(tmp_path / "ollama", "library/qwen3/0.6b")
     assert local(tmp_path).add_named(CATALOGUE, "gpt2") is CATALOGUE
     assert local(tmp_path).add_named(CATALOGUE, "qwen3:8b") is CATALOGUE
+
+
+def test_name_of_a_known_model_is_no_alias(tmp_path: Path) -> None:
+    ollama(tmp_path / "ollama", "library/gpt2/latest")
+    (found,) = local(tmp_path).find(CATALOGUE)
+    assert (found.name, found.aliases) == ("gpt2:latest", ())
 
 
 def test_name_without_a_tag_is_that_of_the_latest(tmp_path: Path) -> None:
