@@ -37,11 +37,17 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_fork_server() -> Iterator[Path]:
-    """The socket of a fork server for all tests of the session, so that torch is imported only once."""
+def fork_server() -> Iterator[ForkServer]:
+    """A fork server for all tests of the session, so that torch is imported only once. No test may end it."""
     server = ForkServer()
-    yield server.path
+    yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_fork_server(fork_server: ForkServer) -> Path:
+    """Its socket."""
+    return fork_server.path
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 from tests.waiting import LIMIT_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
+# Settings of a server that runs no model itself: it starts no fork server, which would import torch.
+NO_WORKERS = {"LLM_FORK_SERVER": "/nonexistent"}
 
 
 @dataclass

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -79,31 +80,36 @@ def test_a_client_that_disconnects_frees_the_model(server: RunningServer) -> Non
     wait_for(lambda: server.get("/health")["active_requests"] == 0, "the request to end", 10)
 
 
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with a fork server of its own, whose processes may be killed."""
+    with running_server(tmp_path_factory.mktemp("own"), LLM_MODEL_NAME="builtin") as server:
+        yield server
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can limit it")
-def test_requests_cannot_make_a_worker_grow_without_bound(tmp_path: Path) -> None:
-    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
-        server.wait_until_ready()
-        (worker,) = server.worker_pids()
-        assert psutil.Process(worker).rlimit(psutil.RLIMIT_DATA)[0] != psutil.RLIM_INFINITY
+def test_requests_cannot_make_a_worker_grow_without_bound(own_server: RunningServer) -> None:
+    own_server.wait_until_ready()
+    (worker,) = own_server.worker_pids()
+    assert psutil.Process(worker).rlimit(psutil.RLIMIT_DATA)[0] != psutil.RLIM_INFINITY
 
 
-def test_a_killed_worker_ends_its_streams_and_is_replaced(tmp_path: Path) -> None:
-    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
-        server.wait_until_ready()
-        first = server.chat("My name is Marlowe.")
-        body = {"message": LONG, "stream": True, "conversation_id": first["conversation_id"]}
-        with server.http.stream("POST", "/api/v1/chat", json=body, timeout=SILENCE_S) as response:
-            stream = events(response)
-            next(stream)
-            (worker,) = server.worker_pids()
-            os.kill(worker, signal.SIGKILL)
-            *_, (name, data) = stream
-        assert (name, data["error"]["code"]) == ("error", "worker_died")
-        assert server.http.get("/health/ready").status_code == 503
-        history = server.get(f"/api/v1/chat/conversation/{first['conversation_id']}")
-        assert history["message_count"] == 2
-        reply = server.chat("What is my name?", conversation_id=first["conversation_id"])
-        assert "Marlowe" in reply["response"]
+def test_a_killed_worker_ends_its_streams_and_is_replaced(own_server: RunningServer) -> None:
+    own_server.wait_until_ready()
+    first = own_server.chat("My name is Marlowe.")
+    body = {"message": LONG, "stream": True, "conversation_id": first["conversation_id"]}
+    with own_server.http.stream("POST", "/api/v1/chat", json=body, timeout=SILENCE_S) as response:
+        stream = events(response)
+        next(stream)
+        (worker,) = own_server.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        *_, (name, data) = stream
+    assert (name, data["error"]["code"]) == ("error", "worker_died")
+    assert own_server.http.get("/health/ready").status_code == 503
+    history = own_server.get(f"/api/v1/chat/conversation/{first['conversation_id']}")
+    assert history["message_count"] == 2
+    reply = own_server.chat("What is my name?", conversation_id=first["conversation_id"])
+    assert "Marlowe" in reply["response"]
 
 
 def is_running(pid: int) -> bool:
@@ -129,22 +135,21 @@ def test_the_server_answers_while_loading_and_workers_end_with_it(
         wait_for(lambda: not list(tmp_path.glob("llm-*")), "the folders of the sockets to be deleted", 10)
 
 
-def test_server_continues_after_its_fork_server_is_killed(tmp_path: Path) -> None:
-    with running_server(tmp_path, LLM_MODEL_NAME="builtin") as server:
-        server.wait_until_ready()
-        before = server.worker_pids()
-        (fork_server,) = (
-            child
-            for child in psutil.Process(server.process.pid).children()
-            if child.name() == "llm-fork-server"
-        )
-        fork_server.kill()
-        wait_for(lambda: not is_running(fork_server.pid), "the fork server to end")
-        assert "Paris" in server.chat("What is the capital of France?")["response"]
-        os.kill(before[0], signal.SIGKILL)
-        wait_for(lambda: server.http.get("/health/ready").status_code == 503, "the server to notice")
-        assert "Paris" in server.chat("What is the capital of France?")["response"]
-        assert server.worker_pids() and server.worker_pids() != before
+def test_server_continues_after_its_fork_server_is_killed(own_server: RunningServer) -> None:
+    own_server.wait_until_ready()
+    before = own_server.worker_pids()
+    (fork_server,) = (
+        child
+        for child in psutil.Process(own_server.process.pid).children()
+        if child.name() == "llm-fork-server"
+    )
+    fork_server.kill()
+    wait_for(lambda: not is_running(fork_server.pid), "the fork server to end")
+    assert "Paris" in own_server.chat("What is the capital of France?")["response"]
+    os.kill(before[0], signal.SIGKILL)
+    wait_for(lambda: own_server.http.get("/health/ready").status_code == 503, "the server to notice")
+    assert "Paris" in own_server.chat("What is the capital of France?")["response"]
+    assert own_server.worker_pids() and own_server.worker_pids() != before
 
 
 def test_the_server_never_loads_torch(server: RunningServer) -> None:

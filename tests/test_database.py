@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.models.storage.conftest import url_of
-from tests.server import ROOT, RunningServer, events, running_server
+from tests.server import NO_WORKERS, ROOT, RunningServer, events, running_server
 from tests.waiting import LIMIT_S, wait_for
 
 WITHOUT_MODEL = ("tests.stored_server",)
@@ -33,7 +33,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @contextmanager
 def stored_server(folder: Path, url: str) -> Iterator[RunningServer]:
     """A server on the database that answers without a model."""
-    settings = {"LLM_DATABASE_URL": url, "LLM_MODEL_NAME": "none"}
+    settings = {"LLM_DATABASE_URL": url, "LLM_MODEL_NAME": "none"} | NO_WORKERS
     with running_server(folder, command=WITHOUT_MODEL, **settings) as server:
         server.wait_until_ready()
         yield server
@@ -163,6 +163,7 @@ def test_server_without_its_database_says_so_and_goes_on_when_it_is_back(tmp_pat
         command=WITHOUT_MODEL,
         LLM_DATABASE_URL=f"sqlite:///{folder}/conversations.db",
         LLM_MODEL_NAME="none",
+        **NO_WORKERS,
     ) as server:
         ready = server.http.get("/health/ready")
         assert (ready.status_code, ready.json()["error"]["code"]) == (503, "store_unavailable")

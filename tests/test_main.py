@@ -14,7 +14,7 @@ import pytest
 
 from app.core.config import Settings, SettingsError
 from app.main import create_app
-from tests.server import free_port
+from tests.server import NO_WORKERS, free_port
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +74,14 @@ def until_it_answers(url: str) -> None:
 @pytest.fixture
 def offline(tmp_path: Path) -> dict[str, str]:
     """The environment of a server that has no model and no network. It answers all the same."""
-    return {"LLM_MODEL_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "LLM_PORT": str(free_port())}
+    offline = {"LLM_MODEL_CACHE_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "LLM_PORT": str(free_port())}
+    return offline | NO_WORKERS
+
+
+@pytest.fixture
+def with_fork_server(offline: dict[str, str]) -> dict[str, str]:
+    """The same with a fork server, which has to end with its server."""
+    return {name: value for name, value in offline.items() if name not in NO_WORKERS}
 
 
 def test_app_is_built_on_access_and_not_on_import() -> None:
@@ -220,10 +227,10 @@ def test_uvicorn_finds_the_app(offline: dict[str, str]) -> None:
     assert "Traceback" not in output
 
 
-def test_server_ends_when_its_reloader_is_killed(offline: dict[str, str]) -> None:
+def test_server_ends_when_its_reloader_is_killed(with_fork_server: dict[str, str]) -> None:
     command = ["-m", "uvicorn", "app.main:app", "--reload", "--reload-dir", "app/api"]
-    with process(*command, "--port", offline["LLM_PORT"], **offline) as reloader:
-        url = f"http://127.0.0.1:{offline['LLM_PORT']}"
+    with process(*command, "--port", with_fork_server["LLM_PORT"], **with_fork_server) as reloader:
+        url = f"http://127.0.0.1:{with_fork_server['LLM_PORT']}"
         until_it_answers(url)
         reloader.kill()
         reloader.communicate(timeout=START_S)  # until the last of its children has closed its output
@@ -282,9 +289,9 @@ def test_hangup_reads_the_keys_again_and_keeps_them_if_the_file_is_wrong(tmp_pat
     assert "hunter2" not in log and "Traceback" not in log
 
 
-def test_server_ends_when_its_stdin_closes(offline: dict[str, str]) -> None:
-    with process("-m", "app", "--exit-on-stdin-close", **offline) as server:
-        until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
+def test_server_ends_when_its_stdin_closes(with_fork_server: dict[str, str]) -> None:
+    with process("-m", "app", "--exit-on-stdin-close", **with_fork_server) as server:
+        until_it_answers(f"http://127.0.0.1:{with_fork_server['LLM_PORT']}")
         assert server.stdin is not None
         server.stdin.close()
         server.wait(START_S)

@@ -14,8 +14,13 @@ import openai
 import pytest
 
 from tests.engine.remote.standin import HELLO, KEY, StandInUpstream, running_upstream
-from tests.server import RunningServer, events, free_port, running_server
+from tests.server import NO_WORKERS, RunningServer, events, free_port, running_server
 from tests.waiting import wait_for
+
+
+def settings_for(folder: Path, base_url: str, **settings: str) -> dict[str, str]:
+    """The settings of a server whose only model of use is the remote engine at this URL."""
+    return {"LLM_MODEL_NAME": "far", "LLM_MODELS_FILE": models_file(folder, base_url)} | NO_WORKERS | settings
 
 
 def models_file(folder: Path, base_url: str) -> str:
@@ -31,9 +36,8 @@ def models_file(folder: Path, base_url: str) -> str:
 def near(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server before one that runs the built-in model."""
     folder = tmp_path_factory.mktemp("near")
-    with running_server(
-        folder, LLM_MODEL_NAME="far", FAR_KEY="any", LLM_MODELS_FILE=models_file(folder, f"{server.url}/v1")
-    ) as near:
+    settings = settings_for(folder, f"{server.url}/v1", FAR_KEY="any")
+    with running_server(folder, **settings) as near:
         near.wait_until_ready()
         yield near
 
@@ -102,8 +106,7 @@ def test_what_it_cannot_do_is_a_400_that_names_it(near: RunningServer) -> None:
 def test_dead_engine_is_one_clear_error_and_serves_again_when_it_is_back(tmp_path: Path) -> None:
     port = free_port()
     upstream = StandInUpstream(owner="vllm", model="builtin", needs_key=True)
-    settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
-    settings["LLM_MODELS_FILE"] = models_file(tmp_path, f"http://127.0.0.1:{port}/v1")
+    settings = settings_for(tmp_path, f"http://127.0.0.1:{port}/v1", FAR_KEY=KEY)
     with running_upstream(upstream, port), running_server(tmp_path, **settings) as server:
         server.wait_until_ready()
         conversation = server.chat("Hi")["conversation_id"]
@@ -133,12 +136,12 @@ class Far:
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     folder, upstream = tmp_path_factory.mktemp("far"), StandInUpstream(owner="vllm", model="builtin")
-    with running_upstream(upstream):
-        settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
-        settings["LLM_MODELS_FILE"] = models_file(folder, upstream.url)
-        with running_server(folder, **settings) as server:
-            server.wait_until_ready()
-            yield Far(upstream, server)
+    with (
+        running_upstream(upstream),
+        running_server(folder, **settings_for(folder, upstream.url, FAR_KEY=KEY)) as server,
+    ):
+        server.wait_until_ready()
+        yield Far(upstream, server)
 
 
 def test_upstream_decides_what_the_request_leaves_out(far: Far) -> None:
@@ -184,8 +187,7 @@ def test_client_that_leaves_ends_the_request_upstream(
 def test_engine_that_dies_in_use_is_noticed_without_a_request(tmp_path: Path) -> None:
     port = free_port()
     upstream = StandInUpstream(model="builtin", chunks=list(HELLO))
-    settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
-    settings["LLM_MODELS_FILE"] = models_file(tmp_path, f"http://127.0.0.1:{port}/v1")
+    settings = settings_for(tmp_path, f"http://127.0.0.1:{port}/v1", FAR_KEY=KEY)
     with running_upstream(upstream, port):
         server_context = running_server(tmp_path, **settings)
         server = server_context.__enter__()
@@ -205,8 +207,7 @@ def test_engine_that_dies_in_use_is_noticed_without_a_request(tmp_path: Path) ->
 
 
 def test_key_that_is_not_set_is_named(tmp_path: Path) -> None:
-    settings = {"LLM_MODEL_NAME": "far", "LLM_MODELS_FILE": models_file(tmp_path, "http://127.0.0.1:1/v1")}
-    with running_server(tmp_path, **settings) as server:
+    with running_server(tmp_path, **settings_for(tmp_path, "http://127.0.0.1:1/v1")) as server:
         error = server.http.post("/api/v1/chat", json={"message": "Hi"}).json()["error"]
     assert "FAR_KEY" in error["message"]
 
@@ -214,8 +215,7 @@ def test_key_that_is_not_set_is_named(tmp_path: Path) -> None:
 def test_end_of_the_engine_amid_a_stream_is_one_error(tmp_path: Path) -> None:
     port = free_port()
     upstream = StandInUpstream(model="builtin", is_endless=True)
-    settings = {"LLM_MODEL_NAME": "far", "FAR_KEY": KEY}
-    settings["LLM_MODELS_FILE"] = models_file(tmp_path, f"http://127.0.0.1:{port}/v1")
+    settings = settings_for(tmp_path, f"http://127.0.0.1:{port}/v1", FAR_KEY=KEY)
     body = {"message": "Hi", "stream": True}
     with ExitStack() as until_first_delta, running_server(tmp_path, **settings) as server:
         until_first_delta.enter_context(running_upstream(upstream, port))

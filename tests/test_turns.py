@@ -91,9 +91,14 @@ def test_a_client_without_background_stops_its_turn_and_its_key_gives_what_was_s
 
 
 @pytest.mark.parametrize("is_background", [False, True])
-def test_shutdown_keeps_what_was_said_and_ends_the_stream_once(is_background: bool, tmp_path: Path) -> None:
-    database = f"sqlite:///{tmp_path / 'conversations.db'}"
-    with running_server(tmp_path, LLM_MODEL_NAME="builtin", LLM_DATABASE_URL=database) as server:
+def test_shutdown_keeps_what_was_said_and_ends_the_stream_once(
+    is_background: bool, tmp_path: Path, shared_fork_server: Path
+) -> None:
+    settings = {
+        "LLM_DATABASE_URL": f"sqlite:///{tmp_path / 'conversations.db'}",
+        "LLM_FORK_SERVER": str(shared_fork_server),
+    }
+    with running_server(tmp_path, LLM_MODEL_NAME="builtin", **settings) as server:
         server.wait_until_ready()
         body = BODY | {"background": is_background, "max_tokens": 2_000}
         with server.http.stream("POST", "/api/v1/chat", json=body) as response:
@@ -103,7 +108,7 @@ def test_shutdown_keeps_what_was_said_and_ends_the_stream_once(is_background: bo
             *_, (name, done) = stream
         assert (name, done["finish_reason"]) == ("done", "interrupted")
         server.process.wait(30)
-    with running_server(tmp_path, LLM_MODEL_NAME="none", LLM_DATABASE_URL=database) as server:
+    with running_server(tmp_path, LLM_MODEL_NAME="none", **settings) as server:
         conversation = server.get(f"/api/v1/chat/conversation/{start['conversation_id']}")
         assert conversation["messages"][-1]["content"] == done["response"] != ""
 

@@ -10,7 +10,8 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,7 @@ class PseudoTerminal:
     ) -> None:
         self._screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self._screen)
+        self._scrolled: list[tuple[Mapping[int, pyte.screens.Char], str]] = []  # lines, and the text of each
         self._written = b""
         self._read_bytes = 0  # of `_written`; the rest is parsed when the screen is read
         self._is_over = False  # the program has ended, and all that it has written was read
@@ -78,9 +80,13 @@ class PseudoTerminal:
 
     @property
     def text(self) -> str:
-        width = self.screen.columns
-        scrolled = ["".join(line[x].data for x in range(width)).rstrip() for line in self._screen.history.top]
-        return "\n".join([*scrolled, *(line.rstrip() for line in self._screen.display)])
+        width, kept = self.screen.columns, self._scrolled
+        lines = self._screen.history.top
+        if kept and (len(lines) < len(kept) or lines[len(kept) - 1] is not kept[-1][0]):
+            kept.clear()  # the scrollback is another one, or its first lines have gone
+        for line in islice(lines, len(kept), None):
+            kept.append((line, "".join(line[x].data for x in range(width)).rstrip()))
+        return "\n".join([*(text for _, text in kept), *(line.rstrip() for line in self._screen.display)])
 
     def wait_for(self, text: str, times: int = 1) -> None:
         self._read_until(lambda: self.text.count(text) >= times, f"no {text!r}")

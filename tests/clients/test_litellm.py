@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import litellm
 import pytest
 
 from tests.clients.conftest import CITY
@@ -23,17 +22,20 @@ WEATHER = {
 PROVIDERS = {"openai": "/v1", "anthropic": ""}  # by its name in LiteLLM, the end of the base URL
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _closed_connections() -> Iterator[None]:
-    """Closes the connections that LiteLLM keeps for later requests, which nothing closes otherwise."""
-    yield
+@pytest.fixture(scope="module")
+def litellm() -> Iterator[Any]:
+    """LiteLLM. Its import takes three seconds, which each process of the suite would spend."""
+    import litellm
+
+    yield litellm
+    # Nothing else closes the connections that it keeps for later requests.
     kept = litellm.in_memory_llm_clients_cache
     for client in kept.cache_dict.values():
         client.close()
     kept.flush_cache()  # other tests of this process may follow
 
 
-def complete(url: str, provider: str, model: str, messages: list[Any], **fields: Any) -> Any:
+def complete(litellm: Any, url: str, provider: str, model: str, messages: list[Any], **fields: Any) -> Any:
     return litellm.completion(
         model=f"{provider}/{model}",
         api_base=url + PROVIDERS[provider],
@@ -44,10 +46,10 @@ def complete(url: str, provider: str, model: str, messages: list[Any], **fields:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_litellm_asks_the_builtin_model(provider: str, server: RunningServer) -> None:
+def test_litellm_asks_the_builtin_model(litellm: Any, provider: str, server: RunningServer) -> None:
     messages = [{"role": "user", "content": "What is the capital of France?"}]
-    whole = complete(server.url, provider, "builtin", messages)
-    stream = complete(server.url, provider, "builtin", messages, stream=True)
+    whole = complete(litellm, server.url, provider, "builtin", messages)
+    stream = complete(litellm, server.url, provider, "builtin", messages, stream=True)
     joined = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert "Paris" in whole.choices[0].message.content
     assert joined == whole.choices[0].message.content
@@ -55,27 +57,27 @@ def test_litellm_asks_the_builtin_model(provider: str, server: RunningServer) ->
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_litellm_calls_a_tool_and_sends_its_result(provider: str, url: str) -> None:
+def test_litellm_calls_a_tool_and_sends_its_result(litellm: Any, provider: str, url: str) -> None:
     messages: list[Any] = [{"role": "user", "content": "How is the weather?"}]
-    first = complete(url, provider, NAME, messages, tools=[WEATHER]).choices[0]
+    first = complete(litellm, url, provider, NAME, messages, tools=[WEATHER]).choices[0]
     (call,) = first.message.tool_calls
     assert (first.finish_reason, first.message.content) == ("tool_calls", "One moment.")
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", CITY)
     result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 21 degrees"}
     messages += [first.message.model_dump(), result]
-    last = complete(url, provider, NAME, messages, tools=[WEATHER]).choices[0]
+    last = complete(litellm, url, provider, NAME, messages, tools=[WEATHER]).choices[0]
     assert (last.finish_reason, last.message.content) == ("stop", "It is sunny in Zürich 👍.")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_litellm_joins_a_streamed_call(provider: str, url: str) -> None:
+def test_litellm_joins_a_streamed_call(litellm: Any, provider: str, url: str) -> None:
     messages = [{"role": "user", "content": "How is the weather?"}]
-    chunks = list(complete(url, provider, NAME, messages, tools=[WEATHER], stream=True))
+    chunks = list(complete(litellm, url, provider, NAME, messages, tools=[WEATHER], stream=True))
     built: Any = litellm.stream_chunk_builder(chunks, messages=messages)
     (call,) = built.choices[0].message.tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", CITY)
 
 
-def test_litellm_knows_a_wrong_model_as_not_found(url: str) -> None:
+def test_litellm_knows_a_wrong_model_as_not_found(litellm: Any, url: str) -> None:
     with pytest.raises(litellm.exceptions.NotFoundError, match="tiny"):
-        complete(url, "openai", "tinny", [{"role": "user", "content": "Hello"}])
+        complete(litellm, url, "openai", "tinny", [{"role": "user", "content": "Hello"}])

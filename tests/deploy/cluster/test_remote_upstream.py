@@ -16,7 +16,7 @@ from tests.deploy.cluster.load import check_stored
 from tests.deploy.cluster.nginx_cluster import running_nginx_cluster
 from tests.deploy.cluster.turns import WAYS, Conversation, NotAnswered
 from tests.deploy.proxies import NGINX
-from tests.server import RunningServer, free_port, running_server
+from tests.server import NO_WORKERS, RunningServer, free_port, running_server
 from tests.test_remote_engine import models_file
 
 pytestmark = [
@@ -91,6 +91,7 @@ def test_a_killed_engine_is_one_clear_error_and_answers_again_when_it_is_back(
             "FAR_KEY": "any",
             "LLM_MODELS_FILE": models_file(tmp_path, f"http://127.0.0.1:{engine.port}/v1"),
             "LLM_DATABASE_URL": postgres_url,
+            **NO_WORKERS,
         }
         cluster = stack.enter_context(running_nginx_cluster(tmp_path, settings, 2))
         asyncio.run(scenario(cluster, engine))

@@ -35,7 +35,9 @@ def test_start_that_is_given_up_leaves_no_complaint(tmp_path: Path) -> None:
     assert complaints == []
 
 
-def test_a_model_that_makes_a_library_complain_at_length_fails_with_a_short_message(tmp_path: Path) -> None:
+def test_a_model_that_makes_a_library_complain_at_length_fails_with_a_short_message(
+    tmp_path: Path, shared_fork_server: Path
+) -> None:
     folder = shutil.copytree(ROOT / "app" / "builtin" / "weights", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"layer_types": ["x"] * 10_000}))
@@ -45,6 +47,5 @@ def test_a_model_that_makes_a_library_complain_at_length_fails_with_a_short_mess
             await WorkerClient.start(WorkerSpec(str(folder), "tiny"), launcher)
         return refused.value
 
-    with closing(WorkerLauncher()) as launcher:
-        error = asyncio.run(asyncio.wait_for(load(launcher), LIMIT_S))
+    error = asyncio.run(asyncio.wait_for(load(WorkerLauncher(shared_fork_server)), LIMIT_S))
     assert "layer_types" in error.message and len(error.message) < 2_000

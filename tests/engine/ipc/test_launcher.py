@@ -31,13 +31,6 @@ from tests.waiting import until
 TIMEOUT_S = 60
 
 
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def launcher() -> Iterator[WorkerLauncher]:
     made = WorkerLauncher()

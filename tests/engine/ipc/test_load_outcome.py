@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 from socket import socket
@@ -28,13 +27,12 @@ class StoppingLauncher(WorkerLauncher):
         return process
 
 
-def test_a_worker_that_is_stopped_fails_at_once(tmp_path: Path) -> None:
+def test_a_worker_that_is_stopped_fails_at_once(tmp_path: Path, shared_fork_server: Path) -> None:
     async def scenario(launcher: WorkerLauncher) -> None:
         with pytest.raises(ModelLoadFailed, match="tiny was stopped by a signal"):
             await WorkerClient.start(WorkerSpec(str(tmp_path), "tiny"), launcher)
 
-    with closing(StoppingLauncher()) as launcher:
-        asyncio.run(asyncio.wait_for(scenario(launcher), LIMIT_S))
+    asyncio.run(asyncio.wait_for(scenario(StoppingLauncher(shared_fork_server)), LIMIT_S))
 
 
 def test_a_worker_that_was_stopped_for_a_moment_goes_on() -> None:
