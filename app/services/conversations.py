@@ -11,6 +11,7 @@ from app.models.schemas import (
     ContinueRequest,
     ConversationListResponse,
     ConversationResponse,
+    DeletedAllResponse,
     DeletedResponse,
     EditRequest,
     ForkConversationRequest,
@@ -94,6 +95,8 @@ class ConversationService(Protocol):
     ) -> ConversationResponse: ...
 
     async def delete(self, owner: str, conversation_id: str, /) -> DeletedResponse: ...
+
+    async def delete_all(self, owner: str, /) -> DeletedAllResponse: ...
 
     async def undo(self, owner: str, conversation_id: str, turns: int, /) -> UndoResponse: ...
 

@@ -265,6 +265,10 @@ class Scripted:
         self._call(owner, conversation_id)
         return schemas.DeletedResponse(conversation_id=conversation_id)
 
+    async def delete_all(self, owner: str) -> schemas.DeletedAllResponse:
+        self._call(owner)
+        return schemas.DeletedAllResponse(deleted=1, kept=0)
+
     async def undo(self, owner: str, conversation_id: str, turns: int) -> schemas.UndoResponse:
         self._call(owner, conversation_id, turns)
         return schemas.UndoResponse(

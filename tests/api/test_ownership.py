@@ -164,6 +164,28 @@ def test_deleted_conversation_is_as_one_that_never_existed_for_both_keys(databas
     run(test, database_url)
 
 
+def test_deletion_of_all_conversations_is_that_of_ones_own(database_url: str | None) -> None:
+    async def test(server: OwnedServer) -> None:
+        alices = [await start(server.clients["alice"], "hello Marmalade") for _ in range(3)]
+        conversation_id, _, _ = await start(server.clients["bob"])
+        before = answer(await server.clients["bob"].get(f"/chat/conversation/{conversation_id}?tree=true"))
+        misspelt = await server.clients["alice"].delete("/chat/conversations?query=Marmalade")
+        assert misspelt.status_code in (400, 422)
+        deleted = await server.clients["alice"].delete("/chat/conversations")
+        assert deleted.json() == {"deleted": 3, "kept": 0}
+        assert (await server.clients["alice"].get("/chat/conversations")).json()["total"] == 0
+        searched = await server.clients["alice"].get("/chat/conversations?query=Marmalade")
+        assert searched.json()["total"] == 0
+        for gone, question_id, reply_id in alices:
+            wanted = answer(await server.clients["alice"].get(f"/chat/conversation/{NO_CONVERSATION}"))
+            assert answer(await server.clients["alice"].get(f"/chat/conversation/{gone}")) == wanted
+            await check_that_nothing_is_there(server, gone, question_id, reply_id)
+        after = await server.clients["bob"].get(f"/chat/conversation/{conversation_id}?tree=true")
+        assert answer(after) == before
+
+    run(test, database_url)
+
+
 def test_message_of_another_key_does_not_exist_in_a_conversation_of_ones_own(
     database_url: str | None,
 ) -> None:

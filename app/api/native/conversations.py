@@ -12,6 +12,7 @@ from app.api.paths import NATIVE_PREFIX
 from app.models.schemas import (
     ConversationListResponse,
     ConversationResponse,
+    DeletedAllResponse,
     DeletedResponse,
     ForkConversationRequest,
     NewChatRequest,
@@ -44,6 +45,12 @@ async def list_conversations(
 ) -> ConversationListResponse:
     """Lists the stored conversations, the most recently changed first."""
     return await services.conversations.list(owner, params.page())
+
+
+@router.delete("/chat/conversations", responses=fails_with(422))
+async def delete_all_conversations(services: ServicesDep, owner: OwnerDep) -> DeletedAllResponse:
+    """Deletes all conversations of the caller, for good, but those in the middle of a turn."""
+    return await services.conversations.delete_all(owner)
 
 
 @router.get("/chat/conversation/{conversation_id}", responses=fails_with(404, 422))

@@ -1,16 +1,18 @@
 """Creates, restores, lists, changes and deletes stored conversations."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
 from app.core.config import Settings
-from app.core.errors import ConversationFull, NothingToDo
+from app.core.errors import ConversationBusy, ConversationFull, ConversationNotFound, NothingToDo
 from app.models.chat.finder import ConversationFinder
 from app.models.chat.transcript import restore_messages, to_summary, to_wire
 from app.models.conversation import Conversation, chained, new_id, now
 from app.models.schemas import (
     ConversationListResponse,
     ConversationResponse,
+    DeletedAllResponse,
     DeletedResponse,
     ForkConversationRequest,
     NewChatRequest,
@@ -22,6 +24,8 @@ from app.models.schemas import (
 from app.models.storage.store import ConversationStore, PageRequest
 from app.models.storage.tree import MessageTree
 from app.models.storage.turn_locks import TurnLocks
+
+PAGE = 100  # conversations that are read at once in order to delete them
 
 
 class KnownModels(Protocol):
@@ -132,6 +136,20 @@ class ConversationManager:
         async with self._finder.locked(owner, conversation_id) as conversation:
             await self._store.delete(conversation)
         return DeletedResponse(conversation_id=conversation_id)
+
+    async def delete_all(self, owner: str) -> DeletedAllResponse:
+        """Removes all conversations of the owner but those in the middle of a turn, and counts both."""
+        deleted, cursor = 0, None
+        while True:
+            page = await self._store.page(owner, PageRequest(PAGE, cursor=cursor))
+            for conversation in page.conversations:
+                with suppress(ConversationBusy, ConversationNotFound):
+                    await self.delete(owner, conversation.id)
+                    deleted += 1
+            if (cursor := page.cursor) is None:
+                break
+        left = await self._store.page(owner, PageRequest(limit=1))
+        return DeletedAllResponse(deleted=deleted, kept=left.total or 0)
 
     async def undo(self, owner: str, conversation_id: str, turns: int) -> UndoResponse:
         """Takes the last `turns` turns, or all if there are fewer, out of the current branch.

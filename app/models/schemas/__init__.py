@@ -17,6 +17,7 @@ from app.models.schemas.conversations import (
     ConversationMessage as ConversationMessage,
     ConversationResponse as ConversationResponse,
     ConversationSummary as ConversationSummary,
+    DeletedAllResponse as DeletedAllResponse,
     DeletedResponse as DeletedResponse,
     NewChatResponse as NewChatResponse,
     RunningTurn as RunningTurn,

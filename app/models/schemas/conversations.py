@@ -79,6 +79,11 @@ class DeletedResponse(WireModel):
     message: str = "Conversation deleted"
 
 
+class DeletedAllResponse(WireModel):
+    deleted: int = Field(description="Conversations that were removed.")
+    kept: int = Field(description="Conversations that are left, because they are in the middle of a turn.")
+
+
 class RunningTurn(WireModel):
     """A turn that runs: where in its conversation it is, and the question that is not stored yet."""
 

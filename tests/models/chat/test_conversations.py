@@ -14,7 +14,7 @@ from app.core.errors import (
     MessageNotFound,
     NothingToDo,
 )
-from app.models.chat.conversations import ConversationManager
+from app.models.chat.conversations import PAGE, ConversationManager
 from app.models.conversation import Conversation, Message, chained, text_message
 from app.models.schemas import (
     ForkConversationRequest,
@@ -58,7 +58,7 @@ Scenario = Callable[[World], Coroutine[None, None, None]]
 
 def run(scenario: Scenario, max_bytes: int = 1_000_000) -> None:
     locks = LocalTurnLocks()
-    store = MemoryStore(max_conversations=100, ttl_s=600, held=locks.held)
+    store = MemoryStore(max_conversations=1_000, ttl_s=600, held=locks.held)
     settings = Settings(system_prompt="Be brief.", max_conversation_bytes=max_bytes, _env_file=None)
     manager = ConversationManager(settings, store, locks, StandInModels(StandInBackend()))
     asyncio.run(asyncio.wait_for(scenario(World(manager, store, locks)), 60))
@@ -208,5 +208,23 @@ def test_a_deleted_conversation_is_gone() -> None:
             await world.manager.get(OWNER, key)
         with pytest.raises(ConversationNotFound):
             await world.manager.delete(OWNER, key)
+
+    run(scenario)
+
+
+def test_delete_all_removes_the_conversations_of_one_owner_but_not_those_in_a_turn() -> None:
+    async def scenario(world: World) -> None:
+        for _ in range(2 * PAGE):
+            await world.stored(*HISTORY)
+        busy, _ = await world.stored(*HISTORY)
+        await world.store.commit(Conversation(owner="somebody else"))
+        async with world.locks.hold(busy):
+            answer = await world.manager.delete_all(OWNER)
+        assert (answer.deleted, answer.kept) == (2 * PAGE, 1)
+        left = await world.manager.list(OWNER, PageRequest(limit=9))
+        assert [each.conversation_id for each in left.conversations] == [busy]
+        assert (await world.manager.list("somebody else", PageRequest(limit=9))).total == 1
+        again = await world.manager.delete_all(OWNER)
+        assert (again.deleted, again.kept) == (1, 0)
 
     run(scenario)
