@@ -16,7 +16,7 @@ from app.cli.errors import TranscriptError, UsageError
 from app.cli.files import checked_name, make_way
 from app.cli.output.formatting import count, first_words, format_age
 from app.cli.paths import expanded
-from app.cli.transcripts.session_index import delete_session, load_session
+from app.cli.transcripts.session_index import delete_session, delete_sessions, load_session
 from app.cli.transcripts.transcript_file import (
     FOLDER,
     Transcript,
@@ -27,6 +27,7 @@ from app.cli.transcripts.transcript_file import (
     saved_names,
 )
 
+EVERYTHING = "all"  # as the argument of /delete
 MAX_NAMED = 10  # saved files that /sessions names
 GAP = 2  # between the columns of /sessions
 WIDE = 60  # from this width on, /sessions names the unit of its counts
@@ -128,6 +129,8 @@ async def load_and_continue(session: Session, argument: str) -> None:
 async def delete(session: Session, argument: str) -> None:
     if not argument:
         raise UsageError("/delete needs a name.", "/sessions lists the conversations.")
+    if argument == EVERYTHING and not _is_saved(argument):
+        return await _delete_all(session)
     entry = None if _is_saved(argument) else await session.known_sessions.find(argument)
     if entry is None:
         return _delete_saved(session, checked_name(argument))
@@ -141,6 +144,22 @@ async def delete(session: Session, argument: str) -> None:
     known.listed = [other for other in known.listed if other != entry]
     where = {"local": "", "server": " from the server", "both": " here and from the server"}[entry.place]
     session.terminal.say(f"Deleted {entry.name}{where}", symbol="🗑")
+
+
+async def _delete_all(session: Session) -> None:
+    places = f"on this machine and on {session.client.url}"
+    if not await session.terminal.confirms(f"Delete all conversations {places}, other clients' as well?"):
+        raise UsageError("Nothing was deleted.", "/delete all asks first, and needs a terminal for that.")
+    answer = await session.client.delete_all()
+    session.begin(Transcript(system_prompt=session.transcript.system_prompt))
+    session.known_sessions.listed = []
+    folder = session.autosave.folder
+    session.autosave.settle()
+    here = 0 if folder is None else delete_sessions(folder)
+    text = f"Deleted {count(here, 'conversation')} here and {answer.deleted} on the server"
+    session.terminal.say(text, symbol="🗑")
+    if answer.kept:
+        session.terminal.note(f"{answer.kept} on the server stay, because they are being answered.")
 
 
 def _delete_saved(session: Session, name: str) -> None:
@@ -225,6 +244,11 @@ COMMANDS = (
         "some letters of a title, in order, or words of a conversation on the server.",
     ),
     Command(
-        "delete", "NAME|NUMBER", "delete a saved conversation, here and on the server", delete, _all_names
+        "delete",
+        "NAME|NUMBER|all",
+        "delete a saved conversation, or all, here and on the server",
+        delete,
+        _all_names,
+        more="/delete all asks first. The files of /save and /export stay, and the history of typed lines.",
     ),
 )

@@ -18,6 +18,7 @@ from app.models.schemas import (
     ConversationSummary,
     CountRequest,
     CountResponse,
+    DeletedAllResponse,
     DeletedResponse,
     ForkConversationRequest,
     HealthResponse,
@@ -104,6 +105,9 @@ class ChatClient:
 
     async def delete(self, conversation_id: str) -> None:
         await self._about(conversation_id, "DELETE", "", DeletedResponse)
+
+    async def delete_all(self) -> DeletedAllResponse:
+        return await self._link.call("DELETE", "/chat/conversations", DeletedAllResponse)
 
     async def select(self, conversation_id: str, message_id: str) -> SelectResponse:
         request = SelectRequest(message_id=message_id)

@@ -84,6 +84,18 @@ def delete_session(session_id: str, folder: Path) -> None:
         raise TranscriptError(f"The conversation cannot be deleted: {error.strerror}.") from None
 
 
+def delete_sessions(folder: Path) -> int:
+    """Deletes all conversations, also files that cannot be read. Returns how many there were.
+
+    Raises:
+        TranscriptError: a file cannot be deleted.
+    """
+    paths = _newest_first(folder)
+    for path in paths:
+        delete_session(path.stem, folder)
+    return len(paths)
+
+
 def _newest_first(folder: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)

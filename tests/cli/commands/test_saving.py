@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from app.cli.errors import ClientError
+from app.cli.paths import sessions_folder
+from app.cli.transcripts.session_index import recent_sessions
 from app.cli.transcripts.transcript_file import load
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk
 from tests.cli.pseudo_terminal import PseudoTerminal
+from tests.cli.stand_in.state import StandIn
 
 
 @pytest.mark.parametrize(
@@ -76,3 +79,41 @@ def test_terminal_asks_before_a_file_is_replaced(url: str) -> None:
         assert terminal.wait_for_end() == 0
     assert "You said: hello" in Path("notes.md").read_text()
     assert Path("notes.md~").read_text() == "mine"
+
+
+def test_all_conversations_are_deleted_here_and_on_the_server_after_a_question(
+    url: str, standin: StandIn
+) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ(), columns=100) as terminal:
+        terminal.type("hello\r")
+        terminal.wait_for("12 tokens")
+        terminal.type("/save kept\r")
+        terminal.wait_for("saved to kept.json")
+        terminal.type("/new\r")
+        terminal.wait_for("New conversation.")
+        terminal.type("secret\r")
+        terminal.wait_for("12 tokens", times=2)
+        terminal.wait_for("You:", times=4)
+        terminal.type("/delete all\r")
+        terminal.wait_for("Delete all conversations")
+        terminal.type("n")
+        terminal.wait_for("Nothing was deleted.")
+        assert len(standin.conversations) == len(recent_sessions(sessions_folder())) == 2
+        terminal.wait_for("You:", times=5)
+        terminal.type("/delete all\r")
+        terminal.wait_for("Delete all conversations", times=2)
+        terminal.type("y")
+        terminal.wait_for("Deleted 2 conversations here and 2 on the server")
+        terminal.wait_for("You:", times=6)
+        terminal.type("/history\r")
+        terminal.wait_for("no messages yet")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+    assert not standin.conversations and not list(sessions_folder().glob("*.json"))
+    assert load("kept").turns == 1
+
+
+def test_all_conversations_are_never_deleted_without_a_terminal(talk: Talk, standin: StandIn) -> None:
+    with pytest.raises(ClientError, match="Nothing was deleted"):
+        talk("one", "/delete all")
+    assert len(standin.conversations) == len(recent_sessions(sessions_folder())) == 1

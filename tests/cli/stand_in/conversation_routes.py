@@ -33,6 +33,12 @@ def add_conversations(app: FastAPI, state: StandIn) -> None:
             conversations=found[:limit], total=len(found), limit=limit, offset=0
         )
 
+    @app.delete("/api/v1/chat/conversations")
+    async def delete_all() -> wire.DeletedAllResponse:
+        deleted = len(state.conversations)
+        state.conversations.clear()
+        return wire.DeletedAllResponse(deleted=deleted, kept=0)
+
     @app.delete("/api/v1/chat/conversation/{conversation_id}")
     async def delete(conversation_id: str) -> wire.DeletedResponse:
         state.tree(conversation_id)
