@@ -109,6 +109,18 @@ def test_composition_mounts_what_exists_and_names_only_settings() -> None:
     assert "build" in services["server"] and services["postgres"]["profiles"] == ["postgres"]
 
 
+def test_composition_with_a_card_changes_only_the_server_and_builds_it_for_cuda() -> None:
+    override: Any = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text(encoding="utf-8"))
+    assert list(override) == ["services"] and list(override["services"]) == ["server"]
+    server = override["services"]["server"]
+    assert set(server["build"]["args"]) == set(COMPOSE["services"]["server"]["build"]["args"])
+    assert f"ARG {next(iter(server['build']['args']))}=0" in DOCKERFILE
+    for name, value in server["environment"].items():
+        Settings(_env_file=None, **{name.removeprefix("LLM_").lower(): value})
+    (device,) = server["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
 def test_only_prometheus_reads_the_figures_without_a_key() -> None:
     services = COMPOSE["services"]
     address = services["prometheus"]["networks"]["monitoring"]["ipv4_address"]
