@@ -24,6 +24,7 @@ _OPTIONS = (
     ("dtype", "dtype", "TYPE", "auto, float32, bfloat16 or float16"),
     ("quantization", "quantization", "FORM", "none, int8, int4 or auto"),
     ("threads", "threads", "NUMBER", "processor threads of each model, or auto"),
+    ("context-length", "context_length", "TOKENS", "the longest context window of a model"),
     ("memory-gb", "memory_gb", "GIGABYTES", "memory for all models together, or auto"),
     (
         "max-active-requests",

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from app.core.catalogue import CATALOGUE, ModelProfile
+from app.core.catalogue import CATALOGUE, ModelProfile, with_windows
 from app.core.config import NO_MODEL, Settings, SettingsError
 from app.core.errors import ModelNotFound
 from app.core.models_file import with_models_of
@@ -62,7 +62,7 @@ def _model_manager(
         _known_models(settings, catalogue),
         Hub(settings.model_cache_dir, token=token),
         engines=engines,
-        local=LocalModels() if settings.find_local_models else None,
+        local=LocalModels(context_length=settings.context_length) if settings.find_local_models else None,
         metrics=metrics.lifecycle,
     )
 
@@ -110,6 +110,8 @@ def _known_models(settings: Settings, catalogue: Mapping[str, ModelProfile]) -> 
 
     The settings may name one that another program keeps here. The others are found after the start.
     """
-    catalogue = with_models_of(settings.models_file, catalogue)
+    catalogue = with_windows(catalogue, settings.context_length)
+    catalogue = with_models_of(settings.models_file, catalogue, settings.context_length)
     is_named = settings.find_local_models and settings.model_name != NO_MODEL
-    return LocalModels().add_named(catalogue, settings.model_name) if is_named else catalogue
+    local = LocalModels(context_length=settings.context_length)
+    return local.add_named(catalogue, settings.model_name) if is_named else catalogue

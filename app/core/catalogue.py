@@ -119,7 +119,7 @@ class ModelProfile:
     display_name: str
     description: str
     sources: tuple[Source, ...]
-    context_length: int  # tokens
+    context_length: int  # tokens; in CATALOGUE as long as the model allows
     size_bytes: int | None  # of the first source's weights; None if unknown
     memory_bytes: int | None  # roughly the memory for serving it; None if unknown
     sampling: SamplingDefaults = SamplingDefaults()
@@ -173,7 +173,7 @@ _PROFILES = (
                 takes_pickle=True,
             ),
         ),
-        context_length=8192,
+        context_length=131_072,
         size_bytes=2_470_000_000,
         memory_bytes=4_000_000_000,
         sampling=SamplingDefaults(temperature=0.6, top_p=0.9),
@@ -183,7 +183,7 @@ _PROFILES = (
         "Llama 3.2 3B Instruct",
         "Meta Llama 3.2 3B Instruct: high-quality chat",
         (Source("meta-llama/Llama-3.2-3B-Instruct"), _gpt2("openai-community/gpt2-large")),
-        context_length=8192,
+        context_length=131_072,
         size_bytes=6_430_000_000,
         memory_bytes=8_000_000_000,
         sampling=SamplingDefaults(temperature=0.6, top_p=0.9),
@@ -194,7 +194,7 @@ _PROFILES = (
         "Qwen3 0.6B",
         "Alibaba Qwen3 0.6B: a small, open chat model",
         (Source("Qwen/Qwen3-0.6B"),),
-        context_length=8192,
+        context_length=40_960,
         size_bytes=1_500_000_000,
         memory_bytes=2_500_000_000,
         sampling=_QWEN_SAMPLING,
@@ -204,7 +204,7 @@ _PROFILES = (
         "Qwen3 1.7B",
         "Alibaba Qwen3 1.7B: open chat model, better answers",
         (Source("Qwen/Qwen3-1.7B"),),
-        context_length=8192,
+        context_length=40_960,
         size_bytes=4_060_000_000,
         memory_bytes=5_500_000_000,
         sampling=_QWEN_SAMPLING,
@@ -267,6 +267,14 @@ _PROFILES = (
 )
 
 CATALOGUE: Mapping[str, ModelProfile] = MappingProxyType({profile.name: profile for profile in _PROFILES})
+
+
+def with_windows(catalogue: Mapping[str, ModelProfile], most: int) -> Mapping[str, ModelProfile]:
+    """Returns the models with context windows of at most so many tokens."""
+    return {
+        name: replace(profile, context_length=min(profile.context_length, most))
+        for name, profile in catalogue.items()
+    }
 
 
 def aliases_of(catalogue: Mapping[str, ModelProfile]) -> Mapping[str, str]:

@@ -27,6 +27,7 @@ from app.core.paths import expand
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "llama3-1b"
+DEFAULT_CONTEXT_LENGTH = 8192  # tokens
 NO_MODEL = "none"  # as LLM_MODEL_NAME: the server starts without a model
 ENV_FILE = ".env"
 DATABASES = ("sqlite:///", "postgresql://", "postgres://")
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     dtype: DType = "auto"
     quantization: QuantizationSetting = "none"
     threads: Annotated[int | None, BeforeValidator(_auto_is_none)] = Field(None, ge=1, le=1024)
+    context_length: int = Field(DEFAULT_CONTEXT_LENGTH, ge=16, le=100_000_000)
     system_prompt: str = Field("", max_length=32_000)
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=0, le=65_535)

@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.core.catalogue import ModelProfile, RemoteEngine, SamplingDefaults, Source
-from app.core.config import NO_MODEL, SettingsError
+from app.core.config import DEFAULT_CONTEXT_LENGTH, NO_MODEL, SettingsError
 from app.core.literals import QuantizationSetting
 from app.core.paths import absolute, expand, is_path, read_regular
 from app.core.sampling import MAX_TOKENS, MIN_P, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
-_CONTEXT_LENGTH = 8192  # tokens, if the file does not say
 _ALIAS = re.compile(r"[\w:@-][\w.:@-]*(/[\w:@-][\w.:@-]*)*")
 _BARE_KEY = re.compile(r"[\w-]+", re.ASCII)
 
@@ -112,8 +111,14 @@ class _File(_Table):
     models: dict[Annotated[str, AfterValidator(_check_name)], _Model] = Field(default_factory=dict)
 
 
-def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> Mapping[str, ModelProfile]:
+def with_models_of(
+    path: Path | None,
+    catalogue: Mapping[str, ModelProfile],
+    context_length: int = DEFAULT_CONTEXT_LENGTH,
+) -> Mapping[str, ModelProfile]:
     """Returns the catalogue with the file's models added and changed; without a file, the catalogue itself.
+
+    A new model for which the file names no `context_length` has the given one.
 
     Raises:
         SettingsError: the file cannot be read or used. Each line of the message describes one mistake, with
@@ -126,7 +131,10 @@ def with_models_of(path: Path | None, catalogue: Mapping[str, ModelProfile]) -> 
     new = [name for name, model in described.items() if name not in catalogue and not _has_source(model)]
     if new:
         raise _error(path, [(("models", name), "this model is new, so it needs a source") for name in new])
-    added = {name: _profile(folder, name, model, catalogue.get(name)) for name, model in described.items()}
+    added = {
+        name: _profile(folder, model, catalogue.get(name) or _new_profile(name, context_length))
+        for name, model in described.items()
+    }
     every = {**catalogue, **added}
     wrong = [
         name
@@ -170,10 +178,15 @@ def _has_source(model: _Model) -> bool:
     return model.source is not None or model.sources is not None or model.engine is not None
 
 
-def _profile(folder: Path, name: str, model: _Model, known: ModelProfile | None) -> ModelProfile:
-    remote = _remote(name, model)
+def _new_profile(name: str, context_length: int) -> ModelProfile:
+    return ModelProfile(name, name, "", (), context_length, size_bytes=None, memory_bytes=None)
+
+
+def _profile(folder: Path, model: _Model, known: ModelProfile) -> ModelProfile:
+    """Returns the model as the file changes it. A new one is `known` without sources and a description."""
+    remote = _remote(known.name, model)
     sources = _sources(folder, model) if remote is None else (Source(remote.model),)
-    profile = known or ModelProfile(name, name, sources[0].location, sources, _CONTEXT_LENGTH, None, None)
+    profile = replace(known, description=known.description or sources[0].location)
     if sources:  # the catalogue's figures belong to other weights
         profile = replace(profile, sources=sources, remote=remote, size_bytes=None, memory_bytes=None)
     sampling = {} if model.sampling is None else model.sampling.model_dump(exclude_none=True)

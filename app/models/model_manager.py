@@ -50,7 +50,9 @@ class ModelManager:
         self._finds_local = local is not None
         self._disk = DiskView(hub, None if local is None else partial(local.find, catalogue))
         self._background = background = BackgroundTasks()
-        self._registry = registry = ModelRegistry(catalogue, settings.allow_any_model)
+        self._registry = registry = ModelRegistry(
+            catalogue, settings.allow_any_model, settings.context_length
+        )
         if settings.model_name != NO_MODEL:
             registry.current = registry.find(settings.model_name)
         policy = EvictionPolicy.from_settings(settings) if policy is None else policy

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import GPT2Config, LlamaConfig, PreTrainedConfig
 
 from app.core.catalogue import BUILTIN_NAME, CATALOGUE, Source
+from app.core.config import DEFAULT_CONTEXT_LENGTH
 from tests.benchmarks.vocabulary import SPECIAL
 
 _END_ID = 1
@@ -32,7 +33,7 @@ class Shape:
 
     @property
     def context_length(self) -> int:
-        return min(CATALOGUE[self.name].context_length, int(self.config.max_position_embeddings))
+        return min(DEFAULT_CONTEXT_LENGTH, int(self.config.max_position_embeddings))
 
     @property
     def vocabulary(self) -> int:

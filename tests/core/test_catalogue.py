@@ -1,7 +1,7 @@
 import jinja2
 import pytest
 
-from app.core.catalogue import CATALOGUE, DIALOGUE_TEMPLATE, find_profile
+from app.core.catalogue import CATALOGUE, DIALOGUE_TEMPLATE, find_profile, with_windows
 from app.core.errors import ModelNotFound
 
 
@@ -20,6 +20,11 @@ def test_llama_profiles_name_meta_first_and_the_open_alternative_second() -> Non
         "meta-llama/Llama-3.2-3B-Instruct",
         "openai-community/gpt2-large",
     ]
+
+
+def test_windows_are_limited_but_never_extended() -> None:
+    lengths = {name: profile.context_length for name, profile in with_windows(CATALOGUE, 50_000).items()}
+    assert (lengths["llama3-1b"], lengths["qwen3-1.7b"], lengths["gpt2"]) == (50_000, 40_960, 1024)
 
 
 def test_smollm2_in_four_bits_answers_greedily() -> None:

@@ -43,6 +43,14 @@ def test_example_shows_every_default() -> None:
     )
 
 
+def test_new_model_has_the_context_length_of_the_settings_unless_the_file_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    text = '[models.new]\nsource = "a/b"\n[models.long]\nsource = "a/b"\ncontext_length = 70_000\n'
+    models = with_models_of(write(tmp_path, text), CATALOGUE, context_length=40_000)
+    assert (models["new"].context_length, models["long"].context_length) == (40_000, 70_000)
+
+
 def test_example_has_a_remote_engine() -> None:
     big = with_models_of(EXAMPLE, CATALOGUE)["big"]
     assert big.remote == RemoteEngine("http://127.0.0.1:8001/v1", "Qwen/Qwen3-32B")

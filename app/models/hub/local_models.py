@@ -14,6 +14,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source, aliases_of
+from app.core.config import DEFAULT_CONTEXT_LENGTH
 from app.core.model_folder import (
     CONFIG,
     BrokenFile,
@@ -24,7 +25,6 @@ from app.core.model_folder import (
 )
 from app.models.hub.cache import snapshots
 
-_CONTEXT_LENGTH = 8192  # tokens; less if the model's own window is smaller
 _MOST = 200  # models that are listed
 _MOST_ENTRIES = 10_000  # that are looked at in one store
 _NAME = re.compile(r"[\w-][\w.-]{0,95}")
@@ -47,11 +47,15 @@ def _lm_studio_folders() -> tuple[Path, ...]:
 
 @dataclass(frozen=True, slots=True)
 class LocalModels:
-    """The folders of other programs. Any of them may be missing."""
+    """The folders of other programs. Any of them may be missing.
+
+    Their models have windows of `context_length` tokens, or their own if those are shorter.
+    """
 
     ollama: tuple[Path, ...] = field(default_factory=_ollama_stores)
     lm_studio: tuple[Path, ...] = field(default_factory=_lm_studio_folders)
     hub_cache: Path = Path(constants.HF_HUB_CACHE)
+    context_length: int = DEFAULT_CONTEXT_LENGTH
 
     def find(self, known: Mapping[str, ModelProfile]) -> list[ModelProfile]:
         """Returns the models that `known` lacks, by the names that people know them by. For a thread."""
@@ -60,7 +64,9 @@ class LocalModels:
         for profile in self._all():
             if profile.name not in known and profile.sources[0].location not in locations:
                 aliases = tuple(alias for alias in profile.aliases if alias not in known)
-                found.setdefault(profile.name, replace(profile, aliases=aliases))
+                found.setdefault(
+                    profile.name, replace(profile, aliases=aliases, context_length=self.context_length)
+                )
         return [found[name] for name in sorted(found)[:_MOST]]
 
     def add_named(self, known: Mapping[str, ModelProfile], name: str) -> Mapping[str, ModelProfile]:
@@ -164,7 +170,7 @@ def _profile(name: str, source: Source, place: str) -> ModelProfile:
         name,
         f"Found in {place}",
         (source,),
-        context_length=_CONTEXT_LENGTH,
+        context_length=DEFAULT_CONTEXT_LENGTH,
         size_bytes=None,
         memory_bytes=None,
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from app.core.catalogue import ModelProfile, Source, aliases_of, find_profile
+from app.core.config import DEFAULT_CONTEXT_LENGTH
 from app.core.errors import ModelNotFound
 from app.core.model_folder import is_gguf
 from app.core.paths import expand, is_path
@@ -19,18 +20,24 @@ _REPOSITORY = re.compile(
     r"((hf\.co|huggingface\.co)/)?(?P<location>[\w-][\w.-]*/[\w-][\w.-]*(:([\w-][\w.-]*/)?[\w.-]+)?)"
 )
 _MAX_OTHERS = 32  # known models that are not in the catalogue
-_CONTEXT_LENGTH = 8192  # tokens, for a model outside the catalogue; less if its own window is smaller
 
 
 class ModelRegistry:
     """`current` answers requests that name no model; `note` tells a person why it is the current one."""
 
-    def __init__(self, catalogue: Mapping[str, ModelProfile], allows_any: bool) -> None:
+    def __init__(
+        self,
+        catalogue: Mapping[str, ModelProfile],
+        allows_any: bool,
+        context_length: int = DEFAULT_CONTEXT_LENGTH,
+    ) -> None:
+        """`context_length` limits the windows of models outside the catalogue, in tokens."""
         self.current: ModelState | None = None
         self.note: str | None = None
         self._catalogue = catalogue
         self._aliases = aliases_of(catalogue)
         self._allows_any = allows_any
+        self._context_length = context_length
         self._found: frozenset[str] = frozenset()  # names of models that other programs keep here
         self._states = {name: ModelState(profile) for name, profile in catalogue.items()}
 
@@ -65,12 +72,12 @@ class ModelRegistry:
         """Returns a profile for a model outside the catalogue, or for `BASE+ADAPTER`; else None."""
         for base, adapter in _pairs(name):
             known = self._states.get(base)
-            profile = _undescribed(base) if known is None else known.profile
+            profile = _undescribed(base, self._context_length) if known is None else known.profile
             if profile is not None and profile.remote is None:
                 adapted = _adapted(profile, adapter, name)
                 if adapted is not None:
                     return adapted
-        return _undescribed(name)
+        return _undescribed(name, self._context_length)
 
     def set_found(self, profiles: Iterable[ModelProfile]) -> None:
         """Makes the models known that other programs keep on this machine, in place of those found before."""
@@ -125,7 +132,7 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _undescribed(name: str) -> ModelProfile | None:
+def _undescribed(name: str, context_length: int) -> ModelProfile | None:
     """Returns a profile for a repository, folder or GGUF file that is not in the catalogue; else None."""
     location = _location(name)
     if location is None:
@@ -135,7 +142,7 @@ def _undescribed(name: str) -> ModelProfile | None:
         name.rstrip("/").rpartition("/")[2],
         _description(name),
         (Source(location),),
-        context_length=_CONTEXT_LENGTH,
+        context_length=context_length,
         size_bytes=None,
         memory_bytes=None,
     )

@@ -158,6 +158,24 @@ def test_start_takes_the_model_of_another_program_that_the_settings_name(
         check_models(settings.model_copy(update={"find_local_models": False}))
 
 
+def test_context_length_of_the_settings_holds_for_every_model_without_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(ollama(tmp_path / "ollama", "library/qwen3/0.6b")))
+    (tmp_path / "models.toml").write_text('[models.mine]\nsource = "a/b"\ncontext_length = 70_000\n')
+    settings = Settings(
+        _env_file=None,
+        model_name="qwen3:0.6b",
+        context_length=20_000,
+        models_file=tmp_path / "models.toml",
+        allow_any_model=True,
+    )
+    services = build_services(settings, engines=StandInEngines())
+    names = ["qwen3:0.6b", "llama3-1b", "gpt2", "owner/name", "mine"]
+    lengths = [services.status.info(name).context_length for name in names]
+    assert lengths == [20_000, 20_000, 1024, 20_000, 70_000]
+
+
 def test_name_that_is_known_is_not_looked_for(tmp_path: Path) -> None:
     ollama(tmp_path / "ollama", "library/qwen3/0.6b")
     assert local(tmp_path).add_named(CATALOGUE, "gpt2") is CATALOGUE

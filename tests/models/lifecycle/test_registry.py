@@ -37,6 +37,12 @@ def test_any_model_is_found_if_allowed(name: str) -> None:
         assert found.profile.sources[0].location == str(Path("folder").resolve())
 
 
+def test_model_outside_the_catalogue_has_the_context_length_of_the_settings() -> None:
+    registry = ModelRegistry(CATALOGUE, allows_any=True, context_length=40_000)
+    assert registry.find("owner/name").profile.context_length == 40_000
+    assert registry.find("owner/base+owner/lora").profile.context_length == 40_000
+
+
 @pytest.mark.parametrize("host", ["hf.co", "huggingface.co"])
 def test_file_of_the_hub_is_found_under_ollamas_name(host: str) -> None:
     registry = ModelRegistry(CATALOGUE, allows_any=True)
