@@ -12,7 +12,7 @@ from app.core.config import Settings
 from app.main import create_app
 from tests.server import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def read(page: str) -> str:
