@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.core.deadline import Deadline
+from app.core.errors import DeadlineExceeded, QueueFull
 from app.engine.ipc.messages import (
     Accepted,
     ChatMessage,
@@ -140,3 +141,20 @@ class EngineBackend(Protocol):
 
     async def close(self) -> None:
         """Ends the backend. Open requests end with ShuttingDown. May be called again."""
+
+
+def queue_full(open_requests: int) -> QueueFull:
+    """Returns the error of a backend that has as many open requests as it may have."""
+    return QueueFull(
+        f"{open_requests} requests are open, and the queue is full.",
+        hint="Try again in a moment.",
+        retry_after=1 + open_requests // 8,
+    )
+
+
+def deadline_exceeded() -> DeadlineExceeded:
+    """Returns the error of a request whose deadline has passed."""
+    return DeadlineExceeded(
+        "The request took longer than the server allows.",
+        hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
+    )

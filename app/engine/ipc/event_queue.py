@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.core.deadline import Deadline
-from app.core.errors import DeadlineExceeded, DomainError, QueueFull
-from app.engine.backend import GenerationEvent
+from app.core.errors import DomainError
+from app.engine.backend import GenerationEvent, deadline_exceeded, queue_full
 from app.engine.ipc.messages import Delta, TokenAnswer
 
 WorkerEvent = GenerationEvent | TokenAnswer
@@ -44,11 +44,8 @@ class EventQueue:
     @contextmanager
     def ending_at(self, deadline: Deadline) -> Iterator[None]:
         """Adds DeadlineExceeded at the deadline. A timer for each token would take longer."""
-        error = DeadlineExceeded(
-            "The request took longer than the server allows.",
-            hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
-        )
-        timer = asyncio.get_running_loop().call_later(deadline.remaining_s, self.put, error)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(deadline.remaining_s, self.put, deadline_exceeded())
         try:
             yield
         finally:
@@ -68,11 +65,7 @@ class RequestQueues:
     def open(self, request_id: str) -> EventQueue:
         """Returns the queue of a new request. Raises QueueFull if too many are open."""
         if len(self._queues) >= self._max_requests:
-            raise QueueFull(
-                f"{len(self._queues)} requests are open, and the queue is full.",
-                hint="Try again in a moment.",
-                retry_after=1 + len(self._queues) // 8,
-            )
+            raise queue_full(len(self._queues))
         queue = self._queues[request_id] = EventQueue()
         return queue
 

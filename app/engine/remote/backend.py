@@ -14,10 +14,9 @@ from app.core.deadline import Deadline
 from app.core.errors import (
     DomainError,
     InvalidRequest,
-    QueueFull,
     WorkerDied,
 )
-from app.engine.backend import BackendStats, GenerationEvent, ModelInput
+from app.engine.backend import BackendStats, GenerationEvent, ModelInput, queue_full
 from app.engine.ipc.messages import (
     Accepted,
     Delta,
@@ -177,11 +176,7 @@ class RemoteBackend:
         if (failure := self.failure) is not None:
             raise WorkerDied(failure, hint="Send the message again.")
         if self._open >= self._max_requests:
-            raise QueueFull(
-                f"{self._open} requests are open, and the queue is full.",
-                hint="Try again in a moment.",
-                retry_after=1 + self._open // 8,
-            )
+            raise queue_full(self._open)
         self._open += 1
         try:
             yield

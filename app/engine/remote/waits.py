@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import httpx
 
 from app.core.deadline import Deadline
-from app.core.errors import DeadlineExceeded, ShuttingDown
+from app.core.errors import ShuttingDown
+from app.engine.backend import deadline_exceeded
 
 
 class OpenWaits:
@@ -51,9 +52,6 @@ class OpenWaits:
                 raise httpx.ReadTimeout("the engine answers nothing any more") from None
             if self.has_ended:
                 raise ShuttingDown("The server is shutting down.", hint="Send the message again.") from None
-            raise DeadlineExceeded(
-                "The request took longer than the server allows.",
-                hint="Ask for fewer tokens, or raise LLM_REQUEST_TIMEOUT.",
-            ) from None
+            raise deadline_exceeded() from None
         finally:
             self._given_up.discard(limit)
