@@ -6,11 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import psutil  # type: ignore[import-untyped]  # ships no types
@@ -22,11 +22,32 @@ ROOT = Path(__file__).resolve().parents[1]
 NO_WORKERS = {"LLM_FORK_SERVER": "/nonexistent"}
 
 
+class ServerProcess(Protocol):
+    """What tests use of a process of subprocess."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> object: ...
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, number: signal.Signals, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Start = Callable[[Sequence[str], Path, Mapping[str, str], Path], ServerProcess]
+
+
 @dataclass
 class RunningServer:
     """A server process, and a client for it."""
 
-    process: subprocess.Popen[bytes]
+    process: ServerProcess
     url: str
     http: httpx.Client = field(init=False)
 
@@ -75,6 +96,15 @@ def running_server(
 
     `command` names another module that serves, and its arguments. Its log is `server.log` in that folder.
     """
+    with serving(_spawned, folder, command, environment) as server:
+        yield server
+
+
+@contextmanager
+def serving(
+    start: Start, folder: Path, command: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[RunningServer]:
+    """The same, in a process that `start` starts."""
     port = int(environment.get("LLM_PORT") or free_port())
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
     defaults = {
@@ -83,23 +113,25 @@ def running_server(
         "LLM_FIND_LOCAL_MODELS": "false",
         "HF_HUB_CACHE": str(folder / "hub"),
     }
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder,
-            env=inherited | defaults | environment,
-            stdout=log,
-            stderr=log,
+    process = start(command, folder, {**inherited, **defaults, **environment}, folder / "server.log")
+    server = RunningServer(process, f"http://127.0.0.1:{port}")
+    try:
+        wait_until_answering(process, server.url)
+        yield server
+    finally:
+        server.stop()
+
+
+def _spawned(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=folder, env=environment, stdout=output, stderr=output
         )
-        server = RunningServer(process, f"http://127.0.0.1:{port}")
-        try:
-            wait_until_answering(process, server.url)
-            yield server
-        finally:
-            server.stop()
 
 
-def wait_until_answering(process: subprocess.Popen[Any], url: str) -> None:
+def wait_until_answering(process: ServerProcess, url: str) -> None:
     """Returns when the server answers. Fails if its process ends first."""
 
     def is_answering() -> bool:

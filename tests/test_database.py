@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.forked_server import forked_server
 from tests.models.storage.conftest import url_of
 from tests.server import NO_WORKERS, ROOT, RunningServer, events, running_server
 from tests.waiting import LIMIT_S, wait_for
@@ -34,7 +35,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def stored_server(folder: Path, url: str) -> Iterator[RunningServer]:
     """A server on the database that answers without a model."""
     settings = {"LLM_DATABASE_URL": url, "LLM_MODEL_NAME": "none"} | NO_WORKERS
-    with running_server(folder, command=WITHOUT_MODEL, **settings) as server:
+    with forked_server(folder, command=WITHOUT_MODEL, **settings) as server:
         server.wait_until_ready()
         yield server
 

@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from tests.engine.remote.standin import HELLO, KEY, StandInUpstream, running_upstream
-from tests.server import NO_WORKERS, RunningServer, events, free_port, running_server
+from tests.forked_server import forked_server
+from tests.server import NO_WORKERS, RunningServer, events, free_port
 from tests.waiting import wait_for
 
 
@@ -37,7 +38,7 @@ def near(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A server before one that runs the built-in model."""
     folder = tmp_path_factory.mktemp("near")
     settings = settings_for(folder, f"{server.url}/v1", FAR_KEY="any")
-    with running_server(folder, **settings) as near:
+    with forked_server(folder, **settings) as near:
         near.wait_until_ready()
         yield near
 
@@ -107,10 +108,10 @@ def test_dead_engine_is_one_clear_error_and_serves_again_when_it_is_back(tmp_pat
     port = free_port()
     upstream = StandInUpstream(owner="vllm", model="builtin", needs_key=True)
     settings = settings_for(tmp_path, f"http://127.0.0.1:{port}/v1", FAR_KEY=KEY)
-    with running_upstream(upstream, port), running_server(tmp_path, **settings) as server:
+    with running_upstream(upstream, port), forked_server(tmp_path, **settings) as server:
         server.wait_until_ready()
         conversation = server.chat("Hi")["conversation_id"]
-    with running_server(tmp_path, **settings) as server:
+    with forked_server(tmp_path, **settings) as server:
         refused = server.http.post("/api/v1/chat", json={"message": "Hi"})
         assert refused.status_code == 503
         assert "cannot be reached (connection refused)" in refused.json()["error"]["message"]
@@ -138,7 +139,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     folder, upstream = tmp_path_factory.mktemp("far"), StandInUpstream(owner="vllm", model="builtin")
     with (
         running_upstream(upstream),
-        running_server(folder, **settings_for(folder, upstream.url, FAR_KEY=KEY)) as server,
+        forked_server(folder, **settings_for(folder, upstream.url, FAR_KEY=KEY)) as server,
     ):
         server.wait_until_ready()
         yield Far(upstream, server)
@@ -189,7 +190,7 @@ def test_engine_that_dies_in_use_is_noticed_without_a_request(tmp_path: Path) ->
     upstream = StandInUpstream(model="builtin", chunks=list(HELLO))
     settings = settings_for(tmp_path, f"http://127.0.0.1:{port}/v1", FAR_KEY=KEY)
     with running_upstream(upstream, port):
-        server_context = running_server(tmp_path, **settings)
+        server_context = forked_server(tmp_path, **settings)
         server = server_context.__enter__()
         server.wait_until_ready()
         first = server.chat("Hi")
@@ -207,7 +208,7 @@ def test_engine_that_dies_in_use_is_noticed_without_a_request(tmp_path: Path) ->
 
 
 def test_key_that_is_not_set_is_named(tmp_path: Path) -> None:
-    with running_server(tmp_path, **settings_for(tmp_path, "http://127.0.0.1:1/v1")) as server:
+    with forked_server(tmp_path, **settings_for(tmp_path, "http://127.0.0.1:1/v1")) as server:
         error = server.http.post("/api/v1/chat", json={"message": "Hi"}).json()["error"]
     assert "FAR_KEY" in error["message"]
 
@@ -217,7 +218,7 @@ def test_end_of_the_engine_amid_a_stream_is_one_error(tmp_path: Path) -> None:
     upstream = StandInUpstream(model="builtin", is_endless=True)
     settings = settings_for(tmp_path, f"http://127.0.0.1:{port}/v1", FAR_KEY=KEY)
     body = {"message": "Hi", "stream": True}
-    with ExitStack() as until_first_delta, running_server(tmp_path, **settings) as server:
+    with ExitStack() as until_first_delta, forked_server(tmp_path, **settings) as server:
         until_first_delta.enter_context(running_upstream(upstream, port))
         server.wait_until_ready()
         with server.http.stream("POST", "/api/v1/chat", json=body) as response:
