@@ -58,7 +58,7 @@ def decoder_for(
                 is_divisible=own.is_divisible,
                 has_checkpoints=not own.can_crop,
             )
-            return OwnCacheDecoder(caches, OwnForward(served.loaded.model, own.options))
+            return OwnCacheDecoder(caches, OwnForward(served.loaded.model, own.options), limits.step_tokens)
         case PackedPath() as packed:
             has_graphs = packed.supports_cuda_graphs and (draft is None or draft.path.supports_cuda_graphs)
             tokens = limits.kv_cache_bytes // size.per_token

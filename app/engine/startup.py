@@ -34,7 +34,7 @@ from app.engine.loading.low_priority import run_at_low_priority
 from app.engine.loading.serving_path import CheckedModel, load_checked, pack_and_check
 from app.engine.memory import MemoryUse
 from app.engine.own_cache.check import OwnPath
-from app.engine.own_cache.joint_cache import Joining
+from app.engine.own_cache.passes import Joining
 from app.engine.own_cache.runner import CachePlace
 from app.engine.sandbox.grammar_sandbox import GrammarSandbox
 from app.engine.sandbox.template_sandbox import TemplateSandbox
@@ -268,5 +268,5 @@ def _cache_kind(own: OwnPath | None) -> CacheKind:
 def _reason(own: OwnPath) -> str:
     if own.options.place is CachePlace.NOWHERE:
         return f"{own.reason}; its own cache cannot be used either, so each token computes all earlier ones"
-    passes = "each sequence has" if own.options.joining is Joining.NEVER else "sequences that decode share"
-    return f"{own.reason}; {passes} a pass of the model's own code, without draft tokens"
+    passes = "each sequence has a pass" if own.options.joining is Joining.NEVER else "sequences share passes"
+    return f"{own.reason}; {passes} of the model's own code, without draft tokens"

@@ -13,7 +13,7 @@ import numpy as np
 
 from app.engine.kv.prefix_index import Ids, PrefixIndex
 from app.engine.kv.sequence_bytes import SequenceBytes
-from app.engine.own_cache.sequence_state import SequenceState, storage_bytes
+from app.engine.own_cache.sequence_state import SequenceState
 from app.engine.scheduling.sequence import TokenSequence
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class OwnCaches:
             ids = np.array(sequence.ids[: sequence.computed], np.int64)
             try:
                 self._keep(running.state, ids)
-            except (RuntimeError, MemoryError):  # a joint cache is separated first, which takes memory
+            except (RuntimeError, MemoryError):  # a row of a joint cache is copied, which takes memory
                 _log.exception("the cache of a finished sequence could not be kept")
 
     def discard(self, sequence: TokenSequence) -> None:
@@ -210,7 +210,7 @@ class OwnCaches:
 
     def _keep_copy(self, state: SequenceState, ids: Ids) -> None:
         """Keep a copy of the cache, if there is memory for it without the caches of finished sequences."""
-        if self._unkept_bytes + storage_bytes(state.cache) > self._budget:
+        if self._unkept_bytes + self._sequence_bytes.of(len(ids)) > self._budget:
             return
         copy = self._copied(state)
         if copy is None:

@@ -25,7 +25,8 @@ from app.engine.loading.reference import (
     refuse_lookahead,
 )
 from app.engine.loading.widened_pass import computing_in
-from app.engine.own_cache.joint_cache import Joining, joining_of
+from app.engine.own_cache.joint_layers import joining_of
+from app.engine.own_cache.passes import Joining
 from app.engine.own_cache.runner import CachePlace, OwnForward, PassOptions
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument, storage_bytes
 from app.engine.own_cache.state_space import unlimited_time_steps
@@ -37,7 +38,7 @@ _PREFIX, _REST = 5, 8  # tokens of the reference's first prompt
 _SINGLE = ((_PREFIX,), *[(1,)] * _REST)
 _ROUNDING_32_BITS, _ROUNDING_16_BITS = 0.001, 0.02  # relative errors; without its cache a pass has more
 _ROUNDING_SPREAD = 3  # times, by which one rounding may differ from another
-_IN_CHUNKS = ((5, 4), (5, 2), (1, 1), (1, 1), (1, 1))  # tokens of each sequence in each pass
+_IN_CHUNKS = ((8, 4), (2, 2), (1, 1), (1, 1), (1, 1))  # tokens of each sequence in each pass
 _POSSIBLE = (  # the fastest first
     PassOptions(),
     PassOptions(gives_positions=True),
@@ -145,14 +146,13 @@ def _path(
     shorter, longer = sorted(
         (len(ids), storage_bytes(it.cache)) for ids, it in zip(prompts, states, strict=True)
     )
-    possible = replace(plain, joining=joining_of(states[0]))
     return OwnPath(
         scheme.name,
         reason,
         SequenceBytes.between(shorter, longer),
         is_divisible,
         can_crop=plain.place is CachePlace.NOWHERE or all(state.can_always_crop for state in states),
-        options=_options(model, prompts, passes, possible, logits, rounding),
+        options=_options(model, prompts, passes, plain, joining_of(states[0]), logits, rounding),
     )
 
 
@@ -186,22 +186,25 @@ def _options(
     model: PreTrainedModel,
     prompts: list[list[int]],
     passes: Sequence[tuple[int, ...]],
-    possible: PassOptions,
+    plain: PassOptions,
+    joining: Joining,
     alone: list[Tensor],
     rounding: float,
 ) -> PassOptions:
-    """Returns `possible` if its joint passes give the logits of lonely ones, else options without joining."""
-    lonely = replace(possible, joining=Joining.NEVER)
+    """Returns the options with the most joint passes that give the logits of lonely ones, `alone`."""
     attends_in_chunks = getattr(model.config.get_text_config(), "attention_chunk_size", None) is not None
-    if possible == lonely or attends_in_chunks:  # padding would move the limits of the chunks
-        return lonely
-    try:
-        with failures_as_unsupported(model):
-            joint = _read(model, prompts, passes, possible)[1]
-    except ModelUnsupported:
-        return lonely
-    is_right = all(relative_error(*pair) <= rounding for pair in zip(joint, alone, strict=True))
-    return possible if is_right else lonely
+    if joining is Joining.NEVER or attends_in_chunks:  # padding would move the limits of the chunks
+        return plain
+    decoding = replace(plain, joining=joining)
+    for options in (replace(decoding, joins_prompts=True), decoding):
+        try:
+            with failures_as_unsupported(model):
+                joint = _read(model, prompts, passes, options)[1]
+        except ModelUnsupported:
+            continue
+        if all(relative_error(*pair) <= rounding for pair in zip(joint, alone, strict=True)):
+            return options
+    return plain
 
 
 def _read(
@@ -212,7 +215,7 @@ def _read(
 ) -> tuple[list[SequenceState], list[Tensor]]:
     """Returns the states and the last logits of the prompts. Each pass has so many ids of each of them.
 
-    Passes over single ids are joint ones if `options` allow it, apart from the last but one.
+    They are joint ones if `options` allow it, apart from the last but one.
     """
     sequences = [TokenSequence(str(number), ids) for number, ids in enumerate(prompts)]
     states = [SequenceState() for _ in prompts]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from app.engine.device import free_unused_memory
 from app.engine.own_cache.caches import OwnCaches
-from app.engine.own_cache.joint_cache import padding_of
+from app.engine.own_cache.passes import PassLimits, padding_in
 from app.engine.own_cache.runner import OwnForward
 from app.engine.request import Request
 from app.engine.scheduling.sequence import Chunk
@@ -18,9 +18,10 @@ _CALIBRATION_IDS = 64
 class OwnCacheDecoder:
     """The Decoder of architectures that the packed path does not compute."""
 
-    def __init__(self, cache: OwnCaches, forward: OwnForward) -> None:
+    def __init__(self, cache: OwnCaches, forward: OwnForward, step_tokens: int) -> None:
         self.cache = cache
         self._forward = forward
+        self._step_tokens = step_tokens
 
     @property
     def device(self) -> torch.device:
@@ -35,9 +36,9 @@ class OwnCacheDecoder:
         """Proposes nothing: a state that has read a wrong draft id cannot go back."""
 
     def forward(self, chunks: Sequence[Chunk]) -> Tensor:
-        passes = self._forward.passes(chunks, self.cache.most_padding)
-        lengths = [chunk.sequence.computed for chunk in chunks]
-        self.cache.hold_padding(sum(padding_of([lengths[place] for place in each]) for each in passes))
+        limits = PassLimits(padding=self.cache.most_padding, rows=self._step_tokens)
+        passes = self._forward.passes(chunks, limits)
+        self.cache.hold_padding(padding_in(chunks, passes))
         states = [self.cache.state_of(chunk.sequence) for chunk in chunks]
         return self._forward.logits(list(zip(chunks, states, strict=True)), passes)
 

@@ -1,197 +1,117 @@
-"""Joins the caches of sequences that decode together, so that one pass reads one id of each of them."""
+"""The caches of several sequences as the rows of one, so that one pass reads ids of each of them."""
 
 import copy
-import weakref
 from collections.abc import Sequence
-from enum import Enum
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers import DynamicCache, cache_utils
-from transformers.cache_utils import (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-    LinearAttentionLayer,
-)
 
 from app.engine.device import on_device
+from app.engine.own_cache import joint_layers
 from app.engine.own_cache.sequence_state import SequenceState
 
-_WITH_KEYS = {
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-}
-_WITH_STATES = {
-    LinearAttentionLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-}
-_EMPTY = {getattr(cache_utils, "DummyLayer", None)}  # which transformers 5.17 does not have yet
-_STATES = ("conv_states", "recurrent_states")  # each a tensor by its number
-_FLAGS = ("has_previous_state", "is_conv_states_initialized", "is_recurrent_states_initialized")
-_MOST_PADDING, _LITTLE_PADDING = 0.25, 512  # share of the ids of a joint cache, and ids that never matter
-
-Layer = Any  # transformers' layers have no class that says what tensors they hold
-
-
-class Joining(Enum):
-    """Whether the caches of an architecture can be joined, and whether shorter ones must be padded."""
-
-    NEVER = "never"
-    PADDED = "padded"
-    UNPADDED = "unpadded"  # there are only states, which take the same room for any length
-
-
-def joining_of(state: SequenceState) -> Joining:
-    """Returns what the types of the cache's layers allow."""
-    layers = state.cache.layers if type(state.cache) is DynamicCache else ()
-    types = {type(layer) for layer in layers}
-    if not types or types - _WITH_KEYS - _WITH_STATES - _EMPTY:
-        return Joining.NEVER
-    return Joining.PADDED if types & _WITH_KEYS else Joining.UNPADDED
-
-
-def groups_to_join(lengths: Sequence[int], joining: Joining, most_padding: int) -> list[list[int]]:
-    """Returns groups of places in `lengths` whose caches may be joined.
-
-    Padding takes memory and time, so they have similar lengths, and at most `most_padding` ids in all.
-    """
-    match joining:
-        case Joining.NEVER:
-            return [[place] for place in range(len(lengths))]
-        case Joining.UNPADDED:
-            return [list(range(len(lengths)))] if lengths else []
-        case Joining.PADDED:
-            return _groups_of_similar(lengths, most_padding)
-
-
-def padding_of(lengths: Sequence[int]) -> int:
-    """Returns how many ids of padding a joint cache of sequences of these lengths has."""
-    return max(lengths) * len(lengths) - sum(lengths)
-
-
-def _groups_of_similar(lengths: Sequence[int], most_padding: int) -> list[list[int]]:
-    groups: list[list[int]] = []
-    ids, padding, left = 0, 0, most_padding
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        length = lengths[place]
-        more = lengths[groups[-1][0]] - length if groups else 0
-        is_little = padding + more <= (ids + length) * _MOST_PADDING + _LITTLE_PADDING
-        if groups and is_little and more <= left:
-            groups[-1].append(place)
-            ids, padding, left = ids + length, padding + more, left - more
-        else:
-            groups.append([place])
-            ids, padding = length, 0
-    return groups
+Cache = Any  # a DynamicCache, whose layers transformers leaves untyped
 
 
 class JointCache:
-    """The caches of `states` as the rows of one. A state that is asked for its cache separates all of them.
+    """The caches of `states` as the rows of one. A state that is asked for its cache takes a copy of its row.
 
     `lengths` says how many ids each has read. Keys and values of shorter ones are padded at the beginning.
     """
 
-    def __init__(self, states: Sequence[SequenceState], lengths: Sequence[int]) -> None:
-        self.cache = _joined([state.cache for state in states])
+    def __init__(self, states: Sequence[SequenceState], lengths: Sequence[int], cache: Cache = None) -> None:
+        self.cache = cache
         self._lengths = list(lengths)
-        self._states = [weakref.ref(state) for state in states]  # dropped states leave nothing behind
+        self._rows = WeakKeyDictionary({state: row for row, state in enumerate(states)})
+
+    @classmethod
+    def of_prompts(cls, states: Sequence[SequenceState], lengths: Sequence[int]) -> "JointCache":
+        """Returns one without a cache, for the pass that reads prompts of these lengths, padded.
+
+        Until then, each row has read less than nothing: as much as its padding.
+        """
+        longest = max(lengths)
+        return cls(states, [length - longest for length in lengths])
+
+    @classmethod
+    @torch.inference_mode()
+    def joining(cls, states: Sequence[SequenceState], lengths: Sequence[int]) -> "JointCache":
+        """Returns the joint cache of states that have caches, alone or as rows of other joint ones.
+
+        Each layer of those is freed before the next one is joined. If that fails, the states are empty.
+        """
+        try:
+            joint = cls(states, lengths, _moved(states))
+        except BaseException:
+            for state in states:
+                state.cache = None
+            raise
+        joint.hold(states)
+        return joint
+
+    def hold(self, states: Sequence[SequenceState]) -> None:
+        """Let the states be the rows of this cache. They are those that it was made for."""
         for state in states:
             state.join(self)
 
     def is_of(self, states: Sequence[SequenceState]) -> bool:
-        return len(states) == len(self._states) and all(
-            reference() is state and state.joint is self
-            for reference, state in zip(self._states, states, strict=True)
+        return len(states) == len(self._lengths) and all(
+            self._rows.get(state) == row and state.joint is self for row, state in enumerate(states)
         )
 
-    def positions(self, device: torch.device) -> Tensor:
-        """Returns the position of the next id of each row."""
-        return on_device([[length] for length in self._lengths], device)
+    def is_within(self, states: Sequence[SequenceState]) -> bool:
+        """Returns whether no other state needs a row of it."""
+        return {state for state in self._rows if state.joint is self} <= set(states)
 
-    def mask(self, device: torch.device) -> Tensor:
-        """Returns which keys each row has, the next id's included."""
-        longest = max(self._lengths)
-        padding = on_device([[longest - length] for length in self._lengths], device)
-        return (torch.arange(longest + 1, device=device) >= padding).long()
+    def mask(self, count: int, device: torch.device) -> Tensor:
+        """Returns which keys each row has, those of its next `count` ids included."""
+        end = max(self._lengths) + count
+        return (torch.arange(end, device=device) >= self._padding(device)).long()
 
-    def advance(self) -> None:
-        """Note that a pass has read one id of each row."""
-        self._lengths = [length + 1 for length in self._lengths]
+    def positions(self, count: int, device: torch.device) -> Tensor:
+        """Returns the positions of the next `count` ids of each row; 0 for padding."""
+        start = max(self._lengths)
+        places = torch.arange(start, start + count, device=device)
+        return (places - self._padding(device)).clamp(min=0)
+
+    def advance(self, count: int) -> None:
+        """Note that a pass has read `count` ids of each row."""
+        self._lengths = [length + count for length in self._lengths]
 
     @torch.inference_mode()
-    def separate(self) -> None:
-        """Give each state a cache of its own, without padding. If memory runs out, the others stay joint."""
+    def row_of(self, state: SequenceState) -> Cache:
+        """Returns a copy of the state's cache, without padding."""
+        own = copy.copy(self.cache)
+        own.layers = [
+            joint_layers.cloned(self.layer_of(state, place)) for place in range(len(self.cache.layers))
+        ]
+        return own
+
+    def layer_of(self, state: SequenceState, place: int) -> joint_layers.Layer:
+        """Returns one layer of the state's cache, whose tensors are views."""
+        row = self._rows[state]
+        return joint_layers.row_of(self.cache.layers[place], row, self._lengths[row], max(self._lengths))
+
+    def _padding(self, device: torch.device) -> Tensor:
         longest = max(self._lengths)
-        for row, (reference, length) in enumerate(zip(self._states, self._lengths, strict=True)):
-            state = reference()
-            if state is not None and state.joint is self:
-                state.cache = _row(self.cache, row, length, longest)
+        return on_device([[longest - length] for length in self._lengths], device)
 
 
-def _joined(caches: Sequence[Any]) -> Any:  # DynamicCache, whose layers transformers leaves untyped
-    joint = copy.copy(caches[0])
-    joint.layers = [_joined_layer(layers) for layers in zip(*(cache.layers for cache in caches), strict=True)]
-    return joint
+def _moved(states: Sequence[SequenceState]) -> Cache:
+    """Returns the joint cache. The caches that it is made of lose one layer after the other."""
+    sources = list(dict.fromkeys(state.joint or state for state in states))
+    emptied = [it.cache for it in sources if not isinstance(it, JointCache) or it.is_within(states)]
+    moved = copy.copy(sources[0].cache)
+    moved.layers = []
+    for place in range(len(sources[0].cache.layers)):
+        moved.layers.append(joint_layers.joined([_layer(state, place) for state in states]))
+        for cache in emptied:
+            cache.layers[place] = None
+    return moved
 
 
-def _joined_layer(layers: Sequence[Layer]) -> Layer:
-    joint = _copied(layers[0])
-    for name in _state_names(joint):
-        states = [getattr(layer, name) for layer in layers]
-        setattr(joint, name, {it: _stacked([each[it] for each in states]) for it in states[0]})
-    if type(joint) in _WITH_KEYS and joint.keys is not None:
-        longest = max(layer.keys.shape[-2] for layer in layers)
-        joint.keys = torch.cat([_padded(layer.keys, longest) for layer in layers])
-        joint.values = torch.cat([_padded(layer.values, longest) for layer in layers])
-    if hasattr(joint, "cumulative_length"):
-        joint.cumulative_length = max(layer.cumulative_length for layer in layers)
-    return joint
-
-
-def _row(cache: Any, row: int, length: int, longest: int) -> Any:  # as above
-    own = copy.copy(cache)
-    own.layers = [_row_of_layer(layer, row, length, longest) for layer in cache.layers]
-    return own
-
-
-def _row_of_layer(layer: Layer, row: int, length: int, longest: int) -> Layer:
-    own, only = _copied(layer), slice(row, row + 1)
-    for name in _state_names(own):
-        states = getattr(layer, name)
-        setattr(own, name, {it: None if all_ is None else all_[only].clone() for it, all_ in states.items()})
-    if type(own) in _WITH_KEYS and own.keys is not None:
-        start = max(0, layer.keys.shape[-2] - length)  # a sliding layer may have forgotten the padding
-        own.keys = layer.keys[only, ..., start:, :].clone()
-        own.values = layer.values[only, ..., start:, :].clone()
-    if hasattr(own, "cumulative_length"):
-        own.cumulative_length -= longest - length
-    return own
-
-
-def _copied(layer: Layer) -> Layer:
-    """Returns a layer with the same tensors that can be changed by itself."""
-    copied = copy.copy(layer)
-    if type(layer) in _WITH_STATES:
-        for name in _FLAGS:
-            setattr(copied, name, dict(getattr(layer, name)))
-    return copied
-
-
-def _state_names(layer: Layer) -> tuple[str, ...]:
-    return _STATES if type(layer) in _WITH_STATES else ()
-
-
-def _stacked(states: list[Tensor | None]) -> Tensor | None:
-    tensors = [state for state in states if state is not None]
-    return torch.cat(tensors) if tensors else None
-
-
-def _padded(keys: Tensor, length: int) -> Tensor:
-    return functional.pad(keys, (0, 0, length - keys.shape[-2], 0))
+def _layer(state: SequenceState, place: int) -> joint_layers.Layer:
+    joint = state.joint
+    return joint.layer_of(state, place) if isinstance(joint, JointCache) else state.cache.layers[place]

@@ -1,7 +1,6 @@
-"""Runs a model's own forward pass: for several sequences that decode together, or for one after the other."""
+"""Runs a model's own forward pass: for several sequences together, or for one after the other."""
 
 import inspect
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from app.engine.device import on_device
-from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join
+from app.engine.own_cache.joint_cache import JointCache
 from app.engine.own_cache.module_states import ModuleCache
+from app.engine.own_cache.passes import NO_LIMITS, Joining, PassLimits, passes_of
 from app.engine.own_cache.sequence_state import SequenceState, cache_argument
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 
 Arguments = dict[str, Tensor | int]
 
 _POSITIONS = "position_ids"  # the argument with the position of each id
+_PADDING = 0  # any id, as its place is masked
 _KEPT_LOGITS = "logits_to_keep"  # the argument with the number of rows; all are computed without it
 
 
@@ -39,6 +40,7 @@ class PassOptions:
     """
 
     joining: Joining = Joining.NEVER  # whether one pass may read one id of each of several sequences
+    joins_prompts: bool = False  # whether passes over several ids may be joint, too
     gives_positions: bool = False
     place: CachePlace = CachePlace.OUTPUT
 
@@ -56,16 +58,9 @@ class OwnForward:
         self._takes = set(inspect.signature(model.forward).parameters)
         self.device = model.device
 
-    def passes(self, chunks: Sequence[Chunk], most_padding: int = sys.maxsize) -> list[list[int]]:
-        """Returns the places of the chunks that each pass reads. Joint caches get at most that padding."""
-        lengths = {
-            place: chunk.sequence.computed
-            for place, chunk in enumerate(chunks)
-            if chunk.count == 1 and chunk.sequence.computed > 0
-        }
-        alone = [[place] for place in range(len(chunks)) if place not in lengths]
-        groups = groups_to_join(list(lengths.values()), self._options.joining, most_padding)
-        return [*alone, *([list(lengths)[each] for each in group] for group in groups)]
+    def passes(self, chunks: Sequence[Chunk], limits: PassLimits = NO_LIMITS) -> list[list[int]]:
+        """Returns the places of the chunks that each pass reads."""
+        return passes_of(chunks, self._options.joining, self._options.joins_prompts, limits)
 
     @torch.inference_mode()
     def logits(
@@ -151,25 +146,43 @@ class OwnForward:
         return {name: value for name, value in arguments.items() if name in self._takes}
 
     def _joint_forward(self, chunks: Sequence[tuple[Chunk, SequenceState]]) -> Tensor:
-        """Returns the logits `[chunks, 1, vocabulary]` of chunks of one id, computed in one pass."""
+        """Returns the last logits `[chunks, 1, vocabulary]` of each chunk, computed in one pass.
+
+        They are all new prompts, or have the same number of ids.
+        """
         assert self._argument is not None, "the check at load found a cache"
-        sequences, states = [chunk.sequence for chunk, _ in chunks], [state for _, state in chunks]
-        joint = _joint_of(states) or JointCache(states, [sequence.computed for sequence in sequences])
+        states, joint = [state for _, state in chunks], _joint_of(chunks)
+        count = max(chunk.count for chunk, _ in chunks)
         options: Arguments = {_KEPT_LOGITS: 1}
-        if self._options.joining is Joining.PADDED:
-            options |= {"attention_mask": joint.mask(self.device), _POSITIONS: joint.positions(self.device)}
+        if self._options.joining is Joining.PADDED or joint.cache is None:
+            options |= {
+                "attention_mask": joint.mask(count, self.device),
+                _POSITIONS: joint.positions(count, self.device),
+            }
         output = self._model(
-            input_ids=on_device([[sequence.ids[sequence.computed]] for sequence in sequences], self.device),
+            input_ids=on_device([_padded_ids(chunk, count) for chunk, _ in chunks], self.device),
             use_cache=True,
-            **{self._argument: joint.cache},
+            **({} if joint.cache is None else {self._argument: joint.cache}),
             **self._only_known(options),
         )
-        joint.advance()
+        joint.cache = getattr(output, self._argument)
+        joint.advance(count)
+        joint.hold(states)
         logits: Tensor = output.logits
         return logits[:, -1:]
 
 
-def _joint_of(states: Sequence[SequenceState]) -> JointCache | None:
-    """Returns the cache that these states already share; None if there is none."""
+def _joint_of(chunks: Sequence[tuple[Chunk, SequenceState]]) -> JointCache:
+    """Returns the cache that the chunks' states already share, or a new one."""
+    states = [state for _, state in chunks]
+    if chunks[0][0].sequence.computed == 0:
+        return JointCache.of_prompts(states, [chunk.count for chunk, _ in chunks])
     joint = states[0].joint
-    return joint if isinstance(joint, JointCache) and joint.is_of(states) else None
+    if isinstance(joint, JointCache) and joint.is_of(states):
+        return joint
+    return JointCache.joining(states, [chunk.sequence.computed for chunk, _ in chunks])
+
+
+def _padded_ids(chunk: Chunk, count: int) -> list[int]:
+    start = chunk.sequence.computed
+    return [_PADDING] * (count - chunk.count) + list(chunk.sequence.ids[start : start + chunk.count])

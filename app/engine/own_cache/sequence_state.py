@@ -31,14 +31,14 @@ class Joint(Protocol):
     def cache(self) -> Any:  # each architecture has its own
         """The cache of all of them, whose layers have the types of each one's."""
 
-    def separate(self) -> None:
-        """Set the `cache` of each of them."""
+    def row_of(self, state: "SequenceState") -> Any:  # as above
+        """Returns a copy of the cache of one of them."""
 
 
 class SequenceState:
     """One sequence's cache. `cache` is None before the first pass, and always if the architecture has none.
 
-    While it is part of a `joint` cache, asking for `cache` separates that.
+    While it is part of a `joint` cache, asking for `cache` takes it out of that.
     """
 
     __slots__ = ("__weakref__", "_cache", "joint", "nbytes", "scope", "tokens")
@@ -58,7 +58,7 @@ class SequenceState:
     @property
     def cache(self) -> Any:  # as above
         if self.joint is not None:
-            self.joint.separate()
+            self.cache = self.joint.row_of(self)
         return self._cache
 
     @cache.setter
@@ -72,6 +72,8 @@ class SequenceState:
     @torch.inference_mode()
     def copy(self) -> "SequenceState":
         """Returns a copy that shares no tensor, and has no memory beyond what its tensors need."""
+        if self.joint is not None:
+            return SequenceState(self.scope, self.joint.row_of(self))
         memo: dict[int, Any] = {id(tensor): tensor.clone() for tensor in tensors_of(self.cache)}
         return SequenceState(self.scope, copy.deepcopy(self.cache, memo))
 

@@ -21,7 +21,7 @@ from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.load import LoadedModel
 from app.engine.loading.serving_path import CheckedModel, load_checked
 from app.engine.own_cache.check import OwnPath, check_unchanged
-from app.engine.own_cache.joint_cache import Joining
+from app.engine.own_cache.passes import Joining
 from app.engine.own_cache.runner import OwnForward
 from tests.engine.tiny import DEVICE, InlineExecutor, new_model, shared_grammar_sandbox, shared_sandbox
 

@@ -166,7 +166,7 @@ def test_padding_of_joint_caches_counts_in_the_budget(
     size = own.path.sequence_bytes
     budget = size.of(256) + 7 * size.of(64) + size.of(spare)
     caches = OwnCaches(budget_bytes=budget, sequence_bytes=size, max_tokens=256, has_checkpoints=False)
-    decoder = OwnCacheDecoder(caches, OwnForward(own.served.loaded.model, own.path.options))
+    decoder = OwnCacheDecoder(caches, OwnForward(own.served.loaded.model, own.path.options), 24)
     finished = decoding(caches, own, "finished", 20)
     caches.release(finished)
     sequences = [decoding(caches, own, "long", 250), *(decoding(caches, own, str(n), 58) for n in range(7))]
@@ -195,15 +195,15 @@ def decoding(caches: OwnCaches, own: OwnCacheModel, name: str, length: int) -> T
 
 
 class TooLarge:
-    """A joint cache for whose separation there is no memory."""
+    """A joint cache for a copy of whose rows there is no memory."""
 
     cache = None
 
-    def separate(self) -> None:
+    def row_of(self, state: SequenceState) -> object:
         raise MemoryError
 
 
-def test_a_cache_that_memory_cannot_separate_is_not_kept(own_model: OwnModel) -> None:
+def test_a_cache_that_memory_cannot_take_out_of_a_joint_one_is_not_kept(own_model: OwnModel) -> None:
     own = own_model("lfm2")
     size = own.path.sequence_bytes
     caches = OwnCaches(budget_bytes=3 * size.of(64), sequence_bytes=size, max_tokens=64)

@@ -1,20 +1,21 @@
-"""Sequences that decode together share passes, and have the same caches afterwards as if they were alone."""
+"""Sequences that are read together have the same caches afterwards as if they were alone."""
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerFast
 
-from app.engine.own_cache.joint_cache import Joining, JointCache, groups_to_join, padding_of
+from app.engine.own_cache.joint_cache import JointCache
+from app.engine.own_cache.passes import Joining
 from app.engine.own_cache.runner import OwnForward
-from app.engine.own_cache.sequence_state import Joint, SequenceState, tensors_of
+from app.engine.own_cache.sequence_state import SequenceState, storage_bytes, tensors_of
 from app.engine.scheduling.sequence import Chunk, TokenSequence
 from tests.engine.own_cache.models import ARCHITECTURES, OwnCacheModel, unpacked
-from tests.engine.tiny import SLIDING, configs, greedy, run
+from tests.engine.tiny import SLIDING, Collected, configs, finish, greedy, run
 
 OwnModel = Callable[[str], OwnCacheModel]
 Row = tuple[TokenSequence, SequenceState]
@@ -44,13 +45,15 @@ def test_all_but_a_few_architectures_join_their_sequences(own_model: OwnModel) -
 def test_rows_that_were_joint_are_as_if_they_were_alone(own: OwnCacheModel) -> None:
     model, options = own.served.loaded.model, own.path.options
     lonely = OwnForward(model, replace(options, joining=Joining.NEVER))
-    together, alone = rows_of((30, 12, 21)), rows_of((30, 12, 21))
+    together, alone = rows_of((30, 14, 21)), rows_of((30, 14, 21))
     for rows, forward in ((together, OwnForward(model, options)), (alone, lonely)):
-        read(forward, rows, 25, 7, 16)
-        for _ in range(4):
+        read(forward, rows, 25, 9, 16)
+        read(forward, rows, 2, 2, 2)
+        for _ in range(2):
             read(forward, rows, 1, 1, 1)
-    are_joint = [state.joint is not None for _, state in together]
-    assert are_joint == [options.joining is not Joining.NEVER] * 3
+    joint = [state.joint for _, state in together]
+    assert (joint[0] is not None) == (options.joining is not Joining.NEVER)
+    assert joint == [joint[0]] * 3
     for (_, one), (_, other) in zip(together, alone, strict=True):
         pairs = zip(tensors_of(one.cache), tensors_of(other.cache), strict=True)
         for first, second in pairs:
@@ -89,36 +92,43 @@ def test_a_state_that_is_dropped_leaves_the_others_their_caches(own_model: OwnMo
     assert remaining[0][1].cache.get_seq_length() == 21
 
 
-class WatchfulState(SequenceState):
-    """Notes whether the cache `watched` still exists when another one has been joined."""
-
-    watched: "weakref.ref[JointCache] | None" = None
-    found: JointCache | None = None
-
-    def join(self, joint: Joint) -> None:
-        self.found = None if self.watched is None else self.watched()
-        super().join(joint)
+def peak_bytes(compute: Callable[[], object]) -> int:
+    """Returns how much memory the tensors of a call take at the same time, beyond what there was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        compute()
+    changes = sorted(profiler.events(), key=lambda event: event.time_range.start)
+    return int(max(accumulate(change.self_cpu_memory_usage for change in changes)))
 
 
-def test_a_joint_cache_is_freed_before_the_next_one_is_joined(own_model: OwnModel) -> None:
+@pytest.mark.parametrize("name", ["lfm2", "deepseek_v3", "mamba2"])
+def test_joining_takes_little_memory_beyond_the_caches(own_model: OwnModel, name: str) -> None:
+    own = own_model(name)
+    rows = rows_of((230, 200, 220, 215))
+    read(own.forward, rows, 220, 190, 210, 205)
+    states, lengths = [state for _, state in rows], [sequence.computed for sequence, _ in rows]
+    size = sum(storage_bytes(state.cache) for state in states)
+    joined = peak_bytes(lambda: JointCache.joining(states, lengths))
+    assert (
+        joined < 0.6 * size
+    )  # the padding of all layers, and one layer twice, of which it has three or four
+    leaving = peak_bytes(lambda: JointCache.joining(states[1:], lengths[1:]))
+    assert leaving < size
+    del rows, states[0]
+    assert peak_bytes(lambda: JointCache.joining(states[1:], lengths[2:])) < 0.6 * size
+
+
+def test_a_join_that_fails_leaves_the_states_empty(own_model: OwnModel) -> None:
     own = own_model("lfm2")
-    watchful = WatchfulState()
-    rows = [
-        (sequence, watchful if place == 0 else state)
-        for place, (sequence, state) in enumerate(rows_of((30, 12, 20)))
-    ]
-    forward = OwnForward(own.served.loaded.model, own.path.options)
-    read(forward, rows, 20, 10, 18)
-    read(forward, rows, 1, 1, 1)
-    assert isinstance(watchful.joint, JointCache)
-    watchful.watched = weakref.ref(watchful.joint)
-    read(forward, rows[:2], 1, 1)
-    assert isinstance(watchful.joint, JointCache) and watchful.found is None
-    assert watchful.watched() is None
+    rows = rows_of((30, 12))
+    read(own.forward, rows, 20, 10)
+    states = [state for _, state in rows]
+    states[1].cache.layers.pop()
+    with pytest.raises(IndexError):
+        JointCache.joining(states, [20, 10])
+    assert all(state.is_empty for state in states)
 
 
-def test_a_state_that_has_left_keeps_its_cache_when_the_others_separate(own_model: OwnModel) -> None:
-    """As after a separation for which the memory was too small."""
+def test_a_state_that_has_left_keeps_its_cache_when_the_others_go_on(own_model: OwnModel) -> None:
     own = own_model("lfm2")
     rows, alone = rows_of((30, 12)), rows_of((30, 12))
     forward = OwnForward(own.served.loaded.model, own.path.options)
@@ -151,20 +161,33 @@ def test_sequences_longer_than_a_sliding_window_decode_together(
     assert replies.texts == {prompt: own.generate(prompt, 3 * SLIDING) for prompt in prompts}
 
 
-@given(st.lists(st.integers(1, 20_000), max_size=12), st.integers(0, 5_000))
-@settings(max_examples=100)
-def test_groups_hold_every_sequence_once_with_little_padding(lengths: list[int], most: int) -> None:
-    for joining in Joining:
-        groups = groups_to_join(lengths, joining, most)
-        assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
-    groups = [[lengths[place] for place in each] for each in groups_to_join(lengths, Joining.PADDED, most)]
-    for ids in groups:
-        assert padding_of(ids) <= 0.25 * sum(ids) + 512
-    assert sum(padding_of(ids) for ids in groups) <= most
-    assert len(groups_to_join(lengths, Joining.UNPADDED, 0)) <= 1
+def prompts_at_once(own: OwnCacheModel) -> list[str]:
+    """Returns prompts of which one pass reads at least four, the first alike in nothing."""
+    words = "the cat sat on the mat, 日本語 and é 👍 too. " * 3
+    return [f"{number} {words[: 90 + 3 * number]}" for number in range(5)] + ["on the mat"]
 
 
-def test_groups_are_of_similar_lengths() -> None:
-    assert groups_to_join([100, 90, 80], Joining.PADDED, 30) == [[0, 1, 2]]
-    assert groups_to_join([100, 90, 80], Joining.PADDED, 29) == [[0, 1], [2]]
-    assert groups_to_join([8000, 90, 7900, 80], Joining.PADDED, 1000) == [[0, 2], [1, 3]]
+def test_prompts_that_arrive_at_once_are_read_together_as_transformers_generates(own: OwnCacheModel) -> None:
+    prompts = prompts_at_once(own)
+    engine = own.engine(step_tokens=512)
+    replies = run(engine, *(greedy(prompt, prompt, 12, scope=prompt) for prompt in prompts))
+    assert replies.texts == {prompt: own.generate(prompt, 12) for prompt in prompts}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_prompt_that_is_cancelled_leaves_those_that_are_read_with_it(
+    own: OwnCacheModel, steps: int
+) -> None:
+    prompts = prompts_at_once(own)
+    engine, collected = own.engine(step_tokens=512), Collected()
+    for prompt in prompts:
+        engine.submit(greedy(prompt, prompt, 12, scope=prompt))
+    for _ in range(steps):
+        collected.take(engine.step())
+    engine.cancel(prompts[1])
+    finish(engine, collected)
+    assert {each: collected.texts[each] for each in prompts if each != prompts[1]} == {
+        prompt: own.generate(prompt, 12) for prompt in prompts if prompt != prompts[1]
+    }
+    again = run(engine, greedy("again", prompts[1], 12, scope=prompts[1]))
+    assert again.texts["again"] == own.generate(prompts[1], 12)
