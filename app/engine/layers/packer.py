@@ -25,6 +25,7 @@ from app.engine.layers.schemes import QUANTISED, Scheme, choose_scheme
 _LINEAR = (nn.Linear, Conv1D, BlockLinear)
 # Of layers with few bits, whose products have sums in float32: bfloat16 would make near logits equal.
 _LOGITS_DTYPE = torch.float32
+_READ_DIRECTLY = {"dt_proj"}  # small layers of state spaces, which multiply the weight themselves
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -138,7 +139,8 @@ def pack_children(parent: nn.Module, packer: Packer) -> None:
         _join(parent, names, packer)
     for name, child in parent.named_children():
         # Exact types only: a subclass may compute something else. Layers wider than the model's dtype stay.
-        if type(child) in _LINEAR and _fits(child, packer.dtype):
+        is_linear = type(child) in _LINEAR and name not in _READ_DIRECTLY
+        if is_linear and _fits(child, packer.dtype):
             is_output = isinstance(parent, PreTrainedModel)
             layer = packer.linear(child, is_output=is_output)
             if is_output and not hasattr(layer, "weight"):  # Mamba asks its output layer for a dtype

@@ -20,6 +20,8 @@ from app.engine.layers.fused import fuse
 from app.engine.layers.packer import Packer, pack, pack_children, weight_count
 from app.engine.layers.schemes import QUANTISED, ROUNDING_16_BITS, Scheme
 
+_NEARLY_ALL = 0.9  # of the weights
+
 
 class UpcastEmbedding(nn.Module):
     """An embedding that keeps its rows in the stored dtype and converts only the rows that it returns."""
@@ -38,14 +40,14 @@ class PackProgress:
 
     def __init__(self, model: PreTrainedModel, report: Callable[[float], None]) -> None:
         self._total = max(1, weight_count(*model.modules()))
-        self._done = 0
         self._report = report
+        self.done = 0
 
     def add(self, count: int) -> None:
         """Counts the weights of a layer that has just been packed."""
         memory.return_freed()  # otherwise the memory used for packing each layer would add up
-        self._done += count
-        self._report(self._done / self._total)
+        self.done += count
+        self._report(self.done / self._total)
 
 
 def prepare(
@@ -80,6 +82,8 @@ def convert_layers(
         fuse(model, packer)
     pack(model, packer)
     _widen(model, dtype)
+    if packer.scheme.name in QUANTISED and forms is None:
+        return replace(packer.scheme, name=packer.scheme.name + _share(model, progress.done))
     if forms is None:
         return packer.scheme
     rounding = ROUNDING_16_BITS
@@ -87,6 +91,17 @@ def convert_layers(
         # Rows are rounded otherwise than by the model's own path: SmolLM2's file has an error of 0.12.
         rounding = QUANTISED["int8"].tolerance
     return replace(packer.scheme, name=forms, tolerance=max(packer.scheme.tolerance, rounding))
+
+
+def _share(model: PreTrainedModel, packed: int) -> str:
+    """Returns the share of the weights that were packed, as a suffix to their form; empty if nearly all.
+
+    The experts of many mixtures are no linear layers.
+    """
+    other = [layer for layer in model.modules() if not isinstance(layer, nn.Embedding | UpcastEmbedding)]
+    weights = [weight for layer in other for weight in layer.parameters(recurse=False) if weight.dim() > 1]
+    share = packed / max(1, packed + sum(weight.numel() for weight in weights))
+    return "" if share >= _NEARLY_ALL else f" ({share:.0%} of the weights)"
 
 
 def _widen(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -6,13 +6,13 @@ least recently used first, when running sequences need the room.
 """
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
-from app.engine.kv.prefix_index import Ids, PrefixIndex
+from app.engine.kv.prefix_index import Ids
 from app.engine.kv.sequence_bytes import SequenceBytes
+from app.engine.own_cache.kept_states import KeptStates
 from app.engine.own_cache.sequence_state import SequenceState
 from app.engine.scheduling.sequence import TokenSequence
 
@@ -57,16 +57,14 @@ class OwnCaches:
         self.is_divisible = is_divisible
         self.single_cost = 1.0  # of an id that is read by itself, in ids of a longer pass
         self._has_checkpoints = has_checkpoints
-        self._index: PrefixIndex[SequenceState] = PrefixIndex()
         self._running: dict[TokenSequence, _Running] = {}
-        self._kept: OrderedDict[SequenceState, None] = OrderedDict()  # least recently used first
+        self._kept = KeptStates()
         self._reserved_bytes = 0
-        self._kept_bytes = 0
         self._padding_bytes = 0  # of joint caches
 
     @property
     def used_bytes(self) -> int:
-        return self._unkept_bytes + self._kept_bytes
+        return self._unkept_bytes + self._kept.nbytes
 
     @property
     def most_padding(self) -> int:
@@ -83,7 +81,7 @@ class OwnCaches:
     @property
     def kept_states(self) -> list[SequenceState]:
         """The caches kept for later prompts, least recently used first."""
-        return list(self._kept)
+        return self._kept.states
 
     def state_of(self, sequence: TokenSequence) -> SequenceState:
         return self._running[sequence].state
@@ -144,17 +142,13 @@ class OwnCaches:
 
     def forget_finished(self) -> None:
         """Drop every cache that no running sequence uses."""
-        while self._kept:
-            self._forget(next(iter(self._kept)))
+        self._kept.shrink(-1)
 
     def check_integrity(self) -> None:
         """Assert what must hold between steps; for tests."""
         assert self._reserved_bytes == sum(running.reserved for running in self._running.values())
-        assert self._kept_bytes == sum(state.nbytes for state in self._kept)
         assert self.used_bytes <= self._budget
-        assert all(state.tokens > 0 for state in self._kept)
-        self._index.check_integrity()
-        assert len(self._kept) <= len(self._index) <= len(self._kept) + len(self._running)
+        self._kept.check_integrity(len(self._running))
 
     @property
     def _unkept_bytes(self) -> int:
@@ -169,21 +163,21 @@ class OwnCaches:
             computed = min(sequence.computed, len(running.prompt))
             if computed > 0 and running.state.can_crop(sequence.computed):
                 running.state.tokens = sequence.computed
-                self._index.put(running.state, running.prompt[:computed])
+                self._kept.index.put(running.state, running.prompt[:computed])
             else:
-                self._index.remove(running.state)
+                self._kept.index.remove(running.state)
 
     def _reuse(self, ids: Ids, scope: str, reserved: int) -> tuple[SequenceState, int]:
         """Returns a cache of leading ids for a new sequence, and how many it has read."""
-        donor, shared = self._donor(ids, scope)
+        donor, shared = self._kept.donor(ids, scope)
         if donor is None or not self._is_worth_it(len(ids), shared):
             return SequenceState(scope), 0
         surplus = donor.tokens - shared
         if donor in self._kept:
-            self._kept.move_to_end(donor)  # the most recently used cache is evicted last
+            self._kept.touch(donor)
             has_room = self._reserved_bytes + reserved + donor.nbytes <= self._budget
             if not has_room or (donor.can_always_crop and surplus <= _EXPENDABLE_TAIL):
-                self._forget(donor)
+                self._kept.forget(donor)
                 donor.crop(surplus)
                 return donor, shared
         state = donor.copy()
@@ -193,13 +187,6 @@ class OwnCaches:
     def _is_worth_it(self, ids: int, shared: int) -> bool:
         """Returns whether reading the rest takes less time than reading all ids in one pass."""
         return self.is_divisible or (ids - shared) * self.single_cost <= ids
-
-    def _donor(self, ids: Ids, scope: str) -> tuple[SequenceState | None, int]:
-        """Returns the cache that saves most, and how many leading ids a sequence can take from it."""
-        for state, shared in self._index.sharing(ids, scope):
-            if state.tokens == shared or state.can_crop(state.tokens):
-                return state, shared
-        return None, 0
 
     def _checkpoint(self, sequence: TokenSequence) -> int | None:
         """Returns where to copy the cache, so that a prompt with another end can continue from there."""
@@ -227,38 +214,16 @@ class OwnCaches:
             return None  # the error, which keeps alive what the copy had allocated, is gone then
 
     def _keep(self, state: SequenceState, ids: Ids) -> None:
-        """Keep the cache, unless the budget has no room or a longer one can be cropped to it."""
-        state.keep(len(ids))
-        self._index.put(state, ids)
-        longer = next((it for it in self._index.continuations_of(state) if it in self._kept), None)
-        if longer is not None and longer.can_always_crop:
-            self._kept.move_to_end(longer)
-            self._index.remove(state)
-            return
-        if self._unkept_bytes + state.nbytes > self._budget:
-            self._index.remove(state)
-            return
-        for other in self._index.contained_in(state):
-            if other in self._kept and (other.tokens == state.tokens or state.can_always_crop):
-                self._forget(other)
-        self._evict_for(state.nbytes)
-        self._kept[state] = None
-        self._kept_bytes += state.nbytes
+        self._kept.keep(state, ids, self._budget - self._unkept_bytes)
 
     def _detach(self, sequence: TokenSequence) -> _Running:
         running = self._running.pop(sequence)
         self._reserved_bytes -= running.reserved
-        self._index.remove(running.state)
+        self._kept.index.remove(running.state)
         if not self._running:
             self._padding_bytes = 0
         return running
 
-    def _forget(self, state: SequenceState) -> None:
-        del self._kept[state]
-        self._kept_bytes -= state.nbytes
-        self._index.remove(state)
-
     def _evict_for(self, nbytes: int) -> None:
-        """Drop kept caches, least recently used first, until `nbytes` more fit."""
-        while self._kept and self.used_bytes + nbytes > self._budget:
-            self._forget(next(iter(self._kept)))
+        """Drop kept caches until `nbytes` more fit."""
+        self._kept.shrink(self._budget - self._unkept_bytes - nbytes)

@@ -113,13 +113,14 @@ class ModelInfoResponse(WireModel):
     weights: str | None = Field(
         None,
         description="The number format of its layers' weights: float32, float16, bfloat16, int8 or int4. "
-        "Of a GGUF file, the form that each type has: `int4 (Q4_K), int8 (Q6_K)`.",
+        "Of a GGUF file, the form that each type has: `int4 (Q4_K), int8 (Q6_K)`. "
+        "`int8 (62% of the weights)`: the others, such as those of experts, keep their bits.",
     )
     cache: CacheKind | None = Field(
         None,
         description="`packed`: one pass computes all sequences. `own`: each sequence has the cache of the "
-        "architecture, prompts are read one after the other, and there are no draft tokens. `none`: there is "
-        "no usable cache, so each token computes all earlier ones again, which is slow.",
+        "architecture, and there are no draft tokens. `none`: there is no usable cache, so each token "
+        "computes all earlier ones again, which is slow.",
     )
     cache_reason: str | None = Field(None, description="Why the model is not packed.")
     guessed_template: str | None = Field(

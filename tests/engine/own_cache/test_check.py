@@ -1,6 +1,8 @@
 """The check at load finds how an architecture can be served, or refuses it with a domain error."""
 
 import gc
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def test_info_says_which_path_serves_and_why(tokenizer: PreTrainedTokenizerFast,
     assert len(run(built.engine, greedy("a", "the cat", 4)).texts["a"]) > 0
 
 
-@pytest.mark.parametrize("name", ["falcon_h1", "mamba2"])
+@pytest.mark.parametrize("name", ["falcon_h1", "mamba2", "mamba"])
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_linear_layers_are_quantised(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, quantization: Quantization, name: str
@@ -75,11 +77,26 @@ def test_linear_layers_are_quantised(
     assert load_checked(spec, lambda *stage: None).path.weights.startswith(quantization)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("falcon_h1", r"int8"), ("jamba", r"int8 \(\d\d% of the weights\)")]
+)
+def test_weights_are_named_with_the_share_that_has_few_bits(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, name: str, says: str
+) -> None:
+    """The experts of Jamba are no linear layers."""
+    save(name, tokenizer, tmp_path)
+    spec = WorkerSpec(str(tmp_path), name, dtype="float32", quantization="int8")
+    assert re.fullmatch(says, load_checked(spec, lambda *stage: None).path.weights)
+
+
 def test_layers_that_cannot_be_quantised_are_refused_with_the_setting(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    save("jamba", tokenizer, tmp_path)
-    spec = WorkerSpec(str(tmp_path), "jamba", dtype="float32", quantization="int8")
+    save("bloom", tokenizer, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    reads_weights = {"pretraining_tp": 2, "slow_but_exact": True}  # itself, instead of calling its layers
+    (tmp_path / "config.json").write_text(json.dumps(config | reads_weights))
+    spec = WorkerSpec(str(tmp_path), "bloom", dtype="float32", quantization="int8")
     with pytest.raises(ModelUnsupported) as refusal:
         load_checked(spec, lambda *stage: None)
     assert "LLM_QUANTIZATION=none" in (refusal.value.hint or "")
@@ -102,7 +119,8 @@ def test_architecture_that_cannot_be_served_is_refused_for_itself_after_one_load
 
 
 @pytest.mark.parametrize(
-    "name", ["bloom", "gptj", "stablelm", "deepseek_v3", "falcon", "qwen3_5_text", "mamba2"]
+    "name",
+    ["bloom", "gptj", "stablelm", "deepseek_v3", "falcon", "qwen3_5_text", "mamba2", "mamba", "jamba"],
 )
 def test_architecture_that_cannot_be_packed_is_loaded_once(
     name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
