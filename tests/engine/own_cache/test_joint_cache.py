@@ -161,24 +161,26 @@ def test_sequences_longer_than_a_sliding_window_decode_together(
     assert replies.texts == {prompt: own.generate(prompt, 3 * SLIDING) for prompt in prompts}
 
 
-def prompts_at_once(own: OwnCacheModel) -> list[str]:
-    """Returns prompts of which one pass reads at least four, the first alike in nothing."""
+def prompts_at_once() -> list[str]:
+    """Returns prompts of which one pass reads all but the last, and none begins as another one does."""
     words = "the cat sat on the mat, 日本語 and é 👍 too. " * 3
     return [f"{number} {words[: 90 + 3 * number]}" for number in range(5)] + ["on the mat"]
 
 
 def test_prompts_that_arrive_at_once_are_read_together_as_transformers_generates(own: OwnCacheModel) -> None:
-    prompts = prompts_at_once(own)
+    prompts = prompts_at_once()
     engine = own.engine(step_tokens=512)
     replies = run(engine, *(greedy(prompt, prompt, 12, scope=prompt) for prompt in prompts))
     assert replies.texts == {prompt: own.generate(prompt, 12) for prompt in prompts}
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("name", ["qwen3_5_text", "lfm2", "mamba2", "jamba", "deepseek_v3"])
 def test_a_prompt_that_is_cancelled_leaves_those_that_are_read_with_it(
-    own: OwnCacheModel, steps: int
+    own_model: OwnModel, name: str, steps: int
 ) -> None:
-    prompts = prompts_at_once(own)
+    own = own_model(name)
+    prompts = prompts_at_once()
     engine, collected = own.engine(step_tokens=512), Collected()
     for prompt in prompts:
         engine.submit(greedy(prompt, prompt, 12, scope=prompt))
