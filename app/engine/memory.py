@@ -19,6 +19,12 @@ _CACHE_SHARE_CUDA = 0.8
 _MOST_CACHE_BYTES = 8_000_000_000  # on the host
 _LEAST_CACHE_BYTES = 1_000_000_000  # which even a small model may use there
 _DATA_FIELD = 5  # of statm: pages of private writable memory
+_EXHAUSTED = (  # parts of the messages of torch, safetensors and Python
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "can't start new thread",
+)
 _MAPPING = re.compile(r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) \S+ \S+ \S+ \d+ *(?P<name>.*)")
 _NONE_ANONYMOUS, _NONE_IN_SWAP = ["Anonymous:", "0", "kB"], ["Swap:", "0", "kB"]
 
@@ -102,14 +108,17 @@ def return_freed() -> None:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Returns whether the error means that memory has run out, on the host or on a graphics card."""
+    """Returns whether the error means that memory has run out, on the host or on a graphics card.
+
+    A thread cannot start either where its stack finds no room.
+    """
     match error:
         case MemoryError() | torch.OutOfMemoryError():
             return True
         case OSError():
             return error.errno == errno.ENOMEM
-        case RuntimeError():
-            return "not enough memory" in str(error) or "can't allocate memory" in str(error)
+        case Exception():
+            return any(text in str(error) for text in _EXHAUSTED)
     return False
 
 

@@ -73,6 +73,8 @@ def test_exhausted_memory_is_told_from_other_errors() -> None:
         bytearray(2**62)
     mapping = OSError(errno.ENOMEM, "Cannot allocate memory")
     assert all(map(is_exhaustion, (tensor.value, array.value, mapping, torch.OutOfMemoryError("full"))))
+    texts = ("can't start new thread", "unable to mmap 7 bytes from file <x>: Cannot allocate memory (12)")
+    assert all(is_exhaustion(RuntimeError(text)) for text in texts)
     with pytest.raises(RuntimeError) as shapes:
         torch.ones(2) @ torch.ones(3)
     assert not any(map(is_exhaustion, (shapes.value, FileNotFoundError(errno.ENOENT, ""), ValueError())))

@@ -27,6 +27,7 @@ from app.core.model_folder import (
     safetensors,
 )
 from app.engine.loading.limits.size_limits import refuse_large_text, refuse_many_tensors
+from app.engine.memory import is_exhaustion
 
 AGAIN = "Fetch the model again."  # the hint for a damaged model
 _LONGEST_NAME = 200  # characters that are shown of a name in a model's files
@@ -36,13 +37,16 @@ _LONGEST_NAME = 200  # characters that are shown of a name in a model's files
 def library_errors_as(describe: Callable[[Exception], ModelUnavailable]) -> Iterator[None]:
     """Raises the error that `describe` returns for one of a library that reads the model's files.
 
-    A file may hold anything, and the libraries raise anything, even plain Exception.
+    A file may hold anything, and the libraries raise anything, even plain Exception. An error that means that
+    memory has run out stays as it is: the files are in order then.
     """
     try:
         yield
     except ModelUnavailable:
         raise
     except Exception as error:
+        if is_exhaustion(error):
+            raise
         raise describe(error) from error
 
 
