@@ -77,8 +77,10 @@ class Autosave:
 
     @staticmethod
     def _write(folder: Path, transcript: Transcript) -> None:
-        if not folder.exists():
+        try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise TranscriptError(f"{folder} cannot be written: {error.strerror}.") from None
         if transcript.tree.messages or (folder / f"{transcript.session_id}.json").exists():
             save(transcript, transcript.session_id, folder, has_conversation_id=True)
         remove_abandoned(folder)

@@ -56,6 +56,16 @@ def test_autosave_reports_a_failure_once(tmp_path: Path) -> None:
     assert autosave.failure() is None
 
 
+def test_autosave_reports_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """As in a home directory that is read-only."""
+    (tmp_path / "file").write_text("")
+    autosave = Autosave(tmp_path / "file" / "sessions")
+    autosave.write(_said("hello"))
+    with pytest.raises(TranscriptError, match="sessions cannot be written: Not a directory"):
+        autosave.settle()
+    assert "cannot be written" in str(autosave.failure())
+
+
 def test_abandoned_files_are_removed_after_a_day(tmp_path: Path) -> None:
     for name, age in ((".saving-old", 0), (".saving-new", 4_000_000_000), ("talk.json", 0)):
         (tmp_path / name).write_text("")
