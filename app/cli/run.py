@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, TranscriptError, UsageError
-from app.cli.exit_codes import BROKEN_PIPE, INTERRUPTED, OK, TERMINATED, exit_code
+from app.cli.exit_codes import BROKEN_PIPE, FAILED, INTERRUPTED, OK, TERMINATED, exit_code
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.input.keyboard import quiet_keyboard
 from app.cli.net.connection import Connection, ServerTarget, connected
@@ -29,6 +30,7 @@ from app.cli.transcripts.autosave import Autosave
 if TYPE_CHECKING:  # slow to import, and a pipe needs no line editor
     from app.cli.input.prompt import InputPrompt
 
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a full or lost disk or terminal
 SIGNAL_DELAY_S = 0.1  # the longest time until a notebook's Ctrl-C is noticed
 
 
@@ -83,8 +85,20 @@ def _run(options: Options, interrupts: Interrupts, typed: str, is_notebook: bool
     except asyncio.CancelledError:
         return TERMINATED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it when it exits
+        _discard_output()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _WRITE_ERRORS:
+            raise
+        _discard_output()
+        with contextlib.suppress(OSError):  # standard error may be what cannot be written
+            terminal.fail(f"The output cannot be written: {error.strerror}.")
+        return FAILED
+
+
+def _discard_output() -> None:
+    """Lets standard output go nowhere: Python flushes it when it exits, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Client:

@@ -16,6 +16,7 @@ from app.models.schemas import TranscriptMessage
 from tests.cli.client_process import CLIENT, client_environ, piped
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import LIMIT_S
 
 
 def test_standard_input_is_the_message_and_output_the_answer(url: str, standin: StandIn) -> None:
@@ -197,6 +198,25 @@ def test_interrupted_message_prints_its_beginning(url: str, standin: StandIn) ->
     assert (process.stdout.read(), process.wait(20)) == (b" hang on\n", 130)
     process.stdout.close()
     assert standin.left.wait(5)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_output_that_cannot_be_written_is_reported_in_one_line(url: str, arguments: tuple[str, ...]) -> None:
+    command = [*CLIENT, "--url", url, "-p", "hello", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command,
+            env=client_environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT_S,
+        )
+    assert done.returncode == 1
+    assert done.stderr.endswith("The output cannot be written: No space left on device.\n")
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
 
 
 def test_invalid_configuration_is_reported_first() -> None:
