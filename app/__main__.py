@@ -9,7 +9,7 @@ from app.core.config import Settings, SettingsError, load_settings
 from app.core.logging import configure
 from app.core.machine import allow_many_open_files, open_files_limit
 from app.engine.ipc.launcher import WorkerLauncher
-from app.lifecycle import AddressError, check_address, stop_at_end_of_stdin
+from app.lifecycle import StartError, check_address, check_open_files, stop_at_end_of_stdin
 
 _MAX_BACKLOG = 2048
 _GRACE_S = 10  # the time that open replies have to end after SIGTERM
@@ -30,7 +30,7 @@ def main() -> None:
             launcher.close()
     except SettingsError as error:
         sys.exit(f"Wrong settings. {error}")
-    except AddressError as error:
+    except StartError as error:
         sys.exit(str(error))
 
 
@@ -45,6 +45,7 @@ def _serve(settings: Settings, launcher: WorkerLauncher) -> None:
     app = create_app(settings, partial(build_services, launcher=launcher))
     configure(settings.log_level, settings.log_format)
     allow_many_open_files()
+    check_open_files()
     gc.freeze()  # a full collection of what lives as long as the server would stop its event loop for 60 ms
     uvicorn.run(
         app,

@@ -15,30 +15,43 @@ from types import FrameType
 
 from app.core.api_keys import KeyRing
 from app.core.config import SettingsError
+from app.core.machine import open_files_limit
 from app.core.telemetry.tracer import Tracer
 from app.services import ChatService, ModelService, StorageService
 
 logger = logging.getLogger(__name__)
 
 
-class AddressError(Exception):
-    """The server cannot listen at the address in its settings. The message has the reason."""
+_LEAST_FILES = 32  # a server with one model has 23 open; the others are for connections
+
+
+class StartError(Exception):
+    """The server cannot start here. The message has the reason."""
+
+
+def check_open_files() -> None:
+    """Raises StartError if this process may open too few files to accept a connection."""
+    if (limit := open_files_limit()) < _LEAST_FILES:
+        raise StartError(
+            f"This process may open only {limit} files; the server needs {_LEAST_FILES}. "
+            "Raise the limit (`ulimit -n`)."
+        )
 
 
 def check_address(host: str, port: int) -> None:
-    """Raises AddressError if no server can listen at the address."""
+    """Raises StartError if no server can listen at the address."""
     try:
         _listen_once(host, port)
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise AddressError(f"LLM_HOST: {host} is not an address of this machine.") from None
+            raise StartError(f"LLM_HOST: {host} is not an address of this machine.") from None
         if error.errno == errno.EADDRINUSE:
-            raise AddressError(
+            raise StartError(
                 f"Port {port} is in use. Stop the other server (`lsof -i :{port}` shows its process id), "
                 "or choose another port: `--port NUMBER` or LLM_PORT."
             ) from None
         reason = os.strerror(error.errno or 0)
-        raise AddressError(f"LLM_HOST, LLM_PORT: cannot listen on {host}, port {port}: {reason}.") from None
+        raise StartError(f"LLM_HOST, LLM_PORT: cannot listen on {host}, port {port}: {reason}.") from None
 
 
 def _listen_once(host: str, port: int) -> None:

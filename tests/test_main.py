@@ -185,6 +185,17 @@ def test_port_in_use_is_reported_in_one_line() -> None:
     )
 
 
+def test_too_few_open_files_are_reported_in_one_line(offline: dict[str, str]) -> None:
+    """Otherwise the server would accept no connection, and log a traceback each second."""
+    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)); "
+    with process("-c", limited + "runpy.run_module('app', run_name='__main__')", **offline) as started:
+        output, _ = started.communicate(timeout=START_S)
+    assert started.returncode == 1
+    assert (
+        output == "This process may open only 16 files; the server needs 32. Raise the limit (`ulimit -n`).\n"
+    )
+
+
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "192.0.2.1"])
 def test_host_of_another_machine_is_reported_in_one_line(host: str, offline: dict[str, str]) -> None:
     with process("-m", "app", **offline, LLM_HOST=host) as started:
