@@ -1,17 +1,21 @@
 """Renders blocks of Markdown with rich, without padding, with highlighted code, and without losing text."""
 
+import itertools
 import os
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import BlockQuote, CodeBlock, Heading, ListElement, ListItem, Markdown, TableElement
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
 NARROWEST = 8  # columns left for a deeply nested block
+LEGIBLE = 10  # the narrowest column of a table with longer text
+COLUMN_GAP = 2  # beside each column of a table, in rich's layout
 _LIGHT = ("7", "15")  # the numbers of white among a terminal's colours
 
 
@@ -88,14 +92,47 @@ class _List(ListElement):
 
 
 class _Table(TableElement):
-    """A table that breaks words which are wider than their column. Rich would cut them."""
+    """A table that loses no text, which rich would cut. Words that are wider than their column are broken.
+
+    If the columns would be too narrow, each row becomes a list of its cells, each with its heading.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for table in super().__rich_console__(console, options):
-            assert isinstance(table, Table)
+            assert isinstance(table, Table), "rich yields a table"
             for column in table.columns:
                 column.overflow = "fold"
-            yield table
+            yield table if _is_legible(table, console, options) else self._listed()
+
+    def _listed(self) -> Text:
+        headings = self._headings()
+        body = [] if self.body is None else self.body.rows
+        records = [_record(headings, [cell.content for cell in row.cells]) for row in body]
+        return Text("\n\n").join(records or [_record(headings, [])])
+
+    def _headings(self) -> list[Text]:
+        row = None if self.header is None else self.header.row
+        headings = [] if row is None else [cell.content.copy() for cell in row.cells]
+        for heading in headings:
+            heading.stylize("markdown.table.header")
+        return headings
+
+
+def _is_legible(table: Table, console: Console, options: ConsoleOptions) -> bool:
+    """Returns whether each column has room for its cells, or at least for most words."""
+    columns = [(column.header, *column.cells) for column in table.columns]
+    naturals = [max(Measurement.get(console, options, cell).maximum for cell in cells) for cells in columns]
+    widths = [min(max(natural, 1), LEGIBLE) + COLUMN_GAP for natural in naturals]
+    return sum(widths) <= options.max_width
+
+
+def _record(headings: list[Text], cells: list[Text]) -> Text:
+    pairs = itertools.zip_longest(headings, cells, fillvalue=Text())
+    return Text("\n").join(
+        Text.assemble(heading, ": " if heading and cell else ":" if heading else "", cell)
+        for heading, cell in pairs
+        if heading or cell
+    )
 
 
 class Blocks(Markdown):

@@ -1,7 +1,10 @@
 import io
+from collections import Counter
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, settings, strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from app.cli.output.markdown_blocks import highlight
@@ -76,11 +79,35 @@ def test_deep_nesting_stays_readable() -> None:
     assert any("deep" in row for row in _shown(">" * 60 + " deep words", width=20))
 
 
-@pytest.mark.parametrize("columns", [1, 2, 5])
-def test_narrow_table_loses_no_text(columns: int) -> None:
-    word = "Donaudampfschifffahrtsgesellschaft"
-    rows = _shown(f"{'| a ' * columns}|\n{'|---' * columns}|\n{f'| {word} ' * columns}|", width=20)
-    assert sorted("".join(rows[2:]).replace(" ", "")) == sorted(word * columns)
+def _table(headings: Sequence[str], *rows: Sequence[str]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+CELLS = st.sampled_from(("", "a", "7.5", "two words", "漢字漢字", "Donaudampfschifffahrtsgesellschaft"))
+
+
+@settings(max_examples=100)
+@given(st.data(), st.integers(1, 40), st.integers(8, 140))
+def test_table_of_any_width_loses_no_text(data: st.DataObject, columns: int, width: int) -> None:
+    rows = data.draw(st.lists(st.lists(CELLS, min_size=columns, max_size=columns), min_size=1, max_size=4))
+    shown = _shown(_table(*rows), width)
+    assert Counter("".join(shown)) >= Counter("".join(cell.replace(" ", "") for row in rows for cell in row))
+    assert all(cell_len(row) <= width for row in shown)
+
+
+def test_table_with_too_many_columns_becomes_lists_of_its_rows() -> None:
+    headings = [f"heading {number}" for number in range(1, 6)]
+    source = _table([*headings, ""], ["one", "two", "three", "", "five", "six"], ["1"])
+    assert _shown(source, 30) == [
+        *("heading 1: one", "heading 2: two", "heading 3: three", "heading 4:", "heading 5: five", "six"),
+        *("", "heading 1: 1", "heading 2:", "heading 3:", "heading 4:", "heading 5:"),
+    ]
+    assert "heading 5  " in _shown(source, 80)[0] + "  "
+
+
+def test_table_of_narrow_columns_stays_a_table() -> None:
+    assert _shown(_table("abcdefgh", "12345678"), 30)[0].split() == list("abcdefgh")
 
 
 @pytest.mark.parametrize(
