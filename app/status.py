@@ -3,12 +3,12 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from app.cli.errors import ClientError
 from app.cli.monitor.tables import activity_tables, speeds_between
 from app.cli.net.client import ChatClient
-from app.cli.net.server import default_address, url_of
+from app.cli.net.server import default_address, default_setting, url_of
 from app.cli.preferences import read_environment
 from app.models.schemas import ActivityResponse
 
@@ -20,14 +20,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         environ = read_environment()
-        url = options.url or environ.get("CHAT_URL") or url_of(*default_address(environ))
-        asyncio.run(_show(url, environ.get("LLM_API_KEY"), options.once, options.interval))
+        asyncio.run(_show(_client(options.url, environ), options.once, options.interval))
     except ClientError as error:
         sys.stderr.write(" ".join(filter(None, (error.message, error.hint))) + "\n")
         return 1
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _client(url: str | None, environ: Mapping[str, str]) -> ChatClient:
+    key = environ.get("LLM_API_KEY")
+    if named := url or environ.get("CHAT_URL"):
+        return ChatClient(named, key, setting="--url" if url else "CHAT_URL")
+    return ChatClient(url_of(*default_address(environ)), key, setting=default_setting(environ))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -55,7 +61,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-async def _show(url: str, api_key: str | None, once: bool, interval_s: float) -> None:
+async def _show(server: ChatClient, once: bool, interval_s: float) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
@@ -63,7 +69,7 @@ async def _show(url: str, api_key: str | None, once: bool, interval_s: float) ->
     from app.cli.output.console import SafeConsole
 
     console = SafeConsole()
-    async with ChatClient(url, api_key) as client:
+    async with server as client:
         if once or not console.is_terminal:
             for number, table in enumerate(activity_tables(await client.activity(), None, console.width)):
                 console.print(*([""] if number else []), table, sep="\n")

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from app.cli import startup_time
 from app.cli.commands import registry as commands
+from app.cli.commands.conversation import FOLLOW, send
 from app.cli.commands.model import restore_chosen_model
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, UnknownCommand, Unreachable
@@ -95,10 +96,10 @@ class Chat:
             self._session.draft = line
             terminal.show_error(error)
         except Unreachable as error:
-            self._session.draft = line
+            self._session.draft = "" if line == FOLLOW else line  # an empty prompt follows by itself
             if is_repeated:
                 terminal.show_error(error)
-            elif await self._reconnect(error):
+            elif await self._reconnect(error) and self._session.draft:
                 await self._offer_again(line)
         except ClientError as error:
             terminal.show_error(error)
@@ -118,7 +119,7 @@ class Chat:
     async def _execute(self, line: str) -> None:
         parsed = commands.parse(line)
         if isinstance(parsed, str):
-            await self._session.send(parsed)
+            await send(self._session, parsed)
         else:
             await parsed.command.call(self._session, parsed.argument)
 

@@ -7,7 +7,7 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Options:
     """None means not given. An empty `resume` means the last conversation. `message` is sent on its own,
-    without a chat."""
+    without a chat. `url_setting` says where the `url` comes from."""
 
     url: str | None = None
     api_key: str | None = None
@@ -18,6 +18,7 @@ class Options:
     json: bool = False
     plain: bool = False
     no_color: bool = False
+    url_setting: str = "--url"
 
     @property
     def is_interactive(self) -> bool:

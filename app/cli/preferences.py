@@ -113,6 +113,9 @@ def resolve(options: Options, environ: Mapping[str, str], preferences: Preferenc
         changes[name] = option if option is not None else environ.get(variable) or preference
     for name in ("plain", "no_color"):
         changes[name] = getattr(options, name) or getattr(preferences, name)
+    if options.url is None:
+        variable = _VARIABLES["url"]
+        changes["url_setting"] = variable if environ.get(variable) else str(config_file())
     return options.with_(**changes)
 
 

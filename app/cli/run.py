@@ -113,7 +113,9 @@ class Client:
         interrupts: Interrupts,
     ) -> None:
         self._options = options
-        self._target = ServerTarget(environ, options.url, options.api_key, options.model)
+        self._target = ServerTarget(
+            environ, options.url, options.api_key, options.model, url_setting=options.url_setting
+        )
         self._settings = preferences.settings
         self._terminal = terminal
         self._interrupts = interrupts

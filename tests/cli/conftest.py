@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.cli.commands.conversation import send
 from app.cli.commands.registry import Call, parse
 from app.cli.conversation.session import Session
 from app.cli.input.interrupts import Interrupted, Interrupts
@@ -75,7 +76,7 @@ async def typed(session: Session, line: str) -> None:
     if isinstance(parsed, Call):
         await parsed.command.call(session, parsed.argument)
     else:
-        await session.send(parsed)
+        await send(session, parsed)
 
 
 def interrupted(line: str, seen: Seen) -> Steps:

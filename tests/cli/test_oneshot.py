@@ -71,6 +71,17 @@ def test_invalid_address_names_its_variable(variable: str, value: str) -> None:
     assert done.returncode == 2 and done.stderr.startswith(f"{variable} '") and value in done.stderr
 
 
+@pytest.mark.parametrize("origin", ["CHAT_URL", "config.toml"])
+def test_address_without_a_server_says_where_it_is_from(origin: str) -> None:
+    url = f"http://127.0.0.1:{choose_port('127.0.0.1', 0)}"
+    config = config_file()
+    assert config is not None
+    config.parent.mkdir(parents=True)
+    config.write_text(f'url = "{url}"\n' if origin == "config.toml" else "")
+    done = piped("hello", **({"CHAT_URL": url} if origin == "CHAT_URL" else {}))
+    assert f"The address is from {config if origin == 'config.toml' else origin}." in done.stderr
+
+
 def test_prompt_option_precedes_piped_input(url: str, standin: StandIn) -> None:
     Path("notes.txt").write_text("noted")
     assert piped("a diff\n", "--url", url, "-p", "review @notes.txt").returncode == 0
@@ -233,7 +244,10 @@ def test_missing_server_is_reported_with_the_start_command(url: str) -> None:
         port = probe.getsockname()[1]
     done = piped("hello", "--url", f"http://127.0.0.1:{port}")
     assert done.returncode == 3
-    assert f"No server answers at http://127.0.0.1:{port}" in done.stderr
+    assert (
+        f"No server answers at http://127.0.0.1:{port} (connection refused). The address is from --url."
+        in done.stderr
+    )
     assert f"uvicorn app.main:app --host 127.0.0.1 --port {port}" in done.stderr
 
 

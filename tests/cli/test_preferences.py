@@ -26,6 +26,17 @@ def test_resolve_prefers_option_then_environment_then_file() -> None:
     assert resolve(Options(system=""), {"CHAT_SYSTEM": "x"}, file).system == ""
 
 
+@pytest.mark.parametrize(
+    ("url", "environ", "setting"),
+    [("flag", {"CHAT_URL": "environment"}, "--url"), (None, {"CHAT_URL": "environment"}, "CHAT_URL")],
+)
+def test_resolve_says_where_the_address_is_from(
+    url: str | None, environ: dict[str, str], setting: str
+) -> None:
+    assert resolve(Options(url=url), environ, Preferences(url="file")).url_setting == setting
+    assert resolve(Options(), {}, Preferences(url="file")).url_setting == str(config_file())
+
+
 def test_load_preferences_reads_sampling_settings() -> None:
     assert load_preferences() == Preferences()
     _write('thinking = "fold"\n[sampling]\ntemperature = 0\nstop = ["END"]\n')

@@ -1,11 +1,15 @@
 """Commands about the current conversation: /new, /history, /follow, /title and /clear."""
 
+import contextlib
+
 from app.cli.commands.command import Command, number_of, unexpected
-from app.cli.conversation.following import catch_up, follow
+from app.cli.conversation.following import catch_up, follow, is_asked_elsewhere
 from app.cli.conversation.session import Session
-from app.cli.errors import UsageError
+from app.cli.errors import ClientError, UsageError
 from app.cli.transcripts.message_tree import TreeMessage
 from app.cli.transcripts.transcript_file import Transcript
+
+FOLLOW = "/follow"  # the line that the prompt runs by itself
 
 
 async def new(session: Session, argument: str) -> None:
@@ -74,6 +78,17 @@ async def follow_others(session: Session, argument: str) -> None:
         await show_message(session, message)
     if not await show_running_turn(session) and not new:
         session.terminal.note("No other client has asked here since.")
+
+
+async def send(session: Session, text: str) -> None:
+    """Sends a message. What other clients have asked meanwhile is shown first, because the message follows
+    it."""
+    session.draft = text
+    if await is_asked_elsewhere(session):
+        with contextlib.suppress(ClientError):  # sending reports the problem
+            await follow_others(session, "")
+        session.terminal.note("Your message follows.")
+    await session.send(text)
 
 
 async def title(session: Session, argument: str) -> None:

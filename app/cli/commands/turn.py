@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command, number_of, unexpected
+from app.cli.commands.conversation import follow_others
 from app.cli.commands.model import model_names
 from app.cli.commands.settings import set_value
+from app.cli.conversation.following import is_asked_elsewhere
 from app.cli.conversation.sampling_settings import KEYS, SamplingSettings, range_of
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
@@ -33,13 +35,27 @@ async def retry(session: Session, argument: str) -> None:
 
 
 async def continue_(session: Session, argument: str) -> None:
+    await _check_is_last(session, "continue")
     await session.continue_()
+
+
+async def _check_is_last(session: Session, name: str) -> None:
+    """Shows what other clients have asked meanwhile.
+
+    Raises:
+        UsageError: they have, so that the command would change their turn.
+    """
+    if await is_asked_elsewhere(session):
+        await follow_others(session, "")
+        problem = "Nothing was changed, because another client has asked here meanwhile."
+        raise UsageError(problem, f"/{name} is about its turn now.")
 
 
 async def undo(session: Session, argument: str) -> None:
     turns = number_of(argument or "1")
     if turns is None:
         raise unexpected("undo", argument, "a number of turns")
+    await _check_is_last(session, "undo")
     removed = await session.undo(turns)
     left = count(session.transcript.turns, "turn")
     them = "it" if removed == 1 else "them"

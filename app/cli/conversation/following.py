@@ -4,7 +4,7 @@ import contextlib
 from itertools import takewhile
 
 from app.cli.conversation.answer import Answer, show_summary
-from app.cli.conversation.running_turns import placed, running_turns, turn_elsewhere
+from app.cli.conversation.running_turns import has_unknown_messages, placed, running_turns, turn_elsewhere
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
 from app.cli.transcripts.message_tree import TreeMessage
@@ -34,6 +34,16 @@ async def follow(session: Session) -> None:
             await session.server_copy.take_over()
         session.changed_branch()
     show_summary(session.terminal, answer, None, session.context_length)
+
+
+async def is_asked_elsewhere(session: Session) -> bool:
+    """Returns whether another client asks in this conversation, or has asked there since."""
+    await session.server_copy.settle()
+    transcript = session.transcript
+    running = await running_turns(session.client, transcript.conversation_id)
+    if turn_elsewhere(running, transcript) is not None:
+        return True
+    return await has_unknown_messages(session.client, transcript)
 
 
 async def catch_up(session: Session) -> list[TreeMessage]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeVar
 
 from app.cli.errors import ClientError, Refused
@@ -18,8 +17,9 @@ from app.models.schemas import RunningTurn
 ResultT = TypeVar("ResultT")
 
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # while the server ends an interrupted answer
-LISTING_S = 30.0  # between two polls for answers that have ended
-_LISTED = 5  # of the conversations that changed last
+ENDED_S, ENDED_LONGEST_S = 30.0, 300.0  # between two polls for answers that have ended
+RETRY_S, RETRY_LONGEST_S = 4.0, 60.0  # between two tries to read a turn that could not be read
+READ_S = 5.0  # for such a try
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,52 +95,93 @@ async def patiently(request: Callable[[], Awaitable[ResultT]]) -> ResultT:
     return await request()
 
 
-class ConversationWatch:
-    """Notices that another client asks in a conversation, or has asked there since `begin`.
+async def has_unknown_messages(client: ChatClient, transcript: Transcript) -> bool:
+    """Returns whether the server has messages of the conversation that the transcript lacks."""
+    if transcript.conversation_id is None:
+        return False
+    try:
+        held = await client.conversation(transcript.conversation_id)
+    except ClientError:
+        return False
+    known = transcript.tree.messages
+    return held.head_id is not None and any(
+        message.role != "system" and message.id not in known for message in held.messages
+    )
 
-    It looks for answers that have ended every `listing_s` only, because the server logs that request.
+
+async def is_readable(client: ChatClient, turn: RunningTurn) -> bool:
+    """Returns whether the server shows the events of a turn now."""
+    position = StreamPosition(turn.message_id, session_id=turn.conversation_id)
+    try:
+        async with asyncio.timeout(READ_S):
+            await client.conversation(turn.conversation_id)
+            async with aclosing(client.turn_events(position)) as events:
+                await anext(events)
+    except (ClientError, TimeoutError):
+        return False
+    return True
+
+
+class Backoff:
+    """Says when to try something again. The delay doubles with each try, up to `longest_s`."""
+
+    def __init__(self, first_s: float, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._delay_s = first_s
+        self._longest_s = longest_s
+        self._clock = clock
+        self._due_at = clock() + first_s
+
+    def is_due(self) -> bool:
+        """Returns whether the time has come. If so, the next one is later."""
+        if self._clock() < self._due_at:
+            return False
+        self._delay_s = min(2 * self._delay_s, self._longest_s)
+        self._due_at = self._clock() + self._delay_s
+        return True
+
+
+class ConversationWatch:
+    """Notices that another client asks in a conversation, or has asked there.
+
+    It looks for answers that have ended less and less often, because those requests count against the limit
+    of an API key. A turn that was announced and still runs could not be shown: it is announced once more when
+    it can be read.
     """
 
-    def __init__(self, client: ChatClient, transcript: Transcript, listing_s: float = LISTING_S) -> None:
+    def __init__(self, client: ChatClient, ended_s: float = ENDED_S, retry_s: float = RETRY_S) -> None:
+        """`ended_s` and `retry_s` are the first delays before a look for answers that have ended, and before
+        a turn that could not be read is tried again."""
         self._client = client
-        self._listing_s = listing_s
-        self._listed_at = 0.0
-        self._transcript = transcript
-        self._changed_at: datetime | None = None
-        self._has_news = False
+        self._ended_s = ended_s
+        self._retry_s = retry_s
+        self._found: str | None = None  # the running turn that is the news
+        self._announced: str | None = None  # the last one that was announced
+        self._goes_on = False  # the last prompt ended with an announcement
+        self._retry = Backoff(retry_s, RETRY_LONGEST_S)
+        self._ended = Backoff(ended_s, ENDED_LONGEST_S)
 
-    async def begin(self) -> None:
-        self._changed_at = await self._last_change()
+    def begin(self, transcript: Transcript) -> None:
+        """Watches a conversation from now on."""
+        self._transcript = transcript
+        self._found = None
+        if not self._goes_on:
+            self._ended = Backoff(self._ended_s, ENDED_LONGEST_S)
+        self._goes_on = False
 
     async def has_news(self) -> bool:
         running = await running_turns(self._client, self._transcript.conversation_id)
-        if turn_elsewhere(running, self._transcript) is not None:
+        turn = turn_elsewhere(running, self._transcript)
+        self._found = None if turn is None else turn.message_id
+        if turn is None:
+            return self._ended.is_due() and await has_unknown_messages(self._client, self._transcript)
+        if turn.message_id != self._announced:
             return True
-        if time.monotonic() >= self._listed_at + self._listing_s:
-            await self._look_for_ended()
-        return self._has_news
+        return self._retry.is_due() and await is_readable(self._client, turn)
 
-    async def _look_for_ended(self) -> None:
-        changed_at = await self._last_change()
-        if changed_at != self._changed_at:
-            self._changed_at = changed_at
-            self._has_news = await self._has_unknown_messages()
-
-    async def _last_change(self) -> datetime | None:
-        self._listed_at = time.monotonic()
-        try:
-            listed = await self._client.conversations("", _LISTED)
-        except ClientError:
-            return None
-        own_id = self._transcript.conversation_id
-        return next((each.updated_at for each in listed if each.conversation_id == own_id), None)
-
-    async def _has_unknown_messages(self) -> bool:
-        try:
-            held = await self._client.conversation(self._transcript.conversation_id or "unknown")
-        except ClientError:
-            return False
-        known = self._transcript.tree.messages
-        return held.head_id is not None and any(
-            message.role != "system" and message.id not in known for message in held.messages
-        )
+    def announce(self) -> bool:
+        """Declares the news announced. Returns whether it is a turn that could not be read before."""
+        is_again = self._found is not None and self._found == self._announced
+        if not is_again:
+            self._retry = Backoff(self._retry_s, RETRY_LONGEST_S)
+        self._announced, self._goes_on = self._found, True
+        return is_again

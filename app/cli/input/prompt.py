@@ -18,6 +18,7 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
 from rich.cells import cell_len
 
+from app.cli.commands.conversation import FOLLOW
 from app.cli.conversation.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
 from app.cli.input.completion import CommandCompleter
@@ -26,7 +27,7 @@ from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.formatting import count, gauge
 from app.cli.paths import private_file
 
-POLL_S = 2.0  # between two polls for what other clients ask
+POLL_S = 2.0  # between two polls for what other clients ask; these count against no API key's limit
 
 _STYLE = Style.from_dict({"you": "bold ansicyan", "bottom-toolbar": "noreverse ansibrightblack"})
 
@@ -95,6 +96,7 @@ class TerminalPrompt:
         if isinstance(self._keyboard, Vt100Input):
             self._keyboard.vt100_parser.feed(typed)
         self._typed_ahead = session.terminal.typed_ahead = TypedAhead(self._keyboard)
+        self._watch = ConversationWatch(session.client)
         self._editing: asyncio.Task[None] | None = None  # the user's editor, which may be open
         self._editor = self._make_editor(history, screen or _make_output())
 
@@ -137,22 +139,23 @@ class TerminalPrompt:
         self._typed_ahead.begin()
         if not self._editor.app.erase_when_done:
             self._session.terminal.end_answer()
+        elif text == FOLLOW and self._watch.announce():
+            self._session.terminal.note("The answer of the other client can be read again.")
         return unquoted(readable(text))
 
     def _begin_watching(self) -> None:
+        self._watch.begin(self._session.transcript)
         if self._session.transcript.conversation_id is not None:
-            self._editor.app.create_background_task(self._watch())
+            self._editor.app.create_background_task(self._look_for_news())
 
-    async def _watch(self) -> None:
+    async def _look_for_news(self) -> None:
         """Shows what another client asks, as soon as it does, unless the user is typing."""
-        watch = ConversationWatch(self._session.client, self._session.transcript)
-        await watch.begin()
         while True:
             await asyncio.sleep(self._poll_s)
-            if self._is_untouched() and await watch.has_news() and self._is_untouched():
+            if self._is_untouched() and await self._watch.has_news() and self._is_untouched():
                 break
         self._editor.app.erase_when_done = True
-        self._editor.app.exit(result="/follow")
+        self._editor.app.exit(result=FOLLOW)
 
     def _is_untouched(self) -> bool:
         app, is_editing = self._editor.app, self._editing is not None and not self._editing.done()

@@ -41,10 +41,10 @@ class ApiLink:
         url: str,
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        setting: str = "--url",
+        setting: str = "",
         silence_s: float = SILENCE_S,
     ) -> None:
-        """`setting` names the option or variable with the address, for error messages.
+        """`setting` names the option, variable or file with the address, for error messages.
 
         A stream in which nothing arrives for `silence_s` counts as broken.
         """

@@ -56,7 +56,7 @@ class ChatClient:
         url: str,
         api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        setting: str = "--url",
+        setting: str = "",
         silence_s: float = SILENCE_S,
     ) -> None:
         """The arguments are those of ApiLink."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from app.cli.errors import NotOurServer, ServerDied, Unreachable
 from app.cli.input.interrupts import Interrupts
 from app.cli.net.client import ChatClient
-from app.cli.net.server import COMMAND, OwnServer, choose_port, default_address, url_of
+from app.cli.net.server import COMMAND, OwnServer, choose_port, default_address, default_setting, url_of
 from app.cli.output.terminal import Terminal
 from app.models.schemas import HealthResponse
 
@@ -16,20 +16,22 @@ EXIT_TIMEOUT_S = 1.0  # a killed process closes its connections shortly before i
 
 @dataclass(frozen=True, slots=True)
 class ServerTarget:
-    """The server to use, from the options and the environment. `url` is None unless the user named one."""
+    """The server to use, from the options and the environment.
+
+    `url` is None unless the user named one, in `url_setting`.
+    """
 
     environ: Mapping[str, str]
     url: str | None = None
     api_key: str | None = None
     model: str | None = None
     command: tuple[str, ...] = COMMAND
+    url_setting: str = "--url"
 
     @property
     def address_setting(self) -> str:
-        """The name of the setting that the address comes from, for error messages."""
-        if self.url is None:
-            return "LLM_HOST"
-        return "CHAT_URL" if self.url == self.environ.get("CHAT_URL") else "--url"
+        """The setting that the address comes from, for error messages."""
+        return default_setting(self.environ) if self.url is None else self.url_setting
 
 
 class Connection:

@@ -17,13 +17,14 @@ _IS_IT_RUNNING = "Is it running?"
 
 def unreachable(address: Address, proxy: Proxy | None, error: httpx.HTTPError) -> Unreachable:
     """Returns the error to report for a request that got no answer."""
+    origin = f" The address is from {address.setting}." if address.setting else ""
     host = httpx.URL(address.url).host if proxy is None else httpx.URL(proxy.url).host
     reason, hint = _reason(error, address, host)
     if proxy is None:
-        return Unreachable(f"No server answers at {address.url} ({reason}).", hint)
+        return Unreachable(f"No server answers at {address.url} ({reason}).{origin}", hint)
     through = f"through {proxy.variable}, {without_password(proxy.url)}"
     return Unreachable(
-        f"No server answers at {address.url} ({through}: {reason}).",
+        f"No server answers at {address.url} ({through}: {reason}).{origin}",
         f"Correct {proxy.variable}, or name the server in NO_PROXY to connect directly.",
     )
 

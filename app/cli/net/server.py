@@ -48,6 +48,11 @@ def default_address(environ: Mapping[str, str]) -> tuple[str, int]:
     return _LOOPBACK.get(host, host), int(port)
 
 
+def default_setting(environ: Mapping[str, str]) -> str:
+    """Returns which variables name the default address; empty if none does."""
+    return " and ".join(name for name in ("LLM_HOST", "LLM_PORT") if environ.get(name))
+
+
 def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

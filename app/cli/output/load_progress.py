@@ -29,9 +29,7 @@ def progress_of(progress: LoadProgress) -> ProgressUpdate:
     note = f" ({progress.note})" if progress.note else ""
     label = f"{progress.model_name}: {_STAGES.get(progress.stage, progress.stage)}{note}"
     is_measured = progress.stage in _MEASURED and 0 < progress.fraction < 1
-    return ProgressUpdate(
-        label, progress.fraction if is_measured else None, " ".join(_download_details(progress))
-    )
+    return ProgressUpdate(label, progress.fraction if is_measured else None, _download_details(progress))
 
 
 def _download_details(progress: LoadProgress) -> list[str]:

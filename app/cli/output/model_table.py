@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.output.formatting import format_size
 from app.cli.output.load_progress import progress_of
-from app.cli.output.progress_bar import BAR_WIDTH, NARROW
+from app.cli.output.progress_bar import BAR_WIDTH, NARROW, SYMBOL, text_width
 from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
 
 if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
@@ -99,8 +99,10 @@ def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
     table = Table.grid(Column(overflow="fold"), *unbroken, padding=(0, 1))
     for progress in loads:
         update = progress_of(progress)
-        bar = ProgressBar(None if update.fraction is None else 1.0, update.fraction or 0.0, BAR_WIDTH)
-        table.add_row(f"⏳ {update}", *([] if is_narrow else [bar]), update.share)
+        bar = ProgressBar(None if update.fraction is None else 1.0, update.fraction or 0.0, BAR_WIDTH - 1)
+        table.add_row(
+            f"{SYMBOL}{update.wrapped(text_width(width))}", *([] if is_narrow else [bar]), update.share
+        )
     return table
 
 

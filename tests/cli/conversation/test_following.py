@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.conversation.running_turns import ConversationWatch
+from app.cli.conversation.running_turns import Backoff, ConversationWatch
 from app.cli.conversation.session import Session
+from app.cli.errors import UsageError
 from app.models.schemas import LoadProgress
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk
@@ -62,8 +63,8 @@ def test_idle_prompt_shows_the_answer_that_another_client_has_running(
 
 def test_answer_that_has_ended_is_noticed(talk: Talk, url: str) -> None:
     async def watch(session: Session) -> None:
-        watch = ConversationWatch(session.client, session.transcript, listing_s=0)
-        await watch.begin()
+        watch = ConversationWatch(session.client, ended_s=0)
+        watch.begin(session.transcript)
         assert not await watch.has_news()
         ask_elsewhere(url, "say something else")
         assert await watch.has_news() and await watch.has_news()
@@ -73,14 +74,109 @@ def test_answer_that_has_ended_is_noticed(talk: Talk, url: str) -> None:
 
 def test_answers_of_this_client_are_no_news(talk: Talk, standin: StandIn) -> None:
     async def watch(session: Session) -> None:
-        watch = ConversationWatch(session.client, session.transcript, listing_s=0)
-        await watch.begin()
+        watch = ConversationWatch(session.client, ended_s=0)
+        watch.begin(session.transcript)
         await session.send("say next")
         assert not await watch.has_news()
         standin.conversations.clear()
         assert not await watch.has_news()
 
     talk("hello", watch)
+
+
+def test_looks_that_count_against_a_limit_become_rarer() -> None:
+    now_s = 0.0
+    backoff = Backoff(30, 300, clock=lambda: now_s)
+    due = []
+    while now_s < 1500:
+        if backoff.is_due():
+            due.append(now_s)
+        now_s += 2
+    assert due == [30, 90, 210, 450, 750, 1050, 1350]
+
+
+def test_idle_watch_asks_only_which_turns_run(talk: Talk, standin: StandIn) -> None:
+    async def watch(session: Session) -> None:
+        watch = ConversationWatch(session.client, ended_s=3600)
+        watch.begin(session.transcript)
+        before = standin.reads
+        for _ in range(20):
+            assert not await watch.has_news()
+        assert standin.reads == before
+
+    talk("hello", watch)
+
+
+def test_turn_that_cannot_be_read_is_announced_again_once_it_can(
+    talk: Talk, url: str, standin: StandIn
+) -> None:
+    async def watch(session: Session) -> None:
+        watch = ConversationWatch(session.client, ended_s=3600, retry_s=0)
+        watch.begin(session.transcript)
+        standin.pause_after, standin.refuses_events = 3, True
+        ask_elsewhere(url, f"say {WORDS}", background=True)
+        assert await watch.has_news() and not watch.announce()
+        watch.begin(session.transcript)
+        assert not await watch.has_news() and not await watch.has_news()
+        standin.refuses_events = False
+        assert await watch.has_news() and watch.announce()
+
+    talk("hello", watch)
+
+
+def test_turn_that_cannot_be_read_is_reported_once(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("hello\r")
+        terminal.wait_for("12 tokens")
+        terminal.wait_for("You:", times=2)
+        standin.pause_after, standin.refuses_events = 3, True
+        ask_elsewhere(url, f"say {WORDS}", background=True)
+        terminal.wait_for("You may not read this turn.")
+        asked = len(standin.requests)
+        wait_for(lambda: len(standin.requests) >= asked + 1)  # it has tried again, and said nothing
+        assert terminal.text.count("You may not read this turn.") == 1
+        standin.refuses_events = False
+        terminal.wait_for("The answer of the other client can be read again.")
+        standin.pause_after = None
+        terminal.wait_for(f"\n{WORDS}\n12 tokens")
+
+
+def test_message_follows_what_another_client_has_asked_meanwhile(
+    talk: Talk, seen: Seen, url: str, standin: StandIn
+) -> None:
+    async def another_asks(_: Session) -> None:
+        ask_elsewhere(url, "say theirs")
+
+    session = talk("hello", another_asks, "say mine")
+    assert seen.answers.endswith("say theirs\ntheirs\nmine\n")
+    assert "Another client has asked here:" in seen.messages and "Your message follows." in seen.messages
+    texts = ["hello", "You said: hello", "say theirs", "theirs", "say mine", "mine"]
+    assert standin.conversations["conv_1"].texts == texts
+    assert [message.content for message in session.transcript.messages] == texts
+
+
+def test_message_waits_for_the_answer_that_another_client_has_running(
+    talk: Talk, seen: Seen, url: str, standin: StandIn
+) -> None:
+    async def another_asks(_: Session) -> None:
+        standin.chunks_per_s = 30
+        ask_elsewhere(url, f"say {WORDS}", background=True)
+
+    talk("hello", another_asks, "say mine")
+    assert standin.conversations["conv_1"].texts[2:] == [f"say {WORDS}", WORDS, "say mine", "mine"]
+
+
+@pytest.mark.parametrize("command", ["/undo", "/continue"])
+def test_command_about_the_last_turn_changes_no_turn_that_was_not_seen(
+    talk: Talk, seen: Seen, url: str, standin: StandIn, command: str
+) -> None:
+    async def another_asks(_: Session) -> None:
+        ask_elsewhere(url, "say theirs")
+
+    with pytest.raises(UsageError, match="Nothing was changed"):
+        talk("hello", another_asks, command)
+    assert seen.answers.endswith("say theirs\ntheirs\n")
+    assert standin.conversations["conv_1"].texts[2:] == ["say theirs", "theirs"]
 
 
 def test_line_that_is_being_typed_stays_until_it_is_cleared(

@@ -92,3 +92,15 @@ def test_narrow_terminal_shows_progress_without_a_bar() -> None:
     with terminal.bar() as bar:
         bar.show(progress_of(_download(0.5, 274_000_000)))
     assert "gpt2: download" in shown.getvalue() and "━" not in shown.getvalue()
+
+
+@pytest.mark.parametrize("width", [25, 40, 50, 60, 90])
+def test_no_line_of_a_download_ends_within_a_figure(width: int) -> None:
+    terminal = Terminal(TerminalStyle(plain=False, color=False, symbols=True))
+    shown = io.StringIO()
+    terminal.console = Console(file=shown, width=width, force_terminal=True, color_system=None)
+    with terminal.bar() as bar:
+        bar.show(progress_of(_download(0.5, 274_000_000)))
+    lines = [line.split("━")[0].rstrip() for line in shown.getvalue().splitlines()]
+    for figure in ("274 MB of 548 MB", "at 2 MB/s", "(1 min 50 s left)"):
+        assert any(figure in line for line in lines), lines

@@ -19,6 +19,7 @@ def add_conversations(app: FastAPI, state: StandIn) -> None:
     async def conversation(conversation_id: str, tree: bool | None = None) -> wire.ConversationResponse:
         if state.is_old and tree is not None:
             raise Refusal(422, "validation_error", "tree: unknown parameter.")
+        state.reads += 1
         return shown(state, conversation_id, bool(tree))
 
     @app.get("/api/v1/chat/conversations")

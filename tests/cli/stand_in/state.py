@@ -71,6 +71,8 @@ class StandIn:
         self.turns: dict[str, StandInTurn] = {}  # the same
         self.cuts: list[int] = []  # events after which the next connections break, while the turns go on
         self.falls_silent = False  # instead of breaking
+        self.refuses_events = False  # of turns that are picked up
+        self.reads = 0  # requests for conversations so far
         self.holds_events = False  # a client that picks a turn up gets nothing of it meanwhile
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.sessions: list[str] = []  # in the headers of all requests

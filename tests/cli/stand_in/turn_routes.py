@@ -71,6 +71,8 @@ def add_running_turns(app: FastAPI, state: StandIn) -> None:
     async def events(message_id: str, after: int = 0) -> Response:
         log = _log(state, message_id)
         state.requests.append(("events", {"after": after}))
+        if state.refuses_events:
+            raise Refusal(403, "forbidden", "You may not read this turn.")
         if isinstance(log.error, ConnectionResetError):
             raise Refusal(404, "turn_not_found", "No turn with this id is running or has just ended.")
         await until(lambda: not state.holds_events)
