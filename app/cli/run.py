@@ -173,7 +173,8 @@ class Client:
         if connection.health.note:
             session.terminal.note(connection.health.note)
         current = connection.health.model
-        if suggestion := better_models(None if current is None else current.model_id, session.models):
+        model_id = None if current is None else current.model_id
+        if suggestion := better_models(model_id, session.models, session.is_hub_reachable):
             session.terminal.note(suggestion)
         session.terminal.note("Type a message, or /help for the commands.")
         if self._options.resume is not None:

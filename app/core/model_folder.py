@@ -241,6 +241,15 @@ def weight_bytes(folder: Path) -> int:
     return 0
 
 
+def is_in_16_bits(folder: Path) -> bool:
+    """Returns whether the folder's configuration says that its weights are stored in 16 bits."""
+    try:
+        config = read_json(folder / CONFIG)
+    except BrokenFile:
+        return False
+    return config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")
+
+
 def read_json(path: Path) -> dict[str, Any]:  # Any: the model's author may have written anything
     """Returns the JSON object in the file. Raises BrokenFile if it cannot be read or is not an object."""
     try:

@@ -16,7 +16,7 @@ from app.models.hub.disk_view import DiskView
 from app.models.hub.local_models import LocalModels
 from app.models.lifecycle.background import BackgroundTasks
 from app.models.lifecycle.engines import EngineStarter, WorkerStarter
-from app.models.lifecycle.eviction_policy import EvictionPolicy
+from app.models.lifecycle.eviction_policy import EvictionPolicy, MemoryForecast
 from app.models.lifecycle.evictor import Evictor
 from app.models.lifecycle.loader import ModelLoader
 from app.models.lifecycle.registry import ModelRegistry
@@ -55,7 +55,7 @@ class ModelManager:
         )
         if settings.model_name != NO_MODEL:
             registry.current = registry.find(settings.model_name)
-        policy = EvictionPolicy.from_settings(settings) if policy is None else policy
+        self._policy = policy = EvictionPolicy.from_settings(settings) if policy is None else policy
         self._engines = engines = WorkerStarter(settings) if engines is None else engines
         self._evictor = evictor = Evictor(registry, policy, settings.request_timeout, metrics)
         self._loader = ModelLoader(settings, hub, registry, policy, evictor, engines, background, metrics)
@@ -128,6 +128,18 @@ class ModelManager:
         weights = await self._disk.look([state.profile for state in self.states()])
         self._registry.set_found(self._disk.found)
         return weights
+
+    def memory_forecasts(self) -> Mapping[str, MemoryForecast]:
+        """Returns what each model takes or would take of the memory, by the model's name.
+
+        It uses the files that `on_disk` has found.
+        """
+        return self._policy.forecasts(self.states(), self._disk.seen)
+
+    @property
+    def is_hub_reachable(self) -> bool | None:
+        """Whether the Hub answered when it was last needed; None if it was not needed yet."""
+        return self._hub.is_reachable
 
     def open_requests(self) -> tuple[int, int]:
         """Returns the numbers of running and of waiting requests of all workers."""

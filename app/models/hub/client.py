@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
 from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
-from app.core.model_folder import is_complete, weight_bytes
+from app.core.model_folder import is_complete, is_in_16_bits, weight_bytes
 from app.models.hub.cache import SourceFolders, gguf_files
 from app.models.hub.checksums import Checksums
 from app.models.hub.environment import network_address, refuse_unusable_environment
@@ -33,12 +33,14 @@ _CHECKED = ".checked"
 class Weights:
     """A complete model folder or GGUF file on this disk, its source, and the size of its weights.
 
-    `adapter` is the folder of the adapter to merge, if the profile has one.
+    `has_16_bits` says whether they are stored in 16 bits, if the configuration says so. `adapter` is the
+    folder of the adapter to merge, if the profile has one.
     """
 
     source: Source
     path: Path
     size_bytes: int = field(default=0, compare=False)
+    has_16_bits: bool = field(default=False, compare=False)
     adapter: Path | None = None
 
 
@@ -59,6 +61,7 @@ class Hub:
         self._token = token
         self._endpoint = endpoint
         self._timeouts = NetworkTimeouts() if timeouts is None else timeouts
+        self.is_reachable: bool | None = None  # whether the Hub answered when it was last needed
 
     def find(self, profile: ModelProfile) -> Weights | None:
         """Returns the first source of the profile whose files are complete on this disk; None without one.
@@ -127,7 +130,7 @@ class Hub:
 
     async def _fetch(self, profile: ModelProfile, report: LoadReporter) -> Weights:
         first_error: ModelUnavailable | None = None
-        for source in profile.sources:
+        for source in await self._in_order(profile):
             try:
                 return await self._check_weights(source, report)
             except ModelUnavailable as error:
@@ -141,10 +144,23 @@ class Hub:
         assert first_error is not None, "a profile has a source"
         raise with_package(first_error, profile.sources)
 
+    async def _in_order(self, profile: ModelProfile) -> Sequence[Source]:
+        """Returns the sources in the order in which they are tried.
+
+        The file of an installed package comes before a download: it was installed to be used, it is here, and
+        the same model answers with and without a network. A copy of the Hub that is here comes before it.
+        """
+        found = await self.on_disk(profile)
+        if found is None or found.source.package_file is None:
+            return profile.sources
+        return (found.source, *(source for source in profile.sources if source != found.source))
+
     def _on_disk(self, source: Source) -> Weights | None:
         folders = self._folders.candidates(source)
         complete = (path for path in folders if is_complete(path, takes_pickle=source.takes_pickle))
-        return next((Weights(source, path, weight_bytes(path)) for path in complete), None)
+        return next(
+            (Weights(source, path, weight_bytes(path), is_in_16_bits(path)) for path in complete), None
+        )
 
     async def _check_weights(self, source: Source, report: LoadReporter) -> Weights:
         """Returns the source's weights, in which every file matches its checksum."""
@@ -203,18 +219,27 @@ class Hub:
             )
         return path
 
+    async def check_reachable(self) -> None:
+        """Finds out whether the Hub is reachable, within the probe's timeout."""
+        self.is_reachable = not constants.HF_HUB_OFFLINE and await self._connects()
+
     async def _probe(self, source: Source) -> None:
         """Raises ModelOffline within the probe's timeout if the Hub is unreachable or silent."""
-        if constants.HF_HUB_OFFLINE:
+        if not constants.HF_HUB_OFFLINE:
+            await in_thread(refuse_unusable_environment)
+        await self.check_reachable()
+        if not self.is_reachable:
             raise offline(source)
-        await in_thread(refuse_unusable_environment)
+
+    async def _connects(self) -> bool:
         address, limit_s = network_address(self._endpoint), self._timeouts.probe_s
         try:
             # Looking up a name can take longer than the socket's own timeout.
             connecting = in_thread(lambda: socket.create_connection(address, limit_s).close())
             await asyncio.wait_for(connecting, limit_s)
         except OSError:  # includes TimeoutError
-            raise offline(source) from None
+            return False
+        return True
 
     async def _download(self, source: Source, report: LoadReporter) -> Path:
         await in_thread(_import_download)

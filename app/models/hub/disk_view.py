@@ -35,6 +35,11 @@ class DiskView:
         """The models of other programs that the last look found."""
         return self._found
 
+    @property
+    def seen(self) -> Mapping[str, Weights]:
+        """The result of the last look."""
+        return dict(self._seen)
+
     async def look(self, profiles: Iterable[ModelProfile]) -> Mapping[str, Weights]:
         """Returns the weights that are on this disk, by the profile's name."""
         if self._look is None or self._look.done():

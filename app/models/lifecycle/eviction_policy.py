@@ -4,7 +4,7 @@ It only decides. It never chooses a model that is in use or pinned.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -13,7 +13,8 @@ from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.core.literals import Quantization, QuantizationSetting
 from app.core.machine import available_bytes
-from app.core.model_folder import CONFIG, BrokenFile, is_gguf, read_json, weight_bytes
+from app.core.model_folder import is_gguf, is_in_16_bits, weight_bytes
+from app.models.hub.client import Weights
 from app.models.hub.errors import gigabytes
 from app.models.lifecycle.state import ModelState
 
@@ -23,6 +24,16 @@ _GGUF_GROWTH = 1.5  # blocks of 6 bits become 8-bit integers with their scales; 
 _SHARES = {"int8": 0.6, "int4": 0.45}  # of the bytes in 16 bits; embeddings keep those
 FORMS: tuple[Quantization, ...] = get_args(Quantization)  # the one with the most bits first
 _SHARE = 0.95  # of the memory may be used; the rest is for other programs
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryForecast:
+    """The memory that a model takes or would take, None if unknown. It `is_too_large` if it would not fit
+    even with all others unloaded that may be."""
+
+    needed_bytes: int | None = None
+    is_measured: bool = False
+    is_too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +80,48 @@ class EvictionPolicy:
         if state.measured_bytes is not None and (state.profile.quantization or self.quantization) != "auto":
             return state.measured_bytes
         return _estimated_bytes(folder, quantization, self.is_float32)
+
+    def forecasts(
+        self, states: Sequence[ModelState], on_disk: Mapping[str, Weights]
+    ) -> dict[str, MemoryForecast]:
+        """Returns the forecast of each model, by its name. Reads no files."""
+        room = self.room_bytes(states)
+        evictable = sum(
+            s.loaded.backend.stats.memory_bytes for s in states if s.loaded and not s.profile.is_pinned
+        )
+        budget = None if room is None else room + evictable
+        return {state.name: self._forecast(state, on_disk.get(state.name), room, budget) for state in states}
+
+    def _forecast(
+        self, state: ModelState, weights: Weights | None, room: int | None, budget: int | None
+    ) -> MemoryForecast:
+        if state.is_remote:
+            return MemoryForecast()
+        if state.loaded is not None:
+            return MemoryForecast(state.loaded.backend.stats.memory_bytes, is_measured=True)
+        wanted = state.profile.quantization or self.quantization
+        forms = FORMS if wanted == "auto" else (wanted,)
+        sizes = [size for form in forms if (size := self._expected_bytes(state, weights, form)) is not None]
+        if not sizes:
+            return MemoryForecast(state.measured_bytes, state.measured_bytes is not None)
+        if state.measured_bytes is not None and wanted != "auto":
+            sizes = [state.measured_bytes]
+        fitting = next((size for size in sizes if room is None or size <= room), sizes[-1])
+        is_too_large = budget is not None and sizes[-1] > budget
+        if state.measured_bytes is not None:
+            return MemoryForecast(state.measured_bytes, True, is_too_large)
+        return MemoryForecast(fitting, False, is_too_large)
+
+    def _expected_bytes(self, state: ModelState, weights: Weights | None, form: Quantization) -> int | None:
+        """Returns an estimate for one form; without files on this disk, from the catalogue's figure."""
+        if weights is not None and is_gguf(weights.path):
+            return int(weights.size_bytes * _GGUF_GROWTH) + _RUNTIME_BYTES
+        if weights is not None:
+            return _bytes_in(form, weights.size_bytes, weights.has_16_bits, self.is_float32)
+        rough = state.profile.memory_bytes
+        if rough is None or form == "none":
+            return rough
+        return _bytes_in(form, max(0, rough - _RUNTIME_BYTES), True, self.is_float32)
 
     def room_bytes(self, states: Iterable[ModelState]) -> int | None:
         """Returns the memory that another model may take; None if unknown, as on a card without a worker."""
@@ -124,15 +177,11 @@ def _estimated_bytes(folder: Path, quantization: Quantization, is_float32: bool)
     stored = weight_bytes(folder)
     if is_gguf(folder):
         return int(stored * _GGUF_GROWTH) + _RUNTIME_BYTES
-    has_16_bits = _is_stored_in_16_bits(folder)
+    return _bytes_in(quantization, stored, is_in_16_bits(folder), is_float32)
+
+
+def _bytes_in(quantization: Quantization, stored: int, has_16_bits: bool, is_float32: bool) -> int:
+    """Returns the memory for safetensors of this size."""
     if quantization != "none":
         return int((stored if has_16_bits else stored / 2) * _SHARES[quantization]) + _RUNTIME_BYTES
     return stored * (2 if is_float32 and has_16_bits else 1) + _RUNTIME_BYTES
-
-
-def _is_stored_in_16_bits(folder: Path) -> bool:
-    try:
-        config = read_json(folder / CONFIG)
-    except BrokenFile:
-        return False
-    return config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")

@@ -7,6 +7,7 @@ from typing import Protocol
 from app import __version__
 from app.models.conversation import now
 from app.models.hub.client import Weights
+from app.models.lifecycle.eviction_policy import MemoryForecast
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
 from app.models.model_manager import ModelManager
@@ -42,12 +43,17 @@ class ServerStatus:
 
     async def list_models(self) -> ModelListResponse:
         on_disk = await self._models.on_disk()
+        memory = self._models.memory_forecasts()
         return ModelListResponse(
-            models=[self._entry(state, on_disk.get(state.name)) for state in self._models.states()],
+            models=[
+                self._entry(state, on_disk.get(state.name), memory[state.name])
+                for state in self._models.states()
+            ],
             current_model=self._models.current_name,
+            is_hub_reachable=self._models.is_hub_reachable,
         )
 
-    def _entry(self, state: ModelState, weights: Weights | None) -> ModelEntry:
+    def _entry(self, state: ModelState, weights: Weights | None, memory: MemoryForecast) -> ModelEntry:
         profile = state.profile
         return ModelEntry(
             name=profile.name,
@@ -63,7 +69,9 @@ class ServerStatus:
             if state.loaded is None
             else state.loaded.backend.info.context_length,
             size_bytes=profile.size_bytes if weights is None else weights.size_bytes,
-            memory_bytes=_memory_bytes(state),
+            memory_bytes=memory.needed_bytes,
+            is_memory_measured=memory.is_measured,
+            is_too_large=memory.is_too_large,
             is_pinned=profile.is_pinned,
             aliases=list(profile.aliases),
             open_requests=0 if state.loaded is None else state.loaded.backend.stats.open_requests,
@@ -86,7 +94,7 @@ class ServerStatus:
             loaded=self._status_of(state) == "loaded",
             status=self._status_of(state),
             error=self._failure(state),
-            memory_bytes=_memory_bytes(state),
+            memory_bytes=self._models.memory_forecasts()[state.name].needed_bytes,
             **({"model_id": None, "context_length": state.profile.context_length} | facts),
         )
 
@@ -165,13 +173,6 @@ def _served_from(state: ModelState, weights: Weights | None) -> str:
     if state.loaded is not None:
         return state.loaded.model_id
     return (state.profile.sources[0] if weights is None else weights.source).model_id
-
-
-def _memory_bytes(state: ModelState) -> int | None:
-    """Returns what the model takes now if it is loaded, and otherwise what it took or is expected to take."""
-    if state.loaded is not None:
-        return state.loaded.backend.stats.memory_bytes
-    return state.profile.memory_bytes if state.measured_bytes is None else state.measured_bytes
 
 
 def _facts(loaded: ServedModel) -> dict[str, str | int | float | dict[str, SamplingValue] | None]:

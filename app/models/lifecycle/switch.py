@@ -60,6 +60,7 @@ class ModelSwitch:
             self._registry.current, self._pending_default = builtin, default
             self._registry.note = f"{default.name} is not on this machine yet; the built-in model answers."
             self._loader.start_background_load(builtin)
+            self._background.spawn(self._hub.check_reachable())  # for those who ask before it is needed
             self._background.spawn(self._replace_builtin(builtin, default))
 
     async def _is_on_disk(self, state: ModelState) -> bool:

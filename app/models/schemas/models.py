@@ -65,7 +65,12 @@ class ModelEntry(WireModel):
         description="The size of the weights: exact if they are on this disk, else rough; null if unknown."
     )
     memory_bytes: int | None = Field(
-        description="The memory for serving it: measured if it was loaded, otherwise estimated."
+        description="The memory for serving it: measured if it was loaded, otherwise estimated for the form "
+        "in which it would be served; null if unknown."
+    )
+    is_memory_measured: bool = Field(False, description="Whether `memory_bytes` was measured.")
+    is_too_large: bool = Field(
+        False, description="Whether it would not fit into the memory even if other models were unloaded."
     )
     is_pinned: bool = Field(False, description="Whether it is never unloaded to make room for another model.")
     aliases: list[str] = Field(default_factory=list, description="Other names that requests may use for it.")
@@ -78,6 +83,10 @@ class ModelEntry(WireModel):
 class ModelListResponse(WireModel):
     models: list[ModelEntry]
     current_model: str | None
+    is_hub_reachable: bool | None = Field(
+        None,
+        description="Whether the Hugging Face Hub answered when it was last needed; null if it was not yet.",
+    )
 
 
 class SwitchModelResponse(WireModel):

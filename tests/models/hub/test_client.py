@@ -333,6 +333,43 @@ def test_package_answers_where_the_hub_cannot_be_reached(tmp_path: Path, standin
     assert weights.path == tmp_path / "tiny.gguf"
 
 
+CARRIED = (Source("owner/tiny"), Source("carrier-of-models", package_file="carrier_of_models/tiny.gguf"))
+
+
+@pytest.fixture
+def carrier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of an installed package that has the model."""
+    package = make_folder(tmp_path / "site" / "carrier_of_models", {"__init__.py": b"", "tiny.gguf": b"GGUF"})
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return package / "tiny.gguf"
+
+
+def test_installed_package_is_used_without_asking_the_hub(
+    tmp_path: Path, standin: StandInHub, carrier: Path
+) -> None:
+    wanted = replace(profile("owner/tiny"), sources=CARRIED)
+    hub = hub_of(standin, tmp_path / "cache")
+    assert fetch(hub, wanted)[0].path == carrier
+    assert standin.bytes_sent == 0 and hub.is_reachable is None
+
+
+def test_copy_of_the_hub_comes_before_the_package(tmp_path: Path, standin: StandInHub, carrier: Path) -> None:
+    hub = hub_of(standin, tmp_path / "cache")
+    fetch(hub, profile("owner/tiny"))
+    assert fetch(hub, replace(profile("owner/tiny"), sources=CARRIED))[0].source == CARRIED[0]
+
+
+def test_hub_knows_whether_it_was_reached(tmp_path: Path, standin: StandInHub) -> None:
+    hub = hub_of(standin, tmp_path)
+    assert hub.is_reachable is None
+    asyncio.run(hub.check_reachable())
+    assert hub.is_reachable is True
+    gone = Hub(tmp_path, endpoint="http://127.0.0.1:9", timeouts=HASTY)
+    with pytest.raises(ModelOffline):
+        fetch(gone, profile("owner/other"))
+    assert gone.is_reachable is False
+
+
 def test_error_without_the_hub_names_the_package_that_has_the_model(
     tmp_path: Path, standin: StandInHub
 ) -> None:

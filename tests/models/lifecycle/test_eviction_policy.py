@@ -12,7 +12,8 @@ from app.core.catalogue import CATALOGUE
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
 from app.engine.backend import BackendStats
-from app.models.lifecycle.eviction_policy import FORMS, EvictionPolicy
+from app.models.hub.client import Weights
+from app.models.lifecycle.eviction_policy import FORMS, EvictionPolicy, MemoryForecast
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
 from tests.models.stand_in import INFO, StandInBackend
@@ -126,6 +127,47 @@ def model_folder(path: Path, dtype: str = "bfloat16", gigabytes: int = 2) -> Pat
     with (path / "model.safetensors").open("wb") as file:
         file.truncate(gigabytes * GB)  # a sparse file, which takes no space
     return path
+
+
+def forecast(
+    limits: EvictionPolicy, new: ModelState, *others: ModelState, found: Weights | None = None
+) -> MemoryForecast:
+    return limits.forecasts([new, *others], {} if found is None else {new.name: found})[new.name]
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_forecast_is_what_a_load_would_need(tmp_path: Path, quantization: Any, dtype: str) -> None:
+    folder, new = model_folder(tmp_path / "model", dtype), state("new", 0, loaded=None)
+    limits = policy(quantization=quantization)
+    found = Weights(new.profile.sources[0], folder, 2 * GB, dtype == "bfloat16")
+    assert forecast(limits, new, found=found).needed_bytes == limits.needed_bytes(new, folder, quantization)
+
+
+def test_forecast_of_auto_is_the_form_that_fits_and_too_large_if_none_does(tmp_path: Path) -> None:
+    folder, new = model_folder(tmp_path / "model"), state("new", 0, loaded=None)
+    found = Weights(new.profile.sources[0], folder, 2 * GB, has_16_bits=True)
+    for limit, form, is_too_large in ((10.0, "none", False), (2.3, "int8", False), (0.1, "int4", True)):
+        limits = policy(limit_bytes=int(limit * GB), quantization="auto")
+        expected = limits.needed_bytes(new, folder, limits.quantization_of(new, folder, []))
+        assert limits.quantization_of(new, folder, []) == form
+        assert forecast(limits, new, found=found) == MemoryForecast(expected, is_too_large=is_too_large)
+
+
+def test_model_is_too_large_only_if_no_unloading_would_help() -> None:
+    new, idle, pinned = (
+        state("new", 0, loaded=None),
+        state("idle", 0, 3),
+        state("pinned", 0, 3, is_pinned=True),
+    )
+    rough = new.profile.memory_bytes
+    assert rough is not None and GB < rough < 2 * GB
+    assert forecast(policy(limit_bytes=4 * GB), new, idle) == MemoryForecast(rough)
+    assert forecast(policy(limit_bytes=4 * GB), new, pinned).is_too_large
+    assert not forecast(policy(is_on_host=False), new, pinned).is_too_large
+    assert forecast(policy(limit_bytes=GB), idle) == MemoryForecast(3 * GB, is_measured=True)
+    new.measured_bytes = 5 * GB
+    assert forecast(policy(limit_bytes=4 * GB), new) == MemoryForecast(5 * GB, True, True)
 
 
 @pytest.mark.parametrize(("limit", "form"), [(10.0, "none"), (2.3, "int8"), (1.5, "int4"), (0.1, "int4")])
