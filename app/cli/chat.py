@@ -33,6 +33,7 @@ class Chat:
         self._prompt = prompt
         self._interrupts = interrupts
         self._has_warned = False  # of what is lost when the user leaves
+        self._stops = 0  # lines in a row that Ctrl-C has stopped
 
     async def run(self) -> None:
         preloading = asyncio.ensure_future(self._preload())
@@ -80,7 +81,9 @@ class Chat:
         line = await self._prompt.ask(self._session.draft)
         self._session.draft = ""
         if line.strip():
+            stops = self._stops
             await self._run_line(line)
+            self._stops = self._stops if self._stops > stops else 0
             self._report_autosave_failure()
             self._session.terminal.say("")
 
@@ -89,9 +92,7 @@ class Chat:
         try:
             await self._interrupts.run(self._execute(line))
         except Interrupted:
-            was_answering = self._session.last_answer is not answer_before
-            can_continue = was_answering and self._session.was_cut
-            terminal.note("Stopped. /continue extends the answer." if can_continue else "Stopped.")
+            self._report_stop(is_answer=self._session.last_answer is not answer_before)
         except UnknownCommand as error:
             self._session.draft = line
             terminal.show_error(error)
@@ -109,6 +110,15 @@ class Chat:
             raise
         except Exception as error:
             terminal.fail(f"This is a bug in the client: {error!r}.", _log_traceback())
+
+    def _report_stop(self, is_answer: bool) -> None:
+        """Says that Ctrl-C has stopped a line. The second in a row puts back those that wait to be sent."""
+        terminal = self._session.terminal
+        can_continue = is_answer and self._session.was_cut
+        terminal.note("Stopped. /continue extends the answer." if can_continue else "Stopped.")
+        if self._stops and terminal.typed_ahead is not None and terminal.typed_ahead.hold():
+            terminal.note("What you typed meanwhile is not sent: it is in the prompt.")
+        self._stops += 1
 
     def _report_autosave_failure(self) -> None:
         failure = self._session.autosave.failure()

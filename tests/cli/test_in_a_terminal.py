@@ -97,6 +97,23 @@ def test_ctrl_c_keeps_what_was_typed_ahead(url: str, standin: StandIn) -> None:
         assert asked == [("chat", "hang on"), ("stop", None), ("chat", "say next"), ("chat", "say last")]
 
 
+def test_second_ctrl_c_puts_back_what_waits_to_be_sent(url: str, standin: StandIn) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.type("hang one\r")
+        terminal.wait_for("You said: hang one")
+        terminal.type("hang two\rsay three\rsay four\r")
+        terminal.wait_for("say four⏎")
+        terminal.type("\x03")
+        terminal.wait_for("You said: hang two")
+        terminal.type("\x03")
+        terminal.wait_for("it is in the prompt.")
+        terminal.wait_for("You: say three\n... say four")
+        terminal.type("\r")
+        terminal.wait_for("12 tokens")
+    asked = [body["message"] for kind, body in standin.requests if kind == "chat"]
+    assert asked == ["hang one", "hang two", "say three\nsay four"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "changes"), [((), {"TERM": "dumb"}), ((), {"ACCESSIBLE": "1"}), (("--plain",), {})]
 )

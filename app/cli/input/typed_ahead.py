@@ -35,6 +35,18 @@ class TypedAhead:
         first = next((key.key for key in keys if key.key is not Keys.CPRResponse), Keys.Enter)
         return first is not Keys.Enter
 
+    def hold(self) -> bool:
+        """Joins the lines typed so far to one text, which the prompt offers instead of sending them.
+
+        Returns whether there were any.
+        """
+        lines = sum(key.key is Keys.Enter for key in self._keys)
+        if lines and self._keys[-1].key is Keys.Enter:
+            self._keys.pop()
+        new_line = KeyPress(Keys.ControlJ, "\n")
+        self._keys = [new_line if key.key is Keys.Enter else key for key in self._keys]
+        return lines > 0
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Stops reading while another program uses the keyboard."""

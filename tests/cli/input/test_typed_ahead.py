@@ -3,9 +3,44 @@
 import asyncio
 
 import pytest
+from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
+from app.cli.conversation.session import Session
+from app.cli.input.prompt import TerminalPrompt
 from app.cli.input.typed_ahead import TypedAhead
+from app.cli.net.client import ChatClient
+from tests.cli.conftest import Seen
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_held", "line"),
+    [
+        ("one", False, "one"),
+        ("one\r", True, "one"),
+        ("one\rtwo", True, "one\ntwo"),
+        ("one\rtwo\r", True, "one\ntwo"),
+        ("one\rtwo\rthr", True, "one\ntwo\nthr"),
+    ],
+)
+def test_lines_can_be_held_back(keys: str, is_held: bool, line: str, seen: Seen) -> None:
+    async def ask() -> str:
+        with create_pipe_input() as keyboard:
+            session = Session(ChatClient("http://nowhere"), seen.rich())
+            prompt = TerminalPrompt(session, InMemoryHistory(), "", keyboard, DummyOutput())
+            typed_ahead = session.terminal.typed_ahead
+            assert typed_ahead is not None
+            typed_ahead.begin()
+            keyboard.send_text(keys)
+            await asyncio.wait_for(typed_ahead.wait_for_key(), 20)
+            assert typed_ahead.hold() is is_held
+            asking = asyncio.create_task(prompt.ask(""))
+            await asyncio.sleep(0)
+            keyboard.send_text("\r")
+            return await asyncio.wait_for(asking, 20)
+
+    assert asyncio.run(ask()) == line
 
 
 @pytest.mark.parametrize(
