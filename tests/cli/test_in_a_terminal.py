@@ -77,8 +77,8 @@ def test_message_waits_while_its_model_is_downloaded(url: str, standin: StandIn)
             seconds_left=110,
         )
         terminal.type("hello\r")
-        terminal.wait_for("llama3-1b: downloading 1.3 GB of 2.5 GB at 12 ")
-        terminal.wait_for("\nMB/s (1 min 50 s left)")
+        terminal.wait_for("llama3-1b: downloading 1.3 GB of 2.5 GB")
+        terminal.wait_for("at 12 MB/s (1 min 50 s left)")
         terminal.wait_for("50% 0:00:01")
         standin.loading = None
         terminal.wait_for("You: hello\nAssistant:\nYou said: hello\n12 tokens")
