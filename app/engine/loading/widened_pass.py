@@ -50,9 +50,14 @@ def _replace_forward(module: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _linear(module: nn.Linear, dtype: torch.dtype, rows: Tensor) -> Tensor:
-    step = max(1, _BLOCK // module.in_features)
-    blocks = (module.weight[start : start + step] for start in range(0, module.out_features, step))
-    outputs = torch.cat([linear(rows, block.to(dtype)) for block in blocks], dim=-1)
+    weight = module.weight
+    step = min(module.out_features, max(1, _BLOCK // module.in_features))
+    # One buffer for all blocks: the holes between freed ones would add up to a whole copy.
+    buffer = torch.empty(step, module.in_features, dtype=dtype, device=weight.device)
+    outputs = torch.empty(*rows.shape[:-1], module.out_features, dtype=rows.dtype, device=weight.device)
+    for start in range(0, module.out_features, step):
+        block = weight[start : start + step]
+        outputs[..., start : start + step] = linear(rows, buffer[: len(block)].copy_(block))
     return outputs if module.bias is None else outputs + module.bias.to(dtype)
 
 
