@@ -6,18 +6,27 @@ from typing import Any
 from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
+    Olmo2Config,
+    Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
+    Starcoder2Config,
 )
 
 from app.core.errors import ModelUnsupported
 from app.engine.gguf.file import GGUFFile, corrupt
+from app.engine.gguf.tensor_names import LONG_FACTORS, SHORT_FACTORS
 from app.engine.loading.folder_check import library_errors_as
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
-_NO_CHOICE = "Choose a GGUF file of Llama, Mistral, SmolLM2, Qwen2, Qwen3, Gemma 2 or Gemma 3."
+_NO_CHOICE = (
+    "Choose a GGUF file of Llama, Mistral, SmolLM 2 or 3, Qwen 2 or 3, Gemma 2 or 3, Phi 3 or 4, Granite, "
+    "OLMo 2 or StarCoder 2; or the same model with safetensors, which may be of any architecture."
+)
 # Gemma 3, whose values Ollama's files name otherwise or leave out.
 _LOCAL_ROPE_BASE, _GLOBAL_ROPE_BASE = 10_000.0, 1_000_000.0  # with a sliding window, and without
 _GEMMA3_EPSILON = 1e-6
@@ -66,18 +75,26 @@ def _common(file: GGUFFile) -> Fields:
         "num_key_value_heads": file.whole(f"{key}.attention.head_count_kv", heads, most=heads),
         "head_dim": file.whole(f"{key}.attention.key_length", max(1, width // heads), most=65_536),
         "max_position_embeddings": file.whole(f"{key}.context_length", most=10**9),
-        "rms_norm_eps": file.real(
-            f"{key}.attention.layer_norm_rms_epsilon", _GEMMA3_EPSILON if key == "gemma3" else None
-        ),
+        "rms_norm_eps": _epsilon(file),
         "rope_parameters": _rope(file, file.real(f"{key}.rope.freq_base", 10_000.0)),
         "tie_word_embeddings": OUTPUT not in file.tensors,
+        "pad_token_id": None,  # the default of a class may lie beyond the vocabulary
     }
+
+
+def _epsilon(file: GGUFFile) -> float:
+    key = f"{file.architecture}.attention"
+    if f"{key}.layer_norm_rms_epsilon" not in file.metadata and f"{key}.layer_norm_epsilon" in file.metadata:
+        return file.real(f"{key}.layer_norm_epsilon")
+    return file.real(
+        f"{key}.layer_norm_rms_epsilon", _GEMMA3_EPSILON if file.architecture == "gemma3" else None
+    )
 
 
 def _rope(file: GGUFFile, base: float) -> Fields:
     key = f"{file.architecture}.rope"
     kind = file.text(f"{key}.scaling.type", "none")
-    if kind == "none":
+    if kind in ("none", "longrope"):  # the latter's factors are tensors
         return {"rope_type": "default", "rope_theta": base}
     factor = file.real(f"{key}.scaling.factor")
     if kind == "linear":
@@ -140,6 +157,57 @@ def _gemma3_rope(file: GGUFFile, context_length: int) -> Fields:
     return {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
 
 
+def _granite(file: GGUFFile, common: Fields) -> PreTrainedConfig:
+    return GraniteConfig(
+        **common,
+        attention_multiplier=file.real("granite.attention.scale", common["head_dim"] ** -0.5),
+        embedding_multiplier=file.real("granite.embedding_scale", 1.0),
+        residual_multiplier=file.real("granite.residual_scale", 1.0),
+        logits_scaling=file.real("granite.logit_scale", 1.0),
+    )
+
+
+def _olmo2(file: GGUFFile, common: Fields) -> PreTrainedConfig:
+    if "olmo2.attention.sliding_window" in file.metadata:
+        raise ModelUnsupported("GGUF files of OLMo 3 are not supported", hint=_NO_CHOICE)
+    return Olmo2Config(**_without_head_dim(common))
+
+
+def _smollm3(file: GGUFFile, common: Fields) -> PreTrainedConfig:
+    return SmolLM3Config(**common)  # every fourth layer is without positions, as in llama.cpp
+
+
+def _starcoder2(file: GGUFFile, common: Fields) -> PreTrainedConfig:
+    return Starcoder2Config(**_without_head_dim(common), norm_epsilon=common["rms_norm_eps"])
+
+
+def _phi3(file: GGUFFile, common: Fields) -> PreTrainedConfig:
+    rotated = file.whole("phi3.rope.dimension_count", common["head_dim"], most=common["head_dim"])
+    rope = common["rope_parameters"] | {"partial_rotary_factor": rotated / common["head_dim"]}
+    original = file.whole("phi3.rope.scaling.original_context_length", 4096, most=10**9)
+    if SHORT_FACTORS in file.tensors:
+        rope |= {
+            "rope_type": "longrope",
+            "short_factor": file.floats(SHORT_FACTORS),
+            "long_factor": file.floats(LONG_FACTORS),
+            "original_max_position_embeddings": original,
+        }
+    window = file.whole("phi3.attention.sliding_window", 0, least=0)
+    common["rope_parameters"] = rope
+    return Phi3Config(
+        **_without_head_dim(common),
+        sliding_window=window or None,
+        original_max_position_embeddings=original,
+    )
+
+
+def _without_head_dim(common: Fields) -> Fields:
+    """Returns the arguments of architectures in which all heads together are as wide as the model."""
+    if common["head_dim"] * common["num_attention_heads"] != common["hidden_size"]:
+        raise corrupt("its heads are not as wide as the model")
+    return {name: value for name, value in common.items() if name != "head_dim"}
+
+
 def _attention_scalar(common: Fields, is_largest: bool) -> int:
     scalar: int = common["hidden_size"] // common["num_attention_heads"] if is_largest else common["head_dim"]
     return scalar
@@ -156,4 +224,9 @@ _CONFIGS: Mapping[str, Callable[[GGUFFile, Fields], PreTrainedConfig]] = {
     "qwen3": _qwen3,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
+    "granite": _granite,
+    "olmo2": _olmo2,
+    "phi3": _phi3,
+    "smollm3": _smollm3,
+    "starcoder2": _starcoder2,
 }

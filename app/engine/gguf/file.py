@@ -33,6 +33,7 @@ _MOST_KEYS = 10_000
 _MOST_TENSORS = 100_000
 _MOST_ITEMS = 4_000_000  # in one array; the largest vocabularies have some 300,000 tokens
 _MOST_CHARACTERS = 16_000_000  # bytes of one text
+_MOST_FLOATS = 65_536  # of a tensor that is no weight
 _MOST_DIMENSIONS = 4
 _DEFAULT_ALIGNMENT = 32
 _AGAIN = "Fetch the file again, or choose another one."
@@ -79,6 +80,16 @@ class GGUFFile:
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
             raise corrupt(f"{key} must be a positive number")
         return float(value)
+
+    def floats(self, name: str) -> list[float]:
+        """Returns the numbers of a small tensor in float32. Raises ModelCorrupt if it is anything else."""
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.kind != GGMLQuantizationType.F32 or prod(tensor.shape) > _MOST_FLOATS:
+            raise corrupt(f"{name} must be a short list of numbers in float32")
+        numbers: list[float] = tensor.data.reshape(-1).view(np.float32).tolist()
+        if not all(0 < number < float("inf") for number in numbers):
+            raise corrupt(f"{name} must have positive numbers")
+        return numbers
 
     def texts(self, key: str) -> list[str]:
         """Returns the list of texts under the key; an empty one without the key. Raises ModelCorrupt."""

@@ -19,6 +19,7 @@ _FLOATS = {
     GGMLQuantizationType.F16: torch.float16,
     GGMLQuantizationType.BF16: torch.bfloat16,
 }
+_PERMUTED = ("llama", "granite", "smollm3")  # whose rotary positions llama.cpp stores in another order
 
 
 def build_model(
@@ -96,7 +97,7 @@ class _Builder:
             "q_proj": int(config.num_attention_heads),  # all of these have both
             "k_proj": int(config.num_key_value_heads),
         }
-        self._is_permuted = architecture == "llama"
+        self._is_permuted = architecture in _PERMUTED
         self._is_shifted = architecture.startswith("gemma")  # norms are stored with 1 added
         self._dtype = dtype
         self._keeps_blocks = keeps_blocks

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from app.core.errors import ModelUnsupported
 
 ROPE_FACTORS = "rope_freqs.weight"  # not a weight: divisors of the rotary frequencies
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"  # the same, of Phi 3
 # Computed, read elsewhere, or of the part for images, which Ollama keeps in the same file.
-_IGNORED = re.compile(r"blk\.\d+\.attn_rot_embd\.weight|rope_freqs\.weight|(v|mm)\.[\w.]+")
+_IGNORED = re.compile(
+    r"blk\.\d+\.attn_rot_embd\.weight|rope_freqs\.weight|rope_factors_(short|long)\.weight|(v|mm)\.[\w.]+"
+)
 _WHOLE: Mapping[str, str] = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
+    "output_norm.bias": "model.norm.bias",
     "output.weight": "lm_head.weight",
 }
 _PARTS: Mapping[str, str] = {
@@ -32,6 +36,17 @@ _GEMMA_PARTS: Mapping[str, str] = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+_PARTS_OF: Mapping[str, Mapping[str, str]] = {
+    "gemma2": _GEMMA_PARTS,
+    "gemma3": _GEMMA_PARTS,
+    "olmo2": {
+        **_PARTS,
+        "post_attention_norm": "post_attention_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+    "phi3": {**_PARTS, "attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
+    "starcoder2": {**_PARTS, "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+}
 _LAYER = re.compile(r"blk\.(\d{1,6})\.(\w+)\.(weight|bias)")
 
 
@@ -46,7 +61,7 @@ def to_transformers(name: str, architecture: str) -> str | None:
     if _IGNORED.fullmatch(name):
         return None
     found = _LAYER.fullmatch(name)
-    parts = _GEMMA_PARTS if architecture.startswith("gemma") else _PARTS
+    parts = _PARTS_OF.get(architecture, _PARTS)
     if found is None or found[2] not in parts:
         raise ModelUnsupported(f"the GGUF file has a tensor that the engine does not know: {name[:80]!r}")
     return f"model.layers.{int(found[1])}.{parts[found[2]]}.{found[3]}"

@@ -14,12 +14,17 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
+    Olmo2Config,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
+    Starcoder2Config,
 )
 
 from tests.engine.tiny import TEMPLATE, make_tokenizer
@@ -44,6 +49,22 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3": Qwen3Config(**_SHAPE, head_dim=32),
     "gemma2": Gemma2Config(**_GEMMA, layer_types=["sliding_attention", "full_attention"]),
     "gemma3": Gemma3TextConfig(**_GEMMA, layer_types=["sliding_attention", "sliding_attention"]),
+    "granite": GraniteConfig(
+        **_SHAPE,
+        attention_multiplier=0.5,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.7,
+        logits_scaling=2.0,
+    ),
+    "olmo2": Olmo2Config(**_SHAPE),
+    "phi3": Phi3Config(
+        **_SHAPE,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5},
+        pad_token_id=0,
+        sliding_window=8,
+    ),
+    "smollm3": SmolLM3Config(**(_SHAPE | {"num_hidden_layers": 4}), pad_token_id=0),
+    "starcoder2": Starcoder2Config(**_SHAPE, norm_epsilon=1e-4),
 }
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -55,6 +76,10 @@ _NAMES = {
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -66,6 +91,7 @@ _GEMMA_NORMS = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+_PERMUTED = ("llama", "granite", "smollm3")
 
 
 def tiny_model(
@@ -76,6 +102,8 @@ def tiny_model(
     config.tie_word_embeddings = is_tied
     if rope_parameters is not None:
         config.rope_parameters = rope_parameters
+        if hasattr(config, "original_max_position_embeddings"):
+            config.original_max_position_embeddings = rope_parameters["original_max_position_embeddings"]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # type: ignore[no-untyped-call]
     assert isinstance(model, PreTrainedModel)
@@ -96,6 +124,7 @@ def write(
     rope_factors: Sequence[float] = (),
     tensors_in_a_file: int = 0,
     is_ollamas: bool = False,
+    sliding_window: int = 0,
 ) -> Path:
     """Writes the model with its matrices in blocks of that kind. Returns `path`.
 
@@ -105,6 +134,8 @@ def write(
     """
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_in_a_file)
     _add_sizes(writer, model.config)
+    if sliding_window:
+        writer.add_sliding_window(sliding_window)
     if is_ollamas:
         _add_ollamas_names(writer)
     else:
@@ -129,7 +160,8 @@ def write(
 
 def gguf_name(name: str, architecture: str) -> str:
     """Returns the name of transformers' parameter in a GGUF file."""
-    names = {**_NAMES, **(_GEMMA_NORMS if architecture.startswith("gemma") else _NORMS)}
+    has_norms_behind = architecture in ("gemma2", "gemma3", "olmo2")
+    names = {**_NAMES, **(_GEMMA_NORMS if has_norms_behind else _NORMS)}
     path, _, kind = name.rpartition(".")
     if not path.startswith("model.layers."):
         return f"{names[path]}.{kind}"
@@ -143,7 +175,7 @@ def _as_stored(name: str, array: np.ndarray, config: PreTrainedConfig, architect
         return array + 1
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     count = heads.get(name.split(".")[-2])
-    if architecture != "llama" or count is None:
+    if architecture not in _PERMUTED or count is None:
         return array
     halves = array.reshape(count, 2, len(array) // count // 2, *array.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(array.shape))
@@ -159,11 +191,34 @@ def _add_sizes(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_key_length(getattr(config, "head_dim", None) or config.hidden_size // 4)
     if isinstance(config, Gemma2Config | Gemma3TextConfig):
         writer.add_sliding_window(_GEMMA["sliding_window"])
+    if isinstance(config, Phi3Config):
+        writer.add_sliding_window(config.sliding_window or 0)
+        rope: Any = config.rope_parameters  # a dict of transformers
+        head_dim = config.hidden_size // config.num_attention_heads
+        writer.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
+        _add_longrope(writer, rope)
+    if isinstance(config, GraniteConfig):
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+
+
+def _add_longrope(writer: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
+    if rope["rope_type"] != "longrope":
+        return
+    writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    for length in ("short", "long"):
+        factors = np.array(rope[f"{length}_factor"], dtype=np.float32)
+        writer.add_tensor(f"rope_factors_{length}.weight", factors)
 
 
 def _add_usual_names(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
     rope = config.rope_parameters
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if isinstance(config, Starcoder2Config):
+        writer.add_layer_norm_eps(config.norm_epsilon)
+    else:
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     writer.add_chat_template(TEMPLATE)
 

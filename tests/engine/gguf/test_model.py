@@ -189,3 +189,33 @@ def test_smollm2_passes_the_check_at_load() -> None:
     assert check_packed_path(model).weights == "int4 (Q4_1), int8 (Q8_0)"
     rows = torch.ones(1, model.config.hidden_size, dtype=torch.bfloat16)
     assert model.lm_head(rows).dtype == torch.float32  # in 16 bits the likeliest tokens tie
+
+
+def test_longrope_factors_are_those_of_phi_3(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0 + i / 4 for i in range(4)], "long_factor": [2.0 + i for i in range(4)]}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5, **factors}
+    own = tiny_model("phi3", rope_parameters=rope | {"original_max_position_embeddings": 80})
+    path = write(tmp_path / "tiny.gguf", own, "phi3")
+    read = loaded(path)
+    assert relative_error(logits(read.model), logits(own)) < 1e-5
+    assert read.context_length == 80  # beyond it, packed sequences would change each other's positions
+    assert read.model.model.rotary_emb.attention_scaling > 1
+    check_packed_path(read.model, torch.float32)
+
+
+def test_later_models_under_a_known_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "tiny.gguf", tiny_model("olmo2"), "olmo2", sliding_window=8)
+    with pytest.raises(ModelUnsupported, match="OLMo 3"):
+        config_of(read_file(path))
+
+
+@pytest.mark.parametrize("architecture", ["phi3", "starcoder2"])
+def test_config_is_that_of_transformers_own_loader(tmp_path: Path, architecture: str) -> None:
+    path = write(tmp_path / "tiny.gguf", tiny_model(architecture), architecture)
+    facts = load_gguf_checkpoint(str(path))["config"]  # type: ignore[no-untyped-call]
+    own = config_of(read_file(path))
+    names = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "norm_epsilon"}
+    shared = names | {"num_key_value_heads", "max_position_embeddings", "rms_norm_eps"}
+    assert {name: getattr(own, name) for name in shared & facts.keys()} == {
+        name: facts[name] for name in shared & facts.keys()
+    }
