@@ -82,10 +82,9 @@ def convert_layers(
         fuse(model, packer)
     pack(model, packer)
     _widen(model, dtype)
-    if packer.scheme.name in QUANTISED and forms is None:
-        return replace(packer.scheme, name=packer.scheme.name + _share(model, progress.done))
     if forms is None:
-        return packer.scheme
+        share = _share(model, progress.done) if packer.scheme.name in QUANTISED else ""
+        return replace(packer.scheme, name=packer.scheme.name + share)
     rounding = ROUNDING_16_BITS
     if any(isinstance(layer, CompiledLinear) for layer in model.modules()):
         # Rows are rounded otherwise than by the model's own path: SmolLM2's file has an error of 0.12.

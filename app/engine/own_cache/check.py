@@ -215,7 +215,7 @@ def _read(
 ) -> tuple[list[SequenceState], list[Tensor]]:
     """Returns the states and the last logits of the prompts. Each pass has so many ids of each of them.
 
-    They are joint ones if `options` allow it, apart from the last but one.
+    Passes are joint if `options` allow it, apart from the last but one.
     """
     sequences = [TokenSequence(str(number), ids) for number, ids in enumerate(prompts)]
     states = [SequenceState() for _ in prompts]

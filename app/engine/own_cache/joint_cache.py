@@ -30,7 +30,7 @@ class JointCache:
     def of_prompts(cls, states: Sequence[SequenceState], lengths: Sequence[int]) -> "JointCache":
         """Returns one without a cache, for the pass that reads prompts of these lengths, padded.
 
-        Until then, each row has read less than nothing: as much as its padding.
+        Before that pass the length of a row is negative, by the ids that it lacks to the longest prompt.
         """
         longest = max(lengths)
         return cls(states, [length - longest for length in lengths])

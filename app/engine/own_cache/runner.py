@@ -40,7 +40,7 @@ class PassOptions:
     """
 
     joining: Joining = Joining.NEVER  # whether one pass may read one id of each of several sequences
-    joins_prompts: bool = False  # whether passes over several ids may be joint, too
+    joins_prompts: bool = False  # whether passes over several ids of each may be joint, too
     gives_positions: bool = False
     place: CachePlace = CachePlace.OUTPUT
 
