@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None, build: Build = build_services) 
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.admins = keys.admins
     install_error_handlers(app)
     endpoints.add_routes(app, has_key=len(keys) > 0)
     return app

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.middleware import OWNER
 from app.core.deadline import Deadline
-from app.core.errors import InvalidRequest
+from app.core.errors import InvalidRequest, NotPermitted
 from app.models.storage.store import PageRequest
 from app.services import Services
 
@@ -88,6 +88,16 @@ async def _owner(request: Request) -> str:
     """Returns the name of the caller. Only routes that require a key may depend on it."""
     owner: str = request.scope[OWNER]
     return owner
+
+
+async def check_admin(request: Request, owner: Annotated[str, Depends(_owner)]) -> None:
+    """Raises NotPermitted if LLM_ADMINS names keys, and the caller's is not among them."""
+    admins: frozenset[str] = request.app.state.admins
+    if admins and owner not in admins:
+        raise NotPermitted(
+            "Only an administrator may load, unload or switch models.",
+            hint="Requests may name any model; LLM_ADMINS names the keys of administrators.",
+        )
 
 
 async def _idempotency_key(

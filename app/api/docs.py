@@ -111,6 +111,11 @@ _ERRORS: Mapping[int, tuple[str, str, str]] = {
         "conversation_not_found",
         "No conversation has this id.",
     ),
+    403: (
+        "Only the keys that LLM_ADMINS names may do this.",
+        "not_permitted",
+        "Only an administrator may load, unload or switch models.",
+    ),
     409: ("The conversation or model is in use.", "conversation_busy", "The conversation is busy."),
     413: ("The body is too large.", "body_too_large", "The body is larger than 1000000 bytes."),
     415: (

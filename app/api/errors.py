@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 STATUS: Mapping[type[DomainError], int] = {
     errors.InvalidRequest: 400,
     errors.NotAuthenticated: 401,
+    errors.NotPermitted: 403,
     errors.ForbiddenHost: 403,  # not 421, which clients retry over another connection
     errors.NotFound: 404,
     errors.BodyTooSlow: 408,

@@ -34,9 +34,17 @@ class KeyRing:
     """All keys of the server. `reload` replaces them while it runs."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads the keys. Raises what `read_keys` raises."""
+        """Reads the keys.
+
+        Raises:
+            SettingsError: see `read_keys`; or an administrator has no key.
+        """
         self._settings = settings
         self._keys = read_keys(settings)
+
+        self.admins = frozenset(settings.admins)
+        if not self.admins <= {key.owner for key in self._keys}:
+            raise SettingsError("LLM_ADMINS: no key has one of these names.")
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -116,6 +116,7 @@ class Settings(BaseSettings):
     api_key: Secret | None = None
     api_keys: Secret | None = None  # api_keys.py reads them
     api_keys_file: LocalPath | None = None
+    admins: Names = ()
     key_max_open_requests: int | None = Field(None, ge=1, le=100_000)
     key_requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
     key_tokens_per_minute: int | None = Field(None, ge=1, le=1_000_000_000)

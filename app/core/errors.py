@@ -8,6 +8,7 @@
     │   └── NoModelChosen         the request names no model, and none is current
     ├── NotAuthenticated          the key is missing or wrong
     ├── ForbiddenHost             the server does not accept that Host header
+    ├── NotPermitted              only an administrator may do this
     ├── BodyTooLarge
     ├── BodyTooSlow               the rest of the request did not arrive in time
     ├── UnsupportedMediaType
@@ -92,6 +93,10 @@ class NotAuthenticated(DomainError):
 
 class ForbiddenHost(DomainError):
     code = "forbidden_host"
+
+
+class NotPermitted(DomainError):
+    code = "not_permitted"
 
 
 class BodyTooLarge(DomainError):

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
 from app.api import examples
 from app.api.body import ParsedRoute
-from app.api.dependencies import ModelParam, ServicesDep
+from app.api.dependencies import ModelParam, ServicesDep, check_admin
 from app.api.docs import STREAMS_LOAD, STREAMS_SWITCH, TAKES_BODY, fails_with
 from app.api.native.events import encode
 from app.api.paths import NATIVE_PREFIX
@@ -22,7 +22,8 @@ from app.models.schemas import (
 )
 
 router = APIRouter(prefix=NATIVE_PREFIX, route_class=ParsedRoute, tags=["Models"])
-LOADS = TAKES_BODY | fails_with(404, 503)
+LOADS = TAKES_BODY | fails_with(403, 404, 503)
+ADMIN = [Depends(check_admin)]
 
 
 @router.get("/chat/models")
@@ -31,7 +32,12 @@ async def list_models(services: ServicesDep) -> ModelListResponse:
     return await services.status.list_models()
 
 
-@router.post("/chat/switch-model", response_model=SwitchModelResponse, responses=STREAMS_SWITCH | LOADS)
+@router.post(
+    "/chat/switch-model",
+    response_model=SwitchModelResponse,
+    responses=STREAMS_SWITCH | LOADS,
+    dependencies=ADMIN,
+)
 async def switch_model(
     body: Annotated[SwitchModelRequest, examples.SWITCH_MODEL], services: ServicesDep
 ) -> Response:
@@ -46,7 +52,9 @@ async def model_info(model: ModelParam, services: ServicesDep) -> ModelInfoRespo
     return services.status.info(model.model_name)
 
 
-@router.post("/load-model", response_model=SwitchModelResponse, responses=STREAMS_LOAD | LOADS)
+@router.post(
+    "/load-model", response_model=SwitchModelResponse, responses=STREAMS_LOAD | LOADS, dependencies=ADMIN
+)
 async def load_model(
     body: Annotated[LoadModelRequest, examples.LOAD_MODEL], services: ServicesDep
 ) -> Response:
@@ -54,7 +62,7 @@ async def load_model(
     return respond(services.models.load(body.model_name), body.stream, encode, deadline=None)
 
 
-@router.post("/unload-model", responses=TAKES_BODY | fails_with(404, 409))
+@router.post("/unload-model", responses=TAKES_BODY | fails_with(403, 404, 409), dependencies=ADMIN)
 async def unload_model(
     body: Annotated[UnloadModelRequest, examples.UNLOAD_MODEL], services: ServicesDep
 ) -> UnloadModelResponse:
