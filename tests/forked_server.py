@@ -53,7 +53,10 @@ class ForkedProcess:
 def forked_server(
     folder: Path, *, command: Sequence[str] = ("app",), **environment: str
 ) -> Iterator[RunningServer]:
-    """Runs a server as `running_server` does. It takes a second less of processor time to start."""
+    """Runs a server as `running_server` does. It takes a second less of processor time to start.
+
+    What libraries read of the environment when they are imported, such as HF_HUB_CACHE, is that of the tests.
+    """
     with serving(_forked, folder, command, environment) as server:
         yield server
 
