@@ -37,6 +37,7 @@ function show() {
   chat.open(addressed());
 }
 
+const heading = byId("heading", HTMLHeadingElement);
 const compare = new Compare({ openId: () => chat.id, head: () => chat.conversation?.head_id ?? null, open: go });
 const chat = new Chat({ open: go, compare: (ids) => chat.id !== null && compare.show(chat.id, ids) });
 const models = new ModelMenu({ own: () => chat.conversation?.model_name ?? null, chosen: (name) => chat.actions.useModel(name) });
@@ -74,7 +75,8 @@ onChange("conversation", () => showGauge(chat.branch, chat.turn));
 onChange("turns", () => showGauge(chat.branch, chat.turn));
 onChange("models", () => showGauge(chat.branch, chat.turn));
 onChange("conversation", () => {
-  document.title = chat.title;
+  document.title = heading.textContent = chat.title;
+  heading.hidden = chat.id === null && chat.turn === null; // a new conversation has another one
 });
 onChange("health", () => models.load());
 byId("open-settings", HTMLButtonElement).addEventListener("click", () => drawer.open());

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from tests.ui.conftest import ask
 from tests.ui.scripted_models import Piece, Script, words
@@ -50,6 +50,57 @@ def show_rich_answer(page: Page, script: Script) -> None:
     expect(page.locator(".assistant .facts")).to_contain_text(" token")
     expect(page.locator(".assistant math")).to_have_count(1)
     expect(page.locator(".hl-keyword").first).to_be_visible()
+
+
+def test_page_has_one_main_heading(page: Page) -> None:
+    heading = page.get_by_role("heading", level=1)
+    expect(heading).to_have_text("What is on your mind?")
+    ask(page, "Hello")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    expect(heading).to_have_text("Hello · LLM server")
+
+
+def wait_until_drawn(page: Page) -> None:
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+
+def test_answer_to_a_question_of_several_lines_stays_in_sight(page: Page, script: Script) -> None:
+    question = "One\ntwo\nthree\nfour\nfive\nsix"
+    script.answer("Show", words(RICH * 4))
+    script.answer(question, words(RICH * 4))
+    for number, asked in enumerate(("Show", question, question)):
+        ask(page, asked)
+        facts = page.locator(".assistant .facts").nth(number)
+        expect(facts).to_contain_text(" token")
+        expect(facts).to_be_in_viewport()
+        expect(page.locator("#to-end")).to_be_hidden()
+
+
+def test_end_stays_in_sight_when_a_question_returns_to_its_field(page: Page, script: Script) -> None:
+    page.set_viewport_size({"width": 375, "height": 760})
+    script.answer("Show", words("One line.\n\n" * 12))
+    ask(page, "Show")
+    facts, question = page.locator(".assistant .facts"), "One\ntwo\nthree\nfour"
+    expect(facts).to_contain_text(" token")
+    notes = FilePayload(name="notes.txt", mimeType="text/plain", buffer=b"Apples\n" * 50)
+    page.locator("#picker").set_input_files([notes])
+    page.context.set_offline(True)
+    for asked in ("Hello", question) * 3:
+        ask(page, asked)
+        expect(page.get_by_label("Message", exact=True)).to_have_value(asked)
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        expect(page.locator(".message")).to_have_count(2)
+        wait_until_drawn(page)
+        expect(facts).to_be_in_viewport()
+        expect(page.locator("#to-end")).to_be_hidden()
+
+
+def test_notice_covers_nothing_of_the_new_message(page: Page) -> None:
+    for name, text in (("notes.txt", b"Apples"), ("picture.png", b"\x89PNG\0")):
+        page.locator("#picker").set_input_files([FilePayload(name=name, mimeType="", buffer=text)])
+    notice, message = page.locator(".toast").bounding_box(), page.locator("#composer").bounding_box()
+    assert notice is not None and message is not None
+    assert notice["y"] + notice["height"] <= message["y"]
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

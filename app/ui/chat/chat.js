@@ -101,8 +101,8 @@ export class Chat {
   follow(turn) {
     this.#fail(null);
     this.turn = turn;
-    this.scrolling.toEnd();
     this.draw();
+    this.scrolling.toEnd();
     if (HAS_KEYBOARD.matches && document.activeElement === document.body) this.composer.focus(); // its button has gone
   }
 
@@ -159,11 +159,13 @@ export class Chat {
     if (turn.error !== null && this.conversation === null) this.#unname();
     else await this.refresh();
     if (this.turn !== turn) return;
+    const { isAtEnd } = this.scrolling;
     this.turn = null;
     this.draw();
     fill(this.announcer, turn.error === null ? "The answer is complete." : "The answer has failed.");
     if (this.conversation?.system_prompt === this.newPrompt) this.newPrompt = null;
     if (turn.error !== null) this.#explain(turn, turn.error);
+    if (isAtEnd) this.scrolling.toEnd(); // a question that goes back to its field leaves less room for the messages
   }
 
   /**
