@@ -1,5 +1,6 @@
 """Shows turns that other clients have begun, or that this one has left."""
 
+import asyncio
 import contextlib
 from itertools import takewhile
 
@@ -8,6 +9,8 @@ from app.cli.conversation.running_turns import has_unknown_messages, placed, run
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
 from app.cli.transcripts.message_tree import TreeMessage
+
+LOOK_S = 3.0  # for what other clients have asked, before a message is sent
 
 
 async def await_running_turn(session: Session) -> None:
@@ -37,13 +40,18 @@ async def follow(session: Session) -> None:
 
 
 async def is_asked_elsewhere(session: Session) -> bool:
-    """Returns whether another client asks in this conversation, or has asked there since."""
+    """Returns whether another client asks in this conversation, or has asked there since.
+
+    A server that does not answer soon is not waited for: the request that follows reports it.
+    """
     await session.server_copy.settle()
     transcript = session.transcript
-    running = await running_turns(session.client, transcript.conversation_id)
-    if turn_elsewhere(running, transcript) is not None:
-        return True
-    return await has_unknown_messages(session.client, transcript)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_S):
+            running = await running_turns(session.client, transcript.conversation_id)
+            is_running = turn_elsewhere(running, transcript) is not None
+            return is_running or await has_unknown_messages(session.client, transcript)
+    return False
 
 
 async def catch_up(session: Session) -> list[TreeMessage]:

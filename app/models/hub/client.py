@@ -232,12 +232,13 @@ class Hub:
             raise offline(source)
 
     async def _connects(self) -> bool:
-        address, limit_s = network_address(self._endpoint), self._timeouts.probe_s
+        limit_s = self._timeouts.probe_s
         try:
+            address = network_address(self._endpoint)
             # Looking up a name can take longer than the socket's own timeout.
             connecting = in_thread(lambda: socket.create_connection(address, limit_s).close())
             await asyncio.wait_for(connecting, limit_s)
-        except OSError:  # includes TimeoutError
+        except (OSError, ValueError):  # TimeoutError, or a proxy whose port is not one
             return False
         return True
 

@@ -370,6 +370,16 @@ def test_hub_knows_whether_it_was_reached(tmp_path: Path, standin: StandInHub) -
     assert gone.is_reachable is False
 
 
+def test_hub_behind_a_malformed_proxy_is_not_reachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:port")
+    monkeypatch.setenv("no_proxy", "")
+    hub = Hub(tmp_path, endpoint="http://hub.invalid", timeouts=HASTY)
+    asyncio.run(hub.check_reachable())
+    assert hub.is_reachable is False
+
+
 def test_error_without_the_hub_names_the_package_that_has_the_model(
     tmp_path: Path, standin: StandInHub
 ) -> None:
