@@ -153,7 +153,7 @@ export class Sidebar {
       await dropTurn(id);
       await call("DELETE", `chat/conversation/${encodeURIComponent(id)}`);
     } catch (error) {
-      if (!(error instanceof ApiError && error.status === 404)) sayError(error); // a first turn without a text leaves none
+      if (!(error instanceof ApiError && error.status === 404)) return sayError(error); // a first turn without a text leaves none
     }
     keepDraft(id, { words: "", files: [] });
     changed("conversations");
