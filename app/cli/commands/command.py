@@ -25,7 +25,7 @@ def no_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:
 @dataclass(frozen=True, slots=True)
 class Command:
     """`run` receives the text after the name. With `takes_path`, the argument is completed as a path. `more`
-    is shown by /help COMMAND only. `aliases` are earlier names, which work but are not listed."""
+    is shown by /help COMMAND only. `aliases` are other names, which work but are not listed."""
 
     name: str
     arguments: str

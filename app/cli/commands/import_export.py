@@ -112,6 +112,7 @@ COMMANDS = (
         read,
         takes_path=True,
         more="/read clear removes the attached files; /read ./clear attaches a file with that name.",
+        aliases=("attach",),
     ),
     Command(
         "copy",

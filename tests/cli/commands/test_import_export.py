@@ -24,7 +24,7 @@ def test_tokens_are_estimated_if_the_server_cannot_count(talk: Talk, seen: Seen,
 def test_attached_files_are_sent_with_the_message(talk: Talk, seen: Seen, standin: StandIn) -> None:
     Path("a.txt").write_text("A\n")
     Path("b.txt").write_text("B\n")
-    talk("/read a.txt", "look at @b.txt", "and now")
+    talk("/attach a.txt", "look at @b.txt", "and now")
     asked = [body["message"] for _, body in standin.requests]
     assert asked == ["look at @b.txt\n\nb.txt:\n```txt\nB\n```\n\na.txt:\n```txt\nA\n```", "and now"]
     assert "a.txt is attached to your next message: 19 bytes, 4 tokens." in seen.messages
