@@ -18,16 +18,43 @@ def computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
     """Converts weights to `dtype` only while they are used, and only as many as are used at once.
 
     Of linear layers that is a block, and of embeddings the rows that are looked up. Other modules have all of
-    their own weights converted while they run.
+    their own weights converted while they run, and small ones whose weights others read, all the time.
     """
-    narrow = [module for module in model.modules() if _is_narrow(module, dtype)]
-    replaced = [module for module in narrow if _replace_forward(module, dtype)]
+    with _widened_throughout(_read_by_others(model), dtype):
+        narrow = [module for module in model.modules() if _is_narrow(module, dtype)]
+        replaced = [module for module in narrow if _replace_forward(module, dtype)]
+        try:
+            with _widened(set(narrow) - set(replaced), dtype):
+                yield
+        finally:
+            for module in replaced:
+                del module.forward
+
+
+def _read_by_others(model: nn.Module) -> list[nn.Module]:
+    """Returns convolutions and layers of time steps, whose weights the mixers around them use themselves."""
+    return [
+        module
+        for name, module in model.named_modules()
+        if type(module) is nn.Conv1d or (type(module) is nn.Linear and name.endswith(".dt_proj"))
+    ]
+
+
+@contextmanager
+def _widened_throughout(modules: list[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    stored = {
+        values: values.data
+        for module in modules
+        for values in module.parameters(recurse=False)
+        if _has_fewer_bits(values, dtype)
+    }
     try:
-        with _widened(set(narrow) - set(replaced), dtype):
-            yield
+        for values, data in stored.items():
+            values.data = data.to(dtype)
+        yield
     finally:
-        for module in replaced:
-            del module.forward
+        for values, data in stored.items():
+            values.data = data
 
 
 def _is_narrow(module: nn.Module, dtype: torch.dtype) -> bool:

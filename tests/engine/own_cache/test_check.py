@@ -132,6 +132,18 @@ def test_architecture_that_cannot_be_packed_is_loaded_once(
     assert "again" not in caplog.text
 
 
+@pytest.mark.parametrize("name", ["lfm2", "qwen3_5_text", "falcon_h1"])
+def test_16_bit_weights_that_are_computed_in_32_are_loaded_once(
+    name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their mixers read the weights of convolutions themselves."""
+    load_own(name, tokenizer, tmp_path).reference.bfloat16().save_pretrained(tmp_path)
+    spec = WorkerSpec(str(tmp_path), name, dtype="float32")
+    with caplog.at_level("INFO"):
+        assert isinstance(load_checked(spec, lambda *stage: None).path, OwnPath)
+    assert "again" not in caplog.text
+
+
 def test_state_spaces_have_the_context_window_that_is_set(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
