@@ -4,6 +4,7 @@
 every conversation is saved automatically (transcripts/autosave.py), and /sessions lists those.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -154,7 +155,8 @@ async def _delete_all(session: Session) -> None:
     session.begin(Transcript(system_prompt=session.transcript.system_prompt))
     session.known_sessions.listed = []
     folder = session.autosave.folder
-    session.autosave.settle()
+    with contextlib.suppress(TranscriptError):  # the last state could not be written
+        session.autosave.settle()
     here = 0 if folder is None else delete_sessions(folder)
     text = f"Deleted {count(here, 'conversation')} here and {answer.deleted} on the server"
     session.terminal.say(text, symbol="🗑")

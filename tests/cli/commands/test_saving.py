@@ -113,6 +113,27 @@ def test_all_conversations_are_deleted_here_and_on_the_server_after_a_question(
     assert load("kept").turns == 1
 
 
+def test_all_conversations_are_deleted_on_the_server_where_none_can_be_saved_here(
+    url: str, standin: StandIn
+) -> None:
+    sessions_folder().parent.mkdir(parents=True, exist_ok=True)
+    sessions_folder().write_text("a file in place of the folder")
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ(), columns=100) as terminal:
+        terminal.type("hello\r")
+        terminal.wait_for("12 tokens")
+        terminal.wait_for("You:", times=2)
+        terminal.type("/title Other\r")
+        terminal.wait_for("now called Other")
+        terminal.wait_for("You:", times=3)
+        terminal.type("/delete all\r")
+        terminal.wait_for("Delete all conversations")
+        terminal.type("y")
+        terminal.wait_for("Deleted 0 conversations here and 1 on the server")
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+    assert not standin.conversations
+
+
 def test_all_conversations_are_never_deleted_without_a_terminal(talk: Talk, standin: StandIn) -> None:
     with pytest.raises(ClientError, match="Nothing was deleted"):
         talk("one", "/delete all")
