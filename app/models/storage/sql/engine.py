@@ -109,6 +109,7 @@ def _prepare_sqlite(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> 
             "synchronous = FULL",
             "foreign_keys = ON",
             "cache_size = -16000",
+            "secure_delete = ON",  # deleted texts are overwritten; some builds would leave them in free pages
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()

@@ -9,6 +9,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.models.storage.sql.engine import ConnectionThreads, make_engine
+from app.models.storage.store import ConversationStore
+from tests.models.storage.conftest import run_on_database
+from tests.models.storage.test_store import OWNER, stored
 from tests.waiting import LIMIT_S
 
 
@@ -51,3 +54,18 @@ def test_the_setting_may_name_a_file_as_sqlite_does(tmp_path: Path, url: str) ->
         assert path.exists()
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def test_deleted_texts_are_not_left_in_the_file(tmp_path: Path) -> None:
+    words = ["violet umbrella", *(f"line {number} of a long text" for number in range(2_000))]
+
+    async def scenario(store: ConversationStore) -> None:
+        kept = await stored(store, "yellow kettle", "whistles")
+        deleted = await stored(store, " ".join(words), "opens")
+        await store.delete(deleted)
+        assert await store.get(OWNER, kept.id) == kept
+
+    run_on_database(f"sqlite:///{tmp_path / 'c.db'}", scenario)
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"yellow kettle" in content
+    assert b"violet umbrella" not in content and b"line 1999 of" not in content
