@@ -3,7 +3,7 @@
 The calls go in one direction: manager, switch, loader, evictor. All four work on the states in the registry.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
 
@@ -129,12 +129,12 @@ class ModelManager:
         self._registry.set_found(self._disk.found)
         return weights
 
-    def memory_forecasts(self) -> Mapping[str, MemoryForecast]:
-        """Returns what each model takes or would take of the memory, by the model's name.
+    def memory_forecasts(self, wanted: Iterable[ModelState]) -> Mapping[str, MemoryForecast]:
+        """Returns what each of the models takes or would take of the memory, by the model's name.
 
         It uses the files that `on_disk` has found.
         """
-        return self._policy.forecasts(self.states(), self._disk.seen)
+        return self._policy.forecasts(wanted, self.states(), self._disk.seen)
 
     @property
     def is_hub_reachable(self) -> bool | None:

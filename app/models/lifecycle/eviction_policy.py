@@ -66,31 +66,45 @@ class EvictionPolicy:
 
     def quantization_of(self, state: ModelState, folder: Path, states: Iterable[ModelState]) -> Quantization:
         """Returns the form of the model's weights. `auto` is the one with the most bits that has room."""
+        forms = self._forms(state)
+        if len(forms) == 1:
+            return forms[0]
+        room = self.room_bytes(states)
+        fitting = (
+            form for form in forms if room is None or _estimated_bytes(folder, form, self.is_float32) <= room
+        )
+        return next(fitting, forms[-1])
+
+    def _forms(self, state: ModelState) -> tuple[Quantization, ...]:
+        """Returns the forms that the weights may have, the one with the most bits first."""
         wanted = state.profile.quantization or self.quantization
         if wanted != "auto":
-            return wanted
-        room = self.room_bytes(states) if self.is_on_host else None
-        fitting = (
-            form for form in FORMS if room is None or _estimated_bytes(folder, form, self.is_float32) <= room
-        )
-        return next(fitting, FORMS[-1])
+            return (wanted,)
+        return FORMS if self.is_on_host else FORMS[:1]
 
     def needed_bytes(self, state: ModelState, folder: Path, quantization: Quantization = "none") -> int:
         """Returns the memory for loading the folder: measured by an earlier load, or estimated from files."""
-        if state.measured_bytes is not None and (state.profile.quantization or self.quantization) != "auto":
+        if state.measured_bytes is not None and len(self._forms(state)) == 1:
             return state.measured_bytes
         return _estimated_bytes(folder, quantization, self.is_float32)
 
     def forecasts(
-        self, states: Sequence[ModelState], on_disk: Mapping[str, Weights]
+        self, wanted: Iterable[ModelState], states: Sequence[ModelState], on_disk: Mapping[str, Weights]
     ) -> dict[str, MemoryForecast]:
-        """Returns the forecast of each model, by its name. Reads no files."""
+        """Returns the forecast of each `wanted` model of all `states`, by its name. Reads no files."""
+        room, budget = self.room_bytes(states), self._budget_bytes(states)
+        return {state.name: self._forecast(state, on_disk.get(state.name), room, budget) for state in wanted}
+
+    def _budget_bytes(self, states: Sequence[ModelState]) -> int | None:
+        """Returns the memory that a model may take if all others are unloaded that may be; None if unknown.
+
+        It is unknown while a load takes memory that is neither available nor that of a loaded model.
+        """
         room = self.room_bytes(states)
-        evictable = sum(
-            s.loaded.backend.stats.memory_bytes for s in states if s.loaded and not s.profile.is_pinned
-        )
-        budget = None if room is None else room + evictable
-        return {state.name: self._forecast(state, on_disk.get(state.name), room, budget) for state in states}
+        if room is None or (self.limit_bytes is None and any(state.progress is not None for state in states)):
+            return None
+        evictable = (state.loaded for state in states if state.loaded and not state.profile.is_pinned)
+        return room + sum(loaded.backend.stats.memory_bytes for loaded in evictable)
 
     def _forecast(
         self, state: ModelState, weights: Weights | None, room: int | None, budget: int | None
@@ -99,17 +113,16 @@ class EvictionPolicy:
             return MemoryForecast()
         if state.loaded is not None:
             return MemoryForecast(state.loaded.backend.stats.memory_bytes, is_measured=True)
-        wanted = state.profile.quantization or self.quantization
-        forms = FORMS if wanted == "auto" else (wanted,)
+        measured, forms = state.measured_bytes, self._forms(state)
         sizes = [size for form in forms if (size := self._expected_bytes(state, weights, form)) is not None]
+        if measured is not None and (len(forms) == 1 or not sizes):
+            sizes = [measured]
         if not sizes:
-            return MemoryForecast(state.measured_bytes, state.measured_bytes is not None)
-        if state.measured_bytes is not None and wanted != "auto":
-            sizes = [state.measured_bytes]
-        fitting = next((size for size in sizes if room is None or size <= room), sizes[-1])
+            return MemoryForecast()
         is_too_large = budget is not None and sizes[-1] > budget
-        if state.measured_bytes is not None:
-            return MemoryForecast(state.measured_bytes, True, is_too_large)
+        if measured is not None:
+            return MemoryForecast(measured, True, is_too_large)
+        fitting = next((size for size in sizes if room is None or size <= room), sizes[-1])
         return MemoryForecast(fitting, False, is_too_large)
 
     def _expected_bytes(self, state: ModelState, weights: Weights | None, form: Quantization) -> int | None:

@@ -43,12 +43,10 @@ class ServerStatus:
 
     async def list_models(self) -> ModelListResponse:
         on_disk = await self._models.on_disk()
-        memory = self._models.memory_forecasts()
+        states = self._models.states()
+        memory = self._models.memory_forecasts(states)
         return ModelListResponse(
-            models=[
-                self._entry(state, on_disk.get(state.name), memory[state.name])
-                for state in self._models.states()
-            ],
+            models=[self._entry(state, on_disk.get(state.name), memory[state.name]) for state in states],
             current_model=self._models.current_name,
             is_hub_reachable=self._models.is_hub_reachable,
         )
@@ -94,7 +92,7 @@ class ServerStatus:
             loaded=self._status_of(state) == "loaded",
             status=self._status_of(state),
             error=self._failure(state),
-            memory_bytes=self._models.memory_forecasts()[state.name].needed_bytes,
+            memory_bytes=self._models.memory_forecasts([state])[state.name].needed_bytes,
             **({"model_id": None, "context_length": state.profile.context_length} | facts),
         )
 

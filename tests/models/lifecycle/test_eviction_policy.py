@@ -1,5 +1,6 @@
 """Which model is unloaded for another. The backends are stand-ins with given figures."""
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,12 @@ from app.core.errors import ModelTooLarge
 from app.engine.backend import BackendStats
 from app.models.hub.client import Weights
 from app.models.lifecycle.eviction_policy import FORMS, EvictionPolicy, MemoryForecast
+from app.models.lifecycle.load_task import Load, LoadMonitor
 from app.models.lifecycle.served_model import ServedModel
 from app.models.lifecycle.state import ModelState
+from app.models.metrics.server_metrics import ServerMetrics
 from tests.models.stand_in import INFO, StandInBackend
+from tests.waiting import LIMIT_S
 
 GB = 1_000_000_000
 
@@ -132,7 +136,7 @@ def model_folder(path: Path, dtype: str = "bfloat16", gigabytes: int = 2) -> Pat
 def forecast(
     limits: EvictionPolicy, new: ModelState, *others: ModelState, found: Weights | None = None
 ) -> MemoryForecast:
-    return limits.forecasts([new, *others], {} if found is None else {new.name: found})[new.name]
+    return limits.forecasts([new], [new, *others], {} if found is None else {new.name: found})[new.name]
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
@@ -168,6 +172,45 @@ def test_model_is_too_large_only_if_no_unloading_would_help() -> None:
     assert forecast(policy(limit_bytes=GB), idle) == MemoryForecast(3 * GB, is_measured=True)
     new.measured_bytes = 5 * GB
     assert forecast(policy(limit_bytes=4 * GB), new) == MemoryForecast(5 * GB, True, True)
+
+
+def test_nothing_counts_as_too_large_while_a_load_takes_the_memory_that_is_available() -> None:
+    async def scenario() -> None:
+        new, loading = state("new", 0, loaded=None), state("loading", 0, loaded=None)
+        limits = policy(available=lambda: GB)
+        assert forecast(limits, new, loading).is_too_large
+        ending = asyncio.Event()
+        loading.load = load_until(ending)
+        assert not forecast(limits, new, loading).is_too_large
+        assert not forecast(limits, loading, new).is_too_large
+        assert forecast(replace(limits, limit_bytes=GB), new, loading).is_too_large
+        ending.set()
+        await loading.load.wait_closed()
+        assert forecast(limits, new, loading).is_too_large
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+def load_until(ending: asyncio.Event) -> Load:
+    """Returns a load that lasts until the event."""
+    loaded = state("loaded", 0).loaded
+    assert loaded is not None
+
+    async def work() -> ServedModel:
+        await ending.wait()
+        return loaded
+
+    return Load(
+        asyncio.create_task(work()), LoadMonitor("loading", ServerMetrics().lifecycle.load_meter("loading"))
+    )
+
+
+def test_forecast_of_auto_on_a_card_is_that_of_all_bits(tmp_path: Path) -> None:
+    folder, new = model_folder(tmp_path / "model"), state("new", 0, loaded=None)
+    found = Weights(new.profile.sources[0], folder, 2 * GB, has_16_bits=True)
+    limits = policy(is_on_host=False, limit_bytes=GB, quantization="auto")
+    needed = limits.needed_bytes(new, folder, limits.quantization_of(new, folder, []))
+    assert forecast(limits, new, found=found) == MemoryForecast(needed, is_too_large=True)
 
 
 @pytest.mark.parametrize(("limit", "form"), [(10.0, "none"), (2.3, "int8"), (1.5, "int4"), (0.1, "int4")])
