@@ -97,18 +97,17 @@ def _look_up(module: nn.Module, dtype: torch.dtype, ids: Tensor) -> Tensor:
 @contextmanager
 def _widened(modules: set[nn.Module], dtype: torch.dtype) -> Iterator[None]:
     """Converts all of each module's own weights while it runs."""
-    stored: dict[nn.Parameter, Tensor] = {}
+    stored: dict[nn.Module, dict[nn.Parameter, Tensor]] = {}  # by module: another may use the same weight
 
     def widen(module: nn.Module, _: Any) -> None:  # of any arguments
-        for values in module.parameters(recurse=False):
-            if _has_fewer_bits(values, dtype):
-                stored[values] = values.data
-                values.data = values.data.to(dtype)
+        narrow = [values for values in module.parameters(recurse=False) if _has_fewer_bits(values, dtype)]
+        stored[module] = {values: values.data for values in narrow}
+        for values in narrow:
+            values.data = values.data.to(dtype)
 
     def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
-        for values in module.parameters(recurse=False):
-            if values in stored:
-                values.data = stored.pop(values)
+        for values, narrow in stored.pop(module, {}).items():
+            values.data = narrow
 
     hooks = [module.register_forward_pre_hook(widen) for module in modules]
     hooks += [module.register_forward_hook(restore) for module in modules]
@@ -117,5 +116,5 @@ def _widened(modules: set[nn.Module], dtype: torch.dtype) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-        for values, narrow in stored.items():  # of modules that failed
-            values.data = narrow
+        for module in list(stored):  # those that failed
+            restore(module)

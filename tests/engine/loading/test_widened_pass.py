@@ -86,6 +86,29 @@ def test_widened_pass_converts_no_table_whole() -> None:
     assert 0 < largest.numbers < rows * 64 / 2
 
 
+class Scaling(nn.Module):
+    """Multiplies by a weight that it may share with the module that calls it."""
+
+    def __init__(self, weight: nn.Parameter, inner: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.inner = weight, inner
+
+    def forward(self, rows: Tensor) -> Tensor:
+        product: Tensor = self.inner(rows) @ self.weight
+        return product
+
+
+def test_weight_stays_wide_while_the_outer_of_two_modules_needs_it() -> None:
+    model = new_model(configs(300)["gpt2"], torch.bfloat16)
+    weight = nn.Parameter(torch.randn(32, 32, dtype=torch.bfloat16))
+    layer = model.get_submodule("transformer.h.1")
+    layer.mlp = Scaling(weight, Scaling(weight, nn.Identity()))
+    with computing_in(torch.float32, model):
+        widened = logits(model)
+    assert dtypes(model) == {torch.bfloat16}
+    torch.testing.assert_close(widened, logits_of_copy(model), rtol=1e-4, atol=1e-4)
+
+
 def test_model_is_as_before_after_a_pass_that_fails() -> None:
     model = new_model(configs(300)["gpt2"], torch.bfloat16)
     own, layer = logits(model), model.get_submodule("transformer.h.1")
