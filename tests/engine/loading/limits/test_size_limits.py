@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import GPTJConfig
 
-from app.core.errors import ModelRefused, ModelUnsupported
+from app.core.errors import ModelCorrupt, ModelRefused, ModelUnsupported
 from app.engine.loading.limits.config_check import refuse_wrong_sizes
 from app.engine.loading.limits.size_limits import refuse_large_text, refuse_many_tensors
 from tests.engine.tiny import new_model
@@ -34,6 +34,12 @@ def test_long_header_is_refused_whatever_it_holds(tmp_path: Path) -> None:
     path = with_header(tmp_path / "a.safetensors", b" " * 33_000_000, rest=1)
     with pytest.raises(ModelRefused, match="32 MB"):
         refuse_many_tensors([path])
+
+
+def test_weights_that_cannot_be_read_are_corrupt(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").mkdir()  # any user fails to read it, even root
+    with pytest.raises(ModelCorrupt, match=r"a\.safetensors cannot be read"):
+        refuse_many_tensors([tmp_path / "a.safetensors"])
 
 
 @pytest.mark.parametrize(
