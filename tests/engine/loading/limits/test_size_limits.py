@@ -30,6 +30,12 @@ def test_tensors_of_all_files_count(tmp_path: Path) -> None:
         refuse_many_tensors([first, second])
 
 
+def test_tensors_whose_fields_are_written_with_escapes_count(tmp_path: Path) -> None:
+    header = tensors(200_001).replace(b"data_offsets", rb"data\u005foffsets")
+    with pytest.raises(ModelRefused, match="200,000"):
+        refuse_many_tensors([with_header(tmp_path / "a.safetensors", header)])
+
+
 def test_long_header_is_refused_whatever_it_holds(tmp_path: Path) -> None:
     path = with_header(tmp_path / "a.safetensors", b" " * 33_000_000, rest=1)
     with pytest.raises(ModelRefused, match="32 MB"):
