@@ -1,11 +1,19 @@
 """Creates, restores, lists, changes and deletes stored conversations."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
 from app.core.config import Settings
-from app.core.errors import ConversationBusy, ConversationFull, ConversationNotFound, NothingToDo
+from app.core.errors import (
+    ConversationBusy,
+    ConversationFull,
+    ConversationNotFound,
+    NothingToDo,
+    StoreUnavailable,
+)
 from app.models.chat.finder import ConversationFinder
 from app.models.chat.transcript import restore_messages, to_summary, to_wire
 from app.models.conversation import Conversation, chained, new_id, now
@@ -138,18 +146,33 @@ class ConversationManager:
         return DeletedResponse(conversation_id=conversation_id)
 
     async def delete_all(self, owner: str) -> DeletedAllResponse:
-        """Removes all conversations of the owner but those in the middle of a turn, and counts both."""
-        deleted, cursor = 0, None
-        while True:
-            page = await self._store.page(owner, PageRequest(PAGE, cursor=cursor))
-            for conversation in page.conversations:
+        """Removes all conversations of the owner but those in the middle of a turn, and counts both.
+
+        Raises:
+            StoreUnavailable: the hint has the number of those that had been removed before.
+        """
+        deleted = 0
+        try:
+            async for conversation_id in self._ids(owner):
                 with suppress(ConversationBusy, ConversationNotFound):
-                    await self.delete(owner, conversation.id)
+                    await self.delete(owner, conversation_id)
                     deleted += 1
-            if (cursor := page.cursor) is None:
-                break
-        left = await self._store.page(owner, PageRequest(limit=1))
+            left = await self._store.page(owner, PageRequest(limit=1))
+        except StoreUnavailable as error:
+            hint = f"Conversations deleted before: {deleted}. Try again later."
+            raise StoreUnavailable(error.message, hint=hint, retry_after=error.retry_after) from error
         return DeletedAllResponse(deleted=deleted, kept=left.total or 0)
+
+    async def _ids(self, owner: str) -> AsyncIterator[str]:
+        page = PageRequest(PAGE)
+        while True:
+            found = await self._store.page(owner, page)
+            for conversation in found.conversations:
+                yield conversation.id
+            if found.cursor is None:
+                return
+            page = PageRequest(PAGE, cursor=found.cursor)
+            await asyncio.sleep(0)  # a store in memory does not wait, and others have requests
 
     async def undo(self, owner: str, conversation_id: str, turns: int) -> UndoResponse:
         """Takes the last `turns` turns, or all if there are fewer, out of the current branch.

@@ -13,6 +13,7 @@ from app.core.errors import (
     ConversationNotFound,
     MessageNotFound,
     NothingToDo,
+    StoreUnavailable,
 )
 from app.models.chat.conversations import PAGE, ConversationManager
 from app.models.conversation import Conversation, Message, chained, text_message
@@ -56,9 +57,21 @@ class World:
 Scenario = Callable[[World], Coroutine[None, None, None]]
 
 
-def run(scenario: Scenario, max_bytes: int = 1_000_000) -> None:
+class FillingStore(MemoryStore):
+    """Fails after a number of deletions, as a database on a disk that becomes full."""
+
+    deletions_left = 2
+
+    async def delete(self, conversation: Conversation) -> None:
+        if not self.deletions_left:
+            raise StoreUnavailable("The disk is full.", hint="Nothing was changed.", retry_after=5)
+        self.deletions_left -= 1
+        await super().delete(conversation)
+
+
+def run(scenario: Scenario, max_bytes: int = 1_000_000, store_class: type[MemoryStore] = MemoryStore) -> None:
     locks = LocalTurnLocks()
-    store = MemoryStore(max_conversations=1_000, ttl_s=600, held=locks.held)
+    store = store_class(max_conversations=1_000, ttl_s=600, held=locks.held)
     settings = Settings(system_prompt="Be brief.", max_conversation_bytes=max_bytes, _env_file=None)
     manager = ConversationManager(settings, store, locks, StandInModels(StandInBackend()))
     asyncio.run(asyncio.wait_for(scenario(World(manager, store, locks)), 60))
@@ -226,5 +239,35 @@ def test_delete_all_removes_the_conversations_of_one_owner_but_not_those_in_a_tu
         assert (await world.manager.list("somebody else", PageRequest(limit=9))).total == 1
         again = await world.manager.delete_all(OWNER)
         assert (again.deleted, again.kept) == (1, 0)
+
+    run(scenario)
+
+
+def test_delete_all_that_fails_halfway_reports_how_many_are_gone() -> None:
+    async def scenario(world: World) -> None:
+        for _ in range(5):
+            await world.stored(*HISTORY)
+        with pytest.raises(StoreUnavailable, match="The disk is full") as caught:
+            await world.manager.delete_all(OWNER)
+        assert (caught.value.hint, caught.value.retry_after) == (
+            "Conversations deleted before: 2. Try again later.",
+            5,
+        )
+        assert (await world.manager.list(OWNER, PageRequest(limit=1))).total == 3
+
+    run(scenario, store_class=FillingStore)
+
+
+def test_delete_all_lets_others_run_between_its_pages() -> None:
+    async def scenario(world: World) -> None:
+        for _ in range(2 * PAGE):
+            await world.stored()
+        deletion = asyncio.create_task(world.manager.delete_all(OWNER))
+        left = 2 * PAGE
+        while left == 2 * PAGE:
+            await asyncio.sleep(0)
+            left = (await world.manager.list(OWNER, PageRequest(limit=1))).total or 0
+        assert left == PAGE
+        await deletion
 
     run(scenario)
