@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 BEAT_EVERY_S = 0.5
-STOPPED_LOOKS = 12  # in a row, after which a worker that is stopped counts as stuck
+STOPPED_LOOKS = 34  # in a row, after which a worker that is stopped counts as stuck
 _SILENCE_S = 3 * BEAT_EVERY_S  # after which it is worth asking the operating system
 _LONGEST_GAP_S = 2.0  # between two readings of a clock; for the rest of a longer one, this process was paused
 _TOKEN_LIMIT_S = 1.0  # much longer than one token of a step takes on any usable machine
@@ -104,7 +104,7 @@ class Liveness:
         self._limit_s = limit_s
         self._clock = clock
         self._is_stopped = is_stopped
-        self._last_look = clock()
+        self._last_look: float | None = None
         self._silence_s = 0.0
         self._beat = Beat(0.0, 0)
         self._stopped_looks = 0
@@ -116,11 +116,13 @@ class Liveness:
     def look(self) -> None:
         """Notes how long the worker has been silent, and whether it is stopped then.
 
-        Time in which this process did not look is not counted: it was paused, and the worker perhaps as well,
-        which may go on a moment later.
+        Time before the first look is not counted, because a worker that loads a model has no heartbeat. Nor
+        is time in which this process did not look: it was paused, and the worker perhaps as well, which may
+        go on a moment later.
         """
         now = self._clock()
-        self._silence_s += min(now - self._last_look, _LONGEST_GAP_S)
+        if self._last_look is not None:
+            self._silence_s += min(now - self._last_look, _LONGEST_GAP_S)
         self._last_look = now
         is_silent = self._silence_s >= _SILENCE_S
         self._stopped_looks = self._stopped_looks + 1 if is_silent and self._is_stopped() else 0

@@ -42,11 +42,22 @@ def look_for(liveness: Liveness, clock: Time, seconds: float) -> None:
 def test_silent_worker_is_stuck_however_many_tokens_its_step_has() -> None:
     clock = Time()
     liveness = Liveness(60, clock)
+    liveness.look()
     liveness.record(Beat(busy_s=1, step_tokens=512))
     look_for(liveness, clock, 59)
     assert liveness.failure is None
     look_for(liveness, clock, 1)
     assert liveness.failure == "has been silent for 60 s"
+
+
+def test_time_for_loading_the_model_is_no_silence() -> None:
+    clock = Time()
+    liveness = Liveness(2, clock)
+    clock.now += 30
+    look_for(liveness, clock, 2)
+    assert liveness.failure is None
+    look_for(liveness, clock, 0.25)
+    assert liveness.failure == "has been silent for 2 s"
 
 
 def test_worker_that_was_paused_together_with_its_server_is_not_stuck() -> None:
@@ -65,7 +76,7 @@ def test_worker_that_was_paused_together_with_its_server_is_not_stuck() -> None:
 def test_worker_that_is_stopped_by_a_signal_counts_as_stuck_long_before_the_limit() -> None:
     clock = Time()
     liveness = Liveness(3600, clock, is_stopped=lambda: True)
-    look_for(liveness, clock, 3)
+    look_for(liveness, clock, 9)
     assert liveness.failure is None
     look_for(liveness, clock, 3)
     assert liveness.failure == "was stopped by a signal"
@@ -76,6 +87,7 @@ def test_worker_of_a_server_that_was_stopped_as_well_is_not_stuck() -> None:
     clock = Time()
     stopped = [True]
     liveness = Liveness(3600, clock, is_stopped=lambda: stopped[0])
+    liveness.look()
     clock.now += 600
     liveness.look()
     stopped[0] = False
@@ -89,7 +101,7 @@ def test_worker_that_is_stopped_again_and_again_but_goes_on_is_not_stuck(looks: 
     states = iter(looks)
     liveness = Liveness(3600, clock, is_stopped=lambda: next(states, False))
     in_a_row = 0
-    look_for(liveness, clock, 1.25)
+    look_for(liveness, clock, 1.5)
     for is_stopped in looks:
         look_for(liveness, clock, 0.25)
         in_a_row = in_a_row + 1 if is_stopped else 0
