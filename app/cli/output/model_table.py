@@ -95,7 +95,7 @@ def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_shor
     else:
         table = Table(box=HEAVY_HEAD if symbols else ASCII)
     for heading in ("Model", "Status"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold")
     if not is_short:
         _add_columns(table, width)
     for model in models:

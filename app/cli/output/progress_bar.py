@@ -101,7 +101,7 @@ def rich_bar(console: Console) -> Iterator[Bar]:
     is_narrow = console.width < NARROW
     columns = (
         # the only column that wraps
-        TextColumn(f"{SYMBOL}{{task.description}}", markup=False, table_column=Column()),
+        TextColumn(f"{SYMBOL}{{task.description}}", markup=False, table_column=Column(overflow="fold")),
         *(() if is_narrow else (BarColumn(BAR_WIDTH - 1, table_column=unbroken()),)),
         KnownShare(table_column=unbroken()),
         *(() if is_narrow else (TimeElapsedColumn(table_column=unbroken()),)),

@@ -1,5 +1,6 @@
 import asyncio
 import io
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused, UsageError
 from app.cli.input.interrupts import Interrupted, Interrupts
 from app.cli.output.model_table import better_models, model_table
+from app.cli.output.progress_bar import NARROW
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
 from tests.waiting import until
@@ -66,6 +68,22 @@ def test_list_shows_the_memory_and_what_is_too_large(width: int) -> None:
     assert isinstance(console.file, io.StringIO)
     shown = " ".join(console.file.getvalue().split())
     assert "Too large" in shown and "~99.0 GB" in shown and "512 MB" in shown and "~512 MB" not in shown
+
+
+@pytest.mark.parametrize("symbols", [False, True])
+@pytest.mark.parametrize("is_short", [False, True])
+@pytest.mark.parametrize("width", [30, 40, 48, 60, 80, 109, 110, 140])
+def test_list_cuts_no_name_of_a_model(width: int, is_short: bool, symbols: bool) -> None:
+    loaded, idle = StandIn().models().models
+    name = "hf.co/example/Llama-3.2-1B-Instruct-GGUF:Q4_K_M"
+    console = Console(file=io.StringIO(), width=width)
+    long = idle.model_copy(update={"name": name, "description": "#" * 30})
+    console.print(model_table([loaded, long], symbols, width, is_short))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    has_description = not (is_short or width < NARROW)
+    expected = f"{name}To downloadLoaded(current){'#' * 30 * has_description}".replace(" ", "")
+    assert "…" not in shown and not Counter(expected) - Counter(shown)
 
 
 def test_current_model_is_listed_last(talk: Talk, seen: Seen) -> None:

@@ -1,4 +1,5 @@
 import io
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -104,3 +105,15 @@ def test_no_line_of_a_download_ends_within_a_figure(width: int) -> None:
     lines = [line.split("━")[0].rstrip() for line in shown.getvalue().splitlines()]
     for figure in ("274 MB of 548 MB", "at 2 MB/s", "(1 min 50 s left)"):
         assert any(figure in line for line in lines), lines
+
+
+@pytest.mark.parametrize("width", range(16, 90))
+def test_no_word_of_a_label_is_cut(width: int) -> None:
+    terminal = Terminal(TerminalStyle(plain=False, color=False, symbols=True))
+    shown = io.StringIO()
+    terminal.console = Console(file=shown, width=width, force_terminal=True, color_system=None)
+    label = "smollm2-135m: checking its first results"
+    with terminal.bar() as bar:
+        bar.show(ProgressUpdate(label))
+    assert "…" not in shown.getvalue()
+    assert not Counter(label.replace(" ", "")) - Counter(shown.getvalue())
