@@ -148,9 +148,14 @@ async def delete(session: Session, argument: str) -> None:
 
 
 async def _delete_all(session: Session) -> None:
-    places = f"on this machine and on {session.client.url}"
-    if not await session.terminal.confirms(f"Delete all conversations {places}, other clients' as well?"):
-        raise UsageError("Nothing was deleted.", "/delete all asks first, and needs a terminal for that.")
+    if not session.terminal.can_ask:
+        hint = "/delete all asks first. Type it in a terminal, with no other line after it."
+        raise UsageError("Nothing was deleted.", hint)
+    places = f"on this machine and on the server {session.client.url}"
+    if not await session.terminal.confirms(
+        f"Delete all conversations {places}, also those of other clients?"
+    ):
+        return session.terminal.note("Nothing was deleted.")
     answer = await session.client.delete_all()
     session.begin(Transcript(system_prompt=session.transcript.system_prompt))
     session.known_sessions.listed = []

@@ -48,7 +48,7 @@ async def _check_is_last(session: Session, name: str) -> None:
     if await is_asked_elsewhere(session):
         await follow_others(session, "")
         problem = "Nothing was changed, because another client has asked here meanwhile."
-        raise UsageError(problem, f"/{name} is about its turn now.")
+        raise UsageError(problem, f"/{name} would change its turn now.")
 
 
 async def undo(session: Session, argument: str) -> None:

@@ -41,11 +41,11 @@ class TypedAhead:
         Returns whether there were any.
         """
         lines = sum(key.key is Keys.Enter for key in self._keys)
-        if lines and self._keys[-1].key is Keys.Enter:
+        while self._keys and self._keys[-1].key is Keys.Enter:
             self._keys.pop()
         new_line = KeyPress(Keys.ControlJ, "\n")
         self._keys = [new_line if key.key is Keys.Enter else key for key in self._keys]
-        return lines > 0
+        return lines > 0 and bool(self._keys)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -149,13 +149,14 @@ class Terminal:
         if not self.style.plain:
             self.console.clear()
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is a keyboard, and the next line is not typed yet."""
+        return self.typed_ahead is not None and not self.typed_ahead.text
+
     async def confirms(self, question: str) -> bool:
-        """Returns whether the user presses y.
-
-        Returns False without asking if there is no keyboard, or if the next line is already typed.
-        """
-
-        if self.typed_ahead is None or self.typed_ahead.text:
+        """Returns whether the user presses y. Returns False without asking unless `can_ask`."""
+        if self.typed_ahead is None or not self.can_ask:
             return False
         self.say(f"{question} Press y for yes, any other key for no.", "yellow")
         return (await self.typed_ahead.next_key()).lower() == "y"

@@ -98,6 +98,7 @@ def test_all_conversations_are_deleted_here_and_on_the_server_after_a_question(
         terminal.wait_for("Delete all conversations")
         terminal.type("n")
         terminal.wait_for("Nothing was deleted.")
+        assert "needs a terminal" not in terminal.text and "❌" not in terminal.text
         assert len(standin.conversations) == len(recent_sessions(sessions_folder())) == 2
         terminal.wait_for("You:", times=5)
         terminal.type("/delete all\r")

@@ -19,6 +19,7 @@ from tests.cli.conftest import Seen
     [
         ("one", False, "one"),
         ("one\r", True, "one"),
+        ("one\r\r", True, "one"),
         ("one\rtwo", True, "one\ntwo"),
         ("one\rtwo\r", True, "one\ntwo"),
         ("one\rtwo\rthr", True, "one\ntwo\nthr"),
@@ -41,6 +42,18 @@ def test_lines_can_be_held_back(keys: str, is_held: bool, line: str, seen: Seen)
             return await asyncio.wait_for(asking, 20)
 
     assert asyncio.run(ask()) == line
+
+
+def test_enter_alone_is_no_line_to_hold_back() -> None:
+    async def hold() -> bool:
+        with create_pipe_input() as keyboard:
+            typed_ahead = TypedAhead(keyboard)
+            typed_ahead.begin()
+            keyboard.send_text("\r\r")
+            await asyncio.wait_for(typed_ahead.wait_for_key(), 20)
+            return typed_ahead.hold()
+
+    assert not asyncio.run(hold())
 
 
 @pytest.mark.parametrize(
