@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from transformers.tokenization_utils_base import get_fast_tokenizer_file
 
 from app.core.errors import ModelCorrupt, ModelRefused
-from app.core.model_folder import TOKENIZER
+from app.core.model_folder import TOKENIZER, read_json
 from app.core.paths import read_regular
 from app.engine.gguf.pre_tokenizers import RULES
-from app.engine.loading.folder_check import AGAIN
+from app.engine.loading.folder_check import AGAIN, library_errors_as
 from app.engine.sandbox.tokenizer_sandbox import TokenizerOutOfBounds, TokenizerSandbox
 
 MOST_TOKENS = 1_000_000  # the largest vocabularies, Gemma's, have 262,144
 _MOST_ADDED = 100_000  # tokens beside the vocabulary; Gemma has 6,414
+_CONFIG = "tokenizer_config.json"
 _PATTERN_PARTS = ("normalizer", "pre_tokenizer", "decoder")
 _RUN = 40  # equal characters or words; enough for a pattern that takes twice as long for each of them
 _KNOWN = frozenset(pattern for rule in RULES.values() for pattern in rule.patterns)  # those of most models
@@ -51,14 +53,15 @@ class _TokenizerFile(msgspec.Struct):
 def refuse_hostile_tokenizer(folder: Path) -> None:
     """Refuses a tokenizer that would take very long, or much memory, to read or to use.
 
-    Raises ModelRefused, or ModelCorrupt if tokenizer.json cannot be read.
+    Raises ModelRefused, or ModelCorrupt if a file cannot be read.
     """
-    if not (folder / TOKENIZER).is_file():
+    path = _path(folder)
+    if not path.is_file():
         return
     try:
-        file = msgspec.json.decode(read_regular(folder / TOKENIZER), type=_TokenizerFile)
+        file = msgspec.json.decode(read_regular(path), type=_TokenizerFile)
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise ModelCorrupt(f"{TOKENIZER} cannot be read: {error}", hint=AGAIN) from error
+        raise ModelCorrupt(f"{path.name} cannot be read: {error}", hint=AGAIN) from error
     tokens = _tokens(file)
     if patterns := [pattern for pattern in _patterns(file.parts) if pattern not in _KNOWN]:
         added = [token.content for token in file.added_tokens]
@@ -71,6 +74,17 @@ def too_many_tokens() -> ModelRefused:
         f"the tokenizer has more than {MOST_TOKENS:,} tokens, several times as many as any known model",
         hint="Choose a model of another author.",
     )
+
+
+def _path(folder: Path) -> Path:
+    """Returns the file that transformers reads: the folder may have others for versions of transformers."""
+    if not (folder / _CONFIG).is_file():
+        return folder / TOKENIZER
+    with library_errors_as(lambda error: ModelCorrupt(f"{_CONFIG} cannot be read: {error}", hint=AGAIN)):
+        name = get_fast_tokenizer_file(read_json(folder / _CONFIG).get("fast_tokenizer_files", []))
+    if Path(name).name != name:
+        raise ModelRefused(f"{_CONFIG} names a tokenizer outside the model's folder")
+    return folder / name
 
 
 def _tokens(file: _TokenizerFile) -> list[str]:

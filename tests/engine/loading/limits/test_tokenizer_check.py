@@ -56,6 +56,40 @@ def test_tokenizer_with_such_a_pattern_within_a_sequence_is_refused(folder: Path
         refuse_hostile_tokenizer(folder)
 
 
+def name_versions(folder: Path, *names: str) -> None:
+    """Let the folder say which tokenizers there are for versions of transformers."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fast_tokenizer_files": names}))
+
+
+def test_tokenizer_for_a_version_of_transformers_is_checked_instead(folder: Path) -> None:
+    original = (folder / "tokenizer.json").read_text()
+    change(folder, **with_pattern("pre_tokenizer", BACKTRACKING["repeated"]))
+    (folder / "tokenizer.json").rename(folder / "tokenizer.4.0.0.json")
+    (folder / "tokenizer.json").write_text(original)
+    refuse_hostile_tokenizer(folder)
+    name_versions(folder, "tokenizer.json", "tokenizer.4.0.0.json", "tokenizer.99.0.json")
+    with pytest.raises(ModelRefused, match="patterns"):
+        refuse_hostile_tokenizer(folder)
+    name_versions(folder, "tokenizer.json", "tokenizer.99.0.json")
+    refuse_hostile_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["../tokenizer.4.0.json", "/etc/tokenizer.4.0.json"])
+def test_tokenizer_outside_the_folder_is_refused(folder: Path, name: str) -> None:
+    name_versions(folder, name)
+    with pytest.raises(ModelRefused, match="outside"):
+        refuse_hostile_tokenizer(folder)
+
+
+@pytest.mark.parametrize("names", [[1], ["tokenizer.x.json"], 5])
+def test_names_of_tokenizers_that_make_no_sense_are_corrupt(folder: Path, names: Any) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({"fast_tokenizer_files": names}))
+    with pytest.raises(ModelCorrupt, match="tokenizer_config"):
+        refuse_hostile_tokenizer(folder)
+
+
 def test_decoder_is_tried_out_on_the_vocabulary(folder: Path) -> None:
     path = folder / "tokenizer.json"
     fields = json.loads(path.read_text())
