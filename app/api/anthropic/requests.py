@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag
+from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
 from app.api.openai.wire import LenientRequest
 
@@ -34,6 +34,14 @@ class DocumentSource(LenientRequest):
     type: str
     data: str | None = None
     content: "str | list[RequestBlock] | None" = None
+
+    @model_validator(mode="after")
+    def _text_is_there(self) -> "DocumentSource":
+        if self.type == "text" and self.data is None:
+            raise ValueError("data is missing")
+        if self.type == "content" and self.content is None:
+            raise ValueError("content is missing")
+        return self
 
 
 class DocumentBlock(LenientRequest):

@@ -1,6 +1,6 @@
 """Defines the request of POST /v1/chat/completions."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
@@ -172,6 +172,7 @@ class SamplingRequest(SamplingOptions):
     n: Annotated[StrictInt, Field(ge=1, le=_MAX_CHOICES)] | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ChatResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="before")
@@ -181,6 +182,12 @@ class SamplingRequest(SamplingOptions):
         if given:
             raise ValueError(f"{', '.join(given)}: send response_format or structured_outputs")
         return data
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        if self.structured_outputs is not None and self.response_format is not None:
+            raise ValueError("structured_outputs: send it or response_format, not both")
+        return self
 
     @property
     def reports_usage(self) -> bool:
@@ -192,7 +199,6 @@ class ChatCompletionRequest(SamplingRequest):
     max_completion_tokens: StrictInt | None = None
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = None
-    response_format: ChatResponseFormat | None = None
     tools: Annotated[list[RequestTool], Field(max_length=512)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | AllowedToolChoice | None = None
     parallel_tool_calls: StrictBool | None = None
@@ -212,8 +218,6 @@ class ChatCompletionRequest(SamplingRequest):
     def _no_contradiction(self) -> "ChatCompletionRequest":
         if self.modalities is not None and self.modalities != ["text"]:
             raise ValueError("modalities: this server generates text only")
-        if self.structured_outputs is not None and self.response_format is not None:
-            raise ValueError("structured_outputs: send it or response_format, not both")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self

@@ -12,7 +12,7 @@ from app.api.error_formats import openai_error
 from app.api.examples import TEXT_COMPLETION
 from app.api.openai.chat_requests import SamplingRequest
 from app.api.openai.events import encode
-from app.api.openai.model_input import structured_output
+from app.api.openai.model_input import grammar_of
 from app.api.openai.sampling import sampling_fields
 from app.api.openai.text_completion import TextCompletion, TextCompletionMaker
 from app.api.paths import OPENAI_PREFIX
@@ -62,7 +62,7 @@ async def create_completion(
     prompt = ModelInput(
         prompt=body.text,
         prompt_logprobs=bool(body.echo) and body.logprobs is not None,
-        grammar=structured_output(body),
+        grammar=grammar_of(body),
         scope=owner,
     )
     events = services.choices.generate(prompt, sampling, body.model, deadline, body.n or 1)

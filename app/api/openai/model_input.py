@@ -8,10 +8,10 @@ from app.api.openai.chat_requests import (
     AllowedFunctions,
     AllowedToolChoice,
     ChatCompletionRequest,
-    ChatResponseFormat,
     FunctionTool,
     NamedToolChoice,
     SamplingRequest,
+    StructuredOutputs,
 )
 from app.api.openai.messages import chat_messages
 from app.api.openai.sampling import sampling_fields
@@ -34,7 +34,7 @@ def chat_input(request: ChatCompletionRequest, owner: str) -> ModelInput:
         continue_final_message=is_continued,
         think=_think(request),
         wants_thinking=request.reasoning_effort not in (None, "none"),
-        grammar=structured_output(request) or _grammar(request.response_format),
+        grammar=grammar_of(request),
         tool_use=_tool_use(request),
         scope=owner,
     )
@@ -63,7 +63,11 @@ def _think(request: ChatCompletionRequest) -> bool | None:
     return False if request.reasoning_effort == "none" else None
 
 
-def _grammar(response_format: ChatResponseFormat | None) -> Grammar | None:
+def grammar_of(request: SamplingRequest) -> Grammar | None:
+    """Returns the grammar of the form that the text must have; None if the request demands none."""
+    if request.structured_outputs is not None:
+        return _structured_output(request.structured_outputs)
+    response_format = request.response_format
     if response_format is None or response_format.type == "text":
         return None
     if response_format.json_schema is None or response_format.type == "json_object":
@@ -71,11 +75,7 @@ def _grammar(response_format: ChatResponseFormat | None) -> Grammar | None:
     return Grammar("json_schema", json.dumps(response_format.json_schema.json_schema))
 
 
-def structured_output(request: SamplingRequest) -> Grammar | None:
-    """Returns the grammar that vLLM's field demands."""
-    form = request.structured_outputs
-    if form is None:
-        return None
+def _structured_output(form: StructuredOutputs) -> Grammar:
     if form.regex is not None:
         return Grammar("regex", form.regex)
     if form.choice is not None:

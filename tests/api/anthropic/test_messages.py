@@ -172,6 +172,8 @@ def test_texts_of_documents_and_search_results_reach_the_model(
     [
         {"max_tokens": 0},
         {"messages": [{"role": "user", "content": [{"type": "document", "source": PDF}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "text"}}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "content"}}]}]},
         {"max_tokens": "9"},
         {"temperature": 3},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},

@@ -151,8 +151,6 @@ def test_only_allowed_tools_reach_the_model(
 def test_form_of_the_text_in_the_words_of_other_servers_reaches_the_model(
     client: openai.OpenAI, backend: StandInBackend, route: str, fields: Any, expected: Any
 ) -> None:
-    if route == "/completions" and "response_format" in fields:
-        pytest.skip("older completions have no response_format")
     given = {"messages": ASK} if route == "/chat/completions" else {"prompt": "x"}
     client.post(route, cast_to=object, body={"model": "stand-in", **given, **fields})
     assert backend.requests[0].grammar == Grammar(*expected)
