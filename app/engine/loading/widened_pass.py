@@ -101,7 +101,7 @@ def _widened(modules: set[nn.Module], dtype: torch.dtype) -> Iterator[None]:
 
     def widen(module: nn.Module, _: Any) -> None:  # of any arguments
         narrow = [values for values in module.parameters(recurse=False) if _has_fewer_bits(values, dtype)]
-        stored[module] = {values: values.data for values in narrow}
+        stored.setdefault(module, {}).update((values, values.data) for values in narrow)
         for values in narrow:
             values.data = values.data.to(dtype)
 
