@@ -71,6 +71,26 @@ def test_title_of_a_running_conversation_is_changed_when_its_answer_is_complete(
     expect(item.locator(".title")).to_have_text("Fruit")
 
 
+def test_title_waits_for_a_turn_that_the_page_does_not_know(page: Page, url: str, script: Script) -> None:
+    begin(page, "Apples")
+    page.route("**/api/v1/chat/turns", lambda route: route.fulfill(json={"turns": []}))
+    script.answer("More apples", ("one ", PAUSE, "two"))
+    body = {"message": "More apples", "conversation_id": page.url.rpartition("/")[2]}
+    with httpx.stream("POST", f"{url}/api/v1/chat", json=body | {"stream": True, "background": True}) as turn:
+        next(turn.iter_lines())
+    item = page.locator("#conversations li")
+    item.hover()
+    with page.expect_response("**/api/v1/chat/conversation/*") as refused:
+        item.get_by_role("button", name=re.compile("^Rename")).click()
+        page.get_by_label("Title").fill("Fruit")
+        page.keyboard.press("Enter")
+    assert refused.value.status == 409
+    expect(item.locator(".title")).to_have_text("Fruit")
+    expect(page.locator(".toast")).to_have_count(0)
+    script.may_go_on.set()
+    expect(page).to_have_title("Fruit · LLM server")
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("client", ["own", "other"])
 def test_running_conversation_can_be_deleted(

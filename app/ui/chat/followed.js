@@ -18,8 +18,8 @@ let unseen = [];
 
 let isLeft = false; // the browser then ends all requests, as if they had failed
 window.addEventListener("pagehide", () => {
-  storeDrafts(); // here, because some of those failures come right after this listener, and would return their questions
   isLeft = true;
+  storeDrafts(); // here, because some of those failures come right after this listener, and would return their questions
 });
 window.addEventListener("pageshow", () => {
   isLeft = false;

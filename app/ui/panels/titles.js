@@ -1,11 +1,13 @@
 // Gives conversations titles. While a turn runs, the server takes none, so the new title waits for its end.
 
-import { call } from "../core/api.js";
+import { ApiError, call } from "../core/api.js";
 import { changed, onChange } from "../core/state.js";
 import { isRunning } from "../chat/followed.js";
 import { sayError } from "./toast.js";
 
 /** @import { ConversationSummary } from "../wire.d.ts" */
+
+const RETRY_MS = 2000;
 
 export class Titles {
   /** @param {(id: string) => void} renamed called when the server has the title of a conversation */
@@ -39,7 +41,14 @@ export class Titles {
       this.renamed(id);
       changed("conversations");
     } catch (error) {
-      sayError(error);
+      if (error instanceof ApiError && error.code === "conversation_busy") this.#keep(id, title);
+      else sayError(error);
     }
+  }
+
+  /** Sends a title later, because a turn runs that the page does not know. @param {string} id @param {string} title */
+  #keep(id, title) {
+    if (!this.waiting.has(id)) this.waiting.set(id, title); // otherwise there is a newer one
+    setTimeout(() => this.#sendAll(), RETRY_MS);
   }
 }
