@@ -40,11 +40,11 @@ class Column:
         self.is_over = False
 
     def rows(self, console: Console, width: int) -> list[Row]:
-        heading = [Segment(self.model_name, Style(bold=True))]
+        heading = _folded([Segment(self.model_name, Style(bold=True))], width)
         stream = MarkdownStream(console)
         stream.feed(without_controls(self.text))
         answer = [part for row in stream.finish(width) for part in _folded(row, width)]
-        return [heading, *answer, *self._status_rows(console, width)]
+        return [*heading, *answer, *self._status_rows(console, width)]
 
     def _status_rows(self, console: Console, width: int) -> list[Row]:
         if not self.status:
@@ -76,7 +76,7 @@ class SideBySide:
 
 
 def _folded(row: Row, width: int) -> list[Row]:
-    """Breaks a row of code that is wider than its column."""
+    """Breaks a row of code, or a name, that is wider than its column."""
     length = sum(segment.cell_length for segment in row)
     if length <= width:
         return [row]

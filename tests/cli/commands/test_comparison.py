@@ -31,3 +31,12 @@ def test_comparison_is_side_by_side_and_wraps_code() -> None:
 def test_narrow_comparison_is_one_below_the_other() -> None:
     rows = _rows([_column("one", "a\x1b[2J"), _column("two", "", "waiting...")], 40)
     assert rows == ["one", "a[2J", "", "two", "waiting...", ""]
+
+
+def test_long_names_of_models_are_not_cut() -> None:
+    names = [f"hf.co/example/Llama-3.2-1B-Instruct-GGUF:{form}" for form in ("Q4_K_M", "Q8_0")]
+    rows = [row.split("│") for row in _rows([_column(name, "", "0 tokens") for name in names], 63)]
+    assert ["".join(half).replace(" ", "") for half in zip(*rows, strict=True)] == [
+        f"{name}0tokens" for name in names
+    ]
+    assert _rows([_column(names[0], "")] * 2, 30)[:2] == [names[0][:30], names[0][30:]]
