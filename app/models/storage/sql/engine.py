@@ -20,6 +20,15 @@ _CONNECT_TIMEOUT_S = 5
 _COMMAND_TIMEOUT_S = 30
 _POOL_TIMEOUT_S = 10
 _CONNECTIONS = 8
+_MOST_PORT = 65_535
+_OPTIONS = (
+    "sslmode",
+    "ssl",
+    "host",
+    "port",
+    "prepared_statement_cache_size",
+)  # of a PostgreSQL URL, after `?`
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 END_TIMEOUT_S = 1.0  # to close
 WRITES = "writes"  # the execution option of transactions that change the database
 
@@ -74,7 +83,7 @@ def make_engine(url: str, busy_timeout_s: float, threads: ConnectionThreads) -> 
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise SettingsError("LLM_DATABASE_URL: it is not the URL of a database.") from None
+        raise _not_a_url() from None
     if parsed.drivername == "sqlite":
         return _sqlite(parsed, busy_timeout_s, threads)
     if parsed.drivername in ("postgresql", "postgres"):
@@ -124,15 +133,33 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def _not_a_url() -> SettingsError:
+    return SettingsError("LLM_DATABASE_URL: it is not the URL of a database.")
+
+
+def _check_postgresql(url: URL) -> None:
+    """Raises SettingsError for parts that the driver would only refuse when it connects."""
+    if url.port is not None and not 1 <= url.port <= _MOST_PORT:
+        raise _not_a_url()
+    if url.query.keys() - set(_OPTIONS):
+        raise SettingsError(
+            f"LLM_DATABASE_URL: the options after ? may be {', '.join(_OPTIONS)}; remove others."
+        )
+    modes = [url.query[name] for name in ("sslmode", "ssl") if name in url.query]
+    if not all(mode in _SSL_MODES for mode in modes):
+        raise SettingsError(f"LLM_DATABASE_URL: sslmode must be one of {', '.join(_SSL_MODES)}.")
+
+
 def _postgresql(url: URL) -> AsyncEngine:
+    _check_postgresql(url)
     options: dict[str, Any] = {
         "timeout": _CONNECT_TIMEOUT_S,
         "command_timeout": _COMMAND_TIMEOUT_S,
     }  # Any: mixed
-    if (mode := url.query.get("sslmode")) is not None:  # libpq's name for it
+    if mode := url.query.get("sslmode", url.query.get("ssl")):  # the former is libpq's name for it
         options["ssl"] = mode
     return create_async_engine(
-        url.set(drivername="postgresql+asyncpg").difference_update_query(["sslmode"]),
+        url.set(drivername="postgresql+asyncpg").difference_update_query(["sslmode", "ssl"]),
         hide_parameters=True,
         connect_args=options,
         pool_pre_ping=True,

@@ -8,6 +8,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.core.config import SettingsError
 from app.models.storage.sql.engine import ConnectionThreads, make_engine
 from app.models.storage.store import ConversationStore
 from tests.models.storage.conftest import run_on_database
@@ -54,6 +55,37 @@ def test_the_setting_may_name_a_file_as_sqlite_does(tmp_path: Path, url: str) ->
         assert path.exists()
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "port"])
+def test_a_port_that_does_not_exist_is_refused_without_the_password(port: str) -> None:
+    with pytest.raises(SettingsError, match="LLM_DATABASE_URL: it is not the URL of a database") as raised:
+        make_engine(f"postgresql://user:violet@host:{port}/database", 1.0, ConnectionThreads())
+    assert "violet" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "options", ["connect_timeout=5", "sslmode=require&channel_binding=require", "violet=violet"]
+)
+def test_options_that_the_driver_does_not_know_are_refused(options: str) -> None:
+    with pytest.raises(SettingsError, match=r"after \? may be sslmode, ") as raised:
+        make_engine(f"postgresql://user:password@host/database?{options}", 1.0, ConnectionThreads())
+    assert "violet" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", ["sslmode=violet", "sslmode=allow&sslmode=disable", "ssl=required"])
+def test_an_sslmode_that_does_not_exist_is_refused(options: str) -> None:
+    with pytest.raises(
+        SettingsError, match="sslmode must be one of disable, allow, prefer, require"
+    ) as raised:
+        make_engine(f"postgresql://user:password@host/database?{options}", 1.0, ConnectionThreads())
+    assert "violet" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", ["sslmode=verify-full", "host=/run/postgresql", "ssl=require", ""])
+def test_options_that_the_driver_knows_are_taken(options: str) -> None:
+    engine = make_engine(f"postgresql://user:password@/database?{options}", 1.0, ConnectionThreads())
+    assert engine.url.database == "database"
 
 
 def test_deleted_texts_are_not_left_in_the_file(tmp_path: Path) -> None:
