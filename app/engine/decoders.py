@@ -1,7 +1,6 @@
 """Builds the decoder of a checked model, and sizes its caches and its context window."""
 
 import logging
-from dataclasses import dataclass
 
 from app.core.errors import ModelLoadFailed
 from app.engine import memory
@@ -11,13 +10,13 @@ from app.engine.execution.packed_decoder import PackedDecoder
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.kv.pool import pool_for
 from app.engine.kv.sequence_bytes import SequenceBytes
-from app.engine.loading.load import LoadedModel
 from app.engine.loading.self_check import PackedPath
 from app.engine.loading.serving_path import CheckedModel
 from app.engine.own_cache.caches import OwnCaches
 from app.engine.own_cache.check import OwnPath
 from app.engine.own_cache.decoder import OwnCacheDecoder
 from app.engine.own_cache.runner import OwnForward
+from app.engine.speculative.draft_load import CheckedDraft
 
 _log = logging.getLogger(__name__)
 
@@ -26,14 +25,6 @@ _STEP_TOKENS_CUDA = 2048  # a pass over fewer takes as long, because launching i
 _UNNOTICED_STEP_S = 0.02
 _HALF_BYTES = 2  # of a 16-bit number
 _SMALLEST_WINDOW = 16  # tokens; a smaller window is of no use
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedDraft:
-    """A draft model, which is always packed."""
-
-    loaded: LoadedModel
-    path: PackedPath
 
 
 def sequence_bytes(served: CheckedModel, draft: CheckedDraft | None = None) -> SequenceBytes:

@@ -1,6 +1,5 @@
 """Builds the engine that serves a model: loads and checks the model, sizes the KV cache, and warms up."""
 
-import logging
 import os
 import time
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from app.core.errors import DomainError, ModelRefused, ModelTooLarge
+from app.core.errors import ModelTooLarge
 from app.core.literals import CacheKind
 from app.core.machine import usable_cores
 from app.core.model_folder import weights
 from app.engine import memory
 from app.engine.admission import ChatFormat
 from app.engine.core import EngineCore, EngineLimits
-from app.engine.decoders import CheckedDraft, decoder_for, limits_for, sequence_bytes
+from app.engine.decoders import decoder_for, limits_for, sequence_bytes
 from app.engine.ipc.messages import (
     ModelInfo,
     Progress,
@@ -29,17 +28,16 @@ from app.engine.ipc.messages import (
     Submit,
     WorkerSpec,
 )
-from app.engine.loading.load import ReportStage, load
+from app.engine.loading.load import ReportStage
 from app.engine.loading.low_priority import run_at_low_priority
-from app.engine.loading.serving_path import CheckedModel, load_checked, pack_and_check
+from app.engine.loading.serving_path import CheckedModel, load_checked
 from app.engine.memory import MemoryUse
 from app.engine.own_cache.check import OwnPath
 from app.engine.own_cache.passes import Joining
 from app.engine.own_cache.runner import CachePlace
 from app.engine.sandbox.grammar_sandbox import GrammarSandbox
 from app.engine.sandbox.template_sandbox import TemplateSandbox
-
-_log = logging.getLogger(__name__)
+from app.engine.speculative.draft_load import CheckedDraft, load_draft, usable_draft
 
 _LONG_STEP_S = 0.03  # a model with longer steps is faster on all cores
 _CROWDED_S = 10  # after which other programs may have freed memory
@@ -167,22 +165,10 @@ def _set_threads(spec: WorkerSpec) -> None:
 
 
 def _load_draft(spec: WorkerSpec, served: CheckedModel) -> CheckedDraft | None:
-    """Returns the draft model; None if the spec names none, or if it cannot be used, which is logged."""
     if spec.draft_path is None:
         return None
     _set_threads(spec)
-    try:
-        if isinstance(served.path, OwnPath):
-            raise ModelRefused("the served model cannot take back draft tokens that were wrong")
-        loaded = load(
-            msgspec.structs.replace(spec, model_path=spec.draft_path, adapter_path=None), lambda *stage: None
-        )
-        if loaded.tokenizer.get_vocab() != served.loaded.tokenizer.get_vocab():
-            raise ModelRefused("its vocabulary differs")
-        return CheckedDraft(loaded, pack_and_check(loaded, spec, lambda *stage: None))
-    except DomainError as error:
-        _log.warning("the draft model %s is not used: %s", spec.draft_name, error.message)
-        return None
+    return usable_draft(spec.draft_name, partial(load_draft, spec, served))
 
 
 def _make_engine(
