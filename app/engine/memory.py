@@ -110,7 +110,7 @@ def return_freed() -> None:
 def is_exhaustion(error: BaseException) -> bool:
     """Returns whether the error means that memory has run out, on the host or on a graphics card.
 
-    A thread cannot start either where its stack finds no room.
+    A thread that cannot start is such an error, too: there was no room for its stack.
     """
     match error:
         case MemoryError() | torch.OutOfMemoryError():

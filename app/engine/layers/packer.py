@@ -25,7 +25,7 @@ from app.engine.layers.schemes import QUANTISED, Scheme, choose_scheme
 _LINEAR = (nn.Linear, Conv1D, BlockLinear)
 # Of layers with few bits, whose products have sums in float32: bfloat16 would make near logits equal.
 _LOGITS_DTYPE = torch.float32
-_READ_DIRECTLY = {"dt_proj"}  # small layers of state spaces, which multiply the weight themselves
+_READ_DIRECTLY = {"dt_proj"}  # small layers whose weight the state space around them reads
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 

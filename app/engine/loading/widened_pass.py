@@ -32,7 +32,7 @@ def computing_in(dtype: torch.dtype, model: PreTrainedModel) -> Iterator[None]:
 
 
 def _read_by_others(model: nn.Module) -> list[nn.Module]:
-    """Returns convolutions and layers of time steps, whose weights the mixers around them use themselves."""
+    """Returns convolutions and layers of time steps, whose weights the mixers around them read."""
     return [
         module
         for name, module in model.named_modules()
@@ -67,7 +67,7 @@ def _has_fewer_bits(values: Tensor, dtype: torch.dtype) -> bool:
 
 def _replace_forward(module: nn.Module, dtype: torch.dtype) -> bool:
     """Returns whether the module has got another pass, which converts less at once."""
-    if "forward" in vars(module):  # somebody else has replaced it
+    if "forward" in vars(module):  # other code has replaced it
         return False
     if type(module) is nn.Linear:
         module.forward = partial(_linear, module, dtype)  # type: ignore[method-assign]

@@ -26,7 +26,7 @@ _MOST_VALUES = 1_000_000
 _MOST_OF_TOKENIZER = 4_000_000  # with merges; Gemma's has 1.4 million
 _LENGTH_BYTES = 8  # size of the number in front of the header of a safetensors file
 _MOST_HEADER_BYTES = 32_000_000
-_MOST_TENSORS = 200_000  # in all files of a model
+_MOST_TENSORS = 200_000  # in all files of a model; the largest have 100,000
 _MOVE_IT = "Move it out of the folder if it is not part of the model."
 
 
