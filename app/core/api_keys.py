@@ -37,14 +37,13 @@ class KeyRing:
         """Reads the keys.
 
         Raises:
-            SettingsError: see `read_keys`; or an administrator has no key.
+            SettingsError: see `read_keys`, or an administrator has no key.
         """
         self._settings = settings
         self._keys = read_keys(settings)
-
         self.admins = frozenset(settings.admins)
         if not self.admins <= {key.owner for key in self._keys}:
-            raise SettingsError("LLM_ADMINS: no key has one of these names.")
+            raise SettingsError("LLM_ADMINS: at least one of these names belongs to no key.")
 
     def __len__(self) -> int:
         return len(self._keys)
