@@ -27,6 +27,7 @@ def gpt2_server(
         "LLM_MODEL_NAME": "gpt2",
         "LLM_MODEL_CACHE_DIR": str(cache_with_tiny_gpt2),
         "LLM_FORK_SERVER": str(shared_fork_server),
+        "LLM_WORKER_TIMEOUT": "3600",  # tests stop its worker
     }
     with running_server(tmp_path_factory.mktemp("server"), **settings) as running:
         running.wait_until_ready()

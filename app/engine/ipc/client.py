@@ -14,7 +14,7 @@ from app.core.errors import (
 )
 from app.engine.backend import BackendStats, GenerationEvent, ModelInput
 from app.engine.ipc.event_queue import EventQueue, RequestQueues
-from app.engine.ipc.heartbeat import Liveness
+from app.engine.ipc.heartbeat import LOOK_EVERY_S, Liveness
 from app.engine.ipc.inbox import Inbox
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.load_outcome import RETRY_AFTER_S, LoadOutcome
@@ -37,8 +37,6 @@ from app.engine.ipc.messages import (
 from app.engine.ipc.process import SHUTDOWN_GRACE_S, WorkerProcess
 
 logger = logging.getLogger(__name__)
-
-_WATCH_EVERY_S = 0.25
 
 
 class WorkerClient:
@@ -203,7 +201,7 @@ class WorkerClient:
     async def _watch(self) -> None:
         """Ends the open requests of a stuck worker, which would otherwise wait until their deadlines."""
         while self.is_alive:
-            await asyncio.sleep(_WATCH_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S)
             self._liveness.look()
             if (failure := self._liveness.failure) is not None:
                 self._requests.fail_all(_worker_died(failure))

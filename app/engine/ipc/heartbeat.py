@@ -8,7 +8,9 @@ from typing import Protocol
 import msgspec
 
 BEAT_EVERY_S = 0.5
-STOPPED_LOOKS = 34  # in a row, after which a worker that is stopped counts as stuck
+LOOK_EVERY_S = 0.25
+LEAST_STOPPED_LOOKS = 12  # in a row, before a worker that is stopped counts as stuck
+_STOPPED_SHARE = 1 / 6  # of the limit for silence, after which it does
 _SILENCE_S = 3 * BEAT_EVERY_S  # after which it is worth asking the operating system
 _LONGEST_GAP_S = 2.0  # between two readings of a clock; for the rest of a longer one, this process was paused
 _TOKEN_LIMIT_S = 1.0  # much longer than one token of a step takes on any usable machine
@@ -89,7 +91,7 @@ class Heartbeat:
 
 
 class Liveness:
-    """The server's end. It must `look` every quarter of a second.
+    """The server's end. It must `look` every LOOK_EVERY_S seconds.
 
     A worker is stuck if it is silent, if a step lasts too long for its tokens, or if a signal has stopped it.
     """
@@ -104,6 +106,7 @@ class Liveness:
         self._limit_s = limit_s
         self._clock = clock
         self._is_stopped = is_stopped
+        self._most_stopped_looks = max(LEAST_STOPPED_LOOKS, round(limit_s * _STOPPED_SHARE / LOOK_EVERY_S))
         self._last_look: float | None = None
         self._silence_s = 0.0
         self._beat = Beat(0.0, 0)
@@ -130,7 +133,7 @@ class Liveness:
     @property
     def failure(self) -> str | None:
         """The reason why the worker counts as stuck, such as `has been silent for 60 s`; None if it works."""
-        if self._stopped_looks >= STOPPED_LOOKS:
+        if self._stopped_looks >= self._most_stopped_looks:
             return "was stopped by a signal"
         if self._silence_s >= self._limit_s:
             return f"has been silent for {self._silence_s:.0f} s"

@@ -4,10 +4,11 @@ import threading
 from pathlib import Path
 
 import msgspec
+import pytest
 import zmq
 from hypothesis import given, strategies as st
 
-from app.engine.ipc.heartbeat import STOPPED_LOOKS, Beat, Heartbeat, Liveness, Stopwatch
+from app.engine.ipc.heartbeat import LEAST_STOPPED_LOOKS, Beat, Heartbeat, Liveness, Stopwatch
 from app.engine.ipc.messages import Outbound, Shutdown, Stats, Submit, TokenQuestion, encode
 from app.engine.ipc.worker_link import WorkerLink
 from app.engine.worker import serve
@@ -73,12 +74,15 @@ def test_worker_that_was_paused_together_with_its_server_is_not_stuck() -> None:
     assert liveness.failure is None
 
 
-def test_worker_that_is_stopped_by_a_signal_counts_as_stuck_long_before_the_limit() -> None:
+@pytest.mark.parametrize(("limit_s", "after_s"), [(3600, 600), (60, 10), (18, 3), (6, 3)])
+def test_worker_that_is_stopped_by_a_signal_counts_as_stuck_long_before_the_limit(
+    limit_s: float, after_s: float
+) -> None:
     clock = Time()
-    liveness = Liveness(3600, clock, is_stopped=lambda: True)
-    look_for(liveness, clock, 9)
+    liveness = Liveness(limit_s, clock, is_stopped=lambda: True)
+    look_for(liveness, clock, after_s)
     assert liveness.failure is None
-    look_for(liveness, clock, 3)
+    look_for(liveness, clock, 2)
     assert liveness.failure == "was stopped by a signal"
 
 
@@ -95,17 +99,17 @@ def test_worker_of_a_server_that_was_stopped_as_well_is_not_stuck() -> None:
     assert liveness.failure is None
 
 
-@given(st.lists(st.booleans(), max_size=200))
+@given(st.lists(st.booleans(), max_size=60))
 def test_worker_that_is_stopped_again_and_again_but_goes_on_is_not_stuck(looks: list[bool]) -> None:
     clock = Time()
     states = iter(looks)
-    liveness = Liveness(3600, clock, is_stopped=lambda: next(states, False))
+    liveness = Liveness(18, clock, is_stopped=lambda: next(states, False))
     in_a_row = 0
     look_for(liveness, clock, 1.5)
     for is_stopped in looks:
         look_for(liveness, clock, 0.25)
         in_a_row = in_a_row + 1 if is_stopped else 0
-        assert (liveness.failure is None) == (in_a_row < STOPPED_LOOKS)
+        assert (liveness.failure is None) == (in_a_row < LEAST_STOPPED_LOOKS)
 
 
 class BlockedEngine:
