@@ -81,11 +81,23 @@ export class Sidebar {
     const parts = [...groups].map(([name, items]) => el("section", {}, el("h2", {}, name), el("ul", {}, ...items)));
     const more = el("button", { type: "button", class: "quiet", onclick: () => this.#read(this.shown, this.cursor, this.shown.length + PAGE) }, "Show more");
     const nothing = el("p", { class: "nothing" }, this.search.value.trim() ? "Nothing found." : "Your conversations will be here.");
-    const focused = this.list.contains(document.activeElement) ? addressOf(document.activeElement) : null;
+    const before = this.#focusable();
+    const place = before.findIndex((element) => element === document.activeElement);
     fill(this.list, ...parts, this.cursor !== null && more, parts.length === 0 && nothing);
-    if (focused === null) return;
-    const buttons = [...this.list.querySelectorAll("a"), ...this.list.querySelectorAll("button")];
-    buttons.find((button) => addressOf(button) === focused)?.focus();
+    const focused = before[place];
+    if (focused !== undefined) this.#focus(addressOf(focused), place);
+  }
+
+  /** Focuses the element with this address, or else the one in its place. @param {string | null} address @param {number} place */
+  #focus(address, place) {
+    const all = this.#focusable();
+    const same = all.find((element) => addressOf(element) === address);
+    (same ?? all[Math.min(place, all.length - 1)] ?? this.search).focus();
+  }
+
+  /** The links and buttons of the list. @returns {HTMLElement[]} */
+  #focusable() {
+    return [.../** @type {NodeListOf<HTMLElement>} */ (this.list.querySelectorAll("a, button"))];
   }
 
   /**
@@ -114,7 +126,7 @@ export class Sidebar {
   #link(id, name) {
     const current = this.page.openId() === id ? "page" : null;
     const label = el("span", { class: "title", dir: "auto" }, name);
-    return el("a", { href: `#/c/${encodeURIComponent(id)}`, "aria-current": current, title: name }, label, isRunning(id) && el("span", { class: "dot", title: "Answering" }));
+    return el("a", { href: linkTo(id), "aria-current": current, title: name }, label, isRunning(id) && el("span", { class: "dot", title: "Answering" }));
   }
 
   /** @param {HTMLElement} item @param {ConversationSummary} summary */
@@ -131,6 +143,7 @@ export class Sidebar {
       if (keeps && title && title !== before) await this.titles.change(summary.conversation_id, title);
       await this.load();
       this.draw();
+      if (document.activeElement === document.body) this.#focus(linkTo(summary.conversation_id), 0);
     };
     field.addEventListener("blur", () => end(true));
     field.addEventListener("keydown", (event) => {
@@ -178,6 +191,11 @@ export class Sidebar {
 function list(words, cursor, limit) {
   const query = new URLSearchParams({ limit: String(limit), ...(words && { query: words }), ...(cursor !== null && { cursor }) });
   return call("GET", `chat/conversations?${query}`);
+}
+
+/** @param {string} id of a conversation */
+function linkTo(id) {
+  return `#/c/${encodeURIComponent(id)}`;
 }
 
 /** Returns what identifies a link or button when the list is drawn again. @param {Element | null} element */
