@@ -7,26 +7,18 @@ from app.cli.monitor.tables import activity_tables
 from app.cli.output.formatting import count, format_age, format_size
 from app.cli.output.load_progress import progress_of
 from app.cli.output.model_table import served_from
+from app.models.schemas import ModelHealth
 
 
 async def status(session: Session, argument: str) -> None:
     health = await session.client.health()
-    model = health.model
     rows = [
         ("server", f"{session.client.url}, version {health.version}, {health.status}"),
         ("started", format_age(health.timestamp.timestamp() - health.uptime)),
         ("requests", f"{health.active_requests} running, {health.queued_requests} waiting"),
     ]
-    if model is not None:
-        info = await session.client.model_info(model.name)
-        device = " ".join(filter(None, (info.device, info.dtype)))
-        memory = f", {format_size(info.memory_bytes)} of memory" if info.memory_bytes else ""
-        rows.append(("model", f"{model.name}, {model.status}, {device}{memory}"))
-        rows.append(("served from", served_from(model.model_id or "nothing yet")))
-        if info.cache is not None:
-            rows.append(("cache", ": ".join(filter(None, (info.cache, info.cache_reason)))))
-        if info.guessed_template is not None:
-            rows.append(("chat template", f"{info.guessed_template}'s, because the model's file has none"))
+    if health.model is not None:
+        rows += await _model_rows(session, health.model)
     for update in map(progress_of, health.loading):
         rows.append(("loading", f"{update} {update.share}".rstrip()))
     transcript = session.transcript
@@ -40,6 +32,21 @@ async def status(session: Session, argument: str) -> None:
         return
     for table in activity_tables(activity, None, session.terminal.console.width):
         session.terminal.show(table)
+
+
+async def _model_rows(session: Session, model: ModelHealth) -> list[tuple[str, str]]:
+    info = await session.client.model_info(model.name)
+    device = " ".join(filter(None, (info.device, info.dtype)))
+    memory = f", {format_size(info.memory_bytes)} of memory" if info.memory_bytes else ""
+    rows = [
+        ("model", f"{model.name}, {model.status}, {device}{memory}"),
+        ("served from", served_from(model.model_id or "nothing yet")),
+    ]
+    if info.cache is not None:
+        rows.append(("cache", ": ".join(filter(None, (info.cache, info.cache_reason)))))
+    if info.guessed_template is not None:
+        rows.append(("chat template", f"{info.guessed_template}'s, because the model's file has none"))
+    return rows
 
 
 async def show_statistics(session: Session, argument: str) -> None:
