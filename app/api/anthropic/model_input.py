@@ -24,7 +24,7 @@ from app.engine.ipc.messages import ChatMessage, Grammar, Tool, ToolCall, ToolUs
 from app.models.chat.engine_terms import append_message
 from app.models.schemas import SamplingFields
 
-_MEDIA = ("image", "audio", "video")
+_UNREAD = ("image", "audio", "video", "document")  # a document only inside another one
 
 
 def message_input(request: PromptRequest, owner: str) -> ModelInput:
@@ -108,7 +108,7 @@ def _texts(block: RequestBlock, where: str) -> Iterator[str]:
                 )
             yield from (block.title or "", block.context or "", source.data or "")
             yield _text(source.content or "", where)
-        case OtherBlock(type=kind) if kind in _MEDIA:
+        case OtherBlock(type=kind) if kind in _UNREAD:
             raise InvalidRequest(f"{where}: this server reads text only, not {kind!r}.")
 
 

@@ -12,20 +12,26 @@ class TextBlock(LenientRequest):
     text: str
 
 
-class ToolUseBlock(LenientRequest):
-    """A call that the model has made before."""
+class OtherBlock(LenientRequest):
+    """A block that this server does not read: earlier thinking, an image, a use of a server's tool."""
 
-    type: Literal["tool_use"]
-    id: str
-    name: str
-    input: dict[str, Any]  # Any: JSON
+    type: str
 
 
-class ToolResultBlock(LenientRequest):
-    type: Literal["tool_result"]
-    tool_use_id: str
-    content: "str | list[RequestBlock] | None" = None
-    is_error: StrictBool | None = None
+def _among(*types: str) -> Discriminator:
+    """Chooses the class of a block by its type: OtherBlock for a type that is not among these."""
+
+    def kind(block: Any) -> str:  # Any: raw JSON, or a block
+        found = block.get("type") if isinstance(block, dict) else getattr(block, "type", None)
+        return found if isinstance(found, str) and found in types else "other"
+
+    return Discriminator(kind)
+
+
+_Text = Annotated[TextBlock, Tag("text")]
+_Other = Annotated[OtherBlock, Tag("other")]
+# The blocks of documents and of tools' results have types of their own, so that nesting has an end.
+DocumentPart = Annotated[_Text | _Other, _among("text")]
 
 
 class DocumentSource(LenientRequest):
@@ -33,7 +39,7 @@ class DocumentSource(LenientRequest):
 
     type: str
     data: str | None = None
-    content: "str | list[RequestBlock] | None" = None
+    content: str | list[DocumentPart] | None = None
 
     @model_validator(mode="after")
     def _text_is_there(self) -> "DocumentSource":
@@ -58,28 +64,37 @@ class SearchResultBlock(LenientRequest):
     content: list[TextBlock]
 
 
-class OtherBlock(LenientRequest):
-    """A block that this server does not read: earlier thinking, an image, a use of a server's tool."""
-
-    type: str
-
-
-_READ = ("text", "tool_use", "tool_result", "document", "search_result")
+_Document = Annotated[DocumentBlock, Tag("document")]
+_SearchResult = Annotated[SearchResultBlock, Tag("search_result")]
+ResultPart = Annotated[
+    _Text | _Document | _SearchResult | _Other, _among("text", "document", "search_result")
+]
 
 
-def _kind(block: Any) -> str:  # Any: raw JSON, or a block
-    kind = block.get("type") if isinstance(block, dict) else getattr(block, "type", None)
-    return kind if isinstance(kind, str) and kind in _READ else "other"
+class ToolUseBlock(LenientRequest):
+    """A call that the model has made before."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]  # Any: JSON
+
+
+class ToolResultBlock(LenientRequest):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[ResultPart] | None = None
+    is_error: StrictBool | None = None
 
 
 RequestBlock = Annotated[
-    Annotated[TextBlock, Tag("text")]
+    _Text
     | Annotated[ToolUseBlock, Tag("tool_use")]
     | Annotated[ToolResultBlock, Tag("tool_result")]
-    | Annotated[DocumentBlock, Tag("document")]
-    | Annotated[SearchResultBlock, Tag("search_result")]
-    | Annotated[OtherBlock, Tag("other")],
-    Discriminator(_kind),
+    | _Document
+    | _SearchResult
+    | _Other,
+    _among("text", "tool_use", "tool_result", "document", "search_result"),
 ]
 
 

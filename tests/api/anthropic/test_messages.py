@@ -24,6 +24,15 @@ from tests.models.stand_in import WHOLE, StandInBackend
 
 ASK: list[MessageParam] = [{"role": "user", "content": "hi"}]
 PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+
+
+def nested_documents(depth: int) -> dict[str, Any]:
+    block: dict[str, Any] = {"type": "text", "text": "It rains."}
+    for _ in range(depth):
+        block = {"type": "document", "source": {"type": "content", "content": [block]}}
+    return block
+
+
 WEATHER: ToolParam = {"name": "weather", "description": "Looks out.", "input_schema": {"type": "object"}}
 
 
@@ -174,6 +183,8 @@ def test_texts_of_documents_and_search_results_reach_the_model(
         {"messages": [{"role": "user", "content": [{"type": "document", "source": PDF}]}]},
         {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "text"}}]}]},
         {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "content"}}]}]},
+        {"messages": [{"role": "user", "content": [nested_documents(2)]}]},
+        {"messages": [{"role": "user", "content": [nested_documents(200)]}]},
         {"max_tokens": "9"},
         {"temperature": 3},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
