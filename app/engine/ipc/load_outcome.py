@@ -1,7 +1,6 @@
 """Waits until a worker has loaded its model, or has failed to."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from app.core.errors import DomainError, ModelLoadFailed
@@ -17,14 +16,23 @@ class LoadOutcome:
     """How the load of a worker ends: with the facts of its model, or with an error."""
 
     def __init__(
-        self, model_name: str, is_stopped: Callable[[], bool], *, look_every_s: float = _LOOK_EVERY_S
+        self,
+        model_name: str,
+        is_stopped: Callable[[], bool],
+        *,
+        look_every_s: float = _LOOK_EVERY_S,
+        silence_s: float = LOAD_SILENCE_S,
     ) -> None:
-        """`is_stopped` returns whether the worker is kept from running, as by SIGSTOP."""
+        """`is_stopped` returns whether the worker is kept from running, as by SIGSTOP.
+
+        Silence is counted in looks, because the worker may have been paused as well while nobody looked.
+        """
         self._model_name = model_name
         self._outcome: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
-        self._last_heard = time.monotonic()
         self._is_stopped = is_stopped
         self._look_every_s = look_every_s
+        self._silence_s = silence_s
+        self._silent_looks = 0
         self._stopped_looks = 0
 
     @property
@@ -34,7 +42,7 @@ class LoadOutcome:
 
     def heard(self) -> None:
         """Call this for each message of the worker."""
-        self._last_heard = time.monotonic()
+        self._silent_looks = 0
 
     def settle(self, outcome: ModelInfo | DomainError) -> None:
         """Ends the wait. Only the first outcome counts."""
@@ -70,9 +78,10 @@ class LoadOutcome:
                 hint="Find out what sends SIGSTOP to the server's processes.",
                 retry_after=RETRY_AFTER_S,
             )
-        if time.monotonic() - self._last_heard > LOAD_SILENCE_S:
+        self._silent_looks += 1
+        if self._silent_looks * self._look_every_s > self._silence_s:
             raise ModelLoadFailed(
-                f"The worker of {self._model_name} was silent for {LOAD_SILENCE_S:.0f} s while loading.",
+                f"The worker of {self._model_name} was silent for {self._silence_s:.0f} s while loading.",
                 hint="Check that the disk with the model's folder responds.",
                 retry_after=RETRY_AFTER_S,
             )

@@ -51,3 +51,25 @@ def test_a_worker_that_was_stopped_for_a_moment_goes_on() -> None:
             await load.wait()
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
+
+
+@pytest.mark.parametrize("heard_at", [None, 25])
+def test_a_silent_worker_fails_after_as_many_looks_as_the_limit_has(heard_at: int | None) -> None:
+    """Looks, not time: after Ctrl-Z and `fg`, the worker goes on loading."""
+
+    async def scenario() -> None:
+        looks = 0
+
+        def is_stopped() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == heard_at:
+                load.heard()
+            return False
+
+        load = LoadOutcome("tiny", is_stopped, look_every_s=0.001, silence_s=0.03)
+        with pytest.raises(ModelLoadFailed, match="tiny was silent"):
+            await load.wait()
+        assert looks == (31 if heard_at is None else 55)
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
