@@ -184,7 +184,8 @@ def _starcoder2(file: GGUFFile, common: Fields) -> PreTrainedConfig:
 def _phi3(file: GGUFFile, common: Fields) -> PreTrainedConfig:
     rotated = file.whole("phi3.rope.dimension_count", common["head_dim"], most=common["head_dim"])
     rope = common["rope_parameters"] | {"partial_rotary_factor": rotated / common["head_dim"]}
-    original = file.whole("phi3.rope.scaling.original_context_length", 4096, most=10**9)
+    original = file.whole("phi3.rope.scaling.original_context_length", 4096, least=2, most=10**9)
+    original = min(original, common["max_position_embeddings"])
     if SHORT_FACTORS in file.tensors:
         rope |= {
             "rope_type": "longrope",

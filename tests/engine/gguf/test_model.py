@@ -203,6 +203,25 @@ def test_longrope_factors_are_those_of_phi_3(tmp_path: Path) -> None:
     check_packed_path(read.model, torch.float32)
 
 
+def longrope_file(path: Path, original: int) -> Path:
+    """Writes a Phi 3 with a context window of 160 tokens that says it was first trained with another one."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5, **factors}
+    own = tiny_model("phi3", rope_parameters=rope | {"original_max_position_embeddings": 80})
+    own.config.rope_parameters["original_max_position_embeddings"] = original
+    return write(path, own, "phi3")
+
+
+@pytest.mark.parametrize("original", [0, 1])
+def test_longrope_that_would_divide_by_zero_is_refused(tmp_path: Path, original: int) -> None:
+    with pytest.raises(ModelCorrupt, match="original_context_length must be a whole number from 2"):
+        loaded(longrope_file(tmp_path / "tiny.gguf", original))
+
+
+def test_longrope_does_not_lengthen_the_context_window(tmp_path: Path) -> None:
+    assert loaded(longrope_file(tmp_path / "tiny.gguf", 100_000)).context_length == 160
+
+
 def test_later_models_under_a_known_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "tiny.gguf", tiny_model("olmo2"), "olmo2", sliding_window=8)
     with pytest.raises(ModelUnsupported, match="OLMo 3"):
