@@ -25,6 +25,7 @@ _PATTERN_PARTS = ("normalizer", "pre_tokenizer", "decoder")
 _RUN = 40  # equal characters or words; enough for a pattern that takes twice as long for each of them
 _KNOWN = frozenset(pattern for rule in RULES.values() for pattern in rule.patterns)  # those of most models
 _USUAL = "aA1 .\n\té日_"
+_MOST_PARTS = 200  # that are not tried out; the largest tokenizers have a few dozen
 _MOST_CHARACTERS = 200  # of the patterns that are tried out in runs
 
 
@@ -63,7 +64,8 @@ def refuse_hostile_tokenizer(folder: Path) -> None:
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise ModelCorrupt(f"{path.name} cannot be read: {error}", hint=AGAIN) from error
     tokens = _tokens(file)
-    if patterns := [pattern for pattern in _patterns(file.parts) if pattern not in _KNOWN]:
+    patterns = [pattern for pattern in _patterns(file.parts) if pattern not in _KNOWN]
+    if patterns or may_multiply(file.parts):
         added = [token.content for token in file.added_tokens]
         decoded = tokens if any(_patterns(file.decoder)) else []
         _try_out(file.parts, [*trial_texts(patterns), *added, *decoded])
@@ -97,15 +99,39 @@ def _tokens(file: _TokenizerFile) -> list[str]:
 
 def _patterns(part: Any) -> Iterator[str]:  # any JSON
     """Yields the regular expressions in it."""
+    for found in _objects(part):
+        if isinstance(pattern := found.get("Regex"), str):
+            yield pattern
+
+
+def _objects(part: Any) -> Iterator[dict[str, Any]]:  # any JSON
+    """Yields the objects in it, at any depth."""
     pending = [part]
     while pending:
         match pending.pop():
-            case {"Regex": str(pattern)}:
-                yield pattern
             case dict() as found:
+                yield found
                 pending.extend(found.values())
             case list() as items:
                 pending.extend(items)
+
+
+def may_multiply(parts: dict[str, Any]) -> bool:  # any JSON
+    """Returns whether a text could become far longer by these parts, or be read very often."""
+    objects = list(_objects(parts))
+    if len(objects) > _MOST_PARTS:
+        return True
+    return any(_is_longer(found) for found in objects)
+
+
+def _is_longer(part: dict[str, Any]) -> bool:  # any JSON
+    """Returns whether a part puts a longer text in the place of a shorter one, or in front of each."""
+    match part:
+        case {"pattern": {"String": str(old)}, "content": str(new)}:
+            return len(new) > len(old)
+        case {"prepend": str(new)}:
+            return len(new) > 1
+    return False
 
 
 def trial_texts(patterns: Sequence[str]) -> list[str]:

@@ -9,7 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import ModelCorrupt, ModelRefused
 from app.engine.gguf.pre_tokenizers import RULES
-from app.engine.loading.limits.tokenizer_check import MOST_TOKENS, refuse_hostile_tokenizer, trial_texts
+from app.engine.loading.limits.tokenizer_check import (
+    MOST_TOKENS,
+    may_multiply,
+    refuse_hostile_tokenizer,
+    trial_texts,
+)
 from app.engine.sandbox.tokenizer_sandbox import TokenizerOutOfBounds, TokenizerSandbox
 from tests.hub.hostile import BACKTRACKING
 
@@ -54,6 +59,35 @@ def test_tokenizer_with_such_a_pattern_within_a_sequence_is_refused(folder: Path
     change(folder, **with_pattern(part, BACKTRACKING["repeated"], nested=True))
     with pytest.raises(ModelRefused, match="patterns"):
         refuse_hostile_tokenizer(folder)
+
+
+REPLACED = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+
+
+def test_tokenizer_that_makes_texts_far_longer_is_refused(folder: Path) -> None:
+    change(folder, normalizer={"type": "Sequence", "normalizers": [REPLACED] * 4})
+    with pytest.raises(ModelRefused, match="take too long on short texts"):
+        refuse_hostile_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "steps", [[REPLACED], [{"type": "Prepend", "prepend": "ab"}], [{"type": "NFD"}] * 1000]
+)
+def test_parts_that_may_make_a_text_longer_are_tried_out(steps: list[dict[str, Any]]) -> None:
+    assert may_multiply({"normalizer": {"type": "Sequence", "normalizers": steps}})
+
+
+@pytest.mark.parametrize("pattern", ["String", "Regex"])
+def test_usual_parts_need_no_trial(pattern: str) -> None:
+    blank = {"type": "Replace", "pattern": {pattern: " "}, "content": "\u2581"}
+    steps = [{"type": "Prepend", "prepend": "\u2581"}, blank]
+    assert not may_multiply({"normalizer": {"type": "Sequence", "normalizers": steps}})
+
+
+def test_tokenizer_that_makes_texts_a_little_longer_is_taken(folder: Path) -> None:
+    quotes = {"type": "Replace", "pattern": {"String": '"'}, "content": "``"}
+    change(folder, normalizer={"type": "Sequence", "normalizers": [quotes]})
+    refuse_hostile_tokenizer(folder)
 
 
 def name_versions(folder: Path, *names: str) -> None:
