@@ -98,7 +98,8 @@ def test_routes_without_a_body(
 
 
 def test_models_are_listed(client: httpx.Client) -> None:
-    assert client.get("/api/v1/chat/models").json() == {"models": [], "current_model": "fake"}
+    listed = client.get("/api/v1/chat/models").json()
+    assert listed == {"models": [], "current_model": "fake", "is_hub_reachable": None}
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class EvictionPolicy:
         self, state: ModelState, weights: Weights | None, room: int | None, budget: int | None
     ) -> MemoryForecast:
         if state.is_remote:
-            return MemoryForecast()
+            return MemoryForecast(0, is_measured=True)  # none of this machine's
         if state.loaded is not None:
             return MemoryForecast(state.loaded.backend.stats.memory_bytes, is_measured=True)
         measured, forms = state.measured_bytes, self._forms(state)

@@ -66,7 +66,7 @@ class ModelEntry(WireModel):
     )
     memory_bytes: int | None = Field(
         description="The memory for serving it: measured if it was loaded, otherwise estimated for the form "
-        "in which it would be served; null if unknown."
+        "in which it would be served; 0 for a remote engine; null if unknown."
     )
     is_memory_measured: bool = Field(False, description="Whether `memory_bytes` was measured.")
     is_too_large: bool = Field(
