@@ -36,7 +36,10 @@ DATABASES = ("sqlite:///", "postgresql://", "postgres://")
 def _split_commas(value: object) -> object:
     """Turns `a, b` from the environment into ("a", "b")."""
     if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        if value.strip() and not parts:  # as unset, it might allow what it was to forbid
+            raise ValueError("has nothing between its commas")
+        return parts
     return value
 
 

@@ -57,6 +57,8 @@ def test_settings_are_frozen() -> None:
         ("LLM_KV_CACHE_GB", "lots"),
         ("LLM_THREADS", "0"),
         ("LLM_LOG_LEVEL", "LOUD"),
+        ("LLM_ADMINS", ","),
+        ("LLM_ALLOWED_HOSTS", " , "),
     ],
 )
 def test_settings_name_the_variable_that_is_wrong(
