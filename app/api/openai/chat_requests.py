@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
 
-from app.api.openai.wire import LenientRequest
+from app.api.openai.wire import LenientRequest, refuse_fields
 from app.models.schemas import StopField
 
 # Fields that would change the meaning of the reply, and that this server does not support.
@@ -178,9 +178,7 @@ class SamplingRequest(SamplingOptions):
     @model_validator(mode="before")
     @classmethod
     def _refuse_other_forms(cls, data: Any) -> Any:  # Any: raw JSON, before validation
-        given = [name for name in _OTHER_FORMS if isinstance(data, dict) and data.get(name) is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: send response_format or structured_outputs")
+        refuse_fields(data, _OTHER_FORMS, "send response_format or structured_outputs")
         return data
 
     @model_validator(mode="after")
@@ -209,9 +207,7 @@ class ChatCompletionRequest(SamplingRequest):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:  # Any: raw JSON, before validation
-        given = [name for name in _REFUSED if isinstance(data, dict) and data.get(name) not in (None, [])]
-        if given:
-            raise ValueError(f"{', '.join(given)}: not supported by this server")
+        refuse_fields(data, _REFUSED, "not supported by this server")
         return data
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ Requests ignore unknown fields, because their clients send many that change noth
 fields that were not set, because some clients distinguish null from absent.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
@@ -11,6 +12,13 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 class LenientRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def refuse_fields(data: Any, names: Iterable[str], reason: str) -> None:  # Any: raw JSON, before validation
+    """Raises ValueError if some of the fields are given; null and an empty list count as not given."""
+    given = [name for name in names if isinstance(data, dict) and data.get(name) not in (None, [])]
+    if given:
+        raise ValueError(f"{', '.join(given)}: {reason}")
 
 
 class SparseModel(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
 
 from app.api.openai.chat_requests import ContentPart, SamplingOptions
-from app.api.openai.wire import LenientRequest
+from app.api.openai.wire import LenientRequest, refuse_fields
 from app.models.schemas import Metadata
 
 # Fields that would change the meaning of the reply, and that this server does not support.
@@ -149,9 +149,7 @@ class ResponsePrompt(LenientRequest):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, data: Any) -> Any:  # Any: raw JSON, before validation
-        given = [name for name in _REFUSED if isinstance(data, dict) and data.get(name) is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: not supported by this server")
+        refuse_fields(data, _REFUSED, "not supported by this server")
         return data
 
     @model_validator(mode="after")
