@@ -137,6 +137,7 @@ def test_turn_that_cannot_be_read_is_reported_once(url: str, standin: StandIn) -
         assert terminal.text.count("You may not read this turn.") == 1
         standin.refuses_events = False
         terminal.wait_for("The answer of the other client can be read again.")
+        terminal.wait_for("Assistant:\n1 2 3")  # it is followed, before it ends
         standin.pause_after = None
         terminal.wait_for(f"\n{WORDS}\n12 tokens")
 
