@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from app.core.machine import usable_cores
+from app.engine.execution.module_hooks import hooked
 
 _INTERVAL_S = 0.25  # of steps, after which the number may change
 _PAUSE_S = 0.1  # between two steps, after which what came before no longer counts
@@ -146,22 +146,16 @@ def layers_as_steps(
     """Makes each pass of a layer a step for `count`."""
     began_at = clock()
 
-    def begin(*_: Any) -> None:  # any arguments of a layer
+    def begin(_: nn.Module) -> None:
         nonlocal began_at
         began_at = clock()
         count.before_step(began_at)
 
-    def end(*_: Any) -> None:  # any arguments and output of a layer
+    def end(_: nn.Module) -> None:
         count.after_step(began_at, clock())
 
-    layers = list(layers)
-    hooks = [layer.register_forward_pre_hook(begin) for layer in layers]
-    hooks += [layer.register_forward_hook(end) for layer in layers]
-    try:
+    with hooked(list(layers), begin, end):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _delay_s() -> float | None:

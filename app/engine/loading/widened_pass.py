@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 from transformers import PreTrainedModel
 
+from app.engine.execution.module_hooks import hooked
+
 _BLOCK = 1 << 20  # weights that are converted at once; in float32 they fit into a core's cache
 
 
@@ -99,22 +101,19 @@ def _widened(modules: set[nn.Module], dtype: torch.dtype) -> Iterator[None]:
     """Converts all of each module's own weights while it runs."""
     stored: dict[nn.Module, dict[nn.Parameter, Tensor]] = {}  # by module: another may use the same weight
 
-    def widen(module: nn.Module, _: Any) -> None:  # of any arguments
+    def widen(module: nn.Module) -> None:
         narrow = [values for values in module.parameters(recurse=False) if _has_fewer_bits(values, dtype)]
         stored.setdefault(module, {}).update((values, values.data) for values in narrow)
         for values in narrow:
             values.data = values.data.to(dtype)
 
-    def restore(module: nn.Module, *_: Any) -> None:  # of any arguments and output
+    def restore(module: nn.Module) -> None:
         for values, narrow in stored.pop(module, {}).items():
             values.data = narrow
 
-    hooks = [module.register_forward_pre_hook(widen) for module in modules]
-    hooks += [module.register_forward_hook(restore) for module in modules]
     try:
-        yield
+        with hooked(modules, widen, restore):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         for module in list(stored):  # those that failed
             restore(module)
