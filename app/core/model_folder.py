@@ -31,7 +31,8 @@ _TOKENIZERS = (TOKENIZER, *PIECES, "vocab.json", "vocab.txt")
 _OLLAMA_BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 _PART = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 _MOST_PARTS = 1000
-_MOST_VALUES = 1_000_000  # of a JSON file; the index of the largest models has 100,000
+# Of a text, such as JSON. The largest models have 100,000 weights, and vocabularies 262,144 tokens.
+MOST_VALUES = 1_000_000
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
 # In a list of files, without the index, only the names distinguish shards from other safetensors.
 _NUMBERED_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -254,8 +255,8 @@ def read_json(path: Path) -> dict[str, Any]:  # Any: the model's author may have
     """Returns the JSON object in the file. Raises BrokenFile if it cannot be read or is not an object."""
     try:
         content = read_regular(path)
-        if content.count(b",") > _MOST_VALUES:  # each may take twenty times its bytes
-            raise ValueError(f"it has more than {_MOST_VALUES:,} values")
+        if content.count(b",") > MOST_VALUES:  # each may take twenty times its bytes
+            raise ValueError(f"it has more than {MOST_VALUES:,} values")
         parsed = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise BrokenFile(f"{path.name} cannot be read: {error}") from error

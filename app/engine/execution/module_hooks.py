@@ -12,7 +12,7 @@ def hooked(
     before: Callable[[nn.Module], None],
     after: Callable[[nn.Module], None],
 ) -> Iterator[None]:
-    """Within this context, calls `before` when a pass of a module begins, and `after` when it has succeeded."""
+    """Within this context, calls `before` as a pass of a module begins, and `after` when it has succeeded."""
     hooks = [module.register_forward_pre_hook(lambda called, _: before(called)) for module in modules]
     hooks += [module.register_forward_hook(lambda called, *_: after(called)) for module in modules]
     try:

@@ -21,6 +21,7 @@ from app.core.errors import ModelUnsupported
 from app.engine.gguf.file import GGUFFile, corrupt
 from app.engine.gguf.tensor_names import LONG_FACTORS, SHORT_FACTORS
 from app.engine.loading.folder_check import library_errors_as
+from app.engine.loading.limits.size_limits import MOST_LAYERS
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 _NO_CHOICE = (
@@ -33,8 +34,6 @@ _GEMMA3_EPSILON = 1e-6
 _GEMMA3_LONG_CONTEXT, _GEMMA3_FACTOR = 131_072, 8.0  # all but the smallest model stretch their positions
 _GEMMA3_PATTERN = 6  # every sixth layer sees the whole context
 _LARGEST_GEMMA2_LAYERS, _LARGEST_GEMMA3_LAYERS = 46, 62  # the 27B models scale their attention differently
-
-_MOST_LAYERS = 1000  # the deepest models have 126
 
 Fields = dict[str, Any]  # Any: arguments of transformers' configurations
 
@@ -60,7 +59,7 @@ def config_of(file: GGUFFile) -> PreTrainedConfig:
 
 def _common(file: GGUFFile) -> Fields:
     key = file.architecture
-    layers = file.whole(f"{key}.block_count", most=min(_MOST_LAYERS, len(file.tensors)))
+    layers = file.whole(f"{key}.block_count", most=min(MOST_LAYERS, len(file.tensors)))
     heads = file.whole(f"{key}.attention.head_count", most=65_536)
     width = file.whole(f"{key}.embedding_length", most=2**24)
     embedding = file.tensors.get(EMBEDDING)

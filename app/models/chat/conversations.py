@@ -149,7 +149,7 @@ class ConversationManager:
         """Removes all conversations of the owner but those in the middle of a turn, and counts both.
 
         Raises:
-            StoreUnavailable: the hint has the number of those that had been removed before.
+            StoreUnavailable: the hint says how many had been removed before.
         """
         deleted = 0
         try:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from app.core.errors import ModelCorrupt, ModelUnsupported
 from app.core.model_folder import CONFIG, GENERATION_CONFIG, BrokenFile, read_json
 from app.engine.loading.folder_check import library_errors_as
+from app.engine.loading.limits.size_limits import MOST_LAYERS
 from app.engine.loading.stored_tensors import StoredTensor, stored_tensors
 
 _POSITIVE = (
@@ -25,7 +26,6 @@ _POSITIVE = (
     "head_dim",
 )
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "begin_suppress_tokens")
-_MOST_LAYERS = 1000  # the deepest models have 126; each layer takes milliseconds even without weights
 _MOST_BUFFER_BYTES = 2**30  # of tables that are computed, such as sines, beside the size of the weights
 _TOLERANCE = 1.5  # times the parameters that are stored: some weights are stored once and used twice
 _AGAIN = "Fetch the model again, or choose another one."
@@ -66,8 +66,8 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
     if not stored:
         return  # the load itself says what is wrong with the files
     layers = _size(text, "num_hidden_layers")
-    if layers is not None and layers > _MOST_LAYERS:
-        raise ModelUnsupported(f"config.json: num_hidden_layers is {layers}, more than {_MOST_LAYERS:,}")
+    if layers is not None and layers > MOST_LAYERS:
+        raise ModelUnsupported(f"config.json: num_hidden_layers is {layers}, more than {MOST_LAYERS:,}")
     if layers is not None and layers > len(stored):
         raise ModelCorrupt(
             f"config.json: num_hidden_layers is {layers}, but the weights are only {len(stored)} tensors",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.core.errors import ModelCorrupt, ModelRefused
-from app.core.model_folder import TOKENIZER
+from app.core.model_folder import MOST_VALUES, TOKENIZER
 from app.core.paths import read_regular
 
 # The most bytes by the end of a file's name. The largest tokenizer.json has 33 MB, the index of a thousand
@@ -21,9 +21,8 @@ _MOST_BYTES = {
     ".tiktoken": 10_000_000,
 }
 _SEPARATORS = {".json": b",", ".txt": b"\n"}  # of the values in it
-# Of values in such a file; the largest models have 100,000 weights, and vocabularies 262,144 tokens.
-_MOST_VALUES = 1_000_000
 _MOST_OF_TOKENIZER = 4_000_000  # with merges; Gemma's has 1.4 million
+MOST_LAYERS = 1000  # the deepest models have 126; each layer takes milliseconds even without weights
 _LENGTH_BYTES = 8  # size of the number in front of the header of a safetensors file
 _MOST_HEADER_BYTES = 32_000_000
 _MOST_TENSORS = 200_000  # in all files of a model; the largest have 100,000
@@ -42,7 +41,7 @@ def refuse_large_text(path: Path) -> None:
     if size > most:
         raise ModelRefused(f"{path.name} has more than {most // 10**6} MB", hint=_MOVE_IT)
     separator = _SEPARATORS.get(path.suffix)
-    values = _MOST_OF_TOKENIZER if path.name == TOKENIZER else _MOST_VALUES
+    values = _MOST_OF_TOKENIZER if path.name == TOKENIZER else MOST_VALUES
     if separator is None or size <= values:
         return
     with _reading(path):
