@@ -1,14 +1,16 @@
 """Measures the steps of an engine in this process: with decodes, prefill and histories of many sizes."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from statistics import mean, median
 
 from app.engine.ipc.messages import ChatMessage, CountTokens, SamplingParams, Submit, TokenCount
 from tests.capacity.prompts import PromptText
 from tests.capacity.recording_engine import RecordingEngine
-from tests.capacity.step_times import StepSample, StepTimes, fit, relative_errors
+from tests.capacity.step_times import StepSample, StepTimes, fit, knot_near, relative_errors
 from tests.gpu.engines import greedy
 
 _BLOCK = 64  # tokens; the KV cache gives a sequence multiples of it
@@ -50,10 +52,16 @@ def measure_steps(
 
 
 def fit_without_outliers(samples: Sequence[StepSample]) -> tuple[StepTimes, float]:
-    """Returns the fitted times, and the median relative error of all samples."""
+    """Returns the fitted times, and the median relative error of all samples.
+
+    Of the samples near each knot the worst are left out, but never all: without them the knot would be lost.
+    """
     errors = relative_errors(fit(samples), samples)
-    limit = sorted(errors)[int((1 - _OUTLIERS) * len(errors))]
-    times = fit([sample for sample, error in zip(samples, errors, strict=True) if error <= limit])
+    by_knot = defaultdict[int | None, list[tuple[float, StepSample]]](list)
+    for error, sample in zip(errors, samples, strict=True):
+        by_knot[knot_near(sample.shape.rows)].append((error, sample))
+    kept = [sample for near in by_knot.values() for sample in _without_the_worst(near)]
+    times = fit(kept)
     return times, median(relative_errors(times, samples))
 
 
@@ -93,6 +101,12 @@ def measure_prompts(recording: RecordingEngine, text: PromptText) -> PromptCosts
         first_overhead_tokens=first - length,
         turn_overhead_tokens=second - first - 2 * length,
     )
+
+
+def _without_the_worst(samples: list[tuple[float, StepSample]]) -> list[StepSample]:
+    """Returns all but those with the largest errors."""
+    samples.sort(key=itemgetter(0))
+    return [sample for _, sample in samples[: len(samples) - int(_OUTLIERS * len(samples))]]
 
 
 def _requests(recording: RecordingEngine, text: PromptText, case: Case, name: str) -> Iterator[Submit]:

@@ -93,7 +93,8 @@ def fit(samples: Sequence[StepSample]) -> StepTimes:
     No time is negative, and more rows never take less time. Between the numbers of rows in _KNOTS, of those
     that occur, the time is linear.
     """
-    reached = [knot for knot in _KNOTS if any(_is_near(sample.shape.rows, knot) for sample in samples)]
+    near = {knot_near(sample.shape.rows) for sample in samples}
+    reached = [knot for knot in _KNOTS if knot in near]
     assert len(reached) > 1, "the samples have too few numbers of rows"
     features = np.array([[1.0, *_ramps(s.shape.rows, reached), *_terms(s.shape)] for s in samples])
     seconds = np.array([sample.seconds for sample in samples])
@@ -113,8 +114,9 @@ def relative_errors(times: StepTimes, samples: Sequence[StepSample]) -> list[flo
     return [abs(times.seconds(sample.shape) / sample.seconds - 1) for sample in samples]
 
 
-def _is_near(rows: int, knot: int) -> bool:
-    return 0.8 * knot <= rows <= 1.25 * knot
+def knot_near(rows: int) -> int | None:
+    """Returns the number of rows in _KNOTS that differs from this one by a quarter at most, or None."""
+    return next((knot for knot in _KNOTS if 0.8 * knot <= rows <= 1.25 * knot), None)
 
 
 def _ramps(rows: float, knots: Sequence[int]) -> list[float]:

@@ -17,6 +17,7 @@ from tests.capacity.measure import ServedModel
 from tests.capacity.prompts import PromptText
 from tests.capacity.recording_engine import recording_engine
 from tests.capacity.server_costs import ServerCosts
+from tests.capacity.step_times import StepSample, StepShape
 
 CASES = (Case(1, 16, 4), Case(3, 40, 60), Case(1, 100, 2))
 HEADS, HEAD, LAYERS = 4, 32, 2  # of the small gpt2
@@ -39,6 +40,15 @@ def test_measured_steps_are_those_of_the_cases(served: ServedModel) -> None:
     assert max(sample.shape.prefill_rows for sample in samples) >= 100
     times, _ = fit_without_outliers(samples)
     assert all(times.seconds(sample.shape) > 0 for sample in samples)
+
+
+def test_fit_keeps_the_only_samples_of_a_number_of_rows_however_disturbed() -> None:
+    decode, prefill = StepShape(decodes=1), StepShape(prefill_rows=120)
+    samples = [StepSample(decode, 0.001 + number * 1e-5) for number in range(30)]
+    samples += [StepSample(decode, 0.1), StepSample(prefill, 0.02), StepSample(prefill, 0.2)]
+    times, _ = fit_without_outliers(samples)
+    assert times.rows.rows == (1, 128)
+    assert times.rows.at(1) < 0.01 < times.rows.at(128)
 
 
 @pytest.mark.slow
