@@ -21,7 +21,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
-from app.api.paths import path_below_prefix
 from app.core.errors import BodyTooLarge, BodyTooSlow, DomainError, InvalidRequest, UnsupportedMediaType
 
 PARSED_BODY = "app.parsed_body"  # in the scope of a request with a body: the JSON object
@@ -199,7 +198,7 @@ async def _refuse_unread(error: DomainError, scope: Scope, receive: Receive, sen
 
     Otherwise a client that is still sending would see a connection reset instead of the error.
     """
-    response = error_response(error).for_path(path_below_prefix(scope))
+    response = error_response(error).for_request(scope)
     response.headers["Connection"] = "close"
     await send(
         {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.anthropic.errors import anthropic_error
 from app.api.openai.wire import ErrorBody, OpenAIError
-from app.api.paths import ANTHROPIC_PREFIX, OPENAI_PREFIX, is_below, path_below_prefix
+from app.api.paths import ANTHROPIC_PREFIX, MODELS_PATH, OPENAI_PREFIX, is_below, path_below_prefix
 from app.models.schemas import ErrorDetail, ErrorResponse
 
 _OPENAI_TYPES: Mapping[int, str] = {
@@ -26,7 +27,7 @@ ErrorFormat = Callable[[ErrorDetail, int], tuple[int, BaseModel]]
 
 
 class ErrorReply(Response):
-    """An error response. Its form depends on the path of the request that it answers."""
+    """An error response. Its form depends on the request that it answers."""
 
     media_type = "application/json"
 
@@ -34,19 +35,23 @@ class ErrorReply(Response):
         super().__init__(status_code=status, headers=headers)
         self.error = body.error
 
-    def for_path(self, path: str) -> Response:
-        """Returns the response to a request for this path, below the server's own prefix."""
-        status, body = format_for(path)(self.error, self.status_code)
+    def for_request(self, scope: Scope) -> Response:
+        """Returns the response to this request."""
+        form = _format_for(scope)
+        status, body = form(self.error, self.status_code)
         headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
-        content = body.model_dump_json(exclude_none=not is_below(path, OPENAI_PREFIX))
+        content = body.model_dump_json(exclude_none=form is not openai_error)
         return Response(content, status, headers, self.media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.for_path(path_below_prefix(scope))(scope, receive, send)
+        await self.for_request(scope)(scope, receive, send)
 
 
-def format_for(path: str) -> ErrorFormat:
-    """Returns the form of the errors of this path."""
+def _format_for(scope: Scope) -> ErrorFormat:
+    """Returns the form of the errors of this request. The list of models belongs to two APIs."""
+    path = path_below_prefix(scope)
+    if is_below(path, MODELS_PATH) and "anthropic-version" in Headers(scope=scope):
+        return anthropic_error
     if is_below(path, ANTHROPIC_PREFIX):
         return anthropic_error
     return openai_error if is_below(path, OPENAI_PREFIX) else _native

@@ -7,6 +7,7 @@ METRICS_PATH = "/metrics"
 NATIVE_PREFIX = "/api/v1"
 OPENAI_PREFIX = "/v1"
 ANTHROPIC_PREFIX = "/v1/messages"
+MODELS_PATH = "/v1/models"  # in OpenAI's form, and in Anthropic's
 RUNNING_TURNS_PATH = f"{NATIVE_PREFIX}/chat/turns"  # which each open page asks for every few seconds
 PAGE = "/ui"  # the web page; its files are below
 

@@ -33,7 +33,8 @@ def test_status_is_that_of_the_nearest_ancestor() -> None:
 
 
 def test_body_omits_absent_fields() -> None:
-    response = error_response(errors.ModelGated("gated")).for_path("/api/v1/chat")
+    scope = {"type": "http", "path": "/api/v1/chat", "headers": []}
+    response = error_response(errors.ModelGated("gated")).for_request(scope)
     assert response.body == b'{"error":{"code":"model_gated","message":"gated"}}'
 
 

@@ -44,6 +44,38 @@ def test_page_beside_an_unknown_model_is_refused(client: anthropic.Anthropic) ->
         client.models.list(after_id="nothing")
 
 
+def test_errors_of_the_list_have_the_form_of_the_client(client: anthropic.Anthropic, url: str) -> None:
+    with pytest.raises(anthropic.NotFoundError) as missing:
+        client.models.retrieve("nothing")
+    with pytest.raises(anthropic.BadRequestError) as wrong:
+        client.models.list(limit=0)
+    assert [kind_of(failure.value) for failure in (missing, wrong)] == [
+        "not_found_error",
+        "invalid_request_error",
+    ]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as other:
+        with pytest.raises(openai.NotFoundError) as unknown:
+            other.models.retrieve("nothing")
+    assert unknown.value.code == "model_not_found"
+
+
+def test_a_refused_key_has_the_form_of_the_client() -> None:
+    with (
+        page_server(Script(), api_key="right") as url,
+        anthropic.Anthropic(base_url=url, api_key="wrong", max_retries=0) as client,
+        pytest.raises(anthropic.AuthenticationError) as refused,
+    ):
+        client.models.list()
+    assert kind_of(refused.value) == "authentication_error"
+
+
+def kind_of(failure: anthropic.APIStatusError) -> str:
+    """The type that the body names, in Anthropic's form."""
+    assert isinstance(failure.body, dict)
+    assert failure.body["type"] == "error"
+    return str(failure.body["error"]["type"])
+
+
 def test_other_clients_have_openais_list(client: anthropic.Anthropic, url: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as other:
         ids = [model.id for model in other.models.list()]
