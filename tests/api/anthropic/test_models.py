@@ -53,9 +53,11 @@ def test_errors_of_the_list_have_the_form_of_the_client(client: anthropic.Anthro
         "not_found_error",
         "invalid_request_error",
     ]
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as other:
-        with pytest.raises(openai.NotFoundError) as unknown:
-            other.models.retrieve("nothing")
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none") as other,
+        pytest.raises(openai.NotFoundError) as unknown,
+    ):
+        other.models.retrieve("nothing")
     assert unknown.value.code == "model_not_found"
 
 
