@@ -158,14 +158,23 @@ class Admission:
         """Returns the first token of a prompt, which has no probability."""
         return TokenLogprob(token_id, self._vocabulary.token_bytes.of(token_id), None)
 
-    def _budget_rule(self, budget: int, prompt: Prompt) -> ThinkingBudget:
-        """Raises InvalidRequest if the model does not think."""
+    def _budget_rules(self, submit: Submit, prompt: Prompt) -> list[LogitRule]:
+        """Returns the rule that ends the thinking; none if there is no budget, or no thinking.
+
+        Raises:
+            InvalidRequest: the model does not think, and the request does not say that this is fine.
+        """
+        budget = submit.thinking_budget
+        if budget is None:
+            return []
         if budget < 0:
             raise InvalidRequest("thinking_budget is out of range")
-        if prompt.thinking == "none":
-            raise InvalidRequest("this model does not think aloud", hint="Leave thinking_budget out.")
-        phase = ThinkingPhase(prompt.thinking, self._vocabulary.token_bytes)
-        return ThinkingBudget(budget, self._prompts.thinking_end(), phase)
+        if prompt.thinking != "none":
+            phase = ThinkingPhase(prompt.thinking, self._vocabulary.token_bytes)
+            return [ThinkingBudget(budget, self._prompts.thinking_end(), phase)]
+        if submit.think is None and submit.wants_thinking:
+            return []
+        raise InvalidRequest("this model does not think aloud", hint="Leave thinking_budget out.")
 
     def _grammar_rule(self, matcher: LLMatcher | None, prompt: Prompt) -> GrammarRule | None:
         if matcher is None:
@@ -206,9 +215,7 @@ class Admission:
         return self._prompts.toolbox.parser(use)
 
     def _rules(self, submit: Submit, prompt: Prompt, stop_ids: Set[int]) -> list[LogitRule]:
-        rules: list[LogitRule] = []
-        if submit.thinking_budget is not None:
-            rules.append(self._budget_rule(submit.thinking_budget, prompt))
+        rules = self._budget_rules(submit, prompt)
         if any(self._vocabulary.suppressed_ids):
             rules.append(SuppressedTokens(*self._vocabulary.suppressed_ids))
         return rules + rules_for(submit.sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)

@@ -29,7 +29,8 @@ class ModelInput:
 
     With `continue_final_message` the reply continues the last message instead of answering it. `think`
     switches a reasoning model's thinking on or off; None leaves it off if the template has a switch, unless
-    the request `wants_thinking`, which a model without thinking ignores. `is_kept` says whether later
+    the request `wants_thinking`, which a model without thinking ignores. `thinking_budget` is the most tokens
+    of thinking; as a hint (`is_budget_hint`), a remote engine ignores it. `is_kept` says whether later
     requests may use the keys and values of this one, which those of another `scope` never do. The scope is
     the owner of the request. With `prompt_logprobs` the log-probabilities of the prompt's tokens are
     reported; then the request itself takes no keys and values of earlier ones. The reply's text, after its
@@ -47,6 +48,7 @@ class ModelInput:
     thinking_budget: int | None = None
     scope: str = ""
     wants_thinking: bool = False
+    is_budget_hint: bool = False
 
     def submit(self, request_id: str, sampling: SamplingParams) -> Submit:
         """Returns the request as a message to a worker."""

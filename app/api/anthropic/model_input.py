@@ -41,11 +41,14 @@ def message_input(request: PromptRequest, owner: str) -> ModelInput:
             append_message(ordered, translated)
     last = ordered[-1] if ordered else None
     is_continued = last is not None and last.role == "assistant" and not last.tool_calls
+    wanted = None if request.thinking is None or request.thinking.type == "disabled" else request.thinking
     return ModelInput(
         tuple(ordered),
         continue_final_message=is_continued,
         think=_think(request),
-        wants_thinking=request.thinking is not None and request.thinking.type != "disabled",
+        wants_thinking=wanted is not None,
+        thinking_budget=None if wanted is None else wanted.budget_tokens,
+        is_budget_hint=True,
         grammar=_grammar(request),
         tool_use=_tool_use(request),
         scope=owner,

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, Tag, model_validator
 
+from app.api.openai.chat_requests import ThinkingTokens
 from app.api.openai.wire import LenientRequest
 
 
@@ -131,7 +132,7 @@ class OutputConfig(LenientRequest):
 
 class ThinkingParam(LenientRequest):
     type: str
-    budget_tokens: StrictInt | None = None
+    budget_tokens: ThinkingTokens | None = None
 
 
 class PromptRequest(LenientRequest):

@@ -12,6 +12,8 @@ _REFUSED = ("audio", "functions", "function_call", "web_search_options")
 # Forms of the text in the words of other servers, which a reply would not have if they were ignored.
 _OTHER_FORMS = ("grammar", "guided_choice", "guided_grammar", "guided_json", "guided_regex", "json_schema")
 _MAX_CHOICES = 16
+# The most tokens of thinking, after which it is closed: a field of this server.
+ThinkingTokens = Annotated[StrictInt, Field(ge=0, le=1_000_000)]
 
 
 class TextContent(LenientRequest):
@@ -201,6 +203,7 @@ class ChatCompletionRequest(SamplingRequest):
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | AllowedToolChoice | None = None
     parallel_tool_calls: StrictBool | None = None
     reasoning_effort: str | None = None
+    thinking_budget: ThinkingTokens | None = None
     chat_template_kwargs: TemplateArguments | None = None
     modalities: list[str] | None = None
 

@@ -34,6 +34,7 @@ def chat_input(request: ChatCompletionRequest, owner: str) -> ModelInput:
         continue_final_message=is_continued,
         think=_think(request),
         wants_thinking=request.reasoning_effort not in (None, "none"),
+        thinking_budget=request.thinking_budget,
         grammar=grammar_of(request),
         tool_use=_tool_use(request),
         scope=owner,

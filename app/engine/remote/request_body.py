@@ -72,7 +72,7 @@ def _sampling(sampling: SamplingParams, kind: EngineKind, *, is_chat: bool) -> B
 def _refuse_missing(model_input: ModelInput, kind: EngineKind) -> None:
     if model_input.prompt_logprobs:
         raise _cannot("prompt_logprobs", kind)
-    if model_input.thinking_budget is not None:
+    if model_input.thinking_budget is not None and not model_input.is_budget_hint:
         raise _cannot("thinking_budget", kind)
     if model_input.think is not None and kind.thinking is None:
         raise _cannot("think", kind)

@@ -263,7 +263,25 @@ def test_the_form_of_the_text_and_failed_tools_reach_the_model(
     (request,) = backend.requests
     assert request.grammar == Grammar("json_schema", '{"type": "object"}')
     assert request.messages is not None and request.messages[-1].content == "Error: no wind"
-    assert request.wants_thinking
+    assert request.wants_thinking and request.thinking_budget == 1024
+
+
+@pytest.mark.parametrize(
+    "thinking", [{"type": "disabled", "budget_tokens": 1024}, {"type": "adaptive"}, None]
+)
+def test_thinking_has_no_budget_unless_it_is_given_one(
+    client: anthropic.Anthropic, backend: StandInBackend, thinking: dict[str, Any] | None
+) -> None:
+    body = {"model": "stand-in", "max_tokens": 9, "messages": ASK, "thinking": thinking}
+    client.post("/v1/messages", cast_to=object, body=body)
+    assert backend.requests[0].thinking_budget is None
+
+
+def test_a_negative_budget_is_refused(client: anthropic.Anthropic, backend: StandInBackend) -> None:
+    body = {"type": "enabled", "budget_tokens": -1}
+    with pytest.raises(anthropic.BadRequestError, match="budget_tokens"):
+        client.messages.create(model="stand-in", max_tokens=9, messages=ASK, extra_body={"thinking": body})
+    assert backend.requests == []
 
 
 def test_tokens_are_counted_without_a_limit(client: anthropic.Anthropic) -> None:

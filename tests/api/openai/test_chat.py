@@ -299,6 +299,11 @@ def test_an_effort_is_a_hint_to_think(
     assert (backend.requests[0].think, backend.requests[0].wants_thinking) == (think, wants)
 
 
+def test_thinking_can_have_a_budget(client: openai.OpenAI, backend: StandInBackend) -> None:
+    client.chat.completions.create(model="stand-in", messages=ASK, extra_body={"thinking_budget": 0})
+    assert backend.requests[0].thinking_budget == 0
+
+
 def test_an_error_in_a_stream_reaches_the_client(client: openai.OpenAI, backend: StandInBackend) -> None:
     backend.deaths = [2]
     stream = client.chat.completions.create(model="stand-in", messages=ASK, stream=True)

@@ -214,6 +214,12 @@ def test_what_the_engine_cannot_do_is_refused_before_it_is_sent(
     assert upstream.bodies == []
 
 
+def test_a_budget_that_is_a_hint_is_left_out() -> None:
+    wished = ModelInput(HI.messages, thinking_budget=9, wants_thinking=True, is_budget_hint=True)
+    _, body = ask(StandInUpstream(), wished)
+    assert body["chat_template_kwargs"] == {"enable_thinking": True}
+
+
 def test_form_of_the_reply_is_sent_as_the_engine_names_it() -> None:
     _, body = ask(StandInUpstream(), ModelInput(HI.messages, grammar=SCHEMA))
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}

@@ -143,3 +143,12 @@ def test_budget_is_refused_for_a_model_that_does_not_think() -> None:
     _, end, _ = parts_of(thinker("{{ messages[0].content }}"), replace(chat(3), think=None))
     assert isinstance(end, Failed)
     assert "does not think" in end.message
+
+
+def test_budget_of_a_thinking_that_is_only_wished_for_does_not_refuse_a_model_without() -> None:
+    submit = replace(chat(3), think=None, wants_thinking=True)
+    parts, end, _ = parts_of(thinker("{{ messages[0].content }}"), submit)
+    assert isinstance(end, Finished) and set(parts) == {"text"}
+    _, end, _ = parts_of(thinker(OPENED), submit)
+    assert isinstance(end, Finished)
+    assert 3 < end.usage.reasoning_tokens < end.usage.completion_tokens

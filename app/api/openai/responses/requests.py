@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
 
-from app.api.openai.chat_requests import ContentPart, SamplingOptions
+from app.api.openai.chat_requests import ContentPart, SamplingOptions, ThinkingTokens
 from app.api.openai.wire import LenientRequest, refuse_fields
 from app.models.schemas import Metadata
 
@@ -137,6 +137,7 @@ class ResponsePrompt(LenientRequest):
     tool_choice: Literal["none", "auto", "required"] | ChosenTools | None = None
     parallel_tool_calls: StrictBool | None = None
     reasoning: ReasoningOptions | None = None
+    thinking_budget: ThinkingTokens | None = None
     text: TextOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
 

@@ -87,6 +87,7 @@ def model_input(request: ResponsePrompt, branch: StoredBranch | None, owner: str
         wants_thinking=fields.think == "auto",
         grammar=grammar_of(fields.response_format),
         tool_use=tool_use_of(fields),
+        thinking_budget=fields.thinking_budget,
         scope=owner,
     )
 
@@ -99,6 +100,7 @@ def turn_fields(request: ResponsePrompt) -> FieldValues:
         "truncation": request.truncation or "disabled",
         "response_format": _format(request),
         "think": _think(request),
+        "thinking_budget": request.thinking_budget,
     }
     if functions:
         parallel = request.parallel_tool_calls

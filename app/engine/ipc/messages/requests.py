@@ -103,7 +103,7 @@ class Submit(Record, frozen=True):
     grammar: Grammar | None = None  # of the text after the thinking
     tool_use: ToolUse | None = None
     thinking_budget: int | None = None  # tokens after which the thinking is closed; None: no limit
-    wants_thinking: bool = False  # a hint, which counts only if `think` is None
+    wants_thinking: bool = False  # a hint, also of a budget, which counts only if `think` is None
 
 
 class Cancel(Record, frozen=True):

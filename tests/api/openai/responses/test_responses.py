@@ -194,6 +194,12 @@ def test_an_effort_is_a_hint_to_think(
     assert (backend.requests[0].think, backend.requests[0].wants_thinking) == (think, wants)
 
 
+@pytest.mark.parametrize("store", [True, False])
+def test_thinking_can_have_a_budget(client: openai.OpenAI, backend: GatedBackend, store: bool) -> None:
+    ask(client, extra_body={"thinking_budget": 5}, store=store)
+    assert backend.requests[0].thinking_budget == 5
+
+
 def test_log_probabilities_come_with_the_text(client: openai.OpenAI, backend: GatedBackend) -> None:
     token = TokenLogprob(5, b"H\xc3", -0.5, (TokenLogprob(5, b"H\xc3", -0.5),))
     backend.reply = (Accepted("r", 3, 0, 20), Delta("r", "H", 1, logprobs=(token,)), WHOLE[-1])
