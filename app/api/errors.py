@@ -1,6 +1,6 @@
 """Turns every error into an HTTP response, with one table of status codes and one shape of body.
 
-    {"error": {"code", "message", "hint"?, "retry_after"?}}
+    {"error": {"code", "message", "hint"?, "retry_after"?, "head_id"?}}
 
 core/errors.py defines the errors. A response never repeats the request's input.
 """
@@ -32,6 +32,7 @@ STATUS: Mapping[type[DomainError], int] = {
     errors.NotFound: 404,
     errors.BodyTooSlow: 408,
     errors.ConversationBusy: 409,
+    errors.HeadChanged: 409,
     errors.ModelBusy: 409,
     errors.TurnStopped: 409,
     errors.KeyReused: 409,
@@ -73,7 +74,11 @@ def error_body(error: DomainError) -> ErrorResponse:
     """The body of a response or of the last event of a stream."""
     logger.debug("error: code=%s", error.code)  # not the message, which may name a field of the request
     detail = ErrorDetail(
-        code=error.code, message=error.message, hint=error.hint, retry_after=error.retry_after
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        retry_after=error.retry_after,
+        head_id=error.head_id if isinstance(error, errors.HeadChanged) else None,
     )
     return ErrorResponse(error=detail)
 

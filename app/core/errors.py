@@ -20,6 +20,7 @@
     │   └── ModelNotFound
     ├── ConversationBusy          the conversation is in the middle of a turn
     │   └── TurnElsewhere         which another server runs, or did when it died
+    ├── HeadChanged               the conversation's head is not the one that the request expects
     ├── ModelBusy                 the model is in use and cannot be unloaded
     ├── TurnStopped               the turn was stopped before the model had said anything
     ├── KeyReused                 an Idempotency-Key came with another request before
@@ -145,6 +146,23 @@ class ConversationBusy(DomainError):
 
 class TurnElsewhere(ConversationBusy):
     code = "turn_elsewhere"
+
+
+class HeadChanged(DomainError):
+    """`head_id` is the conversation's head; None if its current branch is empty."""
+
+    code = "head_changed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after: int | None = None,
+        head_id: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
+        self.head_id = head_id
 
 
 class ModelBusy(DomainError):

@@ -137,7 +137,7 @@ class ChatModelManager:
 
         Raises:
             KeyReused, StoreUnavailable, ShuttingDown, QueueFull. The reader raises ConversationNotFound,
-            MessageNotFound, ConversationBusy, QueueFull, and the errors of TurnRunner.run.
+            MessageNotFound, ConversationBusy, HeadChanged, QueueFull, and the errors of TurnRunner.run.
         """
         if key is None:
             conversation_id = await self._id_for(owner, request, chosen_id)

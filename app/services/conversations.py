@@ -20,8 +20,10 @@ from app.models.schemas import (
     NewChatResponse,
     RegenerateRequest,
     RunningTurnsResponse,
+    SelectRequest,
     SelectResponse,
     StopTurnResponse,
+    UndoRequest,
     UndoResponse,
     UpdateConversationRequest,
 )
@@ -98,9 +100,9 @@ class ConversationService(Protocol):
 
     async def delete_all(self, owner: str, /) -> DeletedAllResponse: ...
 
-    async def undo(self, owner: str, conversation_id: str, turns: int, /) -> UndoResponse: ...
+    async def undo(self, owner: str, conversation_id: str, request: UndoRequest, /) -> UndoResponse: ...
 
-    async def select(self, owner: str, conversation_id: str, message_id: str, /) -> SelectResponse: ...
+    async def select(self, owner: str, conversation_id: str, request: SelectRequest, /) -> SelectResponse: ...
 
     async def fork(
         self, owner: str, conversation_id: str, request: ForkConversationRequest, /

@@ -269,15 +269,21 @@ class Scripted:
         self._call(owner)
         return schemas.DeletedAllResponse(deleted=1, kept=0)
 
-    async def undo(self, owner: str, conversation_id: str, turns: int) -> schemas.UndoResponse:
-        self._call(owner, conversation_id, turns)
+    async def undo(
+        self, owner: str, conversation_id: str, request: schemas.UndoRequest
+    ) -> schemas.UndoResponse:
+        self._call(owner, conversation_id, request)
         return schemas.UndoResponse(
-            conversation_id=conversation_id, removed_messages=2 * turns, message_count=0
+            conversation_id=conversation_id, removed_messages=2 * request.turns, message_count=0
         )
 
-    async def select(self, owner: str, conversation_id: str, message_id: str) -> schemas.SelectResponse:
-        self._call(owner, conversation_id, message_id)
-        return schemas.SelectResponse(conversation_id=conversation_id, head_id=message_id, message_count=2)
+    async def select(
+        self, owner: str, conversation_id: str, request: schemas.SelectRequest
+    ) -> schemas.SelectResponse:
+        self._call(owner, conversation_id, request)
+        return schemas.SelectResponse(
+            conversation_id=conversation_id, head_id=request.message_id, message_count=2
+        )
 
     async def fork(
         self, owner: str, conversation_id: str, request: schemas.ForkConversationRequest

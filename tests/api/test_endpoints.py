@@ -27,8 +27,12 @@ ONE = ("conv_1",)
             {"message_id": "msg_1", "message": "hi"},
             (*ONE, schemas.EditRequest(message_id="msg_1", message="hi")),
         ),
-        (f"{CONVERSATION}/undo", {"turns": 2}, (*ONE, 2)),
-        (f"{CONVERSATION}/select", {"message_id": "msg_1"}, (*ONE, "msg_1")),
+        (f"{CONVERSATION}/undo", {"turns": 2}, (*ONE, schemas.UndoRequest(turns=2))),
+        (
+            f"{CONVERSATION}/select",
+            {"message_id": "msg_1"},
+            (*ONE, schemas.SelectRequest(message_id="msg_1")),
+        ),
         (
             f"{CONVERSATION}/fork",
             {"message_id": "msg_1"},
@@ -52,7 +56,7 @@ def test_post_passes_its_body_on(
         ("/api/v1/chat/new", schemas.NewChatRequest()),
         (f"{CONVERSATION}/regenerate", (*ONE, schemas.RegenerateRequest())),
         (f"{CONVERSATION}/continue", (*ONE, schemas.ContinueRequest())),
-        (f"{CONVERSATION}/undo", (*ONE, 1)),
+        (f"{CONVERSATION}/undo", (*ONE, schemas.UndoRequest())),
         (f"{CONVERSATION}/fork", (*ONE, schemas.ForkConversationRequest())),
         ("/api/v1/load-model", "fake"),
     ],

@@ -23,8 +23,10 @@ from app.models.schemas import (
     ForkConversationRequest,
     NewChatRequest,
     RegenerateRequest,
+    SelectRequest,
     StartEvent,
     TranscriptMessage,
+    UndoRequest,
     UpdateConversationRequest,
 )
 from app.models.storage.store import PageRequest
@@ -113,7 +115,7 @@ def test_chat_allows_one_turn_at_a_time(world: World) -> None:
             with pytest.raises(ConversationBusy):
                 await read(world.chats.chat(OWNER, request, soon()))
             with pytest.raises(ConversationBusy):
-                await world.conversations.undo(OWNER, kept.conversation_id, 1)
+                await world.conversations.undo(OWNER, kept.conversation_id, UndoRequest(turns=1))
 
     world.run(twice())
     assert world.chat("again", kept.conversation_id).message_count >= 4
@@ -163,7 +165,9 @@ def test_regenerate_adds_a_reply_beside_the_old_one(world: World) -> None:
     kept = world.run(world.conversations.get(OWNER, first.conversation_id))
     assert kept.messages[-1].siblings == [first.message_id, again.message_id]
     assert kept.messages[-1].position == 2
-    chosen = world.run(world.conversations.select(OWNER, first.conversation_id, first.message_id))
+    chosen = world.run(
+        world.conversations.select(OWNER, first.conversation_id, SelectRequest(message_id=first.message_id))
+    )
     assert (chosen.head_id, chosen.message_count) == (first.message_id, 2)
     assert contents(world, first.conversation_id) == ["hello", first.response]
 
@@ -276,11 +280,16 @@ def test_a_message_keeps_all_that_is_needed_to_repeat_it(world: World) -> None:
 def test_undo_drops_turns_until_none_is_left(world: World) -> None:
     first = world.chat("hello")
     world.chat("more", first.conversation_id)
-    assert world.run(world.conversations.undo(OWNER, first.conversation_id, 1)).removed_messages == 2
+    assert (
+        world.run(
+            world.conversations.undo(OWNER, first.conversation_id, UndoRequest(turns=1))
+        ).removed_messages
+        == 2
+    )
     assert contents(world, first.conversation_id) == ["hello", first.response]
-    world.run(world.conversations.undo(OWNER, first.conversation_id, 1))
+    world.run(world.conversations.undo(OWNER, first.conversation_id, UndoRequest(turns=1)))
     with pytest.raises(NothingToDo):
-        world.run(world.conversations.undo(OWNER, first.conversation_id, 1))
+        world.run(world.conversations.undo(OWNER, first.conversation_id, UndoRequest(turns=1)))
     with pytest.raises(NothingToDo):
         world.reply(world.chats.regenerate(OWNER, first.conversation_id, RegenerateRequest(), soon()))
 

@@ -90,7 +90,7 @@ async def undo(
     """Takes the last turn, or the last `turns`, out of the current branch.
 
     They stay stored, and `select` brings them back."""
-    return await services.conversations.undo(owner, conversation_id, body.turns)
+    return await services.conversations.undo(owner, conversation_id, body)
 
 
 @router.post("/chat/conversation/{conversation_id}/select", responses=CHANGES)
@@ -101,7 +101,7 @@ async def select_branch(
     owner: OwnerDep,
 ) -> SelectResponse:
     """Makes the branch of a message the current one, up to the newest message below it."""
-    return await services.conversations.select(owner, conversation_id, body.message_id)
+    return await services.conversations.select(owner, conversation_id, body)
 
 
 @router.post("/chat/conversation/{conversation_id}/fork", responses=CHANGES | fails_with(429))

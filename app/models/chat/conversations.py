@@ -25,7 +25,9 @@ from app.models.schemas import (
     ForkConversationRequest,
     NewChatRequest,
     NewChatResponse,
+    SelectRequest,
     SelectResponse,
+    UndoRequest,
     UndoResponse,
     UpdateConversationRequest,
 )
@@ -174,17 +176,17 @@ class ConversationManager:
             page = PageRequest(PAGE, cursor=found.cursor)
             await asyncio.sleep(0)  # a store in memory does not wait, and others have requests
 
-    async def undo(self, owner: str, conversation_id: str, turns: int) -> UndoResponse:
-        """Takes the last `turns` turns, or all if there are fewer, out of the current branch.
+    async def undo(self, owner: str, conversation_id: str, request: UndoRequest) -> UndoResponse:
+        """Takes the last `request.turns` turns, or all if there are fewer, out of the current branch.
 
         They stay stored: `select` brings them back.
 
         Raises:
-            ConversationNotFound, ConversationBusy.
+            ConversationNotFound, ConversationBusy, HeadChanged.
             NothingToDo: the current branch has no turn.
         """
-        async with self._finder.locked(owner, conversation_id) as conversation:
-            undone = await self._store.branch(conversation, conversation.head_id, turns)
+        async with self._finder.locked(owner, conversation_id, request) as conversation:
+            undone = await self._store.branch(conversation, conversation.head_id, request.turns)
             if not undone:
                 raise NothingToDo("The conversation has no turn to undo.")
             shorter = conversation.with_head(await self._finder.message(conversation, undone[0].parent_id))
@@ -196,15 +198,15 @@ class ConversationManager:
             head_id=shorter.head_id,
         )
 
-    async def select(self, owner: str, conversation_id: str, message_id: str) -> SelectResponse:
+    async def select(self, owner: str, conversation_id: str, request: SelectRequest) -> SelectResponse:
         """Makes the branch of a message the current one, up to the newest message below it.
 
         Raises:
-            ConversationNotFound, MessageNotFound, ConversationBusy.
+            ConversationNotFound, MessageNotFound, ConversationBusy, HeadChanged.
         """
-        async with self._finder.locked(owner, conversation_id) as conversation:
+        async with self._finder.locked(owner, conversation_id, request) as conversation:
             tree = MessageTree(await self._store.messages(conversation))
-            head = tree.newest_leaf(message_id)
+            head = tree.newest_leaf(request.message_id)
             await self._store.commit(conversation.with_head(head))
         return SelectResponse(conversation_id=conversation_id, head_id=head.id, message_count=head.depth)
 

@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from app.core.errors import ConversationBusy, ConversationNotFound
+from app.core.errors import ConversationBusy, ConversationNotFound, HeadChanged
 from app.models.conversation import Conversation, Message, new_id
+from app.models.schemas import HeadFields
 from app.models.storage.store import ConversationStore
 from app.models.storage.turn_locks import TurnLocks
 from app.models.turns.turn_registry import RegisteredTurn, TurnRegistry, turn_not_found
@@ -36,16 +37,21 @@ class ConversationFinder:
         self._locks = locks
 
     @asynccontextmanager
-    async def locked(self, owner: str, conversation_id: str) -> AsyncIterator[Conversation]:
-        """Yields the conversation and holds its turn lock.
+    async def locked(
+        self, owner: str, conversation_id: str, request: HeadFields | None = None
+    ) -> AsyncIterator[Conversation]:
+        """Yields the conversation, whose head is the one that the request expects, and holds its turn lock.
 
         Raises:
-            ConversationNotFound, ConversationBusy.
+            ConversationNotFound, ConversationBusy, HeadChanged.
         """
         await self._store.get(owner, conversation_id)  # raises ConversationNotFound before ConversationBusy
         async with self._locks.hold(conversation_id):
             # Read the conversation again, because another turn may have ended meanwhile.
-            yield await self._store.get(owner, conversation_id)
+            conversation = await self._store.get(owner, conversation_id)
+            if request is not None and request.expects_head:
+                _check_head(conversation, request.expected_head_id)
+            yield conversation
 
     async def new_id(self, chosen_id: str | None) -> str:
         """Returns an id for a new conversation: the chosen one unless a conversation, of any owner, has it.
@@ -83,6 +89,15 @@ class ConversationFinder:
         """
         branch = await self._store.branch(conversation, message_id, turns=1)
         return branch[-1] if branch else None
+
+
+def _check_head(conversation: Conversation, expected_id: str | None) -> None:
+    if conversation.head_id != expected_id:
+        raise HeadChanged(
+            "The head of the conversation is not the expected one, because another client has changed it.",
+            hint="Nothing was changed. Read the conversation, and expect its head_id.",
+            head_id=conversation.head_id,
+        )
 
 
 def _already_begun() -> ConversationBusy:

@@ -78,6 +78,7 @@ from app.models.schemas.requests import (
     EditRequest as EditRequest,
     ForkConversationRequest as ForkConversationRequest,
     GenerateRequest as GenerateRequest,
+    HeadFields as HeadFields,
     NewChatRequest as NewChatRequest,
     RegenerateRequest as RegenerateRequest,
     SelectRequest as SelectRequest,

@@ -140,7 +140,10 @@ class ErrorDetail(WireModel):
     code: str
     message: str
     hint: str | None = None
-    retry_after: int | None = None
+    retry_after: int | None = Field(None, description="Seconds after which to try again.")
+    head_id: str | None = Field(
+        None, description="With `head_changed`: the conversation's head. Missing if its branch is empty."
+    )
 
 
 class ErrorResponse(WireModel):

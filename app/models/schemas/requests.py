@@ -25,7 +25,23 @@ from app.models.schemas.wire import (
 )
 
 
-class ChatRequest(TurnFields):
+class HeadFields(RequestModel):
+    """The field of every request that changes the current branch of a conversation."""
+
+    expected_head_id: Name | None = Field(
+        None,
+        description="The head of the conversation as the caller knows it; null if its branch is empty. If it "
+        "is another one, because another client has changed it, the request is refused (409 `head_changed`) "
+        "and changes nothing. If left out, any head will do.",
+    )
+
+    @property
+    def expects_head(self) -> bool:
+        """Whether the request has the field, which may be null."""
+        return "expected_head_id" in self.model_fields_set
+
+
+class ChatRequest(TurnFields, HeadFields):
     message: NonBlankText | None = Field(
         None, description="The user's message.", examples=["What is the capital of France?"]
     )
@@ -55,9 +71,11 @@ class ChatRequest(TurnFields):
     )
 
     @model_validator(mode="after")
-    def _parent_has_conversation(self) -> "ChatRequest":
+    def _messages_have_conversation(self) -> "ChatRequest":
         if self.parent_id is not None and self.conversation_id is None:
             raise ValueError("parent_id needs conversation_id, the conversation of that message")
+        if self.expects_head and self.conversation_id is None:
+            raise ValueError("expected_head_id needs conversation_id, the conversation with that head")
         return self
 
     @model_validator(mode="after")
@@ -100,7 +118,7 @@ class NewChatRequest(RequestModel):
     )
 
 
-class RegenerateRequest(TurnFields):
+class RegenerateRequest(TurnFields, HeadFields):
     """Answers a user message again. The old reply stays, as another version."""
 
     message_id: Name | None = Field(
@@ -110,14 +128,14 @@ class RegenerateRequest(TurnFields):
     stream: StrictBool = False
 
 
-class ContinueRequest(TurnFields):
+class ContinueRequest(TurnFields, HeadFields):
     """Continues the last reply, such as one that was cut off by `max_tokens` or by Ctrl-C."""
 
     model_name: Name | None = None
     stream: StrictBool = False
 
 
-class EditRequest(TurnFields):
+class EditRequest(TurnFields, HeadFields):
     """Asks a changed question beside an old one, and answers it."""
 
     message_id: Name = Field(description="The user's message to change. It stays, as another version.")
@@ -126,7 +144,7 @@ class EditRequest(TurnFields):
     stream: StrictBool = False
 
 
-class SelectRequest(RequestModel):
+class SelectRequest(HeadFields):
     message_id: Name = Field(description="Any message. Its branch is followed to its newest end.")
 
 
@@ -152,7 +170,7 @@ class UpdateConversationRequest(RequestModel):
         return self
 
 
-class UndoRequest(RequestModel):
+class UndoRequest(HeadFields):
     turns: StrictInt = Field(1, ge=1, le=10_000, description="The number of turns to drop from the end.")
 
 

@@ -75,7 +75,7 @@ class ConversationTurns:
         self, log: TurnLog, owner: str, conversation_id: str, request: EditRequest, deadline: Deadline
     ) -> ChatResponse:
         """Answers a changed user message."""
-        async with self._finder.locked(owner, conversation_id) as conversation:
+        async with self._finder.locked(owner, conversation_id, request) as conversation:
             (*_, old) = await self._store.branch(conversation, request.message_id, turns=1)
             if old.role != "user":
                 raise InvalidRequest("message_id: only a user message can be edited.")
@@ -87,7 +87,7 @@ class ConversationTurns:
         self, log: TurnLog, owner: str, conversation_id: str, request: RegenerateRequest, deadline: Deadline
     ) -> ChatResponse:
         """Answers a user message again."""
-        async with self._finder.locked(owner, conversation_id) as conversation:
+        async with self._finder.locked(owner, conversation_id, request) as conversation:
             old = await self._planner.reply(conversation, request.message_id)
             turn = await self._planner.turn_for_reply(conversation, old, request)
             return await self._runner.run(turn, log, deadline)
@@ -96,7 +96,7 @@ class ConversationTurns:
         self, log: TurnLog, owner: str, conversation_id: str, request: ContinueRequest, deadline: Deadline
     ) -> ChatResponse:
         """Continues the last reply."""
-        async with self._finder.locked(owner, conversation_id) as conversation:
+        async with self._finder.locked(owner, conversation_id, request) as conversation:
             old = await self._planner.reply(conversation, None)
             turn = replace(await self._planner.turn_for_reply(conversation, old, request), continues=old)
             return await self._runner.run(turn, log, deadline)
@@ -105,7 +105,7 @@ class ConversationTurns:
         self, owner: str, conversation_id: str, request: ChatRequest
     ) -> AbstractAsyncContextManager[Conversation]:
         if request.conversation_id is not None:
-            return self._finder.locked(owner, conversation_id)
+            return self._finder.locked(owner, conversation_id, request)
         return self._finder.new(
             Conversation(owner=owner, system_prompt=self._settings.system_prompt, id=conversation_id)
         )

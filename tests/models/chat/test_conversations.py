@@ -20,7 +20,9 @@ from app.models.conversation import Conversation, Message, chained, text_message
 from app.models.schemas import (
     ForkConversationRequest,
     NewChatRequest,
+    SelectRequest,
     TranscriptMessage,
+    UndoRequest,
     UpdateConversationRequest,
 )
 from app.models.storage.memory_store import MemoryStore
@@ -121,19 +123,19 @@ def test_new_that_is_too_large_is_refused() -> None:
 def test_undo_moves_the_head_and_select_brings_it_back() -> None:
     async def scenario(world: World) -> None:
         key, messages = await world.stored(*HISTORY)
-        undone = await world.manager.undo(OWNER, key, 1)
+        undone = await world.manager.undo(OWNER, key, UndoRequest(turns=1))
         assert (undone.removed_messages, undone.message_count, undone.head_id) == (2, 2, messages[1].id)
         assert await world.contents(key) == ["one", "first"]
         assert await world.contents(key, is_tree=True) == list(HISTORY)
-        selected = await world.manager.select(OWNER, key, messages[2].id)
+        selected = await world.manager.select(OWNER, key, SelectRequest(message_id=messages[2].id))
         assert (selected.head_id, selected.message_count) == (messages[3].id, 4)
         assert await world.contents(key) == list(HISTORY)
-        everything = await world.manager.undo(OWNER, key, 9)
+        everything = await world.manager.undo(OWNER, key, UndoRequest(turns=9))
         assert (everything.removed_messages, everything.head_id) == (4, None)
         with pytest.raises(NothingToDo):
-            await world.manager.undo(OWNER, key, 1)
+            await world.manager.undo(OWNER, key, UndoRequest(turns=1))
         with pytest.raises(MessageNotFound):
-            await world.manager.select(OWNER, key, "msg_nothing")
+            await world.manager.select(OWNER, key, SelectRequest(message_id="msg_nothing"))
 
     run(scenario)
 
@@ -184,8 +186,8 @@ def test_a_conversation_in_a_turn_is_not_changed() -> None:
         manager = world.manager
         async with world.locks.hold(key):
             for change in (
-                manager.undo(OWNER, key, 1),
-                manager.select(OWNER, key, messages[0].id),
+                manager.undo(OWNER, key, UndoRequest(turns=1)),
+                manager.select(OWNER, key, SelectRequest(message_id=messages[0].id)),
                 manager.update(OWNER, key, UpdateConversationRequest(title="new")),
                 manager.delete(OWNER, key),
             ):

@@ -34,6 +34,8 @@ from app.models.schemas import (
     ForkConversationRequest,
     NewChatRequest,
     RegenerateRequest,
+    SelectRequest,
+    UndoRequest,
 )
 from app.models.storage.storage import choose_storage
 from app.models.turns.turn_registry import TurnRegistry
@@ -174,14 +176,14 @@ class AnyOrder(RuleBasedStateMachine):
     def undo(self, conversation_id: str, turns: int) -> None:
         tree = self.trees[conversation_id]
         with suppress(NothingToDo):
-            undone = self.run(self.conversations.undo(OWNER, conversation_id, turns))
+            undone = self.run(self.conversations.undo(OWNER, conversation_id, UndoRequest(turns=turns)))
             assert undone.head_id in (None, *tree.branch(tree.head))
             tree.head = undone.head_id
 
     @rule(conversation_id=conversation_ids, data=st.data())
     def select(self, conversation_id: str, data: st.DataObject) -> None:
         if (message := self.draw_message(conversation_id, data)) is not None:
-            self.run(self.conversations.select(OWNER, conversation_id, message))
+            self.run(self.conversations.select(OWNER, conversation_id, SelectRequest(message_id=message)))
             self.trees[conversation_id].head = self.trees[conversation_id].newest_leaf(message)
 
     @rule(target=conversation_ids, conversation_id=conversation_ids)
