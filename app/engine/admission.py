@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 from llguidance import LLMatcher
 
@@ -35,6 +36,7 @@ from app.engine.sampling.thinking import ThinkingBudget, ThinkingPhase
 from app.engine.sandbox.grammar_sandbox import GrammarSandbox
 from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.scheduling.sequence import TokenSequence
+from app.engine.tokenization.bounded_calls import CALL_LIMIT_S, BoundedCalls
 from app.engine.tokenization.context_window import Prompt
 from app.engine.tokenization.prompt import PromptBuilder
 from app.engine.tokenization.vocabulary import Vocabulary
@@ -73,20 +75,29 @@ class Admission:
         chat_format: ChatFormat,
         sandbox: TemplateSandbox,
         grammar_sandbox: GrammarSandbox,
+        tokenizer_s: float = CALL_LIMIT_S,
     ) -> None:
+        """`tokenizer_s` is how long the tokenizer may take for a short text."""
+        self._calls = BoundedCalls(tokenizer_s)
         self._vocabulary = Vocabulary(loaded)
         self._prompts = PromptBuilder(
             loaded.tokenizer,
             context_length=context_length,
             chat_template=chat_format.template,
             sandbox=sandbox,
+            calls=self._calls,
         )
         tokens = self._vocabulary.token_bytes
         special_ids = tokens.silent_ids | self._prompts.toolbox.mark_ids
         self._grammars = GrammarCompiler(
-            loaded.tokenizer, tokens, loaded.stop_ids, special_ids, grammar_sandbox
+            loaded.tokenizer, tokens, loaded.stop_ids, special_ids, grammar_sandbox, self._calls
         )
         self._stop = chat_format.stop
+
+    @property
+    def lost_calls(self) -> int:
+        """How many calls of the tokenizer go on though their requests have failed."""
+        return self._calls.lost
 
     def compile(self, submit: Submit) -> LLMatcher | Failed | None:
         """Returns the matcher of the request's grammar, if it has one, or the reason why it cannot run.
@@ -134,7 +145,10 @@ class Admission:
                     ids = self._prompts.tokenize(text, adds_special_tokens=adds)
                     return Tokens(request_id, tuple(ids), self._vocabulary.tokens(ids))
                 case Detokenize(token_ids=token_ids, skips_special_tokens=skips):
-                    return DetokenizedText(request_id, self._vocabulary.text(token_ids, skips_special=skips))
+                    text = self._calls.call(
+                        partial(self._vocabulary.text, token_ids, skips_special=skips), len(token_ids)
+                    )
+                    return DetokenizedText(request_id, text)
                 case CountTokens(submit=submit):
                     return TokenCount(request_id, self._prompts.count(submit))
         except DomainError as error:

@@ -36,10 +36,12 @@ from app.engine.scheduling.prefill_budget import PrefillBudget
 from app.engine.scheduling.scheduler import Scheduler
 from app.engine.scheduling.sequence import Chunk
 from app.engine.step import Step, StepComputer
+from app.engine.tokenization.bounded_calls import CALL_LIMIT_S
 
 _log = logging.getLogger(__name__)
 
 _NO_CHAT_FORMAT = ChatFormat()
+_MOST_LOST_CALLS = 2  # of the tokenizer, beside open requests
 _ADMISSION_WAIT_S = 0.02  # how long an idle engine waits for admissions before the inbox is read again
 
 
@@ -52,6 +54,7 @@ class EngineLimits:
     unnoticed_step_s: float = 0.0  # a step with prefill may take this long beside decodes that take less
     speculation_rows: int = 8  # most rows of a step that verifies draft tokens; 0 turns speculation off
     overlaps_steps: bool = False  # whether the text of a step is made while the device computes the next one
+    tokenizer_s: float = CALL_LIMIT_S  # how long the tokenizer may take for a short text
     adapts_threads: bool = False  # whether the number of torch's threads follows the cores that are free
 
 
@@ -77,7 +80,9 @@ class EngineCore:
         self.decoder = decoder
         sandbox = TemplateSandbox() if sandbox is None else sandbox
         grammar_sandbox = GrammarSandbox() if grammar_sandbox is None else grammar_sandbox
-        self._admission = Admission(loaded, limits.context_length, chat_format, sandbox, grammar_sandbox)
+        self._admission = Admission(
+            loaded, limits.context_length, chat_format, sandbox, grammar_sandbox, limits.tokenizer_s
+        )
         self._computer = StepComputer(decoder)
         self._admissions = AdmissionQueue(self._admission, admission_executor)
         self._scheduler = Scheduler(
@@ -105,6 +110,15 @@ class EngineCore:
     def is_idle(self) -> bool:
         """Whether a step would have nothing to compute and nothing to report."""
         return not (self._open or self._open.has_messages or self._admissions or self._step)
+
+    @property
+    def must_be_replaced(self) -> bool:
+        """Whether calls of the tokenizer that nobody awaits keep cores busy, and this process should end.
+
+        With few of them, the open requests may end first.
+        """
+        lost = self._admission.lost_calls
+        return lost > (_MOST_LOST_CALLS if self.waiting or self.running else 0)
 
     @property
     def device(self) -> torch.device:

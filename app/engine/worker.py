@@ -125,6 +125,9 @@ class ServableEngine(Protocol):
     def is_idle(self) -> bool: ...
 
     @property
+    def must_be_replaced(self) -> bool: ...
+
+    @property
     def step_tokens(self) -> int: ...
 
     def submit(self, submit: Submit) -> None: ...
@@ -167,7 +170,7 @@ class Trimmer:
 
 
 def serve(model: ServableModel, link: WorkerLink, heartbeat: Heartbeat) -> None:
-    """Handles messages and computes steps until Shutdown arrives."""
+    """Handles messages and computes steps until Shutdown arrives, or the engine cannot go on for long."""
     engine, trimmer = model.engine, Trimmer(model)
     stats_due = time.monotonic()
     heartbeat.start()
@@ -181,6 +184,9 @@ def serve(model: ServableModel, link: WorkerLink, heartbeat: Heartbeat) -> None:
             for message in engine.step():
                 link.send(message)
             if is_shut_down:
+                return
+            if engine.must_be_replaced:
+                _log.error("this worker ends, because calls of the model's tokenizer do not return")
                 return
             trimmer.after_step(is_at_rest=is_idle and not messages)
             if time.monotonic() >= stats_due:

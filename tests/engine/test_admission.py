@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from app.engine.core import EngineCore
-from app.engine.ipc.messages import Failed, Finished, SamplingParams, Submit
+from app.engine.ipc.messages import Failed, Finished, SamplingParams, Submit, Tokenize
+from app.engine.tokenization.bounded_calls import CALL_LIMIT_S
 from tests.engine.tiny import Collected, TinyModel, finish, greedy
 
 TIMEOUT_S = 60
@@ -52,9 +54,18 @@ class Held:
 
 @pytest.fixture
 def held(llama: TinyModel) -> Iterator[Held]:
+    with held_engine(llama, CALL_LIMIT_S) as held:
+        yield held
+
+
+@contextmanager
+def held_engine(llama: TinyModel, tokenizer_s: float) -> Iterator[Held]:
     tokenizer = HeldTokenizer(tokenizer_object=llama.tokenizer.backend_tokenizer)
     with ThreadPoolExecutor(1) as executor:
-        yield Held(replace(llama, tokenizer=tokenizer).engine(admission_executor=executor), tokenizer)
+        engine = replace(llama, tokenizer=tokenizer).engine(
+            admission_executor=executor, tokenizer_s=tokenizer_s
+        )
+        yield Held(engine, tokenizer)
         tokenizer.release.set()
 
 
@@ -113,3 +124,37 @@ def test_admission_refuses_the_id_of_a_request_that_is_being_prepared(held: Held
     assert [type(message) for message in held.engine.step()] == [Failed]
     held.tokenizer.release.set()
     finish(held.engine, Collected())
+
+
+@pytest.mark.parametrize("message", [greedy("slow", "slow", 4), Tokenize("slow", "slow")])
+def test_text_that_keeps_the_tokenizer_busy_fails_and_others_go_on(
+    llama: TinyModel, message: Submit | Tokenize
+) -> None:
+    with held_engine(llama, tokenizer_s=0.01) as held:
+        engine, collected = held.engine, held.collected
+        engine.submit(greedy("running", "the cat", 60))
+        held.step_until(lambda: "running" in collected.accepted)
+        if isinstance(message, Submit):
+            engine.submit(message)
+        else:
+            engine.ask(message)
+        engine.submit(greedy("second", "the cat", 4))
+        held.step_until(lambda: "second" in collected.accepted)
+        failed = collected.ends["slow"]
+        assert isinstance(failed, Failed) and "tokenizer takes too long" in failed.message
+        assert not engine.must_be_replaced  # before the open requests have ended
+        finish(engine, collected)
+        assert collected.texts["running"] == llama.generate("the cat", 60)
+        assert collected.texts["second"] == llama.generate("the cat", 4)
+        assert engine.must_be_replaced
+
+
+def test_worker_is_replaced_at_once_if_several_texts_keep_its_tokenizer_busy(llama: TinyModel) -> None:
+    with held_engine(llama, tokenizer_s=0.01) as held:
+        held.engine.submit(greedy("running", "the cat", 4))
+        for number in range(3):
+            held.engine.submit(greedy(f"slow {number}", "slow", 4))
+        held.engine.submit(greedy("waiting", "the cat", 4))
+        held.step_until(lambda: "slow 2" in held.collected.ends)
+        held.engine.submit(greedy("open", "the cat", 4))
+        assert held.engine.must_be_replaced

@@ -41,6 +41,7 @@ from app.engine.loading.self_check import check_packed_path
 from app.engine.sandbox.grammar_sandbox import GrammarSandbox
 from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.speculative.cost import SpeculationCost
+from app.engine.tokenization.bounded_calls import CALL_LIMIT_S
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -187,6 +188,7 @@ class TinyModel:
         admission_executor: Executor | None = None,
         grammar_sandbox: GrammarSandbox | None = None,
         context_length: int = WINDOW,
+        tokenizer_s: float = CALL_LIMIT_S,
     ) -> EngineCore:
         """With no `admission_executor` requests are prepared when they are submitted."""
         limits = EngineLimits(
@@ -195,6 +197,7 @@ class TinyModel:
             max_active_requests=max_active_requests,
             step_tokens=step_tokens,
             speculation_rows=speculation_rows,
+            tokenizer_s=tokenizer_s,
             overlaps_steps=self.uses_pool,
         )
         if self.uses_pool and pool is None:

@@ -14,6 +14,7 @@ from app.engine.grammars.sources import grammar_text
 from app.engine.grammars.tokenizer import grammar_tokenizer
 from app.engine.ipc.messages import Grammar
 from app.engine.sandbox.grammar_sandbox import GrammarOutOfBounds, GrammarSandbox
+from app.engine.tokenization.bounded_calls import BoundedCalls
 from app.engine.tokenization.token_bytes import TokenBytes
 
 _log = logging.getLogger(__name__)
@@ -35,13 +36,15 @@ class GrammarCompiler:
         stop_ids: Set[int],
         special_ids: Set[int],
         sandbox: GrammarSandbox,
+        calls: BoundedCalls | None = None,
     ) -> None:
+        calls = BoundedCalls() if calls is None else calls
         # Built while the model loads: for a large vocabulary it takes a second, holding the interpreter lock,
         # so the first grammar would stall the replies of others.
         self._tokenizer: LLTokenizer | None = None
         if tokenizer.is_fast and stop_ids:
             try:
-                self._tokenizer = grammar_tokenizer(tokenizer, tokens, stop_ids, special_ids)
+                self._tokenizer = grammar_tokenizer(tokenizer, tokens, stop_ids, special_ids, calls)
             except InvalidRequest:
                 _log.warning(
                     "this model's replies can have no grammar, because llguidance refuses its tokens"

@@ -6,12 +6,17 @@ from collections.abc import Sequence, Set
 from llguidance import LLTokenizer, TokenizerWrapper
 from transformers import PreTrainedTokenizerBase
 
+from app.engine.tokenization.bounded_calls import BoundedCalls
 from app.engine.tokenization.panics import panics_as_errors
 from app.engine.tokenization.token_bytes import TokenBytes
 
 
 def grammar_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, tokens: TokenBytes, stop_ids: Set[int], special_ids: Set[int]
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: TokenBytes,
+    stop_ids: Set[int],
+    special_ids: Set[int],
+    calls: BoundedCalls,
 ) -> LLTokenizer:
     """Returns the tokenizer for grammars, in which the `special_ids` have no text.
 
@@ -20,7 +25,7 @@ def grammar_tokenizer(
 
     Raises InvalidRequest if llguidance panics, as it does at a token of more than a thousand bytes.
     """
-    wrapper = TokenizerWrapper(_Described(tokenizer, tokens, stop_ids, special_ids))
+    wrapper = TokenizerWrapper(_Described(tokenizer, tokens, stop_ids, special_ids, calls))
     with panics_as_errors():
         described = LLTokenizer(wrapper, n_vocab=len(wrapper.tokens), eos_token=sorted(stop_ids))
     wrapper.tokens = []  # llguidance has its own copy, and keeps the wrapper for its call
@@ -39,6 +44,7 @@ class _Described:
         tokens: TokenBytes,
         stop_ids: Set[int],
         special_ids: Set[int],
+        calls: BoundedCalls,
     ) -> None:
         self.eos_token_id = min(stop_ids)
         self.bos_token_id = None
@@ -46,6 +52,7 @@ class _Described:
         self._special_ids = special_ids
         self._tokens = tokens
         self._backend = tokenizer.backend_tokenizer
+        self._calls = calls
         # The tokenizers library makes special tokens of their names, so no part of a text may hold one.
         names = [tokens.of(token_id).decode() for token_id in special_ids]
         cuts = [f"(?<={re.escape(name[:1])})(?={re.escape(name[1:])})" for name in names if len(name) > 1]
@@ -67,7 +74,10 @@ class _Described:
 
     def _encode(self, text: str) -> list[int]:
         with panics_as_errors():
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            encoding = self._calls.call(
+                lambda: self._backend.encode(text, add_special_tokens=False), len(text)
+            )
+        ids: list[int] = encoding.ids
         return ids
 
     def _longest(self, text: bytes) -> list[int]:

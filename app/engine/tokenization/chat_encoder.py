@@ -7,6 +7,7 @@ from itertools import pairwise
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import InvalidRequest
+from app.engine.tokenization.bounded_calls import BoundedCalls
 from app.engine.tokenization.chat_template import END
 from app.engine.tokenization.direct_calls import decoder, encoder
 from app.engine.tokenization.recent_texts import RecentTexts
@@ -18,11 +19,11 @@ _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 class ChatEncoder:
     """Encodes texts with one tokenizer, and chats with one chat template if the model has any."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None, calls: BoundedCalls) -> None:
         self._tokenizer = tokenizer
-        self._encode, self._decode = encoder(tokenizer), decoder(tokenizer)
+        self._encode, self._decode = encoder(tokenizer, calls), decoder(tokenizer)
         self._recent = RecentTexts(self._encode)
-        self._encode_complete = encoder(tokenizer, adds_special_tokens=True)
+        self._encode_complete = encoder(tokenizer, calls, adds_special_tokens=True)
         self._control = _control_tokens(tokenizer, template or "")
         self._boundaries = _Boundaries.of(tokenizer)
         if not self._cuts_rightly():

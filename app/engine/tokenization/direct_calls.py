@@ -5,6 +5,7 @@ from collections.abc import Callable
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from app.engine.replies.detokenizer import Decode
+from app.engine.tokenization.bounded_calls import BoundedCalls
 from app.engine.tokenization.panics import panics_as_errors
 
 EncodeTexts = Callable[[list[str]], list[list[int]]]
@@ -12,9 +13,22 @@ EncodeTexts = Callable[[list[str]], list[list[int]]]
 _WRAPPERS = ("__call__", "_encode_plus", "decode", "_decode")  # a class with its own may change texts
 
 
-def encoder(tokenizer: PreTrainedTokenizerBase, *, adds_special_tokens: bool = False) -> EncodeTexts:
-    """Returns a function from texts to their ids, which raises InvalidRequest for a text that the tokenizer
-    cannot handle."""
+def encoder(
+    tokenizer: PreTrainedTokenizerBase, calls: BoundedCalls, *, adds_special_tokens: bool = False
+) -> EncodeTexts:
+    """Returns a function from texts to their ids, within the limits of `calls`.
+
+    It raises InvalidRequest for a text that the tokenizer cannot handle, or not in time.
+    """
+    encode = _unbounded_encoder(tokenizer, adds_special_tokens=adds_special_tokens)
+
+    def encode_in_time(texts: list[str]) -> list[list[int]]:
+        return calls.call(lambda: encode(texts), sum(map(len, texts)))
+
+    return encode_in_time
+
+
+def _unbounded_encoder(tokenizer: PreTrainedTokenizerBase, *, adds_special_tokens: bool) -> EncodeTexts:
     if _is_wrapped_plainly(tokenizer):
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()

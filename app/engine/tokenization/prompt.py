@@ -11,6 +11,7 @@ from app.core.errors import ContextOverflow, InvalidRequest
 from app.engine.ipc.messages import ChatMessage, Submit, Tool
 from app.engine.replies.parts import THINK_CLOSE, Thinking
 from app.engine.sandbox.template_sandbox import TemplateSandbox
+from app.engine.tokenization.bounded_calls import BoundedCalls
 from app.engine.tokenization.chat_encoder import ChatEncoder
 from app.engine.tokenization.chat_template import ChatTemplate
 from app.engine.tokenization.context_window import NO_THINKING, ContextWindow, Prompt
@@ -32,10 +33,13 @@ class PromptBuilder:
         context_length: int,
         chat_template: str | None,
         sandbox: TemplateSandbox,
+        calls: BoundedCalls | None = None,
     ) -> None:
         self._window = ContextWindow.of(context_length, tokenizer)
         self._template = ChatTemplate(tokenizer, chat_template, sandbox)
-        self._encoder = ChatEncoder(tokenizer, self._template.source)
+        self._encoder = ChatEncoder(
+            tokenizer, self._template.source, BoundedCalls() if calls is None else calls
+        )
         self.toolbox = Toolbox(tokenizer, self._template.tool_source)
 
     def build(self, request: Submit) -> Prompt:

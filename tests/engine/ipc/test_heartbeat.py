@@ -117,6 +117,7 @@ class BlockedEngine:
 
     step_tokens = 7
     is_idle = True
+    must_be_replaced = False
 
     def __init__(self) -> None:
         self.is_released = threading.Event()
