@@ -49,6 +49,29 @@ def test_focus_stays_in_the_list_after_a_title_or_a_conversation_was_changed(pag
     expect(page.get_by_role("button", name="Delete Plums")).to_be_focused()
 
 
+def test_focus_tells_conversations_with_the_same_title_apart(page: Page, url: str) -> None:
+    titles = page.locator("#conversations .title")
+    with httpx.Client(base_url=f"{url}/api/v1/chat") as server:
+
+        def show(number: int, title: str) -> None:
+            server.post("/new", json={"title": title}).raise_for_status()
+            page.evaluate("window.dispatchEvent(new Event('focus'))")
+            expect(titles).to_have_count(number)
+
+        for number, title in enumerate(("Apples", "Pears", "Apples"), 1):
+            show(number, title)
+        oldest = page.locator("#conversations li").last
+        for number, action in ((4, "Rename"), (5, "Delete")):
+            oldest.get_by_role("button", name=f"{action} Apples").focus()
+            show(number, "Plums")
+            expect(oldest.get_by_role("button", name=f"{action} Apples")).to_be_focused()
+        page.keyboard.press("Enter")
+        show(6, "Plums")
+    page.keyboard.press("Enter")
+    expect(titles).to_have_text(["Plums"] * 3 + ["Apples", "Pears"])
+    expect(page.get_by_role("button", name="Delete Pears")).to_be_focused()
+
+
 def test_conversation_goes_on_while_another_one_is_open(page: Page, script: Script) -> None:
     script.answer("Long", ("one ", PAUSE, "two"))
     begin(page, "Short")

@@ -6,6 +6,19 @@ from playwright.sync_api import FilePayload, Locator, Page, expect
 from tests.ui.conftest import answers, ask, begin, deliver, hang
 from tests.ui.scripted_models import PAUSE, Script
 
+DROP = """([names, then]) => {
+  const data = new DataTransfer();
+  for (const name of names) data.items.add(new File(["Apples ".repeat(140_000)], name));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
+  if (then === "leave") location.hash = "#/";
+  if (then === "send") document.querySelector("#composer").requestSubmit();
+}"""
+
+
+def drop(page: Page, *names: str, then: str = "stay") -> None:
+    """Drops files of 980 kB on the page, and goes on before they are read."""
+    page.evaluate(DROP, [names, then])
+
 
 def field(page: Page) -> Locator:
     return page.get_by_label("Message", exact=True)
@@ -105,3 +118,40 @@ def test_question_of_a_comparison_is_not_taken_for_one_that_never_began(page: Pa
     expect(field(page)).to_have_value("")
     script.may_go_on.set()
     expect(answers(page).last).to_contain_text("Cox of course")
+
+
+def test_files_that_are_still_read_stay_with_their_conversation(page: Page, script: Script) -> None:
+    begin(page, "Apples")
+    chips = page.locator("#files li")
+    drop(page, "a.txt", "b.txt", then="leave")
+    expect(page.get_by_role("heading", name="What is on your mind?")).to_be_visible()
+    expect(chips).to_have_count(0)
+    open_conversation(page, "Apples")
+    expect(chips).to_contain_text(["a.txt980 kB", "b.txt980 kB"])
+    field(page).fill("More of Apples")
+    drop(page, "c.txt", then="send")
+    expect(chips).to_contain_text(["a.txt", "b.txt", "c.txt980 kB"])
+    expect(field(page)).to_have_value("More of Apples")
+    assert script.asked == ["Apples"]
+
+
+def test_files_that_are_too_large_to_be_kept_are_named(page: Page) -> None:
+    chips, lost = page.locator("#files li"), page.locator("#files .lost")
+    drop(page, *(f"{number}.txt" for number in range(7)))
+    expect(chips).to_contain_text(["980 kB"] * 7)
+    ask(page, "Look")
+    expect(page.locator("#failure")).to_contain_text("The body is larger than")
+    expect(field(page)).to_have_value("Look")
+    expect(chips).to_contain_text(["980 kB"] * 7)
+    with page.expect_event("dialog") as asked:
+        page.evaluate("setTimeout(() => location.reload())")
+    assert asked.value.type == "beforeunload"
+    asked.value.accept()
+    expect(lost.first).to_contain_text("too large to be kept: attach it again")
+    expect(chips).to_have_count(7)
+    expect(field(page)).to_have_value("Look")
+    number = lost.count()
+    assert number < 7
+    drop(page, lost.first.locator(".name").inner_text())
+    expect(lost).to_have_count(number - 1)
+    expect(chips).to_have_count(7)

@@ -44,6 +44,16 @@ def test_switch_is_cancelled(page: Page) -> None:
     expect(page.locator("#model-name")).to_have_text("Builtin")
 
 
+def test_focus_stays_on_the_model_whose_load_goes_on(page: Page, script: Script) -> None:
+    menu = page.locator("#models")
+    page.locator("#model").press("Enter")
+    menu.get_by_role("button", name="Gpt2-Medium").press("Enter")
+    expect(menu.locator(".loading")).to_contain_text("50 %")
+    expect(menu.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(menu.get_by_role("button", name="Gpt2-Medium")).to_be_focused()
+
+
 def test_settings_and_system_prompt_reach_the_model(page: Page, script: Script) -> None:
     page.get_by_role("button", name="Settings").click()
     expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.7 (model)")

@@ -1,14 +1,11 @@
 // The field for the next message, its files, and the button that sends or stops.
 
-import { call } from "../core/api.js";
-import { byId, el, fill, iconButton } from "../core/dom.js";
-import { count, size } from "../core/format.js";
+import { byId, fill } from "../core/dom.js";
 import { icon } from "../core/icons.js";
-import { toast } from "../panels/toast.js";
-import { attachmentsOf, fenced, readText } from "./attachments.js";
+import { attachmentsOf, fenced } from "./attachments.js";
 import { draftOf, keepDraft } from "./drafts.js";
+import { Files } from "./files.js";
 
-/** @import { TextFile } from "./attachments.js" */
 /** @import { Draft } from "./drafts.js" */
 
 const TALLEST = 240; // pixels
@@ -19,10 +16,8 @@ export class Composer {
     this.actions = actions;
     this.field = byId("message", HTMLTextAreaElement);
     this.button = byId("send", HTMLButtonElement);
-    this.list = byId("files", HTMLUListElement);
     this.picker = byId("picker", HTMLInputElement);
-    /** @type {TextFile[]} */
-    this.files = [];
+    this.files = new Files(() => this.#fit(), () => this.focus());
     this.isRunning = false;
     /** @type {string | null} the conversation that the message is for; null: one that has not begun */
     this.id = null;
@@ -34,10 +29,8 @@ export class Composer {
   /** Shows what was written in a conversation and not sent. @param {string | null} id */
   show(id) {
     this.id = id;
-    const { words, files } = draftOf(id);
-    this.files = files;
-    this.#showFiles();
-    this.text = words;
+    this.field.value = draftOf(id).words;
+    this.files.show(id);
   }
 
   /** Lets what was written be for another conversation, before what was written in that one. @param {string | null} id */
@@ -45,13 +38,8 @@ export class Composer {
     const moved = draftOf(this.id);
     keepDraft(this.id, { words: "", files: [] });
     this.#putBefore(moved, id);
+    this.files.moveTo(id);
     this.show(id);
-  }
-
-  /** @param {string} text */
-  set text(text) {
-    this.field.value = text;
-    this.#fit();
   }
 
   /**
@@ -64,9 +52,10 @@ export class Composer {
   }
 
   /** @param {Draft} draft @param {string | null} id */
-  #putBefore({ words, files }, id) {
+  #putBefore({ words, files, lost = [] }, id) {
     const later = draftOf(id);
-    keepDraft(id, { words: [words, later.words].filter(Boolean).join("\n\n"), files: [...files, ...later.files] });
+    const both = [words, later.words].filter(Boolean).join("\n\n");
+    keepDraft(id, { words: both, files: [...files, ...later.files], lost: [...lost, ...later.lost] });
   }
 
   focus() {
@@ -122,59 +111,26 @@ export class Composer {
 
   #send() {
     const words = this.field.value.trim();
-    const text = [words, ...this.files.map(fenced)].filter(Boolean).join("\n\n");
-    if (text === "") return;
-    this.files = [];
-    this.#showFiles();
-    this.text = "";
+    const text = [words, ...this.files.attached.map(fenced)].filter(Boolean).join("\n\n");
+    if (text === "" || this.files.isReading) return;
+    keepDraft(this.id, { words: "", files: [] });
+    this.show(this.id);
     this.actions.send(text);
   }
 
   /** @param {File[]} files */
-  async attach(files) {
+  attach(files) {
     this.picker.value = "";
-    for (const file of files) {
-      try {
-        this.files.push(await readText(file));
-      } catch (error) {
-        toast(/** @type {Error} */ (error).message);
-      }
-    }
-    this.#showFiles();
+    this.files.attach(files);
     this.focus();
-  }
-
-  #showFiles() {
-    fill(this.list, ...this.files.map((file) => this.#chip(file)));
-    this.list.hidden = this.files.length === 0;
-    this.#fit();
-  }
-
-  /** @param {TextFile} file */
-  #chip(file) {
-    const bytes = size(new Blob([file.text]).size);
-    const facts = el("span", { class: "facts" }, bytes);
-    countTokens(file).then((tokens) => fill(facts, tokens === null ? bytes : `${bytes}, ${count(tokens)} tokens`));
-    const remove = () => {
-      this.files = this.files.filter((other) => other !== file);
-      this.#showFiles();
-    };
-    return el("li", {}, icon("clip"), el("span", { class: "name" }, file.name), facts, iconButton(icon("close"), `Remove ${file.name}`, remove));
   }
 
   #fit() {
     this.field.style.height = "auto";
     this.field.style.height = `${Math.min(this.field.scrollHeight, TALLEST)}px`;
-    keepDraft(this.id, { words: this.field.value, files: this.files });
-    this.button.disabled = !this.isRunning && this.field.value.trim() === "" && this.files.length === 0;
-  }
-}
-
-/** @param {TextFile} file @returns {Promise<number | null>} null if the server cannot count now */
-async function countTokens(file) {
-  try {
-    return (await call("POST", "count", { prompt: fenced(file) })).tokens;
-  } catch {
-    return null;
+    const { attached: files, lost, isReading } = this.files;
+    const isEmpty = this.field.value.trim() === "" && files.length === 0;
+    keepDraft(this.id, { words: this.field.value, files, lost });
+    this.button.disabled = !this.isRunning && (isEmpty || isReading);
   }
 }

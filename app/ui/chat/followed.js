@@ -2,13 +2,15 @@
 
 import { call } from "../core/api.js";
 import { state } from "../core/state.js";
-import { storeDrafts } from "./drafts.js";
+import { keepInTab, keptInTab } from "../core/storage.js";
+import { forgetDraftsOfReload, storeDrafts } from "./drafts.js";
 
 /** @import { Plan, Turn } from "./turn.js" */
 
 /** @typedef {{ messageId: string, session: string, plan: Plan }} StoredTurn  `messageId` is empty before the first event */
 
 const STORED = "turns";
+const BEGINNING = 200; // characters of a question that is too long to be kept
 
 /** @type {Set<Turn>} */
 export const turns = new Set();
@@ -24,17 +26,32 @@ window.addEventListener("pagehide", () => {
 window.addEventListener("pageshow", () => {
   isLeft = false;
 });
+window.addEventListener("beforeunload", (event) => {
+  if (!storeDrafts()) event.preventDefault(); // the browser then asks whether to leave
+});
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "hidden" && !isLeft) storeDrafts(); // a phone may end the page without another event
+});
 
 export function storeTurns() {
   if (isLeft) return;
   const running = [...turns].filter((turn) => !turn.hasEnded);
   const stored = running.map(({ messageId, session, plan, conversationId }) => ({ messageId, session, plan: { ...plan, conversationId } }));
-  sessionStorage.setItem(STORED, JSON.stringify([...unseen, ...stored]));
+  const all = [...unseen, ...stored];
+  if (keepInTab(STORED, all)) return;
+  forgetDraftsOfReload();
+  if (!keepInTab(STORED, all)) keepInTab(STORED, all.map(withBeginning));
+}
+
+/** A turn with the beginning of its question, which the page then shows like those of other clients. @param {StoredTurn} turn */
+function withBeginning({ plan, ...turn }) {
+  const question = plan.question && plan.question.slice(0, BEGINNING);
+  return { ...turn, plan: { ...plan, question, prefix: [], isOthers: true } };
 }
 
 /** The turns that ran when the page was left. @returns {StoredTurn[]} */
 export function storedTurns() {
-  return JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
+  return keptInTab(STORED, []);
 }
 
 /** Keeps these turns beside those that the page follows. @param {StoredTurn[]} stored */

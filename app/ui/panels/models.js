@@ -2,6 +2,7 @@
 
 import { call, stream } from "../core/api.js";
 import { byId, el, fill } from "../core/dom.js";
+import { refill } from "../core/focus.js";
 import { size } from "../core/format.js";
 import { changed, onChange, state } from "../core/state.js";
 import { progressText } from "../chat/reply.js";
@@ -58,7 +59,7 @@ export class ModelMenu {
     this.button.classList.toggle("busy", busy !== null);
     if (!this.isOpen) return;
     const ordered = [...state.models].sort((a, b) => rank(a) - rank(b));
-    fill(this.menu, el("h2", {}, "Models"), el("ul", {}, ...ordered.map((model) => this.#row(model))));
+    refill(this.menu, [el("h2", {}, "Models"), el("ul", {}, ...ordered.map((model) => this.#row(model)))]);
   }
 
   /** @param {ModelEntry} model */
@@ -68,7 +69,7 @@ export class ModelMenu {
     const isLoading = model.status === "loading" || this.switching?.name === model.name;
     const choose = el(
       "button",
-      { type: "button", class: "model", "aria-pressed": String(isChosen), disabled: isLoading, onclick: () => this.switchTo(model) },
+      { type: "button", class: "model", "data-key": model.name, "aria-pressed": String(isChosen), disabled: isLoading, onclick: () => this.switchTo(model) },
       el("span", { class: "name" }, model.display_name),
       el("span", { class: "facts" }, factsOf(model)),
       el("span", { class: "about" }, model.status === "failed" ? (model.error ?? model.description) : model.description),
@@ -84,7 +85,7 @@ export class ModelMenu {
       { class: "loading" },
       el("progress", { max: 1, value: progress?.fraction ?? null, "aria-label": text }),
       el("span", {}, text),
-      el("button", { type: "button", class: "quiet", onclick: () => this.#cancel(model) }, "Cancel"),
+      el("button", { type: "button", class: "quiet", "data-key": model.name, onclick: () => this.#cancel(model) }, "Cancel"),
     );
   }
 

@@ -2,6 +2,7 @@
 
 import { ApiError, call } from "../core/api.js";
 import { byId, el, fill, iconButton } from "../core/dom.js";
+import { focusOn, refill } from "../core/focus.js";
 import { dayGroup } from "../core/format.js";
 import { icon } from "../core/icons.js";
 import { changed, onChange, state } from "../core/state.js";
@@ -81,23 +82,7 @@ export class Sidebar {
     const parts = [...groups].map(([name, items]) => el("section", {}, el("h2", {}, name), el("ul", {}, ...items)));
     const more = el("button", { type: "button", class: "quiet", onclick: () => this.#read(this.shown, this.cursor, this.shown.length + PAGE) }, "Show more");
     const nothing = el("p", { class: "nothing" }, this.search.value.trim() ? "Nothing found." : "Your conversations will be here.");
-    const before = this.#focusable();
-    const place = before.findIndex((element) => element === document.activeElement);
-    fill(this.list, ...parts, this.cursor !== null && more, parts.length === 0 && nothing);
-    const focused = before[place];
-    if (focused !== undefined) this.#focus(addressOf(focused), place);
-  }
-
-  /** Focuses the element with this address, or else the one in its place. @param {string | null} address @param {number} place */
-  #focus(address, place) {
-    const all = this.#focusable();
-    const same = all.find((element) => addressOf(element) === address);
-    (same ?? all[Math.min(place, all.length - 1)] ?? this.search).focus();
-  }
-
-  /** The links and buttons of the list. @returns {HTMLElement[]} */
-  #focusable() {
-    return [.../** @type {NodeListOf<HTMLElement>} */ (this.list.querySelectorAll("a, button"))];
+    refill(this.list, [...parts, this.cursor !== null && more, parts.length === 0 && nothing], this.search);
   }
 
   /**
@@ -116,9 +101,10 @@ export class Sidebar {
   #item(summary) {
     const name = this.titles.of(summary);
     const item = el("li", {});
-    const rename = iconButton(icon("edit"), `Rename ${name}`, () => this.#rename(item, summary));
-    const remove = iconButton(icon("trash"), `Delete ${name}`, () => this.#delete(summary));
-    fill(item, this.#link(summary.conversation_id, name), el("span", { class: "item-actions" }, rename, remove));
+    const id = summary.conversation_id;
+    const rename = iconButton(icon("edit"), `Rename ${name}`, () => this.#rename(item, summary), { "data-key": `rename ${id}` });
+    const remove = iconButton(icon("trash"), `Delete ${name}`, () => this.#delete(summary), { "data-key": `delete ${id}` });
+    fill(item, this.#link(id, name), el("span", { class: "item-actions" }, rename, remove));
     return item;
   }
 
@@ -126,7 +112,7 @@ export class Sidebar {
   #link(id, name) {
     const current = this.page.openId() === id ? "page" : null;
     const label = el("span", { class: "title", dir: "auto" }, name);
-    return el("a", { href: linkTo(id), "aria-current": current, title: name }, label, isRunning(id) && el("span", { class: "dot", title: "Answering" }));
+    return el("a", { href: `#/c/${encodeURIComponent(id)}`, "data-key": id, "aria-current": current, title: name }, label, isRunning(id) && el("span", { class: "dot", title: "Answering" }));
   }
 
   /** @param {HTMLElement} item @param {ConversationSummary} summary */
@@ -143,7 +129,7 @@ export class Sidebar {
       if (keeps && title && title !== before) await this.titles.change(summary.conversation_id, title);
       await this.load();
       this.draw();
-      if (document.activeElement === document.body) this.#focus(linkTo(summary.conversation_id), 0);
+      if (document.activeElement === document.body) focusOn(this.list, summary.conversation_id, 0, this.search);
     };
     field.addEventListener("blur", () => end(true));
     field.addEventListener("keydown", (event) => {
@@ -159,8 +145,10 @@ export class Sidebar {
 
   /** @param {ConversationSummary} summary */
   async #delete(summary) {
-    if (!(await confirm(`Delete “${this.titles.of(summary)}”?`, "All its versions go with it, for good.", "Delete"))) return;
     const id = summary.conversation_id;
+    const isSure = await confirm(`Delete “${this.titles.of(summary)}”?`, "All its versions go with it, for good.", "Delete");
+    if (!this.list.contains(document.activeElement)) focusOn(this.list, `delete ${id}`, 0, this.search); // the list was drawn anew meanwhile
+    if (!isSure) return;
     this.page.leave(id);
     try {
       await dropTurn(id);
@@ -191,16 +179,6 @@ export class Sidebar {
 function list(words, cursor, limit) {
   const query = new URLSearchParams({ limit: String(limit), ...(words && { query: words }), ...(cursor !== null && { cursor }) });
   return call("GET", `chat/conversations?${query}`);
-}
-
-/** @param {string} id of a conversation */
-function linkTo(id) {
-  return `#/c/${encodeURIComponent(id)}`;
-}
-
-/** Returns what identifies a link or button when the list is drawn again. @param {Element | null} element */
-function addressOf(element) {
-  return element?.getAttribute("href") ?? element?.getAttribute("aria-label") ?? element?.textContent ?? null;
 }
 
 /** @param {ConversationSummary} one @param {ConversationSummary} other */
