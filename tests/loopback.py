@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from tests.waiting import LIMIT_S
+
 
 @contextmanager
 def on_loopback(app: ASGIApp, port: int = 0) -> Iterator[str]:
@@ -21,5 +23,5 @@ def on_loopback(app: ASGIApp, port: int = 0) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(60)
+            thread.join(LIMIT_S)
             assert not thread.is_alive()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import httpx
 import psutil  # type: ignore[import-untyped]  # ships no types
 
+from tests.http_options import LOCAL
 from tests.waiting import LIMIT_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ class RunningServer:
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.http = httpx.Client(base_url=self.url, timeout=LIMIT_S, trust_env=False, verify=False)
+        self.http = httpx.Client(base_url=self.url, **LOCAL)
 
     def get(self, path: str) -> Any:  # Any: a JSON document
         return self.http.get(path).raise_for_status().json()
@@ -137,7 +138,7 @@ def wait_until_answering(process: ServerProcess, url: str) -> None:
     def is_answering() -> bool:
         assert process.poll() is None, f"the server ended with status {process.returncode}"
         try:
-            httpx.get(f"{url}/health", trust_env=False, verify=False)  # no TLS here; its context is slow
+            httpx.get(f"{url}/health", **LOCAL)  # no TLS here; its context is slow
         except httpx.TransportError:
             return False
         return True

@@ -22,6 +22,7 @@ from app.main import create_app
 from app.services import Services
 from tests.api.fakes import serving
 from tests.engine.tiny import WINDOW, configs, make_tokenizer
+from tests.http_options import LOCAL
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,9 +63,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, shared_fork_server: Path) -> I
         return build_services(settings, catalogue)
 
     def is_ready() -> bool:
-        return (
-            httpx.get(f"{address}/health/ready", timeout=10, trust_env=False, verify=False).status_code == 200
-        )
+        return httpx.get(f"{address}/health/ready", **LOCAL).status_code == 200
 
     with serving(create_app(settings, build)) as address:
         wait_for(is_ready, "the server to be ready")
@@ -73,7 +72,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, shared_fork_server: Path) -> I
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{url}/api/v1", timeout=60, trust_env=False, verify=False) as found:
+    with httpx.Client(base_url=f"{url}/api/v1", **LOCAL) as found:
         yield found
 
 
@@ -88,7 +87,7 @@ def test_client_test_passes_and_fits_80_columns(
 
 
 def test_client_test_covers_every_route(url: str) -> None:
-    schema = httpx.get(f"{url}/openapi.json", trust_env=False, verify=False).json()["paths"]
+    schema = httpx.get(f"{url}/openapi.json", **LOCAL).json()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in schema.items() for method in methods}
     assert routes - {check.route for check in CHECKS} == UNCHECKED
 
@@ -126,7 +125,7 @@ def test_client_test_refuses_an_invalid_address(address: str, capsys: pytest.Cap
 def test_checks_fail_against_another_service() -> None:
     with (
         serving(JSONResponse({})) as foreign,
-        httpx.Client(base_url=foreign, trust_env=False, verify=False) as http,
+        httpx.Client(base_url=foreign, **LOCAL) as http,
     ):
         outcomes = list(run_checks(CHECKS, Target(http)))
     kept = [outcome.check.description for outcome in outcomes if outcome.problem is None]

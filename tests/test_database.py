@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.forked_server import forked_server
+from tests.http_options import LOCAL
 from tests.models.storage.conftest import url_of
 from tests.server import NO_WORKERS, ROOT, RunningServer, events, running_server
 from tests.waiting import LIMIT_S, wait_for
@@ -62,9 +63,7 @@ class Caller:
         self.conversation_id: str | None = None
         self.acknowledged: list[str] = []  # ids of replies whose `done` was read
         self.cut = 0  # turns that ended with the server
-        self.http = httpx.Client(
-            trust_env=False, timeout=LIMIT_S, verify=False
-        )  # no TLS here; making its context is slow
+        self.http = httpx.Client(**LOCAL)  # no TLS here; making its context is slow
 
     def send(self, url: str, killer: Killer | None = None) -> str:
         """How the turn ended."""

@@ -17,6 +17,7 @@ from app.core.config import Settings
 from app.main import create_app
 from app.services import Services
 from tests.api.fakes import serving
+from tests.http_options import LOCAL
 from tests.stored_server import build
 from tests.waiting import LIMIT_S, until
 
@@ -101,7 +102,7 @@ def lively(url: str) -> Iterator[None]:
 
     def ask() -> int:
         count = 0
-        with httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False, verify=False) as client:
+        with httpx.Client(base_url=url, **LOCAL) as client:
             while not is_over.is_set():
                 assert client.get("/health/live").status_code == 200
                 count += 1
@@ -150,9 +151,7 @@ def test_odd_requests_do_not_keep_the_event_loop(tmp_path: Path) -> None:
 
         def send(request: tuple[str, bytes]) -> int:
             path, body = request
-            return httpx.post(
-                f"{url}{path}", content=body, headers=JSON, timeout=LIMIT_S, trust_env=False, verify=False
-            ).status_code
+            return httpx.post(f"{url}{path}", content=body, headers=JSON, **LOCAL).status_code
 
         statuses = list(threads.map(send, requests))
     assert {status // 100 for status in statuses} <= {2, 4, 5} and 500 not in statuses

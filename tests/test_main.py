@@ -14,11 +14,11 @@ import pytest
 
 from app.core.config import Settings, SettingsError
 from app.main import create_app
+from tests.http_options import LOCAL
 from tests.server import NO_WORKERS, free_port
-from tests.waiting import wait_for
+from tests.waiting import LIMIT_S, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
-START_S = 30
 FAKE_SERVER = """
 import sys, uvicorn
 from tests.api.fakes import Scripted, fake_app
@@ -46,7 +46,7 @@ def process(*command: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
 
 def is_alive(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/live", trust_env=False, verify=False).is_success
+        return httpx.get(f"{url}/health/live", **LOCAL).is_success
     except httpx.TransportError:
         return False
 
@@ -62,13 +62,13 @@ def log_until(text: str, running: subprocess.Popen[str]) -> str:
             output.extend(os.read(descriptor, 1 << 16))
         return text.encode() in output
 
-    wait_for(is_there, f"the log to say {text!r}", START_S)
+    wait_for(is_there, f"the log to say {text!r}")
     os.set_blocking(descriptor, True)
     return output.decode()
 
 
 def until_it_answers(url: str) -> None:
-    wait_for(lambda: is_alive(url), "the server to answer", START_S)
+    wait_for(lambda: is_alive(url), "the server to answer")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_unknown_model_name_is_a_settings_error() -> None:
 @pytest.mark.parametrize("wrong", [{"LLM_PORT": "many"}, {"LLM_MODEL_NAME": "gpt22"}])
 def test_wrong_settings_are_reported_in_one_line(command: list[str], wrong: dict[str, str]) -> None:
     with process(*command, **{"LLM_PORT": str(free_port())} | wrong) as started:
-        output, _ = started.communicate(timeout=START_S)
+        output, _ = started.communicate(timeout=LIMIT_S)
     assert started.returncode == 1
     assert output.startswith(f"Wrong settings. {next(iter(wrong))}: ")
     assert len(output.splitlines()) == 1
@@ -124,7 +124,7 @@ def test_several_processes_are_refused_in_a_sentence(
     options: list[str], environ: dict[str, str], offline: dict[str, str]
 ) -> None:
     with process(*UVICORN, "--port", offline["LLM_PORT"], *options, **offline, **environ) as started:
-        output, _ = started.communicate(timeout=START_S)
+        output, _ = started.communicate(timeout=LIMIT_S)
     assert "WEB_CONCURRENCY: the server keeps its conversations in one process" in output
     assert "Traceback" not in output
 
@@ -140,14 +140,14 @@ def test_several_processes_that_a_script_starts_are_refused(tmp_path: Path, offl
     script = tmp_path / "serve.py"
     script.write_text(SCRIPT.format(port=offline["LLM_PORT"], workers=2))
     with process(str(script), PYTHONPATH=str(ROOT), **offline) as started:
-        output, _ = started.communicate(timeout=2 * START_S)
+        output, _ = started.communicate(timeout=LIMIT_S)
     assert "The server keeps its conversations in one process" in output
     assert "Traceback" not in output
 
 
 def test_wrong_setting_ends_uvicorn_with_several_processes(offline: dict[str, str]) -> None:
     with process(*UVICORN, "--port", "0", "--workers", "2", **offline | {"LLM_PORT": "many"}) as started:
-        output, _ = started.communicate(timeout=START_S)
+        output, _ = started.communicate(timeout=LIMIT_S)
     assert "Wrong settings." in output and "Traceback" not in output
 
 
@@ -162,7 +162,7 @@ def test_server_of_one_process_ignores_web_concurrency(
     with process(*command, *port, **offline, WEB_CONCURRENCY=concurrency) as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
         server.terminate()
-        server.communicate(timeout=START_S)
+        server.communicate(timeout=LIMIT_S)
 
 
 def test_reloading_server_ignores_web_concurrency(offline: dict[str, str]) -> None:
@@ -170,14 +170,14 @@ def test_reloading_server_ignores_web_concurrency(offline: dict[str, str]) -> No
     with process(*UVICORN, *options, **offline, WEB_CONCURRENCY="2") as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
         server.terminate()
-        server.communicate(timeout=START_S)
+        server.communicate(timeout=LIMIT_S)
 
 
 def test_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with process("-m", "app", LLM_PORT=str(port)) as started:
-            output, _ = started.communicate(timeout=START_S)
+            output, _ = started.communicate(timeout=LIMIT_S)
     assert started.returncode == 1
     assert output == (
         f"Port {port} is in use. Stop the other server (`lsof -i :{port}` shows its process id), "
@@ -189,7 +189,7 @@ def test_too_few_open_files_are_reported_in_one_line(offline: dict[str, str]) ->
     """Otherwise the server would accept no connection, and log a traceback each second."""
     limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)); "
     with process("-c", limited + "runpy.run_module('app', run_name='__main__')", **offline) as started:
-        output, _ = started.communicate(timeout=START_S)
+        output, _ = started.communicate(timeout=LIMIT_S)
     assert started.returncode == 1
     assert (
         output == "This process may open only 16 files; the server needs 32. Raise the limit (`ulimit -n`).\n"
@@ -199,7 +199,7 @@ def test_too_few_open_files_are_reported_in_one_line(offline: dict[str, str]) ->
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "192.0.2.1"])
 def test_host_of_another_machine_is_reported_in_one_line(host: str, offline: dict[str, str]) -> None:
     with process("-m", "app", **offline, LLM_HOST=host) as started:
-        output, _ = started.communicate(timeout=START_S)
+        output, _ = started.communicate(timeout=LIMIT_S)
     assert started.returncode == 1
     assert output == f"LLM_HOST: {host} is not an address of this machine.\n"
 
@@ -209,7 +209,7 @@ def test_misspelt_setting_in_the_environment_causes_a_warning(offline: dict[str,
     with process("-m", "app", **offline, **names) as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
         server.terminate()
-        output, _ = server.communicate(timeout=START_S)
+        output, _ = server.communicate(timeout=LIMIT_S)
     assert "The environment variable LLM_THREAD is not a setting. Did you mean LLM_THREADS?" in output
     assert "The environment variable llm_modelname is not a setting. Did you mean LLM_MODEL_NAME?" in output
     assert "LLM_FAVOURITE" not in output and "secret" not in output
@@ -220,7 +220,7 @@ def test_process_answers_without_importing_torch(offline: dict[str, str]) -> Non
     with process("-c", script, **offline) as server:
         until_it_answers(f"http://127.0.0.1:{offline['LLM_PORT']}")
         server.terminate()
-        output, _ = server.communicate(timeout=START_S)
+        output, _ = server.communicate(timeout=LIMIT_S)
     modules = set(output.splitlines())
     assert not modules & {"torch", "transformers"}
 
@@ -229,12 +229,12 @@ def test_uvicorn_finds_the_app(offline: dict[str, str]) -> None:
     with process("-m", "uvicorn", "app.main:app", "--port", offline["LLM_PORT"], **offline) as server:
         url = f"http://127.0.0.1:{offline['LLM_PORT']}"
         until_it_answers(url)
-        assert httpx.get(f"{url}/api/v1/health", trust_env=False, verify=False).json()["status"] in (
+        assert httpx.get(f"{url}/api/v1/health", **LOCAL).json()["status"] in (
             "loading",
             "unavailable",
         )
         server.terminate()
-        output, _ = server.communicate(timeout=START_S)
+        output, _ = server.communicate(timeout=LIMIT_S)
     assert "Traceback" not in output
 
 
@@ -244,16 +244,16 @@ def test_server_ends_when_its_reloader_is_killed(with_fork_server: dict[str, str
         url = f"http://127.0.0.1:{with_fork_server['LLM_PORT']}"
         until_it_answers(url)
         reloader.kill()
-        reloader.communicate(timeout=START_S)  # until the last of its children has closed its output
+        reloader.communicate(timeout=LIMIT_S)  # until the last of its children has closed its output
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url, trust_env=False, verify=False)
+        httpx.get(url, **LOCAL)
 
 
 def test_signal_ends_an_open_stream_with_one_error_event() -> None:
     port = free_port()
     with (
         process("-c", FAKE_SERVER, str(port), "") as server,
-        httpx.Client(trust_env=False, verify=False) as client,
+        httpx.Client(**LOCAL) as client,
     ):
         url = f"http://127.0.0.1:{port}"
         until_it_answers(url)
@@ -265,7 +265,7 @@ def test_signal_ends_an_open_stream_with_one_error_event() -> None:
             rest = list(lines)
         assert [line for line in rest if line.startswith("event")] == ["event: delta", "event: error"]
         assert any('"code":"shutting_down"' in line for line in rest)
-        assert server.wait(START_S) in (0, -signal.SIGTERM)
+        assert server.wait(LIMIT_S) in (0, -signal.SIGTERM)
 
 
 def test_hangup_reads_the_keys_again_and_keeps_them_if_the_file_is_wrong(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_hangup_reads_the_keys_again_and_keeps_them_if_the_file_is_wrong(tmp_pat
     keys.write_text("alice hunter2-a\nbob hunter2-b\n")
     with (
         process("-c", FAKE_SERVER, str(port), str(keys)) as server,
-        httpx.Client(trust_env=False, verify=False) as client,
+        httpx.Client(**LOCAL) as client,
     ):
         url = f"http://127.0.0.1:{port}"
         until_it_answers(url)
@@ -285,7 +285,7 @@ def test_hangup_reads_the_keys_again_and_keeps_them_if_the_file_is_wrong(tmp_pat
         def reload_until(key: str, content: str) -> None:
             keys.write_text(content)
             server.send_signal(signal.SIGHUP)
-            wait_for(lambda: is_accepted(key), "the server to read the keys again", START_S)
+            wait_for(lambda: is_accepted(key), "the server to read the keys again")
 
         assert is_accepted("hunter2-a") and is_accepted("hunter2-b")
         reload_until("hunter2-c", "carol hunter2-c\nbob hunter2-b\n")
@@ -295,7 +295,7 @@ def test_hangup_reads_the_keys_again_and_keeps_them_if_the_file_is_wrong(tmp_pat
         log = log_until("The API keys stay as they were.", server)
         assert is_accepted("hunter2-c") and is_accepted("hunter2-b") and not is_accepted("hunter2-d")
         server.terminate()
-        log += server.communicate(timeout=START_S)[0]
+        log += server.communicate(timeout=LIMIT_S)[0]
     assert log.count("LLM_API_KEYS_FILE, line 2: its name is also that of LLM_API_KEYS_FILE, line 1.") == 1
     assert "hunter2" not in log and "Traceback" not in log
 
@@ -305,4 +305,4 @@ def test_server_ends_when_its_stdin_closes(with_fork_server: dict[str, str]) -> 
         until_it_answers(f"http://127.0.0.1:{with_fork_server['LLM_PORT']}")
         assert server.stdin is not None
         server.stdin.close()
-        server.wait(START_S)
+        server.wait(LIMIT_S)

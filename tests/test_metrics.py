@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.http_options import LOCAL
 from tests.models.metrics.exposition import Figures
 from tests.server import RunningServer, events, running_server
 from tests.waiting import wait_for
@@ -71,7 +72,7 @@ def own_server(
 
 
 def figures_of(server: RunningServer) -> Figures:
-    with httpx.Client(trust_env=False, verify=False) as stranger:  # without a key
+    with httpx.Client(**LOCAL) as stranger:  # without a key
         return Figures(stranger.get(f"{server.url}/metrics").raise_for_status().text)
 
 

@@ -59,9 +59,7 @@ def footprints(folder: Path, cache: Path, name: str, rounds: int) -> list[Footpr
         temporary = Path(short)
         found = [load_and_unload(server, name, temporary) for _ in range(rounds)]
         # Threads and connections end a little later.
-        wait_for(
-            lambda: not Footprint.of(server, temporary).exceeds(found[0]), "all resources to be freed", 10
-        )
+        wait_for(lambda: not Footprint.of(server, temporary).exceeds(found[0]), "all resources to be freed")
     return found
 
 

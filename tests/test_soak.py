@@ -20,8 +20,9 @@ import httpx
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
+from tests.http_options import LOCAL
 from tests.server import RunningServer, events, running_server
-from tests.waiting import LIMIT_S, wait_for
+from tests.waiting import wait_for
 
 SOAK_S = float(os.environ.get("SOAK_SECONDS", "600"))
 CLIENTS = 3
@@ -81,7 +82,7 @@ class Client:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.http = httpx.Client(base_url=self.url, timeout=LIMIT_S, trust_env=False, verify=False)
+        self.http = httpx.Client(base_url=self.url, **LOCAL)
 
     def run(self, is_over: threading.Event) -> None:
         kinds: list[tuple[Callable[[], None], int]] = [

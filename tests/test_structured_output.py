@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.engine.grammars.nasty import MAY_WORK, MUST_FAIL
+from tests.http_options import LOCAL
 from tests.server import RunningServer
 
 SCHEMA = {
@@ -19,7 +20,7 @@ SCHEMA = {
 
 
 def post(server: RunningServer, path: str, **body: Any) -> httpx.Response:  # Any: JSON
-    return httpx.post(f"{server.url}/api/v1/{path}", json=body, timeout=120)
+    return httpx.post(f"{server.url}/api/v1/{path}", json=body, **LOCAL)
 
 
 def test_chat_replies_in_the_form_of_a_schema(server: RunningServer) -> None:
@@ -55,7 +56,7 @@ def test_probe_and_other_requests_are_answered_beside_nasty_grammars(server: Run
             for name in MAY_WORK
         ]
         while not all(future.done() for future in nasty):
-            assert httpx.get(f"{server.url}/health/live", timeout=10).status_code == 200
+            assert httpx.get(f"{server.url}/health/live", **LOCAL).status_code == 200
             plain = post(server, "generate", prompt="The capital of France", max_tokens=4)
             assert plain.status_code == 200
         assert {future.result().status_code for future in nasty} <= {200, 400}

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from tests.http_options import LOCAL
 from tests.server import RunningServer, events
 from tests.waiting import LIMIT_S
 
@@ -26,7 +27,7 @@ class Listener:
 
     def listen(self, is_over: threading.Event) -> None:
         body = {"message": QUESTION, "model_name": "builtin", "temperature": 0, "stream": True}
-        with httpx.Client(base_url=self.url, timeout=LIMIT_S, trust_env=False, verify=False) as http:
+        with httpx.Client(base_url=self.url, **LOCAL) as http:
             while not is_over.is_set():
                 with http.stream("POST", "/api/v1/chat", json=body) as stream:
                     self.replies.append(self._read(stream))

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.http_options import LOCAL
 from tests.server import ROOT, RunningServer, events, running_server
-from tests.waiting import wait_for
+from tests.waiting import LIMIT_S, wait_for
 
 LONG = "Tell me a story about a fox."
 BODY = {"message": LONG, "stream": True, "temperature": 1.5, "seed": 1, "ignore_eos": True, "max_tokens": 300}
@@ -31,7 +32,7 @@ def cut_after(server: RunningServer, count: int, **fields: Any) -> tuple[str, st
 def rest(server: RunningServer, message_id: str, after: int) -> list[tuple[int, str, Any]]:
     """The id, the name and the data of each event of a turn after this one."""
     url = f"{server.url}/api/v1/chat/turns/{message_id}/events?after={after}"
-    text = httpx.get(url, trust_env=False, verify=False, timeout=60).raise_for_status().text
+    text = httpx.get(url, **LOCAL).raise_for_status().text
     found = []
     for block in filter(None, text.replace(": keep-alive\n\n", "").split("\n\n")):
         fields = dict(line.split(": ", 1) for line in block.split("\n"))
@@ -71,7 +72,7 @@ def test_a_turn_is_stopped_and_its_readers_get_what_is_kept(server: RunningServe
             assert found[-1][1:] == ("done", stopped["reply"]) and said(found) == stopped["reply"]["response"]
     kept = server.get(f"/api/v1/chat/conversation/{conversation_id}")["messages"][-1]
     assert (kept["content"], kept["finish_reason"]) == (stopped["reply"]["response"], "interrupted")
-    wait_for(lambda: server.get("/health")["active_requests"] == 0, "the model to be free", 10)
+    wait_for(lambda: server.get("/health")["active_requests"] == 0, "the model to be free")
 
 
 def test_a_client_without_background_stops_its_turn_and_its_key_gives_what_was_said(
@@ -107,7 +108,7 @@ def test_shutdown_keeps_what_was_said_and_ends_the_stream_once(
             server.process.send_signal(signal.SIGTERM)
             *_, (name, done) = stream
         assert (name, done["finish_reason"]) == ("done", "interrupted")
-        server.process.wait(30)
+        server.process.wait(LIMIT_S)
     with running_server(tmp_path, LLM_MODEL_NAME="none", **settings) as server:
         conversation = server.get(f"/api/v1/chat/conversation/{start['conversation_id']}")
         assert conversation["messages"][-1]["content"] == done["response"] != ""

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.api.fakes import Scripted, fake_app, serving
+from tests.http_options import LOCAL
 
 MAX_BODY_BYTES = 10_000
 
@@ -30,5 +31,5 @@ def url(served: tuple[Scripted, str]) -> str:
 
 @pytest.fixture
 def client(scripted: Scripted, url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=10, trust_env=False, verify=False) as found:
+    with httpx.Client(base_url=url, **LOCAL) as found:
         yield found

@@ -38,8 +38,8 @@ from app.models.storage.storage import MemoryStorage
 from app.models.storage.store import PageRequest
 from app.models.turns.turn_log import EventReader, TurnIds, TurnRecord, TurnSnapshot
 from app.services import Services
+from tests.waiting import LIMIT_S
 
-START_S = STOP_S = 30
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 USAGE = schemas.Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=0)
 TIMINGS = schemas.Timings(queue_s=0, first_token_s=0.1, total_s=0.2, tokens_per_second=20)
@@ -506,10 +506,10 @@ def serving(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        assert server.has_started.wait(START_S), "the server did not start"
+        assert server.has_started.wait(LIMIT_S), "the server did not start"
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(STOP_S)
+        thread.join(LIMIT_S)
         listening.close()
         assert not thread.is_alive(), "the server did not stop"

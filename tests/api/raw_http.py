@@ -3,13 +3,13 @@
 import socket
 from urllib.parse import urlsplit
 
-TIMEOUT_S = 10
+from tests.waiting import LIMIT_S
 
 
 def exchange(url: str, *parts: bytes) -> bytes:
     """Everything that the server sends before it closes the connection."""
     address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=LIMIT_S) as connection:
         for part in parts:
             connection.sendall(part)
         answer = b""

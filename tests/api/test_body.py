@@ -17,6 +17,8 @@ from app.models.schemas import ChatRequest, GenerateRequest, NewChatRequest
 from tests.api.conftest import MAX_BODY_BYTES
 from tests.api.fakes import Scripted, fake_app, serving
 from tests.api.raw_http import exchange as until_closed
+from tests.http_options import LOCAL
+from tests.waiting import LIMIT_S
 
 JSON = {"Content-Type": "application/json"}
 CHAT = "/api/v1/chat"
@@ -25,7 +27,7 @@ CHAT = "/api/v1/chat"
 def exchange(url: str, request: bytes) -> bytes:
     """The server's reply to bytes that no client library would send."""
     address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=LIMIT_S) as connection:
         connection.sendall(request)
         answer = b""
         while b'"}}' not in answer and (part := connection.recv(65_536)):
@@ -92,18 +94,14 @@ def roomy_url() -> Iterator[str]:
 def test_large_body_with_many_mistakes_is_answered_soon(
     roomy_url: str, body: str, status: int, said: str
 ) -> None:
-    reply = httpx.post(
-        f"{roomy_url}{CHAT}", content=body, headers=JSON, timeout=10, trust_env=False, verify=False
-    )
+    reply = httpx.post(f"{roomy_url}{CHAT}", content=body, headers=JSON, **LOCAL)
     assert reply.status_code == status
     assert said in reply.json()["error"]["message"]
 
 
 def test_transcript_with_many_mistakes_names_the_first(roomy_url: str) -> None:
     messages = [{"role": "user", "content": "hi", "extra": number} for number in range(10_000)]
-    reply = httpx.post(
-        f"{roomy_url}{CHAT}/new", json={"messages": messages}, timeout=10, trust_env=False, verify=False
-    )
+    reply = httpx.post(f"{roomy_url}{CHAT}/new", json={"messages": messages}, **LOCAL)
     assert reply.json()["error"]["message"] == "messages.0.extra: unknown field"
 
 
@@ -130,7 +128,7 @@ def test_routes_take_the_object_that_the_guard_has_parsed() -> None:
     scripted = Scripted()
     app = fake_app(scripted)
     app.user_middleware.append(Middleware(SwappedBody))  # the innermost
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, **LOCAL) as client:
         for path in SwappedBody.parsed:
             assert client.post(path, json={"sent": True}).status_code == 200
     assert scripted.calls == [
@@ -228,9 +226,7 @@ def test_body_that_does_not_arrive_in_time_is_refused() -> None:
 
 def test_body_in_pieces_arrives_whole() -> None:
     with serving(BodyGuard(echo_length, max_bytes=100)) as url:
-        reply = httpx.post(
-            url, content=iter([b'{"a"', b": ", b"1}"]), headers=JSON, trust_env=False, verify=False
-        )
+        reply = httpx.post(url, content=iter([b'{"a"', b": ", b"1}"]), headers=JSON, **LOCAL)
     assert reply.text == "8"
 
 
@@ -240,7 +236,7 @@ def test_client_that_disconnects_while_sending_causes_no_error(
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port)) as connection:
         connection.sendall(head("Content-Length: 50") + b"{")
-    assert httpx.get(f"{url}/health/live", trust_env=False, verify=False).status_code == 200
+    assert httpx.get(f"{url}/health/live", **LOCAL).status_code == 200
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 

@@ -11,6 +11,7 @@ from app.api.dependencies import OwnerDep
 from app.api.middleware import Guard, HostCheck, KeyCheck
 from app.core.api_keys import DEFAULT_OWNER
 from tests.api.fakes import keys_of, serving
+from tests.http_options import LOCAL
 
 
 def ask_for_owner(
@@ -23,7 +24,7 @@ def ask_for_owner(
     for route in ("/owner", "/health"):
         app.add_api_route(route, owner_of_request)
     with serving(app) as url:
-        return httpx.get(f"{url}{path}", headers=headers, trust_env=False, verify=False)
+        return httpx.get(f"{url}{path}", headers=headers, **LOCAL)
 
 
 def test_owner_of_a_request_without_keys_is_the_default_one() -> None:

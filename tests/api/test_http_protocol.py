@@ -11,7 +11,9 @@ import pytest
 
 from app.api.http_protocol import DeadlineProtocol
 from tests.api.fakes import Scripted, fake_app, serving
-from tests.api.raw_http import TIMEOUT_S, exchange
+from tests.api.raw_http import exchange
+from tests.http_options import LOCAL
+from tests.waiting import LIMIT_S
 
 HALF_A_BODY = b"POST /api/v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{"
 
@@ -79,7 +81,7 @@ def test_reply_may_take_longer_than_a_head() -> None:
     body = {"message": "hang", "stream": True}
     with (
         serving(fake_app(scripted), http=HastyProtocol) as url,
-        httpx.stream("POST", f"{url}/api/v1/chat", json=body, trust_env=False, verify=False) as reply,
+        httpx.stream("POST", f"{url}/api/v1/chat", json=body, **LOCAL) as reply,
     ):
         lines = reply.iter_lines()
         assert next(lines) == "event: start"
@@ -100,11 +102,11 @@ def test_silent_connections_make_room_for_a_request(begun: bytes) -> None:
     with serving(fake_app(Scripted()), http=NarrowProtocol) as url, ExitStack() as open_sockets:
         address = urlsplit(url)
         silent = [
-            open_sockets.enter_context(socket.create_connection((address.hostname, address.port), TIMEOUT_S))
+            open_sockets.enter_context(socket.create_connection((address.hostname, address.port), LIMIT_S))
             for _ in range(NarrowProtocol.max_connections)
         ]
         silent[0].sendall(begun)
-        assert httpx.get(f"{url}/health/live", trust_env=False, verify=False).status_code == 200
+        assert httpx.get(f"{url}/health/live", **LOCAL).status_code == 200
         assert is_closed(silent[0])  # the oldest one
         silent[-1].sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert silent[-1].recv(12) == b"HTTP/1.1 200"
@@ -115,7 +117,7 @@ def test_connections_that_are_being_answered_stay_and_one_more_is_refused() -> N
     body = {"message": "hang", "stream": True}
     with (
         serving(fake_app(scripted), http=NarrowProtocol) as url,
-        httpx.Client(base_url=url, trust_env=False, verify=False) as client,
+        httpx.Client(base_url=url, **LOCAL) as client,
         ExitStack() as streams,
     ):
         replies = [

@@ -11,6 +11,7 @@ from app.api.middleware import KeyCheck
 from app.core.errors import NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, keys_of, serving
 from tests.api.raw_http import exchange
+from tests.http_options import LOCAL
 
 KEYS = "alice:key-a,bob:key:b,carol:schlüssel"
 OPEN = {"/", "/ui", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
@@ -179,7 +180,7 @@ def test_no_spelling_of_a_path_reaches_a_route_without_a_key(locked_url: str, pa
 
 
 def test_methods_of_routes_are_not_revealed_without_a_key(locked_url: str) -> None:
-    with httpx.Client(base_url=locked_url, trust_env=False, verify=False) as client:
+    with httpx.Client(base_url=locked_url, **LOCAL) as client:
         for method in ("GET", "PUT", "OPTIONS", "TRACE", "PROPFIND"):
             reply = client.request(method, "/api/v1/chat")
             assert (reply.status_code, "allow" in reply.headers) == (401, False)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict
 from app.api.body import BodyGuard, ParsedRoute
 from app.api.errors import install_error_handlers
 from app.models.schemas.wire import RequestModel
+from tests.http_options import LOCAL
 from tests.loopback import on_loopback
 
 LARGE = 100_000  # characters
@@ -41,7 +42,7 @@ def post(text: str) -> httpx.Response:
     install_error_handlers(app)
     app.include_router(router)
     with on_loopback(BodyGuard(app, max_bytes=2 * LARGE)) as url:
-        return httpx.post(url, json={"text": text}, trust_env=False, verify=False)
+        return httpx.post(url, json={"text": text}, **LOCAL)
 
 
 @pytest.mark.parametrize(("length", "is_on_the_loop"), [(10, True), (LARGE, False)])

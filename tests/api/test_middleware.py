@@ -15,6 +15,7 @@ from app.api.paths import path_below_prefix
 from app.core.api_keys import DEFAULT_OWNER
 from app.core.errors import ForbiddenHost, NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, keys_of, serving
+from tests.http_options import LOCAL
 
 KEY = "open sesame"
 OPEN = {"/", "/ui", "/docs", "/openapi.json", "/health", "/health/live", "/health/ready"}
@@ -96,7 +97,7 @@ def locked_url() -> Iterator[str]:
 
 @pytest.fixture
 def locked(locked_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=locked_url, trust_env=False, verify=False) as client:
+    with httpx.Client(base_url=locked_url, **LOCAL) as client:
         yield client
 
 
@@ -119,7 +120,7 @@ def test_prefix_of_a_proxy_changes_nothing_about_the_key(prefix: str) -> None:
     app = fake_app(Scripted(), api_key=KEY)
     with (
         serving(app, root_path=prefix) as url,
-        httpx.Client(base_url=url, trust_env=False, verify=False) as client,
+        httpx.Client(base_url=url, **LOCAL) as client,
     ):
         for path in OPEN | {"/docs-assets/swagger-ui.css"}:
             assert client.get(path).status_code == 200, path
@@ -151,7 +152,7 @@ def test_path_below_prefix_is_the_one_that_the_routes_match(path: str, prefix: s
 
 def test_health_checks_below_a_prefix_are_logged_as_details(caplog: pytest.LogCaptureFixture) -> None:
     with serving(fake_app(Scripted()), root_path="/llm") as url:
-        httpx.get(f"{url}/health/live", trust_env=False, verify=False)
+        httpx.get(f"{url}/health/live", **LOCAL)
     assert access_lines(caplog) == []
 
 

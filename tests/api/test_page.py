@@ -7,6 +7,7 @@ import pytest
 
 from app.api.web.page import FOLDER
 from tests.api.fakes import Scripted, fake_app, serving
+from tests.http_options import LOCAL
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 REFERENCE = re.compile(r'(?:src|href)="([^"#]+)"')
@@ -39,7 +40,10 @@ def test_page_allows_no_other_site_and_no_script_in_it(client: httpx.Client) -> 
 @pytest.mark.parametrize("prefix", ["", "/llm"])
 @pytest.mark.parametrize("place", ["/", "/ui"])
 def test_page_finds_its_files_below_any_prefix(prefix: str, place: str) -> None:
-    with serving(fake_app(Scripted()), root_path=prefix) as url, httpx.Client(base_url=url) as client:
+    with (
+        serving(fake_app(Scripted()), root_path=prefix) as url,
+        httpx.Client(base_url=url, **LOCAL) as client,
+    ):
         page = client.get(place, headers={"Accept": BROWSER})  # the proxy takes the prefix away
         names = REFERENCE.findall(page.text)
         assert "ui/main.js" in names

@@ -18,6 +18,7 @@ from app.services import Services
 from tests.api.fakes import Scripted, fake_app, scripted_services, serving
 from tests.api.owned import owned_server
 from tests.api.raw_http import exchange
+from tests.http_options import LOCAL
 from tests.models.stand_in import WHOLE, StandInBackend, StandInModels
 
 KEYS = "alice:key-a,bob:key-b"
@@ -51,7 +52,7 @@ def test_without_limits_there_are_no_headers(client: httpx.Client) -> None:
 
 def test_requests_beyond_the_limit_are_refused_for_one_key_only() -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=2)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, **LOCAL) as client:
         replies = [client.get("/api/v1/chat/models", headers=ALICE) for _ in range(3)]
         other = client.get("/api/v1/chat/models", headers=BOB)
     assert [reply.status_code for reply in replies] == [200, 200, 429]
@@ -71,7 +72,7 @@ def test_the_question_which_turns_run_does_not_count() -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
     with (
         serving(app) as url,
-        httpx.Client(base_url=url, trust_env=False, verify=False, headers=ALICE) as client,
+        httpx.Client(base_url=url, headers=ALICE, **LOCAL) as client,
     ):
         polls = [client.get("/api/v1/chat/turns").status_code for _ in range(3)]
         assert polls == [200, 200, 200]
@@ -90,7 +91,7 @@ def test_other_methods_and_bodies_at_the_path_of_running_turns_count(
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
     with (
         serving(app) as url,
-        httpx.Client(base_url=url, trust_env=False, verify=False, headers=ALICE) as client,
+        httpx.Client(base_url=url, headers=ALICE, **LOCAL) as client,
     ):
         first = client.request(method, "/api/v1/chat/turns", content=body)
         assert (first.status_code, limits_of(first)["remaining-requests"]) == (status, "0")
@@ -100,7 +101,7 @@ def test_other_methods_and_bodies_at_the_path_of_running_turns_count(
 
 def test_open_routes_and_refused_keys_do_not_count() -> None:
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, **LOCAL) as client:
         for path in OPEN:
             for headers in ({}, ALICE):
                 reply = client.get(path, headers=headers)
@@ -111,7 +112,7 @@ def test_open_routes_and_refused_keys_do_not_count() -> None:
 
 def test_without_keys_all_callers_share_the_limits_and_open_routes_have_none() -> None:
     app = fake_app(Scripted(), key_requests_per_minute=1)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, **LOCAL) as client:
         assert [client.get("/health").status_code for _ in range(3)] == [200] * 3
         assert [client.get("/api/v1/chat/models").status_code for _ in range(2)] == [200, 429]
 
@@ -121,7 +122,7 @@ def test_request_beyond_the_limit_is_refused_before_its_body_is_read() -> None:
     head += b"Content-Type: application/json\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n"
     app = fake_app(Scripted(), api_keys=KEYS, key_requests_per_minute=1)
     with serving(app) as url:
-        httpx.get(f"{url}/api/v1/chat/models", headers=ALICE, trust_env=False, verify=False)
+        httpx.get(f"{url}/api/v1/chat/models", headers=ALICE, **LOCAL)
         assert exchange(url, head).startswith(b"HTTP/1.1 429 ")
 
 
@@ -129,7 +130,7 @@ def test_tokens_of_replies_streams_and_sequences_count() -> None:
     app = generating_app(key_tokens_per_minute=5 * TOKENS)
     with (
         serving(app) as url,
-        httpx.Client(base_url=url, headers=ALICE, trust_env=False, verify=False) as client,
+        httpx.Client(base_url=url, headers=ALICE, **LOCAL) as client,
     ):
         first = client.post("/api/v1/generate", json={"prompt": "hi"})
         with client.stream("POST", "/api/v1/generate", json={"prompt": "hi", "stream": True}) as stream:
@@ -163,7 +164,7 @@ def test_all_apis_share_the_limits_of_a_key_and_refuse_in_their_own_words() -> N
     ]
     with (
         serving(app) as url,
-        httpx.Client(base_url=url, headers=ALICE, trust_env=False, verify=False) as client,
+        httpx.Client(base_url=url, headers=ALICE, **LOCAL) as client,
     ):
         answered = [client.post(path, json=body) for path, body in asked]
         without_tokens = [client.post(path, json=body) for path, body in asked]

@@ -25,10 +25,9 @@ from app.models.storage.turn_locks import LocalTurnLocks
 from app.models.turns.turn_registry import TurnRegistry
 from app.services import Services
 from tests.api.fakes import LONG, Scripted, fake_app, scripted_services, serving
+from tests.http_options import LOCAL
 from tests.models.stand_in import HELLO, StandInBackend, StandInModels
-from tests.waiting import wait_for
-
-TIMEOUT_S = 20
+from tests.waiting import LIMIT_S, wait_for
 
 
 class ImpatientProtocol(DeadlineProtocol):
@@ -76,7 +75,7 @@ def stalled_request(url: str, head: str, body: bytes = b"") -> Iterator[socket.s
     """A connection that has sent a request and reads nothing. Small buffers fill up at once."""
     address = urlsplit(url)
     with socket.socket() as connection:
-        connection.settimeout(TIMEOUT_S)
+        connection.settimeout(LIMIT_S)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((address.hostname, address.port))
         connection.sendall(head.encode() + body)
@@ -93,7 +92,7 @@ def read_to_the_end(connection: socket.socket) -> bytearray:
 def test_stalled_reader_loses_its_stream_at_the_deadline() -> None:
     scripted = Scripted()
     with serving(fake_app(scripted, request_timeout=0.3)) as url, stalled_reader(url, "flood", stream=True):
-        assert scripted.cancelled.wait(TIMEOUT_S)
+        assert scripted.cancelled.wait(LIMIT_S)
 
 
 def test_stalled_readers_hold_up_neither_their_turn_nor_its_other_readers() -> None:
@@ -104,15 +103,13 @@ def test_stalled_readers_hold_up_neither_their_turn_nor_its_other_readers() -> N
     services = services_of(settings, models)
     with (
         serving(create_app(settings, lambda _: services)) as url,
-        httpx.Client(
-            base_url=f"{url}/api/v1/chat", trust_env=False, verify=False, timeout=TIMEOUT_S
-        ) as client,
+        httpx.Client(base_url=f"{url}/api/v1/chat", **LOCAL) as client,
     ):
         conversation_id = client.post("/new").json()["conversation_id"]
         path = f"/conversation/{conversation_id}"
         with ExitStack() as stalled:
             stalled.enter_context(stalled_reader(url, "hi", stream=True, conversation_id=conversation_id))
-            wait_for(lambda: client.get(path).json()["message_count"] == 2, "the turn to end", TIMEOUT_S)
+            wait_for(lambda: client.get(path).json()["message_count"] == 2, "the turn to end", LIMIT_S)
             message_id = client.get(path).json()["head_id"]
             for _ in range(3):
                 stalled.enter_context(stalled_get(url, f"/api/v1/chat/turns/{message_id}/events"))
@@ -124,7 +121,7 @@ def test_stalled_readers_hold_up_neither_their_turn_nor_its_other_readers() -> N
 def test_stalled_reader_loses_its_connection_after_the_deadline(lost: threading.Event) -> None:
     app = fake_app(Scripted(), request_timeout=0.1)
     with serving(app, http=ImpatientProtocol) as url, stalled_reader(url, "flood", stream=True):
-        assert lost.wait(TIMEOUT_S)
+        assert lost.wait(LIMIT_S)
 
 
 def test_reader_that_takes_nothing_loses_its_stream_before_the_deadline(lost: threading.Event) -> None:
@@ -133,8 +130,8 @@ def test_reader_that_takes_nothing_loses_its_stream_before_the_deadline(lost: th
         serving(fake_app(scripted), http=ImpatientProtocol) as url,
         stalled_reader(url, "flood", stream=True),
     ):
-        assert scripted.cancelled.wait(TIMEOUT_S)
-        assert lost.wait(TIMEOUT_S)
+        assert scripted.cancelled.wait(LIMIT_S)
+        assert lost.wait(LIMIT_S)
 
 
 def test_reader_that_takes_nothing_of_a_long_reply_loses_its_connection(lost: threading.Event) -> None:
@@ -142,7 +139,7 @@ def test_reader_that_takes_nothing_of_a_long_reply_loses_its_connection(lost: th
         serving(fake_app(Scripted()), http=ImpatientProtocol) as url,
         stalled_reader(url, "long", stream=False) as connection,
     ):
-        assert lost.wait(TIMEOUT_S)
+        assert lost.wait(LIMIT_S)
         assert len(read_to_the_end(connection)) < len(LONG)
 
 

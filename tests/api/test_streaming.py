@@ -10,8 +10,8 @@ from starlette.types import Receive, Scope, Send
 from app.api.native.events import encode
 from app.api.streaming import respond
 from tests.api.fakes import LINE_ENDS, REPLY, Scripted, serving
-
-WAIT_S = 5
+from tests.http_options import LOCAL
+from tests.waiting import LIMIT_S
 
 
 def frames(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -128,8 +128,8 @@ def test_client_that_disconnects_cancels_the_work(
         pytest.raises(httpx.ReadTimeout),
     ):
         client.post("/api/v1/chat", json=body)
-    assert scripted.waiting.wait(WAIT_S)
-    assert scripted.cancelled.wait(WAIT_S)
+    assert scripted.waiting.wait(LIMIT_S)
+    assert scripted.cancelled.wait(LIMIT_S)
 
 
 def test_keep_alive_is_sent_while_no_events_come(scripted: Scripted) -> None:
@@ -137,8 +137,8 @@ def test_keep_alive_is_sent_while_no_events_come(scripted: Scripted) -> None:
         if scope["type"] == "http":
             await respond(scripted.run("hang"), True, encode, None, keep_alive_s=0.01)(scope, receive, send)
 
-    with serving(app) as url, httpx.stream("POST", url, trust_env=False, verify=False) as reply:
+    with serving(app) as url, httpx.stream("POST", url, **LOCAL) as reply:
         lines = reply.iter_lines()
         assert [next(lines) for _ in range(6)][::3] == ["event: start", "event: delta"]  # without ids
         assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
-    assert scripted.cancelled.wait(WAIT_S)
+    assert scripted.cancelled.wait(LIMIT_S)

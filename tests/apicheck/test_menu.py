@@ -9,6 +9,7 @@ import pytest
 from app.apicheck.menu import LEAVING, Menu, operations_of
 from app.cli.output.console import SafeConsole
 from tests.api.fakes import Scripted, fake_app, serving
+from tests.http_options import LOCAL
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def shown(url: str, *answers: str, width: int = 200) -> str:
     """The output after these inputs."""
     output = io.StringIO()
     console = SafeConsole(file=output, width=width)
-    with httpx.Client(base_url=url, trust_env=False, verify=False) as http:
+    with httpx.Client(base_url=url, **LOCAL) as http:
         schema = http.get("/openapi.json").json()
         routes = [f"{operation.method} {operation.path}" for operation in operations_of(schema)]
         numbered = [str(routes.index(answer) + 1) if answer in routes else answer for answer in answers]

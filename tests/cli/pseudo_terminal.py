@@ -59,7 +59,7 @@ class PseudoTerminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(LIMIT_S)
         self.close()
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class PseudoTerminal:
         while not self._is_over and self.process.poll() is None and time.monotonic() < deadline:
             self._read(0.05)
         self._read(0)
-        return self.process.wait(1)
+        return self.process.wait(LIMIT_S)
 
     def _read_until(self, condition: Callable[[], object], failure: str) -> None:
         """Returns when the condition holds. Fails after the limit, or if the program ends first."""

@@ -59,7 +59,9 @@ def test_invalid_input_is_reported_before_a_server_starts(
     piped: bytes, arguments: tuple[str, ...], expected: str
 ) -> None:
     environ = client_environ(LLM_PORT=str(choose_port("127.0.0.1", 0)))
-    done = subprocess.run([*CLIENT, *arguments], input=piped, env=environ, capture_output=True, timeout=30)
+    done = subprocess.run(
+        [*CLIENT, *arguments], input=piped, env=environ, capture_output=True, timeout=LIMIT_S
+    )
     assert (done.returncode, done.stdout) == (2, b"")
     lines = done.stderr.decode().splitlines()
     assert expected in lines[0] and len(lines) <= 2 and "secret" not in lines[0]
@@ -206,9 +208,9 @@ def test_interrupted_message_prints_its_beginning(url: str, standin: StandIn) ->
     )
     assert process.stdout is not None and process.stdout.read(9) == b"You said:"
     process.send_signal(signal.SIGINT)
-    assert (process.stdout.read(), process.wait(20)) == (b" hang on\n", 130)
+    assert (process.stdout.read(), process.wait(LIMIT_S)) == (b" hang on\n", 130)
     process.stdout.close()
-    assert standin.left.wait(5)
+    assert standin.left.wait(LIMIT_S)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -9,6 +9,7 @@ from app.cli.net.server import PROJECT
 from tests.cli.client_process import client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.waiting import LIMIT_S
 
 IN_A_LOOP = """
 import asyncio, sys
@@ -40,7 +41,7 @@ def test_main_works_inside_a_running_loop(url: str) -> None:
         env=client_environ(PYTHONPATH=str(PROJECT)),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT_S,
     )
     assert "You said: hello" in done.stdout
     assert done.stdout.endswith("ended with 0\nline a line\n")

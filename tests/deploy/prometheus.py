@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.http_options import LOCAL
 from tests.server import free_port
 from tests.waiting import LIMIT_S, wait_for
 
@@ -29,7 +30,7 @@ class Prometheus:
     """A server that reads the figures of one target every second."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False)
+        self.http = httpx.Client(base_url=url, **LOCAL)
 
     def is_ready(self) -> bool:
         try:

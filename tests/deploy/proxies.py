@@ -13,6 +13,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]  # ships no types
 
 from tests.deploy.prometheus import find_program
+from tests.http_options import LOCAL
 from tests.server import ROOT, free_port
 from tests.waiting import LIMIT_S, wait_for
 
@@ -128,7 +129,7 @@ def _running(command: list[str], folder: Path, url: str) -> Iterator[subprocess.
     def is_answering() -> bool:
         assert process.poll() is None, (folder / "output").read_text(encoding="utf-8")
         try:
-            httpx.get(url, verify=False, trust_env=False)
+            httpx.get(url, **LOCAL)
         except httpx.TransportError:
             return False
         return True

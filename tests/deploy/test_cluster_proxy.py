@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from tests.deploy.proxies import NGINX, running_plain_nginx
+from tests.http_options import LOCAL
 from tests.loopback import on_loopback
 from tests.waiting import LIMIT_S
 
@@ -92,7 +93,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             stack.callback(upstreams[name].may_go_on.set)
         addresses = [url.removeprefix("http://") for url in urls]
         nginx = stack.enter_context(running_plain_nginx("llm_cluster.conf", folder, addresses))
-        http = stack.enter_context(httpx.Client(base_url=nginx.url, timeout=20, trust_env=False))
+        http = stack.enter_context(httpx.Client(base_url=nginx.url, **LOCAL))
         yield Cluster(upstreams, http, running)
 
 
@@ -160,7 +161,7 @@ def test_a_post_that_was_read_is_sent_again_only_if_the_server_answers_its_key_o
         url = stack.enter_context(on_loopback(other.app()))
         addresses = [f"127.0.0.1:{dying.server_address[1]}", url.removeprefix("http://")]
         nginx = stack.enter_context(running_plain_nginx("llm_cluster.conf", tmp_path, addresses))
-        http = stack.enter_context(httpx.Client(base_url=nginx.url, timeout=20, trust_env=False))
+        http = stack.enter_context(httpx.Client(base_url=nginx.url, **LOCAL))
         statuses = [http.post(path, content="hi", headers=headers).status_code for _ in range(20)]
         assert statuses.count(status) == (1 if status == 503 else 20)
         assert len(other.requests) == statuses.count(200)

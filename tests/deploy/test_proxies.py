@@ -13,6 +13,7 @@ import trustme
 from tests.api.fakes import Scripted, fake_app, serving
 from tests.deploy.proxies import CADDY, NGINX, running_caddy, running_nginx
 from tests.server import events
+from tests.waiting import LIMIT_S
 
 KEY = "the-key"
 NEEDS_NGINX = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx)")
@@ -48,7 +49,9 @@ def behind(example: str, prefix: str, folder: Path) -> Iterator[Behind]:
     ):
         authority.cert_pem.write_to_path(str(folder / "authority.pem"))
         context = ssl.create_default_context(cafile=str(folder / "authority.pem"))
-        with httpx.Client(base_url=f"{url}{prefix}", verify=context, timeout=20, trust_env=False) as client:
+        with httpx.Client(
+            base_url=f"{url}{prefix}", verify=context, timeout=LIMIT_S, trust_env=False
+        ) as client:
             client.headers["X-API-Key"] = KEY
             yield Behind(scripted, client, url, prefix)
 
@@ -62,8 +65,8 @@ def test_stream_arrives_token_by_token_and_ends_with_its_client(
         with proxy.http.stream("POST", "/api/v1/chat", json=body) as reply:
             stream = events(reply)
             assert (next(stream)[0], next(stream)) == ("start", ("delta", {"text": "Hello"}))
-            assert proxy.scripted.waiting.wait(20), "the server goes on only when its client has left"
-        assert proxy.scripted.cancelled.wait(20)
+            assert proxy.scripted.waiting.wait(LIMIT_S), "the server goes on only when its client has left"
+        assert proxy.scripted.cancelled.wait(LIMIT_S)
 
 
 @pytest.mark.parametrize(("example", "prefix"), EXAMPLES)

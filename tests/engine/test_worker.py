@@ -39,7 +39,7 @@ from tests.engine.own_cache.models import cpm_ant
 from tests.engine.tiny import configs, new_model
 
 START_TIMEOUT_S = 90  # to import torch on a busy machine
-ANSWER_TIMEOUT_S = 20
+ANSWER_TIMEOUT_S = 60
 
 
 class Worker:

@@ -86,7 +86,7 @@ def shared_sandbox() -> TemplateSandbox:
 @cache
 def shared_grammar_sandbox() -> GrammarSandbox:
     """With time enough to check a grammar on a busy machine."""
-    return GrammarSandbox(time_limit_s=20)
+    return GrammarSandbox(time_limit_s=60)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.http_options import LOCAL
 from tests.streams.prescribed import prescribed_server
 from tests.streams.surfaces import SURFACES, Asked
-from tests.waiting import LIMIT_S
 
 _REQUESTS = 50  # through each API
 _CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich 👍", "ok": true}}\n</tool_call>'
@@ -67,7 +67,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, shared_fork_server: Path) -> I
 def test_stream_joined_is_the_whole_reply(path: str, url: str) -> None:
     """With and without tools, schema, thinking, stop strings and several choices, cut at any token."""
     with (
-        httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False) as http,
+        httpx.Client(base_url=url, **LOCAL) as http,
         ThreadPoolExecutor(4) as executor,
     ):
         replies = executor.map(lambda each: SURFACES[path](http, each[0]), REQUESTS)

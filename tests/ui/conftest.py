@@ -19,9 +19,10 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from tests.http_options import LOCAL
 from tests.ui.scripted_models import Script, page_server
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 expect.set_options(timeout=WAIT_MS)
 
 
@@ -125,5 +126,5 @@ def hang(route: Route) -> None:
 def deliver(request: Request) -> None:
     """Sends a request that the page could not send, and returns once its stream has begun."""
     session = {"x-session-id": request.headers["x-session-id"]}
-    with httpx.stream("POST", request.url, json=request.post_data_json, headers=session) as reply:
+    with httpx.stream("POST", request.url, json=request.post_data_json, headers=session, **LOCAL) as reply:
         next(reply.iter_lines())

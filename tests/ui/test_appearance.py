@@ -7,6 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
+from tests.http_options import LOCAL
 from tests.ui.conftest import ask
 from tests.ui.scripted_models import Piece, Script, words
 
@@ -133,7 +134,9 @@ def test_printed_page_has_the_whole_conversation_and_nothing_else(page: Page, ur
         for number in range(30)
         for role in ("user", "assistant")
     ]
-    started = httpx.post(f"{url}/api/v1/chat/new", json={"messages": messages}).raise_for_status().json()
+    started = (
+        httpx.post(f"{url}/api/v1/chat/new", json={"messages": messages}, **LOCAL).raise_for_status().json()
+    )
     page.goto(f"{url}/ui#/c/{started['conversation_id']}")
     expect(page.locator(".message")).to_have_count(60)
     expect(page.locator(".undrawn").first).to_be_attached()

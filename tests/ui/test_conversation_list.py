@@ -6,6 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.http_options import LOCAL
 from tests.ui.conftest import answers, ask, begin
 from tests.ui.scripted_models import PAUSE, Script
 
@@ -113,7 +114,9 @@ def test_title_waits_for_a_turn_that_the_page_does_not_know(page: Page, url: str
     page.route("**/api/v1/chat/turns", lambda route: route.fulfill(json={"turns": []}))
     script.answer("More apples", ("one ", PAUSE, "two"))
     body = {"message": "More apples", "conversation_id": page.url.rpartition("/")[2]}
-    with httpx.stream("POST", f"{url}/api/v1/chat", json=body | {"stream": True, "background": True}) as turn:
+    with httpx.stream(
+        "POST", f"{url}/api/v1/chat", json=body | {"stream": True, "background": True}, **LOCAL
+    ) as turn:
         next(turn.iter_lines())
     item = page.locator("#conversations li")
     item.hover()
@@ -154,7 +157,7 @@ def test_running_turn_of_an_old_conversation_is_shown_in_its_place(
     page: Page, url: str, script: Script
 ) -> None:
     begin(page, "The oldest one")
-    with httpx.Client(base_url=f"{url}/api/v1/chat") as server:
+    with httpx.Client(base_url=f"{url}/api/v1/chat", **LOCAL) as server:
         for number in range(51):
             server.post("/new", json={"title": f"Newer {number}"}).raise_for_status()
     script.answer("Long", ("one ", PAUSE, "two"))
@@ -177,7 +180,7 @@ def test_running_turn_of_an_old_conversation_is_shown_in_its_place(
 def test_running_edit_of_the_first_question_leaves_an_old_conversation_in_its_place(
     page: Page, url: str, script: Script, client: str
 ) -> None:
-    with httpx.Client(base_url=f"{url}/api/v1/chat") as server:
+    with httpx.Client(base_url=f"{url}/api/v1/chat", **LOCAL) as server:
         for number in range(61):
             messages = [
                 {"role": "user", "content": f"Question {number}"},
@@ -209,7 +212,7 @@ def test_running_edit_of_the_first_question_leaves_an_old_conversation_in_its_pl
 
 
 def test_list_that_is_read_anew_keeps_its_length_and_the_focus(page: Page, url: str) -> None:
-    with httpx.Client(base_url=f"{url}/api/v1/chat") as server:
+    with httpx.Client(base_url=f"{url}/api/v1/chat", **LOCAL) as server:
         for number in range(120):
             server.post("/new", json={"title": f"Number {number}"}).raise_for_status()
         page.reload()

@@ -4,6 +4,7 @@ import httpx
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
+from tests.http_options import LOCAL
 from tests.ui.conftest import answers, ask, deliver, hang
 from tests.ui.scripted_models import PAUSE, Script
 
@@ -82,7 +83,7 @@ def test_turn_that_has_ended_unseen_is_shown_after_a_reload(page: Page, number: 
     with page.expect_request("**/api/v1/chat") as sent:
         ask(page, "Tell me a story")
     request, session = sent.value, {"x-session-id": sent.value.headers["x-session-id"]}
-    httpx.post(request.url, json=request.post_data_json, headers=session).raise_for_status()
+    httpx.post(request.url, json=request.post_data_json, headers=session, **LOCAL).raise_for_status()
     page.reload()
     expect(page.locator(".message")).to_have_count(2 * number)
     expect(page.locator(".question").last).to_have_text("Tell me a story")

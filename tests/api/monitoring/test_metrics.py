@@ -10,6 +10,7 @@ from app.api.middleware import KeyCheck
 from app.api.paths import surface_of
 from app.core.errors import NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, keys_of, serving
+from tests.http_options import LOCAL
 from tests.models.metrics.exposition import Figures
 from tests.waiting import wait_for
 
@@ -49,7 +50,7 @@ def test_names_keep_their_colons_in_the_only_format(client: httpx.Client, accept
 )
 def test_key_is_needed_but_from_the_addresses_in_the_setting(addresses: str, status: int) -> None:
     app = fake_app(Scripted(), api_key="key", metrics_addresses=addresses)
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False, verify=False) as client:
+    with serving(app) as url, httpx.Client(base_url=url, **LOCAL) as client:
         get = client.get
         assert get("/metrics").status_code == status
         assert get("/metrics", headers={"X-API-Key": "key"}).status_code == 200

@@ -10,6 +10,7 @@ import pytest
 
 from app.core.logging import JsonFormatter, LineFormatter
 from tests.api.fakes import Scripted, fake_app, serving
+from tests.http_options import LOCAL
 from tests.waiting import wait_for
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -43,10 +44,7 @@ def test_text_line_has_the_id_of_the_caller_and_the_status(
 def test_refused_request_does_not_reveal_the_conversation(written: io.StringIO) -> None:
     secret = "conv_61945969cb4a3579ba74aaf54ee659d6"
     with serving(fake_app(Scripted(), api_key="key")) as url:
-        assert (
-            httpx.get(f"{url}/api/v1/chat/conversation/{secret}", trust_env=False, verify=False).status_code
-            == 401
-        )
+        assert httpx.get(f"{url}/api/v1/chat/conversation/{secret}", **LOCAL).status_code == 401
         wait_for(lambda: " 401 " in written.getvalue(), "the line")
     assert "GET /api/v1/chat/conversation/conv_... 401 " in written.getvalue()
 
@@ -57,7 +55,7 @@ def test_refused_request_does_not_reveal_the_conversation(written: io.StringIO) 
 @pytest.mark.parametrize("written", [LineFormatter], indirect=True)
 def test_key_in_a_path_is_not_logged(written: io.StringIO, key: str) -> None:
     with serving(fake_app(Scripted())) as url:
-        assert httpx.get(f"{url}/v1/{key}/models", trust_env=False, verify=False).status_code == 404
+        assert httpx.get(f"{url}/v1/{key}/models", **LOCAL).status_code == 404
         wait_for(lambda: " 404 " in written.getvalue(), "the line")
     assert key not in written.getvalue()
     assert "GET /v1/.../models 404 " in written.getvalue()
@@ -66,7 +64,7 @@ def test_key_in_a_path_is_not_logged(written: io.StringIO, key: str) -> None:
 @pytest.mark.parametrize("written", [LineFormatter], indirect=True)
 def test_wrong_key_is_logged_also_where_programs_ask_all_the_time(written: io.StringIO) -> None:
     with serving(fake_app(Scripted(), api_key="key")) as url:
-        assert httpx.get(f"{url}/api/v1/chat/turns", trust_env=False, verify=False).status_code == 401
+        assert httpx.get(f"{url}/api/v1/chat/turns", **LOCAL).status_code == 401
         wait_for(lambda: " 401 " in written.getvalue(), "the line")
     assert "GET /api/v1/chat/turns 401 " in written.getvalue()
 

@@ -13,7 +13,7 @@ from app.cli.output.model_table import better_models, model_table
 from app.cli.output.progress_bar import NARROW
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 def test_models_and_switch(talk: Talk, seen: Seen, standin: StandIn) -> None:
@@ -101,7 +101,7 @@ def test_ctrl_c_cancels_a_switch(talk: Talk, seen: Seen, standin: StandIn) -> No
             await running
 
     talk(stop)
-    assert standin.left.wait(5) and standin.current == "builtin"
+    assert standin.left.wait(LIMIT_S) and standin.current == "builtin"
 
 
 def test_statistics_and_status(talk: Talk, seen: Seen) -> None:

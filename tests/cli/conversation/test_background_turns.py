@@ -19,6 +19,7 @@ from tests.cli.client_process import CLIENT, client_environ, piped
 from tests.cli.conftest import Seen, Steps, Talk, interrupted, typed
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.http_options import LOCAL
 from tests.waiting import LIMIT_S, until, wait_for
 
 
@@ -94,7 +95,7 @@ def test_client_that_is_ended_stops_its_turn(url: str, standin: StandIn, signal_
         terminal.wait_for("You said: hang on")
         os.kill(terminal.process.pid, signal_number)
         terminal.wait_for_end()
-    assert standin.left.wait(20) and _kinds(standin)[-1] == "stop"
+    assert standin.left.wait(LIMIT_S) and _kinds(standin)[-1] == "stop"
     assert standin.conversations["conv_1"].texts[-1] == "You said: hang on"
 
 
@@ -125,7 +126,7 @@ def test_answer_of_a_killed_client_is_shown_by_the_next_one(url: str, standin: S
 def _begin_elsewhere(url: str, standin: StandIn, path: str, body: Mapping[str, object]) -> None:
     """Begins a turn as another client, and leaves it running."""
     before = len(standin.logs)
-    with httpx.Client(trust_env=False, verify=False) as other:
+    with httpx.Client(**LOCAL) as other:
         route = f"{url}/api/v1/chat{path}"
         with other.stream("POST", route, json={**body, "stream": True, "background": True}) as stream:
             for line in stream.iter_lines():
@@ -214,7 +215,7 @@ def test_one_message_waits_for_the_turn_that_a_killed_client_left(url: str, stan
     with ThreadPoolExecutor(1) as threads:
         sending = threads.submit(piped, "say next", "--url", url, "--resume")
         wait_for(lambda: _kinds(standin)[1:] == ["events", "events"])
-        httpx.delete(f"{url}/api/v1/chat/turns/{turn_id}", trust_env=False, verify=False)
+        httpx.delete(f"{url}/api/v1/chat/turns/{turn_id}", **LOCAL)
         done = sending.result(LIMIT_S)
     assert (done.returncode, done.stdout) == (0, "next\n")
     assert "Waiting for its end." in done.stderr

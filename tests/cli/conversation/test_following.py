@@ -17,6 +17,7 @@ from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.conftest import Seen, Talk
 from tests.cli.pseudo_terminal import PseudoTerminal
 from tests.cli.stand_in.state import StandIn
+from tests.http_options import LOCAL
 from tests.waiting import wait_for
 
 WORDS = " ".join(map(str, range(1, 25)))
@@ -26,7 +27,7 @@ def ask_elsewhere(url: str, message: str, **fields: object) -> None:
     """Asks in the first conversation as another client, and returns when the answer has begun."""
     body: Mapping[str, object] = {"conversation_id": "conv_1", "message": message, "stream": True, **fields}
     with (
-        httpx.Client(trust_env=False) as other,
+        httpx.Client(**LOCAL) as other,
         other.stream("POST", f"{url}/api/v1/chat", json=body) as stream,
     ):
         lines = stream.iter_lines()
@@ -265,7 +266,7 @@ def test_follow_shows_an_answer_that_others_have_regenerated_even_if_it_is_the_s
     async def others_regenerate(session: Session) -> None:
         answer = session.transcript.messages[-1].id
         path = f"{url}/api/v1/chat/conversation/conv_1/regenerate"
-        httpx.post(path, json={"message_id": answer}, trust_env=False).raise_for_status()
+        httpx.post(path, json={"message_id": answer}, **LOCAL).raise_for_status()
 
     talk("hello", others_regenerate, "/follow", "/follow")
     assert seen.messages.count("Another client has asked here:") == 1

@@ -12,7 +12,7 @@ from app.cli.transcripts.session_index import recent_sessions
 from app.models.schemas import LoadProgress
 from tests.cli.conftest import Seen, Talk, interrupted, last_autosaved
 from tests.cli.stand_in.state import StandIn
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 def test_send_shows_answers_and_their_statistics(talk: Talk, seen: Seen, standin: StandIn) -> None:
@@ -68,7 +68,7 @@ def test_continue_extends_an_interrupted_answer(talk: Talk, seen: Seen, standin:
     session = talk(interrupted("hang on", seen))
     assert session.transcript.messages[-1].finish_reason == "interrupted"
     assert session.was_cut and session.draft == "" and session.context_tokens == 0
-    assert standin.left.wait(5)
+    assert standin.left.wait(LIMIT_S)
     session = talk(interrupted("hang on", seen), "/continue")
     assert session.transcript.messages[-1].content == "You said: hang onmore of on"
     assert seen.answers.endswith("You said: hang on\nmore of on\n")  # the beginning is not shown again

@@ -12,6 +12,7 @@ from app.cli.input.prompt import TerminalPrompt
 from app.cli.input.typed_ahead import TypedAhead
 from app.cli.net.client import ChatClient
 from tests.cli.conftest import Seen
+from tests.waiting import LIMIT_S
 
 
 @pytest.mark.parametrize(
@@ -34,12 +35,12 @@ def test_lines_can_be_held_back(keys: str, is_held: bool, line: str, seen: Seen)
             assert typed_ahead is not None
             typed_ahead.begin()
             keyboard.send_text(keys)
-            await asyncio.wait_for(typed_ahead.wait_for_key(), 20)
+            await asyncio.wait_for(typed_ahead.wait_for_key(), LIMIT_S)
             assert typed_ahead.hold() is is_held
             asking = asyncio.create_task(prompt.ask(""))
             await asyncio.sleep(0)
             keyboard.send_text("\r")
-            return await asyncio.wait_for(asking, 20)
+            return await asyncio.wait_for(asking, LIMIT_S)
 
     assert asyncio.run(ask()) == line
 
@@ -50,7 +51,7 @@ def test_enter_alone_is_no_line_to_hold_back() -> None:
             typed_ahead = TypedAhead(keyboard)
             typed_ahead.begin()
             keyboard.send_text("\r\r")
-            await asyncio.wait_for(typed_ahead.wait_for_key(), 20)
+            await asyncio.wait_for(typed_ahead.wait_for_key(), LIMIT_S)
             return typed_ahead.hold()
 
     assert not asyncio.run(hold())
@@ -65,6 +66,6 @@ def test_next_key_skips_the_answers_of_the_terminal(keys: str, expected: str) ->
             typed_ahead = TypedAhead(keyboard)
             typed_ahead.begin()
             keyboard.send_text(keys)
-            return await asyncio.wait_for(typed_ahead.next_key(), 20)
+            return await asyncio.wait_for(typed_ahead.next_key(), LIMIT_S)
 
     assert asyncio.run(ask()) == expected

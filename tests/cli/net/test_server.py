@@ -14,7 +14,7 @@ from app.cli.errors import ClientError, ServerDied, Unreachable
 from app.cli.net.client import ChatClient
 from app.cli.net.server import PROJECT, OwnServer, choose_port, default_address, own_environment
 from tests.cli.conftest import Seen
-from tests.waiting import wait_for
+from tests.waiting import LIMIT_S, wait_for
 
 COMMAND = (sys.executable, "-m", "tests.cli.stand_in.process", "--exit-on-stdin-close")
 
@@ -138,7 +138,7 @@ def test_own_server_ends_when_the_client_is_killed() -> None:
     assert client.stdout is not None
     server = int(client.stdout.readline())
     client.send_signal(signal.SIGKILL)
-    client.wait(20)
+    client.wait(LIMIT_S)
     client.stdout.close()
     wait_for(lambda: not _is_running(server))
 

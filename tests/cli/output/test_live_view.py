@@ -17,7 +17,7 @@ from app.cli.output.screen_writer import ScreenWriter
 from tests.cli.conftest import ReadableScreen
 from tests.cli.output.drawn_answer import DrawnAnswer, frame, remaining_rows
 from tests.cli.output.markdown_text import cuts
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 def _drawn(chunks: list[str], width: int = 40, height: int = 10) -> str:
@@ -184,7 +184,7 @@ class BlockedRows:
 
     def take(self, width: int) -> list[Row]:
         self.is_laying_out.set()
-        assert self.released.wait(20)
+        assert self.released.wait(LIMIT_S)
         return []
 
     def live(self, width: int) -> list[Row]:

@@ -11,6 +11,7 @@ import uvicorn
 
 from tests.cli.stand_in.routes import build
 from tests.cli.stand_in.state import MODELS, StandIn
+from tests.waiting import LIMIT_S
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def served(state: StandIn, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(LIMIT_S)
         listening.close()
 
 

@@ -14,6 +14,7 @@ from app.cli.transcripts.autosave import Autosave
 from app.cli.transcripts.message_tree import ConversationTree
 from app.cli.transcripts.transcript_file import Transcript, load
 from app.models.schemas import TranscriptMessage
+from tests.waiting import LIMIT_S
 
 
 def _said(text: str) -> Transcript:
@@ -111,7 +112,7 @@ def test_autosave_that_is_killed_leaves_the_old_or_the_new_file(tmp_path: Path, 
         assert process.stdout is not None
         last = [int(process.stdout.readline()) for _ in range(2 + kill % 7)][-1]
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(LIMIT_S)
         last = max([last, *map(int, process.stdout.read().split())])
         process.stdout.close()
         number, content = load("talk", tmp_path).messages[0].content.split()

@@ -14,6 +14,7 @@ from app.cli.net.server import PROJECT
 from app.cli.transcripts.message_tree import ConversationTree
 from app.cli.transcripts.transcript_file import Transcript, load, save, saved_names
 from app.models.schemas import TranscriptMessage
+from tests.waiting import LIMIT_S
 
 
 def _transcript(word: str = "hello") -> Transcript:
@@ -122,7 +123,7 @@ def test_save_that_is_killed_leaves_a_complete_file(tmp_path: Path) -> None:
         for _ in range(saves):
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(LIMIT_S)
         process.stdout.close()
         assert len(load("talk", tmp_path).messages[0].content) == 100_000
 

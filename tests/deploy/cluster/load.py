@@ -9,6 +9,7 @@ import httpx
 
 from tests.deploy.cluster.cluster import Cluster
 from tests.deploy.cluster.turns import WAYS, Conversation
+from tests.http_options import LOCAL
 from tests.waiting import until
 
 AT_ONCE = 12  # conversations with a turn that is open
@@ -72,7 +73,7 @@ def hold_conversations(cluster: Cluster, count: int, changes: Sequence[Change]) 
 async def _hold(cluster: Cluster, count: int, changes: Sequence[Change]) -> LoadReport:
     limits = httpx.Limits(max_connections=2 * AT_ONCE, max_keepalive_connections=2 * AT_ONCE)
     began = time.monotonic()
-    async with httpx.AsyncClient(base_url=cluster.url, timeout=60, limits=limits, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=cluster.url, limits=limits, **LOCAL) as http:
         held = [Conversation(http, number, WAYS[number % len(WAYS)]) for number in range(count)]
         gate = asyncio.Semaphore(AT_ONCE)
         for at, message in enumerate(MESSAGES[:SETTLED]):

@@ -16,6 +16,7 @@ from tests.deploy.cluster.load import check_stored
 from tests.deploy.cluster.nginx_cluster import running_nginx_cluster
 from tests.deploy.cluster.turns import WAYS, Conversation, NotAnswered
 from tests.deploy.proxies import NGINX
+from tests.http_options import LOCAL
 from tests.server import NO_WORKERS, RunningServer, free_port, running_server
 from tests.test_remote_engine import models_file
 
@@ -61,7 +62,7 @@ async def ask_all(held: Sequence[Conversation], message: str) -> list[str]:
 
 
 async def scenario(cluster: Cluster, engine: Engine) -> None:
-    async with httpx.AsyncClient(base_url=cluster.url, timeout=60, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=cluster.url, **LOCAL) as http:
         held = [Conversation(http, number, WAYS[number % len(WAYS)]) for number in range(COUNT)]
         assert await ask_all(held, "Hello!") == []
         asking = asyncio.create_task(ask_all(held, "What is the capital of France?"))

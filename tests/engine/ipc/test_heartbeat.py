@@ -12,8 +12,7 @@ from app.engine.ipc.heartbeat import LEAST_STOPPED_LOOKS, Beat, Heartbeat, Liven
 from app.engine.ipc.messages import Outbound, Shutdown, Stats, Submit, TokenQuestion, encode
 from app.engine.ipc.worker_link import WorkerLink
 from app.engine.worker import serve
-
-TIMEOUT_S = 20
+from tests.waiting import LIMIT_S
 
 
 class Time:
@@ -145,7 +144,7 @@ class BlockedEngine:
         pass
 
     def step(self) -> list[Outbound]:
-        assert self.is_released.wait(TIMEOUT_S)
+        assert self.is_released.wait(LIMIT_S)
         return []
 
 

@@ -35,7 +35,7 @@ from tests.models.hub.requests import (
     profile,
 )
 from tests.server import ROOT
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 WEIGHTS = TINY["model.safetensors"]
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
@@ -304,7 +304,7 @@ def test_cancelled_download_ends_its_threads(tmp_path: Path, standin: StandInHub
     asyncio.run(leave())
     for thread in [thread for thread in threading.enumerate() if thread.name == "hub"]:
         assert thread.daemon
-        thread.join(20)
+        thread.join(LIMIT_S)
         assert not thread.is_alive()
 
 

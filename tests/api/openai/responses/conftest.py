@@ -24,8 +24,8 @@ from app.models.turns.turn_registry import TurnRegistry
 from app.services import Services
 from tests.api.fakes import Scripted, scripted_services, serving
 from tests.models.stand_in import WHOLE, StandInBackend, StandInModels
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 30.0
 KEY = "key-of-alice"
 KEYS = f"alice:{KEY},bob:key-of-bob"
 
