@@ -173,6 +173,32 @@ class EvictionPolicy:
             return False
         return needed_bytes <= room + leaving.loaded.backend.stats.memory_bytes
 
+    def check_possible(
+        self, state: ModelState, needed_bytes: int, states: Iterable[ModelState], *, may_wait: bool
+    ) -> None:
+        """Raises ModelTooLarge if the model would not fit even with all others unloaded that may be.
+
+        `may_wait` says whether those that are in use count as well.
+        """
+        states = list(states)
+        room = self.room_bytes(states)
+        leaving = [
+            each.loaded.backend.stats.memory_bytes
+            for each in states
+            if each.loaded and not (each.is_remote or each.profile.is_pinned) and (may_wait or each.is_idle)
+        ]
+        if room is not None and needed_bytes > room + sum(leaving):
+            raise ModelTooLarge(
+                f"{state.name} needs about {gigabytes(needed_bytes)} of memory; "
+                f"at most {gigabytes(max(room + sum(leaving), 0))} can be made free.",
+                hint="Choose a smaller model, or raise LLM_MEMORY_GB if it is set.",
+                retry_after=self._retry_after_s,
+            )
+
+    @property
+    def _retry_after_s(self) -> int | None:
+        return _CROWDED_S if self.limit_bytes is None else None
+
     def check(self, state: ModelState, needed_bytes: int, states: Iterable[ModelState]) -> None:
         """Raises ModelTooLarge if the model does not fit beside the loaded ones."""
         room = self.room_bytes(states)
@@ -182,7 +208,7 @@ class EvictionPolicy:
                 f"{gigabytes(max(room, 0))} are free.",
                 hint="Unload another model (POST /api/v1/unload-model), choose a smaller one, "
                 "or raise LLM_MEMORY_GB if it is set.",
-                retry_after=_CROWDED_S if self.limit_bytes is None else None,
+                retry_after=self._retry_after_s,
             )
 
 

@@ -73,14 +73,17 @@ class Evictor:
         For the current model it also waits until the requests of another one have ended.
 
         Raises:
-            ModelTooLarge: the model would not fit even after every possible eviction.
+            ModelTooLarge: the model would not fit even after every possible eviction. If that is known
+                beforehand, nothing is unloaded.
         """
         await self._finish_unloads()  # workers that are ending are about to free their memory
+        may_wait = incoming is self._registry.current
+        self._policy.check_possible(incoming, needed_bytes, self._registry.all(), may_wait=may_wait)
         while (surplus := self._surplus(incoming=1)) is not None:
             await self._evict(surplus, "limit")
         while not self._fits(needed_bytes):
             candidate = self._policy.eviction_candidate(self._registry.all(), self._registry.current)
-            if candidate is None and incoming is self._registry.current:
+            if candidate is None and may_wait:
                 candidate = await self._drain(needed_bytes, report)
             if candidate is None:
                 break

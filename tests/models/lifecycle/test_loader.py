@@ -12,7 +12,7 @@ import pytest
 
 from app.core.config import Settings
 from app.core.deadline import Deadline
-from app.core.errors import DeadlineExceeded, ModelBusy, ModelUnavailable, ShuttingDown
+from app.core.errors import DeadlineExceeded, ModelBusy, ModelTooLarge, ModelUnavailable, ShuttingDown
 from app.models.hub.client import Hub
 from app.models.lifecycle.eviction_policy import EvictionPolicy
 from app.models.model_manager import ModelManager
@@ -219,6 +219,21 @@ def test_load_waits_for_memory_that_is_about_to_become_free(tmp_path: Path) -> N
             engines.may_end.set()
             await asyncio.gather(unload, task)
             assert engines.started == ["b", "c"]
+
+    run(load())
+
+
+def test_model_for_which_no_unloading_makes_room_unloads_none(tmp_path: Path) -> None:
+    async def load() -> None:
+        engines = open_engines()
+        async with manager(tmp_path, engines, limit_bytes=600_000_000) as models:
+            await collect(models.load("b"))
+            await collect(models.load("c"))
+            with (tmp_path / "d" / "model.safetensors").open("ab") as weights:
+                weights.truncate(600_000_000)
+            with pytest.raises(ModelTooLarge, match=r"d needs about 1.00 GB of memory; at most 0.60 GB"):
+                await collect(models.load("d"))
+            assert [state.name for state in models.states() if state.loaded] == ["b", "c"]
 
     run(load())
 
