@@ -17,6 +17,7 @@ except ImportError:  # Windows
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+_LOAD = Path("/proc/loadavg")
 _PR_SET_NAME = 15  # of prctl(2)
 _MANY_FILES = 65_536
 
@@ -94,6 +95,18 @@ def usable_cores(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> in
     a thread that is halted in the middle of a product halts the others; at least one core is left.
     """
     return max(1, min([_affine_cores(), *_cgroup_cores(cgroups, own_cgroups)]))
+
+
+def has_free_cores(threads: int, load: Path = _LOAD) -> bool:
+    """Returns whether the machine has cores for so many threads of this process beside all that run now.
+
+    The quota of a control group does not count here: the threads of other groups do not run on it.
+    """
+    try:
+        running = int(load.read_text().split()[3].partition("/")[0])  # with the thread that asks
+    except (OSError, IndexError, ValueError):  # the system keeps no such record
+        return False
+    return running - 1 + threads <= _affine_cores()
 
 
 def _affine_cores() -> int:

@@ -6,7 +6,13 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
-from app.core.machine import allow_many_open_files, available_bytes, open_files_limit, usable_cores
+from app.core.machine import (
+    allow_many_open_files,
+    available_bytes,
+    has_free_cores,
+    open_files_limit,
+    usable_cores,
+)
 
 ROOT = "0::/\n"
 
@@ -138,6 +144,16 @@ def test_usable_cores_reads_the_groups_around_it_and_version_1(tmp_path: Path, a
     assert cores(tmp_path, "4:cpu,cpuacct:/docker\n") == 1
     write(tmp_path / "cpu" / "docker", cpu__cfs_quota_us="-1\n")
     assert cores(tmp_path, "4:cpu,cpuacct:/docker\n") == affine
+
+
+def test_cores_are_free_beside_all_threads_that_run_on_the_machine(tmp_path: Path, affine: int) -> None:
+    load = tmp_path / "loadavg"
+    load.write_text("9.00 8.00 7.00 1/300 4711\n")  # the one that runs is the one that asks
+    assert has_free_cores(affine, load)
+    assert not has_free_cores(affine + 1, load)
+    load.write_text("0.00 0.00 0.00 2/300 4711\n")
+    assert not has_free_cores(affine, load)
+    assert not has_free_cores(1, tmp_path / "nothing")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no CPU affinity")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from app.core.machine import usable_cores
+from app.core.machine import has_free_cores
 from app.engine.execution.module_hooks import hooked
 
 _INTERVAL_S = 0.25  # of steps, after which the number may change
@@ -22,7 +22,6 @@ _FIRST_PATIENCE_S = 2.0  # without delays, after which one more thread is tried
 _MOST_PATIENCE_S = 30.0
 _NS = 1e9
 _TASKS = Path("/proc/self/task")
-_LOAD = Path("/proc/loadavg")
 
 
 class ThreadCount:
@@ -122,7 +121,7 @@ def adaptive_thread_count() -> ThreadCount | None:
     most = torch.get_num_threads()
     if most == 1 or _delay_s() is None:
         return None
-    return ThreadCount(most, torch.set_num_threads, lambda: _delay_s() or 0.0, _has_cores)
+    return ThreadCount(most, torch.set_num_threads, lambda: _delay_s() or 0.0, has_free_cores)
 
 
 @contextmanager
@@ -163,15 +162,6 @@ def _delay_s() -> float | None:
     delays = [_delay_ns(task) for task in _TASKS.iterdir()] if _TASKS.is_dir() else []
     known = [delay for delay in delays if delay is not None]
     return sum(known) / _NS if known else None
-
-
-def _has_cores(threads: int) -> bool:
-    """Returns whether the machine has cores for so many threads of this process beside all that run now."""
-    try:
-        running = int(_LOAD.read_text().split()[3].partition("/")[0])  # with the thread that asks
-    except (OSError, IndexError, ValueError):  # the system keeps no such record
-        return False
-    return running - 1 + threads <= usable_cores()
 
 
 def _delay_ns(task: Path) -> int | None:
