@@ -14,7 +14,7 @@ from app.core.errors import (
 )
 from app.engine.backend import BackendStats, GenerationEvent, ModelInput
 from app.engine.ipc.event_queue import EventQueue, RequestQueues
-from app.engine.ipc.heartbeat import LOOK_EVERY_S, Liveness
+from app.engine.ipc.heartbeat import LOOK_EVERY_S, Liveness, most_stopped_s
 from app.engine.ipc.inbox import Inbox
 from app.engine.ipc.launcher import WorkerLauncher
 from app.engine.ipc.load_outcome import RETRY_AFTER_S, LoadOutcome
@@ -54,7 +54,7 @@ class WorkerClient:
         self._process = process
         self._liveness = Liveness(stuck_after_s, is_stopped=lambda: process.is_stopped)
         self._requests = RequestQueues(max_requests)
-        self._load = LoadOutcome(spec.model_name, lambda: process.is_stopped)
+        self._load = LoadOutcome(spec.model_name, lambda: process.is_stopped, most_stopped_s(stuck_after_s))
         self._inbox = Inbox(self._requests, self._load, self._liveness, report)
         self._is_closing = False
         self._was_ready = False

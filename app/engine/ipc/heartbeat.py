@@ -10,6 +10,7 @@ import msgspec
 BEAT_EVERY_S = 0.5
 LOOK_EVERY_S = 0.25
 LEAST_STOPPED_LOOKS = 12  # in a row, before a worker that is stopped counts as stuck
+_LEAST_STOPPED_S = LEAST_STOPPED_LOOKS * LOOK_EVERY_S
 _STOPPED_SHARE = 1 / 6  # of the limit for silence, after which it does
 _SILENCE_S = 3 * BEAT_EVERY_S  # after which it is worth asking the operating system
 _LONGEST_GAP_S = 2.0  # between two readings of a clock; for the rest of a longer one, this process was paused
@@ -21,6 +22,11 @@ class Beat(msgspec.Struct, frozen=True):
 
     busy_s: float  # since the engine last waited for messages or began a step; 0 while it waits
     step_tokens: int  # tokens of the newest step
+
+
+def most_stopped_s(limit_s: float) -> float:
+    """Returns for how long a signal may stop a worker whose limit for silence is `limit_s`."""
+    return max(_LEAST_STOPPED_S, limit_s * _STOPPED_SHARE)
 
 
 class Stopwatch:
@@ -106,7 +112,7 @@ class Liveness:
         self._limit_s = limit_s
         self._clock = clock
         self._is_stopped = is_stopped
-        self._most_stopped_looks = max(LEAST_STOPPED_LOOKS, round(limit_s * _STOPPED_SHARE / LOOK_EVERY_S))
+        self._most_stopped_looks = round(most_stopped_s(limit_s) / LOOK_EVERY_S)
         self._last_look: float | None = None
         self._silence_s = 0.0
         self._beat = Beat(0.0, 0)

@@ -9,7 +9,6 @@ from app.engine.ipc.messages import ModelInfo
 RETRY_AFTER_S = 5  # after a worker could not be started, or ended while it was loading
 LOAD_SILENCE_S = 300.0  # between two signs of life of a worker that is loading
 _LOOK_EVERY_S = 1.0
-_STOPPED_LOOKS = 3  # in a row; one may fall into a moment in which all of the server is stopped
 
 
 class LoadOutcome:
@@ -19,19 +18,22 @@ class LoadOutcome:
         self,
         model_name: str,
         is_stopped: Callable[[], bool],
+        most_stopped_s: float,
         *,
         look_every_s: float = _LOOK_EVERY_S,
         silence_s: float = LOAD_SILENCE_S,
     ) -> None:
         """`is_stopped` returns whether the worker is kept from running, as by SIGSTOP.
 
-        Silence is counted in looks, because the worker may have been paused as well while nobody looked.
+        That may last for `most_stopped_s`: some tools stop processes for a while. Silence and stops count
+        in looks, because the worker may have been paused as well while nobody looked.
         """
         self._model_name = model_name
         self._outcome: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
         self._is_stopped = is_stopped
         self._look_every_s = look_every_s
         self._silence_s = silence_s
+        self._most_stopped_looks = round(most_stopped_s / look_every_s)
         self._silent_looks = 0
         self._stopped_looks = 0
 
@@ -72,7 +74,7 @@ class LoadOutcome:
 
     def _check_process(self) -> None:
         self._stopped_looks = self._stopped_looks + 1 if self._is_stopped() else 0
-        if self._stopped_looks >= _STOPPED_LOOKS:
+        if self._stopped_looks >= self._most_stopped_looks:
             raise ModelLoadFailed(
                 f"The worker of {self._model_name} was stopped by a signal while loading.",
                 hint="Find out what sends SIGSTOP to the server's processes.",

@@ -27,17 +27,19 @@ class StoppingLauncher(WorkerLauncher):
         return process
 
 
-def test_a_worker_that_is_stopped_fails_at_once(tmp_path: Path, shared_fork_server: Path) -> None:
+def test_a_worker_that_is_stopped_fails_long_before_its_silence_would_count(
+    tmp_path: Path, shared_fork_server: Path
+) -> None:
     async def scenario(launcher: WorkerLauncher) -> None:
         with pytest.raises(ModelLoadFailed, match="tiny was stopped by a signal"):
-            await WorkerClient.start(WorkerSpec(str(tmp_path), "tiny"), launcher)
+            await WorkerClient.start(WorkerSpec(str(tmp_path), "tiny"), launcher, stuck_after_s=1)
 
     asyncio.run(asyncio.wait_for(scenario(StoppingLauncher(shared_fork_server)), LIMIT_S))
 
 
 def test_a_worker_that_was_stopped_for_a_moment_goes_on() -> None:
     async def scenario() -> None:
-        looks = cycle([True, True, False])
+        looks = cycle([True] * 9 + [False])
         seen: list[bool] = []
 
         def is_stopped() -> bool:
@@ -46,7 +48,7 @@ def test_a_worker_that_was_stopped_for_a_moment_goes_on() -> None:
                 load.settle(ModelLoadFailed("the end of this test"))
             return seen[-1]
 
-        load = LoadOutcome("tiny", is_stopped, look_every_s=0.001)
+        load = LoadOutcome("tiny", is_stopped, 0.01, look_every_s=0.001)
         with pytest.raises(ModelLoadFailed, match="the end of this test"):
             await load.wait()
 
@@ -67,7 +69,7 @@ def test_a_silent_worker_fails_after_as_many_looks_as_the_limit_has(heard_at: in
                 load.heard()
             return False
 
-        load = LoadOutcome("tiny", is_stopped, look_every_s=0.001, silence_s=0.03)
+        load = LoadOutcome("tiny", is_stopped, 0.01, look_every_s=0.001, silence_s=0.03)
         with pytest.raises(ModelLoadFailed, match="tiny was silent"):
             await load.wait()
         assert looks == (31 if heard_at is None else 55)
