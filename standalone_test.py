@@ -15,8 +15,8 @@ from app.core.catalogue import BUILTIN_NAME, CATALOGUE
 from app.core.config import NO_MODEL, Settings, SettingsError, load_settings
 from app.core.deadline import Deadline
 from app.core.errors import DomainError
-from app.core.logging import configure
 from app.core.models_file import with_models_of
+from app.core.telemetry.logging import configure
 from app.models.hub.client import Hub
 from app.models.lifecycle.registry import ModelRegistry
 from app.models.schemas import ChatRequest, ChatResponse, DeltaEvent, LoadProgress, SwitchModelResponse

@@ -6,8 +6,8 @@ from functools import partial
 
 from app import command_line
 from app.core.config import Settings, SettingsError, load_settings
-from app.core.logging import configure
 from app.core.machine import allow_many_open_files, open_files_limit
+from app.core.telemetry.logging import configure
 from app.engine.ipc.launcher import WorkerLauncher
 from app.lifecycle import StartError, check_address, check_open_files, stop_at_end_of_stdin
 

@@ -26,8 +26,8 @@ from app.api.web.docs_page import DescribedApp, build_validators
 from app.composition import build_services, check_models
 from app.core.api_keys import KeyRing
 from app.core.config import Settings, SettingsError, load_settings, warn_of_misspelt_settings
-from app.core.logging import configure
 from app.core.machine import allow_many_open_files
+from app.core.telemetry.logging import configure
 from app.lifecycle import closing_tracer, open_storage, reloading, running
 from app.models.storage.storage import choose_storage
 from app.services import Services

@@ -18,7 +18,7 @@ from starlette.routing import Match
 from app.api.error_formats import ErrorReply
 from app.core import errors
 from app.core.errors import DomainError, error_for_code
-from app.core.logging import escape_control
+from app.core.telemetry.logging import escape_control
 from app.models.schemas import ErrorDetail, ErrorResponse
 
 logger = logging.getLogger(__name__)

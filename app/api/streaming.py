@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api.errors import error_body
 from app.core.deadline import Deadline
-from app.core.logging import to_domain_error
+from app.core.telemetry.logging import to_domain_error
 from app.models.schemas import KEEP_ALIVE_S
 from app.models.turns.turn_log import EventReader, TurnRecord
 

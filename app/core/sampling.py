@@ -61,12 +61,3 @@ BOUNDS: Mapping[str, Bounds] = MappingProxyType(
         "top_logprobs": TOP_LOGPROBS,
     }
 )
-LISTS_AND_SWITCHES = (
-    "stop",
-    "stop_token_ids",
-    "include_stop_str_in_output",
-    "ignore_eos",
-    "bad_words",
-    "logit_bias",
-)
-NAMES = frozenset((*BOUNDS, *LISTS_AND_SWITCHES))

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from app.core.errors import DomainError, ModelLoadFailed
-from app.core.logging import configure
 from app.core.machine import name_process
+from app.core.telemetry.logging import configure
 from app.engine.ipc.heartbeat import Heartbeat
 from app.engine.ipc.messages import (
     Cancel,

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
+from app.core.gguf_names import is_gguf
 from app.core.literals import DType, Quantization
-from app.core.model_folder import is_gguf
 from app.engine.execution.model_runner import ModelRunner
 from app.engine.gguf.config import config_of
 from app.engine.gguf.file import read

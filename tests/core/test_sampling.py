@@ -11,11 +11,19 @@ from app.core.catalogue import CATALOGUE, DEFAULT_SAMPLING, SamplingDefaults
 from app.core.config import SettingsError
 from app.core.errors import InvalidRequest
 from app.core.models_file import with_models_of
-from app.core.sampling import BOUNDS, MAX_TOKENS, NAMES, TEMPERATURE, TOP_P, Bounds
+from app.core.sampling import BOUNDS, MAX_TOKENS, TEMPERATURE, TOP_P, Bounds
 from app.engine.ipc.messages import SamplingParams
 from app.engine.sampling.sampler import check_sampling
 from app.models.schemas import Parameters, SamplingFields
 
+LISTS_AND_SWITCHES = (
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "bad_words",
+    "logit_bias",
+)
 DEFAULTED = [field.name for field in fields(SamplingDefaults)]
 
 
@@ -48,7 +56,7 @@ def test_bounds_contain_the_values_between_their_ends(bounds: Bounds, value: flo
 
 @pytest.mark.parametrize("held", [SamplingFields, SamplingParams, Parameters])
 def test_all_parameters_are_known_everywhere(held: type) -> None:
-    assert set(held.__annotations__) - {"left_to_engine"} == NAMES
+    assert set(held.__annotations__) - {"left_to_engine"} == {*BOUNDS, *LISTS_AND_SWITCHES}
 
 
 def test_catalogue_has_defaults_within_the_bounds() -> None:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import error_response
 from app.api.middleware import HEALTH_PATHS
 from app.api.paths import METRICS_PATH, RUNNING_TURNS_PATH, path_below_prefix, surface_of
-from app.core.logging import escape_control, request_id, to_domain_error, trace_id, with_fields
+from app.core.telemetry.logging import escape_control, request_id, to_domain_error, trace_id, with_fields
 from app.core.telemetry.propagation import traceparent
 from app.core.telemetry.request_usage import RequestUsage, current_usage
 from app.core.telemetry.tracer import RequestSpan

@@ -12,7 +12,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from app import __version__
-from app.core.logging import request_id
+from app.core.telemetry.logging import request_id
 from app.core.telemetry.tracer import RequestSpan
 
 _NAME = "llm-server"

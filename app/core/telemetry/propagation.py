@@ -2,7 +2,7 @@
 
 from contextvars import ContextVar
 
-from app.core.logging import request_id
+from app.core.telemetry.logging import request_id
 
 # The header of that name, for requests to other servers; None if there is no trace.
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)

@@ -17,7 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
-from app.core.model_folder import gguf_parts
+from app.core.gguf_names import gguf_parts
 
 Bytes = NDArray[np.uint8]
 Scalar = int | float | bool | str

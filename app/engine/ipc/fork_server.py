@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from app.core.logging import configure
 from app.core.machine import name_process
+from app.core.telemetry.logging import configure
 from app.engine.ipc.fork_messages import (
     Exited,
     Forked,

@@ -26,7 +26,8 @@ from app.core.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from app.core.model_folder import CONFIG, PICKLE, has_tokenizer, is_gguf, read_json
+from app.core.gguf_names import is_gguf
+from app.core.model_folder import CONFIG, PICKLE, has_tokenizer, read_json
 from app.engine.gguf.chat_templates import usual_template
 from app.engine.gguf.config import config_of
 from app.engine.gguf.file import read

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from app.core.errors import ModelUnsupported
-from app.core.model_folder import is_gguf
+from app.core.gguf_names import is_gguf
 from app.engine.execution.thread_count import adapting_threads
 from app.engine.ipc.messages import Stage, WorkerSpec
 from app.engine.kv.pool import pool_for

@@ -14,7 +14,8 @@ from uuid import uuid4
 from huggingface_hub import constants
 
 from app.core.catalogue import Source
-from app.core.model_folder import PICKLE, gguf_among, gguf_paths, is_complete
+from app.core.gguf_names import gguf_among, gguf_paths
+from app.core.model_folder import PICKLE, is_complete
 
 _CONVERTED = "converted"
 

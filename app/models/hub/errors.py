@@ -31,7 +31,7 @@ from app.core.errors import (
     RateLimited,
     TokenRefused,
 )
-from app.core.model_folder import gguf_parts, gguf_paths, is_gguf
+from app.core.gguf_names import gguf_parts, gguf_paths, is_gguf
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RETRY_AFTER_S = 60  # if the Hub does not say

@@ -15,14 +15,8 @@ from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source, aliases_of
 from app.core.config import DEFAULT_CONTEXT_LENGTH
-from app.core.model_folder import (
-    CONFIG,
-    BrokenFile,
-    gguf_by_kind,
-    gguf_paths,
-    is_complete,
-    read_json,
-)
+from app.core.gguf_names import gguf_by_kind, gguf_paths
+from app.core.model_folder import CONFIG, BrokenFile, is_complete, read_json
 from app.models.hub.cache import snapshots
 
 _MOST = 200  # models that are listed

@@ -13,15 +13,8 @@ from huggingface_hub.hf_api import RepoSibling
 
 from app.core.catalogue import Source
 from app.core.errors import HubUnreachable, ModelMissing, ModelRefused
-from app.core.model_folder import (
-    INDEX,
-    TEMPLATE_FOLDER,
-    gguf_among,
-    gguf_by_kind,
-    gguf_parts,
-    is_text,
-    weights_among,
-)
+from app.core.gguf_names import gguf_among, gguf_by_kind, gguf_parts
+from app.core.model_folder import INDEX, TEMPLATE_FOLDER, is_text, weights_among
 
 LOOKUP_TIMEOUT_S = 10.0
 _NAME = re.compile(rf"({TEMPLATE_FOLDER}/)?[\w-][\w.+-]*")

@@ -11,9 +11,10 @@ from typing import get_args
 
 from app.core.config import Settings
 from app.core.errors import ModelTooLarge
+from app.core.gguf_names import is_gguf
 from app.core.literals import Quantization, QuantizationSetting
 from app.core.machine import available_bytes
-from app.core.model_folder import is_gguf, is_in_16_bits, weight_bytes
+from app.core.model_folder import is_in_16_bits, weight_bytes
 from app.models.hub.client import Weights
 from app.models.hub.errors import gigabytes
 from app.models.lifecycle.state import ModelState

@@ -11,7 +11,7 @@ from dataclasses import replace
 from app.core.catalogue import ModelProfile, Source, aliases_of, find_profile
 from app.core.config import DEFAULT_CONTEXT_LENGTH
 from app.core.errors import ModelNotFound
-from app.core.model_folder import is_gguf
+from app.core.gguf_names import is_gguf
 from app.core.paths import expand, is_path
 from app.models.lifecycle.state import ModelState
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.core.errors import DomainError, InternalError
-from app.core.logging import request_id
+from app.core.telemetry.logging import request_id
 from app.models.conversation import now
 from app.models.schemas import FailureEntry, RequestEntry, RequestStage
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from app.core.errors import QueueFull, ShuttingDown, TurnNotFound, TurnStopped
-from app.core.logging import to_domain_error
+from app.core.telemetry.logging import to_domain_error
 from app.models.schemas import ChatResponse, RunningTurn, StartEvent
 from app.models.turns.turn_log import TurnIds, TurnLog, TurnRecord
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.core.logging import JsonFormatter, LineFormatter
+from app.core.telemetry.logging import JsonFormatter, LineFormatter
 from tests.api.fakes import Scripted, fake_app, serving
 from tests.http_options import LOCAL
 from tests.waiting import wait_for

@@ -17,7 +17,7 @@ from app.core.errors import (
     ShuttingDown,
     WorkerDied,
 )
-from app.core.logging import request_id
+from app.core.telemetry.logging import request_id
 from app.core.telemetry.propagation import traceparent
 from app.engine.backend import ModelInput
 from app.engine.ipc.messages import (

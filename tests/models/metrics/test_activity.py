@@ -7,7 +7,7 @@ import pytest
 
 from app.core.deadline import Deadline
 from app.core.errors import QueueFull
-from app.core.logging import request_id
+from app.core.telemetry.logging import request_id
 from app.engine.backend import ModelInput
 from app.models.chat.generation import ChatGenerator
 from app.models.metrics.reporter import MetricsReporter

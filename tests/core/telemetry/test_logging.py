@@ -8,7 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core.logging import JsonFormatter, LineFormatter, configure, escape_control, request_id, with_fields
+from app.core.telemetry.logging import (
+    JsonFormatter,
+    LineFormatter,
+    configure,
+    escape_control,
+    request_id,
+    with_fields,
+)
 
 NASTY = "a\nb\r\x1b[31m\x85\u2028\x00\ud800c"
 
