@@ -24,6 +24,7 @@ _HINTS: Mapping[str, str] = {  # replace the server's hints, which are written f
     "not_authenticated": "Pass the key with --api-key KEY or set LLM_API_KEY.",
     "validation_error": "/set lists the settings and their ranges.",
     "conversation_not_found": "/new starts a new conversation.",
+    "head_changed": "/follow shows what another client has changed.",
     "conversation_busy": "/follow shows the answer that another client has asked for.",
     "conversation_full": "/new starts a new conversation; /undo makes room in this one.",
     "context_length_exceeded": "Send a shorter message, or make room with /undo or /new. "
@@ -86,7 +87,8 @@ class NoAnswerYet(ClientError):
 
 
 class Refused(ClientError):
-    """`code` is the stable name of the error. `status` is None for an error inside a stream."""
+    """`code` is the stable name of the error. `status` is None for an error inside a stream. `head_id` is the
+    conversation's head, if the error is that another one was expected and there is one."""
 
     def __init__(self, error: ErrorResponse, status: int | None) -> None:
         detail = error.error
@@ -94,3 +96,4 @@ class Refused(ClientError):
         super().__init__(detail.message, _HINTS.get(detail.code) or detail.hint or wait)
         self.code = detail.code
         self.status = status
+        self.head_id = detail.head_id

@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from app.cli.conversation.server_messages import to_upload
+from app.cli.conversation.server.server_messages import to_upload
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
 from app.cli.output.formatting import count, without_controls

@@ -3,9 +3,9 @@
 import contextlib
 
 from app.cli.commands.command import Command, number_of, unexpected
-from app.cli.conversation.following import catch_up, follow, is_asked_elsewhere
+from app.cli.conversation.following import OVERTAKEN, catch_up, follow
 from app.cli.conversation.session import Session
-from app.cli.errors import ClientError, UsageError
+from app.cli.errors import ClientError, Refused, UsageError
 from app.cli.transcripts.message_tree import TreeMessage
 from app.cli.transcripts.transcript_file import Transcript
 
@@ -71,24 +71,55 @@ async def show_running_turn(session: Session) -> bool:
 
 async def follow_others(session: Session, argument: str) -> None:
     """Shows what other clients have asked in this conversation since, and the answer that is arriving."""
-    new = await catch_up(session)
-    if new:
-        session.terminal.note("Another client has asked here:")
-    for message in new:
-        await show_message(session, message)
-    if not await show_running_turn(session) and not new:
+    if not await show_others(session):
         session.terminal.note("No other client has asked here since.")
+
+
+async def show_others(session: Session) -> bool:
+    """Shows what other clients have changed, and the answer that is arriving. Returns whether there is any
+    of it."""
+    changes = await catch_up(session)
+    if changes.has_left:
+        session.terminal.note("Another client has gone to another place in this conversation. Its last turn:")
+        await history(session, "1")
+    elif changes.new:
+        session.terminal.note("Another client has asked here:")
+        for message in changes.new:
+            await show_message(session, message)
+    return await show_running_turn(session) or changes.has_left or bool(changes.new)
 
 
 async def send(session: Session, text: str) -> None:
     """Sends a message. What other clients have asked meanwhile is shown first, because the message follows
     it."""
-    session.draft = text
-    if await is_asked_elsewhere(session):
-        with contextlib.suppress(ClientError):  # sending reports the problem
-            await follow_others(session, "")
-        session.terminal.note("Your message follows.")
-    await session.send(text)
+    message = await session.with_files(text)
+    while True:
+        try:
+            return await session.ask(message)
+        except Refused as error:
+            if not await _may_follow(session, error):
+                raise
+            session.draft = text
+
+
+async def _may_follow(session: Session, error: Refused) -> bool:
+    """Returns whether the message that was refused may be sent now, behind what another client has asked.
+
+    Where that client has only gone back to an older message, the user's goes on where the user is.
+    """
+    if error.code not in OVERTAKEN:
+        return False
+    if _is_accepted(session, error):
+        return True
+    with contextlib.suppress(ClientError):  # the refusal says enough
+        if await show_others(session):
+            session.terminal.note("Your message follows.")
+            return True
+    return _is_accepted(session, error)
+
+
+def _is_accepted(session: Session, error: Refused) -> bool:
+    return error.code == "head_changed" and session.server_copy.accepts(error.head_id)
 
 
 async def title(session: Session, argument: str) -> None:

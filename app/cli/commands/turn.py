@@ -1,15 +1,16 @@
 """Commands about the last turn: /retry, /continue, /undo and /edit."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from app.cli.commands.command import Choice, Command, number_of, unexpected
-from app.cli.commands.conversation import follow_others
+from app.cli.commands.conversation import show_others
 from app.cli.commands.model import model_names
 from app.cli.commands.settings import set_value
-from app.cli.conversation.following import is_asked_elsewhere
+from app.cli.conversation.following import OVERTAKEN
 from app.cli.conversation.sampling_settings import KEYS, SamplingSettings, range_of
 from app.cli.conversation.session import Session
-from app.cli.errors import UsageError
+from app.cli.errors import Refused, UsageError
 from app.cli.input.editor import edit_text
 from app.cli.output.formatting import count
 
@@ -27,7 +28,8 @@ async def retry(session: Session, argument: str) -> None:
             model_name = value
         else:
             set_value(settings, key, value)
-    await session.retry(model_name, **settings.values)
+    async with _only_last_turn(session, "retry"):
+        await session.retry(model_name, **settings.values)
     tree = session.transcript.tree
     if tree.last_answer is not None and (versions := len(tree.siblings(tree.last_answer))) > 1:
         key = "Alt-←" if session.terminal.style.symbols else "Alt-Left"
@@ -35,28 +37,32 @@ async def retry(session: Session, argument: str) -> None:
 
 
 async def continue_(session: Session, argument: str) -> None:
-    await _check_is_last(session, "continue")
-    await session.continue_()
+    async with _only_last_turn(session, "continue"):
+        await session.continue_()
 
 
-async def _check_is_last(session: Session, name: str) -> None:
-    """Shows what other clients have asked meanwhile.
+@contextlib.asynccontextmanager
+async def _only_last_turn(session: Session, name: str) -> AsyncIterator[None]:
+    """Shows what other clients have changed meanwhile, if the server refuses the command for that reason.
 
     Raises:
-        UsageError: they have, so that the command would change their turn.
+        UsageError: they have, so that the turn which the command would change now is not the one it means.
     """
-    if await is_asked_elsewhere(session):
-        await follow_others(session, "")
-        problem = "Nothing was changed, because another client has asked here meanwhile."
-        raise UsageError(problem, f"/{name} would change its turn now.")
+    try:
+        yield
+    except Refused as error:
+        if error.code not in OVERTAKEN or not await show_others(session):
+            raise
+        problem = "Nothing was changed, because another client has changed this conversation meanwhile."
+        raise UsageError(problem, f"/{name} would change the turn above now.") from None
 
 
 async def undo(session: Session, argument: str) -> None:
     turns = number_of(argument or "1")
     if turns is None:
         raise unexpected("undo", argument, "a number of turns")
-    await _check_is_last(session, "undo")
-    removed = await session.undo(turns)
+    async with _only_last_turn(session, "undo"):
+        removed = await session.undo(turns)
     left = count(session.transcript.turns, "turn")
     them = "it" if removed == 1 else "them"
     session.terminal.say(
@@ -74,7 +80,8 @@ async def edit(session: Session, argument: str) -> None:
         session.terminal.note("The message was not changed.")
         return
     session.terminal.say(f"You: {after}", "cyan")
-    await session.edit(after)
+    async with _only_last_turn(session, "edit"):
+        await session.edit(after)
 
 
 def _retry_choices(session: Session, typed: Sequence[str]) -> Iterable[Choice]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from app.cli.conversation.answer import Answer, open_answer, show_answer
 from app.cli.conversation.asked_turn import AnswerRequest, AskedTurn
-from app.cli.conversation.running_turns import TurnOnServer
-from app.cli.conversation.server_copy import ServerCopy
+from app.cli.conversation.server.running_turns import TurnOnServer
+from app.cli.conversation.server.server_copy import ServerCopy
 from app.cli.errors import ClientError, Refused
 from app.cli.input.interrupts import CTRL_C
 from app.cli.net.client import Action, ChatClient
@@ -112,7 +112,7 @@ class AnswerReceiver:
             isinstance(request, RegenerateRequest) and server_copy.has_branches
         ):
             fields = {**fields, "message_id": asked.replaced_id(tree)}
-        request = request.model_copy(update=dict(fields))
+        request = request.model_copy(update={**fields, **server_copy.head_fields()})
         return self._client.answer(server_copy.id, ACTIONS[type(request)], request, position)
 
     @contextlib.asynccontextmanager

@@ -1,16 +1,25 @@
 """Shows turns that other clients have begun, or that this one has left."""
 
-import asyncio
 import contextlib
+from dataclasses import dataclass
 from itertools import takewhile
 
 from app.cli.conversation.answer import Answer, show_summary
-from app.cli.conversation.running_turns import has_unknown_messages, placed, running_turns, turn_elsewhere
+from app.cli.conversation.server.running_turns import placed, running_turns, turn_elsewhere
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError
-from app.cli.transcripts.message_tree import TreeMessage
+from app.cli.transcripts.message_tree import ConversationTree, TreeMessage
 
-LOOK_S = 3.0  # for what other clients have asked, before a message is sent
+OVERTAKEN = ("head_changed", "conversation_busy")  # refusals because of what another client asks or did
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What other clients have changed: the messages of the current branch that are new here, and whether
+    they have left those that were at its end, for another branch or an earlier message."""
+
+    new: list[TreeMessage]
+    has_left: bool = False
 
 
 async def await_running_turn(session: Session) -> None:
@@ -39,30 +48,12 @@ async def follow(session: Session) -> None:
     show_summary(session.terminal, answer, None, session.context_length)
 
 
-async def is_asked_elsewhere(session: Session) -> bool:
-    """Returns whether another client asks in this conversation, or has asked there since.
-
-    A server that does not answer soon is not waited for: the request that follows reports it.
-    """
-    await session.server_copy.settle()
-    transcript = session.transcript
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LOOK_S):
-            running = await running_turns(session.client, transcript.conversation_id)
-            is_running = turn_elsewhere(running, transcript) is not None
-            return is_running or await has_unknown_messages(session.client, transcript)
-    return False
-
-
-async def catch_up(session: Session) -> list[TreeMessage]:
-    """Takes over what other clients have added, and sets `running_turn` if one is asking.
-
-    Returns the messages of the current branch that are new here.
-    """
-    before = session.transcript.messages
+async def catch_up(session: Session) -> Changes:
+    """Takes over what other clients have changed, and sets `running_turn` if one is asking."""
+    before = session.transcript.tree
     conversation_id = session.transcript.conversation_id
     if conversation_id is None:
-        return []
+        return Changes([])
     await session.settled_transcript()
     running = turn_elsewhere(await running_turns(session.client, conversation_id), session.transcript)
     await session.server_copy.take_over()
@@ -70,10 +61,15 @@ async def catch_up(session: Session) -> list[TreeMessage]:
         session.server_copy.running_turn = placed(running, session.transcript)
     session.changed_branch()
     if session.transcript.conversation_id != conversation_id:  # the server had lost it
-        return []
-    now = session.transcript.messages
-    pairs = zip(before, now, strict=False)
-    return now[len(list(takewhile(_are_same, pairs))) :]
+        return Changes([])
+    return _changes(before, session.transcript.messages)
+
+
+def _changes(before: ConversationTree, now: list[TreeMessage]) -> Changes:
+    shared = len(list(takewhile(_are_same, zip(before.branch, now, strict=False))))
+    new = now[shared:]
+    is_known = all(message.id in before.messages for message in new)
+    return Changes(new, has_left=is_known and shared < len(before.branch))
 
 
 def _are_same(pair: tuple[TreeMessage, TreeMessage]) -> bool:

@@ -12,7 +12,7 @@ from app.cli.conversation.asked_turn import AskedTurn
 from app.cli.conversation.attachments import read_mentioned
 from app.cli.conversation.known_sessions import KnownSessions
 from app.cli.conversation.sampling_settings import SamplingSettings
-from app.cli.conversation.server_copy import NO_ROUTE, ServerCopy
+from app.cli.conversation.server.server_copy import NO_ROUTE, ServerCopy
 from app.cli.conversation.statistics import Statistics
 from app.cli.errors import NoAnswerYet, Refused, StreamBroken
 from app.cli.net.client import ChatClient
@@ -29,6 +29,7 @@ from app.models.schemas import (
     ModelEntry,
     RegenerateRequest,
     SwitchModelResponse,
+    UndoRequest,
 )
 
 
@@ -64,11 +65,18 @@ class Session:
         self.server_copy = ServerCopy(client, terminal, self.transcript)
 
     async def send(self, text: str) -> None:
+        await self.ask(await self.with_files(text))
+
+    async def with_files(self, text: str) -> str:
+        """Returns the message with the texts of the files that it mentions and of those that are attached."""
         self.draft = text
-        await self.server_copy.settle()
         mentioned = await read_mentioned(text, self.client, self.terminal)
-        whole = "\n\n".join(dict.fromkeys([text, *mentioned, *self.attached]))
-        await self._answer(AskedTurn(self._chat_request(whole)))
+        return "\n\n".join(dict.fromkeys([text, *mentioned, *self.attached]))
+
+    async def ask(self, message: str) -> None:
+        """Sends a message that has the texts of its files already."""
+        await self.server_copy.settle()
+        await self._answer(AskedTurn(self._chat_request(message)))
         self.server_copy.knows_system_prompt = True  # only a new message transmits it
         self.attached.clear()
 
@@ -97,7 +105,8 @@ class Session:
         if not asked:
             raise NoAnswerYet
         undone = min(turns, len(asked))
-        await self.server_copy.call(lambda: self.client.undo(self.server_copy.id, undone))
+        copy = self.server_copy
+        await copy.call(lambda: self.client.undo(copy.id, UndoRequest(turns=undone, **copy.head_fields())))
         tree = self.transcript.tree
         self.transcript.tree = tree.with_head(tree.branch[asked[-undone]].parent_id)
         self.changed_branch()

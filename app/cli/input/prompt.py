@@ -19,7 +19,7 @@ from prompt_toolkit.styles import Style
 from rich.cells import cell_len
 
 from app.cli.commands.conversation import FOLLOW
-from app.cli.conversation.running_turns import ConversationWatch
+from app.cli.conversation.server.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
 from app.cli.input.completion import CommandCompleter
 from app.cli.input.keys import key_bindings, readable, register_shift_enter, unquoted

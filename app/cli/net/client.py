@@ -127,8 +127,8 @@ class ChatClient:
     async def model_info(self, model_name: str) -> ModelInfoResponse:
         return await self._link.call("GET", f"/model-info?model_name={quote(model_name)}", ModelInfoResponse)
 
-    async def undo(self, conversation_id: str, turns: int) -> UndoResponse:
-        return await self._about(conversation_id, "POST", "/undo", UndoResponse, UndoRequest(turns=turns))
+    async def undo(self, conversation_id: str, request: UndoRequest) -> UndoResponse:
+        return await self._about(conversation_id, "POST", "/undo", UndoResponse, request)
 
     # The streams of turns record in `position` how far they were read.
 

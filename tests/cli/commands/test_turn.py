@@ -13,7 +13,8 @@ def test_retry_undo_and_new(talk: Talk, seen: Seen, standin: StandIn) -> None:
     session = talk("one", "two", "/set seed 5", "/retry", "/undo")
     kind, body = standin.requests[-1]
     seeded = {"stream": True, "background": True, "seed": 5}
-    assert kind == "regenerate" and body == seeded | {"message_id": body["message_id"]}
+    old = {"message_id": body["message_id"], "expected_head_id": body["message_id"]}
+    assert kind == "regenerate" and body == seeded | old
     assert [message.content for message in session.transcript.messages] == ["one", "You said: one"]
     assert len(standin.conversations["conv_1"].branch) == 2
     session = talk("one", "/new Other", "two")
@@ -46,7 +47,8 @@ def test_retry_takes_settings_and_a_model_once(talk: Talk, standin: StandIn) -> 
     session = talk("one", "/set seed 5", "/retry temperature=1.5 model=gpt2")
     wanted = {"stream": True, "background": True, "seed": 5, "temperature": 1.5, "model_name": "gpt2"}
     kind, body = standin.requests[-1]
-    assert kind == "regenerate" and body == wanted | {"message_id": body["message_id"]}
+    old = {"message_id": body["message_id"], "expected_head_id": body["message_id"]}
+    assert kind == "regenerate" and body == wanted | old
     assert session.settings.values == {"seed": 5}
     for wrong in ("/retry hot", "/retry temperature=9", "/retry heat=1"):
         with pytest.raises(ClientError):

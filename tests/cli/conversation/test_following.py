@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.conversation.running_turns import Backoff, ConversationWatch
+from app.cli.conversation.server.running_turns import Backoff, ConversationWatch
 from app.cli.conversation.session import Session
 from app.cli.errors import UsageError
 from app.models.schemas import LoadProgress
@@ -168,10 +168,12 @@ def test_message_waits_for_the_answer_that_another_client_has_running(
     assert standin.conversations["conv_1"].texts[2:] == [f"say {WORDS}", WORDS, "say mine", "mine"]
 
 
-@pytest.mark.parametrize("command", ["/undo", "/continue"])
+@pytest.mark.parametrize("command", ["/undo", "/continue", "/retry", "/edit"])
 def test_command_about_the_last_turn_changes_no_turn_that_was_not_seen(
-    talk: Talk, seen: Seen, url: str, standin: StandIn, command: str
+    talk: Talk, seen: Seen, url: str, standin: StandIn, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VISUAL", "sed -i s/hello/changed/")
+
     async def another_asks(_: Session) -> None:
         ask_elsewhere(url, "say theirs")
 
@@ -179,6 +181,48 @@ def test_command_about_the_last_turn_changes_no_turn_that_was_not_seen(
         talk("hello", another_asks, command)
     assert seen.answers.endswith("say theirs\ntheirs\n")
     assert standin.conversations["conv_1"].texts[2:] == ["say theirs", "theirs"]
+
+
+def test_command_about_the_last_turn_is_refused_during_that_of_another_client(
+    talk: Talk, seen: Seen, url: str, standin: StandIn
+) -> None:
+    async def another_asks(_: Session) -> None:
+        standin.chunks_per_s = 30
+        ask_elsewhere(url, f"say {WORDS}", background=True)
+
+    with pytest.raises(UsageError, match="Nothing was changed"):
+        talk("hello", another_asks, "/undo")
+    assert seen.answers.endswith(f"say {WORDS}\n{WORDS}\n")
+    assert standin.conversations["conv_1"].texts[2:] == [f"say {WORDS}", WORDS]
+
+
+def test_conversation_is_not_read_unless_another_client_has_changed_it(talk: Talk, standin: StandIn) -> None:
+    talk("one", "two", "/retry", "/continue", "/undo", "three")
+    assert standin.reads == 0
+
+
+async def another_goes_back(session: Session) -> None:
+    path = f"{session.client.url}/api/v1/chat/conversation/conv_1/undo"
+    httpx.post(path, json={}, trust_env=False).raise_for_status()
+
+
+def test_message_goes_on_where_the_user_is_when_another_client_has_gone_back(
+    talk: Talk, standin: StandIn
+) -> None:
+    talk("hello", "say one", another_goes_back, "say two", "/undo", "say three")
+    texts = ["hello", "You said: hello", "say one", "one", "say three", "three"]
+    assert standin.conversations["conv_1"].texts == texts
+    assert standin.reads == 0
+
+
+def test_undo_changes_nothing_when_another_client_has_gone_back(
+    talk: Talk, seen: Seen, standin: StandIn
+) -> None:
+    with pytest.raises(UsageError, match="Nothing was changed"):
+        talk("hello", "say one", another_goes_back, "/undo")
+    assert seen.answers.endswith("hello\nYou said: hello\n")
+    assert "Another client has gone to another place" in seen.messages
+    assert standin.conversations["conv_1"].texts == ["hello", "You said: hello"]
 
 
 def test_line_that_is_being_typed_stays_until_it_is_cleared(

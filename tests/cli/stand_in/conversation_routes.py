@@ -48,6 +48,7 @@ def add_conversations(app: FastAPI, state: StandIn) -> None:
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/undo")
     async def undo(conversation_id: str, body: wire.UndoRequest) -> wire.UndoResponse:
+        state.check_turn(conversation_id, body)
         tree = state.tree(conversation_id)
         removed = tree.undo(body.turns)
         return wire.UndoResponse(
@@ -63,6 +64,7 @@ def add_branches(app: FastAPI, state: StandIn) -> None:
     async def select(conversation_id: str, body: wire.SelectRequest) -> wire.SelectResponse:
         refuse_branches(state)
         state.requests.append(("select", body.model_dump(exclude_unset=True)))
+        state.check_turn(conversation_id, body)
         tree = state.tree(conversation_id)
         tree.select(state.message(conversation_id, body.message_id).id)
         return wire.SelectResponse(

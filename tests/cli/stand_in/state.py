@@ -21,9 +21,11 @@ MODELS = {"builtin": "/srv/builtin/weights", "gpt2": "openai-community/gpt2"}
 
 
 class Refusal(Exception):
-    def __init__(self, status: int, code: str, message: str, hint: str | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, hint: str | None = None, head_id: str | None = None
+    ) -> None:
         self.status = status
-        self.body = {"error": {"code": code, "message": message, "hint": hint}}
+        self.body = {"error": {"code": code, "message": message, "hint": hint, "head_id": head_id}}
 
 
 def unknown_model(name: str | None) -> Refusal:
@@ -101,6 +103,15 @@ class StandIn:
         if conversation_id not in self.conversations:
             raise Refusal(404, "conversation_not_found", f"No conversation has the id {conversation_id}.")
         return self.conversations[conversation_id]
+
+    def check_turn(self, conversation_id: str, body: wire.HeadFields) -> None:
+        """Refuses a change during a turn, and one that expects another head."""
+        tree = self.tree(conversation_id)
+        of_it = [key for key, turn in self.turns.items() if turn.conversation_id == conversation_id]
+        if any(not self.logs[key].task.done() for key in of_it):
+            raise Refusal(409, "conversation_busy", "The conversation is in the middle of a turn.")
+        if body.expects_head and body.expected_head_id != tree.head_id:
+            raise Refusal(409, "head_changed", "The head is not the expected one.", head_id=tree.head_id)
 
     def message(self, conversation_id: str, message_id: str) -> wire.ConversationMessage:
         messages = self.tree(conversation_id).messages

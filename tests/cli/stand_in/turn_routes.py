@@ -28,6 +28,7 @@ def add_turns(app: FastAPI, state: StandIn) -> None:
             raise Refusal(429, "queue_full", "The queue is full.")
         conversation_id = body.conversation_id or state.begin(StandInTree())
         tree = state.tree(conversation_id)
+        state.check_turn(conversation_id, body)
         if body.parent_id is not None:
             state.message(conversation_id, body.parent_id)
         parent_id = body.parent_id or tree.head_id
@@ -37,10 +38,12 @@ def add_turns(app: FastAPI, state: StandIn) -> None:
     async def regenerate(conversation_id: str, body: wire.RegenerateRequest) -> Response:
         state.requests.append(("regenerate", body.model_dump(exclude_unset=True)))
         _check_fields(state, body)
+        state.check_turn(conversation_id, body)
         return _answer(state, _again(state, conversation_id, body.message_id), body)
 
     @app.post("/api/v1/chat/conversation/{conversation_id}/continue")
     async def continue_reply(conversation_id: str, body: wire.ContinueRequest) -> Response:
+        state.check_turn(conversation_id, body)
         turn = _again(state, conversation_id, None)
         turn.asked = turn.asked.replace("hang", "say more of")
         turn.prefix = state.tree(conversation_id).texts[-1]
@@ -53,6 +56,7 @@ def add_turns(app: FastAPI, state: StandIn) -> None:
     async def edit(conversation_id: str, body: wire.EditRequest) -> Response:
         refuse_branches(state)
         state.requests.append(("edit", body.model_dump(exclude_unset=True)))
+        state.check_turn(conversation_id, body)
         old = state.message(conversation_id, body.message_id)
         if body.message.startswith("refuse"):
             raise Refusal(429, "queue_full", "The queue is full.")

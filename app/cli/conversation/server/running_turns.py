@@ -83,13 +83,15 @@ def placed(turn: RunningTurn, transcript: Transcript) -> TurnOnServer:
     )
 
 
-async def patiently(request: Callable[[], Awaitable[ResultT]]) -> ResultT:
-    """Sends a request. Repeats it while the server is ending an interrupted answer."""
-    for delay_s in RETRY_DELAYS_S:
+async def patiently(
+    request: Callable[[], Awaitable[ResultT]], is_vain: Callable[[], Awaitable[bool]] | None = None
+) -> ResultT:
+    """Sends a request. Repeats it while the server is ending an interrupted answer, unless that `is_vain`."""
+    for attempt, delay_s in enumerate(RETRY_DELAYS_S):
         try:
             return await request()
         except Refused as error:
-            if error.code != "conversation_busy":
+            if error.code != "conversation_busy" or (attempt and is_vain is not None and await is_vain()):
                 raise
         await asyncio.sleep(delay_s)
     return await request()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.cli.conversation.server_messages import contains_last_answer, from_server
+from app.cli.conversation.server.server_messages import contains_last_answer, from_server
 from app.cli.transcripts.message_tree import ConversationTree
 from app.models.schemas import ConversationResponse, TranscriptMessage
 

@@ -9,7 +9,8 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from app.cli.conversation.running_turns import (
+from app.cli.conversation.server.known_heads import KnownHeads
+from app.cli.conversation.server.running_turns import (
     RETRY_DELAYS_S,
     ResultT,
     TurnOnServer,
@@ -19,7 +20,7 @@ from app.cli.conversation.running_turns import (
     running_turns,
     turn_elsewhere,
 )
-from app.cli.conversation.server_messages import (
+from app.cli.conversation.server.server_messages import (
     adopted,
     contains_last_answer,
     from_server,
@@ -56,6 +57,7 @@ class ServerCopy:
         self.running_turn: TurnOnServer | None = None  # when the conversation was opened
         self._has_unsent_title = False  # the server began the conversation without it
         self.has_branches = False  # whether the server is known to keep branches
+        self._heads = KnownHeads()
         self._chosen_id = f"conv_{secrets.token_hex(16)}"  # that the server is to give the conversation
         self._client = client
         self._terminal = terminal
@@ -77,12 +79,27 @@ class ServerCopy:
         """
         fields: dict[str, Any] = {}
         if self.has_branches and parent_id is not None:
-            fields["parent_id"] = parent_id
+            fields["parent_id"] = self._heads.behind(parent_id)
         if not self.knows_system_prompt:
             fields["system_prompt"] = self.transcript.system_prompt
         if self.transcript.conversation_id is not None:
-            fields["conversation_id"] = self.transcript.conversation_id
+            fields |= {"conversation_id": self.transcript.conversation_id} | self.head_fields()
         return fields
+
+    def head_fields(self) -> dict[str, Any]:  # Any: as requests type them
+        """Returns the field that lets the server refuse a change if another client has changed the head.
+
+        There is none on an older server, or if the server has not named the head.
+        """
+        tree = self.transcript.tree
+        is_local = tree.head_id is not None and tree.messages[tree.head_id].is_local
+        if is_local or not self.has_branches:
+            return {}
+        return {"expected_head_id": self._heads.expected(tree.head_id)}
+
+    def accepts(self, head_id: str | None) -> bool:
+        """See KnownHeads."""
+        return self._heads.accepts(self.transcript.tree, head_id)
 
     def began(self, start: StartEvent) -> None:
         """Takes the ids of a turn that the server has begun."""
@@ -148,14 +165,18 @@ class ServerCopy:
 
     async def call(self, request: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Sends a request. Repeats it after restoring a lost conversation, and while the server is still
-        ending an interrupted answer."""
+        ending an interrupted answer, but not while it gives one that another client has asked for."""
         try:
-            return await patiently(request)
+            return await patiently(request, self._is_asked_elsewhere)
         except Refused as error:
             if error.code not in LOST:
                 raise
         await self._restore()
         return await patiently(request)
+
+    async def _is_asked_elsewhere(self) -> bool:
+        running = await running_turns(self._client, self.transcript.conversation_id)
+        return turn_elsewhere(running, self.transcript) is not None
 
     async def select(self, message_id: str) -> None:
         """Makes the branch of the message the current one, up to the newest message below it."""
@@ -231,7 +252,9 @@ class ServerCopy:
         """Returns what the server has of this conversation, and its messages as a tree."""
         held = await self._client.conversation(self.id)
         self.has_branches = held.head_id is not None
-        return held, from_server(held)
+        theirs = from_server(held)  # without system messages, of which one may be the head
+        self._heads.learn(theirs.head_id, held.head_id)
+        return held, theirs
 
     async def _learn_ids(self) -> None:
         """Gives the messages of the current branch the ids that they have on the server."""
