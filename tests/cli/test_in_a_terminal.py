@@ -1,6 +1,7 @@
 """The client in a pseudo-terminal."""
 
 import os
+import shlex
 import signal
 import socket
 from pathlib import Path
@@ -62,6 +63,33 @@ def test_enter_sends_after_the_client_was_suspended(url: str, standin: StandIn) 
         terminal.wait_for("You: say next⏎")
         terminal.type("\x03")
         terminal.wait_for("Assistant:", times=2)
+
+
+@pytest.mark.parametrize("is_ctrl_z", [False, True])
+def test_prompt_goes_on_after_it_was_stopped(url: str, standin: StandIn, is_ctrl_z: bool) -> None:
+    with PseudoTerminal(["bash", "--norc", "-i"], client_environ(PS1="$ ")) as terminal:
+        terminal.type(f"{shlex.join([*CLIENT, '--url', url])}\r")
+        terminal.wait_for("Type a message")
+        terminal.type("say half")
+        terminal.wait_for("You: say half")
+        (client,) = _children(terminal.process.pid)
+        terminal.type("\x1a") if is_ctrl_z else os.kill(client, signal.SIGSTOP)
+        terminal.wait_for("Stopped")
+        terminal.type("echo in the shell\r")
+        terminal.wait_for("in the shell", times=2)
+        assert terminal.text.count("You: say half") == (0 if is_ctrl_z else 1)
+        terminal.type("fg\r")
+        terminal.wait_for("You: say half", times=1 if is_ctrl_z else 2)
+        terminal.type(" of it\r")
+        terminal.wait_for("Assistant:\nhalf of it\n12 tokens")
+    assert [body["message"] for _, body in standin.requests] == ["say half of it"]
+
+
+def test_ctrl_z_without_a_shell_changes_nothing(url: str) -> None:
+    with PseudoTerminal([*CLIENT, "--url", url], client_environ()) as terminal:
+        terminal.wait_for("You:")
+        terminal.type("say this\x1a too\r")
+        terminal.wait_for("You: say this too\nAssistant:\nthis too\n12 tokens")
 
 
 def test_message_waits_while_its_model_is_downloaded(url: str, standin: StandIn) -> None:

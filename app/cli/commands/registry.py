@@ -22,7 +22,7 @@ _KEYS = (
     ("Ctrl-R", "search the history"),
     ("Ctrl-X Ctrl-E", "edit the line in $EDITOR"),
     ("Ctrl-C", "stop an answer and keep it; clear the line"),
-    ("Ctrl-L, Ctrl-D", "redraw; quit"),
+    ("Ctrl-L, Ctrl-D, Ctrl-Z", "redraw; quit; go back to the shell until `fg`"),
 )
 
 

@@ -33,12 +33,12 @@ def quiet_keyboard() -> Iterator[str]:
     quiet = _quieted(before)
 
     def set_quiet_again(number: int, frame: object) -> None:
-        """After Ctrl-Z and `fg` the shell has restored line mode. (An open prompt handles this itself.)"""
+        """After Ctrl-Z and `fg` the shell has restored line mode. (An open prompt has its own handler.)"""
         if termios.tcgetattr(sys.stdin)[3] & termios.ICANON:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
             _write_to_terminal(MARK_PASTES)
 
-    with _on_continue(set_quiet_again):
+    with on_continue(set_quiet_again):
         try:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
             _write_to_terminal(MARK_PASTES)
@@ -49,7 +49,7 @@ def quiet_keyboard() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _on_continue(act: Callable[[int, object], None]) -> Iterator[None]:
+def on_continue(act: Callable[[int, object], None]) -> Iterator[None]:
     """Calls `act` on SIGCONT. Has no effect outside the main thread, which alone can handle signals."""
     if threading.current_thread() is not threading.main_thread():
         yield

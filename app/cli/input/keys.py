@@ -45,12 +45,15 @@ def unquoted(text: str) -> str:
 
 
 def key_bindings(
-    has_version: Callable[[int], bool], note: Callable[[str], None], edit: Callable[[KeyPressEvent], None]
+    has_version: Callable[[int], bool],
+    note: Callable[[str], None],
+    edit: Callable[[KeyPressEvent], None],
+    suspend: Callable[[KeyPressEvent], None],
 ) -> ConditionalKeyBindings:
     """Returns the bindings. They are inactive during a Ctrl-R search, which has its own.
 
     `has_version` says whether the last answer has a version 1 after or -1 before the current one.
-    `note` prints a line for the user. `edit` opens the text in the editor.
+    `note` prints a line for the user. `edit` opens the text in the editor. `suspend` stops the program.
     """
     keys = KeyBindings()
     keys.add("enter")(_send)
@@ -59,6 +62,7 @@ def key_bindings(
     keys.add("c-j")(_start_line)
     keys.add("c-c")(partial(_clear_line, note))
     keys.add("c-x", "c-e")(edit)
+    keys.add("c-z")(suspend)
     for step, line, sequences in _VERSION_KEYS:
         can_step = Condition(partial(_can_step, has_version, step))
         for sequence in sequences:

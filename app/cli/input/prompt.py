@@ -23,6 +23,7 @@ from app.cli.conversation.server.running_turns import ConversationWatch
 from app.cli.conversation.session import Session
 from app.cli.input.completion import CommandCompleter
 from app.cli.input.keys import key_bindings, readable, register_shift_enter, unquoted
+from app.cli.input.suspension import Suspension
 from app.cli.input.typed_ahead import TypedAhead
 from app.cli.output.formatting import count, gauge
 from app.cli.paths import private_file
@@ -97,6 +98,7 @@ class TerminalPrompt:
             self._keyboard.vt100_parser.feed(typed)
         self._typed_ahead = session.terminal.typed_ahead = TypedAhead(self._keyboard)
         self._watch = ConversationWatch(session.client)
+        self._suspension = Suspension()
         self._editing: asyncio.Task[None] | None = None  # the user's editor, which may be open
         self._editor = self._make_editor(history, screen or _make_output())
 
@@ -107,10 +109,11 @@ class TerminalPrompt:
             auto_suggest=None if style.plain else AutoSuggestFromHistory(),
             completer=CommandCompleter(session),
             complete_while_typing=Condition(self._completes_unasked),
-            key_bindings=key_bindings(self._has_version, session.terminal.note, self._edit),
+            key_bindings=key_bindings(
+                self._has_version, session.terminal.note, self._edit, self._suspension.suspend
+            ),
             multiline=True,
             enable_open_in_editor=True,
-            enable_suspend=True,
             tempfile_suffix=".md",
             prompt_continuation=continuation,
             bottom_toolbar=None if style.plain else lambda: status_line(session),
@@ -133,9 +136,10 @@ class TerminalPrompt:
             draft = ""
         self._editor.app.erase_when_done = False
         # In the editor Ctrl-C is a key. Before and after, the client's own handler receives the signal.
-        text = await self._editor.prompt_async(
-            [("class:you", "You: ")], default=draft, handle_sigint=False, pre_run=self._begin_watching
-        )
+        with self._suspension.awaited(self._editor.app):
+            text = await self._editor.prompt_async(
+                [("class:you", "You: ")], default=draft, handle_sigint=False, pre_run=self._begin_watching
+            )
         self._typed_ahead.begin()
         if not self._editor.app.erase_when_done:
             self._session.terminal.end_answer()
