@@ -124,7 +124,9 @@ class ReplyMeter:
         self._request.prompt_tokens = tokens
 
     def _count(self, tokens: int) -> None:
-        if tokens == self._tokens:
+        if (
+            tokens <= self._tokens
+        ):  # fewer if a remote engine, whose pieces were counted, reports its own count
             return
         metrics, now = self._metrics, self._metrics.clock()
         self._add_tokens(tokens - self._tokens)
@@ -143,7 +145,7 @@ class ReplyMeter:
 
     def _finish(self, finished: Finished) -> None:
         metrics, usage, times = self._metrics, finished.usage, finished.timings
-        self._add_tokens(usage.completion_tokens - self._tokens)
+        self._add_tokens(max(0, usage.completion_tokens - self._tokens))
         self._count_prompt(usage.prompt_tokens)
         self._usage.cached_tokens += usage.cached_tokens
         self._usage.add_times(times.queue_s, times.first_token_s)

@@ -145,6 +145,17 @@ def test_every_request_ends_once_and_each_token_counts_once(deltas: list[int], m
     )
 
 
+@pytest.mark.parametrize("reported", [(1,), (1, 3), ()])
+def test_remote_engine_may_report_fewer_tokens_than_pieces(reported: tuple[int, ...]) -> None:
+    deltas = [Delta("r", "x", count) for count in (1, 2, 3, *reported)]
+    finished = Finished("r", "stop", TokenCounts(5, 1, 0), RequestTimings(0, 0, 0))
+    scene = Scene(StandInBackend(reply=[Accepted("r", None, 0, 100), *deltas, finished]))
+    asyncio.run(scene.generate())
+    figures = scene.figures()
+    assert figures.total("vllm:generation_tokens_total") == 3  # a counter cannot go back
+    assert figures.total(ENDS, finished_reason="stop") == figures.total(ENDS) == 1
+
+
 def test_further_models_share_one_label() -> None:
     labels = ModelLabels()
     assert [labels.of(str(number)) for number in range(MAX_MODELS)] == list(map(str, range(MAX_MODELS)))
