@@ -3,35 +3,21 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from app.cli.paths import sessions_folder
 from app.cli.transcripts.session_index import recent_sessions
 from tests.cli.client_process import CLIENT, client_environ
 from tests.cli.pseudo_terminal import PseudoTerminal
-from tests.server import RunningServer, free_port, running_server
+from tests.engine.remote.standin import StandInUpstream, piece, running_upstream, usage
+from tests.forked_server import forked_server
+from tests.server import RunningServer, free_port
+from tests.test_remote_engine import settings_for
 from tests.waiting import wait_for
-
-
-@pytest.fixture(scope="module")
-def gpt2_server(
-    tmp_path_factory: pytest.TempPathFactory, cache_with_tiny_gpt2: Path, shared_fork_server: Path
-) -> Iterator[RunningServer]:
-    """A server whose model gives long answers."""
-    settings = {
-        "LLM_MODEL_NAME": "gpt2",
-        "LLM_MODEL_CACHE_DIR": str(cache_with_tiny_gpt2),
-        "LLM_FORK_SERVER": str(shared_fork_server),
-        "LLM_WORKER_TIMEOUT": "3600",  # tests stop its worker
-    }
-    with running_server(tmp_path_factory.mktemp("server"), **settings) as running:
-        running.wait_until_ready()
-        yield running
 
 
 def _kill_server(client: int) -> None:
@@ -80,27 +66,33 @@ def test_versions_survive_the_death_of_a_server_with_a_database(
         assert terminal.wait_for_end() == 0
 
 
-@contextmanager
-def _paused_workers() -> Iterator[None]:
-    """Stops the workers of this process's servers, whose answers would otherwise end in a second or two."""
-    workers = [child for child in psutil.Process().children(recursive=True) if child.name() == "llm-worker"]
-    assert workers
-    for worker in workers:
-        worker.suspend()
-    try:
-        yield
-    finally:
-        for worker in workers:
-            worker.resume()
+@dataclass(frozen=True)
+class Talkative:
+    """A server whose answers go on until `upstream` is no longer endless."""
+
+    server: RunningServer
+    upstream: StandInUpstream
 
 
-def _killed_in_mid_answer(server: RunningServer, paused: ExitStack) -> str:
-    """The conversation of a client that was killed while gpt2 answered, which is paused at its beginning."""
+@pytest.fixture
+def talkative(tmp_path: Path) -> Iterator[Talkative]:
+    end = [piece("stop"), usage(9, 30)]
+    upstream = StandInUpstream(
+        model="builtin", chunks=[piece(content="on ")], is_endless=True, last_chunks=end
+    )
+    with running_upstream(upstream):
+        with forked_server(tmp_path, **settings_for(tmp_path, upstream.url, FAR_KEY="any")) as server:
+            server.wait_until_ready()
+            yield Talkative(server, upstream)
+        upstream.is_endless = False
+
+
+def _killed_in_mid_answer(server: RunningServer) -> str:
+    """The conversation of a client that was killed while the model answered."""
     with PseudoTerminal([*CLIENT, "--url", server.url], client_environ()) as terminal:
         terminal.wait_for("Type a message")
-        terminal.type("/set max_tokens 900\r/set min_tokens 890\rgo on and on\r")
-        terminal.wait_for("Assistant:")
-        paused.enter_context(_paused_workers())
+        terminal.type("go on and on\r")
+        terminal.wait_for("on on on")
         wait_for(lambda: recent_sessions(sessions_folder()))
         terminal.process.kill()
         terminal.wait_for_end()
@@ -114,36 +106,34 @@ def _messages(server: RunningServer, conversation_id: str) -> list[dict[str, Any
     return found
 
 
-def test_next_client_shows_the_answer_that_a_killed_one_left(gpt2_server: RunningServer) -> None:
-    command = [*CLIENT, "--url", gpt2_server.url, "--resume"]
-    with ExitStack() as paused:
-        conversation_id = _killed_in_mid_answer(gpt2_server, paused)
-        with PseudoTerminal(command, client_environ(), rows=60) as terminal:
-            terminal.wait_for("The server has gone on with it:")
-            paused.close()
-            terminal.wait_for("tokens/s")
-            terminal.type("/history 1\r")
-            terminal.wait_for("Assistant:", times=2)
-            terminal.type("/quit\r")
-            assert terminal.wait_for_end() == 0
-    asked, answered = _messages(gpt2_server, conversation_id)
-    assert asked["content"] == "go on and on" and answered["finish_reason"] in ("stop", "length")
+def test_next_client_shows_the_answer_that_a_killed_one_left(talkative: Talkative) -> None:
+    command = [*CLIENT, "--url", talkative.server.url, "--resume"]
+    conversation_id = _killed_in_mid_answer(talkative.server)
+    with PseudoTerminal(command, client_environ(), rows=60) as terminal:
+        terminal.wait_for("The server has gone on with it:")
+        talkative.upstream.is_endless = False
+        terminal.wait_for("tokens/s")
+        terminal.type("/history 1\r")
+        terminal.wait_for("Assistant:", times=2)
+        terminal.type("/quit\r")
+        assert terminal.wait_for_end() == 0
+    asked, answered = _messages(talkative.server, conversation_id)
+    assert asked["content"] == "go on and on" and answered["finish_reason"] == "stop"
 
 
-def test_ctrl_c_stops_a_background_turn(gpt2_server: RunningServer) -> None:
-    command = [*CLIENT, "--url", gpt2_server.url]
+def test_ctrl_c_stops_a_background_turn(talkative: Talkative) -> None:
+    command = [*CLIENT, "--url", talkative.server.url]
     with PseudoTerminal(command, client_environ(), rows=60) as terminal:
         terminal.wait_for("Type a message")
-        terminal.type("/set max_tokens 900\r/set min_tokens 890\rgo on and on\r")
-        terminal.wait_for("Assistant:")
-        terminal.wait_for_more()
-        with _paused_workers():
-            terminal.type("\x03")
-            terminal.wait_for("Stopped. /continue extends the answer.")
+        terminal.type("go on and on\r")
+        terminal.wait_for("on on on")
+        terminal.type("\x03")
+        terminal.wait_for("Stopped. /continue extends the answer.")
+        wait_for(talkative.upstream.has_left.is_set, "the model to be stopped")
         terminal.type("/versions\r")
         terminal.wait_for("(interrupted)")
         terminal.type("/quit\r")
         assert terminal.wait_for_end() == 0
     (kept,) = recent_sessions(sessions_folder())
-    (_, answered) = _messages(gpt2_server, str(kept.conversation_id))
+    (_, answered) = _messages(talkative.server, str(kept.conversation_id))
     assert answered["finish_reason"] == "interrupted" and answered["content"]

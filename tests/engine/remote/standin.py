@@ -46,6 +46,7 @@ class StandInUpstream:
     window: int | None = None
     is_endless: bool = False  # it repeats its first chunk until the client leaves
     pause_s: float = 0.005  # between the repeated chunks
+    last_chunks: list[Json] = field(default_factory=list)  # once it is no longer endless
     breaks_off: bool = False
     first_streams: list[list[Json]] = field(default_factory=list)  # the chunks of the next replies
     silent_after: int | None = None  # so many chunks; from then on it answers nobody
@@ -114,6 +115,8 @@ class StandInUpstream:
             while self.is_endless:
                 yield f"data: {json.dumps(self.chunks[0])}\n\n".encode()
                 await asyncio.sleep(self.pause_s)
+            for chunk in self.last_chunks:
+                yield f"data: {json.dumps(chunk)}\n\n".encode()
             if self.breaks_off:
                 raise ConnectionAbortedError("as the test asked")
             if self.says_done:
