@@ -20,7 +20,14 @@ from app.core.model_folder import is_complete, is_in_16_bits, weight_bytes
 from app.models.hub.cache import SourceFolders, gguf_files
 from app.models.hub.checksums import Checksums
 from app.models.hub.environment import network_address, refuse_unusable_environment
-from app.models.hub.errors import damaged, not_on_disk, offline, to_model_error, with_package
+from app.models.hub.errors import (
+    damaged,
+    is_expected,
+    not_on_disk,
+    offline,
+    to_model_error,
+    with_package,
+)
 from app.models.hub.progress import LoadReporter, Meter
 from app.models.hub.threads import NetworkTimeouts, ask_disk, in_thread
 
@@ -262,7 +269,12 @@ class Hub:
             )
             return await download.run()
         except Exception as error:  # the Hub's HTTP client raises classes of its own
-            logger.warning("download failed: source=%s error=%s", source.location, type(error).__name__)
+            logger.warning(
+                "download failed: source=%s error=%s",
+                source.location,
+                type(error).__name__,
+                exc_info=not is_expected(error),
+            )
             raise to_model_error(source, error, has_token="authorization" in headers) from None
 
 

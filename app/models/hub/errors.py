@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -134,6 +135,12 @@ def to_model_error(source: Source, error: Exception, has_token: bool) -> ModelUn
         hint="Try again: the download is resumed.",
         retry_after=_OUTAGE_S,
     )
+
+
+def is_expected(error: Exception) -> bool:
+    """Returns whether a download may fail with the error for reasons of the Hub, the network or the disk."""
+    expected = (ModelUnavailable, OSError, httpx.HTTPError, HFValidationError, EntryNotFoundError)
+    return isinstance(error, expected)
 
 
 def _gated(name: str, has_token: bool) -> ModelGated:

@@ -58,6 +58,18 @@ def test_adapter_is_found_and_fetched_beside_its_base(tmp_path: Path, standin: S
     assert hub.find(wanted) == weights
 
 
+def test_bug_in_a_download_is_logged_with_its_traceback(
+    tmp_path: Path, standin: StandInHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    def report(stage: str, fraction: float, transfer: object = None) -> None:
+        if fraction > 0:  # the download has begun
+            raise TypeError("a bug")
+
+    with pytest.raises(HubUnreachable):
+        asyncio.run(hub_of(standin, tmp_path).fetch(profile("owner/tiny"), report))
+    assert "TypeError: a bug" in caplog.text
+
+
 def test_llama_comes_from_meta_with_an_accepted_token(tmp_path: Path, standin: StandInHub) -> None:
     standin.repositories |= {LLAMA: TINY, DIALOGPT: TINY}
     standin.gated[LLAMA] = {SECRET}
