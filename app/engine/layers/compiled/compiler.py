@@ -36,7 +36,7 @@ class Compiler:
 
     @cached_property
     def version(self) -> str:
-        """What the compiler says of itself. Raises what `run` raises."""
+        """The compiler's own description of its version. Raises what `run` raises."""
         return self.run("--version")
 
     def run(self, *arguments: str, temporary: Path | None = None) -> str:
@@ -70,9 +70,9 @@ class Compiler:
         ) as process:
             try:
                 output, reason = process.communicate(timeout=self._left_s)
-            except BaseException:
-                _kill_group(process.pid)
-                raise
+            finally:
+                if process.returncode is None:
+                    _kill_group(process.pid)
         if process.returncode:
             raise CompilationError(f"{self.command[0]}: {reason.strip()[:_LONGEST_REASON]}")
         return output
