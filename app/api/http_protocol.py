@@ -95,7 +95,7 @@ class DeadlineProtocol(H11Protocol):
             self._expect_head()
 
     def handle_events(self) -> None:
-        """Also called when a reply has ended, for what has arrived behind its request."""
+        """Also called when a reply has ended, for the bytes that have arrived after its request."""
         super().handle_events()
         if self.conn.has_too_many_chunks:
             self._refuse_chunks()

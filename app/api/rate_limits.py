@@ -1,4 +1,4 @@
-"""Refuses a request whose caller has sent too many in the last minute, and says in each reply what is left.
+"""Refuses a request whose caller has sent too many in the last minute, and reports in each reply the rest.
 
 The headers are those of OpenAI's API: `x-ratelimit-limit-requests`, `-remaining-requests`, `-reset-requests`,
 and the same for tokens. There are none for a limit that is off.

@@ -211,7 +211,7 @@ class EngineCore:
                 return self._scheduler.plan(prefill_rows)
             except (RuntimeError, MemoryError):  # torch's out-of-memory error is a RuntimeError
                 _log.exception("a step could not be planned")
-            # Not inside the handler: the error keeps alive what the failed call had allocated.
+            # Not inside the handler: the error keeps the memory of the failed call alive.
             if has_room_been_made:
                 assert self._scheduler.placing is not None, "only placing a sequence takes memory"
                 self._open.fail(self._open[self._scheduler.placing.request_id])

@@ -28,7 +28,7 @@ _SMALLEST_WINDOW = 16  # tokens; a smaller window is of no use
 
 
 def sequence_bytes(served: CheckedModel, draft: CheckedDraft | None = None) -> SequenceBytes:
-    """Returns what one sequence takes, the draft model's share included."""
+    """Returns the memory of one sequence, including the draft model's share."""
     match served.path:
         case OwnPath(sequence_bytes=size):
             return size

@@ -105,7 +105,7 @@ class OpenRequests:
         return ended
 
     def finish(self, request: Request, reason: FinishReason, now: float) -> None:
-        """End the request. What was computed of it may stay in the cache."""
+        """End the request. Its keys and values may stay in the cache."""
         self._forget(request)
         self._scheduler.finish(request.sequence)
         self.report(request.finished(reason, now))

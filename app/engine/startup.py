@@ -152,7 +152,7 @@ def _stage_reporter(report: SendProgress) -> ReportStage:
 
 def _prepare(spec: WorkerSpec) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one prompt at a time needs no threads beside torch's
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles its attention anew for each length
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles its attention again for each length
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _set_threads(spec)

@@ -54,7 +54,7 @@ class ChatModelManager:
         self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def close(self) -> None:
-        """Stops all turns, and waits until what was said is committed. Later turns raise ShuttingDown."""
+        """Stops all turns, and waits until their text so far is committed. Later turns raise ShuttingDown."""
         await self._turns.close()
 
     def running(self, owner: str) -> RunningTurnsResponse:
@@ -94,7 +94,7 @@ class ChatModelManager:
             raise
 
     async def stop(self, owner: str, message_id: str, *, is_here: bool = False) -> StopTurnResponse:
-        """Stops the owner's turn if it runs, and returns what is kept of it.
+        """Stops the owner's turn if it runs, and returns the part of its reply that is kept.
 
         Raises:
             TurnNotFound.

@@ -102,7 +102,7 @@ class TokenMeter:
 
 @dataclass(slots=True)
 class _Caller:
-    """What one caller uses."""
+    """The use of one caller."""
 
     requests: MinuteWindow | None
     tokens: MinuteWindow | None
@@ -111,7 +111,7 @@ class _Caller:
 
 @dataclass(slots=True)
 class KeyLimits:
-    """The limits of each caller, and what the callers use. A limit of None is none.
+    """The limits of each caller, and their use. A limit of None is none.
 
     `requests_per_minute` is for requests over HTTP. The other two are for requests to a model, of which one
     over HTTP can make several.

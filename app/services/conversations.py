@@ -76,7 +76,7 @@ class ChatService(Protocol):
     async def stop(self, owner: str, message_id: str, /, *, is_here: bool = False) -> StopTurnResponse: ...
 
     async def close(self) -> None:
-        """Stops all turns, and commits what was said."""
+        """Stops all turns, and commits their text so far."""
 
 
 class ConversationService(Protocol):

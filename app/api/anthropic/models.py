@@ -44,7 +44,7 @@ def model_page(models: Sequence[ModelBody], query: ModelPageQuery) -> ModelPage:
     """Returns the models after one, or before one, or the first ones.
 
     Raises:
-        InvalidRequest: no model has the id that the page is beside.
+        InvalidRequest: no model has the id at which the page begins or ends.
     """
     places = {model.id: place for place, model in enumerate(models)}
     for name in ("after_id", "before_id"):

@@ -68,7 +68,7 @@ class ChatCompletion(SparseModel):
 
 
 class ChunkDelta(SparseModel):
-    """What a chunk adds to the message."""
+    """The part of the message that a chunk adds."""
 
     role: Literal["assistant"] = "assistant"
     content: str = ""

@@ -1,4 +1,4 @@
-"""Collects what the models did for one request over HTTP, for its log line."""
+"""Adds up the work of the models for one request over HTTP, for its log line."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field

@@ -22,7 +22,7 @@ class RequestSpan(Protocol):
         """The header of that name for requests to other servers; None if there is no trace."""
 
     def describe(self, name: str, route: str, status: int) -> None:
-        """Sets what is known only at the end of the request."""
+        """Sets the facts that are known only at the end of the request."""
 
 
 class Tracer(Protocol):

@@ -105,7 +105,7 @@ class GrammarRule:
         self.failure = self.failure or reason
 
     def _begin_text(self, text: bytes) -> None:
-        """The thinking has ended. `text` is what the token of its closing mark has after the mark."""
+        """The thinking has ended. `text` is the rest of the token after its closing mark."""
         self._may_break = not text
         for token in self._tokenizer.greedy_tokenize(text.decode("utf-8", "ignore")):
             self._consume(token)

@@ -60,7 +60,7 @@ class _Described:
 
     @property
     def tokens(self) -> list[bytes]:
-        """The bytes of every id, made anew at each reading."""
+        """The bytes of every id, made again at each reading."""
         return self._tokens.all()
 
     def __call__(self, text: bytes) -> Sequence[int]:

@@ -232,7 +232,7 @@ def _run_worker(request: ForkRequest) -> int:
     os.environ.clear()
     os.environb.update(request.environment)
     os.chdir(request.folder)
-    torch.seed()  # Python's own generator is seeded anew by the fork
+    torch.seed()  # the fork itself seeds Python's own generator again
     return run(os.fsdecode(request.address))
 
 

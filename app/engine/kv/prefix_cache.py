@@ -177,7 +177,7 @@ class KVCache:
         return donor
 
     def _fit(self, donor: Slot, shared: int, capacity: int) -> None:
-        """Give the donor at least this capacity. What it has is within the budget, as it was kept."""
+        """Give the donor at least this capacity. The capacity that it has is within the budget already."""
         if donor.capacity < capacity:
             self._evict_for(capacity)
             self._allocator.resize(donor, shared, capacity)

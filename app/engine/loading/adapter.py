@@ -19,7 +19,7 @@ from app.core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BrokenFile, r
 from app.engine.loading.folder_check import AGAIN, library_errors_as, refuse_strange_files
 from app.engine.loading.limits.size_limits import refuse_many_tensors
 
-# The fields of LoraConfig that decide what the merged weights are.
+# The fields of LoraConfig that determine the merged weights.
 _FIELDS = {
     *("r", "lora_alpha", "target_modules", "exclude_modules", "fan_in_fan_out", "bias", "lora_bias"),
     *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern"),

@@ -53,7 +53,7 @@ class Reference:
 
 
 def compute_reference(model: PreTrainedModel, dtype: torch.dtype) -> Reference:
-    """Returns what the model computes in `dtype` by its own attention without a cache.
+    """Returns the reference logits that the model computes in `dtype` with its own attention and no cache.
 
     Raises ModelUnsupported if it fails. Raises that or ModelCorrupt if the logits, or the weights in `dtype`,
     are not finite numbers.

@@ -211,7 +211,7 @@ class OwnCaches:
             return state.copy()
         except (RuntimeError, MemoryError):  # torch's out-of-memory error is a RuntimeError
             _log.exception("a cache could not be copied")
-            return None  # the error, which keeps alive what the copy had allocated, is gone then
+            return None  # the error, which keeps the copy's memory alive, is gone then
 
     def _keep(self, state: SequenceState, ids: Ids) -> None:
         self._kept.keep(state, ids, self._budget - self._unkept_bytes)

@@ -28,7 +28,7 @@ class OwnCacheDecoder:
         return self._forward.device
 
     def calibrate(self, context_length: int) -> None:
-        """Measure whether a reused cache saves time if what follows it is read id by id."""
+        """Measure whether a reused cache saves time if the ids after it are read one by one."""
         if not self.cache.is_divisible and context_length > _CALIBRATION_IDS:
             self.cache.single_cost = self._forward.single_cost(_CALIBRATION_IDS)
 

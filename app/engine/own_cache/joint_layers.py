@@ -41,7 +41,7 @@ Layer = Any
 
 
 def joining_of(state: SequenceState) -> Joining:
-    """Returns what the types of the cache's layers allow."""
+    """Returns the kind of joining that the types of the cache's layers allow."""
     layers = state.cache.layers if type(state.cache) is DynamicCache else ()
     types = {type(layer) for layer in layers}
     if not types or types - _WITH_KEYS - _WITH_STATES - _EMPTY:

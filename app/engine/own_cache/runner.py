@@ -34,7 +34,7 @@ class CachePlace(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PassOptions:
-    """How a model's forward pass is called. The check at load finds out what is right.
+    """How a model's forward pass is called. The check at load finds the options that are right.
 
     `gives_positions`: some architectures count the ids of each pass from 0 unless they are given positions.
     """
@@ -49,7 +49,7 @@ _PLAIN = PassOptions()
 
 
 class OwnForward:
-    """Calls `model` as the options say. What it returns is given to it again in the next pass."""
+    """Calls `model` as the options say. The next pass gets the cache that the model returned."""
 
     def __init__(self, model: PreTrainedModel, options: PassOptions = _PLAIN) -> None:
         self._model = model

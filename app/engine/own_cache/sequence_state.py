@@ -1,4 +1,4 @@
-"""The cache that a model's own forward pass keeps for one sequence, of whatever form the architecture needs.
+"""The cache that a model's own forward pass keeps for one sequence, in the form that the architecture needs.
 
 transformers calls the argument and the output that hold it by one of three names.
 """
@@ -52,7 +52,7 @@ class SequenceState:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has nothing of what it has read: no pass was made, or the architecture keeps nothing."""
+        """Whether it has no cache: no pass was made, or the architecture keeps nothing."""
         return self._cache is None and self.joint is None
 
     @property

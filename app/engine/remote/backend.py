@@ -103,7 +103,7 @@ class RemoteBackend:
         max_requests: int = 1024,
         times: WatchTimes = WATCH_TIMES,
     ) -> "RemoteBackend":
-        """Asks the engine what it is, and returns a backend for its model.
+        """Asks the engine for its kind, and returns a backend for its model.
 
         Raises:
             ModelUnavailable: it cannot be reached, refuses the key, or does not have the model.
@@ -141,7 +141,7 @@ class RemoteBackend:
     async def generate(
         self, model_input: ModelInput, sampling: SamplingParams, deadline: Deadline
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Raises InvalidRequest, besides the errors of EngineBackend, for what the remote engine lacks."""
+        """Raises the errors of EngineBackend, and InvalidRequest for a field that the remote engine lacks."""
         with self._opened(), self._recorded():
             began = time.monotonic()
             async with self._sender.accepted(model_input, sampling, deadline) as begun:

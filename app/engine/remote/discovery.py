@@ -16,7 +16,7 @@ _Document = Mapping[str, Any]  # Any: JSON values
 
 @dataclass(frozen=True, slots=True)
 class FoundEngine:
-    """What a remote engine is, and how many tokens its window has, if it says so."""
+    """The kind of a remote engine, and the number of tokens in its window, if it says so."""
 
     kind: EngineKind
     context_length: int | None
@@ -73,7 +73,7 @@ async def _found(
 
 
 def _with_template(kind: EngineKind, props: _Document) -> EngineKind:
-    """Returns the kind without what the model's chat template lacks, which would be ignored."""
+    """Returns the kind without the features that the model's chat template lacks and would ignore."""
     template, can = props.get("chat_template"), _object(props.get("chat_template_caps"))
     thinks = not isinstance(template, str) or "think" in template.lower()
     return replace(

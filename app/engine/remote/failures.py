@@ -104,7 +104,7 @@ class FailureReader:
         )
 
     def _said(self, content: bytes) -> str:
-        """Returns what the other server said, as a sentence to append, or nothing if it cannot be read."""
+        """Returns the other server's message, as a sentence to append; empty if it cannot be read."""
         message = _message_of(content)
         for secret in self.secrets:
             message = message.replace(secret, "…")

@@ -32,7 +32,7 @@ def request_body(model: str, model_input: ModelInput, sampling: SamplingParams, 
 
 
 def chat_fields(model_input: ModelInput, kind: EngineKind) -> Body:
-    """Returns the fields that decide what the prompt of a chat is."""
+    """Returns the fields that determine the prompt of a chat."""
     fields: Body = {"messages": [_message(message) for message in model_input.messages or ()]}
     if model_input.continue_final_message:
         fields |= kind.continues or {}

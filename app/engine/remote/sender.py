@@ -23,7 +23,7 @@ from app.engine.remote.trimming import HistoryTrimmer, TrimmedInput
 
 @dataclass(frozen=True, slots=True)
 class AcceptedReply:
-    """A reply that has begun. `sent` is what it replies to."""
+    """A reply that has begun. `sent` is the request that it replies to."""
 
     sent: TrimmedInput
     chunks: AsyncIterator[ReplyChunk]
@@ -56,7 +56,7 @@ class RequestSender:
     ) -> AsyncIterator[AcceptedReply]:
         """Lends the reply, once its first chunk is there.
 
-        Raises InvalidRequest for what the engine lacks, and the error of a request that it refuses.
+        Raises InvalidRequest for a field that the engine lacks, and the error of a request that it refuses.
         """
         trimmer = HistoryTrimmer(model_input, sampling)
         version: TrimmedInput | None = trimmer.whole

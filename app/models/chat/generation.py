@@ -111,7 +111,7 @@ class ChatGenerator:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One request: what it asks for, and what counts it."""
+    """One request, with the meters that count it."""
 
     model_input: ModelInput
     sampling: SamplingFields

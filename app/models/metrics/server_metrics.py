@@ -55,7 +55,7 @@ class ServerMetrics:
 
 
 class _Exposition:
-    """What the encoders need of a registry. The times of the creation of each series are left out."""
+    """The part of a registry that the encoders use, without the times at which its series were created."""
 
     def __init__(self, registry: CollectorRegistry, state: Iterable[Metric]) -> None:
         self._registry = registry

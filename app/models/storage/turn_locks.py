@@ -18,7 +18,7 @@ class TurnLocks(Protocol):
         """
 
     async def settle(self, conversation_id: str) -> None:
-        """Stores what a process has left of a turn in which it died. No turn is refused meanwhile.
+        """Stores the turn in which a process has died, as far as it is known. No turn is refused meanwhile.
 
         Raises:
             ConversationBusy: a turn holds the conversation's lock.

@@ -56,7 +56,7 @@ class Turn:
         return self.conversation.size_bytes + sum(message.size_bytes for message in self.new_messages)
 
     def model_input(self) -> ModelInput:
-        """Returns what the reply is generated from: the prompt's messages, and the forms that it may have."""
+        """Returns the input for the reply: the prompt's messages, and the forms that the reply may have."""
         return ModelInput(
             self._prompt(),
             continue_final_message=self.continues is not None,

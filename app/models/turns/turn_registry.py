@@ -134,7 +134,7 @@ class TurnRegistry:
         return [log.turn for log in logs if log.turn is not None]
 
     async def close(self) -> None:
-        """Stops all turns and waits until what was said is committed. Later turns raise ShuttingDown."""
+        """Stops all turns and waits until their text so far is committed. Later turns raise ShuttingDown."""
         self._is_closed = True
         for turn in self._running.values():
             turn.log.is_shutting_down = True
@@ -176,7 +176,7 @@ class TurnRegistry:
 
 
 async def stop(turn: RegisteredTurn) -> None:
-    """Stops the turn if it runs, and waits until it has ended and what was said is committed."""
+    """Stops the turn if it runs, and waits until it has ended and its text so far is committed."""
     try:
         await asyncio.sleep(0)  # a task that is cancelled before its first step runs nothing of it
     finally:

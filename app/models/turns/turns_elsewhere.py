@@ -79,7 +79,7 @@ class TurnsElsewhere:
         return turn
 
     async def _settle(self, conversation_id: str) -> None:
-        """Lets the store take what a process has left that died in the turn."""
+        """Lets the store keep the turn in which a process has died, as far as it is known."""
         try:
             await self._locks.settle(conversation_id)
         except ConversationBusy:

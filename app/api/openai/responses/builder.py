@@ -73,7 +73,7 @@ class ResponseBuilder:
     _numbers: int = 0
 
     def add(self, event: object) -> Iterator[ResponseStreamEvent]:
-        """Yields what the next event of the reply adds to the stream. Read it to its end."""
+        """Yields the stream's events for the next event of the reply. Read it to its end."""
         match event:
             case LoadProgress() if self.echo.background and not self._numbers:
                 yield self._state("response.created")

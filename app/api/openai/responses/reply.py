@@ -41,7 +41,7 @@ class Echo(BaseModel):
 
 
 class StoredEcho(BaseModel):
-    """What is stored with a reply. `begins` says whether the request began the conversation."""
+    """The facts that are stored with a reply. `begins` says whether the request began the conversation."""
 
     echo: Echo
     begins: bool
@@ -113,7 +113,7 @@ class InputTokens(BaseModel):
 
 
 def echo_of(request: ResponseRequest) -> Echo:
-    """Returns what the response to this request repeats."""
+    """Returns the fields of the request that its response repeats."""
     return Echo(
         created_at=int(time.time()),
         model=request.model,

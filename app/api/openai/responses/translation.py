@@ -93,7 +93,7 @@ def model_input(request: ResponsePrompt, branch: StoredBranch | None, owner: str
 
 
 def turn_fields(request: ResponsePrompt) -> FieldValues:
-    """Returns the fields of a TurnFields that say what a reply may be, without the sampling."""
+    """Returns the fields of a TurnFields that restrict the reply, without the sampling."""
     functions, choice = _tools(request)
     fields: FieldValues = {
         "instructions": request.instructions,
@@ -174,7 +174,7 @@ class _Assistant:
 
 
 def messages_of(items: Sequence[RequestItem], field_name: str = "input") -> list[InputMessage]:
-    """Returns the messages that the items are. Reasoning, text and calls that follow each other are one.
+    """Returns the items as messages. Reasoning, text and calls that follow each other are one.
 
     `field_name` is that of the request's field with the items.
 

@@ -13,7 +13,7 @@ except ImportError:  # Windows, where no product is compiled
 
 
 class NotPrivate(Exception):
-    """Another user may change what is in the folder. The text says through which path."""
+    """Another user may change the folder's contents. The message names the path that allows it."""
 
 
 def private_folder(folder: Path) -> Path:

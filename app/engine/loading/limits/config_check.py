@@ -64,7 +64,7 @@ def refuse_wrong_sizes(config: PreTrainedConfig, folder: Path) -> None:
             raise ModelUnsupported(f"config.json: {name} is {value!r}, but must be a positive whole number")
     stored = stored_tensors(folder)
     if not stored:
-        return  # the load itself says what is wrong with the files
+        return  # the load itself reports the fault of the files
     layers = _size(text, "num_hidden_layers")
     if layers is not None and layers > MOST_LAYERS:
         raise ModelUnsupported(f"config.json: num_hidden_layers is {layers}, more than {MOST_LAYERS:,}")

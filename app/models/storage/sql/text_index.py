@@ -1,4 +1,4 @@
-"""The full-text indexes of SQLite and PostgreSQL, which agree with `search.py` on what a word is.
+"""The full-text indexes of SQLite and PostgreSQL, which use the definition of a word in `search.py`.
 
 The words of a text are found in Python. Each begins with a tag of its owner, so that a search reads nothing
 that another owner wrote.
