@@ -19,6 +19,7 @@ from app.engine.layers.block_groups import grouped_linear
 from app.engine.layers.blocks import BlockLinear
 from app.engine.layers.grouped import ParallelLinears
 from app.engine.layers.grouped_layers import has_grouped_products
+from app.engine.layers.mixtures.products import MakeExperts
 from app.engine.layers.packed_linear import MakeLayer
 from app.engine.layers.schemes import QUANTISED, Scheme, choose_scheme
 
@@ -38,6 +39,7 @@ class Packer:
     make_layer: MakeLayer | None  # None: keep ordinary layers
     make_output_layer: MakeLayer | None  # of the vocabulary; None as above
     on_packed: Callable[[int], None]  # called with the number of weights in each new layer
+    make_experts: MakeExperts | None = None  # None: keep the experts of mixtures
 
     @classmethod
     def choose(
@@ -52,7 +54,8 @@ class Packer:
         scheme, layer = choose_scheme(device, stored, dtype, quantization)
         logits_dtype = _LOGITS_DTYPE if scheme.name in QUANTISED else dtype
         output_layer = None if layer is None else scheme.output_layer_on(device, logits_dtype)
-        return cls(dtype, scheme, layer, output_layer, on_packed)
+        experts = scheme.experts_on(device, dtype)
+        return cls(dtype, scheme, layer, output_layer, on_packed, experts)
 
     def linear(self, *layers: nn.Module, is_output: bool = False) -> nn.Module:
         """Returns one layer whose outputs are the concatenated outputs of `layers`.

@@ -17,6 +17,7 @@ from app.engine.execution.attention import interface as attention
 from app.engine.layers.block_groups import describe
 from app.engine.layers.compiled.linear import CompiledLinear
 from app.engine.layers.fused import fuse
+from app.engine.layers.mixtures.experts import expert_weight_count, pack_experts
 from app.engine.layers.packer import Packer, pack, pack_children, weight_count
 from app.engine.layers.schemes import QUANTISED, ROUNDING_16_BITS, Scheme
 
@@ -36,10 +37,10 @@ class UpcastEmbedding(nn.Module):
 
 
 class PackProgress:
-    """Reports the share of the linear layers' weights that is packed."""
+    """Reports the share that is packed of the `total` weights of linear layers and experts."""
 
-    def __init__(self, model: PreTrainedModel, report: Callable[[float], None]) -> None:
-        self._total = max(1, weight_count(*model.modules()))
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.total = 0
         self._report = report
         self.done = 0
 
@@ -47,7 +48,7 @@ class PackProgress:
         """Counts the weights of a layer that has just been packed."""
         memory.return_freed()  # otherwise the memory used for packing each layer would add up
         self.done += count
-        self._report(self.done / self._total)
+        self._report(self.done / self.total)
 
 
 def prepare(
@@ -75,12 +76,14 @@ def convert_layers(
 ) -> Scheme:
     """As `prepare`, but leaves the attention as it is. `fuses`: whether layers may take packed rows only."""
     forms = describe(model)
-    progress = PackProgress(model, report)
+    progress = PackProgress(report)
     packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add)
+    progress.total = weight_count(*model.modules()) + expert_weight_count(model, packer)
     pack_children(model, packer)  # the output layer first: it is the largest, and nothing else is copied yet
     if fuses:
         fuse(model, packer)
     pack(model, packer)
+    pack_experts(model, packer)
     _widen(model, dtype)
     if forms is None:
         share = _share(model, progress.done) if packer.scheme.name in QUANTISED else ""
@@ -95,7 +98,7 @@ def convert_layers(
 def _share(model: PreTrainedModel, packed: int) -> str:
     """Returns the share of the weights that were packed, as a suffix to their form; empty if nearly all.
 
-    The experts of many mixtures are no linear layers.
+    Experts in another form than `pack_experts` knows are no linear layers either.
     """
     other = [layer for layer in model.modules() if not isinstance(layer, nn.Embedding | UpcastEmbedding)]
     weights = [weight for layer in other for weight in layer.parameters(recurse=False) if weight.dim() > 1]

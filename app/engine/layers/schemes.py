@@ -11,6 +11,7 @@ from app.core.literals import Quantization
 from app.engine.layers.compiled.product import grouped_product
 from app.engine.layers.grouped_layers import grouped_int8_layer, has_fast_grouped_products, int4_layer
 from app.engine.layers.int8 import int8_layer
+from app.engine.layers.mixtures.products import MakeExperts, int4_experts, int8_experts
 from app.engine.layers.packed_linear import MakeLayer, PackedLinear, half_layer, packed_layer
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Scheme:
     tolerance: float  # greatest relative error of the logits, of models on which rounding has little effect
     devices: frozenset[str]  # types of the devices that have its layers
     make_output_layer: Callable[[torch.dtype], MakeLayer | None] | None = None  # None: like the others
+    make_experts: Callable[[torch.dtype], MakeExperts | None] | None = None  # None: they stay as they are
     is_fast: Callable[[], bool] = lambda: True  # whether several sequences are as fast as unquantised ones
 
     def layer_on(self, device: torch.device, dtype: torch.dtype) -> MakeLayer | None:
@@ -41,6 +43,12 @@ class Scheme:
         make = self.make_layer if self.make_output_layer is None else self.make_output_layer
         return make(dtype) if device.type in self.devices else None
 
+    def experts_on(self, device: torch.device, dtype: torch.dtype) -> MakeExperts | None:
+        """Returns the scheme's kind of experts for rows of `dtype`; None if this device has none."""
+        if self.make_experts is None or device.type not in self.devices:
+            return None
+        return self.make_experts(dtype)
+
     def warn_if_slow(self) -> None:
         """Log a warning if this processor makes several sequences slower than unquantised ones."""
         if not self.is_fast():
@@ -50,8 +58,8 @@ class Scheme:
 QUANTISED = {
     scheme.name: scheme
     for scheme in (
-        Scheme("int8", int8_layer, 0.4, _CPU, is_fast=lambda: grouped_product() is not None),
-        Scheme("int4", int4_layer, 0.7, _CPU, grouped_int8_layer, is_fast=has_fast_grouped_products),
+        Scheme("int8", int8_layer, 0.4, _CPU, None, int8_experts, lambda: grouped_product() is not None),
+        Scheme("int4", int4_layer, 0.7, _CPU, grouped_int8_layer, int4_experts, has_fast_grouped_products),
     )
 }
 _HALF_WEIGHTS = Scheme("float16", half_layer, _ROUNDING, _CPU)  # under rows in float32

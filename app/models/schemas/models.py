@@ -123,7 +123,7 @@ class ModelInfoResponse(WireModel):
         None,
         description="The number format of its layers' weights: float32, float16, bfloat16, int8 or int4. "
         "Of a GGUF file, the form that each type has: `int4 (Q4_K), int8 (Q6_K)`. "
-        "`int8 (62% of the weights)`: the others, such as those of experts, keep their bits.",
+        "`int8 (62% of the weights)`: the others, such as the experts of Llama 4, keep their bits.",
     )
     cache: CacheKind | None = Field(
         None,

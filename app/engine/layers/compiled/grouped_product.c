@@ -1,4 +1,4 @@
-/* Multiplies rows of activations by a matrix of 4- or 8-bit integers in groups of 32, each with a scale.
+/* Multiplies rows of activations by matrices of 4- or 8-bit integers in groups of 32, each with a scale.
  *
  * Each row is first rounded to 15-bit integers, in groups of 32 with a scale of their own. (With 8 bits, as
  * other programs have them, one huge activation, as real models have some, leaves nothing of the 31 beside it.)
@@ -274,12 +274,13 @@ static void write_tile(
     }
 }
 
-/* Rounds all rows to integers. The threads of the surrounding parallel region share the work. */
+/* Rounds all rows of a weight to integers. The threads of the surrounding parallel region share the work, and do
+ * not wait for each other. */
 static void round_rows(
     const Weight *weight, const void *rows, int is_bfloat16, ptrdiff_t count, RowGroup *rounded) {
     const ptrdiff_t groups = weight->groups, inputs = weight->inputs;
     const int centre = weight->bits == 4 ? 8 : CENTRE_OF_8_BITS;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (ptrdiff_t i = 0; i < count * groups; i++) {
         const ptrdiff_t row = i / groups, group = i % groups, left = inputs - group * GROUP;
         ptrdiff_t first = row - row % MOST_ROWS; /* of the block with this row */
@@ -311,25 +312,50 @@ static void multiply_rows(
     }
 }
 
-/* Computes `output = rows @ weight.T + bias` on `threads` threads, for `count` rows of `inputs` numbers. Rows and
- * output are bfloat16 or float, as `is_bfloat16` says. Returns 0, or 1 if there is no memory. */
+/* Returns one of several weights of the same shape that follow each other in memory. */
+static Weight weight_at(const Weight *first, ptrdiff_t index) {
+    const ptrdiff_t tiles = (first->outputs + TILE - 1) / TILE;
+    const ptrdiff_t factors = index * tiles * first->groups * TILE;
+    Weight weight = *first;
+    weight.integers += factors * GROUP * first->bits / 8;
+    weight.scales += factors;
+    if (first->zeros) weight.zeros += factors;
+    if (first->steps) weight.steps += factors;
+    if (first->bias) weight.bias += index * first->outputs;
+    return weight;
+}
+
+/* Multiplies rows by several weights of the same shape. The first `counts[0]` rows are multiplied by the first
+ * weight, the next `counts[1]` by the second, and so on: each output is `row @ weight.T + bias`. Rows of `inputs`
+ * numbers and outputs are bfloat16 or float, as `is_bfloat16` says. Returns 0, or 1 if there is no memory. */
 int multiply_grouped(
     int bits, const void *integers, const void *scales, const void *zeros, const void *steps, float unit,
-    const float *bias, int64_t inputs, int64_t outputs, const void *rows, int64_t count, int is_bfloat16,
-    void *output, int threads) {
+    const float *bias, int64_t inputs, int64_t outputs, const void *rows, const int64_t *counts,
+    int64_t weights, int is_bfloat16, void *output, int threads) {
     const ptrdiff_t groups = (inputs + GROUP - 1) / GROUP;
-    const Weight weight = {integers, scales, zeros, steps, unit, bias, inputs, outputs, groups, bits};
+    const Weight first_weight = {integers, scales, zeros, steps, unit, bias, inputs, outputs, groups, bits};
     const ptrdiff_t blocks = L2_BYTES / (groups * (ptrdiff_t)sizeof(RowGroup) * MOST_ROWS);
     const ptrdiff_t chunk = blocks < 1 ? MOST_ROWS : blocks * MOST_ROWS; /* rows that stay in the cache */
-    if (count == 0) return 0;
-    RowGroup *rounded = malloc((size_t)(count * groups) * sizeof *rounded);
+    const size_t number = is_bfloat16 ? 2 : 4; /* bytes */
+    ptrdiff_t all = 0;
+    for (ptrdiff_t i = 0; i < weights; i++) all += counts[i];
+    if (all == 0) return 0;
+    RowGroup *rounded = malloc((size_t)(all * groups) * sizeof *rounded);
     if (!rounded) return 1;
 #pragma omp parallel num_threads(threads)
     {
-        round_rows(&weight, rows, is_bfloat16, count, rounded);
-        for (ptrdiff_t first = 0; first < count; first += chunk) {
-            const ptrdiff_t last = first + chunk < count ? first + chunk : count;
-            multiply_rows(&weight, rounded, first, last, is_bfloat16, output);
+        for (ptrdiff_t i = 0, at = 0; i < weights; at += counts[i++]) {
+            const char *own = (const char *)rows + (size_t)(at * inputs) * number;
+            round_rows(&first_weight, own, is_bfloat16, counts[i], rounded + at * groups);
+        }
+#pragma omp barrier
+        for (ptrdiff_t i = 0, at = 0; i < weights; at += counts[i++]) {
+            const Weight weight = weight_at(&first_weight, i);
+            char *own = (char *)output + (size_t)(at * outputs) * number;
+            for (ptrdiff_t first = 0; first < counts[i]; first += chunk) {
+                const ptrdiff_t last = first + chunk < counts[i] ? first + chunk : counts[i];
+                multiply_rows(&weight, rounded + at * groups, first, last, is_bfloat16, own);
+            }
         }
     }
     free(rounded);

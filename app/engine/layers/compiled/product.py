@@ -12,6 +12,7 @@ from torch import Tensor
 
 from app.engine.layers.compiled.compiler import CompilationError, Compiler, usual_compiler
 from app.engine.layers.compiled.library import load_library, usual_folder
+from app.engine.layers.compiled.tiles import TiledWeights
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ _ARGUMENTS = (
     *(ctypes.c_int, *(4 * (ctypes.c_void_p,)), ctypes.c_float),  # the weight
     ctypes.c_void_p,  # its bias
     *(ctypes.c_int64, ctypes.c_int64),  # its inputs and outputs
-    *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p),  # rows and output
+    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64),  # rows, and how many of them each weight has
+    *(ctypes.c_int, ctypes.c_void_p),  # dtype, and output
     ctypes.c_int,
 )
 
@@ -41,35 +43,35 @@ class GroupedProduct:
 
     def __call__(
         self,
-        bits: int,
-        integers: Tensor,
-        scales: Tensor,
-        zeros: Tensor | None,
-        unit: float,
+        weights: TiledWeights,
         bias: Tensor | None,
         rows: Tensor,
         output: Tensor,
+        counts: Tensor | None = None,
     ) -> None:
         """Fills `output` `[rows, outputs]` with `rows @ weight.T + bias`.
 
-        The weight is in the layout of the C file, with scales and zeros in units. Zeros in int8 are
-        sixteenths of the scales. `bias` is in float32. Rows and output are contiguous, and both in float32 or
-        both in bfloat16.
+        Of several weights, each has as many consecutive rows as `counts` says, in int64, and its own row of
+        the `bias`, which is in float32. Rows and output are contiguous, and both in float32 or both in
+        bfloat16.
         """
+        zeros = weights.zeros
         zeros_at = None if zeros is None else zeros.data_ptr()
         are_steps = zeros is not None and zeros.dtype == torch.int8
+        all_rows = ctypes.c_int64(rows.numel() // rows.shape[-1])
         failed = self._function(
-            bits,
-            integers.data_ptr(),
-            scales.data_ptr(),
+            weights.bits,
+            weights.integers.data_ptr(),
+            weights.scales.data_ptr(),
             None if are_steps else zeros_at,
             zeros_at if are_steps else None,
-            unit,
+            weights.unit,
             None if bias is None else bias.data_ptr(),
             rows.shape[-1],
             output.shape[-1],
             rows.data_ptr(),
-            rows.numel() // rows.shape[-1],
+            ctypes.byref(all_rows) if counts is None else counts.data_ptr(),
+            weights.count,
             DTYPES[rows.dtype],
             output.data_ptr(),
             torch.get_num_threads(),

@@ -75,13 +75,9 @@ def test_layer_is_the_exact_product_of_rounded_rows(
         assert error(layer(rows), expected) < 1e-6
 
 
-def kept_bytes(layer: CompiledLinear) -> int:
-    return sum(kept.nbytes for kept in vars(layer).values() if isinstance(kept, torch.Tensor))
-
-
 def test_zeros_that_are_sixteenths_of_their_scales_take_a_byte(product: GroupedProduct) -> None:
     none, half, step = (
-        kept_bytes(CompiledLinear(random_weight(4, 64, 512, zeros), None, torch.float32, product))
+        CompiledLinear(random_weight(4, 64, 512, zeros), None, torch.float32, product).nbytes
         for zeros in (None, torch.float16, torch.int8)
     )
     assert (half - none, step - none) == (2 * 64 * 16, 64 * 16)
@@ -90,7 +86,7 @@ def test_zeros_that_are_sixteenths_of_their_scales_take_a_byte(product: GroupedP
 def test_weights_in_four_bits_take_less_than_five_bits(product: GroupedProduct) -> None:
     torch.manual_seed(0)
     layer = CompiledLinear(in_four_bits(torch.randn(64, 512)), None, torch.float32, product)
-    assert kept_bytes(layer) * 8 == 64 * 512 * (4 + (16 + 8) / 32)
+    assert layer.nbytes * 8 == 64 * 512 * (4 + (16 + 8) / 32)
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.004), (torch.float16, 0.001)], ids=str)
