@@ -30,6 +30,10 @@ PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # read 
 _TOKENIZERS = (TOKENIZER, *PIECES, "vocab.json", "vocab.txt")
 # Of a text, such as JSON. The largest models have 100,000 weights, and vocabularies 262,144 tokens.
 MOST_VALUES = 1_000_000
+_SEPARATE_EXPERT = b".experts.0."  # in the names of weights if each expert of a mixture has its own
+_MOST_NAMES = 16_000_000  # bytes of the names of weights that are searched
+# Types of models whose experts keep their bits.
+_KEEP_EXPERTS = ("dbrx", "jetmoe", "llama4", "llama4_text", "longcat_flash")
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a plain name, which cannot lead out of the folder
 # In a list of files, without the index, only the names distinguish shards from other safetensors.
 _NUMBERED_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -152,6 +156,26 @@ def is_in_16_bits(folder: Path) -> bool:
     except BrokenFile:
         return False
     return config.get("dtype", config.get("torch_dtype")) in ("bfloat16", "float16")
+
+
+def holds_all_bits(folder: Path) -> bool:
+    """Returns whether a load has all weights in memory as stored, also if they are rounded to fewer bits.
+
+    Experts that are stored one by one are joined before they are rounded, and some models' are not rounded.
+    """
+    with suppress(BrokenFile, OSError):
+        if read_json(folder / CONFIG).get("model_type") in _KEEP_EXPERTS:
+            return True
+        return _SEPARATE_EXPERT in _weight_names(folder)
+    return False
+
+
+def _weight_names(folder: Path) -> bytes:
+    """Returns a text with the names of the weights: the header of the only file, or the index."""
+    if not (folder / WEIGHTS).is_file():
+        return read_regular(folder / INDEX)
+    with (folder / WEIGHTS).open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), _MOST_NAMES))
 
 
 def read_json(path: Path) -> dict[str, Any]:  # Any: the model's author may have written anything

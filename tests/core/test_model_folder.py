@@ -3,6 +3,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from app.core.gguf_names import gguf_parts
 from app.core.model_folder import (
@@ -11,6 +13,7 @@ from app.core.model_folder import (
     WEIGHTS,
     BrokenFile,
     UnsafeIndex,
+    holds_all_bits,
     is_complete,
     is_text,
     model_files,
@@ -129,3 +132,30 @@ def test_gguf_file_in_parts_is_complete_with_all_of_them(tmp_path: Path) -> None
     make(tmp_path, {second: b"22"})
     assert gguf_parts(tmp_path / second) == [tmp_path / first, tmp_path / second]
     assert is_complete(tmp_path / first) and weight_bytes(tmp_path / first) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "model_type", "holds_all"),
+    [
+        (["model.layers.0.mlp.experts.0.gate_proj.weight"], "qwen3_moe", True),
+        (["model.layers.0.block_sparse_moe.experts.0.w1.weight"], "mixtral", True),
+        (["model.layers.0.mlp.experts.gate_up_proj"], "gpt_oss", False),
+        (["model.layers.0.feed_forward.experts.gate_up_proj"], "llama4_text", True),
+        (["model.layers.0.mlp.gate_proj.weight"], "llama", False),
+    ],
+)
+def test_load_holds_all_bits_of_experts_that_are_joined_or_not_rounded(
+    tmp_path: Path, names: list[str], model_type: str, holds_all: bool
+) -> None:
+    config = {CONFIG: json.dumps({"model_type": model_type}).encode()}
+    save_file({name: torch.zeros(1) for name in names}, make(tmp_path, config) / WEIGHTS)
+    assert holds_all_bits(tmp_path) is holds_all
+    (tmp_path / WEIGHTS).unlink()
+    index = {"weight_map": dict.fromkeys(names, "model-1.safetensors")}
+    make(tmp_path, {INDEX: json.dumps(index).encode()})
+    assert holds_all_bits(tmp_path) is holds_all
+
+
+def test_folder_without_readable_files_holds_no_more_than_others(tmp_path: Path) -> None:
+    assert not holds_all_bits(tmp_path)
+    assert not holds_all_bits(make(tmp_path, {CONFIG: b"{}", WEIGHTS: b"\xff" * 9}))

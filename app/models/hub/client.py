@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from app.core.catalogue import ModelProfile, Source
 from app.core.errors import ModelCorrupt, ModelMissing, ModelOffline, ModelUnavailable, NoAccess
-from app.core.model_folder import is_complete, is_in_16_bits, weight_bytes
+from app.core.model_folder import holds_all_bits, is_complete, is_in_16_bits, weight_bytes
 from app.models.hub.cache import SourceFolders, gguf_files
 from app.models.hub.checksums import Checksums
 from app.models.hub.environment import network_address, refuse_unusable_environment
@@ -40,14 +40,16 @@ _CHECKED = ".checked"
 class Weights:
     """A complete model folder or GGUF file on this disk, its source, and the size of its weights.
 
-    `has_16_bits` says whether they are stored in 16 bits, if the configuration says so. `adapter` is the
-    folder of the adapter to merge, if the profile has one.
+    `has_16_bits` says whether they are stored in 16 bits, if the configuration says so, and `holds_all_bits`
+    whether a load needs as much whatever their form. `adapter` is the folder of the adapter to merge, if the
+    profile has one.
     """
 
     source: Source
     path: Path
     size_bytes: int = field(default=0, compare=False)
     has_16_bits: bool = field(default=False, compare=False)
+    holds_all_bits: bool = field(default=False, compare=False)
     adapter: Path | None = None
 
 
@@ -165,9 +167,10 @@ class Hub:
     def _on_disk(self, source: Source) -> Weights | None:
         folders = self._folders.candidates(source)
         complete = (path for path in folders if is_complete(path, takes_pickle=source.takes_pickle))
-        return next(
-            (Weights(source, path, weight_bytes(path), is_in_16_bits(path)) for path in complete), None
-        )
+        path = next(complete, None)
+        if path is None:
+            return None
+        return Weights(source, path, weight_bytes(path), is_in_16_bits(path), holds_all_bits(path))
 
     async def _check_weights(self, source: Source, report: LoadReporter) -> Weights:
         """Returns the source's weights, in which every file matches its checksum."""

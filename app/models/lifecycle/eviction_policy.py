@@ -14,7 +14,7 @@ from app.core.errors import ModelTooLarge
 from app.core.gguf_names import is_gguf
 from app.core.literals import Quantization, QuantizationSetting
 from app.core.machine import available_bytes
-from app.core.model_folder import is_in_16_bits, weight_bytes
+from app.core.model_folder import holds_all_bits, is_in_16_bits, weight_bytes
 from app.models.hub.client import Weights
 from app.models.hub.errors import gigabytes
 from app.models.lifecycle.state import ModelState
@@ -131,7 +131,8 @@ class EvictionPolicy:
         if weights is not None and is_gguf(weights.path):
             return int(weights.size_bytes * _GGUF_GROWTH) + _RUNTIME_BYTES
         if weights is not None:
-            return _bytes_in(form, weights.size_bytes, weights.has_16_bits, self.is_float32)
+            stored, has_16_bits = weights.size_bytes, weights.has_16_bits
+            return _bytes_in(form, stored, has_16_bits, self.is_float32, weights.holds_all_bits)
         rough = state.profile.memory_bytes
         if rough is None or form == "none":
             return rough
@@ -217,11 +218,15 @@ def _estimated_bytes(folder: Path, quantization: Quantization, is_float32: bool)
     stored = weight_bytes(folder)
     if is_gguf(folder):
         return int(stored * _GGUF_GROWTH) + _RUNTIME_BYTES
-    return _bytes_in(quantization, stored, is_in_16_bits(folder), is_float32)
+    return _bytes_in(quantization, stored, is_in_16_bits(folder), is_float32, holds_all_bits(folder))
 
 
-def _bytes_in(quantization: Quantization, stored: int, has_16_bits: bool, is_float32: bool) -> int:
-    """Returns the memory for safetensors of this size."""
+def _bytes_in(
+    quantization: Quantization, stored: int, has_16_bits: bool, is_float32: bool, holds_all: bool = False
+) -> int:
+    """Returns the memory for safetensors of this size. `holds_all`: whether a load has them as stored."""
+    if quantization != "none" and holds_all:
+        return stored + _RUNTIME_BYTES
     if quantization != "none":
         return int((stored if has_16_bits else stored / 2) * _SHARES[quantization]) + _RUNTIME_BYTES
     return stored * (2 if is_float32 and has_16_bits else 1) + _RUNTIME_BYTES

@@ -222,6 +222,16 @@ def test_auto_takes_the_most_bits_that_fit(tmp_path: Path, limit: float, form: s
     assert needed <= limit * GB or limit == 0.1
 
 
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_experts_that_are_joined_need_all_their_bits_while_they_load(tmp_path: Path, form: Any) -> None:
+    folder, new = model_folder(tmp_path / "model"), state("new", 0, loaded=None)
+    (folder / "config.json").write_text(json.dumps({"dtype": "bfloat16", "model_type": "jetmoe"}))
+    limits = policy(quantization=form)
+    assert limits.needed_bytes(new, folder, form) == limits.needed_bytes(new, folder, "none")
+    found = Weights(new.profile.sources[0], folder, 2 * GB, has_16_bits=True, holds_all_bits=True)
+    assert forecast(limits, new, found=found).needed_bytes == limits.needed_bytes(new, folder, form)
+
+
 def test_a_models_own_quantization_comes_first(tmp_path: Path) -> None:
     folder, new = model_folder(tmp_path / "model"), state("new", 0, loaded=None)
     assert policy(quantization="int8").quantization_of(new, folder, []) == "int8"
