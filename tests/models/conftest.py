@@ -1,6 +1,7 @@
 """Real services on tiny models: worker processes and all, without HTTP."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -189,3 +190,17 @@ def shared_world(
         made = World(runner, models, *chats_of(settings, models), text_generator, ServerStatus(models))
         yield made
         made.run(models.close())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte. A test may remount it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -6,6 +6,7 @@ huggingface_hub's own locks, so that other programs can share the cache.
 """
 
 import asyncio
+import errno
 import os
 import re
 import shutil
@@ -74,6 +75,10 @@ class Download:
                     task.cancel()
                 await asyncio.gather(*fetches, return_exceptions=True)
             return await in_thread(self._link)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # a quota has other errors, and more free space than it allows
+                await in_thread(self._check_space)
+            raise
         finally:
             self.is_cancelled.set()
 
@@ -96,11 +101,13 @@ class Download:
     def _prepare(self) -> None:
         self._blobs.mkdir(parents=True, exist_ok=True)
         self._locks.mkdir(parents=True, exist_ok=True)
-        missing = 0
         for file in self.repository.files:
-            on_disk = self._on_disk(file)
-            self.meter.set_done(file.name, on_disk)
-            missing += file.size - on_disk
+            self.meter.set_done(file.name, self._on_disk(file))
+        self._check_space()
+
+    def _check_space(self) -> None:
+        """Raises DiskFull if the disk has too little room for what is missing."""
+        missing = sum(file.size - self._on_disk(file) for file in self.repository.files)
         free = shutil.disk_usage(self._blobs).free
         if missing > free:
             raise disk_full(self.repository.source, missing, free)

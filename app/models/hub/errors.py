@@ -35,6 +35,7 @@ from app.core.errors import (
 from app.core.gguf_names import gguf_parts, gguf_paths, is_gguf
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GB = 1_000_000_000
 _RETRY_AFTER_S = 60  # if the Hub does not say
 _OUTAGE_S = 2  # after which a connection may work again
 
@@ -96,10 +97,14 @@ def _incomplete(folder: Path) -> ModelMissing:
 
 def disk_full(source: Source, needed_bytes: int, free_bytes: int) -> DiskFull:
     return DiskFull(
-        f"{source.location} needs {gigabytes(needed_bytes)} more on the disk, "
-        f"which has {gigabytes(free_bytes)} free.",
-        hint="Free space, or set LLM_MODEL_CACHE_DIR to a larger disk.",
+        f"{source.location} needs {_size(needed_bytes)} more on the disk, "
+        f"which has {_size(free_bytes)} free.",
+        hint="Free space, or set LLM_MODEL_CACHE_DIR to a larger disk; a download that has begun is resumed.",
     )
+
+
+def _size(count: int) -> str:
+    return gigabytes(count) if count >= _GB else f"{count:,} bytes"
 
 
 def gigabytes(count: float) -> str:

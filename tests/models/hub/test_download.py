@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,26 @@ def test_full_disk_is_an_error_and_keeps_the_received_bytes(tmp_path: Path, stan
     weights, _ = fetch(hub_of(standin, tmp_path), profile("owner/tiny"))
     assert (weights.path / "model.safetensors").read_bytes() == WEIGHTS
     assert standin.bytes_sent - sent < len(WEIGHTS)
+
+
+def test_disk_that_fills_up_during_a_download_is_an_error_with_the_missing_bytes(
+    small_disk: Path, standin: StandInHub
+) -> None:
+    cache = small_disk / "cache"
+
+    def fill(stage: str, fraction: float, transfer: Transfer | None = None) -> None:
+        if stage == "download" and not rest.exists():
+            with suppress(OSError), rest.open("wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+
+    rest = small_disk / "rest"
+    with pytest.raises(DiskFull, match=r"owner/tiny needs [\d,]+ bytes more .* has 0 bytes free"):
+        asyncio.run(hub_of(standin, cache).fetch(profile("owner/tiny"), fill))
+    assert hub_of(standin, cache).find(profile("owner/tiny")) is None
+    rest.unlink()
+    weights, _ = fetch(hub_of(standin, cache), profile("owner/tiny"))
+    assert (weights.path / "model.safetensors").read_bytes() == WEIGHTS
 
 
 def test_rate_limit_during_a_download_fails_it_at_once(tmp_path: Path, standin: StandInHub) -> None:
