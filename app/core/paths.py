@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+# The errors of a lock on a file system that has none, as some network shares.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _MOST_BYTES = 64_000_000  # the index of a model with thousands of files has ten
 
 

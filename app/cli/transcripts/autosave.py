@@ -6,6 +6,7 @@ A conversation is locked while a client has it open, so that two clients do not 
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ INTERVAL_S = 2.0  # between two writes while an answer arrives
 
 
 class Autosave:
-    def __init__(self, folder: Path | None) -> None:
-        """Writes to `folder`, or nowhere if it is None."""
+    def __init__(self, folder: Path | None, lock: Callable[[int, int], object] = fcntl.flock) -> None:
+        """Writes to `folder`, or nowhere if it is None. `lock` raises OSError as `fcntl.flock` does."""
         self.folder = folder
+        self._lock = lock
         self._writer = ThreadPoolExecutor(1, "autosave")
         self._last_write: Future[None] | None = None
         self._locks: dict[str, int] = {}  # file descriptors; the system unlocks them if the client dies
@@ -30,16 +32,17 @@ class Autosave:
         if self.folder is None or session_id in self._locks:
             return True
         locks = self.folder / "open"
-        with contextlib.suppress(OSError):  # the next write fails, too, and `failure` reports it
+        # If the disk fails, the next write does, too, and `failure` reports it. A disk may have no locks.
+        with contextlib.suppress(OSError):
             for folder in (self.folder, locks):  # both are private
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = os.open(locks / session_id, os.O_CREAT | os.O_RDWR, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
-                return False
             self._locks[session_id] = lock
+            try:
+                self._lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._locks.pop(session_id))
+                return False
         return True
 
     def close(self) -> None:

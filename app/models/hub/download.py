@@ -7,13 +7,15 @@ huggingface_hub's own locks, so that other programs can share the cache.
 
 import asyncio
 import errno
+import logging
 import os
 import re
+import secrets
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,12 +26,15 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[att
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time only
 
 from app.core.errors import ModelCorrupt
+from app.core.paths import NO_LOCKS
 from app.models.hub.cache import cache_name, place, replace_link
 from app.models.hub.checksums import Cancelled, Checksums, matches
 from app.models.hub.errors import disk_full
 from app.models.hub.progress import Meter
 from app.models.hub.repository import RemoteFile, Repository
 from app.models.hub.threads import NetworkTimeouts, in_thread
+
+logger = logging.getLogger(__name__)
 
 _PARALLEL = 4
 _LOCK_POLL_S = 0.2
@@ -51,6 +56,7 @@ class Download:
     timeouts: NetworkTimeouts
     checksums: Checksums
     make_link: Callable[[Path, str], None] = replace_link  # raises OSError if the disk has no links
+    lock: Callable[..., AbstractContextManager[object]] = WeakFileLock  # raises OSError without locks
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> Path:
@@ -124,17 +130,17 @@ class Download:
 
     def _fetch(self, file: RemoteFile) -> None:
         blob = self._blobs / file.digest
-        with self._lock(file):
+        with self._lock(file) as is_locked, _partial_file(blob, is_shared=is_locked) as partial:
             if self._is_here(file):
                 self.meter.set_done(file.name, file.size)
                 return
             for _ in range(2):  # a byte that was corrupted on the way is usually right the second time
-                self._complete(file, _partial(blob))
-                if matches(_partial(blob), file.digest):
-                    os.replace(_partial(blob), blob)
+                self._complete(file, partial)
+                if matches(partial, file.digest):
+                    os.replace(partial, blob)
                     self.checksums.remember(blob)
                     return
-                _partial(blob).unlink()
+                partial.unlink()
         raise self._corrupt(file)
 
     def _corrupt(self, file: RemoteFile) -> ModelCorrupt:
@@ -144,16 +150,26 @@ class Download:
         )
 
     @contextmanager
-    def _lock(self, file: RemoteFile) -> Iterator[None]:
-        """Allows only one thread of one process to download the file."""
+    def _lock(self, file: RemoteFile) -> Iterator[bool]:
+        """Lets only one thread of one process download the file. Yields False if the disk has no locks."""
         path = self._locks / f"{file.digest}.lock"
         with ExitStack() as held:
             while True:
                 self._stop_if_cancelled()
                 with suppress(Timeout):
-                    held.enter_context(WeakFileLock(path, timeout=_LOCK_POLL_S))
+                    is_locked = self._enter_lock(path, held)
                     break
-            yield
+            yield is_locked
+
+    def _enter_lock(self, path: Path, held: ExitStack) -> bool:
+        try:
+            held.enter_context(self.lock(path, timeout=_LOCK_POLL_S))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:  # a Timeout has no number
+                raise
+            logger.warning("no file locks, so that this download cannot be resumed: %s", path.parent)
+            return False
+        return True
 
     def _complete(self, file: RemoteFile, partial: Path) -> None:
         """Appends the missing bytes. It retries if the connection breaks or stalls, or if the Hub fails."""
@@ -223,6 +239,19 @@ def sweep(cache_dir: Path) -> None:
                     path.unlink()
             else:
                 path.unlink()
+
+
+@contextmanager
+def _partial_file(blob: Path, *, is_shared: bool) -> Iterator[Path]:
+    """Yields the path of the unfinished file. One that is not shared is removed at the end."""
+    if is_shared:
+        yield _partial(blob)
+        return
+    own = blob.with_name(f"{blob.name}.{secrets.token_hex(4)}{_PARTIAL}")
+    try:
+        yield own
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def _partial(blob: Path) -> Path:

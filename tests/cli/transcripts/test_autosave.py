@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import stat
@@ -83,6 +84,21 @@ def test_conversation_is_locked_by_one_client(tmp_path: Path) -> None:
     assert other.claim("talk") and Autosave(None).claim("talk")
     other.close()
     assert not list((tmp_path / "open").iterdir())
+
+
+def test_conversation_on_a_disk_without_locks_keeps_one_file_open(tmp_path: Path) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    autosave = Autosave(tmp_path, refuse)
+    opened = []
+    for _ in range(5):
+        autosave.write(Transcript(session_id="talk", tree=_tree("kept")))
+        autosave.settle()
+        opened.append(len(os.listdir("/proc/self/fd")))
+    autosave.close()
+    assert len(set(opened)) == 1
+    assert [each.content for each in load("talk", tmp_path).tree.messages.values()] == ["kept"]
 
 
 _WRITER = """

@@ -10,12 +10,13 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time only
 
 from app.core.errors import DiskFull, HubUnreachable, ModelCorrupt, RateLimited
 from app.models.hub.cache import place, replace_link
@@ -182,8 +183,18 @@ def refuse_link(pointer: Path, target: str) -> None:
     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(pointer))
 
 
-def download_without_links(standin: StandInHub, cache: Path) -> tuple[Path, Reports]:
-    """Returns the snapshot and the progress of a download onto a disk that has no symbolic links."""
+def refuse_lock(path: Path, *, timeout: float) -> AbstractContextManager[object]:
+    """Does what a file system without locks does."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
+
+
+def download_onto(
+    standin: StandInHub,
+    cache: Path,
+    make_link: Callable[[Path, str], None] = replace_link,
+    lock: Callable[..., AbstractContextManager[object]] = WeakFileLock,
+) -> tuple[Path, Reports]:
+    """Returns the snapshot and the progress of a download onto a disk that may lack links or locks."""
     source, reports = profile("owner/tiny").sources[0], Reports()
     repository = look_up(HfApi(endpoint=standin.url, token=SECRET), source)
     meter = Meter(reports, {file.name: file.size for file in repository.files})
@@ -195,13 +206,14 @@ def download_without_links(standin: StandInHub, cache: Path) -> tuple[Path, Repo
         meter,
         HASTY,
         Checksums(cache / ".checked"),
-        refuse_link,
+        make_link,
+        lock,
     )
     return asyncio.run(asyncio.wait_for(download.run(), FETCH_TIMEOUT_S)), reports
 
 
 def test_disk_without_links_holds_the_files_themselves(tmp_path: Path, standin: StandInHub) -> None:
-    snapshot, _ = download_without_links(standin, tmp_path)
+    snapshot, _ = download_onto(standin, tmp_path, refuse_link)
     assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == TINY
     assert not (blobs(tmp_path) / DIGEST).exists()
     asked = len(standin.requests)
@@ -210,11 +222,16 @@ def test_disk_without_links_holds_the_files_themselves(tmp_path: Path, standin: 
     assert len(standin.requests) == asked
 
 
+def test_disk_without_locks_takes_downloads(tmp_path: Path, standin: StandInHub) -> None:
+    snapshot, _ = download_onto(standin, tmp_path, lock=refuse_lock)
+    assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == TINY
+
+
 def test_disk_without_links_keeps_what_was_placed_before(tmp_path: Path, standin: StandInHub) -> None:
-    snapshot, _ = download_without_links(standin, tmp_path)
+    snapshot, _ = download_onto(standin, tmp_path, refuse_link)
     (snapshot / "config.json").unlink()
     sent = standin.bytes_sent
-    download_without_links(standin, tmp_path)
+    download_onto(standin, tmp_path, refuse_link)
     assert (snapshot / "config.json").read_bytes() == TINY["config.json"]
     assert standin.bytes_sent - sent < len(WEIGHTS)
 

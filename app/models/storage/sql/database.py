@@ -70,6 +70,8 @@ class Database:
     async def open(self) -> None:
         """Connects, and brings the tables up to date."""
         async with self._translated():
+            if self._file is not None:
+                await self._file.check_locks()
             async with self._engine.connect() as connection, connection.begin():
                 is_ready = await connection.run_sync(is_up_to_date)
             if not is_ready:

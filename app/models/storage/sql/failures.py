@@ -6,7 +6,7 @@ import sqlite3
 from sqlalchemy import exc
 
 from app.core.errors import StoreUnavailable
-from app.models.storage.sql.database_file import FileMoved
+from app.models.storage.sql.database_file import FileMoved, NoFileLocks
 
 # SQLAlchemy wraps the errors of a statement, but not all that occur while it connects.
 DATABASE_ERRORS = (exc.DBAPIError, exc.TimeoutError, sqlite3.Error, OSError, TimeoutError)
@@ -16,6 +16,7 @@ RETRY_AFTER_S = 5
 TOO_SLOW = "The database is too slow for the requests that wait for it."
 _ANOTHER_PROCESS = "Another process keeps the database locked."
 _MOVED = "The file of the database was moved, removed or replaced; put it back, or restart the server."
+_NO_LOCKS = "The disk of the database has no file locks, as some network shares; use a local disk."
 _FULL = "The disk of the database is full."
 _READ_ONLY = "The database is read-only."
 _UNREACHABLE = "The database cannot be reached."
@@ -63,6 +64,8 @@ def _reason(error: BaseException) -> str | None:
         return found or (None if isinstance(error, _BUGS) else "The database failed.")
     if isinstance(cause, FileMoved):
         return _MOVED
+    if isinstance(cause, NoFileLocks):
+        return _NO_LOCKS
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         return _FULL
     if isinstance(error, exc.TimeoutError):

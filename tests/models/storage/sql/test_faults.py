@@ -1,6 +1,8 @@
 """A database that cannot be used is explained in one sentence, loses nothing, and is used again later."""
 
 import asyncio
+import errno
+import os
 import sqlite3
 import subprocess
 import threading
@@ -15,6 +17,8 @@ from app.core.config import SettingsError
 from app.core.errors import StoreUnavailable
 from app.models.conversation import Conversation, text_message
 from app.models.storage.sql.database import Database
+from app.models.storage.sql.database_file import DatabaseFile, NoFileLocks
+from app.models.storage.sql.failures import unavailable
 from app.models.storage.sql.sql_store import SqlStore
 from app.models.storage.sql.turns.leases import LeaseLocks
 from app.models.storage.store import ConversationStore, PageRequest
@@ -221,6 +225,24 @@ def test_a_wrong_file_is_left_alone(content: bytes | None, reason: str, tmp_path
 
     asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
     assert content is None or path.read_bytes() == content
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_file_locks_is_named(number: int, tmp_path: Path) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    async def scenario() -> None:
+        file = DatabaseFile(str(tmp_path / "c.db"), refuse)
+        try:
+            with pytest.raises(NoFileLocks) as caught:
+                await file.check_locks()
+        finally:
+            file.close()
+        failure = unavailable(caught.value)
+        assert failure is not None and "no file locks" in failure.message
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT_S))
 
 
 def connection_threads() -> list[str]:
