@@ -6,14 +6,26 @@ import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 
-from sqlalchemy import ColumnElement, Float, delete, extract, func, literal, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    delete,
+    extract,
+    false,
+    func,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.errors import ConversationBusy, StoreUnavailable
 from app.models.storage.sql.database import Database
 from app.models.storage.sql.tables import turn_leases
-from app.models.storage.sql.turns.process_identity import has_ended, this_process
+from app.models.storage.sql.turns.lease_watch import Lease, LeaseWatch
+from app.models.storage.sql.turns.process_identity import this_process
 from app.models.storage.turn_locks import busy
 
 logger = logging.getLogger(__name__)
@@ -36,6 +48,7 @@ class LeaseLocks:
         self._prefix = f"{this_process()}/{secrets.token_hex(8)}/"  # of its holders
         self._holders: dict[str, str] = {}  # of the conversations whose locks this process holds
         self._releases: set[asyncio.Task[None]] = set()
+        self._watch = LeaseWatch(lease_s)
 
     @asynccontextmanager
     async def hold(self, conversation_id: str) -> AsyncIterator[None]:
@@ -97,11 +110,17 @@ class LeaseLocks:
 
     async def _all(self, *conditions: ColumnElement[bool]) -> Sequence[tuple[str, bool]]:
         """Returns the conversation of each such lease, and whether the lease is abandoned."""
-        is_late = (_columns.expires_at < self._now()).label("is_late")
-        query = select(_columns.conversation_id, _columns.holder, is_late).where(*conditions)
         async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
-        return [(row.conversation_id, row.is_late or self._is_abandoned(row.holder)) for row in rows]
+            leases = await self._read(connection, *conditions)
+        if not conditions:
+            self._watch.forget_others({lease.conversation_id for lease in leases})
+        return [(lease.conversation_id, self._is_left(lease)) for lease in leases]
+
+    async def _read(self, connection: AsyncConnection, *conditions: ColumnElement[bool]) -> list[Lease]:
+        is_late = (_columns.expires_at < self._now()).label("is_late")
+        query = select(_columns.conversation_id, _columns.holder, _columns.expires_at, is_late)
+        rows = (await connection.execute(query.where(*conditions))).all()
+        return [Lease(row.conversation_id, row.holder, row.expires_at, bool(row.is_late)) for row in rows]
 
     async def clear(self) -> None:
         """Removes these leases."""
@@ -116,40 +135,36 @@ class LeaseLocks:
     async def _take(self, connection: AsyncConnection, conversation_id: str, holder: str) -> None:
         if await self._insert(connection, conversation_id, holder):
             return
-        other = await connection.scalar(
-            select(_columns.holder).where(_columns.conversation_id == conversation_id)
-        )
-        if other is None or not self._is_abandoned(other):
+        is_its = _columns.conversation_id == conversation_id
+        others = await self._read(connection, is_its)
+        if not others or not self._is_left(others[0]):
             raise busy()
+        is_unchanged = (_columns.holder == others[0].holder) & (_columns.expires_at == others[0].expires_at)
         taken = await connection.execute(
-            update(turn_leases)
-            .where(_columns.conversation_id == conversation_id, _columns.holder == other)
-            .values(holder=holder, expires_at=self._expiry())
+            update(turn_leases).where(is_its, is_unchanged).values(holder=holder, expires_at=self._expiry())
         )
         if taken.rowcount == 0:
             raise busy()
 
     async def _insert(self, connection: AsyncConnection, conversation_id: str, holder: str) -> bool:
-        """Adds the lease, or takes over an expired one. Returns whether it did."""
+        """Adds the lease if the conversation has none. Returns whether it did."""
         dialect = sqlite if self._database.is_sqlite else postgresql
         values = {"holder": holder, "expires_at": self._expiry()}
         added = await connection.execute(
             dialect.insert(turn_leases)
             .values(conversation_id=conversation_id, **values)
-            .on_conflict_do_update(
-                index_elements=[_columns.conversation_id],
-                set_=values,
-                where=_columns.expires_at < self._now(),
+            .on_conflict_do_update(  # changes nothing, but waits for a transaction that is removing the lease
+                index_elements=[_columns.conversation_id], set_=values, where=false()
             )
             .returning(_columns.conversation_id)
         )
         return added.first() is not None
 
-    def _is_abandoned(self, holder: str) -> bool:
-        """Whether the holder's process has ended, or is this one and no longer uses the lease."""
-        if holder.startswith(self._prefix):
-            return holder not in self._holders.values()
-        return has_ended(holder)
+    def _is_left(self, lease: Lease) -> bool:
+        """Whether the holder has ended or stands still, or is this process and no longer uses the lease."""
+        if lease.holder.startswith(self._prefix):
+            return lease.holder not in self._holders.values()
+        return self._watch.is_left(lease)
 
     async def _renew(self, conversation_id: str, holder: str) -> None:
         """Extends the lease again and again, until it is cancelled or the lease is lost."""

@@ -15,10 +15,20 @@ def this_process() -> str:
 
 def has_ended(name: str) -> bool:
     """Returns whether the process that the name begins with has certainly ended; one elsewhere may run."""
+    return _is_alive(name) is False
+
+
+def is_running(name: str) -> bool:
+    """Returns whether the process that the name begins with certainly exists on this machine."""
+    return _is_alive(name) is True
+
+
+def _is_alive(name: str) -> bool | None:
+    """None if the process belongs to another machine."""
     match name.split("/"):
         case [machine, pid, started, *_] if machine == _machine() and pid.isdecimal():
-            return _started(int(pid)) != started
-    return False
+            return _started(int(pid)) == started
+    return None
 
 
 def _machine() -> str:
