@@ -151,13 +151,27 @@ def test_printed_page_has_the_whole_conversation_and_nothing_else(page: Page, ur
 
 
 def test_each_paragraph_has_the_direction_of_its_script(page: Page, script: Script) -> None:
-    script.answer("مرحبا", ("مرحبا بك\n\nAnd in English.",))
+    script.answer("مرحبا", ("مرحبا بك\n\nAnd in English.\n\n- مرحبا\n\n> مرحبا\n\n1. one",))
     ask(page, "مرحبا")
     expect(page.locator(".assistant .facts")).to_contain_text(" token")
-    directions = page.locator(".question, .markdown p").evaluate_all(
+    directions = page.locator(".question, .markdown > *").evaluate_all(
         "parts => parts.map(part => getComputedStyle(part).direction)"
     )
-    assert directions == ["rtl", "rtl", "ltr"]
+    assert directions == ["rtl", "rtl", "ltr", "rtl", "rtl", "ltr"]
+
+
+def test_conversation_is_scrolled_from_the_field_and_the_keys_are_listed(page: Page, script: Script) -> None:
+    script.answer("Show", words(RICH * 4))
+    ask(page, "Show")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    field = page.get_by_label("Message", exact=True)
+    field.press("PageUp")
+    expect(page.locator("#to-end")).to_be_visible()
+    for _ in range(2):
+        field.press("PageDown")
+    expect(page.locator("#to-end")).to_be_hidden()
+    page.keyboard.press("Control+/")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
 
 
 def test_everything_is_reached_by_the_keyboard(page: Page) -> None:

@@ -3,6 +3,8 @@
 The fixture `watch` fails a test in which the page reaches for another server, or in which a policy is broken.
 """
 
+import re
+
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 from starlette.types import Receive, Scope, Send
@@ -58,12 +60,32 @@ def test_hostile_answer_is_only_text(page: Page, script: Script) -> None:
     }
 
 
-@pytest.mark.parametrize("text", [">" * 20_000 + " deep", "- " * 5_000 + "deep"], ids=["quotes", "lists"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        ">" * 20_000 + " deep",
+        "- " * 5_000 + "deep",
+        "".join(f"{'>' * level} quote\n" for level in range(1, 1_000)) + "\ndeep",
+        "".join(f"{'  ' * level}- item\n" for level in range(600)) + "\n\ndeep",
+    ],
+    ids=["quotes", "lists", "lines of quotes", "lines of lists"],
+)
 def test_answer_that_is_nested_too_deeply_is_shown_as_it_is(page: Page, script: Script, text: str) -> None:
     script.answer("Go", (text, " end"))
     ask(page, "Go")
     expect(page.locator(".assistant .facts")).to_contain_text(" token")
     expect(page.locator(".assistant .markdown")).to_contain_text("deep end")
+
+
+def test_answer_with_a_huge_list_and_a_huge_table_does_not_stop_the_page(page: Page, script: Script) -> None:
+    table = "|a|b|c|\n|---|---|---|\n" + "|one|two|three|\n" * 4_000
+    script.answer("Go", ("- item with **bold**\n" * 15_000, "\nAnd:\n\n", table, "\nThe end"))
+    ask(page, "Go")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    answer = page.locator(".assistant .markdown")
+    expect(answer.locator("li")).to_have_count(15_000)
+    expect(answer.locator(".code code")).to_have_text(re.compile(r"^\|a\|b\|c\|.*\|three\|$", re.DOTALL))
+    expect(answer.locator("p").last).to_have_text("The end")
 
 
 def test_answer_with_thousands_of_marks_does_not_stop_the_page(page: Page, script: Script) -> None:

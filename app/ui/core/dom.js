@@ -4,14 +4,15 @@
 /** @typedef {Record<string, unknown>} Props attributes; `on…` are listeners, `class` and booleans as in HTML */
 
 /**
+ * The attributes are set last, because a browser that has seen `dir="auto"` looks for the first letter anew with each child.
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag @param {Props} [props] @param {Child[]} children
  * @returns {HTMLElementTagNameMap[K]}
  */
 export function el(tag, props = {}, ...children) {
   const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(props)) set(element, name, value);
   element.append(...shown(children));
+  for (const [name, value] of Object.entries(props)) set(element, name, value);
   return element;
 }
 

@@ -1,20 +1,45 @@
 // Turns the tokens of Markdown into elements. HTML in the text stays text, and a picture becomes a link to it.
 
 import { el } from "../core/dom.js";
-import { Marked } from "../vendor/marked/marked.esm.js";
+import { Marked, Tokenizer } from "../vendor/marked/marked.esm.js";
 import { drawCode } from "./code.js";
 import { drawFormula, extensions } from "./math.js";
 
 /** @import { Token, Tokens } from "../vendor/marked/marked.esm.js" */
 
+const MOST_LEVELS = 20; // of lists and quotes; marked reads what is inside once for each level
+const MOST_CELLS = 10_000; // of a table; a browser takes seconds to lay out more
 const MAX_MARKS = 500; // of emphasis in one paragraph; marked takes cubic time for them
 
 // marked takes quadratic time for a word that may be the name in a mail address, and for an address of the web.
 const LONG_WORD = /^[\w.!#$%&'*+/=?`{|}~-]{500,}/;
 const LONG_ADDRESS = /^(?:https?:\/\/|ftp:\/\/|www\.)[^\s<]{4000}/i;
 
-const marked = new Marked({ gfm: true, extensions, tokenizer: { emStrong, inlineText, url } });
+const marked = new Marked({ gfm: true, extensions, tokenizer: { blockquote, emStrong, inlineText, list, url } });
 const SAFE_ADDRESS = /^(?:https?:\/\/|mailto:)/i;
+
+let level = 0;
+
+/** @this {Tokenizer} @param {string} text */
+function list(text) {
+  return deeper(() => Tokenizer.prototype.list.call(this, text));
+}
+
+/** @this {Tokenizer} @param {string} text */
+function blockquote(text) {
+  return deeper(() => Tokenizer.prototype.blockquote.call(this, text));
+}
+
+/** Reads what is nested, or leaves it as text if it is too deep. @template T @param {() => T} read @returns {T | undefined} */
+function deeper(read) {
+  if (level === MOST_LEVELS) return undefined;
+  level += 1;
+  try {
+    return read();
+  } finally {
+    level -= 1;
+  }
+}
 
 let counted = { text: "", marks: 0 }; // marked asks once for each mark of a paragraph
 
@@ -51,11 +76,11 @@ export function drawBlock(token, isWhole) {
     case "code":
       return drawCode(t.text, t.lang ?? "", isWhole);
     case "blockquote":
-      return el("blockquote", { dir: "auto" }, ...t.tokens.map((/** @type {Token} */ part) => drawBlock(part, isWhole)));
+      return el("blockquote", { dir: "auto" }, ...t.tokens.map((/** @type {Token} */ part) => drawPart(part, isWhole)));
     case "list":
       return drawList(t, isWhole);
     case "table":
-      return drawTable(t);
+      return t.rows.length * t.header.length > MOST_CELLS ? drawCode(t.raw.trimEnd(), "markdown", isWhole) : drawTable(t);
     case "hr":
       return el("hr");
     case "formula":
@@ -78,16 +103,15 @@ function heading(depth) {
 
 /** @param {Tokens.List} list @param {boolean} isWhole */
 function drawList(list, isWhole) {
-  const items = list.items.map((item) =>
-    el("li", { dir: "auto", class: item.task && "task" }, ...item.tokens.map((token) => drawItem(token, isWhole))),
-  );
+  const items = list.items.map((item) => el("li", { class: item.task && "task" }, ...item.tokens.map((token) => drawPart(token, isWhole))));
   if (!list.ordered) return el("ul", { dir: "auto" }, ...items);
   return el("ol", { dir: "auto", start: list.start === 1 ? null : list.start }, ...items);
 }
 
-/** @param {Token} token @param {boolean} isWhole */
-function drawItem(token, isWhole) {
-  return token.type === "checkbox" ? checkbox(token) : drawBlock(token, isWhole);
+/** A part of a list or quote, whose direction is that of the whole. @param {Token} token @param {boolean} isWhole */
+function drawPart(token, isWhole) {
+  if (token.type === "checkbox") return checkbox(token);
+  return token.type === "paragraph" ? el("p", {}, ...inlines(token.tokens)) : drawBlock(token, isWhole);
 }
 
 /** @param {Tokens.Table} table */

@@ -8,12 +8,16 @@
 const INLINE = /^(?:\$\$([^$]+?)\$\$|\\\[([^]+?)\\\]|\$(?![\s$])((?:\\.|[^\\$\n])*?[^\s\\$])\$(?!\d)|\\\(([^]+?)\\\))/;
 const BLOCK = /^ {0,3}(?:\$\$([^]+?)\$\$|\\\[([^]+?)\\\])[ \t]*(?:\n|$)/;
 
+/** Formulas that were drawn, because the last block of an answer is drawn again with each of its pieces. @type {Map<string, Node>} */
+const drawn = new Map();
+const MOST_KEPT = 1000;
+
 /** @type {TokenizerAndRendererExtension[]} */
 export const extensions = [
   {
     name: "formulaBlock",
     level: "block",
-    start: (text) => text.match(/^ {0,3}(?:\$\$|\\\[)/m)?.index,
+    start: blockStart,
     tokenizer(text) {
       const match = BLOCK.exec(text);
       if (match === null) return undefined;
@@ -23,7 +27,7 @@ export const extensions = [
   {
     name: "formula",
     level: "inline",
-    start: (text) => text.match(/\$|\\[([]/)?.index,
+    start: inlineStart,
     tokenizer(text) {
       const match = INLINE.exec(text);
       if (match === null) return undefined;
@@ -33,6 +37,22 @@ export const extensions = [
     },
   },
 ];
+
+// marked asks where the next formula begins before each paragraph and each piece of text. Searching the whole rest each
+// time would take quadratic time, so both look no further than where marked stops anyway.
+
+/** @param {string} text @returns {number | undefined} where a formula interrupts the paragraph */
+function blockStart(text) {
+  const end = text.search(/\n[ \t]*\n/);
+  const paragraph = end < 0 ? text : text.slice(0, end);
+  return paragraph.match(/^ {0,3}(?:\$\$|\\\[)/m)?.index;
+}
+
+/** @param {string} text @returns {number | undefined} where a formula begins before anything else that ends plain text */
+function inlineStart(text) {
+  const next = text.match(/[$\\<![`*]/)?.index;
+  return next !== undefined && /^(?:\$|\\[([])/.test(text.slice(next, next + 2)) ? next : undefined;
+}
 
 /** @param {string} tex @param {boolean} isDisplayed @returns {HTMLElement} */
 export function drawFormula(tex, isDisplayed) {
@@ -46,11 +66,21 @@ export function drawFormula(tex, isDisplayed) {
 
 /** @param {Temml} temml @param {string} tex @param {HTMLElement} element @param {boolean} displayMode */
 function render(temml, tex, element, displayMode) {
+  const key = `${displayMode} ${tex}`;
+  const known = drawn.get(key);
+  if (known !== undefined) return element.replaceChildren(known.cloneNode(true));
   try {
     temml.render(tex, element, { displayMode, trust: false, throwOnError: true, maxExpand: 200, maxSize: [20, 40] });
+    keep(key, element.firstChild);
   } catch {
     element.textContent = tex; // not a formula, or not yet a whole one
   }
+}
+
+/** @param {string} key @param {Node | null} node */
+function keep(key, node) {
+  if (drawn.size === MOST_KEPT) drawn.clear();
+  if (node !== null) drawn.set(key, node.cloneNode(true));
 }
 
 /** temml is an ordinary script, which may arrive later than this module. @param {(temml: Temml) => void} draw */

@@ -10,7 +10,7 @@ const PAUSES = 4; // as many times as long
 
 export class MarkdownView {
   constructor() {
-    this.element = el("div", { class: "markdown", dir: "auto" });
+    this.element = el("div", { class: "markdown" });
     this.text = "";
     this.drawn = 0; // characters in blocks that have ended
     this.seen = 0; // characters at the last drawing
@@ -83,7 +83,7 @@ export class MarkdownView {
       if (!(error instanceof RangeError)) throw error;
       this.isPlain = true;
     }
-    this.element.replaceChildren(el("div", { class: "undrawn" }, this.text));
+    this.element.replaceChildren(el("div", { class: "undrawn", dir: "auto" }, this.text));
   }
 
   /** @param {Token} block the next one, which has ended */
