@@ -102,6 +102,11 @@ export interface ConversationListResponse {
   next_cursor: string | null;
 }
 
+export interface DeletedAllResponse {
+  deleted: number;
+  kept: number;
+}
+
 export interface NewChatResponse {
   conversation_id: string;
   title: string | null;
@@ -129,6 +134,7 @@ export interface ModelEntry {
   context_length: number;
   size_bytes: number | null;
   memory_bytes: number | null;
+  is_too_large: boolean;
   progress: LoadProgress | null;
   error: string | null;
 }

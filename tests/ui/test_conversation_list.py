@@ -73,6 +73,31 @@ def test_focus_tells_conversations_with_the_same_title_apart(page: Page, url: st
     expect(page.get_by_role("button", name="Delete Pears")).to_be_focused()
 
 
+def test_all_conversations_are_deleted_but_those_that_are_answered(page: Page, script: Script) -> None:
+    begin(page, "Apples")
+    page.get_by_label("Message", exact=True).fill("More of Apples")
+    begin(page, "Pears")
+    script.answer("More of Pears", ("one ", PAUSE, "two"))
+    titles = page.locator("#conversations .title")
+    for last in (False, True):
+        if not last:
+            ask(page, "More of Pears")
+            expect(page.get_by_text("one", exact=True)).to_be_visible()
+        page.get_by_role("button", name="More").click()
+        page.get_by_role("button", name="Delete all").click()
+        dialog = page.get_by_role("dialog", name="Delete all conversations?")
+        expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+        dialog.get_by_role("button", name="Delete all").click()
+        expect(titles).to_have_text([] if last else ["Pears"])
+        if not last:
+            expect(page.locator(".toast")).to_contain_text("Kept, because their answers are arriving: 1.")
+            script.may_go_on.set()
+            expect(page.get_by_text("one two", exact=True)).to_be_visible()
+            expect(answers(page).nth(1)).to_contain_text(" token")
+    expect(page.get_by_role("heading", name="What is on your mind?")).to_be_visible()
+    expect(page.locator(".toast").last).to_contain_text("Deleted: 1.")
+
+
 def test_conversation_goes_on_while_another_one_is_open(page: Page, script: Script) -> None:
     script.answer("Long", ("one ", PAUSE, "two"))
     begin(page, "Short")

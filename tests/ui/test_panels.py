@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, FilePayload, Page, expect
+from playwright.sync_api import BrowserContext, FilePayload, Page, Route, expect
 
 from tests.ui.conftest import ask, begin
-from tests.ui.scripted_models import OTHER, QUICK, SLOW, Script
+from tests.ui.scripted_models import OTHER, PAUSE, QUICK, SLOW, Script
 
 
 def test_model_is_switched_with_progress(page: Page, script: Script) -> None:
@@ -33,6 +33,20 @@ def test_a_load_that_goes_on_elsewhere_is_shown_below_its_model(page: Page, cont
     above, below = about.bounding_box(), progress.bounding_box()
     assert above is not None and below is not None
     assert above["y"] + above["height"] <= below["y"] and below["width"] > 300
+
+
+def test_model_that_is_too_large_says_so_in_the_menu(page: Page) -> None:
+    def enlarge(route: Route) -> None:
+        listed = route.fetch().json()
+        for model in listed["models"]:
+            if model["name"] == OTHER:
+                model |= {"is_too_large": True, "memory_bytes": 16_000_000_000}
+        route.fulfill(json=listed)
+
+    page.route("**/api/v1/chat/models", enlarge)
+    page.locator("#model").click()
+    about = page.locator("#models .has-failed .about")
+    expect(about).to_have_text("Too large for this machine, because it needs 16 GB of memory.")
 
 
 def test_switch_is_cancelled(page: Page) -> None:
@@ -67,6 +81,21 @@ def test_settings_and_system_prompt_reach_the_model(page: Page, script: Script) 
     messages = script.prompts[0].messages
     assert messages is not None and (messages[0].role, messages[0].content) == ("system", "Be brief.")
     expect(page.locator("#gauge")).to_have_attribute("title", "42 of 160 tokens of the context are used")
+
+
+def test_a_value_that_is_typed_before_the_defaults_are_known_is_kept(page: Page, script: Script) -> None:
+    held: list[Route] = []
+    page.route("**/api/v1/model-info*", lambda route: held.append(route))
+    with page.expect_request("**/api/v1/model-info*"):
+        page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Temperature").press_sequentially("1.")
+    held[0].continue_()
+    expect(page.get_by_label("Seed")).to_have_attribute("placeholder", "random")
+    page.keyboard.type("37")
+    page.keyboard.press("Escape")
+    ask(page, "Hello")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    assert script.sampling[0].temperature == 1.37
 
 
 def test_text_files_are_attached_and_others_refused(page: Page, script: Script) -> None:
@@ -115,6 +144,34 @@ def test_models_are_compared_side_by_side(page: Page, script: Script) -> None:
     expect(page.locator(".assistant .place")).to_have_text("2/2")
     page.get_by_role("button", name="Compare versions").click()
     expect(page.locator(".column")).to_have_count(2)
+
+
+def test_question_of_a_comparison_that_fails_is_kept(page: Page, script: Script) -> None:
+    script.failing.add("Hello")
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Compare models").click()
+    page.get_by_label("Question").fill("Hello")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator(".column .problem")).to_have_text(["The model has crashed."] * 2)
+    page.keyboard.press("Escape")
+    expect(page.locator(".toast")).to_have_count(0)
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Compare models").click()
+    expect(page.get_by_label("Question")).to_have_value("Hello")
+
+
+def test_one_answer_of_a_comparison_can_be_stopped(page: Page, script: Script) -> None:
+    script.answer("Hello", ("First", PAUSE), ("Second",))
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Compare models").click()
+    page.get_by_label("Question").fill("Hello")
+    page.keyboard.press("Enter")
+    first = page.get_by_label(QUICK, exact=True)
+    expect(first).to_contain_text("First")
+    first.get_by_role("button", name="Stop").press("Enter")
+    expect(first).to_contain_text("stopped")
+    expect(first.get_by_role("button", name="Go on with this one")).to_be_focused()
+    expect(page.get_by_label(OTHER, exact=True)).to_contain_text("Second")
 
 
 def test_comparison_says_how_many_models_it_takes(page: Page, script: Script) -> None:

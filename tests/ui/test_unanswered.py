@@ -29,6 +29,21 @@ def test_question_of_a_turn_that_fails_after_a_reload_is_returned_to_its_field(
     expect(page.locator(".message")).to_have_count(2 * (number - 1))
 
 
+def test_question_waits_if_another_client_has_asked_meanwhile(page: Page, url: str, script: Script) -> None:
+    ask(page, "Apples")
+    expect(answers(page)).to_contain_text(" token")
+    page.route("**/api/v1/chat/turns", lambda route: route.fulfill(json={"turns": []}))
+    body = {"message": "Plums", "conversation_id": page.url.rpartition("/")[2]}
+    httpx.post(f"{url}/api/v1/chat", json=body).raise_for_status()
+    ask(page, "Pears")
+    expect(page.locator("#failure")).to_contain_text("This conversation has changed elsewhere.")
+    expect(page.locator(".question")).to_have_text(["Apples", "Plums"])
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Pears")
+    page.keyboard.press("Enter")
+    expect(answers(page).nth(2)).to_contain_text(" token")
+    assert script.asked == ["Apples", "Plums", "Pears"]
+
+
 def test_question_that_never_reached_the_server_is_returned_after_a_reload(page: Page) -> None:
     page.route("**/api/v1/chat", hang)
     ask(page, "Hello")

@@ -23,6 +23,7 @@ export class ChatActions {
     const body = {
       message: text,
       ...(id === null ? {} : { conversation_id: id }),
+      ...(conversation === null ? {} : { expected_head_id: conversation.head_id }), // another client may have asked something
       ...(newPrompt === null ? {} : { system_prompt: newPrompt }),
     };
     this.#begin("chat", body, { keptUntil: conversation?.head_id ?? null, question: text });

@@ -16,6 +16,8 @@ import { Turn } from "./turn.js";
 
 const HAS_KEYBOARD = matchMedia("(pointer: fine)"); // a touch screen would cover half of the page with its own
 
+const CHANGED = "This conversation has changed elsewhere. Your message is back in its field: read what is new, then send it.";
+
 const chooseModel = () => el("button", { type: "button", class: "quiet", popovertarget: "models" }, "Choose a model");
 
 export class Chat {
@@ -220,6 +222,7 @@ export class Chat {
   #fail(error) {
     this.isUnreachable = error?.status === 0;
     this.failure.hidden = error === null;
+    if (error?.code === "head_changed") return fill(this.failure, el("strong", {}, CHANGED));
     const hint = error?.code === "no_model_chosen" ? chooseModel() : error?.hint && el("span", {}, ` ${error.hint}`);
     fill(this.failure, error && el("strong", {}, error.message), hint || null);
   }

@@ -3,6 +3,7 @@
 
 import { call } from "../core/api.js";
 import { byId, el, fill } from "../core/dom.js";
+import { icon } from "../core/icons.js";
 import { state } from "../core/state.js";
 import { requestFields } from "../panels/settings.js";
 import { sayError } from "../panels/toast.js";
@@ -126,6 +127,7 @@ export class Compare {
       await this.#answer(turn, name, first?.messageId ?? null, body, end);
       if (turn.done !== null) first ??= turn;
     }
+    if (first === null) this.question.value = message; // for another try
     this.isOver = true;
   }
 
@@ -139,14 +141,18 @@ export class Compare {
     turn.isGivenBack = false; // the dialog shows its error
     this.turn = turn;
     body.wait("Reading…");
+    fill(end, el("button", { type: "button", class: "quiet", onclick: () => turn.stop().catch(sayError) }, icon("stop"), "Stop"));
     turn.listeners.add((event) => follow(turn, body, event));
+    const place = this.id === null ? {} : { conversation_id: this.id, expected_head_id: turn.plan.keptUntil };
     if (first !== null) await turn.run(`chat/conversation/${this.id}/regenerate`, { ...fields, message_id: first });
-    else await turn.run("chat", this.id === null ? { ...fields, message } : { ...fields, message, conversation_id: this.id });
+    else await turn.run("chat", { ...fields, message, ...place });
     body.finish();
+    const hadFocus = end.contains(document.activeElement);
     this.turn = null;
-    this.id = turn.conversationId;
+    if (turn.done !== null) this.id = turn.conversationId; // a first turn that fails leaves no conversation
     if (turn.done !== null) fill(end, el("p", { class: "facts" }, factsOf(turn.done)), this.#use(turn.messageId));
     if (turn.error !== null) fill(end, el("p", { class: "problem" }, turn.error.message));
+    if (hadFocus) end.querySelector("button")?.focus();
   }
 
   #leave() {

@@ -28,6 +28,11 @@ export function forgetDrafts() {
   drafts.clear();
 }
 
+/** Forgets all drafts but that of the conversation that has not begun. */
+export function forgetDraftsOfConversations() {
+  for (const id of [...drafts.keys()]) if (id !== NEW) drafts.delete(id);
+}
+
 /** Keeps the drafts for a reload, without the largest files if there is no room. @returns {boolean} whether all of them are kept */
 export function storeDrafts() {
   const all = [...drafts];

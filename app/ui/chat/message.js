@@ -2,7 +2,7 @@
 
 import { copyButton } from "../core/clipboard.js";
 import { el, fill, iconButton } from "../core/dom.js";
-import { count, moment } from "../core/format.js";
+import { count, moment, shortMoment } from "../core/format.js";
 import { icon } from "../core/icons.js";
 import { attachmentsOf } from "./attachments.js";
 import { ReplyBody } from "./reply.js";
@@ -111,7 +111,7 @@ export class MessageView {
       message.siblings.length > 1 && iconButton(icon("columns"), "Compare versions", () => compare(message.siblings)),
       this.isLast && isAdvice(message) && el("button", { type: "button", class: "quiet", popovertarget: "models" }, "Choose another model"),
       this.isLast && isCut && el("button", { type: "button", class: "quiet", onclick: continueReply }, icon("forward"), "Continue"),
-      el("span", { class: "facts", title: moment(message.timestamp) }, factsOf(message)),
+      el("span", { class: "facts" }, factsOf(message), " · ", timeOf(message)),
     ];
   }
 
@@ -160,6 +160,11 @@ export class MessageView {
     field.style.height = `${field.scrollHeight + 2}px`;
     field.focus();
   }
+}
+
+/** @param {ConversationMessage} message */
+function timeOf({ timestamp }) {
+  return el("time", { datetime: timestamp, title: moment(timestamp) }, shortMoment(timestamp, new Date()));
 }
 
 /** Whether the built-in model recommends commands of the terminal client. @param {ConversationMessage} message */

@@ -1,7 +1,7 @@
 // Shows the parts of a reply: its thinking, folded, its text, its calls of tools and their results.
 
 import { el, fill } from "../core/dom.js";
-import { duration, size } from "../core/format.js";
+import { duration, percent, size } from "../core/format.js";
 import { icon } from "../core/icons.js";
 import { MarkdownView } from "../markdown/view.js";
 
@@ -77,8 +77,7 @@ const STAGES = {
 
 /** @param {LoadProgress} progress */
 export function progressText({ model_name, stage, fraction, done_bytes, total_bytes, seconds_left }) {
-  const share = `${Math.floor(fraction * 100)} %`;
-  if (stage !== "download" || done_bytes === null || total_bytes === null) return `Loading ${model_name}: ${STAGES[stage] ?? stage}, ${share}`;
+  if (stage !== "download" || done_bytes === null || total_bytes === null) return `Loading ${model_name}: ${STAGES[stage] ?? stage}, ${percent(fraction)}`;
   const left = seconds_left === null ? "" : `, ${duration(seconds_left)} left`;
   return `Downloading ${model_name}: ${size(done_bytes)} of ${size(total_bytes)}${left}`;
 }

@@ -3,12 +3,20 @@
 const ENGLISH = navigator.languages.find((language) => language.startsWith("en")) ?? "en-GB";
 const NUMBER = new Intl.NumberFormat(ENGLISH);
 const MONTH = new Intl.DateTimeFormat(ENGLISH, { month: "long", year: "numeric" });
+const TIME = new Intl.DateTimeFormat(ENGLISH, { timeStyle: "short" });
+const DAY = new Intl.DateTimeFormat(ENGLISH, { day: "numeric", month: "short" });
+const DAY_OF_YEAR = new Intl.DateTimeFormat(ENGLISH, { day: "numeric", month: "short", year: "numeric" });
 const MOMENT = new Intl.DateTimeFormat(ENGLISH, { dateStyle: "medium", timeStyle: "short" });
 const DAY_MS = 24 * 3600 * 1000;
 
 /** @param {number} number */
 export function count(number) {
   return NUMBER.format(number);
+}
+
+/** @param {number} share between 0 and 1 */
+export function percent(share) {
+  return `${Math.floor(share * 100)}\u00a0%`;
 }
 
 /** @param {number} bytes */
@@ -33,6 +41,14 @@ export function duration(seconds) {
 /** @param {string} timestamp */
 export function moment(timestamp) {
   return MOMENT.format(new Date(timestamp));
+}
+
+/** When it was, as short as is clear. @param {string} timestamp @param {Date} now */
+export function shortMoment(timestamp, now) {
+  const date = new Date(timestamp);
+  if (startOfDay(date) === startOfDay(now)) return TIME.format(date);
+  const day = date.getFullYear() === now.getFullYear() ? DAY : DAY_OF_YEAR;
+  return `${day.format(date)}, ${TIME.format(date)}`;
 }
 
 /** The heading of the group of a day in the list. @param {string} timestamp @param {Date} now */

@@ -1,9 +1,10 @@
-// The menu of the open conversation: export, import, compare, keys, sign out.
+// The menu of the page: export, import, compare, keys, delete all, sign out.
 
 import { hasKey } from "../core/api.js";
 import { byId, el, fill } from "../core/dom.js";
 import { icon } from "../core/icons.js";
 import { changed } from "../core/state.js";
+import { deleteAll } from "./deletion.js";
 import { exportJson, exportMarkdown, importJson } from "./transfer.js";
 
 /** @import { Chat } from "../chat/chat.js" */
@@ -29,6 +30,7 @@ export class Menu {
       this.#item("upload", "Import…", () => this.picker.click()),
       this.#item("columns", "Compare models…", () => compare.ask()),
       this.#item("menu", "Keys", () => byId("keys", HTMLDialogElement).showModal()),
+      this.#item("trash", "Delete all conversations…", () => this.#deleteAll()),
       hasKey() && this.#item("leave", "Sign out", signOut),
     );
   }
@@ -40,6 +42,11 @@ export class Menu {
       run();
     };
     return el("button", { type: "button", onclick }, icon(image), name);
+  }
+
+  async #deleteAll() {
+    const { chat, open } = this.page;
+    if ((await deleteAll()) && chat.turn === null) open(null);
   }
 
   async #import() {

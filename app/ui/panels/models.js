@@ -3,7 +3,7 @@
 import { call, stream } from "../core/api.js";
 import { byId, el, fill } from "../core/dom.js";
 import { refill } from "../core/focus.js";
-import { size } from "../core/format.js";
+import { percent, size } from "../core/format.js";
 import { changed, onChange, state } from "../core/state.js";
 import { progressText } from "../chat/reply.js";
 import { sayError, toast } from "./toast.js";
@@ -53,9 +53,9 @@ export class ModelMenu {
   draw() {
     const current = state.models.find((model) => model.name === this.name);
     const busy = this.switching ?? state.models.find((model) => model.status === "loading") ?? null;
-    const share = busy?.progress ? ` ${Math.floor(busy.progress.fraction * 100)} %` : "";
-    const label = busy === null ? (current?.display_name ?? this.name ?? "No model") : `${busy.name}: loading${share}`;
-    fill(byId("model-name", HTMLSpanElement), label);
+    const label = busy === null ? (current?.display_name ?? this.name ?? "No model") : `${busy.name}: loading`;
+    const share = busy?.progress && el("span", {}, ` ${percent(busy.progress.fraction)}`); // which a long name does not push out
+    fill(byId("model-name", HTMLSpanElement), el("span", {}, label), share ?? null);
     this.button.classList.toggle("busy", busy !== null);
     if (!this.isOpen) return;
     const ordered = [...state.models].sort((a, b) => rank(a) - rank(b));
@@ -66,15 +66,16 @@ export class ModelMenu {
   #row(model) {
     const isChosen = model.name === this.name;
     const progress = this.switching?.name === model.name ? this.switching.progress : model.progress;
+    const problem = problemOf(model);
     const isLoading = model.status === "loading" || this.switching?.name === model.name;
     const choose = el(
       "button",
       { type: "button", class: "model", "data-key": model.name, "aria-pressed": String(isChosen), disabled: isLoading, onclick: () => this.switchTo(model) },
       el("span", { class: "name" }, model.display_name),
       el("span", { class: "facts" }, factsOf(model)),
-      el("span", { class: "about" }, model.status === "failed" ? (model.error ?? model.description) : model.description),
+      el("span", { class: "about" }, problem ?? model.description),
     );
-    return el("li", { class: model.status === "failed" ? "has-failed" : null }, choose, isLoading && this.#progress(model, progress));
+    return el("li", { class: problem && "has-failed" }, choose, isLoading && this.#progress(model, progress));
   }
 
   /** @param {ModelEntry} model @param {LoadProgress | null} progress */
@@ -130,10 +131,19 @@ export class ModelMenu {
   }
 }
 
+/** Why the model cannot be used, if it cannot. @param {ModelEntry} model @returns {string | null} */
+function problemOf(model) {
+  if (model.status === "failed") return model.error ?? "It could not be loaded.";
+  if (!model.is_too_large || model.status === "loaded") return null;
+  const need = model.memory_bytes === null ? "" : `, because it needs ${size(model.memory_bytes)} of memory`;
+  return `Too large for this machine${need}.`;
+}
+
 /** The current model first, then those that answer at once, then those on the disk. @param {ModelEntry} model */
 function rank(model) {
   if (model.is_current) return 0;
   if (model.status === "loaded" || model.status === "loading") return 1;
+  if (model.is_too_large) return 4;
   return model.is_on_disk ? 2 : 3;
 }
 

@@ -10,19 +10,20 @@ import { byId, el, fill } from "../core/dom.js";
  * @typedef {object} Field
  * @property {string} name @property {string} label @property {string} help
  * @property {number} min @property {number} max @property {number} step
+ * @property {string} [unset] what an empty field means if the model has no default
  */
 
 /** @type {Field[]} */
 const FIELDS = [
-  { name: "temperature", label: "Temperature", help: "0 always takes the likeliest token.", min: 0, max: 2, step: 0.05 },
+  { name: "temperature", label: "Temperature", help: "0 always takes the likeliest token.", min: 0, max: 2, step: 0.01 },
   { name: "top_p", label: "Top p", help: "Samples from the likeliest tokens with this probability together.", min: 0.01, max: 1, step: 0.01 },
   { name: "top_k", label: "Top k", help: "Samples from this many of the likeliest tokens. 0: no limit.", min: 0, max: 1000, step: 1 },
-  { name: "min_p", label: "Min p", help: "Leaves out tokens below this share of the likeliest one.", min: 0, max: 1, step: 0.01 },
-  { name: "repetition_penalty", label: "Repetition penalty", help: "Above 1, tokens repeat less.", min: 0.1, max: 2, step: 0.05 },
-  { name: "presence_penalty", label: "Presence penalty", help: "Above 0, the answer repeats itself less.", min: -2, max: 2, step: 0.1 },
-  { name: "frequency_penalty", label: "Frequency penalty", help: "As above, once for each repetition.", min: -2, max: 2, step: 0.1 },
+  { name: "min_p", label: "Min p", help: "Leaves out tokens below this share of the likeliest one.", min: 0, max: 1, step: 0.005 },
+  { name: "repetition_penalty", label: "Repetition penalty", help: "Above 1, tokens repeat less.", min: 0.1, max: 2, step: 0.01 },
+  { name: "presence_penalty", label: "Presence penalty", help: "Above 0, the answer repeats itself less.", min: -2, max: 2, step: 0.01, unset: "0" },
+  { name: "frequency_penalty", label: "Frequency penalty", help: "As above, once for each repetition.", min: -2, max: 2, step: 0.01, unset: "0" },
   { name: "max_tokens", label: "Longest answer", help: "In tokens.", min: 1, max: 1_000_000, step: 1 },
-  { name: "seed", label: "Seed", help: "The same seed draws the same answer.", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1 },
+  { name: "seed", label: "Seed", help: "The same seed draws the same answer.", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, unset: "random" },
 ];
 const ORIGINS = { profile: "model", generation_config: "model", default: "server" };
 const STORED = "settings";
@@ -61,35 +62,20 @@ export class SettingsDrawer {
 
   /** Shows the values, and the model's defaults as soon as they are known. */
   async #show() {
-    this.#draw(null);
-    const name = this.modelName();
-    const query = name === null ? "" : `?model_name=${encodeURIComponent(name)}`;
-    this.#draw(await call("GET", `model-info${query}`).catch(() => null)); // without it, the defaults are not shown
-  }
-
-  /** @param {ModelInfoResponse | null} info */
-  #draw(info) {
-    const rows = FIELDS.map((field) => this.#row(field, info?.sampling?.[field.name]));
+    const inputs = FIELDS.map((field) => numberInput(field));
+    const rows = FIELDS.map(({ name, label, help }, index) => row(`set-${name}`, label, help, /** @type {HTMLElement} */ (inputs[index])));
     fill(this.fields, ...rows, this.#stopRow(), this.#thinkRow());
-  }
-
-  /** @param {Field} field @param {SamplingValue | undefined} standard */
-  #row(field, standard) {
-    const { name, label, help, min, max, step } = field;
-    const shown = standard === undefined ? "default" : `${standard.value} (${ORIGINS[standard.origin]})`;
-    const input = el("input", { type: "number", id: `set-${name}`, min, max, step, placeholder: shown, value: settings.values[name] });
-    input.addEventListener("change", () => {
-      if (input.value === "") delete settings.values[name];
-      else if (input.reportValidity()) settings.values[name] = input.valueAsNumber;
-      keep();
-    });
-    return row(`set-${name}`, label, help, input);
+    const model = this.modelName();
+    const query = model === null ? "" : `?model_name=${encodeURIComponent(model)}`;
+    /** @type {ModelInfoResponse | null} */
+    const info = await call("GET", `model-info${query}`).catch(() => null); // without it, the defaults are not shown
+    for (const [index, { name, unset }] of FIELDS.entries()) inputs[index]?.setAttribute("placeholder", defaultOf(info?.sampling?.[name], unset));
   }
 
   #stopRow() {
     const input = el("textarea", { id: "set-stop", rows: 2, placeholder: "none" });
     input.value = settings.stop.join("\n");
-    input.addEventListener("change", () => {
+    input.addEventListener("input", () => {
       settings.stop = input.value.split("\n").filter(Boolean);
       keep();
     });
@@ -113,6 +99,23 @@ export class SettingsDrawer {
     keep();
     this.#show();
   }
+}
+
+/** @param {Field} field */
+function numberInput({ name, min, max, step }) {
+  const input = el("input", { type: "number", id: `set-${name}`, min, max, step, value: settings.values[name] });
+  input.addEventListener("input", () => {
+    if (input.value === "" && input.validity.valid) delete settings.values[name];
+    else if (input.validity.valid) settings.values[name] = input.valueAsNumber;
+    keep();
+  });
+  input.addEventListener("change", () => input.reportValidity());
+  return input;
+}
+
+/** @param {SamplingValue | undefined} standard @param {string} [unset] */
+function defaultOf(standard, unset = "") {
+  return standard === undefined ? unset : `${standard.value} (${ORIGINS[standard.origin]})`;
 }
 
 /** @param {string} id @param {string} label @param {string} help @param {HTMLElement} input */
