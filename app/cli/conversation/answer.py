@@ -28,11 +28,18 @@ class Answer:
     start: StartEvent | None = None
     done: ChatResponse | None = None
     was_resumed: bool = False  # after a broken connection
+    is_stored: bool = False  # by the server, which was asked to stop it
     admitted: asyncio.Event = field(default_factory=asyncio.Event)  # set by the start event
 
     @property
     def has_grown(self) -> bool:
         return bool(self.added)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a part of an interrupted answer to keep: its text, or what the server has stored,
+        which may be thinking alone, or text that has not arrived."""
+        return self.has_grown or self.is_stored
 
     @property
     def model_name(self) -> str | None:

@@ -132,15 +132,17 @@ class AnswerReceiver:
             is_ctrl_c, start = CTRL_C in error.args, answer.start
             if self._has_background and (is_own or is_ctrl_c) and answer.done is None:
                 if start is not None:
-                    await self._stop(start.message_id or "", start.conversation_id)
+                    answer.is_stored = await self._stop(start.message_id or "", start.conversation_id)
                 elif followed is not None and is_ctrl_c:
                     await self._stop(*followed)
             raise
 
-    async def _stop(self, message_id: str, session_id: str | None) -> None:
+    async def _stop(self, message_id: str, session_id: str | None) -> bool:
+        """Stops the turn. Returns whether the server has stored a part of its answer."""
         with contextlib.suppress(ClientError, TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self._client.stop_turn(message_id, session_id)
+                return (await self._client.stop_turn(message_id, session_id)).reply is not None
+        return False
 
     @contextlib.asynccontextmanager
     async def _autosaved(

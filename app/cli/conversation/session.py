@@ -219,7 +219,7 @@ class Session:
         try:
             await self.receiver.receive(self.server_copy, asked, answer)
         except (asyncio.CancelledError, StreamBroken):
-            if answer.has_grown:
+            if answer.is_kept:
                 self._keep(asked, answer)
                 self.server_copy.may_differ = True
             raise

@@ -81,6 +81,26 @@ def test_ctrl_c_before_the_answer_leaves_no_turn_behind(talk: Talk, standin: Sta
     assert not standin.conversations["conv_1"].messages
 
 
+def test_turn_that_is_stopped_while_the_model_thinks_is_no_turn_of_another_client(
+    talk: Talk, seen: Seen, standin: StandIn
+) -> None:
+    async def stop_while_thinking(session: Session) -> None:
+        interrupts, standin.pause_after = Interrupts(), 0
+        running = asyncio.create_task(interrupts.run(typed(session, "think hard")))
+        await until(lambda: "hard" in seen.messages)
+        interrupts.fire()
+        with pytest.raises(Interrupted):
+            await running
+        standin.pause_after = None
+        assert session.was_cut and session.draft == ""
+
+    session = talk("hello", stop_while_thinking, "say next")
+    assert "Another client" not in seen.messages
+    texts = ["hello", "You said: hello", "think hard", "", "say next", "next"]
+    assert [message.content for message in session.transcript.messages] == texts
+    assert standin.conversations["conv_1"].texts == texts
+
+
 def test_old_server_is_asked_without_background(talk: Talk, seen: Seen, standin: StandIn) -> None:
     standin.is_old = True
     session = talk("one", "two", interrupted("hang on", seen), "/history")

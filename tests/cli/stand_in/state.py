@@ -188,6 +188,13 @@ class StandIn:
         tree.add(said("assistant", text, turn.asked_id, self.current, reason, turn.message_id))
         tree.updated_at += timedelta(seconds=1)
 
+    def stopped_reply(self, turn: StandInTurn) -> wire.ChatResponse | None:
+        """The reply of a turn that was stopped; None if it had neither text nor thinking."""
+        stored = self.tree(turn.conversation_id).messages.get(turn.message_id)
+        if stored is None or not (stored.content or turn.asked.startswith("think ")):
+            return None
+        return self._reply(turn, stored.content).model_copy(update={"finish_reason": stored.finish_reason})
+
     def _reply(self, turn: "StandInTurn", text: str) -> wire.ChatResponse:
         return wire.ChatResponse(
             response=text,

@@ -88,7 +88,8 @@ def add_running_turns(app: FastAPI, state: StandIn) -> None:
         state.requests.append(("stop", {}))
         was_running = not log.task.done()
         await log.stop()
-        return wire.StopTurnResponse(message_id=message_id, was_running=was_running, reply=None)
+        reply = state.stopped_reply(state.turns[message_id])
+        return wire.StopTurnResponse(message_id=message_id, was_running=was_running, reply=reply)
 
 
 def _answer(state: StandIn, turn: StandInTurn, body: wire.TurnFields) -> Response:
