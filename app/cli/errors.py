@@ -19,6 +19,7 @@ from collections.abc import Mapping
 
 from app.models.schemas import ErrorResponse
 
+KEPT = "The text so far is kept. /continue extends it, /retry regenerates it."
 SAME_VERSION = "The client and the server must be the same version."
 _HINTS: Mapping[str, str] = {  # replace the server's hints, which are written for programmers
     "not_authenticated": "Pass the key with --api-key KEY or set LLM_API_KEY.",

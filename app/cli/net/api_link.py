@@ -6,7 +6,7 @@ import httpx
 from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel
 
-from app.cli.errors import SAME_VERSION, NotOurServer, StreamBroken
+from app.cli.errors import KEPT, SAME_VERSION, NotOurServer, StreamBroken
 from app.cli.net.address import address_of
 from app.cli.net.environment import proxy_for
 from app.cli.net.event_stream import (
@@ -20,7 +20,7 @@ from app.cli.net.event_stream import (
 )
 from app.cli.net.failures import unreachable
 from app.cli.net.transport import transport_for
-from app.models.schemas import KEEP_ALIVE_S
+from app.models.schemas import KEEP_ALIVE_S, StartEvent
 
 CONNECT_TIMEOUT_S = 3.0
 RESPONSE_TIMEOUT_S = 30.0
@@ -108,7 +108,7 @@ class ApiLink:
         Raises as `call` does, and StreamBroken if the connection breaks.
         """
         timeout = httpx.Timeout(FIRST_EVENT_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        has_started = False
+        has_started = has_begun = False  # the response, and an answer
         try:
             method, headers = "GET" if body is None else "POST", _session(position.session_id)
             async with aconnect_sse(
@@ -118,6 +118,7 @@ class ApiLink:
                 # The transport reads this dictionary anew for the body.
                 source.response.request.extensions["timeout"]["read"] = self._silence_s
                 async for event in read_events(source, models, position):
+                    has_begun |= isinstance(event, StartEvent)
                     yield event
         except SSEError:
             raise NotOurServer("The server did not send an event stream.", SAME_VERSION) from None
@@ -126,7 +127,7 @@ class ApiLink:
                 raise unreachable(self._address, self._proxy, error) from None
             raise StreamBroken(
                 f"The connection to the server was lost: {_stream_failure(error)}.",
-                "The text so far is kept. /continue extends it, /retry regenerates it.",
+                KEPT if has_begun else "No answer has begun. Try again.",
             ) from None
 
 

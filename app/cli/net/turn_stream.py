@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from app.cli.errors import ClientError, Refused, StreamBroken, Unreachable
+from app.cli.errors import KEPT, ClientError, Refused, StreamBroken, Unreachable
 from app.cli.net.client import ChatClient
 from app.cli.net.event_stream import ServerEvent, ServerEvents, StreamPosition
 from app.models.schemas import StartEvent
@@ -61,5 +61,5 @@ async def unbroken(
 def _broken(error: ClientError) -> StreamBroken:
     return StreamBroken(
         f"The connection to the server was lost, and the answer cannot be picked up again: {error.message}",
-        "The text so far is kept. /continue extends it, /retry regenerates it.",
+        KEPT,
     )

@@ -106,17 +106,25 @@ def test_response_of_a_newer_server_is_accepted() -> None:
     assert listing == ModelListResponse(models=[], current_model="builtin")
 
 
-def test_broken_stream_is_reported_in_plain_words() -> None:
+START = StartEvent(model_name="builtin", model_id="builtin", prompt_tokens=1, omitted_messages=0)
+
+
+@pytest.mark.parametrize(
+    ("begun", "hint"),
+    [(": waiting", "No answer has begun."), (f"event: start\ndata: {START.model_dump_json()}", "is kept")],
+)
+def test_broken_stream_is_reported_in_plain_words(begun: str, hint: str) -> None:
     class Torn(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            yield b": begun\n\n"
+            yield f"{begun}\n\n".encode()
             raise httpx.RemoteProtocolError("peer closed connection (incomplete chunked read)")
 
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, stream=Torn(), headers={"Content-Type": "text/event-stream"})
 
-    with pytest.raises(StreamBroken, match="was lost: the stream ended early"):
+    with pytest.raises(StreamBroken, match="was lost: the stream ended early") as caught:
         _ask(answer, _stream)
+    assert hint in str(caught.value.hint)
 
 
 def test_response_without_a_stream_is_not_our_server() -> None:
