@@ -117,7 +117,7 @@ def _pairs(name: str) -> Iterator[tuple[str, str]]:
 
     A base that is a path but does not exist is only meant if the adapter is plainly a path, too.
     """
-    if _exists(name):
+    if "+" not in name or _exists(name):  # in this order: a look at the disk may take long
         return
     for place in (place for place, character in enumerate(name) if character == "+"):
         base, adapter = name[:place], name[place + 1 :]
