@@ -126,7 +126,7 @@ class Admission:
             if submit.prompt_logprobs and submit.sampling.top_logprobs is None:
                 raise InvalidRequest("prompt_logprobs needs top_logprobs")
             prompt = self._prompts.build(submit)
-            self._vocabulary.check(prompt.ids)
+            self._vocabulary.check(prompt.ids, are_given=isinstance(submit.prompt, tuple))
             return self._make_request(submit, prompt, arrived, matcher)
         except DomainError as error:
             return to_failed(submit.request_id, error)

@@ -14,6 +14,7 @@ from app.engine.ipc.messages import (
     Grammar,
     ModelInfo,
     PromptLogprobs,
+    RawPrompt,
     SamplingParams,
     Submit,
     Tokens,
@@ -38,7 +39,7 @@ class ModelInput:
     """
 
     messages: tuple[ChatMessage, ...] | None = None
-    prompt: str | None = None
+    prompt: RawPrompt | None = None
     continue_final_message: bool = False
     think: bool | None = None
     is_kept: bool = True

@@ -180,7 +180,9 @@ class EngineCore:
         if self.limits.overlaps_steps:
             self._read([(request, logprobs) for request, logprobs in accepted if request.must_end])
             self._start_step()
-        self._read([(request, logprobs) for request, logprobs in accepted if request.unread])
+        self._read(
+            [(request, logprobs) for request, logprobs in accepted if request.unread or request.must_end]
+        )
         return self._open.take_messages()
 
     def _take_prepared(self) -> None:

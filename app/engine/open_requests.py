@@ -75,7 +75,7 @@ class OpenRequests:
             return None
 
     def _report_prompt(self, request: Request, outcome: ChunkOutcome) -> None:
-        if not outcome.prompt_logprobs:
+        if not request.sequence.needs_all_logits:
             return
         computed = request.sequence.computed
         tokens = self._admission.describe(outcome.prompt_logprobs)

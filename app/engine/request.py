@@ -56,7 +56,7 @@ class Request:
     @property
     def draft_room(self) -> int:
         """Number of draft ids that the next step can use before the reply reaches `max_tokens`."""
-        return self.max_tokens - self.reply_tokens - 1
+        return max(self.max_tokens - self.reply_tokens - 1, 0)
 
     def start(self, now: float) -> None:
         """Note the request's first step. Later calls change nothing."""
@@ -83,14 +83,15 @@ class Request:
 
     def read(self, logprobs: Sequence[TokenLogprob]) -> tuple[list[Delta], FinishReason | None]:
         """Returns the deltas that have become final with the accepted tokens, and the reason if the reply
-        ends. Tokens after a stop string are dropped.
+        ends. Tokens after a stop string are dropped. A reply that may have no token ends at once.
 
         `logprobs` are those of the tokens; there are none if they were not asked for.
         """
         tokens, self.unread = self.unread, []
         known = self.reply_tokens - len(tokens)
         parts: list[Part] = []
-        reason, count = None, 0
+        reason: FinishReason | None = "length" if self.max_tokens == 0 else None
+        count = 0
         while reason is None and count < len(tokens):
             text, reason = self._text_of(tokens[count], known + count + 1)
             if count + 1 == len(tokens) and self.sampler.is_complete and reason != "stop":

@@ -430,7 +430,7 @@ class ScriptedChoices:
         self._scripted.owners.append(model_input.scope)
         self._scripted.calls.append(model_input)
         asked = model_input.prompt if model_input.messages is None else model_input.messages[-1].content
-        async with aclosing(self._scripted.run(asked or "")) as events:
+        async with aclosing(self._scripted.run(str(asked or ""))) as events:
             async for event in events:
                 yield 0, GENERATED_REPLY if isinstance(event, schemas.ChatResponse) else event
 

@@ -1,6 +1,8 @@
 """Log-probabilities equal those of transformers' own logits, in any mix, also with speculation."""
 
-from collections.abc import Sequence
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ from app.engine.ipc.messages import (
     Deltas,
     Failed,
     PromptLogprobs,
+    RawPrompt,
     SamplingParams,
     Submit,
     TokenLogprob,
@@ -54,7 +57,7 @@ def run_all(engine: EngineCore, *submits: Submit) -> CollectedLogprobs:
 
 def ask(
     request_id: str = "a",
-    prompt: str = PROMPT,
+    prompt: RawPrompt = PROMPT,
     *,
     prompt_logprobs: bool = False,
     **sampling: Any,  # as SamplingParams types each
@@ -123,6 +126,54 @@ def test_engine_prompt_logprobs_equal_transformers(tiny: TinyModel, step_tokens:
     expect_equal(tiny, ids, 0, collected.prompts["a"])
     assert collected.texts["plain"] == tiny.generate(prompt, 8)
     assert collected.cached("a") == 0
+
+
+@pytest.mark.parametrize(("name", "overlaps"), [("llama", False), ("llama", True), ("gemma3", False)])
+def test_engine_scores_a_prompt_without_a_reply(
+    tiny_model: Callable[[str], TinyModel], name: str, overlaps: bool
+) -> None:
+    tiny = dataclasses.replace(tiny_model(name), uses_pool=overlaps)
+    engine = tiny.engine(context_length=256)
+    ids = (tiny.tokenizer(PROMPT).input_ids * 30)[:256]  # they fill the context window
+    plain = greedy("plain", "the cat", 12)
+    scored = ask(prompt=tuple(ids), prompt_logprobs=True, max_tokens=0)
+    for _ in range(2):  # the second time the prompt is in the cache
+        collected = run_all(engine, scored, plain)
+        expect_equal(tiny, ids, 0, collected.prompts["a"])
+        assert len(collected.prompts["a"]) == len(ids)
+        end = ended(collected)
+        assert (end.finish_reason, end.usage.prompt_tokens, end.usage.completion_tokens) == ("length", 256, 0)
+        assert collected.texts["a"] == ""
+        assert collected.texts["plain"] == tiny.generate("the cat", 12)
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_engine_reports_the_only_token_of_a_prompt(llama: TinyModel, max_tokens: int) -> None:
+    collected = run_all(llama.engine(), ask(prompt=(40,), prompt_logprobs=True, max_tokens=max_tokens))
+    expect_equal(llama, [40], 0, collected.prompts["a"])
+    assert len(collected.prompts["a"]) == 1
+    assert ended(collected).usage.completion_tokens <= max_tokens
+
+
+def test_engine_continues_given_ids_as_their_text(llama: TinyModel) -> None:
+    ids = tuple(llama.tokenizer(PROMPT).input_ids)
+    collected = run_all(llama.engine(), ask("text", max_tokens=12), ask("ids", prompt=ids, max_tokens=12))
+    assert collected.texts["ids"] == collected.texts["text"] == llama.generate(PROMPT, 12)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ((40, 41, 2**20, 2**21), "no token 1048576 .at position 2."),
+        ((40, -1), "no token -1 .at position 1."),
+        ((), "no token"),
+        ((40,) * 300, "maximum context length is 256"),
+    ],
+)
+def test_engine_refuses_ids_that_it_cannot_read(llama: TinyModel, ids: tuple[int, ...], said: str) -> None:
+    end = run(llama.engine(context_length=256), ask(prompt=ids)).ends["a"]
+    assert isinstance(end, Failed)
+    assert re.search(said, end.message)
 
 
 def test_engine_prompt_logprobs_come_once_despite_preemption(llama: TinyModel) -> None:

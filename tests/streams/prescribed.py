@@ -90,7 +90,7 @@ class PrescribedBackend:
         must_call = use is not None and (use.choice == "required" or use.name is not None)
         if model_input.grammar is None and not must_call:
             asked = model_input.messages[-1].content if model_input.messages else model_input.prompt
-            text = json.dumps([self.texts[asked or ""]])
+            text = json.dumps([self.texts[str(asked or "")]])
             model_input = replace(model_input, grammar=Grammar("choice", text))
         return self.backend.generate(model_input, sampling, deadline)
 

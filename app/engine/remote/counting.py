@@ -29,6 +29,8 @@ async def count_remotely(
 async def _count(
     connection: UpstreamConnection, kind: EngineKind, model: str, model_input: ModelInput, deadline: Deadline
 ) -> int:
+    if isinstance(model_input.prompt, tuple):
+        return len(model_input.prompt)
     match kind.counting:
         case "tokenize":
             answer = await connection.post(

@@ -38,6 +38,7 @@ class EngineKind:
     continues: Mapping[str, Any] | None = None  # Any: JSON values
     counting: Literal["tokenize", "apply-template", "count"] | None = None  # its route that counts a prompt
     has_tools: bool = True
+    takes_token_ids: bool = True  # as the prompt of a completion
     tool_choice: Literal["all", "no names", "none"] = "all"
     least_top_logprobs: int = 0  # with fewer it reports no log-probabilities at all
     health_path: str = "models"  # whose success means that it serves
@@ -98,18 +99,21 @@ OLLAMA = EngineKind(
     refused=frozenset({"logit_bias", "parallel_tool_calls"}),
     thinking="effort",
     tool_choice="none",
+    takes_token_ids=False,
 )
 LM_STUDIO = EngineKind(
     "LM Studio",
     "organization_owner",
     {"top_k": "top_k", "repetition_penalty": "repeat_penalty"},
     refused=frozenset({"top_logprobs"}),
+    takes_token_ids=False,
 )
 TGI = EngineKind(
     "TGI",
     refused=frozenset({"logit_bias", "parallel_tool_calls"}),
     grammars=frozenset({"json_schema", "regex"}),
     health_path="/health",
+    takes_token_ids=False,
 )
 TRANSFORMERS = EngineKind(
     "transformers serve",
@@ -119,6 +123,7 @@ TRANSFORMERS = EngineKind(
     tool_choice="none",
     health_path="/health",
     lists_models=False,  # only those of the Hub's cache
+    takes_token_ids=False,
 )
 THIS_SERVER = EngineKind(
     "LLM server",

@@ -50,7 +50,9 @@ def _sampling(sampling: SamplingParams, kind: EngineKind, *, is_chat: bool) -> B
     given = msgspec.structs.asdict(sampling)
     names = {name: name for name in OPENAI_FIELDS if name not in kind.refused} | dict(kind.sampling)
     body: Body = {}
-    if (max_tokens := given.pop("max_tokens")) is not None:
+    if (max_tokens := given.pop("max_tokens")) == 0:
+        raise _cannot("max_tokens: 0", kind)
+    if max_tokens is not None:
         body["max_tokens"] = max_tokens
     if (top_logprobs := given.pop("top_logprobs")) is not None:
         if "top_logprobs" in kind.refused:
@@ -80,6 +82,8 @@ def _refuse_missing(model_input: ModelInput, kind: EngineKind) -> None:
         raise _cannot("continuing a reply", kind)
     if model_input.tool_use is not None and not kind.has_tools:
         raise _cannot("tools", kind)
+    if isinstance(model_input.prompt, tuple) and not kind.takes_token_ids:
+        raise _cannot("a prompt of token ids", kind)
     if model_input.messages is None and (model_input.grammar or model_input.tool_use):
         raise _cannot("a form of the reply to a raw prompt", kind)
 

@@ -36,7 +36,8 @@ def check_sampling(params: SamplingParams) -> None:
     """Raises InvalidRequest, which names the field, if a number is out of its range, or is NaN."""
     for name, bounds in BOUNDS.items():
         value = getattr(params, name)
-        if value is not None and value not in bounds:
+        is_empty = name == "max_tokens" and value == 0
+        if value is not None and value not in bounds and not is_empty:
             raise InvalidRequest(f"{name} is out of range")
     for name, most in _LENGTHS.items():
         if len(getattr(params, name)) > most:

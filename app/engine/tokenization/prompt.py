@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from app.core.errors import ContextOverflow, InvalidRequest
-from app.engine.ipc.messages import ChatMessage, Submit, Tool
+from app.engine.ipc.messages import ChatMessage, RawPrompt, Submit, Tool
 from app.engine.replies.parts import THINK_CLOSE, Thinking
 from app.engine.sandbox.template_sandbox import TemplateSandbox
 from app.engine.tokenization.bounded_calls import BoundedCalls
@@ -47,15 +47,22 @@ class PromptBuilder:
         if (request.messages is None) == (request.prompt is None):
             raise InvalidRequest("a request has either messages or a prompt")
         if request.prompt is not None:
-            return self._build_raw(request.prompt, request)
+            return self._with_room(self._build_raw(request.prompt, request), request)
         return self._build_chat(request)
 
-    def _build_raw(self, text: str, request: Submit) -> Prompt:
+    def _build_raw(self, prompt: RawPrompt, request: Submit) -> Prompt:
         if request.continue_final_message:
             raise InvalidRequest("only a chat has a final message to continue")
-        if len(text) > self._window.max_characters:
-            raise self._too_long(len(text), ())
-        return self._with_room(Prompt(self._encoder.encode_raw(text), 0), request)
+        if isinstance(prompt, str) and len(prompt) > self._window.max_characters:
+            raise self._too_long(len(prompt), ())
+        return Prompt(self._raw_ids(prompt), 0)
+
+    def _raw_ids(self, prompt: RawPrompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self._encoder.encode_raw(prompt)
+        if not prompt:
+            raise InvalidRequest("prompt: it has no token")
+        return list(prompt)
 
     def _build_chat(self, request: Submit) -> Prompt:
         history = History.of(request)
@@ -99,7 +106,7 @@ class PromptBuilder:
         if (request.messages is None) == (request.prompt is None):
             raise InvalidRequest("a request has either messages or a prompt")
         if request.prompt is not None:
-            return len(self._encoder.encode_raw(request.prompt))
+            return len(self._raw_ids(request.prompt))
         self._check_tools(request)
         text, _ = self._text(History.of(request).without(0), request)
         return len(self._encoder.encode_chat(text, request.scope))  # with the kept ids of earlier replies
@@ -131,8 +138,9 @@ class PromptBuilder:
     def _with_room(self, prompt: Prompt, request: Submit) -> Prompt:
         if prompt.characters:
             raise self._too_long(prompt.characters, request.messages or ())
-        max_tokens = self._window.reply_tokens(prompt, request.sampling.max_tokens)
-        if max_tokens > 0:
+        wanted = request.sampling.max_tokens
+        max_tokens = self._window.reply_tokens(prompt, wanted)
+        if max_tokens > 0 or (wanted == 0 and prompt.fits(self._window.tokens)):
             return replace(prompt, max_tokens=max_tokens)
         if request.continue_final_message:
             raise ContextOverflow(

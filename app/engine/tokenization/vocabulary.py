@@ -25,18 +25,28 @@ class Vocabulary:
         self._stop_ids = loaded.stop_ids
         self.suppressed_ids = loaded.suppressed_ids
 
-    def check(self, ids: Sequence[int]) -> None:
-        """Raises InvalidRequest if the model has no embedding for one of the ids."""
-        if max(ids) >= self.size:
+    def check(self, ids: Sequence[int], *, are_given: bool) -> None:
+        """Raises InvalidRequest if the model has no embedding for one of the ids.
+
+        The error names the place of the id if it is the caller who has given them.
+        """
+        if min(ids) >= 0 and max(ids) < self.size:
+            return
+        if not are_given:
             raise InvalidRequest("the text has a token that is not in the model's vocabulary")
+        place = next(place for place, token_id in enumerate(ids) if not 0 <= token_id < self.size)
+        raise InvalidRequest(f"prompt: there is no token {ids[place]} (at position {place}); {self._known}")
 
     def check_named(self, sampling: SamplingParams) -> None:
         """Raises InvalidRequest if the parameters name a token that the model does not have."""
         for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
             for token_id in ids:
                 if not 0 <= token_id < self.size:
-                    known = f"the model's tokens are 0 to {self.size - 1}"
-                    raise InvalidRequest(f"{name}: there is no token {token_id}; {known}")
+                    raise InvalidRequest(f"{name}: there is no token {token_id}; {self._known}")
+
+    @property
+    def _known(self) -> str:
+        return f"the model's tokens are 0 to {self.size - 1}"
 
     def stop_ids(self, sampling: SamplingParams) -> Set[int]:
         """Returns the ids that end a reply with these parameters."""

@@ -178,6 +178,6 @@ def test_the_check_goes_on_without_cuda_graphs_if_they_fail(llama: TinyModel) ->
 
 def test_draft_tokens_are_verified_rightly_in_a_pool(llama: TinyModel) -> None:
     """A prompt that repeats itself, so that prompt look-up finds draft tokens."""
-    ask = greedy("a", "the cat sat on the mat, " * 4, 40)
+    prompt = "the cat sat on the mat, " * 4
     engine = replace(llama, uses_pool=True).engine()
-    assert run(engine, ask).texts["a"] == llama.generate(ask.prompt or "", 40)
+    assert run(engine, greedy("a", prompt, 40)).texts["a"] == llama.generate(prompt, 40)

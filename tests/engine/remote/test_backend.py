@@ -199,6 +199,8 @@ SCHEMA = Grammar("json_schema", '{"type": "object"}')
         ("organization_owner", "top_logprobs", HI, SamplingParams(top_logprobs=2)),
         ("openai", "think", ModelInput(HI.messages, think=True), GREEDY),
         ("vllm", "thinking_budget", ModelInput(HI.messages, thinking_budget=9), GREEDY),
+        ("library", "token ids", ModelInput(prompt=(1, 2)), GREEDY),
+        ("vllm", "max_tokens: 0", ModelInput(prompt="Hi"), SamplingParams(max_tokens=0)),
         ("vllm", "prompt_logprobs", ModelInput(prompt="Hi", prompt_logprobs=True), GREEDY),
         ("vllm", "lark", ModelInput(HI.messages, grammar=Grammar("lark", "start: /a/")), GREEDY),
         ("openai", "continuing", ModelInput(BEGUN, continue_final_message=True), GREEDY),

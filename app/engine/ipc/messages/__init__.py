@@ -41,6 +41,7 @@ from app.engine.ipc.messages.requests import (
     Detokenize as Detokenize,
     Grammar as Grammar,
     Inbound as Inbound,
+    RawPrompt as RawPrompt,
     SamplingParams as SamplingParams,
     Shutdown as Shutdown,
     Submit as Submit,

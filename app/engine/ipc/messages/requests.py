@@ -47,8 +47,12 @@ class ToolUse(Record, frozen=True):
     is_parallel: bool = True
 
 
+RawPrompt = str | tuple[int, ...]  # a text, or the ids of its tokens, to which none are added
+
+
 class SamplingParams(Record, frozen=True):
     """How to sample a reply, within the bounds of core/sampling.py. `temperature` 0 means greedy sampling.
+    `max_tokens` may also be 0: then the prompt is read, and nothing follows it.
 
     `left_to_engine` names the parameters that nobody set, for which a remote engine has defaults of its own.
     """
@@ -94,7 +98,7 @@ class Submit(Record, frozen=True):
     request_id: str
     sampling: SamplingParams
     messages: tuple[ChatMessage, ...] | None = None
-    prompt: str | None = None
+    prompt: RawPrompt | None = None
     continue_final_message: bool = False
     scope: str = ""
     think: bool | None = None
