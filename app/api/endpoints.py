@@ -10,7 +10,8 @@ from app.api.anthropic import messages as anthropic_messages
 from app.api.dependencies import reject_unknown_input
 from app.api.monitoring import activity, metrics
 from app.api.native import chat, conversations, generation, health, models, tokens
-from app.api.openai import chat as openai_chat, completions as openai_completions, models as openai_models
+from app.api.openai import chat as openai_chat, models as openai_models
+from app.api.openai.completions import routes as openai_completions
 from app.api.openai.conversations import routes as openai_conversations
 from app.api.openai.responses import routes as openai_responses
 from app.api.paths import NATIVE_PREFIX

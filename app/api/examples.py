@@ -113,9 +113,6 @@ _MESSAGE = _examples(
         {"model": "builtin", "max_tokens": 100, "messages": _MESSAGES, "stream": True},
     ),
 )
-_TEXT_COMPLETION = _examples(
-    text=("A text to continue", {"model": "gpt2", "prompt": "The best thing about rain is"}),
-)
 
 CHAT = Body(openapi_examples=_CHAT)
 NEW_CHAT = Body(openapi_examples=_NEW, default_factory=NewChatRequest)
@@ -137,7 +134,6 @@ CHAT_COMPLETION = Body(openapi_examples=_COMPLETION)
 TEXT_COMPLETION = Body(openapi_examples=_TEXT_COMPLETION)
 COUNT_MESSAGE = Body(openapi_examples=_COUNT_MESSAGE)
 MESSAGE = Body(openapi_examples=_MESSAGE)
-TEXT_COMPLETION = Body(openapi_examples=_TEXT_COMPLETION)
 RESPONSE = Body(openapi_examples=_RESPONSE)
 INPUT_TOKENS = Body(openapi_examples=_INPUT_TOKENS)
 NEW_CONVERSATION = Body(openapi_examples=_NEW_CONVERSATION, default_factory=NewConversation)

@@ -1,6 +1,6 @@
 """Defines the services that answer without a conversation."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from app.core.deadline import Deadline
@@ -39,6 +39,15 @@ class ChoiceService(Protocol):
         count: int = 1,
         *,
         may_omit: bool = False,
+    ) -> AsyncGenerator[ChoiceEvent, None]: ...
+
+    def generate_all(
+        self,
+        model_inputs: Sequence[ModelInput],
+        sampling: SamplingFields,
+        model_name: str | None,
+        deadline: Deadline,
+        count: int = 1,
     ) -> AsyncGenerator[ChoiceEvent, None]: ...
 
 

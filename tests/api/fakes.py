@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -433,6 +433,17 @@ class ScriptedChoices:
         async with aclosing(self._scripted.run(str(asked or ""))) as events:
             async for event in events:
                 yield 0, GENERATED_REPLY if isinstance(event, schemas.ChatResponse) else event
+
+    def generate_all(
+        self,
+        model_inputs: Sequence[ModelInput],
+        sampling: schemas.SamplingFields,
+        model_name: str | None,
+        deadline: Deadline,
+        count: int = 1,
+    ) -> AsyncGenerator[ChoiceEvent, None]:
+        (model_input,) = model_inputs
+        return self.generate(model_input, sampling, model_name, deadline, count)
 
 
 def _started(title: str | None) -> schemas.NewChatResponse:

@@ -13,6 +13,7 @@ from app.engine.ipc.messages import (
     Delta,
     Finished,
     ModelInfo,
+    RawPrompt,
     RequestTimings,
     SamplingParams,
     TokenCounts,
@@ -62,6 +63,7 @@ class StandInBackend:
     is_closed: bool = False
     is_endless: bool = False  # after the reply, it says nothing more until it is closed
     refusal: DomainError | None = None  # raised instead of any reply
+    refusals: dict[RawPrompt, DomainError] = field(default_factory=dict)  # by prompt
     deaths: list[int] = field(default_factory=list)  # each: after so many events of a reply the worker dies
 
     @property
@@ -76,6 +78,8 @@ class StandInBackend:
         self.deadlines.append(deadline)
         if self.refusal is not None:
             raise self.refusal
+        if model_input.prompt is not None and model_input.prompt in self.refusals:
+            raise self.refusals[model_input.prompt]
         for event in self.reply[: self.deaths[0]] if self.deaths else self.reply:
             yield event
         if self.is_endless:

@@ -1,7 +1,7 @@
 """Turns the events of replies into a chat completion of OpenAI's API, whole or in chunks."""
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -77,7 +77,7 @@ async def whole_completion(events: ChoiceEvents, model: str) -> AsyncGenerator[C
         created=identity.created,
         model=model,
         choices=[_choice(index, replies[index]) for index in sorted(replies)],
-        usage=total_usage(replies.values()),
+        usage=total_usage(replies),
     )
 
 
@@ -85,14 +85,14 @@ async def completion_chunks(
     events: ChoiceEvents, model: str, *, reports_usage: bool
 ) -> AsyncGenerator[ChatCompletionChunk | EndOfStream, None]:
     """Yields chunks as the replies grow, then one with the usage if requested, then the end of the stream."""
-    identity, replies = CompletionIdentity(model), list[GeneratedReply]()
+    identity, replies = CompletionIdentity(model), dict[int, GeneratedReply]()
     begun: dict[int, set[int]] = {}  # the tool calls of each reply whose names were sent
     async with aclosing(events):
         async for index, event in events:
             for choice in _chunk_choices(index, event, begun.setdefault(index, set())):
                 yield identity.chunk(choice)
             if isinstance(event, GeneratedReply):
-                replies.append(event)
+                replies[index] = event
     if reports_usage:
         yield identity.usage_chunk(total_usage(replies))
     yield EndOfStream()
@@ -165,15 +165,22 @@ def _chosen(entry: LogprobEntry) -> ChosenToken:
     return ChosenToken(token=entry.token, logprob=entry.logprob, bytes=entry.bytes, top_logprobs=top)
 
 
-def total_usage(replies: Iterable[GeneratedReply]) -> CompletionUsage:
-    """Returns the usage of all replies together. They share one prompt."""
-    usages = [reply.usage for reply in replies]
+def total_usage(replies: Mapping[int, GeneratedReply], count: int | None = None) -> CompletionUsage:
+    """Returns the usage of all replies, by their indices, together.
+
+    There are `count` replies to each prompt, which counts once; None: all have the same.
+    """
+    usages = [replies[index].usage for index in sorted(replies)]
+    prompts = usages[:: len(usages) if count is None else count]
+    prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
     completion = sum(usage.completion_tokens for usage in usages)
     return CompletionUsage(
-        prompt_tokens=usages[0].prompt_tokens,
+        prompt_tokens=prompt_tokens,
         completion_tokens=completion,
-        total_tokens=usages[0].prompt_tokens + completion,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=usages[0].cached_tokens),
+        total_tokens=prompt_tokens + completion,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=sum(usage.cached_tokens for usage in prompts)
+        ),
         completion_tokens_details=CompletionTokensDetails(
             reasoning_tokens=sum(usage.reasoning_tokens for usage in usages)
         ),

@@ -115,5 +115,6 @@ from app.models.schemas.wire import (
     StopField as StopField,
     StopString as StopString,
     Text as Text,
+    TokenId as TokenId,
     WireModel as WireModel,
 )

@@ -5,7 +5,16 @@ from typing import Any
 import openai
 import pytest
 
-from app.engine.ipc.messages import Delta, PromptLogprobs, TokenLogprob
+from app.core.errors import ContextOverflow, InvalidRequest
+from app.engine.ipc.messages import (
+    Delta,
+    Finished,
+    PromptLogprobs,
+    RawPrompt,
+    RequestTimings,
+    TokenCounts,
+    TokenLogprob,
+)
 from tests.models.stand_in import WHOLE, StandInBackend
 
 
@@ -47,6 +56,124 @@ def test_echo_repeats_the_prompt_with_its_log_probabilities(
     assert backend.requests[0].prompt_logprobs
 
 
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"]),
+        ([[1, 2], [3], [4]], [(1, 2), (3,), (4,)]),
+    ],
+)
+def test_choices_are_numbered_prompt_by_prompt(
+    client: openai.OpenAI, backend: StandInBackend, prompt: Any, prompts: list[RawPrompt]
+) -> None:
+    reply = client.completions.create(model="stand-in", prompt=prompt, n=2, seed=5)
+    assert [choice.index for choice in reply.choices] == list(range(6))
+    assert {choice.text for choice in reply.choices} == {"Hello there"}
+    asked = zip(backend.requests, backend.sampling, strict=True)
+    assert [(request.prompt, sampling.seed) for request, sampling in asked] == [
+        (each, seed) for each in prompts for seed in (5, 6)
+    ]
+    assert reply.usage is not None
+    usage = reply.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (9, 24, 33)
+
+
+def test_a_list_of_ids_is_one_prompt(client: openai.OpenAI, backend: StandInBackend) -> None:
+    reply = client.completions.create(model="stand-in", prompt=[72, 105])
+    assert len(reply.choices) == 1
+    assert backend.requests[0].prompt == (72, 105)
+
+
+def test_a_stream_of_several_prompts_says_whose_each_text_is(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.completions.create(
+            model="stand-in", prompt=["a", "b"], n=2, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    texts = dict.fromkeys(range(4), "")
+    for chunk in chunks:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert set(texts.values()) == {"Hello there"} and len(texts) == 4
+    assert chunks[-1].usage is not None and chunks[-1].usage.prompt_tokens == 6
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (InvalidRequest("prompt: there is no token 9 (at position 0)"), "prompt.1: there is no token 9"),
+        (ContextOverflow("The prompt has 900 tokens."), "prompt.1: The prompt has 900 tokens"),
+        (InvalidRequest("logit_bias: there is no token 9"), "logit_bias: there is no token 9"),
+    ],
+)
+def test_one_wrong_prompt_refuses_all(
+    client: openai.OpenAI, backend: StandInBackend, refusal: InvalidRequest, said: str, stream: bool
+) -> None:
+    backend.refusals = {"b": refusal}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="stand-in", prompt=["a", "b", "c"], stream=stream)
+    assert refused.value.message.count(said) == 1
+    assert refused.value.param == said.partition(":")[0]
+    assert refused.value.code == refusal.code
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        ([], "prompt"),
+        ([[]], "prompt.0"),
+        (["a", ""], "prompt.1"),
+        ([1, "a"], "prompt.1"),
+        ([True], "prompt.0"),
+        (["a", 1], "prompt.1"),
+        ([[1], 2], "prompt.1"),
+        ([[1], [2, -1]], "prompt.1.1"),
+        ([1, 2.5], "prompt.1"),
+        ({"a": 1}, "prompt"),
+    ],
+)
+def test_a_wrong_prompt_is_named(
+    client: openai.OpenAI, backend: StandInBackend, prompt: Any, param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.post("/completions", cast_to=object, body={"model": "stand-in", "prompt": prompt})
+    assert refused.value.param == param
+    assert backend.requests == []
+
+
+def test_ids_are_echoed_as_their_text(client: openai.OpenAI, backend: StandInBackend) -> None:
+    ids = [[72, 105], [79, 104]]
+    reply = client.completions.create(model="stand-in", prompt=ids, echo=True)
+    assert [choice.text for choice in reply.choices] == ["HiHello there", "OhHello there"]
+
+
+def test_a_prompt_is_scored_without_a_reply(client: openai.OpenAI, backend: StandInBackend) -> None:
+    once = TokenLogprob(72, b"H", None, ()), TokenLogprob(105, b"i", -1.5, (TokenLogprob(2, b"o", -0.5, ()),))
+    end = Finished("r", "length", TokenCounts(2, 0, 0, 0), RequestTimings(0.0, 0.5, 2.0))
+    backend.reply = (WHOLE[0], PromptLogprobs("r", once), end)
+    reply = client.completions.create(
+        model="stand-in", prompt=[[72, 105]], echo=True, logprobs=1, max_tokens=0, temperature=0
+    )
+    assert backend.sampling[0].max_tokens == 0
+    (choice,) = reply.choices
+    assert (choice.text, choice.finish_reason) == ("Hi", "length")
+    assert choice.logprobs is not None
+    assert choice.logprobs.token_logprobs == [None, -1.5]
+    assert choice.logprobs.top_logprobs == [None, {"o": -0.5, "i": -1.5}]  # the token itself is always there
+
+
+def test_of_tokens_with_one_text_the_likeliest_is_reported(
+    client: openai.OpenAI, backend: StandInBackend
+) -> None:
+    top = TokenLogprob(1, b"\xe2", -0.25, ()), TokenLogprob(2, b"\xe3", -1.25, ())
+    delta = Delta("r", "\ufffd", 1, logprobs=(TokenLogprob(2, b"\xe3", -1.25, top),))
+    backend.reply = (WHOLE[0], delta, WHOLE[-1])
+    (choice,) = client.completions.create(model="stand-in", prompt="x", logprobs=2).choices
+    assert choice.logprobs is not None
+    assert choice.logprobs.top_logprobs == [{"\ufffd": -0.25}]
+
+
 def test_offsets_go_on_from_chunk_to_chunk(client: openai.OpenAI, backend: StandInBackend) -> None:
     accepted, *_, finished = WHOLE
     words = [TokenLogprob(index, word, -1.0, ()) for index, word in enumerate((b"Once", b" upon", b" a"))]
@@ -84,7 +211,15 @@ def test_every_echoed_choice_has_the_log_probabilities_of_the_prompt(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"suffix": "x"}, {"best_of": 3}, {"prompt": [1, 2]}, {"prompt": ""}, {"echo": True, "stream": True}],
+    [
+        {"suffix": "x"},
+        {"best_of": 3},
+        {"prompt": ""},
+        {"echo": True, "stream": True},
+        {"max_tokens": 0},
+        {"max_tokens": -1, "echo": True},
+        {"prompt": ["x"] * 2000},
+    ],
 )
 def test_what_cannot_be_honoured_is_refused(
     client: openai.OpenAI, backend: StandInBackend, fields: dict[str, Any]

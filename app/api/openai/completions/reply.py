@@ -1,12 +1,13 @@
 """Turns the events of replies into a text completion of OpenAI's older API, whole or in chunks."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from itertools import accumulate
 from typing import Literal
 
 from app.api.openai.chat_completion import CompletionIdentity, total_usage
 from app.api.openai.chat_replies import EndOfStream
+from app.api.openai.completions.prompts import EchoedPrompts
 from app.api.openai.wire import CompletionUsage, SparseModel
 from app.models.chat.reply import GeneratedReply
 from app.models.choices import ChoiceEvent
@@ -41,11 +42,15 @@ class TextCompletion(SparseModel):
 
 
 class TextCompletionMaker:
-    """Makes the parts of one completion. With `echo`, the texts begin with the prompt."""
+    """Makes the parts of one completion, which has `count` choices for each prompt.
 
-    def __init__(self, model: str, echo: str | None) -> None:
+    The choices of the first prompt come first. With `echo`, the texts begin with their prompts.
+    """
+
+    def __init__(self, model: str, count: int, echo: EchoedPrompts | None) -> None:
         self._identity = CompletionIdentity(model)
-        self._echo = echo or ""
+        self._count = count
+        self._echo = echo
         self._offsets: dict[int, int] = {}  # by reply: the characters of its tokens so far
 
     async def whole(self, events: AsyncGenerator[ChoiceEvent, None]) -> AsyncGenerator[TextCompletion, None]:
@@ -55,23 +60,22 @@ class TextCompletionMaker:
             async for index, event in events:
                 if isinstance(event, GeneratedReply):
                     replies[index] = event
-        prompt = replies[0].prompt_logprobs or []
-        choices = [self._choice(index, replies[index], prompt) for index in sorted(replies)]
-        yield self._completion(choices, usage=total_usage(replies.values()))
+        choices = [await self._choice(index, replies) for index in sorted(replies)]
+        yield self._completion(choices, usage=total_usage(replies, self._count))
 
     async def chunks(
         self, events: AsyncGenerator[ChoiceEvent, None], *, reports_usage: bool
     ) -> AsyncGenerator[TextCompletion | EndOfStream, None]:
         """Yields chunks as the texts grow, one with the usage if wanted, and the end of the stream."""
-        replies: list[GeneratedReply] = []
+        replies: dict[int, GeneratedReply] = {}
         async with aclosing(events):
             async for index, event in events:
                 for choice in self._pieces(index, event):
                     yield self._completion([choice])
                 if isinstance(event, GeneratedReply):
-                    replies.append(event)
+                    replies[index] = event
         if reports_usage:
-            yield self._completion([], usage=total_usage(replies))
+            yield self._completion([], usage=total_usage(replies, self._count))
         yield EndOfStream()
 
     def _pieces(self, index: int, event: object) -> Iterator[TextChoice]:
@@ -83,11 +87,14 @@ class TextCompletionMaker:
             case GeneratedReply():
                 yield TextChoice(index=index, text="", finish_reason=_finish(event), logprobs=None)
 
-    def _choice(self, index: int, reply: GeneratedReply, prompt: list[LogprobEntry]) -> TextChoice:
+    async def _choice(self, index: int, replies: Mapping[int, GeneratedReply]) -> TextChoice:
+        reply, number = replies[index], index // self._count
+        prompt = replies[number * self._count].prompt_logprobs or []
         logprobs = None if reply.logprobs is None else [*prompt, *reply.logprobs]
+        echo = "" if self._echo is None else await self._echo.text(number)
         return TextChoice(
             index=index,
-            text=self._echo + reply.text,
+            text=echo + reply.text,
             finish_reason=_finish(reply),
             logprobs=self._logprobs(index, logprobs),
         )
@@ -120,6 +127,11 @@ def _finish(reply: GeneratedReply) -> Literal["stop", "length"]:
 
 
 def _top(entry: LogprobEntry) -> dict[str, float] | None:
+    """Returns the most likely tokens and the one that came. Of several with one text, the first counts."""
     if entry.logprob is None:
         return None
-    return {other.token: other.logprob for other in entry.top_logprobs}
+    top: dict[str, float] = {}
+    for other in entry.top_logprobs:
+        top.setdefault(other.token, other.logprob)
+    top.setdefault(entry.token, entry.logprob)
+    return top

@@ -11,14 +11,16 @@ from app.api.docs import STREAMS_CHUNKS, fails_as
 from app.api.error_formats import openai_error
 from app.api.examples import TEXT_COMPLETION
 from app.api.openai.chat_requests import SamplingRequest
+from app.api.openai.completions.prompts import EchoedPrompts, Prompts, prompts_of
+from app.api.openai.completions.reply import TextCompletion, TextCompletionMaker
 from app.api.openai.events import encode
 from app.api.openai.model_input import grammar_of
 from app.api.openai.sampling import sampling_fields
-from app.api.openai.text_completion import TextCompletion, TextCompletionMaker
 from app.api.paths import OPENAI_PREFIX
 from app.api.streaming import respond
 from app.engine.backend import ModelInput
-from app.models.schemas import NonBlankText
+from app.engine.ipc.messages import RawPrompt
+from app.models.schemas import SamplingFields
 
 router = APIRouter(
     prefix=OPENAI_PREFIX, route_class=ParsedRoute, tags=["OpenAI"], responses=fails_as(openai_error)
@@ -28,7 +30,7 @@ _DEFAULT_MAX_TOKENS = 16  # as in OpenAI's API
 
 
 class CompletionRequest(SamplingRequest):
-    prompt: NonBlankText | Annotated[list[NonBlankText], Field(min_length=1, max_length=1)]
+    prompt: Prompts
     echo: StrictBool | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
 
@@ -45,11 +47,9 @@ class CompletionRequest(SamplingRequest):
     def _echo_is_whole(self) -> "CompletionRequest":
         if self.echo and self.stream:
             raise ValueError("echo: a stream has only the new text")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: without echo, nothing would be left of 0 tokens")
         return self
-
-    @property
-    def text(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
 @router.post("/completions", response_model=TextCompletion, responses=STREAMS_CHUNKS)
@@ -57,16 +57,28 @@ async def create_completion(
     services: ServicesDep, owner: OwnerDep, deadline: DeadlineDep, body: CompletionRequest = TEXT_COMPLETION
 ) -> Response:
     """Continues a text as it stands, as OpenAI's older completions do."""
-    max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    sampling = sampling_fields(body, max_tokens, body.logprobs)
-    prompt = ModelInput(
-        prompt=body.text,
+    prompts, count = prompts_of(body.prompt), body.n or 1
+    inputs = [_model_input(prompt, body, owner) for prompt in prompts]
+    events = services.choices.generate_all(inputs, _sampling(body), body.model, deadline, count)
+    echo = EchoedPrompts(prompts, body.model, services.tokens, deadline) if body.echo else None
+    maker = TextCompletionMaker(body.model, count, echo)
+    if body.stream:
+        return respond(maker.chunks(events, reports_usage=body.reports_usage), True, encode, deadline)
+    return respond(maker.whole(events), False, encode, deadline)
+
+
+def _model_input(prompt: RawPrompt, body: CompletionRequest, owner: str) -> ModelInput:
+    return ModelInput(
+        prompt=prompt,
         prompt_logprobs=bool(body.echo) and body.logprobs is not None,
         grammar=grammar_of(body),
         scope=owner,
     )
-    events = services.choices.generate(prompt, sampling, body.model, deadline, body.n or 1)
-    maker = TextCompletionMaker(body.model, body.text if body.echo else None)
-    if body.stream:
-        return respond(maker.chunks(events, reports_usage=body.reports_usage), True, encode, deadline)
-    return respond(maker.whole(events), False, encode, deadline)
+
+
+def _sampling(body: CompletionRequest) -> SamplingFields:
+    """Returns the sampling fields. No other request may ask for a reply of no tokens."""
+    if body.max_tokens == 0:
+        return sampling_fields(body, 1, body.logprobs).model_copy(update={"max_tokens": 0})
+    max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    return sampling_fields(body, max_tokens, body.logprobs)
