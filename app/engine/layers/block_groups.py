@@ -15,7 +15,7 @@ from app.engine.layers.grouped_weight import GroupedWeight
 
 
 def grouped(weight: BlockWeight) -> GroupedWeight:
-    """Returns the weight in groups. Q4_0, Q4_1, Q4_K and Q8_0 keep their integers; others get 8 bits.
+    """Returns the weight in groups. Q4_0, Q4_1, Q4_K, Q8_0 and MXFP4 keep their values; others get 8 bits.
 
     Scales are in float32, and the layers keep 11 bits of them (the compiled product) or 8 (torch's).
     """
@@ -39,7 +39,7 @@ def grouped_linear(parts: Sequence[BlockWeight], bias: Tensor | None, dtype: tor
 
 def bits_of(kind: Kind) -> int:
     """Returns the number of bits of the integers in which blocks of this kind are kept."""
-    return 4 if kind in _EXACT and kind != Kind.Q8_0 else 8
+    return 4 if kind in _EXACT and kind not in _EXACT_IN_8_BITS else 8
 
 
 def describe(model: nn.Module) -> str | None:
@@ -102,9 +102,21 @@ def _q8_0(data: Tensor) -> GroupedWeight:
     return GroupedWeight(8, (blocks[..., 2:] + 128).flatten(1), _halves(blocks[..., :2]).squeeze(-1))
 
 
+def _mxfp4(data: Tensor) -> GroupedWeight:
+    """Returns 4-bit floats (https://arxiv.org/abs/2310.10537) in 8 bits, doubled to make integers of them."""
+    blocks = _blocks(data, 17)
+    doubled = torch.tensor(_DOUBLED_FLOATS + [-value for value in _DOUBLED_FLOATS])
+    integers = (doubled + 128).to(torch.uint8)[_nibbles(blocks[..., 1:]).int()]
+    exponents = blocks[..., 0].float() - 128  # 127 of the scale, and 1 for the doubling
+    return GroupedWeight(8, integers, torch.exp2(exponents))
+
+
+_DOUBLED_FLOATS = [0, 1, 2, 3, 4, 6, 8, 12]
 _EXACT: Mapping[Kind, Callable[[Tensor], GroupedWeight]] = {
     Kind.Q4_0: _q4_0,
     Kind.Q4_1: _q4_1,
     Kind.Q4_K: _q4_k,
     Kind.Q8_0: _q8_0,
+    Kind.MXFP4: _mxfp4,
 }
+_EXACT_IN_8_BITS = (Kind.Q8_0, Kind.MXFP4)

@@ -78,7 +78,7 @@ def test_transposed_weights_as_in_gpt2_are_rounded_like_others(
     assert torch.equal(make(weight.t().contiguous().t()).values(), make(weight).values())
 
 
-@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.Q8_0])
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q4_K, Kind.Q8_0, Kind.MXFP4])
 def test_blocks_of_the_common_kinds_keep_their_values(kind: Kind) -> None:
     weight = blocks(kind)
     expected = torch.from_numpy(dequantize(weight.data.numpy(), kind))
