@@ -1,25 +1,27 @@
 """Builds transformers' model around the tensors of a GGUF file, which stay mapped in their blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
 from gguf.constants import GGMLQuantizationType
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from app.core.errors import ModelUnsupported
-from app.engine.gguf.config import EMBEDDING
-from app.engine.gguf.file import GGUFFile, GGUFTensor, corrupt
-from app.engine.gguf.tensor_names import ROPE_FACTORS, to_transformers
-from app.engine.layers.blocks import BlockEmbedding, BlockLinear, BlockWeight
+from app.engine.gguf.file import GGUFFile
+from app.engine.gguf.header import GGUFTensor, corrupt
+from app.engine.gguf.joints import JointTensors, joints_of
+from app.engine.gguf.stored_form import StoredForm
+from app.engine.gguf.tensor_names import EMBEDDING, ROPE_FACTORS, to_transformers
+from app.engine.gguf.weights import Weight
+from app.engine.layers.blocks import BlockEmbedding
 
-_FLOATS = {
-    GGMLQuantizationType.F32: torch.float32,
-    GGMLQuantizationType.F16: torch.float16,
-    GGMLQuantizationType.BF16: torch.bfloat16,
-}
-_PERMUTED = ("llama", "granite", "smollm3")  # whose rotary positions llama.cpp stores in another order
+_Shape = tuple[int, ...]
+_READ_DIRECTLY = "dt_proj"  # a small layer whose weight the state space around it reads
 
 
 def build_model(
@@ -40,16 +42,17 @@ def build_model(
         ModelUnsupported: the file has a tensor that the model lacks.
     """
     model = _outline(config, dtype)
-    wanted = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    named = _named(file)
-    _compare(wanted, named, config)
-    builder = _Builder(model, config, file.architecture, dtype, keeps_blocks)
+    form = StoredForm(file.architecture, config)
+    named = _named(file, config)
+    builder = _Builder(model, keeps_blocks)
+    _compare(builder.shapes, named, config)
     for done, (name, tensor) in enumerate(named.items(), start=1):
-        builder.place(name, tensor)
+        builder.place(Weight(name, tensor, form, dtype))
         report(done / len(named))
     if config.tie_word_embeddings:
-        builder.place("lm_head.weight", file.tensors[EMBEDDING])
+        builder.place(Weight("lm_head.weight", file.tensors[EMBEDDING], form, dtype))
     _restore_buffers(model, config, file.tensors.get(ROPE_FACTORS))
+    _refuse_missing(model)
     model.train(False)
     return model
 
@@ -63,87 +66,98 @@ def _outline(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _named(file: GGUFFile) -> dict[str, GGUFTensor]:
-    pairs = [(to_transformers(name, file.architecture), tensor) for name, tensor in file.tensors.items()]
+def _named(file: GGUFFile, config: PreTrainedConfig) -> dict[str, GGUFTensor]:
+    layers = int(config.num_hidden_layers)
+    pairs = [
+        (to_transformers(name, file.architecture, layers), tensor) for name, tensor in file.tensors.items()
+    ]
+    names = [name for name, _ in pairs if name is not None]
+    if len(set(names)) < len(names):
+        raise corrupt("it has two tensors for one weight")
     return {name: tensor for name, tensor in pairs if name is not None}
 
 
-def _compare(
-    wanted: dict[str, tuple[int, ...]], named: dict[str, GGUFTensor], config: PreTrainedConfig
-) -> None:
+def _compare(wanted: Mapping[str, _Shape], named: Mapping[str, GGUFTensor], config: PreTrainedConfig) -> None:
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if missing := sorted(wanted.keys() - named.keys() - tied):
         raise corrupt(f"{len(missing)} weights are missing, such as {missing[0]}")
     for name, tensor in named.items():
         if name not in wanted:
             raise ModelUnsupported(f"the GGUF file has a tensor that the model lacks: {tensor.name[:80]!r}")
-        if tensor.shape != wanted[name]:
+        if not _fits(tensor.shape, wanted[name]):
             raise corrupt(f"{tensor.name[:80]} is {list(tensor.shape)}, but must be {list(wanted[name])}")
+
+
+def _fits(stored: _Shape, wanted: _Shape) -> bool:
+    """Returns whether the shapes are the same but for dimensions of size 1, or for how a vector is cut."""
+    if len(wanted) == 1:
+        return prod(stored) == wanted[0]
+    return [size for size in stored if size > 1] == [size for size in wanted if size > 1]
 
 
 class _Builder:
     """Places one tensor after the other in the model."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        config: PreTrainedConfig,
-        architecture: str,
-        dtype: torch.dtype,
-        keeps_blocks: bool,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, keeps_blocks: bool) -> None:
         self._model = model
-        self._heads = {
-            "q_proj": int(config.num_attention_heads),  # all of these have both
-            "k_proj": int(config.num_key_value_heads),
-        }
-        self._is_permuted = architecture in _PERMUTED
-        self._is_shifted = architecture.startswith("gemma")  # norms are stored with 1 added
-        self._dtype = dtype
         self._keeps_blocks = keeps_blocks
+        self._joints: dict[str, JointTensors] = {}  # by the names of their tensors
+        self._waiting: dict[JointTensors, dict[str, Weight]] = {}  # for others of theirs
+        self.shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        for name in [name for name in self.shapes if self._is_transposed(name)]:
+            self.shapes[name] = self.shapes[name][::-1]
+        for joint in joints_of(model):
+            for name in joint.replaced:
+                del self.shapes[name]
+            self.shapes |= joint.shapes
+            self._joints |= dict.fromkeys(joint.shapes, joint)
 
-    def place(self, name: str, tensor: GGUFTensor) -> None:
-        path, _, kind = name.rpartition(".")
-        data = self._in_order(path, _to_torch(tensor))
-        if tensor.kind in _FLOATS:
-            self._set_parameter(path, kind, data.view(_FLOATS[tensor.kind]).view(tensor.shape))
+    def place(self, weight: Weight) -> None:
+        joint = self._joints.get(weight.name)
+        if joint is None:
+            self._place(weight)
             return
-        if len(tensor.shape) != 2:
-            raise ModelUnsupported(f"{tensor.name[:80]} is quantised, though it is not a matrix")
-        stored = BlockWeight(tensor.kind, data, tensor.shape[1])
-        if self._keeps_blocks:
-            self._set_blocks(path, stored)
+        waiting = self._waiting.setdefault(joint, {})
+        waiting[weight.name] = weight
+        if waiting.keys() == joint.shapes.keys():
+            joint.place(self._waiting.pop(joint), keeps_blocks=self._keeps_blocks)
+
+    def _place(self, weight: Weight) -> None:
+        path, _, kind = weight.name.rpartition(".")
+        module = self._model.get_submodule(path)
+        is_kept = self._keeps_blocks and weight.is_quantised and kind == "weight"
+        if is_kept and isinstance(module, nn.Embedding):
+            scale = float(getattr(module, "scalar_embed_scale", 1.0))
+            self._replace(path, BlockEmbedding(weight.embedded(), weight.dtype, scale))
+        elif is_kept and type(module) in (nn.Linear, Conv1D) and not path.endswith(_READ_DIRECTLY):
+            self._replace(path, weight.linear(module.bias))  # type: ignore[arg-type]  # both have one or None
         else:
-            self._set_parameter(path, kind, stored.values(self._dtype))
+            self._set_values(module, kind, weight)
 
-    def _in_order(self, path: str, rows: Tensor) -> Tensor:
-        """Returns the rows in transformers' order. llama.cpp pairs neighbours in Llama's rotary positions."""
-        heads = self._heads.get(path.rpartition(".")[2])
-        if not self._is_permuted or heads is None:
-            return rows
-        pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
-        return pairs.transpose(1, 2).reshape(rows.shape)
-
-    def _set_parameter(self, path: str, kind: str, values: Tensor) -> None:
-        values = values.to(self._dtype)
-        if self._is_shifted and path.endswith("norm"):
-            values = values - 1
-        setattr(self._model.get_submodule(path), kind, nn.Parameter(values, requires_grad=False))
-
-    def _set_blocks(self, path: str, stored: BlockWeight) -> None:
-        old: Any = self._model.get_submodule(path)  # a linear layer or an embedding
+    def _replace(self, path: str, layer: nn.Module) -> None:
         parent, _, attribute = path.rpartition(".")
-        if isinstance(old, nn.Embedding):
-            scale = float(getattr(old, "scalar_embed_scale", 1.0))
-            new: nn.Module = BlockEmbedding(stored, self._dtype, scale)
+        setattr(self._model.get_submodule(parent), attribute, layer)
+
+    def _set_values(self, module: nn.Module, kind: str, weight: Weight) -> None:
+        values, old = weight.values(), getattr(module, kind)
+        if self._is_transposed(weight.name):
+            values = values.t().contiguous()
+        if isinstance(old, nn.Parameter):
+            setattr(module, kind, nn.Parameter(values.view(old.shape), requires_grad=False))
         else:
-            new = BlockLinear(stored, old.bias)
-        setattr(self._model.get_submodule(parent), attribute, new)
+            setattr(module, kind, values.view(old.shape).to(old.dtype))
+
+    def _is_transposed(self, name: str) -> bool:
+        path, _, kind = name.rpartition(".")
+        return kind == "weight" and type(self._model.get_submodule(path)) is Conv1D
 
 
-def _to_torch(tensor: GGUFTensor) -> Tensor:
-    """Returns the tensor's bytes, `[outputs, bytes of a row]`, still mapped."""
-    return torch.from_numpy(tensor.data.reshape(-1, tensor.data.shape[-1]))
+def _refuse_missing(model: PreTrainedModel) -> None:
+    """Raises ModelUnsupported if the model has values that are neither in the file nor computed here."""
+    values = chain(model.named_parameters(), model.named_buffers())
+    missing = next((name for name, value in values if value.is_meta), None)
+    if missing is not None:
+        raise ModelUnsupported(f"{type(model).__name__} needs values that GGUF files lack: {missing}")
 
 
 def _restore_buffers(model: PreTrainedModel, config: PreTrainedConfig, factors: GGUFTensor | None) -> None:
@@ -159,7 +173,7 @@ def _restore_buffers(model: PreTrainedModel, config: PreTrainedConfig, factors: 
 def _rotary(outline: nn.Module, config: PreTrainedConfig, factors: GGUFTensor | None) -> nn.Module:
     rotary: Any = type(outline)(config)
     if factors is not None:
-        divisors = _to_torch(factors).view(torch.float32).flatten()
+        divisors = torch.from_numpy(factors.data.reshape(-1)).view(torch.float32)
         if factors.kind != GGMLQuantizationType.F32 or divisors.shape != rotary.inv_freq.shape:
             raise corrupt(f"{ROPE_FACTORS} does not fit the rotary positions")
         rotary.inv_freq = rotary.inv_freq / divisors

@@ -7,9 +7,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
-from app.engine.gguf.config import EMBEDDING
-from app.engine.gguf.file import GGUFFile, corrupt
+from app.engine.gguf.file import GGUFFile
+from app.engine.gguf.header import corrupt
 from app.engine.gguf.pre_tokenizers import RULES
+from app.engine.gguf.tensor_names import EMBEDDING
 from app.engine.loading.folder_check import library_errors_as
 from app.engine.loading.limits.tokenizer_check import MOST_TOKENS
 from app.engine.tokenization.panics import panics_as_errors

@@ -95,11 +95,17 @@ _PERMUTED = ("llama", "granite", "smollm3")
 
 
 def tiny_model(
-    architecture: str, *, is_tied: bool = False, rope_parameters: dict[str, Any] | None = None
+    architecture: str,
+    *,
+    is_tied: bool = False,
+    has_bias: bool = False,
+    rope_parameters: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Returns a model in float32 with random weights, also in its norms and biases."""
     config = copy.deepcopy(CONFIGS[architecture])
     config.tie_word_embeddings = is_tied
+    if has_bias:
+        config.attention_bias = True
     if rope_parameters is not None:
         config.rope_parameters = rope_parameters
         if hasattr(config, "original_max_position_embeddings"):
@@ -140,7 +146,7 @@ def write(
         _add_ollamas_names(writer)
     else:
         _add_usual_names(writer, model.config)
-    _add_vocabulary(writer, make_tokenizer() if tokenizer is None else tokenizer, VOCABULARY + is_ollamas)
+    add_vocabulary(writer, make_tokenizer() if tokenizer is None else tokenizer, VOCABULARY + is_ollamas)
     for name, value in model.named_parameters():
         array = _as_stored(name, value.detach().numpy(), model.config, architecture)
         is_matrix = array.ndim == 2
@@ -228,7 +234,7 @@ def _add_ollamas_names(writer: gguf.GGUFWriter) -> None:
     writer.add_float32("gemma3.rope.local.freq_base", 10_000.0)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast, size: int) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast, size: int) -> None:
     ids = tokenizer.get_vocab()
     tokens = sorted(ids, key=ids.__getitem__)
     tokens += [f"[unused{i}]" for i in range(size - len(tokens))]

@@ -10,7 +10,7 @@ import pytest
 from app.core.errors import ModelUnavailable
 from app.engine.ipc.messages import WorkerSpec
 from app.engine.loading.serving_path import load_checked
-from tests.engine.gguf import files
+from tests.engine.gguf import files, mixed_files, mixed_models
 
 _WHOLE = (0, 1, 3, 2**31, 2**32 - 1)  # the last is -1 for a reader of signed numbers
 _REAL = (0.0, -1.0, 1e38, math.nan, math.inf)
@@ -29,9 +29,13 @@ def with_value(path: Path, key: str, value: float) -> Path:
     return changed
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "lfm2moe"])
 def test_hostile_numbers_are_refused_or_harmless(architecture: str, tmp_path: Path) -> None:
-    path = files.write(tmp_path / "model.gguf", files.tiny_model(architecture), architecture)
+    if architecture in files.CONFIGS:
+        path = files.write(tmp_path / "model.gguf", files.tiny_model(architecture), architecture)
+    else:
+        model = mixed_models.tiny_model(architecture)
+        path = mixed_files.write(tmp_path / "model.gguf", model, architecture)
     fields = gguf.GGUFReader(path).fields
     numbers = {key: field.types[0] for key, field in fields.items() if field.types[:1] != [] and "." in key}
     tried = 0

@@ -80,6 +80,12 @@ def test_output_layer_may_share_the_embedding(tmp_path: Path, architecture: str)
     assert relative_error(logits(read.model), logits(rounded(own, Kind.Q8_0))) < 1e-5
 
 
+def test_biases_of_queries_and_keys_are_reordered_with_their_weights(tmp_path: Path) -> None:
+    own = tiny_model("llama", has_bias=True)
+    read = loaded(write(tmp_path / "tiny.gguf", own, "llama", Kind.Q8_0))
+    assert relative_error(logits(read.model), logits(rounded(own, Kind.Q8_0))) < 1e-5
+
+
 def llama3_factors(rope: dict[str, float], dim: int) -> list[float]:
     """Returns the divisors of the rotary frequencies that llama.cpp's converter writes for Llama 3.1."""
     original, factor = rope["original_max_position_embeddings"], rope["factor"]
