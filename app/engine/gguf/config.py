@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from app.engine.gguf.configs import dense, hybrids, mixtures
+from app.engine.gguf.configs import dense, gemma4, hybrids, mixtures
 from app.engine.gguf.configs.fields import Fields, attention_fields, sizes, unsupported
 from app.engine.gguf.file import GGUFFile
 from app.engine.gguf.header import corrupt
@@ -46,6 +46,7 @@ _ARCHITECTURES: Mapping[str, _Architecture] = {
     "qwen3": _Architecture(dense.qwen3),
     "gemma2": _Architecture(dense.gemma2),
     "gemma3": _Architecture(dense.gemma3),
+    "gemma4": _Architecture(gemma4.gemma4, sizes),
     "granite": _Architecture(dense.granite),
     "olmo2": _Architecture(dense.olmo2),
     "phi3": _Architecture(dense.phi3),

@@ -1,5 +1,6 @@
 """Builds transformers' model around the tensors of a GGUF file, which stay mapped in their blocks."""
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import chain
 from math import prod
@@ -20,6 +21,7 @@ from app.engine.gguf.tensor_names import EMBEDDING, ROPE_FACTORS, to_transformer
 from app.engine.gguf.weights import Weight
 from app.engine.layers.blocks import BlockEmbedding
 
+_KEYS_AND_VALUES = re.compile(r"model\.layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm)\.")
 _Shape = tuple[int, ...]
 _READ_DIRECTLY = "dt_proj"  # a small layer whose weight the state space around it reads
 
@@ -51,10 +53,15 @@ def build_model(
         report(done / len(named))
     if config.tie_word_embeddings:
         builder.place(Weight("lm_head.weight", file.tensors[EMBEDDING], form, dtype))
-    _restore_buffers(model, config, file.tensors.get(ROPE_FACTORS))
+    _restore_buffers(model, config, _factors(file))
     _refuse_missing(model)
     model.train(False)
     return model
+
+
+def _factors(file: GGUFFile) -> GGUFTensor | None:
+    """Returns the divisors of the rotary frequencies. Those of Gemma 4 are in its configuration."""
+    return None if file.architecture == "gemma4" else file.tensors.get(ROPE_FACTORS)
 
 
 def _outline(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -71,10 +78,18 @@ def _named(file: GGUFFile, config: PreTrainedConfig) -> dict[str, GGUFTensor]:
     pairs = [
         (to_transformers(name, file.architecture, layers), tensor) for name, tensor in file.tensors.items()
     ]
+    pairs = [(name, tensor) for name, tensor in pairs if not _is_unused(name, config)]
     names = [name for name, _ in pairs if name is not None]
     if len(set(names)) < len(names):
         raise corrupt("it has two tensors for one weight")
     return {name: tensor for name, tensor in pairs if name is not None}
+
+
+def _is_unused(name: str | None, config: PreTrainedConfig) -> bool:
+    """Returns whether the weight makes keys or values in a layer of Gemma 4 that takes those of another."""
+    shared = int(getattr(config, "num_kv_shared_layers", 0) or 0)
+    found = _KEYS_AND_VALUES.match(name or "")
+    return found is not None and int(found[1]) >= config.num_hidden_layers - shared
 
 
 def _compare(wanted: Mapping[str, _Shape], named: Mapping[str, GGUFTensor], config: PreTrainedConfig) -> None:

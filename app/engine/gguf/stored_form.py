@@ -10,6 +10,7 @@ from app.engine.gguf.header import corrupt
 
 # Whose rotary positions llama.cpp stores in another order: it pairs neighbours, not the halves of a head.
 _NEIGHBOURS = ("llama", "granite", "granitemoe", "granitehybrid", "smollm3")
+_SHIFTED = ("gemma2", "gemma3")
 _DELTA_NETS = ("qwen35", "qwen35moe")
 # Of a delta net, the tensors that have a row for each of its heads for values, or for a part of one.
 _ROW_FOR_HEAD = ("in_proj_a", "in_proj_b", "A_log", "dt_bias")
@@ -49,7 +50,7 @@ class StoredForm:
         if not name.endswith("norm.weight"):
             return False
         is_delta_net = self.architecture in _DELTA_NETS and not name.endswith("linear_attn.norm.weight")
-        return is_delta_net or self.architecture.startswith("gemma")
+        return is_delta_net or self.architecture in _SHIFTED
 
     def _halves(self, module: str) -> Tensor | None:
         config = self.config

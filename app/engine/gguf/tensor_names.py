@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from app.core.errors import ModelUnsupported
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+EMBEDDINGS_OF_LAYERS = "per_layer_token_embd.weight"  # of Gemma 4, beside the usual one
 ROPE_FACTORS = "rope_freqs.weight"  # not a weight: divisors of the rotary frequencies
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"  # the same, of Phi 3
 # Computed, read elsewhere, or of the part for images, which Ollama keeps in the same file.
@@ -21,6 +22,12 @@ _WHOLE: Mapping[str, str] = {
     "output.weight": "lm_head.weight",
 }
 _LFM2_WHOLE: Mapping[str, str] = {**_WHOLE, "token_embd_norm.weight": "model.embedding_norm.weight"}
+_GEMMA4_WHOLE: Mapping[str, str] = {
+    **_WHOLE,
+    EMBEDDINGS_OF_LAYERS: "model.embed_tokens_per_layer.weight",
+    "per_layer_model_proj.weight": "model.per_layer_model_projection.weight",
+    "per_layer_proj_norm.weight": "model.per_layer_projection_norm.weight",
+}
 _GPT2_WHOLE: Mapping[str, str] = {
     "token_embd.weight": "transformer.wte.weight",
     "position_embd.weight": "transformer.wpe.weight",
@@ -47,6 +54,13 @@ _GEMMA_PARTS: Mapping[str, str] = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
+}
+_GEMMA4_PARTS: Mapping[str, str] = {
+    **_GEMMA_PARTS,
+    "layer_output_scale.weight": "layer_scalar",
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
 }
 _MIXTURE_PARTS: Mapping[str, str] = {
     **_PARTS,
@@ -123,6 +137,7 @@ _USUAL = _Names(_MIXTURE_PARTS)
 _NAMES: Mapping[str, _Names] = {
     "gemma2": _Names(_GEMMA_PARTS),
     "gemma3": _Names(_GEMMA_PARTS),
+    "gemma4": _Names(_GEMMA4_PARTS, _GEMMA4_WHOLE),
     "olmo2": _Names(
         {
             **_PARTS,

@@ -25,7 +25,8 @@ _MOST_CHARACTERS = 16_000_000  # of all tokens; Gemma's have 2 million
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 # Tokens that end a reply, whichever of them the file names as its end of text.
 _ENDINGS = frozenset(
-    ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>")
+    ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<turn|>")
+    + ("<|endoftext|>", "<|end_of_text|>")
 )
 
 
@@ -119,7 +120,7 @@ def _backend(kind: str, file: GGUFFile, vocabulary: GGUFVocabulary, special: dic
     if kind == "gpt2":
         rule_name = file.text(f"{_PREFIX}pre", "default")
         tokenizer, adds_bos = _byte_level(vocabulary, rule_name)
-    elif kind == "llama":
+    elif kind in ("llama", "gemma4"):
         has_prefix = bool(file.metadata.get(f"{_PREFIX}add_space_prefix", True))
         is_gemma = file.architecture.startswith("gemma")
         tokenizer, adds_bos = _sentencepiece(vocabulary, special, has_prefix, is_gemma), True

@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import (
+    Gemma4TextConfig,
     GPT2Config,
     GptOssConfig,
     GraniteMoeHybridConfig,
@@ -23,6 +24,8 @@ def facts_of(config: PreTrainedConfig, architecture: str) -> dict[str, Any]:
             "attention.head_count": config.n_head,
             "attention.layer_norm_epsilon": config.layer_norm_epsilon,
         }
+    if isinstance(config, Gemma4TextConfig):
+        return _gemma4_facts(config)
     facts = {
         "block_count": config.num_hidden_layers,
         "context_length": config.max_position_embeddings,
@@ -113,3 +116,31 @@ def _delta_net_facts(config: PreTrainedConfig) -> dict[str, Any]:
         "ssm.inner_size": config.linear_value_head_dim * config.linear_num_value_heads,
         "rope.dimension_count": config.head_dim // 4,
     }
+
+
+def _gemma4_facts(config: Gemma4TextConfig) -> dict[str, Any]:
+    kinds = config.layer_types or []
+    layers = [config.per_layer_config[i] for i in range(len(kinds))]
+    shared = config.num_kv_shared_layers
+    width = config.intermediate_size
+    double = width * (1 + config.use_double_wide_mlp)
+    rope: Any = config.rope_parameters  # a dict of transformers
+    facts = {
+        "block_count": len(kinds),
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "embedding_length_per_layer_input": config.hidden_size_per_layer_input,
+        "feed_forward_length": [width] * (len(kinds) - shared) + [double] * shared,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": [layer.num_key_value_heads for layer in layers],
+        "attention.key_length": layers[-1].head_dim,
+        "attention.key_length_swa": layers[0].head_dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.shared_kv_layers": shared,
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in kinds],
+        "rope.freq_base": rope["full_attention"]["rope_theta"],
+        "rope.freq_base_swa": rope["sliding_attention"]["rope_theta"],
+    }
+    cap = config.final_logit_softcapping
+    return facts if cap is None else {**facts, "final_logit_softcapping": cap}

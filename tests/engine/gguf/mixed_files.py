@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 from transformers import (
+    Gemma4TextConfig,
     GPT2Config,
     GptOssConfig,
     PreTrainedConfig,
@@ -19,14 +20,13 @@ from transformers import (
 
 from tests.engine.gguf.files import VOCABULARY, add_vocabulary
 from tests.engine.gguf.mixed_facts import facts_of
-from tests.engine.gguf.mixed_models import LAYERS
 from tests.engine.tiny import TEMPLATE, make_tokenizer
 
 Array = np.ndarray[Any, Any]  # of any shape
 Named = Iterator[tuple[str, Array]]
 
 _NEVER_QUANTISED = (  # by llama.cpp
-    *("norm.weight", "conv.weight", "conv1d.weight"),
+    *("norm.weight", "scale.weight", "rope_freqs.weight", "conv.weight", "conv1d.weight"),
     *("inp.weight", "inp_shexp.weight", "position_embd.weight"),
 )
 
@@ -73,7 +73,9 @@ def write(
 def stored(model: PreTrainedModel, architecture: str) -> Named:
     """Yields the tensors of the model under their names in a GGUF file, in llama.cpp's order and form."""
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    table = gguf.get_tensor_name_map(number, LAYERS)
+    table = gguf.get_tensor_name_map(number, model.config.num_hidden_layers)
+    if isinstance(model.config, Gemma4TextConfig):  # a quarter of a head rotates, where the context is whole
+        yield "rope_freqs.weight", np.array([1.0] * 4 + [1e30] * 12, dtype=np.float32)
     for name, value in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
@@ -110,10 +112,10 @@ def _granite_mlp(base: str, config: PreTrainedConfig) -> tuple[str, str]:
 
 def _checkpoint_name(name: str, config: PreTrainedConfig) -> str:
     """Returns the name of which the gguf package's table knows a prefix."""
+    if name.endswith(("sinks", "layer_scalar")):
+        return f"{name}.weight"
     name = name.replace("dt_bias", "dt_proj.bias").replace("expert_bias", "expert_bias.bias")
-    name = name.replace("down_proj_bias", "down_proj.bias").replace(
-        "self_attn.sinks", "self_attn.sinks.weight"
-    )
+    name = name.replace("down_proj_bias", "down_proj.bias")
     if "shared_mlp.output_linear" in name:
         mlp = "mlp.shared_expert" if config.num_local_experts else "mlp"
         name = name.replace("shared_mlp.output_linear", f"{mlp}.down_proj")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma4TextConfig,
     GPT2Config,
     GptOssConfig,
     GraniteMoeConfig,
@@ -39,6 +40,12 @@ _DENSE: dict[str, Any] = {**_SHAPE, "intermediate_size": 96}
 _EXPERTS: dict[str, Any] = {"num_experts": 6, "num_experts_per_tok": 2}
 _MIXED: dict[str, Any] = {"layer_types": ["conv", "full_attention", "conv"], "norm_eps": 1e-4}
 _LINEAR: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+_GEMMA4: dict[str, Any] = {
+    **_DENSE,
+    "tie_word_embeddings": True,
+    "head_dim": 16,
+    "global_head_dim": 32,
+}
 _YARN: dict[str, Any] = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40}
 _DELTA_NET: dict[str, Any] = {
     **_LINEAR,
@@ -70,6 +77,23 @@ _MAMBA2: dict[str, Any] = {
 }
 CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=160),
+    "gemma4": Gemma4TextConfig(
+        **{**_GEMMA4, "num_hidden_layers": 6},
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"] * 3,
+        hidden_size_per_layer_input=32,
+        vocab_size_per_layer_input=VOCABULARY,
+        num_kv_shared_layers=2,
+        use_double_wide_mlp=True,
+        final_logit_softcapping=30.0,
+    ),
+    "gemma4 without embeddings of its layers": Gemma4TextConfig(
+        **{**_GEMMA4, "num_global_key_value_heads": 1},
+        sliding_window=8,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        hidden_size_per_layer_input=0,
+        attention_k_eq_v=True,
+    ),
     "qwen2moe": Qwen2MoeConfig(
         **_DENSE, **_EXPERTS, moe_intermediate_size=32, shared_expert_intermediate_size=64
     ),

@@ -19,7 +19,15 @@ from tests.engine.gguf.mixed_files import write
 from tests.engine.gguf.mixed_models import CONFIGS, tiny_model
 from tests.engine.gguf.test_model import IDS, loaded, logits
 
-_PACKED = ("gpt2", "qwen2moe", "qwen3moe", "olmoe", "gpt-oss", "granitemoe")  # the others have own caches
+_PACKED = (
+    "gpt2",
+    "gemma4",
+    "qwen2moe",
+    "qwen3moe",
+    "olmoe",
+    "gpt-oss",
+    "granitemoe",
+)  # the others have own caches
 
 
 @pytest.mark.parametrize("case", CONFIGS)
