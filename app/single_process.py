@@ -27,11 +27,11 @@ def check_single_process(arguments: Sequence[str], environ: Mapping[str, str]) -
     """Raises SettingsError if uvicorn was asked to serve from several processes, of which this is one."""
     is_child = multiprocessing.parent_process() is not None
     is_reloading = "--reload" in arguments or environ.get("UVICORN_RELOAD", "0").lower() not in ("0", "false")
-    if is_child and not is_reloading and _asked_workers(arguments, environ) not in ("", "1"):
+    if is_child and not is_reloading and asked_workers(arguments, environ) not in ("", "1"):
         raise SettingsError(f"--workers, WEB_CONCURRENCY: {REFUSAL}")
 
 
-def _asked_workers(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
+def asked_workers(arguments: Sequence[str], environ: Mapping[str, str]) -> str:
     """Returns the number of processes that uvicorn was asked for."""
     for argument, following in pairwise([*arguments, ""]):
         if argument == "--workers":

@@ -111,15 +111,7 @@ def test_wrong_settings_are_reported_in_one_line(command: list[str], wrong: dict
 UVICORN = ["-m", "uvicorn", "app.main:app"]
 
 
-@pytest.mark.parametrize(
-    ("options", "environ"),
-    [
-        (["--workers", "2"], {}),
-        (["--workers=3"], {"WEB_CONCURRENCY": "1"}),
-        ([], {"WEB_CONCURRENCY": "2"}),
-        ([], {"UVICORN_WORKERS": "2"}),
-    ],
-)
+@pytest.mark.parametrize(("options", "environ"), [(["--workers", "2"], {}), ([], {"UVICORN_WORKERS": "2"})])
 def test_several_processes_are_refused_in_a_sentence(
     options: list[str], environ: dict[str, str], offline: dict[str, str]
 ) -> None:

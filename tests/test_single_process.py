@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.single_process import SingleProcess, claim_socket, server_sockets
+from app.single_process import SingleProcess, asked_workers, claim_socket, server_sockets
 from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the check works on Linux only")
@@ -91,3 +91,21 @@ def test_applications_in_one_process_are_served() -> None:
         for claim in held:
             assert claim is not None
             claim.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "workers"),
+    [
+        (["--workers", "2"], {}, "2"),
+        (["--workers=3"], {"WEB_CONCURRENCY": "1"}, "3"),
+        (["--workers", "1"], {"WEB_CONCURRENCY": "2"}, "1"),
+        ([], {"WEB_CONCURRENCY": "2"}, "2"),
+        ([], {"UVICORN_WORKERS": "2", "WEB_CONCURRENCY": "1"}, "2"),
+        (["--port", "1"], {}, ""),
+        (["--workers"], {}, ""),
+    ],
+)
+def test_number_of_workers_is_read_as_uvicorn_does(
+    arguments: list[str], environ: dict[str, str], workers: str
+) -> None:
+    assert asked_workers(["app.main:app", *arguments], environ) == workers
