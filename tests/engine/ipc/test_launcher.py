@@ -26,9 +26,7 @@ from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.launcher import WITHOUT_THREADS, ForkServer, WorkerLauncher
 from app.engine.ipc.messages import LoadFailed, WorkerSpec
 from app.engine.ipc.process import WorkerProcess
-from tests.waiting import until
-
-TIMEOUT_S = 60
+from tests.waiting import LIMIT_S, until
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def launcher() -> Iterator[WorkerLauncher]:
 
 @asynccontextmanager
 async def worker(launcher: WorkerLauncher, folder: Path) -> AsyncIterator[WorkerProcess]:
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(LIMIT_S):
         process = await WorkerProcess.start(WorkerSpec(str(folder), "tiny"), launcher)
         try:
             yield process
@@ -94,7 +92,7 @@ def test_forked_worker_ends_with_its_life_line(fork_server: ForkServer) -> None:
             process = await ForkedProcess.start(fork_server.path, "ipc:///nowhere", theirs)
         ours.sendall(b'{"type": "WorkerSpec", "model_path": "/nowhere", "model_name": "tiny"}\n')
         ours.close()
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(LIMIT_S):
             await process.wait()
         return process.exit_code
 
@@ -107,10 +105,10 @@ def test_worker_ends_with_its_life_line_though_its_heartbeats_are_unread(fork_se
         with theirs:
             process = await ForkedProcess.start(fork_server.path, "ipc:///nowhere", theirs)
         ours.sendall(msgspec.json.encode(WorkerSpec(str(BUILTIN_PATH), "builtin", threads=1)) + b"\n")
-        ours.settimeout(TIMEOUT_S)
+        ours.settimeout(LIMIT_S)
         await asyncio.to_thread(ours.recv, 1, socket.MSG_PEEK)  # a heartbeat has come
         ours.close()  # which resets the connection, as the death of a server may
-        async with asyncio.timeout(TIMEOUT_S / 2):
+        async with asyncio.timeout(LIMIT_S / 2):
             await process.wait()
         return process.exit_code
 
@@ -127,7 +125,7 @@ def test_worker_of_a_cancelled_load_ends_quietly(
             process = await ForkedProcess.start(fork_server.path, "ipc:///nowhere", theirs)
         ours.sendall(sent)
         ours.close()
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(LIMIT_S):
             await process.wait()
         return process.exit_code
 
@@ -316,9 +314,9 @@ def test_fork_server_ends_with_its_owner(tmp_path: Path) -> None:
         "print(ForkServer().pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    owner = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=TIMEOUT_S)
+    owner = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=LIMIT_S)
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(owner.stdout)).wait(TIMEOUT_S)
+        psutil.Process(int(owner.stdout)).wait(LIMIT_S)
 
 
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
@@ -329,17 +327,17 @@ def test_process_that_has_imported_pyarrow_forks() -> None:
         "check_that_forking_is_safe()\n"
     )
     subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | WITHOUT_THREADS, check=True, timeout=TIMEOUT_S
+        [sys.executable, "-c", script], env=os.environ | WITHOUT_THREADS, check=True, timeout=LIMIT_S
     )
 
 
 def test_process_with_several_threads_does_not_fork() -> None:
     is_over = threading.Event()
-    thread = threading.Thread(target=is_over.wait, args=(TIMEOUT_S,))
+    thread = threading.Thread(target=is_over.wait, args=(LIMIT_S,))
     thread.start()
     try:
         with pytest.raises(UnsafeToFork, match="threads"):
             check_that_forking_is_safe()
     finally:
         is_over.set()
-        thread.join(30)
+        thread.join(LIMIT_S)
