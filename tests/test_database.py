@@ -127,7 +127,7 @@ def assert_sound(url: str) -> None:
 
 
 def test_kill_at_random_moments_loses_nothing_acknowledged(tmp_path: Path, database_url: str) -> None:
-    kill_during_turns(tmp_path, database_url, turns=100)
+    kill_during_turns(tmp_path, database_url, turns=40)
 
 
 @pytest.mark.slow
