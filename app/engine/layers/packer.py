@@ -6,7 +6,7 @@ call costs as much as its arithmetic.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ _LINEAR = (nn.Linear, Conv1D, BlockLinear)
 # Of layers with few bits, whose products have sums in float32: bfloat16 would make near logits equal.
 _LOGITS_DTYPE = torch.float32
 _READ_DIRECTLY = {"dt_proj"}  # small layers whose weight the state space around them reads
+# Names of transformers for modules that choose experts. They are tiny, and a wrong expert costs much quality.
+_ROUTERS = {"gate", "router", "shared_expert_gate"}
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -40,6 +42,7 @@ class Packer:
     make_output_layer: MakeLayer | None  # of the vocabulary; None as above
     on_packed: Callable[[int], None]  # called with the number of weights in each new layer
     make_experts: MakeExperts | None = None  # None: keep the experts of mixtures
+    kept: frozenset[nn.Module] = frozenset()  # layers that stay as they are
 
     @classmethod
     def choose(
@@ -56,6 +59,10 @@ class Packer:
         output_layer = None if layer is None else scheme.output_layer_on(device, logits_dtype)
         experts = scheme.experts_on(device, dtype)
         return cls(dtype, scheme, layer, output_layer, on_packed, experts)
+
+    def without_routers(self, model: nn.Module) -> "Packer":
+        """Returns a packer that does not round the layers of this model that choose experts."""
+        return replace(self, kept=_router_layers(model)) if self.scheme.name in QUANTISED else self
 
     def linear(self, *layers: nn.Module, is_output: bool = False) -> nn.Module:
         """Returns one layer whose outputs are the concatenated outputs of `layers`.
@@ -143,7 +150,7 @@ def pack_children(parent: nn.Module, packer: Packer) -> None:
     for name, child in parent.named_children():
         # Exact types only: a subclass may compute something else. Layers wider than the model's dtype stay.
         is_linear = type(child) in _LINEAR and name not in _READ_DIRECTLY
-        if is_linear and _fits(child, packer.dtype):
+        if is_linear and child not in packer.kept and _fits(child, packer.dtype):
             is_output = isinstance(parent, PreTrainedModel)
             layer = packer.linear(child, is_output=is_output)
             if is_output and not hasattr(layer, "weight"):  # Mamba asks its output layer for a dtype
@@ -154,6 +161,14 @@ def pack_children(parent: nn.Module, packer: Packer) -> None:
 def weight_count(*modules: nn.Module) -> int:
     """Returns the number of weights, without biases, in those modules that are ordinary linear layers."""
     return sum(_count(module) for module in modules if type(module) in _LINEAR)
+
+
+def _router_layers(model: nn.Module) -> frozenset[nn.Module]:
+    return frozenset(
+        layer
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear and not _ROUTERS.isdisjoint(name.split("."))
+    )
 
 
 def _join(parent: nn.Module, names: Sequence[str], packer: Packer) -> None:

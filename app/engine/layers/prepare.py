@@ -78,7 +78,8 @@ def convert_layers(
     forms = describe(model)
     progress = PackProgress(report)
     packer = Packer.choose(model.device, model.dtype, dtype, quantization, progress.add)
-    progress.total = weight_count(*model.modules()) + expert_weight_count(model, packer)
+    packer = packer.without_routers(model)
+    progress.total = weight_count(*set(model.modules()) - packer.kept) + expert_weight_count(model, packer)
     pack_children(model, packer)  # the output layer first: it is the largest, and nothing else is copied yet
     if fuses:
         fuse(model, packer)
