@@ -84,10 +84,15 @@ class EvictionPolicy:
         return FORMS if self.is_on_host else FORMS[:1]
 
     def needed_bytes(self, state: ModelState, folder: Path, quantization: Quantization = "none") -> int:
-        """Returns the memory for loading the folder: measured by an earlier load, or estimated from files."""
-        if state.measured_bytes is not None and len(self._forms(state)) == 1:
-            return state.measured_bytes
-        return _estimated_bytes(folder, quantization, self.is_float32)
+        """Returns the memory for loading the folder: measured by an earlier load, or estimated from files.
+
+        A load that has all weights as stored before it rounds them takes more than is measured after it.
+        """
+        measured = state.measured_bytes if len(self._forms(state)) == 1 else None
+        if measured is not None and (quantization == "none" or not holds_all_bits(folder)):
+            return measured
+        estimate = _estimated_bytes(folder, quantization, self.is_float32)
+        return estimate if measured is None else max(measured, estimate)
 
     def forecasts(
         self, wanted: Iterable[ModelState], states: Sequence[ModelState], on_disk: Mapping[str, Weights]
@@ -117,7 +122,8 @@ class EvictionPolicy:
         measured, forms = state.measured_bytes, self._forms(state)
         sizes = [size for form in forms if (size := self._expected_bytes(state, weights, form)) is not None]
         if measured is not None and (len(forms) == 1 or not sizes):
-            sizes = [measured]
+            has_peak = weights is not None and weights.holds_all_bits and forms != ("none",)
+            sizes = [max(measured, *sizes) if has_peak else measured]
         if not sizes:
             return MemoryForecast()
         is_too_large = budget is not None and sizes[-1] > budget

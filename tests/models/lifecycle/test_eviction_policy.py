@@ -111,6 +111,21 @@ def test_needed_memory_is_computed_and_then_measured(tmp_path: Path) -> None:
     assert policy().needed_bytes(incoming, tmp_path) == 5
 
 
+@pytest.mark.parametrize(("quantization", "is_more"), [("none", False), ("int8", True), ("int4", True)])
+def test_reload_that_joins_experts_needs_more_than_was_measured(
+    tmp_path: Path, quantization: Any, is_more: bool
+) -> None:
+    folder, limits = mixture_folder(tmp_path / "model"), policy(limit_bytes=GB, quantization=quantization)
+    mixture = ModelState(CATALOGUE["gpt2"])
+    first = limits.needed_bytes(mixture, folder, quantization)
+    mixture.measured_bytes = GB // 2
+    assert limits.needed_bytes(mixture, folder, quantization) == (first if is_more else GB // 2)
+    found = Weights(mixture.profile.sources[0], folder, 2 * GB, True, holds_all_bits=True)
+    assert forecast(limits, mixture, found=found) == MemoryForecast(GB // 2, True, is_more)
+    mixture.measured_bytes = 5 * GB
+    assert limits.needed_bytes(mixture, folder, quantization) == 5 * GB
+
+
 def test_error_names_the_needed_and_the_free_memory() -> None:
     limits = policy(limit_bytes=4 * GB)
     limits.check(ModelState(CATALOGUE["gpt2"]), 3 * GB, [state("a", 0)])
@@ -131,6 +146,13 @@ def model_folder(path: Path, dtype: str = "bfloat16", gigabytes: int = 2) -> Pat
     with (path / "model.safetensors").open("wb") as file:
         file.truncate(gigabytes * GB)  # a sparse file, which takes no space
     return path
+
+
+def mixture_folder(path: Path) -> Path:
+    """Returns a folder of a mixture whose experts are not rounded."""
+    folder = model_folder(path)
+    (folder / "config.json").write_text(json.dumps({"dtype": "bfloat16", "model_type": "jetmoe"}))
+    return folder
 
 
 def forecast(
@@ -224,8 +246,7 @@ def test_auto_takes_the_most_bits_that_fit(tmp_path: Path, limit: float, form: s
 
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_experts_that_are_joined_need_all_their_bits_while_they_load(tmp_path: Path, form: Any) -> None:
-    folder, new = model_folder(tmp_path / "model"), state("new", 0, loaded=None)
-    (folder / "config.json").write_text(json.dumps({"dtype": "bfloat16", "model_type": "jetmoe"}))
+    folder, new = mixture_folder(tmp_path / "model"), state("new", 0, loaded=None)
     limits = policy(quantization=form)
     assert limits.needed_bytes(new, folder, form) == limits.needed_bytes(new, folder, "none")
     found = Weights(new.profile.sources[0], folder, 2 * GB, has_16_bits=True, holds_all_bits=True)
