@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.native.events import encode
 from app.api.streaming import respond
 from tests.api.fakes import LINE_ENDS, REPLY, Scripted, serving
+from tests.api.raw_http import leave
 from tests.http_options import LOCAL
 from tests.waiting import LIMIT_S
 
@@ -122,13 +123,7 @@ def test_bug_in_a_stream_is_reported_without_its_details(client: httpx.Client) -
 def test_client_that_disconnects_cancels_the_work(
     url: str, scripted: Scripted, message: str, stream: bool
 ) -> None:
-    body = {"message": message, "stream": stream}
-    with (
-        httpx.Client(base_url=url, timeout=0.2, trust_env=False, verify=False) as client,
-        pytest.raises(httpx.ReadTimeout),
-    ):
-        client.post("/api/v1/chat", json=body)
-    assert scripted.waiting.wait(LIMIT_S)
+    leave(url, "/api/v1/chat", {"message": message, "stream": stream}, when=scripted.waiting)
     assert scripted.cancelled.wait(LIMIT_S)
 
 

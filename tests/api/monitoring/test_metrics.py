@@ -10,6 +10,7 @@ from app.api.middleware import KeyCheck
 from app.api.paths import surface_of
 from app.core.errors import NotAuthenticated
 from tests.api.fakes import Scripted, fake_app, keys_of, serving
+from tests.api.raw_http import leave
 from tests.http_options import LOCAL
 from tests.models.metrics.exposition import Figures
 from tests.waiting import wait_for
@@ -29,10 +30,9 @@ def test_requests_are_counted_by_surface_and_status(client: httpx.Client) -> Non
     wait_for(lambda: {kind: counted(*kind) for kind in kinds} == expected, "the counts")
 
 
-def test_client_that_leaves_is_counted_as_499(client: httpx.Client, scripted: Scripted) -> None:
+def test_client_that_leaves_is_counted_as_499(client: httpx.Client, url: str, scripted: Scripted) -> None:
     before = Figures(client.get("/metrics").text).total(HTTP, status="499")
-    with pytest.raises(httpx.ReadTimeout):
-        client.post("/api/v1/chat", json={"message": "hang at once"}, timeout=0.2)
+    leave(url, "/api/v1/chat", {"message": "hang at once"}, when=scripted.waiting)
     wait_for(lambda: Figures(client.get("/metrics").text).total(HTTP, status="499") == before + 1)
 
 
