@@ -12,6 +12,7 @@ from app.cli.conversation.asked_turn import AskedTurn
 from app.cli.conversation.attachments import read_mentioned
 from app.cli.conversation.known_sessions import KnownSessions
 from app.cli.conversation.sampling_settings import SamplingSettings
+from app.cli.conversation.server import branches
 from app.cli.conversation.server.server_copy import NO_ROUTE, ServerCopy
 from app.cli.conversation.statistics import Statistics
 from app.cli.errors import NoAnswerYet, Refused, StreamBroken
@@ -152,7 +153,7 @@ class Session:
     async def select(self, message_id: str) -> None:
         """Makes the branch of a message the current one, up to the newest message below it."""
         await self.server_copy.settle()
-        await self.server_copy.select(message_id)
+        await branches.select(self.server_copy, message_id)
         self.changed_branch()
 
     def changed_branch(self) -> None:
@@ -177,7 +178,7 @@ class Session:
         """Copies the current branch into a new conversation and changes to it."""
         await self.server_copy.settle()
         self._check_has_answer()
-        self._change_to(await self.server_copy.fork())
+        self._change_to(await branches.fork(self.server_copy))
         self.autosave.write(self.transcript)
 
     def _change_to(self, server_copy: ServerCopy) -> None:

@@ -36,7 +36,6 @@ from app.cli.transcripts.message_tree import ConversationTree
 from app.cli.transcripts.transcript_file import Transcript
 from app.models.schemas import (
     ConversationResponse,
-    ForkConversationRequest,
     NewChatRequest,
     StartEvent,
     UpdateConversationRequest,
@@ -59,8 +58,8 @@ class ServerCopy:
         self.has_branches = False  # whether the server is known to keep branches
         self._heads = KnownHeads()
         self._chosen_id = f"conv_{secrets.token_hex(16)}"  # that the server is to give the conversation
-        self._client = client
-        self._terminal = terminal
+        self.client = client
+        self.terminal = terminal
 
     @property
     def id(self) -> str:
@@ -117,11 +116,11 @@ class ServerCopy:
         Raises:
             ClientError: the server can do neither.
         """
-        running = await running_turns(self._client, self.transcript.conversation_id)
+        running = await running_turns(self.client, self.transcript.conversation_id)
         elsewhere = turn_elsewhere(running, self.transcript)
         if elsewhere is None:
             is_running = bool(running)
-            self.running_turn = await left_turn(self._client, self.transcript, self.session_id, is_running)
+            self.running_turn = await left_turn(self.client, self.transcript, self.session_id, is_running)
         if self.running_turn is not None:
             self.has_branches = True
             return
@@ -156,12 +155,12 @@ class ServerCopy:
             title=transcript.title,
             messages=to_upload(transcript.messages),
         )
-        started = await self._client.new_chat(request, self.session_id)
+        started = await self.client.new_chat(request, self.session_id)
         transcript.conversation_id = started.conversation_id
         self.knows_system_prompt = True
-        await self._learn_ids()
+        await self.learn_ids()
         if len(transcript.tree.messages) > len(transcript.messages):
-            self._terminal.note("Other versions of its messages are in the local file only.")
+            self.terminal.note("Other versions of its messages are in the local file only.")
 
     async def call(self, request: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Sends a request. Repeats it after restoring a lost conversation, and while the server is still
@@ -175,43 +174,8 @@ class ServerCopy:
         return await patiently(request)
 
     async def _is_asked_elsewhere(self) -> bool:
-        running = await running_turns(self._client, self.transcript.conversation_id)
+        running = await running_turns(self.client, self.transcript.conversation_id)
         return turn_elsewhere(running, self.transcript) is not None
-
-    async def select(self, message_id: str) -> None:
-        """Makes the branch of the message the current one, up to the newest message below it."""
-        tree = self.transcript.tree
-        try:
-            selected = await patiently(lambda: self._client.select(self.id, message_id))
-        except Refused as error:
-            if error.code not in (*LOST, *NO_ROUTE):
-                raise
-            self.transcript.tree = tree.with_head(tree.newest_leaf(message_id))
-            await self.upload()
-            return
-        if selected.head_id in tree.messages:
-            self.transcript.tree = tree.with_head(selected.head_id)
-        else:
-            self.transcript.tree = adopted(tree, (await self._fetch())[1])
-
-    async def fork(self) -> "ServerCopy":
-        """Copies the current branch into a new conversation. Returns the copy of that one."""
-        tree = ConversationTree.linear(self.transcript.messages)
-        old = self.transcript
-        copy = ServerCopy(
-            self._client, self._terminal, Transcript(old.system_prompt, old.title, old.model_name, tree)
-        )
-        request = ForkConversationRequest(**({"message_id": tree.head_id} if tree.head_id else {}))
-        try:
-            forked = await patiently(lambda: self._client.fork(self.id, request))
-        except Refused as error:
-            if error.code not in (*LOST, *NO_ROUTE):
-                raise
-            await copy.upload()
-        else:
-            copy.transcript.conversation_id = forked.conversation_id
-            await copy._learn_ids()
-        return copy
 
     async def rename(self, title: str) -> None:
         """Changes the title on the server, if it has this conversation and can."""
@@ -219,7 +183,7 @@ class ServerCopy:
             return
         request = UpdateConversationRequest(title=title)
         try:
-            await patiently(lambda: self._client.update(self.id, request))
+            await patiently(lambda: self.client.update(self.id, request))
         except Refused as error:
             if error.code not in (*LOST, *NO_ROUTE):
                 raise
@@ -248,15 +212,20 @@ class ServerCopy:
             await asyncio.sleep(delay_s)
         await self._restore()
 
+    async def adopt(self) -> None:
+        """Adds the server's messages to the transcript, and makes the server's head the current one."""
+        _, theirs = await self._fetch()
+        self.transcript.tree = adopted(self.transcript.tree, theirs)
+
     async def _fetch(self) -> tuple[ConversationResponse, ConversationTree]:
         """Returns what the server has of this conversation, and its messages as a tree."""
-        held = await self._client.conversation(self.id)
+        held = await self.client.conversation(self.id)
         self.has_branches = held.head_id is not None
         theirs = from_server(held)  # without system messages, of which one may be the head
         self._heads.learn(theirs.head_id, held.head_id)
         return held, theirs
 
-    async def _learn_ids(self) -> None:
+    async def learn_ids(self) -> None:
         """Gives the messages of the current branch the ids that they have on the server."""
         try:
             _, theirs = await self._fetch()
@@ -269,5 +238,5 @@ class ServerCopy:
         self.transcript.conversation_id = None
         if self.transcript.messages:
             turns = count(self.transcript.turns, "turn")
-            self._terminal.note(f"The server had lost this conversation. Restored {turns}.")
+            self.terminal.note(f"The server had lost this conversation. Restored {turns}.")
             await self.upload()
