@@ -128,6 +128,35 @@ def test_narrow_screen_shows_everything_without_scrolling_sideways(page: Page, s
     expect(page.locator("#sidebar")).to_be_hidden()
 
 
+def edges(page: Page) -> list[bytes]:
+    """Pictures of the left and right edges of the table, where no text is."""
+    table, row = page.locator(".table").bounding_box(), page.locator(".table tr").last.bounding_box()
+    assert table is not None and row is not None
+    lefts = (table["x"] + 2, table["x"] + table["width"] - 6)
+    return [page.screenshot(clip={"x": x, "y": row["y"] + 2, "width": 4, "height": 4}) for x in lefts]
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_table_is_shaded_where_it_goes_on(
+    page: Page, script: Script, colours: Literal["light", "dark"]
+) -> None:
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.emulate_media(color_scheme=colours)
+    script.answer(
+        "Show", ("| name | of | each | of | the | columns |\n|-|-|-|-|-|-|\n| a | b | c | d | e | f |",)
+    )
+    ask(page, "Show")
+    expect(page.locator(".assistant .facts")).to_contain_text(" token")
+    at_start = edges(page)
+    page.locator(".table").evaluate("box => { box.scrollLeft = 60; }")
+    between = edges(page)
+    page.locator(".table").evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    at_end = edges(page)
+    plain = at_start[0]
+    assert at_end[1] == plain
+    assert plain not in (at_start[1], *between, at_end[0])
+
+
 def test_printed_page_has_the_whole_conversation_and_nothing_else(page: Page, url: str) -> None:
     messages = [
         {"role": role, "content": f"**{role} {number}**\n\n" + "Some text. " * 40}
