@@ -194,6 +194,44 @@ def test_offsets_go_on_from_chunk_to_chunk(client: openai.OpenAI, backend: Stand
         assert streamed == choice.logprobs.text_offset
 
 
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "replied", "offsets"),
+    [
+        ("é🦊!", (b"\xc3", b"\xa9", b"\xf0\x9f", b"\xa6\x8a!"), (b" \xc3", b"\xb3"), [0, 0, 1, 1, 3, 4]),
+        ("Once", (b"<s>", b" Once"), (b" said",), [0, 0, 4]),  # a tokenizer has added both
+        ("\ufffd", (b"\xf0\x9f",), (b"a",), [0, 1]),  # ids that end within a character
+    ],
+)
+def test_offsets_are_places_in_the_text(
+    client: openai.OpenAI,
+    backend: StandInBackend,
+    prompt: str,
+    tokens: tuple[bytes, ...],
+    replied: tuple[bytes, ...],
+    offsets: list[int],
+) -> None:
+    first, then = ([TokenLogprob(1, each, -1.0, ()) for each in group] for group in (tokens, replied))
+    text = b"".join(replied).decode()
+    backend.reply = (
+        WHOLE[0],
+        PromptLogprobs("r", tuple(first)),
+        *(Delta("r", text if one is then[-1] else "", 1, logprobs=(one,)) for one in then),
+        WHOLE[-1],
+    )
+    asked: dict[str, Any] = {"model": "stand-in", "prompt": prompt, "logprobs": 0}
+    (choice,) = client.completions.create(**asked, echo=True).choices
+    assert choice.text == prompt + text
+    assert choice.logprobs is not None and choice.logprobs.text_offset == offsets
+    streamed = [
+        offset
+        for chunk in client.completions.create(**asked, stream=True)
+        for choice in chunk.choices
+        if choice.logprobs is not None
+        for offset in choice.logprobs.text_offset or ()
+    ]
+    assert streamed == [offset - len(prompt) for offset in offsets[len(tokens) :]]
+
+
 def test_every_echoed_choice_has_the_log_probabilities_of_the_prompt(
     client: openai.OpenAI, backend: StandInBackend
 ) -> None:

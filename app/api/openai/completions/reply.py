@@ -1,26 +1,23 @@
 """Turns the events of replies into a text completion of OpenAI's older API, whole or in chunks."""
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from itertools import accumulate
 from typing import Literal
 
 from app.api.openai.chat_completion import CompletionIdentity, total_usage
 from app.api.openai.chat_replies import EndOfStream
+from app.api.openai.completions.logprobs import (
+    TextLogprobs,
+    TokenPlaces,
+    places_in_prompt,
+    text_logprobs,
+)
 from app.api.openai.completions.prompts import EchoedPrompts
 from app.api.openai.wire import CompletionUsage, SparseModel
 from app.models.chat.reply import GeneratedReply
 from app.models.choices import ChoiceEvent
 from app.models.schemas import DeltaEvent, LogprobEntry
-
-
-class TextLogprobs(SparseModel):
-    """The tokens of a text in lists of equal length. `text_offset` counts characters."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
 
 
 class TextChoice(SparseModel):
@@ -51,7 +48,7 @@ class TextCompletionMaker:
         self._identity = CompletionIdentity(model)
         self._count = count
         self._echo = echo
-        self._offsets: dict[int, int] = {}  # by reply: the characters of its tokens so far
+        self._places: defaultdict[int, TokenPlaces] = defaultdict(TokenPlaces)  # by reply of a stream
 
     async def whole(self, events: AsyncGenerator[ChoiceEvent, None]) -> AsyncGenerator[TextCompletion, None]:
         """Yields the whole completion, once all replies are complete."""
@@ -90,26 +87,16 @@ class TextCompletionMaker:
     async def _choice(self, index: int, replies: Mapping[int, GeneratedReply]) -> TextChoice:
         reply, number = replies[index], index // self._count
         prompt = replies[number * self._count].prompt_logprobs or []
-        logprobs = None if reply.logprobs is None else [*prompt, *reply.logprobs]
         echo = "" if self._echo is None else await self._echo.text(number)
         return TextChoice(
             index=index,
             text=echo + reply.text,
             finish_reason=_finish(reply),
-            logprobs=self._logprobs(index, logprobs),
+            logprobs=_logprobs_after(echo, prompt, reply.logprobs),
         )
 
     def _logprobs(self, index: int, entries: list[LogprobEntry] | None) -> TextLogprobs | None:
-        if entries is None:
-            return None
-        ends = list(accumulate((len(entry.token) for entry in entries), initial=self._offsets.get(index, 0)))
-        self._offsets[index] = ends[-1]
-        return TextLogprobs(
-            tokens=[entry.token for entry in entries],
-            token_logprobs=[entry.logprob for entry in entries],
-            top_logprobs=[_top(entry) for entry in entries],
-            text_offset=ends[:-1],
-        )
+        return None if entries is None else text_logprobs(entries, self._places[index].next(entries))
 
     def _completion(self, choices: list[TextChoice], **usage: CompletionUsage) -> TextCompletion:
         return TextCompletion(
@@ -122,16 +109,15 @@ class TextCompletionMaker:
         )
 
 
+def _logprobs_after(
+    echo: str, prompt: list[LogprobEntry], reply: list[LogprobEntry] | None
+) -> TextLogprobs | None:
+    """Returns the log-probabilities of a reply after those of its prompt, if that is echoed."""
+    if reply is None:
+        return None
+    places = places_in_prompt(prompt, len(echo)) + TokenPlaces(len(echo)).next(reply)
+    return text_logprobs([*prompt, *reply], places)
+
+
 def _finish(reply: GeneratedReply) -> Literal["stop", "length"]:
     return "length" if reply.finish_reason == "length" else "stop"
-
-
-def _top(entry: LogprobEntry) -> dict[str, float] | None:
-    """Returns the most likely tokens and the one that came. Of several with one text, the first counts."""
-    if entry.logprob is None:
-        return None
-    top: dict[str, float] = {}
-    for other in entry.top_logprobs:
-        top.setdefault(other.token, other.logprob)
-    top.setdefault(entry.token, entry.logprob)
-    return top
