@@ -100,7 +100,7 @@ class ChoiceGenerator:
         setting, limit = min(limits.items(), key=itemgetter(1))
         if count > limit:
             raise InvalidRequest(
-                f"{field}: this server takes at most {limit} at once.",
+                f"{field}: these are {count} replies, but this server takes at most {limit} at once.",
                 hint=f"Ask for fewer, or raise {setting}.",
             )
 

@@ -71,7 +71,7 @@ def test_each_prompt_keeps_its_keys_and_values_and_has_its_logprobs_once() -> No
 
 def test_more_prompts_than_a_caller_may_have_open_are_refused_as_invalid() -> None:
     choices = ChoiceGenerator(SETTINGS, ChatGenerator(StandInModels(StandInBackend(reply=WHOLE))))
-    with pytest.raises(InvalidRequest, match="prompt: this server takes at most 3 at once"):
+    with pytest.raises(InvalidRequest, match="prompt: these are 4 replies, .* at most 3 at once"):
         choices.generate_all([ModelInput(prompt="x")] * 2, SamplingFields(), None, soon(), 2)
 
 
@@ -89,7 +89,7 @@ def test_leaving_early_cancels_all_replies() -> None:
 
 def test_more_replies_than_a_caller_may_have_open_are_refused_as_invalid() -> None:
     choices = ChoiceGenerator(SETTINGS, ChatGenerator(StandInModels(StandInBackend(reply=WHOLE))))
-    with pytest.raises(InvalidRequest, match="n: this server takes at most 3 at once"):
+    with pytest.raises(InvalidRequest, match="n: these are 4 replies, .* at most 3 at once"):
         choices.generate(ModelInput(prompt="x"), SamplingFields(), None, soon(), 4)
 
 
