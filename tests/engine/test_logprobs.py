@@ -10,6 +10,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from app.engine.core import EngineCore
 from app.engine.ipc.messages import (
@@ -212,6 +213,27 @@ def test_row_logprobs_of_a_wide_row_are_ordered_by_likelihood_then_id() -> None:
     assert [token for token, _ in first.top] == [7, 0, 1]
     assert second.top == ()
     assert second.logprob == pytest.approx(-torch.tensor(50_000.0).log().item(), abs=1e-5)
+
+
+class LargestResult(TorchFunctionMode):
+    """Notes the most elements of a tensor that a function of torch returned."""
+
+    elements = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_row_logprobs_of_many_rows_take_the_memory_of_a_few() -> None:
+    logits = torch.zeros(60, 150_000, dtype=torch.bfloat16)
+    logits[range(60), range(60)] = 1
+    with LargestResult() as largest:
+        found = row_logprobs(logits, range(60), range(60), [1] * 60)
+    assert largest.elements < logits.numel() / 2
+    assert [row.top for row in found] == [((place, found[0].logprob),) for place in range(60)]
 
 
 def test_row_logprobs_are_finite_without_finite_logits() -> None:

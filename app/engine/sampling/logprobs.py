@@ -11,6 +11,8 @@ from app.engine.sampling.sampler import likeliest
 
 _LOWEST = -9999.0  # reported for a probability of zero, because JSON has no infinity
 
+_AT_ONCE = 1 << 22  # logits; those of 27 rows of 150,000 tokens
+
 
 @dataclass(frozen=True, slots=True)
 class RowLogprobs:
@@ -24,9 +26,20 @@ class RowLogprobs:
 def row_logprobs(
     logits: Tensor, rows: Sequence[int], tokens: Sequence[int], tops: Sequence[int]
 ) -> list[RowLogprobs]:
-    """Returns the log-probabilities of the token and of the top tokens of each of the `rows` of `logits`."""
-    if not rows:
-        return []
+    """Returns the log-probabilities of the token and of the top tokens of each of the `rows` of `logits`.
+
+    A few rows at a time are computed, because that takes several times as much memory as their logits.
+    """
+    size = max(1, _AT_ONCE // logits.shape[1])
+    parts = (slice(begin, begin + size) for begin in range(0, len(rows), size))
+    return [
+        each for part in parts for each in _computed_together(logits, rows[part], tokens[part], tops[part])
+    ]
+
+
+def _computed_together(
+    logits: Tensor, rows: Sequence[int], tokens: Sequence[int], tops: Sequence[int]
+) -> list[RowLogprobs]:
     chosen = logits.index_select(0, on_device(rows, logits.device)).float()
     logprobs = chosen - chosen.logsumexp(-1, keepdim=True)
     logprobs = logprobs.nan_to_num(nan=_LOWEST, neginf=_LOWEST)
