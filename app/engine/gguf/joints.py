@@ -1,15 +1,16 @@
 """Weights that transformers keeps in one parameter and a GGUF file in several tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from app.engine.gguf.experts import Expert, Experts, gating_of
 from app.engine.gguf.weights import Weight
+from app.engine.layers.blocks import BlockExperts
 from app.engine.layers.grouped import ParallelLinears
+from app.engine.layers.mixtures.experts import keep_blocks
 
 _Shape = tuple[int, ...]
 _EXPERT_LAYERS = ("gate_proj", "up_proj", "down_proj")
@@ -34,69 +35,56 @@ class JointTensors(Protocol):
 
 
 class ExpertsJoint:
-    """The experts of one layer, whose parameters are `[experts, outputs, inputs]`, with gate before up."""
+    """The experts of one layer, which transformers keeps in two parameters: gate and up, and down.
 
-    def __init__(self, parent: nn.Module, attribute: str, path: str) -> None:
-        self._experts: Any = getattr(parent, attribute)  # a class of each architecture
-        self._parent, self._attribute, self._path = parent, attribute, path
-        self.replaced = tuple(f"{path}.{name}" for name, _ in self._experts.named_parameters())
-        width, inner = self._widths()
-        count = len(self._experts.down_proj)
-        self.shapes: dict[str, _Shape] = {
-            f"{path}.gate_proj.weight": (count, inner, width),
-            f"{path}.up_proj.weight": (count, inner, width),
-            f"{path}.down_proj.weight": (count, width, inner),
-        }
+    Those of gpt-oss are transposed, with biases, and with the rows of gate and up by turns.
+    """
+
+    def __init__(self, experts: Any, path: str) -> None:  # a class of each architecture
+        self._experts, self._path = experts, path
+        self.replaced = tuple(f"{path}.{name}" for name, _ in experts.named_parameters())
+        count, *sizes = experts.down_proj.shape
+        inner, width = sizes if experts.is_transposed else reversed(sizes)
+        up, down = (count, inner, width), (count, width, inner)
+        shapes = {"gate_proj": up, "up_proj": up, "down_proj": down}
+        self.shapes: dict[str, _Shape] = {f"{path}.{name}.weight": shape for name, shape in shapes.items()}
+        if experts.has_bias:
+            self.shapes |= {f"{path}.{name}.bias": shape[:2] for name, shape in shapes.items()}
 
     def place(self, weights: Mapping[str, Weight], *, keeps_blocks: bool) -> None:
-        found = {name.removeprefix(f"{self._path}."): weight for name, weight in weights.items()}
-        if keeps_blocks and any(weight.is_quantised for weight in found.values()):
-            setattr(self._parent, self._attribute, self._separate(found))
+        matrices = self._parts(weights, "weight")
+        if keeps_blocks and all(part.is_quantised for parts in matrices.values() for part in parts):
+            keep_blocks(self._experts, {name: self._blocks(parts) for name, parts in matrices.items()})
         else:
-            for name, values in self._joined(
-                {name: weight.values() for name, weight in found.items()}
-            ).items():
-                setattr(self._experts, name, nn.Parameter(values, requires_grad=False))
+            for name, parts in matrices.items():
+                self._set_values(name, parts)
+        if self._experts.has_bias:
+            for name, parts in self._parts(weights, "bias").items():
+                self._set_values(f"{name}_bias", parts)
 
-    def _widths(self) -> tuple[int, int]:
-        """Returns the width of the model, and that of an expert."""
-        _, width, inner = self._experts.down_proj.shape
-        return width, inner
+    def _parts(self, weights: Mapping[str, Weight], kind: str) -> dict[str, list[Weight]]:
+        """Returns the tensors that make up each parameter."""
+        gate, up, down = (weights[f"{self._path}.{name}.{kind}"] for name in _EXPERT_LAYERS)
+        return {"gate_up_proj": [gate, up], "down_proj": [down]}
 
-    def _joined(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the parameters that the parts make up."""
-        gate_up = torch.cat((parts["gate_proj.weight"], parts["up_proj.weight"]), dim=1)
-        return {"gate_up_proj": gate_up, "down_proj": parts["down_proj.weight"]}
-
-    def _separate(self, weights: Mapping[str, Weight]) -> Experts:
-        biases = {name: weights.get(f"{name}.bias") for name in _EXPERT_LAYERS}
-        gates, ups, downs = (
-            weights[f"{name}.weight"].linears(None if bias is None else bias.values())
-            for name, bias in biases.items()
+    def _blocks(self, parts: Sequence[Weight]) -> BlockExperts:
+        experts = self._experts
+        return BlockExperts(
+            tuple(part.in_blocks() for part in parts),
+            experts.num_experts,
+            parts[0].dtype,
+            not experts.is_concatenated,
+            experts.is_transposed,
         )
-        gated = gating_of(self._experts)
-        return Experts([Expert(*layers, gated) for layers in zip(gates, ups, downs, strict=True)])
 
-
-class TransposedExpertsJoint(ExpertsJoint):
-    """The experts of gpt-oss: transposed, with biases, and with the rows of gate and up by turns."""
-
-    def __init__(self, parent: nn.Module, attribute: str, path: str) -> None:
-        super().__init__(parent, attribute, path)
-        self.shapes |= {name.replace(".weight", ".bias"): shape[:2] for name, shape in self.shapes.items()}
-
-    def _widths(self) -> tuple[int, int]:
-        _, inner, width = self._experts.down_proj.shape
-        return width, inner
-
-    def _joined(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        weights = _alternating(parts["gate_proj.weight"], parts["up_proj.weight"])
-        return {
-            "gate_up_proj": weights.transpose(1, 2).contiguous(),
-            "gate_up_proj_bias": _alternating(parts["gate_proj.bias"], parts["up_proj.bias"]),
-            "down_proj": parts["down_proj.weight"].transpose(1, 2).contiguous(),
-            "down_proj_bias": parts["down_proj.bias"],
-        }
+    def _set_values(self, name: str, parts: Sequence[Weight]) -> None:
+        values = [part.values() for part in parts]
+        joined = (
+            torch.cat(values, 1) if self._experts.is_concatenated else torch.stack(values, 2).flatten(1, 2)
+        )
+        if self._experts.is_transposed and joined.dim() == 3:
+            joined = joined.transpose(1, 2).contiguous()
+        setattr(self._experts, name, nn.Parameter(joined, requires_grad=False))
 
 
 class HalvesJoint:
@@ -124,14 +112,6 @@ def joints_of(model: PreTrainedModel) -> Iterator[JointTensors]:
     """Yields the joints of the model."""
     for path, module in model.named_modules():
         if type(module).__name__.endswith("Experts"):
-            parent, _, attribute = path.rpartition(".")
-            is_transposed = hasattr(module, "down_proj_bias")
-            joint = TransposedExpertsJoint if is_transposed else ExpertsJoint
-            yield joint(model.get_submodule(parent), attribute, path)
+            yield ExpertsJoint(module, path)
         elif path.endswith(".shared_mlp") and hasattr(module, "input_linear"):
             yield HalvesJoint(module, "input_linear", path)
-
-
-def _alternating(gate: Tensor, up: Tensor) -> Tensor:
-    """Returns the rows of both, one after the other by turns: `[experts, 2 * rows, ...]`."""
-    return torch.stack((gate, up), dim=2).flatten(1, 2)

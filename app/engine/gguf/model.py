@@ -143,7 +143,7 @@ class _Builder:
         is_kept = self._keeps_blocks and weight.is_quantised and kind == "weight"
         if is_kept and isinstance(module, nn.Embedding):
             scale = float(getattr(module, "scalar_embed_scale", 1.0))
-            self._replace(path, BlockEmbedding(weight.embedded(), weight.dtype, scale))
+            self._replace(path, BlockEmbedding(weight.in_blocks(), weight.dtype, scale))
         elif is_kept and type(module) in (nn.Linear, Conv1D) and not path.endswith(_READ_DIRECTLY):
             self._replace(path, weight.linear(module.bias))  # type: ignore[arg-type]  # both have one or None
         else:

@@ -57,24 +57,15 @@ class Weight:
         order = self.form.column_order(self.name)
         return (made if order is None else made[:, order]).to(self.dtype)
 
-    def embedded(self) -> BlockWeight:
-        """Returns the matrix in its blocks."""
+    def in_blocks(self) -> BlockWeight:
+        """Returns the matrix in its blocks. One with more dimensions has all its rows one after the other."""
         return self._blocks(self._rows())
 
     def linear(self, bias: Tensor | None) -> nn.Module:
         """Returns the matrix as a layer, in its blocks if it has any."""
-        return self._layer(self._rows(), bias)
-
-    def linears(self, biases: Tensor | None) -> list[nn.Module]:
-        """Returns the matrices of all experts as layers. `biases` has a row for each."""
-        count, outputs, _ = self.tensor.shape
-        parts = torch.split(self._rows(), outputs)
-        return [self._layer(parts[i], None if biases is None else biases[i]) for i in range(count)]
-
-    def _layer(self, rows: Tensor, bias: Tensor | None) -> nn.Module:
         if not self.is_quantised:
-            return ordinary_linear(rows.view(_FLOATS[self.tensor.kind]).to(self.dtype), bias)
-        layer = BlockLinear(self._blocks(rows), bias)
+            return ordinary_linear(self.values(), bias)
+        layer = BlockLinear(self.in_blocks(), bias)
         order = self.form.column_order(self.name)
         return layer if order is None else ReorderedInput(layer, order.argsort())
 

@@ -7,7 +7,7 @@ import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor, nn
 
-from app.engine.layers.blocks import BlockLinear, BlockWeight
+from app.engine.layers.blocks import BlockWeight, matrices_in_blocks
 from app.engine.layers.group_search import in_eight_bits
 from app.engine.layers.grouped import ParallelLinears
 from app.engine.layers.grouped_layers import grouped_layer, has_grouped_products
@@ -46,8 +46,8 @@ def describe(model: nn.Module) -> str | None:
     """Returns the forms in which the layers keep their blocks; None if they keep none."""
     if not has_grouped_products():
         return None
-    layers = [module for module in model.modules() if isinstance(module, BlockLinear)]
-    return _described({layer.stored.kind for layer in layers}) if layers else None
+    kinds = {weight.kind for weight in matrices_in_blocks(model)}
+    return _described(kinds) if kinds else None
 
 
 def _described(kinds: Iterable[Kind]) -> str:

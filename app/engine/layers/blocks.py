@@ -3,8 +3,8 @@
 The layers are slow. They keep a model's own computation for the self-check, until its layers are packed.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from gguf.constants import GGMLQuantizationType
@@ -50,6 +50,50 @@ class BlockWeight:
         return made
 
 
+@dataclass(frozen=True, slots=True)
+class BlockExperts:
+    """The matrices of `count` experts, which transformers' code takes from it one by one, in `dtype`.
+
+    Each of the `parts` has some of the outputs of all experts, one expert after the other. An expert has the
+    outputs of the first part before those of the next; if they alternate, its first output of each part is
+    before the second ones. transformers may have the matrices transposed.
+    """
+
+    parts: tuple[BlockWeight, ...]
+    count: int
+    dtype: torch.dtype
+    alternate: bool = False
+    are_transposed: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int | Tensor) -> Tensor:
+        """Returns the matrix of one expert as transformers stores it."""
+        values = self.joined([part.values(self.dtype) for part in self.parts_of(int(index))])
+        return values.t() if self.are_transposed else values
+
+    def values(self) -> Tensor:
+        """Returns the matrices of all experts."""
+        return torch.stack([self[index] for index in range(self.count)])
+
+    def parts_of(self, index: int) -> list[BlockWeight]:
+        """Returns the parts of one expert's matrix."""
+        return [replace(part, data=part.data.chunk(self.count)[index]) for part in self.parts]
+
+    def joined(self, parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+        """Returns the outputs of all parts, which lie along `dim`, in their order."""
+        if self.alternate:
+            return torch.stack(list(parts), dim + 1).flatten(dim, dim + 1)
+        return torch.cat(list(parts), dim)
+
+    def separated(self, outputs: Tensor) -> Sequence[Tensor]:
+        """Returns the columns of each part, of equal numbers."""
+        if self.alternate:
+            return outputs.view(len(outputs), -1, len(self.parts)).unbind(2)
+        return outputs.chunk(len(self.parts), 1)
+
+
 class BlockLinear(nn.Module):
     """`rows @ weight.T + bias`, computed in the dtype of the rows."""
 
@@ -80,10 +124,20 @@ class BlockEmbedding(nn.Module):
         return rows.view(*ids.shape, -1).to(ids.device)
 
 
+def matrices_in_blocks(model: nn.Module) -> Iterator[BlockWeight]:
+    """Yields the matrices of linear layers and experts that are in blocks."""
+    for module in model.modules():
+        if isinstance(module, BlockLinear):
+            yield module.stored
+        for value in vars(module).values():
+            if isinstance(value, BlockExperts):
+                yield from value.parts
+
+
 def block_parameters(model: nn.Module) -> int:
     """Returns the number of weights in blocks. A matrix that two layers share counts once."""
-    kinds = (BlockLinear, BlockEmbedding)
-    stored = [module.stored for module in model.modules() if isinstance(module, kinds)]
+    embedded = [module.stored for module in model.modules() if isinstance(module, BlockEmbedding)]
+    stored = [*matrices_in_blocks(model), *embedded]
     return sum({weight.data.data_ptr(): weight.count for weight in stored}.values())
 
 

@@ -15,7 +15,7 @@ from app.core.literals import Quantization
 from app.engine import memory
 from app.engine.execution.attention import interface as attention
 from app.engine.layers.block_groups import describe
-from app.engine.layers.compiled.linear import CompiledLinear
+from app.engine.layers.compiled.linear import CompiledExperts, CompiledLinear
 from app.engine.layers.fused import fuse
 from app.engine.layers.mixtures.experts import expert_weight_count, pack_experts
 from app.engine.layers.packer import Packer, pack, pack_children, weight_count
@@ -90,7 +90,7 @@ def convert_layers(
         share = _share(model, progress.done) if packer.scheme.name in QUANTISED else ""
         return replace(packer.scheme, name=packer.scheme.name + share)
     rounding = ROUNDING_16_BITS
-    if any(isinstance(layer, CompiledLinear) for layer in model.modules()):
+    if any(isinstance(layer, CompiledLinear | CompiledExperts) for layer in model.modules()):
         # Rows are rounded otherwise than by the model's own path: SmolLM2's file has an error of 0.12.
         rounding = QUANTISED["int8"].tolerance
     return replace(packer.scheme, name=forms, tolerance=max(packer.scheme.tolerance, rounding))

@@ -8,10 +8,10 @@ from gguf.constants import GGMLQuantizationType as Kind
 
 from app.core.errors import ModelCorrupt, ModelUnsupported
 from app.engine.gguf.config import config_of
-from app.engine.gguf.experts import Experts
 from app.engine.gguf.file import GGUFFile, read
 from app.engine.ipc.messages import WorkerSpec
-from app.engine.layers.blocks import BlockLinear
+from app.engine.layers.blocks import matrices_in_blocks
+from app.engine.layers.mixtures.experts import QuantisedExperts
 from app.engine.layers.schemes import relative_error
 from app.engine.loading.self_check import PackedPath
 from app.engine.loading.serving_path import load_checked
@@ -43,7 +43,7 @@ def test_blocks_keep_the_values_of_the_file(tmp_path: Path, case: str, kind: Kin
     own = tiny_model(case)
     rounded = loaded(write(tmp_path / "rounded.gguf", own, case, kind, is_rounded=True))
     blocks = loaded(write(tmp_path / "blocks.gguf", own, case, kind))
-    assert any(isinstance(module, BlockLinear) for module in blocks.model.modules())
+    assert any(matrices_in_blocks(blocks.model))
     assert relative_error(logits(blocks.model), logits(rounded.model)) < 1e-5
 
 
@@ -53,7 +53,7 @@ def test_model_is_served_with_the_bits_of_its_file(tmp_path: Path, case: str) ->
     served = load_checked(WorkerSpec(str(path), "tiny", dtype="float32"), lambda *stage: None)
     assert isinstance(served.path, PackedPath) == (case.split()[0] in _PACKED)
     assert served.path.weights == "int4 (Q4_0)"
-    assert not any(isinstance(module, BlockLinear) for module in served.loaded.model.modules())
+    assert not any(matrices_in_blocks(served.loaded.model))
 
 
 def test_experts_of_gpt_oss_keep_their_4_bit_floats(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_experts_of_gpt_oss_keep_their_4_bit_floats(tmp_path: Path) -> None:
     path = write(tmp_path / "blocks.gguf", own, "gpt-oss", Kind.MXFP4)
     served = load_checked(WorkerSpec(str(path), "tiny", dtype="float32"), lambda *stage: None)
     assert served.path.weights == "int8 (MXFP4)"
-    experts = [module for module in served.loaded.model.modules() if isinstance(module, Experts)]
+    experts = [module for module in served.loaded.model.modules() if isinstance(module, QuantisedExperts)]
     theirs = [module for name, module in rounded.model.named_modules() if name.endswith("mlp.experts")]
     rows = torch.randn(9, own.config.hidden_size)
     chosen, weights = torch.randint(6, (9, 2)), torch.rand(9, 2)

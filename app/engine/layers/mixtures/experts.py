@@ -1,10 +1,14 @@
 """Quantises the experts of mixtures, whose weights transformers keeps in three dimensions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from app.engine.layers.blocks import BlockExperts
+from app.engine.layers.grouped_layers import has_grouped_products
+from app.engine.layers.mixtures.products import block_experts
 from app.engine.layers.packer import Packer
 
 # The facts by which transformers' own implementations compute the experts of any architecture. A module that
@@ -44,22 +48,48 @@ class QuantisedExperts(nn.Module):
 
 
 def pack_experts(model: nn.Module, packer: Packer) -> None:
-    """Replaces the experts whose weights have the usual form, if the packer quantises them."""
-    if packer.make_experts is None:
-        return
+    """Replaces the experts whose weights are in blocks, and those of the usual form that are quantised."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if _has_usual_form(child, packer.dtype):
+            if _is_in_blocks(child) and not has_grouped_products():
+                take_values(child)
+            if _is_replaced(child, packer):
                 up, down = (_packed(child, weights, packer) for weights in _names(child))
                 setattr(parent, name, QuantisedExperts(child, up, down).eval())
 
 
 def expert_weight_count(model: nn.Module, packer: Packer) -> int:
     """Returns the number of weights that `pack_experts` would replace."""
-    if packer.make_experts is None:
-        return 0
-    experts = [module for module in model.modules() if _has_usual_form(module, packer.dtype)]
-    return sum(getattr(module, name).numel() for module in experts for name in _names(module))
+    experts = [module for module in model.modules() if _is_replaced(module, packer)]
+    return sum(_count(getattr(module, name)) for module in experts for name in _names(module))
+
+
+def keep_blocks(experts: Any, weights: Mapping[str, BlockExperts]) -> None:  # each family has its own class
+    """Replaces the weights of transformers' experts with those in blocks, by their names."""
+    for name, stored in weights.items():
+        delattr(experts, name)
+        setattr(experts, name, stored)
+    experts.config._experts_implementation = "eager"  # the one that takes one expert after the other
+
+
+def take_values(experts: Any) -> None:
+    """Gives experts in blocks the values of their weights as parameters."""
+    for name in _names(experts):
+        values = getattr(experts, name).values()
+        delattr(experts, name)
+        setattr(experts, name, nn.Parameter(values, requires_grad=False))
+
+
+def _is_replaced(module: Any, packer: Packer) -> bool:
+    if _is_in_blocks(module):
+        return has_grouped_products()
+    return packer.make_experts is not None and _has_usual_form(module, packer.dtype)
+
+
+def _is_in_blocks(module: Any) -> bool:
+    return all(hasattr(module, fact) for fact in _FACTS) and all(
+        isinstance(getattr(module, name, None), BlockExperts) for name in _names(module)
+    )
 
 
 def _has_usual_form(module: Any, dtype: torch.dtype) -> bool:
@@ -83,13 +113,27 @@ def _names(experts: Any) -> tuple[str, str]:
 
 def _packed(experts: Any, name: str, packer: Packer) -> nn.Module:
     """Returns the product of the weights with this name, which the module loses."""
-    assert packer.make_experts is not None
-    stored = getattr(experts, name).detach()
-    weights = stored.transpose(1, 2) if experts.is_transposed else stored
+    stored = getattr(experts, name)
     bias = getattr(experts, f"{name}_bias").detach() if experts.has_bias else None
-    made = packer.make_experts(weights, bias)
-    count = weights.numel()
+    made = _product(stored, bias, experts.is_transposed, packer)
+    count = _count(stored)
     delattr(experts, name)
-    del stored, weights  # before freed memory is returned
+    del stored  # before freed memory is returned
     packer.on_packed(count)
     return made
+
+
+def _product(
+    stored: BlockExperts | Tensor, bias: Tensor | None, is_transposed: bool, packer: Packer
+) -> nn.Module:
+    if isinstance(stored, BlockExperts):
+        return block_experts(stored, bias, packer.dtype)
+    assert packer.make_experts is not None
+    weights = stored.detach()
+    return packer.make_experts(weights.transpose(1, 2) if is_transposed else weights, bias)
+
+
+def _count(stored: BlockExperts | Tensor) -> int:
+    if isinstance(stored, BlockExperts):
+        return sum(part.count for part in stored.parts)
+    return stored.numel()

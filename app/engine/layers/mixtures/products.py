@@ -1,7 +1,8 @@
 """Makes the products of the experts of a mixture, whose weights are integers in groups of 32."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import TypeVar
@@ -9,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from app.engine.layers.block_groups import grouped
+from app.engine.layers.blocks import BlockExperts
 from app.engine.layers.compiled.linear import CompiledExperts
 from app.engine.layers.compiled.product import grouped_product
 from app.engine.layers.compiled.tiles import TiledWeights, Tiles
@@ -37,6 +40,21 @@ class SeparateExperts(nn.Module):
         return torch.cat([layer(part) for layer, part in zip(self._layers, parts, strict=True) if len(part)])
 
 
+class PartialExperts(nn.Module):
+    """Layers which each have a part of every expert's outputs, because the parts are in different forms."""
+
+    def __init__(
+        self, layers: Iterable[nn.Module], joined: Callable[[Sequence[Tensor], int], Tensor]
+    ) -> None:
+        super().__init__()
+        self._layers = nn.ModuleList(layers)
+        self._joined = joined
+
+    def forward(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """As `CompiledExperts.forward`."""
+        return self._joined([layer(rows, counts) for layer in self._layers], 1)
+
+
 def grouped_experts(
     stored: Iterable[Stored],
     in_groups: Callable[[Stored], GroupedWeight],
@@ -57,6 +75,25 @@ def grouped_experts(
             return SeparateExperts(layers)
         tiles = list(threads.map(lambda one: Tiles.of(in_groups(one)), stored))
     return CompiledExperts(TiledWeights.of(tiles), bias, dtype, product)
+
+
+def block_experts(weights: BlockExperts, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:
+    """Returns a layer of experts whose weights were in blocks, for rows of `dtype`.
+
+    The weights have the integers that linear layers keep of such blocks. `bias` is `[experts, outputs]`. It
+    needs `has_grouped_products`.
+    """
+    if len({part.kind for part in weights.parts}) > 1:
+        biases = repeat(None) if bias is None else weights.separated(bias)
+        parts = (replace(weights, parts=(part,), alternate=False) for part in weights.parts)
+        layers = [block_experts(part, own, dtype) for part, own in zip(parts, biases, strict=False)]
+        return PartialExperts(layers, weights.joined)
+
+    def in_groups(index: int) -> GroupedWeight:
+        parts = weights.parts_of(index)
+        return grouped(replace(parts[0], data=weights.joined([part.data for part in parts])))
+
+    return grouped_experts(range(weights.count), in_groups, bias, dtype)
 
 
 def int4_experts(dtype: torch.dtype) -> MakeExperts | None:
