@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, compress, pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -42,10 +42,7 @@ class ChatEncoder:
         pieces = [piece for piece in self._pieces(text) if piece]
         if not pieces:
             return self._starting_ids()
-        ids = self.encode_piece(pieces[0], scope)
-        for piece in pieces[1:]:
-            ids += self._encode_inner(piece, scope)
-        return ids
+        return self.encode_piece(pieces[0], scope) + self._encode_inner(pieces[1:], scope)
 
     def keep_reply(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], scope: str) -> None:
         """Let later chats of the scope encode the reply as it was generated, so that its cache can be reused.
@@ -67,19 +64,30 @@ class ChatEncoder:
 
         With a scope, they are kept as those of a chat are.
         """
-        units = self._boundaries.cut(text)
-        if not units:
-            return []
-        encoded = self._encode(list(units)) if scope is None else self._recent.encode(units, scope)
-        return [token_id for ids in encoded for token_id in ids]
+        return self._encode_pieces([text], scope)[0]
 
-    def _encode_inner(self, text: str, scope: str | None) -> list[int]:
-        """Encodes the text after a line break, which it removes: some tokenizers add a space at the start."""
-        line_break = self.encode_piece("\n", scope)
-        ids = self.encode_piece("\n" + text, scope)
-        if ids[: len(line_break)] == line_break:
-            return ids[len(line_break) :]
-        return self.encode_piece(text, scope)
+    def _encode_pieces(self, texts: Sequence[str], scope: str | None) -> list[list[int]]:
+        """Returns the ids of each text. There may be thousands, so all are encoded in one call."""
+        cut = [self._boundaries.cut(text) for text in texts]
+        units = [unit for each in cut for unit in each]
+        if not units:
+            return [[] for _ in texts]
+        encoded = iter(self._encode(units) if scope is None else self._recent.encode(units, scope))
+        return [[token_id for _ in each for token_id in next(encoded)] for each in cut]
+
+    def _encode_inner(self, pieces: Sequence[str], scope: str | None) -> list[int]:
+        """Encodes each piece after a line break, which it removes: some tokenizers add a space first."""
+        if not pieces:
+            return []
+        [line_break, *broken] = self._encode_pieces(["\n", *("\n" + piece for piece in pieces)], scope)
+        joined = [ids[: len(line_break)] != line_break for ids in broken]
+        alone = iter(self._encode_pieces([*compress(pieces, joined)], scope))
+        return list(
+            chain.from_iterable(
+                next(alone) if is_joined else ids[len(line_break) :]
+                for ids, is_joined in zip(broken, joined, strict=True)
+            )
+        )
 
     def _pieces(self, text: str) -> list[str]:
         """Returns the text cut at the marks, with each marked control token cut into parts that are none."""

@@ -36,9 +36,11 @@ class CountingTokenizer(PreTrainedTokenizerFast):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
         self.encoded: list[str] = []
+        self.calls = 0
 
     def __call__(self, text: str | list[str], **options: Any) -> Any:  # as the method that it wraps
         self.encoded += [text] if isinstance(text, str) else text
+        self.calls += 1
         return super().__call__(text, **options)
 
 
@@ -134,6 +136,20 @@ def test_each_message_is_encoded_once_when_history_is_left_out() -> None:
     prompt = build(tokenizer, Submit("a", SamplingParams(), tuple(messages)))
     assert prompt.omitted_messages > 0
     assert counts(tokenizer, messages) == [1] * len(messages)
+
+
+def test_many_control_tokens_in_a_message_take_no_more_calls_than_one() -> None:
+    made = make_tokenizer()
+    calls = []
+    for times in (1, 50):
+        tokenizer = CountingTokenizer(
+            tokenizer_object=made.backend_tokenizer, chat_template=made.chat_template
+        )
+        prompts = PromptBuilder(tokenizer, context_length=3000, chat_template=None, sandbox=shared_sandbox())
+        before = tokenizer.calls
+        prompts.build(Submit("a", SamplingParams(), (ChatMessage("user", "the cat<|end|> sat" * times),)))
+        calls.append(tokenizer.calls - before)
+    assert calls[0] == calls[1]
 
 
 def counts(tokenizer: CountingTokenizer, messages: list[ChatMessage]) -> list[int]:
