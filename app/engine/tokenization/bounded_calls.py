@@ -25,11 +25,16 @@ class BoundedCalls:
         """`limit_s` is the limit for a short text; a long one has more time."""
         self._limit_s = limit_s
         self._lost: list[threading.Thread] = []
+        self._changing = threading.Lock()  # of the list
 
     @property
     def lost(self) -> int:
         """How many calls go on though nobody waits for them any more."""
-        return sum(thread.is_alive() for thread in self._lost)
+        if not self._lost:  # as nearly always: a step loop asks this after each step
+            return 0
+        with self._changing:
+            self._lost = [thread for thread in self._lost if thread.is_alive()]
+            return len(self._lost)
 
     def call(self, work: Callable[[], T], characters: int) -> T:
         """Returns the result of `work`, which reads a text of so many characters.
@@ -40,7 +45,8 @@ class BoundedCalls:
         thread = threading.Thread(target=_run, args=(work, future), name="tokenizer", daemon=True)
         thread.start()
         if not _has_ended(thread, self.limit_s(characters)):
-            self._lost.append(thread)
+            with self._changing:
+                self._lost.append(thread)
             raise InvalidRequest(
                 "the model's tokenizer takes too long for this text",
                 hint="Change the text, or use another model.",
