@@ -12,7 +12,7 @@ from typing import Protocol
 
 import psutil  # type: ignore[import-untyped]  # ships no types
 
-from app.engine.ipc.fork_messages import ForkRequest, receive_answer, receive_end, send_request
+from app.engine.ipc.forking.fork_messages import ForkRequest, receive_answer, receive_end, send_request
 
 _SETTINGS = ("LLM_API_KEY", "LLM_API_KEYS", "LLM_DATABASE_URL", "LLM_HF_TOKEN")
 SECRETS = (*_SETTINGS, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # in any case

@@ -19,7 +19,7 @@ from app.engine.ipc.child_process import (
     until_readable,
     worker_environment,
 )
-from app.engine.ipc.fork_server import REFUSED
+from app.engine.ipc.forking.fork_server import REFUSED
 from app.engine.ipc.socket_folder import FORK_SERVER, SocketFolder
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "backgro
 
 
 class ForkServer:
-    """The process from which workers are forked: see app.engine.ipc.fork_server. The owner must call `close`.
+    """The process from which workers are forked: see the module fork_server. The owner must call `close`.
 
     It is bound to no event loop. Launchers in other processes may use it as well, by its `path`.
     """
@@ -48,7 +48,7 @@ class ForkServer:
             listening.listen()  # requests may wait here until the imports are done
             fd = listening.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.engine.ipc.fork_server", str(fd), log_format],
+                [sys.executable, "-m", "app.engine.ipc.forking.fork_server", str(fd), log_format],
                 stdin=subprocess.PIPE,
                 pass_fds=[fd],
                 env=worker_environment() | WITHOUT_THREADS,

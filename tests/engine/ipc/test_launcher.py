@@ -22,7 +22,7 @@ import pytest
 from app.core.catalogue import BUILTIN_PATH
 from app.core.config import Settings
 from app.engine.ipc.child_process import ForkedProcess, worker_environment
-from app.engine.ipc.fork_server import UnsafeToFork, check_that_forking_is_safe
+from app.engine.ipc.forking.fork_server import UnsafeToFork, check_that_forking_is_safe
 from app.engine.ipc.launcher import WITHOUT_THREADS, ForkServer, WorkerLauncher
 from app.engine.ipc.messages import LoadFailed, WorkerSpec
 from app.engine.ipc.process import WorkerProcess
@@ -323,7 +323,7 @@ def test_fork_server_ends_with_its_owner(tmp_path: Path) -> None:
 def test_process_that_has_imported_pyarrow_forks() -> None:
     script = (
         "import pyarrow\n"
-        "from app.engine.ipc.fork_server import check_that_forking_is_safe\n"
+        "from app.engine.ipc.forking.fork_server import check_that_forking_is_safe\n"
         "check_that_forking_is_safe()\n"
     )
     subprocess.run(

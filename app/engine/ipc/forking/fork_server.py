@@ -1,6 +1,6 @@
 """Runs the fork server: a process that has imported torch and transformers, and forks workers on request.
 
-`python -m app.engine.ipc.fork_server FD` accepts one connection for each worker on the listening socket FD.
+`python -m app.engine.ipc.forking.fork_server FD` accepts one connection for each worker on the socket FD.
 Its owner keeps its standard input open; the fork server exits when that ends.
 """
 
@@ -15,12 +15,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from app.core.machine import name_process
 from app.core.telemetry.logging import configure
-from app.engine.ipc.fork_messages import (
+from app.engine.ipc.forking.fork_messages import (
     Exited,
     Forked,
     ForkRequest,
@@ -29,8 +30,9 @@ from app.engine.ipc.fork_messages import (
     send_answer,
     send_end,
 )
+from app.engine.ipc.forking.owner import ends_with
 
-_log = logging.getLogger("app.engine.ipc.fork_server")  # __name__ is __main__ here
+_log = logging.getLogger("app.engine.ipc.forking.fork_server")  # __name__ is __main__ here
 
 REFUSED = 3  # exit status: this process cannot fork safely
 _TIMEOUT_S = 5.0  # for a request to arrive on a new connection
@@ -47,23 +49,28 @@ def main() -> int:
     configure("INFO", "json" if sys.argv[2:] == ["json"] else "text")
     name_process("llm-fork-server")
     listening = socket.socket(fileno=int(sys.argv[1]))
-    path = Path(listening.getsockname())
-    _preload()
+    path, owner = Path(listening.getsockname()), sys.stdin.fileno()
+    with ends_with(owner, partial(_remove_socket, path)):
+        _preload()
     try:
-        request = ForkLoop(listening, owner=sys.stdin.fileno()).run()
+        request = ForkLoop(listening, owner).run()
     except UnsafeToFork as error:
         _log.warning("workers are started without forking: %s", error)
         return REFUSED
     if request is None:  # the owner has closed this process's standard input, or is dead
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
+        _remove_socket(path)
         return 0
     _run_worker_and_exit(request)
 
 
 class UnsafeToFork(Exception):
     """A fork would copy locks that other threads hold, or a CUDA context, which no child can use."""
+
+
+def _remove_socket(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def _preload() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.ipc.fork_messages import ForkRequest, receive_answer, send_request
-from app.engine.ipc.fork_server import ForkLoop
+from app.engine.ipc.forking.fork_messages import ForkRequest, receive_answer, send_request
+from app.engine.ipc.forking.fork_server import ForkLoop
 
 
 @pytest.fixture

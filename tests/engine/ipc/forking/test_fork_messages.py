@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.engine.ipc.fork_messages import (
+from app.engine.ipc.forking.fork_messages import (
     Forked,
     ForkRequest,
     NotForked,
