@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-import app.models.hub.download  # noqa: E402, F401  # imported before the forks
+import app.models.hub.downloads.download  # noqa: E402, F401  # imported before the forks
 from app.core.catalogue import ModelProfile, Source  # noqa: E402
 from app.models.hub.client import Hub  # noqa: E402
 from app.models.hub.progress import Transfer  # noqa: E402

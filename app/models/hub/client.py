@@ -118,7 +118,7 @@ class Hub:
         await in_thread(self._sweep)
 
     def _sweep(self) -> None:
-        from app.models.hub.download import sweep  # imported here as in `_import_download`
+        from app.models.hub.downloads.unfinished_files import sweep  # imported here as in `_import_download`
 
         sweep(self._cache_dir)
 
@@ -257,8 +257,8 @@ class Hub:
         from huggingface_hub import HfApi
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # at run time only
 
-        from app.models.hub.download import Download
-        from app.models.hub.repository import look_up
+        from app.models.hub.downloads.download import Download
+        from app.models.hub.downloads.repository import look_up
 
         headers: dict[str, str] = {}
         try:
@@ -283,5 +283,5 @@ class Hub:
 
 def _import_download() -> None:
     """Imports the modules for a download. Earlier, they would double the server's start-up time."""
-    import app.models.hub.download
-    import app.models.hub.repository  # noqa: F401  # imported to be there
+    import app.models.hub.downloads.download
+    import app.models.hub.downloads.repository  # noqa: F401  # imported to be there

@@ -21,9 +21,10 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # 
 from app.core.errors import DiskFull, HubUnreachable, ModelCorrupt, RateLimited
 from app.models.hub.cache import place, replace_link
 from app.models.hub.checksums import Checksums
-from app.models.hub.download import Download
+from app.models.hub.downloads.download import Download
+from app.models.hub.downloads.repository import look_up
+from app.models.hub.downloads.unfinished_files import sweep
 from app.models.hub.progress import Meter, Transfer
-from app.models.hub.repository import look_up
 from tests.hub.standin import Mishap, Refusal, StandInHub, git_id, running
 from tests.models.hub.requests import (
     FETCH_TIMEOUT_S,
@@ -344,6 +345,17 @@ def test_cancelled_download_ends_its_threads(tmp_path: Path, standin: StandInHub
         assert thread.daemon
         thread.join(LIMIT_S)
         assert not thread.is_alive()
+
+
+def test_sweep_on_a_disk_without_locks_removes_files_that_nobody_has_written_to_for_days(
+    tmp_path: Path,
+) -> None:
+    names = [f"{DIGEST}.{number}a1b2c3d.incomplete" for number in range(2)]
+    make_folder(blobs(tmp_path), dict.fromkeys(names, b"we"))
+    make_folder(tmp_path / ".locks" / "models--owner--tiny", {f"{DIGEST}.lock": b""})
+    os.utime(blobs(tmp_path) / names[0], (1, 1))
+    sweep(tmp_path, refuse_lock)
+    assert [path.name for path in blobs(tmp_path).iterdir()] == names[1:]
 
 
 def test_sweep_removes_files_that_cannot_be_resumed(tmp_path: Path, standin: StandInHub) -> None:

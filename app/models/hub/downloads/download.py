@@ -1,47 +1,35 @@
 """Downloads a repository's files into the layout of the Hub's cache.
 
 After a kill, huggingface_hub downloads a file again from the start, and it checks only the size. This module
-resumes each file, compares it with the Hub's checksum, and only then gives it its final name. It uses
-huggingface_hub's own locks, so that other programs can share the cache.
+resumes each file, compares it with the Hub's checksum, and only then gives it its final name.
 """
 
 import asyncio
 import errno
-import logging
 import os
-import re
-import secrets
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import Timeout
 from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # its HTTP client's
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time only
 
 from app.core.errors import ModelCorrupt
-from app.core.paths import NO_LOCKS
 from app.models.hub.cache import cache_name, place, replace_link
 from app.models.hub.checksums import Cancelled, Checksums, matches
+from app.models.hub.downloads.repository import RemoteFile, Repository
+from app.models.hub.downloads.unfinished_files import Lock, UnfinishedFiles
 from app.models.hub.errors import disk_full
 from app.models.hub.progress import Meter
-from app.models.hub.repository import RemoteFile, Repository
 from app.models.hub.threads import NetworkTimeouts, in_thread
 
-logger = logging.getLogger(__name__)
-
 _PARALLEL = 4
-_LOCK_POLL_S = 0.2
 _MAX_FAILURES = 6  # in a row, without a byte of progress
-_PARTIAL = ".incomplete"
-# Files that huggingface_hub leaves behind when it is killed. They cannot be resumed.
-_ORPHAN = re.compile(r"[0-9a-f]{40,64}\.[0-9a-f]{8}\.incomplete|tmp_[0-9a-f-]{36}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +44,7 @@ class Download:
     timeouts: NetworkTimeouts
     checksums: Checksums
     make_link: Callable[[Path, str], None] = replace_link  # raises OSError if the disk has no links
-    lock: Callable[..., AbstractContextManager[object]] = WeakFileLock  # raises OSError without locks
+    lock: Lock = WeakFileLock  # raises OSError if the disk has no locks
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> Path:
@@ -104,6 +92,10 @@ class Download:
     def _locks(self) -> Path:
         return self.cache_dir / ".locks" / self._folder.name
 
+    @property
+    def _unfinished(self) -> UnfinishedFiles:
+        return UnfinishedFiles(self._blobs, self._locks, self.lock)
+
     def _prepare(self) -> None:
         self._blobs.mkdir(parents=True, exist_ok=True)
         self._locks.mkdir(parents=True, exist_ok=True)
@@ -121,16 +113,14 @@ class Download:
     def _on_disk(self, file: RemoteFile) -> int:
         if self._is_here(file):
             return file.size
-        with suppress(OSError):
-            return min(file.size, _partial(self._blobs / file.digest).stat().st_size)
-        return 0
+        return min(file.size, self._unfinished.size(file.digest))
 
     def _is_here(self, file: RemoteFile) -> bool:
         return (self._blobs / file.digest).exists() or (self._snapshot / file.name).exists()
 
     def _fetch(self, file: RemoteFile) -> None:
         blob = self._blobs / file.digest
-        with self._lock(file) as is_locked, _partial_file(blob, is_shared=is_locked) as partial:
+        with self._unfinished.hold(file.digest, self._stop_if_cancelled) as partial:
             if self._is_here(file):
                 self.meter.set_done(file.name, file.size)
                 return
@@ -148,28 +138,6 @@ class Download:
             f"{file.name} of {self.repository.source.location} does not match the Hub's checksum.",
             hint="Try again later, or over another network.",
         )
-
-    @contextmanager
-    def _lock(self, file: RemoteFile) -> Iterator[bool]:
-        """Lets only one thread of one process download the file. Yields False if the disk has no locks."""
-        path = self._locks / f"{file.digest}.lock"
-        with ExitStack() as held:
-            while True:
-                self._stop_if_cancelled()
-                with suppress(Timeout):
-                    is_locked = self._enter_lock(path, held)
-                    break
-            yield is_locked
-
-    def _enter_lock(self, path: Path, held: ExitStack) -> bool:
-        try:
-            held.enter_context(self.lock(path, timeout=_LOCK_POLL_S))
-        except OSError as error:
-            if error.errno not in NO_LOCKS:  # a Timeout has no number
-                raise
-            logger.warning("no file locks, so that this download cannot be resumed: %s", path.parent)
-            return False
-        return True
 
     def _complete(self, file: RemoteFile, partial: Path) -> None:
         """Appends the missing bytes. It retries if the connection breaks or stalls, or if the Hub fails."""
@@ -223,39 +191,6 @@ class Download:
     def _stop_if_cancelled(self) -> None:
         if self.is_cancelled.is_set():
             raise Cancelled
-
-
-def sweep(cache_dir: Path) -> None:
-    """Removes the remains of killed downloads that cannot be resumed. It waits for no lock."""
-    for path in cache_dir.glob("models--*/blobs/*"):
-        digest = path.name.partition(".")[0]
-        is_done = path.name == digest + _PARTIAL and path.with_name(digest).exists()
-        if not is_done and not _ORPHAN.fullmatch(path.name):
-            continue
-        lock = cache_dir / ".locks" / path.parent.parent.name / f"{digest}.lock"
-        with suppress(Timeout, OSError):
-            if lock.exists():  # the download may still be running
-                with WeakFileLock(lock, timeout=0.01):
-                    path.unlink()
-            else:
-                path.unlink()
-
-
-@contextmanager
-def _partial_file(blob: Path, *, is_shared: bool) -> Iterator[Path]:
-    """Yields the path of the unfinished file. One that is not shared is removed at the end."""
-    if is_shared:
-        yield _partial(blob)
-        return
-    own = blob.with_name(f"{blob.name}.{secrets.token_hex(4)}{_PARTIAL}")
-    try:
-        yield own
-    finally:
-        own.unlink(missing_ok=True)
-
-
-def _partial(blob: Path) -> Path:
-    return blob.with_name(blob.name + _PARTIAL)
 
 
 def _may_pass(error: Exception) -> bool:
