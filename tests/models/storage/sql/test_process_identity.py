@@ -36,3 +36,32 @@ def test_a_process_has_ended_before_its_parent_takes_note() -> None:
         assert has_ended(f"{name}/token/holder")
         child.wait(LIMIT_S)
         assert has_ended(f"{name}/token/holder")
+
+
+# Root, in no group of its own, without the rights to see and to signal the processes of others.
+WITHOUT_RIGHTS = 'setpriv --regid=65534 --clear-groups --bounding-set=-all --inh-caps=-all "$@"'
+LOOK = (
+    "import sys\n"
+    "from app.models.storage.sql.turns.process_identity import has_ended, is_running\n"
+    "print([(has_ended(name), is_running(name)) for name in sys.argv[1:]])\n"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hides processes in this way")
+@pytest.mark.parametrize("hiding", [1, 2])
+def test_a_hidden_process_of_another_user_has_not_ended(hiding: int) -> None:
+    """As for a service of systemd with a user of its own and ProtectProc=invisible."""
+    mount = f"mount -t proc -o hidepid={hiding} proc /proc && exec {WITHOUT_RIGHTS}"
+    unshared = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+    if subprocess.run([*unshared, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can hide processes")
+    machine = this_process().split("/")[0]
+    with subprocess.Popen(["setpriv", "--reuid=65534", "--clear-groups", "sleep", "600"]) as other:
+        try:
+            names = [f"{machine}/{pid}/1/token/holder" for pid in (other.pid, 999_999_999)]
+            seen = subprocess.run(
+                [*unshared, sys.executable, "-c", LOOK, *names], capture_output=True, text=True, check=True
+            )
+        finally:
+            other.kill()
+    assert seen.stdout == "[(False, True), (True, False)]\n"

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # ships no types
@@ -19,7 +20,7 @@ def has_ended(name: str) -> bool:
 
 
 def is_running(name: str) -> bool:
-    """Returns whether the process that the name begins with certainly exists on this machine."""
+    """Returns whether the process that the name begins with runs here, as far as this user can see."""
     return _is_alive(name) is True
 
 
@@ -27,7 +28,10 @@ def _is_alive(name: str) -> bool | None:
     """None if the process belongs to another machine."""
     match name.split("/"):
         case [machine, pid, started, *_] if machine == _machine() and pid.isdecimal():
-            return _started(int(pid)) == started
+            try:
+                return _started(int(pid)) == started
+            except PermissionError:  # there is a process of this id; nothing says that it is another one
+                return True
     return None
 
 
@@ -43,6 +47,8 @@ def _started(pid: int) -> str | None:
     """When the process started; None if it has ended, also if its parent has not taken note of that yet.
 
     On Linux this is counted from the boot: the time of day would change when the clock is set.
+
+    Raises PermissionError if the process exists, but the system hides it from this user.
     """
     if sys.platform == "linux":
         return _started_on_linux(pid)
@@ -51,6 +57,8 @@ def _started(pid: int) -> str | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
     except psutil.NoSuchProcess:
         return None
+    except psutil.AccessDenied as error:
+        raise PermissionError from error
 
 
 def _started_on_linux(pid: int) -> str | None:
@@ -58,7 +66,14 @@ def _started_on_linux(pid: int) -> str | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
+        _check_ended(pid)
         return None
     after_name = stat.rpartition(")")[2].split()
     state, started = after_name[0], after_name[19]
     return None if state in "ZX" else started
+
+
+def _check_ended(pid: int) -> None:
+    """Raises PermissionError if /proc only hides the process, as from services with ProtectProc=invisible."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
