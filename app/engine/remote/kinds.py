@@ -35,6 +35,7 @@ class EngineKind:
     refused: frozenset[str] = frozenset()
     grammars: frozenset[str] = frozenset({"json_schema", "json"})
     thinking: Literal["template", "effort"] | None = None  # the switch: `enable_thinking`, `reasoning_effort`
+    takes_effort_as_hint: bool = False  # a model that cannot think refuses the switch, and ignores an effort
     continues: Mapping[str, Any] | None = None  # Any: JSON values
     counting: Literal["tokenize", "apply-template", "count"] | None = None  # its route that counts a prompt
     has_tools: bool = True
@@ -130,6 +131,7 @@ THIS_SERVER = EngineKind(
     "llm-serving",
     _same(*_VLLM_FIELDS),
     thinking="template",
+    takes_effort_as_hint=True,
     continues=_NOTHING,  # it always continues an assistant's last message
     counting="count",
 )

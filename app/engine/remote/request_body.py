@@ -38,12 +38,19 @@ def chat_fields(model_input: ModelInput, kind: EngineKind) -> Body:
         fields |= kind.continues or {}
     if model_input.tool_use is not None:
         fields |= _tools(model_input.tool_use, kind)
-    thinks = True if model_input.think is None and model_input.wants_thinking else model_input.think
+    return fields | _thinking(model_input, kind)
+
+
+def _thinking(model_input: ModelInput, kind: EngineKind) -> Body:
+    is_hint = model_input.think is None and model_input.wants_thinking
+    if is_hint and kind.takes_effort_as_hint:
+        return {"reasoning_effort": "medium"}
+    thinks = True if is_hint else model_input.think
     if thinks is not None and kind.thinking == "template":
-        fields["chat_template_kwargs"] = {"enable_thinking": thinks}
+        return {"chat_template_kwargs": {"enable_thinking": thinks}}
     if thinks is False and kind.thinking == "effort":
-        fields["reasoning_effort"] = "none"  # without it, models think that can
-    return fields
+        return {"reasoning_effort": "none"}  # without it, models think that can
+    return {}
 
 
 def _sampling(sampling: SamplingParams, kind: EngineKind, *, is_chat: bool) -> Body:

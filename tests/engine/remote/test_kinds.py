@@ -75,6 +75,14 @@ def test_llama_server_without_tools_in_its_template_refuses_them() -> None:
     assert upstream.bodies == []
 
 
+def test_a_wish_for_thinking_is_no_demand_of_another_server_of_this_kind() -> None:
+    wish = ModelInput(HI.messages, wants_thinking=True)
+    assert "chat_template_kwargs" not in (body := ask(StandInUpstream("llm-serving"), wish)[1])
+    assert body["reasoning_effort"] == "medium"
+    demand = ModelInput(HI.messages, think=True)
+    assert ask(StandInUpstream("llm-serving"), demand)[1]["chat_template_kwargs"] == {"enable_thinking": True}
+
+
 def test_thinking_is_switched_as_the_engine_does() -> None:
     def body_of(owner: str, think: bool) -> Json:
         return ask(StandInUpstream(owner), ModelInput(HI.messages, think=think))[1]
