@@ -229,10 +229,11 @@ class Admission:
         return self._prompts.toolbox.parser(use)
 
     def _rules(self, submit: Submit, prompt: Prompt, stop_ids: Set[int]) -> list[LogitRule]:
-        rules = self._budget_rules(submit, prompt)
+        rules: list[LogitRule] = []
         if any(self._vocabulary.suppressed_ids):
             rules.append(SuppressedTokens(*self._vocabulary.suppressed_ids))
-        return rules + rules_for(submit.sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
+        rules += rules_for(submit.sampling, prompt.ids, stop_ids, lambda: self._vocabulary.token_bytes)
+        return rules + self._budget_rules(submit, prompt)  # the last, so that none bans its tokens
 
     def _reply_text(self, submit: Submit, prompt: Prompt, *, has_calls: bool) -> ReplyText:
         continues_prompt = submit.continue_final_message or submit.prompt is not None

@@ -116,6 +116,14 @@ def test_thinking_ends_at_its_budget(budget: int, grammar: Grammar | None) -> No
         assert re.fullmatch("[0-9]{3}", parts["text"])
 
 
+def test_no_other_rule_keeps_the_thinking_from_its_end() -> None:
+    submit = chat(3)
+    banned = replace(submit.sampling, bad_words=("</think>",))
+    _, end, _ = parts_of(thinker(OPENED), replace(submit, sampling=banned))
+    assert isinstance(end, Finished)
+    assert 3 < end.usage.reasoning_tokens < end.usage.completion_tokens
+
+
 def test_thinking_without_a_budget_goes_on() -> None:
     tiny = thinker(OPENED)
     parts, end, _ = parts_of(tiny, replace(chat(0), thinking_budget=None))
