@@ -34,7 +34,7 @@ def test_question_waits_if_another_client_has_asked_meanwhile(page: Page, url: s
     expect(answers(page)).to_contain_text(" token")
     page.route("**/api/v1/chat/turns", lambda route: route.fulfill(json={"turns": []}))
     body = {"message": "Plums", "conversation_id": page.url.rpartition("/")[2]}
-    httpx.post(f"{url}/api/v1/chat", json=body).raise_for_status()
+    httpx.post(f"{url}/api/v1/chat", json=body, **LOCAL).raise_for_status()
     ask(page, "Pears")
     expect(page.locator("#failure")).to_contain_text("This conversation has changed elsewhere.")
     expect(page.locator(".question")).to_have_text(["Apples", "Plums"])
@@ -42,6 +42,21 @@ def test_question_waits_if_another_client_has_asked_meanwhile(page: Page, url: s
     page.keyboard.press("Enter")
     expect(answers(page).nth(2)).to_contain_text(" token")
     assert script.asked == ["Apples", "Plums", "Pears"]
+
+
+def test_answer_of_another_client_is_not_continued(page: Page, url: str, script: Script) -> None:
+    script.cut.add("Apples")
+    ask(page, "Apples")
+    expect(answers(page)).to_contain_text(" token")
+    page.route("**/api/v1/chat/turns", lambda route: route.fulfill(json={"turns": []}))
+    body = {"message": "Plums", "conversation_id": page.url.rpartition("/")[2]}
+    httpx.post(f"{url}/api/v1/chat", json=body, **LOCAL).raise_for_status()
+    page.get_by_role("button", name="Continue").click()
+    expect(page.locator("#failure")).to_have_text(
+        "This conversation has changed elsewhere. Its last answer is another one now, and was not continued."
+    )
+    expect(page.locator(".question")).to_have_text(["Apples", "Plums"])
+    assert script.asked == ["Apples", "Plums"]
 
 
 def test_question_that_never_reached_the_server_is_returned_after_a_reload(page: Page) -> None:

@@ -43,8 +43,11 @@ export class ChatActions {
   }
 
   continueReply() {
-    const last = this.chat.branch.at(-1);
-    if (last !== undefined) this.#begin(this.#path("/continue"), {}, { keptUntil: last.parent_id, prefix: last.parts });
+    const { branch, conversation } = this.chat;
+    const last = branch.at(-1);
+    if (last === undefined || conversation === null) return;
+    const body = { expected_head_id: conversation.head_id }; // another client may have asked something
+    this.#begin(this.#path("/continue"), body, { keptUntil: last.parent_id, prefix: last.parts });
   }
 
   /** Makes the branch of a message the current one. @param {string} messageId */

@@ -16,7 +16,9 @@ import { Turn } from "./turn.js";
 
 const HAS_KEYBOARD = matchMedia("(pointer: fine)"); // a touch screen would cover half of the page with its own
 
-const CHANGED = "This conversation has changed elsewhere. Your message is back in its field: read what is new, then send it.";
+const CHANGED = "This conversation has changed elsewhere.";
+const GIVEN_BACK = `${CHANGED} Your message is back in its field: read what is new, then send it.`;
+const NOT_CONTINUED = `${CHANGED} Its last answer is another one now, and was not continued.`;
 
 const chooseModel = () => el("button", { type: "button", class: "quiet", popovertarget: "models" }, "Choose a model");
 
@@ -191,6 +193,7 @@ export class Chat {
     const { question } = turn.plan;
     if (question !== null && !isStored(this.branch, turn) && turn.isGivenBack) this.composer.giveBack(question, this.id);
     if (error.code !== "turn_stopped") this.#fail(error);
+    if (error.code === "head_changed") fill(this.failure, el("strong", {}, question === null ? NOT_CONTINUED : GIVEN_BACK));
   }
 
   /** @param {ApiError} error */
@@ -222,7 +225,6 @@ export class Chat {
   #fail(error) {
     this.isUnreachable = error?.status === 0;
     this.failure.hidden = error === null;
-    if (error?.code === "head_changed") return fill(this.failure, el("strong", {}, CHANGED));
     const hint = error?.code === "no_model_chosen" ? chooseModel() : error?.hint && el("span", {}, ` ${error.hint}`);
     fill(this.failure, error && el("strong", {}, error.message), hint || null);
   }

@@ -15,7 +15,7 @@ export async function deleteAll() {
     /** @type {ConversationListResponse} */
     const { total } = await call("GET", "chat/conversations?limit=1");
     if (total === 0) return says("There are no conversations to delete.");
-    const all = total === 1 ? "1 conversation is deleted for good." : `${count(total)} conversations are deleted for good, also those of the terminal client.`;
+    const all = total === 1 ? "1 conversation will be deleted for good." : `${count(total)} conversations will be deleted for good, also those of the terminal client.`;
     if (!(await confirm("Delete all conversations?", all, "Delete all", true))) return false;
     /** @type {DeletedAllResponse} */
     const { deleted, kept } = await call("DELETE", "chat/conversations");
