@@ -22,6 +22,7 @@ from tests.cli.stand_in.process import served
 from tests.cli.stand_in.state import StandIn
 from tests.cli.stand_in.tree import NOW
 from tests.cli.test_chat import ScriptedPrompt
+from tests.waiting import LIMIT_S
 
 IDS = ("a", "b", "c", "\x1b[2J", "\x1b]0;title\x07", "../../new", "?tree=x#", "x" * 300, "", "e\u202e\n")
 LINES = ["/sessions", "/load 1", "hello", "/retry", "/versions", "/version previous", "/branch", "/branch 1"]
@@ -86,6 +87,13 @@ def test_wrong_tree_neither_crashes_nor_controls_the_terminal(
     shown = seen.answers + seen.messages
     assert "bug in the client" not in shown
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", OWN.sub("", shown)), repr(shown)
+
+
+def test_message_that_a_wrong_tree_never_lets_in_is_refused() -> None:
+    seen, server = Seen(), HostileTreeServer(Hostile([("a", None, "user")], "c"))
+    with served(server) as url:
+        asyncio.run(asyncio.wait_for(_chat(url, seen, plain=True), LIMIT_S))
+    assert "The head is not the expected one." in seen.messages
 
 
 def test_huge_tree_is_shown_in_part() -> None:
