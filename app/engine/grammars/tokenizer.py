@@ -6,6 +6,7 @@ from collections.abc import Sequence, Set
 from llguidance import LLTokenizer, TokenizerWrapper
 from transformers import PreTrainedTokenizerBase
 
+from app.core.errors import InvalidRequest
 from app.engine.tokenization.bounded_calls import BoundedCalls
 from app.engine.tokenization.panics import panics_as_errors
 from app.engine.tokenization.token_bytes import TokenBytes
@@ -66,19 +67,24 @@ class _Described:
     def __call__(self, text: bytes) -> Sequence[int]:
         """Returns tokens of a text that the grammar forces, whose bytes are exactly these."""
         try:
-            parts = self._cut.split(text.decode())
-        except UnicodeDecodeError:  # a part of a character
-            return self._longest(text)
-        ids = [token_id for part in parts for token_id in self._encode(part)]
+            ids = self._encode(self._cut.split(text.decode()))
+        except (
+            UnicodeDecodeError,
+            InvalidRequest,
+        ):  # a part of a character, or a text for which it takes long
+            return self._longest(text)  # an error would be a panic in llguidance
         return ids if b"".join(map(self._tokens.of, ids)) == text else self._longest(text)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, texts: list[str]) -> list[int]:
+        """Returns the ids of the texts, one after the other.
+
+        In a batch: for a single text the library keeps the interpreter lock, and nothing could end the wait.
+        """
         with panics_as_errors():
-            encoding = self._calls.call(
-                lambda: self._backend.encode(text, add_special_tokens=False), len(text)
+            encodings = self._calls.call(
+                lambda: self._backend.encode_batch_fast(texts, add_special_tokens=False), sum(map(len, texts))
             )
-        ids: list[int] = encoding.ids
-        return ids
+        return [token_id for each in encodings for token_id in each.ids]
 
     def _longest(self, text: bytes) -> list[int]:
         """Returns the longest token with which the text begins, then that of the rest, and so on."""
