@@ -42,6 +42,7 @@ LOGIT_BIAS = Bounds(ge=-100, le=100)
 TOKEN_ID = Bounds(ge=0, le=2**31 - 1)
 
 MAX_BIASED_TOKENS = 1024
+MAX_PROMPT_LOGPROBS = 200_000  # that one request reports; the server holds about 700 bytes for each
 MAX_STOP_TOKENS = 128
 MAX_BAD_WORDS = 128
 MAX_WORD = 200  # characters of a stop string or a bad word

@@ -29,7 +29,7 @@ from app.engine.memory import is_exhaustion
 from app.engine.replies.detokenizer import ReplyText
 from app.engine.replies.parts import THINK_OPEN, PartSplitter
 from app.engine.request import Request
-from app.engine.sampling.logprobs import RowLogprobs
+from app.engine.sampling.logprobs import RowLogprobs, check_prompt_logprobs
 from app.engine.sampling.rules import LogitRule, SuppressedTokens, rules_for
 from app.engine.sampling.sampler import RequestSampler, check_sampling
 from app.engine.sampling.thinking import ThinkingBudget, ThinkingPhase
@@ -123,9 +123,9 @@ class Admission:
         try:
             check_sampling(submit.sampling)
             self._vocabulary.check_named(submit.sampling)
-            if submit.prompt_logprobs and submit.sampling.top_logprobs is None:
-                raise InvalidRequest("prompt_logprobs needs top_logprobs")
             prompt = self._prompts.build(submit)
+            if submit.prompt_logprobs:
+                check_prompt_logprobs(len(prompt.ids), submit.sampling.top_logprobs)
             self._vocabulary.check(prompt.ids, are_given=isinstance(submit.prompt, tuple))
             return self._make_request(submit, prompt, arrived, matcher)
         except DomainError as error:

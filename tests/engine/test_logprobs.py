@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from app.core.errors import InvalidRequest
 from app.engine.core import EngineCore
 from app.engine.ipc.messages import (
     Deltas,
@@ -22,7 +23,7 @@ from app.engine.ipc.messages import (
     Submit,
     TokenLogprob,
 )
-from app.engine.sampling.logprobs import row_logprobs
+from app.engine.sampling.logprobs import check_prompt_logprobs, row_logprobs
 from tests.engine.tiny import DEVICE, Collected, TinyModel, ended, finish, greedy, run
 
 PROMPT = "the cat sat on the mat, 日本語 the cat sat"
@@ -194,6 +195,13 @@ def test_engine_prompt_logprobs_come_once_despite_preemption(llama: TinyModel) -
 def test_engine_prompt_logprobs_need_top_logprobs(llama: TinyModel) -> None:
     submit = Submit("a", SamplingParams(), prompt="the cat", prompt_logprobs=True)
     assert isinstance(run(llama.engine(), submit).ends["a"], Failed)
+
+
+@pytest.mark.parametrize(("tokens", "top"), [(200_001, 0), (100_001, 1), (10_000, 20)])
+def test_too_many_log_probabilities_of_a_prompt_are_refused(tokens: int, top: int) -> None:
+    check_prompt_logprobs(200_000 // (1 + top), top)
+    with pytest.raises(InvalidRequest, match="too many"):
+        check_prompt_logprobs(tokens, top)
 
 
 def test_engine_logprobs_leave_out_the_tokens_of_a_stop_string(llama: TinyModel) -> None:

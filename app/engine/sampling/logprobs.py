@@ -6,12 +6,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from app.core.errors import InvalidRequest
+from app.core.sampling import MAX_PROMPT_LOGPROBS
 from app.engine.device import on_device
 from app.engine.sampling.sampler import likeliest
 
 _LOWEST = -9999.0  # reported for a probability of zero, because JSON has no infinity
 
 _AT_ONCE = 1 << 22  # logits; those of 27 rows of 150,000 tokens
+
+
+def check_prompt_logprobs(tokens: int, top: int | None) -> None:
+    """Raises InvalidRequest if so many tokens of a prompt, each with its `top` likeliest, are too many."""
+    if top is None:
+        raise InvalidRequest("prompt_logprobs needs top_logprobs")
+    if tokens * (1 + top) > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"the log-probabilities of a prompt of {tokens:,} tokens are too many",
+            hint=f"Ask for at most {MAX_PROMPT_LOGPROBS:,} of them, those of other likely tokens included.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,18 @@ def test_echo_repeats_the_prompt_with_its_log_probabilities(
     assert backend.requests[0].prompt_logprobs
 
 
+def test_too_many_log_probabilities_of_all_prompts_are_refused(
+    client: openai.OpenAI, backend: StandInBackend
+) -> None:
+    accepted, *_, finished = WHOLE
+    tokens = (TokenLogprob(1, b"a", None, ()),) * 100_001
+    backend.reply = (accepted, PromptLogprobs("r", tokens), finished)
+    prompts: Any = {"model": "stand-in", "echo": True, "logprobs": 0, "max_tokens": 0}
+    assert client.completions.create(prompt=["Once"], **prompts).choices
+    with pytest.raises(openai.BadRequestError, match="Send fewer prompts"):
+        client.completions.create(prompt=["Once", "Twice"], **prompts)
+
+
 @pytest.mark.parametrize(
     ("prompt", "prompts"),
     [

@@ -1,7 +1,8 @@
 """Turns the events of replies into a text completion of OpenAI's older API, whole or in chunks."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Literal
 
@@ -15,6 +16,8 @@ from app.api.openai.completions.logprobs import (
 )
 from app.api.openai.completions.prompts import EchoedPrompts
 from app.api.openai.wire import CompletionUsage, SparseModel
+from app.core.errors import InvalidRequest
+from app.core.sampling import MAX_PROMPT_LOGPROBS
 from app.models.chat.reply import GeneratedReply
 from app.models.choices import ChoiceEvent
 from app.models.schemas import DeltaEvent, LogprobEntry
@@ -57,6 +60,7 @@ class TextCompletionMaker:
             async for index, event in events:
                 if isinstance(event, GeneratedReply):
                     replies[index] = event
+                    _check_prompt_logprobs(replies.values())
         choices = [await self._choice(index, replies) for index in sorted(replies)]
         yield self._completion(choices, usage=total_usage(replies, self._count))
 
@@ -92,7 +96,7 @@ class TextCompletionMaker:
             index=index,
             text=echo + reply.text,
             finish_reason=_finish(reply),
-            logprobs=_logprobs_after(echo, prompt, reply.logprobs),
+            logprobs=await asyncio.to_thread(_logprobs_after, echo, prompt, reply.logprobs),
         )
 
     def _logprobs(self, index: int, entries: list[LogprobEntry] | None) -> TextLogprobs | None:
@@ -106,6 +110,16 @@ class TextCompletionMaker:
             model=self._identity.model,
             choices=choices,
             **usage,
+        )
+
+
+def _check_prompt_logprobs(replies: Iterable[GeneratedReply]) -> None:
+    """Raises InvalidRequest if the prompts together have more log-probabilities than one prompt may have."""
+    entries = (entry for reply in replies for entry in reply.prompt_logprobs or ())
+    if sum(1 + len(entry.top_logprobs) for entry in entries) > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"the prompts have more than {MAX_PROMPT_LOGPROBS:,} log-probabilities",
+            hint="Send fewer prompts in one request.",
         )
 
 
