@@ -135,7 +135,7 @@ def test_engine_ends_at_the_window(llama: TinyModel) -> None:
     ("submit", "code"),
     [
         (Submit("a", SamplingParams(temperature=float("nan")), prompt="x"), "invalid_request"),
-        (Submit("a", SamplingParams(max_tokens=0), prompt="x"), "invalid_request"),
+        (Submit("a", SamplingParams(max_tokens=-1), prompt="x"), "invalid_request"),
         (Submit("a", SamplingParams()), "invalid_request"),
         (Submit("a", SamplingParams(), prompt="x" * 500), "context_length_exceeded"),
         (Submit("a", SamplingParams(), prompt="\ud800"), "internal_error"),  # what no transport would carry

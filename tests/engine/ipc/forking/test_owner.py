@@ -11,17 +11,19 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux reports the end of a pipe by a signal"
 )
 
+# The signal may come within a print, which cannot be entered again: `clean_up` writes without one.
 BUSY = """
+import os
 from app.engine.ipc.forking.owner import ends_with
-with ends_with(0, lambda: print("cleaned up", flush=True)):
+with ends_with(0, lambda: os.write(1, b"cleaned up\\n")):
     print("begun", flush=True)
     while True:
         pass
 """
 PAST = """
-import sys
+import os, sys
 from app.engine.ipc.forking.owner import ends_with
-with ends_with(0, lambda: print("cleaned up", flush=True)):
+with ends_with(0, lambda: os.write(1, b"cleaned up\\n")):
     pass
 print("begun", flush=True)
 sys.stdin.read()
