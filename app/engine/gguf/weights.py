@@ -10,6 +10,7 @@ from app.core.errors import ModelUnsupported
 from app.engine.gguf.header import GGUFTensor
 from app.engine.gguf.stored_form import StoredForm
 from app.engine.layers.blocks import BlockLinear, BlockWeight
+from app.engine.layers.packed_linear import ordinary_linear
 
 _FLOATS = {
     GGMLQuantizationType.F32: torch.float32,
@@ -82,12 +83,3 @@ class Weight:
         rows = torch.from_numpy(data.reshape(-1, width))
         order = self.form.row_order(self.name)
         return rows if order is None else rows[order]
-
-
-def ordinary_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Returns torch's layer with that weight, `[outputs, inputs]`."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer

@@ -13,6 +13,15 @@ _EXPECTED_ROWS = 8  # the layout is optimised for this many tokens in a pass; an
 _BLOCK = 2**24  # weights that are converted to float16 at a time
 
 
+def ordinary_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Returns torch's layer with that weight, `[outputs, inputs]`."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
 class PackedLinear(nn.Module):
     """`rows @ weight.T + bias` in bfloat16 or float32; `weight` is `[outputs, inputs]` in oneDNN's layout."""
 

@@ -20,7 +20,7 @@ from app.engine.layers.blocks import BlockLinear
 from app.engine.layers.grouped import ParallelLinears
 from app.engine.layers.grouped_layers import has_grouped_products
 from app.engine.layers.mixtures.products import MakeExperts
-from app.engine.layers.packed_linear import MakeLayer
+from app.engine.layers.packed_linear import MakeLayer, ordinary_linear
 from app.engine.layers.schemes import QUANTISED, Scheme, choose_scheme
 
 _LINEAR = (nn.Linear, Conv1D, BlockLinear)
@@ -96,7 +96,7 @@ class Packer:
         make = self.make_output_layer if is_output else self.make_layer
         bias = self._bias(layers)
         if make is None:
-            return _ordinary(weight.to(self.dtype), bias)
+            return ordinary_linear(weight.to(self.dtype), bias)
         return make(weight, bias)
 
     def _bias(self, layers: Sequence[nn.Module]) -> Tensor | None:
@@ -212,11 +212,3 @@ def _weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
 
 def _joined(tensors: Sequence[Any]) -> Tensor:  # parameters of modules, which have no type of their own
     return torch.cat([tensor.detach() for tensor in tensors]) if len(tensors) > 1 else tensors[0].detach()
-
-
-def _ordinary(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias, requires_grad=False)
-    return layer
