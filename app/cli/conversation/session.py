@@ -69,7 +69,7 @@ class Session:
         await self.ask(await self.with_files(text))
 
     async def with_files(self, text: str) -> str:
-        """Returns the message with the texts of the files that it mentions and of those that are attached."""
+        """Returns the message, followed by the texts of the files that it mentions and of attached files."""
         self.draft = text
         mentioned = await read_mentioned(text, self.client, self.terminal)
         return "\n\n".join(dict.fromkeys([text, *mentioned, *self.attached]))

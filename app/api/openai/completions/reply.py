@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Literal
 
@@ -56,11 +56,13 @@ class TextCompletionMaker:
     async def whole(self, events: AsyncGenerator[ChoiceEvent, None]) -> AsyncGenerator[TextCompletion, None]:
         """Yields the whole completion, once all replies are complete."""
         replies: dict[int, GeneratedReply] = {}
+        scored = 0
         async with aclosing(events):
             async for index, event in events:
                 if isinstance(event, GeneratedReply):
                     replies[index] = event
-                    _check_prompt_logprobs(replies.values())
+                    scored += _prompt_logprobs(event)
+                    _check_prompt_logprobs(scored)
         choices = [await self._choice(index, replies) for index in sorted(replies)]
         yield self._completion(choices, usage=total_usage(replies, self._count))
 
@@ -113,10 +115,14 @@ class TextCompletionMaker:
         )
 
 
-def _check_prompt_logprobs(replies: Iterable[GeneratedReply]) -> None:
+def _prompt_logprobs(reply: GeneratedReply) -> int:
+    """Returns how many log-probabilities of its prompt the reply has."""
+    return sum(1 + len(entry.top_logprobs) for entry in reply.prompt_logprobs or ())
+
+
+def _check_prompt_logprobs(count: int) -> None:
     """Raises InvalidRequest if the prompts together have more log-probabilities than one prompt may have."""
-    entries = (entry for reply in replies for entry in reply.prompt_logprobs or ())
-    if sum(1 + len(entry.top_logprobs) for entry in entries) > MAX_PROMPT_LOGPROBS:
+    if count > MAX_PROMPT_LOGPROBS:
         raise InvalidRequest(
             f"the prompts have more than {MAX_PROMPT_LOGPROBS:,} log-probabilities",
             hint="Send fewer prompts in one request.",
